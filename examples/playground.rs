@@ -1,0 +1,206 @@
+//! A server to try limits with curl, without writing code.
+//!
+//! Run: `cargo run --example playground -- --quota '5/10s burst 3' --quota fixed-window:20/minute`
+//! Then: `curl -i localhost:3000/cost/2`
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Path;
+use axum::http::StatusCode;
+use axum::http::header::HeaderName;
+use axum::response::IntoResponse;
+use axum::routing::{get, post};
+use clap::Parser;
+use http::Request;
+use tokio::signal::unix::{SignalKind, signal};
+use tower_sluice::key::{Global, Header, KeyError, KeyExtractor};
+use tower_sluice::{Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+
+/// A server to try rate limits with curl.
+#[derive(Parser)]
+struct Options {
+    /// Where to listen; port 0 picks one.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+    /// Where the state is kept: `memory:`.
+    #[arg(long, value_name = "URL", default_value = "memory:", value_parser = backend)]
+    backend: MemoryBackend,
+    /// A quota, such as `10/second burst 20` or `fixed-window:100/minute`; may be repeated, all must allow a request. An
+    /// algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
+    #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
+    quota: Vec<Quota>,
+    /// Whose limit it is: `ip`, `global` or `header:NAME`.
+    #[arg(long, value_name = "KEY", default_value = "ip", value_parser = keyed_by)]
+    key: KeyedBy,
+    /// The name of the policy.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    name: String,
+}
+
+#[derive(Clone)]
+enum KeyedBy {
+    Ip,
+    Global,
+    Header(Header),
+}
+
+impl<B> KeyExtractor<Request<B>> for KeyedBy {
+    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+        match self {
+            Self::Ip => PeerIp::new().key(request),
+            Self::Global => Global.key(request),
+            Self::Header(header) => header.key(request),
+        }
+    }
+}
+
+fn backend(url: &str) -> Result<MemoryBackend, String> {
+    match url {
+        "memory:" => Ok(MemoryBackend::new()),
+        _ => Err("unknown backend; use memory:".into()),
+    }
+}
+
+fn keyed_by(text: &str) -> Result<KeyedBy, String> {
+    match (text, text.split_once(':')) {
+        ("ip", _) => Ok(KeyedBy::Ip),
+        ("global", _) => Ok(KeyedBy::Global),
+        (_, Some(("header", name))) => match name.parse::<HeaderName>() {
+            Ok(name) => Ok(KeyedBy::Header(name.into())),
+            Err(_) => Err(format!("`{name}` is no header name")),
+        },
+        _ => Err("use ip, global or header:NAME".into()),
+    }
+}
+
+impl Options {
+    /// One quota bears the policy's name, several are numbered.
+    fn policy(&self) -> Result<Policy, tower_sluice::policy::PolicyError> {
+        match &*self.quota {
+            [only] => Policy::try_new(&self.name, *only),
+            several => {
+                let numbered = |(index, quota): (usize, &Quota)| {
+                    (format!("{}-{}", self.name, index + 1), *quota)
+                };
+                Policy::try_of(&self.name, several.iter().enumerate().map(numbered))
+            }
+        }
+    }
+
+    fn app(self, policy: Policy) -> Router {
+        let limit = RateLimitLayer::new(policy, self.key, self.backend);
+        let by_path = limit
+            .clone()
+            .cost_fn(|head| match head.uri.path().strip_prefix("/cost/") {
+                Some(cost) => cost.parse().unwrap_or(1),
+                None => 1,
+            });
+        Router::new()
+            .route("/", get(|| async { "ok\n" }))
+            .route(
+                "/cost/{n}",
+                get(|Path(cost): Path<u32>| async move { format!("cost {cost}\n") }),
+            )
+            .route("/sleep/{ms}", get(sleep))
+            .route("/status/{code}", get(status))
+            .route("/stream/{n}", get(stream))
+            .route("/echo", post(|body: Bytes| async { body }))
+            .layer(by_path)
+    }
+}
+
+async fn sleep(Path(ms): Path<u64>) -> String {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    format!("slept {ms} ms\n")
+}
+
+async fn status(Path(code): Path<u16>) -> impl IntoResponse {
+    // 1xx are no final answers.
+    match StatusCode::from_u16(code) {
+        Ok(status) if !status.is_informational() => status.into_response(),
+        _ => (StatusCode::BAD_REQUEST, "not a final status\n").into_response(),
+    }
+}
+
+async fn stream(Path(chunks): Path<u32>) -> Body {
+    Body::from_stream(futures_util::stream::unfold(0, move |sent| async move {
+        if sent == chunks {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Some((
+            Ok::<_, Infallible>(format!("chunk {}\n", sent + 1)),
+            sent + 1,
+        ))
+    }))
+}
+
+/// Ends with SIGTERM or SIGINT.
+async fn told_to_stop() {
+    let one = |kind| async move {
+        match signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => pending().await,
+        }
+    };
+    tokio::select! {
+        () = one(SignalKind::terminate()) => {}
+        () = one(SignalKind::interrupt()) => {}
+    }
+}
+
+/// How long requests that are under way may take to end.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+async fn serve(options: Options, policy: Policy) -> std::io::Result<()> {
+    let listener = tokio::net::TcpListener::bind(options.listen).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let app = options
+        .app(policy)
+        .into_make_service_with_connect_info::<SocketAddr>();
+    tokio::select! {
+        done = axum::serve(listener, app).with_graceful_shutdown(told_to_stop()) => done,
+        () = async { told_to_stop().await; tokio::time::sleep(PATIENCE).await } => Ok(()),
+    }
+}
+
+fn fail(why: impl Display) -> ExitCode {
+    eprintln!("error: {why}");
+    ExitCode::from(2)
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match Options::try_parse() {
+        Ok(options) => options,
+        // One line: what is wrong, not the whole usage.
+        Err(error) if error.use_stderr() => {
+            eprintln!(
+                "{}",
+                error
+                    .to_string()
+                    .lines()
+                    .next()
+                    .unwrap_or("error: bad arguments")
+            );
+            return ExitCode::from(2);
+        }
+        Err(help) => help.exit(),
+    };
+    let policy = match options.policy() {
+        Ok(policy) => policy,
+        Err(error) => return fail(error),
+    };
+    let address = options.listen;
+    match serve(options, policy).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(format_args!("cannot serve on {address}: {error}")),
+    }
+}

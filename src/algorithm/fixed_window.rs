@@ -1,0 +1,145 @@
+//! Fixed window: a count that starts again with each window. A window holds its start and not its end.
+//!
+//! ```text
+//! to now       now >= start + window, or used = 0:  used = 0, start = start of the window of now
+//! allowed      used + cost <= limit
+//! retry_after  start + window - now
+//! ```
+
+use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, start_of, tokens};
+use crate::quota::FixedWindow;
+
+/// What was charged in the window that begins at `start`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Count {
+    start: i64,
+    used: u64,
+}
+
+pub(super) struct View {
+    count: Count,
+    /// The caller's now; the time decided at lies in the window.
+    now: i64,
+    must_note: bool,
+}
+
+impl FixedWindow {
+    fn until_end(&self, view: &View) -> u64 {
+        micros_between(view.now, view.count.start + signed(self.window))
+    }
+}
+
+impl Algorithm for FixedWindow {
+    type State = Count;
+    type View = View;
+
+    fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    fn wrap(state: Count) -> Kept {
+        Kept::FixedWindow(state)
+    }
+
+    fn unwrap(kept: Kept) -> Option<Count> {
+        if let Kept::FixedWindow(count) = kept {
+            Some(count)
+        } else {
+            None
+        }
+    }
+
+    fn peel(kept: &Kept) -> Option<&Count> {
+        if let Kept::FixedWindow(count) = kept {
+            Some(count)
+        } else {
+            None
+        }
+    }
+
+    fn view(&self, state: Option<&Count>, now: i64) -> View {
+        let at = |now, used| Count {
+            start: start_of(self.anchor, self.window, now),
+            used,
+        };
+        let Some(&count) = state else {
+            return View {
+                count: at(now, 0),
+                now,
+                must_note: false,
+            };
+        };
+        if now >= count.start {
+            let over = now >= count.start + signed(self.window) || count.used == 0;
+            return View {
+                count: if over { at(now, 0) } else { count },
+                now,
+                must_note: false,
+            };
+        }
+        match clock_back(count.start, now, self.window) {
+            Back::StandStill(_) => View {
+                count,
+                now,
+                must_note: false,
+            },
+            Back::Rebase => View {
+                count: at(now, count.used),
+                now,
+                must_note: true,
+            },
+        }
+    }
+
+    fn must_note(&self, view: &View) -> bool {
+        view.must_note
+    }
+
+    fn fits(&self, view: &View, cost: u32) -> bool {
+        view.count.used + u64::from(cost) <= u64::from(self.limit)
+    }
+
+    fn retry_after(&self, view: &View, _: Option<&Count>, _: u32) -> u64 {
+        self.until_end(view)
+    }
+
+    fn remaining(&self, view: &View) -> u32 {
+        tokens(u64::from(self.limit).saturating_sub(view.count.used))
+    }
+
+    fn reset_after(&self, view: &View) -> u64 {
+        if view.count.used == 0 {
+            0
+        } else {
+            self.until_end(view)
+        }
+    }
+
+    fn note(&self, view: &View, _: Option<Count>) -> Count {
+        view.count
+    }
+
+    fn charge(&self, view: &mut View, _: Option<Count>, tokens: u32) -> (Count, Place) {
+        view.count.used += u64::from(tokens);
+        (
+            view.count,
+            Place {
+                at: view.count.start,
+                number: 0,
+            },
+        )
+    }
+
+    fn refund(&self, view: &mut View, _: Count, tokens: u32, place: Place) -> Count {
+        if place.at == view.count.start {
+            view.count.used = view.count.used.saturating_sub(u64::from(tokens));
+        }
+        view.count
+    }
+
+    fn penalize(&self, view: &mut View, _: Option<Count>, tokens: u32) -> Count {
+        let most = view.count.used.max(2 * u64::from(self.limit));
+        view.count.used = view.count.used.saturating_add(u64::from(tokens)).min(most);
+        view.count
+    }
+}

@@ -1,0 +1,179 @@
+//! Token bucket, interval refill: `refill` tokens at once at the end of each period.
+//!
+//! ```text
+//! to now       k = floor((now - anchor) / period); debt = max(0, debt - k × refill); anchor += k × period
+//! allowed      debt + cost <= capacity
+//! retry_after  anchor + ceil((debt + cost - capacity) / refill) × period - now
+//! ```
+//! A full bucket has no clock, so that it equals one never seen: the first charge that leaves full starts it.
+
+use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, start_of, tokens};
+use crate::quota::IntervalBucket;
+
+/// Whole tokens owed, and when the running period began. `capacity` tells whether the quota has changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Debt {
+    tokens: u64,
+    anchor: i64,
+    capacity: u32,
+}
+
+pub(super) struct View {
+    tokens: u64,
+    anchor: i64,
+    /// The time decided at, and how far it is ahead of the caller's clock.
+    now: i64,
+    ahead: u64,
+    must_note: bool,
+}
+
+impl IntervalBucket {
+    fn time_to_pay(&self, tokens: u64) -> u64 {
+        tokens
+            .div_ceil(u64::from(self.refill))
+            .saturating_mul(self.period)
+    }
+
+    /// From the time decided at to the tick that pays `tokens`.
+    fn until_paid(&self, view: &View, tokens: u64) -> u64 {
+        micros_between(
+            view.now,
+            view.anchor.saturating_add(signed(self.time_to_pay(tokens))),
+        ) + view.ahead
+    }
+
+    fn converted(&self, debt: &Debt) -> u64 {
+        if debt.capacity == self.capacity {
+            debt.tokens
+        } else {
+            debt.tokens.min(2 * u64::from(self.capacity))
+        }
+    }
+
+    fn fresh(&self, tokens: u64, now: i64, must_note: bool) -> View {
+        View {
+            tokens,
+            anchor: start_of(self.anchor, self.period, now),
+            now,
+            ahead: 0,
+            must_note,
+        }
+    }
+
+    fn written(&self, view: &View) -> Debt {
+        Debt {
+            tokens: view.tokens,
+            anchor: view.anchor,
+            capacity: self.capacity,
+        }
+    }
+}
+
+impl Algorithm for IntervalBucket {
+    type State = Debt;
+    type View = View;
+
+    fn limit(&self) -> u32 {
+        self.capacity
+    }
+
+    fn wrap(state: Debt) -> Kept {
+        Kept::IntervalBucket(state)
+    }
+
+    fn unwrap(kept: Kept) -> Option<Debt> {
+        if let Kept::IntervalBucket(debt) = kept {
+            Some(debt)
+        } else {
+            None
+        }
+    }
+
+    fn peel(kept: &Kept) -> Option<&Debt> {
+        if let Kept::IntervalBucket(debt) = kept {
+            Some(debt)
+        } else {
+            None
+        }
+    }
+
+    fn view(&self, state: Option<&Debt>, now: i64) -> View {
+        let Some(debt) = state else {
+            return self.fresh(
+                u64::from(self.capacity - self.initial),
+                now,
+                self.initial < self.capacity,
+            );
+        };
+        let owed = self.converted(debt);
+        let (now, ahead) = if now >= debt.anchor {
+            (now, 0)
+        } else {
+            match clock_back(debt.anchor, now, self.time_to_pay(u64::from(self.capacity))) {
+                Back::StandStill(ahead) => (debt.anchor, ahead),
+                Back::Rebase => return self.fresh(owed, now, true),
+            }
+        };
+        let ended = micros_between(debt.anchor, now) / self.period;
+        let owed = owed.saturating_sub(ended.saturating_mul(u64::from(self.refill)));
+        let anchor = if owed == 0 {
+            start_of(self.anchor, self.period, now)
+        } else {
+            debt.anchor + signed(ended * self.period)
+        };
+        View {
+            tokens: owed,
+            anchor,
+            now,
+            ahead,
+            must_note: false,
+        }
+    }
+
+    fn must_note(&self, view: &View) -> bool {
+        view.must_note
+    }
+
+    fn fits(&self, view: &View, cost: u32) -> bool {
+        view.tokens + u64::from(cost) <= u64::from(self.capacity)
+    }
+
+    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u32) -> u64 {
+        self.until_paid(
+            view,
+            view.tokens + u64::from(cost) - u64::from(self.capacity),
+        )
+    }
+
+    fn remaining(&self, view: &View) -> u32 {
+        tokens(u64::from(self.capacity).saturating_sub(view.tokens))
+    }
+
+    fn reset_after(&self, view: &View) -> u64 {
+        if view.tokens == 0 {
+            0
+        } else {
+            self.until_paid(view, view.tokens)
+        }
+    }
+
+    fn note(&self, view: &View, _: Option<Debt>) -> Debt {
+        self.written(view)
+    }
+
+    fn charge(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> (Debt, Place) {
+        view.tokens += u64::from(tokens);
+        (self.written(view), Place::default())
+    }
+
+    fn refund(&self, view: &mut View, _: Debt, tokens: u32, _: Place) -> Debt {
+        view.tokens = view.tokens.saturating_sub(u64::from(tokens));
+        self.written(view)
+    }
+
+    fn penalize(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> Debt {
+        let most = view.tokens.max(2 * u64::from(self.capacity));
+        view.tokens = view.tokens.saturating_add(u64::from(tokens)).min(most);
+        self.written(view)
+    }
+}

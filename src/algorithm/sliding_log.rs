@@ -1,0 +1,290 @@
+//! Sliding window, log: every charge with its time. A charge at t counts while `now - t < window`.
+//!
+//! ```text
+//! allowed      sum of counting charges + cost <= limit
+//! retry_after  t + window - now  for the first charge t that makes room when it leaves
+//! ```
+//! Each entry carries the running sum up to itself, so that both are found by binary search and nothing is added up.
+
+use std::collections::VecDeque;
+
+use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed};
+use crate::quota::SlidingLog;
+
+/// The charges of about one window, oldest first. Those that have passed are dropped when the next one is added and not
+/// sooner: a refused check changes nothing, even for a clock that goes back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Log {
+    entries: VecDeque<Entry>,
+    /// The running sum before the oldest entry.
+    base: u32,
+    /// The number of the next entry.
+    next: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    at: i64,
+    /// Running sum of all charges up to this one. It wraps; differences within a window are at most 2 × 65535 and right.
+    sum: u32,
+    /// By which a receipt finds it: charges of the same µs stay apart.
+    number: u32,
+}
+
+impl Log {
+    fn newest(&self) -> Option<i64> {
+        self.entries.back().map(|entry| entry.at)
+    }
+
+    fn sum_before(&self, index: usize) -> u32 {
+        index
+            .checked_sub(1)
+            .and_then(|before| self.entries.get(before))
+            .map_or(self.base, |entry| entry.sum)
+    }
+
+    fn total(&self) -> u32 {
+        self.sum_before(self.entries.len())
+    }
+
+    fn append(&mut self, at: i64, tokens: u32) -> Place {
+        let entry = Entry {
+            at,
+            sum: self.total().wrapping_add(tokens),
+            number: self.next,
+        };
+        self.next = self.next.wrapping_add(1);
+        self.entries.push_back(entry);
+        Place {
+            at,
+            number: entry.number,
+        }
+    }
+
+    /// Drops what counts no longer.
+    fn forget(&mut self, passed: usize) {
+        self.base = self.sum_before(passed);
+        self.entries.drain(..passed);
+    }
+
+    /// A clock that went back beyond the window: what lies in the future counts as charged now.
+    fn rebase(&mut self, now: i64) {
+        for entry in self
+            .entries
+            .iter_mut()
+            .rev()
+            .take_while(|entry| entry.at > now)
+        {
+            entry.at = now;
+        }
+    }
+}
+
+pub(super) struct View {
+    /// The time decided at, and the caller's own.
+    at: i64,
+    now: i64,
+    /// How many entries count no longer.
+    passed: usize,
+    /// What the others add up to.
+    sum: u32,
+    /// The last of them.
+    newest: i64,
+    rebase: bool,
+}
+
+impl SlidingLog {
+    fn written(&self, view: &View, log: Option<Box<Log>>) -> Box<Log> {
+        let mut log = log.unwrap_or_default();
+        if view.rebase {
+            log.rebase(view.at);
+        }
+        log
+    }
+
+    fn appended(&self, view: &mut View, log: Option<Box<Log>>, tokens: u32) -> (Box<Log>, Place) {
+        let mut log = self.written(view, log);
+        log.forget(view.passed);
+        view.passed = 0;
+        view.sum += tokens;
+        view.newest = view.at;
+        let place = log.append(view.at, tokens);
+        (log, place)
+    }
+}
+
+impl Algorithm for SlidingLog {
+    type State = Box<Log>;
+    type View = View;
+
+    fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    fn wrap(state: Box<Log>) -> Kept {
+        Kept::SlidingLog(state)
+    }
+
+    fn unwrap(kept: Kept) -> Option<Box<Log>> {
+        if let Kept::SlidingLog(log) = kept {
+            Some(log)
+        } else {
+            None
+        }
+    }
+
+    fn peel(kept: &Kept) -> Option<&Box<Log>> {
+        if let Kept::SlidingLog(log) = kept {
+            Some(log)
+        } else {
+            None
+        }
+    }
+
+    fn view(&self, state: Option<&Box<Log>>, now: i64) -> View {
+        let empty = View {
+            at: now,
+            now,
+            passed: 0,
+            sum: 0,
+            newest: now,
+            rebase: false,
+        };
+        let Some((log, newest)) = state.and_then(|log| log.newest().map(|newest| (log, newest)))
+        else {
+            return empty;
+        };
+        let (at, rebase) = if now >= newest {
+            (now, false)
+        } else {
+            match clock_back(newest, now, self.window) {
+                Back::StandStill(_) => (newest, false),
+                Back::Rebase => (now, true),
+            }
+        };
+        // Entries after `at` count too: they move to it.
+        let passed = log
+            .entries
+            .partition_point(|entry| at - entry.at >= signed(self.window));
+        let sum = log.total().wrapping_sub(log.sum_before(passed));
+        View {
+            at,
+            now,
+            passed,
+            sum,
+            newest: newest.min(at),
+            rebase,
+        }
+    }
+
+    fn must_note(&self, view: &View) -> bool {
+        view.rebase
+    }
+
+    fn fits(&self, view: &View, cost: u32) -> bool {
+        view.sum.saturating_add(cost) <= self.limit
+    }
+
+    fn retry_after(&self, view: &View, state: Option<&Box<Log>>, cost: u32) -> u64 {
+        let Some(log) = state else { return 0 };
+        let before = log.sum_before(view.passed);
+        let room = self.limit - cost;
+        // The first entry after which what is left fits; the last one leaves nothing, so there is one.
+        let leaves = log.entries.partition_point(|entry| {
+            let gone = entry.sum.wrapping_sub(before);
+            // Entries that have passed lie before `before`: their difference wraps to a large number.
+            gone > view.sum || view.sum - gone > room
+        });
+        let at = log
+            .entries
+            .get(leaves)
+            .map_or(view.newest, |entry| entry.at.min(view.at));
+        micros_between(view.now, at + signed(self.window))
+    }
+
+    fn remaining(&self, view: &View) -> u32 {
+        self.limit.saturating_sub(view.sum)
+    }
+
+    fn reset_after(&self, view: &View) -> u64 {
+        if view.sum == 0 {
+            0
+        } else {
+            micros_between(view.now, view.newest + signed(self.window))
+        }
+    }
+
+    fn note(&self, view: &View, log: Option<Box<Log>>) -> Box<Log> {
+        self.written(view, log)
+    }
+
+    fn charge(&self, view: &mut View, log: Option<Box<Log>>, tokens: u32) -> (Box<Log>, Place) {
+        self.appended(view, log, tokens)
+    }
+
+    fn refund(&self, view: &mut View, log: Box<Log>, tokens: u32, place: Place) -> Box<Log> {
+        let mut log = self.written(view, Some(log));
+        // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start again
+        // after a reset: the time keeps an older receipt from meeting a newer entry.)
+        let is = |entry: &Entry| entry.number == place.number && entry.at <= place.at;
+        let found = log.entries.iter().skip(view.passed).position(is);
+        if let Some(index) = found.map(|index| index + view.passed) {
+            let own = log.entries[index].sum.wrapping_sub(log.sum_before(index));
+            let back = own.min(tokens);
+            for entry in log.entries.range_mut(index..) {
+                entry.sum = entry.sum.wrapping_sub(back);
+            }
+            if back == own {
+                log.entries.remove(index);
+            }
+            view.sum -= back;
+            view.newest = log
+                .newest()
+                .map_or(view.newest, |newest| newest.min(view.at));
+        }
+        log
+    }
+
+    fn penalize(&self, view: &mut View, log: Option<Box<Log>>, tokens: u32) -> Box<Log> {
+        let room = (2 * self.limit).saturating_sub(view.sum);
+        match tokens.min(room) {
+            0 => self.written(view, log),
+            tokens => self.appended(view, log, tokens).0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_takes_sixteen_bytes() {
+        assert_eq!(size_of::<Entry>(), 16);
+    }
+
+    #[test]
+    fn the_running_sum_may_wrap() {
+        let quota = SlidingLog {
+            limit: 10,
+            window: 100,
+        };
+        let mut log = Some(Box::new(Log {
+            base: u32::MAX - 2,
+            ..Log::default()
+        }));
+        for now in 0..1_000 {
+            let mut view = quota.view(log.as_ref(), now * 30);
+            assert!(
+                view.sum <= 9,
+                "three charges of 3 are in a window at the most: {}",
+                view.sum
+            );
+            if quota.fits(&view, 3) {
+                log = Some(quota.charge(&mut view, log.take(), 3).0);
+            } else {
+                assert!(quota.retry_after(&view, log.as_ref(), 3) <= 100);
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Sliding window, counter: two counts; the older one weighs with the part of its window that a window ending now covers.
+//!
+//! ```text
+//! to now       a window later: previous = current, current = 0; two windows later: both 0
+//! allowed      previous × (W - e) <= (limit - current - cost) × W      for e of W ticks of the window passed
+//! ```
+//! The carried part is a fraction and compared as one, never rounded down: 2.9 + 1 > 3. A tick is 1 µs unless limit × window
+//! passes 2^51; coarser ticks round the carried part up, so that they admit less, never more.
+
+use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, tokens};
+use crate::quota::{Anchor, SlidingWindow};
+
+/// What was charged in the window that begins at `start`, and in the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counts {
+    start: i64,
+    current: u64,
+    previous: u64,
+}
+
+pub(super) struct View {
+    counts: Counts,
+    /// The time decided at, and the caller's own.
+    at: i64,
+    now: i64,
+    must_note: bool,
+}
+
+impl SlidingWindow {
+    fn limit(&self) -> u64 {
+        u64::from(self.limit)
+    }
+
+    fn start_of(&self, now: i64) -> i64 {
+        super::start_of(Anchor::EPOCH, self.window, now)
+    }
+
+    /// Counts beyond twice the limit are of a larger limit that was lowered since.
+    fn cut(&self, counts: &Counts) -> Counts {
+        let most = 2 * self.limit();
+        Counts {
+            start: counts.start,
+            current: counts.current.min(most),
+            previous: counts.previous.min(most),
+        }
+    }
+
+    /// Ticks of the current window that are still to come: the weight of the previous count, of `ticks`.
+    fn ticks_left(&self, view: &View) -> u64 {
+        self.ticks - micros_between(view.counts.start, view.at) / self.tick
+    }
+}
+
+impl Algorithm for SlidingWindow {
+    type State = Counts;
+    type View = View;
+
+    fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    fn wrap(state: Counts) -> Kept {
+        Kept::SlidingWindow(state)
+    }
+
+    fn unwrap(kept: Kept) -> Option<Counts> {
+        if let Kept::SlidingWindow(counts) = kept {
+            Some(counts)
+        } else {
+            None
+        }
+    }
+
+    fn peel(kept: &Kept) -> Option<&Counts> {
+        if let Kept::SlidingWindow(counts) = kept {
+            Some(counts)
+        } else {
+            None
+        }
+    }
+
+    fn view(&self, state: Option<&Counts>, now: i64) -> View {
+        let fresh = Counts {
+            start: self.start_of(now),
+            current: 0,
+            previous: 0,
+        };
+        let Some(counts) = state else {
+            return View {
+                counts: fresh,
+                at: now,
+                now,
+                must_note: false,
+            };
+        };
+        let counts = self.cut(counts);
+        let window = signed(self.window);
+        if now >= counts.start {
+            let counts = if now < counts.start + window {
+                counts
+            } else if now < counts.start + 2 * window {
+                Counts {
+                    start: counts.start + window,
+                    current: 0,
+                    previous: counts.current,
+                }
+            } else {
+                fresh
+            };
+            return View {
+                counts,
+                at: now,
+                now,
+                must_note: false,
+            };
+        }
+        match clock_back(counts.start, now, self.window) {
+            Back::StandStill(_) => View {
+                counts,
+                at: counts.start,
+                now,
+                must_note: false,
+            },
+            Back::Rebase => View {
+                counts: Counts {
+                    start: fresh.start,
+                    ..counts
+                },
+                at: now,
+                now,
+                must_note: true,
+            },
+        }
+    }
+
+    fn must_note(&self, view: &View) -> bool {
+        view.must_note
+    }
+
+    fn fits(&self, view: &View, cost: u32) -> bool {
+        // previous × ticks <= 2 × limit × 2^51 / limit; room × ticks likewise: both fit.
+        match self
+            .limit()
+            .checked_sub(view.counts.current + u64::from(cost))
+        {
+            Some(room) => view.counts.previous * self.ticks_left(view) <= room * self.ticks,
+            None => false,
+        }
+    }
+
+    /// The first time at which the comparison holds, in this window or the two after it: then everything is forgotten.
+    fn retry_after(&self, view: &View, _: Option<&Counts>, cost: u32) -> u64 {
+        let Counts {
+            mut start,
+            mut current,
+            mut previous,
+        } = view.counts;
+        loop {
+            if let Some(room) = self.limit().checked_sub(current + u64::from(cost)) {
+                let passed = if previous <= room {
+                    0
+                } else {
+                    self.ticks - room * self.ticks / previous
+                };
+                if passed < self.ticks {
+                    return micros_between(view.now, start + signed(passed * self.tick));
+                }
+            }
+            (start, current, previous) = (start + signed(self.window), 0, current);
+        }
+    }
+
+    fn remaining(&self, view: &View) -> u32 {
+        let carried = (view.counts.previous * self.ticks_left(view)).div_ceil(self.ticks);
+        tokens(self.limit().saturating_sub(view.counts.current + carried))
+    }
+
+    fn reset_after(&self, view: &View) -> u64 {
+        let Counts {
+            start,
+            current,
+            previous,
+        } = view.counts;
+        match (current, previous) {
+            (0, 0) => 0,
+            (0, _) => micros_between(view.now, start + signed(self.window)),
+            _ => micros_between(view.now, start + 2 * signed(self.window)),
+        }
+    }
+
+    fn note(&self, view: &View, _: Option<Counts>) -> Counts {
+        view.counts
+    }
+
+    fn charge(&self, view: &mut View, _: Option<Counts>, tokens: u32) -> (Counts, Place) {
+        view.counts.current += u64::from(tokens);
+        (
+            view.counts,
+            Place {
+                at: view.counts.start,
+                number: 0,
+            },
+        )
+    }
+
+    fn refund(&self, view: &mut View, _: Counts, tokens: u32, place: Place) -> Counts {
+        let counts = &mut view.counts;
+        if place.at == counts.start {
+            counts.current = counts.current.saturating_sub(u64::from(tokens));
+        } else if place.at == counts.start - signed(self.window) {
+            counts.previous = counts.previous.saturating_sub(u64::from(tokens));
+        }
+        *counts
+    }
+
+    fn penalize(&self, view: &mut View, _: Option<Counts>, tokens: u32) -> Counts {
+        let most = view.counts.current.max(2 * self.limit());
+        view.counts.current = view
+            .counts
+            .current
+            .saturating_add(u64::from(tokens))
+            .min(most);
+        view.counts
+    }
+}

@@ -1,0 +1,193 @@
+//! Token bucket, continuous refill; the same limit as GCRA, whose theoretical arrival time is `now + debt / rate`.
+//!
+//! ```text
+//! to now       debt = max(0, debt - A × elapsed)
+//! allowed      debt + cost × P <= capacity × P
+//! remaining    floor((capacity × P - debt) / P)        retry_after  ceil((debt + cost × P - capacity × P) / A)
+//! ```
+//! A token is P grains and a microsecond refills A of them: whole numbers, so that nothing is rounded while it is kept.
+
+use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, tokens};
+use crate::quota::TokenBucket;
+
+/// What is owed, and when that was true. `per_token` and `capacity` tell whether the quota has changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Debt {
+    grains: u64,
+    at: i64,
+    per_token: u64,
+    capacity: u32,
+    niche: Niche,
+}
+
+/// A byte with 255 values to spare, in which the compiler tells the algorithms' states apart: without it every state would
+/// take 8 bytes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Niche {
+    TokenBucket,
+}
+
+pub(super) struct View {
+    grains: u64,
+    at: i64,
+    /// How far the state is ahead of the caller's clock.
+    ahead: u64,
+    must_note: bool,
+}
+
+impl TokenBucket {
+    fn full(&self) -> u64 {
+        u64::from(self.capacity) * self.units.per_token
+    }
+
+    fn grains(&self, count: u32) -> u64 {
+        u64::from(count).saturating_mul(self.units.per_token)
+    }
+
+    fn time_to_pay(&self, grains: u64) -> u64 {
+        grains.div_ceil(self.units.per_micro)
+    }
+
+    fn written(&self, view: &View) -> Debt {
+        let (per_token, capacity, niche) =
+            (self.units.per_token, self.capacity, Niche::TokenBucket);
+        Debt {
+            grains: view.grains,
+            at: view.at,
+            per_token,
+            capacity,
+            niche,
+        }
+    }
+
+    /// The debt in today's grains: what was spent stays spent, in whole tokens if a token has another size now, and is cut
+    /// at twice the capacity if that or the size has changed.
+    fn converted(&self, debt: &Debt) -> u64 {
+        if debt.per_token == self.units.per_token && debt.capacity == self.capacity {
+            return debt.grains;
+        }
+        let grains = if debt.per_token == self.units.per_token {
+            debt.grains
+        } else {
+            debt.grains
+                .div_ceil(debt.per_token)
+                .saturating_mul(self.units.per_token)
+        };
+        grains.min(2 * self.full())
+    }
+}
+
+impl Algorithm for TokenBucket {
+    type State = Debt;
+    type View = View;
+
+    fn limit(&self) -> u32 {
+        self.capacity
+    }
+
+    fn wrap(state: Debt) -> Kept {
+        Kept::TokenBucket(state)
+    }
+
+    fn unwrap(kept: Kept) -> Option<Debt> {
+        if let Kept::TokenBucket(debt) = kept {
+            Some(debt)
+        } else {
+            None
+        }
+    }
+
+    fn peel(kept: &Kept) -> Option<&Debt> {
+        if let Kept::TokenBucket(debt) = kept {
+            Some(debt)
+        } else {
+            None
+        }
+    }
+
+    #[inline]
+    fn view(&self, state: Option<&Debt>, now: i64) -> View {
+        let Some(debt) = state else {
+            let must_note = self.initial < self.capacity;
+            return View {
+                grains: self.grains(self.capacity - self.initial),
+                at: now,
+                ahead: 0,
+                must_note,
+            };
+        };
+        let grains = self.converted(debt);
+        if now >= debt.at {
+            let paid = micros_between(debt.at, now).saturating_mul(self.units.per_micro);
+            return View {
+                grains: grains.saturating_sub(paid),
+                at: now,
+                ahead: 0,
+                must_note: false,
+            };
+        }
+        match clock_back(debt.at, now, self.time_to_pay(self.full())) {
+            Back::StandStill(ahead) => View {
+                grains,
+                at: debt.at,
+                ahead,
+                must_note: false,
+            },
+            Back::Rebase => View {
+                grains,
+                at: now,
+                ahead: 0,
+                must_note: true,
+            },
+        }
+    }
+
+    fn must_note(&self, view: &View) -> bool {
+        view.must_note
+    }
+
+    #[inline]
+    fn fits(&self, view: &View, cost: u32) -> bool {
+        view.grains + self.grains(cost) <= self.full()
+    }
+
+    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u32) -> u64 {
+        self.time_to_pay(view.grains + self.grains(cost) - self.full()) + view.ahead
+    }
+
+    #[inline]
+    fn remaining(&self, view: &View) -> u32 {
+        tokens(self.full().saturating_sub(view.grains) / self.units.per_token)
+    }
+
+    #[inline]
+    fn reset_after(&self, view: &View) -> u64 {
+        if view.grains == 0 {
+            0
+        } else {
+            self.time_to_pay(view.grains) + view.ahead
+        }
+    }
+
+    fn note(&self, view: &View, _: Option<Debt>) -> Debt {
+        self.written(view)
+    }
+
+    #[inline]
+    fn charge(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> (Debt, Place) {
+        view.grains += self.grains(tokens);
+        (self.written(view), Place::default())
+    }
+
+    fn refund(&self, view: &mut View, _: Debt, tokens: u32, _: Place) -> Debt {
+        view.grains = view.grains.saturating_sub(self.grains(tokens));
+        self.written(view)
+    }
+
+    fn penalize(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> Debt {
+        let most = view.grains.max(2 * self.full());
+        view.grains = view.grains.saturating_add(self.grains(tokens)).min(most);
+        self.written(view)
+    }
+}

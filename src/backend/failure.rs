@@ -1,0 +1,63 @@
+use std::convert::Infallible;
+
+use super::{Answer, Backend, MemoryBackend, Op, Reply};
+use crate::clock::{Clock, SystemClock};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+/// What happens to a request whose backend gave no answer. There is no default: either one is wrong for half of all users.
+#[derive(Clone, Debug)]
+pub enum OnBackendError<C = SystemClock> {
+    /// The request passes, unlimited, without rate-limit header fields.
+    Allow,
+    /// The request is refused with 503 and `Retry-After: 1`: the client did nothing wrong.
+    Deny,
+    /// A backend in this process decides instead, by the same policy and with its own state.
+    Fallback(MemoryBackend<C>),
+}
+
+/// No choice has been made: enough for backends that cannot fail.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoChoice;
+
+/// What becomes of a request after a failure.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Somebody else has decided.
+    Decided(Reply),
+    /// The request passes, uncounted.
+    Pass,
+    /// The request is refused: the limiter cannot tell.
+    Unavailable,
+}
+
+/// A choice for errors of type `E`; a layer over a backend that can fail does not compile without one.
+#[diagnostic::on_unimplemented(
+    message = "this backend can fail with `{E}`, and nothing says what happens to requests then",
+    label = "add `.on_backend_error(OnBackendError::Deny)`, `::Allow` or `::Fallback(..)` to this layer"
+)]
+pub trait HandlesFailure<E>: Clone {
+    /// Says what becomes of a request of this policy, key and cost.
+    fn handle(&self, error: E, policy: &Policy, key: &Key, cost: Cost) -> Outcome;
+}
+
+impl HandlesFailure<Infallible> for NoChoice {
+    fn handle(&self, error: Infallible, _: &Policy, _: &Key, _: Cost) -> Outcome {
+        match error {}
+    }
+}
+
+impl<E: std::error::Error, C: Clock> HandlesFailure<E> for OnBackendError<C> {
+    fn handle(&self, _: E, policy: &Policy, key: &Key, cost: Cost) -> Outcome {
+        match self {
+            Self::Allow => Outcome::Pass,
+            Self::Deny => Outcome::Unavailable,
+            Self::Fallback(local) => match local.ask(Op::Check(cost), policy, key) {
+                Answer::Now(Ok(reply)) => Outcome::Decided(reply),
+                Answer::Now(Err(error)) => match error {},
+                Answer::Later(_) => Outcome::Unavailable,
+            },
+        }
+    }
+}

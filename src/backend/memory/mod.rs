@@ -1,0 +1,237 @@
+//! State in this process: [`MemoryBackend`], a sharded map with a hard bound on its size.
+//!
+//! Keys come from clients, so what is stored is a keyed 96-bit fingerprint of policy and key, seeded at random for each
+//! backend: no allocation, no secret kept, the same size whatever a client sends.
+//!
+//! Room is made as it is needed: each new key looks at a few old ones and forgets those that owe nothing, which no later
+//! answer can show. If the map is full of keys that owe something, the one nearest to its reset goes, of a small sample: a
+//! flood of new keys is neither an outage nor an amnesty for whoever is deepest in debt. There is no sweeper to start and no
+//! long pass under a lock.
+//!
+//! ```
+//! use std::num::NonZeroUsize;
+//! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+//!
+//! let backend = MemoryBackend::builder().max_keys(NonZeroUsize::new(2).unwrap()).build();
+//! let limiter = Limiter::new(Policy::new("pages", Quota::per_day(9)), backend.clone());
+//! for name in ["ann", "bob", "cid"] {
+//!     assert!(limiter.check_now(&Key::from(name), 1).decision.is_allowed());
+//! }
+//! assert_eq!((backend.len(), backend.evictions()), (2, 1));
+//! ```
+
+mod fingerprint;
+mod shard;
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Ready;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
+
+use self::fingerprint::Fingerprints;
+use self::shard::{Moment, Shard};
+use super::{Answer, Backend, Op, Reply};
+use crate::algorithm;
+use crate::clock::{Clock, SystemClock, Timestamp, micros_up};
+use crate::key::Key;
+use crate::policy::Policy;
+
+/// Keys kept if nothing else is said.
+const DEFAULT_MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not 0");
+
+/// How long the state of a bucket with other initial tokens is kept after it has filled, if nothing else is said.
+const DEFAULT_IDLE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Keeps its state in this process. Clones share it; each process has its own.
+///
+/// Decisions are made at once and exactly: under any concurrency the admitted cost stays within the quota. At most
+/// [`max_keys`](MemoryBackendBuilder::max_keys) are kept, each quota of a policy counting as one; a key takes 48 bytes and
+/// its place in the map, up to 64 in all.
+pub struct MemoryBackend<C = SystemClock>(Arc<Shared<C>>);
+
+struct Shared<C> {
+    clock: C,
+    fingerprints: Fingerprints,
+    shards: Box<[CachePadded<Mutex<Shard>>]>,
+    room: Room,
+    idle_ttl: u64,
+    start: Timestamp,
+}
+
+/// What all shards share: how many keys there may be, and what making room has cost.
+struct Room {
+    max_keys: usize,
+    keys: CachePadded<AtomicUsize>,
+    evictions: AtomicUsize,
+    longest_search: AtomicUsize,
+}
+
+/// Sets up a [`MemoryBackend`].
+#[derive(Clone, Debug)]
+#[must_use = "it is `build` that makes a backend"]
+pub struct MemoryBackendBuilder<C = SystemClock> {
+    clock: C,
+    max_keys: NonZeroUsize,
+    idle_ttl: Duration,
+}
+
+impl MemoryBackend {
+    /// An empty backend for up to 1 000 000 keys.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::builder().build()
+    }
+
+    /// Sets the bound on keys, the clock and how long an idle bucket is remembered.
+    pub const fn builder() -> MemoryBackendBuilder {
+        MemoryBackendBuilder {
+            clock: SystemClock::new(),
+            max_keys: DEFAULT_MAX_KEYS,
+            idle_ttl: DEFAULT_IDLE_TTL,
+        }
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C: Clock> MemoryBackendBuilder<C> {
+    /// The most keys that are kept, 1 000 000 by default; each quota of a policy counts as one. It is never exceeded.
+    pub const fn max_keys(mut self, max_keys: NonZeroUsize) -> Self {
+        self.max_keys = max_keys;
+        self
+    }
+
+    /// The clock that decides; the system's by default.
+    pub fn clock<D: Clock>(self, clock: D) -> MemoryBackendBuilder<D> {
+        MemoryBackendBuilder {
+            clock,
+            max_keys: self.max_keys,
+            idle_ttl: self.idle_ttl,
+        }
+    }
+
+    /// How long after it has filled a bucket is remembered that starts below its capacity, 24 hours by default; after that
+    /// it starts again from its initial tokens. Other states need no such time: full equals unseen.
+    pub const fn idle_ttl(mut self, idle_ttl: Duration) -> Self {
+        self.idle_ttl = idle_ttl;
+        self
+    }
+
+    /// An empty backend.
+    #[must_use]
+    pub fn build(self) -> MemoryBackend<C> {
+        let max_keys = self.max_keys.get();
+        // Shards of about a thousand keys and more, so that a full one always has a key to give up, and growing one is a
+        // short pass under its lock.
+        let bits = (max_keys / 1_024 + 1).ilog2().min(8);
+        let shards = (0..1 << bits)
+            .map(|_| CachePadded::new(Mutex::new(Shard::default())))
+            .collect();
+        MemoryBackend(Arc::new(Shared {
+            fingerprints: Fingerprints::new(),
+            shards,
+            room: Room {
+                max_keys,
+                keys: CachePadded::new(AtomicUsize::new(0)),
+                evictions: AtomicUsize::new(0),
+                longest_search: AtomicUsize::new(0),
+            },
+            idle_ttl: micros_up(self.idle_ttl),
+            start: self.clock.now(),
+            clock: self.clock,
+        }))
+    }
+}
+
+impl<C> MemoryBackend<C> {
+    /// How many keys are kept now, each quota of a policy counting as one; those that owe nothing may be among them.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.room.keys.load(Relaxed)
+    }
+
+    /// Whether nothing is kept.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many keys that owed something were forgotten to make room: above 0, [`max_keys`](MemoryBackendBuilder::max_keys)
+    /// is too small for the traffic.
+    #[must_use]
+    pub fn evictions(&self) -> usize {
+        self.0.room.evictions.load(Relaxed)
+    }
+
+    /// The most entries that any one new key has looked at to make room.
+    #[must_use]
+    pub fn longest_search(&self) -> usize {
+        self.0.room.longest_search.load(Relaxed)
+    }
+}
+
+impl<C: Clock> MemoryBackend<C> {
+    /// Does `op` at once; [`Backend::ask`] without its wrapping.
+    #[inline]
+    pub(crate) fn answer(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
+        let shared = &*self.0;
+        let print = shared.fingerprints.of(policy.id(), key);
+        // Before the lock is taken: reading a clock is a third of a decision. Two threads may then come in the other order;
+        // time stands still for the later one.
+        let now = shared.clock.now();
+        let moment = Moment {
+            now,
+            start: shared.start,
+            idle_ttl: shared.idle_ttl,
+            room: &shared.room,
+        };
+        let mut shard = shared.shards[print.shard(shared.shards.len())].lock();
+        shard.with_states(policy, print, moment, |states| match op {
+            Op::Check(cost) => algorithm::check(policy, states, now, cost),
+            Op::Penalty(cost) => algorithm::penalize(policy, states, now, cost),
+            Op::Refund(receipt) => algorithm::refund(policy, states, now, &receipt),
+            Op::Reset => algorithm::reset(policy, states, now),
+        })
+    }
+}
+
+impl<C: Clock> Backend for MemoryBackend<C> {
+    type Error = Infallible;
+    type Future = Ready<Result<Reply, Infallible>>;
+
+    #[inline]
+    fn ask(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+    ) -> Answer<Result<Reply, Infallible>, Self::Future> {
+        Answer::Now(Ok(self.answer(op, policy, key)))
+    }
+}
+
+impl<C> Clone for MemoryBackend<C> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<C> fmt::Debug for MemoryBackend<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBackend")
+            .field("keys", &self.len())
+            .field("max_keys", &self.0.room.max_keys)
+            .field("evictions", &self.evictions())
+            .finish_non_exhaustive()
+    }
+}

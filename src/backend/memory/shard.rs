@@ -1,0 +1,255 @@
+use std::sync::atomic::Ordering::Relaxed;
+
+use hashbrown::HashTable;
+use smallvec::SmallVec;
+
+use super::fingerprint::Fingerprint;
+use super::{Reply, Room};
+use crate::algorithm::{self, State};
+use crate::clock::Timestamp;
+use crate::policy::Policy;
+
+/// Old entries that a new one looks at, forgetting those that owe nothing: more than one, so that the map shrinks while
+/// keys come and go.
+const SWEPT_PER_INSERTION: usize = 2;
+
+/// Entries of which the one nearest to its reset goes when the map is full.
+const SAMPLE: usize = 16;
+
+/// A part of the map under a lock of its own: a table of places, and the entries side by side so that a hand can go round.
+#[derive(Default)]
+pub(super) struct Shard {
+    places: HashTable<u32>,
+    slots: Vec<Slot>,
+    hand: usize,
+}
+
+/// One quota of one key.
+struct Slot {
+    high: u64,
+    low: u32,
+    reset: Tick,
+    state: Option<State>,
+}
+
+const _: () = assert!(size_of::<Slot>() == 48);
+
+/// When an entry owes nothing, in 65 ms since the backend began, rounded up; the last tick is "later than that" (9 years).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tick(u32);
+
+impl Tick {
+    const SHIFT: u32 = 16;
+    const LAST: Self = Self(u32::MAX);
+
+    /// The first tick at or after `time`, never the one the backend began with.
+    fn not_before(time: u64, start: Timestamp) -> Self {
+        let ticks = time.saturating_sub(start.as_micros()) >> Self::SHIFT;
+        Self(u32::try_from(ticks).map_or(u32::MAX, |ticks| ticks.saturating_add(1)))
+    }
+
+    /// Whether an entry with this tick owes nothing at `now`.
+    fn is_over(self, now: Timestamp, start: Timestamp) -> bool {
+        self != Self::LAST && u64::from(self.0) <= now.micros_since(start) >> Self::SHIFT
+    }
+}
+
+/// What a shard needs to know beside its own entries.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'a> {
+    pub(super) now: Timestamp,
+    pub(super) start: Timestamp,
+    /// µs that a bucket is remembered after it has filled, if it started below its capacity.
+    pub(super) idle_ttl: u64,
+    pub(super) room: &'a Room,
+}
+
+impl Slot {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint {
+            high: self.high,
+            low: self.low,
+        }
+    }
+}
+
+impl Shard {
+    /// Lets `op` work on the states of a key, and keeps what it leaves.
+    #[inline]
+    pub(super) fn with_states(
+        &mut self,
+        policy: &Policy,
+        key: Fingerprint,
+        moment: Moment<'_>,
+        op: impl FnOnce(&mut [Option<State>]) -> Reply,
+    ) -> Reply {
+        let quotas = policy.quotas();
+        let mut places = SmallVec::<[Option<usize>; 2]>::new();
+        let mut states = SmallVec::<[Option<State>; 2]>::new();
+        for named in quotas {
+            let place = self.find(key.of_quota(named.id()));
+            let below_capacity = algorithm::starts_below_capacity(named.quota());
+            states.push(place.and_then(|place| {
+                let slot = &mut self.slots[place];
+                // An idle bucket starts again from its initial tokens; for all others full equals unseen.
+                let idle = below_capacity && slot.reset.is_over(moment.now, moment.start);
+                slot.state.take().filter(|_| !idle)
+            }));
+            places.push(place);
+        }
+        let reply = op(&mut states);
+        let resets =
+            reply
+                .decision
+                .snapshot()
+                .quotas()
+                .iter()
+                .zip(quotas)
+                .map(|(snapshot, named)| {
+                    let kept = if algorithm::starts_below_capacity(named.quota()) {
+                        moment.idle_ttl
+                    } else {
+                        0
+                    };
+                    let time = moment
+                        .now
+                        .as_micros()
+                        .saturating_add(snapshot.reset_after)
+                        .saturating_add(kept);
+                    Tick::not_before(time, moment.start)
+                });
+        // First what stays where it is: making and taking room moves entries.
+        let mut moves = SmallVec::<[(Fingerprint, Option<(State, Tick)>); 2]>::new();
+        for (((named, place), state), reset) in quotas.iter().zip(places).zip(states).zip(resets) {
+            match (place, state) {
+                (Some(place), Some(state)) => {
+                    let slot = &mut self.slots[place];
+                    (slot.state, slot.reset) = (Some(state), reset);
+                }
+                (None, None) => {}
+                (_, state) => {
+                    moves.push((key.of_quota(named.id()), state.map(|state| (state, reset))))
+                }
+            }
+        }
+        for (print, kept) in moves {
+            match kept {
+                Some((state, reset)) => self.insert(print, state, reset, moment),
+                None => self.forget(print, moment.room),
+            }
+        }
+        reply
+    }
+
+    #[inline]
+    fn find(&self, print: Fingerprint) -> Option<usize> {
+        let is = |place: &u32| {
+            let slot = &self.slots[*place as usize];
+            slot.high == print.high && slot.low == print.low
+        };
+        self.places
+            .find(print.hash(), is)
+            .map(|place| *place as usize)
+    }
+
+    fn forget(&mut self, print: Fingerprint, room: &Room) {
+        if let Some(place) = self.find(print) {
+            self.remove(place);
+            room.keys.fetch_sub(1, Relaxed);
+        }
+    }
+
+    #[cold]
+    fn insert(&mut self, print: Fingerprint, state: State, reset: Tick, moment: Moment<'_>) {
+        let room = moment.room;
+        let mut looked_at = 0;
+        for _ in 0..SWEPT_PER_INSERTION.min(self.slots.len()) {
+            looked_at += 1;
+            let place = self.turn_hand();
+            if self.slots[place].reset.is_over(moment.now, moment.start) {
+                self.hand = place;
+                self.remove(place);
+                room.keys.fetch_sub(1, Relaxed);
+            }
+            if self.slots.is_empty() {
+                break;
+            }
+        }
+        // Counted before it is there, so that the bound holds at every moment; a shard without entries has none to give up,
+        // which does not happen where the map is full: each shard then holds about a thousand.
+        let full = room.keys.fetch_add(1, Relaxed) >= room.max_keys && !self.slots.is_empty();
+        if full {
+            room.keys.fetch_sub(1, Relaxed);
+            let sample = SAMPLE.min(self.slots.len());
+            looked_at += sample;
+            let victim = self.nearest_to_reset(sample, print.low);
+            if !self.slots[victim].reset.is_over(moment.now, moment.start) {
+                room.evictions.fetch_add(1, Relaxed);
+            }
+            self.remove(victim);
+        }
+        room.longest_search.fetch_max(looked_at, Relaxed);
+        self.push(Slot {
+            high: print.high,
+            low: print.low,
+            reset,
+            state: Some(state),
+        });
+    }
+
+    /// The next place of the hand that goes round.
+    fn turn_hand(&mut self) -> usize {
+        let place = if self.hand < self.slots.len() {
+            self.hand
+        } else {
+            0
+        };
+        self.hand = place + 1;
+        place
+    }
+
+    /// Of the next `sample` entries; another limit of the same key (`low`) goes only if there is nothing else.
+    fn nearest_to_reset(&mut self, sample: usize, low: u32) -> usize {
+        let rank = |slot: &Slot| (slot.low == low, slot.reset);
+        let mut best = self.turn_hand();
+        for _ in 1..sample {
+            let place = self.turn_hand();
+            if rank(&self.slots[place]) < rank(&self.slots[best]) {
+                best = place;
+            }
+        }
+        best
+    }
+
+    fn push(&mut self, slot: Slot) {
+        let Ok(place) = u32::try_from(self.slots.len()) else {
+            return;
+        };
+        self.places
+            .insert_unique(slot.fingerprint().hash(), place, |place| {
+                self.slots
+                    .get(*place as usize)
+                    .map_or(0, |slot| slot.fingerprint().hash())
+            });
+        self.slots.push(slot);
+    }
+
+    /// Takes an entry out; the last one moves to its place.
+    fn remove(&mut self, place: usize) {
+        let removed = self.slots.swap_remove(place).fingerprint();
+        let is_at = |wanted: usize| move |place: &u32| *place as usize == wanted;
+        if let Ok(entry) = self.places.find_entry(removed.hash(), is_at(place)) {
+            entry.remove();
+        }
+        if let Some(moved) = self.slots.get(place) {
+            let from = self.slots.len();
+            if let Some(entry) = self
+                .places
+                .find_mut(moved.fingerprint().hash(), is_at(from))
+                && let Ok(place) = u32::try_from(place)
+            {
+                *entry = place;
+            }
+        }
+    }
+}

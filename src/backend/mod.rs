@@ -1,0 +1,84 @@
+//! Where the state of keys is kept: [`Backend`], and the one in this process, [`MemoryBackend`].
+//!
+//! A backend is one method. It gets an operation, a policy and a key, never a request, and answers at once ([`Answer::Now`])
+//! or with a future ([`Answer::Later`]).
+//!
+//! ```
+//! use tower_sluice::backend::{Answer, Backend, Op};
+//! use tower_sluice::{Cost, Key, MemoryBackend, Policy, Quota};
+//!
+//! let (backend, policy) = (MemoryBackend::new(), Policy::new("mails", Quota::per_hour(1)));
+//! let allowed = |name: &str| match backend.ask(Op::Check(Cost::ONE), &policy, &Key::from(name)) {
+//!     Answer::Now(Ok(reply)) => reply.decision.is_allowed(),
+//!     _ => unreachable!("memory answers at once and cannot fail"),
+//! };
+//! assert!(allowed("ann"));
+//! assert!(!allowed("ann"));
+//! assert!(allowed("bob"));
+//! ```
+
+mod failure;
+pub mod memory;
+
+use std::time::Duration;
+
+use crate::decision::{Decision, Receipt};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+pub use self::failure::{HandlesFailure, NoChoice, OnBackendError, Outcome};
+pub use self::memory::MemoryBackend;
+
+/// What is asked of a backend. A later version may add operations.
+#[derive(Debug)]
+pub enum Op {
+    /// Spends the cost from every quota of the policy, or nothing at all; a cost of 0 looks.
+    Check(Cost),
+    /// Charges the cost without asking, up to a debt of twice each limit.
+    Penalty(Cost),
+    /// Gives back what the receipt says.
+    Refund(Receipt),
+    /// Forgets the key.
+    Reset,
+}
+
+/// What a backend answers.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the decision is in the reply"]
+#[non_exhaustive]
+pub struct Reply {
+    /// Whether the request may go on, and the numbers after it. Of other operations than a check: the numbers.
+    pub decision: Decision,
+    /// What an allowed check has charged.
+    pub receipt: Option<Receipt>,
+    /// How long to wait before going on; zero for a check.
+    pub go_after: Duration,
+}
+
+/// An answer that is there, or a future of one.
+#[derive(Debug)]
+pub enum Answer<T, F> {
+    /// At once: no polling, no boxing.
+    Now(T),
+    /// When the future completes.
+    Later(F),
+}
+
+/// Decides and keeps what keys have spent. Clones share their state.
+///
+/// Operations on one key take effect one at a time, in every process that shares the state.
+pub trait Backend: Clone + Send + Sync + 'static {
+    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
+    type Error: std::error::Error + Send + Sync + 'static;
+    /// What [`Answer::Later`] holds.
+    type Future: Future<Output = Result<Reply, Self::Error>> + Send + 'static;
+
+    /// Does `op` to the state of `key` under `policy`.
+    fn ask(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+    ) -> Answer<Result<Reply, Self::Error>, Self::Future>;
+}

@@ -1,0 +1,251 @@
+//! Time as an argument: what decides and what sleeps is one [`Clock`].
+//!
+//! [`SystemClock`] is the wall clock read once, at the first use in the process, plus monotonic time since then: windows
+//! aligned to the epoch are where people expect them, and no step of the wall clock moves a limit. [`ManualClock`] stands
+//! still until a test moves it, and wakes what sleeps on it.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_sluice::clock::{Clock, ManualClock, Timestamp};
+//!
+//! let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+//! let before = clock.now();
+//! clock.advance(Duration::from_millis(5));
+//! assert_eq!(clock.now().micros_since(before), 5_000);
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+
+/// A point in time: whole microseconds since the Unix epoch, below 2^53 (the year 2255) on any clock that is right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The latest time there is, 2^54 - 1 µs: sums with any span of a quota stay far from overflowing.
+    pub const MAX: Self = Self((1 << 54) - 1);
+
+    /// `micros` microseconds after the Unix epoch, [`MAX`](Self::MAX) at the most.
+    #[must_use]
+    pub const fn from_micros(micros: u64) -> Self {
+        if micros > Self::MAX.0 {
+            Self::MAX
+        } else {
+            Self(micros)
+        }
+    }
+
+    /// Microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn as_micros(self) -> u64 {
+        self.0
+    }
+
+    /// Microseconds from `earlier` to `self`; 0 if `earlier` is the later one.
+    #[must_use]
+    pub const fn micros_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// `self + span`, the span rounded up to a whole microsecond, [`MAX`](Self::MAX) at the most.
+    #[must_use]
+    pub const fn after(self, span: Duration) -> Self {
+        Self::from_micros(self.0.saturating_add(micros_up(span)))
+    }
+}
+
+/// A duration in whole microseconds, rounded up; `u64::MAX` for what does not fit.
+pub(crate) const fn micros_up(span: Duration) -> u64 {
+    let micros = span.as_nanos().div_ceil(1_000);
+    if micros > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        // Checked in the line above.
+        #[allow(clippy::cast_possible_truncation)]
+        {
+            micros as u64
+        }
+    }
+}
+
+/// The time that a limiter sees and the timer it sleeps by. Clones show the same time.
+pub trait Clock: Clone + Send + Sync + 'static {
+    /// What [`sleep_until`](Self::sleep_until) returns.
+    type Sleep: Future<Output = ()> + Send + 'static;
+
+    /// The time now.
+    fn now(&self) -> Timestamp;
+
+    /// Completes when the clock shows `deadline` or later, never sooner; at once if it already does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future has no effect on the clock.
+    fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep;
+}
+
+/// The wall clock at its first use in the process plus monotonic time since; it never steps, backwards or forwards.
+///
+/// Sleeping needs a Tokio runtime with its timer enabled; reading the time needs none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock(());
+
+struct Start {
+    monotonic: quanta::Clock,
+    raw: u64,
+    wall_micros: u64,
+}
+
+// One start for the process, so that every clock shows the same time. `quanta` reads the time stamp counter where it is
+// reliable (10 ns, `Instant::now` takes 23) and the operating system's monotonic clock elsewhere.
+static START: LazyLock<Start> = LazyLock::new(|| {
+    let monotonic = quanta::Clock::new();
+    let raw = monotonic.raw();
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Start {
+        monotonic,
+        raw,
+        wall_micros: u64::try_from(wall.as_micros()).unwrap_or(u64::MAX),
+    }
+});
+
+impl SystemClock {
+    /// The clock of this process.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(())
+    }
+}
+
+impl Clock for SystemClock {
+    type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    #[inline]
+    fn now(&self) -> Timestamp {
+        let start = &*START;
+        let nanos = start
+            .monotonic
+            .delta_as_nanos(start.raw, start.monotonic.raw());
+        Timestamp::from_micros(start.wall_micros.saturating_add(nanos / 1_000))
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep {
+        let clock = *self;
+        Box::pin(async move {
+            // The timer's clock and the counter may differ by a few parts in a million: look again after waking.
+            loop {
+                let left = deadline.micros_since(clock.now());
+                if left == 0 {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_micros(left)).await;
+            }
+        })
+    }
+}
+
+/// A clock that only moves when it is told to, for tests; what sleeps on it wakes when its time has come.
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<watch::Sender<Timestamp>>);
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    #[must_use]
+    pub fn at(now: Timestamp) -> Self {
+        Self(Arc::new(watch::Sender::new(now)))
+    }
+
+    /// Moves the clock on by `span`, rounded up to a whole microsecond.
+    pub fn advance(&self, span: Duration) {
+        self.0.send_modify(|now| *now = now.after(span));
+    }
+
+    /// Sets the clock to `now`, which may lie in its past.
+    pub fn set(&self, now: Timestamp) {
+        self.0.send_replace(now);
+    }
+}
+
+impl Clock for ManualClock {
+    type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    fn now(&self) -> Timestamp {
+        *self.0.borrow()
+    }
+
+    fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep {
+        // The sender goes along, so that a sleeper outlives every other handle of its clock instead of waking early.
+        let clock = Arc::clone(&self.0);
+        Box::pin(async move {
+            let mut shown = clock.subscribe();
+            let _ = shown.wait_for(|now| *now >= deadline).await;
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_clock_shows_wall_time_and_never_goes_back() {
+        let clock = SystemClock::new();
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970")
+            .as_micros();
+        let mut last = clock.now();
+        assert!(
+            u128::from(last.as_micros()).abs_diff(wall) < 5_000_000,
+            "{last:?} is not near {wall}"
+        );
+        for _ in 0..10_000 {
+            let now = clock.now();
+            assert!(now >= last);
+            last = now;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sleeper_on_a_manual_clock_wakes_at_its_time_and_no_sooner() {
+        let clock = ManualClock::at(Timestamp::from_micros(100));
+        let mut sleep = clock.sleep_until(Timestamp::from_micros(200));
+        clock.advance(Duration::from_micros(99));
+        assert!(futures_now(&mut sleep).await.is_none());
+        clock.advance(Duration::from_nanos(1));
+        assert!(futures_now(&mut sleep).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn the_system_clock_never_wakes_early() {
+        let clock = SystemClock::new();
+        let deadline = clock.now().after(Duration::from_micros(1_500));
+        clock.sleep_until(deadline).await;
+        assert!(clock.now() >= deadline);
+    }
+
+    /// One poll: the output if it is there.
+    async fn futures_now(sleep: &mut (impl Future<Output = ()> + Unpin)) -> Option<()> {
+        std::future::poll_fn(|cx| {
+            std::task::Poll::Ready(match Pin::new(&mut *sleep).poll(cx) {
+                std::task::Poll::Ready(()) => Some(()),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+    }
+
+    #[test]
+    fn durations_round_up_and_saturate() {
+        assert_eq!(micros_up(Duration::from_nanos(1)), 1);
+        assert_eq!(micros_up(Duration::from_micros(7)), 7);
+        assert_eq!(micros_up(Duration::MAX), u64::MAX);
+        assert_eq!(Timestamp::MAX.after(Duration::MAX), Timestamp::MAX);
+    }
+}

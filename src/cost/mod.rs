@@ -1,0 +1,64 @@
+//! What a request spends: [`CostOf`], a fixed [`Cost`] or a closure.
+//!
+//! ```
+//! use http::Request;
+//! use tower_sluice::Cost;
+//! use tower_sluice::cost::{CostOf, cost_fn};
+//!
+//! let by_method = cost_fn(|head| if head.method == "POST" { 5 } else { 1 });
+//! assert_eq!(by_method.cost(&Request::post("/").body(())?), Cost::new(5));
+//! assert_eq!(by_method.cost(&Request::get("/").body(())?), Cost::ONE);
+//! # Ok::<(), http::Error>(())
+//! ```
+
+use std::fmt;
+
+use http::Request;
+
+use crate::head::Head;
+use crate::quota::Cost;
+
+/// Says what a request of type `R` costs. A [`Cost`] is one: the same for all.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot say what `{R}` costs",
+    note = "for a closure: `.cost_fn(|head| ..)`, for a fixed cost: `.cost(5)`"
+)]
+pub trait CostOf<R> {
+    /// The cost of `request`.
+    fn cost(&self, request: &R) -> Cost;
+}
+
+impl<R> CostOf<R> for Cost {
+    fn cost(&self, _: &R) -> Cost {
+        *self
+    }
+}
+
+/// A cost by a closure of the request's [`Head`]; see [`cost_fn`].
+#[derive(Clone, Copy)]
+pub struct CostFn<F>(F);
+
+/// Makes a cost of a closure; its types need not be written.
+pub fn cost_fn<F, T>(f: F) -> CostFn<F>
+where
+    F: Fn(&Head<'_>) -> T,
+    T: Into<Cost>,
+{
+    CostFn(f)
+}
+
+impl<B, F, T> CostOf<Request<B>> for CostFn<F>
+where
+    F: Fn(&Head<'_>) -> T,
+    T: Into<Cost>,
+{
+    fn cost(&self, request: &Request<B>) -> Cost {
+        (self.0)(&Head::from(request)).into()
+    }
+}
+
+impl<F> fmt::Debug for CostFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CostFn(..)")
+    }
+}

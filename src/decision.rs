@@ -1,0 +1,234 @@
+//! What a check answers: [`Decision`], and the numbers behind it.
+//!
+//! ```
+//! use tower_sluice::{Cost, Decision, Key, Limiter, MemoryBackend, Policy, Quota};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let limiter = Limiter::new(Policy::new("uploads", Quota::per_minute(2)), MemoryBackend::new());
+//! match limiter.check(&Key::from("ann"), Cost::new(2)).await?.decision {
+//!     Decision::Allow(snapshot) => assert_eq!(snapshot.remaining(), 0),
+//!     Decision::Deny(_, retry) => panic!("{retry:?}"),
+//! }
+//! # Ok(()) }
+//! ```
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+/// How long to wait before the same request is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// The smallest wait after which the same request is allowed if nothing else happens: refused one microsecond sooner,
+    /// allowed then. At least 1 µs.
+    In(Duration),
+    /// Waiting does not help: the cost is above the limit.
+    Never,
+}
+
+/// What one quota says of a request; see [`Snapshot`] for a policy's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuotaSnapshot {
+    pub(crate) limit: u32,
+    pub(crate) remaining: u32,
+    /// 0 if allowed, [`NEVER`] if no wait helps; µs.
+    pub(crate) retry_after: u64,
+    /// µs
+    pub(crate) reset_after: u64,
+}
+
+/// `retry_after` in µs of a cost above the limit.
+pub(crate) const NEVER: u64 = u64::MAX;
+
+impl QuotaSnapshot {
+    /// Whether this quota alone would have allowed the request.
+    #[must_use]
+    pub const fn is_allowed(&self) -> bool {
+        self.retry_after == 0
+    }
+
+    /// The most a bucket holds or a window admits, in tokens.
+    #[must_use]
+    pub const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The largest cost that would be allowed now, after this answer, in tokens.
+    #[must_use]
+    pub const fn remaining(&self) -> u32 {
+        self.remaining
+    }
+
+    /// The wait that this quota asks for; `None` if it allowed the request.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<RetryAfter> {
+        match self.retry_after {
+            0 => None,
+            NEVER => Some(RetryAfter::Never),
+            micros => Some(RetryAfter::In(Duration::from_micros(micros))),
+        }
+    }
+
+    /// Time until nothing is owed: buckets are full, windows count nothing. 0 if so now.
+    #[must_use]
+    pub const fn reset_after(&self) -> Duration {
+        Duration::from_micros(self.reset_after)
+    }
+}
+
+/// The numbers of one answer: those of the governing quota, and each quota's own.
+///
+/// The governing quota is the one that single-valued headers speak of: of those that refuse, the longest wait; if all
+/// allow, the least remaining, then the latest reset, then the order of declaration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub(crate) quotas: SmallVec<[QuotaSnapshot; 2]>,
+    pub(crate) governing: u8,
+}
+
+impl Snapshot {
+    /// Picks the governing quota; a policy has 1 to 8.
+    pub(crate) fn new(quotas: SmallVec<[QuotaSnapshot; 2]>) -> Self {
+        let mut governing = 0;
+        for index in 1..quotas.len() {
+            if rank(&quotas[index]) > rank(&quotas[governing]) {
+                governing = index;
+            }
+        }
+        Self {
+            governing: u8::try_from(governing).unwrap_or(0),
+            quotas,
+        }
+    }
+
+    /// The governing quota's place in its policy, from 0.
+    #[must_use]
+    pub fn governing(&self) -> usize {
+        usize::from(self.governing)
+    }
+
+    /// Each quota's own answer, in order of declaration.
+    #[must_use]
+    pub fn quotas(&self) -> &[QuotaSnapshot] {
+        &self.quotas
+    }
+
+    /// The governing quota's limit, in tokens.
+    #[must_use]
+    pub fn limit(&self) -> u32 {
+        self.governor().limit
+    }
+
+    /// The governing quota's remaining tokens, after this answer.
+    #[must_use]
+    pub fn remaining(&self) -> u32 {
+        self.governor().remaining
+    }
+
+    /// Time until the governing quota owes nothing.
+    #[must_use]
+    pub fn reset_after(&self) -> Duration {
+        self.governor().reset_after()
+    }
+
+    pub(crate) fn governor(&self) -> &QuotaSnapshot {
+        &self.quotas[usize::from(self.governing)]
+    }
+}
+
+/// Refusals before permissions, the longest wait first; then the least remaining, then the latest reset.
+fn rank(quota: &QuotaSnapshot) -> (u64, u32, u64) {
+    if quota.retry_after > 0 {
+        (quota.retry_after, 0, 0)
+    } else {
+        (0, u32::MAX - quota.remaining, quota.reset_after)
+    }
+}
+
+/// The answer to one request: spend and go on, or not now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Every quota allowed the cost, and it has been charged.
+    Allow(Snapshot),
+    /// At least one quota refused, and nothing has been charged; the wait is the longest of those that refused.
+    Deny(Snapshot, RetryAfter),
+}
+
+impl Decision {
+    pub(crate) fn of(snapshot: Snapshot) -> Self {
+        match snapshot.governor().retry_after() {
+            None => Self::Allow(snapshot),
+            Some(retry_after) => Self::Deny(snapshot, retry_after),
+        }
+    }
+
+    /// Whether the request was allowed.
+    #[must_use]
+    pub const fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+
+    /// The numbers of the answer.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Snapshot {
+        match self {
+            Self::Allow(snapshot) | Self::Deny(snapshot, _) => snapshot,
+        }
+    }
+
+    /// The wait after which the same request is allowed; `None` if it was.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<RetryAfter> {
+        match self {
+            Self::Allow(_) => None,
+            Self::Deny(_, retry_after) => Some(*retry_after),
+        }
+    }
+}
+
+/// What an allowed check charged, worth a refund of at most that, once.
+///
+/// It is not `Clone`: what has been given back is taken off it ([`Limiter::refund`](crate::Limiter::refund)).
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "without its receipt a charge cannot be given back"]
+pub struct Receipt {
+    pub(crate) charges: SmallVec<[Charge; 2]>,
+}
+
+/// One quota's part of a receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Charge {
+    /// The identity of the quota that was charged (its low half: a receipt only meets quotas of its own policy).
+    pub(crate) quota: u32,
+    pub(crate) tokens: u32,
+    pub(crate) place: Place,
+}
+
+/// Where in the state a charge lies: the start of its window, or the time and number of its log entry. Buckets: nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub(crate) at: i64,
+    pub(crate) number: u32,
+}
+
+impl Receipt {
+    /// The most that is still to be given back: the largest of its quotas' charges, in tokens.
+    #[must_use]
+    pub fn tokens(&self) -> u32 {
+        self.charges
+            .iter()
+            .map(|charge| charge.tokens)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Takes up to `cost` of each quota off this receipt: what is returned can be refunded, what is left stays.
+    pub fn take(&mut self, cost: crate::Cost) -> Self {
+        let mut taken = self.charges.clone();
+        for (index, (own, part)) in self.charges.iter_mut().zip(&mut taken).enumerate() {
+            part.tokens = own.tokens.min(cost.of(index));
+            own.tokens -= part.tokens;
+        }
+        Self { charges: taken }
+    }
+}

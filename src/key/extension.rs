@@ -1,0 +1,95 @@
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+
+use http::Request;
+
+use super::{Key, KeyError, KeyExtractor};
+
+/// What a layer in front has left in the request's extensions: a user, a tenant, a [`Key`]. This is the way for keys that must
+/// be awaited.
+pub struct Extension<T>(PhantomData<fn() -> T>);
+
+/// A value that names whose limit it is.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what its key is",
+    note = "implement `ToKey` for it, or leave a `Key` in the extensions"
+)]
+pub trait ToKey {
+    /// The key.
+    fn to_key(&self) -> Key;
+}
+
+impl<T> Extension<T> {
+    /// The extension of type `T`.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T> Default for Extension<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Clone for Extension<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Extension<T> {}
+
+impl<T> fmt::Debug for Extension<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Extension<{}>", type_name::<T>())
+    }
+}
+
+impl<B, T: ToKey + Clone + Send + Sync + 'static> KeyExtractor<Request<B>> for Extension<T> {
+    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+        match request.extensions().get::<T>() {
+            Some(value) => Ok(value.to_key()),
+            None => Err(KeyError::MissingExtension(type_name::<T>())),
+        }
+    }
+}
+
+impl ToKey for Key {
+    fn to_key(&self) -> Key {
+        self.clone()
+    }
+}
+
+impl ToKey for String {
+    fn to_key(&self) -> Key {
+        Key::new(self)
+    }
+}
+
+impl ToKey for u64 {
+    fn to_key(&self) -> Key {
+        Key::from(*self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_extension_is_named() {
+        let request = Request::builder().extension(7_u64).body(()).expect("valid");
+        assert_eq!(Extension::<u64>::new().key(&request), Ok(Key::from("7")));
+        let error = Extension::<String>::new().key(&request).unwrap_err();
+        assert_eq!(error.status(), 500);
+        assert!(
+            error
+                .to_string()
+                .starts_with("no `alloc::string::String` in the request's extensions"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+use http::Request;
+use http::header::{HeaderName, InvalidHeaderName};
+
+use super::{Key, KeyError, KeyExtractor};
+
+/// The value of one header field, such as an API key. It is a secret: never kept or sent readable.
+///
+/// A client that can choose the value can choose its bucket: limit by a header only what has been checked, or beside a limit
+/// by [`PeerIp`](super::PeerIp).
+#[derive(Clone, Debug)]
+pub struct Header(HeaderName);
+
+impl Header {
+    /// The field named `name`, in lower case.
+    ///
+    /// # Panics
+    ///
+    /// If `name` is no header name in lower case.
+    #[must_use]
+    pub const fn new(name: &'static str) -> Self {
+        Self(HeaderName::from_static(name))
+    }
+
+    /// The field named `name`.
+    ///
+    /// # Errors
+    ///
+    /// If `name` is no header name.
+    pub fn try_new(name: &str) -> Result<Self, InvalidHeaderName> {
+        name.parse().map(Self)
+    }
+}
+
+impl From<HeaderName> for Header {
+    fn from(name: HeaderName) -> Self {
+        Self(name)
+    }
+}
+
+impl<B> KeyExtractor<Request<B>> for Header {
+    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+        let mut values = request.headers().get_all(&self.0).iter();
+        match (values.next(), values.next()) {
+            (Some(value), None) if !value.is_empty() => Ok(Key::secret(value)),
+            (Some(_), Some(_)) => Err(KeyError::RepeatedHeader(self.0.clone())),
+            _ => Err(KeyError::MissingHeader(self.0.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_is_a_key_and_anything_else_a_refusal() {
+        let key = |values: &[&[u8]]| {
+            let request = values.iter().fold(Request::builder(), |request, value| {
+                request.header("x-api-key", *value)
+            });
+            Header::new("x-api-key").key(&request.body(()).expect("valid"))
+        };
+        let name = || HeaderName::from_static("x-api-key");
+        assert_eq!(key(&[b"a"]), Ok(Key::secret("a")));
+        assert_eq!(key(&[b"\xff\xfe"]), Ok(Key::secret(b"\xff\xfe")));
+        assert_eq!(key(&[]), Err(KeyError::MissingHeader(name())));
+        assert_eq!(key(&[b""]), Err(KeyError::MissingHeader(name())));
+        assert_eq!(key(&[b"a", b"a"]), Err(KeyError::RepeatedHeader(name())));
+        assert_eq!(KeyError::MissingHeader(name()).status(), 400);
+    }
+}

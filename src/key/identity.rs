@@ -1,0 +1,129 @@
+use std::fmt;
+
+use smallvec::SmallVec;
+
+/// Whose limit it is: an address, a customer, an API key. Up to 40 bytes are kept without allocating.
+///
+/// A secret is another key than the same bytes in the open. Neither is ever printed, and the memory backend keeps only a
+/// keyed fingerprint of them.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    bytes: SmallVec<[u8; 40]>,
+    secret: bool,
+}
+
+impl Key {
+    /// A key of these bytes, any number of them.
+    #[must_use]
+    pub fn new(bytes: impl AsRef<[u8]>) -> Self {
+        Self {
+            bytes: SmallVec::from_slice(bytes.as_ref()),
+            secret: false,
+        }
+    }
+
+    /// A key that must not leave the process readable: an API key, a bearer token, a cookie.
+    #[must_use]
+    pub fn secret(bytes: impl AsRef<[u8]>) -> Self {
+        Self {
+            secret: true,
+            ..Self::new(bytes)
+        }
+    }
+
+    /// Several parts as one key, each with its length in front: ("a:b", "c") and ("a", "b:c") stay two keys. A secret part
+    /// makes the whole secret.
+    #[must_use]
+    pub fn join<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut joined = Self::new("");
+        for part in parts {
+            joined.push_number(part.bytes.len() as u64);
+            joined.bytes.push(b':');
+            joined.bytes.extend_from_slice(&part.bytes);
+            joined.secret |= part.secret;
+        }
+        joined
+    }
+
+    /// The bytes of the key.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether the key must be digested before it leaves the process.
+    #[must_use]
+    pub const fn is_secret(&self) -> bool {
+        self.secret
+    }
+
+    /// Appends decimal digits.
+    pub(crate) fn push_number(&mut self, number: u64) {
+        self.bytes
+            .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    pub(crate) fn push(&mut self, byte: u8) {
+        self.bytes.push(byte);
+    }
+}
+
+impl fmt::Write for Key {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.bytes.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Shows that there is a key, not which.
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+impl From<&str> for Key {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for Key {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<&[u8]> for Key {
+    fn from(bytes: &[u8]) -> Self {
+        Self::new(bytes)
+    }
+}
+
+impl From<u64> for Key {
+    fn from(number: u64) -> Self {
+        let mut key = Self::new("");
+        key.push_number(number);
+        key
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joined_parts_cannot_be_taken_for_others() {
+        let join = |parts: &[&str]| Key::join(&parts.iter().map(Key::new).collect::<Vec<_>>());
+        assert_eq!(join(&["user", "ab"]).as_bytes(), b"4:user2:ab");
+        assert_ne!(join(&["a:b", "c"]), join(&["a", "b:c"]));
+        assert_ne!(join(&["", "a"]), join(&["a", ""]));
+        assert!(Key::join(&[Key::new("a"), Key::secret("b")]).is_secret());
+    }
+
+    #[test]
+    fn keys_are_not_shown() {
+        assert_eq!(format!("{:?}", Key::secret("hunter2")), "Key(..)");
+        assert_eq!(Key::from(u64::MAX).as_bytes(), b"18446744073709551615");
+    }
+}

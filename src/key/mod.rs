@@ -1,0 +1,204 @@
+//! Whose limit it is: [`Key`], and what takes it from a request.
+//!
+//! | extractor | key | refused, if there is none |
+//! |---|---|---|
+//! | [`PeerIp`] | the peer of the connection: IPv4 address, IPv6 /64 | 500: the server was not told to leave it |
+//! | [`Header`] | the value of one header field, never kept readable | 400 |
+//! | [`Extension`] | what a layer in front has found out: a user, a tenant | 500: that layer is missing |
+//! | [`Global`] | one for all | - |
+//! | [`key_fn`] | what a closure makes of the request's head | as it says |
+//! | a tuple of these | all parts together | as the first that is missing |
+//!
+//! A request without a key is refused ([`KeyError`] says how) or let through unlimited
+//! ([`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed)); it never falls into a bucket that all share.
+//!
+//! ```
+//! use http::Request;
+//! use tower_sluice::key::{Header, KeyError, KeyExtractor, key_fn};
+//! use tower_sluice::{Key, PeerIp};
+//!
+//! let tenant = key_fn(|head| match head.uri.path().split('/').nth(1) {
+//!     Some(tenant) if !tenant.is_empty() => Ok(Key::from(tenant)),
+//!     _ => Err(KeyError::client("no tenant in the path")),
+//! });
+//! let both = (tenant, Header::new("x-api-key"));
+//!
+//! let request = Request::get("/acme/orders").header("x-api-key", "s3cret").body(())?;
+//! assert_eq!(both.key(&request)?.as_bytes(), b"4:acme6:s3cret");
+//! assert_eq!(PeerIp::new().key(&request).unwrap_err().status(), 500);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod extension;
+mod header;
+mod identity;
+mod peer;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::header::HeaderName;
+use http::{Request, StatusCode};
+
+use crate::head::Head;
+
+pub use self::extension::{Extension, ToKey};
+pub use self::header::Header;
+pub use self::identity::Key;
+pub use self::peer::{PeerAddr, PeerIp};
+
+/// Takes a key from a request of type `R`.
+///
+/// There is no implementation for closures: [`key_fn`] names their type, so that nothing needs to be annotated.
+///
+/// A type without the trait is named in the error:
+///
+/// ```compile_fail
+/// # use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
+/// struct Mine;
+/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Mine, MemoryBackend::new());
+/// // error[E0277]: `Mine` cannot take a key from `http::Request<Body>`
+/// //   note: for a closure: `key_fn(|head| ..)`
+/// let app: axum::Router = axum::Router::new().layer(limit);
+/// ```
+///
+/// So is a bare closure:
+///
+/// ```compile_fail
+/// # use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
+/// let closure = |head: &tower_sluice::Head<'_>| Ok(Key::from(head.uri.path()));
+/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), closure, MemoryBackend::new());
+/// let app: axum::Router = axum::Router::new().layer(limit);
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot take a key from `{R}`",
+    label = "no key extractor for this request",
+    note = "for a closure: `key_fn(|head| ..)`"
+)]
+pub trait KeyExtractor<R> {
+    /// The key of `request`.
+    ///
+    /// # Errors
+    ///
+    /// If there is none; the request is then refused, unless the layer lets such requests through.
+    fn key(&self, request: &R) -> Result<Key, KeyError>;
+}
+
+/// Why a request has no key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// Nobody has left the address of the peer in the request: the server is not set up for it.
+    MissingPeer,
+    /// A layer in front should have left a value of this type.
+    MissingExtension(&'static str),
+    /// The header field is not there, or empty.
+    MissingHeader(HeaderName),
+    /// The header field is there more than once, and nobody can say which one counts.
+    RepeatedHeader(HeaderName),
+    /// The client's fault, in the words of a closure or of an extractor of your own.
+    Client(Cow<'static, str>),
+    /// The server's fault, likewise.
+    Server(Cow<'static, str>),
+}
+
+impl KeyError {
+    /// The request is at fault: refused with 400. The reason is for logs, the client is not told.
+    #[must_use]
+    pub fn client(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Client(why.into())
+    }
+
+    /// The server is set up wrongly: refused with 500. The reason is for logs, the client is not told.
+    #[must_use]
+    pub fn server(why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Server(why.into())
+    }
+
+    /// With which status the request is refused: 400 or 500.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::MissingHeader(_) | Self::RepeatedHeader(_) | Self::Client(_) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::MissingPeer | Self::MissingExtension(_) | Self::Server(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::MissingPeer => f.write_str(
+                "the address of the peer is not in the request: serve an axum app with \
+                 `into_make_service_with_connect_info::<SocketAddr>()`, insert a `PeerAddr` elsewhere",
+            ),
+            Self::MissingExtension(name) => {
+                write!(f, "no `{name}` in the request's extensions: put the layer that inserts it in front of the limit")
+            }
+            Self::MissingHeader(name) => write!(f, "header `{name}` is missing"),
+            Self::RepeatedHeader(name) => write!(f, "header `{name}` is there more than once"),
+            Self::Client(why) | Self::Server(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {}
+
+/// One key for all requests, of any type: the limit of a whole service.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Global;
+
+impl<R> KeyExtractor<R> for Global {
+    fn key(&self, _: &R) -> Result<Key, KeyError> {
+        Ok(Key::new("global"))
+    }
+}
+
+/// A key by a closure of the request's [`Head`]; see [`key_fn`].
+#[derive(Clone, Copy)]
+pub struct KeyFn<F>(F);
+
+/// Makes a key extractor of a closure; its types need not be written.
+pub fn key_fn<F>(f: F) -> KeyFn<F>
+where
+    F: Fn(&Head<'_>) -> Result<Key, KeyError>,
+{
+    KeyFn(f)
+}
+
+impl<B, F> KeyExtractor<Request<B>> for KeyFn<F>
+where
+    F: Fn(&Head<'_>) -> Result<Key, KeyError>,
+{
+    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+        (self.0)(&Head::from(request))
+    }
+}
+
+impl<F> fmt::Debug for KeyFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyFn(..)")
+    }
+}
+
+macro_rules! tuples {
+    ($($($part:ident)+;)+) => {$(
+        impl<R, $($part: KeyExtractor<R>),+> KeyExtractor<R> for ($($part,)+) {
+            fn key(&self, request: &R) -> Result<Key, KeyError> {
+                #[allow(non_snake_case)]
+                let ($($part,)+) = self;
+                Ok(Key::join(&[$($part.key(request)?),+]))
+            }
+        }
+    )+};
+}
+
+tuples! {
+    A B;
+    A B C;
+    A B C D;
+}

@@ -1,0 +1,63 @@
+//! Exact rate limits for [Tower] services: per key, weighted, with five algorithms.
+//!
+//! A limiter is a [`Policy`] (a name and its quotas) applied to a [`Key`] at a [`Cost`] by a backend; everything HTTP is a thin
+//! adapter around that one call.
+//!
+//! ```text
+//! Request -> key -> cost -> Limiter { policy, backend } -> Decision -> header fields / 429 / grpc-status -> Response
+//!            key/   cost/                backend/                      response/
+//! ```
+//!
+//! - [`RateLimitLayer`] limits any Tower service: axum, tonic, hyper, or one that speaks no HTTP. Start at [`limit`].
+//! - [`Limiter`] is the same without Tower: [`limiter`].
+//! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
+//! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
+//! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
+//!
+//! # Features
+//!
+//! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`.
+//! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
+//! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
+//!
+//! [Tower]: https://docs.rs/tower
+
+#![forbid(unsafe_code)]
+#![warn(
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    rust_2018_idioms
+)]
+#![warn(clippy::await_holding_lock, clippy::incompatible_msrv)]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        clippy::float_arithmetic
+    )
+)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod algorithm;
+pub mod backend;
+pub mod clock;
+pub mod cost;
+pub mod decision;
+mod head;
+pub mod key;
+pub mod limit;
+pub mod limiter;
+pub mod policy;
+pub mod quota;
+pub mod response;
+
+pub use self::backend::{MemoryBackend, OnBackendError};
+pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot};
+pub use self::head::Head;
+pub use self::key::{Global, Key, PeerIp};
+pub use self::limit::RateLimitLayer;
+pub use self::limiter::Limiter;
+pub use self::policy::Policy;
+pub use self::quota::{Cost, Quota};

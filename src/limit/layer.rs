@@ -1,0 +1,307 @@
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tower_layer::Layer;
+
+use super::RateLimit;
+use crate::backend::{Backend, HandlesFailure, NoChoice};
+use crate::cost::{CostFn, cost_fn};
+use crate::head::Head;
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
+
+/// Limits a service by key: `K` says whose request it is, `B` keeps the buckets.
+///
+/// Clones share their buckets, and so do layers of the same policy name over clones of one backend: `.cost(20)` on a clone
+/// makes a route dearer, not separate. Each layer that a request passes charges for itself; one that is refused by an inner
+/// layer has been charged by the outer ones.
+///
+/// The other parameters have defaults and are changed by methods: what a request costs, what happens when a backend that can
+/// fail does, how requests are refused, and which policy applies.
+///
+/// A backend that can fail asks for a choice, and the compiler says so:
+///
+/// ```compile_fail
+/// # use std::future::{Ready, ready};
+/// # use tower_sluice::backend::{Answer, Backend, Op, Reply};
+/// # use tower_sluice::{Global, Key, Policy, Quota, RateLimitLayer};
+/// # #[derive(Clone)] struct Remote;
+/// # impl Backend for Remote {
+/// #     type Error = std::io::Error;
+/// #     type Future = Ready<Result<Reply, std::io::Error>>;
+/// #     fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, std::io::Error>, Self::Future> {
+/// #         Answer::Later(ready(Err(std::io::Error::other("down"))))
+/// #     }
+/// # }
+/// // error[E0277]: this backend can fail with `std::io::Error`, and nothing says what happens to requests then
+/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote);
+/// let app: axum::Router = axum::Router::new().layer(limit); // with `.on_backend_error(OnBackendError::Deny)` it compiles
+/// ```
+#[derive(Clone)]
+#[must_use = "a layer limits nothing until a service is wrapped in it"]
+pub struct RateLimitLayer<K, B, C = Cost, F = NoChoice, R = Http, P = Policy> {
+    pub(super) policy: P,
+    pub(super) key: K,
+    pub(super) backend: B,
+    pub(super) cost: C,
+    pub(super) on_error: F,
+    pub(super) reject: R,
+    pub(super) skip_unkeyed: bool,
+}
+
+/// Says which policy a request of type `R` falls under. A [`Policy`] is one: the same for all.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot pick a policy for `{R}`",
+    note = "use `.policy_fn(|head, key| ..)`"
+)]
+pub trait PolicyOf<R> {
+    /// The policy for `request`, whose key is `key`.
+    fn policy(&self, request: &R, key: &Key) -> Policy;
+
+    /// The policy, if it is the same for all requests: then nothing needs to be asked or cloned.
+    fn fixed(&self) -> Option<&Policy> {
+        None
+    }
+}
+
+impl<R> PolicyOf<R> for Policy {
+    fn policy(&self, _: &R, _: &Key) -> Policy {
+        self.clone()
+    }
+
+    fn fixed(&self) -> Option<&Policy> {
+        Some(self)
+    }
+}
+
+/// A policy by a closure; see [`RateLimitLayer::policy_fn`].
+#[derive(Clone, Copy)]
+pub struct PolicyFn<F>(F);
+
+impl<B, F> PolicyOf<Request<B>> for PolicyFn<F>
+where
+    F: Fn(&Head<'_>, &Key) -> Policy,
+{
+    fn policy(&self, request: &Request<B>, key: &Key) -> Policy {
+        (self.0)(&Head::from(request), key)
+    }
+}
+
+impl<F> fmt::Debug for PolicyFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PolicyFn(..)")
+    }
+}
+
+impl<K, B: Backend> RateLimitLayer<K, B> {
+    /// Limits by `policy`, each key for itself, with the state in `backend`. A request costs 1.
+    pub fn new(policy: Policy, key: K, backend: B) -> Self {
+        Self {
+            policy,
+            key,
+            backend,
+            cost: Cost::ONE,
+            on_error: NoChoice,
+            reject: Http::default(),
+            skip_unkeyed: false,
+        }
+    }
+}
+
+impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
+    /// Every request costs `cost`; 1 by default.
+    pub fn cost(self, cost: impl Into<Cost>) -> RateLimitLayer<K, B, Cost, F, R, P> {
+        self.with_cost(cost.into())
+    }
+
+    /// A request costs what `f` says of its [`Head`].
+    pub fn cost_fn<G, T>(self, f: G) -> RateLimitLayer<K, B, CostFn<G>, F, R, P>
+    where
+        G: Fn(&Head<'_>) -> T,
+        T: Into<Cost>,
+    {
+        self.with_cost(cost_fn(f))
+    }
+
+    /// A request costs what `cost` says, a [`CostOf`](crate::cost::CostOf) of your own.
+    pub fn with_cost<D>(self, cost: D) -> RateLimitLayer<K, B, D, F, R, P> {
+        let Self {
+            policy,
+            key,
+            backend,
+            cost: _,
+            on_error,
+            reject,
+            skip_unkeyed,
+        } = self;
+        RateLimitLayer {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject,
+            skip_unkeyed,
+        }
+    }
+
+    /// What happens to requests while the backend gives no answer: required if it can fail.
+    pub fn on_backend_error<G>(self, on_error: G) -> RateLimitLayer<K, B, C, G, R, P> {
+        let Self {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error: _,
+            reject,
+            skip_unkeyed,
+        } = self;
+        RateLimitLayer {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject,
+            skip_unkeyed,
+        }
+    }
+
+    /// How requests are refused: [`AsError`](crate::response::AsError) for services that do not speak HTTP.
+    pub fn reject_with<S>(self, reject: S) -> RateLimitLayer<K, B, C, F, S, P> {
+        let Self {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject: _,
+            skip_unkeyed,
+        } = self;
+        RateLimitLayer {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject,
+            skip_unkeyed,
+        }
+    }
+
+    /// The policy is what `f` picks among policies made beforehand: tiers. Give them one name, and a client that changes its
+    /// tier takes along what it has spent.
+    pub fn policy_fn<G>(self, f: G) -> RateLimitLayer<K, B, C, F, R, PolicyFn<G>>
+    where
+        G: Fn(&Head<'_>, &Key) -> Policy,
+    {
+        self.with_policy(PolicyFn(f))
+    }
+
+    /// The policy is what `policy` says, a [`PolicyOf`] of your own.
+    pub fn with_policy<Q>(self, policy: Q) -> RateLimitLayer<K, B, C, F, R, Q> {
+        let Self {
+            policy: _,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject,
+            skip_unkeyed,
+        } = self;
+        RateLimitLayer {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject,
+            skip_unkeyed,
+        }
+    }
+
+    /// Lets requests without a key through, unlimited; they are refused by default.
+    pub fn skip_unkeyed(mut self) -> Self {
+        self.skip_unkeyed = true;
+        self
+    }
+}
+
+impl<K, B, C, F, T, P> RateLimitLayer<K, B, C, F, Http<T>, P> {
+    /// How clients are told of the limit; by default in the fields of draft 11.
+    pub fn headers(mut self, format: HeaderFormat) -> Self {
+        self.reject.format = format;
+        self
+    }
+
+    /// Whether rate-limit fields are also sent on redirects; they are not by default, a client could stall before it follows.
+    pub fn headers_on_redirects(mut self, on_redirects: bool) -> Self {
+        self.reject.on_redirects = on_redirects;
+        self
+    }
+
+    /// Whether the [`Decision`](crate::Decision) is left in the extensions of requests that pass and of all responses; it is by
+    /// default. Of nested layers the innermost is seen in a request, the outermost in a response.
+    pub fn extensions(mut self, extensions: bool) -> Self {
+        self.reject.extensions = extensions;
+        self
+    }
+
+    /// Refusals look as `f` says. `Retry-After`, `Cache-Control` and the rate-limit fields are added; gRPC requests are refused
+    /// as their clients expect, without asking `f`.
+    pub fn reject_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RejectFn<G>>, P>
+    where
+        G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,
+        A: Into<Bytes>,
+    {
+        let Self {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject,
+            skip_unkeyed,
+        } = self;
+        RateLimitLayer {
+            policy,
+            key,
+            backend,
+            cost,
+            on_error,
+            reject: reject.with_body(RejectFn(f)),
+            skip_unkeyed,
+        }
+    }
+}
+
+impl<S, K, B, C, F, R, P> Layer<S> for RateLimitLayer<K, B, C, F, R, P>
+where
+    K: Clone,
+    B: Backend,
+    C: Clone,
+    F: HandlesFailure<B::Error>, // here, so that the compiler names the missing choice
+    R: Clone,
+    P: Clone,
+{
+    type Service = RateLimit<S, K, B, C, F, R, P>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RateLimit {
+            inner,
+            shared: Arc::new(self.clone()),
+        }
+    }
+}
+
+impl<K, B, C, F, R, P: fmt::Debug> fmt::Debug for RateLimitLayer<K, B, C, F, R, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer")
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
+    }
+}

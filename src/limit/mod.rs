@@ -1,0 +1,53 @@
+//! [`RateLimitLayer`]: limits any Tower service, by key.
+//!
+//! Answers `429` to clients that ask too often; it neither queues nor slows. Behind a proxy every peer is the proxy: take the
+//! key from what you know of the client instead.
+//!
+//! ```
+//! use http::{Request, Response, StatusCode};
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use tower_sluice::key::Global;
+//! use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+//! let limit = RateLimitLayer::new(Policy::new("mails", Quota::per_hour(1)), Global, MemoryBackend::new());
+//! let mut service = ServiceBuilder::new()
+//!     .layer(limit)
+//!     .service_fn(|_: Request<()>| async { Ok::<_, std::convert::Infallible>(Response::new(String::from("sent"))) });
+//!
+//! assert_eq!(service.ready().await?.call(Request::new(())).await?.status(), StatusCode::OK);
+//! assert_eq!(service.ready().await?.call(Request::new(())).await?.status(), StatusCode::TOO_MANY_REQUESTS);
+//! # Ok(()) }
+//! ```
+//!
+//! In axum, with costs, tiers and answers by closures:
+//!
+//! ```
+//! use axum::Router;
+//! use axum::routing::get;
+//! use http::{Response, StatusCode};
+//! use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+//!
+//! let free = Policy::new("api", Quota::per_minute(60));
+//! let paid = Policy::new("api", Quota::per_minute(6_000));
+//! let limit = RateLimitLayer::new(free.clone(), PeerIp::new(), MemoryBackend::new())
+//!     .policy_fn(move |head, _key| if head.headers.contains_key("x-paid") { paid.clone() } else { free.clone() })
+//!     .cost_fn(|head| if head.method == "POST" { 5 } else { 1 })
+//!     .reject_fn(|_head, refusal| {
+//!         let mut response = Response::new(format!("{refusal}\n"));
+//!         *response.status_mut() = refusal.status();
+//!         response
+//!     });
+//! let app: Router = Router::new()
+//!     .route("/", get(|| async { "hello" }))
+//!     .layer(limit.clone())
+//!     .route("/report", get(|| async { "long" }).layer(limit.cost(20))); // after `.layer`: not under it, same buckets
+//! ```
+
+mod future;
+mod layer;
+mod service;
+
+pub use self::future::ResponseFuture;
+pub use self::layer::{PolicyFn, PolicyOf, RateLimitLayer};
+pub use self::service::RateLimit;

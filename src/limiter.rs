@@ -1,0 +1,143 @@
+//! [`Limiter`]: a policy and a backend, the handle for everything that is no Tower service.
+//!
+//! ```
+//! use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+//! let limiter = Limiter::new(Policy::new("exports", Quota::per_hour(10)), MemoryBackend::new());
+//! let ann = Key::from("ann");
+//!
+//! let mut reply = limiter.check(&ann, 4).await?;
+//! assert!(reply.decision.is_allowed());
+//! if let Some(receipt) = &mut reply.receipt {
+//!     limiter.refund(&ann, receipt, 3).await?; // it was cheaper than thought
+//! }
+//! limiter.penalty(&ann, 2).await?;
+//! assert_eq!(limiter.peek(&ann).await?.remaining(), 7);
+//! limiter.reset(&ann).await?;
+//! assert_eq!(limiter.peek(&ann).await?.remaining(), 10);
+//! # Ok(()) }
+//! ```
+
+use crate::backend::{Answer, Backend, MemoryBackend, Op, Reply};
+use crate::clock::Clock;
+use crate::decision::{Decision, Receipt, Snapshot};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+/// Limits keys by one policy. Clones are cheap; limiters of one backend and policy name share their buckets, with each other
+/// and with the layers.
+///
+/// # Cancel safety
+///
+/// A future that is dropped before it was polled has done nothing. In memory the first poll completes.
+#[derive(Clone, Debug)]
+pub struct Limiter<B> {
+    policy: Policy,
+    backend: B,
+}
+
+impl<B: Backend> Limiter<B> {
+    /// A limiter of `policy` with its state in `backend`.
+    #[must_use]
+    pub const fn new(policy: Policy, backend: B) -> Self {
+        Self { policy, backend }
+    }
+
+    /// The same state by another policy: a tier, made beforehand and of the same name.
+    #[must_use]
+    pub fn with(&self, policy: &Policy) -> Self {
+        Self {
+            policy: policy.clone(),
+            backend: self.backend.clone(),
+        }
+    }
+
+    /// The policy.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The backend.
+    #[must_use]
+    pub const fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Spends `cost` tokens of `key` from every quota, or nothing at all.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer; one in memory always does.
+    pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
+        self.ask(Op::Check(cost.into()), key).await
+    }
+
+    /// Looks at `key`, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub async fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Check(Cost::ZERO), key).await
+    }
+
+    /// Gives back up to `cost` of what `receipt` says was charged to `key`, and takes it off the receipt, so that nothing is
+    /// given back twice. Windows take it back from the window that was charged; if that has passed, nothing happens.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer. The receipt is then spent all the same: the refund may have been made.
+    pub async fn refund(
+        &self,
+        key: &Key,
+        receipt: &mut Receipt,
+        cost: impl Into<Cost>,
+    ) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Refund(receipt.take(cost.into())), key)
+            .await
+    }
+
+    /// Charges `cost` to `key` without asking. A debt never passes twice the limit, so that nobody is shut out for longer than
+    /// two times the time to recover.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub async fn penalty(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Penalty(cost.into()), key).await
+    }
+
+    /// Forgets `key`: it is unseen again.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub async fn reset(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Reset, key).await
+    }
+
+    async fn ask(&self, op: Op, key: &Key) -> Result<Reply, B::Error> {
+        match self.backend.ask(op, &self.policy, key) {
+            Answer::Now(reply) => reply,
+            Answer::Later(reply) => reply.await,
+        }
+    }
+
+    async fn snapshot(&self, op: Op, key: &Key) -> Result<Snapshot, B::Error> {
+        self.ask(op, key).await.map(|reply| match reply.decision {
+            Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
+        })
+    }
+}
+
+impl<C: Clock> Limiter<MemoryBackend<C>> {
+    /// [`check`](Self::check) without `async`: memory decides at once and cannot fail.
+    #[inline]
+    pub fn check_now(&self, key: &Key, cost: impl Into<Cost>) -> Reply {
+        self.backend
+            .answer(Op::Check(cost.into()), &self.policy, key)
+    }
+}

@@ -1,0 +1,418 @@
+//! A [`Policy`]: a name and one or more quotas, decided together, all or nothing.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_sluice::{Policy, Quota};
+//!
+//! let day = Duration::from_secs(86_400);
+//! let api = Policy::new("api", Quota::per_minute(600)).and("daily", Quota::fixed_window(10_000, day));
+//! assert_eq!(api.quotas()[1].name(), "daily");
+//!
+//! let why = Policy::try_new("per ip", Quota::per_second(1)).unwrap_err();
+//! assert_eq!(why.to_string(), "policy name `per ip`: use 1 to 64 of A-Z a-z 0-9 _ . -");
+//! ```
+
+use std::any::Any;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
+
+use crate::quota::{MAX_QUOTAS, Quota, Rule};
+
+/// A name and 1 to 8 quotas. Clones are cheap and the same policy.
+///
+/// The name and a key together are what a bucket belongs to: limits of one policy name share their state, wherever they
+/// stand, also with different quotas (tiers, or a quota that was changed: what was spent stays spent). A quota of another
+/// name, algorithm, window, anchor or unit is another limit.
+#[derive(Clone)]
+pub struct Policy(Arc<Inner>);
+
+struct Inner {
+    name: Box<str>,
+    id: u64,
+    quotas: Vec<NamedQuota>,
+    /// What a floor above prepares once for each policy; see `memo`.
+    memo: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+/// One quota of a policy, and the name by which clients are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedQuota {
+    name: Box<str>,
+    pub(crate) quota: Quota,
+    id: u64,
+}
+
+/// Why a policy cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The name of a policy is part of keys in a shared store.
+    Name(String),
+    /// The name of a quota is written into header fields.
+    QuotaName(String),
+    /// Two quotas of one policy have the same name.
+    DuplicateName(String),
+    /// No quota at all, or more than 8.
+    Count(usize),
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |name: &str| {
+            name.chars()
+                .take(80)
+                .flat_map(char::escape_debug)
+                .collect::<String>()
+        };
+        match self {
+            Self::Name(name) => write!(
+                f,
+                "policy name `{}`: use 1 to 64 of A-Z a-z 0-9 _ . -",
+                short(name)
+            ),
+            Self::QuotaName(name) => {
+                write!(
+                    f,
+                    "quota name `{}`: use 1 to 64 printable ASCII characters",
+                    short(name)
+                )
+            }
+            Self::DuplicateName(name) => {
+                write!(
+                    f,
+                    "two quotas are named `{}`: give each of a policy its own name",
+                    short(name)
+                )
+            }
+            Self::Count(count) => write!(f, "a policy of {count} quotas: use 1 to {MAX_QUOTAS}"),
+        }
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+impl Policy {
+    /// A policy of one quota, which bears the policy's name.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_new`](Self::try_new) errs, with the same sentence.
+    #[must_use]
+    pub fn new(name: &str, quota: Quota) -> Self {
+        must(Self::try_new(name, quota))
+    }
+
+    /// A policy of one quota, which bears the policy's name.
+    ///
+    /// # Errors
+    ///
+    /// If the name is not 1 to 64 of `A-Z a-z 0-9 _ . -`.
+    pub fn try_new(name: &str, quota: Quota) -> Result<Self, PolicyError> {
+        Self::try_of(name, [(name, quota)])
+    }
+
+    /// Adds a quota: a request passes if all allow it, and is charged to all or to none.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_and`](Self::try_and) errs, with the same sentence.
+    #[must_use]
+    pub fn and(self, name: &str, quota: Quota) -> Self {
+        must(self.try_and(name, quota))
+    }
+
+    /// Adds a quota: a request passes if all allow it, and is charged to all or to none.
+    ///
+    /// # Errors
+    ///
+    /// If the name is not 1 to 64 printable ASCII characters, another quota has it, or there are 8 already.
+    pub fn try_and(self, name: &str, quota: Quota) -> Result<Self, PolicyError> {
+        let had = self
+            .0
+            .quotas
+            .iter()
+            .map(|named| (&*named.name, named.quota));
+        Self::try_of(&self.0.name, had.chain([(name, quota)]))
+    }
+
+    /// A policy of 1 to 8 quotas, each with a name of its own.
+    ///
+    /// # Errors
+    ///
+    /// If a name or their number cannot be.
+    pub fn try_of<N: AsRef<str>>(
+        name: &str,
+        quotas: impl IntoIterator<Item = (N, Quota)>,
+    ) -> Result<Self, PolicyError> {
+        let safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+        if !is_name(name, safe) {
+            return Err(PolicyError::Name(name.to_owned()));
+        }
+        let mut made: Vec<NamedQuota> = Vec::new();
+        for (name, quota) in quotas {
+            let name = name.as_ref();
+            if !is_name(name, |byte| matches!(byte, b' '..=b'~')) {
+                return Err(PolicyError::QuotaName(name.to_owned()));
+            }
+            if made.iter().any(|other| &*other.name == name) {
+                return Err(PolicyError::DuplicateName(name.to_owned()));
+            }
+            made.push(NamedQuota {
+                name: name.into(),
+                quota,
+                id: identity(name, &quota),
+            });
+        }
+        if !(1..=MAX_QUOTAS).contains(&made.len()) {
+            return Err(PolicyError::Count(made.len()));
+        }
+        Ok(Self(Arc::new(Inner {
+            name: name.into(),
+            id: hash_of(name),
+            quotas: made,
+            memo: OnceLock::new(),
+        })))
+    }
+
+    /// The name: with a key it is what a bucket belongs to.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The quotas in order of declaration, at least one.
+    #[must_use]
+    pub fn quotas(&self) -> &[NamedQuota] {
+        &self.0.quotas
+    }
+
+    /// A number that stands for the name within this process.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// What `make` makes of this policy, made once. There is one place: whoever fills it first owns it.
+    pub(crate) fn memo<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> Option<&T> {
+        self.0
+            .memo
+            .get_or_init(|| Box::new(make(self)))
+            .downcast_ref()
+    }
+}
+
+impl NamedQuota {
+    /// The name that clients are told.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The quota.
+    #[must_use]
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// A number that tells the limits of one key apart within this process.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The part of it that receipts carry.
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) fn mark(&self) -> u32 {
+        self.id as u32
+    }
+}
+
+/// A policy is equal to another of the same name and quotas.
+impl PartialEq for Policy {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name == other.0.name && self.0.quotas == other.0.quotas
+    }
+}
+
+impl Eq for Policy {}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("name", &self.name())
+            .field("quotas", &self.quotas())
+            .finish()
+    }
+}
+
+fn must(made: Result<Policy, PolicyError>) -> Policy {
+    match made {
+        Ok(policy) => policy,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn is_name(name: &str, allowed: impl Fn(u8) -> bool) -> bool {
+    (1..=64).contains(&name.len()) && name.bytes().all(allowed)
+}
+
+fn hash_of(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What makes a quota another limit: its name, algorithm, window, anchor and unit. A bucket's numbers may change.
+fn identity(name: &str, quota: &Quota) -> u64 {
+    let shape = match quota.rule {
+        Rule::TokenBucket(_) => (0, 0, None),
+        Rule::IntervalBucket(bucket) => (1, 0, Some(bucket.anchor)),
+        Rule::FixedWindow(fixed) => (2, fixed.window, Some(fixed.anchor)),
+        Rule::SlidingWindow(sliding) => (3, sliding.window, None),
+        Rule::SlidingLog(log) => (4, log.window, None),
+    };
+    hash_of((name, shape, quota.token_unit()))
+}
+
+/// `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one.
+#[cfg(feature = "serde")]
+mod serde {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{Policy, Quota};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Form {
+        name: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        quota: Option<Quota>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        quotas: Vec<Named>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Named {
+        name: String,
+        quota: Quota,
+    }
+
+    impl Serialize for Policy {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            let name = self.name().to_owned();
+            let quotas = self.quotas().iter();
+            let quotas = quotas
+                .map(|named| Named {
+                    name: named.name().to_owned(),
+                    quota: *named.quota(),
+                })
+                .collect();
+            Form {
+                name,
+                quota: None,
+                quotas,
+            }
+            .serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Policy {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let Form {
+                name,
+                quota,
+                quotas,
+            } = Form::deserialize(deserializer)?;
+            let single = quota.map(|quota| (name.clone(), quota));
+            let all = single
+                .into_iter()
+                .chain(quotas.into_iter().map(|named| (named.name, named.quota)));
+            Self::try_of(&name, all).map_err(D::Error::custom)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const Q: Quota = Quota::per_second(1);
+
+    #[test]
+    fn names_that_a_key_or_a_header_cannot_hold_are_refused() {
+        let long = "x".repeat(65);
+        for name in ["", "a b", "a{b", "é", "a\n", "a:b", &long] {
+            assert!(
+                matches!(Policy::try_new(name, Q), Err(PolicyError::Name(_))),
+                "{name:?}"
+            );
+        }
+        for name in ["", "é", "a\r\nx: y", "\u{7f}", &long] {
+            let error = Policy::new("p", Q).try_and(name, Q).unwrap_err();
+            assert!(matches!(error, PolicyError::QuotaName(_)), "{name:?}");
+            assert!(
+                error.to_string().bytes().all(|byte| byte >= b' '),
+                "{error}"
+            );
+        }
+        assert!(Policy::new("p", Q).try_and("per \"minute\"", Q).is_ok());
+    }
+
+    #[test]
+    fn names_are_unique_and_there_are_one_to_eight() {
+        assert_eq!(
+            Policy::new("p", Q).try_and("p", Q),
+            Err(PolicyError::DuplicateName("p".into()))
+        );
+        assert_eq!(Policy::try_of::<&str>("p", []), Err(PolicyError::Count(0)));
+        let names = |count| (0..count).map(|index: u32| (index.to_string(), Q));
+        assert!(Policy::try_of("p", names(8)).is_ok());
+        assert_eq!(Policy::try_of("p", names(9)), Err(PolicyError::Count(9)));
+    }
+
+    #[test]
+    fn the_identity_of_a_limit_is_its_shape_and_not_its_numbers() {
+        let window = |seconds| Quota::fixed_window(5, Duration::from_secs(seconds));
+        let same = |a: Quota, b: Quota| identity("x", &a) == identity("x", &b);
+        assert!(same(
+            Quota::per_second(5),
+            Quota::per_minute(7).burst(9).initial_tokens(0)
+        ));
+        assert!(!same(window(1), window(2)));
+        assert!(!same(
+            window(1),
+            Quota::sliding_window(5, Duration::from_secs(1))
+        ));
+        assert!(!same(
+            window(1),
+            window(1).anchor(crate::quota::Anchor::FirstUse)
+        ));
+        assert!(!same(
+            window(1),
+            window(1).unit(crate::quota::Unit::ContentBytes)
+        ));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_policy_reads_from_a_file() {
+        let read = |text: &str| serde_json::from_str::<Policy>(text);
+        let daily = Quota::fixed_window(9, Duration::from_secs(86_400));
+        let policy = Policy::try_of("api", [("burst", Q), ("daily", daily)]).expect("valid");
+        let text = serde_json::to_string(&policy).expect("serializes");
+        assert_eq!(read(&text).expect(&text), policy);
+        assert_eq!(
+            read(r#"{"name":"api","quota":"1/s"}"#).expect("reads"),
+            Policy::new("api", Q)
+        );
+        let why = read(r#"{"name":"a b","quota":"1/s"}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(why.starts_with("policy name `a b`: use 1 to 64"), "{why}");
+        let why = read(r#"{"name":"api"}"#).unwrap_err().to_string();
+        assert!(why.starts_with("a policy of 0 quotas: use 1 to 8"), "{why}");
+    }
+}

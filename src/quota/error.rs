@@ -1,0 +1,178 @@
+use std::fmt;
+
+/// Why a quota cannot be. Every message names the value and the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QuotaError {
+    /// A count, capacity, limit, period or window of 0: neither "unlimited" nor "block all" is meant by it here.
+    Zero {
+        /// Which value.
+        what: &'static str,
+    },
+    /// A value above its range.
+    TooLarge {
+        /// Which value.
+        what: &'static str,
+        /// The value.
+        value: u64,
+        /// The largest that is accepted.
+        max: u64,
+    },
+    /// Filling the bucket, or the window, would take more than 2^52 µs, 142 years.
+    TooSlow {
+        /// Tokens the bucket holds, or the limit of the window.
+        capacity: u32,
+        /// Tokens that come back each period.
+        refill: u32,
+        /// The period, in µs.
+        period_us: u64,
+    },
+    /// A bucket would start with more than it holds.
+    InitialAboveCapacity {
+        /// Tokens at the start.
+        initial: u32,
+        /// Tokens the bucket holds.
+        capacity: u32,
+    },
+    /// A setting of another algorithm.
+    NotASettingOf {
+        /// The setting.
+        setting: &'static str,
+        /// The algorithm of the quota.
+        algorithm: &'static str,
+    },
+}
+
+impl QuotaError {
+    /// The message, built without allocating so that constant evaluation can print it too.
+    pub(crate) const fn sentence(self) -> Sentence {
+        let s = Sentence::new();
+        match self {
+            Self::Zero { what } => s.str(what).str(" is 0: use at least 1"),
+            Self::TooLarge { what, value, max } => {
+                s.str(what).str(" is ").number(value).str(": use at most ").number(max)
+            }
+            Self::TooSlow { capacity, refill, period_us } => s
+                .number(capacity as u64)
+                .str(" tokens at ")
+                .number(refill as u64)
+                .str(" per ")
+                .number(period_us)
+                .str(" us take more than 142 years to come back: use a shorter period or a smaller capacity"),
+            Self::InitialAboveCapacity { initial, capacity } => s
+                .str("initial tokens are ")
+                .number(initial as u64)
+                .str(" and the capacity is ")
+                .number(capacity as u64)
+                .str(": start with at most the capacity"),
+            Self::NotASettingOf { setting, algorithm } => {
+                s.str(setting).str(" is no setting of the ").str(algorithm).str(": leave it out or use a token bucket")
+            }
+        }
+    }
+}
+
+impl fmt::Display for QuotaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sentence().as_str())
+    }
+}
+
+impl std::error::Error for QuotaError {}
+
+/// A short text on the stack. `format!` does not run in constants, and a constructor that panics in one has to say the
+/// same as the error does elsewhere.
+pub(crate) struct Sentence {
+    bytes: [u8; 256],
+    len: usize,
+}
+
+impl Sentence {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; 256],
+            len: 0,
+        }
+    }
+
+    const fn str(mut self, text: &str) -> Self {
+        let text = text.as_bytes();
+        let mut index = 0;
+        while index < text.len() && self.len < self.bytes.len() {
+            self.bytes[self.len] = text[index];
+            self.len += 1;
+            index += 1;
+        }
+        self
+    }
+
+    const fn number(self, value: u64) -> Self {
+        let mut digits = [0; 20];
+        let mut first = digits.len();
+        let mut rest = value;
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        match std::str::from_utf8(digits.split_at(first).1) {
+            Ok(digits) => self.str(digits),
+            Err(_) => self,
+        }
+    }
+
+    pub(crate) const fn as_str(&self) -> &str {
+        match std::str::from_utf8(self.bytes.split_at(self.len).0) {
+            Ok(text) => text,
+            Err(_) => "quota refused",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_the_value_and_the_way_out() {
+        let says = |error: QuotaError, text: &str| assert_eq!(error.to_string(), text);
+        says(
+            QuotaError::Zero { what: "capacity" },
+            "capacity is 0: use at least 1",
+        );
+        says(
+            QuotaError::TooLarge {
+                what: "limit",
+                value: 70_000,
+                max: 65_535,
+            },
+            "limit is 70000: use at most 65535",
+        );
+        says(
+            QuotaError::TooSlow {
+                capacity: u32::MAX,
+                refill: u32::MAX,
+                period_us: u64::MAX,
+            },
+            "4294967295 tokens at 4294967295 per 18446744073709551615 us take more than 142 years to come back: use a \
+             shorter period or a smaller capacity",
+        );
+        says(
+            QuotaError::InitialAboveCapacity {
+                initial: 7,
+                capacity: 5,
+            },
+            "initial tokens are 7 and the capacity is 5: start with at most the capacity",
+        );
+        says(
+            QuotaError::NotASettingOf {
+                setting: "burst",
+                algorithm: "fixed window",
+            },
+            "burst is no setting of the fixed window: leave it out or use a token bucket",
+        );
+    }
+}

@@ -1,0 +1,680 @@
+//! How much is allowed: [`Quota`], its five algorithms, and the [`Cost`] of a request.
+//!
+//! | algorithm | constructor | admits | memory a key |
+//! |---|---|---|---|
+//! | token bucket, continuous refill | [`Quota::per`], [`Quota::token_bucket`] | a burst of `capacity`, then the rate | constant |
+//! | token bucket, interval refill | [`Quota::interval_bucket`] | a burst of `capacity`, then `refill` at each tick | constant |
+//! | fixed window | [`Quota::fixed_window`] | `limit` in each window, up to twice that across an edge | constant |
+//! | sliding window, counter | [`Quota::sliding_window`] | an estimate that never exceeds `limit` | constant |
+//! | sliding window, log | [`Quota::sliding_log`] | `limit` in every span of one window | 16 bytes for each request admitted in the window |
+//!
+//! The short constructors are `const` and meant for literals: they panic on a value that cannot be, at compile time in a
+//! constant. Values that come from outside go through the `try_` constructors, [`FromStr`](std::str::FromStr) or serde,
+//! and get a [`QuotaError`] or a [`ParseQuotaError`] that says the same.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_sluice::Quota;
+//!
+//! const SEARCH: Quota = Quota::per_second(10).burst(30);
+//! assert_eq!("10/second burst 30".parse::<Quota>()?, SEARCH);
+//! assert_eq!(Quota::fixed_window(1_000, Duration::from_secs(86_400)).to_string(), "fixed-window:1000/day");
+//! assert_eq!("0/s".parse::<Quota>().unwrap_err().to_string(), "quota `0/s`: count is 0: use at least 1");
+//! # Ok::<(), tower_sluice::quota::ParseQuotaError>(())
+//! ```
+
+mod cost;
+mod error;
+mod parse;
+#[cfg(feature = "serde")]
+mod serde;
+mod units;
+
+use std::time::Duration;
+
+use self::units::{MOST_GRAINS, Units};
+use crate::clock::micros_up;
+
+pub use self::cost::Cost;
+pub(crate) use self::cost::MAX_QUOTAS;
+pub use self::error::QuotaError;
+pub use self::parse::{ParseQuotaError, ParseQuotaErrorKind};
+
+/// The largest number of requests in a sliding window log.
+const LOG_MAX: u32 = 65_535;
+
+/// How much is allowed in how much time, and by which algorithm. See the [module](self) for a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Quota {
+    pub(crate) rule: Rule,
+    unit: Unit,
+}
+
+/// One algorithm and its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Rule {
+    TokenBucket(TokenBucket),
+    IntervalBucket(IntervalBucket),
+    FixedWindow(FixedWindow),
+    SlidingWindow(SlidingWindow),
+    SlidingLog(SlidingLog),
+}
+
+/// A bucket that refills all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TokenBucket {
+    pub(crate) capacity: u32,
+    pub(crate) refill: u32,
+    pub(crate) period: u64,
+    pub(crate) initial: u32,
+    pub(crate) units: Units,
+}
+
+/// A bucket that gets `refill` tokens at the end of each `period`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct IntervalBucket {
+    pub(crate) capacity: u32,
+    pub(crate) refill: u32,
+    pub(crate) period: u64,
+    pub(crate) initial: u32,
+    pub(crate) anchor: Anchor,
+}
+
+/// A count that starts again with each window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct FixedWindow {
+    pub(crate) limit: u32,
+    pub(crate) window: u64,
+    pub(crate) anchor: Anchor,
+}
+
+/// Two counts, the older one weighted by the part of its window that still counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SlidingWindow {
+    pub(crate) limit: u32,
+    pub(crate) window: u64,
+    /// The weight falls in steps of so many µs, chosen so that no product passes 2^53.
+    pub(crate) tick: u64,
+    /// Ticks of a window, rounded up.
+    pub(crate) ticks: u64,
+}
+
+/// Every charge with its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct SlidingLog {
+    pub(crate) limit: u32,
+    pub(crate) window: u64,
+}
+
+/// Where the intervals of a bucket, or the windows of a fixed window, begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Anchor {
+    /// With the first charge: of a full bucket, or after the last window is over.
+    FirstUse,
+    /// At multiples of the period since the Unix epoch, plus `offset` (rounded up to whole µs; whole periods do not count).
+    Epoch {
+        /// Added to each multiple of the period.
+        offset: Duration,
+    },
+}
+
+impl Anchor {
+    /// Multiples of the period since the Unix epoch, the default of fixed windows.
+    pub const EPOCH: Self = Self::Epoch {
+        offset: Duration::ZERO,
+    };
+}
+
+/// What a token stands for, as clients are told (`qu` in the `RateLimit-Policy` field).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unit {
+    /// Requests, or an abstract cost of them.
+    #[default]
+    Requests,
+    /// Bytes of content.
+    ContentBytes,
+}
+
+impl Quota {
+    /// A token bucket of `tokens` that refills in one second. [`burst`](Self::burst) sets another capacity.
+    ///
+    /// # Panics
+    ///
+    /// If `tokens` is 0.
+    #[must_use]
+    pub const fn per_second(tokens: u32) -> Self {
+        Self::per(tokens, Duration::from_secs(1))
+    }
+
+    /// A token bucket of `tokens` that refills in one minute.
+    ///
+    /// # Panics
+    ///
+    /// If `tokens` is 0.
+    #[must_use]
+    pub const fn per_minute(tokens: u32) -> Self {
+        Self::per(tokens, Duration::from_secs(60))
+    }
+
+    /// A token bucket of `tokens` that refills in one hour.
+    ///
+    /// # Panics
+    ///
+    /// If `tokens` is 0.
+    #[must_use]
+    pub const fn per_hour(tokens: u32) -> Self {
+        Self::per(tokens, Duration::from_secs(3_600))
+    }
+
+    /// A token bucket of `tokens` that refills in one day of 24 hours.
+    ///
+    /// # Panics
+    ///
+    /// If `tokens` is 0.
+    #[must_use]
+    pub const fn per_day(tokens: u32) -> Self {
+        Self::per(tokens, Duration::from_secs(86_400))
+    }
+
+    /// A token bucket of `tokens` that refills in `period`.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_per`](Self::try_per) errs, with the same sentence.
+    #[must_use]
+    pub const fn per(tokens: u32, period: Duration) -> Self {
+        must(Self::try_per(tokens, period))
+    }
+
+    /// A token bucket of `tokens` that refills in `period`.
+    ///
+    /// # Errors
+    ///
+    /// If either is 0, or refilling takes more than 142 years.
+    pub const fn try_per(tokens: u32, period: Duration) -> Result<Self, QuotaError> {
+        match nonzero("count", tokens as u64) {
+            Ok(()) => Self::try_token_bucket(tokens, tokens, period),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A token bucket that holds `capacity` tokens and gets `refill` of them back in each `period`, evenly.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_token_bucket`](Self::try_token_bucket) errs, with the same sentence.
+    #[must_use]
+    pub const fn token_bucket(capacity: u32, refill: u32, period: Duration) -> Self {
+        must(Self::try_token_bucket(capacity, refill, period))
+    }
+
+    /// A token bucket that holds `capacity` tokens and gets `refill` of them back in each `period`, evenly.
+    ///
+    /// Refill is exact: a rate that does not fit into 2^52 parts of the capacity is slower by less than 2e-6 in
+    /// proportion (usually 1e-13), never faster.
+    ///
+    /// # Errors
+    ///
+    /// If a number is 0, or filling takes more than 142 years.
+    pub const fn try_token_bucket(
+        capacity: u32,
+        refill: u32,
+        period: Duration,
+    ) -> Result<Self, QuotaError> {
+        Self::bucket_of_micros(capacity, refill, micros_up(period), capacity)
+    }
+
+    const fn bucket_of_micros(
+        capacity: u32,
+        refill: u32,
+        period: u64,
+        initial: u32,
+    ) -> Result<Self, QuotaError> {
+        if let Err(error) = positive(capacity, refill, period) {
+            return Err(error);
+        }
+        match Units::of(capacity, refill, period) {
+            None => Err(QuotaError::TooSlow {
+                capacity,
+                refill,
+                period_us: period,
+            }),
+            Some(units) => Ok(Self::of(Rule::TokenBucket(TokenBucket {
+                capacity,
+                refill,
+                period,
+                initial,
+                units,
+            }))),
+        }
+    }
+
+    /// A token bucket that holds `capacity` tokens and gets `refill` at once at the end of each `period`.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_interval_bucket`](Self::try_interval_bucket) errs, with the same sentence.
+    #[must_use]
+    pub const fn interval_bucket(capacity: u32, refill: u32, period: Duration) -> Self {
+        must(Self::try_interval_bucket(capacity, refill, period))
+    }
+
+    /// A token bucket that holds `capacity` tokens and gets `refill` at once at the end of each `period`.
+    ///
+    /// A full bucket has no clock: the first charge starts it, or [`anchor`](Self::anchor) ties it to the epoch.
+    ///
+    /// # Errors
+    ///
+    /// If a number is 0, or filling takes more than 142 years.
+    pub const fn try_interval_bucket(
+        capacity: u32,
+        refill: u32,
+        period: Duration,
+    ) -> Result<Self, QuotaError> {
+        let period = micros_up(period);
+        if let Err(error) = positive(capacity, refill, period) {
+            return Err(error);
+        }
+        match (capacity.div_ceil(refill) as u64).checked_mul(period) {
+            Some(0..=MOST_GRAINS) => {
+                let (initial, anchor) = (capacity, Anchor::FirstUse);
+                Ok(Self::of(Rule::IntervalBucket(IntervalBucket {
+                    capacity,
+                    refill,
+                    period,
+                    initial,
+                    anchor,
+                })))
+            }
+            _ => Err(QuotaError::TooSlow {
+                capacity,
+                refill,
+                period_us: period,
+            }),
+        }
+    }
+
+    /// At most `limit` in each `window`, windows aligned to the epoch ([`anchor`](Self::anchor) sets another start).
+    ///
+    /// Two windows touch: up to `2 × limit` can pass in a span of one window's length.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_fixed_window`](Self::try_fixed_window) errs, with the same sentence.
+    #[must_use]
+    pub const fn fixed_window(limit: u32, window: Duration) -> Self {
+        must(Self::try_fixed_window(limit, window))
+    }
+
+    /// At most `limit` in each `window`, windows aligned to the epoch.
+    ///
+    /// # Errors
+    ///
+    /// If a number is 0, or the window is longer than 142 years.
+    pub const fn try_fixed_window(limit: u32, window: Duration) -> Result<Self, QuotaError> {
+        match checked_window(limit, micros_up(window)) {
+            Ok(window) => Ok(Self::of(Rule::FixedWindow(FixedWindow {
+                limit,
+                window,
+                anchor: Anchor::EPOCH,
+            }))),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// At most `limit` in a sliding `window`, by a counter: the last window's count weighs with the part of it that still
+    /// counts. Constant memory; for steady traffic within a few percent of [`sliding_log`](Self::sliding_log).
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_sliding_window`](Self::try_sliding_window) errs, with the same sentence.
+    #[must_use]
+    pub const fn sliding_window(limit: u32, window: Duration) -> Self {
+        must(Self::try_sliding_window(limit, window))
+    }
+
+    /// At most `limit` in a sliding `window`, by a counter.
+    ///
+    /// # Errors
+    ///
+    /// If a number is 0, or the window is longer than 142 years.
+    pub const fn try_sliding_window(limit: u32, window: Duration) -> Result<Self, QuotaError> {
+        match checked_window(limit, micros_up(window)) {
+            Ok(window) => {
+                // At least 1 µs; more where limit × window passes 2^51. The quotient is at most 2^33.
+                #[allow(clippy::cast_possible_truncation)]
+                let tick = (limit as u128 * window as u128).div_ceil(1 << 51) as u64;
+                let ticks = window.div_ceil(tick);
+                Ok(Self::of(Rule::SlidingWindow(SlidingWindow {
+                    limit,
+                    window,
+                    tick,
+                    ticks,
+                })))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// At most `limit` (up to 65535) in **every** span of `window`, by a log of all charges: exact, at 16 bytes for each
+    /// request admitted in the window. [`sliding_window`](Self::sliding_window) does with constant memory.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_sliding_log`](Self::try_sliding_log) errs, with the same sentence.
+    #[must_use]
+    pub const fn sliding_log(limit: u32, window: Duration) -> Self {
+        must(Self::try_sliding_log(limit, window))
+    }
+
+    /// At most `limit` (up to 65535) in every span of `window`, by a log of all charges.
+    ///
+    /// # Errors
+    ///
+    /// If a number is 0, the limit is above 65535, or the window is longer than 142 years.
+    pub const fn try_sliding_log(limit: u32, window: Duration) -> Result<Self, QuotaError> {
+        if limit > LOG_MAX {
+            return Err(QuotaError::TooLarge {
+                what: "limit of a log",
+                value: limit as u64,
+                max: LOG_MAX as u64,
+            });
+        }
+        match checked_window(limit, micros_up(window)) {
+            Ok(window) => Ok(Self::of(Rule::SlidingLog(SlidingLog { limit, window }))),
+            Err(error) => Err(error),
+        }
+    }
+
+    const fn of(rule: Rule) -> Self {
+        Self {
+            rule,
+            unit: Unit::Requests,
+        }
+    }
+
+    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_burst`](Self::try_burst) errs, with the same sentence.
+    #[must_use]
+    pub const fn burst(self, capacity: u32) -> Self {
+        must(self.try_burst(capacity))
+    }
+
+    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full.
+    ///
+    /// # Errors
+    ///
+    /// If `capacity` is 0 or takes more than 142 years to fill, or this is no bucket.
+    pub const fn try_burst(self, capacity: u32) -> Result<Self, QuotaError> {
+        let made = match self.rule {
+            Rule::TokenBucket(bucket) => {
+                Self::bucket_of_micros(capacity, bucket.refill, bucket.period, capacity)
+            }
+            Rule::IntervalBucket(bucket) => {
+                match Self::try_interval_bucket(
+                    capacity,
+                    bucket.refill,
+                    Duration::from_micros(bucket.period),
+                ) {
+                    Ok(quota) => quota.try_anchor(bucket.anchor),
+                    Err(error) => Err(error),
+                }
+            }
+            _ => Err(QuotaError::NotASettingOf {
+                setting: "burst",
+                algorithm: self.algorithm(),
+            }),
+        };
+        match made {
+            Ok(quota) => Ok(quota.unit(self.unit)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default. Set it after the burst.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_initial_tokens`](Self::try_initial_tokens) errs, with the same sentence.
+    #[must_use]
+    pub const fn initial_tokens(self, initial: u32) -> Self {
+        must(self.try_initial_tokens(initial))
+    }
+
+    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default. Set it after the burst.
+    ///
+    /// # Errors
+    ///
+    /// If `initial` is above the capacity, or this is no bucket.
+    pub const fn try_initial_tokens(mut self, initial: u32) -> Result<Self, QuotaError> {
+        let capacity = self.limit();
+        match &mut self.rule {
+            Rule::TokenBucket(bucket) => bucket.initial = initial,
+            Rule::IntervalBucket(bucket) => bucket.initial = initial,
+            _ => {
+                return Err(QuotaError::NotASettingOf {
+                    setting: "initial tokens",
+                    algorithm: self.algorithm(),
+                });
+            }
+        }
+        if initial > capacity {
+            Err(QuotaError::InitialAboveCapacity { initial, capacity })
+        } else {
+            Ok(self)
+        }
+    }
+
+    /// Where intervals or fixed windows begin: an interval bucket's by default with its first charge, a fixed window's at
+    /// multiples of the window.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_anchor`](Self::try_anchor) errs, with the same sentence.
+    #[must_use]
+    pub const fn anchor(self, anchor: Anchor) -> Self {
+        must(self.try_anchor(anchor))
+    }
+
+    /// Where intervals or fixed windows begin.
+    ///
+    /// # Errors
+    ///
+    /// If this is neither an interval bucket nor a fixed window.
+    pub const fn try_anchor(mut self, anchor: Anchor) -> Result<Self, QuotaError> {
+        match &mut self.rule {
+            Rule::IntervalBucket(bucket) => bucket.anchor = anchor.within(bucket.period),
+            Rule::FixedWindow(fixed) => fixed.anchor = anchor.within(fixed.window),
+            _ => {
+                return Err(QuotaError::NotASettingOf {
+                    setting: "anchor",
+                    algorithm: self.algorithm(),
+                });
+            }
+        }
+        Ok(self)
+    }
+
+    /// What a token stands for; requests by default. A quota of another unit is another limit, with its own state.
+    #[must_use]
+    pub const fn unit(mut self, unit: Unit) -> Self {
+        self.unit = unit;
+        self
+    }
+
+    /// The capacity of a bucket or the limit of a window, in tokens.
+    #[must_use]
+    pub const fn limit(&self) -> u32 {
+        match self.rule {
+            Rule::TokenBucket(TokenBucket { capacity, .. })
+            | Rule::IntervalBucket(IntervalBucket { capacity, .. }) => capacity,
+            Rule::FixedWindow(FixedWindow { limit, .. })
+            | Rule::SlidingWindow(SlidingWindow { limit, .. })
+            | Rule::SlidingLog(SlidingLog { limit, .. }) => limit,
+        }
+    }
+
+    /// A bucket's refill: so many tokens in so much time. `None` for windows.
+    #[must_use]
+    pub const fn rate(&self) -> Option<(u32, Duration)> {
+        match self.rule {
+            Rule::TokenBucket(TokenBucket { refill, period, .. })
+            | Rule::IntervalBucket(IntervalBucket { refill, period, .. }) => {
+                Some((refill, Duration::from_micros(period)))
+            }
+            _ => None,
+        }
+    }
+
+    /// The rate of a bucket with continuous refill as two integers, in lowest terms: the grains that a microsecond brings,
+    /// and the grains of a token. `None` for the other algorithms.
+    #[must_use]
+    pub const fn grains(&self) -> Option<(u64, u64)> {
+        match self.rule {
+            Rule::TokenBucket(TokenBucket { units, .. }) => {
+                Some((units.per_micro, units.per_token))
+            }
+            _ => None,
+        }
+    }
+
+    /// What a token stands for.
+    #[must_use]
+    pub const fn token_unit(&self) -> Unit {
+        self.unit
+    }
+
+    pub(crate) const fn algorithm(&self) -> &'static str {
+        match self.rule {
+            Rule::TokenBucket(_) => "token bucket",
+            Rule::IntervalBucket(_) => "interval bucket",
+            Rule::FixedWindow(_) => "fixed window",
+            Rule::SlidingWindow(_) => "sliding window",
+            Rule::SlidingLog(_) => "sliding log",
+        }
+    }
+}
+
+impl Anchor {
+    /// The same anchor with an offset in whole µs below `period`.
+    const fn within(self, period: u64) -> Self {
+        match self {
+            Self::FirstUse => Self::FirstUse,
+            Self::Epoch { offset } => Self::Epoch {
+                offset: Duration::from_micros(micros_up(offset) % period),
+            },
+        }
+    }
+}
+
+/// The constructors for literals panic with the error's own sentence: a start-up failure, or a compile error in a `const`.
+const fn must(made: Result<Quota, QuotaError>) -> Quota {
+    match made {
+        Ok(quota) => quota,
+        Err(error) => panic!("{}", error.sentence().as_str()),
+    }
+}
+
+const fn nonzero(what: &'static str, value: u64) -> Result<(), QuotaError> {
+    if value == 0 {
+        Err(QuotaError::Zero { what })
+    } else {
+        Ok(())
+    }
+}
+
+const fn positive(capacity: u32, refill: u32, period: u64) -> Result<(), QuotaError> {
+    if capacity == 0 {
+        return Err(QuotaError::Zero { what: "capacity" });
+    }
+    if refill == 0 {
+        return Err(QuotaError::Zero { what: "refill" });
+    }
+    nonzero("period", period)
+}
+
+const fn checked_window(limit: u32, window: u64) -> Result<u64, QuotaError> {
+    if limit == 0 {
+        return Err(QuotaError::Zero { what: "limit" });
+    }
+    if window == 0 {
+        return Err(QuotaError::Zero { what: "window" });
+    }
+    if window > MOST_GRAINS {
+        return Err(QuotaError::TooSlow {
+            capacity: limit,
+            refill: limit,
+            period_us: window,
+        });
+    }
+    Ok(window)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    // Evaluated by the compiler.
+    const _: Quota = Quota::per_day(77_777).burst(5).initial_tokens(0);
+
+    #[test]
+    fn a_literal_that_cannot_be_panics_with_the_sentence_of_the_error() {
+        let payload =
+            std::panic::catch_unwind(|| Quota::fixed_window(5, SECOND).burst(9)).unwrap_err();
+        let error = Quota::fixed_window(5, SECOND).try_burst(9).unwrap_err();
+        assert_eq!(payload.downcast_ref::<String>(), Some(&error.to_string()));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_every_try_constructor() {
+        let none = Duration::ZERO;
+        let age = Duration::from_micros(MOST_GRAINS + 1);
+        for refused in [
+            Quota::try_per(0, SECOND),
+            Quota::try_per(1, none),
+            Quota::try_token_bucket(0, 1, SECOND),
+            Quota::try_token_bucket(1, 0, SECOND),
+            Quota::try_token_bucket(u32::MAX, 1, Duration::from_secs(86_400)),
+            Quota::try_per(1, Duration::MAX),
+            Quota::try_interval_bucket(0, 1, SECOND),
+            Quota::try_interval_bucket(1, 0, SECOND),
+            Quota::try_interval_bucket(1, 1, none),
+            Quota::try_interval_bucket(2, 1, age / 2 + SECOND),
+            Quota::try_interval_bucket(u32::MAX, 1, Duration::MAX),
+            Quota::try_fixed_window(0, SECOND),
+            Quota::try_fixed_window(1, none),
+            Quota::try_fixed_window(1, age),
+            Quota::try_sliding_window(0, SECOND),
+            Quota::try_sliding_window(1, age),
+            Quota::try_sliding_log(0, SECOND),
+            Quota::try_sliding_log(65_536, SECOND),
+            Quota::try_sliding_log(1, none),
+            Quota::per_second(5).try_burst(0),
+            Quota::per_second(5).try_initial_tokens(6),
+            Quota::per_second(5).try_anchor(Anchor::EPOCH),
+            Quota::sliding_log(5, SECOND).try_initial_tokens(1),
+        ] {
+            assert!(refused.is_err(), "{refused:?}");
+        }
+        assert!(Quota::try_interval_bucket(1, 1, Duration::from_micros(MOST_GRAINS)).is_ok());
+        assert!(Quota::try_fixed_window(1, Duration::from_micros(MOST_GRAINS)).is_ok());
+    }
+
+    #[test]
+    fn settings_survive_a_later_burst() {
+        let quota = Quota::interval_bucket(5, 1, SECOND)
+            .anchor(Anchor::EPOCH)
+            .unit(Unit::ContentBytes)
+            .burst(9);
+        assert_eq!((quota.limit(), quota.token_unit()), (9, Unit::ContentBytes));
+        assert!(
+            matches!(quota.rule, Rule::IntervalBucket(bucket) if bucket.anchor == Anchor::EPOCH)
+        );
+    }
+}

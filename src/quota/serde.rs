@@ -1,0 +1,265 @@
+//! A quota in a configuration file: a quota string, or a map that can say everything.
+//!
+//! ```text
+//! "100/minute burst 20"
+//! { algorithm = "interval", capacity = 20, refill = 5, period_us = 1000000, initial_tokens = 0, anchor = { offset_us = 0 } }
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Anchor, Quota, QuotaError, Rule, Unit};
+
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "algorithm", rename_all = "kebab-case")]
+enum Form {
+    TokenBucket(Bucket),
+    Interval(Bucket),
+    FixedWindow(Window),
+    SlidingWindow(Window),
+    SlidingLog(Window),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bucket {
+    capacity: u32,
+    refill: u32,
+    period_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    initial_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    anchor: Option<Start>,
+    #[serde(default, skip_serializing_if = "Unit::is_default")]
+    unit: Unit,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Window {
+    limit: u32,
+    window_us: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    anchor: Option<Start>,
+    #[serde(default, skip_serializing_if = "Unit::is_default")]
+    unit: Unit,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Start {
+    FirstUse,
+    Epoch { offset_us: u64 },
+}
+
+impl Unit {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Serialize for Unit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::Requests => "requests",
+            Self::ContentBytes => "content-bytes",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Unit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "requests" => Ok(Self::Requests),
+            "content-bytes" => Ok(Self::ContentBytes),
+            other => Err(D::Error::unknown_variant(
+                other,
+                &["requests", "content-bytes"],
+            )),
+        }
+    }
+}
+
+impl From<Start> for Anchor {
+    fn from(start: Start) -> Self {
+        match start {
+            Start::FirstUse => Self::FirstUse,
+            Start::Epoch { offset_us } => Self::Epoch {
+                offset: Duration::from_micros(offset_us),
+            },
+        }
+    }
+}
+
+impl From<Anchor> for Start {
+    fn from(anchor: Anchor) -> Self {
+        match anchor {
+            Anchor::FirstUse => Self::FirstUse,
+            // Anchors are kept with offsets below a period, which fits.
+            Anchor::Epoch { offset } => Self::Epoch {
+                offset_us: crate::clock::micros_up(offset),
+            },
+        }
+    }
+}
+
+impl TryFrom<Form> for Quota {
+    type Error = QuotaError;
+
+    fn try_from(form: Form) -> Result<Self, QuotaError> {
+        let micros = Duration::from_micros;
+        let (quota, initial, anchor, unit) = match form {
+            Form::TokenBucket(b) => (
+                Self::try_token_bucket(b.capacity, b.refill, micros(b.period_us))?,
+                b.initial_tokens,
+                b.anchor,
+                b.unit,
+            ),
+            Form::Interval(b) => (
+                Self::try_interval_bucket(b.capacity, b.refill, micros(b.period_us))?,
+                b.initial_tokens,
+                b.anchor,
+                b.unit,
+            ),
+            Form::FixedWindow(w) => (
+                Self::try_fixed_window(w.limit, micros(w.window_us))?,
+                None,
+                w.anchor,
+                w.unit,
+            ),
+            Form::SlidingWindow(w) => (
+                Self::try_sliding_window(w.limit, micros(w.window_us))?,
+                None,
+                w.anchor,
+                w.unit,
+            ),
+            Form::SlidingLog(w) => (
+                Self::try_sliding_log(w.limit, micros(w.window_us))?,
+                None,
+                w.anchor,
+                w.unit,
+            ),
+        };
+        let quota = initial.map_or(Ok(quota), |initial| quota.try_initial_tokens(initial))?;
+        let quota = anchor.map_or(Ok(quota), |anchor| quota.try_anchor(anchor.into()))?;
+        Ok(quota.unit(unit))
+    }
+}
+
+impl From<&Quota> for Form {
+    fn from(quota: &Quota) -> Self {
+        let unit = quota.unit;
+        let window = |limit, window_us, anchor: Option<Anchor>| Window {
+            limit,
+            window_us,
+            anchor: anchor
+                .filter(|anchor| *anchor != Anchor::EPOCH)
+                .map(Start::from),
+            unit,
+        };
+        match quota.rule {
+            Rule::TokenBucket(b) => Self::TokenBucket(Bucket {
+                capacity: b.capacity,
+                refill: b.refill,
+                period_us: b.period,
+                initial_tokens: (b.initial != b.capacity).then_some(b.initial),
+                anchor: None,
+                unit,
+            }),
+            Rule::IntervalBucket(b) => Self::Interval(Bucket {
+                capacity: b.capacity,
+                refill: b.refill,
+                period_us: b.period,
+                initial_tokens: (b.initial != b.capacity).then_some(b.initial),
+                anchor: (b.anchor != Anchor::FirstUse).then(|| b.anchor.into()),
+                unit,
+            }),
+            Rule::FixedWindow(w) => Self::FixedWindow(window(w.limit, w.window, Some(w.anchor))),
+            Rule::SlidingWindow(w) => Self::SlidingWindow(window(w.limit, w.window, None)),
+            Rule::SlidingLog(w) => Self::SlidingLog(window(w.limit, w.window, None)),
+        }
+    }
+}
+
+impl Serialize for Quota {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Form::from(self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Quota {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrMap;
+
+        impl<'de> Visitor<'de> for TextOrMap {
+            type Value = Quota;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a quota such as `100/minute`, or a map with its `algorithm`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Quota, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Quota, A::Error> {
+                Form::deserialize(MapAccessDeserializer::new(map))?
+                    .try_into()
+                    .map_err(A::Error::custom)
+            }
+        }
+
+        deserializer.deserialize_any(TextOrMap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_quota_survives_a_file() {
+        let second = Duration::from_secs(1);
+        for quota in [
+            Quota::per_minute(100).burst(20).initial_tokens(3),
+            Quota::interval_bucket(9, 2, second).anchor(Anchor::Epoch {
+                offset: Duration::from_micros(7),
+            }),
+            Quota::fixed_window(9, second).anchor(Anchor::FirstUse),
+            Quota::fixed_window(9, second).unit(Unit::ContentBytes),
+            Quota::sliding_window(9, Duration::from_micros(1_500)),
+            Quota::sliding_log(9, second),
+        ] {
+            let text = serde_json::to_string(&quota).expect("serializes");
+            assert_eq!(
+                serde_json::from_str::<Quota>(&text).expect(&text),
+                quota,
+                "{text}"
+            );
+        }
+        assert_eq!(
+            serde_json::from_str::<Quota>("\"5/s burst 20\"").expect("reads"),
+            Quota::per_second(5).burst(20)
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_own_sentence() {
+        let why = |text: &str| serde_json::from_str::<Quota>(text).unwrap_err().to_string();
+        assert!(why("\"0/s\"").starts_with("quota `0/s`: count is 0: use at least 1"));
+        assert!(
+            why(r#"{"algorithm":"token-bucket","capacity":5,"refill":0,"period_us":1}"#)
+                .starts_with("refill is 0: use at least 1")
+        );
+        assert!(why(r#"{"algorithm":"leaky","capacity":5}"#).contains("unknown variant `leaky`"));
+        assert!(
+            why(r#"{"algorithm":"fixed-window","limit":5,"window_us":1,"burst":7}"#)
+                .contains("unknown field `burst`")
+        );
+        assert!(why("7").contains("a quota such as `100/minute`"));
+    }
+}

@@ -1,0 +1,112 @@
+//! Rates as two integers: a token is `per_token` grains, a microsecond refills `per_micro` grains (see [`Units::of`]).
+
+/// The largest bucket, in grains: debts reach twice this and stay exact in a double as in a `u64`.
+pub(crate) const MOST_GRAINS: u64 = 1 << 52;
+
+/// A refill rate in grains; `per_micro / per_token` is the rate in tokens per microsecond, in lowest terms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Units {
+    pub(crate) per_micro: u64,
+    pub(crate) per_token: u64,
+}
+
+impl Units {
+    /// `refill / period` in lowest terms if `capacity` tokens of it fit into [`MOST_GRAINS`], else the largest fraction
+    /// below it that does: never faster than asked. `None` if that is nothing at all.
+    pub(crate) const fn of(capacity: u32, refill: u32, period: u64) -> Option<Self> {
+        let refill = refill as u64;
+        let divisor = gcd(refill, period);
+        let (per_micro, per_token) = (refill / divisor, period / divisor);
+        let most = MOST_GRAINS / capacity as u64;
+        let (per_micro, per_token) = if per_token <= most {
+            (per_micro, per_token)
+        } else {
+            largest_below(per_micro, per_token, most)
+        };
+        if per_micro == 0 {
+            None
+        } else {
+            Some(Self {
+                per_micro,
+                per_token,
+            })
+        }
+    }
+}
+
+const fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// The largest fraction not above `n / d` whose denominator is at most `most`, for `d > most`.
+///
+/// A walk down the Stern-Brocot tree (Graham, Knuth, Patashnik, Concrete Mathematics, §4.5) that takes all steps of one
+/// direction at once: `low <= n / d < high` are neighbours, and the next fraction between them is their mediant.
+const fn largest_below(n: u64, d: u64, most: u64) -> (u64, u64) {
+    let (n, d, most) = (n as u128, d as u128, most as u128);
+    let mut low = (n / d, 1_u128);
+    let mut high = (n / d + 1, 1_u128);
+    // One whole step to the right of 0/1 and 1/0 has been taken; every denominator from here on is bounded by `most`.
+    loop {
+        // low + k × high stays at or below n/d while (low.0 + k × high.0) × d <= n × (low.1 + k × high.1)
+        let room = (most - low.1) / high.1;
+        let fits = (n * low.1 - low.0 * d) / (high.0 * d - n * high.1);
+        let steps = if fits < room { fits } else { room };
+        low = (low.0 + steps * high.0, low.1 + steps * high.1);
+        if low.1 + high.1 > most {
+            break;
+        }
+        // high + k × low stays above n/d; low is strictly below it, as n/d itself has too large a denominator
+        let below = n * low.1 - low.0 * d;
+        let room = (most - high.1) / low.1;
+        let fits = (high.0 * d - n * high.1 - 1) / below;
+        let steps = if fits < room { fits } else { room };
+        high = (high.0 + steps * low.0, high.1 + steps * low.1);
+        if low.1 + high.1 > most {
+            break;
+        }
+    }
+    // Both are at most the arguments, which were u64.
+    #[allow(clippy::cast_possible_truncation)]
+    {
+        (low.0 as u64, low.1 as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_fraction_is_the_largest_of_its_size(n in 1_u64..300, d in 1_u64..3_000, most in 1_u64..200) {
+            let divisor = gcd(n, d);
+            let (n, d) = (n / divisor, d / divisor);
+            prop_assume!(d > most);
+            let found = largest_below(n, d, most);
+            let best = (1..=most)
+                .map(|q| (n * q / d, q))
+                .max_by(|a, b| (a.0 * b.1).cmp(&(b.0 * a.1)).then(b.1.cmp(&a.1)))
+                .expect("most is at least 1");
+            prop_assert_eq!(found, best);
+        }
+    }
+
+    #[test]
+    fn what_takes_over_142_years_has_no_units() {
+        assert_eq!(
+            Units::of(1, 1, MOST_GRAINS),
+            Some(Units {
+                per_micro: 1,
+                per_token: MOST_GRAINS
+            })
+        );
+        assert_eq!(Units::of(1, 1, MOST_GRAINS + 1), None);
+        assert_eq!(Units::of(u32::MAX, 1, u64::MAX), None);
+    }
+}

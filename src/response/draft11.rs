@@ -1,0 +1,171 @@
+//! The `RateLimit` and `RateLimit-Policy` fields of draft-ietf-httpapi-ratelimit-headers-11 (23 May 2026): RFC 9651 lists of
+//! strings with parameters, written canonically.
+
+use smallvec::SmallVec;
+
+use crate::decision::{NEVER, QuotaSnapshot};
+use crate::policy::NamedQuota;
+use crate::quota::{Rule, Unit};
+
+const MICROS: u64 = 1_000_000;
+
+/// What the fields say of one limit, whoever keeps it.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    /// The name as an RFC 9651 string, with its quotes.
+    name: Box<str>,
+    quota: u32,
+    unit: Option<&'static str>,
+    /// Whole seconds; none for concurrency.
+    window: Option<u64>,
+    /// How long one token takes in whole seconds, for a bucket.
+    one_token: Option<u64>,
+    /// Base64 of a keyed hash, if clients are to be told.
+    partition_key: Option<Box<str>>,
+}
+
+impl Item {
+    pub(super) fn of(named: &NamedQuota) -> Self {
+        let quota = named.quota();
+        let (window, one_token) = match quota.rule {
+            Rule::TokenBucket(bucket) => {
+                let (refill, period) = (u128::from(bucket.refill), u128::from(bucket.period));
+                let fill =
+                    (u128::from(bucket.capacity) * period).div_ceil(refill * u128::from(MICROS));
+                let token = period.div_ceil(refill * u128::from(MICROS));
+                (
+                    u64::try_from(fill).unwrap_or(u64::MAX),
+                    Some(u64::try_from(token).unwrap_or(u64::MAX)),
+                )
+            }
+            Rule::IntervalBucket(bucket) => {
+                let (refill, period) = (u128::from(bucket.refill), u128::from(bucket.period));
+                let fill =
+                    (u128::from(bucket.capacity) * period).div_ceil(refill * u128::from(MICROS));
+                (
+                    u64::try_from(fill).unwrap_or(u64::MAX),
+                    Some(seconds(bucket.period)),
+                )
+            }
+            Rule::FixedWindow(fixed) => (seconds(fixed.window), None),
+            Rule::SlidingWindow(sliding) => (seconds(sliding.window), None),
+            Rule::SlidingLog(log) => (seconds(log.window), None),
+        };
+        let unit = match quota.token_unit() {
+            Unit::Requests => None,
+            Unit::ContentBytes => Some("content-bytes"),
+        };
+        let name = quoted(named.name());
+        Self {
+            name,
+            quota: quota.limit(),
+            unit,
+            window: Some(window),
+            one_token,
+            partition_key: None,
+        }
+    }
+
+    fn parameter(out: &mut Field, text: &str, value: u64) {
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    fn partition(&self, out: &mut Field) {
+        if let Some(partition_key) = &self.partition_key {
+            out.extend_from_slice(b";pk=:");
+            out.extend_from_slice(partition_key.as_bytes());
+            out.push(b':');
+        }
+    }
+
+    /// The member of `RateLimit-Policy`.
+    pub(super) fn policy(&self, out: &mut Field) {
+        separate(out);
+        out.extend_from_slice(self.name.as_bytes());
+        Self::parameter(out, ";q=", self.quota.into());
+        if let Some(unit) = self.unit {
+            out.extend_from_slice(b";qu=\"");
+            out.extend_from_slice(unit.as_bytes());
+            out.push(b'"');
+        }
+        if let Some(window) = self.window {
+            Self::parameter(out, ";w=", window);
+        }
+        self.partition(out);
+    }
+
+    /// The member of `RateLimit`.
+    pub(super) fn limit(&self, answer: &QuotaSnapshot, out: &mut Field) {
+        separate(out);
+        out.extend_from_slice(self.name.as_bytes());
+        Self::parameter(out, ";r=", answer.remaining.into());
+        if let Some(seconds) = self.effective_window(answer) {
+            Self::parameter(out, ";t=", seconds);
+        }
+        self.partition(out);
+    }
+
+    /// "The number of seconds within which the client can use no more than the available quota" (`t`).
+    fn effective_window(&self, answer: &QuotaSnapshot) -> Option<u64> {
+        match (answer.retry_after, self.one_token) {
+            (NEVER, _) => None,
+            (0, Some(one_token)) => (answer.remaining == 0).then_some(one_token),
+            (0, None) => (answer.remaining < self.quota).then(|| seconds(answer.reset_after)),
+            (wait, _) => Some(seconds(wait)),
+        }
+    }
+}
+
+/// The bytes of a field value.
+pub(super) type Field = SmallVec<[u8; 128]>;
+
+/// Whole seconds, rounded up, never 0.
+pub(super) const fn seconds(micros: u64) -> u64 {
+    if micros == 0 {
+        1
+    } else {
+        micros.div_ceil(MICROS)
+    }
+}
+
+fn separate(out: &mut Field) {
+    if !out.is_empty() {
+        out.extend_from_slice(b", ");
+    }
+}
+
+/// An RFC 9651 string (§4.1.6); names are printable ASCII.
+fn quoted(name: &str) -> Box<str> {
+    let mut text = String::with_capacity(name.len() + 2);
+    text.push('"');
+    for letter in name.chars() {
+        if matches!(letter, '"' | '\\') {
+            text.push('\\');
+        }
+        text.push(letter);
+    }
+    text.push('"');
+    text.into()
+}
+
+#[cfg(test)]
+impl Item {
+    /// An item that no quota of this crate makes yet: of a concurrency limit, or with a partition key.
+    pub(super) fn raw(
+        name: &str,
+        quota: u32,
+        unit: Option<&'static str>,
+        window: Option<u64>,
+        partition_key: Option<&str>,
+    ) -> Self {
+        Self {
+            name: quoted(name),
+            quota,
+            unit,
+            window,
+            one_token: None,
+            partition_key: partition_key.map(Into::into),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Refusals that a gRPC client understands: trailers-only answers with HTTP status 200.
+//!
+//! A plain 429 would be read as `UNAVAILABLE` and retried at once; with a text body it becomes `INTERNAL`.
+
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::{Refusal, ResponseBody};
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Whether the message is of a gRPC call, by its `content-type`.
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// One head that ends the stream.
+pub(super) fn refuse<B>(refusal: &Refusal) -> Response<ResponseBody<B>> {
+    let (code, message) = match refusal {
+        Refusal::Limited { .. } => ("8", "rate limit exceeded"),
+        Refusal::NoKey(error) if error.status() == StatusCode::BAD_REQUEST => ("3", "bad request"),
+        Refusal::NoKey(_) => ("13", "internal error"),
+        Refusal::Unavailable => ("14", "service unavailable"),
+    };
+    let mut response = Response::new(ResponseBody::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, GRPC);
+    headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+    response
+}

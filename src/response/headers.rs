@@ -1,0 +1,133 @@
+//! A decision as header fields, in whichever format: everything that is written into a response's head is written here.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
+
+use super::draft11::{Field, Item, seconds};
+use super::problem;
+use crate::decision::{Decision, QuotaSnapshot, RetryAfter, Snapshot};
+use crate::policy::Policy;
+
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// How clients are told of limits, beside the `Retry-After` of a refusal. The version of a draft is part of its name and never
+/// moves under a user's feet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HeaderFormat {
+    /// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11.
+    #[default]
+    Draft11,
+    /// Nothing.
+    None,
+}
+
+/// What a policy's answers have in common, made once.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    items: Vec<Item>,
+    /// The value of `RateLimit-Policy`.
+    policy: Option<HeaderValue>,
+    /// The body of a refusal, if the policy has a single quota.
+    problem: Option<Bytes>,
+}
+
+impl Prepared {
+    pub(super) fn of(policy: &Policy) -> Self {
+        let problem = match policy.quotas() {
+            [only] => Some(problem::quota_exceeded([only.name()].into_iter())),
+            _ => None,
+        };
+        Self::new(policy.quotas().iter().map(Item::of).collect(), problem)
+    }
+
+    pub(super) fn new(items: Vec<Item>, problem: Option<Bytes>) -> Self {
+        let mut field = Field::new();
+        items.iter().for_each(|item| item.policy(&mut field));
+        Self {
+            items,
+            policy: value(&field),
+            problem,
+        }
+    }
+
+    /// The names of the quotas that refused, as a problem body.
+    pub(super) fn problem(&self, policy: &Policy, snapshot: &Snapshot) -> Bytes {
+        match &self.problem {
+            Some(problem) => problem.clone(),
+            None => problem::quota_exceeded(violated(policy, snapshot)),
+        }
+    }
+
+    /// Adds the fields of `format` behind what a layer further in has written.
+    pub(super) fn write_limits(
+        &self,
+        format: HeaderFormat,
+        decision: &Decision,
+        headers: &mut HeaderMap,
+    ) {
+        match format {
+            HeaderFormat::None => {}
+            HeaderFormat::Draft11 => {
+                if let Some(policy) = &self.policy {
+                    headers.append(RATELIMIT_POLICY, policy.clone());
+                }
+                let mut field = Field::new();
+                let told = |answer: &QuotaSnapshot| decision.is_allowed() || !answer.is_allowed();
+                for (item, answer) in self.items.iter().zip(decision.snapshot().quotas()) {
+                    if told(answer) {
+                        item.limit(answer, &mut field);
+                    }
+                }
+                if let Some(field) = value(&field) {
+                    headers.append(RATELIMIT, field);
+                }
+            }
+        }
+    }
+}
+
+/// The fields of every refusal: when to come back, and that caches must not keep it (RFC 6585 §4).
+pub(super) fn write_refusal(retry_after: RetryAfter, headers: &mut HeaderMap) {
+    if let RetryAfter::In(wait) = retry_after {
+        write_retry_after(
+            seconds(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
+            headers,
+        );
+    }
+    headers.insert(CACHE_CONTROL, NO_STORE);
+}
+
+/// The fields of an answer that the backend did not give: it may well in a second.
+pub(super) fn write_unavailable(headers: &mut HeaderMap) {
+    write_retry_after(1, headers);
+    headers.insert(CACHE_CONTROL, NO_STORE);
+}
+
+/// `Retry-After` in whole seconds (RFC 9110 §10.2.3); the longer wait stays if a layer further in has set one.
+fn write_retry_after(seconds: u64, headers: &mut HeaderMap) {
+    let set = headers
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if set.is_none_or(|set| set < seconds) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+}
+
+fn violated<'a>(policy: &'a Policy, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a str> {
+    let both = policy.quotas().iter().zip(snapshot.quotas());
+    both.filter(|(_, answer)| !answer.is_allowed())
+        .map(|(named, _)| named.name())
+}
+
+fn value(field: &Field) -> Option<HeaderValue> {
+    // Only printable ASCII is ever written.
+    if field.is_empty() {
+        None
+    } else {
+        HeaderValue::from_bytes(field).ok()
+    }
+}

@@ -1,0 +1,93 @@
+//! What clients are told: refusals, header fields, and how a service of any protocol is answered for ([`Reject`]).
+//!
+//! | case | status | fields |
+//! |---|---|---|
+//! | over the limit | 429 | `Retry-After`, `Cache-Control: no-store`, rate-limit fields, problem body |
+//! | cost above the limit | 429 | the same without `Retry-After` and `t`: waiting does not help |
+//! | no key | 400 or 500, as [`KeyError`] says | problem body |
+//! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
+//! | allowed | the service's own | rate-limit fields appended; none on 1xx and 3xx |
+//!
+//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). A gRPC request is refused with `grpc-status`
+//! 8, 3, 13 or 14 in a head of its own, as its clients expect. Policy names are public; keys and the texts of errors are
+//! never sent.
+//!
+//! ```
+//! use http::{Request, Response};
+//! use tower::{Service, ServiceExt};
+//! use tower_sluice::key::Global;
+//! use tower_sluice::response::HeaderFormat;
+//! use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+//! let limit = RateLimitLayer::new(Policy::new("default", Quota::per_hour(2)), Global, MemoryBackend::new());
+//! let mut service = tower::ServiceBuilder::new()
+//!     .layer(limit)
+//!     .service_fn(|_: Request<()>| async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) });
+//! let response = service.ready().await?.call(Request::new(())).await?;
+//! assert_eq!(response.headers()["ratelimit-policy"], "\"default\";q=2;w=3600");
+//! assert_eq!(response.headers()["ratelimit"], "\"default\";r=1");
+//! # Ok(()) }
+//! ```
+
+mod body;
+mod draft11;
+mod grpc;
+mod headers;
+mod problem;
+mod reject;
+#[cfg(test)]
+mod vectors;
+
+use std::fmt;
+
+use http::StatusCode;
+
+use crate::decision::Decision;
+use crate::key::KeyError;
+use crate::policy::Policy;
+
+pub use self::body::ResponseBody;
+pub use self::headers::HeaderFormat;
+pub use self::reject::{AsError, Http, LimitError, Problem, RefusalBody, Reject, RejectFn};
+
+/// Why a request does not reach the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Over the limit.
+    Limited {
+        /// The policy that refused.
+        policy: Policy,
+        /// Its answer.
+        decision: Decision,
+    },
+    /// Nobody can say whose limit it is.
+    NoKey(KeyError),
+    /// The backend gave no answer, and that has been chosen to mean no.
+    Unavailable,
+}
+
+impl Refusal {
+    /// The status for HTTP: 429, 400, 500 or 503.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::NoKey(error) => error.status(),
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Limited { policy, .. } => write!(f, "rate limit `{}` exceeded", policy.name()),
+            Self::NoKey(error) => error.fmt(f),
+            Self::Unavailable => f.write_str("the rate limiter gave no answer"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}

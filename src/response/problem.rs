@@ -1,0 +1,41 @@
+//! Bodies of refusals: problem details (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers-11.
+
+use bytes::Bytes;
+use http::StatusCode;
+
+/// The quota of at least one of these policies is used up.
+pub(super) fn quota_exceeded<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
+    let mut body = String::from(concat!(
+        r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","#,
+        r#""title":"Request cannot be satisfied as assigned quota has been exceeded","#,
+        r#""status":429,"violated-policies":["#
+    ));
+    for (index, name) in violated.enumerate() {
+        body.push_str(if index == 0 { "\"" } else { ",\"" });
+        for letter in name.chars() {
+            // Names are printable ASCII: nothing else needs escaping (RFC 8259 §7).
+            if matches!(letter, '"' | '\\') {
+                body.push('\\');
+            }
+            body.push(letter);
+        }
+        body.push('"');
+    }
+    body.push_str("]}");
+    body.into()
+}
+
+/// Nothing is said but the status: what failed inside is not the client's business.
+pub(super) fn about_blank(status: StatusCode) -> Bytes {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => Bytes::from_static(
+            br#"{"type":"about:blank","title":"Service Unavailable","status":503}"#,
+        ),
+        StatusCode::BAD_REQUEST => {
+            Bytes::from_static(br#"{"type":"about:blank","title":"Bad Request","status":400}"#)
+        }
+        _ => Bytes::from_static(
+            br#"{"type":"about:blank","title":"Internal Server Error","status":500}"#,
+        ),
+    }
+}

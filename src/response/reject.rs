@@ -1,0 +1,262 @@
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+
+use super::headers::{self, HeaderFormat, Prepared};
+use super::{Refusal, ResponseBody, grpc, problem};
+use crate::decision::Decision;
+use crate::head::Head;
+use crate::policy::Policy;
+
+/// How a service is answered for: what refuses a request, and what an answer takes with it.
+///
+/// [`Http`] is for HTTP services and the default; [`AsError`] for any other.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot refuse requests of type `{Req}`",
+    label = "this service does not speak HTTP",
+    note = "add `.reject_with(AsError)`: refusals are then errors of the service"
+)]
+pub trait Reject<Req, Res, Err>: Clone {
+    /// What the limited service answers.
+    type Response;
+    /// The limited service's error.
+    type Error;
+
+    /// Answers in place of the service.
+    ///
+    /// # Errors
+    ///
+    /// If a refusal is an error in this protocol.
+    fn refuse(&self, request: &Req, refusal: Refusal) -> Result<Self::Response, Self::Error>;
+
+    /// Leaves the decision in a request that goes on.
+    fn admit(&self, request: &mut Req, decision: &Decision) {
+        let _ = (request, decision);
+    }
+
+    /// Passes the service's answer on; the decision is there unless the request passed unlimited.
+    fn pass(&self, decided: Option<(&Policy, &Decision)>, response: Res) -> Self::Response;
+
+    /// Passes the service's error on.
+    fn inner_error(&self, error: Err) -> Self::Error;
+}
+
+/// Refuses with 429 and problem details, or as gRPC expects it; leaves header fields and the [`Decision`] in what passes.
+///
+/// The inner error goes through untouched, and so does the inner body, within a [`ResponseBody`].
+#[derive(Clone, Copy, Debug)]
+pub struct Http<F = Problem> {
+    pub(crate) format: HeaderFormat,
+    pub(crate) on_redirects: bool,
+    pub(crate) extensions: bool,
+    pub(crate) body: F,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            format: HeaderFormat::default(),
+            on_redirects: false,
+            extensions: true,
+            body: Problem(()),
+        }
+    }
+}
+
+impl<F> Http<F> {
+    pub(crate) fn with_body<G>(self, body: G) -> Http<G> {
+        Http {
+            format: self.format,
+            on_redirects: self.on_redirects,
+            extensions: self.extensions,
+            body,
+        }
+    }
+}
+
+/// What a refusal says to people.
+pub trait RefusalBody: Clone {
+    /// The answer to a request with this head; the fields that every refusal has are added afterwards.
+    fn response(&self, head: &Head<'_>, refusal: &Refusal) -> Response<Bytes>;
+}
+
+/// Problem details (RFC 9457), the default.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem(());
+
+/// What a closure makes of the head and the refusal; see [`reject_fn`](crate::RateLimitLayer::reject_fn).
+#[derive(Clone, Copy)]
+pub struct RejectFn<F>(pub(crate) F);
+
+impl<F> fmt::Debug for RejectFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RejectFn(..)")
+    }
+}
+
+impl RefusalBody for Problem {
+    fn response(&self, _: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
+        let body = match refusal {
+            Refusal::Limited { policy, decision } => match policy.memo(Prepared::of) {
+                Some(prepared) => prepared.problem(policy, decision.snapshot()),
+                None => Bytes::new(),
+            },
+            _ => problem::about_blank(refusal.status()),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = refusal.status();
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        response
+    }
+}
+
+impl<F, T> RefusalBody for RejectFn<F>
+where
+    F: Fn(&Head<'_>, &Refusal) -> Response<T> + Clone,
+    T: Into<Bytes>,
+{
+    fn response(&self, head: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
+        (self.0)(head, refusal).map(Into::into)
+    }
+}
+
+impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for Http<F> {
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = E;
+
+    fn refuse(&self, request: &Request<B>, refusal: Refusal) -> Result<Self::Response, E> {
+        let mut response = if grpc::is_grpc(request.headers()) {
+            grpc::refuse(&refusal)
+        } else {
+            let (mut head, body) = self
+                .body
+                .response(&Head::from(request), &refusal)
+                .into_parts();
+            match &refusal {
+                Refusal::Limited { policy, decision } => {
+                    if let Some(retry_after) = decision.retry_after() {
+                        headers::write_refusal(retry_after, &mut head.headers);
+                    }
+                    if let Some(prepared) = policy.memo(Prepared::of) {
+                        prepared.write_limits(self.format, decision, &mut head.headers);
+                    }
+                }
+                Refusal::Unavailable => headers::write_unavailable(&mut head.headers),
+                Refusal::NoKey(_) => {}
+            }
+            let body = if request.method() == Method::HEAD {
+                // The same head: as long as the body would be, without it (RFC 9110 §9.3.2).
+                head.headers
+                    .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+                ResponseBody::empty()
+            } else {
+                ResponseBody::ours(body)
+            };
+            Response::from_parts(head, body)
+        };
+        if self.extensions {
+            match refusal {
+                Refusal::Limited { decision, .. } => {
+                    drop(response.extensions_mut().insert(decision))
+                }
+                Refusal::NoKey(error) => drop(response.extensions_mut().insert(error)),
+                Refusal::Unavailable => {}
+            }
+        }
+        Ok(response)
+    }
+
+    fn admit(&self, request: &mut Request<B>, decision: &Decision) {
+        if self.extensions {
+            request.extensions_mut().insert(decision.clone());
+        }
+    }
+
+    fn pass(
+        &self,
+        decided: Option<(&Policy, &Decision)>,
+        response: Response<ResBody>,
+    ) -> Self::Response {
+        let mut response = response.map(ResponseBody::inner);
+        if let Some((policy, decision)) = decided {
+            if self.format != HeaderFormat::None
+                && self.speaks_on(response.status())
+                && !grpc::is_grpc(response.headers())
+                && let Some(prepared) = policy.memo(Prepared::of)
+            {
+                prepared.write_limits(self.format, decision, response.headers_mut());
+            }
+            if self.extensions {
+                response.extensions_mut().insert(decision.clone());
+            }
+        }
+        response
+    }
+
+    fn inner_error(&self, error: E) -> E {
+        error
+    }
+}
+
+impl<F> Http<F> {
+    /// Not on 1xx, and on 3xx only if asked for: a client could stall before it follows.
+    fn speaks_on(&self, status: StatusCode) -> bool {
+        !(status.is_informational() || status.is_redirection() && !self.on_redirects)
+    }
+}
+
+/// Refuses with an error, for services that do not speak HTTP; see [`LimitError`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AsError;
+
+/// The error of a service that is limited [`AsError`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LimitError<E> {
+    /// The limiter did not let the request through; the inner service was not called.
+    Refused(Refusal),
+    /// The inner service's own.
+    Inner(E),
+}
+
+impl<E: fmt::Display> fmt::Display for LimitError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Inner(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for LimitError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Refused(Refusal::NoKey(error)) => Some(error),
+            Self::Refused(_) => None,
+            // Shown in place of this one, so its causes are ours.
+            Self::Inner(error) => error.source(),
+        }
+    }
+}
+
+impl<Req, Res, E> Reject<Req, Res, E> for AsError {
+    type Response = Res;
+    type Error = LimitError<E>;
+
+    fn refuse(&self, _: &Req, refusal: Refusal) -> Result<Res, LimitError<E>> {
+        Err(LimitError::Refused(refusal))
+    }
+
+    fn pass(&self, _: Option<(&Policy, &Decision)>, response: Res) -> Res {
+        response
+    }
+
+    fn inner_error(&self, error: E) -> LimitError<E> {
+        LimitError::Inner(error)
+    }
+}

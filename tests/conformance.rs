@@ -1,0 +1,564 @@
+//! Every vector of `tests/vectors` against the pure core and against the memory backend, to the microsecond.
+//!
+//! Left out, counted and named on stderr: cases that reserve or cancel a turn, for waiting is not built. Nothing else: the
+//! manual clock goes back where a case asks for it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tower_sluice::algorithm::{self, State};
+use tower_sluice::backend::Reply;
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::decision::{QuotaSnapshot, Receipt};
+use tower_sluice::quota::{Anchor, ParseQuotaErrorKind};
+use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RetryAfter};
+
+type Object = Map<String, Value>;
+
+/// Something that answers a vector's steps.
+trait Subject {
+    const NAME: &str;
+    fn new(policy: &Policy, start: Timestamp) -> Self;
+    fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply;
+    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot>;
+    fn refund(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        receipt: &mut Receipt,
+        cost: Cost,
+    ) -> Vec<QuotaSnapshot>;
+    fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot>;
+}
+
+struct Core(Vec<Option<State>>);
+
+impl Subject for Core {
+    const NAME: &str = "core";
+
+    fn new(policy: &Policy, _: Timestamp) -> Self {
+        Self(vec![None; policy.quotas().len()])
+    }
+
+    fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply {
+        algorithm::check(policy, &mut self.0, now, cost)
+    }
+
+    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
+        algorithm::penalize(policy, &mut self.0, now, cost)
+            .decision
+            .snapshot()
+            .quotas()
+            .to_vec()
+    }
+
+    fn refund(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        receipt: &mut Receipt,
+        cost: Cost,
+    ) -> Vec<QuotaSnapshot> {
+        algorithm::refund(policy, &mut self.0, now, &receipt.take(cost))
+            .decision
+            .snapshot()
+            .quotas()
+            .to_vec()
+    }
+
+    fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot> {
+        algorithm::reset(policy, &mut self.0, now)
+            .decision
+            .snapshot()
+            .quotas()
+            .to_vec()
+    }
+}
+
+struct Memory {
+    clock: ManualClock,
+    backend: MemoryBackend<ManualClock>,
+    runtime: tokio::runtime::Runtime,
+    key: Key,
+}
+
+impl Memory {
+    fn at(&self, policy: &Policy, now: Timestamp) -> Limiter<MemoryBackend<ManualClock>> {
+        self.clock.set(now);
+        Limiter::new(policy.clone(), self.backend.clone())
+    }
+}
+
+impl Subject for Memory {
+    const NAME: &str = "memory";
+
+    fn new(_: &Policy, start: Timestamp) -> Self {
+        let clock = ManualClock::at(start);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        let backend = MemoryBackend::builder().clock(clock.clone()).build();
+        Self {
+            clock,
+            backend,
+            runtime,
+            key: Key::from("the key"),
+        }
+    }
+
+    fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply {
+        let limiter = self.at(policy, now);
+        let Ok(reply) = self.runtime.block_on(limiter.check(&self.key, cost));
+        reply
+    }
+
+    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
+        let limiter = self.at(policy, now);
+        let Ok(snapshot) = self.runtime.block_on(limiter.penalty(&self.key, cost));
+        snapshot.quotas().to_vec()
+    }
+
+    fn refund(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        receipt: &mut Receipt,
+        cost: Cost,
+    ) -> Vec<QuotaSnapshot> {
+        let limiter = self.at(policy, now);
+        let Ok(snapshot) = self
+            .runtime
+            .block_on(limiter.refund(&self.key, receipt, cost));
+        snapshot.quotas().to_vec()
+    }
+
+    fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot> {
+        let limiter = self.at(policy, now);
+        let Ok(snapshot) = self.runtime.block_on(limiter.reset(&self.key));
+        snapshot.quotas().to_vec()
+    }
+}
+
+fn read(file: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/vectors")
+        .join(file);
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn object(value: &Value) -> &Object {
+    value
+        .as_object()
+        .unwrap_or_else(|| panic!("not an object: {value}"))
+}
+
+/// Fails on a field that this runner does not know: a vector must not pass because part of it was not read.
+fn only(object: &Object, known: &[&str]) {
+    let unknown: Vec<_> = object
+        .keys()
+        .filter(|key| !known.contains(&key.as_str()))
+        .collect();
+    assert!(
+        unknown.is_empty(),
+        "fields unknown to the runner: {unknown:?} in {object:?}"
+    );
+}
+
+fn number(object: &Object, field: &str) -> u64 {
+    object
+        .get(field)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("no number `{field}` in {object:?}"))
+}
+
+fn small(object: &Object, field: &str) -> u32 {
+    u32::try_from(number(object, field))
+        .unwrap_or_else(|_| panic!("`{field}` is too large in {object:?}"))
+}
+
+fn micros(object: &Object, field: &str) -> Duration {
+    Duration::from_micros(number(object, field))
+}
+
+fn quota(algorithm: &str, limit: &Object) -> Quota {
+    let anchor = |field: &str, first: &str| {
+        let offset = if limit.contains_key("offset_us") {
+            micros(limit, "offset_us")
+        } else {
+            Duration::ZERO
+        };
+        match limit.get(field).map(|value| value.as_str().unwrap_or("?")) {
+            None if offset.is_zero() => None,
+            None | Some("epoch") => Some(Anchor::Epoch { offset }),
+            Some(name) if name == first => Some(Anchor::FirstUse),
+            Some(name) => panic!("unknown {field} `{name}`"),
+        }
+    };
+    let (quota, anchor) = match algorithm {
+        "token_bucket" | "gcra" => {
+            only(
+                limit,
+                &[
+                    "name",
+                    "algorithm",
+                    "capacity",
+                    "refill",
+                    "period_us",
+                    "initial_tokens",
+                ],
+            );
+            (
+                Quota::try_token_bucket(
+                    small(limit, "capacity"),
+                    small(limit, "refill"),
+                    micros(limit, "period_us"),
+                ),
+                None,
+            )
+        }
+        "token_bucket_interval" => {
+            only(
+                limit,
+                &[
+                    "name",
+                    "algorithm",
+                    "capacity",
+                    "refill",
+                    "period_us",
+                    "initial_tokens",
+                    "align",
+                    "offset_us",
+                ],
+            );
+            let (capacity, refill) = (small(limit, "capacity"), small(limit, "refill"));
+            (
+                Quota::try_interval_bucket(capacity, refill, micros(limit, "period_us")),
+                anchor("align", "first_use"),
+            )
+        }
+        "fixed_window" => {
+            only(
+                limit,
+                &[
+                    "name",
+                    "algorithm",
+                    "limit",
+                    "window_us",
+                    "anchor",
+                    "offset_us",
+                ],
+            );
+            (
+                Quota::try_fixed_window(small(limit, "limit"), micros(limit, "window_us")),
+                anchor("anchor", "first"),
+            )
+        }
+        "sliding_counter" => {
+            only(limit, &["name", "algorithm", "limit", "window_us"]);
+            (
+                Quota::try_sliding_window(small(limit, "limit"), micros(limit, "window_us")),
+                None,
+            )
+        }
+        "sliding_log" => {
+            only(limit, &["name", "algorithm", "limit", "window_us"]);
+            (
+                Quota::try_sliding_log(small(limit, "limit"), micros(limit, "window_us")),
+                None,
+            )
+        }
+        other => panic!("unknown algorithm `{other}`"),
+    };
+    let mut quota = quota.expect("the vectors' quotas are valid");
+    if limit.contains_key("initial_tokens") {
+        quota = quota.initial_tokens(small(limit, "initial_tokens"));
+    }
+    anchor.map_or(quota, |anchor| quota.anchor(anchor))
+}
+
+/// An answer in the vectors' own words, to be compared field by field.
+fn told(quota: &QuotaSnapshot, checked: bool) -> Object {
+    let mut answer = Object::new();
+    let us = |duration: Duration| u64::try_from(duration.as_micros()).expect("fits");
+    answer.insert("remaining".into(), quota.remaining().into());
+    answer.insert("reset_after_us".into(), us(quota.reset_after()).into());
+    if checked {
+        answer.insert("allowed".into(), quota.is_allowed().into());
+        let (wait, never) = match quota.retry_after() {
+            None => (Value::Null, false),
+            Some(RetryAfter::Never) => (Value::Null, true),
+            Some(RetryAfter::In(wait)) => (us(wait).into(), false),
+        };
+        answer.insert("retry_after_us".into(), wait);
+        if never {
+            answer.insert("unsatisfiable".into(), true.into());
+        }
+    }
+    answer
+}
+
+/// Runs one vector; `Err` says step, expected and actual.
+fn run<S: Subject>(vector: &Object, mut policy: Policy, algorithm: &str) -> Result<(), String> {
+    let steps = vector["steps"].as_array().expect("steps");
+    let start = Timestamp::from_micros(number(object(&steps[0]), "at_us"));
+    let mut subject = S::new(&policy, start);
+    let mut receipts: BTreeMap<usize, Receipt> = BTreeMap::new();
+    for (index, step) in steps.iter().enumerate() {
+        let step = object(step);
+        let now = Timestamp::from_micros(number(step, "at_us"));
+        let of = |step: &Object| usize::try_from(number(step, "of")).expect("fits");
+        let actual = match step.get("op").map(|op| op.as_str().unwrap_or("?")) {
+            None => {
+                only(step, &["at_us", "cost", "costs", "expect"]);
+                let reply = match step.get("costs").and_then(Value::as_array) {
+                    None => subject.check(&policy, now, Cost::new(small(step, "cost"))),
+                    Some(costs) => {
+                        let mut each = [0; 8];
+                        assert_eq!(costs.len(), policy.quotas().len());
+                        for (cost, given) in each.iter_mut().zip(costs) {
+                            *cost = given
+                                .as_u64()
+                                .and_then(|cost| u32::try_from(cost).ok())
+                                .expect("a cost");
+                        }
+                        subject.check(&policy, now, Cost::each(each))
+                    }
+                };
+                assert_eq!(
+                    reply.receipt.is_some(),
+                    reply.decision.is_allowed(),
+                    "a receipt for each charge"
+                );
+                let decision = reply.decision;
+                if let Some(receipt) = reply.receipt {
+                    receipts.insert(index, receipt);
+                }
+                let snapshot = decision.snapshot();
+                let governing = snapshot.governing();
+                let mut actual = told(&snapshot.quotas()[governing], true);
+                assert_eq!(decision.is_allowed(), decision.retry_after().is_none());
+                assert_eq!(
+                    decision.retry_after(),
+                    snapshot.quotas()[governing].retry_after()
+                );
+                if step.contains_key("costs") {
+                    actual.retain(|field, _| {
+                        !["remaining", "reset_after_us"].contains(&field.as_str())
+                    });
+                    actual.insert("governing".into(), governing.into());
+                    let each = snapshot
+                        .quotas()
+                        .iter()
+                        .map(|quota| Value::Object(told(quota, true)))
+                        .collect();
+                    actual.insert("limits".into(), Value::Array(each));
+                }
+                actual
+            }
+            Some("penalty") => {
+                only(step, &["op", "at_us", "cost", "expect"]);
+                told(
+                    &subject.penalty(&policy, now, Cost::new(small(step, "cost")))[0],
+                    false,
+                )
+            }
+            Some("refund") => {
+                only(step, &["op", "at_us", "cost", "of", "expect"]);
+                match receipts.get_mut(&of(step)) {
+                    Some(receipt) => told(
+                        &subject.refund(&policy, now, receipt, Cost::new(small(step, "cost")))[0],
+                        false,
+                    ),
+                    None => return Err(format!("step {index}: step {} charged nothing", of(step))),
+                }
+            }
+            Some("reset") => {
+                only(step, &["op", "at_us", "expect"]);
+                told(&subject.reset(&policy, now)[0], false)
+            }
+            Some("reconfigure") => {
+                only(step, &["op", "at_us", "limit", "expect"]);
+                policy = Policy::new("vectors", quota(algorithm, object(&step["limit"])));
+                told(
+                    subject
+                        .check(&policy, now, Cost::ZERO)
+                        .decision
+                        .snapshot()
+                        .quotas()
+                        .first()
+                        .expect("one"),
+                    false,
+                )
+            }
+            Some(other) => {
+                return Err(format!(
+                    "step {index}: operation `{other}` is unknown to the runner"
+                ));
+            }
+        };
+        let expected = object(&step["expect"]);
+        if *expected != actual {
+            let actual = Value::Object(actual);
+            return Err(format!(
+                "step {index}: {}\n    expected {}\n    actual   {actual}",
+                Value::Object(step.clone()),
+                step["expect"]
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn run_file<S: Subject>(file: &str) {
+    let vectors = read(file);
+    let vectors = object(&vectors);
+    only(
+        vectors,
+        &["schema_version", "schema", "algorithm", "vectors"],
+    );
+    assert_eq!(vectors["schema_version"], 1);
+    let algorithm = vectors["algorithm"].as_str().expect("a name");
+    let (mut ran, mut left_out, mut failures) = (0, Vec::new(), String::new());
+    for vector in vectors["vectors"].as_array().expect("vectors") {
+        let vector = object(vector);
+        only(
+            vector,
+            &["name", "why", "tags", "limit", "limits", "steps", "seed"],
+        );
+        let name = vector["name"].as_str().expect("a name");
+        let steps = vector["steps"].as_array().expect("steps");
+        if steps.iter().any(|step| {
+            step.get("op")
+                .is_some_and(|op| op == "reserve" || op == "cancel")
+        }) {
+            left_out.push(name);
+            continue;
+        }
+        let policy = match vector.get("limits").and_then(Value::as_array) {
+            None => Policy::new("vectors", quota(algorithm, object(&vector["limit"]))),
+            Some(limits) => {
+                let named = limits.iter().map(|limit| {
+                    let limit = object(limit);
+                    let text = |field: &str| limit[field].as_str().expect("text");
+                    (text("name"), quota(text("algorithm"), limit))
+                });
+                Policy::try_of("vectors", named).expect("a policy")
+            }
+        };
+        match run::<S>(vector, policy, algorithm) {
+            Ok(()) => ran += 1,
+            Err(why) => write!(failures, "\n{file}, {name}, {}: {why}", S::NAME).expect("writes"),
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+    assert!(ran > 0, "{file} has no case for this runner");
+    let skipped = match left_out.len() {
+        0 => String::new(),
+        count => format!(
+            "; {count} left out because waiting is not built: {}",
+            left_out.join(", ")
+        ),
+    };
+    // Past the capture of the test harness: what is left out is seen in a green run, too.
+    writeln!(
+        std::io::stderr(),
+        "{file} on {}: {ran} cases pass{skipped}",
+        S::NAME
+    )
+    .expect("stderr");
+}
+
+macro_rules! on_core_and_memory {
+    ($($name:ident: $file:literal)*) => {$(
+        mod $name {
+            #[test]
+            fn core() {
+                super::run_file::<super::Core>($file);
+            }
+
+            #[test]
+            fn memory() {
+                super::run_file::<super::Memory>($file);
+            }
+        }
+    )*};
+}
+
+on_core_and_memory! {
+    token_bucket: "token_bucket.json"
+    token_bucket_interval: "token_bucket_interval.json"
+    gcra: "gcra.json"
+    fixed_window: "fixed_window.json"
+    sliding_log: "sliding_log.json"
+    sliding_counter: "sliding_counter.json"
+    multi_limit: "multi_limit.json"
+}
+
+#[test]
+fn quota_strings() {
+    let file = read("quota_parse.json");
+    let file = object(&file);
+    only(file, &["schema_version", "schema", "cases"]);
+    let cases = file["cases"].as_array().expect("cases");
+    let mut failures = String::new();
+    for case in cases {
+        let case = object(case);
+        only(case, &["name", "why", "input", "expect"]);
+        let (input, expect) = (
+            case["input"].as_str().expect("text"),
+            object(&case["expect"]),
+        );
+        only(expect, &["quotas", "error"]);
+        let actual = match Quota::parse_list(input) {
+            Ok(quotas) => {
+                serde_json::json!({"quotas": quotas.iter().map(parts).collect::<Vec<_>>()})
+            }
+            Err(error) => {
+                let kind = match error.kind() {
+                    ParseQuotaErrorKind::Empty => "empty",
+                    ParseQuotaErrorKind::Syntax => "syntax",
+                    ParseQuotaErrorKind::Unit => "unit",
+                    ParseQuotaErrorKind::CalendarUnit => "calendar_unit",
+                    ParseQuotaErrorKind::Zero => "zero",
+                    ParseQuotaErrorKind::TooLarge => "too_large",
+                    ParseQuotaErrorKind::TooSlow => "too_slow",
+                    _ => "another kind",
+                };
+                serde_json::json!({ "error": kind })
+            }
+        };
+        if Value::Object(expect.clone()) != actual {
+            write!(
+                failures,
+                "\nquota_parse.json, {}: {input:?}\n    expected {}\n    actual   {actual}",
+                case["name"], case["expect"]
+            )
+            .expect("writes");
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+    writeln!(
+        std::io::stderr(),
+        "quota_parse.json: {} cases pass",
+        cases.len()
+    )
+    .expect("stderr");
+}
+
+/// A quota as the vectors write it, its rate in grains included.
+fn parts(quota: &Quota) -> Value {
+    let (per_micro, per_token) = quota.grains().expect("a token bucket");
+    let (refill, period) = quota.rate().expect("a token bucket");
+    serde_json::json!({
+        "refill": refill,
+        "period_us": u64::try_from(period.as_micros()).expect("fits"),
+        "capacity": quota.limit(),
+        "units": [per_micro, per_token],
+    })
+}

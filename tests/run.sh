@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Everything that decides whether a change is good: format, lints, docs, each feature alone, all tests, the package.
+# Installs what is missing, and says so. Run it from anywhere; it works as root and with sudo.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '== %s\n' "$*"; }
+die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
+
+# need COMMAND PACKAGE: installs Debian's PACKAGE if COMMAND is not there.
+need() {
+    command -v "$1" >/dev/null && return
+    command -v apt-get >/dev/null || die "'$1' is missing: install it (Debian's package is '$2') and run this again"
+    local as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || die "'$1' is missing: run 'apt-get install $2' as root, then this again"
+        as_root=(sudo)
+    fi
+    say "installing $2, for '$1' is missing"
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
+}
+
+# step NAME COMMAND..: runs it and tells how long it took.
+step() {
+    local name=$1 start=$SECONDS
+    shift
+    say "$name: $*"
+    "$@"
+    say "$name took $((SECONDS - start)) s"
+}
+
+# The features of Cargo.toml, one a line.
+features() {
+    awk '/^\[/ { on = ($0 == "[features]") } on && /^[a-z]/ { print $1 }' Cargo.toml
+}
+
+each_feature_alone() {
+    local feature
+    cargo check --quiet --lib --no-default-features
+    for feature in $(features); do
+        say "feature $feature"
+        cargo check --quiet --lib --no-default-features --features "$feature"
+    done
+}
+
+command -v cargo >/dev/null || die "'cargo' is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later (https://rustup.rs)"
+need cc gcc
+
+step format cargo fmt --check
+step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings
+step docs env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --all-features
+step features each_feature_alone
+step tests cargo test --all-features
+step package cargo package --quiet --allow-dirty
+say "all good after $SECONDS s"
