@@ -87,6 +87,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    #[inline]
+    pub(crate) fn single(quota: QuotaSnapshot) -> Self {
+        Self {
+            quotas: SmallVec::from_buf_and_len([quota; 2], 1),
+            governing: 0,
+        }
+    }
+
     /// Picks the governing quota; a policy has 1 to 8.
     pub(crate) fn new(quotas: SmallVec<[QuotaSnapshot; 2]>) -> Self {
         let mut governing = 0;
@@ -131,6 +139,7 @@ impl Snapshot {
         self.governor().reset_after()
     }
 
+    #[inline]
     pub(crate) fn governor(&self) -> &QuotaSnapshot {
         &self.quotas[usize::from(self.governing)]
     }
@@ -155,6 +164,7 @@ pub enum Decision {
 }
 
 impl Decision {
+    #[inline]
     pub(crate) fn of(snapshot: Snapshot) -> Self {
         match snapshot.governor().retry_after() {
             None => Self::Allow(snapshot),

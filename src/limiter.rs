@@ -137,7 +137,6 @@ impl<C: Clock> Limiter<MemoryBackend<C>> {
     /// [`check`](Self::check) without `async`: memory decides at once and cannot fail.
     #[inline]
     pub fn check_now(&self, key: &Key, cost: impl Into<Cost>) -> Reply {
-        self.backend
-            .answer(Op::Check(cost.into()), &self.policy, key)
+        self.backend.check(&self.policy, key, cost.into())
     }
 }

@@ -37,24 +37,26 @@ impl Algorithm for FixedWindow {
         self.limit
     }
 
-    fn wrap(state: Count) -> Kept {
-        Kept::FixedWindow(state)
-    }
-
-    fn unwrap(kept: Kept) -> Option<Count> {
-        if let Kept::FixedWindow(count) = kept {
-            Some(count)
-        } else {
-            None
-        }
-    }
-
+    #[inline]
     fn peel(kept: &Kept) -> Option<&Count> {
-        if let Kept::FixedWindow(count) = kept {
-            Some(count)
+        if let Kept::FixedWindow(state) = kept {
+            Some(state)
         } else {
             None
         }
+    }
+
+    #[inline]
+    fn peel_mut(kept: &mut Kept) -> Option<&mut Count> {
+        if let Kept::FixedWindow(state) = kept {
+            Some(state)
+        } else {
+            None
+        }
+    }
+
+    fn blank() -> Kept {
+        Kept::FixedWindow(Count { start: 0, used: 0 })
     }
 
     fn view(&self, state: Option<&Count>, now: i64) -> View {
@@ -115,31 +117,29 @@ impl Algorithm for FixedWindow {
         }
     }
 
-    fn note(&self, view: &View, _: Option<Count>) -> Count {
-        view.count
+    fn note(&self, view: &View, count: &mut Count) {
+        *count = view.count;
     }
 
-    fn charge(&self, view: &mut View, _: Option<Count>, tokens: u32) -> (Count, Place) {
+    fn charge(&self, view: &mut View, count: &mut Count, tokens: u32) -> Place {
         view.count.used += u64::from(tokens);
-        (
-            view.count,
-            Place {
-                at: view.count.start,
-                number: 0,
-            },
-        )
+        *count = view.count;
+        Place {
+            at: count.start,
+            number: 0,
+        }
     }
 
-    fn refund(&self, view: &mut View, _: Count, tokens: u32, place: Place) -> Count {
+    fn refund(&self, view: &mut View, count: &mut Count, tokens: u32, place: Place) {
         if place.at == view.count.start {
             view.count.used = view.count.used.saturating_sub(u64::from(tokens));
         }
-        view.count
+        *count = view.count;
     }
 
-    fn penalize(&self, view: &mut View, _: Option<Count>, tokens: u32) -> Count {
+    fn penalize(&self, view: &mut View, count: &mut Count, tokens: u32) {
         let most = view.count.used.max(2 * u64::from(self.limit));
         view.count.used = view.count.used.saturating_add(u64::from(tokens)).min(most);
-        view.count
+        *count = view.count;
     }
 }

@@ -77,24 +77,30 @@ impl Algorithm for IntervalBucket {
         self.capacity
     }
 
-    fn wrap(state: Debt) -> Kept {
-        Kept::IntervalBucket(state)
-    }
-
-    fn unwrap(kept: Kept) -> Option<Debt> {
-        if let Kept::IntervalBucket(debt) = kept {
-            Some(debt)
-        } else {
-            None
-        }
-    }
-
+    #[inline]
     fn peel(kept: &Kept) -> Option<&Debt> {
-        if let Kept::IntervalBucket(debt) = kept {
-            Some(debt)
+        if let Kept::IntervalBucket(state) = kept {
+            Some(state)
         } else {
             None
         }
+    }
+
+    #[inline]
+    fn peel_mut(kept: &mut Kept) -> Option<&mut Debt> {
+        if let Kept::IntervalBucket(state) = kept {
+            Some(state)
+        } else {
+            None
+        }
+    }
+
+    fn blank() -> Kept {
+        Kept::IntervalBucket(Debt {
+            tokens: 0,
+            anchor: 0,
+            capacity: 0,
+        })
     }
 
     fn view(&self, state: Option<&Debt>, now: i64) -> View {
@@ -157,23 +163,24 @@ impl Algorithm for IntervalBucket {
         }
     }
 
-    fn note(&self, view: &View, _: Option<Debt>) -> Debt {
-        self.written(view)
+    fn note(&self, view: &View, debt: &mut Debt) {
+        *debt = self.written(view);
     }
 
-    fn charge(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> (Debt, Place) {
+    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u32) -> Place {
         view.tokens += u64::from(tokens);
-        (self.written(view), Place::default())
+        *debt = self.written(view);
+        Place::default()
     }
 
-    fn refund(&self, view: &mut View, _: Debt, tokens: u32, _: Place) -> Debt {
+    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u32, _: Place) {
         view.tokens = view.tokens.saturating_sub(u64::from(tokens));
-        self.written(view)
+        *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> Debt {
+    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u32) {
         let most = view.tokens.max(2 * u64::from(self.capacity));
         view.tokens = view.tokens.saturating_add(u64::from(tokens)).min(most);
-        self.written(view)
+        *debt = self.written(view);
     }
 }

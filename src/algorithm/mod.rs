@@ -57,10 +57,19 @@ const _: () = assert!(size_of::<Option<State>>() == 32);
 /// tokens starts its refill, and a step back of the clock beyond the quota's own horizon is written down.
 #[inline]
 pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost: Cost) -> Reply {
-    // With one quota its own answer is the policy's; with several, first ask all, then charge all or none.
-    let all_fit = states.len() == 1
-        || members(policy, states)
-            .all(|(index, named, state)| fits(&named.quota, state, now, cost.of(index)));
+    // The common case by itself: what is below costs as much again.
+    if let ([named], [state]) = (policy.quotas(), &mut *states) {
+        let tokens = cost.of(0);
+        let (snapshot, place) = decide(&named.quota, state, now, tokens, true);
+        let charge = Charge {
+            quota: named.mark(),
+            tokens,
+            place,
+        };
+        return Reply::to_check_of_one(snapshot, charge);
+    }
+    let all_fit = members(policy, states)
+        .all(|(index, named, state)| fits(&named.quota, state, now, cost.of(index)));
     let mut snapshots = SmallVec::new();
     let mut charges = SmallVec::new();
     for (index, named, state) in members(policy, states) {
@@ -73,13 +82,7 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
             place,
         });
     }
-    let decision = Decision::of(Snapshot::new(snapshots));
-    let receipt = decision.is_allowed().then_some(Receipt { charges });
-    Reply {
-        decision,
-        receipt,
-        go_after: Duration::ZERO,
-    }
+    Reply::to_check(Snapshot::new(snapshots), || charges)
 }
 
 /// Charges `cost` without asking. No debt is taken beyond twice the limit, so that nobody is shut out for longer than two
@@ -178,9 +181,10 @@ trait Algorithm {
     type View;
 
     fn limit(&self) -> u32;
-    fn wrap(state: Self::State) -> Kept;
-    fn unwrap(kept: Kept) -> Option<Self::State>;
     fn peel(kept: &Kept) -> Option<&Self::State>;
+    fn peel_mut(kept: &mut Kept) -> Option<&mut Self::State>;
+    /// A state to be written into.
+    fn blank() -> Kept;
 
     /// Brings a state to `now`, that of an unseen key if there is none.
     fn view(&self, state: Option<&Self::State>, now: i64) -> Self::View;
@@ -193,30 +197,14 @@ trait Algorithm {
     fn remaining(&self, view: &Self::View) -> u32;
     fn reset_after(&self, view: &Self::View) -> u64;
 
-    /// The view as a state.
-    fn note(&self, view: &Self::View, state: Option<Self::State>) -> Self::State;
+    /// Writes the view.
+    fn note(&self, view: &Self::View, state: &mut Self::State);
     /// Adds `tokens` to the view and writes it: they fit.
-    fn charge(
-        &self,
-        view: &mut Self::View,
-        state: Option<Self::State>,
-        tokens: u32,
-    ) -> (Self::State, Place);
+    fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32) -> Place;
     /// Takes up to `tokens` of a charge back and writes it.
-    fn refund(
-        &self,
-        view: &mut Self::View,
-        state: Self::State,
-        tokens: u32,
-        place: Place,
-    ) -> Self::State;
+    fn refund(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32, place: Place);
     /// Adds `tokens`, but takes no debt beyond twice the limit, and writes it.
-    fn penalize(
-        &self,
-        view: &mut Self::View,
-        state: Option<Self::State>,
-        tokens: u32,
-    ) -> Self::State;
+    fn penalize(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32);
 }
 
 /// Something to do with whichever algorithm a quota has.
@@ -245,7 +233,7 @@ fn fits(quota: &Quota, slot: &mut Option<State>, now: Timestamp, cost: u32) -> b
 }
 
 #[inline]
-fn decide(
+pub(crate) fn decide(
     quota: &Quota,
     slot: &mut Option<State>,
     now: Timestamp,
@@ -255,12 +243,20 @@ fn decide(
     with_algorithm(quota, slot, Decide(now.into(), cost, go))
 }
 
+#[inline]
 fn stored<A: Algorithm>(slot: &Option<State>) -> Option<&A::State> {
     slot.as_ref().and_then(|state| A::peel(&state.0))
 }
 
-fn taken<A: Algorithm>(slot: &mut Option<State>) -> Option<A::State> {
-    slot.take().and_then(|state| A::unwrap(state.0))
+/// The state to write into, made if there is none.
+#[inline]
+fn written<A: Algorithm>(slot: &mut Option<State>, write: impl FnOnce(&mut A::State)) {
+    if stored::<A>(slot).is_none() {
+        *slot = Some(State(A::blank()));
+    }
+    if let Some(state) = slot.as_mut().and_then(|state| A::peel_mut(&mut state.0)) {
+        write(state);
+    }
 }
 
 struct Fits(Micros, u32);
@@ -287,25 +283,28 @@ impl Operation for Decide {
         let mut view = algorithm.view(stored::<A>(slot), now.0);
         let mut place = Place::default();
         let mut retry_after = 0;
-        if cost == 0 {
-        } else if cost > algorithm.limit() {
+        if cost > algorithm.limit() {
             retry_after = NEVER;
-        } else if !algorithm.fits(&view, cost) {
-            retry_after = algorithm.retry_after(&view, stored::<A>(slot), cost);
-            if algorithm.must_note(&view) {
-                *slot = Some(State(A::wrap(algorithm.note(&view, taken::<A>(slot)))));
+        } else if cost > 0 {
+            let fits = algorithm.fits(&view, cost);
+            if fits && go {
+                written::<A>(slot, |state| {
+                    place = algorithm.charge(&mut view, state, cost)
+                });
+            } else {
+                if !fits {
+                    retry_after = algorithm.retry_after(&view, stored::<A>(slot), cost);
+                }
+                if algorithm.must_note(&view) {
+                    written::<A>(slot, |state| algorithm.note(&view, state));
+                }
             }
-        } else if go {
-            let (state, charged) = algorithm.charge(&mut view, taken::<A>(slot), cost);
-            *slot = Some(State(A::wrap(state)));
-            place = charged;
-        } else if algorithm.must_note(&view) {
-            *slot = Some(State(A::wrap(algorithm.note(&view, taken::<A>(slot)))));
         }
         (snapshot(algorithm, &view, retry_after), place)
     }
 }
 
+#[inline]
 fn snapshot<A: Algorithm>(algorithm: &A, view: &A::View, retry_after: u64) -> QuotaSnapshot {
     QuotaSnapshot {
         limit: algorithm.limit(),
@@ -324,8 +323,7 @@ impl Operation for Penalize {
         let Self(now, tokens) = self;
         let mut view = algorithm.view(stored::<A>(slot), now.0);
         if tokens > 0 {
-            let state = algorithm.penalize(&mut view, taken::<A>(slot), tokens);
-            *slot = Some(State(A::wrap(state)));
+            written::<A>(slot, |state| algorithm.penalize(&mut view, state, tokens));
         }
         snapshot(algorithm, &view, 0)
     }
@@ -339,12 +337,10 @@ impl Operation for Refund {
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> QuotaSnapshot {
         let Self(now, tokens, place) = self;
         let mut view = algorithm.view(stored::<A>(slot), now.0);
-        if tokens > 0
-            && let Some(state) = taken::<A>(slot)
-        {
-            *slot = Some(State(A::wrap(
-                algorithm.refund(&mut view, state, tokens, place),
-            )));
+        if tokens > 0 && stored::<A>(slot).is_some() {
+            written::<A>(slot, |state| {
+                algorithm.refund(&mut view, state, tokens, place)
+            });
         }
         snapshot(algorithm, &view, 0)
     }

@@ -94,22 +94,19 @@ pub(super) struct View {
 }
 
 impl SlidingLog {
-    fn written(&self, view: &View, log: Option<Box<Log>>) -> Box<Log> {
-        let mut log = log.unwrap_or_default();
-        if view.rebase {
-            log.rebase(view.at);
-        }
-        log
-    }
-
-    fn appended(&self, view: &mut View, log: Option<Box<Log>>, tokens: u32) -> (Box<Log>, Place) {
-        let mut log = self.written(view, log);
+    fn append(&self, view: &mut View, log: &mut Log, tokens: u32) -> Place {
+        self.note(view, log);
         log.forget(view.passed);
         view.passed = 0;
         view.sum += tokens;
         view.newest = view.at;
-        let place = log.append(view.at, tokens);
-        (log, place)
+        log.append(view.at, tokens)
+    }
+
+    fn note(&self, view: &View, log: &mut Log) {
+        if view.rebase {
+            log.rebase(view.at);
+        }
     }
 }
 
@@ -121,24 +118,26 @@ impl Algorithm for SlidingLog {
         self.limit
     }
 
-    fn wrap(state: Box<Log>) -> Kept {
-        Kept::SlidingLog(state)
-    }
-
-    fn unwrap(kept: Kept) -> Option<Box<Log>> {
-        if let Kept::SlidingLog(log) = kept {
-            Some(log)
-        } else {
-            None
-        }
-    }
-
+    #[inline]
     fn peel(kept: &Kept) -> Option<&Box<Log>> {
-        if let Kept::SlidingLog(log) = kept {
-            Some(log)
+        if let Kept::SlidingLog(state) = kept {
+            Some(state)
         } else {
             None
         }
+    }
+
+    #[inline]
+    fn peel_mut(kept: &mut Kept) -> Option<&mut Box<Log>> {
+        if let Kept::SlidingLog(state) = kept {
+            Some(state)
+        } else {
+            None
+        }
+    }
+
+    fn blank() -> Kept {
+        Kept::SlidingLog(Box::default())
     }
 
     fn view(&self, state: Option<&Box<Log>>, now: i64) -> View {
@@ -214,42 +213,42 @@ impl Algorithm for SlidingLog {
         }
     }
 
-    fn note(&self, view: &View, log: Option<Box<Log>>) -> Box<Log> {
-        self.written(view, log)
+    fn note(&self, view: &View, log: &mut Box<Log>) {
+        Self::note(self, view, log);
     }
 
-    fn charge(&self, view: &mut View, log: Option<Box<Log>>, tokens: u32) -> (Box<Log>, Place) {
-        self.appended(view, log, tokens)
+    fn charge(&self, view: &mut View, log: &mut Box<Log>, tokens: u32) -> Place {
+        self.append(view, log, tokens)
     }
 
-    fn refund(&self, view: &mut View, log: Box<Log>, tokens: u32, place: Place) -> Box<Log> {
-        let mut log = self.written(view, Some(log));
+    fn refund(&self, view: &mut View, log: &mut Box<Log>, tokens: u32, place: Place) {
+        Self::note(self, view, log);
         // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start again
         // after a reset: the time keeps an older receipt from meeting a newer entry.)
         let is = |entry: &Entry| entry.number == place.number && entry.at <= place.at;
-        let found = log.entries.iter().skip(view.passed).position(is);
-        if let Some(index) = found.map(|index| index + view.passed) {
-            let own = log.entries[index].sum.wrapping_sub(log.sum_before(index));
-            let back = own.min(tokens);
-            for entry in log.entries.range_mut(index..) {
-                entry.sum = entry.sum.wrapping_sub(back);
-            }
-            if back == own {
-                log.entries.remove(index);
-            }
-            view.sum -= back;
-            view.newest = log
-                .newest()
-                .map_or(view.newest, |newest| newest.min(view.at));
+        let Some(found) = log.entries.iter().skip(view.passed).position(is) else {
+            return;
+        };
+        let index = found + view.passed;
+        let own = log.entries[index].sum.wrapping_sub(log.sum_before(index));
+        let back = own.min(tokens);
+        for entry in log.entries.range_mut(index..) {
+            entry.sum = entry.sum.wrapping_sub(back);
         }
-        log
+        if back == own {
+            log.entries.remove(index);
+        }
+        view.sum -= back;
+        view.newest = log
+            .newest()
+            .map_or(view.newest, |newest| newest.min(view.at));
     }
 
-    fn penalize(&self, view: &mut View, log: Option<Box<Log>>, tokens: u32) -> Box<Log> {
+    fn penalize(&self, view: &mut View, log: &mut Box<Log>, tokens: u32) {
         let room = (2 * self.limit).saturating_sub(view.sum);
         match tokens.min(room) {
-            0 => self.written(view, log),
-            tokens => self.appended(view, log, tokens).0,
+            0 => Self::note(self, view, log),
+            tokens => drop(self.append(view, log, tokens)),
         }
     }
 }
@@ -274,16 +273,16 @@ mod tests {
             ..Log::default()
         }));
         for now in 0..1_000 {
-            let mut view = quota.view(log.as_ref(), now * 30);
+            let mut view = quota.view(Some(&log), now * 30);
             assert!(
                 view.sum <= 9,
                 "three charges of 3 are in a window at the most: {}",
                 view.sum
             );
             if quota.fits(&view, 3) {
-                log = Some(quota.charge(&mut view, log.take(), 3).0);
+                let _ = quota.charge(&mut view, &mut log, 3);
             } else {
-                assert!(quota.retry_after(&view, log.as_ref(), 3) <= 100);
+                assert!(quota.retry_after(&view, Some(&log), 3) <= 100);
             }
         }
     }

@@ -59,24 +59,30 @@ impl Algorithm for SlidingWindow {
         self.limit
     }
 
-    fn wrap(state: Counts) -> Kept {
-        Kept::SlidingWindow(state)
-    }
-
-    fn unwrap(kept: Kept) -> Option<Counts> {
-        if let Kept::SlidingWindow(counts) = kept {
-            Some(counts)
-        } else {
-            None
-        }
-    }
-
+    #[inline]
     fn peel(kept: &Kept) -> Option<&Counts> {
-        if let Kept::SlidingWindow(counts) = kept {
-            Some(counts)
+        if let Kept::SlidingWindow(state) = kept {
+            Some(state)
         } else {
             None
         }
+    }
+
+    #[inline]
+    fn peel_mut(kept: &mut Kept) -> Option<&mut Counts> {
+        if let Kept::SlidingWindow(state) = kept {
+            Some(state)
+        } else {
+            None
+        }
+    }
+
+    fn blank() -> Kept {
+        Kept::SlidingWindow(Counts {
+            start: 0,
+            current: 0,
+            previous: 0,
+        })
     }
 
     fn view(&self, state: Option<&Counts>, now: i64) -> View {
@@ -188,38 +194,40 @@ impl Algorithm for SlidingWindow {
         }
     }
 
-    fn note(&self, view: &View, _: Option<Counts>) -> Counts {
-        view.counts
+    fn note(&self, view: &View, counts: &mut Counts) {
+        *counts = view.counts;
     }
 
-    fn charge(&self, view: &mut View, _: Option<Counts>, tokens: u32) -> (Counts, Place) {
+    fn charge(&self, view: &mut View, counts: &mut Counts, tokens: u32) -> Place {
         view.counts.current += u64::from(tokens);
-        (
-            view.counts,
-            Place {
-                at: view.counts.start,
-                number: 0,
-            },
-        )
-    }
-
-    fn refund(&self, view: &mut View, _: Counts, tokens: u32, place: Place) -> Counts {
-        let counts = &mut view.counts;
-        if place.at == counts.start {
-            counts.current = counts.current.saturating_sub(u64::from(tokens));
-        } else if place.at == counts.start - signed(self.window) {
-            counts.previous = counts.previous.saturating_sub(u64::from(tokens));
+        *counts = view.counts;
+        Place {
+            at: counts.start,
+            number: 0,
         }
-        *counts
     }
 
-    fn penalize(&self, view: &mut View, _: Option<Counts>, tokens: u32) -> Counts {
+    fn refund(&self, view: &mut View, counts: &mut Counts, tokens: u32, place: Place) {
+        let Counts {
+            start,
+            current,
+            previous,
+        } = &mut view.counts;
+        if place.at == *start {
+            *current = current.saturating_sub(u64::from(tokens));
+        } else if place.at == *start - signed(self.window) {
+            *previous = previous.saturating_sub(u64::from(tokens));
+        }
+        *counts = view.counts;
+    }
+
+    fn penalize(&self, view: &mut View, counts: &mut Counts, tokens: u32) {
         let most = view.counts.current.max(2 * self.limit());
         view.counts.current = view
             .counts
             .current
             .saturating_add(u64::from(tokens))
             .min(most);
-        view.counts
+        *counts = view.counts;
     }
 }

@@ -86,24 +86,32 @@ impl Algorithm for TokenBucket {
         self.capacity
     }
 
-    fn wrap(state: Debt) -> Kept {
-        Kept::TokenBucket(state)
-    }
-
-    fn unwrap(kept: Kept) -> Option<Debt> {
-        if let Kept::TokenBucket(debt) = kept {
-            Some(debt)
-        } else {
-            None
-        }
-    }
-
+    #[inline]
     fn peel(kept: &Kept) -> Option<&Debt> {
-        if let Kept::TokenBucket(debt) = kept {
-            Some(debt)
+        if let Kept::TokenBucket(state) = kept {
+            Some(state)
         } else {
             None
         }
+    }
+
+    #[inline]
+    fn peel_mut(kept: &mut Kept) -> Option<&mut Debt> {
+        if let Kept::TokenBucket(state) = kept {
+            Some(state)
+        } else {
+            None
+        }
+    }
+
+    fn blank() -> Kept {
+        Kept::TokenBucket(Debt {
+            grains: 0,
+            at: 0,
+            per_token: 1,
+            capacity: 0,
+            niche: Niche::TokenBucket,
+        })
     }
 
     #[inline]
@@ -170,24 +178,25 @@ impl Algorithm for TokenBucket {
         }
     }
 
-    fn note(&self, view: &View, _: Option<Debt>) -> Debt {
-        self.written(view)
+    fn note(&self, view: &View, debt: &mut Debt) {
+        *debt = self.written(view);
     }
 
     #[inline]
-    fn charge(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> (Debt, Place) {
+    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u32) -> Place {
         view.grains += self.grains(tokens);
-        (self.written(view), Place::default())
+        *debt = self.written(view);
+        Place::default()
     }
 
-    fn refund(&self, view: &mut View, _: Debt, tokens: u32, _: Place) -> Debt {
+    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u32, _: Place) {
         view.grains = view.grains.saturating_sub(self.grains(tokens));
-        self.written(view)
+        *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, _: Option<Debt>, tokens: u32) -> Debt {
+    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u32) {
         let most = view.grains.max(2 * self.full());
         view.grains = view.grains.saturating_add(self.grains(tokens)).min(most);
-        self.written(view)
+        *debt = self.written(view);
     }
 }

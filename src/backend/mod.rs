@@ -22,7 +22,9 @@ pub mod memory;
 
 use std::time::Duration;
 
-use crate::decision::{Decision, Receipt};
+use smallvec::SmallVec;
+
+use crate::decision::{Charge, Decision, QuotaSnapshot, Receipt, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -54,6 +56,33 @@ pub struct Reply {
     pub receipt: Option<Receipt>,
     /// How long to wait before going on; zero for a check.
     pub go_after: Duration,
+}
+
+impl Reply {
+    /// The answer of a policy's only quota to a check.
+    #[inline]
+    pub(crate) fn to_check_of_one(snapshot: QuotaSnapshot, charge: Charge) -> Self {
+        Self::to_check(Snapshot::single(snapshot), || {
+            SmallVec::from_buf_and_len([charge; 2], 1)
+        })
+    }
+
+    /// The answer to a check, with a receipt of its charges if it was allowed.
+    #[inline]
+    pub(crate) fn to_check(
+        snapshot: Snapshot,
+        charges: impl FnOnce() -> SmallVec<[Charge; 2]>,
+    ) -> Self {
+        let decision = Decision::of(snapshot);
+        let receipt = decision
+            .is_allowed()
+            .then(|| Receipt { charges: charges() });
+        Self {
+            decision,
+            receipt,
+            go_after: Duration::ZERO,
+        }
+    }
 }
 
 /// An answer that is there, or a future of one.

@@ -34,13 +34,15 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
-use self::fingerprint::Fingerprints;
+use self::fingerprint::{Fingerprint, Fingerprints};
 use self::shard::{Moment, Shard};
 use super::{Answer, Backend, Op, Reply};
 use crate::algorithm;
 use crate::clock::{Clock, SystemClock, Timestamp, micros_up};
+use crate::decision::Charge;
 use crate::key::Key;
 use crate::policy::Policy;
+use crate::quota::Cost;
 
 /// Keys kept if nothing else is said.
 const DEFAULT_MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not 0");
@@ -181,27 +183,64 @@ impl<C> MemoryBackend<C> {
 }
 
 impl<C: Clock> MemoryBackend<C> {
-    /// Does `op` at once; [`Backend::ask`] without its wrapping.
+    /// Decides a request: the path that has to be short.
     #[inline]
-    pub(crate) fn answer(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
+    pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: Cost) -> Reply {
         let shared = &*self.0;
         let print = shared.fingerprints.of(policy.id(), key);
-        // Before the lock is taken: reading a clock is a third of a decision. Two threads may then come in the other order;
-        // time stands still for the later one.
-        let now = shared.clock.now();
-        let moment = Moment {
-            now,
-            start: shared.start,
-            idle_ttl: shared.idle_ttl,
-            room: &shared.room,
+        let moment = shared.moment();
+        let [only] = policy.quotas() else {
+            let op = |states: &mut [_]| algorithm::check(policy, states, moment.now, cost);
+            return shared
+                .shard(print)
+                .lock()
+                .with_states(policy, print, moment, op);
         };
-        let mut shard = shared.shards[print.shard(shared.shards.len())].lock();
+        let tokens = cost.of(0);
+        let (snapshot, place) = shared
+            .shard(print)
+            .lock()
+            .decide(only, print, moment, tokens);
+        Reply::to_check_of_one(
+            snapshot,
+            Charge {
+                quota: only.mark(),
+                tokens,
+                place,
+            },
+        )
+    }
+
+    fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
+        let shared = &*self.0;
+        let print = shared.fingerprints.of(policy.id(), key);
+        let moment = shared.moment();
+        let mut shard = shared.shard(print).lock();
         shard.with_states(policy, print, moment, |states| match op {
-            Op::Check(cost) => algorithm::check(policy, states, now, cost),
-            Op::Penalty(cost) => algorithm::penalize(policy, states, now, cost),
-            Op::Refund(receipt) => algorithm::refund(policy, states, now, &receipt),
-            Op::Reset => algorithm::reset(policy, states, now),
+            Op::Check(cost) => algorithm::check(policy, states, moment.now, cost),
+            Op::Penalty(cost) => algorithm::penalize(policy, states, moment.now, cost),
+            Op::Refund(receipt) => algorithm::refund(policy, states, moment.now, &receipt),
+            Op::Reset => algorithm::reset(policy, states, moment.now),
         })
+    }
+}
+
+impl<C: Clock> Shared<C> {
+    /// Taken before the lock: reading a clock is a third of a decision. Two threads may then come in the other order; time
+    /// stands still for the later one.
+    #[inline]
+    fn moment(&self) -> Moment<'_> {
+        Moment {
+            now: self.clock.now(),
+            start: self.start,
+            idle_ttl: self.idle_ttl,
+            room: &self.room,
+        }
+    }
+
+    #[inline]
+    fn shard(&self, print: Fingerprint) -> &Mutex<Shard> {
+        &self.shards[print.shard(self.shards.len())]
     }
 }
 
@@ -216,7 +255,10 @@ impl<C: Clock> Backend for MemoryBackend<C> {
         policy: &Policy,
         key: &Key,
     ) -> Answer<Result<Reply, Infallible>, Self::Future> {
-        Answer::Now(Ok(self.answer(op, policy, key)))
+        Answer::Now(Ok(match op {
+            Op::Check(cost) => self.check(policy, key, cost),
+            op => self.change(op, policy, key),
+        }))
     }
 }
 

@@ -7,7 +7,8 @@ use super::fingerprint::Fingerprint;
 use super::{Reply, Room};
 use crate::algorithm::{self, State};
 use crate::clock::Timestamp;
-use crate::policy::Policy;
+use crate::decision::{Place, QuotaSnapshot};
+use crate::policy::{NamedQuota, Policy};
 
 /// Old entries that a new one looks at, forgetting those that owe nothing: more than one, so that the map shrinks while
 /// keys come and go.
@@ -64,7 +65,32 @@ pub(super) struct Moment<'a> {
     pub(super) room: &'a Room,
 }
 
+impl Moment<'_> {
+    /// When a quota owes nothing, by its answer.
+    #[inline]
+    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> Tick {
+        let kept = if algorithm::starts_below_capacity(named.quota()) {
+            self.idle_ttl
+        } else {
+            0
+        };
+        let time = self
+            .now
+            .as_micros()
+            .saturating_add(answer.reset_after)
+            .saturating_add(kept);
+        Tick::not_before(time, self.start)
+    }
+}
+
 impl Slot {
+    /// Whether a bucket starts again from its initial tokens; for all others full equals unseen.
+    #[inline]
+    fn is_idle(&self, named: &NamedQuota, moment: Moment<'_>) -> bool {
+        algorithm::starts_below_capacity(named.quota())
+            && self.reset.is_over(moment.now, moment.start)
+    }
+
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint {
             high: self.high,
@@ -74,8 +100,45 @@ impl Slot {
 }
 
 impl Shard {
-    /// Lets `op` work on the states of a key, and keeps what it leaves.
+    /// Decides a request of the only quota of its policy.
     #[inline]
+    pub(super) fn decide(
+        &mut self,
+        named: &NamedQuota,
+        key: Fingerprint,
+        moment: Moment<'_>,
+        cost: u32,
+    ) -> (QuotaSnapshot, Place) {
+        let print = key.of_quota(named.id());
+        let Some(place) = self.find(print) else {
+            return self.decide_unseen(named, print, moment, cost);
+        };
+        let slot = &mut self.slots[place];
+        if slot.is_idle(named, moment) {
+            slot.state = None;
+        }
+        let answer = algorithm::decide(named.quota(), &mut slot.state, moment.now, cost, true);
+        slot.reset = moment.reset(named, &answer.0);
+        answer
+    }
+
+    #[cold]
+    fn decide_unseen(
+        &mut self,
+        named: &NamedQuota,
+        print: Fingerprint,
+        moment: Moment<'_>,
+        cost: u32,
+    ) -> (QuotaSnapshot, Place) {
+        let mut state = None;
+        let answer = algorithm::decide(named.quota(), &mut state, moment.now, cost, true);
+        if let Some(state) = state {
+            self.insert(print, state, moment.reset(named, &answer.0), moment);
+        }
+        answer
+    }
+
+    /// Lets `op` work on the states of a key, each of which has an entry of its own here, and keeps what it leaves.
     pub(super) fn with_states(
         &mut self,
         policy: &Policy,
@@ -88,53 +151,35 @@ impl Shard {
         let mut states = SmallVec::<[Option<State>; 2]>::new();
         for named in quotas {
             let place = self.find(key.of_quota(named.id()));
-            let below_capacity = algorithm::starts_below_capacity(named.quota());
             states.push(place.and_then(|place| {
                 let slot = &mut self.slots[place];
-                // An idle bucket starts again from its initial tokens; for all others full equals unseen.
-                let idle = below_capacity && slot.reset.is_over(moment.now, moment.start);
+                let idle = slot.is_idle(named, moment);
                 slot.state.take().filter(|_| !idle)
             }));
             places.push(place);
         }
         let reply = op(&mut states);
-        let resets =
-            reply
-                .decision
-                .snapshot()
-                .quotas()
-                .iter()
-                .zip(quotas)
-                .map(|(snapshot, named)| {
-                    let kept = if algorithm::starts_below_capacity(named.quota()) {
-                        moment.idle_ttl
-                    } else {
-                        0
-                    };
-                    let time = moment
-                        .now
-                        .as_micros()
-                        .saturating_add(snapshot.reset_after)
-                        .saturating_add(kept);
-                    Tick::not_before(time, moment.start)
-                });
+        let answers = reply.decision.snapshot().quotas();
         // First what stays where it is: making and taking room moves entries.
-        let mut moves = SmallVec::<[(Fingerprint, Option<(State, Tick)>); 2]>::new();
-        for (((named, place), state), reset) in quotas.iter().zip(places).zip(states).zip(resets) {
+        let mut moves = SmallVec::<[(usize, Option<State>); 2]>::new();
+        for (index, (place, state)) in places.into_iter().zip(states).enumerate() {
             match (place, state) {
                 (Some(place), Some(state)) => {
                     let slot = &mut self.slots[place];
-                    (slot.state, slot.reset) = (Some(state), reset);
+                    slot.state = Some(state);
+                    slot.reset = moment.reset(&quotas[index], &answers[index]);
                 }
                 (None, None) => {}
-                (_, state) => {
-                    moves.push((key.of_quota(named.id()), state.map(|state| (state, reset))))
-                }
+                (_, state) => moves.push((index, state)),
             }
         }
-        for (print, kept) in moves {
+        for (index, kept) in moves {
+            let named = &quotas[index];
+            let print = key.of_quota(named.id());
             match kept {
-                Some((state, reset)) => self.insert(print, state, reset, moment),
+                Some(state) => {
+                    self.insert(print, state, moment.reset(named, &answers[index]), moment)
+                }
                 None => self.forget(print, moment.room),
             }
         }

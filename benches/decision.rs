@@ -1,0 +1,196 @@
+//! One decision, keyed, in memory: ours beside governor as published, governor with our hasher, and an un-keyed
+//! compare-and-swap that reads the same clock, which is the floor. All in one run, so that their ratios mean something.
+//!
+//! Run: `cargo bench --bench decision`
+
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use governor::clock::DefaultClock;
+use governor::state::keyed::DashMapStateStore;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, Zipf};
+use tower_sluice::clock::{Clock, SystemClock};
+use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+
+const ALLOWED: u32 = 1_000_000_000;
+
+/// A limiter that answers by the number of a key.
+trait Subject: Sync {
+    fn check(&self, key: usize) -> bool;
+}
+
+struct Ours(Limiter<MemoryBackend>, Vec<Key>);
+
+impl Ours {
+    fn new(keys: &[String], quota: Quota) -> Self {
+        let backend = MemoryBackend::builder()
+            .max_keys(
+                NonZeroU32::new(2_000_000)
+                    .expect("not 0")
+                    .try_into()
+                    .expect("fits"),
+            )
+            .build();
+        let keys = keys.iter().map(|key| Key::from(key.as_str())).collect();
+        Self(Limiter::new(Policy::new("bench", quota), backend), keys)
+    }
+}
+
+impl Subject for Ours {
+    fn check(&self, key: usize) -> bool {
+        self.0.check_now(&self.1[key], 1).decision.is_allowed()
+    }
+}
+
+type Keyed<S> = governor::RateLimiter<String, DashMapStateStore<String, S>, DefaultClock>;
+
+struct Governor<S: std::hash::BuildHasher + Clone>(Keyed<S>, Vec<String>);
+
+impl<S: std::hash::BuildHasher + Clone + Default> Governor<S> {
+    fn new(keys: &[String], quota: governor::Quota) -> Self {
+        let limiter = governor::RateLimiter::dashmap_with_hasher(quota, S::default());
+        Self(limiter, keys.to_vec())
+    }
+}
+
+impl<S: std::hash::BuildHasher + Clone + Sync + Send> Subject for Governor<S> {
+    fn check(&self, key: usize) -> bool {
+        self.0.check_key(&self.1[key]).is_ok()
+    }
+}
+
+/// What no limiter can be faster than: one clock reading and one swap.
+struct Floor(AtomicU64);
+
+impl Subject for Floor {
+    fn check(&self, _: usize) -> bool {
+        let now = SystemClock::new().now().as_micros();
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| {
+                Some(seen.max(now) + 1)
+            })
+            .is_ok()
+    }
+}
+
+fn names(count: usize) -> Vec<String> {
+    (0..count)
+        .map(|key| format!("198.51.{}.{}", key >> 8, key & 255))
+        .collect()
+}
+
+/// Keys in the order in which they are asked for: the same for every subject.
+fn order(count: usize) -> Vec<usize> {
+    let mut random = SmallRng::seed_from_u64(7);
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        clippy::cast_possible_truncation
+    )]
+    let zipf = Zipf::new(count as f64, 1.0).expect("valid");
+    let mut places: Vec<usize> = (0..count).collect();
+    for place in (1..count).rev() {
+        places.swap(place, random.random_range(0..=place));
+    }
+    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)]
+    (0..1 << 20)
+        .map(|_| places[zipf.sample(&mut random) as usize - 1])
+        .collect()
+}
+
+/// Time of `rounds` decisions on each of `threads` threads, divided by their number.
+fn timed(subject: &dyn Subject, order: &[usize], threads: usize, rounds: u64) -> Duration {
+    let run = |from: usize| {
+        let mut at = from;
+        for _ in 0..rounds {
+            black_box(subject.check(black_box(order[at])));
+            at = if at + 1 < order.len() { at + 1 } else { 0 };
+        }
+    };
+    if threads == 1 {
+        let start = Instant::now();
+        run(0);
+        return start.elapsed();
+    }
+    let barrier = std::sync::Barrier::new(threads);
+    let longest = std::thread::scope(|scope| {
+        let (barrier, run) = (&barrier, &run);
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                scope.spawn(move || {
+                    barrier.wait();
+                    let start = Instant::now();
+                    run(thread * order.len() / threads);
+                    start.elapsed()
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| worker.join().expect("no panic"))
+            .max()
+    });
+    longest.expect("threads") / u32::try_from(threads).expect("few")
+}
+
+fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject>)> {
+    let (ours, theirs) = if denied {
+        let one = NonZeroU32::new(1).expect("not 0");
+        (Quota::per_hour(1), governor::Quota::per_hour(one))
+    } else {
+        let many = NonZeroU32::new(ALLOWED).expect("not 0");
+        (
+            Quota::per_second(ALLOWED),
+            governor::Quota::per_second(many),
+        )
+    };
+    vec![
+        ("ours", Box::new(Ours::new(keys, ours))),
+        (
+            "governor",
+            Box::new(Governor::<std::collections::hash_map::RandomState>::new(
+                keys, theirs,
+            )),
+        ),
+        (
+            "governor+ahash",
+            Box::new(Governor::<ahash::RandomState>::new(keys, theirs)),
+        ),
+        ("un-keyed CAS", Box::new(Floor(AtomicU64::new(0)))),
+    ]
+}
+
+fn decisions(c: &mut Criterion) {
+    for (name, count) in [("hot", 1), ("1k", 1_000), ("1M zipf", 1_000_000)] {
+        let keys = names(count);
+        let order = if count == 1 { vec![0] } else { order(count) };
+        for (answer, denied) in [("allowed", false), ("denied", true)] {
+            for threads in [1, 2] {
+                let mut group = c.benchmark_group(format!("{name}, {answer}, {threads} threads"));
+                group
+                    .sample_size(20)
+                    .warm_up_time(Duration::from_millis(300))
+                    .measurement_time(Duration::from_secs(1));
+                for (subject_name, subject) in subjects(&keys, denied) {
+                    if denied && subject_name == "un-keyed CAS" {
+                        continue;
+                    }
+                    // Every key is known beforehand: what is measured is a decision, not an insertion.
+                    (0..count).for_each(|key| drop(black_box(subject.check(key))));
+                    group.bench_function(BenchmarkId::from_parameter(subject_name), |b| {
+                        b.iter_custom(|rounds| timed(&*subject, &order, threads, rounds));
+                    });
+                }
+                group.finish();
+            }
+        }
+    }
+}
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);
