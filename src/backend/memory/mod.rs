@@ -1,6 +1,6 @@
 //! State in this process: [`MemoryBackend`], a sharded map with a hard bound on its size.
 //!
-//! Keys come from clients, so what is stored is a keyed 96-bit fingerprint of policy and key, seeded at random for each
+//! Keys come from clients, so what is stored is a keyed 64-bit fingerprint of policy and key, seeded at random for each
 //! backend: no allocation, no secret kept, the same size whatever a client sends.
 //!
 //! Room is made as it is needed: each new key looks at a few old ones and forgets those that owe nothing, which no later
@@ -38,7 +38,7 @@ use self::fingerprint::{Fingerprint, Fingerprints};
 use self::shard::{Moment, Shard};
 use super::{Answer, Backend, Op, Reply};
 use crate::algorithm;
-use crate::clock::{Clock, SystemClock, Timestamp, micros_up};
+use crate::clock::{Clock, SystemClock, micros_up};
 use crate::decision::Charge;
 use crate::key::Key;
 use crate::policy::Policy;
@@ -63,7 +63,6 @@ struct Shared<C> {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     room: Room,
     idle_ttl: u64,
-    start: Timestamp,
 }
 
 /// What all shards share: how many keys there may be, and what making room has cost.
@@ -149,7 +148,6 @@ impl<C: Clock> MemoryBackendBuilder<C> {
                 longest_search: AtomicUsize::new(0),
             },
             idle_ttl: micros_up(self.idle_ttl),
-            start: self.clock.now(),
             clock: self.clock,
         }))
     }
@@ -232,7 +230,6 @@ impl<C: Clock> Shared<C> {
     fn moment(&self) -> Moment<'_> {
         Moment {
             now: self.clock.now(),
-            start: self.start,
             idle_ttl: self.idle_ttl,
             room: &self.room,
         }

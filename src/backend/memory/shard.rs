@@ -27,39 +27,18 @@ pub(super) struct Shard {
 
 /// One quota of one key.
 struct Slot {
-    high: u64,
-    low: u32,
-    reset: Tick,
+    print: Fingerprint,
+    /// When it owes nothing.
+    reset: Timestamp,
     state: Option<State>,
 }
 
 const _: () = assert!(size_of::<Slot>() == 48);
 
-/// When an entry owes nothing, in 65 ms since the backend began, rounded up; the last tick is "later than that" (9 years).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Tick(u32);
-
-impl Tick {
-    const SHIFT: u32 = 16;
-    const LAST: Self = Self(u32::MAX);
-
-    /// The first tick at or after `time`, never the one the backend began with.
-    fn not_before(time: u64, start: Timestamp) -> Self {
-        let ticks = time.saturating_sub(start.as_micros()) >> Self::SHIFT;
-        Self(u32::try_from(ticks).map_or(u32::MAX, |ticks| ticks.saturating_add(1)))
-    }
-
-    /// Whether an entry with this tick owes nothing at `now`.
-    fn is_over(self, now: Timestamp, start: Timestamp) -> bool {
-        self != Self::LAST && u64::from(self.0) <= now.micros_since(start) >> Self::SHIFT
-    }
-}
-
 /// What a shard needs to know beside its own entries.
 #[derive(Clone, Copy)]
 pub(super) struct Moment<'a> {
     pub(super) now: Timestamp,
-    pub(super) start: Timestamp,
     /// µs that a bucket is remembered after it has filled, if it started below its capacity.
     pub(super) idle_ttl: u64,
     pub(super) room: &'a Room,
@@ -68,18 +47,18 @@ pub(super) struct Moment<'a> {
 impl Moment<'_> {
     /// When a quota owes nothing, by its answer.
     #[inline]
-    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> Tick {
+    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> Timestamp {
         let kept = if algorithm::starts_below_capacity(named.quota()) {
             self.idle_ttl
         } else {
             0
         };
-        let time = self
-            .now
-            .as_micros()
-            .saturating_add(answer.reset_after)
-            .saturating_add(kept);
-        Tick::not_before(time, self.start)
+        Timestamp::from_micros(
+            self.now
+                .as_micros()
+                .saturating_add(answer.reset_after)
+                .saturating_add(kept),
+        )
     }
 }
 
@@ -87,15 +66,7 @@ impl Slot {
     /// Whether a bucket starts again from its initial tokens; for all others full equals unseen.
     #[inline]
     fn is_idle(&self, named: &NamedQuota, moment: Moment<'_>) -> bool {
-        algorithm::starts_below_capacity(named.quota())
-            && self.reset.is_over(moment.now, moment.start)
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint {
-            high: self.high,
-            low: self.low,
-        }
+        algorithm::starts_below_capacity(named.quota()) && self.reset <= moment.now
     }
 }
 
@@ -188,10 +159,7 @@ impl Shard {
 
     #[inline]
     fn find(&self, print: Fingerprint) -> Option<usize> {
-        let is = |place: &u32| {
-            let slot = &self.slots[*place as usize];
-            slot.high == print.high && slot.low == print.low
-        };
+        let is = |place: &u32| self.slots[*place as usize].print == print;
         self.places
             .find(print.hash(), is)
             .map(|place| *place as usize)
@@ -205,13 +173,13 @@ impl Shard {
     }
 
     #[cold]
-    fn insert(&mut self, print: Fingerprint, state: State, reset: Tick, moment: Moment<'_>) {
+    fn insert(&mut self, print: Fingerprint, state: State, reset: Timestamp, moment: Moment<'_>) {
         let room = moment.room;
         let mut looked_at = 0;
         for _ in 0..SWEPT_PER_INSERTION.min(self.slots.len()) {
             looked_at += 1;
             let place = self.turn_hand();
-            if self.slots[place].reset.is_over(moment.now, moment.start) {
+            if self.slots[place].reset <= moment.now {
                 self.hand = place;
                 self.remove(place);
                 room.keys.fetch_sub(1, Relaxed);
@@ -227,18 +195,18 @@ impl Shard {
             room.keys.fetch_sub(1, Relaxed);
             let sample = SAMPLE.min(self.slots.len());
             looked_at += sample;
-            let victim = self.nearest_to_reset(sample, print.low);
-            if !self.slots[victim].reset.is_over(moment.now, moment.start) {
+            let victim = self.nearest_to_reset(sample);
+            if self.slots[victim].reset > moment.now {
                 room.evictions.fetch_add(1, Relaxed);
             }
             self.remove(victim);
         }
         room.longest_search.fetch_max(looked_at, Relaxed);
+        let state = Some(state);
         self.push(Slot {
-            high: print.high,
-            low: print.low,
+            print,
             reset,
-            state: Some(state),
+            state,
         });
     }
 
@@ -253,13 +221,12 @@ impl Shard {
         place
     }
 
-    /// Of the next `sample` entries; another limit of the same key (`low`) goes only if there is nothing else.
-    fn nearest_to_reset(&mut self, sample: usize, low: u32) -> usize {
-        let rank = |slot: &Slot| (slot.low == low, slot.reset);
+    /// Of the next `sample` entries.
+    fn nearest_to_reset(&mut self, sample: usize) -> usize {
         let mut best = self.turn_hand();
         for _ in 1..sample {
             let place = self.turn_hand();
-            if rank(&self.slots[place]) < rank(&self.slots[best]) {
+            if self.slots[place].reset < self.slots[best].reset {
                 best = place;
             }
         }
@@ -271,26 +238,24 @@ impl Shard {
             return;
         };
         self.places
-            .insert_unique(slot.fingerprint().hash(), place, |place| {
+            .insert_unique(slot.print.hash(), place, |place| {
                 self.slots
                     .get(*place as usize)
-                    .map_or(0, |slot| slot.fingerprint().hash())
+                    .map_or(0, |slot| slot.print.hash())
             });
         self.slots.push(slot);
     }
 
     /// Takes an entry out; the last one moves to its place.
     fn remove(&mut self, place: usize) {
-        let removed = self.slots.swap_remove(place).fingerprint();
+        let removed = self.slots.swap_remove(place).print;
         let is_at = |wanted: usize| move |place: &u32| *place as usize == wanted;
         if let Ok(entry) = self.places.find_entry(removed.hash(), is_at(place)) {
             entry.remove();
         }
         if let Some(moved) = self.slots.get(place) {
             let from = self.slots.len();
-            if let Some(entry) = self
-                .places
-                .find_mut(moved.fingerprint().hash(), is_at(from))
+            if let Some(entry) = self.places.find_mut(moved.print.hash(), is_at(from))
                 && let Ok(place) = u32::try_from(place)
             {
                 *entry = place;
