@@ -29,7 +29,6 @@ pub struct Policy(Arc<Inner>);
 
 struct Inner {
     name: Box<str>,
-    id: u64,
     quotas: Vec<NamedQuota>,
     /// What a floor above prepares once for each policy; see `memo`.
     memo: OnceLock<Box<dyn Any + Send + Sync>>,
@@ -150,18 +149,19 @@ impl Policy {
             return Err(PolicyError::Name(name.to_owned()));
         }
         let mut made: Vec<NamedQuota> = Vec::new();
-        for (name, quota) in quotas {
-            let name = name.as_ref();
-            if !is_name(name, |byte| matches!(byte, b' '..=b'~')) {
-                return Err(PolicyError::QuotaName(name.to_owned()));
+        for (own, quota) in quotas {
+            let own = own.as_ref();
+            if !is_name(own, |byte| matches!(byte, b' '..=b'~')) {
+                return Err(PolicyError::QuotaName(own.to_owned()));
             }
-            if made.iter().any(|other| &*other.name == name) {
-                return Err(PolicyError::DuplicateName(name.to_owned()));
+            if made.iter().any(|other| &*other.name == own) {
+                return Err(PolicyError::DuplicateName(own.to_owned()));
             }
+            let id = identity(name, own, &quota);
             made.push(NamedQuota {
-                name: name.into(),
+                name: own.into(),
                 quota,
-                id: identity(name, &quota),
+                id,
             });
         }
         if !(1..=MAX_QUOTAS).contains(&made.len()) {
@@ -169,7 +169,6 @@ impl Policy {
         }
         Ok(Self(Arc::new(Inner {
             name: name.into(),
-            id: hash_of(name),
             quotas: made,
             memo: OnceLock::new(),
         })))
@@ -183,13 +182,9 @@ impl Policy {
 
     /// The quotas in order of declaration, at least one.
     #[must_use]
+    #[inline]
     pub fn quotas(&self) -> &[NamedQuota] {
         &self.0.quotas
-    }
-
-    /// A number that stands for the name within this process.
-    pub(crate) fn id(&self) -> u64 {
-        self.0.id
     }
 
     /// What `make` makes of this policy, made once. There is one place: whoever fills it first owns it.
@@ -210,17 +205,20 @@ impl NamedQuota {
 
     /// The quota.
     #[must_use]
+    #[inline]
     pub fn quota(&self) -> &Quota {
         &self.quota
     }
 
-    /// A number that tells the limits of one key apart within this process.
+    /// A number that stands for the limit within this process: it tells those of one key apart.
+    #[inline]
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
     /// The part of it that receipts carry.
     #[allow(clippy::cast_possible_truncation)]
+    #[inline]
     pub(crate) fn mark(&self) -> u32 {
         self.id as u32
     }
@@ -261,8 +259,8 @@ fn hash_of(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What makes a quota another limit: its name, algorithm, window, anchor and unit. A bucket's numbers may change.
-fn identity(name: &str, quota: &Quota) -> u64 {
+/// What makes a quota another limit: its policy, name, algorithm, window, anchor and unit. A bucket's numbers may change.
+fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
     let shape = match quota.rule {
         Rule::TokenBucket(_) => (0, 0, None),
         Rule::IntervalBucket(bucket) => (1, 0, Some(bucket.anchor)),
@@ -270,7 +268,7 @@ fn identity(name: &str, quota: &Quota) -> u64 {
         Rule::SlidingWindow(sliding) => (3, sliding.window, None),
         Rule::SlidingLog(log) => (4, log.window, None),
     };
-    hash_of((name, shape, quota.token_unit()))
+    hash_of((policy, name, shape, quota.token_unit()))
 }
 
 /// `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one.
@@ -376,7 +374,7 @@ mod tests {
     #[test]
     fn the_identity_of_a_limit_is_its_shape_and_not_its_numbers() {
         let window = |seconds| Quota::fixed_window(5, Duration::from_secs(seconds));
-        let same = |a: Quota, b: Quota| identity("x", &a) == identity("x", &b);
+        let same = |a: Quota, b: Quota| identity("p", "x", &a) == identity("p", "x", &b);
         assert!(same(
             Quota::per_second(5),
             Quota::per_minute(7).burst(9).initial_tokens(0)

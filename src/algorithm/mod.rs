@@ -127,6 +127,7 @@ pub fn reset(policy: &Policy, states: &mut [Option<State>], now: Timestamp) -> R
 }
 
 /// Whether an unseen bucket differs from a full one.
+#[inline]
 pub(crate) fn starts_below_capacity(quota: &Quota) -> bool {
     match quota.rule {
         Rule::TokenBucket(bucket) => bucket.initial < bucket.capacity,
@@ -165,6 +166,7 @@ fn answers(
 }
 
 impl From<Timestamp> for Micros {
+    #[inline]
     fn from(now: Timestamp) -> Self {
         // Below 2^54.
         Self(now.as_micros() as i64)
@@ -355,6 +357,7 @@ enum Back {
     Rebase,
 }
 
+#[inline]
 fn clock_back(state_time: i64, now: i64, horizon: u64) -> Back {
     let gap = micros_between(now, state_time);
     if gap <= horizon {
@@ -365,11 +368,13 @@ fn clock_back(state_time: i64, now: i64, horizon: u64) -> Back {
 }
 
 /// `to - from` in µs, 0 if that is negative.
+#[inline]
 fn micros_between(from: i64, to: i64) -> u64 {
     u64::try_from(to - from).unwrap_or(0)
 }
 
 /// A span as a signed number; spans are at most a few times 2^53.
+#[inline]
 fn signed(span: u64) -> i64 {
     i64::try_from(span).unwrap_or(i64::MAX)
 }
@@ -385,6 +390,7 @@ fn start_of(anchor: Anchor, period: u64, now: i64) -> i64 {
 }
 
 /// A number of tokens that fits: a debt is compared before it is narrowed.
+#[inline]
 fn tokens(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }

@@ -268,10 +268,10 @@ mod tests {
             limit: 10,
             window: 100,
         };
-        let mut log = Some(Box::new(Log {
+        let mut log = Box::new(Log {
             base: u32::MAX - 2,
             ..Log::default()
-        }));
+        });
         for now in 0..1_000 {
             let mut view = quota.view(Some(&log), now * 30);
             assert!(

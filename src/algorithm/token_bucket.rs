@@ -37,21 +37,29 @@ pub(super) struct View {
 }
 
 impl TokenBucket {
+    #[inline]
+    fn per_token(&self) -> u64 {
+        self.units.per_token.get()
+    }
+
+    #[inline]
     fn full(&self) -> u64 {
-        u64::from(self.capacity) * self.units.per_token
+        u64::from(self.capacity) * self.per_token()
     }
 
+    #[inline]
     fn grains(&self, count: u32) -> u64 {
-        u64::from(count).saturating_mul(self.units.per_token)
+        u64::from(count).saturating_mul(self.per_token())
     }
 
+    #[inline]
     fn time_to_pay(&self, grains: u64) -> u64 {
-        grains.div_ceil(self.units.per_micro)
+        self.units.per_micro.ceil(grains)
     }
 
+    #[inline]
     fn written(&self, view: &View) -> Debt {
-        let (per_token, capacity, niche) =
-            (self.units.per_token, self.capacity, Niche::TokenBucket);
+        let (per_token, capacity, niche) = (self.per_token(), self.capacity, Niche::TokenBucket);
         Debt {
             grains: view.grains,
             at: view.at,
@@ -63,16 +71,17 @@ impl TokenBucket {
 
     /// The debt in today's grains: what was spent stays spent, in whole tokens if a token has another size now, and is cut
     /// at twice the capacity if that or the size has changed.
+    #[inline]
     fn converted(&self, debt: &Debt) -> u64 {
-        if debt.per_token == self.units.per_token && debt.capacity == self.capacity {
+        if debt.per_token == self.per_token() && debt.capacity == self.capacity {
             return debt.grains;
         }
-        let grains = if debt.per_token == self.units.per_token {
+        let grains = if debt.per_token == self.per_token() {
             debt.grains
         } else {
             debt.grains
                 .div_ceil(debt.per_token)
-                .saturating_mul(self.units.per_token)
+                .saturating_mul(self.per_token())
         };
         grains.min(2 * self.full())
     }
@@ -82,6 +91,7 @@ impl Algorithm for TokenBucket {
     type State = Debt;
     type View = View;
 
+    #[inline]
     fn limit(&self) -> u32 {
         self.capacity
     }
@@ -127,7 +137,7 @@ impl Algorithm for TokenBucket {
         };
         let grains = self.converted(debt);
         if now >= debt.at {
-            let paid = micros_between(debt.at, now).saturating_mul(self.units.per_micro);
+            let paid = micros_between(debt.at, now).saturating_mul(self.units.per_micro.get());
             return View {
                 grains: grains.saturating_sub(paid),
                 at: now,
@@ -151,6 +161,7 @@ impl Algorithm for TokenBucket {
         }
     }
 
+    #[inline]
     fn must_note(&self, view: &View) -> bool {
         view.must_note
     }
@@ -166,7 +177,11 @@ impl Algorithm for TokenBucket {
 
     #[inline]
     fn remaining(&self, view: &View) -> u32 {
-        tokens(self.full().saturating_sub(view.grains) / self.units.per_token)
+        tokens(
+            self.units
+                .per_token
+                .floor(self.full().saturating_sub(view.grains)),
+        )
     }
 
     #[inline]

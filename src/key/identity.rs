@@ -47,12 +47,14 @@ impl Key {
 
     /// The bytes of the key.
     #[must_use]
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Whether the key must be digested before it leaves the process.
     #[must_use]
+    #[inline]
     pub const fn is_secret(&self) -> bool {
         self.secret
     }

@@ -20,6 +20,7 @@ impl Cost {
 
     /// `tokens` from every quota of the policy.
     #[must_use]
+    #[inline]
     pub const fn new(tokens: u32) -> Self {
         let mut each = [0; MAX_QUOTAS];
         each[0] = tokens;
@@ -29,6 +30,7 @@ impl Cost {
     /// A cost for each quota of the policy, in order of declaration, say `[1, bytes]`: 1 to 8 of them. The last one also
     /// holds for any further quotas; a cost of 0 looks at that quota only.
     #[must_use]
+    #[inline]
     pub const fn each<const N: usize>(tokens: [u32; N]) -> Self {
         const {
             assert!(
@@ -49,6 +51,7 @@ impl Cost {
 
     /// What the quota at `index` is charged.
     #[must_use]
+    #[inline]
     pub const fn of(&self, index: usize) -> u32 {
         let last = self.len as usize - 1;
         self.each[if index < last { index } else { last }]
@@ -62,6 +65,7 @@ impl Default for Cost {
 }
 
 impl From<u32> for Cost {
+    #[inline]
     fn from(tokens: u32) -> Self {
         Self::new(tokens)
     }

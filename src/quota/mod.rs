@@ -509,6 +509,7 @@ impl Quota {
 
     /// The capacity of a bucket or the limit of a window, in tokens.
     #[must_use]
+    #[inline]
     pub const fn limit(&self) -> u32 {
         match self.rule {
             Rule::TokenBucket(TokenBucket { capacity, .. })
@@ -537,7 +538,7 @@ impl Quota {
     pub const fn grains(&self) -> Option<(u64, u64)> {
         match self.rule {
             Rule::TokenBucket(TokenBucket { units, .. }) => {
-                Some((units.per_micro, units.per_token))
+                Some((units.per_micro.get(), units.per_token.get()))
             }
             _ => None,
         }

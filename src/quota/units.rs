@@ -6,8 +6,56 @@ pub(crate) const MOST_GRAINS: u64 = 1 << 52;
 /// A refill rate in grains; `per_micro / per_token` is the rate in tokens per microsecond, in lowest terms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Units {
-    pub(crate) per_micro: u64,
-    pub(crate) per_token: u64,
+    pub(crate) per_micro: Divisor,
+    pub(crate) per_token: Divisor,
+}
+
+/// A number that grains are divided by, with its inverse: a multiplication is three times as fast as a division.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Divisor {
+    number: u64,
+    /// `floor((2^64 - 1) / number)`
+    inverse: u64,
+}
+
+impl Divisor {
+    const fn new(number: u64) -> Self {
+        Self {
+            number,
+            inverse: u64::MAX / number,
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn get(self) -> u64 {
+        self.number
+    }
+
+    /// Quotient and remainder of a `dividend` below 2^60. The inverse is too small by less than one part in 2^64, so the
+    /// product is right or one too small.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)]
+    const fn divide(self, dividend: u64) -> (u64, u64) {
+        debug_assert!(dividend < 1 << 60);
+        let quotient = ((dividend as u128 * self.inverse as u128) >> 64) as u64;
+        let rest = dividend - quotient * self.number;
+        if rest >= self.number {
+            (quotient + 1, rest - self.number)
+        } else {
+            (quotient, rest)
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn floor(self, dividend: u64) -> u64 {
+        self.divide(dividend).0
+    }
+
+    #[inline]
+    pub(crate) const fn ceil(self, dividend: u64) -> u64 {
+        let (quotient, rest) = self.divide(dividend);
+        quotient + (rest > 0) as u64
+    }
 }
 
 impl Units {
@@ -24,13 +72,13 @@ impl Units {
             largest_below(per_micro, per_token, most)
         };
         if per_micro == 0 {
-            None
-        } else {
-            Some(Self {
-                per_micro,
-                per_token,
-            })
+            return None;
         }
+        let (per_micro, per_token) = (Divisor::new(per_micro), Divisor::new(per_token));
+        Some(Self {
+            per_micro,
+            per_token,
+        })
     }
 }
 
@@ -97,15 +145,23 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn dividing_by_the_inverse_is_exact(dividend in 0_u64..1 << 60, number in 1..=u64::MAX, shift in 0_u32..60) {
+            let (dividend, number) = (dividend >> shift, (number >> shift).max(1));
+            let divisor = Divisor::new(number);
+            prop_assert_eq!(divisor.floor(dividend), dividend / number);
+            prop_assert_eq!(divisor.ceil(dividend), dividend.div_ceil(number));
+            let multiple = dividend / number * number;
+            prop_assert_eq!(divisor.divide(multiple), (dividend / number, 0));
+        }
+    }
+
     #[test]
     fn what_takes_over_142_years_has_no_units() {
-        assert_eq!(
-            Units::of(1, 1, MOST_GRAINS),
-            Some(Units {
-                per_micro: 1,
-                per_token: MOST_GRAINS
-            })
-        );
+        let longest = Units::of(1, 1, MOST_GRAINS)
+            .map(|units| (units.per_micro.get(), units.per_token.get()));
+        assert_eq!(longest, Some((1, MOST_GRAINS)));
         assert_eq!(Units::of(1, 1, MOST_GRAINS + 1), None);
         assert_eq!(Units::of(u32::MAX, 1, u64::MAX), None);
     }

@@ -7,7 +7,7 @@ use crate::key::Key;
 /// A keyed hash function with a random seed: what a client sends chooses neither its shard nor its neighbours.
 pub(super) struct Fingerprints(RandomState);
 
-/// What stands for a policy and a key. Two keys share one with a chance of 2^-64: beside a million others, 5 in 10^14.
+/// What stands for a key, or for a key under one limit. Two share one with a chance of 2^-64: beside a million others, 5 in 10^14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fingerprint(u64);
 
@@ -17,20 +17,24 @@ impl Fingerprints {
     }
 
     #[inline]
-    pub(super) fn of(&self, policy: u64, key: &Key) -> Fingerprint {
+    pub(super) fn of(&self, key: &Key) -> Fingerprint {
         let mut hasher = self.0.build_hasher();
-        // The policy and the mark of secrets have a fixed length: no key can imitate them.
-        hasher.write_u64(policy ^ u64::from(key.is_secret()));
         hasher.write(key.as_bytes());
-        Fingerprint(hasher.finish())
+        // Set apart by a constant, as limits are: one more round of the hash would cost as much again.
+        let secret = if key.is_secret() {
+            0x9E37_79B9_7F4A_7C15
+        } else {
+            0
+        };
+        Fingerprint(hasher.finish() ^ secret)
     }
 }
 
 impl Fingerprint {
-    /// The same key under one quota of its policy: all of them lie in one shard, under one lock.
+    /// The same key under one limit: all limits of a key lie in one shard, under one lock.
     #[inline]
-    pub(super) fn of_quota(self, quota: u64) -> Self {
-        Self(self.0 ^ quota)
+    pub(super) fn under(self, limit: u64) -> Self {
+        Self(self.0 ^ limit)
     }
 
     /// Bits that the table does not look at first.

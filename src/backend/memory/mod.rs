@@ -185,20 +185,19 @@ impl<C: Clock> MemoryBackend<C> {
     #[inline]
     pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: Cost) -> Reply {
         let shared = &*self.0;
-        let print = shared.fingerprints.of(policy.id(), key);
+        let print = shared.fingerprints.of(key);
         let moment = shared.moment();
         let [only] = policy.quotas() else {
             let op = |states: &mut [_]| algorithm::check(policy, states, moment.now, cost);
             return shared
                 .shard(print)
                 .lock()
-                .with_states(policy, print, moment, op);
+                .with_states(policy, print, &moment, op);
         };
-        let tokens = cost.of(0);
-        let (snapshot, place) = shared
-            .shard(print)
-            .lock()
-            .decide(only, print, moment, tokens);
+        let (tokens, limit) = (cost.of(0), print.under(only.id()));
+        let mut shard = shared.shard(print).lock();
+        let (snapshot, place) = shard.decide(only, limit, &moment, tokens);
+        drop(shard);
         Reply::to_check_of_one(
             snapshot,
             Charge {
@@ -211,10 +210,10 @@ impl<C: Clock> MemoryBackend<C> {
 
     fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         let shared = &*self.0;
-        let print = shared.fingerprints.of(policy.id(), key);
+        let print = shared.fingerprints.of(key);
         let moment = shared.moment();
         let mut shard = shared.shard(print).lock();
-        shard.with_states(policy, print, moment, |states| match op {
+        shard.with_states(policy, print, &moment, |states| match op {
             Op::Check(cost) => algorithm::check(policy, states, moment.now, cost),
             Op::Penalty(cost) => algorithm::penalize(policy, states, moment.now, cost),
             Op::Refund(receipt) => algorithm::refund(policy, states, moment.now, &receipt),

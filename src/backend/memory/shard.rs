@@ -36,7 +36,6 @@ struct Slot {
 const _: () = assert!(size_of::<Slot>() == 48);
 
 /// What a shard needs to know beside its own entries.
-#[derive(Clone, Copy)]
 pub(super) struct Moment<'a> {
     pub(super) now: Timestamp,
     /// µs that a bucket is remembered after it has filled, if it started below its capacity.
@@ -65,7 +64,7 @@ impl Moment<'_> {
 impl Slot {
     /// Whether a bucket starts again from its initial tokens; for all others full equals unseen.
     #[inline]
-    fn is_idle(&self, named: &NamedQuota, moment: Moment<'_>) -> bool {
+    fn is_idle(&self, named: &NamedQuota, moment: &Moment<'_>) -> bool {
         algorithm::starts_below_capacity(named.quota()) && self.reset <= moment.now
     }
 }
@@ -76,11 +75,10 @@ impl Shard {
     pub(super) fn decide(
         &mut self,
         named: &NamedQuota,
-        key: Fingerprint,
-        moment: Moment<'_>,
+        print: Fingerprint,
+        moment: &Moment<'_>,
         cost: u32,
     ) -> (QuotaSnapshot, Place) {
-        let print = key.of_quota(named.id());
         let Some(place) = self.find(print) else {
             return self.decide_unseen(named, print, moment, cost);
         };
@@ -98,7 +96,7 @@ impl Shard {
         &mut self,
         named: &NamedQuota,
         print: Fingerprint,
-        moment: Moment<'_>,
+        moment: &Moment<'_>,
         cost: u32,
     ) -> (QuotaSnapshot, Place) {
         let mut state = None;
@@ -114,14 +112,14 @@ impl Shard {
         &mut self,
         policy: &Policy,
         key: Fingerprint,
-        moment: Moment<'_>,
+        moment: &Moment<'_>,
         op: impl FnOnce(&mut [Option<State>]) -> Reply,
     ) -> Reply {
         let quotas = policy.quotas();
         let mut places = SmallVec::<[Option<usize>; 2]>::new();
         let mut states = SmallVec::<[Option<State>; 2]>::new();
         for named in quotas {
-            let place = self.find(key.of_quota(named.id()));
+            let place = self.find(key.under(named.id()));
             states.push(place.and_then(|place| {
                 let slot = &mut self.slots[place];
                 let idle = slot.is_idle(named, moment);
@@ -146,7 +144,7 @@ impl Shard {
         }
         for (index, kept) in moves {
             let named = &quotas[index];
-            let print = key.of_quota(named.id());
+            let print = key.under(named.id());
             match kept {
                 Some(state) => {
                     self.insert(print, state, moment.reset(named, &answers[index]), moment)
@@ -173,7 +171,7 @@ impl Shard {
     }
 
     #[cold]
-    fn insert(&mut self, print: Fingerprint, state: State, reset: Timestamp, moment: Moment<'_>) {
+    fn insert(&mut self, print: Fingerprint, state: State, reset: Timestamp, moment: &Moment<'_>) {
         let room = moment.room;
         let mut looked_at = 0;
         for _ in 0..SWEPT_PER_INSERTION.min(self.slots.len()) {
