@@ -180,16 +180,11 @@ fn fail(why: impl Display) -> ExitCode {
 async fn main() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
-        // One line: what is wrong, not the whole usage.
+        // One line: what is wrong, not the whole usage. An argument may have line breaks of its own.
         Err(error) if error.use_stderr() => {
-            eprintln!(
-                "{}",
-                error
-                    .to_string()
-                    .lines()
-                    .next()
-                    .unwrap_or("error: bad arguments")
-            );
+            let text = error.to_string();
+            let wrong = text.split("\n\n").next().unwrap_or("error: bad arguments");
+            eprintln!("{}", wrong.lines().collect::<Vec<_>>().join(" "));
             return ExitCode::from(2);
         }
         Err(help) => help.exit(),
