@@ -1,4 +1,5 @@
 //! The example `playground` from outside: as a process, over real connections, in real time.
+#![cfg(feature = "axum")]
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -69,8 +70,9 @@ impl Playground {
             .expect("the playground runs");
         let stdout = process.stdout.take().expect("piped");
         let mut line = String::new();
-        let first = BufReader::new(stdout).read_line(&mut line).await;
-        assert_eq!(first.expect("a first line"), line.len());
+        let mut stdout = BufReader::new(stdout);
+        let first = timeout(PATIENCE, stdout.read_line(&mut line)).await;
+        first.expect("in time").expect("a first line");
         let base = line.trim_end().strip_prefix("listening on ");
         let base = base.unwrap_or_else(|| panic!("first line is {line:?}"));
         assert!(base.starts_with("http://127.0.0.1:"), "{base}");
@@ -116,8 +118,10 @@ impl Playground {
     /// Sends a signal and waits for the end.
     async fn stop(&mut self, signal: &str) -> ExitStatus {
         let id = self.process.id().expect("it runs").to_string();
-        let sent = StdCommand::new("kill").args([signal, &id]).status();
-        assert!(sent.expect("`kill` is there").success());
+        let sent = StdCommand::new("sh")
+            .args(["-c", "kill $0 $1", signal, &id])
+            .status();
+        assert!(sent.expect("a shell").success());
         let end = timeout(PATIENCE, self.process.wait()).await;
         end.expect("it stops").expect("it can be waited for")
     }

@@ -253,6 +253,19 @@ fn nested_layers_append_their_lines() {
 }
 
 #[test]
+fn of_nested_layers_a_handler_sees_the_innermost_and_a_response_tells_the_outermost() {
+    let outer = Policy::new("outer", Quota::per_hour(10));
+    let mut service = ServiceBuilder::new()
+        .layer(RateLimitLayer::new(outer, Global, memory()))
+        .layer(by_user())
+        .service(tells_remaining());
+    let response = now(&mut service, from("ann")).expect("no error");
+    let outermost = response.extensions().get::<Decision>().expect("a decision");
+    assert_eq!(outermost.snapshot().remaining(), 9);
+    assert_eq!(seen(&mut service, from("ann")).body, "0");
+}
+
+#[test]
 fn what_the_service_says_of_limits_of_its_own_stays() {
     let mut service = global().layer(tower::service_fn(|_: Request<()>| async {
         let response = Response::builder().header("ratelimit", "\"own\";r=3");
@@ -270,7 +283,7 @@ fn what_the_service_says_of_limits_of_its_own_stays() {
 fn a_closure_says_how_refusals_look() {
     let limit = global().reject_fn(|head, refusal| {
         let mut response = Response::new(format!("{} {}: {refusal}", head.method, head.uri));
-        *response.status_mut() = StatusCode::ENHANCE_YOUR_CALM;
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response
             .headers_mut()
             .insert("x-own", "yes".parse().expect("a value"));
@@ -279,7 +292,7 @@ fn a_closure_says_how_refusals_look() {
     let mut service = limit.cost(2).layer(hello());
     assert_eq!(seen(&mut service, Request::new(())).body, "hello");
     let refused = seen(&mut service, Request::new(()));
-    assert_eq!(refused.status.as_u16(), 420);
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.body, "GET /: rate limit `api` exceeded");
     let head = [
         ("cache-control", "no-store"),
@@ -289,18 +302,6 @@ fn a_closure_says_how_refusals_look() {
         ("x-own", "yes"),
     ];
     assert_eq!(refused.head(), head);
-}
-
-/// A status that the crate `http` has no name for.
-trait EnhanceYourCalm {
-    const ENHANCE_YOUR_CALM: Self;
-}
-
-impl EnhanceYourCalm for StatusCode {
-    const ENHANCE_YOUR_CALM: Self = match Self::from_u16(420) {
-        Ok(status) => status,
-        Err(_) => unreachable!(),
-    };
 }
 
 #[test]

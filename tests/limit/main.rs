@@ -4,5 +4,7 @@ mod answers;
 mod contract;
 mod costs;
 mod fuzz;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod places;
 mod support;

@@ -6,21 +6,12 @@ use std::net::SocketAddr;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::{get, post};
-use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::time::timeout;
-use tonic::Code;
-use tonic::service::LayerExt;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Channel, Endpoint, Server};
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_client::HealthClient;
-use tonic_health::pb::health_server::{Health, HealthServer};
-use tonic_health::server::HealthService;
-use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_sluice::key::PeerAddr;
 use tower_sluice::quota::Quota;
 use tower_sluice::response::{AsError, LimitError, Refusal};
@@ -174,7 +165,7 @@ async fn statuses_from(address: SocketAddr, hosts: &[u8]) -> Vec<u16> {
     statuses
 }
 
-fn by_peer() -> RateLimitLayer<PeerIp, support::Memory> {
+pub(crate) fn by_peer() -> RateLimitLayer<PeerIp, support::Memory> {
     RateLimitLayer::new(two_a_minute(), PeerIp::new(), memory())
 }
 
@@ -201,6 +192,7 @@ async fn hyper_server_limits_by_an_inserted_peer_address() {
     assert_eq!(statuses_from(address, &[1, 1, 1, 2]).await, THIRD_REFUSED);
 }
 
+#[cfg(feature = "axum")]
 #[tokio::test]
 async fn axum_server_limits_by_its_connect_info() {
     let (listener, address) = listen().await;
@@ -254,126 +246,6 @@ async fn hyper_client_is_kept_from_sending_too_much() {
     assert_eq!(arrived.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
 
-fn incoming() -> (TcpIncoming, SocketAddr) {
-    let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
-    let address = incoming.local_addr().expect("bound");
-    (incoming, address)
-}
-
-fn health() -> HealthServer<impl Health> {
-    HealthServer::new(HealthService::from_health_reporter(Default::default()))
-}
-
-/// A channel with connections from `127.0.0.last`.
-async fn channel(address: SocketAddr, last: u8) -> Channel {
-    Endpoint::from_shared(format!("http://{address}"))
-        .expect("a URI")
-        .local_address(Some([127, 0, 0, last].into()))
-        .timeout(PATIENCE)
-        .connect()
-        .await
-        .expect("a server")
-}
-
-/// What a gRPC client sees of one health check.
-async fn check<T>(client: T) -> Code
-where
-    T: tonic::client::GrpcService<tonic::body::Body>,
-    T::Error: Into<BoxError>,
-    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
-    <T::ResponseBody as http_body::Body>::Error: Into<BoxError> + Send,
-{
-    let request = HealthCheckRequest::default();
-    match HealthClient::new(client).check(request).await {
-        Ok(_) => Code::Ok,
-        Err(status) => {
-            if status.code() == Code::ResourceExhausted {
-                assert_eq!(status.message(), "rate limit exceeded");
-            }
-            status.code()
-        }
-    }
-}
-
-#[tokio::test]
-async fn tonic_server_refuses_with_resource_exhausted() {
-    let (incoming, address) = incoming();
-    let server = Server::builder().layer(by_peer()).add_service(health());
-    tokio::spawn(server.serve_with_incoming(incoming));
-
-    let (ann, bob) = (channel(address, 1).await, channel(address, 2).await);
-    assert_eq!(check(ann.clone()).await, Code::Ok);
-    assert_eq!(check(ann.clone()).await, Code::Ok);
-    assert_eq!(check(ann).await, Code::ResourceExhausted);
-    assert_eq!(check(bob).await, Code::Ok);
-}
-
-#[tokio::test]
-async fn tonic_server_limits_one_service_of_several() {
-    let (incoming, address) = incoming();
-    let limited = by_peer().named_layer(health());
-    // Another service of the server, which the limit does not touch.
-    let other = tonic::service::LayerExt::named_layer(&tower::layer::util::Identity::new(), Other);
-    let server = Server::builder().add_service(limited).add_service(other);
-    tokio::spawn(server.serve_with_incoming(incoming));
-
-    let (ann, bob) = (channel(address, 1).await, channel(address, 2).await);
-    assert_eq!(check(ann.clone()).await, Code::Ok);
-    assert_eq!(check(ann.clone()).await, Code::Ok);
-    assert_eq!(check(ann.clone()).await, Code::ResourceExhausted);
-    assert_eq!(check(bob).await, Code::Ok);
-    for _ in 0..3 {
-        let request = Request::post(format!("http://{address}/test.Other/Call"))
-            .header("content-type", "application/grpc")
-            .body(tonic::body::Body::empty());
-        let response = ann.clone().oneshot(request.expect("a valid head")).await;
-        assert_eq!(response.expect("an answer").headers()["grpc-status"], "7");
-    }
-}
-
-/// A gRPC service that denies permission, to be told from a limit.
-#[derive(Clone)]
-struct Other;
-
-impl tonic::server::NamedService for Other {
-    const NAME: &'static str = "test.Other";
-}
-
-impl<B> Service<Request<B>> for Other {
-    type Response = Response<tonic::body::Body>;
-    type Error = Infallible;
-    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
-
-    fn poll_ready(
-        &mut self,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Infallible>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        std::future::ready(Ok(tonic::Status::permission_denied("no").into_http()))
-    }
-}
-
-#[tokio::test]
-async fn tonic_client_is_refused_before_it_sends() {
-    let (incoming, address) = incoming();
-    tokio::spawn(
-        Server::builder()
-            .add_service(health())
-            .serve_with_incoming(incoming),
-    );
-
-    let channel = channel(address, 1).await;
-    let limit = RateLimitLayer::new(two_a_minute(), Global, memory());
-    let limited = ServiceBuilder::new().layer(limit).service(channel.clone());
-    assert_eq!(check(limited.clone()).await, Code::Ok);
-    assert_eq!(check(limited.clone()).await, Code::Ok);
-    assert_eq!(check(limited).await, Code::ResourceExhausted);
-    assert_eq!(check(channel).await, Code::Ok);
-}
-
 #[derive(Debug, PartialEq)]
 struct Odd(u32);
 
@@ -383,7 +255,13 @@ fn a_service_without_http_is_refused_with_an_error() {
     let limit = RateLimitLayer::new(policy.clone(), Global, memory()).reject_with(AsError);
     let mut service = ServiceBuilder::new()
         .layer(limit)
-        .service_fn(|n: u32| async move { if n % 2 == 0 { Ok(n + 1) } else { Err(Odd(n)) } });
+        .service_fn(|n: u32| async move {
+            if n.is_multiple_of(2) {
+                Ok(n + 1)
+            } else {
+                Err(Odd(n))
+            }
+        });
 
     assert_eq!(support::now(&mut service, 2).expect("even"), 3);
     match support::now(&mut service, 5) {
