@@ -1,6 +1,7 @@
 //! The example `playground` from outside: as a process, over real connections, in real time.
 #![cfg(feature = "axum")]
 
+use std::io::{BufRead as _, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command as StdCommand, ExitStatus, Output, Stdio};
@@ -369,28 +370,57 @@ async fn sigint_stops_it_also_while_it_streams() {
     stops_with_success("-INT").await;
 }
 
-/// Runs to the end, which must come.
-fn run(arguments: &[&str]) -> Output {
-    let mut process = StdCommand::new(playground())
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the playground runs");
-    let start = Instant::now();
-    while process.try_wait().expect("it can be waited for").is_none() {
-        if start.elapsed() > PATIENCE {
-            process.kill().expect("it can be killed");
-            panic!("{arguments:?} are accepted");
-        }
-        std::thread::sleep(Duration::from_millis(5));
+/// Fixed: the handlers came after the first line, and who read it could stop the process otherwise than with 0.
+#[test]
+fn a_signal_right_after_the_first_line_is_heeded() {
+    for _ in 0..10 {
+        let mut process = Killed(
+            StdCommand::new(playground())
+                .args(["--listen", "127.0.0.1:0"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the playground runs"),
+        );
+        // Started beforehand, to be quick.
+        let mut killer = StdCommand::new("sh")
+            .args(["-c", "read go; kill -TERM $0", &process.0.id().to_string()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut stdout = std::io::BufReader::new(process.0.stdout.take().expect("piped"));
+        stdout.read_line(&mut String::new()).expect("a first line");
+        let mut go = killer.stdin.take().expect("piped");
+        go.write_all(b"\n").expect("it reads");
+        assert!(killer.wait().expect("it ends").success());
+        let end = process.0.wait().expect("it stops");
+        assert_eq!(end.code(), Some(0), "{end}");
     }
-    process.wait_with_output().expect("its output")
+}
+
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs to the end, which must come.
+async fn run(arguments: &[&str]) -> Output {
+    let output = Command::new(playground())
+        .args(arguments)
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(PATIENCE, output).await;
+    let output = output.unwrap_or_else(|_| panic!("{arguments:?} are accepted"));
+    output.expect("the playground runs")
 }
 
 /// That these arguments are refused with 2 and one line, and the line.
-fn complaint(arguments: &[&str]) -> String {
-    let output = run(arguments);
+async fn complaint(arguments: &[&str]) -> String {
+    let output = run(arguments).await;
     let stderr = String::from_utf8(output.stderr).expect("text");
     assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
     assert_eq!(output.stdout, b"", "{arguments:?}");
@@ -400,8 +430,8 @@ fn complaint(arguments: &[&str]) -> String {
     line.to_owned()
 }
 
-#[test]
-fn bad_arguments_are_named_in_one_line() {
+#[tokio::test]
+async fn bad_arguments_are_named_in_one_line() {
     let free = ["--listen", "127.0.0.1:0"];
     for (bad, named) in [
         (["--quota", "often"], "often"),
@@ -425,22 +455,22 @@ fn bad_arguments_are_named_in_one_line() {
     ] {
         // `--listen` may not be given twice.
         let free: &[_] = if bad[0] == "--listen" { &[] } else { &free };
-        let line = complaint(&[free, &bad[..]].concat());
+        let line = complaint(&[free, &bad[..]].concat()).await;
         assert!(line.contains(named), "{bad:?}: {line}");
     }
 }
 
-#[test]
-fn a_port_in_use_is_named_in_one_line() {
+#[tokio::test]
+async fn a_port_in_use_is_named_in_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();
-    let line = complaint(&["--listen", &address]);
+    let line = complaint(&["--listen", &address]).await;
     assert!(line.contains(&address), "{line}");
 }
 
-#[test]
-fn help_is_no_error() {
-    let output = run(&["--help"]);
+#[tokio::test]
+async fn help_is_no_error() {
+    let output = run(&["--help"]).await;
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).expect("text");
     for option in ["--listen", "--backend", "--quota", "--key", "--name"] {
