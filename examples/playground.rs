@@ -5,7 +5,6 @@
 
 use std::convert::Infallible;
 use std::fmt::Display;
-use std::future::pending;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -142,32 +141,32 @@ async fn stream(Path(chunks): Path<u32>) -> Body {
     }))
 }
 
-/// Ends with SIGTERM or SIGINT.
-async fn told_to_stop() {
-    let one = |kind| async move {
-        match signal(kind) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(_) => pending().await,
+/// Ends with SIGTERM or SIGINT. They are caught from the call on, not from the first poll.
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-    };
-    tokio::select! {
-        () = one(SignalKind::terminate()) => {}
-        () = one(SignalKind::interrupt()) => {}
-    }
+    })
 }
 
 /// How long requests that are under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 async fn serve(options: Options, policy: Policy) -> std::io::Result<()> {
+    // Before anybody is told that this is listening, and may want it to stop.
+    let (stop, overdue) = (told_to_stop()?, told_to_stop()?);
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let app = options
         .app(policy)
         .into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
-        done = axum::serve(listener, app).with_graceful_shutdown(told_to_stop()) => done,
-        () = async { told_to_stop().await; tokio::time::sleep(PATIENCE).await } => Ok(()),
+        done = axum::serve(listener, app).with_graceful_shutdown(stop) => done,
+        () = async { overdue.await; tokio::time::sleep(PATIENCE).await } => Ok(()),
     }
 }
 
@@ -180,16 +179,11 @@ fn fail(why: impl Display) -> ExitCode {
 async fn main() -> ExitCode {
     let options = match Options::try_parse() {
         Ok(options) => options,
-        // One line: what is wrong, not the whole usage.
+        // One line: what is wrong, not the whole usage. An argument may have line breaks of its own.
         Err(error) if error.use_stderr() => {
-            eprintln!(
-                "{}",
-                error
-                    .to_string()
-                    .lines()
-                    .next()
-                    .unwrap_or("error: bad arguments")
-            );
+            let text = error.to_string();
+            let wrong = text.split("\n\n").next().unwrap_or("error: bad arguments");
+            eprintln!("{}", wrong.lines().collect::<Vec<_>>().join(" "));
             return ExitCode::from(2);
         }
         Err(help) => help.exit(),

@@ -1,0 +1,242 @@
+//! What a request costs the heap: nothing, unless its response is to say something.
+//!
+//! A thread counts what it allocates itself, so tests beside each other do not disturb the count.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use http::header::{HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode};
+use tower::{Layer, Service};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::key::PeerAddr;
+use tower_sluice::response::HeaderFormat;
+use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that ends may allocate after its counter is gone.
+    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
+}
+
+// SAFETY: every method is the system allocator's, with its arguments as they came.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static GLOBAL: Counting = Counting;
+
+/// A service without a body that answers at once.
+fn inner()
+-> impl Service<Request<()>, Response = Response<()>, Error = Infallible, Future = Answer> + Clone {
+    tower::service_fn(|_: Request<()>| ready(Ok(Response::new(()))))
+}
+
+type Answer = Ready<Result<Response<()>, Infallible>>;
+
+fn one_quota(limit: u32) -> Policy {
+    Policy::new("one", Quota::per_hour(limit))
+}
+
+fn two_quotas(limit: u32) -> Policy {
+    let day = std::time::Duration::from_secs(86_400);
+    Policy::new("two", Quota::per_hour(limit)).and("daily", Quota::fixed_window(limit, day))
+}
+
+type Limit = RateLimitLayer<PeerIp, MemoryBackend<ManualClock>>;
+
+fn limit(policy: Policy) -> Limit {
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let backend = MemoryBackend::builder().clock(clock).build();
+    RateLimitLayer::new(policy, PeerIp::new(), backend)
+}
+
+fn silent(policy: Policy) -> Limit {
+    limit(policy).headers(HeaderFormat::None).extensions(false)
+}
+
+/// The longest address there is.
+fn request() -> Request<()> {
+    let peer: SocketAddr = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
+        .parse()
+        .expect("an address");
+    let request = Request::builder().extension(PeerAddr(peer));
+    request.body(()).expect("a valid head")
+}
+
+/// How often one request allocates, from `poll_ready` until its response is dropped: of 100 after as many to warm up.
+fn allocations<S, B>(mut service: S, status: StatusCode) -> usize
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+{
+    let requests: Vec<_> = (0..200).map(|_| request()).collect();
+    let mut counts = Vec::with_capacity(requests.len());
+    for request in requests {
+        let before = ALLOCATIONS.get();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(&mut context).is_ready());
+        let Poll::Ready(Ok(response)) = pin!(service.call(request)).poll(&mut context) else {
+            panic!("no answer at once");
+        };
+        let seen = response.status();
+        drop(response);
+        counts.push((seen, ALLOCATIONS.get() - before));
+    }
+    let counts = &counts[100..];
+    assert_eq!(counts[0].0, status);
+    assert!(counts.iter().all(|count| *count == counts[0]), "{counts:?}");
+    counts[0].1
+}
+
+const ALLOWED: u32 = 1_000;
+const USED_UP: u32 = 10;
+
+/// What any layer needs that does this to requests and responses.
+fn by_hand(
+    request: impl Fn(&mut Request<()>) + Copy,
+    response: impl Fn(&mut Response<()>) + Copy,
+    status: StatusCode,
+) -> usize {
+    let service = tower::ServiceBuilder::new()
+        .map_request(move |mut passing: Request<()>| {
+            request(&mut passing);
+            passing
+        })
+        .map_response(move |mut passing: Response<()>| {
+            response(&mut passing);
+            *passing.status_mut() = status;
+            passing
+        })
+        .service(inner());
+    allocations(service, status)
+}
+
+/// Writes the two fields: one has the same value each time, the other one is made anew.
+fn write_fields(response: &mut Response<()>, policy: &HeaderValue, limit: &str) {
+    let headers = response.headers_mut();
+    headers.append(HeaderName::from_static("ratelimit-policy"), policy.clone());
+    let limit = HeaderValue::from_bytes(limit.as_bytes()).expect("a value");
+    headers.append(HeaderName::from_static("ratelimit"), limit);
+}
+
+/// A value that has been cloned before, as one that is kept: the first clone allocates.
+fn kept(value: &str) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).expect("a value")
+}
+
+#[test]
+fn the_counter_counts() {
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(7)));
+    assert_eq!(ALLOCATIONS.get() - before, 1);
+    assert_eq!(allocations(inner(), StatusCode::OK), 0);
+}
+
+#[test]
+fn a_request_that_passes_allocates_nothing() {
+    for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
+        let silent = silent(policy.clone()).layer(inner());
+        assert_eq!(allocations(silent, StatusCode::OK), 0, "{policy:?}");
+        let by_the_system_clock = RateLimitLayer::new(policy, PeerIp::new(), MemoryBackend::new())
+            .headers(HeaderFormat::None)
+            .extensions(false)
+            .layer(inner());
+        assert_eq!(allocations(by_the_system_clock, StatusCode::OK), 0);
+    }
+}
+
+#[test]
+fn header_fields_allocate_what_they_do_without_a_limit() {
+    let policy = kept("\"one\";q=1000;w=3600");
+    let fields = |response: &mut Response<()>| write_fields(response, &policy, "\"one\";r=899");
+    let by_hand = by_hand(|_| {}, fields, StatusCode::OK);
+    // The header map's two tables, and one value; that of `RateLimit-Policy` is shared.
+    assert_eq!(by_hand, 3);
+    for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
+        let limited = limit(policy).extensions(false).layer(inner());
+        assert_eq!(allocations(limited, StatusCode::OK), by_hand);
+    }
+}
+
+#[test]
+fn extensions_allocate_what_they_do_without_a_limit() {
+    #[derive(Clone)]
+    struct Left(#[allow(dead_code)] [u64; 8]);
+    let by_hand = by_hand(
+        |request| {
+            request.extensions_mut().insert(Left([7; 8]));
+        },
+        |response| {
+            response.extensions_mut().insert(Left([7; 8]));
+        },
+        StatusCode::OK,
+    );
+    // A box in the request's map, which is there; in the response's the map, its table and a box.
+    assert_eq!(by_hand, 4);
+    for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
+        let limited = limit(policy).headers(HeaderFormat::None).layer(inner());
+        assert_eq!(allocations(limited, StatusCode::OK), by_hand);
+    }
+}
+
+#[test]
+fn a_refusal_allocates_its_head_and_no_more() {
+    let refused = StatusCode::TOO_MANY_REQUESTS;
+    let policy = kept("\"one\";q=10;w=3600");
+    let head = |response: &mut Response<()>| {
+        let headers = response.headers_mut();
+        let problem = HeaderValue::from_static("application/problem+json");
+        headers.insert("content-type", problem);
+        headers.insert("retry-after", HeaderValue::from(360_u64));
+        headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    };
+    let silently = by_hand(|_| {}, head, refused);
+    let with_fields = |response: &mut Response<()>| {
+        head(response);
+        write_fields(response, &policy, "\"one\";r=0;t=360");
+    };
+    let with_fields = by_hand(|_| {}, with_fields, refused);
+
+    // The body is made once for a policy of one quota.
+    let one = || silent(one_quota(USED_UP)).layer(inner());
+    assert_eq!(allocations(one(), refused), silently);
+    let one = limit(one_quota(USED_UP)).extensions(false).layer(inner());
+    assert_eq!(allocations(one, refused), with_fields);
+
+    // With more quotas it says which of them refused, and is written for each refusal.
+    let two = silent(two_quotas(USED_UP)).layer(inner());
+    assert_eq!(allocations(two, refused), silently + BODY);
+    let two = limit(two_quotas(USED_UP)).extensions(false).layer(inner());
+    assert_eq!(allocations(two, refused), with_fields + BODY);
+}
+
+/// A text that grows once, and the count of who shares it.
+const BODY: usize = 3;

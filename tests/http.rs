@@ -1,0 +1,479 @@
+//! The example `playground` from outside: as a process, over real connections, in real time.
+#![cfg(feature = "axum")]
+
+use std::io::{BufRead as _, Write as _};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Command as StdCommand, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// No answer takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Examples are built beside the tests, unless the tests are picked by name.
+fn playground() -> PathBuf {
+    let tests = std::env::current_exe().expect("a path");
+    let built = tests.parent().and_then(|deps| deps.parent());
+    let path = built
+        .expect("target/debug/deps")
+        .join("examples/playground");
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo test`, or `cargo build --examples` first",
+        path.display()
+    );
+    path
+}
+
+/// A playground that is killed when the test ends, whichever way.
+struct Playground {
+    process: Child,
+    base: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn field(&self, name: &str) -> Option<&str> {
+        let value = self.headers.get(name);
+        value.map(|value| value.to_str().expect("ASCII"))
+    }
+
+    fn retry_after(&self) -> u64 {
+        let seconds = self.field("retry-after").expect("a refusal's wait");
+        seconds.parse().expect("whole seconds")
+    }
+}
+
+impl Playground {
+    async fn start(arguments: &[&str]) -> Self {
+        let mut process = Command::new(playground())
+            .args(["--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the playground runs");
+        let stdout = process.stdout.take().expect("piped");
+        let mut line = String::new();
+        let mut stdout = BufReader::new(stdout);
+        let first = timeout(PATIENCE, stdout.read_line(&mut line)).await;
+        first.expect("in time").expect("a first line");
+        let base = line.trim_end().strip_prefix("listening on ");
+        let base = base.unwrap_or_else(|| panic!("first line is {line:?}"));
+        assert!(base.starts_with("http://127.0.0.1:"), "{base}");
+        Self {
+            process,
+            base: base.to_owned(),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Request<Full<Bytes>> {
+        let request = Request::builder().method(method);
+        let request = request.uri(format!("{}{path}", self.base));
+        request.body(Full::default()).expect("a valid head")
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        let answer = async {
+            let response = self.client.request(request).await.expect("an answer");
+            let (head, body) = response.into_parts();
+            let body = body.collect().await.expect("a whole body").to_bytes();
+            Answer {
+                status: head.status,
+                headers: head.headers,
+                body: String::from_utf8(body.into()).expect("text"),
+            }
+        };
+        timeout(PATIENCE, answer).await.expect("in time")
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path)).await
+    }
+
+    async fn statuses(&self, paths: &[&str]) -> Vec<u16> {
+        let mut statuses = Vec::new();
+        for path in paths {
+            statuses.push(self.get(path).await.status.as_u16());
+        }
+        statuses
+    }
+
+    /// Sends a signal and waits for the end.
+    async fn stop(&mut self, signal: &str) -> ExitStatus {
+        let id = self.process.id().expect("it runs").to_string();
+        let sent = StdCommand::new("sh")
+            .args(["-c", "kill $0 $1", signal, &id])
+            .status();
+        assert!(sent.expect("a shell").success());
+        let end = timeout(PATIENCE, self.process.wait()).await;
+        end.expect("it stops").expect("it can be waited for")
+    }
+}
+
+#[tokio::test]
+async fn a_burst_passes_then_a_client_that_waits_as_told() {
+    let playground = Playground::start(&["--quota", "1/2s burst 3"]).await;
+    for remaining in (0..3).rev() {
+        let answer = playground.get("/").await;
+        assert_eq!((answer.status, &*answer.body), (StatusCode::OK, "ok\n"));
+        assert_eq!(
+            answer.field("ratelimit-policy"),
+            Some("\"default\";q=3;w=6")
+        );
+        let told = answer.field("ratelimit").expect("a limit");
+        assert!(
+            told.starts_with(&format!("\"default\";r={remaining}")),
+            "{told}"
+        );
+    }
+    let refused = playground.get("/").await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        refused.field("content-type"),
+        Some("application/problem+json")
+    );
+    assert_eq!(refused.field("cache-control"), Some("no-store"));
+    assert!(
+        refused.body.contains("\"violated-policies\":[\"default\"]"),
+        "{}",
+        refused.body
+    );
+    let wait = refused.retry_after();
+    assert!((1..=2).contains(&wait), "{wait}");
+    // Real time on purpose: this is the promise that a client relies on.
+    tokio::time::sleep(Duration::from_secs(wait)).await;
+    assert_eq!(playground.get("/").await.status, StatusCode::OK);
+    assert_eq!(
+        playground.get("/").await.status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+}
+
+#[tokio::test]
+async fn every_path_does_what_it_says() {
+    let playground = Playground::start(&["--quota", "1000/day"]).await;
+    assert_eq!(playground.get("/cost/2").await.body, "cost 2\n");
+
+    let start = Instant::now();
+    assert_eq!(playground.get("/sleep/50").await.body, "slept 50 ms\n");
+    assert!(start.elapsed() >= Duration::from_millis(50));
+
+    assert_eq!(
+        playground
+            .statuses(&["/status/204", "/status/503", "/status/404", "/status/101"])
+            .await,
+        [204, 503, 404, 400]
+    );
+    let teapot = playground.get("/status/418").await;
+    assert_eq!(teapot.status, StatusCode::IM_A_TEAPOT);
+    assert!(teapot.field("ratelimit").is_some());
+    let moved = playground.get("/status/302").await;
+    assert_eq!(
+        (moved.status, moved.field("ratelimit")),
+        (StatusCode::FOUND, None)
+    );
+
+    assert_eq!(playground.get("/stream/2").await.body, "chunk 1\nchunk 2\n");
+
+    let mut echo = playground.request(Method::POST, "/echo");
+    *echo.body_mut() = Full::from("hello");
+    assert_eq!(playground.send(echo).await.body, "hello");
+    let wrong = playground.request(Method::POST, "/cost/1");
+    assert_eq!(playground.send(wrong).await.status, 405);
+    assert_eq!(playground.get("/nowhere").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_path_says_what_a_request_costs() {
+    let playground = Playground::start(&["--quota", "10/day"]).await;
+    let remaining = async |path| {
+        let answer = playground.get(path).await;
+        (
+            answer.status.as_u16(),
+            answer.field("ratelimit").expect("a limit").to_owned(),
+        )
+    };
+    assert_eq!(
+        remaining("/cost/4").await,
+        (200, "\"default\";r=6".to_owned())
+    );
+    assert_eq!(
+        remaining("/cost/0").await,
+        (200, "\"default\";r=6".to_owned())
+    );
+    assert_eq!(remaining("/").await, (200, "\"default\";r=5".to_owned()));
+    assert_eq!(
+        remaining("/cost/5").await,
+        (200, "\"default\";r=0;t=8640".to_owned())
+    );
+    assert_eq!(remaining("/").await.0, 429);
+    assert_eq!(remaining("/cost/0").await.0, 200);
+
+    let never = playground.get("/cost/11").await;
+    assert_eq!(
+        (never.status.as_u16(), never.field("retry-after")),
+        (429, None)
+    );
+}
+
+#[tokio::test]
+async fn the_key_is_a_header_if_told_so() {
+    let playground = Playground::start(&["--quota", "1/day", "--key", "header:X-Api-Key"]).await;
+    let with = |keys: &[&str]| {
+        let mut request = playground.request(Method::GET, "/");
+        for key in keys {
+            let key = key.parse().expect("a value");
+            request.headers_mut().append("x-api-key", key);
+        }
+        playground.send(request)
+    };
+    assert_eq!(with(&["hunter2"]).await.status, 200);
+    let refused = with(&["hunter2"]).await;
+    assert_eq!(refused.status, 429);
+    assert!(!refused.body.contains("hunter2"));
+    assert_eq!(with(&["bob"]).await.status, 200);
+    assert_eq!(with(&[]).await.status, 400);
+    assert_eq!(with(&["cid", "dan"]).await.status, 400);
+    assert_eq!(with(&["cid"]).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_key_is_the_address_unless_told_otherwise() {
+    let playground = Playground::start(&["--quota", "1/day"]).await;
+    let mut connector = HttpConnector::new();
+    connector.set_local_address(Some([127, 0, 0, 2].into()));
+    let neighbour: Client<_, Full<Bytes>> =
+        Client::builder(TokioExecutor::new()).build(connector.clone());
+    assert_eq!(playground.statuses(&["/", "/"]).await, [200, 429]);
+    let answer = neighbour.request(playground.request(Method::GET, "/"));
+    assert_eq!(answer.await.expect("an answer").status(), 200);
+
+    let global = Playground::start(&["--quota", "1/day", "--key", "global"]).await;
+    assert_eq!(global.statuses(&["/", "/"]).await, [200, 429]);
+    let neighbour: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let answer = neighbour.request(global.request(Method::GET, "/"));
+    assert_eq!(answer.await.expect("an answer").status(), 429);
+}
+
+#[tokio::test]
+async fn quotas_bear_the_name_and_several_are_numbered() {
+    let one = Playground::start(&["--name", "api", "--quota", "5/day"]).await;
+    let answer = one.get("/").await;
+    assert_eq!(
+        answer.field("ratelimit-policy"),
+        Some("\"api\";q=5;w=86400")
+    );
+    assert_eq!(answer.field("ratelimit"), Some("\"api\";r=4"));
+
+    let two = Playground::start(&[
+        "--name",
+        "api",
+        "--quota",
+        "2/day",
+        "--quota",
+        "5/h burst 9",
+    ])
+    .await;
+    let answer = two.get("/").await;
+    assert_eq!(
+        answer.field("ratelimit-policy"),
+        Some("\"api-1\";q=2;w=86400, \"api-2\";q=9;w=6480")
+    );
+    assert_eq!(
+        answer.field("ratelimit"),
+        Some("\"api-1\";r=1, \"api-2\";r=8")
+    );
+    two.get("/").await;
+    let refused = two.get("/").await;
+    assert_eq!(refused.status, 429);
+    assert!(refused.body.contains("[\"api-1\"]"), "{}", refused.body);
+}
+
+#[tokio::test]
+async fn every_algorithm_can_be_asked_for() {
+    // Three a day: what a refusal says of the wait tells the algorithms apart. Some seconds may pass meanwhile.
+    let about = |seconds: u64| seconds - 60..=seconds;
+    for (algorithm, wait) in [
+        ("token-bucket", about(28_800)),
+        ("interval", about(86_400)),
+        ("fixed-window", 1..=86_400),
+        ("sliding-window", 1..=172_800),
+        ("sliding-log", about(86_400)),
+    ] {
+        let quota = format!("{algorithm}:3/day");
+        let playground = Playground::start(&["--quota", &quota]).await;
+        let first = playground.get("/").await;
+        let policy = first.field("ratelimit-policy");
+        assert_eq!(policy, Some("\"default\";q=3;w=86400"), "{algorithm}");
+        let told = first.field("ratelimit").expect("a limit");
+        let bucket = matches!(algorithm, "token-bucket" | "interval");
+        assert_eq!(told == "\"default\";r=2", bucket, "{algorithm}: {told}");
+        let rest = playground.statuses(&["/"; 2]).await;
+        assert_eq!(rest, [200; 2], "{algorithm}");
+        let refused = playground.get("/").await;
+        assert_eq!(refused.status, 429, "{algorithm}");
+        let told = refused.retry_after();
+        assert!(wait.contains(&told), "{algorithm}: {told}");
+    }
+}
+
+async fn stops_with_success(signal: &str) {
+    let mut idle = Playground::start(&[]).await;
+    assert_eq!(idle.get("/").await.status, 200); // and its connection stays open
+    let start = Instant::now();
+    assert_eq!(idle.stop(signal).await.code(), Some(0));
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+
+    let mut busy = Playground::start(&[]).await;
+    let request = busy.request(Method::GET, "/stream/100000");
+    let mut response = busy.client.request(request).await.expect("an answer");
+    let first = response.frame().await.expect("a chunk").expect("no error");
+    assert_eq!(first.into_data().expect("data"), "chunk 1\n");
+    let start = Instant::now();
+    assert_eq!(busy.stop(signal).await.code(), Some(0));
+    assert!(
+        start.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test]
+async fn sigterm_stops_it_also_while_it_streams() {
+    stops_with_success("-TERM").await;
+}
+
+#[tokio::test]
+async fn sigint_stops_it_also_while_it_streams() {
+    stops_with_success("-INT").await;
+}
+
+/// Fixed: the handlers came after the first line, and who read it could stop the process otherwise than with 0.
+#[test]
+fn a_signal_right_after_the_first_line_is_heeded() {
+    for _ in 0..10 {
+        let mut process = Killed(
+            StdCommand::new(playground())
+                .args(["--listen", "127.0.0.1:0"])
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("the playground runs"),
+        );
+        // Started beforehand, to be quick.
+        let mut killer = StdCommand::new("sh")
+            .args(["-c", "read go; kill -TERM $0", &process.0.id().to_string()])
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let mut stdout = std::io::BufReader::new(process.0.stdout.take().expect("piped"));
+        stdout.read_line(&mut String::new()).expect("a first line");
+        let mut go = killer.stdin.take().expect("piped");
+        go.write_all(b"\n").expect("it reads");
+        assert!(killer.wait().expect("it ends").success());
+        let end = process.0.wait().expect("it stops");
+        assert_eq!(end.code(), Some(0), "{end}");
+    }
+}
+
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs to the end, which must come.
+async fn run(arguments: &[&str]) -> Output {
+    let output = Command::new(playground())
+        .args(arguments)
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(PATIENCE, output).await;
+    let output = output.unwrap_or_else(|_| panic!("{arguments:?} are accepted"));
+    output.expect("the playground runs")
+}
+
+/// That these arguments are refused with 2 and one line, and the line.
+async fn complaint(arguments: &[&str]) -> String {
+    let output = run(arguments).await;
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+    assert_eq!(output.stdout, b"", "{arguments:?}");
+    let line = stderr.strip_suffix('\n').expect("a whole line");
+    assert!(!line.contains('\n') && !line.is_empty(), "{stderr:?}");
+    assert!(line.starts_with("error: "), "{line}");
+    line.to_owned()
+}
+
+#[tokio::test]
+async fn bad_arguments_are_named_in_one_line() {
+    let free = ["--listen", "127.0.0.1:0"];
+    for (bad, named) in [
+        (["--quota", "often"], "often"),
+        (["--quota", "0/second"], "0/second"),
+        (["--quota", "1/month"], "1/month"),
+        (["--quota", "leaky:1/second"], "leaky"),
+        (["--quota", "a\nb"], "`a\\nb`: write"),
+        (["--quota", ""], "--quota"),
+        (
+            ["--backend", "postgres://localhost"],
+            "postgres://localhost",
+        ),
+        (["--key", "cookie"], "cookie"),
+        (["--key", "header:"], "header"),
+        (["--key", "header:a b"], "a b"),
+        (["--name", "two words"], "two words"),
+        (["--name", ""], "name"),
+        (["--listen", "localhost"], "localhost"),
+        (["--listen", "127.0.0.1:70000"], "70000"),
+        (["--nonsense", "1"], "--nonsense"),
+    ] {
+        // `--listen` may not be given twice.
+        let free: &[_] = if bad[0] == "--listen" { &[] } else { &free };
+        let line = complaint(&[free, &bad[..]].concat()).await;
+        assert!(line.contains(named), "{bad:?}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named_in_one_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let line = complaint(&["--listen", &address]).await;
+    assert!(line.contains(&address), "{line}");
+}
+
+#[tokio::test]
+async fn help_is_no_error() {
+    let output = run(&["--help"]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).expect("text");
+    for option in ["--listen", "--backend", "--quota", "--key", "--name"] {
+        assert!(help.contains(option), "{help}");
+    }
+}

@@ -1,0 +1,441 @@
+//! What Tower services owe each other: readiness, its return, errors by type; and what a backend that waits or fails does to it.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use tokio::sync::Semaphore;
+use tower::buffer::Buffer;
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_sluice::backend::{Answer, Backend, Op, Reply};
+use tower_sluice::{Decision, Global, Key, OnBackendError, Policy, Quota, RateLimitLayer};
+
+use crate::support::{self, Memory, by_user, from, memory, now, seen, two_a_minute};
+
+/// Panics if it is called without having been polled ready. A clone is not ready.
+struct Strict {
+    ready: bool,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Strict {
+    fn new() -> (Self, Arc<AtomicUsize>) {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let service = Self {
+            ready: false,
+            calls: calls.clone(),
+        };
+        (service, calls)
+    }
+}
+
+impl Clone for Strict {
+    fn clone(&self) -> Self {
+        Self {
+            ready: false,
+            calls: self.calls.clone(),
+        }
+    }
+}
+
+impl Service<Request<()>> for Strict {
+    type Response = Response<http_body_util::Empty<bytes::Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        assert!(self.ready, "called without having been polled ready");
+        self.ready = false;
+        self.calls.fetch_add(1, SeqCst);
+        std::future::ready(Ok(Response::default()))
+    }
+}
+
+/// Memory behind a gate: answers when it has been let through, or fails.
+#[derive(Clone)]
+struct Remote {
+    memory: Memory,
+    /// One permit lets one answer through; closed, they fail.
+    gate: Arc<Semaphore>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Down;
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("10.0.0.7:6379 is down")
+    }
+}
+
+impl std::error::Error for Down {}
+
+impl Remote {
+    fn answering(answers: usize) -> Self {
+        Self {
+            memory: memory(),
+            gate: Arc::new(Semaphore::new(answers)),
+        }
+    }
+
+    fn failing() -> Self {
+        let remote = Self::answering(0);
+        remote.gate.close();
+        remote
+    }
+}
+
+impl Backend for Remote {
+    type Error = Down;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Down>> + Send>>;
+
+    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Result<Reply, Down>, Self::Future> {
+        let (remote, policy, key) = (self.clone(), policy.clone(), key.clone());
+        Answer::Later(Box::pin(async move {
+            remote.gate.acquire().await.map_err(|_| Down)?.forget();
+            match remote.memory.ask(op, &policy, &key) {
+                Answer::Now(Ok(reply)) => Ok(reply),
+                _ => unreachable!("memory answers at once and cannot fail"),
+            }
+        }))
+    }
+}
+
+/// Fails without a future.
+#[derive(Clone)]
+struct FailsAtOnce;
+
+impl Backend for FailsAtOnce {
+    type Error = Down;
+    type Future = std::future::Ready<Result<Reply, Down>>;
+
+    fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, Down>, Self::Future> {
+        Answer::Now(Err(Down))
+    }
+}
+
+fn over<B: Backend>(backend: B) -> RateLimitLayer<Global, B, tower_sluice::Cost, OnBackendError> {
+    RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(OnBackendError::Deny)
+}
+
+/// Whether `service` is ready, asked once.
+fn is_ready<Req, S: Service<Req>>(service: &mut S) -> bool {
+    let ready = poll_fn(|cx| service.poll_ready(cx)).now_or_never();
+    matches!(ready, Some(Ok(())))
+}
+
+#[tokio::test]
+async fn readiness_is_the_inner_services() {
+    let (mut service, mut handle) =
+        tower_test::mock::spawn_layer::<Request<()>, Response<()>, _>(by_user());
+    handle.allow(0);
+    assert!(service.poll_ready().is_pending());
+    handle.allow(1);
+    assert!(service.is_woken());
+    assert!(matches!(service.poll_ready(), Poll::Ready(Ok(()))));
+}
+
+#[derive(Debug, PartialEq)]
+struct Broken;
+
+#[test]
+fn an_error_of_readiness_passes_with_its_type() {
+    #[derive(Clone)]
+    struct NeverReady;
+    impl Service<Request<()>> for NeverReady {
+        type Response = Response<()>;
+        type Error = Broken;
+        type Future = std::future::Pending<Result<Response<()>, Broken>>;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+            Poll::Ready(Err(Broken))
+        }
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it is never ready")
+        }
+    }
+    let mut service = by_user().layer(NeverReady);
+    assert_eq!(now(&mut service, from("ann")).unwrap_err(), Broken);
+}
+
+#[test]
+fn an_error_of_the_service_passes_with_its_type() {
+    let mut service = ServiceBuilder::new()
+        .layer(by_user())
+        .service_fn(|_: Request<()>| async { Err::<Response<()>, _>(Broken) });
+    assert_eq!(now(&mut service, from("ann")).unwrap_err(), Broken);
+
+    let mut service = ServiceBuilder::new()
+        .layer(over(Remote::answering(1)))
+        .service_fn(|_: Request<()>| async { Err::<Response<()>, _>(Broken) });
+    assert_eq!(now(&mut service, Request::new(())).unwrap_err(), Broken);
+}
+
+#[test]
+fn the_service_that_was_ready_is_the_one_called() {
+    let (strict, calls) = Strict::new();
+    let mut service = by_user().layer(strict);
+    let statuses = ["ann", "ann", "ann", "bob", "ann", "bob"]
+        .map(|user| seen(&mut service, from(user)).status.as_u16());
+    assert_eq!(statuses, [200, 200, 429, 200, 429, 200]);
+    assert_eq!(calls.load(SeqCst), 4, "refused requests are not passed on");
+}
+
+#[test]
+fn a_request_without_a_key_does_not_reach_the_service() {
+    let (strict, calls) = Strict::new();
+    let mut service = by_user().layer(strict.clone());
+    assert_eq!(seen(&mut service, Request::new(())).status, 400);
+    assert_eq!(calls.load(SeqCst), 0);
+
+    let mut service = by_user().skip_unkeyed().layer(strict);
+    for _ in 0..3 {
+        assert_eq!(seen(&mut service, Request::new(())).status, 200);
+    }
+    assert_eq!(calls.load(SeqCst), 3);
+}
+
+#[tokio::test]
+async fn the_service_that_was_ready_is_called_after_an_answer_that_came_late() {
+    let (strict, calls) = Strict::new();
+    let remote = Remote::answering(0);
+    let mut service = over(remote.clone()).layer(strict);
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let ready = service.ready().await.expect("ready");
+        let mut answer = pin!(ready.call(Request::new(())));
+        let before = calls.load(SeqCst);
+        assert!(answer.as_mut().now_or_never().is_none(), "no answer yet");
+        assert_eq!(calls.load(SeqCst), before, "not before the answer");
+        remote.gate.add_permits(1);
+        statuses.push(answer.await.expect("no error").status().as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 429, 429]);
+    assert_eq!(calls.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_service_is_ready_for_more_while_a_late_answer_is_under_way() {
+    let (strict, calls) = Strict::new();
+    let remote = Remote::answering(0);
+    let mut service = over(remote.clone()).layer(strict);
+    let first = service.ready().await.expect("ready").call(Request::new(()));
+    let second = service.ready().await.expect("ready").call(Request::new(()));
+    remote.gate.add_permits(2);
+    let (first, second) = tokio::join!(second, first);
+    assert_eq!(first.expect("no error").status(), 200);
+    assert_eq!(second.expect("no error").status(), 200);
+    assert_eq!(calls.load(SeqCst), 2);
+}
+
+/// Uses up the limit, then has a refusal hold the inner service's only slot.
+async fn a_refusal_gives_the_slot_back<S>(inner: S)
+where
+    S: Service<Request<()>, Response = Response<()>, Error: fmt::Debug> + Clone,
+{
+    let mut service = RateLimitLayer::new(two_a_minute(), Global, memory()).layer(inner);
+    for _ in 0..2 {
+        let ready = service.ready().await.expect("ready");
+        assert_eq!(
+            ready
+                .call(Request::new(()))
+                .await
+                .expect("no error")
+                .status(),
+            200
+        );
+    }
+    let mut other = service.clone();
+    service.ready().await.expect("ready");
+    assert!(!is_ready(&mut other), "there is but one slot");
+    let refused = service.call(Request::new(()));
+    assert!(
+        is_ready(&mut other),
+        "the refusal, not polled yet, holds it"
+    );
+    assert_eq!(refused.await.expect("no error").status(), 429);
+}
+
+async fn empty(_: Request<()>) -> Result<Response<()>, Infallible> {
+    Ok(Response::new(()))
+}
+
+#[tokio::test]
+async fn a_refusal_gives_the_slot_of_a_concurrency_limit_back_at_once() {
+    a_refusal_gives_the_slot_back(ConcurrencyLimit::new(tower::service_fn(empty), 1)).await;
+}
+
+#[tokio::test]
+async fn a_refusal_gives_the_slot_of_a_buffer_back_at_once() {
+    a_refusal_gives_the_slot_back(Buffer::new(tower::service_fn(empty), 1)).await;
+}
+
+#[tokio::test]
+async fn a_refusal_that_came_late_gives_the_slot_back_before_it_is_dropped() {
+    let remote = Remote::answering(2);
+    let inner = ConcurrencyLimit::new(tower::service_fn(empty), 1);
+    let mut service = over(remote.clone()).layer(inner);
+    for _ in 0..2 {
+        let ready = service.ready().await.expect("ready");
+        assert_eq!(
+            ready
+                .call(Request::new(()))
+                .await
+                .expect("no error")
+                .status(),
+            200
+        );
+    }
+    let mut other = service.clone();
+    let ready = service.ready().await.expect("ready");
+    let mut refused = pin!(ready.call(Request::new(())));
+    assert!(refused.as_mut().now_or_never().is_none());
+    assert!(!is_ready(&mut other), "the slot is kept for the request");
+    remote.gate.add_permits(1);
+    let response = refused.as_mut().now_or_never().expect("an answer");
+    assert_eq!(response.expect("no error").status(), 429);
+    assert!(is_ready(&mut other));
+}
+
+#[tokio::test]
+async fn a_future_dropped_before_a_late_answer_gives_the_slot_back_and_charges_nothing() {
+    let remote = Remote::answering(0);
+    let inner = ConcurrencyLimit::new(tower::service_fn(empty), 1);
+    let mut service = over(remote.clone()).layer(inner);
+    let dropped = service.ready().await.expect("ready").call(Request::new(()));
+    assert!(!is_ready(&mut service));
+    drop(dropped);
+    remote.gate.add_permits(3);
+    for status in [200, 200, 429] {
+        let ready = service.ready().await.expect("ready");
+        assert_eq!(
+            ready
+                .call(Request::new(()))
+                .await
+                .expect("no error")
+                .status(),
+            status
+        );
+    }
+}
+
+#[test]
+fn a_future_dropped_after_call_keeps_its_charge() {
+    let (strict, _) = Strict::new();
+    let mut service = by_user().layer(strict);
+    for _ in 0..2 {
+        assert!(is_ready(&mut service));
+        drop(service.call(from("ann")));
+    }
+    assert_eq!(seen(&mut service, from("ann")).status, 429);
+}
+
+#[test]
+fn clones_on_many_threads_admit_exactly_the_limit() {
+    let policy = Policy::new("shared", Quota::per_hour(1_000));
+    let limit = RateLimitLayer::new(policy, Global, memory());
+    let (strict, calls) = Strict::new();
+    let service = limit.layer(strict);
+    let admitted: usize = std::thread::scope(|scope| {
+        let clones: Vec<_> = (0..8)
+            .map(|_| {
+                let mut service = service.clone();
+                scope.spawn(move || {
+                    (0..500)
+                        .filter(|_| now(&mut service, Request::new(())).unwrap().status() == 200)
+                        .count()
+                })
+            })
+            .collect();
+        clones.into_iter().map(|clone| clone.join().unwrap()).sum()
+    });
+    assert_eq!((admitted, calls.load(SeqCst)), (1_000, 1_000));
+}
+
+#[test]
+fn two_services_of_one_layer_share_their_limit() {
+    let limit = by_user();
+    let mut one = limit.layer(support::hello());
+    let mut two = limit.clone().layer(support::hello());
+    assert_eq!(seen(&mut one, from("ann")).status, 200);
+    assert_eq!(seen(&mut two, from("ann")).status, 200);
+    assert_eq!(seen(&mut one, from("ann")).status, 429);
+    assert_eq!(seen(&mut two, from("ann")).status, 429);
+}
+
+fn on_failure<B: Backend<Error = Down>>(
+    backend: B,
+    choice: OnBackendError<tower_sluice::clock::ManualClock>,
+) -> Vec<support::Seen> {
+    let limit = RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(choice);
+    let mut service =
+        ServiceBuilder::new()
+            .layer(limit)
+            .service_fn(|request: Request<()>| async move {
+                let decided = request.extensions().get::<Decision>().is_some();
+                Ok::<_, Infallible>(Response::new(decided.to_string()))
+            });
+    (0..3)
+        .map(|_| seen(&mut service, Request::new(())))
+        .collect()
+}
+
+#[test]
+fn a_failed_backend_allows_if_told_so_and_says_nothing_of_limits() {
+    let both = [
+        on_failure(Remote::failing(), OnBackendError::Allow),
+        on_failure(FailsAtOnce, OnBackendError::Allow),
+    ];
+    for seen in both.iter().flatten() {
+        assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "false"));
+        assert_eq!(seen.head(), []);
+    }
+}
+
+#[test]
+fn a_failed_backend_denies_if_told_so_and_does_not_say_why() {
+    let both = [
+        on_failure(Remote::failing(), OnBackendError::Deny),
+        on_failure(FailsAtOnce, OnBackendError::Deny),
+    ];
+    for seen in both.iter().flatten() {
+        assert_eq!(seen.status, 503);
+        let head = [
+            ("cache-control", "no-store"),
+            ("content-type", "application/problem+json"),
+            ("retry-after", "1"),
+        ];
+        assert_eq!(seen.head(), head);
+        let body: serde_json::Value = serde_json::from_str(&seen.body).expect("JSON");
+        let expected = serde_json::json!({
+            "type": "about:blank", "title": "Service Unavailable", "status": 503
+        });
+        assert_eq!(body, expected);
+    }
+}
+
+#[test]
+fn a_fallback_decides_in_place_of_a_failed_backend() {
+    let both = [
+        on_failure(Remote::failing(), OnBackendError::Fallback(memory())),
+        on_failure(FailsAtOnce, OnBackendError::Fallback(memory())),
+    ];
+    for seen in both {
+        let statuses: Vec<_> = seen.iter().map(|seen| seen.status.as_u16()).collect();
+        assert_eq!(statuses, [200, 200, 429]);
+        assert_eq!(seen[0].body, "true");
+        assert_eq!(seen[0].lines("ratelimit"), ["\"api\";r=1"]);
+        assert_eq!(seen[2].lines("retry-after"), ["30"]);
+    }
+}

@@ -1,0 +1,10 @@
+//! The layer from outside: every place it goes into, what it owes its neighbours, and what clients get to see.
+
+mod answers;
+mod contract;
+mod costs;
+mod fuzz;
+#[cfg(feature = "tonic")]
+mod grpc;
+mod places;
+mod support;

@@ -1,0 +1,149 @@
+//! What the tests of all parts share: a clock that stands still, layers of two requests a minute, servers on real sockets.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tower::{Service, ServiceExt};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::key::Header;
+use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
+
+pub(crate) type Memory = MemoryBackend<ManualClock>;
+
+/// No test waits longer for anything: what hangs fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn clock() -> ManualClock {
+    ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000))
+}
+
+pub(crate) fn memory() -> Memory {
+    MemoryBackend::builder().clock(clock()).build()
+}
+
+/// A bucket of two tokens; one comes every 30 seconds.
+pub(crate) fn two_a_minute() -> Policy {
+    Policy::new("api", Quota::per_minute(2))
+}
+
+pub(crate) const USER: &str = "x-user";
+
+/// Two requests for each user on a clock that stands still.
+pub(crate) fn by_user() -> RateLimitLayer<Header, Memory> {
+    RateLimitLayer::new(two_a_minute(), Header::new(USER), memory())
+}
+
+pub(crate) fn from(user: &str) -> Request<()> {
+    Request::builder()
+        .header(USER, user)
+        .body(())
+        .expect("a valid head")
+}
+
+/// A response as a client sees it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Seen {
+    pub(crate) async fn of<B>(response: Response<B>) -> Self
+    where
+        B: Body<Data = Bytes>,
+        B::Error: std::fmt::Debug,
+    {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a whole body").to_bytes();
+        Self {
+            status: head.status,
+            headers: head.headers,
+            body: String::from_utf8(body.into()).expect("text"),
+        }
+    }
+
+    /// The lines of a field.
+    pub(crate) fn lines(&self, name: &str) -> Vec<&str> {
+        let lines = self.headers.get_all(name).iter();
+        lines.map(|line| line.to_str().expect("ASCII")).collect()
+    }
+
+    /// The head in alphabetical order.
+    pub(crate) fn head(&self) -> Vec<(&str, &str)> {
+        let mut head: Vec<_> = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().expect("ASCII")))
+            .collect();
+        head.sort_unstable();
+        head
+    }
+
+    pub(crate) fn says_nothing_of_limits(&self) -> bool {
+        !self
+            .headers
+            .keys()
+            .any(|name| name.as_str().starts_with("ratelimit"))
+    }
+}
+
+/// An HTTP service that answers 200 and "hello".
+pub(crate) fn hello<B: Send + 'static>()
+-> impl Service<Request<B>, Response = Response<Full<Bytes>>, Error = Infallible, Future: Send + 'static>
++ Clone
++ Send
++ Sync
++ 'static {
+    tower::service_fn(|_: Request<B>| async { Ok(Response::new(Full::from("hello"))) })
+}
+
+/// The answer of a service that is ready and answers without waiting.
+pub(crate) fn now<S, Req>(service: &mut S, request: Req) -> Result<S::Response, S::Error>
+where
+    S: Service<Req>,
+{
+    async { service.ready().await?.call(request).await }
+        .now_or_never()
+        .expect("an answer at once")
+}
+
+/// As [`now`], in whole.
+pub(crate) fn seen<S, Req, B>(service: &mut S, request: Req) -> Seen
+where
+    S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
+    B: Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let response = now(service, request).expect("no error");
+    Seen::of(response).now_or_never().expect("a body at once")
+}
+
+pub(crate) async fn listen() -> (tokio::net::TcpListener, SocketAddr) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
+/// A client with connections from `127.0.0.last`.
+pub(crate) fn client(last: u8) -> Client<HttpConnector, Full<Bytes>> {
+    let mut connector = HttpConnector::new();
+    connector.set_local_address(Some([127, 0, 0, last].into()));
+    Client::builder(TokioExecutor::new()).build(connector)
+}
+
+pub(crate) fn get(address: SocketAddr, path: &str) -> Request<Full<Bytes>> {
+    Request::get(format!("http://{address}{path}"))
+        .body(Full::default())
+        .expect("a valid head")
+}
