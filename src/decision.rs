@@ -80,7 +80,7 @@ impl QuotaSnapshot {
 ///
 /// The governing quota is the one that single-valued headers speak of: of those that refuse, the longest wait; if all
 /// allow, the least remaining, then the latest reset, then the order of declaration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(crate) quotas: SmallVec<[QuotaSnapshot; 2]>,
     pub(crate) governing: u8,
@@ -142,6 +142,17 @@ impl Snapshot {
     #[inline]
     pub(crate) fn governor(&self) -> &QuotaSnapshot {
         &self.quotas[usize::from(self.governing)]
+    }
+}
+
+impl Clone for Snapshot {
+    #[inline]
+    fn clone(&self) -> Self {
+        // As bytes in one piece: derived, it would go quota by quota.
+        Self {
+            quotas: SmallVec::from_slice(&self.quotas),
+            governing: self.governing,
+        }
     }
 }
 

@@ -2,19 +2,23 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
+/// Bytes that a key keeps without allocating.
+pub(super) const INLINE: usize = 40;
+
 /// Whose limit it is: an address, a customer, an API key. Up to 40 bytes are kept without allocating.
 ///
 /// A secret is another key than the same bytes in the open. Neither is ever printed, and the memory backend keeps only a
 /// keyed fingerprint of them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
-    bytes: SmallVec<[u8; 40]>,
+    bytes: SmallVec<[u8; INLINE]>,
     secret: bool,
 }
 
 impl Key {
     /// A key of these bytes, any number of them.
     #[must_use]
+    #[inline]
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
         Self {
             bytes: SmallVec::from_slice(bytes.as_ref()),
@@ -24,6 +28,7 @@ impl Key {
 
     /// A key that must not leave the process readable: an API key, a bearer token, a cookie.
     #[must_use]
+    #[inline]
     pub fn secret(bytes: impl AsRef<[u8]>) -> Self {
         Self {
             secret: true,
@@ -59,14 +64,19 @@ impl Key {
         self.secret
     }
 
-    /// Appends decimal digits.
-    pub(crate) fn push_number(&mut self, number: u64) {
-        self.bytes
-            .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    /// A key of the first `len` bytes, which are where they stay.
+    #[inline]
+    pub(super) fn inline(bytes: [u8; INLINE], len: usize) -> Self {
+        Self {
+            bytes: SmallVec::from_buf_and_len(bytes, len),
+            secret: false,
+        }
     }
 
-    pub(crate) fn push(&mut self, byte: u8) {
-        self.bytes.push(byte);
+    /// Appends decimal digits.
+    fn push_number(&mut self, number: u64) {
+        self.bytes
+            .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 }
 

@@ -1,8 +1,13 @@
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
+#[cfg(feature = "axum")]
+use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
 use http::{Extensions, Request};
+#[cfg(feature = "tonic")]
+use tonic::transport::server::TcpConnectInfo;
 
+use super::identity::INLINE;
 use super::{Key, KeyError, KeyExtractor};
 
 /// The network of the connection's peer: an IPv4 address, or an IPv6 /64, which is what one customer owns at least. IPv4
@@ -29,54 +34,91 @@ impl PeerIp {
 }
 
 impl<B> KeyExtractor<Request<B>> for PeerIp {
+    #[inline]
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        peer(request.extensions())
-            .map(|peer| network(peer.ip()))
-            .ok_or(KeyError::MissingPeer)
+        let extensions = request.extensions();
+        #[cfg(feature = "axum")]
+        if let Some(ConnectInfo(peer)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+            return Ok(network(peer));
+        }
+        match extensions.get() {
+            Some(PeerAddr(peer)) => Ok(network(peer)),
+            None => elsewhere(extensions)
+                .map(|peer| network(&peer))
+                .ok_or(KeyError::MissingPeer),
+        }
     }
 }
 
-fn peer(extensions: &Extensions) -> Option<SocketAddr> {
+/// Where servers and tests that are not so common leave the address.
+#[cold]
+fn elsewhere(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
-    {
-        use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
-
-        if let Some(ConnectInfo(peer)) = extensions.get::<ConnectInfo<SocketAddr>>() {
-            return Some(*peer);
-        }
-        if let Some(MockConnectInfo(peer)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
-            return Some(*peer);
-        }
+    if let Some(MockConnectInfo(peer)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
+        return Some(*peer);
     }
     #[cfg(feature = "tonic")]
-    {
-        use tonic::transport::server::TcpConnectInfo;
-
-        if let Some(info) = extensions.get::<TcpConnectInfo>() {
-            return info.remote_addr();
-        }
+    if let Some(info) = extensions.get::<TcpConnectInfo>() {
+        return info.remote_addr();
     }
-    extensions.get::<PeerAddr>().map(|peer| peer.0)
+    let _ = extensions;
+    None
+}
+
+/// The decimal digits of an octet and a full stop, and how many bytes that is.
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([b'.'; 4], 2); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let (hundreds, tens, ones) = (
+            digit(octet / 100),
+            digit(octet / 10 % 10),
+            digit(octet % 10),
+        );
+        octets[octet] = match octet {
+            0..10 => ([ones, b'.', 0, 0], 2),
+            10..100 => ([tens, ones, b'.', 0], 3),
+            _ => ([hundreds, tens, ones, b'.'], 4),
+        };
+        octet += 1;
+    }
+    octets
+};
+
+#[allow(clippy::cast_possible_truncation)]
+const fn digit(value: usize) -> u8 {
+    b'0' + value as u8
 }
 
 /// The key of an address: `203.0.113.7`, `2001:db8:1:2::/64`.
-fn network(ip: IpAddr) -> Key {
-    let mut key = Key::new("");
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => {
-            let [first, rest @ ..] = ip.octets();
-            key.push_number(first.into());
-            for octet in rest {
-                key.push(b'.');
-                key.push_number(octet.into());
-            }
-        }
-        IpAddr::V6(ip) => {
-            let network = Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX));
-            // Writing to a key does not fail.
-            let _ = write!(key, "{network}/64");
-        }
+#[inline]
+fn network(peer: &SocketAddr) -> Key {
+    match peer {
+        SocketAddr::V4(peer) => ipv4(*peer.ip()),
+        SocketAddr::V6(peer) => match peer.ip().to_ipv4_mapped() {
+            Some(ip) => ipv4(ip),
+            None => ipv6(*peer.ip()),
+        },
     }
+}
+
+/// By hand, in one piece: this is done for every request.
+#[inline]
+fn ipv4(ip: Ipv4Addr) -> Key {
+    let (mut text, mut len) = ([0; INLINE], 0);
+    for octet in ip.octets() {
+        let (digits, count) = OCTETS[usize::from(octet)];
+        text[len..len + 4].copy_from_slice(&digits);
+        len += usize::from(count);
+    }
+    Key::inline(text, len - 1)
+}
+
+fn ipv6(ip: Ipv6Addr) -> Key {
+    let network = Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX));
+    let mut key = Key::new("");
+    // Writing to a key does not fail.
+    let _ = write!(key, "{network}/64");
     key
 }
 
@@ -85,13 +127,18 @@ mod tests {
     use super::*;
 
     fn key(peer: &str) -> String {
-        String::from_utf8_lossy(network(peer.parse().expect("an address")).as_bytes()).into_owned()
+        let peer = SocketAddr::new(peer.parse().expect("an address"), 80);
+        String::from_utf8_lossy(network(&peer).as_bytes()).into_owned()
     }
 
     #[test]
     fn the_key_is_the_network() {
         assert_eq!(key("203.0.113.7"), "203.0.113.7");
         assert_eq!(key("0.10.200.255"), "0.10.200.255");
+        for octet in 0..=255_u8 {
+            let address = format!("{octet}.255.{octet}.{octet}");
+            assert_eq!(key(&address), address);
+        }
         assert_eq!(key("::ffff:203.0.113.7"), "203.0.113.7");
         assert_eq!(key("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
         assert_eq!(key("2001:db8:1:2:ffff::1"), "2001:db8:1:2::/64");

@@ -7,10 +7,8 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::service::Next;
-use super::{PolicyOf, RateLimitLayer};
+use super::RateLimitLayer;
 use crate::backend::{Backend, HandlesFailure};
-use crate::decision::Decision;
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -30,26 +28,32 @@ pin_project! {
         B: Backend,
         R: Reject<Req, S::Response, S::Error>,
     {
-        pub(super) shared: Arc<RateLimitLayer<K, B, C, F, R, P>>,
         #[pin]
-        pub(super) state: State<S, Req, B::Future, R::Response, R::Error>,
+        pub(super) state: State<
+            Parked<S, Req, K, B, C, F, R, P>,
+            B::Future,
+            S::Future,
+            R::Pass,
+            Result<R::Response, R::Error>,
+        >,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    pub(super) enum State<S: Service<Req>, Req, Fut, Res, Err> {
-        /// The backend answers later.
-        Deciding { #[pin] reply: Fut, parked: Option<Parked<S, Req>> },
-        /// The inner service has been called; the policy is there if it is not the layer's own.
-        Calling { #[pin] response: S::Future, granted: Option<(Option<Policy>, Decision)> },
+    pub(super) enum State<Parked, Reply, Inner, Pass, Output> {
+        /// The backend answers later; only then anything is put aside.
+        Deciding { #[pin] reply: Reply, parked: Option<Box<Parked>> },
+        /// The inner service has been called.
+        Calling { #[pin] response: Inner, pass: Option<Pass> },
         /// The request was refused.
-        Done { result: Option<Result<Res, Err>> },
+        Done { result: Option<Output> },
     }
 }
 
 /// What waits for the decision, the service that is ready included.
-pub(super) struct Parked<S, Req> {
+pub(super) struct Parked<S, Req, K, B, C, F, R, P> {
+    pub(super) layer: Arc<RateLimitLayer<K, B, C, F, R, P>>,
     pub(super) service: S,
     pub(super) request: Req,
     pub(super) policy: Policy,
@@ -66,55 +70,45 @@ where
     B: Backend,
     F: HandlesFailure<B::Error>,
     R: Reject<Req, S::Response, S::Error>,
-    P: PolicyOf<Req>,
 {
     type Output = Result<R::Response, R::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let layer = &**this.shared;
+        let mut state = self.project().state;
         loop {
-            let next = match this.state.as_mut().project() {
+            let next = match state.as_mut().project() {
                 StateProj::Deciding { reply, parked } => {
                     let reply = ready!(reply.poll(cx));
                     let Parked {
+                        layer,
                         mut service,
                         mut request,
                         policy,
                         key,
                         cost,
-                    } = parked.take().expect(DONE);
-                    match layer.next(reply, &policy, &key, cost) {
-                        Next::Go(decision) => {
-                            if let Some(decision) = &decision {
-                                layer.reject.admit(&mut request, decision);
-                            }
-                            let granted = decision.map(|decision| (Some(policy), decision));
-                            State::Calling {
-                                response: service.call(request),
-                                granted,
-                            }
+                    } = *parked.take().expect(DONE);
+                    match layer.settle(reply, &policy, &key, cost) {
+                        Ok(decision) => {
+                            let granted = decision.as_ref().map(|decision| (&policy, decision));
+                            let pass = Some(layer.reject.admit(&mut request, granted));
+                            let response = service.call(request);
+                            State::Calling { response, pass }
                         }
-                        Next::Refuse(refusal) => {
+                        Err(refusal) => {
                             drop(service); // and with it the readiness it held
                             return Poll::Ready(layer.reject.refuse(&request, refusal));
                         }
                     }
                 }
-                StateProj::Calling { response, granted } => {
+                StateProj::Calling { response, pass } => {
                     return Poll::Ready(match ready!(response.poll(cx)) {
-                        Ok(response) => {
-                            let decided = granted.as_ref().and_then(|(picked, decision)| {
-                                Some((picked.as_ref().or_else(|| layer.policy.fixed())?, decision))
-                            });
-                            Ok(layer.reject.pass(decided, response))
-                        }
-                        Err(error) => Err(layer.reject.inner_error(error)),
+                        Ok(response) => Ok(R::response(pass.take().expect(DONE), response)),
+                        Err(error) => Err(R::error(error)),
                     });
                 }
                 StateProj::Done { result } => return Poll::Ready(result.take().expect(DONE)),
             };
-            this.state.set(next);
+            state.set(next);
         }
     }
 }

@@ -25,40 +25,34 @@ pub struct RateLimit<S, K, B, C, F, R, P> {
     pub(super) shared: Arc<RateLimitLayer<K, B, C, F, R, P>>,
 }
 
-/// What a reply, or its failure, means for the request.
-pub(super) enum Next {
-    /// It goes on; with the decision, unless it passes unlimited.
-    Go(Option<Decision>),
-    Refuse(Refusal),
-}
-
 impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P>
 where
     B: Backend,
     F: HandlesFailure<B::Error>,
 {
-    pub(super) fn next(
+    /// What a reply, or its failure, means for the request: it goes on, with the decision unless it passes unlimited, or it
+    /// is refused.
+    #[inline]
+    pub(super) fn settle(
         &self,
         reply: Result<Reply, B::Error>,
         policy: &Policy,
         key: &Key,
         cost: Cost,
-    ) -> Next {
+    ) -> Result<Option<Decision>, Refusal> {
         let decision = match reply {
             Ok(reply) => reply.decision,
             Err(error) => match self.on_error.handle(error, policy, key, cost) {
                 Outcome::Decided(reply) => reply.decision,
-                Outcome::Pass => return Next::Go(None),
-                Outcome::Unavailable => return Next::Refuse(Refusal::Unavailable),
+                Outcome::Pass => return Ok(None),
+                Outcome::Unavailable => return Err(Refusal::Unavailable),
             },
         };
         if decision.is_allowed() {
-            Next::Go(Some(decision))
+            Ok(Some(decision))
         } else {
-            Next::Refuse(Refusal::Limited {
-                policy: policy.clone(),
-                decision,
-            })
+            let policy = policy.clone();
+            Err(Refusal::Limited { policy, decision })
         }
     }
 }
@@ -78,89 +72,78 @@ where
     type Future = ResponseFuture<S, Req, K, B, C, F, R, P>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), R::Error>> {
-        self.inner
-            .poll_ready(cx)
-            .map_err(|error| self.shared.reject.inner_error(error))
+        self.inner.poll_ready(cx).map_err(R::error)
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let layer = &*self.shared;
-        let state = match layer.key.key(&request) {
-            Err(_) if layer.skip_unkeyed => State::Calling {
-                response: self.inner.call(request),
-                granted: None,
-            },
-            Err(error) => refused(&mut self.inner, layer, &request, Refusal::NoKey(error)),
-            Ok(key) => {
-                let policy = match layer.policy.fixed() {
-                    Some(policy) => Cow::Borrowed(policy),
-                    None => Cow::Owned(layer.policy.policy(&request, &key)),
+        let key = match layer.key.key(&request) {
+            Ok(key) => key,
+            Err(_) if layer.skip_unkeyed => {
+                let pass = Some(layer.reject.admit(&mut request, None));
+                let response = self.inner.call(request);
+                return ResponseFuture {
+                    state: State::Calling { response, pass },
                 };
-                let cost = layer.cost.cost(&request);
-                match layer.backend.ask(Op::Check(cost), &policy, &key) {
-                    Answer::Now(reply) => match layer.next(reply, &policy, &key, cost) {
-                        Next::Go(decision) => {
-                            if let Some(decision) = &decision {
-                                layer.reject.admit(&mut request, decision);
-                            }
-                            let granted = decision.map(|decision| (picked(policy), decision));
-                            State::Calling {
-                                response: self.inner.call(request),
-                                granted,
-                            }
-                        }
-                        Next::Refuse(refusal) => refused(&mut self.inner, layer, &request, refusal),
-                    },
-                    Answer::Later(reply) => {
-                        let policy = policy.into_owned();
-                        // The one that `poll_ready` vouched for goes along; a clone is never ready.
-                        let fresh = self.inner.clone();
-                        let service = mem::replace(&mut self.inner, fresh);
-                        State::Deciding {
-                            reply,
-                            parked: Some(Parked {
-                                service,
-                                request,
-                                policy,
-                                key,
-                                cost,
-                            }),
-                        }
+            }
+            Err(error) => return self.refuse(&request, Refusal::NoKey(error)),
+        };
+        let policy = match layer.policy.fixed() {
+            Some(policy) => Cow::Borrowed(policy),
+            None => Cow::Owned(layer.policy.policy(&request, &key)),
+        };
+        let cost = layer.cost.cost(&request);
+        match layer.backend.ask(Op::Check(cost), &policy, &key) {
+            Answer::Now(reply) => match layer.settle(reply, &policy, &key, cost) {
+                Ok(decision) => {
+                    let granted = decision.as_ref().map(|decision| (&*policy, decision));
+                    let pass = Some(layer.reject.admit(&mut request, granted));
+                    let response = self.inner.call(request);
+                    ResponseFuture {
+                        state: State::Calling { response, pass },
                     }
                 }
+                Err(refusal) => self.refuse(&request, refusal),
+            },
+            Answer::Later(reply) => {
+                let (layer, policy) = (Arc::clone(&self.shared), policy.into_owned());
+                // The one that `poll_ready` vouched for goes along; a clone is never ready.
+                let fresh = self.inner.clone();
+                let service = mem::replace(&mut self.inner, fresh);
+                let parked = Some(Box::new(Parked {
+                    layer,
+                    service,
+                    request,
+                    policy,
+                    key,
+                    cost,
+                }));
+                ResponseFuture {
+                    state: State::Deciding { reply, parked },
+                }
             }
-        };
-        ResponseFuture {
-            shared: Arc::clone(&self.shared),
-            state,
         }
     }
 }
 
-/// A policy that the layer does not hold itself.
-fn picked(policy: Cow<'_, Policy>) -> Option<Policy> {
-    match policy {
-        Cow::Borrowed(_) => None,
-        Cow::Owned(policy) => Some(policy),
-    }
-}
-
-/// Answers in place of `inner`.
-fn refused<S, K, B, C, F, R, P, Req>(
-    inner: &mut S,
-    layer: &RateLimitLayer<K, B, C, F, R, P>,
-    request: &Req,
-    refusal: Refusal,
-) -> State<S, Req, B::Future, R::Response, R::Error>
-where
-    S: Service<Req> + Clone,
-    B: Backend,
-    R: Reject<Req, S::Response, S::Error>,
-{
-    // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
-    *inner = inner.clone();
-    State::Done {
-        result: Some(layer.reject.refuse(request, refusal)),
+impl<S, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
+    /// Answers in place of the inner service.
+    fn refuse<Req>(
+        &mut self,
+        request: &Req,
+        refusal: Refusal,
+    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req> + Clone,
+        B: Backend,
+        R: Reject<Req, S::Response, S::Error>,
+    {
+        // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
+        self.inner = self.inner.clone();
+        let result = Some(self.shared.reject.refuse(request, refusal));
+        ResponseFuture {
+            state: State::Done { result },
+        }
     }
 }
 

@@ -7,15 +7,19 @@ use http::{Response, StatusCode};
 
 use super::{Refusal, ResponseBody};
 
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC: &str = "application/grpc";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
 /// Whether the message is of a gRPC call, by its `content-type`.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    headers
-        .get(CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    let is = |value: &HeaderValue| {
+        value
+            .as_bytes()
+            .get(..GRPC.len())
+            .is_some_and(|own| own.eq_ignore_ascii_case(GRPC.as_bytes()))
+    };
+    headers.get(CONTENT_TYPE).is_some_and(is)
 }
 
 /// One head that ends the stream.
@@ -28,7 +32,7 @@ pub(super) fn refuse<B>(refusal: &Refusal) -> Response<ResponseBody<B>> {
     };
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, GRPC);
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
     headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
     headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
     response

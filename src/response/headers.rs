@@ -113,7 +113,10 @@ fn write_retry_after(seconds: u64, headers: &mut HeaderMap) {
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if set.is_none_or(|set| set < seconds) {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        // By way of text: `HeaderValue::from` a number allocates twice.
+        if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(seconds)) {
+            headers.insert(RETRY_AFTER, value);
+        }
     }
 }
 

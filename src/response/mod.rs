@@ -49,7 +49,9 @@ use crate::policy::Policy;
 
 pub use self::body::ResponseBody;
 pub use self::headers::HeaderFormat;
-pub use self::reject::{AsError, Http, LimitError, Problem, RefusalBody, Reject, RejectFn};
+pub use self::reject::{
+    AsError, Http, HttpPass, LimitError, Problem, RefusalBody, Reject, RejectFn,
+};
 
 /// Why a request does not reach the service.
 #[derive(Clone, Debug, PartialEq, Eq)]

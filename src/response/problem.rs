@@ -5,7 +5,8 @@ use http::StatusCode;
 
 /// The quota of at least one of these policies is used up.
 pub(super) fn quota_exceeded<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
-    let mut body = String::from(concat!(
+    let mut body = String::with_capacity(256);
+    body.push_str(concat!(
         r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","#,
         r#""title":"Request cannot be satisfied as assigned quota has been exceeded","#,
         r#""status":429,"violated-policies":["#

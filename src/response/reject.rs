@@ -23,6 +23,8 @@ pub trait Reject<Req, Res, Err>: Clone {
     type Response;
     /// The limited service's error.
     type Error;
+    /// What is kept of a request that goes on until it is answered.
+    type Pass;
 
     /// Answers in place of the service.
     ///
@@ -31,16 +33,14 @@ pub trait Reject<Req, Res, Err>: Clone {
     /// If a refusal is an error in this protocol.
     fn refuse(&self, request: &Req, refusal: Refusal) -> Result<Self::Response, Self::Error>;
 
-    /// Leaves the decision in a request that goes on.
-    fn admit(&self, request: &mut Req, decision: &Decision) {
-        let _ = (request, decision);
-    }
+    /// Sees a request that goes on, with the policy and its decision unless it passes unlimited.
+    fn admit(&self, request: &mut Req, granted: Option<(&Policy, &Decision)>) -> Self::Pass;
 
-    /// Passes the service's answer on; the decision is there unless the request passed unlimited.
-    fn pass(&self, decided: Option<(&Policy, &Decision)>, response: Res) -> Self::Response;
+    /// Passes the service's answer on.
+    fn response(pass: Self::Pass, response: Res) -> Self::Response;
 
     /// Passes the service's error on.
-    fn inner_error(&self, error: Err) -> Self::Error;
+    fn error(error: Err) -> Self::Error;
 }
 
 /// Refuses with 429 and problem details, or as gRPC expects it; leaves header fields and the [`Decision`] in what passes.
@@ -128,6 +128,7 @@ where
 impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for Http<F> {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = E;
+    type Pass = HttpPass;
 
     fn refuse(&self, request: &Request<B>, refusal: Refusal) -> Result<Self::Response, E> {
         let mut response = if grpc::is_grpc(request.headers()) {
@@ -171,39 +172,65 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
         Ok(response)
     }
 
-    fn admit(&self, request: &mut Request<B>, decision: &Decision) {
-        if self.extensions {
+    #[inline]
+    fn admit(&self, request: &mut Request<B>, granted: Option<(&Policy, &Decision)>) -> HttpPass {
+        let (told, extensions) = (self.format != HeaderFormat::None, self.extensions);
+        let Some((policy, decision)) = granted.filter(|_| told || extensions) else {
+            return HttpPass(None);
+        };
+        if extensions {
             request.extensions_mut().insert(decision.clone());
         }
+        HttpPass(Some(Told {
+            policy: policy.clone(),
+            decision: decision.clone(),
+            format: self.format,
+            on_redirects: self.on_redirects,
+            extensions,
+        }))
     }
 
-    fn pass(
-        &self,
-        decided: Option<(&Policy, &Decision)>,
-        response: Response<ResBody>,
-    ) -> Self::Response {
+    #[inline]
+    fn response(pass: HttpPass, response: Response<ResBody>) -> Self::Response {
         let mut response = response.map(ResponseBody::inner);
-        if let Some((policy, decision)) = decided {
-            if self.format != HeaderFormat::None
-                && self.speaks_on(response.status())
-                && !grpc::is_grpc(response.headers())
-                && let Some(prepared) = policy.memo(Prepared::of)
-            {
-                prepared.write_limits(self.format, decision, response.headers_mut());
-            }
-            if self.extensions {
-                response.extensions_mut().insert(decision.clone());
-            }
+        if let Some(told) = pass.0 {
+            told.write(&mut response);
         }
         response
     }
 
-    fn inner_error(&self, error: E) -> E {
+    fn error(error: E) -> E {
         error
     }
 }
 
-impl<F> Http<F> {
+/// What an HTTP answer will be told, if anything.
+#[derive(Debug)]
+pub struct HttpPass(Option<Told>);
+
+#[derive(Debug)]
+struct Told {
+    policy: Policy,
+    decision: Decision,
+    format: HeaderFormat,
+    on_redirects: bool,
+    extensions: bool,
+}
+
+impl Told {
+    fn write<B>(self, response: &mut Response<B>) {
+        if self.format != HeaderFormat::None
+            && self.speaks_on(response.status())
+            && !grpc::is_grpc(response.headers())
+            && let Some(prepared) = self.policy.memo(Prepared::of)
+        {
+            prepared.write_limits(self.format, &self.decision, response.headers_mut());
+        }
+        if self.extensions {
+            response.extensions_mut().insert(self.decision);
+        }
+    }
+
     /// Not on 1xx, and on 3xx only if asked for: a client could stall before it follows.
     fn speaks_on(&self, status: StatusCode) -> bool {
         !(status.is_informational() || status.is_redirection() && !self.on_redirects)
@@ -247,16 +274,19 @@ impl<E: std::error::Error + 'static> std::error::Error for LimitError<E> {
 impl<Req, Res, E> Reject<Req, Res, E> for AsError {
     type Response = Res;
     type Error = LimitError<E>;
+    type Pass = ();
 
     fn refuse(&self, _: &Req, refusal: Refusal) -> Result<Res, LimitError<E>> {
         Err(LimitError::Refused(refusal))
     }
 
-    fn pass(&self, _: Option<(&Policy, &Decision)>, response: Res) -> Res {
+    fn admit(&self, _: &mut Req, _: Option<(&Policy, &Decision)>) {}
+
+    fn response((): (), response: Res) -> Res {
         response
     }
 
-    fn inner_error(&self, error: E) -> LimitError<E> {
+    fn error(error: E) -> LimitError<E> {
         LimitError::Inner(error)
     }
 }
