@@ -21,20 +21,22 @@
 //! ```
 
 mod fingerprint;
+mod room;
 mod shard;
+mod table;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Ready;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use self::fingerprint::{Fingerprint, Fingerprints};
+use self::room::Room;
 use self::shard::{Moment, Shard};
 use super::{Answer, Backend, Op, Reply};
 use crate::algorithm;
@@ -63,14 +65,6 @@ struct Shared<C> {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     room: Room,
     idle_ttl: u64,
-}
-
-/// What all shards share: how many keys there may be, and what making room has cost.
-struct Room {
-    max_keys: usize,
-    keys: CachePadded<AtomicUsize>,
-    evictions: AtomicUsize,
-    longest_search: AtomicUsize,
 }
 
 /// Sets up a [`MemoryBackend`].
@@ -141,12 +135,7 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         MemoryBackend(Arc::new(Shared {
             fingerprints: Fingerprints::new(),
             shards,
-            room: Room {
-                max_keys,
-                keys: CachePadded::new(AtomicUsize::new(0)),
-                evictions: AtomicUsize::new(0),
-                longest_search: AtomicUsize::new(0),
-            },
+            room: Room::new(max_keys),
             idle_ttl: micros_up(self.idle_ttl),
             clock: self.clock,
         }))
@@ -157,7 +146,7 @@ impl<C> MemoryBackend<C> {
     /// How many keys are kept now, each quota of a policy counting as one; those that owe nothing may be among them.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.room.keys.load(Relaxed)
+        self.0.room.keys()
     }
 
     /// Whether nothing is kept.
@@ -170,13 +159,13 @@ impl<C> MemoryBackend<C> {
     /// is too small for the traffic.
     #[must_use]
     pub fn evictions(&self) -> usize {
-        self.0.room.evictions.load(Relaxed)
+        self.0.room.evictions()
     }
 
     /// The most entries that any one new key has looked at to make room.
     #[must_use]
     pub fn longest_search(&self) -> usize {
-        self.0.room.longest_search.load(Relaxed)
+        self.0.room.longest_search()
     }
 }
 
@@ -268,7 +257,7 @@ impl<C> fmt::Debug for MemoryBackend<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryBackend")
             .field("keys", &self.len())
-            .field("max_keys", &self.0.room.max_keys)
+            .field("max_keys", &self.0.room.max_keys())
             .field("evictions", &self.evictions())
             .finish_non_exhaustive()
     }

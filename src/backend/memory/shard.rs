@@ -1,11 +1,10 @@
-use std::sync::atomic::Ordering::Relaxed;
-
-use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 use super::fingerprint::Fingerprint;
-use super::{Reply, Room};
+use super::room::Room;
+use super::table::{Slot, Table};
 use crate::algorithm::{self, State};
+use crate::backend::Reply;
 use crate::clock::Timestamp;
 use crate::decision::{Place, QuotaSnapshot};
 use crate::policy::{NamedQuota, Policy};
@@ -17,23 +16,13 @@ const SWEPT_PER_INSERTION: usize = 2;
 /// Entries of which the one nearest to its reset goes when the map is full.
 const SAMPLE: usize = 16;
 
-/// A part of the map under a lock of its own: a table of places, and the entries side by side so that a hand can go round.
+/// A part of the map under a lock of its own.
 #[derive(Default)]
 pub(super) struct Shard {
-    places: HashTable<u32>,
-    slots: Vec<Slot>,
+    table: Table,
+    /// Where the hand that looks for room stands.
     hand: usize,
 }
-
-/// One quota of one key.
-struct Slot {
-    print: Fingerprint,
-    /// When it owes nothing.
-    reset: Timestamp,
-    state: Option<State>,
-}
-
-const _: () = assert!(size_of::<Slot>() == 48);
 
 /// What a shard needs to know beside its own entries.
 pub(super) struct Moment<'a> {
@@ -62,6 +51,20 @@ impl Moment<'_> {
 }
 
 impl Slot {
+    /// Sets when the entry owes nothing, if its state was written. A look or a refusal leaves that alone: it may have come by
+    /// another tier's quota, under which the debt is paid sooner.
+    #[inline]
+    fn keep_until(
+        &mut self,
+        moment: &Moment<'_>,
+        written: bool,
+        reset: impl FnOnce() -> Timestamp,
+    ) {
+        if written || self.reset <= moment.now {
+            self.reset = reset();
+        }
+    }
+
     /// Whether a bucket starts again from its initial tokens; for all others full equals unseen.
     #[inline]
     fn is_idle(&self, named: &NamedQuota, moment: &Moment<'_>) -> bool {
@@ -79,15 +82,17 @@ impl Shard {
         moment: &Moment<'_>,
         cost: u32,
     ) -> (QuotaSnapshot, Place) {
-        let Some(place) = self.find(print) else {
+        let Some(place) = self.table.find(print) else {
             return self.decide_unseen(named, print, moment, cost);
         };
-        let slot = &mut self.slots[place];
+        let slot = self.table.slot_mut(place);
         if slot.is_idle(named, moment) {
             slot.state = None;
         }
         let answer = algorithm::decide(named.quota(), &mut slot.state, moment.now, cost, true);
-        slot.reset = moment.reset(named, &answer.0);
+        slot.keep_until(moment, cost > 0 && answer.0.is_allowed(), || {
+            moment.reset(named, &answer.0)
+        });
         answer
     }
 
@@ -119,9 +124,9 @@ impl Shard {
         let mut places = SmallVec::<[Option<usize>; 2]>::new();
         let mut states = SmallVec::<[Option<State>; 2]>::new();
         for named in quotas {
-            let place = self.find(key.under(named.id()));
+            let place = self.table.find(key.under(named.id()));
             states.push(place.and_then(|place| {
-                let slot = &mut self.slots[place];
+                let slot = self.table.slot_mut(place);
                 let idle = slot.is_idle(named, moment);
                 slot.state.take().filter(|_| !idle)
             }));
@@ -129,14 +134,21 @@ impl Shard {
         }
         let reply = op(&mut states);
         let answers = reply.decision.snapshot().quotas();
+        // Of a check the receipt tells what was charged; other operations write.
+        let written = |index: usize| match &reply.receipt {
+            Some(receipt) => receipt.charges[index].tokens > 0,
+            None => reply.decision.is_allowed(),
+        };
         // First what stays where it is: making and taking room moves entries.
         let mut moves = SmallVec::<[(usize, Option<State>); 2]>::new();
         for (index, (place, state)) in places.into_iter().zip(states).enumerate() {
             match (place, state) {
                 (Some(place), Some(state)) => {
-                    let slot = &mut self.slots[place];
+                    let slot = self.table.slot_mut(place);
                     slot.state = Some(state);
-                    slot.reset = moment.reset(&quotas[index], &answers[index]);
+                    slot.keep_until(moment, written(index), || {
+                        moment.reset(&quotas[index], &answers[index])
+                    });
                 }
                 (None, None) => {}
                 (_, state) => moves.push((index, state)),
@@ -155,18 +167,10 @@ impl Shard {
         reply
     }
 
-    #[inline]
-    fn find(&self, print: Fingerprint) -> Option<usize> {
-        let is = |place: &u32| self.slots[*place as usize].print == print;
-        self.places
-            .find(print.hash(), is)
-            .map(|place| *place as usize)
-    }
-
     fn forget(&mut self, print: Fingerprint, room: &Room) {
-        if let Some(place) = self.find(print) {
-            self.remove(place);
-            room.keys.fetch_sub(1, Relaxed);
+        if let Some(place) = self.table.find(print) {
+            self.table.remove(place);
+            room.give_back();
         }
     }
 
@@ -174,90 +178,56 @@ impl Shard {
     fn insert(&mut self, print: Fingerprint, state: State, reset: Timestamp, moment: &Moment<'_>) {
         let room = moment.room;
         let mut looked_at = 0;
-        for _ in 0..SWEPT_PER_INSERTION.min(self.slots.len()) {
+        for _ in 0..SWEPT_PER_INSERTION.min(self.table.len()) {
             looked_at += 1;
             let place = self.turn_hand();
-            if self.slots[place].reset <= moment.now {
-                self.hand = place;
-                self.remove(place);
-                room.keys.fetch_sub(1, Relaxed);
-            }
-            if self.slots.is_empty() {
-                break;
+            if self.table.slot(place).reset <= moment.now {
+                self.table.remove(place);
+                self.hand = place; // where another one is now
+                room.give_back();
             }
         }
-        // Counted before it is there, so that the bound holds at every moment; a shard without entries has none to give up,
-        // which does not happen where the map is full: each shard then holds about a thousand.
-        let full = room.keys.fetch_add(1, Relaxed) >= room.max_keys && !self.slots.is_empty();
-        if full {
-            room.keys.fetch_sub(1, Relaxed);
-            let sample = SAMPLE.min(self.slots.len());
-            looked_at += sample;
-            let victim = self.nearest_to_reset(sample);
-            if self.slots[victim].reset > moment.now {
-                room.evictions.fetch_add(1, Relaxed);
+        if !room.take() {
+            if self.table.len() == 0 {
+                // There is none to give up. It does not happen where the map is full: each shard then holds about a thousand.
+                room.overdraw();
+            } else {
+                looked_at += self.evict(moment);
             }
-            self.remove(victim);
         }
-        room.longest_search.fetch_max(looked_at, Relaxed);
-        let state = Some(state);
-        self.push(Slot {
+        room.looked_at(looked_at);
+        self.table.push(Slot {
             print,
             reset,
-            state,
+            state: Some(state),
         });
     }
 
-    /// The next place of the hand that goes round.
+    /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at.
+    fn evict(&mut self, moment: &Moment<'_>) -> usize {
+        let sample = SAMPLE.min(self.table.len());
+        let mut nearest = self.turn_hand();
+        for _ in 1..sample {
+            let place = self.turn_hand();
+            if self.table.slot(place).reset < self.table.slot(nearest).reset {
+                nearest = place;
+            }
+        }
+        if self.table.slot(nearest).reset > moment.now {
+            moment.room.evicted();
+        }
+        self.table.remove(nearest);
+        sample
+    }
+
+    /// The next place of the hand that goes round; there is at least one.
     fn turn_hand(&mut self) -> usize {
-        let place = if self.hand < self.slots.len() {
+        let place = if self.hand < self.table.len() {
             self.hand
         } else {
             0
         };
         self.hand = place + 1;
         place
-    }
-
-    /// Of the next `sample` entries.
-    fn nearest_to_reset(&mut self, sample: usize) -> usize {
-        let mut best = self.turn_hand();
-        for _ in 1..sample {
-            let place = self.turn_hand();
-            if self.slots[place].reset < self.slots[best].reset {
-                best = place;
-            }
-        }
-        best
-    }
-
-    fn push(&mut self, slot: Slot) {
-        let Ok(place) = u32::try_from(self.slots.len()) else {
-            return;
-        };
-        self.places
-            .insert_unique(slot.print.hash(), place, |place| {
-                self.slots
-                    .get(*place as usize)
-                    .map_or(0, |slot| slot.print.hash())
-            });
-        self.slots.push(slot);
-    }
-
-    /// Takes an entry out; the last one moves to its place.
-    fn remove(&mut self, place: usize) {
-        let removed = self.slots.swap_remove(place).print;
-        let is_at = |wanted: usize| move |place: &u32| *place as usize == wanted;
-        if let Ok(entry) = self.places.find_entry(removed.hash(), is_at(place)) {
-            entry.remove();
-        }
-        if let Some(moved) = self.slots.get(place) {
-            let from = self.slots.len();
-            if let Some(entry) = self.places.find_mut(moved.print.hash(), is_at(from))
-                && let Ok(place) = u32::try_from(place)
-            {
-                *entry = place;
-            }
-        }
     }
 }
