@@ -39,11 +39,9 @@ impl Divisor {
         debug_assert!(dividend < 1 << 60);
         let quotient = ((dividend as u128 * self.inverse as u128) >> 64) as u64;
         let rest = dividend - quotient * self.number;
-        if rest >= self.number {
-            (quotient + 1, rest - self.number)
-        } else {
-            (quotient, rest)
-        }
+        // Without a branch: which it is cannot be foretold.
+        let short = (rest >= self.number) as u64;
+        (quotient + short, rest - short * self.number)
     }
 
     #[inline]
