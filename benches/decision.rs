@@ -17,7 +17,8 @@ use rand_distr::{Distribution, Zipf};
 use tower_sluice::clock::{Clock, SystemClock};
 use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
 
-const ALLOWED: u32 = 1_000_000_000;
+/// Tokens that no run uses up, coming back so slowly that every key owes something: none may be forgotten meanwhile.
+const PLENTY: u32 = 4_000_000_000;
 
 /// A limiter that answers by the number of a key.
 trait Subject: Sync {
@@ -143,10 +144,12 @@ fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject
         let one = NonZeroU32::new(1).expect("not 0");
         (Quota::per_hour(1), governor::Quota::per_hour(one))
     } else {
-        let many = NonZeroU32::new(ALLOWED).expect("not 0");
+        let second = Duration::from_secs(1);
+        let theirs = governor::Quota::with_period(second).expect("not 0");
+        let plenty = NonZeroU32::new(PLENTY).expect("not 0");
         (
-            Quota::per_second(ALLOWED),
-            governor::Quota::per_second(many),
+            Quota::token_bucket(PLENTY, 1, second),
+            theirs.allow_burst(plenty),
         )
     };
     vec![
