@@ -61,3 +61,8 @@ pub use self::limit::RateLimitLayer;
 pub use self::limiter::Limiter;
 pub use self::policy::Policy;
 pub use self::quota::{Cost, Quota};
+
+/// The README's example is compiled as it stands there.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
