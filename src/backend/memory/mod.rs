@@ -21,6 +21,7 @@
 //! ```
 
 mod fingerprint;
+mod index;
 mod room;
 mod shard;
 mod table;

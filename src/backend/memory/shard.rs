@@ -187,7 +187,7 @@ impl Shard {
                 room.give_back();
             }
         }
-        if !room.take() {
+        if self.table.is_full() || !room.take() {
             if self.table.len() == 0 {
                 // There is none to give up. It does not happen where the map is full: each shard then holds about a thousand.
                 room.overdraw();

@@ -1,13 +1,12 @@
-use hashbrown::HashTable;
-
 use super::fingerprint::Fingerprint;
+use super::index::{self, Index};
 use crate::algorithm::State;
 use crate::clock::Timestamp;
 
-/// The entries of a shard side by side, so that a hand can go round, and a hash table of their places.
+/// The entries of a shard side by side, so that a hand can go round, and an index of their places.
 #[derive(Default)]
 pub(super) struct Table {
-    places: HashTable<u32>,
+    index: Index,
     slots: Vec<Slot>,
 }
 
@@ -26,12 +25,18 @@ impl Table {
         self.slots.len()
     }
 
+    /// Whether no entry can be added: places are numbered by 24 bits.
+    pub(super) fn is_full(&self) -> bool {
+        self.slots.len() >= index::MOST
+    }
+
     #[inline]
     pub(super) fn find(&self, print: Fingerprint) -> Option<usize> {
-        let is = |place: &u32| self.slots[*place as usize].print == print;
-        self.places
-            .find(print.hash(), is)
-            .map(|place| *place as usize)
+        self.index.find(print.hash(), |place| {
+            self.slots
+                .get(place)
+                .is_some_and(|slot| slot.print == print)
+        })
     }
 
     /// The entry at a place below [`len`](Self::len); places are good until one is taken out.
@@ -44,58 +49,28 @@ impl Table {
         &mut self.slots[place]
     }
 
-    /// Adds an entry that is not there yet. A shard does not come near the 2^32 places there are.
+    /// Adds an entry that is not there yet, to a table that is not full.
     pub(super) fn push(&mut self, slot: Slot) {
-        let Ok(place) = u32::try_from(self.slots.len()) else {
-            return;
-        };
-        self.grow();
-        let hash = slot.print.hash();
+        if self.slots.len() == self.slots.capacity() {
+            // By a sixteenth: doubling may leave half of it empty.
+            self.slots.reserve_exact(self.slots.len() / 16 + 4);
+        }
         self.slots.push(slot);
-        self.index(hash, place);
+        if self.index.is_full(self.slots.len()) {
+            self.index = Index::of(self.slots.iter().map(|slot| slot.print.hash()));
+        } else if let Some(slot) = self.slots.last() {
+            self.index.insert(slot.print.hash(), self.slots.len() - 1);
+        }
     }
 
     /// Takes an entry out; the last one moves to its place.
     pub(super) fn remove(&mut self, place: usize) {
-        let removed = self.slots.swap_remove(place).print;
-        let is_at = |wanted: usize| move |place: &u32| *place as usize == wanted;
-        if let Ok(entry) = self.places.find_entry(removed.hash(), is_at(place)) {
-            entry.remove();
+        let hash_at = |place: usize| self.slots.get(place).map_or(0, |slot| slot.print.hash());
+        let last = self.slots.len() - 1;
+        self.index.remove(hash_at(place), place, hash_at);
+        if place != last {
+            self.index.renumber(hash_at(last), last, place);
         }
-        let (Some(moved), from) = (self.slots.get(place), self.slots.len()) else {
-            return;
-        };
-        if let Some(entry) = self.places.find_mut(moved.print.hash(), is_at(from))
-            && let Ok(place) = u32::try_from(place)
-        {
-            *entry = place;
-        }
-    }
-
-    fn index(&mut self, hash: u64, place: u32) {
-        let slots = &self.slots;
-        let hash_of = |place: &u32| {
-            slots
-                .get(*place as usize)
-                .map_or(0, |slot| slot.print.hash())
-        };
-        self.places.insert_unique(hash, place, hash_of);
-    }
-
-    /// Makes room for one more, by a sixteenth: doubling may leave half of it empty. A table that is full of places which
-    /// were taken out would double, too, so it is filled anew.
-    fn grow(&mut self) {
-        let more = self.slots.len() / 16 + 4;
-        if self.slots.len() == self.slots.capacity() {
-            self.slots.reserve_exact(more);
-        }
-        if self.places.len() == self.places.capacity() {
-            self.places = HashTable::with_capacity(self.slots.len() + more);
-            for place in 0..self.slots.len() {
-                if let Ok(number) = u32::try_from(place) {
-                    self.index(self.slots[place].print.hash(), number);
-                }
-            }
-        }
+        self.slots.swap_remove(place);
     }
 }
