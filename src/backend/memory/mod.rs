@@ -57,7 +57,7 @@ const DEFAULT_IDLE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// Decisions are made at once and exactly: under any concurrency the admitted cost stays within the quota. At most
 /// [`max_keys`](MemoryBackendBuilder::max_keys) are kept, each quota of a policy counting as one; a key takes 48 bytes and
-/// its place in the map, up to 64 in all.
+/// its place in the map, up to 64 in all; a sliding log 16 bytes more for each request that it admitted.
 pub struct MemoryBackend<C = SystemClock>(Arc<Shared<C>>);
 
 struct Shared<C> {
@@ -127,12 +127,14 @@ impl<C: Clock> MemoryBackendBuilder<C> {
     #[must_use]
     pub fn build(self) -> MemoryBackend<C> {
         let max_keys = self.max_keys.get();
-        // Shards of about a thousand keys and more, so that a full one always has a key to give up, and growing one is a
-        // short pass under its lock.
-        let bits = (max_keys / 1_024 + 1).ilog2().min(8);
+        // Shards of two to four thousand keys, so that a full map has a key to give up in each, and growing one is a short
+        // pass under its lock.
+        let bits = (max_keys / 2_048 + 1).ilog2().min(16);
         let shards = (0..1 << bits)
             .map(|_| CachePadded::new(Mutex::new(Shard::default())))
             .collect();
+        // The first reading calibrates the clock: not in the first request.
+        let _ = self.clock.now();
         MemoryBackend(Arc::new(Shared {
             fingerprints: Fingerprints::new(),
             shards,
@@ -144,7 +146,7 @@ impl<C: Clock> MemoryBackendBuilder<C> {
 }
 
 impl<C> MemoryBackend<C> {
-    /// How many keys are kept now, each quota of a policy counting as one; those that owe nothing may be among them.
+    /// How many keys are kept now, at no cost: each quota of a policy counting as one; those that owe nothing may be among them.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.room.keys()
@@ -163,7 +165,8 @@ impl<C> MemoryBackend<C> {
         self.0.room.evictions()
     }
 
-    /// The most entries that any one new key has looked at to make room.
+    /// The most entries that any one new key has looked at to make room. (Growing a shard, now and then, is not counted: it
+    /// copies up to some thousand entries.)
     #[must_use]
     pub fn longest_search(&self) -> usize {
         self.0.room.longest_search()
@@ -261,5 +264,100 @@ impl<C> fmt::Debug for MemoryBackend<C> {
             .field("max_keys", &self.0.room.max_keys())
             .field("evictions", &self.evictions())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+    use crate::limiter::Limiter;
+    use crate::quota::Quota;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    fn backend(max_keys: usize) -> (ManualClock, MemoryBackend<ManualClock>) {
+        let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+        let max_keys = NonZeroUsize::new(max_keys).expect("not 0");
+        let backend = MemoryBackend::builder()
+            .max_keys(max_keys)
+            .clock(clock.clone())
+            .build();
+        (clock, backend)
+    }
+
+    fn number(key: u64) -> Key {
+        Key::from(key)
+    }
+
+    #[test]
+    fn keys_that_are_remembered_although_they_owe_nothing_free_no_debtor() {
+        let (clock, backend) = backend(100);
+        let debtor = Limiter::new(Policy::new("slow", Quota::per_hour(1)), backend.clone());
+        assert!(debtor.check_now(&number(0), 1).decision.is_allowed());
+        let flood = Quota::per_second(10).initial_tokens(5);
+        let flood = Limiter::new(Policy::new("flood", flood), backend);
+        for key in 0..5_000 {
+            clock.advance(Duration::from_millis(1));
+            let _ = flood.check_now(&number(key), 1);
+        }
+        assert!(!debtor.check_now(&number(0), 1).decision.is_allowed());
+    }
+
+    #[test]
+    fn looking_at_a_bucket_that_starts_again_changes_no_later_answer() {
+        for look in [false, true] {
+            let (clock, backend) = backend(100);
+            let quota = Quota::per_hour(10).initial_tokens(0);
+            let limiter = Limiter::new(Policy::new("late", quota), backend.clone());
+            let check = |after: Duration, cost: u32| {
+                clock.advance(after);
+                limiter.check_now(&number(0), cost).decision.is_allowed()
+            };
+            assert!(!check(Duration::ZERO, 1));
+            assert!(!look || check(26 * HOUR, 0));
+            let rest = if look { 24 } else { 50 };
+            assert!(!check(rest * HOUR, 1), "it starts again, empty");
+            assert!(check(2 * HOUR, 1), "it has filled since");
+            assert_eq!(backend.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_charge_by_a_faster_tier_frees_no_debt_of_a_slower_one() {
+        let (clock, backend) = backend(1_000);
+        let free = Limiter::new(Policy::new("api", Quota::per_hour(60)), backend.clone());
+        let paid = free.with(&Policy::new("api", Quota::per_second(60)));
+        assert!(free.check_now(&number(0), 59).decision.is_allowed());
+        assert!(paid.check_now(&number(0), 1).decision.is_allowed());
+        clock.advance(Duration::from_secs(2));
+        // Newcomers look at old entries.
+        (1..100).for_each(|key| drop(free.check_now(&number(key), 1)));
+        assert_eq!(
+            free.check_now(&number(0), 0)
+                .decision
+                .snapshot()
+                .remaining(),
+            0
+        );
+    }
+
+    #[test]
+    fn making_room_for_one_limit_of_a_key_does_not_free_another() {
+        let (_, backend) = backend(20);
+        let day = Duration::from_secs(86_400);
+        let policy =
+            Policy::new("two", Quota::per_hour(2)).and("day", Quota::fixed_window(100, day));
+        let limiter = Limiter::new(policy, backend.clone());
+        for key in 0..200 {
+            let mut allowed =
+                (0..3).map(|_| limiter.check_now(&number(key), 1).decision.is_allowed());
+            assert_eq!(
+                [true, true, false].map(Some),
+                [allowed.next(), allowed.next(), allowed.next()]
+            );
+            assert!(backend.len() <= 20);
+        }
+        assert!(backend.evictions() > 0);
     }
 }

@@ -29,11 +29,6 @@ impl Room {
         self.keys.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
-    /// Counts an entry although there is no room.
-    pub(super) fn overdraw(&self) {
-        self.keys.fetch_add(1, Relaxed);
-    }
-
     pub(super) fn give_back(&self) {
         self.keys.fetch_sub(1, Relaxed);
     }

@@ -2,7 +2,7 @@ use smallvec::SmallVec;
 
 use super::fingerprint::Fingerprint;
 use super::room::Room;
-use super::table::{Slot, Table};
+use super::table::{Reset, Slot, Table};
 use crate::algorithm::{self, State};
 use crate::backend::Reply;
 use crate::clock::Timestamp;
@@ -35,40 +35,23 @@ pub(super) struct Moment<'a> {
 impl Moment<'_> {
     /// When a quota owes nothing, by its answer.
     #[inline]
-    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> Timestamp {
-        let kept = if algorithm::starts_below_capacity(named.quota()) {
-            self.idle_ttl
-        } else {
-            0
-        };
-        Timestamp::from_micros(
-            self.now
-                .as_micros()
-                .saturating_add(answer.reset_after)
-                .saturating_add(kept),
+    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> Reset {
+        let at = self.now.as_micros().saturating_add(answer.reset_after);
+        Reset::new(
+            Timestamp::from_micros(at),
+            algorithm::starts_below_capacity(named.quota()),
         )
     }
-}
 
-impl Slot {
-    /// Sets when the entry owes nothing, if its state was written. A look or a refusal leaves that alone: it may have come by
-    /// another tier's quota, under which the debt is paid sooner.
     #[inline]
-    fn keep_until(
-        &mut self,
-        moment: &Moment<'_>,
-        written: bool,
-        reset: impl FnOnce() -> Timestamp,
-    ) {
-        if written || self.reset <= moment.now {
-            self.reset = reset();
-        }
+    fn is_over(&self, slot: &Slot) -> bool {
+        slot.reset.is_over(self.now, self.idle_ttl)
     }
 
     /// Whether a bucket starts again from its initial tokens; for all others full equals unseen.
     #[inline]
-    fn is_idle(&self, named: &NamedQuota, moment: &Moment<'_>) -> bool {
-        algorithm::starts_below_capacity(named.quota()) && self.reset <= moment.now
+    fn is_idle(&self, named: &NamedQuota, slot: &Slot) -> bool {
+        algorithm::starts_below_capacity(named.quota()) && self.is_over(slot)
     }
 }
 
@@ -86,13 +69,14 @@ impl Shard {
             return self.decide_unseen(named, print, moment, cost);
         };
         let slot = self.table.slot_mut(place);
-        if slot.is_idle(named, moment) {
-            slot.state = None;
+        if moment.is_idle(named, slot) {
+            self.forget(print, moment.room);
+            return self.decide_unseen(named, print, moment, cost);
         }
         let answer = algorithm::decide(named.quota(), &mut slot.state, moment.now, cost, true);
-        slot.keep_until(moment, cost > 0 && answer.0.is_allowed(), || {
-            moment.reset(named, &answer.0)
-        });
+        if cost > 0 && answer.0.is_allowed() {
+            slot.reset = slot.reset.or_later(moment.reset(named, &answer.0));
+        }
         answer
     }
 
@@ -107,7 +91,9 @@ impl Shard {
         let mut state = None;
         let answer = algorithm::decide(named.quota(), &mut state, moment.now, cost, true);
         if let Some(state) = state {
-            self.insert(print, state, moment.reset(named, &answer.0), moment);
+            self.insert(print, state, moment.reset(named, &answer.0), moment, |_| {
+                false
+            });
         }
         answer
     }
@@ -124,12 +110,18 @@ impl Shard {
         let mut places = SmallVec::<[Option<usize>; 2]>::new();
         let mut states = SmallVec::<[Option<State>; 2]>::new();
         for named in quotas {
+            let print = key.under(named.id());
+            if self
+                .table
+                .find(print)
+                .is_some_and(|place| moment.is_idle(named, self.table.slot(place)))
+            {
+                self.forget(print, moment.room);
+            }
+        }
+        for named in quotas {
             let place = self.table.find(key.under(named.id()));
-            states.push(place.and_then(|place| {
-                let slot = self.table.slot_mut(place);
-                let idle = slot.is_idle(named, moment);
-                slot.state.take().filter(|_| !idle)
-            }));
+            states.push(place.and_then(|place| self.table.slot_mut(place).state.take()));
             places.push(place);
         }
         let reply = op(&mut states);
@@ -146,20 +138,25 @@ impl Shard {
                 (Some(place), Some(state)) => {
                     let slot = self.table.slot_mut(place);
                     slot.state = Some(state);
-                    slot.keep_until(moment, written(index), || {
-                        moment.reset(&quotas[index], &answers[index])
-                    });
+                    // A look or a refusal leaves it alone.
+                    if written(index) {
+                        slot.reset = slot
+                            .reset
+                            .or_later(moment.reset(&quotas[index], &answers[index]));
+                    }
                 }
                 (None, None) => {}
                 (_, state) => moves.push((index, state)),
             }
         }
+        let of_this_key =
+            |print: Fingerprint| quotas.iter().any(|named| key.under(named.id()) == print);
         for (index, kept) in moves {
-            let named = &quotas[index];
-            let print = key.under(named.id());
+            let print = key.under(quotas[index].id());
             match kept {
                 Some(state) => {
-                    self.insert(print, state, moment.reset(named, &answers[index]), moment)
+                    let reset = moment.reset(&quotas[index], &answers[index]);
+                    self.insert(print, state, reset, moment, of_this_key);
                 }
                 None => self.forget(print, moment.room),
             }
@@ -174,14 +171,22 @@ impl Shard {
         }
     }
 
+    /// Adds an entry, and makes room for it if need be; entries that `spare` names go only if there is nothing else.
     #[cold]
-    fn insert(&mut self, print: Fingerprint, state: State, reset: Timestamp, moment: &Moment<'_>) {
+    fn insert(
+        &mut self,
+        print: Fingerprint,
+        state: State,
+        reset: Reset,
+        moment: &Moment<'_>,
+        spare: impl Fn(Fingerprint) -> bool,
+    ) {
         let room = moment.room;
         let mut looked_at = 0;
         for _ in 0..SWEPT_PER_INSERTION.min(self.table.len()) {
             looked_at += 1;
             let place = self.turn_hand();
-            if self.table.slot(place).reset <= moment.now {
+            if moment.is_over(self.table.slot(place)) {
                 self.table.remove(place);
                 self.hand = place; // where another one is now
                 room.give_back();
@@ -189,11 +194,12 @@ impl Shard {
         }
         if self.table.is_full() || !room.take() {
             if self.table.len() == 0 {
-                // There is none to give up. It does not happen where the map is full: each shard then holds about a thousand.
-                room.overdraw();
-            } else {
-                looked_at += self.evict(moment);
+                // The only one that can go is the new one. It does not happen where the map is full: each shard then holds
+                // about two thousand.
+                room.evicted();
+                return;
             }
+            looked_at += self.evict(moment, spare);
         }
         room.looked_at(looked_at);
         self.table.push(Slot {
@@ -204,16 +210,17 @@ impl Shard {
     }
 
     /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at.
-    fn evict(&mut self, moment: &Moment<'_>) -> usize {
+    fn evict(&mut self, moment: &Moment<'_>, spare: impl Fn(Fingerprint) -> bool) -> usize {
         let sample = SAMPLE.min(self.table.len());
+        let rank = |slot: &Slot| (spare(slot.print), slot.reset.at());
         let mut nearest = self.turn_hand();
         for _ in 1..sample {
             let place = self.turn_hand();
-            if self.table.slot(place).reset < self.table.slot(nearest).reset {
+            if rank(self.table.slot(place)) < rank(self.table.slot(nearest)) {
                 nearest = place;
             }
         }
-        if self.table.slot(nearest).reset > moment.now {
+        if self.table.slot(nearest).reset.at() > moment.now {
             moment.room.evicted();
         }
         self.table.remove(nearest);

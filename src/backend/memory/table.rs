@@ -13,12 +13,52 @@ pub(super) struct Table {
 /// One limit of one key.
 pub(super) struct Slot {
     pub(super) print: Fingerprint,
-    /// When it owes nothing.
-    pub(super) reset: Timestamp,
+    pub(super) reset: Reset,
     pub(super) state: Option<State>,
 }
 
 const _: () = assert!(size_of::<Slot>() == 48);
+
+/// When an entry owes nothing, and whether that alone is no reason to forget it: a bucket that starts below its capacity is
+/// remembered for some time after it has filled.
+#[derive(Clone, Copy)]
+pub(super) struct Reset(u64);
+
+impl Reset {
+    /// Times stay below it.
+    const LINGERS: u64 = 1 << 63;
+
+    #[inline]
+    pub(super) fn new(at: Timestamp, lingers: bool) -> Self {
+        Self(at.as_micros() | if lingers { Self::LINGERS } else { 0 })
+    }
+
+    /// The time from which nothing is owed.
+    #[inline]
+    pub(super) fn at(self) -> Timestamp {
+        Timestamp::from_micros(self.0 & !Self::LINGERS)
+    }
+
+    /// Whether the entry can be forgotten at `now`, if one that lingers does so for `idle_ttl` µs.
+    #[inline]
+    pub(super) fn is_over(self, now: Timestamp, idle_ttl: u64) -> bool {
+        let ttl = if self.0 & Self::LINGERS == 0 {
+            0
+        } else {
+            idle_ttl
+        };
+        self.at().as_micros().saturating_add(ttl) <= now.as_micros()
+    }
+
+    /// The later of both, lingering if either does: tiers see different times, and keeping an entry longer is harmless.
+    #[inline]
+    pub(super) fn or_later(self, other: Self) -> Self {
+        Self::new(
+            self.at().max(other.at()),
+            (self.0 | other.0) & Self::LINGERS != 0,
+        )
+    }
+}
 
 impl Table {
     pub(super) fn len(&self) -> usize {
