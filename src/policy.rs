@@ -15,6 +15,7 @@
 use std::any::Any;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 
 use crate::quota::{MAX_QUOTAS, Quota, Rule};
@@ -31,8 +32,13 @@ struct Inner {
     name: Box<str>,
     quotas: Vec<NamedQuota>,
     /// What a floor above prepares once for each policy; see `memo`.
-    memo: OnceLock<Box<dyn Any + Send + Sync>>,
+    memo: OnceLock<Box<dyn Memo>>,
 }
+
+/// Anything that leaves a policy as safe to share as it is without.
+trait Memo: Any + Send + Sync + UnwindSafe + RefUnwindSafe {}
+
+impl<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe> Memo for T {}
 
 /// One quota of a policy, and the name by which clients are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,12 +193,15 @@ impl Policy {
         &self.0.quotas
     }
 
-    /// What `make` makes of this policy, made once. There is one place: whoever fills it first owns it.
-    pub(crate) fn memo<T: Any + Send + Sync>(&self, make: impl FnOnce(&Self) -> T) -> Option<&T> {
-        self.0
-            .memo
-            .get_or_init(|| Box::new(make(self)))
-            .downcast_ref()
+    /// What `make` makes of this policy, made once. There is one place, for one type: the floor above that tells clients.
+    pub(crate) fn memo<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe>(
+        &self,
+        make: impl FnOnce(&Self) -> T,
+    ) -> &T {
+        let made = self.0.memo.get_or_init(|| Box::new(make(self)));
+        let made: &dyn Any = &**made;
+        made.downcast_ref()
+            .expect("`memo` is asked for one type only")
     }
 }
 
@@ -263,8 +272,8 @@ fn hash_of(value: impl Hash) -> u64 {
 fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
     let shape = match quota.rule {
         Rule::TokenBucket(_) => (0, 0, None),
-        Rule::IntervalBucket(bucket) => (1, 0, Some(bucket.anchor)),
-        Rule::FixedWindow(fixed) => (2, fixed.window, Some(fixed.anchor)),
+        Rule::IntervalBucket(bucket) => (1, 0, Some(bucket.origin)),
+        Rule::FixedWindow(fixed) => (2, fixed.window, Some(fixed.origin)),
         Rule::SlidingWindow(sliding) => (3, sliding.window, None),
         Rule::SlidingLog(log) => (4, log.window, None),
     };

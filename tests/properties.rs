@@ -1186,9 +1186,9 @@ impl Twins {
         } else {
             self.shape.initial.min(limit)
         };
-        // A period that cuts an offset makes it another anchor, and so another limit; likewise the window of a window.
-        match (self.shape.kind, self.shape.anchor) {
-            (Kind::Bucket, _) | (Kind::IntervalBucket, Anchor::FirstUse) => {
+        // The window of a window makes it another limit.
+        match self.shape.kind {
+            Kind::Bucket | Kind::IntervalBucket => {
                 (self.shape.refill, self.shape.span) = (refill, span);
             }
             _ => self.shape.refill = refill,

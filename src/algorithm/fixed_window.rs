@@ -61,7 +61,7 @@ impl Algorithm for FixedWindow {
 
     fn view(&self, state: Option<&Count>, now: i64) -> View {
         let at = |now, used| Count {
-            start: start_of(self.anchor, self.window, now),
+            start: start_of(self.origin, self.window, now),
             used,
         };
         let Some(&count) = state else {

@@ -53,7 +53,7 @@ impl IntervalBucket {
     fn fresh(&self, tokens: u64, now: i64, must_note: bool) -> View {
         View {
             tokens,
-            anchor: start_of(self.anchor, self.period, now),
+            anchor: start_of(self.origin, self.period, now),
             now,
             ahead: 0,
             must_note,
@@ -123,7 +123,7 @@ impl Algorithm for IntervalBucket {
         let ended = micros_between(debt.anchor, now) / self.period;
         let owed = owed.saturating_sub(ended.saturating_mul(u64::from(self.refill)));
         let anchor = if owed == 0 {
-            start_of(self.anchor, self.period, now)
+            start_of(self.origin, self.period, now)
         } else {
             debt.anchor + signed(ended * self.period)
         };

@@ -30,13 +30,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::backend::Reply;
-use crate::clock::{Timestamp, micros_up};
+use crate::clock::Timestamp;
 use crate::decision::{Charge, Decision, NEVER, Place, QuotaSnapshot, Receipt, Snapshot};
 use crate::policy::{NamedQuota, Policy};
-use crate::quota::{Anchor, Cost, Quota, Rule};
+use crate::quota::{Cost, Origin, Quota, Rule};
 
-/// What has been spent under one quota and has not come back, and since when: all that a backend keeps. 32 bytes, and the
-/// entries of a log beside it.
+/// What has been spent under one quota and has not come back, and since when: all that a backend keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State(Kept);
 
@@ -55,6 +54,10 @@ const _: () = assert!(size_of::<Option<State>>() == 32);
 ///
 /// A refusal writes nothing, with two exceptions that later answers show: the first check of a bucket with other initial
 /// tokens starts its refill, and a step back of the clock beyond the quota's own horizon is written down.
+///
+/// # Panics
+///
+/// If there is not one state for each quota.
 #[inline]
 pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost: Cost) -> Reply {
     // The common case by itself: what is below costs as much again.
@@ -68,6 +71,11 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
         };
         return Reply::to_check_of_one(snapshot, charge);
     }
+    assert_eq!(
+        states.len(),
+        policy.quotas().len(),
+        "one state for each quota of the policy"
+    );
     let all_fit = members(policy, states)
         .all(|(index, named, state)| fits(&named.quota, state, now, cost.of(index)));
     let mut snapshots = SmallVec::new();
@@ -87,6 +95,10 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
 
 /// Charges `cost` without asking. No debt is taken beyond twice the limit, so that nobody is shut out for longer than two
 /// times the time to recover.
+///
+/// # Panics
+///
+/// If there is not one state for each quota.
 pub fn penalize(
     policy: &Policy,
     states: &mut [Option<State>],
@@ -100,6 +112,10 @@ pub fn penalize(
 
 /// Gives back what `receipt` says, as far as it is still there: a bucket's debt goes down, a window takes back what was
 /// charged to it, what has passed stays passed. Nothing rises above fresh, and no state is created.
+///
+/// # Panics
+///
+/// If there is not one state for each quota.
 pub fn refund(
     policy: &Policy,
     states: &mut [Option<State>],
@@ -119,6 +135,10 @@ pub fn refund(
 }
 
 /// Forgets the key.
+///
+/// # Panics
+///
+/// If there is not one state for each quota.
 pub fn reset(policy: &Policy, states: &mut [Option<State>], now: Timestamp) -> Reply {
     answers(policy, states, |_, named, state| {
         *state = None;
@@ -155,6 +175,11 @@ fn answers(
     states: &mut [Option<State>],
     mut op: impl FnMut(usize, &NamedQuota, &mut Option<State>) -> QuotaSnapshot,
 ) -> Reply {
+    assert_eq!(
+        states.len(),
+        policy.quotas().len(),
+        "one state for each quota of the policy"
+    );
     let snapshots = members(policy, states)
         .map(|(index, named, state)| op(index, named, state))
         .collect();
@@ -380,12 +405,11 @@ fn signed(span: u64) -> i64 {
 }
 
 /// The latest start of an interval of `period` at or before `now`.
-fn start_of(anchor: Anchor, period: u64, now: i64) -> i64 {
-    match anchor {
-        Anchor::FirstUse => now,
-        Anchor::Epoch { offset } => {
-            now - (now - signed(micros_up(offset))).rem_euclid(signed(period))
-        }
+#[inline]
+fn start_of(origin: Origin, period: u64, now: i64) -> i64 {
+    match origin {
+        None => now,
+        Some(offset) => now - (now - signed(offset)).rem_euclid(signed(period)),
     }
 }
 

@@ -65,6 +65,10 @@ impl Log {
     fn forget(&mut self, passed: usize) {
         self.base = self.sum_before(passed);
         self.entries.drain(..passed);
+        // What a burst has taken is given back, a half at a time.
+        if self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to(self.entries.capacity() / 2);
+        }
     }
 
     /// A clock that went back beyond the window: what lies in the future counts as charged now.

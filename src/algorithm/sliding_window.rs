@@ -8,7 +8,7 @@
 //! passes 2^51; coarser ticks round the carried part up, so that they admit less, never more.
 
 use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, tokens};
-use crate::quota::{Anchor, SlidingWindow};
+use crate::quota::SlidingWindow;
 
 /// What was charged in the window that begins at `start`, and in the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl SlidingWindow {
     }
 
     fn start_of(&self, now: i64) -> i64 {
-        super::start_of(Anchor::EPOCH, self.window, now)
+        super::start_of(Some(0), self.window, now)
     }
 
     /// Counts beyond twice the limit are of a larger limit that was lowered since.

@@ -18,14 +18,19 @@ pub enum QuotaError {
         /// The largest that is accepted.
         max: u64,
     },
-    /// Filling the bucket, or the window, would take more than 2^52 µs, 142 years.
+    /// Filling the bucket would take more than 2^52 µs, 142 years.
     TooSlow {
-        /// Tokens the bucket holds, or the limit of the window.
+        /// Tokens the bucket holds.
         capacity: u32,
         /// Tokens that come back each period.
         refill: u32,
         /// The period, in µs.
         period_us: u64,
+    },
+    /// A window longer than 2^52 µs, 142 years.
+    WindowTooLong {
+        /// The window, in µs; `u64::MAX` for any that does not fit.
+        window_us: u64,
     },
     /// A bucket would start with more than it holds.
     InitialAboveCapacity {
@@ -40,8 +45,13 @@ pub enum QuotaError {
         setting: &'static str,
         /// The algorithm of the quota.
         algorithm: &'static str,
+        /// The algorithms that have it.
+        of: &'static str,
     },
 }
+
+/// What has a burst and initial tokens.
+pub(super) const BUCKETS: &str = "a token bucket or an interval bucket";
 
 impl QuotaError {
     /// The message, built without allocating so that constant evaluation can print it too.
@@ -65,8 +75,11 @@ impl QuotaError {
                 .str(" and the capacity is ")
                 .number(capacity as u64)
                 .str(": start with at most the capacity"),
-            Self::NotASettingOf { setting, algorithm } => {
-                s.str(setting).str(" is no setting of the ").str(algorithm).str(": leave it out or use a token bucket")
+            Self::NotASettingOf { setting, algorithm, of } => {
+                s.str(setting).str(" is no setting of the ").str(algorithm).str(": leave it out or use ").str(of)
+            }
+            Self::WindowTooLong { window_us } => {
+                s.str("a window of ").number(window_us).str(" us is longer than 142 years: use a shorter one")
             }
         }
     }
@@ -171,8 +184,9 @@ mod tests {
             QuotaError::NotASettingOf {
                 setting: "burst",
                 algorithm: "fixed window",
+                of: BUCKETS,
             },
-            "burst is no setting of the fixed window: leave it out or use a token bucket",
+            "burst is no setting of the fixed window: leave it out or use a token bucket or an interval bucket",
         );
     }
 }

@@ -22,6 +22,7 @@
 //! assert_eq!("0/s".parse::<Quota>().unwrap_err().to_string(), "quota `0/s`: count is 0: use at least 1");
 //! # Ok::<(), tower_sluice::quota::ParseQuotaError>(())
 //! ```
+#![cfg_attr(feature = "serde", doc = include_str!("../docs/serde.md"))]
 
 mod cost;
 mod error;
@@ -77,7 +78,7 @@ pub(crate) struct IntervalBucket {
     pub(crate) refill: u32,
     pub(crate) period: u64,
     pub(crate) initial: u32,
-    pub(crate) anchor: Anchor,
+    pub(crate) origin: Origin,
 }
 
 /// A count that starts again with each window.
@@ -85,7 +86,7 @@ pub(crate) struct IntervalBucket {
 pub(crate) struct FixedWindow {
     pub(crate) limit: u32,
     pub(crate) window: u64,
-    pub(crate) anchor: Anchor,
+    pub(crate) origin: Origin,
 }
 
 /// Two counts, the older one weighted by the part of its window that still counts.
@@ -106,13 +107,16 @@ pub(crate) struct SlidingLog {
     pub(crate) window: u64,
 }
 
+/// Where intervals begin, as they are computed: with the first use, or so many µs after multiples of the period.
+pub(crate) type Origin = Option<u64>;
+
 /// Where the intervals of a bucket, or the windows of a fixed window, begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Anchor {
     /// With the first charge: of a full bucket, or after the last window is over.
     FirstUse,
-    /// At multiples of the period since the Unix epoch, plus `offset` (rounded up to whole µs; whole periods do not count).
+    /// At multiples of the period since the Unix epoch, plus `offset` (rounded up to whole µs).
     Epoch {
         /// Added to each multiple of the period.
         offset: Duration,
@@ -236,6 +240,12 @@ impl Quota {
             return Err(error);
         }
         match Units::of(capacity, refill, period) {
+            // A period that does not fit would be shorter than asked for, and so the rate faster.
+            Some(_) if period == u64::MAX => Err(QuotaError::TooSlow {
+                capacity,
+                refill,
+                period_us: period,
+            }),
             None => Err(QuotaError::TooSlow {
                 capacity,
                 refill,
@@ -279,13 +289,13 @@ impl Quota {
         }
         match (capacity.div_ceil(refill) as u64).checked_mul(period) {
             Some(0..=MOST_GRAINS) => {
-                let (initial, anchor) = (capacity, Anchor::FirstUse);
+                let (initial, origin) = (capacity, None);
                 Ok(Self::of(Rule::IntervalBucket(IntervalBucket {
                     capacity,
                     refill,
                     period,
                     initial,
-                    anchor,
+                    origin,
                 })))
             }
             _ => Err(QuotaError::TooSlow {
@@ -318,7 +328,7 @@ impl Quota {
             Ok(window) => Ok(Self::of(Rule::FixedWindow(FixedWindow {
                 limit,
                 window,
-                anchor: Anchor::EPOCH,
+                origin: Some(0),
             }))),
             Err(error) => Err(error),
         }
@@ -395,7 +405,8 @@ impl Quota {
         }
     }
 
-    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full.
+    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was told to
+    /// start with less.
     ///
     /// # Panics
     ///
@@ -405,15 +416,20 @@ impl Quota {
         must(self.try_burst(capacity))
     }
 
-    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full.
+    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was told to
+    /// start with less.
     ///
     /// # Errors
     ///
-    /// If `capacity` is 0 or takes more than 142 years to fill, or this is no bucket.
+    /// If `capacity` is 0, below the initial tokens, or takes more than 142 years to fill, or this is no bucket.
     pub const fn try_burst(self, capacity: u32) -> Result<Self, QuotaError> {
         let made = match self.rule {
             Rule::TokenBucket(bucket) => {
-                Self::bucket_of_micros(capacity, bucket.refill, bucket.period, capacity)
+                let initial = kept(bucket.initial, bucket.capacity, capacity);
+                match Self::bucket_of_micros(capacity, bucket.refill, bucket.period, capacity) {
+                    Ok(quota) => quota.try_initial_tokens(initial),
+                    Err(error) => Err(error),
+                }
             }
             Rule::IntervalBucket(bucket) => {
                 match Self::try_interval_bucket(
@@ -421,13 +437,21 @@ impl Quota {
                     bucket.refill,
                     Duration::from_micros(bucket.period),
                 ) {
-                    Ok(quota) => quota.try_anchor(bucket.anchor),
+                    Ok(quota) => match quota.try_anchor(Anchor::of(bucket.origin)) {
+                        Ok(quota) => quota.try_initial_tokens(kept(
+                            bucket.initial,
+                            bucket.capacity,
+                            capacity,
+                        )),
+                        Err(error) => Err(error),
+                    },
                     Err(error) => Err(error),
                 }
             }
             _ => Err(QuotaError::NotASettingOf {
                 setting: "burst",
                 algorithm: self.algorithm(),
+                of: error::BUCKETS,
             }),
         };
         match made {
@@ -436,7 +460,7 @@ impl Quota {
         }
     }
 
-    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default. Set it after the burst.
+    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default.
     ///
     /// # Panics
     ///
@@ -446,7 +470,7 @@ impl Quota {
         must(self.try_initial_tokens(initial))
     }
 
-    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default. Set it after the burst.
+    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default.
     ///
     /// # Errors
     ///
@@ -460,6 +484,7 @@ impl Quota {
                 return Err(QuotaError::NotASettingOf {
                     setting: "initial tokens",
                     algorithm: self.algorithm(),
+                    of: error::BUCKETS,
                 });
             }
         }
@@ -488,12 +513,13 @@ impl Quota {
     /// If this is neither an interval bucket nor a fixed window.
     pub const fn try_anchor(mut self, anchor: Anchor) -> Result<Self, QuotaError> {
         match &mut self.rule {
-            Rule::IntervalBucket(bucket) => bucket.anchor = anchor.within(bucket.period),
-            Rule::FixedWindow(fixed) => fixed.anchor = anchor.within(fixed.window),
+            Rule::IntervalBucket(bucket) => bucket.origin = anchor.origin(),
+            Rule::FixedWindow(fixed) => fixed.origin = anchor.origin(),
             _ => {
                 return Err(QuotaError::NotASettingOf {
                     setting: "anchor",
                     algorithm: self.algorithm(),
+                    of: "an interval bucket or a fixed window",
                 });
             }
         }
@@ -561,13 +587,24 @@ impl Quota {
     }
 }
 
+/// Initial tokens after a change of the capacity: full stays full, less stays what it was.
+const fn kept(initial: u32, old: u32, new: u32) -> u32 {
+    if initial == old { new } else { initial }
+}
+
 impl Anchor {
-    /// The same anchor with an offset in whole µs below `period`.
-    const fn within(self, period: u64) -> Self {
+    const fn origin(self) -> Origin {
         match self {
-            Self::FirstUse => Self::FirstUse,
-            Self::Epoch { offset } => Self::Epoch {
-                offset: Duration::from_micros(micros_up(offset) % period),
+            Self::FirstUse => None,
+            Self::Epoch { offset } => Some(micros_up(offset)),
+        }
+    }
+
+    const fn of(origin: Origin) -> Self {
+        match origin {
+            None => Self::FirstUse,
+            Some(offset) => Self::Epoch {
+                offset: Duration::from_micros(offset),
             },
         }
     }
@@ -607,11 +644,7 @@ const fn checked_window(limit: u32, window: u64) -> Result<u64, QuotaError> {
         return Err(QuotaError::Zero { what: "window" });
     }
     if window > MOST_GRAINS {
-        return Err(QuotaError::TooSlow {
-            capacity: limit,
-            refill: limit,
-            period_us: window,
-        });
+        return Err(QuotaError::WindowTooLong { window_us: window });
     }
     Ok(window)
 }
@@ -643,6 +676,7 @@ mod tests {
             Quota::try_token_bucket(1, 0, SECOND),
             Quota::try_token_bucket(u32::MAX, 1, Duration::from_secs(86_400)),
             Quota::try_per(1, Duration::MAX),
+            Quota::try_token_bucket(1, u32::MAX, Duration::MAX),
             Quota::try_interval_bucket(0, 1, SECOND),
             Quota::try_interval_bucket(1, 0, SECOND),
             Quota::try_interval_bucket(1, 1, none),
@@ -669,13 +703,16 @@ mod tests {
 
     #[test]
     fn settings_survive_a_later_burst() {
+        assert_eq!(
+            Quota::per_second(5).initial_tokens(0).burst(9),
+            Quota::per_second(5).burst(9).initial_tokens(0)
+        );
+        assert!(Quota::per_second(5).initial_tokens(4).try_burst(3).is_err());
         let quota = Quota::interval_bucket(5, 1, SECOND)
             .anchor(Anchor::EPOCH)
             .unit(Unit::ContentBytes)
             .burst(9);
         assert_eq!((quota.limit(), quota.token_unit()), (9, Unit::ContentBytes));
-        assert!(
-            matches!(quota.rule, Rule::IntervalBucket(bucket) if bucket.anchor == Anchor::EPOCH)
-        );
+        assert!(matches!(quota.rule, Rule::IntervalBucket(bucket) if bucket.origin == Some(0)));
     }
 }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Anchor, FixedWindow, IntervalBucket, Quota, QuotaError, Rule, SlidingLog, SlidingWindow,
+    FixedWindow, IntervalBucket, Origin, Quota, QuotaError, Rule, SlidingLog, SlidingWindow,
     TokenBucket,
 };
 
@@ -78,7 +78,9 @@ impl ParseQuotaError {
             Cause::Algorithm(_) => ParseQuotaErrorKind::Algorithm,
             Cause::Quota(QuotaError::Zero { .. }) => ParseQuotaErrorKind::Zero,
             Cause::Quota(QuotaError::TooLarge { .. }) => ParseQuotaErrorKind::TooLarge,
-            Cause::Quota(QuotaError::TooSlow { .. }) => ParseQuotaErrorKind::TooSlow,
+            Cause::Quota(QuotaError::TooSlow { .. } | QuotaError::WindowTooLong { .. }) => {
+                ParseQuotaErrorKind::TooSlow
+            }
             Cause::Quota(
                 QuotaError::NotASettingOf { .. } | QuotaError::InitialAboveCapacity { .. },
             ) => ParseQuotaErrorKind::Setting,
@@ -344,18 +346,18 @@ impl fmt::Display for Quota {
                 refill,
                 period,
                 initial,
-                anchor,
+                origin,
             }) => {
                 bucket(f, "interval:", capacity, refill, period, initial)?;
-                anchored(f, anchor, Anchor::FirstUse)
+                anchored(f, origin, None)
             }
             Rule::FixedWindow(FixedWindow {
                 limit,
                 window,
-                anchor,
+                origin,
             }) => {
                 rate(f, "fixed-window:", limit, window)?;
-                anchored(f, anchor, Anchor::EPOCH)
+                anchored(f, origin, Some(0))
             }
             Rule::SlidingWindow(SlidingWindow { limit, window, .. }) => {
                 rate(f, "sliding-window:", limit, window)
@@ -397,11 +399,11 @@ fn rate(f: &mut fmt::Formatter<'_>, algorithm: &str, count: u32, period: u64) ->
     }
 }
 
-fn anchored(f: &mut fmt::Formatter<'_>, anchor: Anchor, default: Anchor) -> fmt::Result {
-    match anchor {
-        _ if anchor == default => Ok(()),
-        Anchor::FirstUse => f.write_str(" (from first use)"),
-        Anchor::Epoch { offset } => write!(f, " (from the epoch + {offset:?})"),
+fn anchored(f: &mut fmt::Formatter<'_>, origin: Origin, default: Origin) -> fmt::Result {
+    match origin {
+        _ if origin == default => Ok(()),
+        None => f.write_str(" (from first use)"),
+        Some(offset) => write!(f, " (from the epoch + {offset} us)"),
     }
 }
 
@@ -409,6 +411,7 @@ fn anchored(f: &mut fmt::Formatter<'_>, anchor: Anchor, default: Anchor) -> fmt:
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::Anchor;
     use super::*;
 
     fn kind(text: &str) -> ParseQuotaErrorKind {
@@ -479,7 +482,7 @@ mod tests {
             ),
             (
                 Quota::interval_bucket(5, 1, second).anchor(Anchor::EPOCH),
-                "interval:1/second burst 5 (from the epoch + 0ns)",
+                "interval:1/second burst 5 (from the epoch + 0 us)",
             ),
         ] {
             assert_eq!(quota.to_string(), text);

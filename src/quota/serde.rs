@@ -1,9 +1,4 @@
-//! A quota in a configuration file: a quota string, or a map that can say everything.
-//!
-//! ```text
-//! "100/minute burst 20"
-//! { algorithm = "interval", capacity = 20, refill = 5, period_us = 1000000, initial_tokens = 0, anchor = { offset_us = 0 } }
-//! ```
+//! A quota in a configuration file; the forms are shown in `docs/serde.md`.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,7 +7,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Anchor, Quota, QuotaError, Rule, Unit};
+use super::{Anchor, Origin, Quota, QuotaError, Rule, Unit};
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "algorithm", rename_all = "kebab-case")]
@@ -95,15 +90,9 @@ impl From<Start> for Anchor {
     }
 }
 
-impl From<Anchor> for Start {
-    fn from(anchor: Anchor) -> Self {
-        match anchor {
-            Anchor::FirstUse => Self::FirstUse,
-            // Anchors are kept with offsets below a period, which fits.
-            Anchor::Epoch { offset } => Self::Epoch {
-                offset_us: crate::clock::micros_up(offset),
-            },
-        }
+impl From<Origin> for Start {
+    fn from(origin: Origin) -> Self {
+        origin.map_or(Self::FirstUse, |offset_us| Self::Epoch { offset_us })
     }
 }
 
@@ -153,12 +142,10 @@ impl TryFrom<Form> for Quota {
 impl From<&Quota> for Form {
     fn from(quota: &Quota) -> Self {
         let unit = quota.unit;
-        let window = |limit, window_us, anchor: Option<Anchor>| Window {
+        let window = |limit, window_us, origin: Origin| Window {
             limit,
             window_us,
-            anchor: anchor
-                .filter(|anchor| *anchor != Anchor::EPOCH)
-                .map(Start::from),
+            anchor: (origin != Some(0)).then(|| Start::from(origin)),
             unit,
         };
         match quota.rule {
@@ -175,12 +162,12 @@ impl From<&Quota> for Form {
                 refill: b.refill,
                 period_us: b.period,
                 initial_tokens: (b.initial != b.capacity).then_some(b.initial),
-                anchor: (b.anchor != Anchor::FirstUse).then(|| b.anchor.into()),
+                anchor: b.origin.map(|_| Start::from(b.origin)),
                 unit,
             }),
-            Rule::FixedWindow(w) => Self::FixedWindow(window(w.limit, w.window, Some(w.anchor))),
-            Rule::SlidingWindow(w) => Self::SlidingWindow(window(w.limit, w.window, None)),
-            Rule::SlidingLog(w) => Self::SlidingLog(window(w.limit, w.window, None)),
+            Rule::FixedWindow(w) => Self::FixedWindow(window(w.limit, w.window, w.origin)),
+            Rule::SlidingWindow(w) => Self::SlidingWindow(window(w.limit, w.window, Some(0))),
+            Rule::SlidingLog(w) => Self::SlidingLog(window(w.limit, w.window, Some(0))),
         }
     }
 }
