@@ -94,6 +94,9 @@ pub trait Clock: Clone + Send + Sync + 'static {
 
 /// The wall clock at its first use in the process plus monotonic time since; it never steps, backwards or forwards.
 ///
+/// Nothing corrects it later: windows that are aligned to the epoch drift with the counter, by some parts in a million, and
+/// stand off by the length of a suspend.
+///
 /// Sleeping needs a Tokio runtime with its timer enabled; reading the time needs none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock(());

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::clock::micros_up;
+
 /// How long to wait before the same request is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
@@ -41,6 +43,28 @@ pub struct QuotaSnapshot {
 pub(crate) const NEVER: u64 = u64::MAX;
 
 impl QuotaSnapshot {
+    /// An answer in numbers, for a backend that decides by itself: times are rounded up to whole µs, and a wait is at least
+    /// 1 µs.
+    #[must_use]
+    pub fn new(
+        limit: u32,
+        remaining: u32,
+        retry_after: Option<RetryAfter>,
+        reset_after: Duration,
+    ) -> Self {
+        let retry_after = match retry_after {
+            None => 0,
+            Some(RetryAfter::In(wait)) => micros_up(wait).clamp(1, NEVER - 1),
+            Some(RetryAfter::Never) => NEVER,
+        };
+        Self {
+            limit,
+            remaining,
+            retry_after,
+            reset_after: micros_up(reset_after),
+        }
+    }
+
     /// Whether this quota alone would have allowed the request.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
@@ -207,7 +231,7 @@ impl Decision {
     }
 }
 
-/// What an allowed check charged, worth a refund of at most that, once.
+/// What an allowed check charged to its key, worth a refund to that key of at most that, once.
 ///
 /// It is not `Clone`: what has been given back is taken off it ([`Limiter::refund`](crate::Limiter::refund)).
 #[derive(Debug, PartialEq, Eq)]
@@ -227,7 +251,7 @@ pub(crate) struct Charge {
 
 /// Where in the state a charge lies: the start of its window, or the time and number of its log entry. Buckets: nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     pub(crate) at: i64,
     pub(crate) number: u32,
 }

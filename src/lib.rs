@@ -8,6 +8,15 @@
 //!            key/   cost/                backend/                      response/
 //! ```
 //!
+//! ```
+//! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+//!
+//! let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(2)), MemoryBackend::new());
+//! let mut allowed = (0..3).map(|_| limiter.check_now(&Key::from("ann"), 1).decision.is_allowed());
+//! assert!(allowed.by_ref().take(2).all(|allowed| allowed));
+//! assert_eq!(allowed.next(), Some(false));
+//! ```
+//!
 //! - [`RateLimitLayer`] limits any Tower service: axum, tonic, hyper, or one that speaks no HTTP. Start at [`limit`].
 //! - [`Limiter`] is the same without Tower: [`limiter`].
 //! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
@@ -56,7 +65,7 @@ pub mod response;
 pub use self::backend::{MemoryBackend, OnBackendError};
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot};
 pub use self::head::Head;
-pub use self::key::{Global, Key, PeerIp};
+pub use self::key::{Global, Header, Key, PeerIp, key_fn};
 pub use self::limit::RateLimitLayer;
 pub use self::limiter::Limiter;
 pub use self::policy::Policy;

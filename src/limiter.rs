@@ -85,7 +85,7 @@ impl<B: Backend> Limiter<B> {
     }
 
     /// Gives back up to `cost` of what `receipt` says was charged to `key`, and takes it off the receipt, so that nothing is
-    /// given back twice. Windows take it back from the window that was charged; if that has passed, nothing happens.
+    /// given back twice. Give it back to the key that was charged: another one would be paid instead. Windows take it back from the window that was charged; if that has passed, nothing happens.
     ///
     /// # Errors
     ///

@@ -44,7 +44,19 @@ each_feature_alone() {
     done
 }
 
+# The package must hold what its tests read.
+package() {
+    cargo package --quiet --allow-dirty
+    local list vectors
+    list=$(cargo package --list --allow-dirty)
+    for vectors in tests/vectors/*.json; do
+        grep -qxF "$vectors" <<<"$list" || die "the package lacks $vectors"
+    done
+}
+
 command -v cargo >/dev/null || die "'cargo' is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later (https://rustup.rs)"
+cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: run 'rustup component add rustfmt'"
+cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: run 'rustup component add clippy'"
 need cc gcc
 
 step format cargo fmt --check
@@ -52,5 +64,5 @@ step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings
 step docs env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --all-features
 step features each_feature_alone
 step tests cargo test --all-features
-step package cargo package --quiet --allow-dirty
+step package package
 say "all good after $SECONDS s"

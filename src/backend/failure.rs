@@ -1,20 +1,19 @@
 use std::convert::Infallible;
 
-use super::{Answer, Backend, MemoryBackend, Op, Reply};
-use crate::clock::{Clock, SystemClock};
+use super::{MemoryBackend, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
 
 /// What happens to a request whose backend gave no answer. There is no default: either one is wrong for half of all users.
 #[derive(Clone, Debug)]
-pub enum OnBackendError<C = SystemClock> {
+pub enum OnBackendError {
     /// The request passes, unlimited, without rate-limit header fields.
     Allow,
     /// The request is refused with 503 and `Retry-After: 1`: the client did nothing wrong.
     Deny,
     /// A backend in this process decides instead, by the same policy and with its own state.
-    Fallback(MemoryBackend<C>),
+    Fallback(MemoryBackend),
 }
 
 /// No choice has been made: enough for backends that cannot fail.
@@ -48,16 +47,12 @@ impl HandlesFailure<Infallible> for NoChoice {
     }
 }
 
-impl<E: std::error::Error, C: Clock> HandlesFailure<E> for OnBackendError<C> {
+impl<E: std::error::Error> HandlesFailure<E> for OnBackendError {
     fn handle(&self, _: E, policy: &Policy, key: &Key, cost: Cost) -> Outcome {
         match self {
             Self::Allow => Outcome::Pass,
             Self::Deny => Outcome::Unavailable,
-            Self::Fallback(local) => match local.ask(Op::Check(cost), policy, key) {
-                Answer::Now(Ok(reply)) => Outcome::Decided(reply),
-                Answer::Now(Err(error)) => match error {},
-                Answer::Later(_) => Outcome::Unavailable,
-            },
+            Self::Fallback(local) => Outcome::Decided(local.check(policy, key, cost)),
         }
     }
 }

@@ -32,7 +32,7 @@ use crate::quota::Cost;
 pub use self::failure::{HandlesFailure, NoChoice, OnBackendError, Outcome};
 pub use self::memory::MemoryBackend;
 
-/// What is asked of a backend. A later version may add operations.
+/// What is asked of a backend.
 #[derive(Debug)]
 pub enum Op {
     /// Spends the cost from every quota of the policy, or nothing at all; a cost of 0 looks.
@@ -59,6 +59,25 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// An answer made of each quota's own, in the order of the policy, for a backend that decides by itself. It has no
+    /// receipt.
+    ///
+    /// # Panics
+    ///
+    /// If there is no quota.
+    pub fn of(quotas: &[QuotaSnapshot]) -> Self {
+        assert!(
+            !quotas.is_empty(),
+            "a policy has at least one quota, and so has its answer"
+        );
+        let decision = Decision::of(Snapshot::new(SmallVec::from_slice(quotas)));
+        Self {
+            decision,
+            receipt: None,
+            go_after: Duration::ZERO,
+        }
+    }
+
     /// The answer of a policy's only quota to a check.
     #[inline]
     pub(crate) fn to_check_of_one(snapshot: QuotaSnapshot, charge: Charge) -> Self {

@@ -3,7 +3,8 @@ use http::header::{HeaderName, InvalidHeaderName};
 
 use super::{Key, KeyError, KeyExtractor};
 
-/// The value of one header field, such as an API key. It is a secret: never kept or sent readable.
+/// The value of one header field, such as an API key. It is taken for a secret ([`Key::secret`]): backends keep and send a
+/// fingerprint of it, nothing that can be read.
 ///
 /// A client that can choose the value can choose its bucket: limit by a header only what has been checked, or beside a limit
 /// by [`PeerIp`](super::PeerIp).

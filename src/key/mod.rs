@@ -55,6 +55,7 @@ pub use self::peer::{PeerAddr, PeerIp};
 ///
 /// ```compile_fail
 /// # use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
+/// #[derive(Clone)]
 /// struct Mine;
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Mine, MemoryBackend::new());
 /// // error[E0277]: `Mine` cannot take a key from `http::Request<Body>`

@@ -21,7 +21,8 @@ use super::{Key, KeyError, KeyExtractor};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerIp(());
 
-/// The address of a connection's peer, as a request extension: for servers that leave none of their own.
+/// The address of a connection's peer, as a request extension: for servers that leave none of their own, or not the right one
+/// (behind the PROXY protocol, say). It comes before theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
@@ -37,16 +38,17 @@ impl<B> KeyExtractor<Request<B>> for PeerIp {
     #[inline]
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         let extensions = request.extensions();
+        // What was inserted on purpose comes before what a server leaves.
+        if let Some(PeerAddr(peer)) = extensions.get() {
+            return Ok(network(peer));
+        }
         #[cfg(feature = "axum")]
         if let Some(ConnectInfo(peer)) = extensions.get::<ConnectInfo<SocketAddr>>() {
             return Ok(network(peer));
         }
-        match extensions.get() {
-            Some(PeerAddr(peer)) => Ok(network(peer)),
-            None => elsewhere(extensions)
-                .map(|peer| network(&peer))
-                .ok_or(KeyError::MissingPeer),
-        }
+        elsewhere(extensions)
+            .map(|peer| network(&peer))
+            .ok_or(KeyError::MissingPeer)
     }
 }
 

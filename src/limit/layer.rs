@@ -39,7 +39,26 @@ use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
 /// # }
 /// // error[E0277]: this backend can fail with `std::io::Error`, and nothing says what happens to requests then
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote);
-/// let app: axum::Router = axum::Router::new().layer(limit); // with `.on_backend_error(OnBackendError::Deny)` it compiles
+/// let app: axum::Router = axum::Router::new().layer(limit);
+/// ```
+///
+/// With one it compiles:
+///
+/// ```
+/// # use std::future::{Ready, ready};
+/// # use tower_sluice::backend::{Answer, Backend, Op, Reply};
+/// # use tower_sluice::{Global, Key, OnBackendError, Policy, Quota, RateLimitLayer};
+/// # #[derive(Clone)] struct Remote;
+/// # impl Backend for Remote {
+/// #     type Error = std::io::Error;
+/// #     type Future = Ready<Result<Reply, std::io::Error>>;
+/// #     fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, std::io::Error>, Self::Future> {
+/// #         Answer::Later(ready(Err(std::io::Error::other("down"))))
+/// #     }
+/// # }
+/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote)
+///     .on_backend_error(OnBackendError::Deny);
+/// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 #[derive(Clone)]
 #[must_use = "a layer limits nothing until a service is wrapped in it"]
@@ -129,71 +148,20 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
 
     /// A request costs what `cost` says, a [`CostOf`](crate::cost::CostOf) of your own.
     pub fn with_cost<D>(self, cost: D) -> RateLimitLayer<K, B, D, F, R, P> {
-        let Self {
-            policy,
-            key,
-            backend,
-            cost: _,
-            on_error,
-            reject,
-            skip_unkeyed,
-        } = self;
-        RateLimitLayer {
-            policy,
-            key,
-            backend,
-            cost,
-            on_error,
-            reject,
-            skip_unkeyed,
-        }
+        self.rebuilt(|_, on_error, reject, policy| (cost, on_error, reject, policy))
     }
 
     /// What happens to requests while the backend gives no answer: required if it can fail.
     pub fn on_backend_error<G>(self, on_error: G) -> RateLimitLayer<K, B, C, G, R, P> {
-        let Self {
-            policy,
-            key,
-            backend,
-            cost,
-            on_error: _,
-            reject,
-            skip_unkeyed,
-        } = self;
-        RateLimitLayer {
-            policy,
-            key,
-            backend,
-            cost,
-            on_error,
-            reject,
-            skip_unkeyed,
-        }
+        self.rebuilt(|cost, _, reject, policy| (cost, on_error, reject, policy))
     }
 
     /// How requests are refused: [`AsError`](crate::response::AsError) for services that do not speak HTTP.
     pub fn reject_with<S>(self, reject: S) -> RateLimitLayer<K, B, C, F, S, P> {
-        let Self {
-            policy,
-            key,
-            backend,
-            cost,
-            on_error,
-            reject: _,
-            skip_unkeyed,
-        } = self;
-        RateLimitLayer {
-            policy,
-            key,
-            backend,
-            cost,
-            on_error,
-            reject,
-            skip_unkeyed,
-        }
+        self.rebuilt(|cost, on_error, _, policy| (cost, on_error, reject, policy))
     }
 
-    /// The policy is what `f` picks among policies made beforehand: tiers. Give them one name, and a client that changes its
+    /// The policy is what `f` picks among policies made beforehand, in place of the one given to `new`: tiers. Give them one name, and a client that changes its
     /// tier takes along what it has spent.
     pub fn policy_fn<G>(self, f: G) -> RateLimitLayer<K, B, C, F, R, PolicyFn<G>>
     where
@@ -204,8 +172,16 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
 
     /// The policy is what `policy` says, a [`PolicyOf`] of your own.
     pub fn with_policy<Q>(self, policy: Q) -> RateLimitLayer<K, B, C, F, R, Q> {
+        self.rebuilt(|cost, on_error, reject, _| (cost, on_error, reject, policy))
+    }
+
+    /// The same layer with other parts.
+    fn rebuilt<D, G, S, Q>(
+        self,
+        parts: impl FnOnce(C, F, R, P) -> (D, G, S, Q),
+    ) -> RateLimitLayer<K, B, D, G, S, Q> {
         let Self {
-            policy: _,
+            policy,
             key,
             backend,
             cost,
@@ -213,6 +189,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             reject,
             skip_unkeyed,
         } = self;
+        let (cost, on_error, reject, policy) = parts(cost, on_error, reject, policy);
         RateLimitLayer {
             policy,
             key,
@@ -258,24 +235,9 @@ impl<K, B, C, F, T, P> RateLimitLayer<K, B, C, F, Http<T>, P> {
         G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,
         A: Into<Bytes>,
     {
-        let Self {
-            policy,
-            key,
-            backend,
-            cost,
-            on_error,
-            reject,
-            skip_unkeyed,
-        } = self;
-        RateLimitLayer {
-            policy,
-            key,
-            backend,
-            cost,
-            on_error,
-            reject: reject.with_body(RejectFn(f)),
-            skip_unkeyed,
-        }
+        self.rebuilt(|cost, on_error, reject, policy| {
+            (cost, on_error, reject.with_body(RejectFn(f)), policy)
+        })
     }
 }
 

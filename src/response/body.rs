@@ -6,7 +6,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The inner service's body, or the short one of a refusal.
+    /// The inner service's body, or the short one of a refusal. A [`Body`] of [`Bytes`], if the inner one is.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -42,6 +42,13 @@ impl<B> ResponseBody<B> {
         Self {
             kind: Kind::Ours { body: None },
         }
+    }
+}
+
+/// Some layers, of CORS and timeouts for one, answer with an empty body of the service's type.
+impl<B: Default> Default for ResponseBody<B> {
+    fn default() -> Self {
+        Self::inner(B::default())
     }
 }
 

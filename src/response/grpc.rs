@@ -22,8 +22,8 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(is)
 }
 
-/// One head that ends the stream.
-pub(super) fn refuse<B>(refusal: &Refusal) -> Response<ResponseBody<B>> {
+/// One head that ends the stream. gRPC-Web is answered in its own type.
+pub(super) fn refuse<B>(request: &HeaderMap, refusal: &Refusal) -> Response<ResponseBody<B>> {
     let (code, message) = match refusal {
         Refusal::Limited { .. } => ("8", "rate limit exceeded"),
         Refusal::NoKey(error) if error.status() == StatusCode::BAD_REQUEST => ("3", "bad request"),
@@ -32,7 +32,15 @@ pub(super) fn refuse<B>(refusal: &Refusal) -> Response<ResponseBody<B>> {
     };
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(GRPC));
+    let web = request.get(CONTENT_TYPE).filter(|own| {
+        own.as_bytes()
+            .get(GRPC.len()..)
+            .is_some_and(|rest| rest.starts_with(b"-web"))
+    });
+    headers.insert(
+        CONTENT_TYPE,
+        web.cloned().unwrap_or(HeaderValue::from_static(GRPC)),
+    );
     headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
     headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
     response

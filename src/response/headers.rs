@@ -107,16 +107,17 @@ pub(super) fn write_unavailable(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, NO_STORE);
 }
 
-/// `Retry-After` in whole seconds (RFC 9110 §10.2.3); the longer wait stays if a layer further in has set one.
+/// `Retry-After` in whole seconds (RFC 9110 §10.2.3). If one has been set the longer wait stays, and so does a date.
 fn write_retry_after(seconds: u64, headers: &mut HeaderMap) {
-    let set = headers
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if set.is_none_or(|set| set < seconds) {
-        // By way of text: `HeaderValue::from` a number allocates twice.
-        if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(seconds)) {
-            headers.insert(RETRY_AFTER, value);
+    if let Some(set) = headers.get(RETRY_AFTER) {
+        let set = set.to_str().unwrap_or_default();
+        if set.ends_with("GMT") || set.parse::<u64>().is_ok_and(|set| set >= seconds) {
+            return;
         }
+    }
+    // By way of text: `HeaderValue::from` a number allocates twice.
+    if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(seconds)) {
+        headers.insert(RETRY_AFTER, value);
     }
 }
 

@@ -43,7 +43,7 @@ use std::fmt;
 
 use http::StatusCode;
 
-use crate::decision::Decision;
+use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
 use crate::policy::Policy;
 
@@ -78,6 +78,24 @@ impl Refusal {
             Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoKey(error) => error.status(),
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The answer of the policy that refused, if it was that.
+    #[must_use]
+    pub const fn decision(&self) -> Option<&Decision> {
+        match self {
+            Self::Limited { decision, .. } => Some(decision),
+            _ => None,
+        }
+    }
+
+    /// The wait after which the same request is allowed, if the policy refused.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<RetryAfter> {
+        match self {
+            Self::Limited { decision, .. } => decision.retry_after(),
+            _ => None,
         }
     }
 }

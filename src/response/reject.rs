@@ -99,10 +99,9 @@ impl<F> fmt::Debug for RejectFn<F> {
 impl RefusalBody for Problem {
     fn response(&self, _: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
         let body = match refusal {
-            Refusal::Limited { policy, decision } => match policy.memo(Prepared::of) {
-                Some(prepared) => prepared.problem(policy, decision.snapshot()),
-                None => Bytes::new(),
-            },
+            Refusal::Limited { policy, decision } => policy
+                .memo(Prepared::of)
+                .problem(policy, decision.snapshot()),
             _ => problem::about_blank(refusal.status()),
         };
         let mut response = Response::new(body);
@@ -132,7 +131,7 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
 
     fn refuse(&self, request: &Request<B>, refusal: Refusal) -> Result<Self::Response, E> {
         let mut response = if grpc::is_grpc(request.headers()) {
-            grpc::refuse(&refusal)
+            grpc::refuse(request.headers(), &refusal)
         } else {
             let (mut head, body) = self
                 .body
@@ -143,9 +142,11 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
                     if let Some(retry_after) = decision.retry_after() {
                         headers::write_refusal(retry_after, &mut head.headers);
                     }
-                    if let Some(prepared) = policy.memo(Prepared::of) {
-                        prepared.write_limits(self.format, decision, &mut head.headers);
-                    }
+                    policy.memo(Prepared::of).write_limits(
+                        self.format,
+                        decision,
+                        &mut head.headers,
+                    );
                 }
                 Refusal::Unavailable => headers::write_unavailable(&mut head.headers),
                 Refusal::NoKey(_) => {}
@@ -222,8 +223,8 @@ impl Told {
         if self.format != HeaderFormat::None
             && self.speaks_on(response.status())
             && !grpc::is_grpc(response.headers())
-            && let Some(prepared) = self.policy.memo(Prepared::of)
         {
+            let prepared = self.policy.memo(Prepared::of);
             prepared.write_limits(self.format, &self.decision, response.headers_mut());
         }
         if self.extensions {

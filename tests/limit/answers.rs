@@ -320,7 +320,8 @@ fn a_closure_may_answer_with_text_that_is_always_the_same() {
 
 #[test]
 fn a_longer_wait_that_the_closure_asks_for_stays() {
-    for (own, said) in [("120", "120"), ("1", "60"), ("soon", "60")] {
+    let date = "Fri, 31 Dec 2199 23:59:59 GMT";
+    for (own, said) in [("120", "120"), ("1", "60"), ("soon", "60"), (date, date)] {
         let limit = global().cost(2).reject_fn(move |_, refusal| {
             let response = Response::builder().status(refusal.status());
             response
@@ -344,10 +345,13 @@ fn grpc(kind: &str) -> Request<()> {
 
 #[test]
 fn a_grpc_call_is_refused_in_one_head() {
-    for kind in [
-        "application/grpc",
-        "application/grpc+proto",
-        "application/grpc-web",
+    for (kind, answered) in [
+        ("application/grpc", "application/grpc"),
+        ("application/grpc+proto", "application/grpc"),
+        ("Application/gRPC", "application/grpc"),
+        // A gRPC-Web client understands no other type than its own.
+        ("application/grpc-web", "application/grpc-web"),
+        ("application/grpc-web+proto", "application/grpc-web+proto"),
     ] {
         let limit = global()
             .cost(3)
@@ -358,7 +362,7 @@ fn a_grpc_call_is_refused_in_one_head() {
         assert_eq!(response.body().size_hint().exact(), Some(0));
         assert!(response.extensions().get::<Decision>().is_some());
         let mut headers = response.headers().clone();
-        assert_eq!(headers.remove("content-type").unwrap(), "application/grpc");
+        assert_eq!(headers.remove("content-type").unwrap(), answered);
         assert_eq!(headers.remove("grpc-status").unwrap(), "8");
         assert_eq!(
             headers.remove("grpc-message").unwrap(),
@@ -510,4 +514,14 @@ fn bodies_pass_through_with_their_length() {
     let body = futures_util::FutureExt::now_or_never(refused.into_body().collect());
     let body = body.expect("at once").expect("no error").to_bytes();
     assert_eq!(body.len() as u64, length);
+}
+
+#[test]
+fn layers_that_answer_with_an_empty_body_of_the_services_type_fit_around() {
+    fn empty<S: Service<Request<()>, Response = Response<B>>, B: Default + http_body::Body>(
+        _: &S,
+    ) -> B {
+        B::default()
+    }
+    assert!(empty(&global().layer(hello())).is_end_stream());
 }

@@ -15,7 +15,9 @@ use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::{Answer, Backend, Op, Reply};
-use tower_sluice::{Decision, Global, Key, OnBackendError, Policy, Quota, RateLimitLayer};
+use tower_sluice::{
+    Decision, Global, Key, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer,
+};
 
 use crate::support::{self, Memory, by_user, from, memory, now, seen, two_a_minute};
 
@@ -374,10 +376,7 @@ fn two_services_of_one_layer_share_their_limit() {
     assert_eq!(seen(&mut two, from("ann")).status, 429);
 }
 
-fn on_failure<B: Backend<Error = Down>>(
-    backend: B,
-    choice: OnBackendError<tower_sluice::clock::ManualClock>,
-) -> Vec<support::Seen> {
+fn on_failure<B: Backend<Error = Down>>(backend: B, choice: OnBackendError) -> Vec<support::Seen> {
     let limit = RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(choice);
     let mut service =
         ServiceBuilder::new()
@@ -428,8 +427,11 @@ fn a_failed_backend_denies_if_told_so_and_does_not_say_why() {
 #[test]
 fn a_fallback_decides_in_place_of_a_failed_backend() {
     let both = [
-        on_failure(Remote::failing(), OnBackendError::Fallback(memory())),
-        on_failure(FailsAtOnce, OnBackendError::Fallback(memory())),
+        on_failure(
+            Remote::failing(),
+            OnBackendError::Fallback(MemoryBackend::new()),
+        ),
+        on_failure(FailsAtOnce, OnBackendError::Fallback(MemoryBackend::new())),
     ];
     for seen in both {
         let statuses: Vec<_> = seen.iter().map(|seen| seen.status.as_u16()).collect();
