@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::algorithm::State;
 use crate::clock::micros_up;
+use crate::quota::Cost;
 
 /// How long to wait before the same request is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,12 +270,42 @@ impl Receipt {
     }
 
     /// Takes up to `cost` of each quota off this receipt: what is returned can be refunded, what is left stays.
-    pub fn take(&mut self, cost: crate::Cost) -> Self {
+    pub fn take(&mut self, cost: Cost) -> Self {
         let mut taken = self.charges.clone();
         for (index, (own, part)) in self.charges.iter_mut().zip(&mut taken).enumerate() {
             part.tokens = own.tokens.min(cost.of(index));
             own.tokens -= part.tokens;
         }
         Self { charges: taken }
+    }
+}
+
+/// A place in the line that a reservation took, worth giving up as long as nobody stands behind it.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a turn that is not wanted should be cancelled"]
+pub struct Turn(Box<Taken>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Taken {
+    cost: Cost,
+    /// What the reservation left: while it is there unchanged, nothing came after it.
+    left: SmallVec<[Option<State>; 2]>,
+}
+
+impl Turn {
+    pub(crate) fn new(cost: Cost, left: &[Option<State>]) -> Self {
+        Self(Box::new(Taken {
+            cost,
+            left: left.iter().cloned().collect(),
+        }))
+    }
+
+    pub(crate) fn cost(&self) -> Cost {
+        self.0.cost
+    }
+
+    /// Whether it was the last charge of these states.
+    pub(crate) fn is_last(&self, states: &[Option<State>]) -> bool {
+        *self.0.left == *states
     }
 }

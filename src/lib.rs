@@ -63,7 +63,7 @@ pub mod quota;
 pub mod response;
 
 pub use self::backend::{MemoryBackend, OnBackendError};
-pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot};
+pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 pub use self::head::Head;
 pub use self::key::{Global, Header, Key, PeerIp, key_fn};
 pub use self::limit::RateLimitLayer;

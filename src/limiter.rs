@@ -19,9 +19,11 @@
 //! # Ok(()) }
 //! ```
 
+use std::time::Duration;
+
 use crate::backend::{Answer, Backend, MemoryBackend, Op, Reply};
 use crate::clock::Clock;
-use crate::decision::{Decision, Receipt, Snapshot};
+use crate::decision::{Decision, Receipt, Snapshot, Turn};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -73,6 +75,52 @@ impl<B: Backend> Limiter<B> {
     /// If the backend gave no answer; one in memory always does.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
         self.ask(Op::Check(cost.into()), key).await
+    }
+
+    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: first
+    /// come, first served, and charged at once. Who is allowed goes on after [`go_after`](Reply::go_after), or gives the turn
+    /// up with [`cancel`](Self::cancel).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+    /// let limiter = Limiter::new(Policy::new("upstream", Quota::per_second(20).burst(1)), MemoryBackend::new());
+    /// let (key, max_wait) = (Key::from("api.example.org"), Duration::from_secs(1));
+    /// for _ in 0..3 {
+    ///     let reply = limiter.reserve(&key, 1, max_wait).await?;
+    ///     assert!(reply.decision.is_allowed());
+    ///     tokio::time::sleep(reply.go_after).await;
+    ///     // the call
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// A turn stays charged when the [`Reply`] is dropped: then it passes unused.
+    pub async fn reserve(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        max_wait: Duration,
+    ) -> Result<Reply, B::Error> {
+        let cost = cost.into();
+        self.ask(Op::Reserve { cost, max_wait }, key).await
+    }
+
+    /// Gives a turn up, before going on. Whether its charge went back; if somebody stands behind it the turn passes unused.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub async fn cancel(&self, key: &Key, turn: Turn) -> Result<bool, B::Error> {
+        Ok(self.ask(Op::Cancel(turn), key).await?.returned)
     }
 
     /// Looks at `key`, and changes nothing.

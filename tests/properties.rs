@@ -18,7 +18,7 @@ use tower_sluice::backend::Reply;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::quota::Anchor;
-use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RetryAfter};
+use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RetryAfter, Turn};
 
 /// A time in the year 2027, µs.
 const TODAY: u64 = 1_800_000_000_000_000;
@@ -1117,6 +1117,97 @@ fn a_reset_makes_a_key_unseen() {
             prop_assert_eq!(core.states, unseen.states);
             Ok(())
         },
+    );
+}
+
+/// Turns are charged ahead of their time: the bound holds at the moments at which they go, whatever is given up.
+#[test]
+fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
+    let step = (
+        0..=40_u64,
+        1..=6_u32,
+        0..=2_000_u64,
+        0..10_u8,
+        any::<prop::sample::Index>(),
+    );
+    let seen = for_all(
+        (
+            1..=6_u32,
+            1..=6_u32,
+            1..=200_u64,
+            any::<bool>(),
+            vec(step, 1..80),
+        ),
+        |(capacity, refill, period, ticks, steps), seen| {
+            let span = Duration::from_micros(period);
+            let quota = match ticks {
+                true => Quota::interval_bucket(capacity, refill, span),
+                false => Quota::token_bucket(capacity, refill, span),
+            };
+            let (policy, mut states, mut now) = (Policy::new("turns", quota), [None], TODAY);
+            // (moment, cost, turn), in the order of asking; what was given back is taken out.
+            let mut granted: Vec<(u64, u32, Option<Turn>)> = Vec::new();
+            for (pause, cost, max_wait, what, index) in steps {
+                now += pause;
+                let at = Timestamp::from_micros(now);
+                if what < 3 && !granted.is_empty() {
+                    let place = match what {
+                        0 => index.index(granted.len()),
+                        _ => granted.len() - 1,
+                    };
+                    if granted[place].0 <= now {
+                        continue; // it has gone ahead
+                    }
+                    let Some(turn) = granted[place].2.take() else {
+                        continue;
+                    };
+                    let reply = algorithm::cancel(&policy, &mut states, at, &turn);
+                    let last = place + 1 == granted.len();
+                    prop_assert!(last || !reply.returned, "only the last turn goes back");
+                    if reply.returned {
+                        seen.note("given back");
+                        granted.remove(place);
+                    } else {
+                        seen.note("passes unused");
+                    }
+                    continue;
+                }
+                let max_wait = Duration::from_micros(max_wait);
+                let reply = algorithm::reserve(&policy, &mut states, at, Cost::new(cost), max_wait);
+                prop_assert!(reply.go_after <= max_wait);
+                let rightly = match reply.decision.retry_after() {
+                    None => true,
+                    Some(RetryAfter::Never) => cost > capacity,
+                    Some(RetryAfter::In(wait)) => wait > max_wait,
+                };
+                prop_assert!(rightly, "{:?}", reply.decision);
+                if reply.decision.is_allowed() {
+                    let wait = u64::try_from(reply.go_after.as_micros()).expect("fits");
+                    seen.note(if wait > 0 { "waits" } else { "goes at once" });
+                    granted.push((now + wait, cost, reply.turn));
+                }
+            }
+            prop_assert!(granted.is_sorted_by_key(|(moment, ..)| *moment));
+            for (index, (from, ..)) in granted.iter().enumerate() {
+                let mut sum = 0;
+                for (to, cost, _) in &granted[index..] {
+                    sum += u128::from(*cost);
+                    let beyond = sum.saturating_sub(capacity.into());
+                    // Moments are rounded up to whole µs, each by less than one.
+                    let span = u128::from(to - from) + 1;
+                    let refilled = match ticks {
+                        true => span.div_ceil(u128::from(period)) * u128::from(refill),
+                        false => (span * u128::from(refill)).div_ceil(u128::from(period)),
+                    };
+                    prop_assert!(beyond <= refilled, "{} from {} to {}", sum, from, to);
+                }
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(
+        100,
+        &["waits", "goes at once", "given back", "passes unused"],
     );
 }
 

@@ -7,7 +7,9 @@
 //! ```
 //! A full bucket has no clock, so that it equals one never seen: the first charge that leaves full starts it.
 
-use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, start_of, tokens};
+use super::{
+    Algorithm, Back, Kept, MOST_DEBT, Place, clock_back, micros_between, signed, start_of, tokens,
+};
 use crate::quota::IntervalBucket;
 
 /// Whole tokens owed, and when the running period began. `capacity` tells whether the quota has changed since.
@@ -165,6 +167,14 @@ impl Algorithm for IntervalBucket {
 
     fn note(&self, view: &View, debt: &mut Debt) {
         *debt = self.written(view);
+    }
+
+    fn can_wait(&self, view: &View, cost: u32) -> bool {
+        view.tokens + u64::from(cost) < MOST_DEBT
+    }
+
+    fn take_back(&self, debt: &mut Debt, tokens: u32) {
+        debt.tokens = debt.tokens.saturating_sub(u64::from(tokens));
     }
 
     fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u32) -> Place {

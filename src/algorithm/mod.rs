@@ -30,8 +30,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::backend::Reply;
-use crate::clock::Timestamp;
-use crate::decision::{Charge, Decision, NEVER, Place, QuotaSnapshot, Receipt, Snapshot};
+use crate::clock::{Timestamp, micros_up};
+use crate::decision::{Charge, Decision, NEVER, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Cost, Origin, Quota, Rule};
 
@@ -91,6 +91,74 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
         });
     }
     Reply::to_check(Snapshot::new(snapshots), || charges)
+}
+
+/// Decides one request that may wait: if it is allowed at once it is charged, and else, if every quota is a bucket and its
+/// turn comes within `max_wait`, charged beyond the capacity, to go on after the wait. Turns are first come, first served.
+///
+/// A debt stays below 2^53 grains (interval refill: tokens); a turn that would pass that is refused, as is one under a policy
+/// with a window, whose future is not one number.
+///
+/// # Panics
+///
+/// If there is not one state for each quota.
+pub fn reserve(
+    policy: &Policy,
+    states: &mut [Option<State>],
+    now: Timestamp,
+    cost: Cost,
+    max_wait: Duration,
+) -> Reply {
+    let max_wait = micros_up(max_wait);
+    let of_buckets = policy.quotas().iter().all(|named| is_bucket(&named.quota));
+    let wait = members(policy, states)
+        .map(|(index, named, state)| {
+            with_algorithm(&named.quota, state, Wait(now.into(), cost.of(index)))
+        })
+        .max();
+    let mut reply = match wait {
+        Some(wait) if of_buckets && wait > 0 && wait < NEVER && wait <= max_wait => {
+            let mut snapshots = SmallVec::new();
+            let mut charges = SmallVec::new();
+            for (index, named, state) in members(policy, states) {
+                let tokens = cost.of(index);
+                let (snapshot, place) =
+                    with_algorithm(&named.quota, state, Take(now.into(), tokens));
+                snapshots.push(snapshot);
+                charges.push(Charge {
+                    quota: named.mark(),
+                    tokens,
+                    place,
+                });
+            }
+            let mut reply = Reply::to_check(Snapshot::new(snapshots), || charges);
+            reply.go_after = Duration::from_micros(wait);
+            reply
+        }
+        _ => check(policy, states, now, cost),
+    };
+    if of_buckets && reply.decision.is_allowed() {
+        reply.turn = Some(Turn::new(cost, states));
+    }
+    reply
+}
+
+/// Gives a turn up. Its charge goes back if the states are still those that it left: to others behind it their times were
+/// told, and a token given back to them would let two through at once. Time plays no part.
+///
+/// # Panics
+///
+/// If there is not one state for each quota.
+pub fn cancel(policy: &Policy, states: &mut [Option<State>], now: Timestamp, turn: &Turn) -> Reply {
+    let returned = turn.is_last(states);
+    let mut reply = answers(policy, states, |index, named, state| {
+        if returned {
+            with_algorithm(&named.quota, state, TakeBack(turn.cost().of(index)));
+        }
+        decide(&named.quota, state, now, 0, true).0
+    });
+    reply.returned = returned;
+    reply
 }
 
 /// Charges `cost` without asking. No debt is taken beyond twice the limit, so that nobody is shut out for longer than two
@@ -156,6 +224,10 @@ pub(crate) fn starts_below_capacity(quota: &Quota) -> bool {
     }
 }
 
+fn is_bucket(quota: &Quota) -> bool {
+    matches!(quota.rule, Rule::TokenBucket(_) | Rule::IntervalBucket(_))
+}
+
 /// Each quota with its place and its state.
 fn members<'a>(
     policy: &'a Policy,
@@ -187,6 +259,8 @@ fn answers(
         decision: Decision::Allow(Snapshot::new(snapshots)),
         receipt: None,
         go_after: Duration::ZERO,
+        turn: None,
+        returned: false,
     }
 }
 
@@ -226,7 +300,13 @@ trait Algorithm {
 
     /// Writes the view.
     fn note(&self, view: &Self::View, state: &mut Self::State);
-    /// Adds `tokens` to the view and writes it: they fit.
+    /// Whether a turn of `cost` keeps the debt below 2^53. Windows have no turns.
+    fn can_wait(&self, _: &Self::View, _: u32) -> bool {
+        false
+    }
+    /// Takes a turn's charge off the state that it left, without bringing it to any time.
+    fn take_back(&self, _: &mut Self::State, _: u32) {}
+    /// Adds `tokens` to the view and writes it: they fit, or are a turn's.
     fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32) -> Place;
     /// Takes up to `tokens` of a charge back and writes it.
     fn refund(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32, place: Place);
@@ -296,6 +376,61 @@ impl Operation for Fits {
         cost == 0
             || cost <= algorithm.limit()
                 && algorithm.fits(&algorithm.view(stored::<A>(slot), now.0), cost)
+    }
+}
+
+/// How long a cost has to wait: 0 if it fits, [`NEVER`] if it never can, or not as a turn.
+struct Wait(Micros, u32);
+
+impl Operation for Wait {
+    type Output = u64;
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> u64 {
+        let Self(now, cost) = self;
+        let view = algorithm.view(stored::<A>(slot), now.0);
+        if cost == 0 {
+            0
+        } else if cost > algorithm.limit() {
+            NEVER
+        } else if algorithm.fits(&view, cost) {
+            0
+        } else if algorithm.can_wait(&view, cost) {
+            algorithm.retry_after(&view, stored::<A>(slot), cost)
+        } else {
+            NEVER
+        }
+    }
+}
+
+/// Charges beyond the limit.
+struct Take(Micros, u32);
+
+impl Operation for Take {
+    type Output = (QuotaSnapshot, Place);
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output {
+        let Self(now, cost) = self;
+        let mut view = algorithm.view(stored::<A>(slot), now.0);
+        let mut place = Place::default();
+        if cost > 0 {
+            written::<A>(slot, |state| {
+                place = algorithm.charge(&mut view, state, cost)
+            });
+        }
+        (snapshot(algorithm, &view, 0), place)
+    }
+}
+
+/// Undoes a charge that nothing came after.
+struct TakeBack(u32);
+
+impl Operation for TakeBack {
+    type Output = ();
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) {
+        if self.0 > 0 && stored::<A>(slot).is_some() {
+            written::<A>(slot, |state| algorithm.take_back(state, self.0));
+        }
     }
 }
 
@@ -412,6 +547,9 @@ fn start_of(origin: Origin, period: u64, now: i64) -> i64 {
         Some(offset) => now - (now - signed(offset)).rem_euclid(signed(period)),
     }
 }
+
+/// Debts stay below it, so that a double holds them too.
+const MOST_DEBT: u64 = 1 << 53;
 
 /// A number of tokens that fits: a debt is compared before it is narrowed.
 #[inline]

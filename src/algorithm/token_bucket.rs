@@ -7,7 +7,7 @@
 //! ```
 //! A token is P grains and a microsecond refills A of them: whole numbers, so that nothing is rounded while it is kept.
 
-use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, tokens};
+use super::{Algorithm, Back, Kept, MOST_DEBT, Place, clock_back, micros_between, tokens};
 use crate::quota::TokenBucket;
 
 /// What is owed, and when that was true. `per_token` and `capacity` tell whether the quota has changed since.
@@ -195,6 +195,16 @@ impl Algorithm for TokenBucket {
 
     fn note(&self, view: &View, debt: &mut Debt) {
         *debt = self.written(view);
+    }
+
+    fn can_wait(&self, view: &View, cost: u32) -> bool {
+        view.grains + self.grains(cost) < MOST_DEBT
+    }
+
+    fn take_back(&self, debt: &mut Debt, tokens: u32) {
+        debt.grains = debt
+            .grains
+            .saturating_sub(u64::from(tokens).saturating_mul(debt.per_token));
     }
 
     #[inline]

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::decision::{Charge, Decision, QuotaSnapshot, Receipt, Snapshot};
+use crate::decision::{Charge, Decision, QuotaSnapshot, Receipt, Snapshot, Turn};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -37,6 +37,16 @@ pub use self::memory::MemoryBackend;
 pub enum Op {
     /// Spends the cost from every quota of the policy, or nothing at all; a cost of 0 looks.
     Check(Cost),
+    /// Spends the cost now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: it is charged at
+    /// once, and later turns and checks stand behind it.
+    Reserve {
+        /// What is spent.
+        cost: Cost,
+        /// The longest wait that is accepted; zero makes it a check.
+        max_wait: Duration,
+    },
+    /// Gives a turn up: its charge goes back if nothing was charged or changed after it, else the turn passes unused.
+    Cancel(Turn),
     /// Charges the cost without asking, up to a debt of twice each limit.
     Penalty(Cost),
     /// Gives back what the receipt says.
@@ -54,8 +64,12 @@ pub struct Reply {
     pub decision: Decision,
     /// What an allowed check has charged.
     pub receipt: Option<Receipt>,
-    /// How long to wait before going on; zero for a check.
+    /// How long to wait before going on; zero unless a turn was reserved.
     pub go_after: Duration,
+    /// The turn that a reservation took, so that it can be given up.
+    pub turn: Option<Turn>,
+    /// Whether a turn that was given up has been given back, or passes unused.
+    pub returned: bool,
 }
 
 impl Reply {
@@ -75,6 +89,8 @@ impl Reply {
             decision,
             receipt: None,
             go_after: Duration::ZERO,
+            turn: None,
+            returned: false,
         }
     }
 
@@ -100,6 +116,8 @@ impl Reply {
             decision,
             receipt,
             go_after: Duration::ZERO,
+            turn: None,
+            returned: false,
         }
     }
 }

@@ -208,6 +208,10 @@ impl<C: Clock> MemoryBackend<C> {
         let mut shard = shared.shard(print).lock();
         shard.with_states(policy, print, &moment, |states| match op {
             Op::Check(cost) => algorithm::check(policy, states, moment.now, cost),
+            Op::Reserve { cost, max_wait } => {
+                algorithm::reserve(policy, states, moment.now, cost, max_wait)
+            }
+            Op::Cancel(turn) => algorithm::cancel(policy, states, moment.now, &turn),
             Op::Penalty(cost) => algorithm::penalize(policy, states, moment.now, cost),
             Op::Refund(receipt) => algorithm::refund(policy, states, moment.now, &receipt),
             Op::Reset => algorithm::reset(policy, states, moment.now),
