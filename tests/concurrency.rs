@@ -117,7 +117,8 @@ const FLOOD: u64 = 10 * MAX_KEYS as u64;
 fn a_flood_of_keys_neither_shuts_new_clients_out_nor_lets_those_in_who_are_shut_out() {
     let backend = backend(MAX_KEYS).0;
     let limiter = Limiter::new(Policy::new("flood", Quota::per_hour(10)), backend.clone());
-    let shut_out: Vec<_> = (0..50)
+    // A crowd that came together, and many times what is looked at to make room.
+    let shut_out: Vec<_> = (0..1_000)
         .map(|number| Key::from(format!("shut out {number}")))
         .collect();
     for client in &shut_out {

@@ -210,12 +210,17 @@ impl Shard {
     }
 
     /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at.
+    ///
+    /// The sample is spread over the shard: neighbours came at about the same time, and a crowd of debtors that came together
+    /// would otherwise be among itself.
     fn evict(&mut self, moment: &Moment<'_>, spare: impl Fn(Fingerprint) -> bool) -> usize {
-        let sample = SAMPLE.min(self.table.len());
+        let len = self.table.len();
+        let sample = SAMPLE.min(len);
         let rank = |slot: &Slot| (spare(slot.print), slot.reset.at());
-        let mut nearest = self.turn_hand();
-        for _ in 1..sample {
-            let place = self.turn_hand();
+        let start = self.turn_hand();
+        let mut nearest = start;
+        for step in 1..sample {
+            let place = (start + step * (len / sample)) % len;
             if rank(self.table.slot(place)) < rank(self.table.slot(nearest)) {
                 nearest = place;
             }
