@@ -1,5 +1,5 @@
-//! One decision, keyed, in memory: ours beside governor as published, governor with our hasher, and an un-keyed
-//! compare-and-swap that reads the same clock, which is the floor. All in one run, so that their ratios mean something.
+//! One decision, keyed, in memory: ours beside the same decision over DashMap, governor as published, governor with our hasher,
+//! and an un-keyed compare-and-swap that reads the same clock, which is the floor. All in one run, so that their ratios mean something.
 //!
 //! Run: `cargo bench --bench decision`
 
@@ -9,13 +9,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use dashmap::DashMap;
 use governor::clock::DefaultClock;
 use governor::state::keyed::DashMapStateStore;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, Zipf};
+use tower_sluice::algorithm::{self, State};
 use tower_sluice::clock::{Clock, SystemClock};
-use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
 
 /// Tokens that no run uses up, coming back so slowly that every key owes something: none may be forgotten meanwhile.
 const PLENTY: u32 = 4_000_000_000;
@@ -62,6 +64,39 @@ impl<S: std::hash::BuildHasher + Clone + Default> Governor<S> {
 impl<S: std::hash::BuildHasher + Clone + Sync + Send> Subject for Governor<S> {
     fn check(&self, key: usize) -> bool {
         self.0.check_key(&self.1[key]).is_ok()
+    }
+}
+
+/// Our decision over DashMap, keyed by a fingerprint as ours is: the map that would be the obvious one. It forgets nothing.
+struct OverDashMap {
+    policy: Policy,
+    hasher: ahash::RandomState,
+    states: DashMap<u64, [Option<State>; 1], ahash::RandomState>,
+    keys: Vec<Key>,
+}
+
+impl OverDashMap {
+    fn new(keys: &[String], quota: Quota) -> Self {
+        Self {
+            policy: Policy::new("bench", quota),
+            hasher: ahash::RandomState::new(),
+            states: DashMap::with_hasher(ahash::RandomState::new()),
+            keys: keys.iter().map(|key| Key::from(key.as_str())).collect(),
+        }
+    }
+}
+
+impl Subject for OverDashMap {
+    fn check(&self, key: usize) -> bool {
+        let print = self.hasher.hash_one(self.keys[key].as_bytes());
+        let now = SystemClock::new().now();
+        let mut states = match self.states.get_mut(&print) {
+            Some(states) => states,
+            None => self.states.entry(print).or_default(),
+        };
+        algorithm::check(&self.policy, states.value_mut(), now, Cost::ONE)
+            .decision
+            .is_allowed()
     }
 }
 
@@ -154,6 +189,7 @@ fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject
     };
     vec![
         ("ours", Box::new(Ours::new(keys, ours))),
+        ("DashMap", Box::new(OverDashMap::new(keys, ours))),
         (
             "governor",
             Box::new(Governor::<std::collections::hash_map::RandomState>::new(

@@ -4,6 +4,9 @@ use crate::algorithm::State;
 use crate::clock::Timestamp;
 
 /// The entries of a shard side by side, so that a hand can go round, and an index of their places.
+///
+/// A `DashMap` of such entries is as fast for few keys and a tenth faster for a million (`benches/decision.rs`), but takes 86
+/// bytes a key instead of 62 there, and does not show a few of its entries, which is what making room needs.
 #[derive(Default)]
 pub(super) struct Table {
     index: Index,
