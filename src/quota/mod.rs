@@ -25,10 +25,14 @@
 #![cfg_attr(feature = "serde", doc = include_str!("../docs/serde.md"))]
 
 mod cost;
+mod display;
 mod error;
 mod parse;
+mod rule;
 #[cfg(feature = "serde")]
 mod serde;
+#[cfg(test)]
+mod tests;
 mod units;
 
 use std::time::Duration;
@@ -40,6 +44,9 @@ pub use self::cost::Cost;
 pub(crate) use self::cost::MAX_QUOTAS;
 pub use self::error::QuotaError;
 pub use self::parse::{ParseQuotaError, ParseQuotaErrorKind};
+pub(crate) use self::rule::{
+    FixedWindow, IntervalBucket, Origin, Rule, SlidingLog, SlidingWindow, TokenBucket,
+};
 
 /// The largest number of requests in a sliding window log.
 const LOG_MAX: u32 = 65_535;
@@ -50,65 +57,6 @@ pub struct Quota {
     pub(crate) rule: Rule,
     unit: Unit,
 }
-
-/// One algorithm and its numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Rule {
-    TokenBucket(TokenBucket),
-    IntervalBucket(IntervalBucket),
-    FixedWindow(FixedWindow),
-    SlidingWindow(SlidingWindow),
-    SlidingLog(SlidingLog),
-}
-
-/// A bucket that refills all the time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct TokenBucket {
-    pub(crate) capacity: u32,
-    pub(crate) refill: u32,
-    pub(crate) period: u64,
-    pub(crate) initial: u32,
-    pub(crate) units: Units,
-}
-
-/// A bucket that gets `refill` tokens at the end of each `period`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct IntervalBucket {
-    pub(crate) capacity: u32,
-    pub(crate) refill: u32,
-    pub(crate) period: u64,
-    pub(crate) initial: u32,
-    pub(crate) origin: Origin,
-}
-
-/// A count that starts again with each window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct FixedWindow {
-    pub(crate) limit: u32,
-    pub(crate) window: u64,
-    pub(crate) origin: Origin,
-}
-
-/// Two counts, the older one weighted by the part of its window that still counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct SlidingWindow {
-    pub(crate) limit: u32,
-    pub(crate) window: u64,
-    /// The weight falls in steps of so many µs, chosen so that no product passes 2^53.
-    pub(crate) tick: u64,
-    /// Ticks of a window, rounded up.
-    pub(crate) ticks: u64,
-}
-
-/// Every charge with its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct SlidingLog {
-    pub(crate) limit: u32,
-    pub(crate) window: u64,
-}
-
-/// Where intervals begin, as they are computed: with the first use, or so many µs after multiples of the period.
-pub(crate) type Origin = Option<u64>;
 
 /// Where the intervals of a bucket, or the windows of a fixed window, begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -647,72 +595,4 @@ const fn checked_window(limit: u32, window: u64) -> Result<u64, QuotaError> {
         return Err(QuotaError::WindowTooLong { window_us: window });
     }
     Ok(window)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    // Evaluated by the compiler.
-    const _: Quota = Quota::per_day(77_777).burst(5).initial_tokens(0);
-
-    #[test]
-    fn a_literal_that_cannot_be_panics_with_the_sentence_of_the_error() {
-        let payload =
-            std::panic::catch_unwind(|| Quota::fixed_window(5, SECOND).burst(9)).unwrap_err();
-        let error = Quota::fixed_window(5, SECOND).try_burst(9).unwrap_err();
-        assert_eq!(payload.downcast_ref::<String>(), Some(&error.to_string()));
-    }
-
-    #[test]
-    fn nonsense_is_refused_by_every_try_constructor() {
-        let none = Duration::ZERO;
-        let age = Duration::from_micros(MOST_GRAINS + 1);
-        for refused in [
-            Quota::try_per(0, SECOND),
-            Quota::try_per(1, none),
-            Quota::try_token_bucket(0, 1, SECOND),
-            Quota::try_token_bucket(1, 0, SECOND),
-            Quota::try_token_bucket(u32::MAX, 1, Duration::from_secs(86_400)),
-            Quota::try_per(1, Duration::MAX),
-            Quota::try_token_bucket(1, u32::MAX, Duration::MAX),
-            Quota::try_interval_bucket(0, 1, SECOND),
-            Quota::try_interval_bucket(1, 0, SECOND),
-            Quota::try_interval_bucket(1, 1, none),
-            Quota::try_interval_bucket(2, 1, age / 2 + SECOND),
-            Quota::try_interval_bucket(u32::MAX, 1, Duration::MAX),
-            Quota::try_fixed_window(0, SECOND),
-            Quota::try_fixed_window(1, none),
-            Quota::try_fixed_window(1, age),
-            Quota::try_sliding_window(0, SECOND),
-            Quota::try_sliding_window(1, age),
-            Quota::try_sliding_log(0, SECOND),
-            Quota::try_sliding_log(65_536, SECOND),
-            Quota::try_sliding_log(1, none),
-            Quota::per_second(5).try_burst(0),
-            Quota::per_second(5).try_initial_tokens(6),
-            Quota::per_second(5).try_anchor(Anchor::EPOCH),
-            Quota::sliding_log(5, SECOND).try_initial_tokens(1),
-        ] {
-            assert!(refused.is_err(), "{refused:?}");
-        }
-        assert!(Quota::try_interval_bucket(1, 1, Duration::from_micros(MOST_GRAINS)).is_ok());
-        assert!(Quota::try_fixed_window(1, Duration::from_micros(MOST_GRAINS)).is_ok());
-    }
-
-    #[test]
-    fn settings_survive_a_later_burst() {
-        assert_eq!(
-            Quota::per_second(5).initial_tokens(0).burst(9),
-            Quota::per_second(5).burst(9).initial_tokens(0)
-        );
-        assert!(Quota::per_second(5).initial_tokens(4).try_burst(3).is_err());
-        let quota = Quota::interval_bucket(5, 1, SECOND)
-            .anchor(Anchor::EPOCH)
-            .unit(Unit::ContentBytes)
-            .burst(9);
-        assert_eq!((quota.limit(), quota.token_unit()), (9, Unit::ContentBytes));
-        assert!(matches!(quota.rule, Rule::IntervalBucket(bucket) if bucket.origin == Some(0)));
-    }
 }

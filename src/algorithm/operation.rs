@@ -1,0 +1,250 @@
+//! What can be done to the state of one quota, written once for all algorithms.
+
+use super::{Kept, State};
+use crate::clock::Timestamp;
+use crate::decision::{NEVER, Place, QuotaSnapshot};
+use crate::quota::{Quota, Rule};
+
+impl From<Timestamp> for Micros {
+    #[inline]
+    fn from(now: Timestamp) -> Self {
+        // Below 2^54.
+        Self(now.as_micros() as i64)
+    }
+}
+
+/// A time in µs that arithmetic may take below zero: the start of a window can lie before the epoch.
+#[derive(Clone, Copy)]
+pub(super) struct Micros(pub(super) i64);
+
+/// One algorithm: how a quota's numbers read and change its state. `View` is the state brought to now, unwritten.
+pub(super) trait Algorithm {
+    type State;
+    type View;
+
+    fn limit(&self) -> u32;
+    fn peel(kept: &Kept) -> Option<&Self::State>;
+    fn peel_mut(kept: &mut Kept) -> Option<&mut Self::State>;
+    /// A state to be written into.
+    fn blank() -> Kept;
+
+    /// Brings a state to `now`, that of an unseen key if there is none.
+    fn view(&self, state: Option<&Self::State>, now: i64) -> Self::View;
+    /// Whether a check that is refused has to write the view down.
+    fn must_note(&self, view: &Self::View) -> bool;
+    /// Whether `0 < cost <= limit` is allowed.
+    fn fits(&self, view: &Self::View, cost: u32) -> bool;
+    /// The smallest wait after which a refused `cost` fits, from the caller's now.
+    fn retry_after(&self, view: &Self::View, state: Option<&Self::State>, cost: u32) -> u64;
+    fn remaining(&self, view: &Self::View) -> u32;
+    fn reset_after(&self, view: &Self::View) -> u64;
+
+    /// Writes the view.
+    fn note(&self, view: &Self::View, state: &mut Self::State);
+    /// Whether a turn of `cost` keeps the debt below 2^53. Windows have no turns.
+    fn can_wait(&self, _: &Self::View, _: u32) -> bool {
+        false
+    }
+    /// Takes a turn's charge off the state that it left, without bringing it to any time.
+    fn take_back(&self, _: &mut Self::State, _: u32) {}
+    /// Adds `tokens` to the view and writes it: they fit, or are a turn's.
+    fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32) -> Place;
+    /// Takes up to `tokens` of a charge back and writes it.
+    fn refund(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32, place: Place);
+    /// Adds `tokens`, but takes no debt beyond twice the limit, and writes it.
+    fn penalize(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32);
+}
+
+/// Something to do with whichever algorithm a quota has.
+pub(super) trait Operation {
+    type Output;
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output;
+}
+
+#[inline]
+pub(super) fn with_algorithm<O: Operation>(
+    quota: &Quota,
+    slot: &mut Option<State>,
+    operation: O,
+) -> O::Output {
+    match &quota.rule {
+        Rule::TokenBucket(algorithm) => operation.run(algorithm, slot),
+        Rule::IntervalBucket(algorithm) => operation.run(algorithm, slot),
+        Rule::FixedWindow(algorithm) => operation.run(algorithm, slot),
+        Rule::SlidingWindow(algorithm) => operation.run(algorithm, slot),
+        Rule::SlidingLog(algorithm) => operation.run(algorithm, slot),
+    }
+}
+
+pub(super) fn fits(quota: &Quota, slot: &mut Option<State>, now: Timestamp, cost: u32) -> bool {
+    with_algorithm(quota, slot, Fits(now.into(), cost))
+}
+
+#[inline]
+pub(crate) fn decide(
+    quota: &Quota,
+    slot: &mut Option<State>,
+    now: Timestamp,
+    cost: u32,
+    go: bool,
+) -> (QuotaSnapshot, Place) {
+    with_algorithm(quota, slot, Decide(now.into(), cost, go))
+}
+
+#[inline]
+fn stored<A: Algorithm>(slot: &Option<State>) -> Option<&A::State> {
+    slot.as_ref().and_then(|state| A::peel(&state.0))
+}
+
+/// The state to write into, made if there is none.
+#[inline]
+fn written<A: Algorithm>(slot: &mut Option<State>, write: impl FnOnce(&mut A::State)) {
+    if stored::<A>(slot).is_none() {
+        *slot = Some(State(A::blank()));
+    }
+    if let Some(state) = slot.as_mut().and_then(|state| A::peel_mut(&mut state.0)) {
+        write(state);
+    }
+}
+
+pub(super) struct Fits(pub(super) Micros, pub(super) u32);
+
+impl Operation for Fits {
+    type Output = bool;
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> bool {
+        let Self(now, cost) = self;
+        cost == 0
+            || cost <= algorithm.limit()
+                && algorithm.fits(&algorithm.view(stored::<A>(slot), now.0), cost)
+    }
+}
+
+/// How long a cost has to wait: 0 if it fits, [`NEVER`] if it never can, or not as a turn.
+pub(super) struct Wait(pub(super) Micros, pub(super) u32);
+
+impl Operation for Wait {
+    type Output = u64;
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> u64 {
+        let Self(now, cost) = self;
+        let view = algorithm.view(stored::<A>(slot), now.0);
+        if cost == 0 {
+            0
+        } else if cost > algorithm.limit() {
+            NEVER
+        } else if algorithm.fits(&view, cost) {
+            0
+        } else if algorithm.can_wait(&view, cost) {
+            algorithm.retry_after(&view, stored::<A>(slot), cost)
+        } else {
+            NEVER
+        }
+    }
+}
+
+/// Charges beyond the limit.
+pub(super) struct Take(pub(super) Micros, pub(super) u32);
+
+impl Operation for Take {
+    type Output = (QuotaSnapshot, Place);
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output {
+        let Self(now, cost) = self;
+        let mut view = algorithm.view(stored::<A>(slot), now.0);
+        let mut place = Place::default();
+        if cost > 0 {
+            written::<A>(slot, |state| {
+                place = algorithm.charge(&mut view, state, cost)
+            });
+        }
+        (snapshot(algorithm, &view, 0), place)
+    }
+}
+
+/// Undoes a charge that nothing came after.
+pub(super) struct TakeBack(pub(super) u32);
+
+impl Operation for TakeBack {
+    type Output = ();
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) {
+        if self.0 > 0 && stored::<A>(slot).is_some() {
+            written::<A>(slot, |state| algorithm.take_back(state, self.0));
+        }
+    }
+}
+
+pub(super) struct Decide(pub(super) Micros, pub(super) u32, pub(super) bool);
+
+impl Operation for Decide {
+    type Output = (QuotaSnapshot, Place);
+
+    #[inline]
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output {
+        let Self(now, cost, go) = self;
+        let mut view = algorithm.view(stored::<A>(slot), now.0);
+        let mut place = Place::default();
+        let mut retry_after = 0;
+        if cost > algorithm.limit() {
+            retry_after = NEVER;
+        } else if cost > 0 {
+            let fits = algorithm.fits(&view, cost);
+            if fits && go {
+                written::<A>(slot, |state| {
+                    place = algorithm.charge(&mut view, state, cost)
+                });
+            } else {
+                if !fits {
+                    retry_after = algorithm.retry_after(&view, stored::<A>(slot), cost);
+                }
+                if algorithm.must_note(&view) {
+                    written::<A>(slot, |state| algorithm.note(&view, state));
+                }
+            }
+        }
+        (snapshot(algorithm, &view, retry_after), place)
+    }
+}
+
+#[inline]
+fn snapshot<A: Algorithm>(algorithm: &A, view: &A::View, retry_after: u64) -> QuotaSnapshot {
+    QuotaSnapshot {
+        limit: algorithm.limit(),
+        remaining: algorithm.remaining(view),
+        retry_after,
+        reset_after: algorithm.reset_after(view),
+    }
+}
+
+pub(super) struct Penalize(pub(super) Micros, pub(super) u32);
+
+impl Operation for Penalize {
+    type Output = QuotaSnapshot;
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> QuotaSnapshot {
+        let Self(now, tokens) = self;
+        let mut view = algorithm.view(stored::<A>(slot), now.0);
+        if tokens > 0 {
+            written::<A>(slot, |state| algorithm.penalize(&mut view, state, tokens));
+        }
+        snapshot(algorithm, &view, 0)
+    }
+}
+
+pub(super) struct Refund(pub(super) Micros, pub(super) u32, pub(super) Place);
+
+impl Operation for Refund {
+    type Output = QuotaSnapshot;
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> QuotaSnapshot {
+        let Self(now, tokens, place) = self;
+        let mut view = algorithm.view(stored::<A>(slot), now.0);
+        if tokens > 0 && stored::<A>(slot).is_some() {
+            written::<A>(slot, |state| {
+                algorithm.refund(&mut view, state, tokens, place)
+            });
+        }
+        snapshot(algorithm, &view, 0)
+    }
+}

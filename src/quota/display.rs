@@ -1,0 +1,87 @@
+//! Quotas as text.
+
+use std::fmt;
+
+use super::parse::UNITS;
+use super::{
+    FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow, TokenBucket,
+};
+
+/// Writes the quota string. What the grammar can say reads back as the same quota; a period that is no whole number of
+/// milliseconds, other initial tokens or another anchor is written after it in a form that is refused when read, so that no
+/// text ever stands for a different quota.
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.rule {
+            Rule::TokenBucket(TokenBucket {
+                capacity,
+                refill,
+                period,
+                initial,
+                ..
+            }) => bucket(f, "", capacity, refill, period, initial),
+            Rule::IntervalBucket(IntervalBucket {
+                capacity,
+                refill,
+                period,
+                initial,
+                origin,
+            }) => {
+                bucket(f, "interval:", capacity, refill, period, initial)?;
+                anchored(f, origin, None)
+            }
+            Rule::FixedWindow(FixedWindow {
+                limit,
+                window,
+                origin,
+            }) => {
+                rate(f, "fixed-window:", limit, window)?;
+                anchored(f, origin, Some(0))
+            }
+            Rule::SlidingWindow(SlidingWindow { limit, window, .. }) => {
+                rate(f, "sliding-window:", limit, window)
+            }
+            Rule::SlidingLog(SlidingLog { limit, window }) => {
+                rate(f, "sliding-log:", limit, window)
+            }
+        }
+    }
+}
+
+fn bucket(
+    f: &mut fmt::Formatter<'_>,
+    algorithm: &str,
+    capacity: u32,
+    refill: u32,
+    period: u64,
+    initial: u32,
+) -> fmt::Result {
+    rate(f, algorithm, refill, period)?;
+    if capacity != refill {
+        write!(f, " burst {capacity}")?;
+    }
+    if initial != capacity {
+        write!(f, " (initially {initial})")?;
+    }
+    Ok(())
+}
+
+fn rate(f: &mut fmt::Formatter<'_>, algorithm: &str, count: u32, period: u64) -> fmt::Result {
+    write!(f, "{algorithm}{count}/")?;
+    let whole = UNITS.iter().find(|(micros, _)| {
+        period.is_multiple_of(*micros) && period / micros <= u64::from(u32::MAX)
+    });
+    match whole {
+        Some((micros, names)) if *micros == period => f.write_str(names[0]),
+        Some((micros, names)) => write!(f, "{} {}", period / micros, names[1]),
+        None => write!(f, "{period} us"),
+    }
+}
+
+fn anchored(f: &mut fmt::Formatter<'_>, origin: Origin, default: Origin) -> fmt::Result {
+    match origin {
+        _ if origin == default => Ok(()),
+        None => f.write_str(" (from first use)"),
+        Some(offset) => write!(f, " (from the epoch + {offset} us)"),
+    }
+}

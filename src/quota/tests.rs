@@ -1,0 +1,63 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+// Evaluated by the compiler.
+const _: Quota = Quota::per_day(77_777).burst(5).initial_tokens(0);
+
+#[test]
+fn a_literal_that_cannot_be_panics_with_the_sentence_of_the_error() {
+    let payload = std::panic::catch_unwind(|| Quota::fixed_window(5, SECOND).burst(9)).unwrap_err();
+    let error = Quota::fixed_window(5, SECOND).try_burst(9).unwrap_err();
+    assert_eq!(payload.downcast_ref::<String>(), Some(&error.to_string()));
+}
+
+#[test]
+fn nonsense_is_refused_by_every_try_constructor() {
+    let none = Duration::ZERO;
+    let age = Duration::from_micros(MOST_GRAINS + 1);
+    for refused in [
+        Quota::try_per(0, SECOND),
+        Quota::try_per(1, none),
+        Quota::try_token_bucket(0, 1, SECOND),
+        Quota::try_token_bucket(1, 0, SECOND),
+        Quota::try_token_bucket(u32::MAX, 1, Duration::from_secs(86_400)),
+        Quota::try_per(1, Duration::MAX),
+        Quota::try_token_bucket(1, u32::MAX, Duration::MAX),
+        Quota::try_interval_bucket(0, 1, SECOND),
+        Quota::try_interval_bucket(1, 0, SECOND),
+        Quota::try_interval_bucket(1, 1, none),
+        Quota::try_interval_bucket(2, 1, age / 2 + SECOND),
+        Quota::try_interval_bucket(u32::MAX, 1, Duration::MAX),
+        Quota::try_fixed_window(0, SECOND),
+        Quota::try_fixed_window(1, none),
+        Quota::try_fixed_window(1, age),
+        Quota::try_sliding_window(0, SECOND),
+        Quota::try_sliding_window(1, age),
+        Quota::try_sliding_log(0, SECOND),
+        Quota::try_sliding_log(65_536, SECOND),
+        Quota::try_sliding_log(1, none),
+        Quota::per_second(5).try_burst(0),
+        Quota::per_second(5).try_initial_tokens(6),
+        Quota::per_second(5).try_anchor(Anchor::EPOCH),
+        Quota::sliding_log(5, SECOND).try_initial_tokens(1),
+    ] {
+        assert!(refused.is_err(), "{refused:?}");
+    }
+    assert!(Quota::try_interval_bucket(1, 1, Duration::from_micros(MOST_GRAINS)).is_ok());
+    assert!(Quota::try_fixed_window(1, Duration::from_micros(MOST_GRAINS)).is_ok());
+}
+
+#[test]
+fn settings_survive_a_later_burst() {
+    assert_eq!(
+        Quota::per_second(5).initial_tokens(0).burst(9),
+        Quota::per_second(5).burst(9).initial_tokens(0)
+    );
+    assert!(Quota::per_second(5).initial_tokens(4).try_burst(3).is_err());
+    let quota = Quota::interval_bucket(5, 1, SECOND)
+        .anchor(Anchor::EPOCH)
+        .unit(Unit::ContentBytes)
+        .burst(9);
+    assert_eq!((quota.limit(), quota.token_unit()), (9, Unit::ContentBytes));
+    assert!(matches!(quota.rule, Rule::IntervalBucket(bucket) if bucket.origin == Some(0)));
+}
