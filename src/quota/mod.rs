@@ -2,7 +2,7 @@
 //!
 //! | algorithm | constructor | admits | memory a key |
 //! |---|---|---|---|
-//! | token bucket, continuous refill | [`Quota::per`], [`Quota::token_bucket`] | a burst of `capacity`, then the rate | constant |
+//! | token bucket, continuous refill (GCRA) | [`Quota::per`], [`Quota::token_bucket`] | a burst of `capacity`, then the rate | constant |
 //! | token bucket, interval refill | [`Quota::interval_bucket`] | a burst of `capacity`, then `refill` at each tick | constant |
 //! | fixed window | [`Quota::fixed_window`] | `limit` in each window, up to twice that across an edge | constant |
 //! | sliding window, counter | [`Quota::sliding_window`] | an estimate that never exceeds `limit` | constant |
