@@ -28,6 +28,7 @@
 //! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`.
 //! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
+//! - `tracing`: an event for each refusal, and one at level error if the server is set up wrongly.
 //!
 //! [Tower]: https://docs.rs/tower
 

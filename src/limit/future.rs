@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::RateLimitLayer;
+use super::{RateLimitLayer, trace};
 use crate::backend::{Backend, HandlesFailure};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -96,6 +96,7 @@ where
                         }
                         Err(refusal) => {
                             drop(service); // and with it the readiness it held
+                            trace::refused(&refusal);
                             return Poll::Ready(layer.reject.refuse(&request, refusal));
                         }
                     }

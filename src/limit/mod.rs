@@ -47,6 +47,7 @@
 mod future;
 mod layer;
 mod service;
+mod trace;
 
 pub use self::future::ResponseFuture;
 pub use self::layer::{PolicyFn, PolicyOf, RateLimitLayer};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 use super::future::{Parked, ResponseFuture, State};
-use super::{PolicyOf, RateLimitLayer};
+use super::{PolicyOf, RateLimitLayer, trace};
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
 use crate::cost::CostOf;
 use crate::decision::Decision;
@@ -140,6 +140,7 @@ impl<S, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     {
         // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
         self.inner = self.inner.clone();
+        trace::refused(&refusal);
         let result = Some(self.shared.reject.refuse(request, refusal));
         ResponseFuture {
             state: State::Done { result },

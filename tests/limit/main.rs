@@ -8,3 +8,5 @@ mod fuzz;
 mod grpc;
 mod places;
 mod support;
+#[cfg(feature = "tracing")]
+mod trace;
