@@ -13,6 +13,7 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::quota::Anchor;
 use tower_sluice::{Global, Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
@@ -115,14 +116,22 @@ const FLOOD: u64 = 10 * MAX_KEYS as u64;
 
 #[test]
 fn a_flood_of_keys_neither_shuts_new_clients_out_nor_lets_those_in_who_are_shut_out() {
+    // In a window newcomers are reset later than who came before, or all together.
+    let epoch = Quota::interval_bucket(LIMIT, LIMIT, DAY).anchor(Anchor::EPOCH);
+    for quota in ALGORITHMS.into_iter().chain([epoch]) {
+        flood(quota);
+    }
+}
+
+fn flood(quota: Quota) {
     let backend = backend(MAX_KEYS).0;
-    let limiter = Limiter::new(Policy::new("flood", Quota::per_hour(10)), backend.clone());
+    let limiter = Limiter::new(Policy::new("flood", quota), backend.clone());
     // A crowd that came together, and many times what is looked at to make room.
     let shut_out: Vec<_> = (0..1_000)
         .map(|number| Key::from(format!("shut out {number}")))
         .collect();
     for client in &shut_out {
-        assert!(limiter.check_now(client, 10).decision.is_allowed());
+        assert!(limiter.check_now(client, LIMIT).decision.is_allowed());
         assert!(!limiter.check_now(client, 1).decision.is_allowed());
     }
     for number in 0..FLOOD {
@@ -136,7 +145,10 @@ fn a_flood_of_keys_neither_shuts_new_clients_out_nor_lets_those_in_who_are_shut_
         assert!(backend.len() <= MAX_KEYS, "{} keys", backend.len());
     }
     for client in &shut_out {
-        assert!(!limiter.check_now(client, 1).decision.is_allowed());
+        assert!(
+            !limiter.check_now(client, 1).decision.is_allowed(),
+            "{quota}"
+        );
     }
     assert_eq!(backend.len(), MAX_KEYS);
     assert_eq!(

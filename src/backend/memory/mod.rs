@@ -101,7 +101,8 @@ impl Default for MemoryBackend {
 }
 
 impl<C: Clock> MemoryBackendBuilder<C> {
-    /// The most keys that are kept, 1 000 000 by default; each quota of a policy counts as one. It is never exceeded.
+    /// The most keys that are kept, 1 000 000 by default; each quota of a policy counts as one. It is never exceeded: with less
+    /// room than a policy has quotas not even one client is limited.
     pub const fn max_keys(mut self, max_keys: NonZeroUsize) -> Self {
         self.max_keys = max_keys;
         self

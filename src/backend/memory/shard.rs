@@ -40,6 +40,7 @@ impl Moment<'_> {
         Reset::new(
             Timestamp::from_micros(at),
             algorithm::starts_below_capacity(named.quota()),
+            answer.remaining == 0,
         )
     }
 
@@ -75,7 +76,7 @@ impl Shard {
         }
         let answer = algorithm::decide(named.quota(), &mut slot.state, moment.now, cost, true);
         if cost > 0 && answer.0.is_allowed() {
-            slot.reset = slot.reset.or_later(moment.reset(named, &answer.0));
+            slot.reset = slot.reset.renewed(moment.reset(named, &answer.0));
         }
         answer
     }
@@ -142,7 +143,7 @@ impl Shard {
                     if written(index) {
                         slot.reset = slot
                             .reset
-                            .or_later(moment.reset(&quotas[index], &answers[index]));
+                            .renewed(moment.reset(&quotas[index], &answers[index]));
                     }
                 }
                 (None, None) => {}
@@ -209,14 +210,21 @@ impl Shard {
         });
     }
 
-    /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at.
+    /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at. Those that shut their
+    /// client out come last: in a window all reset together, or newcomers later.
     ///
     /// The sample is spread over the shard: neighbours came at about the same time, and a crowd of debtors that came together
     /// would otherwise be among itself.
     fn evict(&mut self, moment: &Moment<'_>, spare: impl Fn(Fingerprint) -> bool) -> usize {
         let len = self.table.len();
         let sample = SAMPLE.min(len);
-        let rank = |slot: &Slot| (spare(slot.print), slot.reset.at());
+        let rank = |slot: &Slot| {
+            (
+                spare(slot.print),
+                slot.reset.shuts_out(moment.now),
+                slot.reset.at(),
+            )
+        };
         let start = self.turn_hand();
         let mut nearest = start;
         for step in 1..sample {

@@ -22,24 +22,26 @@ pub(super) struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 48);
 
-/// When an entry owes nothing, and whether that alone is no reason to forget it: a bucket that starts below its capacity is
-/// remembered for some time after it has filled.
+/// When an entry owes nothing, and two marks. One that lingers is not forgotten then: a bucket that starts below its capacity
+/// is remembered for some time after it has filled. One that is drained shuts its client out: it is the last to make room.
 #[derive(Clone, Copy)]
 pub(super) struct Reset(u64);
 
 impl Reset {
-    /// Times stay below it.
+    /// Times stay below both.
     const LINGERS: u64 = 1 << 63;
+    const DRAINED: u64 = 1 << 62;
 
     #[inline]
-    pub(super) fn new(at: Timestamp, lingers: bool) -> Self {
-        Self(at.as_micros() | if lingers { Self::LINGERS } else { 0 })
+    pub(super) fn new(at: Timestamp, lingers: bool, drained: bool) -> Self {
+        let mark = |mark, on| if on { mark } else { 0 };
+        Self(at.as_micros() | mark(Self::LINGERS, lingers) | mark(Self::DRAINED, drained))
     }
 
     /// The time from which nothing is owed.
     #[inline]
     pub(super) fn at(self) -> Timestamp {
-        Timestamp::from_micros(self.0 & !Self::LINGERS)
+        Timestamp::from_micros(self.0 & !(Self::LINGERS | Self::DRAINED))
     }
 
     /// Whether the entry can be forgotten at `now`, if one that lingers does so for `idle_ttl` µs.
@@ -53,13 +55,17 @@ impl Reset {
         self.at().as_micros().saturating_add(ttl) <= now.as_micros()
     }
 
-    /// The later of both, lingering if either does: tiers see different times, and keeping an entry longer is harmless.
+    /// Whether nothing was left at the last charge, and something is still owed.
+    pub(super) fn shuts_out(self, now: Timestamp) -> bool {
+        self.0 & Self::DRAINED != 0 && self.at() > now
+    }
+
+    /// After a charge: the later of both times, lingering if either does, drained if the new one is. Tiers see different
+    /// times, and keeping an entry longer is harmless.
     #[inline]
-    pub(super) fn or_later(self, other: Self) -> Self {
-        Self::new(
-            self.at().max(other.at()),
-            (self.0 | other.0) & Self::LINGERS != 0,
-        )
+    pub(super) fn renewed(self, new: Self) -> Self {
+        let lingers = (self.0 | new.0) & Self::LINGERS != 0;
+        Self::new(self.at().max(new.at()), lingers, new.0 & Self::DRAINED != 0)
     }
 }
 
