@@ -2,6 +2,8 @@
 //!
 //! Run: `cargo run --example playground -- --quota '5/10s burst 3' --quota fixed-window:20/minute`
 //! Then: `curl -i localhost:3000/cost/2`
+//!
+//! SIGTERM and SIGINT stop it; requests that are under way have 3 seconds to end.
 
 use std::convert::Infallible;
 use std::fmt::Display;

@@ -290,14 +290,22 @@ struct Taken {
     cost: Cost,
     /// What the reservation left: while it is there unchanged, nothing came after it.
     left: SmallVec<[Option<State>; 2]>,
+    receipt: Option<Receipt>,
 }
 
 impl Turn {
-    pub(crate) fn new(cost: Cost, left: &[Option<State>]) -> Self {
+    pub(crate) fn new(cost: Cost, left: &[Option<State>], receipt: Option<Receipt>) -> Self {
         Self(Box::new(Taken {
             cost,
             left: left.iter().cloned().collect(),
+            receipt,
         }))
+    }
+
+    /// The receipt of its charge, once the turn has been used: what can be refunded can no longer be cancelled.
+    #[must_use]
+    pub fn into_receipt(self) -> Option<Receipt> {
+        self.0.receipt
     }
 
     pub(crate) fn cost(&self) -> Cost {

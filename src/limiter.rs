@@ -114,7 +114,8 @@ impl<B: Backend> Limiter<B> {
         self.ask(Op::Reserve { cost, max_wait }, key).await
     }
 
-    /// Gives a turn up, before going on. Whether its charge went back; if somebody stands behind it the turn passes unused.
+    /// Gives a turn of `key` up, before going on. Whether its charge went back; if somebody stands behind it the turn passes
+    /// unused. Give it up at the key that took it: at another one it may free somebody else's.
     ///
     /// # Errors
     ///

@@ -289,7 +289,10 @@ mod serde {
     use super::{Policy, Quota};
 
     #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
+    #[serde(
+        deny_unknown_fields,
+        expecting = "a policy: a map with `name`, and `quota` or `quotas`"
+    )]
     struct Form {
         name: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -299,7 +302,7 @@ mod serde {
     }
 
     #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
+    #[serde(deny_unknown_fields, expecting = "a map with `name` and `quota`")]
     struct Named {
         name: String,
         quota: Quota,
@@ -419,6 +422,13 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(why.starts_with("policy name `a b`: use 1 to 64"), "{why}");
+        let why = read(r#"{"name":"api","quotas":["5/s"]}"#)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            why.contains("expected a map with `name` and `quota`"),
+            "{why}"
+        );
         let why = read(r#"{"name":"api"}"#).unwrap_err().to_string();
         assert!(why.starts_with("a policy of 0 quotas: use 1 to 8"), "{why}");
     }

@@ -142,7 +142,8 @@ pub fn reserve(
         _ => check(policy, states, now, cost),
     };
     if of_buckets && reply.decision.is_allowed() {
-        reply.turn = Some(Turn::new(cost, states));
+        // The turn has the receipt: a charge is cancelled or refunded, not both.
+        reply.turn = Some(Turn::new(cost, states, reply.receipt.take()));
     }
     reply
 }

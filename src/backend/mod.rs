@@ -62,11 +62,11 @@ pub enum Op {
 pub struct Reply {
     /// Whether the request may go on, and the numbers after it. Of other operations than a check: the numbers.
     pub decision: Decision,
-    /// What an allowed check has charged.
+    /// What an allowed check has charged; that of a reservation is in its turn.
     pub receipt: Option<Receipt>,
     /// How long to wait before going on; zero unless a turn was reserved.
     pub go_after: Duration,
-    /// The turn that a reservation took, so that it can be given up.
+    /// The turn that a reservation took, so that it can be given up or, later, refunded.
     pub turn: Option<Turn>,
     /// Whether a turn that was given up has been given back, or passes unused.
     pub returned: bool,

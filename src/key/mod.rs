@@ -53,7 +53,7 @@ pub use self::peer::{PeerAddr, PeerIp};
 ///
 /// A type without the trait is named in the error:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// # use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
 /// #[derive(Clone)]
 /// struct Mine;
@@ -63,11 +63,18 @@ pub use self::peer::{PeerAddr, PeerIp};
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 ///
-/// So is a bare closure:
+/// So is a bare closure, with its types or without:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// # use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
 /// let closure = |head: &tower_sluice::Head<'_>| Ok(Key::from(head.uri.path()));
+/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), closure, MemoryBackend::new());
+/// let app: axum::Router = axum::Router::new().layer(limit);
+/// ```
+///
+/// ```compile_fail,E0282
+/// # use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
+/// let closure = |head| Ok(Key::from(head.uri.path())); // error[E0282]: type annotations needed; `key_fn(|head| ..)` needs none
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), closure, MemoryBackend::new());
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```

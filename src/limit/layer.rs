@@ -25,7 +25,7 @@ use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
 ///
 /// A backend that can fail asks for a choice, and the compiler says so:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// # use std::future::{Ready, ready};
 /// # use tower_sluice::backend::{Answer, Backend, Op, Reply};
 /// # use tower_sluice::{Global, Key, Policy, Quota, RateLimitLayer};
@@ -117,7 +117,8 @@ impl<F> fmt::Debug for PolicyFn<F> {
 }
 
 impl<K, B: Backend> RateLimitLayer<K, B> {
-    /// Limits by `policy`, each key for itself, with the state in `backend`. A request costs 1.
+    /// Limits by `policy`, each key for itself, with the state in `backend`. A request costs 1. A closure for `key` is made one
+    /// by [`key_fn`](crate::key_fn): `key_fn(|head| ..)`.
     pub fn new(policy: Policy, key: K, backend: B) -> Self {
         Self {
             policy,
@@ -161,8 +162,9 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         self.rebuilt(|cost, on_error, _, policy| (cost, on_error, reject, policy))
     }
 
-    /// The policy is what `f` picks among policies made beforehand, in place of the one given to `new`: tiers. Give them one name, and a client that changes its
-    /// tier takes along what it has spent.
+    /// The policy is what `f` picks among policies made beforehand, in place of the one given to `new`: tiers. Give them one
+    /// name, and a client that changes its tier takes along what it has spent: until the tier that charged it has been paid
+    /// back.
     pub fn policy_fn<G>(self, f: G) -> RateLimitLayer<K, B, C, F, R, PolicyFn<G>>
     where
         G: Fn(&Head<'_>, &Key) -> Policy,
@@ -229,7 +231,20 @@ impl<K, B, C, F, T, P> RateLimitLayer<K, B, C, F, Http<T>, P> {
     }
 
     /// Refusals look as `f` says. `Retry-After`, `Cache-Control` and the rate-limit fields are added; gRPC requests are refused
-    /// as their clients expect, without asking `f`.
+    /// as their clients expect, without asking `f`. The body is anything that [`Bytes`] are made from: text, JSON already
+    /// written, bytes.
+    ///
+    /// ```
+    /// # use http::Response;
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let limit = limit.reject_fn(|_head, refusal| {
+    ///     let mut response = Response::new("slow down\n");
+    ///     *response.status_mut() = refusal.status();
+    ///     response
+    /// });
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn reject_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RejectFn<G>>, P>
     where
         G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,

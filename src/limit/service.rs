@@ -18,6 +18,9 @@ use crate::response::{Refusal, Reject};
 
 /// A service limited by a [`RateLimitLayer`].
 ///
+/// Around a service that does not speak HTTP it is none before the layer is told to
+/// [`reject_with(AsError)`](RateLimitLayer::reject_with).
+///
 /// It is ready when the inner service is. A request that is refused gives the inner service's readiness back at once.
 pub struct RateLimit<S, K, B, C, F, R, P> {
     pub(super) inner: S,
