@@ -12,6 +12,9 @@
 //! assert_eq!(why.to_string(), "policy name `per ip`: use 1 to 64 of A-Z a-z 0-9 _ . -");
 //! ```
 
+#[cfg(feature = "serde")]
+mod serde;
+
 use std::any::Any;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -278,69 +281,6 @@ fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
         Rule::SlidingLog(log) => (4, log.window, None),
     };
     hash_of((policy, name, shape, quota.token_unit()))
-}
-
-/// `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one.
-#[cfg(feature = "serde")]
-mod serde {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::{Policy, Quota};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(
-        deny_unknown_fields,
-        expecting = "a policy: a map with `name`, and `quota` or `quotas`"
-    )]
-    struct Form {
-        name: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        quota: Option<Quota>,
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        quotas: Vec<Named>,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields, expecting = "a map with `name` and `quota`")]
-    struct Named {
-        name: String,
-        quota: Quota,
-    }
-
-    impl Serialize for Policy {
-        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-            let name = self.name().to_owned();
-            let quotas = self.quotas().iter();
-            let quotas = quotas
-                .map(|named| Named {
-                    name: named.name().to_owned(),
-                    quota: *named.quota(),
-                })
-                .collect();
-            Form {
-                name,
-                quota: None,
-                quotas,
-            }
-            .serialize(serializer)
-        }
-    }
-
-    impl<'de> Deserialize<'de> for Policy {
-        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            let Form {
-                name,
-                quota,
-                quotas,
-            } = Form::deserialize(deserializer)?;
-            let single = quota.map(|quota| (name.clone(), quota));
-            let all = single
-                .into_iter()
-                .chain(quotas.into_iter().map(|named| (named.name, named.quota)));
-            Self::try_of(&name, all).map_err(D::Error::custom)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,60 @@
+//! A policy in a configuration file: `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one.
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Policy, Quota};
+
+#[derive(Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a policy: a map with `name`, and `quota` or `quotas`"
+)]
+struct Form {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    quota: Option<Quota>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    quotas: Vec<Named>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a map with `name` and `quota`")]
+struct Named {
+    name: String,
+    quota: Quota,
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let name = self.name().to_owned();
+        let quotas = self.quotas().iter();
+        let quotas = quotas
+            .map(|named| Named {
+                name: named.name().to_owned(),
+                quota: *named.quota(),
+            })
+            .collect();
+        Form {
+            name,
+            quota: None,
+            quotas,
+        }
+        .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Policy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Form {
+            name,
+            quota,
+            quotas,
+        } = Form::deserialize(deserializer)?;
+        let single = quota.map(|quota| (name.clone(), quota));
+        let all = single
+            .into_iter()
+            .chain(quotas.into_iter().map(|named| (named.name, named.quota)));
+        Self::try_of(&name, all).map_err(D::Error::custom)
+    }
+}
