@@ -75,11 +75,7 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
         };
         return Reply::to_check_of_one(snapshot, charge);
     }
-    assert_eq!(
-        states.len(),
-        policy.quotas().len(),
-        "one state for each quota of the policy"
-    );
+    assert_one_each(policy, states);
     let all_fit = members(policy, states)
         .all(|(index, named, state)| fits(&named.quota, state, now, cost.of(index)));
     let mut snapshots = SmallVec::new();
@@ -113,6 +109,7 @@ pub fn reserve(
     cost: Cost,
     max_wait: Duration,
 ) -> Reply {
+    assert_one_each(policy, states);
     let max_wait = micros_up(max_wait);
     let of_buckets = policy.quotas().iter().all(|named| is_bucket(&named.quota));
     let wait = members(policy, states)
@@ -233,6 +230,16 @@ fn is_bucket(quota: &Quota) -> bool {
     matches!(quota.rule, Rule::TokenBucket(_) | Rule::IntervalBucket(_))
 }
 
+/// Too few states would leave quotas out of a decision without a word.
+fn assert_one_each(policy: &Policy, states: &[Option<State>]) {
+    let quotas = policy.quotas().len();
+    assert_eq!(
+        states.len(),
+        quotas,
+        "one state for each quota of the policy"
+    );
+}
+
 /// Each quota with its place and its state.
 fn members<'a>(
     policy: &'a Policy,
@@ -252,11 +259,7 @@ fn answers(
     states: &mut [Option<State>],
     mut op: impl FnMut(usize, &NamedQuota, &mut Option<State>) -> QuotaSnapshot,
 ) -> Reply {
-    assert_eq!(
-        states.len(),
-        policy.quotas().len(),
-        "one state for each quota of the policy"
-    );
+    assert_one_each(policy, states);
     let snapshots = members(policy, states)
         .map(|(index, named, state)| op(index, named, state))
         .collect();
@@ -316,4 +319,38 @@ const MOST_DEBT: u64 = 1 << 53;
 #[inline]
 fn tokens(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn no_quota_is_left_out_for_want_of_a_state() {
+        let day = Duration::from_secs(86_400);
+        let policy =
+            Policy::new("two", Quota::per_second(9)).and("day", Quota::token_bucket(1, 1, day));
+        let (now, wait) = (Timestamp::from_micros(1), 9 * day);
+        let receipt = check(&policy, &mut [None, None], now, Cost::ONE)
+            .receipt
+            .expect("allowed");
+        for count in [0, 1, 3] {
+            let panics = |op: &dyn Fn(&mut [Option<State>]) -> Reply| {
+                catch_unwind(AssertUnwindSafe(|| op(&mut vec![None; count]))).is_err()
+            };
+            assert!(panics(&|states| check(&policy, states, now, Cost::ONE)));
+            assert!(panics(&|states| reserve(
+                &policy,
+                states,
+                now,
+                Cost::ONE,
+                wait
+            )));
+            assert!(panics(&|states| penalize(&policy, states, now, Cost::ONE)));
+            assert!(panics(&|states| refund(&policy, states, now, &receipt)));
+            assert!(panics(&|states| reset(&policy, states, now)));
+        }
+    }
 }
