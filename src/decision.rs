@@ -312,6 +312,12 @@ impl Turn {
         self.0.cost
     }
 
+    /// What it left of the quota at `index`.
+    #[cfg(feature = "redis")]
+    pub(crate) fn left(&self, index: usize) -> Option<&State> {
+        self.0.left.get(index)?.as_ref()
+    }
+
     /// Whether it was the last charge of these states.
     pub(crate) fn is_last(&self, states: &[Option<State>]) -> bool {
         *self.0.left == *states

@@ -63,7 +63,9 @@ pub mod policy;
 pub mod quota;
 pub mod response;
 
-pub use self::backend::{MemoryBackend, OnBackendError};
+#[cfg(feature = "redis")]
+pub use self::backend::RedisBackend;
+pub use self::backend::{AnyBackend, MemoryBackend, OnBackendError};
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 pub use self::head::Head;
 pub use self::key::{Global, Header, Key, PeerIp, key_fn};

@@ -12,8 +12,8 @@ use crate::quota::FixedWindow;
 /// What was charged in the window that begins at `start`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Count {
-    start: i64,
-    used: u64,
+    pub(super) start: i64,
+    pub(super) used: u64,
 }
 
 pub(super) struct View {

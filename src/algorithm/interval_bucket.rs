@@ -15,9 +15,9 @@ use crate::quota::IntervalBucket;
 /// Whole tokens owed, and when the running period began. `capacity` tells whether the quota has changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Debt {
-    tokens: u64,
-    anchor: i64,
-    capacity: u32,
+    pub(super) tokens: u64,
+    pub(super) anchor: i64,
+    pub(super) capacity: u32,
 }
 
 pub(super) struct View {

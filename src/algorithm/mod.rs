@@ -24,6 +24,8 @@ mod interval_bucket;
 mod operation;
 mod sliding_log;
 mod sliding_window;
+#[cfg(feature = "redis")]
+pub(crate) mod stored;
 mod token_bucket;
 
 use std::time::Duration;

@@ -13,9 +13,9 @@ use crate::quota::SlidingWindow;
 /// What was charged in the window that begins at `start`, and in the one before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts {
-    start: i64,
-    current: u64,
-    previous: u64,
+    pub(super) start: i64,
+    pub(super) current: u64,
+    pub(super) previous: u64,
 }
 
 pub(super) struct View {

@@ -13,10 +13,10 @@ use crate::quota::TokenBucket;
 /// What is owed, and when that was true. `per_token` and `capacity` tell whether the quota has changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Debt {
-    grains: u64,
-    at: i64,
-    per_token: u64,
-    capacity: u32,
+    pub(super) grains: u64,
+    pub(super) at: i64,
+    pub(super) per_token: u64,
+    pub(super) capacity: u32,
     niche: Niche,
 }
 
@@ -26,6 +26,20 @@ pub(super) struct Debt {
 #[repr(u8)]
 enum Niche {
     TokenBucket,
+}
+
+impl Debt {
+    #[cfg(feature = "redis")]
+    pub(super) const fn of(grains: u64, at: i64, per_token: u64, capacity: u32) -> Self {
+        let niche = Niche::TokenBucket;
+        Self {
+            grains,
+            at,
+            per_token,
+            capacity,
+            niche,
+        }
+    }
 }
 
 pub(super) struct View {

@@ -17,8 +17,13 @@
 //! assert!(allowed("bob"));
 //! ```
 
+mod any;
+mod error;
 mod failure;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
+mod resilient;
 
 use std::time::Duration;
 
@@ -29,8 +34,13 @@ use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
 
+pub use self::any::AnyBackend;
+pub use self::error::{BackendError, BackendErrorKind};
 pub use self::failure::{HandlesFailure, NoChoice, OnBackendError, Outcome};
 pub use self::memory::MemoryBackend;
+#[cfg(feature = "redis")]
+pub use self::redis::RedisBackend;
+pub use self::resilient::Resilient;
 
 /// What is asked of a backend.
 #[derive(Debug)]

@@ -34,8 +34,18 @@ pub struct Policy(Arc<Inner>);
 struct Inner {
     name: Box<str>,
     quotas: Vec<NamedQuota>,
-    /// What a floor above prepares once for each policy; see `memo`.
-    memo: OnceLock<Box<dyn Memo>>,
+    /// What floors above prepare once for each policy; see `memo`.
+    memos: [OnceLock<Box<dyn Memo>>; 2],
+}
+
+/// Which floor above has prepared something.
+#[derive(Clone, Copy)]
+pub(crate) enum Floor {
+    /// The one that tells clients.
+    Answers,
+    /// The one that keeps state in a store.
+    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
+    Store,
 }
 
 /// Anything that leaves a policy as safe to share as it is without.
@@ -179,7 +189,7 @@ impl Policy {
         Ok(Self(Arc::new(Inner {
             name: name.into(),
             quotas: made,
-            memo: OnceLock::new(),
+            memos: [const { OnceLock::new() }; 2],
         })))
     }
 
@@ -196,15 +206,21 @@ impl Policy {
         &self.0.quotas
     }
 
-    /// What `make` makes of this policy, made once. There is one place, for one type: the floor above that tells clients.
+    /// Whether it is the very same, and not one that looks like it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// What `make` makes of this policy for `floor`, made once. Each floor has one place, for one type.
     pub(crate) fn memo<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe>(
         &self,
+        floor: Floor,
         make: impl FnOnce(&Self) -> T,
     ) -> &T {
-        let made = self.0.memo.get_or_init(|| Box::new(make(self)));
+        let made = self.0.memos[floor as usize].get_or_init(|| Box::new(make(self)));
         let made: &dyn Any = &**made;
-        made.downcast_ref()
-            .expect("`memo` is asked for one type only")
+        made.downcast_ref().expect("each floor has one type")
     }
 }
 

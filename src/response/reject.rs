@@ -8,7 +8,7 @@ use super::headers::{self, HeaderFormat, Prepared};
 use super::{Refusal, ResponseBody, grpc, problem};
 use crate::decision::Decision;
 use crate::head::Head;
-use crate::policy::Policy;
+use crate::policy::{Floor, Policy};
 
 /// How a service is answered for: what refuses a request, and what an answer takes with it.
 ///
@@ -100,7 +100,7 @@ impl RefusalBody for Problem {
     fn response(&self, _: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
         let body = match refusal {
             Refusal::Limited { policy, decision } => policy
-                .memo(Prepared::of)
+                .memo(Floor::Answers, Prepared::of)
                 .problem(policy, decision.snapshot()),
             _ => problem::about_blank(refusal.status()),
         };
@@ -142,7 +142,7 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
                     if let Some(retry_after) = decision.retry_after() {
                         headers::write_refusal(retry_after, &mut head.headers);
                     }
-                    policy.memo(Prepared::of).write_limits(
+                    policy.memo(Floor::Answers, Prepared::of).write_limits(
                         self.format,
                         decision,
                         &mut head.headers,
@@ -224,7 +224,7 @@ impl Told {
             && self.speaks_on(response.status())
             && !grpc::is_grpc(response.headers())
         {
-            let prepared = self.policy.memo(Prepared::of);
+            let prepared = self.policy.memo(Floor::Answers, Prepared::of);
             prepared.write_limits(self.format, &self.decision, response.headers_mut());
         }
         if self.extensions {

@@ -1,5 +1,12 @@
-//! Every vector of `tests/vectors` against the pure core and against the memory backend, to the microsecond. No case is left
-//! out: the manual clock goes back where a case asks for it.
+//! Every vector of `tests/vectors` against the pure core and against the backends, to the microsecond. No case is left out: the
+//! manual clock goes back where a case asks for it.
+
+#[cfg(feature = "redis")]
+mod redis;
+mod subject;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,176 +15,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tower_sluice::algorithm::{self, State};
-use tower_sluice::backend::Reply;
-use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::clock::Timestamp;
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::quota::{Anchor, ParseQuotaErrorKind};
-use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RetryAfter, Turn};
+use tower_sluice::{Cost, Policy, Quota, RetryAfter, Turn};
+
+use crate::subject::{Subject, Subjects};
 
 type Object = Map<String, Value>;
-
-/// Something that answers a vector's steps.
-trait Subject {
-    const NAME: &str;
-    fn new(policy: &Policy, start: Timestamp) -> Self;
-    fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply;
-    fn reserve(&mut self, policy: &Policy, now: Timestamp, cost: Cost, max_wait: Duration)
-    -> Reply;
-    /// Whether the turn was given back. (A look afterwards tells the rest.)
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool;
-    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot>;
-    fn refund(
-        &mut self,
-        policy: &Policy,
-        now: Timestamp,
-        receipt: &mut Receipt,
-        cost: Cost,
-    ) -> Vec<QuotaSnapshot>;
-    fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot>;
-}
-
-struct Core(Vec<Option<State>>);
-
-impl Subject for Core {
-    const NAME: &str = "core";
-
-    fn new(policy: &Policy, _: Timestamp) -> Self {
-        Self(vec![None; policy.quotas().len()])
-    }
-
-    fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply {
-        algorithm::check(policy, &mut self.0, now, cost)
-    }
-
-    fn reserve(
-        &mut self,
-        policy: &Policy,
-        now: Timestamp,
-        cost: Cost,
-        max_wait: Duration,
-    ) -> Reply {
-        algorithm::reserve(policy, &mut self.0, now, cost, max_wait)
-    }
-
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool {
-        algorithm::cancel(policy, &mut self.0, now, &turn).returned
-    }
-
-    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
-        algorithm::penalize(policy, &mut self.0, now, cost)
-            .decision
-            .snapshot()
-            .quotas()
-            .to_vec()
-    }
-
-    fn refund(
-        &mut self,
-        policy: &Policy,
-        now: Timestamp,
-        receipt: &mut Receipt,
-        cost: Cost,
-    ) -> Vec<QuotaSnapshot> {
-        algorithm::refund(policy, &mut self.0, now, &receipt.take(cost))
-            .decision
-            .snapshot()
-            .quotas()
-            .to_vec()
-    }
-
-    fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot> {
-        algorithm::reset(policy, &mut self.0, now)
-            .decision
-            .snapshot()
-            .quotas()
-            .to_vec()
-    }
-}
-
-struct Memory {
-    clock: ManualClock,
-    backend: MemoryBackend<ManualClock>,
-    runtime: tokio::runtime::Runtime,
-    key: Key,
-}
-
-impl Memory {
-    fn at(&self, policy: &Policy, now: Timestamp) -> Limiter<MemoryBackend<ManualClock>> {
-        self.clock.set(now);
-        Limiter::new(policy.clone(), self.backend.clone())
-    }
-}
-
-impl Subject for Memory {
-    const NAME: &str = "memory";
-
-    fn new(_: &Policy, start: Timestamp) -> Self {
-        let clock = ManualClock::at(start);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime");
-        let backend = MemoryBackend::builder().clock(clock.clone()).build();
-        Self {
-            clock,
-            backend,
-            runtime,
-            key: Key::from("the key"),
-        }
-    }
-
-    fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply {
-        let limiter = self.at(policy, now);
-        let Ok(reply) = self.runtime.block_on(limiter.check(&self.key, cost));
-        reply
-    }
-
-    fn reserve(
-        &mut self,
-        policy: &Policy,
-        now: Timestamp,
-        cost: Cost,
-        max_wait: Duration,
-    ) -> Reply {
-        let limiter = self.at(policy, now);
-        let Ok(reply) = self
-            .runtime
-            .block_on(limiter.reserve(&self.key, cost, max_wait));
-        reply
-    }
-
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool {
-        let limiter = self.at(policy, now);
-        let Ok(returned) = self.runtime.block_on(limiter.cancel(&self.key, turn));
-        returned
-    }
-
-    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
-        let limiter = self.at(policy, now);
-        let Ok(snapshot) = self.runtime.block_on(limiter.penalty(&self.key, cost));
-        snapshot.quotas().to_vec()
-    }
-
-    fn refund(
-        &mut self,
-        policy: &Policy,
-        now: Timestamp,
-        receipt: &mut Receipt,
-        cost: Cost,
-    ) -> Vec<QuotaSnapshot> {
-        let limiter = self.at(policy, now);
-        let Ok(snapshot) = self
-            .runtime
-            .block_on(limiter.refund(&self.key, receipt, cost));
-        snapshot.quotas().to_vec()
-    }
-
-    fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot> {
-        let limiter = self.at(policy, now);
-        let Ok(snapshot) = self.runtime.block_on(limiter.reset(&self.key));
-        snapshot.quotas().to_vec()
-    }
-}
 
 fn read(file: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -340,10 +185,13 @@ fn told(quota: &QuotaSnapshot, checked: bool) -> Object {
 }
 
 /// Runs one vector; `Err` says step, expected and actual.
-fn run<S: Subject>(vector: &Object, mut policy: Policy, algorithm: &str) -> Result<(), String> {
+fn run(
+    vector: &Object,
+    mut policy: Policy,
+    algorithm: &str,
+    mut subject: impl Subject,
+) -> Result<(), String> {
     let steps = vector["steps"].as_array().expect("steps");
-    let start = Timestamp::from_micros(number(object(&steps[0]), "at_us"));
-    let mut subject = S::new(&policy, start);
     let mut receipts: BTreeMap<usize, Receipt> = BTreeMap::new();
     let mut turns: BTreeMap<usize, Turn> = BTreeMap::new();
     for (index, step) in steps.iter().enumerate() {
@@ -484,7 +332,7 @@ fn run<S: Subject>(vector: &Object, mut policy: Policy, algorithm: &str) -> Resu
     Ok(())
 }
 
-fn run_file<S: Subject>(file: &str) {
+fn run_file<S: Subjects>(file: &str, mut subjects: S) {
     let vectors = read(file);
     let vectors = object(&vectors);
     only(
@@ -512,7 +360,8 @@ fn run_file<S: Subject>(file: &str) {
                 Policy::try_of("vectors", named).expect("a policy")
             }
         };
-        match run::<S>(vector, policy, algorithm) {
+        let subject = subjects.next(&policy);
+        match run(vector, policy, algorithm, subject) {
             Ok(()) => ran += 1,
             Err(why) => write!(failures, "\n{file}, {name}, {}: {why}", S::NAME).expect("writes"),
         }
@@ -523,23 +372,31 @@ fn run_file<S: Subject>(file: &str) {
     writeln!(std::io::stderr(), "{file} on {}: {ran} cases pass", S::NAME).expect("stderr");
 }
 
-macro_rules! on_core_and_memory {
+macro_rules! on_all {
     ($($name:ident: $file:literal)*) => {$(
         mod $name {
+            use crate::subject::{Cores, Memories, runtime};
+
             #[test]
             fn core() {
-                super::run_file::<super::Core>($file);
+                super::run_file($file, Cores);
             }
 
             #[test]
             fn memory() {
-                super::run_file::<super::Memory>($file);
+                super::run_file($file, Memories(runtime()));
+            }
+
+            #[cfg(feature = "redis")]
+            #[test]
+            fn redis() {
+                super::run_file($file, crate::redis::Scripted::start());
             }
         }
     )*};
 }
 
-on_core_and_memory! {
+on_all! {
     token_bucket: "token_bucket.json"
     token_bucket_interval: "token_bucket_interval.json"
     gcra: "gcra.json"

@@ -1,0 +1,30 @@
+-- check.lua: decisions under one quota each, one after the other, each as if it were alone; made for one algorithm.
+-- KEYS     one a decision
+-- ARGV     prelude's, then of each decision: quota (see the algorithm) | cost
+-- returns  of each decision: retry 0 allowed, -1 never, else µs | remaining | reset in µs | place of the charge; or of one that
+--          failed: -2 | why | 0 | 0
+-- writes   one SET with its expiry for each that is allowed, nothing for a refusal (a log: RPUSH, PEXPIRE, LTRIM)
+
+--@prelude
+local key, quota, raw
+--@names
+local answers, count, last, go = {}, 0, nil, true
+for index = 1, #KEYS do
+  key, quota = KEYS[index], ARGV[2 + 2 * index]
+  local cost = tonumber(ARGV[3 + 2 * index])
+  if quota ~= last then
+    last = quota
+    --@quota
+  end
+  local retry, remaining, reset, place = 0, 0, 0, 0
+  --@load
+  --@view
+  if not fault then
+    --@judge
+    --@settle
+  end
+  if fault then retry, remaining, reset, place = -2, fault, 0, 0 end
+  answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = retry, remaining, reset, place
+  count = count + 4
+end
+return answers

@@ -1,0 +1,41 @@
+-- fixed_window.lua: a count that starts again with each window, which holds its start and not its end.
+-- state    string: 'f1', start of the window in µs, tokens used in it; no key has used none
+-- quota    limit | window in µs | offset of the windows from the epoch in µs, -1: the first charge begins one
+-- expiry   the end of the window, as all charges in it say: none moves it
+
+--# names
+local limit, window, origin
+local hold = 0
+--# quota
+limit, window, origin = struct.unpack('<i8i8i8', quota, 2)
+--# view
+local start, used, note, fault = origin < 0 and now or now - (now - origin) % window, 0, false, nil
+if raw then
+  if #raw == 18 then
+    local tag, began, had = struct.unpack('<c2i8i8', raw)
+    if tag ~= 'f1' then
+      fault = 'CORRUPT'
+    elseif now >= began then
+      if now - began < window and had > 0 then start, used = began, had end
+    elseif began - now <= window then
+      start, used = began, had
+    else
+      used, note = had, true
+    end
+  else
+    fault = raw.err or 'CORRUPT'
+  end
+end
+--# wait
+if used + cost > limit then retry = start - now + window end
+--# charge
+used, place = used + cost, start
+--# penalize
+used = math.max(used, math.min(used + cost, 2 * limit))
+--# refund
+if place == start then used = math.max(0, used - cost) end
+--# tell
+remaining = math.max(0, limit - used)
+reset = used > 0 and start - now + window or 0
+--# pack
+raw = struct.pack('<c2i8i8', 'f1', start, used)

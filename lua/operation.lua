@@ -1,0 +1,61 @@
+-- operation.lua: an operation on all quotas of a policy at one time, all or nothing; made for an operation (its file has
+-- `member`) and for the algorithms that its policies have. Several are done one after the other, each as if it were alone.
+-- KEYS     one a quota
+-- ARGV     prelude's, then of each operation: number of its quotas | longest wait in µs, -1: no turn is wanted; then of each
+--          quota: quota (its first byte names the algorithm) | cost | extra (see the operation)
+-- returns  of each operation: its own number (see there), then of each quota: retry | remaining | reset | place; then, if a turn
+--          was wanted, of each quota what is stored now. Of one that failed: -2 | why
+-- writes   at most one SET with its expiry for each quota
+
+--@prelude
+local key, quota, cost, extra, raw, max_wait
+local members = {}
+--@each
+do
+  --@names
+  members['@letter'] = function(go)
+    local retry, remaining, reset, place = 0, 0, 0, 0
+    --@quota
+    --@member
+  end
+end
+--@end
+
+-- The operation whose keys and arguments come after these: looks at all quotas, and then does it to all.
+local function operate(keys, args, count)
+  local raws, longest, never, fault = {}, 0, false, nil
+  local function visit(go, index)
+    local last = args + 3 * index
+    key, quota, cost, extra = KEYS[keys + index], ARGV[last - 2], tonumber(ARGV[last - 1]), ARGV[last]
+    return members[string.sub(quota, 1, 1)](go)
+  end
+  for index = 1, count do
+    local retry
+    fault, retry = visit(nil, index)
+    if fault then return { -2, fault } end
+    raws[index], longest, never = raw, math.max(longest, retry), never or retry < 0
+  end
+  local go, own = not never and longest == 0, 0
+  if not go and not never and longest <= max_wait then go, own = 'take', longest end
+  local answer, size = { own }, 1
+  for index = 1, count do
+    raw = raws[index]
+    local fault, retry, remaining, reset, place = visit(go, index)
+    if fault then return { -2, fault } end
+    answer[size + 1], answer[size + 2], answer[size + 3], answer[size + 4] = retry, remaining, reset, place
+    size, raws[index] = size + 4, raw
+  end
+  if max_wait >= 0 then
+    for index = 1, count do answer[size + index] = raws[index] or '' end
+  end
+  return answer
+end
+
+local answers, keys, args = {}, 0, 3
+while keys < #KEYS do
+  local count = tonumber(ARGV[args + 1])
+  max_wait = tonumber(ARGV[args + 2])
+  answers[#answers + 1] = operate(keys, args + 2, count)
+  keys, args = keys + count, args + 2 + 3 * count
+end
+return answers

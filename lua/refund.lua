@@ -1,0 +1,21 @@
+-- refund.lua: takes back what a charge has left, as far as it is still there; nothing rises above fresh, no key is created.
+-- extra    the place of the charge
+-- own      0
+
+--# member
+if go == nil then
+  --@load
+end
+--@view
+if fault or go == nil then return fault, 0 end
+local there = raw and cost > 0
+if there then
+  place = tonumber(extra)
+  --@refund
+end
+--@tell
+if there then
+  --@pack
+  --@store
+end
+return fault, retry, remaining, reset, place

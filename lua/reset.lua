@@ -1,0 +1,18 @@
+-- reset.lua: forgets the keys.
+-- extra    nothing
+-- own      0
+
+--# member
+if go == nil then
+  --@load
+end
+--@view
+if fault then return fault end
+if go == nil then return nil, 0 end
+redis.call('DEL', key)
+raw = nil
+do
+  --@view
+  --@tell
+end
+return fault, retry, remaining, reset, place

@@ -1,0 +1,31 @@
+-- shared.lua: what the algorithms have in common; a section of the same name in theirs goes before.
+-- A section is code in place: it reads key, quota (packed), cost and now, and leaves raw (the stored string), retry (0: the cost
+-- fits, -1: it never will, else µs), remaining, reset (µs), place (where the charge lies), fault (text) and note (whether even a
+-- refusal has to be written down).
+
+--# load
+raw = redis.pcall('GET', key)
+--# judge
+if cost > limit then
+  retry, note = -1, false
+elseif cost > 0 then
+  --@wait
+else
+  note = false
+end
+--# settle
+if go and cost > 0 and retry == 0 then
+  --@charge
+  note = true
+end
+--@tell
+if note then
+  --@pack
+  --@store
+end
+--# store
+local px = math.max(math.ceil(reset / 1000) + 1000 + hold, floor)
+fault = redis.pcall('SET', key, raw, 'PX', string.format('%.0f', px)).err
+--# can_wait
+local can_wait = false
+--# take_back

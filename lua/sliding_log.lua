@@ -1,0 +1,130 @@
+-- sliding_log.lua: every charge with its time; one at t counts while now - t < window.
+-- state    list, oldest first, each entry: 'l1', time of the charge in µs, number, sum of all charges up to this one, its own
+--          cost. Sums and numbers only grow, so that what counts and what makes room are found by binary search
+-- quota    limit | window in µs
+-- expiry   one window after the newest charge; what has passed is dropped by the next charge, not by a refusal
+-- place    the number of the entry
+
+--# names
+local limit, window
+-- The entry at `index`, in its parts.
+local function entry(index)
+  local text = redis.call('LINDEX', key, index)
+  if text and #text == 34 then
+    local tag, time, number, sum, cost = struct.unpack('<c2i8i8i8i8', text)
+    if tag == 'l1' then return time, number, sum, cost end
+  end
+  error({ err = 'CORRUPT' }, 0)
+end
+local function packed(time, number, sum, cost)
+  return struct.pack('<c2i8i8i8i8', 'l1', time, number, sum, cost)
+end
+-- The first index from `low` for which `found` holds, else `high`. It is looked for near `low` first.
+local function first(low, high, found)
+  local step = 1
+  while low + step <= high and not found(low + step - 1) do low, step = low + step, step * 2 end
+  high = math.min(high, low + step - 1)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if found(middle) then high = middle else low = middle + 1 end
+  end
+  return low
+end
+-- The log brought to now: how many entries there are and how many of them have passed, what the others add up to, and the last.
+local function read()
+  local log = { at = now, passed = 0, sum = 0, last = 0, number = -1, newest = now, rebase = false }
+  local count = redis.pcall('LLEN', key)
+  if type(count) == 'table' then error(count, 0) end
+  log.count = count
+  if count == 0 then return log end
+  local newest, number, last = entry(-1)
+  if now < newest then
+    if newest - now <= window then log.at = newest else log.rebase = true end
+  end
+  -- What lies in the future counts: it moves to now.
+  log.passed = first(0, count, function(index) return log.at - entry(index) < window end)
+  log.number, log.last, log.newest = number, last, math.min(newest, log.at)
+  if log.passed < count then
+    local _, _, sum, cost = entry(log.passed)
+    log.sum = last - sum + cost
+  end
+  return log
+end
+-- Moves what lies in the future to now, appends a charge, and drops what has passed. First what memory can be short for.
+local function write(log, add, px)
+  if log.rebase then
+    for index = log.count - 1, 0, -1 do
+      local time, number, sum, cost = entry(index)
+      if time <= log.at then break end
+      redis.call('LSET', key, index, packed(log.at, number, sum, cost))
+    end
+  end
+  if add > 0 then
+    redis.call('RPUSH', key, packed(log.at, math.max(log.number + 1, log.at), log.last + add, add))
+    if log.passed > 0 then redis.call('LTRIM', key, log.passed, -1) end
+  end
+  redis.call('PEXPIRE', key, px)
+end
+-- Takes up to `cost` off the entry of this number, and so off the sums of those behind it.
+local function give_back(log, number, cost)
+  local index = first(log.passed, log.count, function(index)
+    local _, other = entry(index)
+    return other >= number
+  end)
+  if index == log.count then return end
+  local time, other, sum, own = entry(index)
+  if other ~= number then return end
+  local back = math.min(own, cost)
+  for later = index + 1, log.count - 1 do
+    local time, other, sum, own = entry(later)
+    redis.call('LSET', key, later, packed(time, other, sum - back, own))
+  end
+  if back < own then
+    redis.call('LSET', key, index, packed(time, other, sum - back, own - back))
+  else
+    redis.call('LSET', key, index, '')
+    redis.call('LREM', key, -1, '')
+  end
+end
+local function why(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
+--# quota
+limit, window = struct.unpack('<i8i8', quota, 2)
+--# load
+raw = nil
+--# view
+local add, note, fault, log = 0, false, nil, nil
+do
+  local fine, found = pcall(read)
+  if fine then log, note, raw = found, found.rebase, found.count > 0 else fault = why(found) end
+end
+--# wait
+if log.sum + cost > limit then
+  local leaves = first(log.passed, log.count - 1, function(index)
+    local _, _, sum = entry(index)
+    return log.last - sum <= limit - cost
+  end)
+  retry = math.min((entry(leaves)), log.at) - now + window
+end
+--# charge
+add, place = cost, math.max(log.number + 1, log.at)
+log.sum, log.newest = log.sum + add, log.at
+--# penalize
+add = math.min(cost, math.max(0, 2 * limit - log.sum))
+if add > 0 then log.sum, log.newest = log.sum + add, log.at end
+--# refund
+do
+  local fine, problem = pcall(give_back, log, place, cost)
+  if not fine then return why(problem) end
+  fine, log = pcall(read)
+  if not fine then return why(log) end
+end
+--# tell
+remaining = math.max(0, limit - log.sum)
+reset = log.sum > 0 and log.newest - now + window or 0
+--# pack
+--# store
+do
+  local px = string.format('%.0f', math.max(math.ceil(reset / 1000) + 1000, floor))
+  local fine, problem = pcall(write, log, add, px)
+  if not fine then fault = why(problem) end
+end

@@ -1,0 +1,69 @@
+-- sliding_window.lua: two counts; the older one weighs with the part of its window that a window ending now still covers.
+-- state    string: 's1', start of the current window in µs, tokens used in it, tokens used in the one before it
+-- quota    limit | window in µs | tick in µs, by which the weight falls | ticks of a window, rounded up
+-- numbers  limit × ticks is at most 2^51, so that no product passes 2^53; the carried part is compared as a fraction
+
+--# names
+local limit, window, tick, ticks
+local hold = 0
+--# quota
+limit, window, tick, ticks = struct.unpack('<i8i8i8i8', quota, 2)
+--# view
+local start, current, previous, at, note, fault = now - now % window, 0, 0, now, false, nil
+if raw then
+  if #raw == 26 then
+    local tag, began, had, before = struct.unpack('<c2i8i8i8', raw)
+    had, before = math.min(had, 2 * limit), math.min(before, 2 * limit)
+    if tag ~= 's1' then
+      fault = 'CORRUPT'
+    elseif now >= began then
+      if now - began < window then
+        start, current, previous = began, had, before
+      elseif now - began < 2 * window then
+        start, previous = began + window, had
+      end
+    elseif began - now <= window then
+      start, current, previous, at = began, had, before, began
+    else
+      current, previous, note = had, before, true
+    end
+  else
+    fault = raw.err or 'CORRUPT'
+  end
+end
+local left = ticks - math.floor((at - start) / tick)
+--# wait
+local room = limit - current - cost
+if room < 0 or previous * left > room * ticks then
+  -- The first time at which it fits, in this window or the two after it: then everything is forgotten.
+  local since, counted, carried = start - now, current, previous
+  retry = nil
+  repeat
+    room = limit - counted - cost
+    if room >= 0 then
+      local passed = carried <= room and 0 or ticks - math.floor(room * ticks / carried)
+      if passed < ticks then retry = since + passed * tick end
+    end
+    since, counted, carried = since + window, 0, counted
+  until retry
+end
+--# charge
+current, place = current + cost, start
+--# penalize
+current = math.max(current, math.min(current + cost, 2 * limit))
+--# refund
+if place == start then
+  current = math.max(0, current - cost)
+elseif place == start - window then
+  previous = math.max(0, previous - cost)
+end
+--# tell
+remaining = math.max(0, limit - current - math.ceil(previous * left / ticks))
+reset = 0
+if current > 0 then
+  reset = start - now + 2 * window
+elseif previous > 0 then
+  reset = start - now + window
+end
+--# pack
+raw = struct.pack('<c2i8i8i8', 's1', start, current, previous)

@@ -1,0 +1,55 @@
+-- token_bucket.lua: a bucket that refills all the time.
+-- state    string: 'b1', debt in grains, the time in µs when it was true, grains per token, capacity (the last two tell
+--          whether the quota has changed since); no key owes `initial`
+-- quota    capacity in tokens | grains refilled per µs | grains per token | grains owed by a key never seen
+-- numbers  a token is P grains and a µs refills A of them: whole numbers, all below 2^53
+
+--# names
+local limit, per_micro, per_token, initial, hold
+--# quota
+limit, per_micro, per_token, initial = struct.unpack('<i8i8i8i8', quota, 2)
+hold = initial > 0 and idle or 0
+--# view
+local full = limit * per_token
+local debt, at, ahead, note, fault = initial, now, 0, initial > 0, nil
+if raw then
+  if #raw == 34 then
+    local tag, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
+    if tag == 'b1' then
+      if had ~= per_token then was = math.min(math.ceil(was / had) * per_token, 2 * full) end
+      if capacity ~= limit then was = math.min(was, 2 * full) end
+      if now >= since then
+        local paid = (now - since) * per_micro
+        debt, note = paid < was and was - paid or 0, false
+      elseif since - now <= math.ceil(full / per_micro) then
+        debt, at, ahead, note = was, since, since - now, false
+      else
+        debt, note = was, true
+      end
+    else
+      fault = 'CORRUPT'
+    end
+  else
+    fault = raw.err or 'CORRUPT'
+  end
+end
+--# wait
+-- Subtracted first: debt and cost together may pass 2^53.
+local over = debt - (limit - cost) * per_token
+if over > 0 then retry = math.ceil(over / per_micro) + ahead end
+--# can_wait
+local can_wait = debt < 9007199254740992 - cost * per_token
+--# charge
+debt = debt + cost * per_token
+--# penalize
+debt = math.max(debt, math.min(debt + cost * per_token, 2 * full))
+--# refund
+debt = math.max(0, debt - cost * per_token)
+--# tell
+remaining = debt < full and math.floor((full - debt) / per_token) or 0
+reset = debt > 0 and math.ceil(debt / per_micro) + ahead or 0
+--# pack
+raw = struct.pack('<c2i8i8i8i8', 'b1', debt, at, per_token, limit)
+--# take_back
+local tag, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
+raw = struct.pack('<c2i8i8i8i8', tag, math.max(0, was - cost * had), since, had, capacity)

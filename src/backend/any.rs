@@ -1,0 +1,142 @@
+use std::fmt;
+
+#[cfg(feature = "redis")]
+use super::RedisBackend;
+use super::{Answer, Backend, BackendError, MemoryBackend, Op, Reply};
+use crate::key::Key;
+use crate::policy::Policy;
+
+/// A backend that is chosen at run time, by a URL or from one made elsewhere.
+///
+/// ```
+/// use tower_sluice::AnyBackend;
+///
+/// let backend = AnyBackend::from_url("memory:")?;
+/// let why = AnyBackend::from_url("etcd://localhost").unwrap_err().to_string();
+/// assert!(why.starts_with("unknown backend `etcd:`; use memory:"), "{why}");
+/// # Ok::<(), tower_sluice::backend::BackendError>(())
+/// ```
+///
+/// It can always fail, so that a layer over it asks for a choice
+/// ([`on_backend_error`](crate::RateLimitLayer::on_backend_error)).
+#[derive(Clone)]
+pub struct AnyBackend(Either);
+
+#[derive(Clone)]
+enum Either {
+    Memory(MemoryBackend),
+    #[cfg(feature = "redis")]
+    Redis(RedisBackend),
+}
+
+/// Schemes that lead to Redis, as redis-rs knows them, and whether by TLS.
+const REDIS: [(&str, bool); 7] = [
+    ("redis", false),
+    ("rediss", true),
+    ("redis+unix", false),
+    ("unix", false),
+    ("valkey", false),
+    ("valkeys", true),
+    ("valkey+unix", false),
+];
+
+impl AnyBackend {
+    /// The backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`) or
+    /// `redis+unix:` URL as [redis-rs](https://docs.rs/redis) reads them. It does not connect: configuration can be read before
+    /// Redis is there, and outside of a runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](super::BackendErrorKind::Config) for a scheme that is unknown, one whose feature is missing, or a URL that
+    /// cannot be read; the text says which, and what is known.
+    pub fn from_url(url: &str) -> Result<Self, BackendError> {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        if url == "memory:" {
+            return Ok(Self(Either::Memory(MemoryBackend::new())));
+        }
+        match REDIS.iter().find(|(name, _)| *name == scheme) {
+            Some((_, by_tls)) => Self::redis(url, scheme, *by_tls),
+            None => {
+                let shown: String = scheme
+                    .chars()
+                    .take(40)
+                    .flat_map(char::escape_debug)
+                    .collect();
+                Err(BackendError::config(format!(
+                    "unknown backend `{shown}:`; use memory:, redis://, rediss:// or redis+unix://"
+                )))
+            }
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    fn redis(url: &str, scheme: &str, by_tls: bool) -> Result<Self, BackendError> {
+        if by_tls && cfg!(not(feature = "tls")) {
+            return Err(lacking(scheme, "tls"));
+        }
+        RedisBackend::connect_lazy(url).map(Self::from)
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn redis(_: &str, scheme: &str, by_tls: bool) -> Result<Self, BackendError> {
+        Err(lacking(scheme, if by_tls { "tls" } else { "redis" }))
+    }
+}
+
+#[cfg_attr(feature = "tls", allow(dead_code))]
+fn lacking(scheme: &str, feature: &str) -> BackendError {
+    BackendError::config(format!(
+        "`{scheme}:` needs the feature `{feature}` of tower-sluice, which is not built in; memory: always is"
+    ))
+}
+
+impl From<MemoryBackend> for AnyBackend {
+    fn from(backend: MemoryBackend) -> Self {
+        Self(Either::Memory(backend))
+    }
+}
+
+#[cfg(feature = "redis")]
+impl From<RedisBackend> for AnyBackend {
+    fn from(backend: RedisBackend) -> Self {
+        Self(Either::Redis(backend))
+    }
+}
+
+impl Backend for AnyBackend {
+    type Error = BackendError;
+    #[cfg(feature = "redis")]
+    type Future = <RedisBackend as Backend>::Future;
+    #[cfg(not(feature = "redis"))]
+    type Future = std::future::Ready<Result<Reply, BackendError>>;
+
+    #[inline]
+    fn ask(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+    ) -> Answer<Result<Reply, BackendError>, Self::Future> {
+        match &self.0 {
+            Either::Memory(memory) => match memory.ask(op, policy, key) {
+                Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
+                Answer::Later(reply) => Answer::Now(match reply.into_inner() {
+                    Ok(reply) => Ok(reply),
+                    Err(never) => match never {},
+                }),
+            },
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => redis.ask(op, policy, key),
+        }
+    }
+}
+
+impl fmt::Debug for AnyBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Either::Memory(memory) => memory.fmt(f),
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => redis.fmt(f),
+        }
+    }
+}

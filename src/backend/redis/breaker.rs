@@ -1,0 +1,182 @@
+//! A circuit breaker (Nygard, Release It!, 2007): after repeated failures Redis is left alone for a while, so that one that is
+//! gone costs a request nothing. A single trip then finds out whether it is back.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::trace;
+
+/// Failures in a row that open the circuit.
+const MOST_FAILURES: u32 = 5;
+/// The first pause; it doubles with each probe that fails.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(super) struct Breaker {
+    /// Failures in a row. Read without the lock: it opens a little sooner or later, nothing else hangs on it.
+    failures: AtomicU32,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// When the next probe may go.
+    until: Instant,
+    pause: Duration,
+}
+
+/// The right to ask Redis once.
+#[must_use]
+pub(super) struct Permit<'a> {
+    breaker: &'a Breaker,
+    is_probe: bool,
+    told: bool,
+}
+
+impl Breaker {
+    pub(super) fn new() -> Self {
+        Self {
+            failures: AtomicU32::new(0),
+            open: Mutex::new(Open {
+                until: Instant::now(),
+                pause: FIRST_PAUSE,
+            }),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= MOST_FAILURES
+    }
+
+    /// Whether nobody may ask now.
+    #[inline]
+    pub(super) fn refuses(&self) -> bool {
+        self.is_open() && Instant::now() < self.open.lock().until
+    }
+
+    /// `None` if Redis is to be left alone.
+    pub(super) fn admit(&self) -> Option<Permit<'_>> {
+        let is_probe = self.is_open();
+        if is_probe {
+            let mut open = self.open.lock();
+            let now = Instant::now();
+            if now < open.until {
+                return None;
+            }
+            // Until this one has told what it found; it may also be dropped, or its thread.
+            open.until = now + open.pause;
+        }
+        Some(Permit {
+            breaker: self,
+            is_probe,
+            told: false,
+        })
+    }
+}
+
+impl Permit<'_> {
+    /// Redis has answered.
+    pub(super) fn succeeded(mut self) {
+        self.told = true;
+        let breaker = self.breaker;
+        if breaker.failures.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if breaker.failures.swap(0, Ordering::Relaxed) >= MOST_FAILURES {
+            breaker.open.lock().pause = FIRST_PAUSE;
+            trace::circuit_closed();
+        }
+    }
+
+    /// Redis has not.
+    pub(super) fn failed(mut self) {
+        self.told = true;
+        let breaker = self.breaker;
+        let mut open = breaker.open.lock();
+        if self.is_probe {
+            open.pause = (2 * open.pause).min(LONGEST_PAUSE);
+            open.until = Instant::now() + open.pause;
+        } else if breaker.failures.fetch_add(1, Ordering::Relaxed) + 1 == MOST_FAILURES {
+            open.pause = FIRST_PAUSE;
+            open.until = Instant::now() + open.pause;
+            trace::circuit_opened();
+        }
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        // A probe that was given up has found nothing out: the next one may go.
+        if self.is_probe && !self.told {
+            self.breaker.open.lock().until = Instant::now();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fail(breaker: &Breaker, times: u32) {
+        for _ in 0..times {
+            breaker.admit().expect("closed, or a probe").failed();
+        }
+    }
+
+    /// As if `span` had passed.
+    fn pass(breaker: &Breaker, span: Duration) {
+        let mut open = breaker.open.lock();
+        open.until = open
+            .until
+            .checked_sub(span)
+            .expect("the machine runs for longer");
+    }
+
+    #[test]
+    fn five_failures_in_a_row_open_it_and_four_do_not() {
+        let breaker = Breaker::new();
+        fail(&breaker, 4);
+        breaker.admit().expect("closed").succeeded();
+        fail(&breaker, 4);
+        assert!(!breaker.refuses());
+        fail(&breaker, 1);
+        assert!(breaker.refuses());
+        assert!(breaker.admit().is_none());
+    }
+
+    #[test]
+    fn one_probe_goes_after_each_pause_and_the_pauses_double_to_thirty_seconds() {
+        let breaker = Breaker::new();
+        fail(&breaker, 5);
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            pass(
+                &breaker,
+                Duration::from_secs(seconds) - Duration::from_millis(500),
+            );
+            assert!(breaker.refuses(), "{seconds}");
+            pass(&breaker, Duration::from_millis(500));
+            assert!(!breaker.refuses(), "{seconds}");
+            let probe = breaker.admit().expect("a probe");
+            assert!(breaker.admit().is_none(), "only one at a time");
+            probe.failed();
+        }
+        pass(&breaker, Duration::from_secs(30));
+        breaker.admit().expect("a probe").succeeded();
+        assert!(!breaker.refuses());
+        fail(&breaker, 5);
+        pass(&breaker, Duration::from_secs(1));
+        assert!(!breaker.refuses(), "it begins with the first pause again");
+    }
+
+    #[test]
+    fn a_probe_that_was_dropped_lets_the_next_one_go() {
+        let breaker = Breaker::new();
+        fail(&breaker, 5);
+        pass(&breaker, Duration::from_secs(1));
+        drop(breaker.admit().expect("a probe"));
+        assert!(breaker.admit().is_some());
+    }
+}

@@ -1,0 +1,239 @@
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bb8::{ManageConnection, Pool};
+use bb8_redis::RedisConnectionManager;
+use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+use bb8_redis::redis::{ConnectionInfo, IntoConnectionInfo, RedisError};
+
+use super::super::{BackendError, BackendErrorKind};
+use super::breaker::Breaker;
+use super::connection::{ByManager, ByPool, Connect, Connections, Source};
+use super::denials::Denials;
+use super::name::Naming;
+use super::queue::Queue;
+use super::trip::Line;
+use super::{Inner, RedisBackend};
+use crate::clock::{Clock, SystemClock, micros_up};
+
+/// How a [`RedisBackend`] works; all of it has a default.
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it is connected"]
+pub struct RedisBuilder {
+    naming: Naming,
+    time_limit: Duration,
+    idle_ttl: Option<Duration>,
+    deny_cache: Duration,
+    batching: bool,
+    connections: Option<NonZeroU32>,
+    atomicity: Atomicity,
+    now: Now,
+}
+
+/// What tells the deny cache the time.
+pub(super) type Now = Arc<dyn Fn() -> crate::clock::Timestamp + Send + Sync>;
+
+/// How a decision is made in one piece.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Atomicity {
+    /// By a Lua script, one trip: the default.
+    #[default]
+    Script,
+    /// By WATCH, MULTI and EXEC, at least two trips, repeated while others change the key, 12 times at most: for servers that
+    /// forbid scripts. Slow, and slower the more ask for one key. It cannot keep sliding logs, and it needs connections of its
+    /// own: those of a URL or a pool.
+    Optimistic,
+}
+
+/// Buckets that start below their capacity are kept for so long after they have filled.
+const DEFAULT_IDLE: Duration = Duration::from_secs(86_400);
+/// Connections to share, and connections for one transaction each.
+const SHARED: NonZeroU32 = NonZeroU32::new(4).unwrap();
+const EXCLUSIVE: NonZeroU32 = NonZeroU32::new(16).unwrap();
+/// How long a service that starts waits for its first connection, at least.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Default for RedisBuilder {
+    fn default() -> Self {
+        let clock = SystemClock::new();
+        Self {
+            naming: Naming::default(),
+            time_limit: Duration::from_millis(250),
+            idle_ttl: None,
+            deny_cache: Duration::from_secs(1),
+            batching: true,
+            connections: None,
+            atomicity: Atomicity::default(),
+            now: Arc::new(move || clock.now()),
+        }
+    }
+}
+
+impl RedisBuilder {
+    /// What all keys begin with, 1 to 64 of `A-Z a-z 0-9 _ . -`; `sluice` by default. Limiters of other prefixes share nothing.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_prefix`](Self::try_prefix) errs, with the same sentence.
+    pub fn prefix(self, prefix: &str) -> Self {
+        match self.try_prefix(prefix) {
+            Ok(builder) => builder,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// What all keys begin with, from a configuration.
+    ///
+    /// # Errors
+    ///
+    /// If it is not 1 to 64 of `A-Z a-z 0-9 _ . -`.
+    pub fn try_prefix(mut self, prefix: &str) -> Result<Self, BackendError> {
+        self.naming = self.naming.with_prefix(prefix)?;
+        Ok(self)
+    }
+
+    /// Digests identities with this secret, the same on all servers, so that nobody who sees the keys of Redis can guess whose
+    /// they are. Without one the digest is a plain SHA-256.
+    pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.naming = self.naming.with_secret(secret.as_ref());
+        self
+    }
+
+    /// The time for a whole operation, connecting included; 250 ms by default, at least 1 ms.
+    pub fn time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = limit.max(Duration::from_millis(1));
+        self
+    }
+
+    /// The least time that keys are kept after their last write, for those who want to look at them: expiry is derived from the
+    /// time until nothing is owed, and this never shortens it. Buckets that start below their capacity are kept for so long
+    /// after they have filled; for them it is 24 hours by default.
+    pub fn idle_ttl(mut self, idle_ttl: Duration) -> Self {
+        self.idle_ttl = Some(idle_ttl);
+        self
+    }
+
+    /// For how long a refusal is believed without asking Redis again: until its `retry_after`, and at most so long; 1 s by
+    /// default, zero turns it off. It spares Redis an attack on one key. A reset or refund by another server is seen so much
+    /// later; nothing is ever allowed from it.
+    pub fn deny_cache(mut self, longest: Duration) -> Self {
+        self.deny_cache = longest;
+        self
+    }
+
+    /// Whether decisions that arrive while others are in flight go together, up to 64 in one call; they do by default.
+    pub fn batching(mut self, batching: bool) -> Self {
+        self.batching = batching;
+        self
+    }
+
+    /// The most connections; 4 by default, which all decisions share, or 16 for [`Atomicity::Optimistic`], which takes one for
+    /// each decision.
+    pub fn connections(mut self, most: NonZeroU32) -> Self {
+        self.connections = Some(most);
+        self
+    }
+
+    /// How a decision is made in one piece; by scripts by default.
+    pub fn atomicity(mut self, atomicity: Atomicity) -> Self {
+        self.atomicity = atomicity;
+        self
+    }
+
+    /// The clock of the deny cache, for tests. What decides is the clock of Redis.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.now = Arc::new(move || clock.now());
+        self
+    }
+
+    /// Connects to the server of `url`; see [`RedisBackend::connect`].
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisBackend::connect`].
+    pub async fn connect(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
+        let patience = self.time_limit.max(PATIENCE);
+        let backend = self.connect_lazy(url)?;
+        let first = tokio::time::timeout(patience, backend.0.first_connection()).await;
+        first.unwrap_or_else(|_| Err(BackendError::new(BackendErrorKind::Unreachable)))?;
+        Ok(backend)
+    }
+
+    /// Will connect to the server of `url` when it is needed; see [`RedisBackend::connect_lazy`].
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisBackend::connect_lazy`].
+    pub fn connect_lazy(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
+        let unreadable = |error: RedisError| {
+            // Its words are about the parts of a URL, and never hold one.
+            BackendError::config(format!("the URL of Redis cannot be used: {error}"))
+        };
+        let info: ConnectionInfo = url.as_ref().into_connection_info().map_err(unreadable)?;
+        #[cfg(feature = "tls")]
+        super::tls::prepare(&info);
+        let manager = RedisConnectionManager::new(info).map_err(unreadable)?;
+        Ok(self.pooled(Arc::new(ByManager(manager))))
+    }
+
+    /// Takes connections from where `pool` has them from; see [`RedisBackend::from_pool`].
+    pub fn from_pool<M>(self, pool: Pool<M>) -> RedisBackend
+    where
+        M: ManageConnection<Connection = MultiplexedConnection, Error = RedisError>,
+    {
+        self.pooled(Arc::new(ByPool(pool)))
+    }
+
+    /// Sends everything over clones of `connection`; see [`RedisBackend::from_connection`].
+    pub fn from_connection<C>(self, connection: C) -> RedisBackend
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        self.over(Source::Shared(Box::new(connection)))
+    }
+
+    fn pooled(self, maker: Arc<dyn Connect>) -> RedisBackend {
+        let most = self.connections.unwrap_or(match self.atomicity {
+            Atomicity::Script => SHARED,
+            Atomicity::Optimistic => EXCLUSIVE,
+        });
+        let connections = Connections::new(maker, most.get(), self.time_limit);
+        self.over(Source::Pool(connections))
+    }
+
+    fn over(self, source: Source) -> RedisBackend {
+        let millis = |span: Duration| micros_up(span).div_ceil(1_000).min(LONGEST_TTL);
+        let line = Line {
+            source,
+            breaker: Breaker::new(),
+            time_limit: self.time_limit,
+            floor: self.idle_ttl.map_or(0, millis),
+            idle: millis(self.idle_ttl.unwrap_or(DEFAULT_IDLE)),
+        };
+        let denials =
+            (!self.deny_cache.is_zero()).then(|| Denials::new(micros_up(self.deny_cache)));
+        RedisBackend(Arc::new(Inner {
+            naming: self.naming,
+            queue: Queue::new(Arc::new(line), self.batching),
+            atomicity: self.atomicity,
+            denials,
+            now: self.now,
+        }))
+    }
+}
+
+/// The longest expiry that is asked of Redis, ms: 142 years.
+const LONGEST_TTL: u64 = 1 << 42;
+
+/// Shows no secret.
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuilder")
+            .field("naming", &self.naming)
+            .field("time_limit", &self.time_limit)
+            .field("atomicity", &self.atomicity)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,259 @@
+//! Keys that are known to be refused: an attack on one key must not become an attack on Redis.
+//!
+//! A refusal stays right until its `retry_after`, unless another server refunds, resets or raises the limit meanwhile; so it is
+//! believed for a second at most. Nothing is ever allowed from here.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+
+use crate::clock::Timestamp;
+use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+use super::super::Reply;
+
+/// Places for refusals. Two keys of one place displace each other, which costs a question to Redis.
+const PLACES: usize = 1 << 13;
+
+pub(super) struct Denials {
+    /// The longest time that a refusal is believed, µs.
+    longest: u64,
+    hasher: RandomState,
+    places: Box<[Mutex<Place>]>,
+}
+
+#[derive(Default)]
+struct Place {
+    /// Changes when a key of this place was refunded or reset, so that an answer from before is not kept.
+    epoch: u32,
+    denial: Option<Box<Denial>>,
+}
+
+struct Denial {
+    print: u64,
+    policy: Policy,
+    cost: Cost,
+    /// From when on its spans count: when the question was sent.
+    asked: Timestamp,
+    until: Timestamp,
+    snapshot: Snapshot,
+}
+
+/// Where an answer may be kept.
+#[derive(Clone, Copy)]
+pub(super) struct Ticket {
+    print: u64,
+    epoch: u32,
+}
+
+impl Denials {
+    pub(super) fn new(longest: u64) -> Self {
+        Self {
+            longest,
+            hasher: RandomState::new(),
+            places: (0..PLACES).map(|_| Mutex::default()).collect(),
+        }
+    }
+
+    fn print(&self, policy: &Policy, key: &Key) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        policy.name().hash(&mut hasher);
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // the low bits choose
+    fn place(&self, print: u64) -> &Mutex<Place> {
+        &self.places[print as usize % PLACES]
+    }
+
+    /// The refusal of this request, if it is known; else where its answer may be kept.
+    pub(super) fn find(
+        &self,
+        policy: &Policy,
+        key: &Key,
+        cost: Cost,
+        now: Timestamp,
+    ) -> Result<Reply, Ticket> {
+        let print = self.print(policy, key);
+        let place = self.place(print).lock();
+        if let Some(denial) = &place.denial
+            && denial.print == print
+            && denial.policy.is(policy)
+            && (denial.asked..denial.until).contains(&now)
+            && (0..policy.quotas().len()).all(|index| cost.of(index) >= denial.cost.of(index))
+        {
+            return Ok(denial.answer(now));
+        }
+        let epoch = place.epoch;
+        Err(Ticket { print, epoch })
+    }
+
+    /// Keeps the answer to a question of `asked`.
+    pub(super) fn keep(
+        &self,
+        ticket: Ticket,
+        policy: &Policy,
+        cost: Cost,
+        asked: Timestamp,
+        decision: &Decision,
+    ) {
+        let Decision::Deny(snapshot, _) = decision else {
+            return;
+        };
+        let wait = snapshot.governor().retry_after.min(self.longest);
+        let until = Timestamp::from_micros(asked.as_micros().saturating_add(wait));
+        let mut place = self.place(ticket.print).lock();
+        if place.epoch == ticket.epoch {
+            place.denial = Some(Box::new(Denial {
+                print: ticket.print,
+                policy: policy.clone(),
+                cost,
+                asked,
+                until,
+                snapshot: snapshot.clone(),
+            }));
+        }
+    }
+
+    /// Forgets a key that was paid back, and answers that are still on their way.
+    pub(super) fn forget(&self, policy: &Policy, key: &Key) {
+        let print = self.print(policy, key);
+        let mut place = self.place(print).lock();
+        place.epoch = place.epoch.wrapping_add(1);
+        place.denial = None;
+    }
+}
+
+impl Denial {
+    /// What is left of the spans; what remained then is by now the least that remains.
+    fn answer(&self, now: Timestamp) -> Reply {
+        let passed = now.micros_since(self.asked);
+        let left = |quota: &QuotaSnapshot| QuotaSnapshot {
+            retry_after: match quota.retry_after {
+                NEVER => NEVER,
+                wait => wait.saturating_sub(passed),
+            },
+            reset_after: quota.reset_after.saturating_sub(passed),
+            ..*quota
+        };
+        let quotas = self.snapshot.quotas().iter().map(left).collect();
+        Reply::to_check(Snapshot::new(quotas), Default::default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::decision::RetryAfter;
+    use crate::quota::Quota;
+
+    const SECOND: u64 = 1_000_000;
+
+    fn at(micros: u64) -> Timestamp {
+        Timestamp::from_micros(micros)
+    }
+
+    fn refused(wait: u64) -> Decision {
+        let wait = Some(RetryAfter::In(Duration::from_micros(wait)));
+        Reply::of(&[QuotaSnapshot::new(10, 3, wait, Duration::from_secs(9))]).decision
+    }
+
+    struct Known {
+        denials: Denials,
+        policy: Policy,
+        key: Key,
+    }
+
+    impl Known {
+        fn new(wait: u64) -> Self {
+            let known = Self {
+                denials: Denials::new(SECOND),
+                policy: Policy::new("p", Quota::per_second(10)),
+                key: Key::from("ann"),
+            };
+            known.learn(Cost::new(5), wait);
+            known
+        }
+
+        fn learn(&self, cost: Cost, wait: u64) {
+            let Err(ticket) = self.denials.find(&self.policy, &self.key, cost, at(100)) else {
+                panic!("known already");
+            };
+            self.denials
+                .keep(ticket, &self.policy, cost, at(100), &refused(wait));
+        }
+
+        fn knows(&self, cost: u32, now: u64) -> Option<Reply> {
+            self.denials
+                .find(&self.policy, &self.key, Cost::new(cost), at(now))
+                .ok()
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_known_for_its_wait_and_tells_what_is_left() {
+        let known = Known::new(1_000);
+        let reply = known.knows(5, 400).expect("known");
+        assert_eq!(
+            reply.decision.retry_after(),
+            Some(RetryAfter::In(Duration::from_micros(700)))
+        );
+        assert_eq!(
+            reply.decision.snapshot().reset_after(),
+            Duration::from_micros(9 * SECOND - 300)
+        );
+        assert_eq!(reply.decision.snapshot().remaining(), 3);
+        assert!(reply.receipt.is_none());
+        assert!(known.knows(5, 1_099).is_some());
+        assert!(known.knows(5, 1_100).is_none(), "by then it may be allowed");
+        assert!(
+            known.knows(5, 99).is_none(),
+            "nor is it believed if the clock went back"
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_known_for_a_second_at_most_and_for_costs_as_high() {
+        let known = Known::new(60 * SECOND);
+        assert!(known.knows(9, 99 + SECOND).is_some());
+        assert!(known.knows(5, 100 + SECOND).is_none());
+        assert!(known.knows(4, 100).is_none(), "less may be allowed");
+        let other = Policy::new("p", Quota::per_second(20));
+        assert!(
+            known
+                .denials
+                .find(&other, &known.key, Cost::new(5), at(100))
+                .is_err(),
+            "a tier of its own"
+        );
+    }
+
+    #[test]
+    fn what_was_asked_before_a_reset_is_not_kept_after_it() {
+        let known = Known::new(SECOND);
+        known.denials.forget(&known.policy, &known.key);
+        assert!(known.knows(5, 100).is_none());
+        let Err(ticket) = known
+            .denials
+            .find(&known.policy, &known.key, Cost::new(5), at(100))
+        else {
+            panic!("forgotten");
+        };
+        known.denials.forget(&known.policy, &known.key);
+        known.denials.keep(
+            ticket,
+            &known.policy,
+            Cost::new(5),
+            at(100),
+            &refused(SECOND),
+        );
+        assert!(known.knows(5, 100).is_none());
+    }
+}

@@ -1,0 +1,184 @@
+//! State in Redis, shared by a fleet: [`RedisBackend`].
+#![doc = include_str!("../../docs/redis.md")]
+
+mod breaker;
+mod builder;
+mod connection;
+mod denials;
+mod name;
+mod optimistic;
+mod queue;
+mod quotas;
+mod request;
+mod script;
+#[cfg(feature = "tls")]
+mod tls;
+mod trace;
+mod trip;
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bb8::{ManageConnection, Pool};
+use bb8_redis::redis::RedisError;
+use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+
+use self::builder::Now;
+use self::connection::Source;
+use self::denials::Denials;
+use self::name::Naming;
+use self::queue::Queue;
+use self::request::Request;
+use self::trip::Outcome;
+use super::{Answer, Backend, BackendError, BackendErrorKind, Op, Reply};
+use crate::key::Key;
+use crate::policy::Policy;
+
+pub use self::builder::{Atomicity, RedisBuilder};
+
+/// Keeps buckets in Redis, for all processes that use the same prefix and policy names. Clones share everything.
+///
+/// It needs a Tokio runtime, from the first operation on.
+#[derive(Clone)]
+pub struct RedisBackend(Arc<Inner>);
+
+struct Inner {
+    naming: Naming,
+    queue: Arc<Queue>,
+    atomicity: Atomicity,
+    denials: Option<Denials>,
+    now: Now,
+}
+
+impl RedisBackend {
+    /// What to change before connecting: prefix, time limit, deny cache and more.
+    pub fn builder() -> RedisBuilder {
+        RedisBuilder::default()
+    }
+
+    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it answers.
+    ///
+    /// The forms of [redis-rs](https://docs.rs/redis) are understood: `redis://`, `rediss://` (feature `tls`), `redis+unix://`.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read; [`Unreachable`](BackendErrorKind::Unreachable) if nobody
+    /// listens there, or user and password are wrong, which its source tells.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self, BackendError> {
+        Self::builder().connect(url).await
+    }
+
+    /// Will connect to the server of `url` when it is first needed, so that a service starts while Redis is down; until then
+    /// every operation fails, and [`OnBackendError`](crate::OnBackendError) applies. Nothing is sent here, and no runtime needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read.
+    pub fn connect_lazy(url: impl AsRef<str>) -> Result<Self, BackendError> {
+        Self::builder().connect_lazy(url)
+    }
+
+    /// Makes its connections by the manager of `pool`, with its settings for new connections; those that are in the pool stay
+    /// there for others.
+    pub fn from_pool<M>(pool: Pool<M>) -> Self
+    where
+        M: ManageConnection<Connection = MultiplexedConnection, Error = RedisError>,
+    {
+        Self::builder().from_pool(pool)
+    }
+
+    /// Sends everything over clones of `connection`, say a `ConnectionManager`, which finds its server again by itself, or a
+    /// `MultiplexedConnection`, which does not.
+    ///
+    /// A connection must not send a command again by itself when an answer is missing, as a `ClusterConnection` does by default:
+    /// it can charge twice. Set its retries to 0.
+    pub fn from_connection<C>(connection: C) -> Self
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        Self::builder().from_connection(connection)
+    }
+}
+
+impl Backend for RedisBackend {
+    type Error = BackendError;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, BackendError>> + Send>>;
+
+    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Outcome, Self::Future> {
+        let inner = &self.0;
+        let mut ticket = None;
+        if let (Some(denials), Op::Check(cost)) = (&inner.denials, &op) {
+            let asked = (inner.now)();
+            match denials.find(policy, key, *cost, asked) {
+                Ok(refusal) => return Answer::Now(Ok(refusal)),
+                Err(place) => ticket = Some((place, *cost, asked)),
+            }
+        }
+        if inner.queue.line().breaker.refuses() {
+            return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
+        }
+        let pays_back = matches!(op, Op::Refund(_) | Op::Reset | Op::Cancel(_));
+        let paid = (pays_back && inner.denials.is_some()).then(|| key.clone());
+        let request = Request {
+            name: inner.naming.name(policy.name(), key),
+            policy: policy.clone(),
+            op,
+        };
+        let inner = Arc::clone(inner);
+        Answer::Later(Box::pin(async move {
+            let policy = request.policy.clone();
+            // Before and after: a refusal that was decided in between is of no use either.
+            inner.forget(&policy, paid.as_ref());
+            let outcome = inner.send(request).await;
+            inner.forget(&policy, paid.as_ref());
+            if let (Some(denials), Some((ticket, cost, asked)), Ok(reply)) =
+                (&inner.denials, ticket, &outcome)
+            {
+                denials.keep(ticket, &policy, cost, asked, &reply.decision);
+            }
+            outcome
+        }))
+    }
+}
+
+impl Inner {
+    async fn send(&self, request: Request) -> Outcome {
+        match (self.atomicity, &self.queue.line().source) {
+            (Atomicity::Script, _) => Arc::clone(&self.queue).send(request).await,
+            (Atomicity::Optimistic, Source::Pool(connections)) => {
+                optimistic::deliver(self.queue.line(), connections, &request).await
+            }
+            (Atomicity::Optimistic, Source::Shared(_)) => {
+                Err(BackendError::new(BackendErrorKind::Unsupported(
+                    "a transaction needs a connection of its own: use a URL or a pool, or `Atomicity::Script`",
+                )))
+            }
+        }
+    }
+
+    fn forget(&self, policy: &Policy, paid: Option<&Key>) {
+        if let (Some(denials), Some(key)) = (&self.denials, paid) {
+            denials.forget(policy, key);
+        }
+    }
+
+    /// Makes sure that there is a connection and that it answers.
+    async fn first_connection(&self) -> Result<(), BackendError> {
+        let mut lent = self.queue.line().source.lend().await?;
+        let ping = bb8_redis::redis::cmd("PING");
+        lent.send(&ping).await.map(drop).map_err(trip::of_redis)
+    }
+}
+
+/// Shows no key and no password.
+impl fmt::Debug for RedisBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBackend")
+            .field("naming", &self.0.naming)
+            .field("source", &self.0.queue.line().source)
+            .field("atomicity", &self.0.atomicity)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,220 @@
+//! Decisions without scripts, for servers that forbid them: WATCH, read, decide here, then MULTI and EXEC, which writes only if
+//! nobody else has meanwhile.
+//!
+//! What decides is the same code as in memory. It takes a connection for itself, two trips for each attempt, and on a key that
+//! many ask for at once most attempts are in vain: use scripts if you can.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use bb8::PooledConnection;
+use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe};
+
+use super::super::{BackendError, BackendErrorKind, Op, Reply};
+use super::connection::{Connections, Manager, is_broken, retire};
+use super::quotas::Quotas;
+use super::request::Request;
+use super::trip::{Line, Outcome, of_redis};
+use crate::algorithm::{self, State, stored};
+use crate::clock::Timestamp;
+
+/// Attempts to write before others did.
+const MOST_ATTEMPTS: u32 = 12;
+/// The longest pause after the first attempt; it doubles with each up to 32 ms.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+
+/// Does one request, within the time limit.
+pub(super) async fn deliver(line: &Line, connections: &Connections, request: &Request) -> Outcome {
+    let Some(permit) = line.breaker.admit() else {
+        return Err(BackendError::new(BackendErrorKind::CircuitOpen));
+    };
+    let outcome = tokio::time::timeout(line.time_limit, attempts(line, connections, request))
+        .await
+        .unwrap_or_else(|_| {
+            Err(BackendError::new(BackendErrorKind::Timeout(
+                line.time_limit,
+            )))
+        });
+    match &outcome {
+        Err(error) if error.is_outage() => permit.failed(),
+        _ => permit.succeeded(),
+    }
+    outcome
+}
+
+async fn attempts(line: &Line, connections: &Connections, request: &Request) -> Outcome {
+    if request.quotas().keeps_logs() {
+        return Err(BackendError::new(BackendErrorKind::Unsupported(
+            "without scripts Redis cannot keep a sliding log: use `Atomicity::Script`, or a sliding window",
+        )));
+    }
+    let mut pause = FIRST_PAUSE;
+    for attempt in 0..MOST_ATTEMPTS {
+        if attempt > 0 {
+            tokio::time::sleep(part_of(pause)).await;
+            pause = (2 * pause).min(32 * FIRST_PAUSE);
+        }
+        let mut held = Held {
+            connection: connections.check_out().await?,
+            is_clean: false,
+        };
+        if let Some(reply) = held.attempt(line, request).await? {
+            return Ok(reply);
+        }
+    }
+    Err(BackendError::new(BackendErrorKind::Contended(
+        MOST_ATTEMPTS,
+    )))
+}
+
+/// A random part of a pause, at least half of it: those that met shall not meet again.
+fn part_of(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(0) % 512;
+    pause * (512 + u32::try_from(random).unwrap_or(0)) / 1024
+}
+
+/// A connection of one transaction. Given up in between it is not used again: it may still watch keys.
+struct Held<'a> {
+    connection: PooledConnection<'a, Manager>,
+    is_clean: bool,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if !self.is_clean {
+            retire(&self.connection);
+        }
+    }
+}
+
+/// A key of the request, what was stored under it, and the state that it stands for.
+struct Entry {
+    key: Vec<u8>,
+    raw: Option<Vec<u8>>,
+}
+
+impl Held<'_> {
+    async fn query(&mut self, pipeline: &Pipeline) -> Result<Value, BackendError> {
+        let answer: Result<Value, RedisError> = pipeline.query_async(self.connection.io()).await;
+        if let Err(error) = &answer
+            && !is_broken(error)
+        {
+            // The server has answered; what is watched is dropped with the connection.
+            self.is_clean = false;
+        }
+        answer.map_err(of_redis)
+    }
+
+    /// `None` if somebody else was faster.
+    async fn attempt(
+        &mut self,
+        line: &Line,
+        request: &Request,
+    ) -> Result<Option<Reply>, BackendError> {
+        let quotas = request.quotas();
+        let keys: Vec<Vec<u8>> = quotas.keys(&request.name).collect();
+        let mut look = pipe();
+        look.cmd("WATCH").arg(&keys).ignore().cmd("TIME");
+        for key in &keys {
+            look.cmd("GET").arg(key);
+        }
+        let garbled = |_| BackendError::new(BackendErrorKind::Server("ERR".to_owned()));
+        let seen = self.query(&look).await?;
+        let mut seen: Vec<Value> = from_redis_value(seen).map_err(garbled)?;
+        if seen.is_empty() {
+            return Err(BackendError::new(BackendErrorKind::Server(
+                "ERR".to_owned(),
+            )));
+        }
+        let stored: Vec<Value> = seen.split_off(1);
+        let (seconds, micros): (u64, u64) = from_redis_value(Value::Array(seen))
+            .and_then(|mut time: Vec<Value>| from_redis_value(time.swap_remove(0)))
+            .map_err(garbled)?;
+        let now = Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros));
+
+        let mut entries = Vec::with_capacity(keys.len());
+        let mut states = Vec::with_capacity(keys.len());
+        for ((key, value), quota) in keys.into_iter().zip(stored).zip(&quotas.each) {
+            let raw: Option<Vec<u8>> = from_redis_value(value).map_err(garbled)?;
+            let state = match &raw {
+                None => None,
+                Some(raw) => {
+                    match stored::decode(raw).filter(|_| raw.first() == quota.numbers.first()) {
+                        Some(state) => Some(state),
+                        None => {
+                            self.unwatch().await?;
+                            return Err(BackendError::new(BackendErrorKind::Corrupt));
+                        }
+                    }
+                }
+            };
+            entries.push(Entry { key, raw });
+            states.push(state);
+        }
+        let reply = decide(request, &mut states, now);
+        let mut write = pipe();
+        write.atomic();
+        let answers = reply.decision.snapshot().quotas();
+        for ((entry, state), (named, answer)) in entries
+            .iter()
+            .zip(&states)
+            .zip(request.policy.quotas().iter().zip(answers))
+        {
+            let packed = state.as_ref().and_then(stored::encode);
+            if packed == entry.raw {
+                continue;
+            }
+            match packed {
+                Some(packed) => {
+                    let starts_below = algorithm::starts_below_capacity(named.quota());
+                    let idle = if starts_below { line.idle } else { 0 };
+                    let px = (answer.reset_after.div_ceil(1_000) + 1_000 + idle).max(line.floor);
+                    write
+                        .cmd("SET")
+                        .arg(&entry.key)
+                        .arg(packed)
+                        .arg("PX")
+                        .arg(px)
+                        .ignore();
+                }
+                None => {
+                    write.cmd("DEL").arg(&entry.key).ignore();
+                }
+            }
+        }
+        if write.is_empty() {
+            self.unwatch().await?;
+            return Ok(Some(reply));
+        }
+        let done = self.query(&write).await?;
+        self.is_clean = true;
+        Ok((done != Value::Nil).then_some(reply))
+    }
+
+    async fn unwatch(&mut self) -> Result<(), BackendError> {
+        let done: Result<(), RedisError> = cmd("UNWATCH").query_async(self.connection.io()).await;
+        done.map_err(of_redis)?;
+        self.is_clean = true;
+        Ok(())
+    }
+}
+
+fn decide(request: &Request, states: &mut [Option<State>], now: Timestamp) -> Reply {
+    let policy = &request.policy;
+    match &request.op {
+        Op::Check(cost) => algorithm::check(policy, states, now, *cost),
+        Op::Reserve { cost, max_wait } => algorithm::reserve(policy, states, now, *cost, *max_wait),
+        Op::Cancel(turn) => algorithm::cancel(policy, states, now, turn),
+        Op::Penalty(cost) => algorithm::penalize(policy, states, now, *cost),
+        Op::Refund(receipt) => algorithm::refund(policy, states, now, receipt),
+        Op::Reset => algorithm::reset(policy, states, now),
+    }
+}
+
+impl Quotas {
+    fn keys<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
+        self.each
+            .iter()
+            .map(move |quota| [name, quota.suffix.as_bytes()].concat())
+    }
+}

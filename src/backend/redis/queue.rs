@@ -1,0 +1,201 @@
+//! Decisions on their way together: with nothing in flight one goes out at once, alone; those that arrive meanwhile go as one
+//! batch, a few batches at a time. There is no timer: a batch is what has arrived since the last one left.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::super::{BackendError, BackendErrorKind};
+use super::request::Request;
+use super::trip::{Line, Outcome};
+
+/// The most decisions of one EVALSHA: Redis does nothing else meanwhile.
+const MOST_TOGETHER: usize = 64;
+/// Trips in flight at a time; more would only be smaller.
+const MOST_TRIPS: usize = 4;
+
+/// Requests that wait for a trip, over one line.
+#[derive(Debug)]
+pub(super) struct Queue {
+    line: Arc<Line>,
+    /// Off: every request makes a trip of its own.
+    batching: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    trips: usize,
+    /// Whether a carrier has been called that has not yet taken its batch.
+    called: bool,
+    waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+enum Entered {
+    Alone(Request),
+    Waits(oneshot::Receiver<Outcome>),
+}
+
+impl Queue {
+    pub(super) fn new(line: Arc<Line>, batching: bool) -> Arc<Self> {
+        Arc::new(Self {
+            line,
+            batching,
+            state: Mutex::default(),
+        })
+    }
+
+    pub(super) fn line(&self) -> &Arc<Line> {
+        &self.line
+    }
+
+    /// Does one request.
+    ///
+    /// Dropped in mid-flight it leaves nothing behind: a trip of its own ends, and lets those that wait go; in a batch its
+    /// place stays empty.
+    pub(super) async fn send(self: Arc<Self>, request: Request) -> Outcome {
+        if !self.batching {
+            return alone(self.line.deliver(&[request]).await);
+        }
+        let answer = match self.enter(request) {
+            Entered::Alone(request) => {
+                let _own = OwnTrip(&self);
+                return alone(self.line.deliver(&[request]).await);
+            }
+            Entered::Waits(answer) => answer,
+        };
+        let limit = self.line.time_limit;
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(outcome)) => outcome,
+            // The carrier is gone, and its runtime with it.
+            Ok(Err(_)) => Err(BackendError::new(BackendErrorKind::Lost)),
+            Err(_) => Err(BackendError::new(BackendErrorKind::Timeout(limit))),
+        }
+    }
+
+    fn enter(self: &Arc<Self>, request: Request) -> Entered {
+        let mut state = self.state.lock();
+        if state.trips == 0 {
+            state.trips = 1;
+            return Entered::Alone(request);
+        }
+        let (outcome, answer) = oneshot::channel();
+        state.waiting.push_back(Waiting { request, outcome });
+        if !state.called && state.trips < MOST_TRIPS {
+            state.trips += 1;
+            state.called = true;
+            self.call_carrier(&Handle::current());
+        }
+        Entered::Waits(answer)
+    }
+
+    fn call_carrier(self: &Arc<Self>, runtime: &Handle) {
+        let (queue, is_done) = (Arc::clone(self), false);
+        runtime.spawn(Carrier { queue, is_done }.run());
+    }
+
+    /// The next batch: requests of the script that has waited longest. Nobody waits any more for those that were given up.
+    /// `None`, and the trip is over, if nobody waits.
+    fn take(&self) -> Option<(Vec<Request>, Vec<oneshot::Sender<Outcome>>)> {
+        let mut state = self.state.lock();
+        state.called = false;
+        state.waiting.retain(|waiting| !waiting.outcome.is_closed());
+        let Some(first) = state.waiting.front() else {
+            state.trips -= 1;
+            return None;
+        };
+        let script = first.request.script();
+        let most = state.waiting.len().min(MOST_TOGETHER);
+        let (mut requests, mut outcomes) = (Vec::with_capacity(most), Vec::with_capacity(most));
+        for _ in 0..state.waiting.len() {
+            let Some(waiting) = state.waiting.pop_front() else {
+                break;
+            };
+            if requests.len() < MOST_TOGETHER && std::ptr::eq(waiting.request.script(), script) {
+                requests.push(waiting.request);
+                outcomes.push(waiting.outcome);
+            } else {
+                state.waiting.push_back(waiting);
+            }
+        }
+        Some((requests, outcomes))
+    }
+
+    /// A trip has ended by itself or was given up: somebody else makes the next one.
+    fn ended(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() || state.called {
+            state.trips -= 1;
+        } else if let Ok(runtime) = Handle::try_current() {
+            state.called = true;
+            self.call_carrier(&runtime);
+        } else {
+            drop(state);
+            self.lost_carrier();
+        }
+    }
+
+    /// There is no runtime any more to make trips in. If no other one does, those that wait are told so.
+    fn lost_carrier(&self) {
+        let mut state = self.state.lock();
+        state.trips -= 1;
+        state.called = false;
+        if state.trips == 0 {
+            state.waiting.clear();
+        }
+    }
+}
+
+/// The outcome of a trip with one request.
+fn alone(mut outcomes: Vec<Outcome>) -> Outcome {
+    outcomes
+        .pop()
+        .unwrap_or_else(|| Err(BackendError::new(BackendErrorKind::Lost)))
+}
+
+/// The trip of a request that found nothing in flight, made in its own future.
+struct OwnTrip<'a>(&'a Arc<Queue>);
+
+impl Drop for OwnTrip<'_> {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
+
+/// Makes trips as long as anybody waits.
+struct Carrier {
+    queue: Arc<Queue>,
+    is_done: bool,
+}
+
+impl Carrier {
+    async fn run(mut self) {
+        // Everything that is ready to run may ask first: then the batch is whole.
+        tokio::task::yield_now().await;
+        while let Some((requests, senders)) = self.queue.take() {
+            let outcomes = self.queue.line.deliver(&requests).await;
+            for (sender, outcome) in senders.into_iter().zip(outcomes) {
+                // Who has given up meanwhile does not hear it.
+                let _ = sender.send(outcome);
+            }
+        }
+        self.is_done = true;
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.queue.lost_carrier();
+        }
+    }
+}

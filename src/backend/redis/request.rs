@@ -1,0 +1,261 @@
+//! One operation on its way: how it is written into a command, and its answer read.
+
+use std::time::Duration;
+
+use bb8_redis::redis::{Cmd, Value};
+use smallvec::SmallVec;
+
+use super::super::{BackendError, BackendErrorKind, Op, Reply};
+use super::name::Name;
+use super::quotas::Quotas;
+use super::script::{Script, Task};
+use crate::algorithm::{State, stored};
+use crate::clock::micros_up;
+use crate::decision::{Charge, NEVER, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
+use crate::policy::Policy;
+
+/// An operation on the key of this name.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) op: Op,
+    pub(super) policy: Policy,
+    pub(super) name: Name,
+}
+
+/// The longest wait that a script understands, µs.
+const LONGEST: u64 = 1 << 53;
+
+impl Request {
+    pub(super) fn quotas(&self) -> &Quotas {
+        Quotas::of(&self.policy)
+    }
+
+    /// The script that does it. Requests of one script can go together.
+    pub(super) fn script(&self) -> &'static Script {
+        let quotas = self.quotas();
+        let task = match self.op {
+            Op::Check(_) if quotas.each.len() == 1 => Task::Check,
+            Op::Check(_) => Task::Several,
+            Op::Reserve { .. } if quotas.of_buckets => Task::Several,
+            // With a window there are no turns, and it is a check.
+            Op::Reserve { .. } if quotas.each.len() == 1 => Task::Check,
+            Op::Reserve { .. } => Task::Several,
+            Op::Cancel(_) => Task::Cancel,
+            Op::Penalty(_) => Task::Penalty,
+            Op::Refund(_) => Task::Refund,
+            Op::Reset => Task::Reset,
+        };
+        Script::of(task, quotas.algorithms)
+    }
+
+    fn is_plain_check(&self) -> bool {
+        let quotas = self.quotas();
+        let checks = match self.op {
+            Op::Check(_) => true,
+            Op::Reserve { .. } => !quotas.of_buckets,
+            _ => false,
+        };
+        checks && quotas.each.len() == 1
+    }
+
+    pub(super) fn key_count(&self) -> usize {
+        self.quotas().each.len()
+    }
+
+    pub(super) fn write_keys(&self, command: &mut Cmd, buffer: &mut Vec<u8>) {
+        for quota in &self.quotas().each {
+            buffer.clear();
+            buffer.extend_from_slice(&self.name);
+            buffer.extend_from_slice(quota.suffix.as_bytes());
+            command.arg(&buffer[..]);
+        }
+    }
+
+    pub(super) fn write_args(&self, command: &mut Cmd) {
+        let quotas = self.quotas();
+        if self.is_plain_check() {
+            command.arg(&quotas.each[0].numbers[..]).arg(self.cost(0));
+            return;
+        }
+        command.arg(quotas.each.len());
+        match self.op {
+            Op::Reserve { max_wait, .. } if quotas.of_buckets => {
+                command.arg(micros_up(max_wait).min(LONGEST))
+            }
+            _ => command.arg(-1),
+        };
+        for (index, quota) in quotas.each.iter().enumerate() {
+            command.arg(&quota.numbers[..]);
+            match &self.op {
+                Op::Refund(receipt) => {
+                    let charge = self.charge(receipt, index);
+                    command.arg(charge.tokens).arg(charge.place.at);
+                }
+                Op::Cancel(turn) => {
+                    let left = turn.left(index).and_then(stored::encode);
+                    command
+                        .arg(turn.cost().of(index))
+                        .arg(left.unwrap_or_default());
+                }
+                _ => {
+                    command.arg(self.cost(index)).arg("");
+                }
+            }
+        }
+    }
+
+    /// What a receipt says of the quota at `index`; nothing if it is of another quota.
+    fn charge(&self, receipt: &Receipt, index: usize) -> Charge {
+        let quota = self.policy.quotas()[index].mark();
+        let found = receipt.charges.iter().find(|charge| charge.quota == quota);
+        found.copied().unwrap_or(Charge {
+            quota,
+            tokens: 0,
+            place: Place::default(),
+        })
+    }
+
+    fn cost(&self, index: usize) -> u32 {
+        match &self.op {
+            Op::Check(cost) | Op::Penalty(cost) | Op::Reserve { cost, .. } => cost.of(index),
+            Op::Cancel(_) | Op::Refund(_) | Op::Reset => 0,
+        }
+    }
+
+    /// Reads this request's answer out of those of a script; `None` if they are not what the script says.
+    pub(super) fn read(
+        &self,
+        answers: &mut std::slice::Iter<'_, Value>,
+    ) -> Option<Result<Reply, BackendError>> {
+        if self.is_plain_check() {
+            let own = answers.as_slice().get(..4)?;
+            *answers = answers.as_slice()[4..].iter();
+            if let Some(fault) = fault(own) {
+                return Some(Err(fault));
+            }
+            let (snapshot, place) = self.snapshot(0, own)?;
+            return Some(Ok(Reply::to_check_of_one(snapshot, self.charged(0, place))));
+        }
+        let Value::Array(own) = answers.next()? else {
+            return None;
+        };
+        if let Some(fault) = fault(own) {
+            return Some(Err(fault));
+        }
+        let (first, rest) = own.split_first()?;
+        let own_number = unsigned(first)?;
+        let mut snapshots = SmallVec::new();
+        let mut charges = SmallVec::new();
+        let (numbers, left) = rest.split_at_checked(4 * self.key_count())?;
+        let mut stays = false;
+        for (index, numbers) in numbers.chunks_exact(4).enumerate() {
+            let (mut snapshot, place) = self.snapshot(index, numbers)?;
+            if matches!(self.op, Op::Cancel(_)) {
+                stays |= snapshot.retry_after > 0;
+                snapshot.retry_after = 0;
+            }
+            snapshots.push(snapshot);
+            charges.push(self.charged(index, place));
+        }
+        let mut reply = Reply::to_check(Snapshot::new(snapshots), || charges);
+        match self.op {
+            Op::Check(_) => {}
+            Op::Reserve { cost, .. } => {
+                reply.go_after = Duration::from_micros(own_number);
+                if self.quotas().of_buckets && reply.decision.is_allowed() {
+                    let left: Option<SmallVec<[Option<State>; 2]>> =
+                        left.iter().map(state).collect();
+                    reply.turn = Some(Turn::new(cost, &left?, reply.receipt.take()));
+                }
+            }
+            Op::Cancel(_) => {
+                reply.receipt = None;
+                reply.returned = !stays;
+            }
+            Op::Penalty(_) | Op::Refund(_) | Op::Reset => reply.receipt = None,
+        }
+        Some(Ok(reply))
+    }
+
+    fn charged(&self, index: usize, at: i64) -> Charge {
+        Charge {
+            quota: self.policy.quotas()[index].mark(),
+            tokens: self.cost(index),
+            place: Place { at, number: 0 },
+        }
+    }
+
+    fn snapshot(&self, index: usize, numbers: &[Value]) -> Option<(QuotaSnapshot, i64)> {
+        let [retry, remaining, reset, place] = numbers else {
+            return None;
+        };
+        let snapshot = QuotaSnapshot {
+            limit: self.policy.quotas()[index].quota().limit(),
+            remaining: u32::try_from(unsigned(remaining)?).ok()?,
+            retry_after: match signed(retry)? {
+                -1 => NEVER,
+                wait => u64::try_from(wait).ok()?,
+            },
+            reset_after: unsigned(reset)?,
+        };
+        Some((snapshot, signed(place)?))
+    }
+}
+
+/// What was stored, if it can be read.
+fn state(value: &Value) -> Option<Option<State>> {
+    match value {
+        Value::BulkString(bytes) if bytes.is_empty() => Some(None),
+        Value::BulkString(bytes) => stored::decode(bytes).map(Some),
+        _ => None,
+    }
+}
+
+/// -2 and the reason: an operation that failed by itself.
+fn fault(answer: &[Value]) -> Option<BackendError> {
+    match answer {
+        [Value::Int(-2), Value::BulkString(why), ..] => {
+            Some(of_text(&String::from_utf8_lossy(why)))
+        }
+        _ => None,
+    }
+}
+
+/// The error that Redis told in words.
+pub(super) fn of_text(text: &str) -> BackendError {
+    // Some versions put where it happened in front. A code is the first word in capitals.
+    let is_code =
+        |word: &&str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    let code = text
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .find(is_code)
+        .unwrap_or("ERR");
+    let kind = match code {
+        "CORRUPT" | "WRONGTYPE" => BackendErrorKind::Corrupt,
+        code => BackendErrorKind::Server(code.to_owned()),
+    };
+    BackendError::because(kind, Told(text.to_owned()))
+}
+
+/// What Redis said.
+#[derive(Debug)]
+struct Told(String);
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Told {}
+
+fn signed(value: &Value) -> Option<i64> {
+    match value {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    }
+}
+
+fn unsigned(value: &Value) -> Option<u64> {
+    u64::try_from(signed(value)?).ok()
+}

@@ -1,0 +1,179 @@
+//! The scripts of `lua/`: a frame, and in it the sections of the algorithms that it is made for.
+//!
+//! `--# name` in the first column begins a section; `--@name` on a line of its own stands for one. What repeats is written once
+//! and composed here, so that a script in Redis is plain code without calls between its parts.
+
+use std::sync::OnceLock;
+
+use bb8_redis::redis;
+
+use super::quotas::Algorithms;
+
+/// A script and its hash, computed once.
+pub(super) struct Script {
+    text: String,
+    hash: redis::Script,
+}
+
+/// What a script does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// Decisions under one quota each, of one algorithm: the common case, without detours.
+    Check,
+    Several,
+    Penalty,
+    Refund,
+    Cancel,
+    Reset,
+}
+
+const TASKS: usize = 6;
+/// Sets of five algorithms.
+const SETS: usize = 32;
+
+static SCRIPTS: [[OnceLock<Script>; SETS]; TASKS] =
+    [const { [const { OnceLock::new() }; SETS] }; TASKS];
+
+const PRELUDE: &str = include_str!("../../../lua/prelude.lua");
+const SHARED: &str = include_str!("../../../lua/shared.lua");
+const CHECK: &str = include_str!("../../../lua/check.lua");
+const OPERATION: &str = include_str!("../../../lua/operation.lua");
+
+/// The files of the algorithms, by the letter that their quotas begin with.
+const ALGORITHMS: [(char, &str); Algorithms::COUNT] = [
+    ('b', include_str!("../../../lua/token_bucket.lua")),
+    ('i', include_str!("../../../lua/interval_bucket.lua")),
+    ('f', include_str!("../../../lua/fixed_window.lua")),
+    ('s', include_str!("../../../lua/sliding_window.lua")),
+    ('l', include_str!("../../../lua/sliding_log.lua")),
+];
+
+impl Task {
+    /// What every quota's function does in the frame of an operation.
+    const fn members(self) -> &'static str {
+        match self {
+            Self::Check | Self::Several => include_str!("../../../lua/several.lua"),
+            Self::Penalty => include_str!("../../../lua/penalty.lua"),
+            Self::Refund => include_str!("../../../lua/refund.lua"),
+            Self::Cancel => include_str!("../../../lua/cancel.lua"),
+            Self::Reset => include_str!("../../../lua/reset.lua"),
+        }
+    }
+}
+
+impl Script {
+    /// The script that does `task` for `algorithms`.
+    pub(super) fn of(task: Task, algorithms: Algorithms) -> &'static Self {
+        SCRIPTS[task as usize][algorithms.bits()].get_or_init(|| {
+            let text = compose(task, algorithms);
+            let hash = redis::Script::new(&text);
+            Self { text, hash }
+        })
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn hash(&self) -> &str {
+        self.hash.get_hash()
+    }
+}
+
+fn compose(task: Task, algorithms: Algorithms) -> String {
+    let chosen = ALGORITHMS
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| algorithms.has(*index))
+        .map(|(_, algorithm)| *algorithm);
+    let mut text = String::new();
+    if task == Task::Check {
+        for (_, algorithm) in chosen.take(1) {
+            expand(&mut text, CHECK, &[algorithm, SHARED], 0);
+        }
+        return text;
+    }
+    let (head, rest) = OPERATION.split_once("--@each\n").unwrap_or_default();
+    let (each, tail) = rest.split_once("--@end\n").unwrap_or_default();
+    expand(&mut text, head, &[], 0);
+    for (letter, algorithm) in chosen {
+        let each = each.replace("@letter", &letter.to_string());
+        expand(&mut text, &each, &[task.members(), algorithm, SHARED], 0);
+    }
+    expand(&mut text, tail, &[], 0);
+    text
+}
+
+/// Appends `frame`, with each placeholder's section from the first file that has it, and without comments.
+fn expand(text: &mut String, frame: &str, files: &[&str], depth: usize) {
+    for line in frame.lines() {
+        let code = line.trim_start();
+        if let Some(name) = code.strip_prefix("--@") {
+            assert!(depth < 8, "section `{name}` contains itself");
+            if name == "prelude" {
+                expand(text, PRELUDE, &[], depth + 1);
+                continue;
+            }
+            let found = files.iter().find_map(|file| section(file, name));
+            let found = found.unwrap_or_else(|| panic!("no section `{name}`"));
+            expand(text, found, files, depth + 1);
+        } else if !code.is_empty() && !code.starts_with("--") {
+            text.push_str(code);
+            text.push('\n');
+        }
+    }
+}
+
+/// The lines of `file` between the head of this section and the next.
+fn section<'a>(file: &'a str, name: &str) -> Option<&'a str> {
+    let begin = format!("\n--# {name}\n");
+    let start = file.find(&begin)? + begin.len();
+    let rest = &file[start..];
+    // Ends before the line break in front of the next head, which may follow at once.
+    let end = if rest.starts_with("--# ") {
+        0
+    } else {
+        rest.find("\n--# ").map_or(rest.len(), |end| end + 1)
+    };
+    Some(&rest[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_script_is_complete() {
+        let tasks = [
+            Task::Check,
+            Task::Several,
+            Task::Penalty,
+            Task::Refund,
+            Task::Cancel,
+            Task::Reset,
+        ];
+        for task in tasks {
+            for bits in 1..SETS {
+                let script = Script::of(task, Algorithms::of_bits(bits));
+                assert!(
+                    !script.text().contains("--"),
+                    "{task:?} of {bits:b} has a placeholder left"
+                );
+                assert!(
+                    script.text().ends_with("return answers\n"),
+                    "{task:?} of {bits:b}"
+                );
+                assert_eq!(script.hash().len(), 40);
+            }
+        }
+    }
+
+    #[test]
+    fn no_script_makes_text_of_a_number_by_itself() {
+        for bits in 1..SETS {
+            let text = Script::of(Task::Several, Algorithms::of_bits(bits)).text();
+            assert!(!text.contains(" .. ") && !text.contains("math.random"));
+            assert_eq!(text.matches("'TIME'").count(), 1);
+        }
+    }
+}

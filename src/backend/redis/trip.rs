@@ -1,0 +1,231 @@
+//! One trip to Redis: requests of one script as one EVALSHA, within the time limit, and never twice if it may have been done.
+
+use std::time::Duration;
+
+use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+
+use super::super::{BackendError, BackendErrorKind, Reply};
+use super::breaker::Breaker;
+use super::connection::{Lent, Source};
+use super::request::{Request, of_text};
+
+/// What every trip needs.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) source: Source,
+    pub(super) breaker: Breaker,
+    /// For the whole of it, connecting included.
+    pub(super) time_limit: Duration,
+    /// The least expiry of a key, ms.
+    pub(super) floor: u64,
+    /// For how long a bucket that starts below its capacity is kept after it has filled, ms.
+    pub(super) idle: u64,
+}
+
+pub(super) type Outcome = Result<Reply, BackendError>;
+
+/// How often a request is sent again of which it is known that it was not done.
+const MOST_REPEATS: u32 = 3;
+
+impl Line {
+    /// Does `requests`, which have the same script. There is one outcome for each.
+    pub(super) async fn deliver(&self, requests: &[Request]) -> Vec<Outcome> {
+        let Some(permit) = self.breaker.admit() else {
+            return all(requests, &BackendError::new(BackendErrorKind::CircuitOpen));
+        };
+        let mut trip = Trip {
+            line: self,
+            requests,
+            outcomes: requests.iter().map(|_| None).collect(),
+            lent: None,
+        };
+        let late = tokio::time::timeout(self.time_limit, trip.go())
+            .await
+            .is_err();
+        let Trip { outcomes, lent, .. } = trip;
+        if late && let Some(lent) = &lent {
+            // Nobody knows what this connection is good for.
+            lent.retire();
+        }
+        // What has no outcome was under way when time was up, or nobody could be asked.
+        let missing = || match &lent {
+            Some(_) => BackendError::new(BackendErrorKind::Timeout(self.time_limit)),
+            None => BackendError::because(BackendErrorKind::Unreachable, Slow(self.time_limit)),
+        };
+        let outcomes: Vec<Outcome> = outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| Err(missing())))
+            .collect();
+        let failed = |outcome: &Outcome| matches!(outcome, Err(error) if error.is_outage());
+        if outcomes.iter().all(failed) {
+            permit.failed();
+        } else {
+            permit.succeeded();
+        }
+        outcomes
+    }
+}
+
+/// The same error for all.
+fn all(requests: &[Request], error: &BackendError) -> Vec<Outcome> {
+    requests.iter().map(|_| Err(error.clone())).collect()
+}
+
+struct Trip<'a> {
+    line: &'a Line,
+    requests: &'a [Request],
+    outcomes: Vec<Option<Outcome>>,
+    /// What the requests were sent over last.
+    lent: Option<Lent>,
+}
+
+impl Trip<'_> {
+    /// Until every request has its outcome, or none may be sent again.
+    async fn go(&mut self) {
+        for repeats in 0..=MOST_REPEATS {
+            if repeats > 0 {
+                // Lets a failover or a start go on; all of them together take less than the usual limit.
+                tokio::time::sleep(Duration::from_millis(5 << repeats)).await;
+            }
+            let is_last = repeats == MOST_REPEATS;
+            self.lent = None;
+            let lent = match self.line.source.lend().await {
+                Ok(lent) => self.lent.insert(lent),
+                Err(error) if is_refusal(&error) && !is_last => continue,
+                Err(error) => return self.fail(&error),
+            };
+            let open: Vec<&Request> = self
+                .requests
+                .iter()
+                .zip(&self.outcomes)
+                .filter_map(|(request, outcome)| outcome.is_none().then_some(request))
+                .collect();
+            let Some(first) = open.first() else { return };
+            let script = first.script();
+            let mut answer = lent
+                .send(&self.line.command("EVALSHA", script.hash(), &open))
+                .await;
+            if matches!(&answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
+            {
+                // Done and loaded in one step, on the node that lacks it.
+                answer = lent
+                    .send(&self.line.command("EVAL", script.text(), &open))
+                    .await;
+            }
+            match answer {
+                Ok(answer) => {
+                    self.read(&answer, is_last);
+                    if self.outcomes.iter().all(Option::is_some) {
+                        return;
+                    }
+                    // A server that takes no writes was asked; the next connection may lead to one that does.
+                    if let Some(lent) = &self.lent {
+                        lent.retire();
+                    }
+                }
+                Err(error) if was_not_done(&error) && !is_last => {}
+                Err(error) => return self.fail(&of_redis(error)),
+            }
+        }
+    }
+
+    /// Takes the answers apart; those that a server without writes gave are left open, unless it is the last one asked.
+    fn read(&mut self, answer: &Value, is_last: bool) {
+        let garbled = || {
+            let why = RedisError::from((
+                ErrorKind::UnexpectedReturnType,
+                "not the answer of this script",
+            ));
+            Err(BackendError::because(
+                BackendErrorKind::Server("ERR".to_owned()),
+                why,
+            ))
+        };
+        let Value::Array(answers) = answer else {
+            return self.fail(&garbled().unwrap_err());
+        };
+        let mut answers = answers.iter();
+        for (request, outcome) in self.requests.iter().zip(&mut self.outcomes) {
+            if outcome.is_none() {
+                let read = request.read(&mut answers).unwrap_or_else(garbled);
+                let open = matches!(&read, Err(error) if is_read_only(error)) && !is_last;
+                *outcome = (!open).then_some(read);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &BackendError) {
+        for outcome in &mut self.outcomes {
+            outcome.get_or_insert_with(|| Err(error.clone()));
+        }
+    }
+}
+
+impl Line {
+    fn command(&self, name: &str, script: &str, requests: &[&Request]) -> Cmd {
+        let keys: usize = requests.iter().map(|request| request.key_count()).sum();
+        let mut command = Cmd::with_capacity(6 + 4 * keys, 128 + script.len() + 128 * keys);
+        let mut buffer = Vec::with_capacity(96);
+        command.arg(name).arg(script).arg(keys);
+        for request in requests {
+            request.write_keys(&mut command, &mut buffer);
+        }
+        // The first is the time, for tests: the server's own counts.
+        command.arg("").arg(self.floor).arg(self.idle);
+        for request in requests {
+            request.write_args(&mut command);
+        }
+        command
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+struct Slow(Duration);
+
+impl std::fmt::Display for Slow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "connecting took longer than {:?}", self.0)
+    }
+}
+
+impl std::error::Error for Slow {}
+
+fn is_refusal(error: &BackendError) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<RedisError>())
+        .is_some_and(RedisError::is_connection_refusal)
+}
+
+fn is_read_only(error: &BackendError) -> bool {
+    matches!(error.kind(), BackendErrorKind::Server(code) if code == "READONLY")
+}
+
+/// Provably: the server has said so instead of doing it.
+fn was_not_done(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::TryAgain
+        )
+    )
+}
+
+/// What went wrong with a command that was, or may have been, sent.
+pub(super) fn of_redis(error: RedisError) -> BackendError {
+    match error.kind() {
+        ErrorKind::Io => BackendError::because(BackendErrorKind::Lost, error),
+        ErrorKind::Server(_) | ErrorKind::Extension => match error.code() {
+            Some(code) if code != "ERR" => {
+                let code = code.to_owned();
+                BackendError::because(BackendErrorKind::Server(code), error)
+            }
+            _ => of_text(&error.to_string()),
+        },
+        _ => BackendError::because(BackendErrorKind::Server("ERR".to_owned()), error),
+    }
+}

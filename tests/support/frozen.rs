@@ -1,0 +1,80 @@
+//! A Redis whose time stands where a test puts it.
+//!
+//! Scripts take the time from their first argument if there is one. Only a connection can put it there: nothing in the crate
+//! does, and nothing in its API can.
+
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
+use tower_sluice::clock::{Clock, ManualClock};
+
+/// A connection that tells scripts the time of a clock moved by hand.
+#[derive(Clone)]
+pub(crate) struct Frozen {
+    inner: MultiplexedConnection,
+    clock: ManualClock,
+}
+
+impl Frozen {
+    pub(crate) async fn connect(url: &str, clock: &ManualClock) -> Self {
+        let client = redis::Client::open(url).expect("a URL");
+        Self {
+            inner: client
+                .get_multiplexed_async_connection()
+                .await
+                .expect("a server"),
+            clock: clock.clone(),
+        }
+    }
+
+    /// The command with the time in the place of the first argument behind the keys.
+    fn told(&self, command: &Cmd) -> Cmd {
+        let args: Vec<&[u8]> = command
+            .args_iter()
+            .map(|arg| match arg {
+                Arg::Simple(bytes) => bytes,
+                other => panic!("an argument of another kind: {other:?}"),
+            })
+            .collect();
+        if !args[0].starts_with(b"EVAL") {
+            return command.clone();
+        }
+        let keys: usize = std::str::from_utf8(args[2])
+            .expect("a number")
+            .parse()
+            .expect("a number");
+        assert_eq!(
+            args[3 + keys],
+            b"",
+            "the backend never tells scripts the time itself"
+        );
+        let mut told = Cmd::new();
+        for (index, arg) in args.into_iter().enumerate() {
+            if index == 3 + keys {
+                told.arg(self.clock.now().as_micros());
+            } else {
+                told.arg(arg);
+            }
+        }
+        told
+    }
+}
+
+impl ConnectionLike for Frozen {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let told = self.told(command);
+        Box::pin(async move { self.inner.send_packed_command(&told).await })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.inner.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.inner.get_db()
+    }
+}

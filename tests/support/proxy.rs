@@ -1,0 +1,349 @@
+//! A network that fails on demand: a TCP proxy in front of one server. It knows where requests and replies end (RESP2).
+
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// What the proxy does to all connections, those that are open included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Nothing.
+    Pass,
+    /// The `n`-th script from now on is executed; instead of its reply the client sees the connection close. Once.
+    CutAfterRequest(usize),
+    /// The reply to the `n`-th script from now on ends after so many bytes, and so does the connection. Once.
+    CutInReply(usize, usize),
+    /// Each byte, in each direction, is a packet of its own and this much later than the one before.
+    Trickle(Duration),
+    /// Reads and never answers. A connection that has lost a byte this way is dead for good, and nobody is told: a hole.
+    Swallow,
+    /// Nobody listens, and what was open is closed.
+    Refuse,
+}
+
+/// A proxy in front of one address. It ends when it is dropped, and all its connections with it.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: SocketAddr,
+    mode: watch::Sender<Mode>,
+    listens: watch::Sender<bool>,
+    /// Scripts until the one to cut at, of the two modes that do.
+    until_cut: AtomicUsize,
+    connections: AtomicUsize,
+    to_server: AtomicU64,
+    to_client: AtomicU64,
+    commands: Mutex<HashMap<String, usize>>,
+}
+
+impl Proxy {
+    /// A proxy to 127.0.0.1 at a port of its own, passing everything.
+    pub(crate) async fn to(port: u16) -> Self {
+        let (listener, address) = loop {
+            let address = SocketAddr::from(([127, 0, 0, 1], super::free_port()));
+            if let Ok(listener) = TcpListener::bind(address).await {
+                break (listener, address);
+            }
+        };
+        let shared = Arc::new(Shared {
+            server: ([127, 0, 0, 1], port).into(),
+            mode: watch::Sender::new(Mode::Pass),
+            listens: watch::Sender::new(true),
+            until_cut: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
+            to_server: AtomicU64::new(0),
+            to_client: AtomicU64::new(0),
+            commands: Mutex::default(),
+        });
+        let task = tokio::spawn(shared.clone().accept(listener, address));
+        Self {
+            shared,
+            address,
+            task,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}/", self.address)
+    }
+
+    /// Returns when it is in force.
+    pub(crate) async fn set(&self, mode: Mode) {
+        if let Mode::CutAfterRequest(n) | Mode::CutInReply(n, _) = mode {
+            self.shared.until_cut.store(n, SeqCst);
+        }
+        self.shared.mode.send_replace(mode);
+        let mut listens = self.shared.listens.subscribe();
+        let settled = listens.wait_for(|listens| *listens != (mode == Mode::Refuse));
+        settled.await.expect("its sender is here");
+    }
+
+    pub(crate) fn mode(&self) -> Mode {
+        *self.shared.mode.borrow()
+    }
+
+    /// Connections that were accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(SeqCst)
+    }
+
+    /// Bytes that have gone to the server, and to the client.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        let Shared {
+            to_server,
+            to_client,
+            ..
+        } = &*self.shared;
+        (to_server.load(SeqCst), to_client.load(SeqCst))
+    }
+
+    /// How many requests have gone to the server whose first word is this.
+    pub(crate) fn count(&self, command: &str) -> usize {
+        let commands = self.shared.commands.lock();
+        commands
+            .get(&command.to_uppercase())
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// Scripts that have gone to the server.
+    pub(crate) fn scripts(&self) -> usize {
+        self.count("EVALSHA") + self.count("EVAL")
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    async fn accept(self: Arc<Self>, listener: TcpListener, address: SocketAddr) {
+        let mut listener = Some(listener);
+        let mut mode = self.mode.subscribe();
+        let mut connections = JoinSet::new();
+        loop {
+            let refuses = *mode.borrow_and_update() == Mode::Refuse;
+            if refuses && listener.is_some() {
+                listener = None;
+                connections.shutdown().await;
+                self.listens.send_replace(false);
+            } else if !refuses && listener.is_none() {
+                let bound = TcpListener::bind(address).await;
+                listener = Some(bound.expect("nobody else was given this port"));
+                self.listens.send_replace(true);
+            }
+            let accepted = async {
+                match &listener {
+                    Some(listener) => listener.accept().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                changed = mode.changed() => if changed.is_err() { return },
+                Ok((client, _)) = accepted => {
+                    self.connections.fetch_add(1, SeqCst);
+                    let shared = self.clone();
+                    connections.spawn(async move { drop(shared.connect(client).await) });
+                }
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    /// One connection, until either side closes it or the proxy cuts it.
+    async fn connect(&self, client: TcpStream) -> io::Result<()> {
+        let server = TcpStream::connect(self.server).await?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let (fates, hole) = (Mutex::default(), AtomicBool::new(false));
+        tokio::select! {
+            ended = self.requests(from_client, to_server, &fates, &hole) => ended,
+            ended = self.replies(from_server, to_client, &fates, &hole) => ended,
+        }
+    }
+
+    async fn requests(
+        &self,
+        from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        fates: &Mutex<VecDeque<Fate>>,
+        hole: &AtomicBool,
+    ) -> io::Result<()> {
+        let mut frames = Frames::of(from);
+        while let Some(frame) = frames.next().await? {
+            if self.swallows(hole) {
+                continue;
+            }
+            let command = first_word(&frame);
+            let is_script = matches!(&*command, "EVALSHA" | "EVAL");
+            fates.lock().push_back(self.fate(is_script));
+            self.forward(&mut to, &frame, &self.to_server).await?;
+            *self.commands.lock().entry(command).or_default() += 1;
+        }
+        Ok(())
+    }
+
+    async fn replies(
+        &self,
+        from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        fates: &Mutex<VecDeque<Fate>>,
+        hole: &AtomicBool,
+    ) -> io::Result<()> {
+        let mut frames = Frames::of(from);
+        while let Some(frame) = frames.next().await? {
+            // A server that closes at once says why without having been asked.
+            let fate = fates.lock().pop_front().unwrap_or(Fate::Whole);
+            if self.swallows(hole) {
+                continue;
+            }
+            match fate {
+                Fate::Whole => self.forward(&mut to, &frame, &self.to_client).await?,
+                Fate::Lost => return Ok(()),
+                Fate::Part(bytes) => {
+                    to.write_all(&frame[..bytes.min(frame.len() - 1)]).await?;
+                    return to.shutdown().await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fate(&self, is_script: bool) -> Fate {
+        let mode = *self.mode.borrow();
+        let fate = match mode {
+            Mode::CutAfterRequest(_) if is_script => Fate::Lost,
+            Mode::CutInReply(_, bytes) if is_script => Fate::Part(bytes),
+            _ => return Fate::Whole,
+        };
+        if self.until_cut.fetch_sub(1, SeqCst) == 1 {
+            self.mode.send_if_modified(|now| {
+                let still = *now == mode;
+                if still {
+                    *now = Mode::Pass;
+                }
+                still
+            });
+            return fate;
+        }
+        Fate::Whole
+    }
+
+    /// Whether this connection is one that nothing gets through any more.
+    fn swallows(&self, hole: &AtomicBool) -> bool {
+        if *self.mode.borrow() == Mode::Swallow {
+            hole.store(true, SeqCst);
+        }
+        hole.load(SeqCst)
+    }
+
+    async fn forward(
+        &self,
+        to: &mut OwnedWriteHalf,
+        bytes: &[u8],
+        count: &AtomicU64,
+    ) -> io::Result<()> {
+        let mode = || *self.mode.borrow();
+        let mut rest = bytes;
+        while let Mode::Trickle(delay) = mode()
+            && let Some((byte, after)) = rest.split_first()
+        {
+            match delay {
+                Duration::ZERO => tokio::task::yield_now().await,
+                delay => tokio::time::sleep(delay).await,
+            }
+            to.write_all(&[*byte]).await?;
+            rest = after;
+        }
+        to.write_all(rest).await?;
+        count.fetch_add(bytes.len() as u64, SeqCst);
+        Ok(())
+    }
+}
+
+/// What happens to the reply to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Whole,
+    Lost,
+    Part(usize),
+}
+
+/// Whole requests, or replies, of a stream.
+struct Frames {
+    from: OwnedReadHalf,
+    read: Vec<u8>,
+}
+
+impl Frames {
+    const fn of(from: OwnedReadHalf) -> Self {
+        Self {
+            from,
+            read: Vec::new(),
+        }
+    }
+
+    /// `None` at the end of the stream.
+    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some(length) = frame(&self.read) {
+                let rest = self.read.split_off(length);
+                return Ok(Some(std::mem::replace(&mut self.read, rest)));
+            }
+            if self.from.read_buf(&mut self.read).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// The length of the first value of `bytes`, if it is all there.
+fn frame(bytes: &[u8]) -> Option<usize> {
+    let line = bytes.windows(2).position(|two| two == b"\r\n")?;
+    let head = line + 2;
+    let number = || -> i64 {
+        let digits = std::str::from_utf8(&bytes[1..line]).expect("a length in digits");
+        digits.parse().expect("a length in digits")
+    };
+    match bytes[0] {
+        b'+' | b'-' | b':' => Some(head),
+        b'$' => {
+            let end = usize::try_from(number()).map_or(head, |length| head + length + 2);
+            (end <= bytes.len()).then_some(end)
+        }
+        b'*' => {
+            (0..number().max(0)).try_fold(head, |start, _| Some(start + frame(&bytes[start..])?))
+        }
+        other => panic!("no value of RESP2 starts with {:?}", char::from(other)),
+    }
+}
+
+/// The name of a request's command: `*3\r\n$7\r\nEVALSHA\r\n..`
+fn first_word(request: &[u8]) -> String {
+    let word = request
+        .split(|byte| *byte == b'\n')
+        .nth(2)
+        .expect("an array of strings");
+    String::from_utf8_lossy(word).trim_end().to_uppercase()
+}

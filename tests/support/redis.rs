@@ -1,0 +1,257 @@
+//! A redis-server of the test's own: its process, its port, its folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, RedisResult, Value};
+
+/// No server takes longer to start or to answer a test's own commands.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How a server is set up: lines of `redis.conf`, beside those that keep it to itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Options {
+    lines: Vec<String>,
+    password: Option<String>,
+}
+
+impl Options {
+    /// A line of `redis.conf`: `appendonly yes`, `user limiter on >secret ~{sluice:* +evalsha`.
+    pub(crate) fn line(mut self, line: &str) -> Self {
+        self.lines.push(line.to_owned());
+        self
+    }
+
+    /// `requirepass`; the test's own commands know it.
+    pub(crate) fn password(mut self, password: &str) -> Self {
+        self.password = Some(password.to_owned());
+        self.line(&format!("requirepass {password}"))
+    }
+
+    /// A server that runs and answers.
+    pub(crate) fn start(self) -> RedisServer {
+        let mut server = self.prepare();
+        server.restart();
+        server
+    }
+
+    /// A server that does not run yet: [`RedisServer::restart`] starts it.
+    pub(crate) fn prepare(self) -> RedisServer {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let dir = std::env::temp_dir().join(format!(
+            "sluice-redis-{}-{}-{:08x}",
+            std::process::id(),
+            COUNT.fetch_add(1, Relaxed),
+            rand::random::<u32>()
+        ));
+        fs::create_dir(&dir).unwrap_or_else(|why| panic!("{}: {why}", dir.display()));
+        RedisServer {
+            process: None,
+            port: super::free_port(),
+            has_run: false,
+            dir,
+            options: self,
+        }
+    }
+}
+
+/// A redis-server that is killed, and whose folder is removed, when the test ends, whichever way.
+#[derive(Debug)]
+pub(crate) struct RedisServer {
+    process: Option<Child>,
+    port: u16,
+    has_run: bool,
+    dir: PathBuf,
+    options: Options,
+}
+
+impl RedisServer {
+    pub(crate) fn start() -> Self {
+        Self::options().start()
+    }
+
+    pub(crate) fn options() -> Options {
+        Options::default()
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// For the default user, with its password if there is one.
+    pub(crate) fn url(&self) -> String {
+        match &self.options.password {
+            Some(password) => self.url_of("", password),
+            None => format!("redis://127.0.0.1:{}/", self.port),
+        }
+    }
+
+    pub(crate) fn url_of(&self, user: &str, password: &str) -> String {
+        format!("redis://{user}:{password}@127.0.0.1:{}/", self.port)
+    }
+
+    /// By the socket in the server's folder.
+    pub(crate) fn unix_url(&self) -> String {
+        format!("redis+unix://{}", self.dir.join("socket").display())
+    }
+
+    /// Starts it, if it does not run, at the port it had. It answers when this returns.
+    pub(crate) fn restart(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.process.is_none() {
+            self.process = Some(self.spawn());
+            if let Err(why) = self.wait_until_it_answers(deadline) {
+                self.kill9();
+                assert!(Instant::now() < deadline, "{why}\n{}", self.log());
+                // Somebody was faster to take the port. One that clients know cannot be changed.
+                if !self.has_run {
+                    self.port = super::free_port();
+                }
+            }
+        }
+        self.has_run = true;
+    }
+
+    fn spawn(&self) -> Child {
+        let mut config = format!(
+            "bind 127.0.0.1\nport {}\ndir {dir}\nlogfile {dir}/log\nunixsocket {dir}/socket\nsave \"\"\ndaemonize no\n",
+            self.port,
+            dir = self.dir.display()
+        );
+        for line in &self.options.lines {
+            config.push_str(line);
+            config.push('\n');
+        }
+        let path = self.dir.join("redis.conf");
+        fs::write(&path, config).expect("a folder of our own");
+        Command::new("redis-server")
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|why| match why.kind() {
+                io::ErrorKind::NotFound => panic!(
+                    "redis-server is missing: apt-get install redis-server, or run tests/run.sh"
+                ),
+                _ => panic!("redis-server: {why}"),
+            })
+    }
+
+    /// Whoever answers must be the process that was started here, not one that had the port before.
+    fn wait_until_it_answers(&mut self, deadline: Instant) -> Result<(), String> {
+        let process = self.process.as_mut().expect("spawned");
+        let ours = format!("process_id:{}\r", process.id());
+        loop {
+            if let Some(status) = process.try_wait().expect("a child") {
+                return Err(format!("redis-server has ended at once: {status}"));
+            }
+            let url = match &self.options.password {
+                Some(password) => format!("redis://:{password}@127.0.0.1:{}/", self.port),
+                None => format!("redis://127.0.0.1:{}/", self.port),
+            };
+            let why = match command::<String>(&url, &["INFO", "server"]) {
+                Ok(info) if info.lines().any(|line| ours.starts_with(line)) => return Ok(()),
+                Ok(_) => return Err(format!("another server has port {}", self.port)),
+                Err(why) => why,
+            };
+            if Instant::now() > deadline {
+                return Err(format!("redis-server does not answer: {why}"));
+            }
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it as a crash does: connections are reset, what is not on disk is gone.
+    pub(crate) fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("a child of ours");
+            process.wait().expect("a child of ours");
+        }
+    }
+
+    /// Stops it in its tracks: connections stay, nothing is answered.
+    pub(crate) fn pause(&self) {
+        self.signal("-STOP");
+    }
+
+    pub(crate) fn resume(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.process.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("sh")
+            .args(["-c", "kill $0 $1", signal, &id])
+            .status();
+        assert!(sent.expect("a shell").success(), "kill {signal} {id}");
+    }
+
+    /// The answer to a command, by a connection of its own.
+    pub(crate) fn command(&self, command: &[&str]) -> Value {
+        self.get(command)
+    }
+
+    /// The same as any type that redis-rs can make of it.
+    pub(crate) fn get<T: FromRedisValue>(&self, command: &[&str]) -> T {
+        self.try_get(command)
+            .unwrap_or_else(|why| panic!("{command:?}: {why}\n{}", self.log()))
+    }
+
+    pub(crate) fn try_get<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+        command(&self.url(), words)
+    }
+
+    /// All its keys, in order.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.get(&["KEYS", "*"]);
+        keys.sort_unstable();
+        keys
+    }
+
+    /// How often a command was called since the start or `CONFIG RESETSTAT`, scripts' calls included.
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        let stats: String = self.get(&["INFO", "commandstats"]);
+        let start = format!("cmdstat_{}:calls=", command.to_lowercase());
+        let calls = stats.lines().find_map(|line| line.strip_prefix(&start));
+        calls.map_or(0, |calls| {
+            let digits = calls.split(',').next().expect("a number");
+            digits.parse().expect("a number")
+        })
+    }
+
+    /// The end of what it has logged.
+    pub(crate) fn log(&self) -> String {
+        let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        // Not `kill9`: a panic in here would hide the one that brought us here.
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// The answer to a command, by a connection of its own to any server.
+pub(crate) fn command<T: FromRedisValue>(url: &str, words: &[&str]) -> RedisResult<T> {
+    let mut connection = redis::Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
+    connection.set_read_timeout(Some(PATIENCE))?;
+    let mut command = redis::Cmd::new();
+    command.arg(words).query(&mut connection)
+}
