@@ -136,18 +136,15 @@ impl Trip<'_> {
                 ErrorKind::UnexpectedReturnType,
                 "not the answer of this script",
             ));
-            Err(BackendError::because(
-                BackendErrorKind::Server("ERR".to_owned()),
-                why,
-            ))
+            BackendError::because(BackendErrorKind::Server("ERR".to_owned()), why)
         };
         let Value::Array(answers) = answer else {
-            return self.fail(&garbled().unwrap_err());
+            return self.fail(&garbled());
         };
         let mut answers = answers.iter();
         for (request, outcome) in self.requests.iter().zip(&mut self.outcomes) {
             if outcome.is_none() {
-                let read = request.read(&mut answers).unwrap_or_else(garbled);
+                let read = request.read(&mut answers).unwrap_or_else(|| Err(garbled()));
                 let open = matches!(&read, Err(error) if is_read_only(error)) && !is_last;
                 *outcome = (!open).then_some(read);
             }
