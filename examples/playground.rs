@@ -3,6 +3,8 @@
 //! Run: `cargo run --example playground -- --quota '5/10s burst 3' --quota fixed-window:20/minute`
 //! Then: `curl -i localhost:3000/cost/2`
 //!
+//! With the feature `redis` several of them share a limit: `--backend redis://127.0.0.1/`.
+//!
 //! SIGTERM and SIGINT stop it; requests that are under way have 3 seconds to end.
 
 use std::convert::Infallible;
@@ -22,7 +24,9 @@ use clap::Parser;
 use http::Request;
 use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::key::{Global, Header, KeyError, KeyExtractor};
-use tower_sluice::{Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+use tower_sluice::{
+    AnyBackend, Key, MemoryBackend, OnBackendError, PeerIp, Policy, Quota, RateLimitLayer,
+};
 
 /// A server to try rate limits with curl.
 #[derive(Parser)]
@@ -30,9 +34,15 @@ struct Options {
     /// Where to listen; port 0 picks one.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
-    /// Where the state is kept: `memory:`.
-    #[arg(long, value_name = "URL", default_value = "memory:", value_parser = backend)]
-    backend: MemoryBackend,
+    /// Where the state is kept: `memory:`, or with the feature `redis` a URL such as `redis://127.0.0.1/`.
+    #[arg(long, value_name = "URL", default_value = "memory:", value_parser = Where::parse)]
+    backend: Where,
+    /// What happens to requests when the backend fails: `allow`, `deny`, or `memory`, which decides here meanwhile.
+    #[arg(long, value_name = "CHOICE", default_value = "deny")]
+    on_backend_error: OnError,
+    /// How long the backend may take for an answer, in milliseconds; 250 if not said.
+    #[arg(long, value_name = "MS")]
+    backend_timeout: Option<u64>,
     /// A quota, such as `10/second burst 20` or `fixed-window:100/minute`; may be repeated, all must allow a request. An
     /// algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
@@ -62,10 +72,60 @@ impl<B> KeyExtractor<Request<B>> for KeyedBy {
     }
 }
 
-fn backend(url: &str) -> Result<MemoryBackend, String> {
-    match url {
-        "memory:" => Ok(MemoryBackend::new()),
-        _ => Err("unknown backend; use memory:".into()),
+/// A backend that can be had, and its URL.
+#[derive(Clone)]
+struct Where {
+    url: String,
+    backend: AnyBackend,
+}
+
+impl Where {
+    fn parse(url: &str) -> Result<Self, tower_sluice::backend::BackendError> {
+        let backend = AnyBackend::from_url(url)?;
+        Ok(Self {
+            url: url.to_owned(),
+            backend,
+        })
+    }
+
+    fn is_memory(&self) -> bool {
+        self.url == "memory:"
+    }
+
+    fn within(self, limit: Option<u64>) -> AnyBackend {
+        match limit {
+            #[cfg(feature = "redis")]
+            Some(ms) if !self.is_memory() => tower_sluice::RedisBackend::builder()
+                .time_limit(Duration::from_millis(ms))
+                .connect_lazy(&self.url)
+                .map_or(self.backend, AnyBackend::from),
+            _ => self.backend,
+        }
+    }
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum OnError {
+    Allow,
+    Deny,
+    Memory,
+}
+
+impl OnError {
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Allow => "requests pass uncounted",
+            Self::Deny => "requests are refused with 503",
+            Self::Memory => "this process decides for itself",
+        }
+    }
+
+    fn choice(self) -> OnBackendError {
+        match self {
+            Self::Allow => OnBackendError::Allow,
+            Self::Deny => OnBackendError::Deny,
+            Self::Memory => OnBackendError::Fallback(MemoryBackend::new()),
+        }
     }
 }
 
@@ -96,7 +156,9 @@ impl Options {
     }
 
     fn app(self, policy: Policy) -> Router {
-        let limit = RateLimitLayer::new(policy, self.key, self.backend);
+        let backend = self.backend.within(self.backend_timeout);
+        let limit = RateLimitLayer::new(policy, self.key, backend)
+            .on_backend_error(self.on_backend_error.choice());
         let by_path = limit
             .clone()
             .cost_fn(|head| match head.uri.path().strip_prefix("/cost/") {
@@ -163,6 +225,12 @@ async fn serve(options: Options, policy: Policy) -> std::io::Result<()> {
     let (stop, overdue) = (told_to_stop()?, told_to_stop()?);
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
+    if !options.backend.is_memory() {
+        println!(
+            "if the backend fails, {} (--on-backend-error)",
+            options.on_backend_error.told()
+        );
+    }
     let app = options
         .app(policy)
         .into_make_service_with_connect_info::<SocketAddr>();

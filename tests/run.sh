@@ -58,6 +58,7 @@ command -v cargo >/dev/null || die "'cargo' is missing: install Rust $(sed -n 's
 cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: run 'rustup component add rustfmt'"
 cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: run 'rustup component add clippy'"
 need cc gcc
+need redis-server redis-server
 
 step format cargo fmt --check
 step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings

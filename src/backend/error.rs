@@ -116,7 +116,8 @@ impl Error for BackendError {
 }
 
 /// Codes of a server that can do nothing for anybody.
-const OUTAGES: [&str; 7] = [
+const OUTAGES: [&str; 8] = [
+    "BUSY",
     "CLUSTERDOWN",
     "LOADING",
     "MASTERDOWN",

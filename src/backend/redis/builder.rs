@@ -14,7 +14,7 @@ use super::connection::{ByManager, ByPool, Connect, Connections, Source};
 use super::denials::Denials;
 use super::name::Naming;
 use super::queue::Queue;
-use super::trip::Line;
+use super::trip::{Line, Slow};
 use super::{Inner, RedisBackend};
 use crate::clock::{Clock, SystemClock, micros_up};
 
@@ -157,7 +157,12 @@ impl RedisBuilder {
         let patience = self.time_limit.max(PATIENCE);
         let backend = self.connect_lazy(url)?;
         let first = tokio::time::timeout(patience, backend.0.first_connection()).await;
-        first.unwrap_or_else(|_| Err(BackendError::new(BackendErrorKind::Unreachable)))?;
+        first.unwrap_or_else(|_| {
+            Err(BackendError::because(
+                BackendErrorKind::Unreachable,
+                Slow(patience),
+            ))
+        })?;
         Ok(backend)
     }
 

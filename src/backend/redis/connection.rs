@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -52,6 +52,7 @@ where
 pub(super) struct Connection {
     io: MultiplexedConnection,
     retired: Arc<AtomicBool>,
+    used: Instant,
 }
 
 /// Around whatever makes connections.
@@ -75,6 +76,7 @@ impl ManageConnection for Manager {
                 Ok(Connection {
                     io,
                     retired: Arc::default(),
+                    used: Instant::now(),
                 })
             }
             Err(error) => {
@@ -106,6 +108,9 @@ pub(super) struct Connections {
 /// A connection that nobody has used for so long is closed, before a firewall or the server does it unseen.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// A connection that was not used for so long is asked whether it still leads anywhere: a restart meanwhile costs no decision.
+const TRUSTED: Duration = Duration::from_secs(1);
+
 impl Connections {
     pub(super) fn new(maker: Arc<dyn Connect>, most: u32, time_limit: Duration) -> Self {
         let failure = Arc::new(watch::Sender::new(None));
@@ -132,17 +137,37 @@ impl Connections {
         })
     }
 
+    /// Makes the first connection, however long it takes, and sees that it answers.
+    pub(super) async fn first(&self) -> Result<(), BackendError> {
+        let mut connection = self.manager.connect().await.map_err(unreachable)?;
+        self.manager
+            .is_valid(&mut connection)
+            .await
+            .map_err(unreachable)?;
+        // If others have filled the pool meanwhile it is not needed.
+        let _ = self.pool().add(connection);
+        Ok(())
+    }
+
     /// A connection for this caller alone, as long as it is held.
     pub(super) async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, BackendError> {
         // A failure is heard of at once, and not when time is up. From now on: an old one is no news.
         let mut failure = self.manager.failure.subscribe();
         let get = async {
             loop {
-                let connection = self.pool().get().await?;
+                let mut connection = self.pool().get().await?;
                 // Marked while it was in the pool: dropped, it is not put back.
-                if !connection.retired.load(Ordering::Relaxed) {
-                    return Ok(connection);
+                if connection.retired.load(Ordering::Relaxed) {
+                    continue;
                 }
+                if connection.used.elapsed() > TRUSTED
+                    && self.manager.is_valid(&mut connection).await.is_err()
+                {
+                    connection.retired.store(true, Ordering::Relaxed);
+                    continue;
+                }
+                connection.used = Instant::now();
+                return Ok(connection);
             }
         };
         tokio::select! {

@@ -166,9 +166,10 @@ impl Inner {
 
     /// Makes sure that there is a connection and that it answers.
     async fn first_connection(&self) -> Result<(), BackendError> {
-        let mut lent = self.queue.line().source.lend().await?;
-        let ping = bb8_redis::redis::cmd("PING");
-        lent.send(&ping).await.map(drop).map_err(trip::of_redis)
+        match &self.queue.line().source {
+            Source::Pool(connections) => connections.first().await,
+            Source::Shared(_) => Ok(()),
+        }
     }
 }
 

@@ -178,7 +178,7 @@ impl Line {
 
 /// Why there is no connection.
 #[derive(Debug)]
-struct Slow(Duration);
+pub(super) struct Slow(pub(super) Duration);
 
 impl std::fmt::Display for Slow {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
