@@ -22,13 +22,18 @@
 //! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
 //! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
 //! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
+//! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`] is
+//!   either, chosen by a URL.
 //!
 //! # Features
 //!
 //! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`.
 //! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
+//! - `redis`: buckets in Redis, shared by a fleet.
+//! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
-//! - `tracing`: an event for each refusal, and one at level error if the server is set up wrongly.
+//! - `tracing`: an event for each refusal, one at level error if the server is set up wrongly, and one whenever Redis is given
+//!   up or taken back.
 //!
 //! [Tower]: https://docs.rs/tower
 
