@@ -79,7 +79,7 @@ pub use self::limiter::Limiter;
 pub use self::policy::Policy;
 pub use self::quota::{Cost, Quota};
 
-/// The README's example is compiled as it stands there.
-#[cfg(all(doctest, feature = "axum"))]
+/// The README's examples are compiled as they stand there.
+#[cfg(all(doctest, feature = "axum", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
