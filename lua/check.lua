@@ -1,6 +1,6 @@
 -- check.lua: decisions under one quota each, one after the other, each as if it were alone; made for one algorithm.
 -- KEYS     one a decision
--- ARGV     prelude's, then of each decision: quota (see the algorithm) | cost
+-- ARGV     prelude's, then of each run of decisions that ask for the same: quota (see the algorithm) | cost | how many
 -- returns  of each decision: retry 0 allowed, -1 never, else µs | remaining | reset in µs | place of the charge; or of one that
 --          failed: -2 | why | 0 | 0
 -- writes   one SET with its expiry for each that is allowed, nothing for a refusal (a log: RPUSH, PEXPIRE, LTRIM)
@@ -8,14 +8,16 @@
 --@prelude
 local key, quota, raw
 --@names
-local answers, count, last, go = {}, 0, nil, true
+local answers, count, go = {}, 0, true
+local args, left, cost = 3, 0, nil
 for index = 1, #KEYS do
-  key, quota = KEYS[index], ARGV[2 + 2 * index]
-  local cost = tonumber(ARGV[3 + 2 * index])
-  if quota ~= last then
-    last = quota
+  key = KEYS[index]
+  if left == 0 then
+    quota, cost, left = ARGV[args + 1], tonumber(ARGV[args + 2]), tonumber(ARGV[args + 3])
+    args = args + 3
     --@quota
   end
+  left = left - 1
   local retry, remaining, reset, place = 0, 0, 0, 0
   --@load
   --@view

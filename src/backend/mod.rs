@@ -20,6 +20,7 @@
 mod any;
 mod error;
 mod failure;
+mod fingerprint;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;

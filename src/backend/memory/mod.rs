@@ -20,7 +20,6 @@
 //! assert_eq!((backend.len(), backend.evictions()), (2, 1));
 //! ```
 
-mod fingerprint;
 mod index;
 mod room;
 mod shard;
@@ -36,11 +35,11 @@ use std::time::Duration;
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
-use self::fingerprint::{Fingerprint, Fingerprints};
 use self::room::Room;
 use self::shard::{Moment, Shard};
 use super::{Answer, Backend, Op, Reply};
 use crate::algorithm;
+use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock, micros_up};
 use crate::decision::Charge;
 use crate::key::Key;

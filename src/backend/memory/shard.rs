@@ -1,10 +1,10 @@
 use smallvec::SmallVec;
 
-use super::fingerprint::Fingerprint;
 use super::room::Room;
 use super::table::{Reset, Slot, Table};
 use crate::algorithm::{self, State};
 use crate::backend::Reply;
+use crate::backend::fingerprint::Fingerprint;
 use crate::clock::Timestamp;
 use crate::decision::{Place, QuotaSnapshot};
 use crate::policy::{NamedQuota, Policy};

@@ -1,6 +1,6 @@
-use super::fingerprint::Fingerprint;
 use super::index::{self, Index};
 use crate::algorithm::State;
+use crate::backend::fingerprint::Fingerprint;
 use crate::clock::Timestamp;
 
 /// The entries of a shard side by side, so that a hand can go round, and an index of their places.

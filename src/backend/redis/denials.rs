@@ -3,9 +3,6 @@
 //! A refusal stays right until its `retry_after`, unless another server refunds, resets or raises the limit meanwhile; so it is
 //! believed for a second at most. Nothing is ever allowed from here.
 
-use std::hash::{BuildHasher, Hash, Hasher};
-
-use ahash::RandomState;
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
@@ -15,6 +12,8 @@ use crate::policy::Policy;
 use crate::quota::Cost;
 
 use super::super::Reply;
+use super::super::fingerprint::{Fingerprint, Fingerprints};
+use super::quotas::Quotas;
 
 /// Places for refusals. Two keys of one place displace each other, which costs a question to Redis.
 const PLACES: usize = 1 << 13;
@@ -22,7 +21,7 @@ const PLACES: usize = 1 << 13;
 pub(super) struct Denials {
     /// The longest time that a refusal is believed, µs.
     longest: u64,
-    hasher: RandomState,
+    prints: Fingerprints,
     places: Box<[Mutex<Place>]>,
 }
 
@@ -34,7 +33,7 @@ struct Place {
 }
 
 struct Denial {
-    print: u64,
+    print: Fingerprint,
     policy: Policy,
     cost: Cost,
     /// From when on its spans count: when the question was sent.
@@ -46,7 +45,7 @@ struct Denial {
 /// Where an answer may be kept.
 #[derive(Clone, Copy)]
 pub(super) struct Ticket {
-    print: u64,
+    print: Fingerprint,
     epoch: u32,
 }
 
@@ -54,21 +53,17 @@ impl Denials {
     pub(super) fn new(longest: u64) -> Self {
         Self {
             longest,
-            hasher: RandomState::new(),
+            prints: Fingerprints::new(),
             places: (0..PLACES).map(|_| Mutex::default()).collect(),
         }
     }
 
-    fn print(&self, policy: &Policy, key: &Key) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        policy.name().hash(&mut hasher);
-        key.hash(&mut hasher);
-        hasher.finish()
+    fn print(&self, policy: &Policy, key: &Key) -> Fingerprint {
+        self.prints.of(key).under(Quotas::of(policy).name)
     }
 
-    #[allow(clippy::cast_possible_truncation)] // the low bits choose
-    fn place(&self, print: u64) -> &Mutex<Place> {
-        &self.places[print as usize % PLACES]
+    fn place(&self, print: Fingerprint) -> &Mutex<Place> {
+        &self.places[print.shard(PLACES)]
     }
 
     /// The refusal of this request, if it is known; else where its answer may be kept.

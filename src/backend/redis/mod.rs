@@ -148,7 +148,12 @@ impl Inner {
         match (self.atomicity, &self.queue.line().source) {
             (Atomicity::Script, _) => Arc::clone(&self.queue).send(request).await,
             (Atomicity::Optimistic, Source::Pool(connections)) => {
-                optimistic::deliver(self.queue.line(), connections, &request).await
+                Box::pin(optimistic::deliver(
+                    self.queue.line(),
+                    connections,
+                    &request,
+                ))
+                .await
             }
             (Atomicity::Optimistic, Source::Shared(_)) => {
                 Err(BackendError::new(BackendErrorKind::Unsupported(

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -29,15 +30,32 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     trips: usize,
-    /// Whether a carrier has been called that has not yet taken its batch.
-    called: bool,
+    /// The carrier that has been called and has not come yet.
+    called: Option<Call>,
+    calls: u64,
     waiting: VecDeque<Waiting>,
+}
+
+#[derive(Debug)]
+struct Call {
+    number: u64,
+    since: Instant,
 }
 
 #[derive(Debug)]
 struct Waiting {
     request: Request,
     outcome: oneshot::Sender<Outcome>,
+}
+
+impl State {
+    /// There is no runtime any more to make a trip in. If no other trip is made, those that wait are told so.
+    fn lose_trip(&mut self) {
+        self.trips -= 1;
+        if self.trips == 0 {
+            self.waiting.clear();
+        }
+    }
 }
 
 enum Entered {
@@ -64,12 +82,13 @@ impl Queue {
     /// place stays empty.
     pub(super) async fn send(self: Arc<Self>, request: Request) -> Outcome {
         if !self.batching {
-            return alone(self.line.deliver(&[request]).await);
+            return alone(Box::pin(self.line.deliver(&[request])).await);
         }
         let answer = match self.enter(request) {
             Entered::Alone(request) => {
                 let _own = OwnTrip(&self);
-                return alone(self.line.deliver(&[request]).await);
+                // In a box: most futures wait for a batch and need no room for a trip.
+                return alone(Box::pin(self.line.deliver(&[request])).await);
             }
             Entered::Waits(answer) => answer,
         };
@@ -90,24 +109,46 @@ impl Queue {
         }
         let (outcome, answer) = oneshot::channel();
         state.waiting.push_back(Waiting { request, outcome });
-        if !state.called && state.trips < MOST_TRIPS {
-            state.trips += 1;
-            state.called = true;
-            self.call_carrier(&Handle::current());
+        match &state.called {
+            None if state.trips < MOST_TRIPS => {
+                state.trips += 1;
+                self.call_carrier(&mut state, &Handle::current());
+            }
+            // It was called in a runtime that nobody drives any more: another one comes in its place.
+            Some(call) if call.since.elapsed() > self.line.time_limit => {
+                self.call_carrier(&mut state, &Handle::current());
+            }
+            _ => {}
         }
         Entered::Waits(answer)
     }
 
-    fn call_carrier(self: &Arc<Self>, runtime: &Handle) {
-        let (queue, is_done) = (Arc::clone(self), false);
-        runtime.spawn(Carrier { queue, is_done }.run());
+    fn call_carrier(self: &Arc<Self>, state: &mut State, runtime: &Handle) {
+        state.calls += 1;
+        let (number, since) = (state.calls, Instant::now());
+        state.called = Some(Call { number, since });
+        let carrier = Carrier {
+            queue: Arc::clone(self),
+            number,
+            stage: Stage::Called,
+        };
+        runtime.spawn(carrier.run());
+    }
+
+    /// Whether the carrier of this call is still expected.
+    fn arrives(&self, number: u64) -> bool {
+        let mut state = self.state.lock();
+        let expected = matches!(&state.called, Some(call) if call.number == number);
+        if expected {
+            state.called = None;
+        }
+        expected
     }
 
     /// The next batch: requests of the script that has waited longest. Nobody waits any more for those that were given up.
     /// `None`, and the trip is over, if nobody waits.
     fn take(&self) -> Option<(Vec<Request>, Vec<oneshot::Sender<Outcome>>)> {
         let mut state = self.state.lock();
-        state.called = false;
         state.waiting.retain(|waiting| !waiting.outcome.is_closed());
         let Some(first) = state.waiting.front() else {
             state.trips -= 1;
@@ -133,24 +174,12 @@ impl Queue {
     /// A trip has ended by itself or was given up: somebody else makes the next one.
     fn ended(self: &Arc<Self>) {
         let mut state = self.state.lock();
-        if state.waiting.is_empty() || state.called {
+        if state.waiting.is_empty() || state.called.is_some() {
             state.trips -= 1;
         } else if let Ok(runtime) = Handle::try_current() {
-            state.called = true;
-            self.call_carrier(&runtime);
+            self.call_carrier(&mut state, &runtime);
         } else {
-            drop(state);
-            self.lost_carrier();
-        }
-    }
-
-    /// There is no runtime any more to make trips in. If no other one does, those that wait are told so.
-    fn lost_carrier(&self) {
-        let mut state = self.state.lock();
-        state.trips -= 1;
-        state.called = false;
-        if state.trips == 0 {
-            state.waiting.clear();
+            state.lose_trip();
         }
     }
 }
@@ -174,28 +203,46 @@ impl Drop for OwnTrip<'_> {
 /// Makes trips as long as anybody waits.
 struct Carrier {
     queue: Arc<Queue>,
-    is_done: bool,
+    number: u64,
+    /// What it does to the number of trips when it is dropped.
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Called,
+    OnItsWay,
+    Done,
 }
 
 impl Carrier {
     async fn run(mut self) {
         // Everything that is ready to run may ask first: then the batch is whole.
         tokio::task::yield_now().await;
-        while let Some((requests, senders)) = self.queue.take() {
-            let outcomes = self.queue.line.deliver(&requests).await;
-            for (sender, outcome) in senders.into_iter().zip(outcomes) {
-                // Who has given up meanwhile does not hear it.
-                let _ = sender.send(outcome);
+        if self.queue.arrives(self.number) {
+            self.stage = Stage::OnItsWay;
+            while let Some((requests, senders)) = self.queue.take() {
+                let outcomes = self.queue.line.deliver(&requests).await;
+                for (sender, outcome) in senders.into_iter().zip(outcomes) {
+                    // Who has given up meanwhile does not hear it.
+                    let _ = sender.send(outcome);
+                }
             }
         }
-        self.is_done = true;
+        self.stage = Stage::Done;
     }
 }
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        if !self.is_done {
-            self.queue.lost_carrier();
+        // Dropped before its time, as its runtime ended; unless another one was called in its place.
+        let is_lost = match self.stage {
+            Stage::Called => self.queue.arrives(self.number),
+            Stage::OnItsWay => true,
+            Stage::Done => false,
+        };
+        if is_lost {
+            self.queue.state.lock().lose_trip();
         }
     }
 }

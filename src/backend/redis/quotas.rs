@@ -1,6 +1,7 @@
 //! What Redis needs to know of a policy, prepared once: each quota as the scripts read it, and the end of its key.
 
 use std::fmt::Write as _;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::policy::{Floor, NamedQuota, Policy};
 use crate::quota::{Origin, Rule, Unit};
@@ -11,6 +12,8 @@ pub(super) struct Quotas {
     pub(super) algorithms: Algorithms,
     /// Whether there are turns: all quotas are buckets.
     pub(super) of_buckets: bool,
+    /// What stands for the policy's name within this process.
+    pub(super) name: u64,
 }
 
 /// One quota.
@@ -60,6 +63,8 @@ impl Quotas {
             algorithms.0 |= 1 << index;
             of_buckets &= index < 2;
         }
+        let mut hasher = DefaultHasher::new();
+        policy.name().hash(&mut hasher);
         let pack = |named: &NamedQuota| Packed {
             numbers: numbers(&named.quota.rule),
             suffix: suffix(policy, named),
@@ -68,6 +73,7 @@ impl Quotas {
             each: policy.quotas().iter().map(pack).collect(),
             algorithms,
             of_buckets,
+            name: hasher.finish(),
         }
     }
 }

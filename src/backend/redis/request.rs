@@ -71,12 +71,28 @@ impl Request {
         }
     }
 
-    pub(super) fn write_args(&self, command: &mut Cmd) {
-        let quotas = self.quotas();
-        if self.is_plain_check() {
-            command.arg(&quotas.each[0].numbers[..]).arg(self.cost(0));
-            return;
+    /// What comes behind the keys of all `requests`, which have the same script.
+    pub(super) fn write_all_args(requests: &[&Self], command: &mut Cmd) {
+        if requests.first().is_some_and(|first| first.is_plain_check()) {
+            for run in requests.chunk_by(|one, next| one.asks_the_same(next)) {
+                let numbers = &run[0].quotas().each[0].numbers;
+                command.arg(&numbers[..]).arg(run[0].cost(0)).arg(run.len());
+            }
+        } else {
+            for request in requests {
+                request.write_args(command);
+            }
         }
+    }
+
+    fn asks_the_same(&self, other: &Self) -> bool {
+        self.cost(0) == other.cost(0)
+            && (self.policy.is(&other.policy)
+                || self.quotas().each[0].numbers == other.quotas().each[0].numbers)
+    }
+
+    fn write_args(&self, command: &mut Cmd) {
+        let quotas = self.quotas();
         command.arg(quotas.each.len());
         match self.op {
             Op::Reserve { max_wait, .. } if quotas.of_buckets => {

@@ -169,9 +169,7 @@ impl Line {
         }
         // The first is the time, for tests: the server's own counts.
         command.arg("").arg(self.floor).arg(self.idle);
-        for request in requests {
-            request.write_args(&mut command);
-        }
+        Request::write_all_args(requests, &mut command);
         command
     }
 }

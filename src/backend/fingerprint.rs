@@ -5,19 +5,19 @@ use ahash::RandomState;
 use crate::key::Key;
 
 /// A keyed hash function with a random seed: what a client sends chooses neither its shard nor its neighbours.
-pub(super) struct Fingerprints(RandomState);
+pub(in crate::backend) struct Fingerprints(RandomState);
 
 /// What stands for a key, or for a key under one limit. Two share one with a chance of 2^-64: beside a million others, 5 in 10^14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint(u64);
+pub(in crate::backend) struct Fingerprint(u64);
 
 impl Fingerprints {
-    pub(super) fn new() -> Self {
+    pub(in crate::backend) fn new() -> Self {
         Self(RandomState::new())
     }
 
     #[inline]
-    pub(super) fn of(&self, key: &Key) -> Fingerprint {
+    pub(in crate::backend) fn of(&self, key: &Key) -> Fingerprint {
         let mut hasher = self.0.build_hasher();
         hasher.write(key.as_bytes());
         // Set apart by a constant, as limits are: one more round of the hash would cost as much again.
@@ -33,19 +33,19 @@ impl Fingerprints {
 impl Fingerprint {
     /// The same key under one limit: all limits of a key lie in one shard, under one lock.
     #[inline]
-    pub(super) fn under(self, limit: u64) -> Self {
+    pub(in crate::backend) fn under(self, limit: u64) -> Self {
         Self(self.0 ^ limit)
     }
 
     /// Bits that the table does not look at first.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
-    pub(super) fn shard(self, shards: usize) -> usize {
+    pub(in crate::backend) fn shard(self, shards: usize) -> usize {
         (self.0 >> 32) as usize & (shards - 1)
     }
 
     #[inline]
-    pub(super) fn hash(self) -> u64 {
+    pub(in crate::backend) fn hash(self) -> u64 {
         self.0
     }
 }
