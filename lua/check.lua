@@ -1,8 +1,8 @@
 -- check.lua: decisions under one quota each, one after the other, each as if it were alone; made for one algorithm.
 -- KEYS     one a decision
 -- ARGV     prelude's, then of each run of decisions that ask for the same: quota (see the algorithm) | cost | how many
--- returns  of each decision: retry 0 allowed, -1 never, else µs | remaining | reset in µs | place of the charge; or of one that
---          failed: -2 | why | 0 | 0
+-- returns  of each decision: retry 0 allowed, -1 never, else µs | remaining | reset in µs | windows: place of the charge. Of one
+--          that failed: -2 | why | 0 | windows: 0
 -- writes   one SET with its expiry for each that is allowed, nothing for a refusal (a log: RPUSH, PEXPIRE, LTRIM)
 
 --@prelude
@@ -26,7 +26,6 @@ for index = 1, #KEYS do
     --@settle
   end
   if fault then retry, remaining, reset, place = -2, fault, 0, 0 end
-  answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = retry, remaining, reset, place
-  count = count + 4
+  --@answer
 end
 return answers

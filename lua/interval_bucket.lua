@@ -52,6 +52,9 @@ remaining = math.max(0, limit - debt)
 reset = debt > 0 and math.ceil(debt / refill) * period - (at - anchor) + ahead or 0
 --# pack
 raw = struct.pack('<c2i8i8i8', 'i1', debt, anchor, limit)
+--# answer
+answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
+count = count + 3
 --# take_back
 local tag, was, since, capacity = struct.unpack('<c2i8i8i8', raw)
 raw = struct.pack('<c2i8i8i8', tag, math.max(0, was - cost), since, capacity)

@@ -26,6 +26,9 @@ end
 --# store
 local px = math.max(math.ceil(reset / 1000) + 1000 + hold, floor)
 fault = redis.pcall('SET', key, raw, 'PX', string.format('%.0f', px)).err
+--# answer
+answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = retry, remaining, reset, place
+count = count + 4
 --# can_wait
 local can_wait = false
 --# take_back

@@ -50,6 +50,9 @@ remaining = debt < full and math.floor((full - debt) / per_token) or 0
 reset = debt > 0 and math.ceil(debt / per_micro) + ahead or 0
 --# pack
 raw = struct.pack('<c2i8i8i8i8', 'b1', debt, at, per_token, limit)
+--# answer
+answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
+count = count + 3
 --# take_back
 local tag, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
 raw = struct.pack('<c2i8i8i8i8', tag, math.max(0, was - cost * had), since, had, capacity)

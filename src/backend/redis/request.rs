@@ -144,8 +144,10 @@ impl Request {
         answers: &mut std::slice::Iter<'_, Value>,
     ) -> Option<Result<Reply, BackendError>> {
         if self.is_plain_check() {
-            let own = answers.as_slice().get(..4)?;
-            *answers = answers.as_slice()[4..].iter();
+            // A charge to a bucket lies nowhere.
+            let width = if self.quotas().of_buckets { 3 } else { 4 };
+            let (own, rest) = answers.as_slice().split_at_checked(width)?;
+            *answers = rest.iter();
             if let Some(fault) = fault(own) {
                 return Some(Err(fault));
             }
@@ -202,9 +204,7 @@ impl Request {
     }
 
     fn snapshot(&self, index: usize, numbers: &[Value]) -> Option<(QuotaSnapshot, i64)> {
-        let [retry, remaining, reset, place] = numbers else {
-            return None;
-        };
+        let ([retry, remaining, reset], place) = numbers.split_first_chunk()?;
         let snapshot = QuotaSnapshot {
             limit: self.policy.quotas()[index].quota().limit(),
             remaining: u32::try_from(unsigned(remaining)?).ok()?,
@@ -214,7 +214,8 @@ impl Request {
             },
             reset_after: unsigned(reset)?,
         };
-        Some((snapshot, signed(place)?))
+        let place = place.first().map_or(Some(0), signed)?;
+        Some((snapshot, place))
     }
 }
 
