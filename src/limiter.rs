@@ -33,7 +33,8 @@ use crate::quota::Cost;
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped before it was polled has done nothing. In memory the first poll completes.
+/// A future that is dropped before it was polled has done nothing. In memory the first poll completes; dropped while a remote
+/// backend is asked, the operation may still be done.
 #[derive(Clone, Debug)]
 pub struct Limiter<B> {
     policy: Policy,
