@@ -47,7 +47,11 @@ impl Log {
         self.sum_before(self.entries.len())
     }
 
+    #[allow(clippy::cast_possible_truncation)] // the low bits tell one log from another
     fn append(&mut self, at: i64, tokens: u32) -> Place {
+        if *self == Self::default() {
+            self.next = at as u32;
+        }
         let entry = Entry {
             at,
             sum: self.total().wrapping_add(tokens),
@@ -227,8 +231,8 @@ impl Algorithm for SlidingLog {
 
     fn refund(&self, view: &mut View, log: &mut Box<Log>, tokens: u32, place: Place) {
         Self::note(self, view, log);
-        // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start again
-        // after a reset: the time keeps an older receipt from meeting a newer entry.)
+        // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start elsewhere
+        // after a reset: an older receipt does not meet a newer entry, whichever way the clock went.)
         let is = |entry: &Entry| entry.number == place.number && entry.at <= place.at;
         let Some(found) = log.entries.iter().skip(view.passed).position(is) else {
             return;
@@ -264,6 +268,22 @@ mod tests {
     #[test]
     fn an_entry_takes_sixteen_bytes() {
         assert_eq!(size_of::<Entry>(), 16);
+    }
+
+    #[test]
+    fn a_receipt_from_before_a_reset_takes_nothing_from_after_it() {
+        let quota = SlidingLog {
+            limit: 10,
+            window: 1_000,
+        };
+        for after in [5_100, 5_000 - 100] {
+            let (mut before, mut log) = (Box::default(), Box::default());
+            let old = quota.charge(&mut quota.view(None, 5_000), &mut before, 3);
+            let _ = quota.charge(&mut quota.view(None, after), &mut log, 3);
+            let mut view = quota.view(Some(&log), after);
+            quota.refund(&mut view, &mut log, 3, old);
+            assert_eq!(quota.remaining(&view), 7, "reset at 5000, then {after}");
+        }
     }
 
     #[test]
