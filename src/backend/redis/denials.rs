@@ -82,7 +82,7 @@ impl Denials {
             && (denial.asked..denial.until).contains(&now)
             && (0..policy.quotas().len()).all(|index| cost.of(index) >= denial.cost.of(index))
         {
-            return Ok(denial.answer(now));
+            return Ok(denial.answer(cost, now));
         }
         let epoch = place.epoch;
         Err(Ticket { print, epoch })
@@ -125,18 +125,25 @@ impl Denials {
 }
 
 impl Denial {
-    /// What is left of the spans; what remained then is by now the least that remains.
-    fn answer(&self, now: Timestamp) -> Reply {
+    /// What is left of the spans; what remained then is by now the least that remains. A cost above the limit never passes,
+    /// whatever the one that is known waits for.
+    fn answer(&self, cost: Cost, now: Timestamp) -> Reply {
         let passed = now.micros_since(self.asked);
-        let left = |quota: &QuotaSnapshot| QuotaSnapshot {
+        let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
             retry_after: match quota.retry_after {
-                NEVER => NEVER,
+                _ if cost.of(index) > quota.limit => NEVER,
                 wait => wait.saturating_sub(passed),
             },
             reset_after: quota.reset_after.saturating_sub(passed),
             ..*quota
         };
-        let quotas = self.snapshot.quotas().iter().map(left).collect();
+        let quotas = self
+            .snapshot
+            .quotas()
+            .iter()
+            .enumerate()
+            .map(left)
+            .collect();
         Reply::to_check(Snapshot::new(quotas), Default::default)
     }
 }
@@ -228,6 +235,12 @@ mod tests {
                 .is_err(),
             "a tier of its own"
         );
+    }
+
+    #[test]
+    fn a_cost_above_the_limit_is_never_told_to_wait() {
+        let reply = Known::new(1_000).knows(11, 400).expect("known");
+        assert_eq!(reply.decision.retry_after(), Some(RetryAfter::Never));
     }
 
     #[test]
