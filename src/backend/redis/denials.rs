@@ -27,7 +27,7 @@ pub(super) struct Denials {
 
 #[derive(Default)]
 struct Place {
-    /// Changes when a key of this place was refunded or reset, so that an answer from before is not kept.
+    /// Changes when something was done to a key of this place, so that an answer from before is not kept.
     epoch: u32,
     denial: Option<Box<Denial>>,
 }
@@ -80,7 +80,11 @@ impl Denials {
             && denial.print == print
             && denial.policy.is(policy)
             && (denial.asked..denial.until).contains(&now)
-            && (0..policy.quotas().len()).all(|index| cost.of(index) >= denial.cost.of(index))
+            && (0..policy.quotas().len()).all(|index| match denial.cost.of(index) {
+                // That was a look. A first check starts the clock of a bucket, even if it is refused.
+                0 => cost.of(index) == 0,
+                known => cost.of(index) >= known,
+            })
         {
             return Ok(denial.answer(cost, now));
         }
@@ -88,7 +92,7 @@ impl Denials {
         Err(Ticket { print, epoch })
     }
 
-    /// Keeps the answer to a question of `asked`.
+    /// Keeps the answer to a question of `asked`. One that charged ends what was known: its waits have become longer.
     pub(super) fn keep(
         &self,
         ticket: Ticket,
@@ -98,6 +102,10 @@ impl Denials {
         decision: &Decision,
     ) {
         let Decision::Deny(snapshot, _) = decision else {
+            if (0..policy.quotas().len()).any(|index| cost.of(index) > 0) {
+                let mut place = self.place(ticket.print).lock();
+                place.denial.take_if(|denial| denial.print == ticket.print);
+            }
             return;
         };
         let wait = snapshot.governor().retry_after.min(self.longest);
@@ -115,7 +123,7 @@ impl Denials {
         }
     }
 
-    /// Forgets a key that was paid back, and answers that are still on their way.
+    /// Forgets a key that something else was done to than to check it, and answers that are still on their way.
     pub(super) fn forget(&self, policy: &Policy, key: &Key) {
         let print = self.print(policy, key);
         let mut place = self.place(print).lock();
@@ -241,6 +249,45 @@ mod tests {
     fn a_cost_above_the_limit_is_never_told_to_wait() {
         let reply = Known::new(1_000).knows(11, 400).expect("known");
         assert_eq!(reply.decision.retry_after(), Some(RetryAfter::Never));
+    }
+
+    #[test]
+    fn a_quota_that_was_only_looked_at_is_asked_when_it_is_to_pay() {
+        let known = Known::new(1_000);
+        let policy = Policy::new("p", Quota::per_second(10)).and("bytes", Quota::per_second(10));
+        let find = |costs: [u32; 2]| {
+            let cost = Cost::each(costs);
+            known.denials.find(&policy, &known.key, cost, at(100))
+        };
+        let Err(ticket) = find([5, 0]) else {
+            panic!("nothing is known of this policy");
+        };
+        let (cost, asked) = (Cost::each([5, 0]), at(100));
+        known
+            .denials
+            .keep(ticket, &policy, cost, asked, &refused(1_000));
+        assert!(find([6, 0]).is_ok());
+        assert!(find([6, 1]).is_err());
+    }
+
+    #[test]
+    fn a_charge_ends_what_is_known() {
+        let known = Known::new(1_000);
+        let keep = |cost: u32| {
+            let (key, cost) = (&known.key, Cost::new(cost));
+            let Err(ticket) = known.denials.find(&known.policy, key, cost, at(100)) else {
+                panic!("less than what is known");
+            };
+            let some = QuotaSnapshot::new(10, 2, None, Duration::from_secs(10));
+            let decision = Reply::of(&[some]).decision;
+            known
+                .denials
+                .keep(ticket, &known.policy, cost, at(100), &decision);
+        };
+        keep(0);
+        assert!(known.knows(5, 100).is_some(), "a look charges nothing");
+        keep(1);
+        assert!(known.knows(5, 100).is_none());
     }
 
     #[test]

@@ -119,8 +119,8 @@ impl Backend for RedisBackend {
         if inner.queue.line().breaker.refuses() {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
         }
-        let pays_back = matches!(op, Op::Refund(_) | Op::Reset | Op::Cancel(_));
-        let paid = (pays_back && inner.denials.is_some()).then(|| key.clone());
+        let changes = !matches!(op, Op::Check(_));
+        let changed = (changes && inner.denials.is_some()).then(|| key.clone());
         let request = Request {
             name: inner.naming.name(policy.name(), key),
             policy: policy.clone(),
@@ -130,9 +130,9 @@ impl Backend for RedisBackend {
         Answer::Later(Box::pin(async move {
             let policy = request.policy.clone();
             // Before and after: a refusal that was decided in between is of no use either.
-            inner.forget(&policy, paid.as_ref());
+            inner.forget(&policy, changed.as_ref());
             let outcome = inner.send(request).await;
-            inner.forget(&policy, paid.as_ref());
+            inner.forget(&policy, changed.as_ref());
             if let (Some(denials), Some((ticket, cost, asked)), Ok(reply)) =
                 (&inner.denials, ticket, &outcome)
             {
@@ -163,8 +163,8 @@ impl Inner {
         }
     }
 
-    fn forget(&self, policy: &Policy, paid: Option<&Key>) {
-        if let (Some(denials), Some(key)) = (&self.denials, paid) {
+    fn forget(&self, policy: &Policy, changed: Option<&Key>) {
+        if let (Some(denials), Some(key)) = (&self.denials, changed) {
             denials.forget(policy, key);
         }
     }
