@@ -2,7 +2,10 @@
 //! batch, a few batches at a time. There is no timer: a batch is what has arrived since the last one left.
 
 use std::collections::VecDeque;
+use std::mem;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -48,16 +51,6 @@ struct Waiting {
     outcome: oneshot::Sender<Outcome>,
 }
 
-impl State {
-    /// There is no runtime any more to make a trip in. If no other trip is made, those that wait are told so.
-    fn lose_trip(&mut self) {
-        self.trips -= 1;
-        if self.trips == 0 {
-            self.waiting.clear();
-        }
-    }
-}
-
 enum Entered {
     Alone(Request),
     Waits(oneshot::Receiver<Outcome>),
@@ -78,17 +71,18 @@ impl Queue {
 
     /// Does one request.
     ///
-    /// Dropped in mid-flight it leaves nothing behind: a trip of its own ends, and lets those that wait go; in a batch its
-    /// place stays empty.
+    /// Dropped in mid-flight it leaves nothing behind: a trip of its own goes on without it, and in a batch its place stays
+    /// empty.
     pub(super) async fn send(self: Arc<Self>, request: Request) -> Outcome {
         if !self.batching {
-            return alone(Box::pin(self.line.deliver(&[request])).await);
+            let line = Arc::clone(&self.line);
+            return OwnTrip::new(async move { alone(line.deliver(&[request]).await) }).await;
         }
         let answer = match self.enter(request) {
             Entered::Alone(request) => {
-                let _own = OwnTrip(&self);
-                // In a box: most futures wait for a batch and need no room for a trip.
-                return alone(Box::pin(self.line.deliver(&[request])).await);
+                let own = Slot(Arc::clone(&self));
+                let trip = async move { alone(own.0.line.deliver(&[request]).await) };
+                return OwnTrip::new(trip).await;
             }
             Entered::Waits(answer) => answer,
         };
@@ -109,30 +103,34 @@ impl Queue {
         }
         let (outcome, answer) = oneshot::channel();
         state.waiting.push_back(Waiting { request, outcome });
-        match &state.called {
+        let carrier = match &state.called {
             None if state.trips < MOST_TRIPS => {
                 state.trips += 1;
-                self.call_carrier(&mut state, &Handle::current());
+                Some(self.call_carrier(&mut state))
             }
             // It was called in a runtime that nobody drives any more: another one comes in its place.
             Some(call) if call.since.elapsed() > self.line.time_limit => {
-                self.call_carrier(&mut state, &Handle::current());
+                Some(self.call_carrier(&mut state))
             }
-            _ => {}
+            _ => None,
+        };
+        // A runtime that is ending drops it at once, and it looks at the state then.
+        drop(state);
+        if let Some(carrier) = carrier {
+            tokio::spawn(carrier.run());
         }
         Entered::Waits(answer)
     }
 
-    fn call_carrier(self: &Arc<Self>, state: &mut State, runtime: &Handle) {
+    fn call_carrier(self: &Arc<Self>, state: &mut State) -> Carrier {
         state.calls += 1;
         let (number, since) = (state.calls, Instant::now());
         state.called = Some(Call { number, since });
-        let carrier = Carrier {
+        Carrier {
             queue: Arc::clone(self),
             number,
             stage: Stage::Called,
-        };
-        runtime.spawn(carrier.run());
+        }
     }
 
     /// Whether the carrier of this call is still expected.
@@ -171,16 +169,31 @@ impl Queue {
         Some((requests, outcomes))
     }
 
-    /// A trip has ended by itself or was given up: somebody else makes the next one.
+    /// A trip has ended: if anybody waits, somebody else makes the next one.
     fn ended(self: &Arc<Self>) {
         let mut state = self.state.lock();
         if state.waiting.is_empty() || state.called.is_some() {
             state.trips -= 1;
-        } else if let Ok(runtime) = Handle::try_current() {
-            self.call_carrier(&mut state, &runtime);
-        } else {
-            state.lose_trip();
+            return;
         }
+        let carrier = self.call_carrier(&mut state);
+        drop(state);
+        // Outside of every runtime, or in one that is ending, it is lost at once.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(carrier.run());
+        }
+    }
+
+    /// There is no runtime any more to make a trip in. If no other trip is made, those that wait are told so.
+    fn lose_trip(&self) {
+        let mut state = self.state.lock();
+        state.trips -= 1;
+        let waiting = match state.trips {
+            0 => mem::take(&mut state.waiting),
+            _ => VecDeque::new(),
+        };
+        drop(state);
+        drop(waiting);
     }
 }
 
@@ -191,10 +204,39 @@ fn alone(mut outcomes: Vec<Outcome>) -> Outcome {
         .unwrap_or_else(|| Err(BackendError::new(BackendErrorKind::Lost)))
 }
 
-/// The trip of a request that found nothing in flight, made in its own future.
-struct OwnTrip<'a>(&'a Arc<Queue>);
+/// A trip in the future of its only request: nothing is quicker. If that future is dropped, the trip ends by itself: whoever
+/// gives up early must not keep a dead connection from being found out.
+struct OwnTrip(Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>);
 
-impl Drop for OwnTrip<'_> {
+impl OwnTrip {
+    fn new(trip: impl Future<Output = Outcome> + Send + 'static) -> Self {
+        Self(Some(Box::pin(trip)))
+    }
+}
+
+impl Future for OwnTrip {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let trip = self.0.as_mut().expect("polled after completion");
+        let outcome = ready!(trip.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for OwnTrip {
+    fn drop(&mut self) {
+        if let (Some(trip), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(trip);
+        }
+    }
+}
+
+/// The place of a trip among those in flight.
+struct Slot(Arc<Queue>);
+
+impl Drop for Slot {
     fn drop(&mut self) {
         self.0.ended();
     }
@@ -242,7 +284,7 @@ impl Drop for Carrier {
             Stage::Done => false,
         };
         if is_lost {
-            self.queue.state.lock().lose_trip();
+            self.queue.lose_trip();
         }
     }
 }
