@@ -1,0 +1,465 @@
+//! What the checks of one key must add up to: never more than the rule allows, and nothing wasted.
+//!
+//! Every check is known with the times at which it was sent and answered, by the clock of the server (it is this machine's);
+//! the server decided somewhere between the two. From that follow two facts that need no assumption on speed:
+//!
+//! - **never more**: whatever was surely admitted within a span is at most what the rule allows in it, for all spans;
+//! - **nothing wasted**: every refusal was due. What had been admitted by then leaves no room for the cost that was refused.
+//!
+//! The second says something of the whole run only if the demand never paused: a bucket that was full in between has thrown
+//! tokens away, rightly. [`Verdict::saturated`] tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use tower_sluice::Quota;
+
+/// One check and its answer. Times in µs since the Unix epoch, spans in µs.
+#[derive(Clone, Copy)]
+pub struct Check {
+    pub key: u32,
+    pub sent: u64,
+    pub got: u64,
+    pub cost: u32,
+    pub allowed: bool,
+    pub remaining: u32,
+    pub reset_after: u64,
+}
+
+/// The five algorithms; times in µs.
+#[derive(Clone, Copy)]
+pub enum Rule {
+    TokenBucket {
+        capacity: u32,
+        refill: u32,
+        period: u64,
+    },
+    IntervalBucket {
+        capacity: u32,
+        refill: u32,
+        period: u64,
+    },
+    FixedWindow {
+        limit: u32,
+        window: u64,
+    },
+    SlidingWindow {
+        limit: u32,
+        window: u64,
+    },
+    SlidingLog {
+        limit: u32,
+        window: u64,
+    },
+}
+
+/// What a key's checks have added up to, in tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Verdict {
+    pub admitted: u64,
+    /// What had to be admitted until the last refusal, or until the last one in each window, for sure.
+    pub due: u64,
+    /// What was, where something was due.
+    pub of: u64,
+    /// The bound over the whole run, by the server's clock.
+    pub most: u64,
+    /// Whether the demand was there all the time, so that `due` is all that could be had.
+    pub saturated: bool,
+}
+
+/// What a limiter did wrong.
+#[derive(Debug)]
+pub enum Fault {
+    /// It admitted more than its rule allows.
+    TooMuch(String),
+    /// It refused what it had.
+    Wasted(String),
+    /// An answer's numbers cannot be true.
+    Untrue(String),
+    /// Nothing that is known: a check took so long that its window cannot be told.
+    Slow,
+}
+
+/// When a key was asked.
+#[derive(Clone, Copy)]
+pub struct Demand {
+    /// Before the first check and after the last one, by the server's clock.
+    pub run: (u64, u64),
+    /// The longest pause between two checks that counts as none.
+    pub pause: u64,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMuch(what) => write!(f, "too much: {what}"),
+            Self::Wasted(what) => write!(f, "wasted: {what}"),
+            Self::Untrue(what) => write!(f, "untrue: {what}"),
+            Self::Slow => f.write_str("too slow to tell"),
+        }
+    }
+}
+
+type Judged = Result<Verdict, Fault>;
+
+impl Rule {
+    pub fn quota(self) -> Quota {
+        let micros = Duration::from_micros;
+        match self {
+            Self::TokenBucket {
+                capacity,
+                refill,
+                period,
+            } => Quota::token_bucket(capacity, refill, micros(period)),
+            Self::IntervalBucket {
+                capacity,
+                refill,
+                period,
+            } => Quota::interval_bucket(capacity, refill, micros(period)),
+            Self::FixedWindow { limit, window } => Quota::fixed_window(limit, micros(window)),
+            Self::SlidingWindow { limit, window } => Quota::sliding_window(limit, micros(window)),
+            Self::SlidingLog { limit, window } => Quota::sliding_log(limit, micros(window)),
+        }
+    }
+
+    /// Judges all checks of one key that was unseen before the run.
+    pub fn judge(self, checks: &[Check], demand: Demand) -> Judged {
+        match self {
+            Self::TokenBucket {
+                capacity,
+                refill,
+                period,
+            } => {
+                let earned = |span| span * u64::from(refill) / period;
+                bucket(capacity, earned, 0, checks, demand)
+            }
+            // In a span that does not begin with the first charge one more interval may end.
+            Self::IntervalBucket {
+                capacity,
+                refill,
+                period,
+            } => {
+                let earned = |span| span / period * u64::from(refill);
+                bucket(capacity, earned, refill.into(), checks, demand)
+            }
+            Self::FixedWindow { limit, window } => {
+                fixed_window(limit.into(), window, checks, demand)
+            }
+            Self::SlidingWindow { limit, window } => counter(limit.into(), window, checks, demand),
+            Self::SlidingLog { limit, window } => log(limit.into(), window, checks, demand),
+        }
+    }
+}
+
+/// `earned(span)`: whole tokens that come back in a span from the first charge; any other span may earn `extra` more.
+fn bucket(
+    capacity: u32,
+    earned: impl Fn(u64) -> u64,
+    extra: u64,
+    checks: &[Check],
+    demand: Demand,
+) -> Judged {
+    let full = u64::from(capacity);
+    let admitted = Admitted::of(checks);
+    let mut verdict = Verdict {
+        admitted: admitted.total(),
+        most: full + earned(demand.run.1 - demand.run.0),
+        ..Verdict::default()
+    };
+    verdict.within_most()?;
+    admitted.in_all_spans(|span| full + extra + earned(span))?;
+
+    // Who finds the bucket full cannot know since when. The first charge does; if no other one does, the refill never paused.
+    let mut full_at = checks
+        .iter()
+        .filter(|check| check.allowed && check.remaining.checked_add(check.cost) == Some(capacity));
+    let started = checks.iter().map(|check| check.got).min();
+    let (Some(started), Some(_), None) = (started, full_at.next(), full_at.next()) else {
+        return Ok(verdict);
+    };
+    let due_at = |time: u64| full + earned(time.saturating_sub(started));
+    for refused in refusals(checks) {
+        refused.was_due(admitted.sent_by(refused.got), due_at(refused.sent), demand)?;
+    }
+    let ended = checks.iter().map(|check| check.sent).max();
+    if let Some(last) = single(checks).map(|refused| refused.sent).max() {
+        (verdict.due, verdict.of) = (due_at(last), verdict.admitted);
+        verdict.saturated = Some(last + demand.pause) >= ended;
+    }
+    Ok(verdict)
+}
+
+fn fixed_window(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
+    let mut verdict = Verdict {
+        most: limit * (demand.run.1 / window - demand.run.0 / window + 1),
+        ..Verdict::default()
+    };
+    let windows = by_window(window, checks)?;
+    let mut used_up = BTreeSet::new();
+    for (&number, checks) in &windows {
+        let mut used = 0;
+        for checks in moments(checks) {
+            used += sum(checks);
+            at_most(limit, used, "in one window")?;
+            for refused in refusals(checks) {
+                refused.was_due(used, limit, demand)?;
+            }
+        }
+        verdict.admitted += used;
+        if single(checks).next().is_some() {
+            verdict.due += limit;
+            verdict.of += used;
+            used_up.insert(number);
+        }
+    }
+    verdict.saturated = all_whole_windows(&windows, &used_up);
+    verdict.within_most()?;
+    Ok(verdict)
+}
+
+fn counter(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
+    let mut verdict = Verdict {
+        // In the last two windows together no more than by the estimate at the end: a limit, and what has slid out.
+        most: match demand.run.1 / window - demand.run.0 / window {
+            0 => limit,
+            before => limit * before + limit * (demand.run.1 % window) / window,
+        },
+        ..Verdict::default()
+    };
+    let windows = by_window(window, checks)?;
+    let mut used_up = BTreeSet::new();
+    let mut last = (0, 0);
+    for (&number, checks) in &windows {
+        let previous = if last.0 + 1 == number { last.1 } else { 0 };
+        let (mut used, mut due, mut of) = (0, 0, 0);
+        for checks in moments(checks) {
+            let left = window - checks[0].sent % window;
+            let had = limit - (previous * left).div_ceil(window);
+            let allowed = sum(checks);
+            used += allowed;
+            if allowed > 0 {
+                at_most(had, used, "in one window, by the estimate")?;
+            }
+            for refused in refusals(checks) {
+                refused.was_due(used, had, demand)?;
+            }
+            if single(checks).next().is_some() {
+                (due, of) = (had, used);
+                if left <= demand.pause {
+                    used_up.insert(number);
+                }
+            }
+        }
+        verdict.admitted += used;
+        verdict.due += due;
+        verdict.of += of;
+        last = (number, used);
+    }
+    verdict.saturated = all_whole_windows(&windows, &used_up);
+    verdict.within_most()?;
+    Ok(verdict)
+}
+
+fn log(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
+    // A window holds its start and not its end, or the other way round.
+    let most = |span| limit * (span / window + 1);
+    let admitted = Admitted::of(checks);
+    let mut verdict = Verdict {
+        admitted: admitted.total(),
+        most: most(demand.run.1 - demand.run.0),
+        ..Verdict::default()
+    };
+    verdict.within_most()?;
+    admitted.in_all_spans(most)?;
+    for refused in refusals(checks) {
+        let passed = admitted.got_by(refused.sent - window);
+        refused.was_due(admitted.sent_by(refused.got) - passed, limit, demand)?;
+    }
+
+    // The refusal of a single token shows a whole limit in the window before it. Count such windows that do not touch, from
+    // the last one back.
+    let mut shown: Vec<_> = single(checks).collect();
+    shown.sort_unstable_by_key(|refused| refused.got);
+    let mut until = u64::MAX;
+    for refused in shown.iter().rev() {
+        if refused.got <= until {
+            verdict.due += limit;
+            verdict.of += limit;
+            until = refused.sent - window;
+        }
+    }
+    let first = checks.iter().map(|check| check.sent).min().unwrap_or(0);
+    let last = checks.iter().map(|check| check.got).max().unwrap_or(0);
+    verdict.saturated = verdict.due >= most((last - first).saturating_sub(demand.pause));
+    Ok(verdict)
+}
+
+// -- The words of the judge
+
+impl Verdict {
+    fn within_most(&self) -> Result<(), Fault> {
+        at_most(self.most, self.admitted, "in the whole run")
+    }
+}
+
+fn at_most(most: u64, admitted: u64, when: &str) -> Result<(), Fault> {
+    if admitted <= most {
+        return Ok(());
+    }
+    Err(Fault::TooMuch(format!(
+        "admitted {admitted} {when}, allowed are {most}"
+    )))
+}
+
+impl Check {
+    /// A refusal is due if no more than `due` was to be had, and `admitted` of it was gone.
+    fn was_due(&self, admitted: u64, due: u64, demand: Demand) -> Result<(), Fault> {
+        let (cost, after) = (self.cost, self.sent.saturating_sub(demand.run.0));
+        if admitted + u64::from(cost) > due {
+            return Ok(());
+        }
+        Err(Fault::Wasted(format!(
+            "refused a cost of {cost}, {after} µs after the start, when {admitted} of {due} had been admitted"
+        )))
+    }
+}
+
+fn sum(checks: &[Check]) -> u64 {
+    let allowed = checks.iter().filter(|check| check.allowed);
+    allowed.map(|check| u64::from(check.cost)).sum()
+}
+
+fn refusals(checks: &[Check]) -> impl Iterator<Item = &Check> {
+    checks.iter().filter(|check| !check.allowed)
+}
+
+/// Refusals of a single token: nothing at all was to be had.
+fn single(checks: &[Check]) -> impl Iterator<Item = &Check> {
+    refusals(checks).filter(|check| check.cost == 1)
+}
+
+/// The allowed checks in the order of their answers, and running totals by either time.
+struct Admitted {
+    by_answer: Vec<Check>,
+    sent: Vec<(u64, u64)>,
+    got: Vec<(u64, u64)>,
+}
+
+impl Admitted {
+    fn of(checks: &[Check]) -> Self {
+        let mut by_answer: Vec<_> = checks
+            .iter()
+            .copied()
+            .filter(|check| check.allowed)
+            .collect();
+        by_answer.sort_unstable_by_key(|check| check.got);
+        let totals = |time: fn(&Check) -> u64| {
+            let mut totals: Vec<_> = by_answer
+                .iter()
+                .map(|check| (time(check), u64::from(check.cost)))
+                .collect();
+            totals.sort_unstable();
+            let mut total = 0;
+            for (_, cost) in &mut totals {
+                total += *cost;
+                *cost = total;
+            }
+            totals
+        };
+        let (sent, got) = (totals(|check| check.sent), totals(|check| check.got));
+        Self {
+            by_answer,
+            sent,
+            got,
+        }
+    }
+
+    fn total(&self) -> u64 {
+        up_to(u64::MAX, &self.sent)
+    }
+
+    /// All that can have been admitted by `time`.
+    fn sent_by(&self, time: u64) -> u64 {
+        up_to(time, &self.sent)
+    }
+
+    /// All that was surely admitted by `time`.
+    fn got_by(&self, time: u64) -> u64 {
+        up_to(time, &self.got)
+    }
+
+    /// In every span from the sending of one check to the answer of another, no more than `most(span)`.
+    fn in_all_spans(&self, most: impl Fn(u64) -> u64) -> Result<(), Fault> {
+        for first in &self.by_answer {
+            let start = first.sent;
+            let later = self.by_answer.partition_point(|check| check.got < start);
+            let mut within = 0;
+            for check in &self.by_answer[later..] {
+                if check.sent >= start {
+                    within += u64::from(check.cost);
+                    let span = check.got - start;
+                    at_most(most(span), within, "in a span of its middle")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn up_to(time: u64, totals: &[(u64, u64)]) -> u64 {
+    match totals.partition_point(|(at, _)| *at <= time) {
+        0 => 0,
+        count => totals[count - 1].1,
+    }
+}
+
+// -- Windows aligned to the epoch
+
+/// Checks by the number of their window, `sent` and `got` at the very µs of the decision, in order.
+type Windows = BTreeMap<u64, Vec<Check>>;
+
+/// A window's end is known, so that `reset_after` tells when the server decided.
+fn by_window(window: u64, checks: &[Check]) -> Result<Windows, Fault> {
+    let mut windows = Windows::new();
+    for check in checks {
+        let ahead = (check.sent + check.reset_after) % window;
+        let now = check.sent + (window - ahead) % window;
+        if now > check.got {
+            let (took, reset_after) = (check.got - check.sent, check.reset_after);
+            return Err(Fault::Untrue(format!(
+                "a check that took {took} µs was told a reset after {reset_after} µs, when no window ends"
+            )));
+        }
+        if now + window <= check.got {
+            // A refusal can be missed, a permit cannot.
+            if check.allowed {
+                return Err(Fault::Slow);
+            }
+            continue;
+        }
+        windows.entry(now / window).or_default().push(Check {
+            sent: now,
+            got: now,
+            ..*check
+        });
+    }
+    for checks in windows.values_mut() {
+        checks.sort_unstable_by_key(|check| check.sent);
+    }
+    Ok(windows)
+}
+
+/// Checks of one window that were decided in the same µs, in whatever order.
+fn moments(checks: &[Check]) -> impl Iterator<Item = &[Check]> {
+    checks.chunk_by(|one, other| one.sent == other.sent)
+}
+
+/// Whether those between the first and the last window are all used up, and there are two of them at least.
+fn all_whole_windows(windows: &Windows, used_up: &BTreeSet<u64>) -> bool {
+    let (Some((first, _)), Some((last, _))) = (windows.first_key_value(), windows.last_key_value())
+    else {
+        return false;
+    };
+    last - first > 2 && (first + 1..*last).all(|number| used_up.contains(&number))
+}

@@ -1,0 +1,490 @@
+//! Exactness under fire: 8 processes of 64 tasks each ask one Redis about 1 key or 1000 keys as fast as they can, and what all
+//! of them were answered is held against the rule, by the clock of the server: never a token too many in any span, and no
+//! refusal while a token was to be had. See [`judge`] for how that is told without an assumption on speed.
+//!
+//! That the test can fail it shows itself: a limiter that does GET, then SET must be convicted, and so must the records of
+//! each good run once one in a hundred of them is doctored.
+//!
+//! Its own harness, since it starts itself again as the processes that fire; it knows the options of libtest that matter.
+
+mod get_then_set;
+mod hammer;
+mod judge;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use judge::{Check, Demand, Fault, Rule, Verdict};
+use support::redis::RedisServer;
+
+const PROCESSES: usize = 8;
+const TASKS: usize = 64;
+
+/// Windows are short, so that a run sees four of them whole.
+const WINDOW: u64 = 360_000;
+/// Ends amid a window of the log, which begins with the first check.
+const RUN: u64 = 4 * WINDOW + WINDOW / 2;
+const SECOND: u64 = 1_000_000;
+const DAY: u64 = 86_400 * SECOND;
+
+pub struct Scenario {
+    name: &'static str,
+    rule: Rule,
+    load: Load,
+    /// Costs are 1 to this, at random.
+    costs: u32,
+    aim: Aim,
+}
+
+#[derive(Clone, Copy)]
+enum Load {
+    OneKey,
+    Keys(usize),
+    /// So many keys, each of which every task asks once, all at the same time.
+    Rounds(usize),
+}
+
+/// Who is fired at.
+#[derive(Clone, Copy)]
+enum Aim {
+    /// Ours; the deny cache is off if it is zero.
+    Backend { deny_cache: Duration },
+    /// A limiter that must be convicted.
+    NotAtomic,
+}
+
+const BACKEND: Aim = Aim::Backend {
+    deny_cache: Duration::ZERO,
+};
+
+const fn one_key(name: &'static str, rule: Rule) -> Scenario {
+    Scenario {
+        name,
+        rule,
+        load: Load::OneKey,
+        costs: 1,
+        aim: BACKEND,
+    }
+}
+
+const fn keys(name: &'static str, rule: Rule) -> Scenario {
+    Scenario {
+        load: Load::Keys(1_000),
+        ..one_key(name, rule)
+    }
+}
+
+// Limits that any machine uses up: some thousand tokens in a run, which asks some ten or hundred thousand times. Buckets of
+// one key do not fill up in a run, those of many get their first token back after half a second: a pause costs no tokens.
+const TOKEN_BUCKET: Rule = Rule::TokenBucket {
+    capacity: 3_000,
+    refill: 600,
+    period: SECOND,
+};
+
+const SCENARIOS: [Scenario; 16] = [
+    one_key("token_bucket_on_one_key", TOKEN_BUCKET),
+    one_key(
+        "interval_bucket_on_one_key",
+        Rule::IntervalBucket {
+            capacity: 3_000,
+            refill: 3,
+            period: SECOND / 200,
+        },
+    ),
+    one_key(
+        "fixed_window_on_one_key",
+        Rule::FixedWindow {
+            limit: 500,
+            window: WINDOW,
+        },
+    ),
+    one_key(
+        "sliding_window_on_one_key",
+        Rule::SlidingWindow {
+            limit: 500,
+            window: WINDOW,
+        },
+    ),
+    one_key(
+        "sliding_log_on_one_key",
+        Rule::SlidingLog {
+            limit: 500,
+            window: WINDOW,
+        },
+    ),
+    Scenario {
+        costs: 3,
+        ..one_key("token_bucket_with_random_costs", TOKEN_BUCKET)
+    },
+    Scenario {
+        costs: 3,
+        ..one_key(
+            "sliding_log_with_random_costs",
+            Rule::SlidingLog {
+                limit: 500,
+                window: WINDOW,
+            },
+        )
+    },
+    Scenario {
+        aim: Aim::Backend {
+            deny_cache: Duration::from_secs(1),
+        },
+        ..one_key("token_bucket_with_deny_cache", TOKEN_BUCKET)
+    },
+    keys(
+        "token_bucket_on_1000_keys",
+        Rule::TokenBucket {
+            capacity: 4,
+            refill: 2,
+            period: SECOND,
+        },
+    ),
+    keys(
+        "interval_bucket_on_1000_keys",
+        Rule::IntervalBucket {
+            capacity: 4,
+            refill: 1,
+            period: SECOND / 2,
+        },
+    ),
+    keys(
+        "fixed_window_on_1000_keys",
+        Rule::FixedWindow {
+            limit: 2,
+            window: WINDOW,
+        },
+    ),
+    keys(
+        "sliding_window_on_1000_keys",
+        Rule::SlidingWindow {
+            limit: 2,
+            window: WINDOW,
+        },
+    ),
+    keys(
+        "sliding_log_on_1000_keys",
+        Rule::SlidingLog {
+            limit: 2,
+            window: WINDOW,
+        },
+    ),
+    Scenario {
+        load: Load::Rounds(20),
+        ..one_key("of_1024_at_once_100_pass_in_20_rounds", HUNDRED)
+    },
+    Scenario {
+        aim: Aim::NotAtomic,
+        ..one_key("get_then_set_is_convicted_on_one_key", TOKEN_BUCKET)
+    },
+    Scenario {
+        aim: Aim::NotAtomic,
+        load: Load::Rounds(20),
+        ..one_key("get_then_set_is_convicted_of_1024_at_once", HUNDRED)
+    },
+];
+
+const HUNDRED: Rule = Rule::TokenBucket {
+    capacity: 100,
+    refill: 1,
+    period: DAY,
+};
+
+impl Scenario {
+    const fn keys(&self) -> usize {
+        match self.load {
+            Load::OneKey => 1,
+            Load::Keys(keys) | Load::Rounds(keys) => keys,
+        }
+    }
+
+    const fn tasks(&self) -> usize {
+        match self.load {
+            Load::Rounds(_) => 1_024 / PROCESSES,
+            _ => TASKS,
+        }
+    }
+
+    const fn is_cached(&self) -> bool {
+        matches!(self.aim, Aim::Backend { deny_cache } if !deny_cache.is_zero())
+    }
+
+    /// Whether each process asks at last until it is refused.
+    const fn is_closed(&self) -> bool {
+        matches!((self.load, self.aim), (Load::OneKey, Aim::Backend { .. }))
+    }
+
+    /// Sometimes the machine has better things to do than to ask: then again, and for longer.
+    fn run(&self) -> Result<String, String> {
+        let server = RedisServer::start();
+        for attempt in 0..4 {
+            let (checks, run) = self.fire(&server, attempt)?;
+            let verdict = match (self.judge(&checks, run), self.aim) {
+                (Err(Fault::TooMuch(what)), Aim::NotAtomic) => return Ok(what),
+                (Ok(verdict), _) if verdict.saturated => verdict,
+                (Ok(_) | Err(Fault::Slow), _) => continue,
+                (Err(fault), _) => return Err(fault.to_string()),
+            };
+            if matches!(self.aim, Aim::NotAtomic) {
+                return Err("nothing was noticed".to_owned());
+            }
+            self.must_notice_doctored(&checks, run)?;
+            let Verdict {
+                admitted,
+                due,
+                most,
+                ..
+            } = verdict;
+            return Ok(format!(
+                "{} checks, {admitted} admitted, {due} were due, {most} by the clock",
+                checks.len()
+            ));
+        }
+        Err("the demand has paused in each of four runs: this machine is too busy".to_owned())
+    }
+
+    fn judge(&self, checks: &[Check], run: (u64, u64)) -> Result<Verdict, Fault> {
+        let pause = match self.load {
+            Load::OneKey => WINDOW / 6,
+            _ => WINDOW * 5 / 6,
+        };
+        let mut by_key = vec![Vec::new(); self.keys()];
+        for check in checks {
+            by_key[check.key as usize].push(*check);
+        }
+        let (mut total, mut paused) = (Verdict::default(), 0);
+        for checks in &by_key {
+            let verdict = self.rule.judge(checks, Demand { run, pause })?;
+            total.admitted += verdict.admitted;
+            total.due += verdict.due;
+            total.of += verdict.of;
+            total.most += verdict.most;
+            paused += usize::from(!verdict.saturated);
+        }
+        total.saturated = paused * 100 <= by_key.len();
+        if let Load::OneKey = self.load {
+            // Times are known well enough to tell a waste of one in a thousand.
+            total.saturated &= total.of * 999 <= total.due * 1_000;
+        }
+        Ok(total)
+    }
+
+    /// The same records, with one permit in a hundred more or less, must not pass.
+    fn must_notice_doctored(&self, checks: &[Check], run: (u64, u64)) -> Result<(), String> {
+        let permits = checks
+            .iter()
+            .filter(|check| check.allowed && check.cost <= self.costs);
+        let doctored: HashSet<_> = permits.step_by(100).map(std::ptr::from_ref).collect();
+        let is_doctored = |check: &&Check| doctored.contains(&std::ptr::from_ref(*check));
+        let more = checks.iter().chain(checks.iter().filter(is_doctored));
+        let more: Vec<_> = more.copied().collect();
+        if !matches!(self.judge(&more, run), Err(Fault::TooMuch(_))) {
+            return Err("1 % more permits would not be noticed".to_owned());
+        }
+        let fewer = checks.iter().filter(|check| !is_doctored(check));
+        let fewer: Vec<_> = fewer.copied().collect();
+        if !matches!(self.judge(&fewer, run), Err(Fault::Wasted(_))) {
+            return Err("1 % fewer permits would not be noticed".to_owned());
+        }
+        Ok(())
+    }
+
+    /// All checks of all processes, and the server's clock before the first and after the last.
+    fn fire(&self, server: &RedisServer, attempt: u64) -> Result<(Vec<Check>, (u64, u64)), String> {
+        let mut processes = (0..PROCESSES)
+            .map(|number| Process::start(&server.url(), self.name, attempt, number))
+            .collect::<Result<Vec<_>, _>>()?;
+        for process in &mut processes {
+            process.wait_until_ready()?;
+        }
+        let (before, since) = (clock_of(server)?, Instant::now());
+        let start = hammer::now() + 30_000;
+        let end = start + RUN + attempt * 2 * WINDOW;
+        for process in &mut processes {
+            process.order(&format!("{start} {end}\n"))?;
+        }
+        let mut checks = Vec::new();
+        for process in processes {
+            checks.extend(process.report()?);
+        }
+        let after = clock_of(server)?;
+        let (passed, by_clock) = (
+            since.elapsed(),
+            Duration::from_micros(after.abs_diff(before)),
+        );
+        if after < before || passed.abs_diff(by_clock) > Duration::from_millis(20) {
+            return Err("the clock of this machine was set during the run".to_owned());
+        }
+        Ok((checks, (before, after)))
+    }
+}
+
+/// The server's clock, which must be that of this machine: the processes read it, too.
+fn clock_of(server: &RedisServer) -> Result<u64, String> {
+    let earliest = hammer::now();
+    let (seconds, micros): (u64, u64) = server.get(&["TIME"]);
+    let (time, latest) = (seconds * SECOND + micros, hammer::now());
+    if (earliest..=latest).contains(&time) {
+        Ok(time)
+    } else {
+        Err(format!(
+            "the server's clock says {time}, not {earliest} to {latest}"
+        ))
+    }
+}
+
+// -- Processes
+
+const CHILD: &str = "--one-of-those-who-fire";
+
+/// This program again. Killed if it is dropped before it has reported.
+struct Process {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Process {
+    fn start(url: &str, scenario: &str, attempt: u64, number: usize) -> Result<Self, String> {
+        let program = std::env::current_exe().map_err(|why| why.to_string())?;
+        let mut child = Command::new(program)
+            .args([
+                CHILD,
+                url,
+                scenario,
+                &attempt.to_string(),
+                &number.to_string(),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|why| why.to_string())?;
+        let out = BufReader::new(child.stdout.take().expect("piped"));
+        Ok(Self { child, out })
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        let mut line = String::new();
+        match self.out.read_line(&mut line) {
+            Ok(_) if line == "ready\n" => Ok(()),
+            _ => Err(format!("a process did not get ready, and said {line:?}")),
+        }
+    }
+
+    fn order(&mut self, order: &str) -> Result<(), String> {
+        let input = self.child.stdin.as_mut().expect("piped");
+        let done = input.write_all(order.as_bytes());
+        done.map_err(|why| format!("a process does not listen: {why}"))
+    }
+
+    fn report(mut self) -> Result<Vec<Check>, String> {
+        let mut bytes = Vec::new();
+        let read = self.out.read_to_end(&mut bytes);
+        let status = self.child.wait();
+        match (read, status) {
+            (Ok(_), Ok(status)) if status.success() => Ok(Check::read_all(&bytes)),
+            (read, status) => Err(format!("a process has failed: {status:?}, {read:?}")),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// -- What `cargo test` may ask for
+
+struct Options {
+    list: bool,
+    exact: bool,
+    /// `--ignored`: of which there are none.
+    nothing: bool,
+    names: Vec<String>,
+    skip: Vec<String>,
+}
+
+impl Options {
+    fn parse(mut args: impl Iterator<Item = String>) -> Self {
+        let mut options = Self {
+            list: false,
+            exact: false,
+            nothing: false,
+            names: Vec::new(),
+            skip: Vec::new(),
+        };
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--list" => options.list = true,
+                "--exact" => options.exact = true,
+                "--ignored" => options.nothing = true,
+                "--skip" => options.skip.extend(args.next()),
+                "--test-threads" | "--format" | "--color" | "--logfile" | "--shuffle-seed"
+                | "-Z" => {
+                    args.next();
+                }
+                other => match other.strip_prefix("--skip=") {
+                    Some(name) => options.skip.push(name.to_owned()),
+                    None if other.starts_with('-') => {}
+                    None => options.names.push(arg),
+                },
+            }
+        }
+        options
+    }
+
+    fn wants(&self, scenario: &Scenario) -> bool {
+        let is = |name: &String| match self.exact {
+            true => scenario.name == name,
+            false => scenario.name.contains(name.as_str()),
+        };
+        let named = self.names.is_empty() || self.names.iter().any(is);
+        named && !self.nothing && !self.skip.iter().any(is)
+    }
+}
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1).peekable();
+    if args.next_if(|arg| arg == CHILD).is_some() {
+        return match hammer::child(args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(why) => {
+                eprintln!("{why}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let options = Options::parse(args);
+    let wanted = SCENARIOS.iter().filter(|scenario| options.wants(scenario));
+    let mut failed = 0;
+    for scenario in wanted.clone() {
+        if options.list {
+            println!("{}: test", scenario.name);
+            continue;
+        }
+        print!("test {} ... ", scenario.name);
+        let _ = std::io::stdout().flush();
+        let since = Instant::now();
+        let (word, what) = match scenario.run() {
+            Ok(what) => ("ok", what),
+            Err(why) => {
+                failed += 1;
+                ("FAILED", why)
+            }
+        };
+        println!("{word} ({what}; {:.1} s)", since.elapsed().as_secs_f64());
+    }
+    let count = wanted.count();
+    if options.list {
+        println!("\n{count} tests, 0 benchmarks");
+    } else {
+        println!("\n{} of {count} scenarios held", count - failed);
+    }
+    ExitCode::from(u8::from(failed > 0))
+}
