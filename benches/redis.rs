@@ -1,0 +1,586 @@
+//! Decisions by Redis: how many, how fast, and what they cost on either side. Our modes beside what others do and beside
+//! redis-benchmark, on one server in one run.
+//!
+//! | mode | what it is |
+//! |---|---|
+//! | batch | as it comes: decisions that arrive while others are in flight go together |
+//! | direct | `batching(false)`: an EVALSHA for each decision, multiplexed over 4 connections |
+//! | optimistic | `Atomicity::Optimistic`: WATCH, MULTI and EXEC |
+//! | plain | the same EVALSHA over one multiplexed connection of redis-rs, and nothing else |
+//! | bb8 | the same EVALSHA over a pool of bb8-redis as it comes: a PING, then one connection held for one decision |
+//! | redis-benchmark | the same script by `redis-benchmark -P 16 -c 50` |
+//!
+//! 10 000 keys, one token bucket each, never empty. Latencies are those of tasks that ask again as soon as they are answered.
+//! Redis and its clients share the machine.
+//!
+//! Run: `cargo bench --features redis --bench redis`, for a quick look with `-- --seconds 0.2`.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bb8_redis::RedisConnectionManager;
+use futures_util::FutureExt;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{Cmd, Pipeline, RedisFuture, Value};
+use support::redis::RedisServer;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tower_sluice::backend::Backend;
+use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
+use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, RedisBackend};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const KEYS: u32 = 10_000;
+const TASKS: [usize; 4] = [1, 8, 64, 256];
+const TURNS: u32 = 5;
+
+/// Never empty, never full: every decision is allowed, and reads and writes a debt.
+fn plenty() -> Policy {
+    Policy::new("bench", Quota::per_hour(100_000_000))
+}
+
+/// As redis-benchmark writes a random number.
+fn key(number: u32) -> String {
+    format!("{number:012}")
+}
+
+fn main() -> Result<(), Error> {
+    let bench = Bench::new()?;
+    bench.print_head()?;
+    let script = bench.runtime.block_on(Script::spied(&bench.server))?;
+
+    println!(
+        "| mode | tasks | decisions/s | p50, µs | p99, µs | client CPU, µs each | Redis CPU, µs each |\n|---|---|---|---|---|---|---|"
+    );
+    let rival = RedisBenchmark::new(&bench.server, &script);
+    bench.rival_row(&rival)?;
+    let keys: Arc<[_]> = (0..KEYS).map(|number| Key::from(key(number))).collect();
+    let ours = |builder: RedisBuilder| -> Result<_, Error> {
+        let connect = builder.connect(bench.server.url());
+        let limiter = Limiter::new(plenty(), bench.runtime.block_on(connect)?);
+        let keys = Arc::clone(&keys);
+        Ok(Ours { limiter, keys })
+    };
+    let batch = ours(RedisBackend::builder())?;
+    bench.rows("batch", &batch, &TASKS)?;
+    let direct = ours(RedisBackend::builder().batching(false))?;
+    bench.rows("direct", &direct, &TASKS)?;
+    let plain = bench
+        .runtime
+        .block_on(Plain::connect(&bench.server, &script))?;
+    bench.rows("plain", &plain, &TASKS)?;
+    let pooled = bench
+        .runtime
+        .block_on(Pooled::connect(&bench.server, &script))?;
+    bench.rows("bb8", &pooled, &TASKS)?;
+    let patient = RedisBackend::builder().time_limit(Duration::from_secs(20));
+    let optimistic = ours(patient.atomicity(Atomicity::Optimistic))?;
+    bench.rows("optimistic", &optimistic, &[1, 64])?;
+
+    println!("\n| budget | is | of |\n|---|---|---|");
+    let [limit, at_64, at_256] = bench.rates_in_turns(&rival, &batch)?;
+    let budget = |name: &str, is: f64, of: String| println!("| {name} | {is:.2} | {of} |");
+    let of_limit = |rate: f64| format!("{rate:.0} of {limit:.0}/s, the best of {TURNS} turns each");
+    budget(
+        "64 tasks ≥ 0.9 × redis-benchmark",
+        at_64 / limit,
+        of_limit(at_64),
+    );
+    budget(
+        "256 tasks ≥ 1.5 × redis-benchmark",
+        at_256 / limit,
+        of_limit(at_256),
+    );
+    let [alone, plainly] = bench.medians_in_turns(&batch, &plain)?;
+    let of = format!("{alone:.1} of {plainly:.1} µs, in turns");
+    budget("1 task, p50 ≤ 1.1 × plain", alone / plainly, of);
+    let Denied {
+        cached,
+        memory,
+        commands,
+    } = bench.denied()?;
+    let of = format!("{cached:.0} of {memory:.0} ns, {commands} commands");
+    budget("denied by the deny cache ≤ 2 × memory", cached / memory, of);
+    Ok(())
+}
+
+struct Bench {
+    server: RedisServer,
+    runtime: Runtime,
+    /// Of a cell.
+    time: Duration,
+}
+
+/// Asks for one decision.
+trait Decide: Clone + Send + 'static {
+    fn decide(&mut self, key: u32) -> impl Future<Output = Result<bool, Error>> + Send;
+}
+
+impl Bench {
+    fn new() -> Result<Self, Error> {
+        let mut args = std::env::args();
+        let seconds = match args.find(|arg| arg == "--seconds") {
+            Some(_) => args.next().ok_or("--seconds needs a number")?.parse()?,
+            // `cargo test --benches` sees only that it runs.
+            None if !std::env::args().any(|arg| arg == "--bench") => 0.02,
+            None => 1.5,
+        };
+        Ok(Self {
+            server: RedisServer::start(),
+            runtime: Runtime::new()?,
+            time: Duration::from_secs_f64(seconds),
+        })
+    }
+
+    fn print_head(&self) -> Result<(), Error> {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model = info
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"));
+        let model = model.map_or("an unknown CPU", |model| {
+            model.trim_start_matches([' ', '\t', ':'])
+        });
+        let cores = std::thread::available_parallelism()?;
+        let server: String = self.server.get(&["INFO", "server"]);
+        let version = server
+            .lines()
+            .find_map(|line| line.strip_prefix("redis_version:"));
+        let rustc = Command::new("rustc").arg("--version").output()?;
+        println!(
+            "{cores} cores of {model}, redis-server {}, {}\n",
+            version.unwrap_or("?"),
+            String::from_utf8_lossy(&rustc.stdout).trim()
+        );
+        Ok(())
+    }
+
+    /// A row for each number of tasks, and their decisions/s.
+    fn rows(&self, mode: &str, decide: &impl Decide, tasks: &[usize]) -> Result<Vec<f64>, Error> {
+        let row = |&tasks: &usize| {
+            let _warm = self.run(decide, tasks, self.time / 8)?;
+            let (client, redis) = (cpu()?.0, self.redis_cpu());
+            let (took, mut spans) = self.run(decide, tasks, self.time)?;
+            let count = spans.len() as f64;
+            let (client, redis) = (cpu()?.0 - client, self.redis_cpu() - redis);
+            let rate = count / took.as_secs_f64();
+            spans.sort_unstable();
+            print_row(
+                mode,
+                &tasks.to_string(),
+                rate,
+                [percentile(&spans, 50), percentile(&spans, 99)],
+                [client / count * 1e6, redis / count * 1e6],
+            );
+            Ok(rate)
+        };
+        tasks.iter().map(row).collect()
+    }
+
+    /// How long it took, and each decision of it.
+    fn run(
+        &self,
+        decide: &impl Decide,
+        tasks: usize,
+        time: Duration,
+    ) -> Result<(Duration, Vec<Duration>), Error> {
+        self.runtime.block_on(async {
+            let start = Instant::now();
+            let mut running = JoinSet::new();
+            for task in 0..tasks {
+                let mut decide = decide.clone();
+                running.spawn(async move {
+                    let mut random = SmallRng::seed_from_u64(task as u64);
+                    let (mut spans, mut asked) = (Vec::with_capacity(1 << 12), Instant::now());
+                    while start.elapsed() < time {
+                        assert!(decide.decide(random.random_range(0..KEYS)).await?);
+                        let answered = Instant::now();
+                        spans.push(answered - asked);
+                        asked = answered;
+                    }
+                    Ok::<_, Error>(spans)
+                });
+            }
+            let mut spans = Vec::new();
+            while let Some(done) = running.join_next().await {
+                spans.append(&mut done??);
+            }
+            Ok((start.elapsed(), spans))
+        })
+    }
+
+    /// Seconds of CPU that the server has used.
+    fn redis_cpu(&self) -> f64 {
+        let info: String = self.server.get(&["INFO", "cpu"]);
+        let seconds = |name| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|seconds| seconds.trim().parse::<f64>().ok())
+        };
+        seconds("used_cpu_user:").unwrap_or(0.0) + seconds("used_cpu_sys:").unwrap_or(0.0)
+    }
+
+    /// The most decisions/s of redis-benchmark and of ours with 64 and 256 tasks. In turns, and the best of each: a machine has
+    /// other work, too, and it comes and goes.
+    fn rates_in_turns(
+        &self,
+        rival: &RedisBenchmark,
+        ours: &impl Decide,
+    ) -> Result<[f64; 3], Error> {
+        let mut best = [0.0_f64; 3];
+        for _ in 0..TURNS {
+            let rate = |tasks| -> Result<f64, Error> {
+                let (took, spans) = self.run(ours, tasks, self.time / 3)?;
+                Ok(spans.len() as f64 / took.as_secs_f64())
+            };
+            let [limit, ..] = rival.run(self.time / 3)?.0;
+            let rates = [limit, rate(64)?, rate(256)?];
+            for (best, rate) in best.iter_mut().zip(rates) {
+                *best = best.max(rate);
+            }
+        }
+        Ok(best)
+    }
+
+    /// p50 of each with one task, µs, in turns.
+    fn medians_in_turns(&self, one: &impl Decide, other: &impl Decide) -> Result<[f64; 2], Error> {
+        let mut spans = [Vec::new(), Vec::new()];
+        for _ in 0..4 * TURNS {
+            spans[0].append(&mut self.run(one, 1, self.time / 12)?.1);
+            spans[1].append(&mut self.run(other, 1, self.time / 12)?.1);
+        }
+        Ok(spans.map(|mut spans| {
+            spans.sort_unstable();
+            percentile(&spans, 50)
+        }))
+    }
+}
+
+/// µs
+fn percentile(sorted: &[Duration], percent: usize) -> f64 {
+    let at = sorted.len().saturating_sub(1) * percent / 100;
+    sorted
+        .get(at)
+        .map_or(f64::NAN, |span| span.as_secs_f64() * 1e6)
+}
+
+fn print_row(mode: &str, tasks: &str, rate: f64, [p50, p99]: [f64; 2], [client, redis]: [f64; 2]) {
+    println!("| {mode} | {tasks} | {rate:.0} | {p50:.0} | {p99:.0} | {client:.2} | {redis:.2} |");
+}
+
+/// Seconds of CPU of this process and of its children that have ended, from `/proc/self/stat`, in hundredths.
+fn cpu() -> Result<(f64, f64), Error> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(") ").ok_or("a line without a name")?;
+    let fields: Vec<_> = fields.split(' ').collect();
+    // `utime` is field 14 of proc(5), the first one here field 3.
+    let sum = |from: usize| -> Result<f64, Error> {
+        Ok((fields[from].parse::<f64>()? + fields[from + 1].parse::<f64>()?) / 100.0)
+    };
+    Ok((sum(11)?, sum(13)?))
+}
+
+// -- Our own
+
+#[derive(Clone)]
+struct Ours {
+    limiter: Limiter<RedisBackend>,
+    keys: Arc<[Key]>,
+}
+
+impl Decide for Ours {
+    async fn decide(&mut self, key: u32) -> Result<bool, Error> {
+        let reply = self.limiter.check(&self.keys[key as usize], 1).await?;
+        Ok(reply.decision.is_allowed())
+    }
+}
+
+struct Denied {
+    /// ns a decision
+    cached: f64,
+    memory: f64,
+    /// What Redis was asked meanwhile.
+    commands: u64,
+}
+
+impl Bench {
+    /// A key that is denied: by the deny cache, and in memory.
+    fn denied(&self) -> Result<Denied, Error> {
+        let policy = Policy::new("denied", Quota::per_hour(1));
+        let connect = RedisBackend::connect(self.server.url());
+        let redis = Limiter::new(policy.clone(), self.runtime.block_on(connect)?);
+        let memory = Limiter::new(policy, MemoryBackend::new());
+        let (mut cached, mut local, mut commands) = (f64::INFINITY, f64::INFINITY, 0);
+        // Within the second for which a denial is believed.
+        let time = (self.time / 4).min(Duration::from_millis(300));
+        for round in 0..u64::from(TURNS) {
+            let key = Key::from(round);
+            self.runtime.block_on(async {
+                while redis.check(&key, 1).await?.decision.is_allowed() {}
+                Ok::<_, Error>(())
+            })?;
+            let before = self.commands();
+            cached = cached.min(self.runtime.block_on(async { denials(&redis, &key, time) }));
+            // Less the look itself.
+            commands += self.commands() - before - 1;
+            let _ = memory.check_now(&key, 1);
+            local = local.min(denials(&memory, &key, time));
+        }
+        Ok(Denied {
+            cached,
+            memory: local,
+            commands,
+        })
+    }
+
+    fn commands(&self) -> u64 {
+        let stats: String = self.server.get(&["INFO", "commandstats"]);
+        let calls = stats.lines().filter_map(|line| {
+            // Connections introduce themselves; that of a look here, too.
+            let command = line
+                .strip_prefix("cmdstat_")
+                .filter(|command| !command.starts_with("client|"));
+            let (_, calls) = command?.split_once(":calls=")?;
+            calls.split(',').next()?.parse::<u64>().ok()
+        });
+        calls.sum()
+    }
+}
+
+/// ns a decision
+fn denials<B: Backend>(limiter: &Limiter<B>, key: &Key, time: Duration) -> f64 {
+    const BLOCK: u32 = 1_000;
+    let (start, mut blocks) = (Instant::now(), 0_u32);
+    while start.elapsed() < time {
+        for _ in 0..BLOCK {
+            let Some(Ok(reply)) = black_box(limiter).check(black_box(key), 1).now_or_never() else {
+                panic!("it answers at once")
+            };
+            assert!(!black_box(reply).decision.is_allowed());
+        }
+        blocks += 1;
+    }
+    start.elapsed().as_secs_f64() * 1e9 / f64::from(blocks * BLOCK)
+}
+
+// -- The same script by others
+
+/// What our backend sends for one decision.
+struct Script {
+    text: String,
+    /// From the number of keys on; the key is that of number 0.
+    args: Vec<Vec<u8>>,
+}
+
+/// Writes down what is sent.
+#[derive(Clone)]
+struct Spy {
+    io: MultiplexedConnection,
+    sent: Arc<Mutex<Vec<Cmd>>>,
+}
+
+impl ConnectionLike for Spy {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.sent
+            .lock()
+            .expect("nobody panics")
+            .push(command.clone());
+        self.io.req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.io.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.io.get_db()
+    }
+}
+
+async fn connection(server: &RedisServer) -> Result<MultiplexedConnection, Error> {
+    let client = redis::Client::open(server.url())?;
+    Ok(client.get_multiplexed_async_connection().await?)
+}
+
+impl Script {
+    /// A server that knows no script is sent its text.
+    async fn spied(server: &RedisServer) -> Result<Self, Error> {
+        let (io, sent) = (connection(server).await?, Arc::default());
+        let spy = Spy {
+            io,
+            sent: Arc::clone(&sent),
+        };
+        let limiter = Limiter::new(plenty(), RedisBackend::from_connection(spy));
+        let _ = limiter.check(&Key::from(key(0)), 1).await?;
+        let sent = sent.lock().expect("nobody panics");
+        let words = sent.iter().map(|command| {
+            let words = command.args_iter().map(|word| match word {
+                redis::Arg::Simple(word) => word.to_vec(),
+                _ => Vec::new(),
+            });
+            words.collect::<Vec<_>>()
+        });
+        let mut eval = words.filter(|words| words[0] == b"EVAL");
+        let eval = eval.next().ok_or("no EVAL was sent")?;
+        Ok(Self {
+            text: String::from_utf8(eval[1].clone())?,
+            args: eval[2..].to_vec(),
+        })
+    }
+
+    fn hash(&self) -> String {
+        redis::Script::new(&self.text).get_hash().to_owned()
+    }
+
+    /// The EVALSHA of a decision on `number`, but for `key`, which is that of number 0 with its digits replaced.
+    fn command(&self, hash: &str, number: u32) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command
+            .arg(hash)
+            .arg(&self.args[0])
+            .arg(self.key(&key(number)));
+        for arg in &self.args[2..] {
+            command.arg(arg);
+        }
+        command
+    }
+
+    fn key(&self, identity: &str) -> String {
+        String::from_utf8_lossy(&self.args[1]).replace(&key(0), identity)
+    }
+}
+
+fn is_allowed(answer: &Value) -> bool {
+    matches!(answer, Value::Array(numbers) if numbers.first() == Some(&Value::Int(0)))
+}
+
+/// All that is needed to send the script.
+#[derive(Clone)]
+struct Plain {
+    io: MultiplexedConnection,
+    script: Arc<(Script, String)>,
+}
+
+impl Plain {
+    async fn connect(server: &RedisServer, script: &Script) -> Result<Self, Error> {
+        Ok(Self {
+            io: connection(server).await?,
+            script: script.shared(),
+        })
+    }
+}
+
+impl Decide for Plain {
+    async fn decide(&mut self, key: u32) -> Result<bool, Error> {
+        let command = self.script.0.command(&self.script.1, key);
+        Ok(is_allowed(&command.query_async(&mut self.io).await?))
+    }
+}
+
+#[derive(Clone)]
+struct Pooled {
+    pool: bb8::Pool<RedisConnectionManager>,
+    script: Arc<(Script, String)>,
+}
+
+impl Pooled {
+    async fn connect(server: &RedisServer, script: &Script) -> Result<Self, Error> {
+        let manager = RedisConnectionManager::new(server.url())?;
+        Ok(Self {
+            pool: bb8::Pool::builder().build(manager).await?,
+            script: script.shared(),
+        })
+    }
+}
+
+impl Decide for Pooled {
+    async fn decide(&mut self, key: u32) -> Result<bool, Error> {
+        let command = self.script.0.command(&self.script.1, key);
+        let mut io = self.pool.get().await?;
+        Ok(is_allowed(&command.query_async(&mut *io).await?))
+    }
+}
+
+impl Script {
+    fn shared(&self) -> Arc<(Self, String)> {
+        let script = Self {
+            text: self.text.clone(),
+            args: self.args.clone(),
+        };
+        Arc::new((script, self.hash()))
+    }
+}
+
+/// `redis-benchmark` with the script.
+struct RedisBenchmark {
+    args: Vec<String>,
+}
+
+impl RedisBenchmark {
+    /// It cannot send every byte: what it cannot is written into the script, and something as long is sent instead.
+    fn new(server: &RedisServer, script: &Script) -> Self {
+        let (mut text, mut args) = (String::new(), Vec::new());
+        for (index, arg) in script.args[2..].iter().enumerate() {
+            if arg.iter().all(u8::is_ascii_graphic) {
+                args.push(String::from_utf8_lossy(arg).into_owned());
+            } else {
+                let bytes: String = arg.iter().map(|byte| format!("\\{byte:03}")).collect();
+                text.push_str(&format!("ARGV[{}] = '{bytes}'\n", index + 1));
+                args.push("x".repeat(arg.len()));
+            }
+        }
+        text.push_str(&script.text);
+        let hash: String = server.get(&["SCRIPT", "LOAD", &text]);
+        let key = script.key("__rand_int__");
+        args.splice(..0, ["EVALSHA".to_owned(), hash, "1".to_owned(), key]);
+        let options = ["-p", &server.port().to_string(), "-r", &KEYS.to_string()];
+        args.splice(..0, options.map(str::to_owned));
+        args.splice(..0, ["-P", "16", "-c", "50", "--csv"].map(str::to_owned));
+        Self { args }
+    }
+
+    /// Decisions/s, p50 and p99 in µs of about so long a run; and of how many decisions.
+    fn run(&self, time: Duration) -> Result<([f64; 3], f64), Error> {
+        let [rate, ..] = self.count(20_000.0)?;
+        let count = (rate * time.as_secs_f64()).max(1_000.0).round();
+        Ok((self.count(count)?, count))
+    }
+
+    fn count(&self, count: f64) -> Result<[f64; 3], Error> {
+        let output = Command::new("redis-benchmark")
+            .args(["-n", &count.to_string()])
+            .args(&self.args)
+            .output()
+            .map_err(|why| format!("redis-benchmark: {why}"))?;
+        // Its name, requests/s; then average, least, p50, p95, p99 and longest in ms.
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().last().ok_or("redis-benchmark said nothing")?;
+        let fields: Vec<_> = line.trim_matches('"').rsplit("\",\"").collect();
+        let number = |at: usize| -> Result<f64, Error> {
+            Ok(fields.get(at).ok_or("too few numbers")?.parse()?)
+        };
+        Ok([number(6)?, number(3)? * 1e3, number(1)? * 1e3])
+    }
+}
+
+impl Bench {
+    fn rival_row(&self, rival: &RedisBenchmark) -> Result<(), Error> {
+        let (client, redis) = (cpu()?.1, self.redis_cpu());
+        let ([rate, p50, p99], count) = rival.run(self.time)?;
+        let count = count + 20_000.0;
+        let spent = [cpu()?.1 - client, self.redis_cpu() - redis];
+        let each = spent.map(|seconds| seconds / count * 1e6);
+        print_row("redis-benchmark", "50 × 16", rate, [p50, p99], each);
+        Ok(())
+    }
+}
