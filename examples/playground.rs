@@ -9,6 +9,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::io::{Write as _, stdout};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -226,9 +227,11 @@ async fn serve(options: Options, policy: Policy) -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     if !options.backend.is_memory() {
-        println!(
-            "if the backend fails, {} (--on-backend-error)",
-            options.on_backend_error.told()
+        // Who starts this may have read as much as it wants to.
+        let told = options.on_backend_error.told();
+        let _ = writeln!(
+            stdout(),
+            "if the backend fails, {told} (--on-backend-error)"
         );
     }
     let app = options

@@ -1,132 +1,28 @@
 //! The example `playground` from outside: as a process, over real connections, in real time.
 #![cfg(feature = "axum")]
 
+mod playground;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;
+
 use std::io::{BufRead as _, Write as _};
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Command as StdCommand, ExitStatus, Output, Stdio};
+use std::process::{Command as StdCommand, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::time::timeout;
 
-/// No answer takes longer.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Examples are built beside the tests, unless the tests are picked by name.
-fn playground() -> PathBuf {
-    let tests = std::env::current_exe().expect("a path");
-    let built = tests.parent().and_then(|deps| deps.parent());
-    let path = built
-        .expect("target/debug/deps")
-        .join("examples/playground");
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo test`, or `cargo build --examples` first",
-        path.display()
-    );
-    path
-}
-
-/// A playground that is killed when the test ends, whichever way.
-struct Playground {
-    process: Child,
-    base: String,
-    client: Client<HttpConnector, Full<Bytes>>,
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Answer {
-    fn field(&self, name: &str) -> Option<&str> {
-        let value = self.headers.get(name);
-        value.map(|value| value.to_str().expect("ASCII"))
-    }
-
-    fn retry_after(&self) -> u64 {
-        let seconds = self.field("retry-after").expect("a refusal's wait");
-        seconds.parse().expect("whole seconds")
-    }
-}
-
-impl Playground {
-    async fn start(arguments: &[&str]) -> Self {
-        let mut process = Command::new(playground())
-            .args(["--listen", "127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the playground runs");
-        let stdout = process.stdout.take().expect("piped");
-        let mut line = String::new();
-        let mut stdout = BufReader::new(stdout);
-        let first = timeout(PATIENCE, stdout.read_line(&mut line)).await;
-        first.expect("in time").expect("a first line");
-        let base = line.trim_end().strip_prefix("listening on ");
-        let base = base.unwrap_or_else(|| panic!("first line is {line:?}"));
-        assert!(base.starts_with("http://127.0.0.1:"), "{base}");
-        Self {
-            process,
-            base: base.to_owned(),
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        }
-    }
-
-    fn request(&self, method: Method, path: &str) -> Request<Full<Bytes>> {
-        let request = Request::builder().method(method);
-        let request = request.uri(format!("{}{path}", self.base));
-        request.body(Full::default()).expect("a valid head")
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
-        let answer = async {
-            let response = self.client.request(request).await.expect("an answer");
-            let (head, body) = response.into_parts();
-            let body = body.collect().await.expect("a whole body").to_bytes();
-            Answer {
-                status: head.status,
-                headers: head.headers,
-                body: String::from_utf8(body.into()).expect("text"),
-            }
-        };
-        timeout(PATIENCE, answer).await.expect("in time")
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.send(self.request(Method::GET, path)).await
-    }
-
-    async fn statuses(&self, paths: &[&str]) -> Vec<u16> {
-        let mut statuses = Vec::new();
-        for path in paths {
-            statuses.push(self.get(path).await.status.as_u16());
-        }
-        statuses
-    }
-
-    /// Sends a signal and waits for the end.
-    async fn stop(&mut self, signal: &str) -> ExitStatus {
-        let id = self.process.id().expect("it runs").to_string();
-        let sent = StdCommand::new("sh")
-            .args(["-c", "kill $0 $1", signal, &id])
-            .status();
-        assert!(sent.expect("a shell").success());
-        let end = timeout(PATIENCE, self.process.wait()).await;
-        end.expect("it stops").expect("it can be waited for")
-    }
-}
+use crate::playground::{PATIENCE, Playground, playground};
 
 #[tokio::test]
 async fn a_burst_passes_then_a_client_that_waits_as_told() {

@@ -1,0 +1,96 @@
+//! Playgrounds that share a Redis, or lack it.
+
+use std::time::{Duration, Instant};
+
+use crate::playground::Playground;
+use crate::support::free_port;
+use crate::support::redis::RedisServer;
+
+/// A playground over the server of `url`.
+async fn over(url: &str, arguments: &[&str]) -> Playground {
+    Playground::start(&[&["--backend", url], arguments].concat()).await
+}
+
+#[tokio::test]
+async fn two_playgrounds_share_one_limit_exactly() {
+    let server = RedisServer::start();
+    let limit = ["--quota", "fixed-window:30/day", "--name", "shared"];
+    let (one, two) = (
+        over(&server.url(), &limit).await,
+        over(&server.url(), &limit).await,
+    );
+    let asks = async |playground: &Playground, times: usize| {
+        let answers = (0..times).map(|_| playground.get("/"));
+        let answers = futures_util::future::join_all(answers).await;
+        answers.iter().filter(|answer| answer.status == 200).count()
+    };
+    assert_eq!((asks(&one, 10).await, asks(&two, 10).await), (10, 10));
+    let (by_one, by_two) = tokio::join!(asks(&one, 40), asks(&two, 40));
+    assert_eq!(by_one + by_two, 10, "{by_one} and {by_two}");
+    let refused = two.get("/").await;
+    assert_eq!(refused.status, 429);
+    assert_eq!(
+        refused.field("ratelimit-policy"),
+        Some("\"shared\";q=30;w=86400")
+    );
+    assert_eq!(server.keys(), ["{sluice:shared:r127.0.0.1}:f86400000000"]);
+}
+
+#[tokio::test]
+async fn without_redis_requests_are_treated_as_chosen() {
+    let nobody = format!("redis://127.0.0.1:{}/", free_port());
+    for (choice, statuses, fields) in [
+        (&[][..], [503, 503, 503], false),
+        (&["--on-backend-error", "deny"], [503, 503, 503], false),
+        (&["--on-backend-error", "allow"], [200, 200, 200], false),
+        (&["--on-backend-error", "memory"], [200, 200, 429], true),
+    ] {
+        let playground = over(&nobody, &[&["--quota", "2/day"], choice].concat()).await;
+        assert_eq!(
+            playground.statuses(&["/", "/", "/"]).await,
+            statuses,
+            "{choice:?}"
+        );
+        let answer = playground.get("/").await;
+        assert_eq!(answer.field("ratelimit").is_some(), fields, "{choice:?}");
+        if answer.status == 503 {
+            assert_eq!(answer.field("retry-after"), Some("1"));
+            assert_eq!(answer.field("cache-control"), Some("no-store"));
+            let told = r#"{"type":"about:blank","title":"Service Unavailable","status":503}"#;
+            assert_eq!(answer.body, told, "and nothing about what failed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_playground_starts_before_redis_and_uses_it_when_it_comes() {
+    let mut server = RedisServer::options().prepare();
+    let playground = over(&server.url(), &["--quota", "2/day"]).await;
+    assert_eq!(playground.statuses(&["/"; 6]).await, [503; 6]);
+    server.restart();
+    let (back, mut answer) = (Instant::now(), playground.get("/").await);
+    while answer.status == 503 && back.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        answer = playground.get("/").await;
+    }
+    let took = back.elapsed();
+    assert_eq!(answer.status, 200);
+    assert!(
+        took <= Duration::from_secs(2),
+        "{took:?} after Redis was back"
+    );
+    assert_eq!(playground.statuses(&["/", "/"]).await, [200, 429]);
+}
+
+#[tokio::test]
+async fn the_time_for_an_answer_can_be_set() {
+    let server = RedisServer::start();
+    let playground = over(&server.url(), &["--backend-timeout", "1500"]).await;
+    assert_eq!(playground.get("/").await.status, 200);
+    server.pause();
+    let (start, refused) = (Instant::now(), playground.get("/").await);
+    let took = start.elapsed();
+    server.resume();
+    assert_eq!(refused.status, 503);
+    assert!(took >= Duration::from_millis(1_400), "{took:?}");
+}
