@@ -1,6 +1,11 @@
 //! What limiters do when Redis, or the way to it, fails: with real servers and failures that are really injected.
 
+mod access;
+mod contents;
+mod drops;
 mod harness;
+mod network;
+mod outage;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;

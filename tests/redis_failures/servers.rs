@@ -94,7 +94,7 @@ async fn the_proxy_cuts_after_the_request_and_in_the_reply() {
             assert_eq!(server.get::<i64>(&["GET", "n"]), done, "{mode:?}");
             assert_eq!(proxy.mode(), Mode::Pass);
         }
-        assert_eq!((proxy.connections(), proxy.scripts()), (3, 6));
+        assert_eq!((proxy.connections(), proxy.decisions()), (3, 6));
         assert_eq!((proxy.count("eval"), proxy.count("EVALSHA")), (6, 0));
     })
     .await;

@@ -20,9 +20,10 @@ use tokio::task::{JoinHandle, JoinSet};
 pub(crate) enum Mode {
     /// Nothing.
     Pass,
-    /// The `n`-th script from now on is executed; instead of its reply the client sees the connection close. Once.
+    /// The `n`-th decision (EVALSHA, EVAL or EXEC) from now on is executed; instead of its reply the client sees the connection
+    /// close. Once.
     CutAfterRequest(usize),
-    /// The reply to the `n`-th script from now on ends after so many bytes, and so does the connection. Once.
+    /// The reply to the `n`-th decision from now on ends after so many bytes, and so does the connection. Once.
     CutInReply(usize, usize),
     /// Each byte, in each direction, is a packet of its own and this much later than the one before.
     Trickle(Duration),
@@ -31,6 +32,9 @@ pub(crate) enum Mode {
     /// Nobody listens, and what was open is closed.
     Refuse,
 }
+
+/// What changes anything in Redis, or may.
+const DECISIONS: [&str; 3] = ["EVALSHA", "EVAL", "EXEC"];
 
 /// A proxy in front of one address. It ends when it is dropped, and all its connections with it.
 #[derive(Debug)]
@@ -45,9 +49,11 @@ struct Shared {
     server: SocketAddr,
     mode: watch::Sender<Mode>,
     listens: watch::Sender<bool>,
-    /// Scripts until the one to cut at, of the two modes that do.
+    /// Decisions until the one to cut at, of the two modes that do.
     until_cut: AtomicUsize,
     connections: AtomicUsize,
+    /// The first so many connections are holes.
+    lost: AtomicUsize,
     to_server: AtomicU64,
     to_client: AtomicU64,
     commands: Mutex<HashMap<String, usize>>,
@@ -68,6 +74,7 @@ impl Proxy {
             listens: watch::Sender::new(true),
             until_cut: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
             to_server: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
             commands: Mutex::default(),
@@ -123,9 +130,14 @@ impl Proxy {
             .unwrap_or_default()
     }
 
-    /// Scripts that have gone to the server.
-    pub(crate) fn scripts(&self) -> usize {
-        self.count("EVALSHA") + self.count("EVAL")
+    /// Decisions that have gone to the server.
+    pub(crate) fn decisions(&self) -> usize {
+        DECISIONS.iter().map(|command| self.count(command)).sum()
+    }
+
+    /// Turns all connections that are open into holes, as a firewall does that forgets them. New ones pass.
+    pub(crate) fn lose_connections(&self) {
+        self.shared.lost.store(self.connections(), SeqCst);
     }
 }
 
@@ -160,9 +172,9 @@ impl Shared {
             tokio::select! {
                 changed = mode.changed() => if changed.is_err() { return },
                 Ok((client, _)) = accepted => {
-                    self.connections.fetch_add(1, SeqCst);
+                    let number = self.connections.fetch_add(1, SeqCst) + 1;
                     let shared = self.clone();
-                    connections.spawn(async move { drop(shared.connect(client).await) });
+                    connections.spawn(async move { drop(shared.connect(client, number).await) });
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -170,13 +182,13 @@ impl Shared {
     }
 
     /// One connection, until either side closes it or the proxy cuts it.
-    async fn connect(&self, client: TcpStream) -> io::Result<()> {
+    async fn connect(&self, client: TcpStream, number: usize) -> io::Result<()> {
         let server = TcpStream::connect(self.server).await?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let (fates, hole) = (Mutex::default(), AtomicBool::new(false));
+        let (fates, hole) = (Mutex::default(), Hole::of(number));
         tokio::select! {
             ended = self.requests(from_client, to_server, &fates, &hole) => ended,
             ended = self.replies(from_server, to_client, &fates, &hole) => ended,
@@ -188,7 +200,7 @@ impl Shared {
         from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
         fates: &Mutex<VecDeque<Fate>>,
-        hole: &AtomicBool,
+        hole: &Hole,
     ) -> io::Result<()> {
         let mut frames = Frames::of(from);
         while let Some(frame) = frames.next().await? {
@@ -196,8 +208,8 @@ impl Shared {
                 continue;
             }
             let command = first_word(&frame);
-            let is_script = matches!(&*command, "EVALSHA" | "EVAL");
-            fates.lock().push_back(self.fate(is_script));
+            let is_decision = DECISIONS.contains(&&*command);
+            fates.lock().push_back(self.fate(is_decision));
             self.forward(&mut to, &frame, &self.to_server).await?;
             *self.commands.lock().entry(command).or_default() += 1;
         }
@@ -209,7 +221,7 @@ impl Shared {
         from: OwnedReadHalf,
         mut to: OwnedWriteHalf,
         fates: &Mutex<VecDeque<Fate>>,
-        hole: &AtomicBool,
+        hole: &Hole,
     ) -> io::Result<()> {
         let mut frames = Frames::of(from);
         while let Some(frame) = frames.next().await? {
@@ -230,11 +242,11 @@ impl Shared {
         Ok(())
     }
 
-    fn fate(&self, is_script: bool) -> Fate {
+    fn fate(&self, is_decision: bool) -> Fate {
         let mode = *self.mode.borrow();
         let fate = match mode {
-            Mode::CutAfterRequest(_) if is_script => Fate::Lost,
-            Mode::CutInReply(_, bytes) if is_script => Fate::Part(bytes),
+            Mode::CutAfterRequest(_) if is_decision => Fate::Lost,
+            Mode::CutInReply(_, bytes) if is_decision => Fate::Part(bytes),
             _ => return Fate::Whole,
         };
         if self.until_cut.fetch_sub(1, SeqCst) == 1 {
@@ -250,12 +262,12 @@ impl Shared {
         Fate::Whole
     }
 
-    /// Whether this connection is one that nothing gets through any more.
-    fn swallows(&self, hole: &AtomicBool) -> bool {
-        if *self.mode.borrow() == Mode::Swallow {
-            hole.store(true, SeqCst);
+    /// Whether nothing gets through this connection any more.
+    fn swallows(&self, hole: &Hole) -> bool {
+        if *self.mode.borrow() == Mode::Swallow || hole.number <= self.lost.load(SeqCst) {
+            hole.is_one.store(true, SeqCst);
         }
-        hole.load(SeqCst)
+        hole.is_one.load(SeqCst)
     }
 
     async fn forward(
@@ -279,6 +291,21 @@ impl Shared {
         to.write_all(rest).await?;
         count.fetch_add(bytes.len() as u64, SeqCst);
         Ok(())
+    }
+}
+
+/// Whether a connection, the `number`-th, is one that nothing gets through any more.
+struct Hole {
+    number: usize,
+    is_one: AtomicBool,
+}
+
+impl Hole {
+    const fn of(number: usize) -> Self {
+        Self {
+            number,
+            is_one: AtomicBool::new(false),
+        }
     }
 }
 

@@ -100,8 +100,18 @@ impl RedisServer {
         format!("redis+unix://{}", self.dir.join("socket").display())
     }
 
-    /// Starts it, if it does not run, at the port it had. It answers when this returns.
+    /// Starts it, if it does not run, at the port it had. It has its data when this returns.
     pub(crate) fn restart(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        self.restart_loading();
+        while self.is_loading() {
+            assert!(Instant::now() < deadline, "{}", self.log());
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The same, but it may still load its data, and answer nothing but that.
+    pub(crate) fn restart_loading(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while self.process.is_none() {
             self.process = Some(self.spawn());
@@ -115,6 +125,11 @@ impl RedisServer {
             }
         }
         self.has_run = true;
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        let state: String = self.get(&["INFO", "persistence"]);
+        state.lines().any(|line| line.starts_with("loading:1"))
     }
 
     fn spawn(&self) -> Child {
@@ -145,16 +160,13 @@ impl RedisServer {
 
     /// Whoever answers must be the process that was started here, not one that had the port before.
     fn wait_until_it_answers(&mut self, deadline: Instant) -> Result<(), String> {
+        let url = self.url();
         let process = self.process.as_mut().expect("spawned");
         let ours = format!("process_id:{}\r", process.id());
         loop {
             if let Some(status) = process.try_wait().expect("a child") {
                 return Err(format!("redis-server has ended at once: {status}"));
             }
-            let url = match &self.options.password {
-                Some(password) => format!("redis://:{password}@127.0.0.1:{}/", self.port),
-                None => format!("redis://127.0.0.1:{}/", self.port),
-            };
             let why = match command::<String>(&url, &["INFO", "server"]) {
                 Ok(info) if info.lines().any(|line| ours.starts_with(line)) => return Ok(()),
                 Ok(_) => return Err(format!("another server has port {}", self.port)),

@@ -1,0 +1,248 @@
+//! Who may do what: passwords, and users with the least privileges.
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use tower_sluice::backend::{BackendError, BackendErrorKind};
+use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
+
+use crate::harness::{
+    LIMIT, SLACK, asking, check, each_choice_applies, fails, guarded, redis_decides, tokens,
+};
+use crate::support::redis::{RedisServer, command};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What the backend does in all, as the docs list it.
+const COMMANDS: [&str; 14] = [
+    "evalsha", "eval", "time", "ping", "get", "set", "del", "llen", "lindex", "rpush", "lset",
+    "ltrim", "lrem", "pexpire",
+];
+
+/// Everything that the words of an error tell, its causes included.
+fn told(why: &BackendError) -> String {
+    let mut told = format!("{why} {why:?}");
+    let mut cause = why.source();
+    while let Some(why) = cause {
+        told += &format!(" {why} {why:?}");
+        cause = why.source();
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_right_password_opens_and_is_told_to_nobody() {
+    guarded(async {
+        let server = RedisServer::options().password("s3cret-w0rd").start();
+        let backend = asking().connect(server.url()).await.expect("it is right");
+        let limiter = Limiter::new(tokens("api", 5), backend.clone());
+        redis_decides(&limiter, &Key::from("ann")).await;
+        let told = format!("{backend:?} {limiter:?}");
+        assert!(!told.contains("s3cret-w0rd"), "{told}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_said_at_once_and_not_repeated() {
+    guarded(async {
+        let server = RedisServer::options().password("s3cret-w0rd").start();
+        for wrong in [
+            server.url_of("", "wr0ng-w0rd"),
+            server.url_of("nobody", "wr0ng-w0rd"),
+        ] {
+            let start = Instant::now();
+            let why = RedisBackend::connect(&wrong)
+                .await
+                .expect_err("it is wrong");
+            assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
+            assert_eq!(*why.kind(), BackendErrorKind::Unreachable);
+            let told = told(&why);
+            // redis-rs says so in its own words.
+            assert!(told.contains("authentication failed"), "{told}");
+            assert!(!told.contains("w0rd"), "{told}");
+
+            let lazy = asking().connect_lazy(&wrong).expect("a URL");
+            let limiter = Limiter::new(tokens("api", 5), lazy);
+            let why = fails(&limiter, &Key::from("ann")).await;
+            assert_eq!(why, BackendErrorKind::Unreachable);
+            each_choice_applies(&limiter, &Key::from("ann")).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_missing_password_is_said_at_once() {
+    guarded(async {
+        let server = RedisServer::options().password("s3cret-w0rd").start();
+        let without = format!("redis://127.0.0.1:{}/", server.port());
+        let refusals = [
+            BackendErrorKind::Unreachable,
+            BackendErrorKind::Server("NOAUTH".into()),
+        ];
+        let why = RedisBackend::connect(&without)
+            .await
+            .expect_err("it is missing");
+        assert!(refusals.contains(why.kind()), "{why:?}");
+        assert!(told(&why).contains("NOAUTH"), "{}", told(&why));
+
+        let lazy = asking().connect_lazy(&without).expect("a URL");
+        let limiter = Limiter::new(tokens("api", 5), lazy);
+        let why = fails(&limiter, &Key::from("ann")).await;
+        assert!(refusals.contains(&why), "{why:?}");
+        each_choice_applies(&limiter, &Key::from("ann")).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_is_set_later_is_an_error_and_then_none() {
+    guarded(async {
+        let server = RedisServer::start();
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiter = Limiter::new(tokens("api", 1000), backend);
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        // A connection that was let in stays in; new ones are not.
+        server.command(&["CONFIG", "SET", "requirepass", "s3cret-w0rd"]);
+        let admin = server.url_of("", "s3cret-w0rd");
+        let killed = command::<i64>(&admin, &["CLIENT", "KILL", "TYPE", "normal"]);
+        assert!(killed.is_ok_and(|killed| killed >= 1));
+        for _ in 0..3 {
+            fails(&limiter, &key).await;
+        }
+        let unset = command::<Value>(&admin, &["CONFIG", "SET", "requirepass", ""]);
+        assert!(unset.is_ok());
+        let start = Instant::now();
+        while check(&limiter, &key).await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Redis says it by a code, or in the words of a script that was not let.
+fn is_forbidden(why: &BackendError) -> bool {
+    let told = told(why);
+    ["NOPERM", "NoPerm", "can't run this command"]
+        .iter()
+        .any(|words| told.contains(words))
+}
+
+/// Everything that a limiter does, under each algorithm and under all of them together.
+async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
+    let mut several = tokens("several", 4)
+        .and("fixed", Quota::fixed_window(4, HOUR))
+        .and("log", Quota::sliding_log(4, HOUR));
+    several = several.and("sliding", Quota::sliding_window(4, HOUR));
+    let short = Duration::from_millis(20);
+    let policies = [
+        tokens("token", 4),
+        Policy::new("initial", Quota::per_hour(4).initial_tokens(2)),
+        Policy::new("interval", Quota::interval_bucket(4, 1, HOUR)),
+        Policy::new("fixed", Quota::fixed_window(4, HOUR)),
+        Policy::new("sliding", Quota::sliding_window(4, HOUR)),
+        Policy::new("log", Quota::sliding_log(4, HOUR)),
+        Policy::new("short", Quota::sliding_log(4, short)),
+        several,
+    ];
+    for policy in policies {
+        let limiter = Limiter::new(policy, backend.clone());
+        let key = Key::from("ann");
+        limiter.reset(&key).await?;
+        let mut first = limiter
+            .check(&key, 1)
+            .await?
+            .receipt
+            .expect("it is allowed");
+        let last = limiter.check(&key, 1).await?.receipt;
+        let _ = limiter.check(&key, 3).await?;
+        limiter.peek(&key).await?;
+        limiter.refund(&key, &mut first, 1).await?;
+        if let Some(mut last) = last {
+            limiter.refund(&key, &mut last, 1).await?;
+        }
+        limiter.penalty(&key, 2).await?;
+        let turn = limiter.reserve(&key, 3, 2 * HOUR).await?.turn;
+        if let Some(turn) = turn {
+            limiter.cancel(&key, turn).await?;
+        }
+        if limiter.policy().name() == "short" {
+            // What has passed is dropped by the next charge.
+            tokio::time::sleep(2 * short).await;
+            let _ = limiter.check(&key, 1).await?;
+        }
+        limiter.reset(&key).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_with_the_least_privileges_is_enough_and_none_of_them_is_too_many() {
+    guarded(async {
+        let granted: String = COMMANDS.iter().map(|c| format!(" +{c}")).collect();
+        let user = format!("user limiter on >pw resetkeys ~{{sluice:* -@all{granted}");
+        let server = RedisServer::options().line(&user).start();
+        let url = server.url_of("limiter", "pw");
+
+        let outside = command::<Value>(&url, &["SET", "other", "1"]);
+        assert_eq!(outside.expect_err("not ours").code(), Some("NOPERM"));
+        let multi = command::<Value>(&url, &["MULTI"]);
+        assert_eq!(multi.expect_err("not granted").code(), Some("NOPERM"));
+
+        let backend = asking().connect(&url).await.expect("a user");
+        everything(&backend).await.expect("nothing is missing");
+        // Without any of them something fails; what the server forgets now and then is sent again.
+        let mut spare = Vec::new();
+        for command in COMMANDS {
+            server.command(&["ACL", "SETUSER", "limiter", &format!("-{command}")]);
+            server.command(&["SCRIPT", "FLUSH"]);
+            server.command(&["FLUSHALL"]);
+            let fine = match asking().connect(&url).await {
+                Ok(backend) => everything(&backend).await,
+                Err(why) => Err(why),
+            };
+            match fine {
+                Ok(()) => spare.push(command),
+                Err(why) => assert!(is_forbidden(&why), "{command}: {why:?}"),
+            }
+            server.command(&["ACL", "SETUSER", "limiter", &format!("+{command}")]);
+        }
+        assert_eq!(spare, [""; 0], "granted for nothing");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_was_forbidden_is_an_error_and_then_none() {
+    guarded(async {
+        let user = "user limiter on >pw ~{sluice:* +@all";
+        let server = RedisServer::options().line(user).start();
+        let backend = asking().connect(server.url_of("limiter", "pw")).await;
+        let limiter = Limiter::new(tokens("api", 1000), backend.expect("a user"));
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        for command in ["evalsha", "set"] {
+            server.command(&["ACL", "SETUSER", "limiter", &format!("-{command}")]);
+            let why = limiter.check(&key, 1).await.expect_err("it is forbidden");
+            assert!(matches!(why.kind(), BackendErrorKind::Server(_)), "{why:?}");
+            assert!(is_forbidden(&why), "{command}: {why:?}");
+            each_choice_applies(&limiter, &Key::from("cid")).await;
+            server.command(&["ACL", "SETUSER", "limiter", &format!("+{command}")]);
+            let start = Instant::now();
+            while check(&limiter, &Key::from("bob")).await.is_err() {
+                assert!(start.elapsed() < Duration::from_secs(2) + SLACK);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        assert_eq!(
+            check(&limiter, &key).await,
+            Ok(2),
+            "what was forbidden was not done"
+        );
+    })
+    .await;
+}

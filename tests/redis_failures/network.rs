@@ -1,0 +1,351 @@
+//! The way to Redis fails: what was sent may have been done, and nobody is told.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+use tower_sluice::backend::BackendErrorKind;
+use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
+use tower_sluice::{Key, Limiter, RedisBackend};
+
+use crate::harness::{
+    LIMIT, Redis, SLACK, allowed_by_choice, asking, check, denied_by_choice, distinct,
+    each_choice_applies, fails, guarded, recovers, redis_decides, spent, tokens,
+};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::redis::RedisServer;
+
+/// A server, a proxy in front of it, a backend that asks through the proxy, and one that asks directly.
+struct Way {
+    server: RedisServer,
+    proxy: Proxy,
+    through: RedisBackend,
+    direct: RedisBackend,
+}
+
+impl Way {
+    async fn open() -> Self {
+        Self::by(asking()).await
+    }
+
+    async fn by(builder: RedisBuilder) -> Self {
+        let server = RedisServer::start();
+        let proxy = Proxy::to(server.port()).await;
+        let through = builder.connect(proxy.url()).await;
+        let direct = asking().connect(server.url()).await;
+        let way = Self {
+            server,
+            proxy,
+            through: through.expect("it passes"),
+            direct: direct.expect("it runs"),
+        };
+        // Whatever is asked first loads its script: what is cut later has been executed.
+        let warm = distinct(&way.through, 64);
+        for _ in 0..3 {
+            let key = Key::from("first");
+            let all = join_all(warm.iter().map(|limiter| check(limiter, &key))).await;
+            assert!(all.iter().all(Result::is_ok), "{all:?}");
+        }
+        way
+    }
+
+    /// The same limiter through the proxy and past it.
+    fn both(&self, limit: u32) -> (Redis, Redis) {
+        let policy = tokens("api", limit);
+        let limiter = |backend: &RedisBackend| Limiter::new(policy.clone(), backend.clone());
+        (limiter(&self.through), limiter(&self.direct))
+    }
+}
+
+/// Checks one after the other, every second of which loses its reply: each is charged once, and sent once.
+async fn charges_once(builder: RedisBuilder, cuts: impl IntoIterator<Item = Mode>) {
+    let way = Way::by(builder).await;
+    let (through, direct) = way.both(1000);
+    let key = Key::from("ann");
+    let mut charged = 0;
+    for cut in cuts {
+        let before = way.proxy.decisions();
+        way.proxy.set(cut).await;
+        assert_eq!(
+            fails(&through, &key).await,
+            BackendErrorKind::Lost,
+            "{cut:?}"
+        );
+        charged += 1;
+        assert_eq!(way.proxy.decisions() - before, 1, "sent once");
+        assert_eq!(spent(&direct, &key).await, charged);
+        // The next is served at once, by another connection.
+        charged += 1;
+        assert_eq!(check(&through, &key).await, Ok(charged));
+        assert_eq!(way.proxy.decisions() - before, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_cut_after_the_request_was_written_charges_once() {
+    let cuts = [Mode::CutAfterRequest(1); 20];
+    guarded(charges_once(asking(), cuts)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_cut_in_mid_reply_charges_once() {
+    // Before the reply, at each of its bytes, and before the last.
+    let cuts = (0..24).chain([1 << 20]);
+    guarded(charges_once(
+        asking(),
+        cuts.map(|bytes| Mode::CutInReply(1, bytes)),
+    ))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_whose_reply_was_cut_charges_once() {
+    let optimistic = asking().atomicity(Atomicity::Optimistic);
+    let cuts = (0..8).map(|bytes| Mode::CutInReply(1, bytes));
+    guarded(charges_once(
+        optimistic,
+        cuts.chain([Mode::CutAfterRequest(1); 4]),
+    ))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_choice_applies_to_a_request_whose_connection_was_cut() {
+    guarded(async {
+        let way = Way::open().await;
+        for (i, mode) in [Mode::CutAfterRequest(1), Mode::CutInReply(1, 3)]
+            .into_iter()
+            .enumerate()
+        {
+            let key = Key::from(format!("ann{i}").as_str());
+            let (through, direct) = way.both(2);
+            way.proxy.set(mode).await;
+            denied_by_choice(&through, &key).await;
+            assert_eq!(spent(&direct, &key).await, 2, "charged, all the same");
+            way.proxy.set(mode).await;
+            // What is asked now would be denied: that answer is lost as well.
+            allowed_by_choice(&through, &key).await;
+            redis_decides(&through, &Key::from(format!("bob{i}").as_str())).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_was_cut_charges_each_of_it_once() {
+    guarded(async {
+        let way = Way::open().await;
+        let through = distinct(&way.through, 128);
+        let direct = distinct(&way.direct, 128);
+        let mut lost = 0;
+        for round in 0..20 {
+            let key = Key::from(format!("u{round}").as_str());
+            way.proxy
+                .set(match round % 2 {
+                    0 => Mode::CutAfterRequest(1 + round % 3),
+                    _ => Mode::CutInReply(1 + round % 3, round * 10),
+                })
+                .await;
+            let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
+            way.proxy.set(Mode::Pass).await;
+            for (answer, direct) in all.into_iter().zip(&direct) {
+                let spent = spent(direct, &key).await;
+                match answer {
+                    Ok(count) => assert_eq!((count, spent), (1, 1)),
+                    Err(BackendErrorKind::Lost) => {
+                        assert!(spent <= 1, "charged twice");
+                        lost += 1;
+                    }
+                    Err(why) => panic!("{why:?}"),
+                }
+            }
+            let key = Key::from("after");
+            while check(&through[0], &key).await.is_err() {}
+        }
+        assert!(lost >= 20, "{lost}: nothing was cut");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_that_come_byte_by_byte_are_read_right() {
+    guarded(async {
+        let way = Way::by(asking().time_limit(Duration::from_secs(15))).await;
+        let through = distinct(&way.through, 64);
+        way.proxy.set(Mode::Trickle(Duration::ZERO)).await;
+        for round in 1..=3 {
+            let key = Key::from("ann");
+            let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
+            assert!(all.iter().all(|spent| *spent == Ok(round)), "{all:?}");
+        }
+        way.proxy.set(Mode::Trickle(Duration::from_millis(1))).await;
+        let key = Key::from("bob");
+        assert_eq!(check(&through[0], &key).await, Ok(1));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replies_that_come_too_late_are_answers_to_nobody() {
+    guarded(async {
+        let way = Way::open().await;
+        let through = distinct(&way.through, 64);
+        let direct = distinct(&way.direct, 64);
+        let key = Key::from("ann");
+        // A request is hundreds of bytes: it takes longer than the time limit, the batches far longer.
+        way.proxy.set(Mode::Trickle(Duration::from_millis(2))).await;
+        let start = Instant::now();
+        let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
+        assert!(all.iter().any(Result::is_err));
+        for answer in all {
+            assert!(
+                matches!(answer, Ok(1) | Err(BackendErrorKind::Timeout(LIMIT))),
+                "{answer:?}"
+            );
+        }
+        each_choice_applies(&through[0], &key).await;
+        way.proxy.set(Mode::Pass).await;
+        recovers(&through[0], &key, start.elapsed(), "a slow network").await;
+        for round in 1..=3 {
+            let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
+            for (answer, direct) in all.into_iter().zip(&direct).skip(1) {
+                let counted = answer.expect("the way is clear");
+                assert!((round..=round + 1).contains(&counted), "{counted}");
+                assert_eq!(spent(direct, &key).await, counted);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_everything_is_swallowed_the_circuit_opens_and_a_probe_closes_it() {
+    guarded(async {
+        let way = Way::open().await;
+        let (through, direct) = way.both(1000);
+        let key = Key::from("ann");
+        assert_eq!(check(&through, &key).await, Ok(1));
+        way.proxy.set(Mode::Swallow).await;
+        let start = Instant::now();
+        // A time-out on a connection that was there, then connections that never get to be.
+        let first = fails(&through, &key).await;
+        assert_eq!(first, BackendErrorKind::Timeout(LIMIT));
+        for _ in 1..5 {
+            let why = fails(&through, &key).await;
+            let late = [
+                BackendErrorKind::Timeout(LIMIT),
+                BackendErrorKind::Unreachable,
+            ];
+            assert!(late.contains(&why), "{why:?}");
+        }
+        let asked = (way.proxy.connections(), Instant::now());
+        for _ in 0..100 {
+            assert_eq!(fails(&through, &key).await, BackendErrorKind::CircuitOpen);
+        }
+        each_choice_applies(&through, &key).await;
+        if asked.1.elapsed() < Duration::from_millis(700) {
+            assert!(way.proxy.connections() <= asked.0 + 1, "Redis was asked");
+        }
+        way.proxy.set(Mode::Pass).await;
+        // The connections from before stay dead, though nobody has closed them.
+        recovers(&through, &key, start.elapsed(), "a network that swallows").await;
+        let charged = spent(&direct, &key).await;
+        assert_eq!(charged, 2, "what was swallowed never came to Redis");
+        assert_eq!(check(&through, &key).await, Ok(3));
+        drop(way.server);
+    })
+    .await;
+}
+
+/// A firewall has forgotten connections while nobody asked. Each costs one decision at most: it takes the time limit to see it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_died_unseen_while_idle_are_replaced() {
+    guarded(async {
+        let way = Way::open().await;
+        let (through, direct) = way.both(1000);
+        let key = Key::from("ann");
+        sleep(Duration::from_millis(1200)).await;
+        way.proxy.lose_connections();
+        recovers(&through, &key, Duration::ZERO, "a firewall that forgets").await;
+        let charged = spent(&direct, &key).await;
+        assert_eq!(check(&through, &key).await, Ok(charged + 1));
+    })
+    .await;
+}
+
+/// As above, with others who ask all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_died_unseen_while_in_use_are_replaced() {
+    guarded(async {
+        let way = Way::open().await;
+        let (through, direct) = way.both(1000);
+        let key = Key::from("ann");
+        assert_eq!(check(&through, &key).await, Ok(1));
+        way.proxy.lose_connections();
+        recovers(&through, &key, Duration::ZERO, "a firewall that drops").await;
+        let charged = spent(&direct, &key).await;
+        assert_eq!(check(&through, &key).await, Ok(charged + 1));
+    })
+    .await;
+}
+
+/// Those who give up before the time limit never see it. They must not keep a dead connection for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_little_patience_do_not_keep_a_dead_connection() {
+    guarded(async {
+        let way = Way::open().await;
+        let (through, _) = way.both(1000);
+        let key = Key::from("ann");
+        assert_eq!(check(&through, &key).await, Ok(1));
+        way.proxy.lose_connections();
+        let start = Instant::now();
+        let hasty = || timeout(LIMIT / 4, check(&through, &key));
+        while !matches!(hasty().await, Ok(Ok(_))) {
+            assert!(start.elapsed() < Duration::from_secs(4), "for ever");
+        }
+        println!("recovery by impatient callers: {:.2?}", start.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connecting_to_somebody_who_never_answers_ends_in_time() {
+    guarded(async {
+        let way = Way::open().await;
+        way.proxy.set(Mode::Swallow).await;
+        let start = Instant::now();
+        let why = RedisBackend::connect(way.proxy.url()).await;
+        let why = why.expect_err("nobody answers");
+        assert!(start.elapsed() < 4 * LIMIT + SLACK, "{:?}", start.elapsed());
+        let late = [
+            BackendErrorKind::Timeout(LIMIT),
+            BackendErrorKind::Unreachable,
+        ];
+        assert!(late.contains(why.kind()), "{why:?}");
+        let lazy = asking().connect_lazy(way.proxy.url()).expect("a URL");
+        let lazy = Limiter::new(tokens("api", 5), lazy);
+        let why = fails(&lazy, &Key::from("ann")).await;
+        assert!(late.contains(&why), "{why:?}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_network_that_is_gone_and_comes_back_is_used_again() {
+    guarded(async {
+        let way = Way::open().await;
+        let (through, direct) = way.both(1000);
+        let key = Key::from("ann");
+        assert_eq!(check(&through, &key).await, Ok(1));
+        way.proxy.set(Mode::Refuse).await;
+        let start = Instant::now();
+        let first = fails(&through, &key).await;
+        let gone = [BackendErrorKind::Lost, BackendErrorKind::Unreachable];
+        assert!(gone.contains(&first), "{first:?}");
+        each_choice_applies(&through, &key).await;
+        way.proxy.set(Mode::Pass).await;
+        recovers(&through, &key, start.elapsed(), "a network that refuses").await;
+        assert_eq!(spent(&direct, &key).await, 2);
+    })
+    .await;
+}

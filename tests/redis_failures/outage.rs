@@ -1,0 +1,378 @@
+//! Redis is gone, stands still, was never there, or comes back.
+
+use std::time::{Duration, Instant};
+
+use bb8_redis::RedisConnectionManager;
+use futures_util::future::join_all;
+use tower_sluice::backend::BackendErrorKind;
+use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::{Key, Limiter, RedisBackend};
+
+use crate::harness::{
+    LIMIT, SLACK, asking, check, distinct, each_choice_applies, fails, guarded, recovers,
+    redis_decides, spent, tokens,
+};
+use crate::support::free_port;
+use crate::support::redis::RedisServer;
+
+fn is_unasked(why: &BackendErrorKind) -> bool {
+    matches!(
+        why,
+        BackendErrorKind::CircuitOpen | BackendErrorKind::Unreachable
+    )
+}
+
+/// A server that is killed and comes back, seen through connections that `connect` makes.
+async fn is_used_again<F>(connect: impl FnOnce(String) -> F, from: &str)
+where
+    F: Future<Output = RedisBackend>,
+{
+    let options = RedisServer::options().line("appendonly yes");
+    let mut server = options.line("appendfsync always").start();
+    let backend = connect(server.url()).await;
+    let limiter = Limiter::new(tokens("api", 1000), backend);
+    let key = Key::from("ann");
+    for count in 1..=3 {
+        assert_eq!(check(&limiter, &key).await, Ok(count));
+    }
+
+    server.kill9();
+    let start = Instant::now();
+    let first = fails(&limiter, &key).await;
+    assert!(
+        first == BackendErrorKind::Lost || is_unasked(&first),
+        "{first:?}"
+    );
+    for _ in 0..10 {
+        let why = fails(&limiter, &key).await;
+        assert!(is_unasked(&why), "{why:?}");
+    }
+    each_choice_applies(&limiter, &key).await;
+
+    server.restart();
+    recovers(&limiter, &key, start.elapsed(), from).await;
+    // Three before, one that recovered; what failed was not charged, for nobody was there to do it.
+    assert_eq!(check(&limiter, &key).await, Ok(5));
+    redis_decides(&limiter, &Key::from("bob")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_killed_is_used_again_by_itself() {
+    let connect = |url| async { asking().connect(url).await.expect("it runs") };
+    guarded(is_used_again(connect, "kill -9")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_transactions_a_server_that_was_killed_is_used_again_by_itself() {
+    let optimistic = asking().atomicity(Atomicity::Optimistic);
+    let connect = |url| async { optimistic.connect(url).await.expect("it runs") };
+    guarded(is_used_again(connect, "kill -9 under transactions")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_a_pool_of_the_users_own_a_server_is_used_again_by_itself() {
+    let connect = |url| async {
+        let manager = RedisConnectionManager::new::<String>(url).expect("a URL");
+        asking().from_pool(bb8::Pool::builder().build(manager).await.expect("it runs"))
+    };
+    guarded(is_used_again(connect, "kill -9 behind a user's pool")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_while_nobody_asks_costs_no_decision() {
+    guarded(async {
+        let mut server = RedisServer::start();
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiters = distinct(&backend, 64);
+        let key = Key::from("ann");
+        let all = || join_all(limiters.iter().map(|limiter| check(limiter, &key)));
+        for _ in 0..2 {
+            assert!(all().await.iter().all(|spent| *spent == Ok(1)));
+            server.kill9();
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+            server.restart();
+        }
+        assert!(all().await.iter().all(|spent| *spent == Ok(1)));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_denial_that_is_remembered_needs_no_redis() {
+    guarded(async {
+        let mut server = RedisServer::start();
+        let backend = RedisBackend::builder().deny_cache(Duration::from_secs(3600));
+        let backend = backend.connect(server.url()).await.expect("it runs");
+        let limiter = Limiter::new(tokens("api", 1), backend);
+        let [ann, bob] = ["ann", "bob"].map(Key::from);
+        redis_decides(&limiter, &ann).await;
+        server.kill9();
+        for _ in 0..10 {
+            assert_eq!(check(&limiter, &ann).await, Ok(1));
+            fails(&limiter, &bob).await;
+        }
+        let asked = limiter.check(&ann, 1).await.expect("it is remembered");
+        assert!(!asked.decision.is_allowed());
+    })
+    .await;
+}
+
+/// A server that was restarted answers that it is loading, for as long as that takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_loads_its_data_is_an_error_until_it_has() {
+    guarded(async {
+        let options = RedisServer::options().line("enable-debug-command local");
+        let options = options.line("loading-process-events-interval-bytes 1024");
+        let mut server = options.line("key-load-delay 500").start();
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiter = Limiter::new(tokens("api", 1000), backend);
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        server.command(&["DEBUG", "POPULATE", "3000", "key", "2000"]);
+        server.command(&["SAVE"]);
+        server.kill9();
+        server.restart_loading();
+        let start = Instant::now();
+        let mut why = fails(&limiter, &key).await;
+        if why == BackendErrorKind::Lost {
+            // That was the connection from before.
+            why = fails(&limiter, &key).await;
+        }
+        // It takes its time to let anybody in, too.
+        let loads = BackendErrorKind::Server("LOADING".into());
+        assert!(why == loads || is_unasked(&why), "{why:?}");
+        each_choice_applies(&limiter, &key).await;
+        while server.is_loading() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        recovers(&limiter, &key, start.elapsed(), "LOADING").await;
+        assert_eq!(
+            check(&limiter, &key).await,
+            Ok(3),
+            "it was not charged while it loaded"
+        );
+    })
+    .await;
+}
+
+/// Nobody can replace a connection that the user has given: it fails for good, but fast and without harm.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_the_users_own_fails_in_time_when_it_is_lost() {
+    guarded(async {
+        let mut server = RedisServer::start();
+        let client = redis::Client::open(server.url()).expect("a URL");
+        let connection = client.get_multiplexed_async_connection().await;
+        let backend = asking().from_connection(connection.expect("it runs"));
+        let limiter = Limiter::new(tokens("api", 5), backend);
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        server.kill9();
+        for _ in 0..10 {
+            fails(&limiter, &key).await;
+        }
+        each_choice_applies(&limiter, &key).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_the_administrator_kills_are_replaced() {
+    guarded(async {
+        let server = RedisServer::start();
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiter = Limiter::new(tokens("api", 1000), backend);
+        let key = Key::from("ann");
+        for round in 0..10 {
+            let killed: i64 = server.get(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+            assert!(killed >= 1, "nobody in round {round}");
+            // Who finds the connection gone may fail. The others get a new one.
+            let mut failed = 0;
+            while let Err(why) = check(&limiter, &key).await {
+                assert_eq!(why, BackendErrorKind::Lost);
+                failed += 1;
+            }
+            assert!(failed < 5, "{failed} in round {round}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stands_still_costs_no_more_than_the_time_limit() {
+    guarded(async {
+        let server = RedisServer::start();
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiters = distinct(&backend, 64);
+        let key = Key::from("ann");
+        let all = || join_all(limiters.iter().map(|limiter| check(limiter, &key)));
+        assert!(all().await.iter().all(|spent| *spent == Ok(1)));
+
+        server.pause();
+        let start = Instant::now();
+        let failed = all().await;
+        let took = start.elapsed();
+        assert!(took >= LIMIT && took < LIMIT + SLACK, "{took:?}");
+        for why in failed {
+            assert_eq!(why, Err(BackendErrorKind::Timeout(LIMIT)));
+        }
+        each_choice_applies(&limiters[0], &key).await;
+        while fails(&limiters[0], &key).await != BackendErrorKind::CircuitOpen {}
+        let outage = start.elapsed();
+
+        server.resume();
+        recovers(&limiters[0], &Key::from("bob"), outage, "SIGSTOP").await;
+        // Whatever is answered late is answered to nobody: each gets its own.
+        for round in 2..=5 {
+            let after = all().await;
+            for (limiter, counted) in limiters.iter().zip(after).skip(1) {
+                // What timed out was sent once at most, and may have been done.
+                let counted = counted.expect("it goes on");
+                assert!((round..=round + 1).contains(&counted), "{counted}");
+                assert_eq!(spent(limiter, &key).await, counted);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_within_the_time_limit_is_waited_for_and_a_longer_one_is_not() {
+    guarded(async {
+        let server = RedisServer::start();
+        let patient = asking().time_limit(Duration::from_secs(10));
+        let patient = patient.connect(server.url()).await.expect("it runs");
+        let patient = distinct(&patient, 16);
+        let hasty = asking().connect(server.url()).await.expect("it runs");
+        let hasty = Limiter::new(tokens("api", 1000), hasty);
+        let key = Key::from("ann");
+        assert_eq!(check(&hasty, &key).await, Ok(1));
+
+        server.command(&["CLIENT", "PAUSE", "2000", "ALL"]);
+        let start = Instant::now();
+        let (all, why) = tokio::join!(
+            join_all(patient.iter().map(|limiter| check(limiter, &key))),
+            async {
+                let why = fails(&hasty, &key).await;
+                each_choice_applies(&hasty, &key).await;
+                why
+            },
+        );
+        assert_eq!(why, BackendErrorKind::Timeout(LIMIT));
+        assert!(all.iter().all(|spent| *spent == Ok(1)), "{all:?}");
+        let outage = start.elapsed();
+        assert!(outage >= Duration::from_millis(500), "{outage:?}");
+        recovers(&hasty, &Key::from("bob"), outage, "CLIENT PAUSE").await;
+        // The one that timed out was sent once and may be done late; the costly ones of each choice do not fit then.
+        let late = check(&hasty, &key).await.expect("it goes on");
+        assert!((2..=3).contains(&late), "{late}");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_listens_connecting_fails_and_checks_fail_in_time() {
+    guarded(async {
+        let url = format!("redis://127.0.0.1:{}/", free_port());
+        let start = Instant::now();
+        let why = RedisBackend::connect(&url)
+            .await
+            .expect_err("nobody listens");
+        assert_eq!(*why.kind(), BackendErrorKind::Unreachable);
+        assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
+        assert!(std::error::Error::source(&why).is_some(), "{why:?}");
+
+        let backend = asking().connect_lazy(&url).expect("a URL");
+        let limiter = Limiter::new(tokens("api", 5), backend);
+        let key = Key::from("ann");
+        assert_eq!(fails(&limiter, &key).await, BackendErrorKind::Unreachable);
+        each_choice_applies(&limiter, &key).await;
+        while fails(&limiter, &key).await != BackendErrorKind::CircuitOpen {}
+        // From here on it costs nothing.
+        let start = Instant::now();
+        for _ in 0..100 {
+            fails(&limiter, &key).await;
+        }
+        assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_starts_while_redis_is_down_and_uses_it_when_it_comes() {
+    guarded(async {
+        let mut server = RedisServer::options().prepare();
+        let backend = asking().connect_lazy(server.url()).expect("a URL");
+        let limiter = Limiter::new(tokens("api", 1000), backend);
+        let key = Key::from("ann");
+        let start = Instant::now();
+        assert_eq!(fails(&limiter, &key).await, BackendErrorKind::Unreachable);
+        each_choice_applies(&limiter, &key).await;
+        server.restart();
+        recovers(&limiter, &key, start.elapsed(), "a start without Redis").await;
+        assert_eq!(check(&limiter, &key).await, Ok(2));
+        redis_decides(&limiter, &Key::from("bob")).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_leave_no_tasks_behind() {
+    guarded(async {
+        let mut server = RedisServer::start();
+        let tasks = || {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+        };
+        let before = tasks();
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiters = distinct(&backend, 64);
+        let key = Key::from("ann");
+        let all = || join_all(limiters.iter().map(|limiter| check(limiter, &key)));
+        assert!(all().await.iter().all(Result::is_ok));
+        let usual = tasks();
+        for _ in 0..2 {
+            server.kill9();
+            let start = Instant::now();
+            for _ in 0..20 {
+                assert!(all().await.iter().all(Result::is_err));
+            }
+            server.restart();
+            recovers(&limiters[0], &key, start.elapsed(), "kill -9").await;
+            assert!(all().await.iter().all(Result::is_ok));
+        }
+        // A connection has one, and so may the pool; none hangs on a check that failed.
+        let most = usual.max(before) + 16;
+        let start = Instant::now();
+        while tasks() > most {
+            assert!(start.elapsed() < SLACK, "{} after {usual}", tasks());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Tests and command-line tools make a runtime, throw it away and make another. Connections die with the first.
+#[test]
+fn a_backend_outlives_the_runtime_it_was_made_in() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().expect("a runtime")
+    };
+    let server = RedisServer::start();
+    let key = Key::from("ann");
+    let limiter = runtime().block_on(async {
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiters = distinct(&backend, 64);
+        let all = join_all(limiters.iter().map(|limiter| check(limiter, &key))).await;
+        assert!(all.iter().all(|spent| *spent == Ok(1)), "{all:?}");
+        limiters.into_iter().next().expect("one")
+    });
+    for round in 2..4 {
+        runtime().block_on(guarded(async {
+            recovers(&limiter, &key, Duration::ZERO, "the end of a runtime").await;
+            let spent = check(&limiter, &key).await.expect("it goes on");
+            assert!(spent >= round, "{spent}");
+        }));
+    }
+}
