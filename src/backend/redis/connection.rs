@@ -160,11 +160,13 @@ impl Connections {
                 if connection.retired.load(Ordering::Relaxed) {
                     continue;
                 }
-                if connection.used.elapsed() > TRUSTED
-                    && self.manager.is_valid(&mut connection).await.is_err()
-                {
+                if connection.used.elapsed() > TRUSTED {
+                    // Retired until it has answered: if that takes too long, this future is dropped meanwhile.
                     connection.retired.store(true, Ordering::Relaxed);
-                    continue;
+                    if self.manager.is_valid(&mut connection).await.is_err() {
+                        continue;
+                    }
+                    connection.retired.store(false, Ordering::Relaxed);
                 }
                 connection.used = Instant::now();
                 return Ok(connection);
@@ -273,7 +275,10 @@ impl Connection {
 
 /// Whether a connection cannot be used after this error: it is gone, or leads to a server that takes no writes.
 pub(super) fn is_broken(error: &RedisError) -> bool {
-    error.is_io_error() || error.is_unrecoverable_error() || is_of_elsewhere(error)
+    error.is_io_error()
+        || error.kind() == ErrorKind::Parse
+        || error.is_unrecoverable_error()
+        || is_of_elsewhere(error)
 }
 
 /// A server that is being demoted, loads its data, or has lost its primary: others may be right by now.

@@ -212,15 +212,22 @@ fn was_not_done(error: &RedisError) -> bool {
 
 /// What went wrong with a command that was, or may have been, sent.
 pub(super) fn of_redis(error: RedisError) -> BackendError {
-    match error.kind() {
-        ErrorKind::Io => BackendError::because(BackendErrorKind::Lost, error),
-        ErrorKind::Server(_) | ErrorKind::Extension => match error.code() {
-            Some(code) if code != "ERR" => {
-                let code = code.to_owned();
-                BackendError::because(BackendErrorKind::Server(code), error)
-            }
-            _ => of_text(&error.to_string()),
-        },
-        _ => BackendError::because(BackendErrorKind::Server("ERR".to_owned()), error),
+    // Of commands that went together, the first that failed.
+    let own = error
+        .clone()
+        .into_server_errors()
+        .and_then(|errors| errors.first().map(|(_, first)| first.code().to_owned()));
+    match (error.kind(), own.as_deref().or(error.code())) {
+        // A reply that ends in the middle cannot be read.
+        (ErrorKind::Io | ErrorKind::Parse, _) => {
+            BackendError::because(BackendErrorKind::Lost, error)
+        }
+        (_, Some("WRONGTYPE")) => BackendError::because(BackendErrorKind::Corrupt, error),
+        (_, Some(code)) if code != "ERR" => {
+            let code = code.to_owned();
+            BackendError::because(BackendErrorKind::Server(code), error)
+        }
+        // Errors of scripts have their code in the text.
+        _ => of_text(&error.to_string()),
     }
 }
