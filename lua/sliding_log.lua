@@ -50,15 +50,18 @@ local function read()
   end
   return log
 end
--- Moves what lies in the future to now, appends a charge, and drops what has passed. First what memory can be short for.
-local function write(log, add, px)
-  if log.rebase then
-    for index = log.count - 1, 0, -1 do
-      local time, number, sum, cost = entry(index)
-      if time <= log.at then break end
-      redis.call('LSET', key, index, packed(log.at, number, sum, cost))
-    end
+-- Moves what lies in the future to now.
+local function rebase(log)
+  if not log.rebase then return end
+  for index = log.count - 1, 0, -1 do
+    local time, number, sum, cost = entry(index)
+    if time <= log.at then break end
+    redis.call('LSET', key, index, packed(log.at, number, sum, cost))
   end
+end
+-- Appends a charge, and drops what has passed. First what memory can be short for.
+local function write(log, add, px)
+  rebase(log)
   if add > 0 then
     redis.call('RPUSH', key, packed(log.at, math.max(log.number + 1, log.at), log.last + add, add))
     if log.passed > 0 then redis.call('LTRIM', key, log.passed, -1) end
@@ -67,6 +70,8 @@ local function write(log, add, px)
 end
 -- Takes up to `cost` off the entry of this number, and so off the sums of those behind it.
 local function give_back(log, number, cost)
+  -- Sooner than the newest entry, by which it is seen, can go.
+  rebase(log)
   local index = first(log.passed, log.count, function(index)
     local _, other = entry(index)
     return other >= number
