@@ -17,9 +17,11 @@ pub(crate) struct Frozen {
 impl Frozen {
     pub(crate) async fn connect(url: &str, clock: &ManualClock) -> Self {
         let client = redis::Client::open(url).expect("a URL");
+        // The half second that redis-rs has by itself is short on a machine that others use.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         Self {
             inner: client
-                .get_multiplexed_async_connection()
+                .get_multiplexed_async_connection_with_config(&config)
                 .await
                 .expect("a server"),
             clock: clock.clone(),

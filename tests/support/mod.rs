@@ -1,6 +1,7 @@
 //! Real servers for tests, and what goes wrong between them and us.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod clock_proxy;
 pub(crate) mod frozen;
 pub(crate) mod proxy;
 pub(crate) mod redis;

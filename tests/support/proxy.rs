@@ -318,13 +318,13 @@ enum Fate {
 }
 
 /// Whole requests, or replies, of a stream.
-struct Frames {
+pub(super) struct Frames {
     from: OwnedReadHalf,
     read: Vec<u8>,
 }
 
 impl Frames {
-    const fn of(from: OwnedReadHalf) -> Self {
+    pub(super) const fn of(from: OwnedReadHalf) -> Self {
         Self {
             from,
             read: Vec::new(),
@@ -332,7 +332,7 @@ impl Frames {
     }
 
     /// `None` at the end of the stream.
-    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    pub(super) async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             if let Some(length) = frame(&self.read) {
                 let rest = self.read.split_off(length);
@@ -367,7 +367,7 @@ fn frame(bytes: &[u8]) -> Option<usize> {
 }
 
 /// The name of a request's command: `*3\r\n$7\r\nEVALSHA\r\n..`
-fn first_word(request: &[u8]) -> String {
+pub(super) fn first_word(request: &[u8]) -> String {
     let word = request
         .split(|byte| *byte == b'\n')
         .nth(2)

@@ -1,0 +1,144 @@
+//! A Redis whose TIME is that of a clock moved by hand: a TCP proxy in front of a real server.
+//!
+//! For what decides by a plain TIME command; scripts read the server's own clock, see [`frozen`](super::frozen).
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+use tower_sluice::clock::{Clock, ManualClock};
+
+use super::proxy::{Frames, first_word};
+
+/// Passes everything but the answers to TIME. It ends when it is dropped, and its connections with it.
+#[derive(Debug)]
+pub(crate) struct ClockProxy {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: SocketAddr,
+    clock: ManualClock,
+    /// Somebody else's command, in front of every MULTI.
+    meddler: Mutex<Option<Vec<u8>>>,
+}
+
+impl ClockProxy {
+    /// A proxy to 127.0.0.1 at a port of its own.
+    pub(crate) async fn to(port: u16, clock: &ManualClock) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(Shared {
+            server: ([127, 0, 0, 1], port).into(),
+            clock: clock.clone(),
+            meddler: Mutex::default(),
+        });
+        let task = tokio::spawn(shared.clone().accept(listener));
+        Self {
+            shared,
+            address,
+            task,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}/", self.address)
+    }
+
+    /// From now on another client is always faster: it has sent this, and has its answer, whenever a transaction begins.
+    pub(crate) fn meddle(&self, command: &redis::Cmd) {
+        *self.shared.meddler.lock() = Some(command.get_packed_command());
+    }
+
+    pub(crate) fn stop_meddling(&self) {
+        *self.shared.meddler.lock() = None;
+    }
+}
+
+impl Drop for ClockProxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            let shared = self.clone();
+            connections.spawn(async move { drop(shared.connect(client).await) });
+            while connections.try_join_next().is_some() {}
+        }
+    }
+
+    async fn connect(&self, client: TcpStream) -> io::Result<()> {
+        let server = TcpStream::connect(self.server).await?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        // Of each request that has no reply yet: whether it is a TIME.
+        let open = Mutex::new(VecDeque::new());
+        tokio::select! {
+            ended = self.requests(from_client, to_server, &open) => ended,
+            ended = self.replies(from_server, to_client, &open) => ended,
+        }
+    }
+
+    async fn requests(
+        &self,
+        from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        open: &Mutex<VecDeque<bool>>,
+    ) -> io::Result<()> {
+        let mut frames = Frames::of(from);
+        while let Some(frame) = frames.next().await? {
+            let word = first_word(&frame);
+            let meddler = self.meddler.lock().clone();
+            if word == "MULTI"
+                && let Some(command) = meddler
+            {
+                self.other_client(&command).await?;
+            }
+            open.lock().push_back(word == "TIME");
+            to.write_all(&frame).await?;
+        }
+        Ok(())
+    }
+
+    async fn other_client(&self, command: &[u8]) -> io::Result<()> {
+        let mut other = TcpStream::connect(self.server).await?;
+        other.write_all(command).await?;
+        other.read_u8().await.map(drop)
+    }
+
+    async fn replies(
+        &self,
+        from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        open: &Mutex<VecDeque<bool>>,
+    ) -> io::Result<()> {
+        let mut frames = Frames::of(from);
+        while let Some(mut frame) = frames.next().await? {
+            let is_time = open.lock().pop_front() == Some(true);
+            if is_time && frame.starts_with(b"*2\r\n") {
+                let now = self.clock.now().as_micros();
+                let (seconds, micros) =
+                    ((now / 1_000_000).to_string(), (now % 1_000_000).to_string());
+                let (one, two) = (seconds.len(), micros.len());
+                frame = format!("*2\r\n${one}\r\n{seconds}\r\n${two}\r\n{micros}\r\n").into_bytes();
+            }
+            to.write_all(&frame).await?;
+        }
+        Ok(())
+    }
+}
