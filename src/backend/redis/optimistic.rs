@@ -20,8 +20,10 @@ use crate::clock::Timestamp;
 
 /// Attempts to write before others did.
 const MOST_ATTEMPTS: u32 = 12;
-/// The longest pause after the first attempt; it doubles with each up to 32 ms.
+/// The longest pause after the first attempt; it doubles with each up to 16 ms. All of them together leave half of the usual time
+/// limit: who is out of luck is told so, and not that Redis is slow.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
 /// Does one request, within the time limit.
 pub(super) async fn deliver(line: &Line, connections: &Connections, request: &Request) -> Outcome {
@@ -52,7 +54,7 @@ async fn attempts(line: &Line, connections: &Connections, request: &Request) -> 
     for attempt in 0..MOST_ATTEMPTS {
         if attempt > 0 {
             tokio::time::sleep(part_of(pause)).await;
-            pause = (2 * pause).min(32 * FIRST_PAUSE);
+            pause = (2 * pause).min(LONGEST_PAUSE);
         }
         let mut held = Held {
             connection: connections.check_out().await?,
