@@ -1,12 +1,14 @@
-//! The vectors on a real redis-server.
+//! The vectors on a real redis-server, by scripts and without.
 
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tower_sluice::backend::redis::Atomicity;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::{Key, Policy, RedisBackend};
 
 use crate::subject::{Subject, Subjects, Through, runtime};
+use crate::support::clock_proxy::ClockProxy;
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
 
@@ -49,5 +51,57 @@ impl Subjects for Scripted {
             clock: self.clock.clone(),
             key: Key::from(self.vectors),
         }
+    }
+}
+
+/// WATCH, MULTI and EXEC, each vector on a key of its own.
+pub(crate) struct Optimistic {
+    runtime: Runtime,
+    clock: ManualClock,
+    backend: RedisBackend,
+    vectors: u64,
+    _proxy: ClockProxy,
+    _server: RedisServer,
+}
+
+impl Optimistic {
+    pub(crate) fn start() -> Self {
+        let (server, runtime) = (RedisServer::start(), runtime());
+        let clock = ManualClock::at(Timestamp::from_micros(0));
+        let proxy = runtime.block_on(ClockProxy::to(server.port(), &clock));
+        let backend = RedisBackend::builder()
+            .deny_cache(Duration::ZERO)
+            .time_limit(Duration::from_secs(20))
+            .atomicity(Atomicity::Optimistic)
+            .connect_lazy(proxy.url())
+            .expect("a URL");
+        Self {
+            runtime,
+            clock,
+            backend,
+            vectors: 0,
+            _proxy: proxy,
+            _server: server,
+        }
+    }
+}
+
+impl Subjects for Optimistic {
+    const NAME: &str = "Redis without scripts";
+
+    fn next(&mut self, _: &Policy) -> impl Subject + use<'_> {
+        self.vectors += 1;
+        Through {
+            runtime: &self.runtime,
+            backend: self.backend.clone(),
+            clock: self.clock.clone(),
+            key: Key::from(self.vectors),
+        }
+    }
+
+    /// Sliding logs cannot be kept without scripts.
+    fn keeps(policy: &Policy) -> bool {
+        let mut quotas = policy.quotas().iter();
+        !quotas.any(|named| named.quota().to_string().starts_with("sliding-log"))
     }
 }

@@ -166,6 +166,10 @@ impl<B: Backend> Subject for Through<'_, B> {
 pub(crate) trait Subjects {
     const NAME: &str;
     fn next(&mut self, policy: &Policy) -> impl Subject + use<'_, Self>;
+    /// Whether they can keep what the policy needs.
+    fn keeps(_: &Policy) -> bool {
+        true
+    }
 }
 
 pub(crate) struct Cores;

@@ -1,0 +1,259 @@
+//! WATCH, MULTI and EXEC on a real server: for those that forbid scripts. That the answers are the same is shown by the vectors
+//! (`conformance`) and at random (`redis_properties`).
+
+mod support;
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use tokio::time::timeout;
+use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
+use tower_sluice::backend::{BackendError, BackendErrorKind};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
+
+use crate::support::clock_proxy::ClockProxy;
+use crate::support::redis::{RedisServer, command};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn builder() -> RedisBuilder {
+    RedisBackend::builder()
+        .atomicity(Atomicity::Optimistic)
+        .deny_cache(Duration::ZERO)
+        .time_limit(Duration::from_secs(20))
+}
+
+fn limiter(policy: Policy, url: impl AsRef<str>) -> Limiter<RedisBackend> {
+    Limiter::new(policy, builder().connect_lazy(url).expect("a URL"))
+}
+
+fn a_day(limit: u32) -> Policy {
+    Policy::new("api", Quota::fixed_window(limit, DAY))
+}
+
+const ANN_A_DAY: &str = "{sluice:api:rann}:f86400000000";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_all_want_admits_exactly_its_limit() {
+    let server = RedisServer::start();
+    for quota in [
+        Quota::per_day(100),
+        Quota::fixed_window(100, DAY),
+        Quota::sliding_window(100, DAY),
+    ] {
+        let limiter = limiter(Policy::new("api", quota), server.url());
+        let (mut tasks, mut admitted, mut contended) = (tokio::task::JoinSet::new(), 0, 0);
+        for _ in 0..64 {
+            let limiter = limiter.clone();
+            tasks.spawn(async move {
+                let (mut allowed, mut contended) = (0, 0);
+                loop {
+                    match limiter.check(&Key::from("ann"), 1).await {
+                        Ok(reply) if reply.decision.is_allowed() => allowed += 1,
+                        Ok(_) => return (allowed, contended),
+                        Err(error) => {
+                            assert_eq!(*error.kind(), BackendErrorKind::Contended(12), "{error:?}");
+                            contended += 1;
+                        }
+                    }
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            let (allowed, vain) = done.expect("no panic");
+            (admitted, contended) = (admitted + allowed, contended + vain);
+        }
+        assert_eq!(admitted, 100, "{quota}: {contended} in vain");
+    }
+}
+
+#[tokio::test]
+async fn who_is_never_first_is_told_so_within_the_usual_time_limit() {
+    let server = RedisServer::start();
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let proxy = ClockProxy::to(server.port(), &clock).await;
+    let backend = RedisBackend::builder().atomicity(Atomicity::Optimistic);
+    let limiter = Limiter::new(a_day(10), backend.connect_lazy(proxy.url()).expect("a URL"));
+    let ann = Key::from("ann");
+    // Another client, which is allowed its second token of the day whenever this one wants to write.
+    let start = 1_800_000_000_000_000_u64 / 86_400_000_000 * 86_400_000_000;
+    let state = [b"f1".as_slice(), &start.to_le_bytes(), &2_u64.to_le_bytes()].concat();
+    proxy.meddle(
+        redis::cmd("SET")
+            .arg(ANN_A_DAY)
+            .arg(&state)
+            .arg("PX")
+            .arg(60_000),
+    );
+    let before = server.calls("exec");
+    let began = Instant::now();
+    let error = limiter.check(&ann, 1).await.unwrap_err();
+    assert_eq!(*error.kind(), BackendErrorKind::Contended(12), "{error:?}");
+    assert!(began.elapsed() < Duration::from_millis(250));
+    assert_eq!(server.calls("exec") - before, 12);
+    // A look and a refusal write nothing, and so meet nobody.
+    assert_eq!(limiter.peek(&ann).await.expect("Redis").remaining(), 8);
+    let refused = limiter.check(&ann, 9).await.expect("Redis");
+    assert!(!refused.decision.is_allowed());
+
+    proxy.stop_meddling();
+    let reply = limiter.check(&ann, 1).await.expect("Redis");
+    assert_eq!(reply.decision.snapshot().remaining(), 7);
+}
+
+#[tokio::test]
+async fn a_user_without_scripting_commands_can_limit() {
+    let least = "+get +set +del +watch +multi +exec +unwatch +time +ping";
+    let most = "+@all -eval -evalsha -script";
+    for (name, commands) in [("least", least), ("most", most)] {
+        let server = RedisServer::options()
+            .line(&format!("user {name} on >secret ~{{sluice:* {commands}"))
+            .start();
+        let url = server.url_of(name, "secret");
+        let optimistic = builder().connect(&url).await.expect("may ping");
+        let policy = Policy::new("api", Quota::per_day(10)).and("tick", Quota::per_day(20));
+        let (limiter, ann) = (Limiter::new(policy.clone(), optimistic), Key::from("ann"));
+        let mut reply = limiter.check(&ann, 4).await.expect(name);
+        assert!(reply.decision.is_allowed());
+        let receipt = reply.receipt.as_mut().expect("of a charge");
+        limiter.refund(&ann, receipt, 1).await.expect(name);
+        limiter.penalty(&ann, 2).await.expect(name);
+        assert_eq!(limiter.peek(&ann).await.expect(name).remaining(), 5);
+        let turn = limiter.reserve(&ann, 6, DAY).await.expect(name);
+        assert!(turn.go_after > Duration::ZERO);
+        let turn = turn.turn.expect("a turn");
+        assert!(limiter.cancel(&ann, turn).await.expect(name));
+        limiter.reset(&ann).await.expect(name);
+        assert!(server.keys().is_empty());
+
+        let scripts = RedisBackend::connect(&url).await.expect("may ping");
+        let error = Limiter::new(policy, scripts).check(&ann, 1).await;
+        let error = error.expect_err("scripts are forbidden");
+        assert_eq!(*error.kind(), BackendErrorKind::Server("NOPERM".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_dropped_transaction_leaves_no_connection_half_way() {
+    let server = RedisServer::start();
+    let four = NonZeroU32::new(4).expect("not 0");
+    let backend = builder().connections(four).connect(server.url()).await;
+    let limiter = Limiter::new(a_day(10), backend.expect("a server"));
+    let known = Key::from("known");
+    let _ = limiter.check(&known, 7).await.expect("Redis");
+    let name = |round: u64| Key::from(&*format!("dropped-{round}"));
+    for round in 0..1_000 {
+        let key = name(round);
+        // From before the first byte to after the last one.
+        let patience = Duration::from_micros(rand::random_range(0..1_500));
+        let _ = timeout(patience, limiter.check(&key, 1)).await;
+        if round % 8 == 0 {
+            let look = limiter.peek(&known).await.expect("Redis");
+            assert_eq!(look.remaining(), 3, "after {round} drops");
+        }
+    }
+    let mut charged = 0;
+    for round in 0..1_000 {
+        let left = limiter.peek(&name(round)).await.expect("Redis").remaining();
+        assert!(left >= 9, "charged once at the most");
+        charged += 10 - left;
+    }
+    assert!((1..1_000).contains(&charged), "at random points: {charged}");
+    // A connection that watches a key is marked when somebody else writes it.
+    for round in 0..1_000 {
+        let _: Value = server.get(&[
+            "SET",
+            &format!("{{sluice:api:rdropped-{round}}}:f86400000000"),
+            "x",
+        ]);
+    }
+    let clients: String = server.get(&["CLIENT", "LIST"]);
+    assert!(clients.lines().count() <= 5, "{clients}");
+    for client in clients.lines() {
+        assert!(
+            client.contains(" flags=N ") && client.contains(" multi=-1 "),
+            "{client}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_an_error_and_stays() {
+    let server = RedisServer::start();
+    let (limiter, ann) = (limiter(a_day(10), server.url()), Key::from("ann"));
+    let corrupt = |outcome: Result<_, BackendError>| {
+        let error = outcome.map(drop).expect_err("not ours");
+        assert_eq!(*error.kind(), BackendErrorKind::Corrupt, "{error:?}");
+    };
+    let _: Value = server.get(&["SET", ANN_A_DAY, "somebody else's"]);
+    corrupt(limiter.check(&ann, 1).await);
+    let kept: String = server.get(&["GET", ANN_A_DAY]);
+    assert_eq!(kept, "somebody else's");
+
+    let _: Value = server.get(&["DEL", ANN_A_DAY]);
+    let _: Value = server.get(&["RPUSH", ANN_A_DAY, "a list"]);
+    corrupt(limiter.check(&ann, 1).await);
+    assert_eq!(server.get::<u64>(&["LLEN", ANN_A_DAY]), 1);
+
+    let _: Value = server.get(&["DEL", ANN_A_DAY]);
+    assert!(
+        limiter
+            .check(&ann, 1)
+            .await
+            .expect("Redis")
+            .decision
+            .is_allowed()
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_full_says_so() {
+    let server = RedisServer::start();
+    let (limiter, ann) = (limiter(a_day(10), server.url()), Key::from("ann"));
+    let _ = limiter.check(&ann, 9).await.expect("there is room");
+    let _: Value = server.get(&["CONFIG", "SET", "maxmemory", "1"]);
+    let error = limiter.check(&ann, 1).await.unwrap_err();
+    assert_eq!(
+        *error.kind(),
+        BackendErrorKind::Server("OOM".into()),
+        "{error:?}"
+    );
+    let refused = limiter
+        .check(&ann, 2)
+        .await
+        .expect("a refusal writes nothing");
+    assert!(!refused.decision.is_allowed());
+    let _: Value = server.get(&["CONFIG", "SET", "maxmemory", "0"]);
+    let reply = limiter.check(&ann, 1).await.expect("there is room again");
+    assert!(reply.decision.is_allowed());
+}
+
+#[tokio::test]
+async fn what_needs_scripts_is_named() {
+    let server = RedisServer::start();
+    let unsupported = |error: BackendError, words: &str| {
+        assert!(
+            matches!(error.kind(), BackendErrorKind::Unsupported(_)),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    let log = Policy::new("log", Quota::sliding_log(1, DAY));
+    let error = limiter(log, server.url()).check(&Key::from("ann"), 1).await;
+    unsupported(error.unwrap_err(), "sliding log");
+
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let connection = client.get_multiplexed_async_connection().await;
+    let shared = builder().from_connection(connection.expect("a server"));
+    let error = Limiter::new(a_day(1), shared)
+        .check(&Key::from("ann"), 1)
+        .await;
+    unsupported(error.unwrap_err(), "a URL or a pool");
+    assert!(
+        command::<Vec<String>>(&server.url(), &["KEYS", "*"])
+            .expect("Redis")
+            .is_empty()
+    );
+}
