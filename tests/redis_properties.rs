@@ -909,7 +909,7 @@ fn the_deny_cache_refuses_only_what_is_refused_and_says_for_how_long() {
             let mut asked_last = None;
             let judge = |asked: &Asked<'_>, expected: &Told, actual: Told| {
                 if !asked.at_once {
-                    asked_last = Some(asked.cost.clone());
+                    asked_last = Some(*asked.cost);
                     prop_assert_eq!(expected, &actual);
                     return Ok(());
                 }
