@@ -671,7 +671,7 @@ impl Stand {
         start: u64,
         events: &[Event],
         seen: &Seen,
-        mut judge: impl FnMut(&Asked<'_>, &Told, Told) -> TestCaseResult,
+        mut judge: impl FnMut(&Asked, &Told, Told) -> TestCaseResult,
     ) -> TestCaseResult {
         let key = self.fresh_key();
         let (mut one, mut other) = (Side::of(one), Side::of(other));
@@ -704,10 +704,7 @@ impl Stand {
                 one.receipts.clear();
                 other.receipts.clear();
             }
-            let asked = Asked {
-                cost: &cost,
-                at_once,
-            };
+            let asked = Asked { cost, at_once };
             if !expected.allowed {
                 seen.note(format!(
                     "refused by {:?}",
@@ -758,13 +755,13 @@ impl Seen {
 }
 
 /// A step, for those who judge the answers to it.
-struct Asked<'a> {
-    cost: &'a Cost,
+struct Asked {
+    cost: Cost,
     /// Whether the second backend had its answer at once.
     at_once: bool,
 }
 
-fn same(_: &Asked<'_>, expected: &Told, actual: Told) -> TestCaseResult {
+fn same(_: &Asked, expected: &Told, actual: Told) -> TestCaseResult {
     prop_assert_eq!(expected, &actual);
     Ok(())
 }
@@ -907,14 +904,14 @@ fn the_deny_cache_refuses_only_what_is_refused_and_says_for_how_long() {
         |(setting, start, events), seen| {
             // What the latest answer from Redis was about: the cache knows no other refusal of this key.
             let mut asked_last = None;
-            let judge = |asked: &Asked<'_>, expected: &Told, actual: Told| {
+            let judge = |asked: &Asked, expected: &Told, actual: Told| {
                 if !asked.at_once {
-                    asked_last = Some(*asked.cost);
+                    asked_last = Some(asked.cost);
                     prop_assert_eq!(expected, &actual);
                     return Ok(());
                 }
                 let known = asked_last.as_ref().expect("something was refused");
-                let is_same = known == asked.cost;
+                let is_same = *known == asked.cost;
                 seen.note(if is_same {
                     "known"
                 } else {
