@@ -297,6 +297,31 @@ async fn where_nobody_listens_connecting_fails_and_checks_fail_in_time() {
     .await;
 }
 
+/// A refusal is news at once, also for the one who asks in the moment of another's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_listens_no_check_waits_for_an_attempt_that_has_ended() {
+    guarded(async {
+        let url = format!("redis://127.0.0.1:{}/", free_port());
+        let one = |_| async {
+            for _ in 0..3 {
+                let patient = asking().time_limit(4 * SLACK);
+                let backend = patient.connect_lazy(&url).expect("a URL");
+                let limiter = Limiter::new(tokens("api", 5), backend);
+                // One less than open the circuit.
+                for _ in 0..4 {
+                    let start = Instant::now();
+                    let why = fails(&limiter, &Key::from("ann")).await;
+                    assert_eq!(why, BackendErrorKind::Unreachable);
+                    assert!(start.elapsed() < 2 * SLACK, "{:?}", start.elapsed());
+                }
+            }
+        };
+        // In this thread, while connections are made in others.
+        join_all((0..8).map(one)).await;
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_starts_while_redis_is_down_and_uses_it_when_it_comes() {
     guarded(async {
