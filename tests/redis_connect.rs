@@ -1,0 +1,442 @@
+//! The ways to a Redis, and what is written there: URLs, pools, connections of the user's own, TLS, names of keys.
+
+mod support;
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bb8_redis::RedisConnectionManager;
+use redis::aio::ConnectionManager;
+use tower_sluice::backend::redis::RedisBuilder;
+use tower_sluice::backend::{Backend, BackendError, BackendErrorKind};
+use tower_sluice::quota::Unit;
+use tower_sluice::{AnyBackend, Key, Limiter, MemoryBackend, Policy, Quota, RedisBackend};
+
+use crate::support::redis::RedisServer;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn an_hour(limit: u32) -> Policy {
+    Policy::new("api", Quota::per_hour(limit))
+}
+
+/// Without a cache, which would know for a second what nobody knows any more after a restart.
+fn builder() -> RedisBuilder {
+    RedisBackend::builder().deny_cache(Duration::ZERO)
+}
+
+/// Whether one of ten tokens of this key can be spent, and how many are left.
+async fn spend<B: Backend>(backend: &B, key: &str) -> Result<u32, B::Error> {
+    let limiter = Limiter::new(an_hour(10), backend.clone());
+    let reply = limiter.check(&Key::from(key), 1).await?;
+    assert!(reply.decision.is_allowed());
+    Ok(reply.decision.snapshot().remaining())
+}
+
+/// How long it takes until there is an answer again.
+async fn recovery<B: Backend>(backend: &B) -> Duration {
+    let start = Instant::now();
+    while spend(backend, "recovery").await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(10), "no answer");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    start.elapsed()
+}
+
+// -- Pools and connections of the user's own
+
+#[tokio::test]
+async fn a_pool_lends_its_way_to_connect_and_keeps_its_connections() {
+    let mut server = RedisServer::options().password("sesame").start();
+    let manager = RedisConnectionManager::new(server.url()).expect("a URL");
+    let pool = bb8::Pool::builder().max_size(1).build(manager).await;
+    let pool = pool.expect("a server");
+    let backend = builder().from_pool(pool.clone());
+    // The only connection of the pool is taken all the time.
+    let mut own = pool.get().await.expect("a connection");
+    assert_eq!(spend(&backend, "ann").await.expect("Redis"), 9);
+    assert_eq!(spend(&backend, "ann").await.expect("Redis"), 8);
+    redis::cmd("PING")
+        .exec_async(&mut *own)
+        .await
+        .expect("Redis");
+    drop(own);
+
+    server.kill9();
+    let error = spend(&backend, "ann").await.unwrap_err();
+    let down = [BackendErrorKind::Lost, BackendErrorKind::Unreachable];
+    assert!(down.contains(error.kind()), "{error:?}");
+    server.restart();
+    let took = recovery(&backend).await;
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert_eq!(
+        spend(&RedisBackend::from_pool(pool), "bob")
+            .await
+            .expect("Redis"),
+        9
+    );
+}
+
+#[tokio::test]
+async fn a_connection_of_the_users_own_is_shared() {
+    let mut server = RedisServer::start();
+    let client = redis::Client::open(server.url()).expect("a URL");
+    let multiplexed = client.get_multiplexed_async_connection().await;
+    let multiplexed = multiplexed.expect("a server");
+    let managed = ConnectionManager::new(client).await.expect("a server");
+    let plain = RedisBackend::from_connection(multiplexed);
+    let managed = builder().from_connection(managed);
+    assert_eq!(spend(&plain, "ann").await.expect("Redis"), 9);
+    assert_eq!(spend(&managed, "ann").await.expect("Redis"), 8);
+    let clients: String = server.get(&["CLIENT", "LIST"]);
+    assert_eq!(clients.lines().count(), 3, "ours make no others: {clients}");
+
+    server.kill9();
+    server.restart();
+    recovery(&managed).await;
+    let error = spend(&plain, "ann")
+        .await
+        .expect_err("it does not come back by itself");
+    assert_eq!(*error.kind(), BackendErrorKind::Lost, "{error:?}");
+}
+
+// -- URLs
+
+#[tokio::test]
+async fn a_socket_file_is_as_good_as_a_port() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::connect(server.unix_url())
+        .await
+        .expect("a server");
+    assert_eq!(spend(&backend, "ann").await.expect("Redis"), 9);
+    let any = AnyBackend::from_url(&server.unix_url()).expect("a URL");
+    assert_eq!(spend(&any, "ann").await.expect("Redis"), 8);
+    let tcp = AnyBackend::from_url(&server.url()).expect("a URL");
+    assert_eq!(spend(&tcp, "ann").await.expect("Redis"), 7);
+}
+
+#[test]
+fn a_url_is_read_without_a_runtime_and_without_a_server() {
+    let nobody = format!("redis://127.0.0.1:{}/", support::free_port());
+    let memory = AnyBackend::from_url("memory:").expect("always there");
+    let any = AnyBackend::from_url(&nobody).expect("it does not connect");
+    let lazy = RedisBackend::connect_lazy(&nobody).expect("nor does this");
+    let unix = AnyBackend::from_url("redis+unix:///nowhere/at/all").expect("nor this");
+    assert!(format!("{memory:?}").starts_with("MemoryBackend"));
+    for redis in [format!("{any:?}"), format!("{lazy:?}"), format!("{unix:?}")] {
+        assert!(redis.starts_with("RedisBackend"), "{redis}");
+    }
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        assert_eq!(spend(&memory, "ann").await.expect("memory"), 9);
+        for backend in [any, AnyBackend::from(lazy), unix] {
+            let error = spend(&backend, "ann").await.unwrap_err();
+            assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+        }
+        let error = RedisBackend::connect(&nobody).await.unwrap_err();
+        assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+    });
+}
+
+#[tokio::test]
+async fn a_service_that_started_first_finds_its_server() {
+    let mut server = RedisServer::options().prepare();
+    let backend = AnyBackend::from_url(&server.url()).expect("a URL");
+    let error = spend(&backend, "ann").await.unwrap_err();
+    assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+    server.restart();
+    assert!(recovery(&backend).await < Duration::from_secs(2));
+}
+
+#[test]
+fn a_url_that_cannot_be_is_told_with_what_can() {
+    let why = |url: &str| {
+        let error = AnyBackend::from_url(url).unwrap_err();
+        assert!(
+            matches!(error.kind(), BackendErrorKind::Config(_)),
+            "{error:?}"
+        );
+        error.to_string()
+    };
+    for (url, shown) in [
+        ("etcd://localhost", "`etcd:`"),
+        ("localhost:6379", "`localhost:`"),
+        ("", "`:`"),
+        ("memory", "`:`"),
+        ("memory://", "`memory:`"),
+        ("Redis\n://x", "`Redis\\n:`"),
+    ] {
+        let told = why(url);
+        let known = "use memory:, redis://, rediss:// or redis+unix://";
+        assert_eq!(told, format!("unknown backend {shown}; {known}"));
+    }
+    for url in ["redis://", "redis://host:port/", "redis://host/name"] {
+        let told = why(url);
+        assert!(
+            told.starts_with("the URL of Redis cannot be used: "),
+            "{told}"
+        );
+    }
+    #[cfg(not(feature = "tls"))]
+    assert!(why("rediss://host").starts_with("`rediss:` needs the feature `tls` of tower-sluice"));
+    #[cfg(feature = "tls")]
+    assert!(AnyBackend::from_url("rediss://host").is_ok());
+}
+
+#[tokio::test]
+async fn no_password_is_ever_told() {
+    const PASSWORD: &str = "0pen-Sesame";
+    let server = RedisServer::options().password("another").start();
+    let told = |what: &dyn Debug, text: String| {
+        for text in [format!("{what:?}"), format!("{what:#?}"), text] {
+            assert!(!text.contains(PASSWORD), "{text}");
+        }
+    };
+    let of_error = |error: &BackendError| {
+        told(error, error.to_string());
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            told(&error, error.to_string());
+            cause = error.source();
+        }
+    };
+    let nobody = format!("redis://:{PASSWORD}@127.0.0.1:{}/", support::free_port());
+    for url in [
+        server.url_of("", PASSWORD),
+        server.url_of("ann", PASSWORD),
+        nobody,
+    ] {
+        told(&RedisBackend::connect_lazy(&url), String::new());
+        told(&AnyBackend::from_url(&url), String::new());
+        let backend = AnyBackend::from_url(&url).expect("a URL");
+        let error = spend(&backend, "ann").await.unwrap_err();
+        assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+        of_error(&error);
+        of_error(&RedisBackend::connect(&url).await.unwrap_err());
+    }
+    for url in [
+        format!("redis://ann:{PASSWORD}@host:port/"),
+        format!("redis://ann:{PASSWORD}@host/no-number"),
+        format!("redis://ann:{PASSWORD}@/"),
+        format!("rediss://ann:{PASSWORD}@host:port/"),
+        format!("postgres://ann:{PASSWORD}@host/"),
+        format!("ann:{PASSWORD}@host"),
+    ] {
+        of_error(&AnyBackend::from_url(&url).unwrap_err());
+        of_error(&RedisBackend::connect_lazy(&url).unwrap_err());
+    }
+    let secret = RedisBackend::builder().secret(PASSWORD);
+    told(&secret, String::new());
+    told(
+        &secret.connect_lazy(server.url()).expect("a URL"),
+        String::new(),
+    );
+}
+
+// -- Names
+
+#[tokio::test]
+async fn keys_are_named_as_they_are_promised() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::connect(server.url()).await.expect("a server");
+    let minute = Duration::from_secs(60);
+    let policy = an_hour(10)
+        .and("daily", Quota::fixed_window(100, 24 * HOUR))
+        .and("steps", Quota::interval_bucket(5, 1, minute))
+        .and("even", Quota::sliding_window(9, minute))
+        .and("log", Quota::sliding_log(9, minute))
+        .and("bytes", Quota::per_hour(1 << 20).unit(Unit::ContentBytes));
+    let limiter = Limiter::new(policy, backend.clone());
+    let _ = limiter.check(&Key::from("alice"), 1).await.expect("Redis");
+    let suffixes = [
+        "b",
+        "bB:bytes",
+        "f86400000000:daily",
+        "i:steps",
+        "l60000000:log",
+        "s60000000:even",
+    ];
+    assert_eq!(
+        server.keys(),
+        suffixes.map(|suffix| format!("{{sluice:api:ralice}}:{suffix}"))
+    );
+
+    let limiter = Limiter::new(an_hour(10), backend);
+    for key in [Key::from("user:{42}"), Key::secret("alice"), Key::from("")] {
+        let _ = limiter.check(&key, 1).await.expect("Redis");
+    }
+    let keys = server.keys();
+    assert!(keys.contains(&"{sluice:api:h82d8ec67c8d014fd414d60c45db8a07f}:b".to_owned()));
+    let digested = keys.iter().filter(|key| {
+        let digits = key
+            .strip_prefix("{sluice:api:h")
+            .and_then(|rest| rest.strip_suffix("}:b"));
+        digits.is_some_and(|digits| digits.len() == 32)
+    });
+    assert_eq!(digested.count(), 3, "{keys:?}");
+}
+
+#[tokio::test]
+async fn who_has_another_prefix_or_secret_shares_nothing() {
+    let server = RedisServer::start();
+    let connect =
+        async |builder: RedisBuilder| builder.connect(server.url()).await.expect("a server");
+    let ours = connect(builder()).await;
+    assert_eq!(spend(&ours, "ann").await.expect("Redis"), 9);
+    assert_eq!(
+        spend(&connect(builder()).await, "ann")
+            .await
+            .expect("Redis"),
+        8
+    );
+    let theirs = connect(builder().prefix("theirs")).await;
+    assert_eq!(spend(&theirs, "ann").await.expect("Redis"), 9);
+    assert_eq!(
+        server.keys(),
+        ["{sluice:api:rann}:b", "{theirs:api:rann}:b"]
+    );
+
+    // A secret is for those that are digested.
+    let (one, two) = (
+        connect(builder().secret("one")).await,
+        connect(builder().secret("two")).await,
+    );
+    for backend in [&ours, &one, &two] {
+        assert_eq!(spend(backend, "an address").await.expect("Redis"), 9);
+    }
+    assert_eq!(
+        spend(&connect(builder().secret("one")).await, "an address")
+            .await
+            .expect("Redis"),
+        8
+    );
+    assert_eq!(spend(&two, "ann").await.expect("Redis"), 7);
+    assert_eq!(server.keys().len(), 5);
+}
+
+#[test]
+fn a_prefix_that_cannot_be_is_refused() {
+    for prefix in ["", "a b", "a:b", "a{b", "ü", &"x".repeat(65)] {
+        let error = builder().try_prefix(prefix).unwrap_err();
+        assert!(
+            matches!(error.kind(), BackendErrorKind::Config(_)),
+            "{error:?}"
+        );
+        let told = error.to_string();
+        assert!(
+            told.starts_with("prefix `") && told.ends_with("use 1 to 64 of A-Z a-z 0-9 _ . -"),
+            "{told}"
+        );
+        let panics = std::panic::catch_unwind(|| builder().prefix(prefix));
+        let words = panics
+            .expect_err("the same")
+            .downcast::<String>()
+            .expect("a text");
+        assert_eq!(*words, told);
+    }
+    assert!(builder().try_prefix(&"x".repeat(64)).is_ok());
+}
+
+// -- Other processes
+
+/// Runs one test of this file in a process of its own, and returns what it printed.
+fn process(test: &str, env: &[(&str, &str)]) -> String {
+    let output = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .envs(env.iter().copied())
+        .output()
+        .expect("this program");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{test}: {text}{errors}");
+    text
+}
+
+const URL: &str = "SLUICE_TEST_URL";
+
+#[tokio::test]
+#[ignore = "what another process does for the tests below"]
+async fn spends_one() {
+    let Ok(url) = std::env::var(URL) else { return };
+    let backend = RedisBackend::connect(url).await.expect("a server");
+    println!("left: {}", spend(&backend, "ann").await.expect("Redis"));
+}
+
+#[tokio::test]
+async fn processes_share_their_limits() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::connect(server.url()).await.expect("a server");
+    assert_eq!(spend(&backend, "ann").await.expect("Redis"), 9);
+    for left in [8, 7] {
+        let text = process("spends_one", &[(URL, &server.url())]);
+        assert!(text.contains(&format!("left: {left}")), "{text}");
+    }
+    assert_eq!(spend(&backend, "ann").await.expect("Redis"), 6);
+    // Memory is each one's own.
+    assert_eq!(
+        spend(&MemoryBackend::new(), "ann").await.expect("memory"),
+        9
+    );
+}
+
+#[cfg(feature = "tls")]
+mod tls {
+    use std::fs;
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
+    use super::*;
+
+    /// A server that also speaks TLS, for `localhost` only; the port; the file of who vouches for it.
+    fn server() -> (RedisServer, u16, String) {
+        let dir = std::env::temp_dir().join(format!("sluice-tls-{:016x}", rand::random::<u64>()));
+        fs::create_dir(&dir).expect("a folder of our own");
+        let (ca_key, key) = (KeyPair::generate(), KeyPair::generate());
+        let (ca_key, key) = (ca_key.expect("a key"), key.expect("a key"));
+        let mut ca = CertificateParams::new([]).expect("no names");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = ca.self_signed(&ca_key).expect("a certificate");
+        let own = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let own = own.signed_by(&key, &ca, &ca_key).expect("a certificate");
+        let file = |name: &str, text: String| {
+            let path = dir.join(name);
+            fs::write(&path, text).expect("a folder of our own");
+            path.display().to_string()
+        };
+        let (ca, own, key) = (
+            file("ca.pem", ca.pem()),
+            file("own.pem", own.pem()),
+            file("key.pem", key.serialize_pem()),
+        );
+        let port = support::free_port();
+        let server = RedisServer::options()
+            .line(&format!("tls-port {port}"))
+            .line(&format!("tls-cert-file {own}"))
+            .line(&format!("tls-key-file {key}"))
+            .line(&format!("tls-ca-cert-file {ca}"))
+            .line("tls-auth-clients no")
+            .start();
+        (server, port, ca)
+    }
+
+    #[tokio::test]
+    async fn tls_leads_to_whom_the_system_trusts_and_to_nobody_else() {
+        let (server, port, ca) = server();
+        let url = format!("rediss://localhost:{port}/");
+        // Who is trusted is read from the environment: that of another process can be chosen.
+        let text = process("spends_one", &[(URL, &url), ("SSL_CERT_FILE", &ca)]);
+        assert!(text.contains("left: 9"), "{text}");
+        assert_eq!(server.keys(), ["{sluice:api:rann}:b"]);
+
+        // Here the system's own count, which do not know this server.
+        let error = RedisBackend::connect(&url).await.unwrap_err();
+        assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+        let why = error.source().expect("a reason").to_string();
+        assert!(why.contains("certificate"), "{why}");
+        let any = AnyBackend::from_url(&url).expect("a URL");
+        assert!(spend(&any, "ann").await.is_err());
+        fs::remove_dir_all(std::path::Path::new(&ca).parent().expect("its folder")).expect("ours");
+    }
+}
