@@ -20,8 +20,8 @@ use crate::clock::Timestamp;
 
 /// Attempts to write before others did.
 const MOST_ATTEMPTS: u32 = 12;
-/// The longest pause after the first attempt; it doubles with each up to 16 ms. All of them together leave half of the usual time
-/// limit: who is out of luck is told so, and not that Redis is slow.
+/// The longest pause after the first attempt; it doubles with each up to 16 ms. All of them together leave half of the
+/// usual time limit: who is out of luck is told so, and not that Redis is slow.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
@@ -50,12 +50,8 @@ async fn attempts(line: &Line, connections: &Connections, request: &Request) -> 
             "without scripts Redis cannot keep a sliding log: use `Atomicity::Script`, or a sliding window",
         )));
     }
-    let mut pause = FIRST_PAUSE;
-    for attempt in 0..MOST_ATTEMPTS {
-        if attempt > 0 {
-            tokio::time::sleep(part_of(pause)).await;
-            pause = (2 * pause).min(LONGEST_PAUSE);
-        }
+    let mut pauses = pauses();
+    loop {
         let mut held = Held {
             connection: connections.check_out().await?,
             is_clean: false,
@@ -63,10 +59,23 @@ async fn attempts(line: &Line, connections: &Connections, request: &Request) -> 
         if let Some(reply) = held.attempt(line, request).await? {
             return Ok(reply);
         }
+        drop(held);
+        match pauses.next() {
+            Some(pause) => tokio::time::sleep(part_of(pause)).await,
+            None => {
+                return Err(BackendError::new(BackendErrorKind::Contended(
+                    MOST_ATTEMPTS,
+                )));
+            }
+        }
     }
-    Err(BackendError::new(BackendErrorKind::Contended(
-        MOST_ATTEMPTS,
-    )))
+}
+
+/// The longest pauses between the attempts.
+fn pauses() -> impl Iterator<Item = Duration> {
+    let double = |pause: &Duration| Some((2 * *pause).min(LONGEST_PAUSE));
+    let between = usize::try_from(MOST_ATTEMPTS - 1).unwrap_or(0);
+    std::iter::successors(Some(FIRST_PAUSE), double).take(between)
 }
 
 /// A random part of a pause, at least half of it: those that met shall not meet again.
@@ -218,5 +227,16 @@ impl Quotas {
         self.each
             .iter()
             .map(move |quota| [name, quota.suffix.as_bytes()].concat())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pauses_take_about_half_of_the_usual_time_limit() {
+        assert_eq!(pauses().count(), 11);
+        assert_eq!(pauses().sum::<Duration>(), Duration::from_millis(127));
     }
 }
