@@ -6,7 +6,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use bb8::{ManageConnection, Pool, PooledConnection, RunError};
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::super::{BackendError, BackendErrorKind};
 
@@ -51,8 +52,45 @@ where
 /// A connection of ours, and whether it is to be replaced.
 pub(super) struct Connection {
     io: MultiplexedConnection,
-    retired: Arc<AtomicBool>,
+    life: Arc<Life>,
     used: Instant,
+}
+
+/// How long a connection is good for: until it is retired, or its generation.
+pub(super) struct Life {
+    generation: u64,
+    /// Older ones are over.
+    youngest: Arc<AtomicU64>,
+    retired: AtomicBool,
+}
+
+// Relaxed: the marks carry no other memory, and one that is seen late costs an operation.
+impl Life {
+    fn is_over(&self) -> bool {
+        self.retired.load(Relaxed) || self.generation < self.youngest.load(Relaxed)
+    }
+
+    /// This connection is not to be used again.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// It leads nowhere, or to a server of no use: so do all that were made before it failed. They are replaced before each of
+    /// them has cost an operation.
+    pub(super) fn retire_generation(&self) {
+        self.youngest.fetch_max(self.generation + 1, Relaxed);
+    }
+}
+
+/// Retires its generation unless it is told that all is well.
+struct Doubt<'a>(Option<&'a Life>);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        if let Some(life) = self.0 {
+            life.retire_generation();
+        }
+    }
 }
 
 /// Around whatever makes connections.
@@ -61,6 +99,7 @@ pub(super) struct Manager {
     maker: Arc<dyn Connect>,
     /// The latest failure to connect: bb8 would tell those who wait only that time is up.
     failure: Arc<watch::Sender<Option<RedisError>>>,
+    youngest: Arc<AtomicU64>,
     time_limit: Duration,
 }
 
@@ -69,13 +108,18 @@ impl ManageConnection for Manager {
     type Error = RedisError;
 
     async fn connect(&self) -> Result<Connection, RedisError> {
+        let generation = self.youngest.load(Relaxed);
         match self.maker.connect().await {
             Ok(mut io) => {
                 // Ours decides, not the half second that redis-rs has by itself.
                 io.set_response_timeout(self.time_limit.saturating_mul(2));
                 Ok(Connection {
                     io,
-                    retired: Arc::default(),
+                    life: Arc::new(Life {
+                        generation,
+                        youngest: Arc::clone(&self.youngest),
+                        retired: AtomicBool::new(false),
+                    }),
                     used: Instant::now(),
                 })
             }
@@ -93,7 +137,7 @@ impl ManageConnection for Manager {
     }
 
     fn has_broken(&self, connection: &mut Connection) -> bool {
-        connection.retired.load(Ordering::Relaxed)
+        connection.life.is_over()
     }
 }
 
@@ -111,6 +155,10 @@ const IDLE: Duration = Duration::from_secs(60);
 /// A connection that was not used for so long is asked whether it still leads anywhere: a restart meanwhile costs no decision.
 const TRUSTED: Duration = Duration::from_secs(1);
 
+/// Who waits for a connection asks the pool anew after so long: nobody is told that an attempt has failed which was made for
+/// others, and counted on.
+const REASK: Duration = Duration::from_millis(20);
+
 impl Connections {
     pub(super) fn new(maker: Arc<dyn Connect>, most: u32, time_limit: Duration) -> Self {
         let failure = Arc::new(watch::Sender::new(None));
@@ -118,6 +166,7 @@ impl Connections {
             manager: Manager {
                 maker,
                 failure,
+                youngest: Arc::default(),
                 time_limit,
             },
             most,
@@ -153,36 +202,51 @@ impl Connections {
     pub(super) async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, BackendError> {
         // A failure is heard of at once, and not when time is up. From now on: an old one is no news.
         let mut failure = self.manager.failure.subscribe();
-        let get = async {
-            loop {
-                let mut connection = self.pool().get().await?;
-                // Marked while it was in the pool: dropped, it is not put back.
-                if connection.retired.load(Ordering::Relaxed) {
-                    continue;
-                }
-                if connection.used.elapsed() > TRUSTED {
-                    // Retired until it has answered: if that takes too long, this future is dropped meanwhile.
-                    connection.retired.store(true, Ordering::Relaxed);
-                    if self.manager.is_valid(&mut connection).await.is_err() {
-                        continue;
+        loop {
+            let sound = async {
+                let Ok(got) = timeout(REASK, self.pool().get()).await else {
+                    return Ok(None);
+                };
+                let mut connection = got?;
+                // It may have been retired while it was in the pool: dropped, it is not put back.
+                let is_sound = self.is_sound(&mut connection).await;
+                Ok(is_sound.then_some(connection))
+            };
+            tokio::select! {
+                biased;
+                got = sound => match got {
+                    Ok(Some(mut connection)) => {
+                        connection.used = Instant::now();
+                        return Ok(connection);
                     }
-                    connection.retired.store(false, Ordering::Relaxed);
-                }
-                connection.used = Instant::now();
-                return Ok(connection);
+                    Ok(None) => {}
+                    Err(RunError::User(error)) => return Err(unreachable(error)),
+                    Err(RunError::TimedOut) => return Err(BackendError::new(BackendErrorKind::Unreachable)),
+                },
+                _ = failure.changed() => return Err(match failure.borrow_and_update().clone() {
+                    Some(error) => unreachable(error),
+                    None => BackendError::new(BackendErrorKind::Unreachable),
+                }),
             }
-        };
-        tokio::select! {
-            biased;
-            got = get => got.map_err(|error| match error {
-                RunError::User(error) => unreachable(error),
-                RunError::TimedOut => BackendError::new(BackendErrorKind::Unreachable),
-            }),
-            _ = failure.changed() => Err(match failure.borrow_and_update().clone() {
-                Some(error) => unreachable(error),
-                None => BackendError::new(BackendErrorKind::Unreachable),
-            }),
         }
+    }
+
+    /// Whether a connection is not over, and leads somewhere if it was idle.
+    async fn is_sound(&self, connection: &mut Connection) -> bool {
+        if connection.life.is_over() {
+            return false;
+        }
+        if connection.used.elapsed() < TRUSTED {
+            return true;
+        }
+        // If it does not answer, this future is dropped when time is up.
+        let life = Arc::clone(&connection.life);
+        let mut doubt = Doubt(Some(&life));
+        let answers = self.manager.is_valid(connection).await.is_ok();
+        if answers {
+            doubt.0 = None;
+        }
+        answers
     }
 }
 
@@ -215,12 +279,12 @@ impl Source {
                 let connection = connections.check_out().await?;
                 Ok(Lent {
                     io: Box::new(connection.io.clone()),
-                    retired: Some(Arc::clone(&connection.retired)),
+                    life: Some(Arc::clone(&connection.life)),
                 })
             }
             Self::Shared(shared) => Ok(Lent {
                 io: shared.lend(),
-                retired: None,
+                life: None,
             }),
         }
     }
@@ -238,7 +302,7 @@ impl fmt::Debug for Source {
 /// A clone of a connection.
 pub(super) struct Lent {
     io: Box<dyn ConnectionLike + Send>,
-    retired: Option<Arc<AtomicBool>>,
+    life: Option<Arc<Life>>,
 }
 
 impl Lent {
@@ -254,22 +318,21 @@ impl Lent {
         answer
     }
 
-    /// Lets the pool replace it.
+    /// Lets the pool replace it, and those of its generation.
     pub(super) fn retire(&self) {
-        if let Some(retired) = &self.retired {
-            retired.store(true, Ordering::Relaxed);
+        if let Some(life) = &self.life {
+            life.retire_generation();
         }
     }
-}
-
-/// Marks a connection that was checked out.
-pub(super) fn retire(connection: &PooledConnection<'_, Manager>) {
-    connection.retired.store(true, Ordering::Relaxed);
 }
 
 impl Connection {
     pub(super) fn io(&mut self) -> &mut MultiplexedConnection {
         &mut self.io
+    }
+
+    pub(super) const fn life(&self) -> &Arc<Life> {
+        &self.life
     }
 }
 

@@ -5,16 +5,17 @@
 //! many ask for at once most attempts are in vain: use scripts if you can.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bb8::PooledConnection;
 use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe};
 
 use super::super::{BackendError, BackendErrorKind, Op, Reply};
-use super::connection::{Connections, Manager, is_broken, retire};
+use super::connection::{Connections, Life, Manager, is_broken};
 use super::quotas::Quotas;
 use super::request::Request;
-use super::trip::{Line, Outcome, of_redis};
+use super::trip::{Line, Outcome, Slow, of_redis};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
 
@@ -30,13 +31,19 @@ pub(super) async fn deliver(line: &Line, connections: &Connections, request: &Re
     let Some(permit) = line.breaker.admit() else {
         return Err(BackendError::new(BackendErrorKind::CircuitOpen));
     };
-    let outcome = tokio::time::timeout(line.time_limit, attempts(line, connections, request))
-        .await
-        .unwrap_or_else(|_| {
-            Err(BackendError::new(BackendErrorKind::Timeout(
-                line.time_limit,
-            )))
-        });
+    // The life of the connection that is being asked.
+    let mut asked = None;
+    let attempts = attempts(line, connections, request, &mut asked);
+    let outcome = match tokio::time::timeout(line.time_limit, attempts).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(match &asked {
+            Some(life) => {
+                life.retire_generation();
+                BackendError::new(BackendErrorKind::Timeout(line.time_limit))
+            }
+            None => BackendError::because(BackendErrorKind::Unreachable, Slow(line.time_limit)),
+        }),
+    };
     match &outcome {
         Err(error) if error.is_outage() => permit.failed(),
         _ => permit.succeeded(),
@@ -44,7 +51,12 @@ pub(super) async fn deliver(line: &Line, connections: &Connections, request: &Re
     outcome
 }
 
-async fn attempts(line: &Line, connections: &Connections, request: &Request) -> Outcome {
+async fn attempts(
+    line: &Line,
+    connections: &Connections,
+    request: &Request,
+    asked: &mut Option<Arc<Life>>,
+) -> Outcome {
     if request.quotas().keeps_logs() {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
             "without scripts Redis cannot keep a sliding log: use `Atomicity::Script`, or a sliding window",
@@ -56,10 +68,12 @@ async fn attempts(line: &Line, connections: &Connections, request: &Request) -> 
             connection: connections.check_out().await?,
             is_clean: false,
         };
+        *asked = Some(Arc::clone(held.connection.life()));
         if let Some(reply) = held.attempt(line, request).await? {
             return Ok(reply);
         }
         drop(held);
+        *asked = None;
         match pauses.next() {
             Some(pause) => tokio::time::sleep(part_of(pause)).await,
             None => {
@@ -93,7 +107,7 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if !self.is_clean {
-            retire(&self.connection);
+            self.connection.life().retire();
         }
     }
 }
@@ -108,10 +122,9 @@ impl Held<'_> {
     async fn query(&mut self, pipeline: &Pipeline) -> Result<Value, BackendError> {
         let answer: Result<Value, RedisError> = pipeline.query_async(self.connection.io()).await;
         if let Err(error) = &answer
-            && !is_broken(error)
+            && is_broken(error)
         {
-            // The server has answered; what is watched is dropped with the connection.
-            self.is_clean = false;
+            self.connection.life().retire_generation();
         }
         answer.map_err(of_redis)
     }
