@@ -1,5 +1,6 @@
 //! One of the processes that fire: what it asks, and the list of all it was answered.
 
+use std::fmt::Display;
 use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,10 +20,14 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// and writes down all checks.
 pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
     let mut next = || args.next().ok_or("too few arguments");
-    let (url, name, run, number) = (next()?, next()?, next()?, next()?);
+    let (url, name, slower, number) = (next()?, next()?, next()?, next()?);
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
     let scenario = scenario.ok_or("no such scenario")?;
-    let first = number.parse::<usize>()? * scenario.tasks();
+    let gunner = Gunner {
+        scenario,
+        slower: slower.parse()?,
+        first: number.parse::<usize>()? * scenario.tasks(),
+    };
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -30,7 +35,7 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
     let checks = match scenario.aim {
         Aim::NotAtomic => {
             let gun = runtime.block_on(GetThenSet::connect(&url))?;
-            fire(&runtime, scenario, &run, first, gun.clone(), gun)
+            gunner.fire(&runtime, gun.clone(), gun)
         }
         Aim::Backend { deny_cache } => {
             let connect = |deny_cache| {
@@ -40,7 +45,7 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
             };
             let gun = runtime.block_on(connect(deny_cache))?;
             let closer = runtime.block_on(connect(Duration::ZERO))?;
-            fire(&runtime, scenario, &run, first, gun, closer)
+            gunner.fire(&runtime, gun, closer)
         }
     }?;
     let mut bytes = Vec::new();
@@ -48,113 +53,116 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
     Ok(std::io::stdout().write_all(&bytes)?)
 }
 
-fn fire<B: Backend>(
-    runtime: &Runtime,
+/// One process's part in a run.
+#[derive(Clone, Copy)]
+struct Gunner {
     scenario: &'static Scenario,
-    run: &str,
+    /// Everything takes so many times the time.
+    slower: u64,
+    /// The number of its first task, of those of all processes.
     first: usize,
-    gun: B,
-    closer: B,
-) -> Result<Vec<Check>, Failure> {
-    let policy = Policy::new("fire", scenario.rule.quota());
-    let (limiter, closer) = (
-        Limiter::new(policy.clone(), gun),
-        Limiter::new(policy, closer),
-    );
-    // Connected, and the script is loaded.
-    let warm = Key::from(format!("{run}-warm"));
-    let _ = runtime.block_on(limiter.check(&warm, 1))?;
-    let _ = runtime.block_on(closer.check(&warm, 1))?;
-    let keys: Arc<[_]> = (0..scenario.keys())
-        .map(|key| Key::from(format!("{run}-{key}")))
-        .collect();
+}
 
-    println!("ready");
-    let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line)?;
-    let (start, end) = line.trim_end().split_once(' ').ok_or("no start and end")?;
-    let (start, end) = (start.parse()?, end.parse()?);
+impl Gunner {
+    fn fire<B: Backend>(self, runtime: &Runtime, gun: B, closer: B) -> Result<Vec<Check>, Failure> {
+        let (scenario, slower) = (self.scenario, self.slower);
+        let policy = Policy::new("fire", scenario.rule.slower(slower).quota());
+        let limiter = Limiter::new(policy.clone(), gun);
+        let closer = Limiter::new(policy, closer);
+        // Keys of this run alone. Asked once, a limiter is connected and Redis has its script.
+        let key = |name: &dyn Display| Key::from(format!("{slower}-{name}"));
+        let _ = runtime.block_on(limiter.check(&key(&"warm"), 1))?;
+        let _ = runtime.block_on(closer.check(&key(&"warm"), 1))?;
+        let keys: Arc<[_]> = (0..scenario.keys()).map(|number| key(&number)).collect();
 
-    runtime.block_on(async {
-        let mut tasks = JoinSet::new();
-        for task in first..first + scenario.tasks() {
-            let (limiter, keys) = (limiter.clone(), Arc::clone(&keys));
-            tasks.spawn(async move {
-                match scenario.load {
-                    Load::Rounds(_) => rounds(&limiter, &keys, start).await,
-                    _ => hammer(&limiter, &keys, scenario, task, (start, end)).await,
+        println!("ready");
+        let mut line = String::new();
+        std::io::stdin().lock().read_line(&mut line)?;
+        let (start, end) = line.trim_end().split_once(' ').ok_or("no start and end")?;
+        let (start, end) = (start.parse::<u64>()?, end.parse::<u64>()?);
+
+        runtime.block_on(async {
+            let mut tasks = JoinSet::new();
+            for task in self.first..self.first + scenario.tasks() {
+                let (limiter, keys) = (limiter.clone(), Arc::clone(&keys));
+                tasks.spawn(async move {
+                    match scenario.load {
+                        Load::Rounds(_) => self.rounds(&limiter, &keys, start).await,
+                        _ => self.hammer(&limiter, &keys, task, start, end).await,
+                    }
+                });
+            }
+            let mut checks = Vec::new();
+            while let Some(done) = tasks.join_next().await {
+                checks.append(&mut done??);
+            }
+            // Not for ever, should tokens come back faster than this machine can ask.
+            while scenario.is_closed() && now() < end + (end - start) / 4 {
+                let check = ask(&closer, &keys, 0, 1).await?;
+                checks.push(check);
+                if !check.allowed {
+                    break;
                 }
-            });
-        }
+            }
+            Ok(checks)
+        })
+    }
+
+    /// Asks all the time, each key in its turn.
+    ///
+    /// Of one key it must be known well when it was asked first and refused last. So one task begins alone, and leaves
+    /// something to be paid back until the others come; and after the last check each process asks, alone and past the deny
+    /// cache, until it is refused.
+    async fn hammer<B: Backend>(
+        self,
+        limiter: &Limiter<B>,
+        keys: &[Key],
+        task: usize,
+        mut start: u64,
+        end: u64,
+    ) -> Result<Vec<Check>, B::Error> {
+        let (scenario, cached) = (self.scenario, self.scenario.is_cached());
         let mut checks = Vec::new();
-        while let Some(done) = tasks.join_next().await {
-            checks.append(&mut done??);
+        if let Load::OneKey = scenario.load {
+            if task == 0 {
+                sleep_until(start).await;
+                checks.push(ask(limiter, keys, 0, 100).await?);
+            }
+            start += 20_000 * self.slower;
         }
-        while scenario.is_closed() {
-            let check = ask(&closer, &keys, 0, 1).await?;
-            checks.push(check);
-            if !check.allowed {
+        sleep_until(start).await;
+        // Tasks are spread evenly over the keys.
+        let first = task * keys.len() / (PROCESSES * scenario.tasks());
+        for key in (0..keys.len()).cycle().skip(first) {
+            let check = ask(limiter, keys, key, rand::random_range(1..=scenario.costs)).await?;
+            if check.allowed || !cached {
+                checks.push(check);
+            }
+            if check.got >= end {
                 break;
+            }
+            if cached {
+                // A denial from the cache is there at once: let others run.
+                tokio::task::yield_now().await;
             }
         }
         Ok(checks)
-    })
-}
+    }
 
-/// Asks all the time, each key in its turn.
-///
-/// Of one key it must be known well when it was asked first and refused last. So one task begins alone, and leaves something
-/// to be paid back until the others come; and after the last check each process asks, alone and past the deny cache, until it
-/// is refused.
-async fn hammer<B: Backend>(
-    limiter: &Limiter<B>,
-    keys: &[Key],
-    scenario: &Scenario,
-    task: usize,
-    (start, end): (u64, u64),
-) -> Result<Vec<Check>, B::Error> {
-    let cached = scenario.is_cached();
-    let mut checks = Vec::new();
-    // Tasks are spread evenly over the keys.
-    let first = task * keys.len() / (PROCESSES * scenario.tasks());
-    let mut start = start;
-    if let Load::OneKey = scenario.load {
-        if task == 0 {
-            sleep_until(start).await;
-            checks.push(ask(limiter, keys, 0, 100).await?);
+    /// Asks each key once, all tasks of all processes at the same time.
+    async fn rounds<B: Backend>(
+        self,
+        limiter: &Limiter<B>,
+        keys: &[Key],
+        start: u64,
+    ) -> Result<Vec<Check>, B::Error> {
+        let mut checks = Vec::new();
+        for key in 0..keys.len() {
+            sleep_until(start + key as u64 * 50_000 * self.slower).await;
+            checks.push(ask(limiter, keys, key, 1).await?);
         }
-        start += 20_000;
+        Ok(checks)
     }
-    sleep_until(start).await;
-    for key in (0..keys.len()).cycle().skip(first) {
-        let check = ask(limiter, keys, key, rand::random_range(1..=scenario.costs)).await?;
-        if check.allowed || !cached {
-            checks.push(check);
-        }
-        if check.got >= end {
-            break;
-        }
-        if cached {
-            // A denial from the cache is there at once: let others run.
-            tokio::task::yield_now().await;
-        }
-    }
-    Ok(checks)
-}
-
-/// Asks each key once, all tasks of all processes at the same time.
-async fn rounds<B: Backend>(
-    limiter: &Limiter<B>,
-    keys: &[Key],
-    start: u64,
-) -> Result<Vec<Check>, B::Error> {
-    const ROUND: u64 = 50_000;
-    let mut checks = Vec::new();
-    for key in 0..keys.len() {
-        sleep_until(start + key as u64 * ROUND).await;
-        checks.push(ask(limiter, keys, key, 1).await?);
-    }
-    Ok(checks)
 }
 
 async fn ask<B: Backend>(

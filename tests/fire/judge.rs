@@ -123,6 +123,19 @@ impl Rule {
         }
     }
 
+    /// The same in so many times the time.
+    pub fn slower(mut self, times: u64) -> Self {
+        match &mut self {
+            Self::TokenBucket { period, .. } | Self::IntervalBucket { period, .. } => {
+                *period *= times;
+            }
+            Self::FixedWindow { window, .. }
+            | Self::SlidingWindow { window, .. }
+            | Self::SlidingLog { window, .. } => *window *= times,
+        }
+        self
+    }
+
     /// Judges all checks of one key that was unseen before the run.
     pub fn judge(self, checks: &[Check], demand: Demand) -> Judged {
         match self {
