@@ -41,13 +41,15 @@ local function read()
   if now < newest then
     if newest - now <= window then log.at = newest else log.rebase = true end
   end
-  -- What lies in the future counts: it moves to now.
-  log.passed = first(0, count, function(index) return log.at - entry(index) < window end)
   log.number, log.last, log.newest = number, last, math.min(newest, log.at)
-  if log.passed < count then
-    local _, _, sum, cost = entry(log.passed)
-    log.sum = last - sum + cost
+  -- What lies in the future counts: it moves to now.
+  local oldest, _, sum, cost = entry(0)
+  if log.at - oldest >= window then
+    log.passed = first(1, count, function(index) return log.at - entry(index) < window end)
+    if log.passed == count then return log end
+    oldest, _, sum, cost = entry(log.passed)
   end
+  log.sum = last - sum + cost
   return log
 end
 -- Moves what lies in the future to now.

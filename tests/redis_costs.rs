@@ -170,7 +170,7 @@ async fn each_decision_takes_the_commands_that_it_must() {
             ("evalsha", 1),
             ("time", 1),
             ("llen", 1),
-            ("lindex", 3),
+            ("lindex", 2),
             ("rpush", 1),
             ("pexpire", 1),
         ];
@@ -184,7 +184,7 @@ async fn each_decision_takes_the_commands_that_it_must() {
         assert!(!replies.iter().any(|reply| reply.decision.is_allowed()));
         let string = [("evalsha", 1), ("time", 1), ("get", 1)];
         // And the one whose leaving makes room.
-        let log = [("evalsha", 1), ("time", 1), ("llen", 1), ("lindex", 4)];
+        let log = [("evalsha", 1), ("time", 1), ("llen", 1), ("lindex", 3)];
         let refused: &[_] = if is_log { &log } else { &string };
         Bill::of(&server).is_each(&format!("{name}, refused"), refused);
     }
@@ -215,11 +215,11 @@ async fn a_batch_reads_the_time_once() {
                 (false, true) => expected.push(("get", count)),
                 (true, false) => expected.extend([
                     ("llen", count),
-                    ("lindex", 3 * count),
+                    ("lindex", 2 * count),
                     ("rpush", count),
                     ("pexpire", count),
                 ]),
-                (true, true) => expected.extend([("llen", count), ("lindex", 4 * count)]),
+                (true, true) => expected.extend([("llen", count), ("lindex", 3 * count)]),
             }
             let word = if spent { "refused" } else { "allowed" };
             Bill::of(&server).is(&format!("{name}, {word}, of a batch"), count, &expected);
