@@ -15,6 +15,14 @@ use crate::harness::{
 use crate::support::free_port;
 use crate::support::redis::RedisServer;
 
+/// A request that redis-rs takes in the moment in which it loses the connection is told so only by its time limit.
+fn is_lost(why: &BackendErrorKind) -> bool {
+    matches!(
+        why,
+        BackendErrorKind::Lost | BackendErrorKind::Timeout(LIMIT)
+    )
+}
+
 fn is_unasked(why: &BackendErrorKind) -> bool {
     matches!(
         why,
@@ -39,10 +47,7 @@ where
     server.kill9();
     let start = Instant::now();
     let first = fails(&limiter, &key).await;
-    assert!(
-        first == BackendErrorKind::Lost || is_unasked(&first),
-        "{first:?}"
-    );
+    assert!(is_lost(&first) || is_unasked(&first), "{first:?}");
     for _ in 0..10 {
         let why = fails(&limiter, &key).await;
         assert!(is_unasked(&why), "{why:?}");
@@ -134,7 +139,7 @@ async fn a_server_that_loads_its_data_is_an_error_until_it_has() {
         server.restart_loading();
         let start = Instant::now();
         let mut why = fails(&limiter, &key).await;
-        if why == BackendErrorKind::Lost {
+        if is_lost(&why) {
             // That was the connection from before.
             why = fails(&limiter, &key).await;
         }
@@ -187,7 +192,7 @@ async fn connections_that_the_administrator_kills_are_replaced() {
             // Who finds the connection gone may fail. The others get a new one.
             let mut failed = 0;
             while let Err(why) = check(&limiter, &key).await {
-                assert_eq!(why, BackendErrorKind::Lost);
+                assert!(is_lost(&why), "{why:?}");
                 failed += 1;
             }
             assert!(failed < 5, "{failed} in round {round}");
