@@ -89,8 +89,7 @@ local function give_back(log, number, cost)
   if back < own then
     redis.call('LSET', key, index, packed(time, other, sum - back, own - back))
   else
-    redis.call('LSET', key, index, '')
-    redis.call('LREM', key, -1, '')
+    redis.call('LREM', key, -1, packed(time, other, sum, own))
   end
 end
 local function why(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
