@@ -45,6 +45,7 @@ impl BackendError {
         Self::new(BackendErrorKind::Config(why.into()))
     }
 
+    #[cfg(feature = "redis")]
     pub(crate) fn because(kind: BackendErrorKind, why: impl Error + Send + Sync + 'static) -> Self {
         Self {
             kind,
@@ -53,6 +54,7 @@ impl BackendError {
     }
 
     /// Whether the server as a whole failed, and not this operation alone.
+    #[cfg(feature = "redis")]
     pub(crate) fn is_outage(&self) -> bool {
         match &self.kind {
             BackendErrorKind::Timeout(_)
@@ -116,6 +118,7 @@ impl Error for BackendError {
 }
 
 /// Codes of a server that can do nothing for anybody.
+#[cfg(feature = "redis")]
 const OUTAGES: [&str; 8] = [
     "BUSY",
     "CLUSTERDOWN",
