@@ -147,24 +147,29 @@ impl Queue {
     /// `None`, and the trip is over, if nobody waits.
     fn take(&self) -> Option<(Vec<Request>, Vec<oneshot::Sender<Outcome>>)> {
         let mut state = self.state.lock();
-        state.waiting.retain(|waiting| !waiting.outcome.is_closed());
-        let Some(first) = state.waiting.front() else {
-            state.trips -= 1;
-            return None;
-        };
-        let script = first.request.script();
-        let most = state.waiting.len().min(MOST_TOGETHER);
-        let (mut requests, mut outcomes) = (Vec::with_capacity(most), Vec::with_capacity(most));
-        for _ in 0..state.waiting.len() {
-            let Some(waiting) = state.waiting.pop_front() else {
-                break;
-            };
-            if requests.len() < MOST_TOGETHER && std::ptr::eq(waiting.request.script(), script) {
+        let (mut requests, mut outcomes, mut others) = (Vec::new(), Vec::new(), Vec::new());
+        let mut script = None;
+        // Those behind the batch are not touched, however many there are: all others wait for this lock.
+        while requests.len() < MOST_TOGETHER
+            && let Some(waiting) = state.waiting.pop_front()
+        {
+            if waiting.outcome.is_closed() {
+                continue;
+            }
+            let own = waiting.request.script();
+            if std::ptr::eq(*script.get_or_insert(own), own) {
                 requests.push(waiting.request);
                 outcomes.push(waiting.outcome);
             } else {
-                state.waiting.push_back(waiting);
+                others.push(waiting);
             }
+        }
+        for waiting in others.into_iter().rev() {
+            state.waiting.push_front(waiting);
+        }
+        if requests.is_empty() {
+            state.trips -= 1;
+            return None;
         }
         Some((requests, outcomes))
     }
@@ -286,5 +291,63 @@ impl Drop for Carrier {
         if is_lost {
             self.queue.lose_trip();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Op;
+    use super::super::RedisBackend;
+    use super::*;
+    use crate::key::Key;
+    use crate::policy::Policy;
+    use crate::quota::{Cost, Quota};
+
+    #[test]
+    fn a_batch_is_of_one_script_and_leaves_the_others_in_their_order() {
+        let backend = RedisBackend::connect_lazy("redis://127.0.0.1:1/").expect("it is not asked");
+        let queue = &backend.0.queue;
+        let policies = [
+            Policy::new("p", Quota::per_second(1)),
+            Policy::new(
+                "p",
+                Quota::fixed_window(1, std::time::Duration::from_secs(1)),
+            ),
+        ];
+        let mut answers = VecDeque::new();
+        let mut enter = |policy: &Policy, cost| {
+            let (outcome, answer) = oneshot::channel();
+            answers.push_back(answer);
+            let request = Request {
+                op: Op::Check(Cost::new(cost)),
+                policy: policy.clone(),
+                name: backend.0.naming.name("p", &Key::from("ann")),
+            };
+            queue
+                .state
+                .lock()
+                .waiting
+                .push_back(Waiting { request, outcome });
+        };
+        for cost in 0..100 {
+            enter(&policies[cost as usize % 2], cost);
+        }
+        queue.state.lock().trips = 1;
+        // Number 2 has given up.
+        drop(answers.remove(2));
+        let batch = || -> Option<Vec<u32>> {
+            let (requests, _) = queue.take()?;
+            let cost = |request: &Request| match &request.op {
+                Op::Check(cost) => cost.of(0),
+                _ => unreachable!("all are checks"),
+            };
+            Some(requests.iter().map(cost).collect())
+        };
+        let even: Vec<u32> = (0..100).step_by(2).filter(|cost| *cost != 2).collect();
+        let odd: Vec<u32> = (1..100).step_by(2).collect();
+        assert_eq!(batch(), Some(even));
+        assert_eq!(batch(), Some(odd));
+        assert_eq!(batch(), None);
+        assert_eq!(queue.state.lock().trips, 0);
     }
 }
