@@ -4,6 +4,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use redis::Value;
+use tower_sluice::backend::redis::Atomicity;
 use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
@@ -243,6 +244,30 @@ async fn a_command_that_was_forbidden_is_an_error_and_then_none() {
             Ok(2),
             "what was forbidden was not done"
         );
+    })
+    .await;
+}
+
+/// Redis repeats a command that it does not know, with what it was to be done to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_the_server_does_not_know_tells_no_key() {
+    guarded(async {
+        for (unknown, builder) in [
+            ("EVALSHA", asking()),
+            ("WATCH", asking().atomicity(Atomicity::Optimistic)),
+        ] {
+            let server = RedisServer::options()
+                .line(&format!("rename-command {unknown} \"\""))
+                .start();
+            let backend = builder.connect(server.url()).await.expect("it runs");
+            let limiter = Limiter::new(tokens("api", 5), backend);
+            let why = limiter.check(&Key::from("ann-of-cleves"), 1).await;
+            let why = why.expect_err("the command is gone");
+            assert_eq!(*why.kind(), BackendErrorKind::Server("ERR".to_owned()));
+            let told = told(&why);
+            assert!(told.contains(unknown), "{told}");
+            assert!(!told.contains("cleves"), "{told}");
+        }
     })
     .await;
 }

@@ -240,10 +240,15 @@ fn fault(answer: &[Value]) -> Option<BackendError> {
 
 /// The error that Redis told in words.
 pub(super) fn of_text(text: &str) -> BackendError {
-    // Some versions put where it happened in front. A code is the first word in capitals.
+    // A command that it does not know is repeated, keys and all.
+    let (text, _) = text.split_once(", with args").unwrap_or((text, ""));
+    // Some versions put where it happened in front. A code is the first word in capitals; what is quoted is none.
     let is_code =
         |word: &&str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase());
     let code = text
+        .split(['\'', '`'])
+        .next()
+        .unwrap_or_default()
         .split(|letter: char| !letter.is_ascii_alphanumeric())
         .find(is_code)
         .unwrap_or("ERR");
