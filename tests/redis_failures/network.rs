@@ -1,5 +1,6 @@
 //! The way to Redis fails: what was sent may have been done, and nobody is told.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -323,6 +324,52 @@ async fn callers_of_little_patience_do_not_keep_a_dead_connection() {
             assert!(start.elapsed() < Duration::from_secs(4), "for ever");
         }
         println!("recovery by impatient callers: {:.2?}", start.elapsed());
+    })
+    .await;
+}
+
+/// Nor must a server that stands still cost each of them all its patience.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_of_little_patience_open_the_circuit() {
+    guarded(async {
+        for builder in [asking(), asking().atomicity(Atomicity::Optimistic)] {
+            let way = Way::by(builder).await;
+            let (through, _) = way.both(1000);
+            let key = Key::from("ann");
+            assert_eq!(check(&through, &key).await, Ok(1));
+            way.proxy.set(Mode::Swallow).await;
+            let start = Instant::now();
+            let hasty = || timeout(LIMIT / 4, check(&through, &key));
+            while hasty().await != Ok(Err(BackendErrorKind::CircuitOpen)) {
+                assert!(start.elapsed() < Duration::from_secs(4), "never");
+            }
+        }
+    })
+    .await;
+}
+
+/// Each waits for the only connection, most of them in vain: that is no failure of Redis.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_transactions_does_not_open_the_circuit() {
+    guarded(async {
+        let way = Way::open().await;
+        let backend = asking()
+            .atomicity(Atomicity::Optimistic)
+            .connections(NonZeroU32::MIN)
+            .time_limit(Duration::from_secs(1))
+            .connect(way.proxy.url());
+        let limiter = Limiter::new(tokens("api", 1000), backend.await.expect("it passes"));
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        // A transaction is hundreds of bytes: few of them are done in a second.
+        let slow = Mode::Trickle(Duration::from_millis(1));
+        way.proxy.set(slow).await;
+        let crowd = join_all((0..20).map(|_| check(&limiter, &key))).await;
+        let failed = crowd.iter().filter(|outcome| outcome.is_err()).count();
+        assert!(failed > 10, "they were no crowd: {crowd:?}");
+        way.proxy.set(Mode::Pass).await;
+        let after = check(&limiter, &key).await;
+        assert_ne!(after, Err(BackendErrorKind::CircuitOpen));
     })
     .await;
 }

@@ -198,6 +198,12 @@ impl Connections {
         Ok(())
     }
 
+    /// Whether there are connections, and others have them all.
+    pub(super) fn are_in_use(&self) -> bool {
+        let state = self.pool().state();
+        state.connections > 0 && state.idle_connections == 0
+    }
+
     /// A connection for this caller alone, as long as it is held.
     pub(super) async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, BackendError> {
         // A failure is heard of at once, and not when time is up. From now on: an old one is no news.

@@ -29,7 +29,7 @@ use self::builder::Now;
 use self::connection::Source;
 use self::denials::Denials;
 use self::name::Naming;
-use self::queue::Queue;
+use self::queue::{OwnTrip, Queue};
 use self::request::Request;
 use self::trip::Outcome;
 use super::{Answer, Backend, BackendError, BackendErrorKind, Op, Reply};
@@ -145,20 +145,11 @@ impl Backend for RedisBackend {
 
 impl Inner {
     async fn send(&self, request: Request) -> Outcome {
-        match (self.atomicity, &self.queue.line().source) {
-            (Atomicity::Script, _) => Arc::clone(&self.queue).send(request).await,
-            (Atomicity::Optimistic, Source::Pool(connections)) => {
-                Box::pin(optimistic::deliver(
-                    self.queue.line(),
-                    connections,
-                    &request,
-                ))
-                .await
-            }
-            (Atomicity::Optimistic, Source::Shared(_)) => {
-                Err(BackendError::new(BackendErrorKind::Unsupported(
-                    "a transaction needs a connection of its own: use a URL or a pool, or `Atomicity::Script`",
-                )))
+        match self.atomicity {
+            Atomicity::Script => Arc::clone(&self.queue).send(request).await,
+            Atomicity::Optimistic => {
+                let line = Arc::clone(self.queue.line());
+                OwnTrip::new(async move { optimistic::deliver(&line, &request).await }).await
             }
         }
     }

@@ -4,6 +4,7 @@
 //! What decides is the same code as in memory. It takes a connection for itself, two trips for each attempt, and on a key that
 //! many ask for at once most attempts are in vain: use scripts if you can.
 
+use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use bb8::PooledConnection;
 use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe};
 
 use super::super::{BackendError, BackendErrorKind, Op, Reply};
-use super::connection::{Connections, Life, Manager, is_broken};
+use super::connection::{Connections, Life, Manager, Source, is_broken};
 use super::quotas::Quotas;
 use super::request::Request;
 use super::trip::{Line, Outcome, Slow, of_redis};
@@ -27,13 +28,19 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
 /// Does one request, within the time limit.
-pub(super) async fn deliver(line: &Line, connections: &Connections, request: &Request) -> Outcome {
+pub(super) async fn deliver(line: &Line, request: &Request) -> Outcome {
+    let Source::Pool(connections) = &line.source else {
+        return Err(BackendError::new(BackendErrorKind::Unsupported(
+            "a transaction needs a connection of its own: use a URL or a pool, or `Atomicity::Script`",
+        )));
+    };
     let Some(permit) = line.breaker.admit() else {
         return Err(BackendError::new(BackendErrorKind::CircuitOpen));
     };
     // The life of the connection that is being asked.
     let mut asked = None;
-    let attempts = attempts(line, connections, request, &mut asked);
+    let mut held_up = false;
+    let attempts = attempts(line, connections, request, &mut asked, &mut held_up);
     let outcome = match tokio::time::timeout(line.time_limit, attempts).await {
         Ok(outcome) => outcome,
         Err(_) => Err(match &asked {
@@ -41,21 +48,28 @@ pub(super) async fn deliver(line: &Line, connections: &Connections, request: &Re
                 life.retire_generation();
                 BackendError::new(BackendErrorKind::Timeout(line.time_limit))
             }
-            None => BackendError::because(BackendErrorKind::Unreachable, Slow(line.time_limit)),
+            None => {
+                held_up |= connections.are_in_use();
+                BackendError::because(BackendErrorKind::Unreachable, Slow(line.time_limit))
+            }
         }),
     };
     match &outcome {
+        // By others who ask us, and not by Redis: a crowd must not open the circuit.
+        Err(_) if held_up => drop(permit),
         Err(error) if error.is_outage() => permit.failed(),
         _ => permit.succeeded(),
     }
     outcome
 }
 
+/// `held_up` tells whether it waits for others: for a connection that one of them has, or for its next attempt.
 async fn attempts(
     line: &Line,
     connections: &Connections,
     request: &Request,
     asked: &mut Option<Arc<Life>>,
+    held_up: &mut bool,
 ) -> Outcome {
     if request.quotas().keeps_logs() {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
@@ -64,8 +78,14 @@ async fn attempts(
     }
     let mut pauses = pauses();
     loop {
+        *held_up = connections.are_in_use();
+        let connection = connections.check_out().await.inspect_err(|error| {
+            // Connections that cannot be made have a cause.
+            *held_up = error.source().is_none() && (*held_up || connections.are_in_use());
+        })?;
+        *held_up = false;
         let mut held = Held {
-            connection: connections.check_out().await?,
+            connection,
             is_clean: false,
         };
         *asked = Some(Arc::clone(held.connection.life()));
@@ -75,7 +95,10 @@ async fn attempts(
         drop(held);
         *asked = None;
         match pauses.next() {
-            Some(pause) => tokio::time::sleep(part_of(pause)).await,
+            Some(pause) => {
+                *held_up = true;
+                tokio::time::sleep(part_of(pause)).await;
+            }
             None => {
                 return Err(BackendError::new(BackendErrorKind::Contended(
                     MOST_ATTEMPTS,

@@ -211,10 +211,10 @@ fn alone(mut outcomes: Vec<Outcome>) -> Outcome {
 
 /// A trip in the future of its only request: nothing is quicker. If that future is dropped, the trip ends by itself: whoever
 /// gives up early must not keep a dead connection from being found out.
-struct OwnTrip(Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>);
+pub(super) struct OwnTrip(Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>);
 
 impl OwnTrip {
-    fn new(trip: impl Future<Output = Outcome> + Send + 'static) -> Self {
+    pub(super) fn new(trip: impl Future<Output = Outcome> + Send + 'static) -> Self {
         Self(Some(Box::pin(trip)))
     }
 }
