@@ -6,6 +6,7 @@ mod drops;
 mod harness;
 mod network;
 mod outage;
+mod runtimes;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;

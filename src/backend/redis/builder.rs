@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bb8::{ManageConnection, Pool};
-use bb8_redis::RedisConnectionManager;
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
-use bb8_redis::redis::{ConnectionInfo, IntoConnectionInfo, RedisError};
+use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use super::super::{BackendError, BackendErrorKind};
 use super::breaker::Breaker;
-use super::connection::{ByManager, ByPool, Connect, Connections, Source};
+use super::connection::{ByClient, ByPool, Connect, Connections, Source};
 use super::denials::Denials;
 use super::name::Naming;
 use super::queue::Queue;
@@ -179,8 +178,8 @@ impl RedisBuilder {
         let info: ConnectionInfo = url.as_ref().into_connection_info().map_err(unreadable)?;
         #[cfg(feature = "tls")]
         super::tls::prepare(&info);
-        let manager = RedisConnectionManager::new(info).map_err(unreadable)?;
-        Ok(self.pooled(Arc::new(ByManager(manager))))
+        let client = Client::open(info).map_err(unreadable)?;
+        Ok(self.pooled(Arc::new(ByClient(client))))
     }
 
     /// Takes connections from where `pool` has them from; see [`RedisBackend::from_pool`].

@@ -6,13 +6,16 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
-use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use bb8_redis::redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value,
+};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -25,15 +28,20 @@ pub(super) trait Connect: Send + Sync {
     fn connect(&self) -> BoxFuture<'_, Result<MultiplexedConnection, RedisError>>;
 }
 
-/// As another manager does.
-pub(super) struct ByManager<M>(pub(super) M);
+/// By a URL.
+pub(super) struct ByClient(pub(super) Client);
 
-impl<M> Connect for ByManager<M>
-where
-    M: ManageConnection<Connection = MultiplexedConnection, Error = RedisError>,
-{
+impl Connect for ByClient {
     fn connect(&self) -> BoxFuture<'_, Result<MultiplexedConnection, RedisError>> {
-        Box::pin(self.0.connect())
+        // Both are bounded by those who wait.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        Box::pin(async move {
+            self.0
+                .get_multiplexed_async_connection_with_config(&config)
+                .await
+        })
     }
 }
 
@@ -54,6 +62,8 @@ pub(super) struct Connection {
     io: MultiplexedConnection,
     life: Arc<Life>,
     used: Instant,
+    /// The doubts that it has answered.
+    answered: u64,
 }
 
 /// How long a connection is good for: until it is retired, or its generation.
@@ -61,6 +71,7 @@ pub(super) struct Life {
     generation: u64,
     /// Older ones are over.
     youngest: Arc<AtomicU64>,
+    doubts: Arc<AtomicU64>,
     retired: AtomicBool,
 }
 
@@ -73,6 +84,11 @@ impl Life {
     /// This connection is not to be used again.
     pub(super) fn retire(&self) {
         self.retired.store(true, Relaxed);
+    }
+
+    /// It did not answer in time. The others are asked whether they do before they are used again.
+    pub(super) fn doubt_all(&self) {
+        self.doubts.fetch_add(1, Relaxed);
     }
 
     /// It leads nowhere, or to a server of no use: so do all that were made before it failed. They are replaced before each of
@@ -100,7 +116,17 @@ pub(super) struct Manager {
     /// The latest failure to connect: bb8 would tell those who wait only that time is up.
     failure: Arc<watch::Sender<Option<RedisError>>>,
     youngest: Arc<AtomicU64>,
+    doubts: Arc<AtomicU64>,
+    /// Since when somebody has waited without an attempt coming to its end.
+    in_vain_since: Arc<Mutex<Option<Instant>>>,
     time_limit: Duration,
+}
+
+impl Manager {
+    /// No attempt to connect takes longer, even if those for whom it was made wait no more: others will.
+    fn patience(&self) -> Duration {
+        self.time_limit.max(Duration::from_secs(1))
+    }
 }
 
 impl ManageConnection for Manager {
@@ -109,7 +135,12 @@ impl ManageConnection for Manager {
 
     async fn connect(&self) -> Result<Connection, RedisError> {
         let generation = self.youngest.load(Relaxed);
-        match self.maker.connect().await {
+        let made = match timeout(self.patience(), self.maker.connect()).await {
+            Ok(made) => made,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        };
+        *self.in_vain_since.lock() = None;
+        match made {
             Ok(mut io) => {
                 // Ours decides, not the half second that redis-rs has by itself.
                 io.set_response_timeout(self.time_limit.saturating_mul(2));
@@ -118,9 +149,11 @@ impl ManageConnection for Manager {
                     life: Arc::new(Life {
                         generation,
                         youngest: Arc::clone(&self.youngest),
+                        doubts: Arc::clone(&self.doubts),
                         retired: AtomicBool::new(false),
                     }),
                     used: Instant::now(),
+                    answered: self.doubts.load(Relaxed),
                 })
             }
             Err(error) => {
@@ -146,7 +179,7 @@ pub(super) struct Connections {
     manager: Manager,
     most: u32,
     /// Made at the first use: then there is a runtime.
-    pool: OnceLock<Pool<Manager>>,
+    pool: Mutex<Option<Pool<Manager>>>,
 }
 
 /// A connection that nobody has used for so long is closed, before a firewall or the server does it unseen.
@@ -167,15 +200,17 @@ impl Connections {
                 maker,
                 failure,
                 youngest: Arc::default(),
+                doubts: Arc::default(),
+                in_vain_since: Arc::default(),
                 time_limit,
             },
             most,
-            pool: OnceLock::new(),
+            pool: Mutex::new(None),
         }
     }
 
-    fn pool(&self) -> &Pool<Manager> {
-        self.pool.get_or_init(|| {
+    fn pool(&self) -> Pool<Manager> {
+        let make = || {
             Pool::builder()
                 .max_size(self.most)
                 .test_on_check_out(false)
@@ -183,10 +218,25 @@ impl Connections {
                 .connection_timeout(self.manager.time_limit)
                 .idle_timeout(IDLE)
                 .build_unchecked(self.manager.clone())
-        })
+        };
+        self.pool.lock().get_or_insert_with(make).clone()
     }
 
-    /// Makes the first connection, however long it takes, and sees that it answers.
+    /// Nobody got a connection for a while, and no attempt to make one has ended. If that lasts for longer than an attempt
+    /// can take, those that the pool counts on are no more: they went down with their runtime. Another pool counts anew.
+    fn waited_in_vain(&self) {
+        let mut since = self.manager.in_vain_since.lock();
+        match *since {
+            None => *since = Some(Instant::now()),
+            Some(start) if start.elapsed() > self.manager.patience() + REASK => {
+                *since = None;
+                *self.pool.lock() = None;
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Makes the first connection and sees that it answers.
     pub(super) async fn first(&self) -> Result<(), BackendError> {
         let mut connection = self.manager.connect().await.map_err(unreachable)?;
         self.manager
@@ -205,12 +255,15 @@ impl Connections {
     }
 
     /// A connection for this caller alone, as long as it is held.
-    pub(super) async fn check_out(&self) -> Result<PooledConnection<'_, Manager>, BackendError> {
+    pub(super) async fn check_out(
+        &self,
+    ) -> Result<PooledConnection<'static, Manager>, BackendError> {
         // A failure is heard of at once, and not when time is up. From now on: an old one is no news.
         let mut failure = self.manager.failure.subscribe();
         loop {
             let sound = async {
-                let Ok(got) = timeout(REASK, self.pool().get()).await else {
+                let Ok(got) = timeout(REASK, self.pool().get_owned()).await else {
+                    self.waited_in_vain();
                     return Ok(None);
                 };
                 let mut connection = got?;
@@ -223,6 +276,7 @@ impl Connections {
                 got = sound => match got {
                     Ok(Some(mut connection)) => {
                         connection.used = Instant::now();
+                        *self.manager.in_vain_since.lock() = None;
                         return Ok(connection);
                     }
                     Ok(None) => {}
@@ -242,14 +296,19 @@ impl Connections {
         if connection.life.is_over() {
             return false;
         }
-        if connection.used.elapsed() < TRUSTED {
+        let doubts = self.manager.doubts.load(Relaxed);
+        if connection.used.elapsed() < TRUSTED && connection.answered == doubts {
             return true;
         }
         // If it does not answer, this future is dropped when time is up.
         let life = Arc::clone(&connection.life);
         let mut doubt = Doubt(Some(&life));
-        let answers = self.manager.is_valid(connection).await.is_ok();
+        let ping = self.manager.is_valid(connection);
+        // What is left of the time limit is for a new one.
+        let answers = timeout(self.manager.time_limit / 4, ping).await;
+        let answers = matches!(answers, Ok(Ok(())));
         if answers {
+            connection.answered = doubts;
             doubt.0 = None;
         }
         answers

@@ -45,7 +45,7 @@ pub(super) async fn deliver(line: &Line, request: &Request) -> Outcome {
         Ok(outcome) => outcome,
         Err(_) => Err(match &asked {
             Some(life) => {
-                life.retire_generation();
+                life.doubt_all();
                 BackendError::new(BackendErrorKind::Timeout(line.time_limit))
             }
             None => {

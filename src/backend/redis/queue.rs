@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
@@ -32,17 +33,19 @@ pub(super) struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    trips: usize,
-    /// The carrier that has been called and has not come yet.
-    called: Option<Call>,
-    calls: u64,
+    /// Those in flight, and a carrier that has been called and has not come yet.
+    trips: SmallVec<[InFlight; MOST_TRIPS]>,
     waiting: VecDeque<Waiting>,
+    /// How many trips there have been.
+    begun: u64,
 }
 
 #[derive(Debug)]
-struct Call {
+struct InFlight {
     number: u64,
     since: Instant,
+    /// Whether its carrier has not come yet.
+    called: bool,
 }
 
 #[derive(Debug)]
@@ -51,8 +54,30 @@ struct Waiting {
     outcome: oneshot::Sender<Outcome>,
 }
 
+impl State {
+    fn begin(&mut self, called: bool) -> u64 {
+        self.begun += 1;
+        self.trips.push(InFlight {
+            number: self.begun,
+            since: Instant::now(),
+            called,
+        });
+        self.begun
+    }
+
+    /// Whether it was still counted.
+    fn end(&mut self, number: u64) -> bool {
+        let found = self.trips.iter().position(|trip| trip.number == number);
+        found.map(|index| self.trips.remove(index)).is_some()
+    }
+
+    fn is_called(&self) -> bool {
+        self.trips.iter().any(|trip| trip.called)
+    }
+}
+
 enum Entered {
-    Alone(Request),
+    Alone(Request, u64),
     Waits(oneshot::Receiver<Outcome>),
 }
 
@@ -79,9 +104,10 @@ impl Queue {
             return OwnTrip::new(async move { alone(line.deliver(&[request]).await) }).await;
         }
         let answer = match self.enter(request) {
-            Entered::Alone(request) => {
-                let own = Slot(Arc::clone(&self));
-                let trip = async move { alone(own.0.line.deliver(&[request]).await) };
+            Entered::Alone(request, number) => {
+                let queue = Arc::clone(&self);
+                let own = Slot { queue, number };
+                let trip = async move { alone(own.queue.line.deliver(&[request]).await) };
                 return OwnTrip::new(trip).await;
             }
             Entered::Waits(answer) => answer,
@@ -97,23 +123,22 @@ impl Queue {
 
     fn enter(self: &Arc<Self>, request: Request) -> Entered {
         let mut state = self.state.lock();
-        if state.trips == 0 {
-            state.trips = 1;
-            return Entered::Alone(request);
+        if !state.trips.is_empty() {
+            // Those whose runtime nobody drives any more are not waited for: no trip takes longer than the time limit.
+            let longest = self.line.time_limit.saturating_mul(2);
+            let now = Instant::now();
+            state
+                .trips
+                .retain(|trip| now.saturating_duration_since(trip.since) < longest);
+        }
+        if state.trips.is_empty() {
+            let number = state.begin(false);
+            return Entered::Alone(request, number);
         }
         let (outcome, answer) = oneshot::channel();
         state.waiting.push_back(Waiting { request, outcome });
-        let carrier = match &state.called {
-            None if state.trips < MOST_TRIPS => {
-                state.trips += 1;
-                Some(self.call_carrier(&mut state))
-            }
-            // It was called in a runtime that nobody drives any more: another one comes in its place.
-            Some(call) if call.since.elapsed() > self.line.time_limit => {
-                Some(self.call_carrier(&mut state))
-            }
-            _ => None,
-        };
+        let may_call = state.trips.len() < MOST_TRIPS && !state.is_called();
+        let carrier = may_call.then(|| self.call_carrier(&mut state));
         // A runtime that is ending drops it at once, and it looks at the state then.
         drop(state);
         if let Some(carrier) = carrier {
@@ -123,30 +148,19 @@ impl Queue {
     }
 
     fn call_carrier(self: &Arc<Self>, state: &mut State) -> Carrier {
-        state.calls += 1;
-        let (number, since) = (state.calls, Instant::now());
-        state.called = Some(Call { number, since });
         Carrier {
+            number: state.begin(true),
             queue: Arc::clone(self),
-            number,
-            stage: Stage::Called,
+            is_done: false,
         }
-    }
-
-    /// Whether the carrier of this call is still expected.
-    fn arrives(&self, number: u64) -> bool {
-        let mut state = self.state.lock();
-        let expected = matches!(&state.called, Some(call) if call.number == number);
-        if expected {
-            state.called = None;
-        }
-        expected
     }
 
     /// The next batch: requests of the script that has waited longest. Nobody waits any more for those that were given up.
-    /// `None`, and the trip is over, if nobody waits.
-    fn take(&self) -> Option<(Vec<Request>, Vec<oneshot::Sender<Outcome>>)> {
+    /// `None`, and the trip is over, if nobody waits or it is not counted any more.
+    fn take(&self, number: u64) -> Option<(Vec<Request>, Vec<oneshot::Sender<Outcome>>)> {
         let mut state = self.state.lock();
+        let own = state.trips.iter_mut().find(|trip| trip.number == number)?;
+        (own.since, own.called) = (Instant::now(), false);
         let (mut requests, mut outcomes, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let mut script = None;
         // Those behind the batch are not touched, however many there are: all others wait for this lock.
@@ -168,17 +182,16 @@ impl Queue {
             state.waiting.push_front(waiting);
         }
         if requests.is_empty() {
-            state.trips -= 1;
+            state.end(number);
             return None;
         }
         Some((requests, outcomes))
     }
 
     /// A trip has ended: if anybody waits, somebody else makes the next one.
-    fn ended(self: &Arc<Self>) {
+    fn ended(self: &Arc<Self>, number: u64) {
         let mut state = self.state.lock();
-        if state.waiting.is_empty() || state.called.is_some() {
-            state.trips -= 1;
+        if !state.end(number) || state.waiting.is_empty() || state.is_called() {
             return;
         }
         let carrier = self.call_carrier(&mut state);
@@ -190,12 +203,13 @@ impl Queue {
     }
 
     /// There is no runtime any more to make a trip in. If no other trip is made, those that wait are told so.
-    fn lose_trip(&self) {
+    fn lose_trip(&self, number: u64) {
         let mut state = self.state.lock();
-        state.trips -= 1;
-        let waiting = match state.trips {
-            0 => mem::take(&mut state.waiting),
-            _ => VecDeque::new(),
+        let is_last = state.end(number) && state.trips.is_empty();
+        let waiting = if is_last {
+            mem::take(&mut state.waiting)
+        } else {
+            VecDeque::new()
         };
         drop(state);
         drop(waiting);
@@ -239,11 +253,14 @@ impl Drop for OwnTrip {
 }
 
 /// The place of a trip among those in flight.
-struct Slot(Arc<Queue>);
+struct Slot {
+    queue: Arc<Queue>,
+    number: u64,
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.ended();
+        self.queue.ended(self.number);
     }
 }
 
@@ -251,45 +268,29 @@ impl Drop for Slot {
 struct Carrier {
     queue: Arc<Queue>,
     number: u64,
-    /// What it does to the number of trips when it is dropped.
-    stage: Stage,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Called,
-    OnItsWay,
-    Done,
+    is_done: bool,
 }
 
 impl Carrier {
     async fn run(mut self) {
         // Everything that is ready to run may ask first: then the batch is whole.
         tokio::task::yield_now().await;
-        if self.queue.arrives(self.number) {
-            self.stage = Stage::OnItsWay;
-            while let Some((requests, senders)) = self.queue.take() {
-                let outcomes = self.queue.line.deliver(&requests).await;
-                for (sender, outcome) in senders.into_iter().zip(outcomes) {
-                    // Who has given up meanwhile does not hear it.
-                    let _ = sender.send(outcome);
-                }
+        while let Some((requests, senders)) = self.queue.take(self.number) {
+            let outcomes = self.queue.line.deliver(&requests).await;
+            for (sender, outcome) in senders.into_iter().zip(outcomes) {
+                // Who has given up meanwhile does not hear it.
+                let _ = sender.send(outcome);
             }
         }
-        self.stage = Stage::Done;
+        self.is_done = true;
     }
 }
 
 impl Drop for Carrier {
     fn drop(&mut self) {
-        // Dropped before its time, as its runtime ended; unless another one was called in its place.
-        let is_lost = match self.stage {
-            Stage::Called => self.queue.arrives(self.number),
-            Stage::OnItsWay => true,
-            Stage::Done => false,
-        };
-        if is_lost {
-            self.queue.lose_trip();
+        // Before its time: its runtime ends.
+        if !self.is_done {
+            self.queue.lose_trip(self.number);
         }
     }
 }
@@ -332,11 +333,11 @@ mod tests {
         for cost in 0..100 {
             enter(&policies[cost as usize % 2], cost);
         }
-        queue.state.lock().trips = 1;
+        let number = queue.state.lock().begin(false);
         // Number 2 has given up.
         drop(answers.remove(2));
         let batch = || -> Option<Vec<u32>> {
-            let (requests, _) = queue.take()?;
+            let (requests, _) = queue.take(number)?;
             let cost = |request: &Request| match &request.op {
                 Op::Check(cost) => cost.of(0),
                 _ => unreachable!("all are checks"),
@@ -348,6 +349,6 @@ mod tests {
         assert_eq!(batch(), Some(even));
         assert_eq!(batch(), Some(odd));
         assert_eq!(batch(), None);
-        assert_eq!(queue.state.lock().trips, 0);
+        assert!(queue.state.lock().trips.is_empty());
     }
 }

@@ -1,0 +1,72 @@
+//! Runtimes that end, or that nobody drives any more, with something of a shared backend still in them.
+
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::time::{sleep, timeout};
+use tower_sluice::Key;
+
+use crate::harness::{LIMIT, Redis, SLACK, asking, check, guarded, tokens};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::redis::RedisServer;
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+/// Asks until Redis answers, and says how long that took.
+async fn until_answered(limiter: &Redis, most: Duration) -> Duration {
+    let start = Instant::now();
+    while check(limiter, &Key::from("ann")).await.is_err() {
+        assert!(start.elapsed() < most, "no answer after {most:?}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    start.elapsed()
+}
+
+/// What the pool has begun to make goes down with the runtime, and the pool counts on it for ever.
+#[test]
+fn a_runtime_that_ends_while_it_connects_is_outlived() {
+    let (server, network) = (RedisServer::start(), tokio::runtime::Runtime::new());
+    let network = network.expect("a runtime");
+    let proxy = network.block_on(Proxy::to(server.port()));
+    network.block_on(proxy.set(Mode::Swallow));
+    let backend = asking().connect_lazy(proxy.url()).expect("a URL");
+    let limiter = Redis::new(tokens("api", 1000), backend);
+    let key = Key::from("ann");
+    let lost = runtime().block_on(check(&limiter, &key));
+    assert!(lost.is_err(), "{lost:?}");
+    network.block_on(proxy.set(Mode::Pass));
+    runtime().block_on(guarded(async {
+        let took = until_answered(&limiter, 4 * SLACK).await;
+        println!("recovery from a runtime that ended while it connected: {took:.2?}");
+    }));
+}
+
+/// Trips that were begun in them never end, and were counted among those in flight.
+#[test]
+fn runtimes_that_nobody_drives_hold_nobody_up() {
+    let server = RedisServer::start();
+    let driven = runtime();
+    let backend = driven.block_on(asking().connect(server.url()));
+    let limiter = Redis::new(tokens("api", 1000), backend.expect("it runs"));
+    server.pause();
+    let mut kept = Vec::new();
+    for number in 0..6_u64 {
+        let undriven = runtime();
+        let hasty = async { timeout(LIMIT / 12, check(&limiter, &Key::from(number))).await };
+        assert!(undriven.block_on(hasty).is_err(), "nobody answers");
+        kept.push(undriven);
+    }
+    server.resume();
+    driven.block_on(guarded(async {
+        let took = until_answered(&limiter, 4 * SLACK).await;
+        println!("recovery from runtimes that nobody drives: {took:.2?}");
+        for _ in 0..20 {
+            let answered = check(&limiter, &Key::from("bob")).await;
+            assert!(answered.is_ok(), "{answered:?}");
+        }
+    }));
+    drop(kept);
+}
