@@ -70,7 +70,8 @@ local function write(log, add, px)
   end
   redis.call('PEXPIRE', key, px)
 end
--- Takes up to `cost` off the entry of this number, and so off the sums of those behind it.
+-- Takes up to `cost` off the entry of this number. Sums count by their differences: those behind it fall, or those before it
+-- rise, whichever are fewer.
 local function give_back(log, number, cost)
   -- Sooner than the newest entry, by which it is seen, can go.
   rebase(log)
@@ -82,14 +83,16 @@ local function give_back(log, number, cost)
   local time, other, sum, own = entry(index)
   if other ~= number then return end
   local back = math.min(own, cost)
-  for later = index + 1, log.count - 1 do
-    local time, other, sum, own = entry(later)
-    redis.call('LSET', key, later, packed(time, other, sum - back, own))
+  local from, to, change = index + 1, log.count - 1, -back
+  if index < to - from then from, to, change = 0, index - 1, back end
+  for side = from, to do
+    local time, other, sum, own = entry(side)
+    redis.call('LSET', key, side, packed(time, other, sum + change, own))
   end
   if back < own then
-    redis.call('LSET', key, index, packed(time, other, sum - back, own - back))
+    redis.call('LSET', key, index, packed(time, other, sum + math.min(change, 0), own - back))
   else
-    redis.call('LREM', key, -1, packed(time, other, sum, own))
+    redis.call('LREM', key, from == 0 and 1 or -1, packed(time, other, sum, own))
   end
 end
 local function why(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
