@@ -131,8 +131,10 @@ impl Gunner {
             start += 20_000 * self.slower;
         }
         sleep_until(start).await;
-        // Tasks are spread evenly over the keys.
-        let first = task * keys.len() / (PROCESSES * scenario.tasks());
+        // Evenly over the keys, those of each process, too: some processes are faster than others.
+        let (process, own) = (task / scenario.tasks(), task % scenario.tasks());
+        let place = own * PROCESSES + process;
+        let first = place * keys.len() / (PROCESSES * scenario.tasks());
         for key in (0..keys.len()).cycle().skip(first) {
             let check = ask(limiter, keys, key, rand::random_range(1..=scenario.costs)).await?;
             if check.allowed || !cached {
