@@ -16,7 +16,7 @@ use bb8_redis::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, ServerErrorKind, Value,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::super::{BackendError, BackendErrorKind};
@@ -178,6 +178,8 @@ impl ManageConnection for Manager {
 pub(super) struct Connections {
     manager: Manager,
     most: u32,
+    /// One for each connection, for those who need one to themselves.
+    pub(super) turns: Semaphore,
     /// Made at the first use: then there is a runtime.
     pool: Mutex<Option<Pool<Manager>>>,
 }
@@ -205,6 +207,7 @@ impl Connections {
                 time_limit,
             },
             most,
+            turns: Semaphore::new(usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS)),
             pool: Mutex::new(None),
         }
     }
@@ -246,12 +249,6 @@ impl Connections {
         // If others have filled the pool meanwhile it is not needed.
         let _ = self.pool().add(connection);
         Ok(())
-    }
-
-    /// Whether there are connections, and others have them all.
-    pub(super) fn are_in_use(&self) -> bool {
-        let state = self.pool().state();
-        state.connections > 0 && state.idle_connections == 0
     }
 
     /// A connection for this caller alone, as long as it is held.

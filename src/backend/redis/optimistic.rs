@@ -4,13 +4,13 @@
 //! What decides is the same code as in memory. It takes a connection for itself, two trips for each attempt, and on a key that
 //! many ask for at once most attempts are in vain: use scripts if you can.
 
-use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bb8::PooledConnection;
 use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe};
+use tokio::sync::SemaphorePermit;
 
 use super::super::{BackendError, BackendErrorKind, Op, Reply};
 use super::connection::{Connections, Life, Manager, Source, is_broken};
@@ -37,39 +37,49 @@ pub(super) async fn deliver(line: &Line, request: &Request) -> Outcome {
     let Some(permit) = line.breaker.admit() else {
         return Err(BackendError::new(BackendErrorKind::CircuitOpen));
     };
-    // The life of the connection that is being asked.
-    let mut asked = None;
-    let mut held_up = false;
-    let attempts = attempts(line, connections, request, &mut asked, &mut held_up);
+    let mut at = Progress::default();
+    let attempts = attempts(line, connections, request, &mut at);
     let outcome = match tokio::time::timeout(line.time_limit, attempts).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(match &asked {
-            Some(life) => {
-                life.doubt_all();
-                BackendError::new(BackendErrorKind::Timeout(line.time_limit))
+        Err(_) => {
+            let error = match &at.asked {
+                Some(life) => {
+                    life.doubt_all();
+                    BackendError::new(BackendErrorKind::Timeout(line.time_limit))
+                }
+                None => BackendError::because(BackendErrorKind::Unreachable, Slow(line.time_limit)),
+            };
+            // Most of the time may have gone by while others had the connections, and not while Redis was asked: a crowd must
+            // not open the circuit.
+            let own = at.since.map_or(Duration::ZERO, |since| since.elapsed());
+            if own < line.time_limit / 2 {
+                drop(permit);
+                return Err(error);
             }
-            None => {
-                held_up |= connections.are_in_use();
-                BackendError::because(BackendErrorKind::Unreachable, Slow(line.time_limit))
-            }
-        }),
+            Err(error)
+        }
     };
     match &outcome {
-        // By others who ask us, and not by Redis: a crowd must not open the circuit.
-        Err(_) if held_up => drop(permit),
         Err(error) if error.is_outage() => permit.failed(),
         _ => permit.succeeded(),
     }
     outcome
 }
 
-/// `held_up` tells whether it waits for others: for a connection that one of them has, or for its next attempt.
+/// How far a request has come when its time is up.
+#[derive(Default)]
+struct Progress {
+    /// Since when it has its turn; nothing while it waits for others.
+    since: Option<Instant>,
+    /// The life of the connection that is being asked.
+    asked: Option<Arc<Life>>,
+}
+
 async fn attempts(
     line: &Line,
     connections: &Connections,
     request: &Request,
-    asked: &mut Option<Arc<Life>>,
-    held_up: &mut bool,
+    at: &mut Progress,
 ) -> Outcome {
     if request.quotas().keeps_logs() {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
@@ -78,27 +88,22 @@ async fn attempts(
     }
     let mut pauses = pauses();
     loop {
-        *held_up = connections.are_in_use();
-        let connection = connections.check_out().await.inspect_err(|error| {
-            // Connections that cannot be made have a cause.
-            *held_up = error.source().is_none() && (*held_up || connections.are_in_use());
-        })?;
-        *held_up = false;
+        // First come, first served: the pool by itself lets whoever comes along overtake those that wait.
+        let turn = connections.turns.acquire().await;
+        at.since = Some(Instant::now());
         let mut held = Held {
-            connection,
+            connection: connections.check_out().await?,
             is_clean: false,
+            _turn: turn.ok(),
         };
-        *asked = Some(Arc::clone(held.connection.life()));
+        at.asked = Some(Arc::clone(held.connection.life()));
         if let Some(reply) = held.attempt(line, request).await? {
             return Ok(reply);
         }
         drop(held);
-        *asked = None;
+        *at = Progress::default();
         match pauses.next() {
-            Some(pause) => {
-                *held_up = true;
-                tokio::time::sleep(part_of(pause)).await;
-            }
+            Some(pause) => tokio::time::sleep(part_of(pause)).await,
             None => {
                 return Err(BackendError::new(BackendErrorKind::Contended(
                     MOST_ATTEMPTS,
@@ -123,8 +128,10 @@ fn part_of(pause: Duration) -> Duration {
 
 /// A connection of one transaction. Given up in between it is not used again: it may still watch keys.
 struct Held<'a> {
-    connection: PooledConnection<'a, Manager>,
+    connection: PooledConnection<'static, Manager>,
     is_clean: bool,
+    /// Given back after the connection.
+    _turn: Option<SemaphorePermit<'a>>,
 }
 
 impl Drop for Held<'_> {
