@@ -36,8 +36,10 @@ struct Denial {
     print: Fingerprint,
     policy: Policy,
     cost: Cost,
-    /// From when on its spans count: when the question was sent.
+    /// It was decided in between. It is believed from the one on, and tells its spans from the other: nobody is refused for too
+    /// long, nor told to come back too soon.
     asked: Timestamp,
+    answered: Timestamp,
     until: Timestamp,
     snapshot: Snapshot,
 }
@@ -92,13 +94,14 @@ impl Denials {
         Err(Ticket { print, epoch })
     }
 
-    /// Keeps the answer to a question of `asked`. One that charged ends what was known: its waits have become longer.
+    /// Keeps the answer to a question of `asked`, which came at `answered`. One that charged ends what was known: its waits have become longer.
     pub(super) fn keep(
         &self,
         ticket: Ticket,
         policy: &Policy,
         cost: Cost,
         asked: Timestamp,
+        answered: impl FnOnce() -> Timestamp,
         decision: &Decision,
     ) {
         let Decision::Deny(snapshot, _) = decision else {
@@ -117,6 +120,7 @@ impl Denials {
                 policy: policy.clone(),
                 cost,
                 asked,
+                answered: answered(),
                 until,
                 snapshot: snapshot.clone(),
             }));
@@ -136,7 +140,7 @@ impl Denial {
     /// What is left of the spans; what remained then is by now the least that remains. A cost above the limit never passes,
     /// whatever the one that is known waits for.
     fn answer(&self, cost: Cost, now: Timestamp) -> Reply {
-        let passed = now.micros_since(self.asked);
+        let passed = now.micros_since(self.answered);
         let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
             retry_after: match quota.retry_after {
                 _ if cost.of(index) > quota.limit => NEVER,
@@ -196,8 +200,14 @@ mod tests {
             let Err(ticket) = self.denials.find(&self.policy, &self.key, cost, at(100)) else {
                 panic!("known already");
             };
-            self.denials
-                .keep(ticket, &self.policy, cost, at(100), &refused(wait));
+            self.denials.keep(
+                ticket,
+                &self.policy,
+                cost,
+                at(100),
+                || at(100),
+                &refused(wait),
+            );
         }
 
         fn knows(&self, cost: u32, now: u64) -> Option<Reply> {
@@ -265,7 +275,7 @@ mod tests {
         let (cost, asked) = (Cost::each([5, 0]), at(100));
         known
             .denials
-            .keep(ticket, &policy, cost, asked, &refused(1_000));
+            .keep(ticket, &policy, cost, asked, || asked, &refused(1_000));
         assert!(find([6, 0]).is_ok());
         assert!(find([6, 1]).is_err());
     }
@@ -282,12 +292,30 @@ mod tests {
             let decision = Reply::of(&[some]).decision;
             known
                 .denials
-                .keep(ticket, &known.policy, cost, at(100), &decision);
+                .keep(ticket, &known.policy, cost, at(100), || at(100), &decision);
         };
         keep(0);
         assert!(known.knows(5, 100).is_some(), "a look charges nothing");
         keep(1);
         assert!(known.knows(5, 100).is_none());
+    }
+
+    #[test]
+    fn nobody_is_refused_for_too_long_nor_told_to_come_back_too_soon() {
+        let known = Known::new(1_000);
+        let (policy, cost) = (&known.policy, Cost::new(5));
+        let other = Key::from("bob");
+        let Err(ticket) = known.denials.find(policy, &other, cost, at(100)) else {
+            panic!("known already");
+        };
+        let answered = || at(150);
+        known
+            .denials
+            .keep(ticket, policy, cost, at(100), answered, &refused(1_000));
+        let reply = known.denials.find(policy, &other, cost, at(1_099));
+        let wait = reply.ok().and_then(|reply| reply.decision.retry_after());
+        assert_eq!(wait, Some(RetryAfter::In(Duration::from_micros(51))));
+        assert!(known.denials.find(policy, &other, cost, at(1_100)).is_err());
     }
 
     #[test]
@@ -307,6 +335,7 @@ mod tests {
             &known.policy,
             Cost::new(5),
             at(100),
+            || at(100),
             &refused(SECOND),
         );
         assert!(known.knows(5, 100).is_none());

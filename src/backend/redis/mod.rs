@@ -40,7 +40,7 @@ pub use self::builder::{Atomicity, RedisBuilder};
 
 /// Keeps buckets in Redis, for all processes that use the same prefix and policy names. Clones share everything.
 ///
-/// It needs a Tokio runtime, from the first operation on.
+/// It needs a Tokio runtime with I/O and time, from the first operation on.
 #[derive(Clone)]
 pub struct RedisBackend(Arc<Inner>);
 
@@ -92,6 +92,8 @@ impl RedisBackend {
     /// Sends everything over clones of `connection`, say a `ConnectionManager`, which finds its server again by itself, or a
     /// `MultiplexedConnection`, which does not.
     ///
+    /// Its own time limit for a response should be above this one's ([`RedisBuilder::time_limit`]), for the shorter one counts.
+    ///
     /// A connection must not send a command again by itself when an answer is missing, as a `ClusterConnection` does by default:
     /// it can charge twice. Set its retries to 0.
     pub fn from_connection<C>(connection: C) -> Self
@@ -136,7 +138,8 @@ impl Backend for RedisBackend {
             if let (Some(denials), Some((ticket, cost, asked)), Ok(reply)) =
                 (&inner.denials, ticket, &outcome)
             {
-                denials.keep(ticket, &policy, cost, asked, &reply.decision);
+                let answered = || (inner.now)();
+                denials.keep(ticket, &policy, cost, asked, answered, &reply.decision);
             }
             outcome
         }))
