@@ -40,6 +40,10 @@ const REDIS: [(&str, bool); 7] = [
     ("valkey+unix", false),
 ];
 
+/// What can be had, for those who wrote something else.
+const KNOWN: &str =
+    "memory:, redis://, rediss:// or redis+unix:// (or valkey in the place of redis)";
+
 impl AnyBackend {
     /// The backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`) or
     /// `redis+unix:` URL as [redis-rs](https://docs.rs/redis) reads them. It does not connect: configuration can be read before
@@ -51,21 +55,23 @@ impl AnyBackend {
     /// cannot be read; the text says which, and what is known.
     pub fn from_url(url: &str) -> Result<Self, BackendError> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        if url == "memory:" {
+        let scheme = scheme.to_ascii_lowercase();
+        if scheme == "memory" && matches!(&url[scheme.len()..], ":" | "://") {
             return Ok(Self(Either::Memory(MemoryBackend::new())));
         }
         match REDIS.iter().find(|(name, _)| *name == scheme) {
-            Some((_, by_tls)) => Self::redis(url, scheme, *by_tls),
-            None => {
-                let shown: String = scheme
-                    .chars()
-                    .take(40)
-                    .flat_map(char::escape_debug)
-                    .collect();
-                Err(BackendError::config(format!(
-                    "unknown backend `{shown}:`; use memory:, redis://, rediss:// or redis+unix://"
-                )))
-            }
+            Some((_, by_tls)) => Self::redis(url, &scheme, *by_tls),
+            None => Err(BackendError::config(match &*scheme {
+                // It may be anything, a password for instance.
+                "" | "memory" => format!("this is no URL of a backend; use {KNOWN}"),
+                _ => {
+                    let shown = scheme.chars().take(40).flat_map(char::escape_debug);
+                    format!(
+                        "unknown backend `{}:`; use {KNOWN}",
+                        shown.collect::<String>()
+                    )
+                }
+            })),
         }
     }
 
