@@ -45,11 +45,14 @@ where
     ) -> Result<Option<Decision>, Refusal> {
         let decision = match reply {
             Ok(reply) => reply.decision,
-            Err(error) => match self.on_error.handle(error, policy, key, cost) {
-                Outcome::Decided(reply) => reply.decision,
-                Outcome::Pass => return Ok(None),
-                Outcome::Unavailable => return Err(Refusal::Unavailable),
-            },
+            Err(error) => {
+                trace::failed(&error, policy);
+                match self.on_error.handle(error, policy, key, cost) {
+                    Outcome::Decided(reply) => reply.decision,
+                    Outcome::Pass => return Ok(None),
+                    Outcome::Unavailable => return Err(Refusal::Unavailable),
+                }
+            }
         };
         if decision.is_allowed() {
             Ok(Some(decision))

@@ -20,5 +20,14 @@ pub(super) fn refused(refusal: &Refusal) {
     }
 }
 
+/// Tells the log why a request is treated as chosen for a failing backend.
+#[cfg(feature = "tracing")]
+pub(super) fn failed(error: &impl std::fmt::Display, policy: &crate::policy::Policy) {
+    tracing::debug!(%error, policy = policy.name(), "the backend gave no answer");
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(super) fn failed<E>(_: &E, _: &crate::policy::Policy) {}
+
 #[cfg(not(feature = "tracing"))]
 pub(super) fn refused(_: &Refusal) {}
