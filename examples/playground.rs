@@ -42,7 +42,7 @@ struct Options {
     #[arg(long, value_name = "CHOICE", default_value = "deny")]
     on_backend_error: OnError,
     /// How long the backend may take for an answer, in milliseconds; 250 if not said.
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     backend_timeout: Option<u64>,
     /// A quota, such as `10/second burst 20` or `fixed-window:100/minute`; may be repeated, all must allow a request. An
     /// algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
