@@ -9,10 +9,12 @@ use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use super::super::{BackendError, BackendErrorKind};
 use super::breaker::Breaker;
-use super::connection::{ByClient, ByPool, Connect, Connections, Source};
+use super::connections::Connections;
 use super::denials::Denials;
+use super::manager::{ByClient, ByPool, Connect};
 use super::name::Naming;
 use super::queue::Queue;
+use super::source::Source;
 use super::trip::{Line, Slow};
 use super::{Inner, RedisBackend};
 use crate::clock::{Clock, SystemClock, micros_up};

@@ -3,14 +3,17 @@
 
 mod breaker;
 mod builder;
-mod connection;
+mod connections;
 mod denials;
+mod life;
+mod manager;
 mod name;
 mod optimistic;
 mod queue;
 mod quotas;
 mod request;
 mod script;
+mod source;
 #[cfg(feature = "tls")]
 mod tls;
 mod trace;
@@ -26,17 +29,20 @@ use bb8_redis::redis::RedisError;
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 
 use self::builder::Now;
-use self::connection::Source;
 use self::denials::Denials;
 use self::name::Naming;
 use self::queue::{OwnTrip, Queue};
 use self::request::Request;
+use self::source::Source;
 use self::trip::Outcome;
 use super::{Answer, Backend, BackendError, BackendErrorKind, Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 
 pub use self::builder::{Atomicity, RedisBuilder};
+/// The pool and the client that this API speaks of, in the versions that it does: `bb8_redis::{bb8, redis}`.
+#[doc(no_inline)]
+pub use bb8_redis;
 
 /// Keeps buckets in Redis, for all processes that use the same prefix and policy names. Clones share everything.
 ///

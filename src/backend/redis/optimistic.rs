@@ -13,9 +13,12 @@ use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe}
 use tokio::sync::SemaphorePermit;
 
 use super::super::{BackendError, BackendErrorKind, Op, Reply};
-use super::connection::{Connections, Life, Manager, Source, is_broken};
+use super::connections::Connections;
+use super::life::Life;
+use super::manager::Manager;
 use super::quotas::Quotas;
 use super::request::Request;
+use super::source::{Source, is_broken};
 use super::trip::{Line, Outcome, Slow, of_redis};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
@@ -96,7 +99,7 @@ async fn attempts(
             is_clean: false,
             _turn: turn.ok(),
         };
-        at.asked = Some(Arc::clone(held.connection.life()));
+        at.asked = Some(Arc::clone(&held.connection.life));
         if let Some(reply) = held.attempt(line, request).await? {
             return Ok(reply);
         }
@@ -137,7 +140,7 @@ struct Held<'a> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if !self.is_clean {
-            self.connection.life().retire();
+            self.connection.life.retire();
         }
     }
 }
@@ -150,11 +153,11 @@ struct Entry {
 
 impl Held<'_> {
     async fn query(&mut self, pipeline: &Pipeline) -> Result<Value, BackendError> {
-        let answer: Result<Value, RedisError> = pipeline.query_async(self.connection.io()).await;
+        let answer: Result<Value, RedisError> = pipeline.query_async(&mut self.connection.io).await;
         if let Err(error) = &answer
             && is_broken(error)
         {
-            self.connection.life().retire_generation();
+            self.connection.life.retire_generation();
         }
         answer.map_err(of_redis)
     }
@@ -246,7 +249,8 @@ impl Held<'_> {
     }
 
     async fn unwatch(&mut self) -> Result<(), BackendError> {
-        let done: Result<(), RedisError> = cmd("UNWATCH").query_async(self.connection.io()).await;
+        let done: Result<(), RedisError> =
+            cmd("UNWATCH").query_async(&mut self.connection.io).await;
         done.map_err(of_redis)?;
         self.is_clean = true;
         Ok(())

@@ -6,8 +6,8 @@ use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::super::{BackendError, BackendErrorKind, Reply};
 use super::breaker::Breaker;
-use super::connection::{Lent, Source};
 use super::request::{Request, of_text};
+use super::source::{Lent, Source};
 
 /// What every trip needs.
 #[derive(Debug)]
