@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use bb8_redis::RedisConnectionManager;
 use redis::aio::ConnectionManager;
 use tower_sluice::backend::redis::RedisBuilder;
-use tower_sluice::backend::{Backend, BackendError, BackendErrorKind};
+use tower_sluice::backend::{Backend, BackendError, BackendErrorKind, Outcome, Resilient};
 use tower_sluice::quota::Unit;
-use tower_sluice::{AnyBackend, Key, Limiter, MemoryBackend, Policy, Quota, RedisBackend};
+use tower_sluice::{
+    AnyBackend, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota, RedisBackend,
+};
 
 use crate::support::redis::RedisServer;
 
@@ -361,6 +363,37 @@ fn process(test: &str, env: &[(&str, &str)]) -> String {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{test}: {text}{errors}");
     text
+}
+
+/// The same choice as a layer's, without Tower.
+#[tokio::test]
+async fn without_tower_failures_are_treated_as_chosen() {
+    let nobody = format!("redis://127.0.0.1:{}/", support::free_port());
+    let key = Key::from("ann");
+    for (choice, outcomes) in [
+        (OnBackendError::Allow, ["pass"; 3]),
+        (OnBackendError::Deny, ["unavailable"; 3]),
+        (
+            OnBackendError::Fallback(MemoryBackend::new()),
+            ["allowed", "allowed", "denied"],
+        ),
+    ] {
+        let policy = Policy::new("api", Quota::per_day(2));
+        let backend = AnyBackend::from_url(&nobody).expect("a URL");
+        let limiter = Resilient::new(Limiter::new(policy, backend), choice.clone());
+        for expected in outcomes {
+            let outcome = match limiter.check(&key, 1).await {
+                Outcome::Pass => "pass",
+                Outcome::Unavailable => "unavailable",
+                Outcome::Decided(reply) if reply.decision.is_allowed() => "allowed",
+                Outcome::Decided(_) => "denied",
+            };
+            assert_eq!(outcome, expected, "{choice:?}");
+        }
+        // Everything else returns the error as it is.
+        let peeked = limiter.limiter().peek(&key).await.unwrap_err();
+        assert_eq!(*peeked.kind(), BackendErrorKind::Unreachable);
+    }
 }
 
 const URL: &str = "SLUICE_TEST_URL";
