@@ -475,3 +475,35 @@ async fn a_server_that_is_busy_with_a_script_of_others_is_an_error_until_it_is_d
     })
     .await;
 }
+
+/// Keys of different clients are in different slots, which no script may have together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_refuses_the_first_batch_and_nobody_notices() {
+    guarded(async {
+        let server = RedisServer::options().line("cluster-enabled yes").start();
+        server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        while !server
+            .get::<String>(&["CLUSTER", "INFO"])
+            .contains("cluster_state:ok")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let keys = (0..64_u64).map(Key::from).collect::<Vec<_>>();
+        let day = Duration::from_secs(86_400);
+        let two = tokens("api", 5).and("daily", Quota::fixed_window(5, day));
+        let mut left = 5;
+        for policy in [tokens("api", 5), two] {
+            let limiter = Limiter::new(policy, backend.clone());
+            for _ in 0..2 {
+                left -= 1;
+                let checks = keys.iter().map(|key| limiter.check(key, 1));
+                for reply in join_all(checks).await {
+                    let decision = reply.expect("an answer").decision;
+                    assert_eq!(decision.snapshot().remaining(), left);
+                }
+            }
+        }
+    })
+    .await;
+}

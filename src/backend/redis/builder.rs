@@ -1,6 +1,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bb8::{ManageConnection, Pool};
@@ -215,6 +216,7 @@ impl RedisBuilder {
             source,
             breaker: Breaker::new(),
             time_limit: self.time_limit,
+            is_cluster: AtomicBool::new(false),
             floor: self.idle_ttl.map_or(0, millis),
             idle: millis(self.idle_ttl.unwrap_or(DEFAULT_IDLE)),
         };

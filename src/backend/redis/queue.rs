@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -99,7 +100,7 @@ impl Queue {
     /// Dropped in mid-flight it leaves nothing behind: a trip of its own goes on without it, and in a batch its place stays
     /// empty.
     pub(super) async fn send(self: Arc<Self>, request: Request) -> Outcome {
-        if !self.batching {
+        if !self.batching || self.line.is_cluster.load(Relaxed) {
             let line = Arc::clone(&self.line);
             return OwnTrip::new(async move { alone(line.deliver(&[request]).await) }).await;
         }

@@ -1,5 +1,6 @@
 //! One trip to Redis: requests of one script as one EVALSHA, within the time limit, and never twice if it may have been done.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
@@ -16,6 +17,8 @@ pub(super) struct Line {
     pub(super) breaker: Breaker,
     /// For the whole of it, connecting included.
     pub(super) time_limit: Duration,
+    /// Whether keys of different clients are on different nodes, so that no script can have both.
+    pub(super) is_cluster: AtomicBool,
     /// The least expiry of a key, ms.
     pub(super) floor: u64,
     /// For how long a bucket that starts below its capacity is kept after it has filled, ms.
@@ -123,8 +126,28 @@ impl Trip<'_> {
                         lent.retire();
                     }
                 }
+                Err(error) if is_of_cluster(&error) && open.len() > 1 => {
+                    self.line.is_cluster.store(true, Relaxed);
+                    return self.one_by_one().await;
+                }
                 Err(error) if was_not_done(&error) && !is_last => {}
                 Err(error) => return self.fail(&of_redis(error)),
+            }
+        }
+    }
+
+    /// A cluster has refused a batch. From now on there will be none.
+    async fn one_by_one(&mut self) {
+        for index in 0..self.requests.len() {
+            if self.outcomes[index].is_none() {
+                let mut alone = Trip {
+                    line: self.line,
+                    requests: &self.requests[index..=index],
+                    outcomes: vec![None],
+                    lent: None,
+                };
+                Box::pin(alone.go()).await;
+                self.outcomes[index] = alone.outcomes.pop().flatten();
             }
         }
     }
@@ -190,6 +213,10 @@ fn is_refusal(error: &BackendError) -> bool {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<RedisError>())
         .is_some_and(RedisError::is_connection_refusal)
+}
+
+fn is_of_cluster(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot)
 }
 
 fn is_read_only(error: &BackendError) -> bool {
