@@ -3,7 +3,9 @@
 //! Each property counts what it met, and fails if the interesting cases did not occur: a property of refusals proves nothing
 //! where nobody is refused. `PROPTEST_CASES` sets how many cases each one tries.
 
-use std::cell::RefCell;
+#[path = "support/property.rs"]
+mod property;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
@@ -12,13 +14,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, FileFailurePersistence, TestCaseResult, TestRunner};
+use proptest::test_runner::{Config, TestCaseResult};
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::backend::Reply;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::quota::Anchor;
 use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RetryAfter, Turn};
+
+use crate::property::{Seen, try_all};
 
 /// A time in the year 2027, µs.
 const TODAY: u64 = 1_800_000_000_000_000;
@@ -28,41 +32,13 @@ const LONGEST: u64 = 1 << 52;
 
 // -- Running a property
 
-/// How often a property met what it is about.
-#[derive(Default)]
-struct Seen(RefCell<BTreeMap<String, usize>>);
-
-impl Seen {
-    fn note(&self, what: impl Into<String>) {
-        *self.0.borrow_mut().entry(what.into()).or_default() += 1;
-    }
-
-    fn at_least(&self, times: usize, what: &[&str]) {
-        let seen = self.0.borrow();
-        for what in what {
-            let count = seen.get(*what).copied().unwrap_or(0);
-            assert!(count >= times, "met `{what}` {count} times only: {seen:?}");
-        }
-    }
-}
-
 fn for_all<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
 where
     S: Strategy,
     S::Value: Debug,
 {
-    // Beside this file: the default place is looked for from a `lib.rs`, which tests have not.
-    let seeds = FileFailurePersistence::Direct("tests/properties.proptest-regressions");
-    let config = Config {
-        failure_persistence: Some(Box::new(seeds)),
-        source_file: Some(file!()),
-        ..Config::default()
-    };
-    let seen = Seen::default();
-    if let Err(failure) = TestRunner::new(config).run(&strategy, |value| property(value, &seen)) {
-        panic!("{failure}");
-    }
-    seen
+    let seeds = "tests/properties.proptest-regressions";
+    try_all(seeds, Config::default().cases, strategy, property)
 }
 
 // -- Quotas

@@ -5,8 +5,7 @@
 
 mod support;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future::Ready;
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use proptest::test_runner::{Config, FileFailurePersistence, TestCaseResult, TestRunner};
+use proptest::test_runner::{Config, TestCaseResult};
 use tokio::runtime::Runtime;
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
@@ -32,6 +31,7 @@ use tower_sluice::{
 
 use crate::support::clock_proxy::ClockProxy;
 use crate::support::frozen::Frozen;
+use crate::support::property::{Seen, try_all};
 use crate::support::redis::RedisServer;
 
 /// A time in the year 2027, µs.
@@ -51,34 +51,14 @@ const FOR_EVER: Duration = Duration::from_micros(END);
 
 // -- Running a property
 
-/// How often a property met what it is about, in how many cases.
-struct Seen {
-    cases: u32,
-    times: RefCell<BTreeMap<String, usize>>,
-}
-
-impl Seen {
-    fn note(&self, what: impl Into<String>) {
-        *self.times.borrow_mut().entry(what.into()).or_default() += 1;
-    }
-
-    /// In 256 cases; fewer are asked for less.
-    fn at_least(&self, times: u32, what: &[&str]) {
-        let times = (times * self.cases / 256) as usize;
-        let seen = self.times.borrow();
-        for what in what {
-            let count = seen.get(*what).copied().unwrap_or(0);
-            assert!(count >= times, "met `{what}` {count} times only: {seen:?}");
-        }
-    }
-}
+const SEEDS: &str = "tests/redis_properties.proptest-regressions";
 
 fn for_all<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
 where
     S: Strategy,
     S::Value: Debug,
 {
-    try_all(Config::default().cases, strategy, property)
+    try_all(SEEDS, Config::default().cases, strategy, property)
 }
 
 /// A quarter of the cases: for what takes its time.
@@ -87,29 +67,12 @@ where
     S: Strategy,
     S::Value: Debug,
 {
-    try_all(Config::default().cases.div_ceil(4), strategy, property)
-}
-
-fn try_all<S>(cases: u32, strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
-where
-    S: Strategy,
-    S::Value: Debug,
-{
-    let seeds = FileFailurePersistence::Direct("tests/redis_properties.proptest-regressions");
-    let config = Config {
-        failure_persistence: Some(Box::new(seeds)),
-        source_file: Some(file!()),
-        cases,
-        ..Config::default()
-    };
-    let seen = Seen {
-        cases,
-        times: RefCell::default(),
-    };
-    if let Err(failure) = TestRunner::new(config).run(&strategy, |value| property(value, &seen)) {
-        panic!("{failure}");
-    }
-    seen
+    try_all(
+        SEEDS,
+        Config::default().cases.div_ceil(4),
+        strategy,
+        property,
+    )
 }
 
 // -- Quotas

@@ -3,6 +3,7 @@
 
 pub(crate) mod clock_proxy;
 pub(crate) mod frozen;
+pub(crate) mod property;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 

@@ -1,0 +1,58 @@
+//! Runs a property, and sees to it that it has met what it is about.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, FileFailurePersistence, TestCaseResult, TestRunner};
+
+/// How often a property met what it is about, in how many cases.
+pub(crate) struct Seen {
+    cases: u32,
+    times: RefCell<BTreeMap<String, usize>>,
+}
+
+impl Seen {
+    pub(crate) fn note(&self, what: impl Into<String>) {
+        *self.times.borrow_mut().entry(what.into()).or_default() += 1;
+    }
+
+    /// In 256 cases; fewer are asked for less.
+    pub(crate) fn at_least(&self, times: usize, what: &[&str]) {
+        let times = times * self.cases as usize / 256;
+        let seen = self.times.borrow();
+        for what in what {
+            let count = seen.get(*what).copied().unwrap_or(0);
+            assert!(count >= times, "met `{what}` {count} times only: {seen:?}");
+        }
+    }
+}
+
+/// Tries so many cases. What has failed is kept in `seeds`, beside the test: the default place is looked for from a `lib.rs`, which
+/// tests have not.
+pub(crate) fn try_all<S>(
+    seeds: &'static str,
+    cases: u32,
+    strategy: S,
+    property: impl Fn(S::Value, &Seen) -> TestCaseResult,
+) -> Seen
+where
+    S: Strategy,
+    S::Value: Debug,
+{
+    let config = Config {
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(seeds))),
+        source_file: Some(file!()),
+        cases,
+        ..Config::default()
+    };
+    let seen = Seen {
+        cases,
+        times: RefCell::default(),
+    };
+    if let Err(failure) = TestRunner::new(config).run(&strategy, |value| property(value, &seen)) {
+        panic!("{failure}");
+    }
+    seen
+}
