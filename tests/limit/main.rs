@@ -8,5 +8,3 @@ mod fuzz;
 mod grpc;
 mod places;
 mod support;
-#[cfg(feature = "tracing")]
-mod trace;

@@ -1,7 +1,12 @@
-//! What the log is told of refusals.
+//! What the log is told of refusals, in a process of its own: whether an event is of interest is remembered for all threads.
+#![cfg(feature = "tracing")]
+
+#[allow(dead_code, reason = "for all tests of the layer")]
+#[path = "limit/support.rs"]
+mod support;
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request;
 use tower::Layer;
@@ -46,23 +51,26 @@ impl Subscriber for Lines {
     fn exit(&self, _: &Id) {}
 }
 
+/// What is told while `run` runs, which nothing else does meanwhile.
+fn told(run: impl FnOnce()) -> Vec<String> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let lines = Lines::default();
+    tracing::subscriber::with_default(lines.clone(), run);
+    lines.0.lock().expect("no panic").clone()
+}
+
 #[test]
 fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
-    let lines = Lines::default();
-    tracing::subscriber::with_default(lines.clone(), || {
+    let lines = told(|| {
         let mut service =
             RateLimitLayer::new(two_a_minute(), PeerIp::new(), memory()).layer(hello());
         for _ in 0..3 {
             assert_eq!(seen(&mut service, Request::new(())).status, 500);
         }
     });
-    let lines = lines.0.lock().expect("no panic");
     let at = |level: &str| lines.iter().filter(|line| line.starts_with(level)).count();
-    // Another test of this process may have been told first.
-    assert!(
-        at("ERROR") <= 1 && at("ERROR") + at("DEBUG") == 3,
-        "{lines:?}"
-    );
+    assert_eq!((at("ERROR"), at("DEBUG")), (1, 2), "{lines:?}");
     assert!(
         lines
             .iter()
@@ -73,8 +81,7 @@ fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
 
 #[test]
 fn refusals_are_told_without_their_keys() {
-    let lines = Lines::default();
-    tracing::subscriber::with_default(lines.clone(), || {
+    let lines = told(|| {
         let limit = RateLimitLayer::new(two_a_minute(), Header::new("x-api-key"), memory());
         let mut service = limit.layer(hello());
         let request = || {
@@ -88,10 +95,38 @@ fn refusals_are_told_without_their_keys() {
         }
         seen(&mut service, Request::new(()));
     });
-    let lines = lines.0.lock().expect("no panic");
     let expected = [
         "DEBUG message=request refused: over the limit policy=\"api\"",
         "DEBUG message=request refused: it has no key error=header `x-api-key` is missing",
     ];
-    assert_eq!(*lines, expected);
+    assert_eq!(lines, expected);
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_failing_backend_is_told_of_each_time_and_its_circuit_once() {
+    use tower::ServiceExt;
+    use tower_sluice::{Global, OnBackendError, RedisBackend};
+
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let url = format!("redis://{}/", port.expect("a free port"));
+    let lines = told(|| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let backend = RedisBackend::connect_lazy(url).expect("a URL");
+            let limit = RateLimitLayer::new(two_a_minute(), Global, backend)
+                .on_backend_error(OnBackendError::Allow);
+            let service = limit.layer(hello());
+            for _ in 0..6 {
+                let answer = service.clone().oneshot(Request::new(())).await;
+                assert_eq!(answer.expect("infallible").status(), 200);
+            }
+        });
+    });
+    let each = "DEBUG message=the backend gave no answer";
+    let count = lines.iter().filter(|line| line.starts_with(each)).count();
+    assert_eq!(count, 6, "{lines:?}");
+    let circuit = lines.iter().filter(|line| line.starts_with("WARN")).count();
+    assert_eq!((circuit, lines.len()), (1, 7), "{lines:?}");
 }
