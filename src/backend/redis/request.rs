@@ -34,12 +34,8 @@ impl Request {
     pub(super) fn script(&self) -> &'static Script {
         let quotas = self.quotas();
         let task = match self.op {
-            Op::Check(_) if quotas.each.len() == 1 => Task::Check,
-            Op::Check(_) => Task::Several,
-            Op::Reserve { .. } if quotas.of_buckets => Task::Several,
-            // With a window there are no turns, and it is a check.
-            Op::Reserve { .. } if quotas.each.len() == 1 => Task::Check,
-            Op::Reserve { .. } => Task::Several,
+            _ if self.is_plain_check() => Task::Check,
+            Op::Check(_) | Op::Reserve { .. } => Task::Several,
             Op::Cancel(_) => Task::Cancel,
             Op::Penalty(_) => Task::Penalty,
             Op::Refund(_) => Task::Refund,
@@ -48,6 +44,7 @@ impl Request {
         Script::of(task, quotas.algorithms)
     }
 
+    /// Whether it is a check of one quota; with a window there are no turns, and to reserve one is to check.
     fn is_plain_check(&self) -> bool {
         let quotas = self.quotas();
         let checks = match self.op {
