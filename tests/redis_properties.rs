@@ -853,6 +853,47 @@ fn a_refund_first_moves_a_log_that_lies_in_the_future() {
     assert_eq!(left.remaining(), 6);
 }
 
+/// Nearer to either end of a log, a part and all of each charge, and what counts afterwards until none of it does.
+#[test]
+fn a_refund_from_anywhere_in_a_log_leaves_the_others() {
+    const CHARGES: u64 = 9;
+    let stand = Stand::new();
+    let policy = Policy::new("log", Quota::sliding_log(30, Duration::from_micros(100)));
+    let redis = Limiter::new(
+        policy.clone(),
+        Stand::builder().from_connection(stand.frozen()),
+    );
+    let at = |micros: u64| stand.clock.set(Timestamp::from_micros(TODAY + micros));
+    for (place, back) in (0..CHARGES).flat_map(|place| [(place, 1), (place, 3)]) {
+        let memory = Limiter::new(policy.clone(), stand.memory());
+        let key = stand.fresh_key();
+        let mut receipts = Vec::new();
+        for charge in 0..CHARGES {
+            at(10 * charge);
+            let theirs = stand.runtime.block_on(redis.check(&key, 3)).expect("Redis");
+            let ours = memory.check_now(&key, 3).receipt.expect("allowed");
+            receipts.push((ours, theirs.receipt.expect("allowed")));
+        }
+        let (mut ours, mut theirs) = receipts.swap_remove(place as usize);
+        let told = stand.runtime.block_on(async {
+            (
+                memory.refund(&key, &mut ours, back).await.expect("memory"),
+                redis.refund(&key, &mut theirs, back).await.expect("Redis"),
+            )
+        });
+        assert_eq!(told.0, told.1, "{back} of charge {place}");
+        for later in 80..=190 {
+            at(later);
+            let ours = memory.check_now(&key, 0).decision;
+            let theirs = stand.runtime.block_on(redis.check(&key, 0)).expect("Redis");
+            assert_eq!(
+                ours, theirs.decision,
+                "{back} of charge {place}, at {later}"
+            );
+        }
+    }
+}
+
 /// One process, and a clock that does not go back: what the deny cache answers by itself is what would be answered, as far as it
 /// knows the question. A higher cost waits no shorter, and by now more may remain.
 #[test]
