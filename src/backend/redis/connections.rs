@@ -38,7 +38,11 @@ impl Connections {
         Self {
             manager: Manager::new(maker, time_limit),
             most,
-            turns: Semaphore::new(usize::try_from(most).unwrap_or(Semaphore::MAX_PERMITS)),
+            turns: Semaphore::new(
+                usize::try_from(most).map_or(Semaphore::MAX_PERMITS, |most| {
+                    most.min(Semaphore::MAX_PERMITS)
+                }),
+            ),
             pool: Mutex::new(None),
         }
     }
@@ -128,7 +132,7 @@ impl Connections {
         if connection.used.elapsed() < TRUSTED && connection.answered == doubts {
             return true;
         }
-        // If it does not answer, this future is dropped when time is up.
+        // Dropped before the answer, this future knows no better than if none came.
         let life = Arc::clone(&connection.life);
         let mut doubt = Doubt(Some(&life));
         let ping = self.manager.is_valid(connection);
