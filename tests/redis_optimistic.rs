@@ -4,6 +4,8 @@
 mod support;
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::Value;
@@ -279,4 +281,34 @@ async fn what_needs_scripts_is_named() {
             .expect("Redis")
             .is_empty()
     );
+}
+
+/// Whoever gives a connection back and asks again stands behind those that wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_had_first_come_first_served() {
+    const ROUNDS: usize = 3_000;
+    let server = RedisServer::start();
+    let four = NonZeroU32::new(4).expect("not 0");
+    let backend = builder().connections(four).connect(server.url()).await;
+    let limiter = Limiter::new(a_day(1_000_000), backend.expect("a server"));
+    let done = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = (0..32_u64)
+        .map(|number| {
+            let (limiter, done) = (limiter.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                let (key, mut own) = (Key::from(number), 0_usize);
+                while done.fetch_add(1, Ordering::Relaxed) < ROUNDS {
+                    let _ = limiter.check(&key, 1).await.expect("Redis");
+                    own += 1;
+                }
+                own
+            })
+        })
+        .collect();
+    let mut shares = Vec::new();
+    for task in tasks {
+        shares.push(task.await.expect("no panic"));
+    }
+    let least = shares.iter().min().expect("tasks");
+    assert!(least * 2 > ROUNDS / shares.len(), "{shares:?}");
 }
