@@ -165,6 +165,31 @@ impl Snapshot {
         self.governor().reset_after()
     }
 
+    /// What is left of a refusal's waits and spans after `passed` µs, for a request of `cost`; what remained then is by now the
+    /// least that remains. A cost above the limit never passes, whatever was waited for.
+    pub(crate) fn aged(&self, cost: Cost, passed: u64) -> Self {
+        let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
+            retry_after: match quota.retry_after {
+                _ if cost.of(index) > quota.limit => NEVER,
+                0 => 0,
+                wait => wait.saturating_sub(passed).max(1),
+            },
+            reset_after: quota.reset_after.saturating_sub(passed),
+            ..*quota
+        };
+        Self::new(self.quotas.iter().enumerate().map(left).collect())
+    }
+
+    /// The waits of this refusal, beside the numbers of `after`, which something has been given back before.
+    pub(crate) fn with_numbers_of(&self, after: &Self) -> Self {
+        let both = self.quotas.iter().zip(&after.quotas);
+        let told = |(refused, after): (&QuotaSnapshot, &QuotaSnapshot)| QuotaSnapshot {
+            retry_after: refused.retry_after,
+            ..*after
+        };
+        Self::new(both.map(told).collect())
+    }
+
     #[inline]
     pub(crate) fn governor(&self) -> &QuotaSnapshot {
         &self.quotas[usize::from(self.governing)]
@@ -239,12 +264,12 @@ impl Decision {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "without its receipt a charge cannot be given back"]
 pub struct Receipt {
-    pub(crate) charges: SmallVec<[Charge; 2]>,
+    pub(crate) charges: SmallVec<[Part; 2]>,
 }
 
 /// One quota's part of a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Charge {
+pub(crate) struct Part {
     /// The identity of the quota that was charged (its low half: a receipt only meets quotas of its own policy).
     pub(crate) quota: u32,
     pub(crate) tokens: u32,
@@ -267,6 +292,12 @@ impl Receipt {
             .map(|charge| charge.tokens)
             .max()
             .unwrap_or(0)
+    }
+
+    /// What it is still worth, from each quota.
+    pub(crate) fn cost(&self) -> Cost {
+        let tokens = |index: usize| self.charges.get(index).map_or(0, |part| part.tokens);
+        Cost::of_each(self.charges.len(), tokens)
     }
 
     /// Takes up to `cost` of each quota off this receipt: what is returned can be refunded, what is left stays.

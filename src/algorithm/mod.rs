@@ -37,7 +37,7 @@ use self::operation::{Algorithm, Penalize, Refund, Take, TakeBack, Wait, fits, w
 
 use crate::backend::Reply;
 use crate::clock::{Timestamp, micros_up};
-use crate::decision::{Charge, Decision, NEVER, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
+use crate::decision::{Decision, NEVER, Part, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Cost, Origin, Quota, Rule};
 
@@ -70,7 +70,7 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
     if let ([named], [state]) = (policy.quotas(), &mut *states) {
         let tokens = cost.of(0);
         let (snapshot, place) = decide(&named.quota, state, now, tokens, true);
-        let charge = Charge {
+        let charge = Part {
             quota: named.mark(),
             tokens,
             place,
@@ -86,7 +86,7 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
         let tokens = cost.of(index);
         let (snapshot, place) = decide(&named.quota, state, now, tokens, all_fit);
         snapshots.push(snapshot);
-        charges.push(Charge {
+        charges.push(Part {
             quota: named.mark(),
             tokens,
             place,
@@ -113,7 +113,7 @@ pub fn reserve(
 ) -> Reply {
     assert_one_each(policy, states);
     let max_wait = micros_up(max_wait);
-    let of_buckets = policy.quotas().iter().all(|named| is_bucket(&named.quota));
+    let of_buckets = policy.is_of_buckets();
     let wait = members(policy, states)
         .map(|(index, named, state)| {
             with_algorithm(&named.quota, state, Wait(now.into(), cost.of(index)))
@@ -128,7 +128,7 @@ pub fn reserve(
                 let (snapshot, place) =
                     with_algorithm(&named.quota, state, Take(now.into(), tokens));
                 snapshots.push(snapshot);
-                charges.push(Charge {
+                charges.push(Part {
                     quota: named.mark(),
                     tokens,
                     place,
@@ -226,10 +226,6 @@ pub(crate) fn starts_below_capacity(quota: &Quota) -> bool {
         Rule::IntervalBucket(bucket) => bucket.initial < bucket.capacity,
         _ => false,
     }
-}
-
-fn is_bucket(quota: &Quota) -> bool {
-    matches!(quota.rule, Rule::TokenBucket(_) | Rule::IntervalBucket(_))
 }
 
 /// Too few states would leave quotas out of a decision without a word.

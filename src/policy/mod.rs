@@ -21,7 +21,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 
-use crate::quota::{MAX_QUOTAS, Quota, Rule};
+use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 
 /// A name and 1 to 8 quotas. Clones are cheap and the same policy.
 ///
@@ -204,6 +204,23 @@ impl Policy {
     #[inline]
     pub fn quotas(&self) -> &[NamedQuota] {
         &self.0.quotas
+    }
+
+    /// Whether a turn can be reserved: the future of a window is not one number.
+    pub(crate) fn is_of_buckets(&self) -> bool {
+        let is_bucket = |named: &NamedQuota| {
+            matches!(
+                named.quota.rule,
+                Rule::TokenBucket(_) | Rule::IntervalBucket(_)
+            )
+        };
+        self.quotas().iter().all(is_bucket)
+    }
+
+    /// Whether a quota can never allow `cost`.
+    pub(crate) fn is_exceeded_by(&self, cost: Cost) -> bool {
+        let mut quotas = self.quotas().iter().enumerate();
+        quotas.any(|(index, named)| cost.of(index) > named.quota.limit())
     }
 
     /// Whether it is the very same, and not one that looks like it.

@@ -58,6 +58,33 @@ impl Cost {
     }
 }
 
+impl Cost {
+    /// What `tokens` says for each of `quotas` quotas.
+    pub(crate) fn of_each(quotas: usize, tokens: impl Fn(usize) -> u32) -> Self {
+        let len = quotas.clamp(1, MAX_QUOTAS);
+        let mut each = [0; MAX_QUOTAS];
+        for (index, place) in each.iter_mut().enumerate().take(len) {
+            *place = tokens(index);
+        }
+        // At most 8.
+        #[allow(clippy::cast_possible_truncation)]
+        let len = len as u8;
+        Self { each, len }
+    }
+
+    /// What `f` makes of both costs of each of `quotas` quotas.
+    pub(crate) fn with(self, other: Self, quotas: usize, f: impl Fn(u32, u32) -> u32) -> Self {
+        Self::of_each(quotas, |index| f(self.of(index), other.of(index)))
+    }
+
+    /// Whether nothing is spent from any quota.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.each[..usize::from(self.len)]
+            .iter()
+            .all(|tokens| *tokens == 0)
+    }
+}
+
 impl Default for Cost {
     fn default() -> Self {
         Self::ONE

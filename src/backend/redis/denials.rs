@@ -6,7 +6,7 @@
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
-use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};
+use crate::decision::{Decision, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -137,26 +137,9 @@ impl Denials {
 }
 
 impl Denial {
-    /// What is left of the spans; what remained then is by now the least that remains. A cost above the limit never passes,
-    /// whatever the one that is known waits for.
     fn answer(&self, cost: Cost, now: Timestamp) -> Reply {
         let passed = now.micros_since(self.answered);
-        let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
-            retry_after: match quota.retry_after {
-                _ if cost.of(index) > quota.limit => NEVER,
-                wait => wait.saturating_sub(passed),
-            },
-            reset_after: quota.reset_after.saturating_sub(passed),
-            ..*quota
-        };
-        let quotas = self
-            .snapshot
-            .quotas()
-            .iter()
-            .enumerate()
-            .map(left)
-            .collect();
-        Reply::to_check(Snapshot::new(quotas), Default::default)
+        Reply::to_check(self.snapshot.aged(cost, passed), Default::default)
     }
 }
 
@@ -165,7 +148,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::decision::RetryAfter;
+    use crate::decision::{QuotaSnapshot, RetryAfter};
     use crate::quota::Quota;
 
     const SECOND: u64 = 1_000_000;

@@ -11,7 +11,7 @@ use super::quotas::Quotas;
 use super::script::{Script, Task};
 use crate::algorithm::{State, stored};
 use crate::clock::micros_up;
-use crate::decision::{Charge, NEVER, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
+use crate::decision::{NEVER, Part, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
 use crate::policy::Policy;
 
 /// An operation on the key of this name.
@@ -118,10 +118,10 @@ impl Request {
     }
 
     /// What a receipt says of the quota at `index`; nothing if it is of another quota.
-    fn charge(&self, receipt: &Receipt, index: usize) -> Charge {
+    fn charge(&self, receipt: &Receipt, index: usize) -> Part {
         let quota = self.policy.quotas()[index].mark();
         let found = receipt.charges.iter().find(|charge| charge.quota == quota);
-        found.copied().unwrap_or(Charge {
+        found.copied().unwrap_or(Part {
             quota,
             tokens: 0,
             place: Place::default(),
@@ -192,8 +192,8 @@ impl Request {
         Some(Ok(reply))
     }
 
-    fn charged(&self, index: usize, at: i64) -> Charge {
-        Charge {
+    fn charged(&self, index: usize, at: i64) -> Part {
+        Part {
             quota: self.policy.quotas()[index].mark(),
             tokens: self.cost(index),
             place: Place { at, number: 0 },
