@@ -167,6 +167,44 @@ impl Clock for SystemClock {
     }
 }
 
+/// Any clock, where its type does not matter. Clones show the same time.
+#[derive(Clone)]
+pub(crate) struct AnyClock(Arc<dyn Erased>);
+
+/// A [`Clock`] as an object.
+trait Erased: Send + Sync {
+    fn shown(&self) -> Timestamp;
+    fn asleep_until(&self, deadline: Timestamp) -> Sleep;
+}
+
+/// What a clock of any type returns to sleep by.
+pub(crate) type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl<C: Clock> Erased for C {
+    fn shown(&self) -> Timestamp {
+        self.now()
+    }
+
+    fn asleep_until(&self, deadline: Timestamp) -> Sleep {
+        Box::pin(self.sleep_until(deadline))
+    }
+}
+
+impl AnyClock {
+    pub(crate) fn new(clock: impl Clock) -> Self {
+        Self(Arc::new(clock))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.0.shown()
+    }
+
+    /// As [`Clock::sleep_until`].
+    pub(crate) fn sleep_until(&self, deadline: Timestamp) -> Sleep {
+        self.0.asleep_until(deadline)
+    }
+}
+
 /// A clock that only moves when it is told to, for tests; what sleeps on it wakes when its time has come.
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<watch::Sender<Timestamp>>);

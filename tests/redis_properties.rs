@@ -21,7 +21,7 @@ use proptest::test_runner::{Config, TestCaseResult};
 use tokio::runtime::Runtime;
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
-use tower_sluice::backend::{Answer, Backend, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::decision::QuotaSnapshot;
 use tower_sluice::quota::{Anchor, Unit};
@@ -436,6 +436,7 @@ fn start() -> impl Strategy<Value = u64> {
 struct Core {
     states: Arc<Mutex<Vec<Option<State>>>>,
     clock: ManualClock,
+    lobby: Arc<Lobby>,
 }
 
 impl Backend for Core {
@@ -460,6 +461,10 @@ impl Backend for Core {
             Op::Refund(receipt) => algorithm::refund(policy, states, now, &receipt),
             Op::Reset => algorithm::reset(policy, states, now),
         }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.lobby
     }
 }
 
@@ -618,6 +623,7 @@ impl Stand {
         Core {
             states: Arc::default(),
             clock: self.clock.clone(),
+            lobby: Arc::default(),
         }
     }
 

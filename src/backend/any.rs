@@ -2,7 +2,7 @@ use std::fmt;
 
 #[cfg(feature = "redis")]
 use super::RedisBackend;
-use super::{Answer, Backend, BackendError, MemoryBackend, Op, Reply};
+use super::{Answer, Backend, BackendError, Lobby, MemoryBackend, Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 
@@ -133,6 +133,14 @@ impl Backend for AnyBackend {
             },
             #[cfg(feature = "redis")]
             Either::Redis(redis) => redis.ask(op, policy, key),
+        }
+    }
+
+    fn lobby(&self) -> &Lobby {
+        match &self.0 {
+            Either::Memory(memory) => memory.lobby(),
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => redis.lobby(),
         }
     }
 }

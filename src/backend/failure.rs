@@ -39,6 +39,12 @@ pub enum Outcome {
 pub trait HandlesFailure<E>: Clone {
     /// Says what becomes of a request of this policy, key and cost.
     fn handle(&self, error: E, policy: &Policy, key: &Key, cost: Cost) -> Outcome;
+
+    /// The backend in this process that decides meanwhile, if one does: there a request waits that may wait, and its charge is
+    /// settled there.
+    fn fallback(&self) -> Option<&MemoryBackend> {
+        None
+    }
 }
 
 impl HandlesFailure<Infallible> for NoChoice {
@@ -53,6 +59,13 @@ impl<E: std::error::Error> HandlesFailure<E> for OnBackendError {
             Self::Allow => Outcome::Pass,
             Self::Deny => Outcome::Unavailable,
             Self::Fallback(local) => Outcome::Decided(local.check(policy, key, cost)),
+        }
+    }
+
+    fn fallback(&self) -> Option<&MemoryBackend> {
+        match self {
+            Self::Fallback(local) => Some(local),
+            Self::Allow | Self::Deny => None,
         }
     }
 }

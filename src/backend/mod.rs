@@ -1,7 +1,7 @@
 //! Where the state of keys is kept: [`Backend`], and the one in this process, [`MemoryBackend`].
 //!
 //! A backend is one method. It gets an operation, a policy and a key, never a request, and answers at once ([`Answer::Now`])
-//! or with a future ([`Answer::Later`]).
+//! or with a future ([`Answer::Later`]). Beside it, it shows its [`Lobby`], where requests wait for their turn.
 //!
 //! ```
 //! use tower_sluice::backend::{Answer, Backend, Op};
@@ -21,16 +21,18 @@ mod any;
 mod error;
 mod failure;
 mod fingerprint;
+mod lobby;
 pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod resilient;
+mod trace;
 
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::decision::{Charge, Decision, QuotaSnapshot, Receipt, Snapshot, Turn};
+use crate::decision::{Decision, Part, QuotaSnapshot, Receipt, Snapshot, Turn};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -38,6 +40,8 @@ use crate::quota::Cost;
 pub use self::any::AnyBackend;
 pub use self::error::{BackendError, BackendErrorKind};
 pub use self::failure::{HandlesFailure, NoChoice, OnBackendError, Outcome};
+pub use self::lobby::Lobby;
+pub(crate) use self::lobby::{Fault, Known, Place, Queue};
 pub use self::memory::MemoryBackend;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisBackend;
@@ -107,7 +111,7 @@ impl Reply {
 
     /// The answer of a policy's only quota to a check.
     #[inline]
-    pub(crate) fn to_check_of_one(snapshot: QuotaSnapshot, charge: Charge) -> Self {
+    pub(crate) fn to_check_of_one(snapshot: QuotaSnapshot, charge: Part) -> Self {
         Self::to_check(Snapshot::single(snapshot), || {
             SmallVec::from_buf_and_len([charge; 2], 1)
         })
@@ -117,7 +121,7 @@ impl Reply {
     #[inline]
     pub(crate) fn to_check(
         snapshot: Snapshot,
-        charges: impl FnOnce() -> SmallVec<[Charge; 2]>,
+        charges: impl FnOnce() -> SmallVec<[Part; 2]>,
     ) -> Self {
         let decision = Decision::of(snapshot);
         let receipt = decision
@@ -158,4 +162,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
         policy: &Policy,
         key: &Key,
     ) -> Answer<Result<Reply, Self::Error>, Self::Future>;
+
+    /// Where those wait who use it: the same one for all clones, and for no other backend.
+    fn lobby(&self) -> &Lobby;
 }

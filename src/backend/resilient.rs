@@ -1,7 +1,9 @@
 use super::{Backend, HandlesFailure, OnBackendError, Outcome};
+use crate::charge::Charge;
 use crate::key::Key;
-use crate::limiter::Limiter;
+use crate::limiter::{Limiter, Rejected};
 use crate::quota::Cost;
+use crate::wait::MaxWait;
 
 /// A [`Limiter`] with a choice for the failures of its backend: what [`RateLimitLayer`](crate::RateLimitLayer) does, without
 /// Tower.
@@ -48,6 +50,40 @@ impl<B: Backend> Resilient<B> {
             Err(error) => self
                 .on_error
                 .handle(error, self.limiter.policy(), key, cost),
+        }
+    }
+
+    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`; `None` passes uncounted, by
+    /// [`OnBackendError::Allow`]. With a fallback it waits there for what is left of `max_wait`.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected::Denied`] as [`Limiter::wait`]; [`Rejected::Backend`] by [`OnBackendError::Deny`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Limiter::wait`].
+    pub async fn wait(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        max_wait: impl Into<MaxWait>,
+    ) -> Result<Option<Charge>, Rejected<B::Error>> {
+        let (cost, max_wait) = (cost.into(), max_wait.into());
+        let lobby = self.limiter.backend().lobby();
+        let began = lobby.now();
+        match (self.limiter.wait(key, cost, max_wait).await, &self.on_error) {
+            (Ok(charge), _) => Ok(Some(charge)),
+            (Err(Rejected::Backend(_)), OnBackendError::Allow) => Ok(None),
+            (Err(Rejected::Backend(_)), OnBackendError::Fallback(local)) => {
+                let left = max_wait.left(began, lobby.now());
+                let local = Limiter::new(self.limiter.policy().clone(), local.clone());
+                match local.wait(key, cost, left).await {
+                    Ok(charge) => Ok(Some(charge)),
+                    Err(rejected) => Err(rejected.of_infallible()),
+                }
+            }
+            (Err(rejected), _) => Err(rejected),
         }
     }
 }

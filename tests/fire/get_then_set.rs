@@ -2,11 +2,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands, RedisError};
-use tower_sluice::backend::{Answer, Backend, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 use tower_sluice::decision::QuotaSnapshot;
 use tower_sluice::{Key, Policy, RetryAfter};
 
@@ -14,12 +15,13 @@ use crate::hammer::now;
 
 /// An honest token bucket in three steps, GET, decide, SET: all who read before the first one writes spend the same tokens.
 #[derive(Clone)]
-pub struct GetThenSet(MultiplexedConnection);
+pub struct GetThenSet(MultiplexedConnection, Arc<Lobby>);
 
 impl GetThenSet {
     pub async fn connect(url: &str) -> Result<Self, RedisError> {
         let client = redis::Client::open(url)?;
-        Ok(Self(client.get_multiplexed_async_connection().await?))
+        let connection = client.get_multiplexed_async_connection().await?;
+        Ok(Self(connection, Arc::default()))
     }
 }
 
@@ -64,5 +66,9 @@ impl Backend for GetThenSet {
                 Duration::from_micros(debt.div_ceil(per_micro)),
             )]))
         }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.1
     }
 }

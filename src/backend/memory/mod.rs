@@ -37,11 +37,12 @@ use parking_lot::Mutex;
 
 use self::room::Room;
 use self::shard::{Moment, Shard};
-use super::{Answer, Backend, Op, Reply};
+use super::lobby::DEFAULT_MAX_WAITERS;
+use super::{Answer, Backend, Lobby, Op, Reply};
 use crate::algorithm;
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock, micros_up};
-use crate::decision::Charge;
+use crate::decision::Part;
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -61,6 +62,7 @@ pub struct MemoryBackend<C = SystemClock>(Arc<Shared<C>>);
 
 struct Shared<C> {
     clock: C,
+    lobby: Lobby,
     fingerprints: Fingerprints,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     room: Room,
@@ -74,6 +76,7 @@ pub struct MemoryBackendBuilder<C = SystemClock> {
     clock: C,
     max_keys: NonZeroUsize,
     idle_ttl: Duration,
+    max_waiters: (usize, usize),
 }
 
 impl MemoryBackend {
@@ -89,6 +92,7 @@ impl MemoryBackend {
             clock: SystemClock::new(),
             max_keys: DEFAULT_MAX_KEYS,
             idle_ttl: DEFAULT_IDLE_TTL,
+            max_waiters: DEFAULT_MAX_WAITERS,
         }
     }
 }
@@ -107,12 +111,20 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         self
     }
 
-    /// The clock that decides; the system's by default.
+    /// The most requests that wait at a time, of one key and in all; 1 024 and 65 536 by default. See
+    /// [`Lobby::max_waiters`].
+    pub const fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
+        self.max_waiters = (each_key, in_all);
+        self
+    }
+
+    /// The clock that decides, and that those who wait sleep by; the system's by default.
     pub fn clock<D: Clock>(self, clock: D) -> MemoryBackendBuilder<D> {
         MemoryBackendBuilder {
             clock,
             max_keys: self.max_keys,
             idle_ttl: self.idle_ttl,
+            max_waiters: self.max_waiters,
         }
     }
 
@@ -135,7 +147,9 @@ impl<C: Clock> MemoryBackendBuilder<C> {
             .collect();
         // The first reading calibrates the clock: not in the first request.
         let _ = self.clock.now();
+        let (each_key, in_all) = self.max_waiters;
         MemoryBackend(Arc::new(Shared {
+            lobby: Lobby::new(self.clock.clone()).max_waiters(each_key, in_all),
             fingerprints: Fingerprints::new(),
             shards,
             room: Room::new(max_keys),
@@ -193,7 +207,7 @@ impl<C: Clock> MemoryBackend<C> {
         drop(shard);
         Reply::to_check_of_one(
             snapshot,
-            Charge {
+            Part {
                 quota: only.mark(),
                 tokens,
                 place,
@@ -252,6 +266,10 @@ impl<C: Clock> Backend for MemoryBackend<C> {
             Op::Check(cost) => self.check(policy, key, cost),
             op => self.change(op, policy, key),
         }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.0.lobby
     }
 }
 

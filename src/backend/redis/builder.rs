@@ -8,7 +8,8 @@ use bb8::{ManageConnection, Pool};
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
-use super::super::{BackendError, BackendErrorKind};
+use super::super::lobby::DEFAULT_MAX_WAITERS;
+use super::super::{BackendError, BackendErrorKind, Lobby};
 use super::breaker::Breaker;
 use super::connections::Connections;
 use super::denials::Denials;
@@ -18,7 +19,7 @@ use super::queue::Queue;
 use super::source::Source;
 use super::trip::{Line, Slow};
 use super::{Inner, RedisBackend};
-use crate::clock::{Clock, SystemClock, micros_up};
+use crate::clock::{AnyClock, Clock, SystemClock, micros_up};
 
 /// How a [`RedisBackend`] works; all of it has a default.
 #[derive(Clone)]
@@ -31,11 +32,9 @@ pub struct RedisBuilder {
     batching: bool,
     connections: Option<NonZeroU32>,
     atomicity: Atomicity,
-    now: Now,
+    clock: AnyClock,
+    max_waiters: (usize, usize),
 }
-
-/// What tells the deny cache the time.
-pub(super) type Now = Arc<dyn Fn() -> crate::clock::Timestamp + Send + Sync>;
 
 /// How a decision is made in one piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +58,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Default for RedisBuilder {
     fn default() -> Self {
-        let clock = SystemClock::new();
         Self {
             naming: Naming::default(),
             time_limit: Duration::from_millis(250),
@@ -68,7 +66,8 @@ impl Default for RedisBuilder {
             batching: true,
             connections: None,
             atomicity: Atomicity::default(),
-            now: Arc::new(move || clock.now()),
+            clock: AnyClock::new(SystemClock::new()),
+            max_waiters: DEFAULT_MAX_WAITERS,
         }
     }
 }
@@ -144,9 +143,16 @@ impl RedisBuilder {
         self
     }
 
-    /// The clock of the deny cache, for tests. What decides is the clock of Redis.
+    /// The most requests of this process that wait at a time, of one key and in all; 1 024 and 65 536 by default. See
+    /// [`Lobby::max_waiters`].
+    pub fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
+        self.max_waiters = (each_key, in_all);
+        self
+    }
+
+    /// The clock of the deny cache and of those who wait, for tests. What decides is the clock of Redis.
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.now = Arc::new(move || clock.now());
+        self.clock = AnyClock::new(clock);
         self
     }
 
@@ -222,12 +228,13 @@ impl RedisBuilder {
         };
         let denials =
             (!self.deny_cache.is_zero()).then(|| Denials::new(micros_up(self.deny_cache)));
+        let (each_key, in_all) = self.max_waiters;
         RedisBackend(Arc::new(Inner {
             naming: self.naming,
             queue: Queue::new(Arc::new(line), self.batching),
             atomicity: self.atomicity,
             denials,
-            now: self.now,
+            lobby: Lobby::of(self.clock).max_waiters(each_key, in_all).shared(),
         }))
     }
 }

@@ -28,14 +28,13 @@ use bb8::{ManageConnection, Pool};
 use bb8_redis::redis::RedisError;
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 
-use self::builder::Now;
 use self::denials::Denials;
 use self::name::Naming;
 use self::queue::{OwnTrip, Queue};
 use self::request::Request;
 use self::source::Source;
 use self::trip::Outcome;
-use super::{Answer, Backend, BackendError, BackendErrorKind, Op, Reply};
+use super::{Answer, Backend, BackendError, BackendErrorKind, Lobby, Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 
@@ -55,7 +54,7 @@ struct Inner {
     queue: Arc<Queue>,
     atomicity: Atomicity,
     denials: Option<Denials>,
-    now: Now,
+    lobby: Lobby,
 }
 
 impl RedisBackend {
@@ -118,7 +117,7 @@ impl Backend for RedisBackend {
         let inner = &self.0;
         let mut ticket = None;
         if let (Some(denials), Op::Check(cost)) = (&inner.denials, &op) {
-            let asked = (inner.now)();
+            let asked = inner.lobby.now();
             match denials.find(policy, key, *cost, asked) {
                 Ok(refusal) => return Answer::Now(Ok(refusal)),
                 Err(place) => ticket = Some((place, *cost, asked)),
@@ -144,11 +143,15 @@ impl Backend for RedisBackend {
             if let (Some(denials), Some((ticket, cost, asked)), Ok(reply)) =
                 (&inner.denials, ticket, &outcome)
             {
-                let answered = || (inner.now)();
+                let answered = || inner.lobby.now();
                 denials.keep(ticket, &policy, cost, asked, answered, &reply.decision);
             }
             outcome
         }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.0.lobby
     }
 }
 

@@ -1,0 +1,97 @@
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::backend::trace;
+
+/// The most errands at a time.
+const MOST: usize = 1_024;
+/// The longest that one may take; backends have time limits of their own, far below it.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Operations that go on when nobody waits for their answer, counted and bounded.
+#[derive(Debug, Default)]
+pub(crate) struct Errands {
+    running: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+/// Why an errand was not done, or nobody knows whether it was.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// So many are under way already.
+    Crowded,
+    /// There is no runtime to run it in.
+    NoRuntime,
+    /// The runtime ended meanwhile.
+    Lost,
+    /// It took too long.
+    Slow,
+    /// The backend's error.
+    Failed(Arc<dyn Error + Send + Sync>),
+}
+
+impl Fault {
+    pub(crate) fn of(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+impl Errands {
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Relaxed)
+    }
+
+    pub(super) fn lost(&self) -> usize {
+        self.lost.load(Relaxed)
+    }
+
+    /// Sees to it that `errand` runs to its end, within its bounds, whether or not its outcome is waited for.
+    ///
+    /// # Errors
+    ///
+    /// If it could not be begun.
+    pub(crate) fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        errand: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, Fault>>, Fault> {
+        let one_more = |running| (running < MOST).then_some(running + 1);
+        let begun = self.running.fetch_update(Relaxed, Relaxed, one_more);
+        begun.map_err(|_| self.note(Fault::Crowded))?;
+        let slot = Slot(Arc::clone(self), true);
+        let runtime = Handle::try_current().map_err(|_| Fault::NoRuntime)?;
+        let (told, outcome) = oneshot::channel();
+        runtime.spawn(async move {
+            let mut slot = slot;
+            let done = tokio::time::timeout(LONGEST, errand).await;
+            let done = done.unwrap_or(Err(Fault::Slow));
+            slot.1 = false;
+            // Who has gone meanwhile does not hear it.
+            let _ = told.send(done.map_err(|fault| slot.0.note(fault)));
+        });
+        Ok(outcome)
+    }
+
+    /// Counts a failure.
+    pub(crate) fn note(&self, fault: Fault) -> Fault {
+        self.lost.fetch_add(1, Relaxed);
+        trace::errand_lost(&fault);
+        fault
+    }
+}
+
+/// An errand that is under way, lost if this is dropped before its time.
+struct Slot(Arc<Errands>, bool);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Relaxed);
+        if self.1 {
+            self.0.note(Fault::Lost);
+        }
+    }
+}
