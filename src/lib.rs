@@ -57,6 +57,7 @@
 
 pub mod algorithm;
 pub mod backend;
+pub mod charge;
 pub mod clock;
 pub mod cost;
 pub mod decision;
@@ -67,10 +68,12 @@ pub mod limiter;
 pub mod policy;
 pub mod quota;
 pub mod response;
+pub mod wait;
 
 #[cfg(feature = "redis")]
 pub use self::backend::RedisBackend;
 pub use self::backend::{AnyBackend, MemoryBackend, OnBackendError};
+pub use self::charge::Charge;
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 pub use self::head::Head;
 pub use self::key::{Global, Header, Key, PeerIp, key_fn};
@@ -78,6 +81,7 @@ pub use self::limit::RateLimitLayer;
 pub use self::limiter::Limiter;
 pub use self::policy::Policy;
 pub use self::quota::{Cost, Quota};
+pub use self::wait::{Deadline, MaxWait};
 
 /// The README's examples are compiled as they stand there.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]

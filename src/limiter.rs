@@ -19,14 +19,19 @@
 //! # Ok(()) }
 //! ```
 
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Answer, Backend, MemoryBackend, Op, Reply};
+use crate::charge::Charge;
 use crate::clock::Clock;
-use crate::decision::{Decision, Receipt, Snapshot, Turn};
+use crate::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::wait::{self, MaxWait};
 
 /// Limits keys by one policy. Clones are cheap; limiters of one backend and policy name share their buckets, with each other
 /// and with the layers.
@@ -115,6 +120,83 @@ impl<B: Backend> Limiter<B> {
         self.ask(Op::Reserve { cost, max_wait }, key).await
     }
 
+    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`: under a policy of buckets in a turn that is reserved
+    /// at once, first come, first served; under a window by looking again. See [`wait`](crate::wait). The charge tells
+    /// [how long it has waited](Charge::waited), and can be settled; dropped, it stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected::Denied`] as soon as it is known that the wait would be longer, or if too many wait already
+    /// ([`Lobby::max_waiters`](crate::backend::Lobby::max_waiters)); [`Rejected::Backend`] if there was no answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before its turn it gives the turn up, and what it has been charged goes back as far as nobody stands behind it.
+    pub async fn wait(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        max_wait: impl Into<MaxWait>,
+    ) -> Result<Charge, Rejected<B::Error>> {
+        let (cost, max_wait) = (cost.into(), max_wait.into());
+        let admitted =
+            wait::until_allowed(&self.backend, &self.policy, key, cost, max_wait).await?;
+        let settler = Arc::new(self.backend.clone());
+        let (policy, key) = (self.policy.clone(), key.clone());
+        Ok(Charge::new(settler, policy, key, cost, admitted))
+    }
+
+    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`] that can be
+    /// settled later, and with refusals as errors.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("llm", Quota::per_minute(10_000)), MemoryBackend::new());
+    /// let ann = Key::from("ann");
+    /// let charge = limiter.admit(&ann, 4_000).await?; // an estimate
+    /// // the work
+    /// charge.settle(2_900).await?; // what it came to
+    /// assert_eq!(limiter.peek(&ann).await?.remaining(), 7_100);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected::Denied`] if it is not allowed now; [`Rejected::Backend`] if there was no answer.
+    pub async fn admit(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+    ) -> Result<Charge, Rejected<B::Error>> {
+        self.wait(key, cost, MaxWait::NONE).await
+    }
+
+    /// Does `work` if `cost` tokens of `key` can be spent now.
+    ///
+    /// With [`wait`](Self::wait) in front, `limiter.wait(&key, cost, max_wait).await?; work.await`, it waits for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`admit`](Self::admit); `work` is then dropped as it is, never polled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while `work` is under way, the charge stays.
+    pub async fn limit<W: Future>(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        work: W,
+    ) -> Result<W::Output, Rejected<B::Error>> {
+        let reply = self.check(key, cost).await.map_err(Rejected::Backend)?;
+        match reply.decision {
+            Decision::Allow(_) => Ok(work.await),
+            denied => Err(Rejected::Denied(denied)),
+        }
+    }
+
     /// Gives a turn of `key` up, before going on. Whether its charge went back; if somebody stands behind it the turn passes
     /// unused. Give it up at the key that took it: at another one it may free somebody else's.
     ///
@@ -180,6 +262,60 @@ impl<B: Backend> Limiter<B> {
         self.ask(op, key).await.map(|reply| match reply.decision {
             Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
         })
+    }
+}
+
+/// Why somebody may not go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rejected<E> {
+    /// The limit does not allow it now, or not within the longest wait. Nothing was charged.
+    Denied(Decision),
+    /// The backend gave no answer.
+    Backend(E),
+}
+
+impl<E> Rejected<E> {
+    /// The wait after which the same request is allowed, if the limit said no.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<RetryAfter> {
+        match self {
+            Self::Denied(decision) => decision.retry_after(),
+            Self::Backend(_) => None,
+        }
+    }
+}
+
+impl Rejected<Infallible> {
+    /// The same of a backend that can fail.
+    pub(crate) fn of_infallible<E>(self) -> Rejected<E> {
+        match self {
+            Self::Denied(decision) => Rejected::Denied(decision),
+            Self::Backend(never) => match never {},
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Rejected<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.retry_after() {
+            Some(RetryAfter::In(wait)) => write!(f, "rate limit exceeded, allowed after {wait:?}"),
+            Some(RetryAfter::Never) => f.write_str("the cost is above the limit, no wait helps"),
+            None => match self {
+                Self::Denied(_) => f.write_str("rate limit exceeded"),
+                Self::Backend(error) => error.fmt(f),
+            },
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for Rejected<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Denied(_) => None,
+            // Shown in place of this one, so its causes are ours.
+            Self::Backend(error) => error.source(),
+        }
     }
 }
 

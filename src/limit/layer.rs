@@ -6,19 +6,23 @@ use http::{Request, Response};
 use tower_layer::Layer;
 
 use super::RateLimit;
+use super::service::Shared;
 use crate::backend::{Backend, HandlesFailure, NoChoice};
+use crate::charge::Charge;
 use crate::cost::{CostFn, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
+use crate::response::{HeaderFormat, Http, OnResponse, Refusal, RejectFn};
+use crate::wait::MaxWait;
 
 /// Limits a service by key: `K` says whose request it is, `B` keeps the buckets.
 ///
 /// Clones share their buckets, and so do layers of the same policy name over clones of one backend: `.cost(20)` on a clone
 /// makes a route dearer, not separate. Each layer that a request passes charges for itself; one that is refused by an inner
-/// layer has been charged by the outer ones.
+/// layer has been charged by the outer ones. But layers of the same policy, key and backend within each other charge once, what
+/// the innermost says: it charges what is missing or gives back what is too much, and if it refuses, everything goes back.
 ///
 /// The other parameters have defaults and are changed by methods: what a request costs, what happens when a backend that can
 /// fail does, how requests are refused, and which policy applies.
@@ -27,7 +31,7 @@ use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
 ///
 /// ```compile_fail,E0277
 /// # use std::future::{Ready, ready};
-/// # use tower_sluice::backend::{Answer, Backend, Op, Reply};
+/// # use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 /// # use tower_sluice::{Global, Key, Policy, Quota, RateLimitLayer};
 /// # #[derive(Clone)] struct Remote;
 /// # impl Backend for Remote {
@@ -36,6 +40,7 @@ use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
 /// #     fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, std::io::Error>, Self::Future> {
 /// #         Answer::Later(ready(Err(std::io::Error::other("down"))))
 /// #     }
+/// #     fn lobby(&self) -> &Lobby { unimplemented!() }
 /// # }
 /// // error[E0277]: this backend can fail with `std::io::Error`, and nothing says what happens to requests then
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote);
@@ -46,7 +51,7 @@ use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
 ///
 /// ```
 /// # use std::future::{Ready, ready};
-/// # use tower_sluice::backend::{Answer, Backend, Op, Reply};
+/// # use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 /// # use tower_sluice::{Global, Key, OnBackendError, Policy, Quota, RateLimitLayer};
 /// # #[derive(Clone)] struct Remote;
 /// # impl Backend for Remote {
@@ -55,6 +60,7 @@ use crate::response::{HeaderFormat, Http, Refusal, RejectFn};
 /// #     fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, std::io::Error>, Self::Future> {
 /// #         Answer::Later(ready(Err(std::io::Error::other("down"))))
 /// #     }
+/// #     fn lobby(&self) -> &Lobby { unimplemented!() }
 /// # }
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote)
 ///     .on_backend_error(OnBackendError::Deny);
@@ -70,6 +76,8 @@ pub struct RateLimitLayer<K, B, C = Cost, F = NoChoice, R = Http, P = Policy> {
     pub(super) on_error: F,
     pub(super) reject: R,
     pub(super) skip_unkeyed: bool,
+    pub(super) max_wait: MaxWait,
+    pub(super) refund_unserved: bool,
 }
 
 /// Says which policy a request of type `R` falls under. A [`Policy`] is one: the same for all.
@@ -128,6 +136,8 @@ impl<K, B: Backend> RateLimitLayer<K, B> {
             on_error: NoChoice,
             reject: Http::default(),
             skip_unkeyed: false,
+            max_wait: MaxWait::NONE,
+            refund_unserved: false,
         }
     }
 }
@@ -190,6 +200,8 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             on_error,
             reject,
             skip_unkeyed,
+            max_wait,
+            refund_unserved,
         } = self;
         let (cost, on_error, reject, policy) = parts(cost, on_error, reject, policy);
         RateLimitLayer {
@@ -200,7 +212,28 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             on_error,
             reject,
             skip_unkeyed,
+            max_wait,
+            refund_unserved,
         }
+    }
+
+    /// Requests wait to be allowed, for up to `max_wait`; by default they do not. Under a policy of buckets they do in turns that
+    /// are reserved at once, first come, first served, across all servers that share the backend; see [`wait`](crate::wait).
+    ///
+    /// A request is refused as soon as it is known that it would wait for longer, or if too many wait already
+    /// ([`Lobby::max_waiters`](crate::backend::Lobby::max_waiters)). A [`Deadline`](crate::Deadline) in its extensions and a
+    /// `grpc-timeout` shorten its wait. While it waits it does not hold the inner service's readiness, a slot of a
+    /// `ConcurrencyLimit` say: that is taken afterwards. If its client goes away before its turn, the turn is given up.
+    pub fn wait(mut self, max_wait: impl Into<MaxWait>) -> Self {
+        self.max_wait = max_wait.into();
+        self
+    }
+
+    /// Gives back what a request was charged if it is dropped before the inner service has begun with it: its client went away
+    /// while a remote backend was asked, or while the inner service was not ready after a wait. By default that stays charged.
+    pub fn refund_on_disconnect(mut self) -> Self {
+        self.refund_unserved = true;
+        self
     }
 
     /// Lets requests without a key through, unlimited; they are refused by default.
@@ -210,7 +243,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     }
 }
 
-impl<K, B, C, F, T, P> RateLimitLayer<K, B, C, F, Http<T>, P> {
+impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     /// How clients are told of the limit; by default in the fields of draft 11.
     pub fn headers(mut self, format: HeaderFormat) -> Self {
         self.reject.format = format;
@@ -223,8 +256,9 @@ impl<K, B, C, F, T, P> RateLimitLayer<K, B, C, F, Http<T>, P> {
         self
     }
 
-    /// Whether the [`Decision`](crate::Decision) is left in the extensions of requests that pass and of all responses; it is by
-    /// default. Of nested layers the innermost is seen in a request, the outermost in a response.
+    /// Whether the [`Decision`](crate::Decision) is left in the extensions of requests that pass and of all responses, and the
+    /// [`Charge`](crate::Charge) in those of requests; they are by default. Of nested layers the innermost is seen in a request, the
+    /// outermost in a response. Without it layers of one policy within each other do not know of each other, and each charges.
     pub fn extensions(mut self, extensions: bool) -> Self {
         self.reject.extensions = extensions;
         self
@@ -245,13 +279,45 @@ impl<K, B, C, F, T, P> RateLimitLayer<K, B, C, F, Http<T>, P> {
     /// });
     /// # let _: axum::Router = axum::Router::new().layer(limit);
     /// ```
-    pub fn reject_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RejectFn<G>>, P>
+    pub fn reject_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RejectFn<G>, H>, P>
     where
         G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,
         A: Into<Bytes>,
     {
         self.rebuilt(|cost, on_error, reject, policy| {
             (cost, on_error, reject.with_body(RejectFn(f)), policy)
+        })
+    }
+
+    /// Calls `f` with the head of each response to a request that was let through, and with what the request was charged: that
+    /// only failures count, that failures are free, or what a header field of the response says. If the handler has settled the
+    /// [`Charge`](crate::Charge) already, that stays. The client is told the numbers of before.
+    ///
+    /// A request that passed uncounted has a charge too; settling it does nothing. An error of the service, or a client that has
+    /// gone, is no response: what was charged stays.
+    ///
+    /// ```
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let only_failures_count = limit.clone().on_response(|parts, charge| {
+    ///     if !parts.status.is_client_error() {
+    ///         charge.cancel();
+    ///     }
+    /// });
+    /// let as_the_response_says = limit.cost(10).on_response(|parts, charge| {
+    ///     let tokens = parts.headers.get("x-tokens").and_then(|tokens| tokens.to_str().ok()?.parse::<u32>().ok());
+    ///     if let Some(tokens) = tokens {
+    ///         charge.settle(tokens);
+    ///     }
+    /// });
+    /// # let _: axum::Router = axum::Router::new().layer(only_failures_count).layer(as_the_response_says);
+    /// ```
+    pub fn on_response<G>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<T, OnResponse<G>>, P>
+    where
+        G: Fn(&http::response::Parts, &Charge) + Clone,
+    {
+        self.rebuilt(|cost, on_error, reject, policy| {
+            (cost, on_error, reject.with_hook(OnResponse(f)), policy)
         })
     }
 }
@@ -268,9 +334,11 @@ where
     type Service = RateLimit<S, K, B, C, F, R, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
+        let settler = Arc::new(self.backend.clone());
+        let layer = self.clone();
         RateLimit {
             inner,
-            shared: Arc::new(self.clone()),
+            shared: Arc::new(Shared { layer, settler }),
         }
     }
 }

@@ -44,11 +44,15 @@
 //!     .route("/report", get(|| async { "long" }).layer(limit.cost(20))); // after `.layer`: not under it, same buckets
 //! ```
 
+#[cfg(feature = "axum")]
+mod extract;
 mod future;
 mod layer;
 mod service;
 mod trace;
 
+#[cfg(feature = "axum")]
+pub use self::extract::MissingCharge;
 pub use self::future::ResponseFuture;
 pub use self::layer::{PolicyFn, PolicyOf, RateLimitLayer};
 pub use self::service::RateLimit;

@@ -3,63 +3,225 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tower_service::Service;
 
-use super::future::{Parked, ResponseFuture, State};
+use super::future::{Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
 use super::{PolicyOf, RateLimitLayer, trace};
-use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
+use crate::backend::{Answer, Backend, HandlesFailure, Lobby, Op, Outcome, Reply};
+use crate::charge::{Admitted, Charge, Settle};
 use crate::cost::CostOf;
 use crate::decision::Decision;
 use crate::key::{Key, KeyExtractor};
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::response::{Refusal, Reject};
+use crate::response::{Granted, Refusal, Reject};
+use crate::wait::{self, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
 ///
 /// Around a service that does not speak HTTP it is none before the layer is told to
 /// [`reject_with(AsError)`](RateLimitLayer::reject_with).
 ///
-/// It is ready when the inner service is. A request that is refused gives the inner service's readiness back at once.
+/// It is ready when the inner service is. A request that is refused, or that waits, gives the inner service's readiness back at
+/// once.
 pub struct RateLimit<S, K, B, C, F, R, P> {
     pub(super) inner: S,
     /// Everything but the service: clones of it share one limit.
-    pub(super) shared: Arc<RateLimitLayer<K, B, C, F, R, P>>,
+    pub(super) shared: Arc<Shared<K, B, C, F, R, P>>,
 }
 
-impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P>
+pub(super) struct Shared<K, B, C, F, R, P> {
+    pub(super) layer: RateLimitLayer<K, B, C, F, R, P>,
+    /// The layer's backend, for charges to be settled in.
+    pub(super) settler: Arc<dyn Settle>,
+}
+
+/// What is asked for a request.
+pub(super) struct Asked {
+    pub(super) key: Key,
+    /// What the request costs.
+    pub(super) cost: Cost,
+    /// What of it has not been charged yet.
+    pub(super) missing: Cost,
+    /// The charge of a layer of the same policy around this one, which pays the rest.
+    pub(super) joined: Option<Charge>,
+}
+
+/// What becomes of a request.
+#[allow(clippy::large_enum_variant)] // the large one is the usual one
+pub(super) enum Verdict {
+    Go(Grant),
+    Refuse(Refusal),
+}
+
+/// What a request goes on with.
+pub(super) struct Grant {
+    /// None: it passes uncounted, or there is nothing new to tell.
+    pub(super) decision: Option<Decision>,
+    /// What it was charged, if anybody wants to know.
+    pub(super) charge: Option<Charge>,
+    /// Whether that is the charge of a layer around this one.
+    pub(super) joined: bool,
+    /// What gives it back unless the inner service begins with it.
+    pub(super) unserved: Option<Unserved>,
+}
+
+/// Where a charge can be settled: the layer's own backend, another one, or nowhere.
+type Settler<'a> = Option<Cow<'a, Arc<dyn Settle>>>;
+
+impl<K, B, C, F, R, P> Shared<K, B, C, F, R, P>
 where
     B: Backend,
     F: HandlesFailure<B::Error>,
 {
-    /// What a reply, or its failure, means for the request: it goes on, with the decision unless it passes unlimited, or it
-    /// is refused.
+    /// What a reply, or its failure, means for the request.
     #[inline]
-    pub(super) fn settle(
+    pub(super) fn judge<Req, Res, Err>(
         &self,
         reply: Result<Reply, B::Error>,
         policy: &Policy,
-        key: &Key,
-        cost: Cost,
-    ) -> Result<Option<Decision>, Refusal> {
-        let decision = match reply {
-            Ok(reply) => reply.decision,
+        asked: &mut Asked,
+    ) -> Verdict
+    where
+        R: Reject<Req, Res, Err>,
+    {
+        let (reply, settler) = match reply {
+            Ok(reply) => (reply, Some(Cow::Borrowed(&self.settler))),
             Err(error) => {
                 trace::failed(&error, policy);
-                match self.on_error.handle(error, policy, key, cost) {
-                    Outcome::Decided(reply) => reply.decision,
-                    Outcome::Pass => return Ok(None),
-                    Outcome::Unavailable => return Err(Refusal::Unavailable),
+                let on_error = &self.layer.on_error;
+                match on_error.handle(error, policy, &asked.key, asked.missing) {
+                    Outcome::Decided(reply) => (reply, self.fallback()),
+                    Outcome::Pass => {
+                        return Verdict::Go(match asked.joined.take() {
+                            Some(charge) => self.join(charge, None),
+                            None => self.uncounted::<Req, Res, Err>(),
+                        });
+                    }
+                    Outcome::Unavailable => return Verdict::Refuse(Refusal::Unavailable),
                 }
             }
         };
-        if decision.is_allowed() {
-            Ok(Some(decision))
+        if reply.decision.is_allowed() {
+            let admitted = Admitted {
+                decision: reply.decision,
+                receipt: reply.receipt,
+                waited: Duration::ZERO,
+            };
+            Verdict::Go(self.grant::<Req, Res, Err>(admitted, settler, policy, asked))
         } else {
-            let policy = policy.clone();
-            Err(Refusal::Limited { policy, decision })
+            Verdict::Refuse(self.limited(reply.decision, policy, asked))
         }
+    }
+
+    /// What a request goes on with after a wait.
+    pub(super) fn waited<Req, Res, Err>(
+        &self,
+        admitted: Admitted,
+        by_fallback: bool,
+        policy: &Policy,
+        asked: &mut Asked,
+    ) -> Grant
+    where
+        R: Reject<Req, Res, Err>,
+    {
+        let settler = if by_fallback {
+            self.fallback()
+        } else {
+            Some(Cow::Borrowed(&self.settler))
+        };
+        trace::waited(admitted.waited, policy);
+        self.grant::<Req, Res, Err>(admitted, settler, policy, asked)
+    }
+
+    #[inline]
+    fn grant<Req, Res, Err>(
+        &self,
+        mut admitted: Admitted,
+        settler: Settler<'_>,
+        policy: &Policy,
+        asked: &mut Asked,
+    ) -> Grant
+    where
+        R: Reject<Req, Res, Err>,
+    {
+        if let Some(charge) = asked.joined.take() {
+            if !matches!(settler, Some(Cow::Borrowed(_))) {
+                // Made elsewhere: it cannot be given back there.
+                admitted.receipt = None;
+            }
+            let decision = admitted.decision.clone();
+            charge.extend(asked.cost, admitted);
+            // What another quota was charged too much for.
+            drop(charge.lower(asked.cost));
+            return self.join(charge, Some(decision));
+        }
+        if !self.layer.reject.keeps_charges() && !self.layer.refund_unserved {
+            return Grant {
+                decision: Some(admitted.decision),
+                charge: None,
+                joined: false,
+                unserved: None,
+            };
+        }
+        let decision = admitted.decision.clone();
+        let charge = match settler {
+            Some(settler) => {
+                // Nobody asks for the key any more.
+                let key = mem::replace(&mut asked.key, Key::new(""));
+                let (settler, policy) = (settler.into_owned(), policy.clone());
+                Charge::new(settler, policy, key, asked.cost, admitted)
+            }
+            None => Charge::uncounted(),
+        };
+        Grant {
+            decision: Some(decision),
+            unserved: self.unserved(&charge),
+            charge: Some(charge),
+            joined: false,
+        }
+    }
+
+    /// To go on with the charge of a layer around this one.
+    pub(super) fn join(&self, charge: Charge, decision: Option<Decision>) -> Grant {
+        Grant {
+            decision,
+            unserved: self.unserved(&charge),
+            charge: Some(charge),
+            joined: true,
+        }
+    }
+
+    fn uncounted<Req, Res, Err>(&self) -> Grant
+    where
+        R: Reject<Req, Res, Err>,
+    {
+        Grant {
+            decision: None,
+            charge: self.layer.reject.keeps_charges().then(Charge::uncounted),
+            joined: false,
+            unserved: None,
+        }
+    }
+
+    pub(super) fn limited(&self, decision: Decision, policy: &Policy, asked: &Asked) -> Refusal {
+        Refusal::Limited {
+            policy: policy.clone(),
+            decision,
+            joined: asked.joined.is_some(),
+        }
+    }
+
+    fn unserved(&self, charge: &Charge) -> Option<Unserved> {
+        let wanted = self.layer.refund_unserved;
+        wanted.then(|| Unserved::new(charge.clone()))
+    }
+
+    fn fallback(&self) -> Settler<'_> {
+        let local: Arc<dyn Settle> = Arc::new(self.layer.on_error.fallback()?.clone());
+        Some(Cow::Owned(local))
     }
 }
 
@@ -81,16 +243,13 @@ where
         self.inner.poll_ready(cx).map_err(R::error)
     }
 
-    fn call(&mut self, mut request: Req) -> Self::Future {
-        let layer = &*self.shared;
+    fn call(&mut self, request: Req) -> Self::Future {
+        let shared = &*self.shared;
+        let layer = &shared.layer;
         let key = match layer.key.key(&request) {
             Ok(key) => key,
             Err(_) if layer.skip_unkeyed => {
-                let pass = Some(layer.reject.admit(&mut request, None));
-                let response = self.inner.call(request);
-                return ResponseFuture {
-                    state: State::Calling { response, pass },
-                };
+                return self.skip(request);
             }
             Err(error) => return self.refuse(&request, Refusal::NoKey(error)),
         };
@@ -99,40 +258,75 @@ where
             None => Cow::Owned(layer.policy.policy(&request, &key)),
         };
         let cost = layer.cost.cost(&request);
-        match layer.backend.ask(Op::Check(cost), &policy, &key) {
-            Answer::Now(reply) => match layer.settle(reply, &policy, &key, cost) {
-                Ok(decision) => {
-                    let granted = decision.as_ref().map(|decision| (&*policy, decision));
-                    let pass = Some(layer.reject.admit(&mut request, granted));
-                    let response = self.inner.call(request);
-                    ResponseFuture {
-                        state: State::Calling { response, pass },
+        let mut asked = Asked {
+            key,
+            cost,
+            missing: cost,
+            joined: None,
+        };
+        if let Some(outer) = layer.reject.charge(&request) {
+            asked.join(outer, layer.backend.lobby(), &policy);
+            if let Some(charge) = asked.joined.take_if(|_| asked.missing.is_zero()) {
+                return self.join(request, policy.into_owned(), asked, charge);
+            }
+        }
+        if layer.max_wait != MaxWait::NONE {
+            return self.wait(request, policy.into_owned(), asked);
+        }
+        match layer
+            .backend
+            .ask(Op::Check(asked.missing), &policy, &asked.key)
+        {
+            Answer::Now(reply) => {
+                match shared.judge::<Req, S::Response, S::Error>(reply, &policy, &mut asked) {
+                    Verdict::Go(grant) => {
+                        let reject = &layer.reject;
+                        let state = serve(&mut self.inner, request, reject, &policy, grant);
+                        ResponseFuture { state }
                     }
+                    Verdict::Refuse(refusal) if asked.joined.is_some() => {
+                        let parked = self.park(request, policy.into_owned(), asked);
+                        let state = parked.refuse(refusal);
+                        ResponseFuture { state }
+                    }
+                    Verdict::Refuse(refusal) => self.refuse(&request, refusal),
                 }
-                Err(refusal) => self.refuse(&request, refusal),
-            },
+            }
             Answer::Later(reply) => {
-                let (layer, policy) = (Arc::clone(&self.shared), policy.into_owned());
-                // The one that `poll_ready` vouched for goes along; a clone is never ready.
-                let fresh = self.inner.clone();
-                let service = mem::replace(&mut self.inner, fresh);
-                let parked = Some(Box::new(Parked {
-                    layer,
-                    service,
-                    request,
-                    policy,
-                    key,
-                    cost,
-                }));
-                ResponseFuture {
-                    state: State::Deciding { reply, parked },
-                }
+                let policy = policy.into_owned();
+                let state = if layer.refund_unserved {
+                    let wait = wait::kept(reply, &layer.backend, &policy, &asked.key);
+                    let parked = Some(self.park(request, policy, asked));
+                    State::Waiting { wait, parked }
+                } else {
+                    let parked = Some(self.park(request, policy, asked));
+                    State::Deciding { reply, parked }
+                };
+                ResponseFuture { state }
             }
         }
     }
 }
 
-impl<S, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
+impl Asked {
+    /// Lets a charge that a layer around this one has made for the same bucket pay its part.
+    fn join(&mut self, outer: &Charge, lobby: &Lobby, policy: &Policy) {
+        let Some(charge) = outer.find(lobby, policy, &self.key) else {
+            return;
+        };
+        let Some(paid) = charge.estimate() else {
+            return;
+        };
+        // A cost above the limit never passes, not in parts either.
+        if !policy.is_exceeded_by(self.cost) {
+            let quotas = policy.quotas().len();
+            self.missing = self.cost.with(paid, quotas, u32::saturating_sub);
+        }
+        self.joined = Some(charge);
+    }
+}
+
+impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     /// Answers in place of the inner service.
     fn refuse<Req>(
         &mut self,
@@ -140,17 +334,113 @@ impl<S, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         refusal: Refusal,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
-        S: Service<Req> + Clone,
+        S: Service<Req>,
         B: Backend,
         R: Reject<Req, S::Response, S::Error>,
     {
         // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
         self.inner = self.inner.clone();
         trace::refused(&refusal);
-        let result = Some(self.shared.reject.refuse(request, refusal));
+        let result = Some(self.shared.layer.reject.refuse(request, refusal));
         ResponseFuture {
             state: State::Done { result },
         }
+    }
+
+    /// Lets a request through that is nobody's.
+    fn skip<Req>(&mut self, mut request: Req) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req>,
+        B: Backend,
+        R: Reject<Req, S::Response, S::Error>,
+    {
+        let reject = &self.shared.layer.reject;
+        let granted = Granted {
+            answer: None,
+            charge: reject.keeps_charges().then(Charge::uncounted),
+            joined: false,
+        };
+        let pass = Some(reject.admit(&mut request, granted));
+        let state = State::Calling {
+            response: self.inner.call(request),
+            pass,
+            unserved: None,
+        };
+        ResponseFuture { state }
+    }
+
+    /// Puts a request aside that is not decided at once. The service that `poll_ready` vouched for goes along; a clone is never
+    /// ready.
+    fn park<Req>(
+        &mut self,
+        request: Req,
+        policy: Policy,
+        asked: Asked,
+    ) -> ParkedOf<S, Req, K, B, C, F, R, P> {
+        let fresh = self.inner.clone();
+        Box::new(Parked {
+            shared: Arc::clone(&self.shared),
+            service: mem::replace(&mut self.inner, fresh),
+            request,
+            policy,
+            asked,
+            began: None,
+            by_fallback: false,
+            has_given_way: false,
+        })
+    }
+
+    /// Nothing is missing: a layer around this one has charged as much, or more.
+    fn join<Req>(
+        &mut self,
+        request: Req,
+        policy: Policy,
+        mut asked: Asked,
+        charge: Charge,
+    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req>,
+        B: Backend,
+        F: HandlesFailure<B::Error>,
+        R: Reject<Req, S::Response, S::Error>,
+    {
+        let settlement = charge.lower(asked.cost);
+        asked.joined = Some(charge);
+        let parked = Some(self.park(request, policy, asked));
+        let state = State::Settling {
+            settlement,
+            parked,
+            refusal: None,
+        };
+        ResponseFuture { state }
+    }
+
+    /// Waits until the request is allowed.
+    fn wait<Req>(
+        &mut self,
+        request: Req,
+        policy: Policy,
+        asked: Asked,
+    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req>,
+        B: Backend,
+        R: Reject<Req, S::Response, S::Error>,
+    {
+        let layer = &self.shared.layer;
+        let now = layer.backend.lobby().now();
+        let max_wait = match layer.reject.patience(&request, now) {
+            Some(patience) => layer.max_wait.at_most(patience),
+            None => layer.max_wait,
+        };
+        let wait = wait::begin(&layer.backend, &policy, &asked.key, asked.missing, max_wait);
+        let mut parked = self.park(request, policy, asked);
+        parked.began = Some((now, max_wait));
+        let state = State::Waiting {
+            wait,
+            parked: Some(parked),
+        };
+        ResponseFuture { state }
     }
 }
 
@@ -167,7 +457,7 @@ impl<S: fmt::Debug, K, B, C, F, R, P: fmt::Debug> fmt::Debug for RateLimit<S, K,
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimit")
             .field("inner", &self.inner)
-            .field("layer", &self.shared)
+            .field("layer", &self.shared.layer)
             .finish()
     }
 }

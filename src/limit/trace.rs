@@ -26,6 +26,21 @@ pub(super) fn failed(error: &impl std::fmt::Display, policy: &crate::policy::Pol
     tracing::debug!(%error, policy = policy.name(), "the backend gave no answer");
 }
 
+/// Tells the log of a request that goes on after a wait.
+#[cfg(feature = "tracing")]
+pub(super) fn waited(waited: std::time::Duration, policy: &crate::policy::Policy) {
+    if !waited.is_zero() {
+        tracing::debug!(
+            ?waited,
+            policy = policy.name(),
+            "request allowed after a wait"
+        );
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(super) fn waited(_: std::time::Duration, _: &crate::policy::Policy) {}
+
 #[cfg(not(feature = "tracing"))]
 pub(super) fn failed<E>(_: &E, _: &crate::policy::Policy) {}
 

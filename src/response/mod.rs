@@ -32,8 +32,11 @@
 
 mod body;
 mod draft11;
+mod granted;
 mod grpc;
 mod headers;
+mod hook;
+mod patience;
 mod problem;
 mod reject;
 #[cfg(test)]
@@ -48,7 +51,9 @@ use crate::key::KeyError;
 use crate::policy::Policy;
 
 pub use self::body::ResponseBody;
+pub use self::granted::Granted;
 pub use self::headers::HeaderFormat;
+pub use self::hook::{NoHook, OnResponse, ResponseHook};
 pub use self::reject::{
     AsError, Http, HttpPass, LimitError, Problem, RefusalBody, Reject, RejectFn,
 };
@@ -63,6 +68,8 @@ pub enum Refusal {
         policy: Policy,
         /// Its answer.
         decision: Decision,
+        /// Whether a layer of the same policy around this one had charged a part, which has gone back.
+        joined: bool,
     },
     /// Nobody can say whose limit it is.
     NoKey(KeyError),

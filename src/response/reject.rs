@@ -1,11 +1,14 @@
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 
 use super::headers::{self, HeaderFormat, Prepared};
-use super::{Refusal, ResponseBody, grpc, problem};
+use super::{Granted, NoHook, Refusal, ResponseBody, ResponseHook, grpc, patience, problem};
+use crate::charge::Charge;
+use crate::clock::Timestamp;
 use crate::decision::Decision;
 use crate::head::Head;
 use crate::policy::{Floor, Policy};
@@ -33,8 +36,25 @@ pub trait Reject<Req, Res, Err>: Clone {
     /// If a refusal is an error in this protocol.
     fn refuse(&self, request: &Req, refusal: Refusal) -> Result<Self::Response, Self::Error>;
 
-    /// Sees a request that goes on, with the policy and its decision unless it passes unlimited.
-    fn admit(&self, request: &mut Req, granted: Option<(&Policy, &Decision)>) -> Self::Pass;
+    /// Sees a request that goes on, and what it was granted.
+    fn admit(&self, request: &mut Req, granted: Granted<'_>) -> Self::Pass;
+
+    /// Whether what requests were charged is of use here: then it is part of what they are granted.
+    fn keeps_charges(&self) -> bool {
+        false
+    }
+
+    /// The charge that a layer around this one has left in a request.
+    fn charge<'r>(&self, request: &'r Req) -> Option<&'r Charge> {
+        let _ = request;
+        None
+    }
+
+    /// For how long from `now` on the client waits for an answer, if the request says so.
+    fn patience(&self, request: &Req, now: Timestamp) -> Option<Duration> {
+        let _ = (request, now);
+        None
+    }
 
     /// Passes the service's answer on.
     fn response(pass: Self::Pass, response: Res) -> Self::Response;
@@ -47,11 +67,12 @@ pub trait Reject<Req, Res, Err>: Clone {
 ///
 /// The inner error goes through untouched, and so does the inner body, within a [`ResponseBody`].
 #[derive(Clone, Copy, Debug)]
-pub struct Http<F = Problem> {
+pub struct Http<F = Problem, H = NoHook> {
     pub(crate) format: HeaderFormat,
     pub(crate) on_redirects: bool,
     pub(crate) extensions: bool,
     pub(crate) body: F,
+    pub(crate) hook: H,
 }
 
 impl Default for Http {
@@ -61,17 +82,29 @@ impl Default for Http {
             on_redirects: false,
             extensions: true,
             body: Problem(()),
+            hook: NoHook,
         }
     }
 }
 
-impl<F> Http<F> {
-    pub(crate) fn with_body<G>(self, body: G) -> Http<G> {
+impl<F, H> Http<F, H> {
+    pub(crate) fn with_body<G>(self, body: G) -> Http<G, H> {
         Http {
             format: self.format,
             on_redirects: self.on_redirects,
             extensions: self.extensions,
             body,
+            hook: self.hook,
+        }
+    }
+
+    pub(crate) fn with_hook<G>(self, hook: G) -> Http<F, G> {
+        Http {
+            format: self.format,
+            on_redirects: self.on_redirects,
+            extensions: self.extensions,
+            body: self.body,
+            hook,
         }
     }
 }
@@ -99,7 +132,9 @@ impl<F> fmt::Debug for RejectFn<F> {
 impl RefusalBody for Problem {
     fn response(&self, _: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
         let body = match refusal {
-            Refusal::Limited { policy, decision } => policy
+            Refusal::Limited {
+                policy, decision, ..
+            } => policy
                 .memo(Floor::Answers, Prepared::of)
                 .problem(policy, decision.snapshot()),
             _ => problem::about_blank(refusal.status()),
@@ -124,10 +159,14 @@ where
     }
 }
 
-impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for Http<F> {
+impl<B, ResBody, E, F, H> Reject<Request<B>, Response<ResBody>, E> for Http<F, H>
+where
+    F: RefusalBody,
+    H: ResponseHook,
+{
     type Response = Response<ResponseBody<ResBody>>;
     type Error = E;
-    type Pass = HttpPass;
+    type Pass = HttpPass<H>;
 
     fn refuse(&self, request: &Request<B>, refusal: Refusal) -> Result<Self::Response, E> {
         let mut response = if grpc::is_grpc(request.headers()) {
@@ -138,7 +177,9 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
                 .response(&Head::from(request), &refusal)
                 .into_parts();
             match &refusal {
-                Refusal::Limited { policy, decision } => {
+                Refusal::Limited {
+                    policy, decision, ..
+                } => {
                     if let Some(retry_after) = decision.retry_after() {
                         headers::write_refusal(retry_after, &mut head.headers);
                     }
@@ -161,6 +202,14 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
             };
             Response::from_parts(head, body)
         };
+        if let Refusal::Limited {
+            policy,
+            joined: true,
+            ..
+        } = &refusal
+        {
+            response.extensions_mut().insert(Spoken(policy.clone()));
+        }
         if self.extensions {
             match refusal {
                 Refusal::Limited { decision, .. } => {
@@ -174,27 +223,54 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
     }
 
     #[inline]
-    fn admit(&self, request: &mut Request<B>, granted: Option<(&Policy, &Decision)>) -> HttpPass {
-        let (told, extensions) = (self.format != HeaderFormat::None, self.extensions);
-        let Some((policy, decision)) = granted.filter(|_| told || extensions) else {
-            return HttpPass(None);
-        };
-        if extensions {
-            request.extensions_mut().insert(decision.clone());
+    fn admit(&self, request: &mut Request<B>, granted: Granted<'_>) -> HttpPass<H> {
+        let extensions = self.extensions;
+        let told = self.format != HeaderFormat::None || extensions;
+        let answer = granted.answer.filter(|_| told);
+        let mut hook = None;
+        if let Some(charge) = granted.charge {
+            if H::IS_CALLED {
+                hook = Some((self.hook.clone(), charge.clone()));
+            }
+            if extensions && !granted.joined {
+                let outer = request.extensions_mut().insert(charge);
+                if let (Some(outer), Some(charge)) = (outer, request.extensions().get::<Charge>()) {
+                    charge.set_outer(outer);
+                }
+            }
         }
-        HttpPass(Some(Told {
+        let told = answer.map(|(policy, decision)| Told {
             policy: policy.clone(),
             decision: decision.clone(),
             format: self.format,
             on_redirects: self.on_redirects,
             extensions,
-        }))
+            joined: granted.joined,
+        });
+        HttpPass { told, hook }
+    }
+
+    fn keeps_charges(&self) -> bool {
+        self.extensions || H::IS_CALLED
+    }
+
+    fn charge<'r>(&self, request: &'r Request<B>) -> Option<&'r Charge> {
+        request.extensions().get::<Charge>()
+    }
+
+    fn patience(&self, request: &Request<B>, now: Timestamp) -> Option<Duration> {
+        patience::of(request.headers(), request.extensions(), now)
     }
 
     #[inline]
-    fn response(pass: HttpPass, response: Response<ResBody>) -> Self::Response {
+    fn response(pass: HttpPass<H>, response: Response<ResBody>) -> Self::Response {
         let mut response = response.map(ResponseBody::inner);
-        if let Some(told) = pass.0 {
+        if let Some((hook, charge)) = pass.hook {
+            let (parts, body) = response.into_parts();
+            hook.call(&parts, &charge);
+            response = Response::from_parts(parts, body);
+        }
+        if let Some(told) = pass.told {
             told.write(&mut response);
         }
         response
@@ -205,9 +281,16 @@ impl<B, ResBody, E, F: RefusalBody> Reject<Request<B>, Response<ResBody>, E> for
     }
 }
 
-/// What an HTTP answer will be told, if anything.
+/// What is kept of a request until it is answered: what its client will be told, and who wants to see the answer.
 #[derive(Debug)]
-pub struct HttpPass(Option<Told>);
+pub struct HttpPass<H = NoHook> {
+    told: Option<Told>,
+    hook: Option<(H, Charge)>,
+}
+
+/// In a response's extensions: a layer further in has spoken for the layers of this policy around it that it has joined.
+#[derive(Clone)]
+struct Spoken(Policy);
 
 #[derive(Debug)]
 struct Told {
@@ -216,10 +299,24 @@ struct Told {
     format: HeaderFormat,
     on_redirects: bool,
     extensions: bool,
+    joined: bool,
 }
 
 impl Told {
     fn write<B>(self, response: &mut Response<B>) {
+        let spoken = response.extensions().get::<Spoken>();
+        if spoken.is_some_and(|spoken| spoken.0 == self.policy) {
+            if !self.joined {
+                // The outermost of them.
+                response.extensions_mut().remove::<Spoken>();
+            }
+            return;
+        }
+        if self.joined {
+            response
+                .extensions_mut()
+                .insert(Spoken(self.policy.clone()));
+        }
         if self.format != HeaderFormat::None
             && self.speaks_on(response.status())
             && !grpc::is_grpc(response.headers())
@@ -281,7 +378,7 @@ impl<Req, Res, E> Reject<Req, Res, E> for AsError {
         Err(LimitError::Refused(refusal))
     }
 
-    fn admit(&self, _: &mut Req, _: Option<(&Policy, &Decision)>) {}
+    fn admit(&self, _: &mut Req, _: Granted<'_>) {}
 
     fn response((): (), response: Res) -> Res {
         response

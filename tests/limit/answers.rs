@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceBuilder};
 use tower_sluice::key::{Header, KeyError, key_fn};
 use tower_sluice::response::{HeaderFormat, Refusal};
-use tower_sluice::{Decision, Global, Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+use tower_sluice::{
+    Charge, Decision, Global, Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer,
+};
 
 use crate::support::{
     self, Memory, Seen, USER, by_user, client, clock, from, hello, listen, memory, now, seen,
@@ -196,8 +198,8 @@ fn without_a_format_only_retry_after_is_said() {
 fn tells_remaining()
 -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
     tower::service_fn(|request: Request<()>| async move {
-        let decision = request.extensions().get::<Decision>();
-        let text = match decision {
+        let charge = request.extensions().get::<Charge>();
+        let text = match charge.and_then(Charge::decision) {
             Some(decision) => decision.snapshot().remaining().to_string(),
             None => "nothing".into(),
         };

@@ -14,9 +14,9 @@ use tokio::sync::Semaphore;
 use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_sluice::backend::{Answer, Backend, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 use tower_sluice::{
-    Decision, Global, Key, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer,
+    Charge, Global, Key, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer,
 };
 
 use crate::support::{self, Memory, by_user, from, memory, now, seen, two_a_minute};
@@ -113,11 +113,15 @@ impl Backend for Remote {
             }
         }))
     }
+
+    fn lobby(&self) -> &Lobby {
+        self.memory.lobby()
+    }
 }
 
 /// Fails without a future.
-#[derive(Clone)]
-struct FailsAtOnce;
+#[derive(Clone, Default)]
+struct FailsAtOnce(Arc<Lobby>);
 
 impl Backend for FailsAtOnce {
     type Error = Down;
@@ -125,6 +129,10 @@ impl Backend for FailsAtOnce {
 
     fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, Down>, Self::Future> {
         Answer::Now(Err(Down))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.0
     }
 }
 
@@ -382,7 +390,8 @@ fn on_failure<B: Backend<Error = Down>>(backend: B, choice: OnBackendError) -> V
         ServiceBuilder::new()
             .layer(limit)
             .service_fn(|request: Request<()>| async move {
-                let decided = request.extensions().get::<Decision>().is_some();
+                let charge = request.extensions().get::<Charge>().expect("a charge");
+                let decided = charge.decision().is_some();
                 Ok::<_, Infallible>(Response::new(decided.to_string()))
             });
     (0..3)
@@ -394,7 +403,7 @@ fn on_failure<B: Backend<Error = Down>>(backend: B, choice: OnBackendError) -> V
 fn a_failed_backend_allows_if_told_so_and_says_nothing_of_limits() {
     let both = [
         on_failure(Remote::failing(), OnBackendError::Allow),
-        on_failure(FailsAtOnce, OnBackendError::Allow),
+        on_failure(FailsAtOnce::default(), OnBackendError::Allow),
     ];
     for seen in both.iter().flatten() {
         assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "false"));
@@ -406,7 +415,7 @@ fn a_failed_backend_allows_if_told_so_and_says_nothing_of_limits() {
 fn a_failed_backend_denies_if_told_so_and_does_not_say_why() {
     let both = [
         on_failure(Remote::failing(), OnBackendError::Deny),
-        on_failure(FailsAtOnce, OnBackendError::Deny),
+        on_failure(FailsAtOnce::default(), OnBackendError::Deny),
     ];
     for seen in both.iter().flatten() {
         assert_eq!(seen.status, 503);
@@ -431,7 +440,10 @@ fn a_fallback_decides_in_place_of_a_failed_backend() {
             Remote::failing(),
             OnBackendError::Fallback(MemoryBackend::new()),
         ),
-        on_failure(FailsAtOnce, OnBackendError::Fallback(MemoryBackend::new())),
+        on_failure(
+            FailsAtOnce::default(),
+            OnBackendError::Fallback(MemoryBackend::new()),
+        ),
     ];
     for seen in both {
         let statuses: Vec<_> = seen.iter().map(|seen| seen.status.as_u16()).collect();

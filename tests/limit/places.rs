@@ -272,6 +272,7 @@ fn a_service_without_http_is_refused_with_an_error() {
         Err(LimitError::Refused(Refusal::Limited {
             policy: named,
             decision,
+            ..
         })) => {
             assert_eq!(named, policy);
             let wait = RetryAfter::In(std::time::Duration::from_secs(30));

@@ -1,0 +1,448 @@
+//! [`Charge`]: what a request was charged, to be settled when it is known what it really cost.
+//!
+//! | | charges in the end |
+//! |---|---|
+//! | nothing at all | the estimate |
+//! | [`charge(extra)`](Charge::charge) | the estimate and `extra` |
+//! | [`refund(n)`](Charge::refund) | the estimate less `n` |
+//! | [`settle(actual)`](Charge::settle) | `actual` |
+//! | [`cancel()`](Charge::cancel) | nothing |
+//!
+//! One of them takes effect, the first that is called on any clone; whatever comes later is told so. More than the estimate is
+//! charged without asking, as a debt of up to twice the limit; less is given back, windows taking it back from the window that
+//! was charged.
+//!
+//! ```
+//! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let limiter = Limiter::new(Policy::new("llm", Quota::per_hour(100)), MemoryBackend::new());
+//! let ann = Key::from("ann");
+//! let charge = limiter.admit(&ann, 30).await?;
+//! assert_eq!(limiter.peek(&ann).await?.remaining(), 70);
+//! charge.settle(45).await?; // it was dearer than thought
+//! assert_eq!(limiter.peek(&ann).await?.remaining(), 55);
+//! assert!(charge.cancel().await.is_err(), "it has been settled");
+//! # Ok(()) }
+//! ```
+//!
+//! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background, so that
+//! the answer to a client need not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the
+//! backend's [`Lobby`].
+
+use std::error::Error;
+use std::fmt;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use crate::backend::{Answer, Backend, Fault, Lobby, Op, Reply};
+use crate::decision::{Decision, Receipt, Snapshot};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+/// What a request was charged, worth one settlement. Clones are the same charge.
+///
+/// Requests that a [`RateLimitLayer`](crate::RateLimitLayer) has let through carry it in their extensions, and with the feature
+/// `axum` it is an extractor. One that passed uncounted, because the backend failed or it has no key, carries one of which
+/// nothing can be taken and to which nothing can be added: settling it does nothing.
+pub struct Charge(Mutex<Account>);
+
+/// The entry is in place until there is a second handle to it: a request that nobody settles needs no allocation of its own.
+#[allow(clippy::large_enum_variant)] // the large one is the usual one
+enum Account {
+    Own(Entry),
+    Shared(Arc<Mutex<Entry>>),
+}
+
+#[derive(Default)]
+struct Entry {
+    decision: Option<Decision>,
+    waited: Duration,
+    /// None: it has been settled, or there never was anything.
+    open: Option<Open>,
+    policy: Option<Policy>,
+    /// That of a layer around this one, by another policy or key.
+    outer: Option<Box<Charge>>,
+}
+
+/// Who may go on, by which charge, and after which wait.
+pub(crate) struct Admitted {
+    pub(crate) decision: Decision,
+    pub(crate) receipt: Option<Receipt>,
+    pub(crate) waited: Duration,
+}
+
+/// What can still be settled.
+struct Open {
+    settler: Arc<dyn Settle>,
+    policy: Policy,
+    key: Key,
+    /// What all receipts together have charged.
+    cost: Cost,
+    receipts: SmallVec<[Receipt; 1]>,
+}
+
+/// A backend, whichever its type.
+pub(crate) trait Settle: Send + Sync {
+    /// Does `ops` one after the other, in the background as soon as one takes time.
+    fn begin(&self, ops: SmallVec<[Op; 2]>, policy: &Policy, key: &Key) -> Settlement;
+    /// What tells it from others.
+    fn lobby(&self) -> &Lobby;
+}
+
+impl Charge {
+    pub(crate) fn new(
+        settler: Arc<dyn Settle>,
+        policy: Policy,
+        key: Key,
+        cost: Cost,
+        admitted: Admitted,
+    ) -> Self {
+        let Admitted {
+            decision,
+            receipt,
+            waited,
+        } = admitted;
+        let open = Open {
+            settler,
+            policy: policy.clone(),
+            key,
+            cost,
+            receipts: receipt.into_iter().collect(),
+        };
+        Self(Mutex::new(Account::Own(Entry {
+            decision: Some(decision),
+            waited,
+            open: Some(open),
+            policy: Some(policy),
+            outer: None,
+        })))
+    }
+
+    /// Of a request that passed uncounted.
+    pub(crate) fn uncounted() -> Self {
+        Self(Mutex::new(Account::Own(Entry::default())))
+    }
+
+    /// Charges `extra` beside the estimate, without asking.
+    pub fn charge(&self, extra: impl Into<Cost>) -> Settlement {
+        let extra = extra.into();
+        self.settle_by(|estimate, quotas| estimate.with(extra, quotas, u32::saturating_add))
+    }
+
+    /// Gives back `less` of the estimate, all of it at the most.
+    pub fn refund(&self, less: impl Into<Cost>) -> Settlement {
+        let less = less.into();
+        self.settle_by(|estimate, quotas| estimate.with(less, quotas, u32::saturating_sub))
+    }
+
+    /// Charges `actual` in place of the estimate: the rest is charged without asking, or given back.
+    pub fn settle(&self, actual: impl Into<Cost>) -> Settlement {
+        let actual = actual.into();
+        self.settle_by(|_, _| actual)
+    }
+
+    /// Gives the whole estimate back.
+    pub fn cancel(&self) -> Settlement {
+        self.settle(Cost::ZERO)
+    }
+
+    /// What has been charged and can be settled: the estimate. `None` after a settlement, or if nothing was counted.
+    #[must_use]
+    pub fn estimate(&self) -> Option<Cost> {
+        self.with(|entry| entry.open.as_ref().map(|open| open.cost))
+    }
+
+    /// The policy that was charged; `None` if the request passed uncounted.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        self.with(|entry| entry.policy.clone())
+    }
+
+    /// The answer by which the request was let through, with the numbers after its estimate was charged; `None` if it passed
+    /// uncounted.
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        self.with(|entry| entry.decision.clone())
+    }
+
+    /// How long the request has waited to be allowed; zero if it was at once.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.with(|entry| entry.waited)
+    }
+
+    /// The charge of the next layer around the one that made this one, if that was by another policy or key.
+    #[must_use]
+    pub fn outer(&self) -> Option<Self> {
+        self.with(|entry| entry.outer.as_deref().cloned())
+    }
+
+    pub(crate) fn set_outer(&self, outer: Self) {
+        self.with(|entry| entry.outer = Some(Box::new(outer)));
+    }
+
+    /// The open charge among this one and those around it that was made for `key` by `policy` in the backend of `lobby`.
+    pub(crate) fn find(&self, lobby: &Lobby, policy: &Policy, key: &Key) -> Option<Self> {
+        let is_it = |open: &Open| {
+            std::ptr::eq(open.settler.lobby(), lobby) && open.policy == *policy && open.key == *key
+        };
+        if self.with(|entry| entry.open.as_ref().is_some_and(is_it)) {
+            return Some(self.clone());
+        }
+        self.with(|entry| entry.outer.as_ref()?.find(lobby, policy, key))
+    }
+
+    /// Adds what another check has charged for the same request, which costs `cost` by now. If it has been settled meanwhile,
+    /// that stays charged.
+    pub(crate) fn extend(&self, cost: Cost, admitted: Admitted) {
+        self.with(|entry| {
+            entry.decision = Some(admitted.decision);
+            entry.waited += admitted.waited;
+            if let Some(open) = &mut entry.open {
+                let quotas = open.policy.quotas().len();
+                open.cost = open.cost.with(cost, quotas, u32::max);
+                open.receipts.extend(admitted.receipt);
+            }
+        });
+    }
+
+    /// The numbers have changed.
+    pub(crate) fn set_decision(&self, decision: Decision) {
+        self.with(|entry| entry.decision = Some(decision));
+    }
+
+    /// Gives back what the charge is above `cost`, and leaves it open.
+    pub(crate) fn lower(&self, cost: Cost) -> Settlement {
+        self.with(|entry| {
+            let Some(open) = &mut entry.open else {
+                return Settlement::failed(Kind::Settled);
+            };
+            let quotas = open.policy.quotas().len();
+            let ops = open.give_back(cost, quotas);
+            open.cost = open.cost.with(cost, quotas, u32::min);
+            open.settler.begin(ops, &open.policy, &open.key)
+        })
+    }
+
+    fn settle_by(&self, actual: impl FnOnce(Cost, usize) -> Cost) -> Settlement {
+        // Taken out in one step: of any number of callers one finds it.
+        let (taken, counted) = self.with(|entry| (entry.open.take(), entry.policy.is_some()));
+        let Some(mut open) = taken else {
+            return if counted {
+                Settlement::failed(Kind::Settled)
+            } else {
+                Settlement::done(None)
+            };
+        };
+        let quotas = open.policy.quotas().len();
+        let actual = actual(open.cost, quotas);
+        let mut ops = open.give_back(actual, quotas);
+        let more = actual.with(open.cost, quotas, u32::saturating_sub);
+        if !more.is_zero() {
+            ops.push(Op::Penalty(more));
+        }
+        open.settler.begin(ops, &open.policy, &open.key)
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Entry) -> R) -> R {
+        match &mut *self.0.lock() {
+            Account::Own(entry) => f(entry),
+            Account::Shared(entry) => f(&mut entry.lock()),
+        }
+    }
+}
+
+impl Open {
+    /// What gives back as much as the charge is above `cost`, the latest charge first.
+    fn give_back(&mut self, cost: Cost, quotas: usize) -> SmallVec<[Op; 2]> {
+        let mut left = self.cost.with(cost, quotas, u32::saturating_sub);
+        let mut ops = SmallVec::new();
+        for receipt in self.receipts.iter_mut().rev() {
+            if left.is_zero() {
+                break;
+            }
+            let part = receipt.take(left);
+            left = left.with(part.cost(), quotas, u32::saturating_sub);
+            ops.push(Op::Refund(part));
+        }
+        ops
+    }
+}
+
+impl Clone for Charge {
+    fn clone(&self) -> Self {
+        let mut account = self.0.lock();
+        let entry = match &mut *account {
+            Account::Shared(entry) => Arc::clone(entry),
+            Account::Own(entry) => {
+                let entry = Arc::new(Mutex::new(mem::take(entry)));
+                *account = Account::Shared(Arc::clone(&entry));
+                entry
+            }
+        };
+        Self(Mutex::new(Account::Shared(entry)))
+    }
+}
+
+/// Shows no key.
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with(|entry| {
+            f.debug_struct("Charge")
+                .field("policy", &entry.policy.as_ref().map(Policy::name))
+                .field("estimate", &entry.open.as_ref().map(|open| open.cost))
+                .field("waited", &entry.waited)
+                .finish_non_exhaustive()
+        })
+    }
+}
+
+impl<B: Backend> Settle for B {
+    fn begin(&self, ops: SmallVec<[Op; 2]>, policy: &Policy, key: &Key) -> Settlement {
+        let mut ops = ops.into_iter();
+        let mut last = None;
+        while let Some(op) = ops.next() {
+            match self.ask(op, policy, key) {
+                Answer::Now(Ok(reply)) => last = Some(snapshot(reply)),
+                Answer::Now(Err(error)) => {
+                    let fault = Backend::lobby(self).lost(Fault::of(error));
+                    return Settlement::failed(fault.into());
+                }
+                Answer::Later(reply) => {
+                    let (backend, policy, key) = (self.clone(), policy.clone(), key.clone());
+                    let errand = async move {
+                        let mut last = snapshot(reply.await.map_err(Fault::of)?);
+                        for op in ops {
+                            let reply = match backend.ask(op, &policy, &key) {
+                                Answer::Now(reply) => reply,
+                                Answer::Later(reply) => reply.await,
+                            };
+                            last = snapshot(reply.map_err(Fault::of)?);
+                        }
+                        Ok(last)
+                    };
+                    return match Backend::lobby(self).run(errand) {
+                        Ok(outcome) => Settlement(Progress::Running(outcome)),
+                        Err(fault) => Settlement::failed(fault.into()),
+                    };
+                }
+            }
+        }
+        Settlement::done(last)
+    }
+
+    fn lobby(&self) -> &Lobby {
+        Backend::lobby(self)
+    }
+}
+
+fn snapshot(reply: Reply) -> Snapshot {
+    match reply.decision {
+        Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
+    }
+}
+
+/// How a settlement goes on; it does so whether or not this is awaited. With a remote backend it needs the Tokio runtime that
+/// it was begun in.
+///
+/// # Cancel safety
+///
+/// Dropping it changes nothing.
+#[derive(Debug)]
+pub struct Settlement(Progress);
+
+#[derive(Debug)]
+enum Progress {
+    Done(Option<Result<Option<Snapshot>, SettleError>>),
+    Running(oneshot::Receiver<Result<Snapshot, Fault>>),
+}
+
+impl Settlement {
+    fn done(snapshot: Option<Snapshot>) -> Self {
+        Self(Progress::Done(Some(Ok(snapshot))))
+    }
+
+    fn failed(kind: Kind) -> Self {
+        Self(Progress::Done(Some(Err(SettleError(kind)))))
+    }
+}
+
+impl Future for Settlement {
+    /// The numbers after it, if anything had to be changed.
+    type Output = Result<Option<Snapshot>, SettleError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            Progress::Done(outcome) => Poll::Ready(
+                outcome
+                    .take()
+                    .expect("`Settlement` polled after completion"),
+            ),
+            Progress::Running(outcome) => Pin::new(outcome).poll(cx).map(|outcome| {
+                match outcome.unwrap_or(Err(Fault::Lost)) {
+                    Ok(snapshot) => Ok(Some(snapshot)),
+                    Err(fault) => Err(SettleError(fault.into())),
+                }
+            }),
+        }
+    }
+}
+
+/// Why a settlement had no effect, or none that is known.
+#[derive(Clone, Debug)]
+pub struct SettleError(Kind);
+
+#[derive(Clone, Debug)]
+enum Kind {
+    /// Another one came first.
+    Settled,
+    Fault(Fault),
+}
+
+impl From<Fault> for Kind {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl SettleError {
+    /// Whether another settlement of the same charge came first; else the backend gave no answer, too many settlements were under
+    /// way, or there is no runtime.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        matches!(self.0, Kind::Settled)
+    }
+}
+
+impl fmt::Display for SettleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            Kind::Settled => "the charge has been settled already",
+            Kind::Fault(Fault::Crowded) => "too many settlements are under way",
+            Kind::Fault(Fault::NoRuntime) => {
+                "settling with a remote backend needs a Tokio runtime, and there is none here"
+            }
+            Kind::Fault(Fault::Lost) => "the runtime ended before the settlement was done",
+            Kind::Fault(Fault::Slow) => "the settlement took too long",
+            Kind::Fault(Fault::Failed(_)) => "the backend gave no answer to the settlement",
+        })
+    }
+}
+
+impl Error for SettleError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            Kind::Fault(Fault::Failed(error)) => Some(&**error),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,40 @@
+use std::fmt;
+
+use http::response::Parts;
+
+use crate::charge::Charge;
+
+/// Sees the head of a response together with what its request was charged.
+pub trait ResponseHook: Clone {
+    /// Whether there is anything to be called.
+    const IS_CALLED: bool = true;
+
+    /// Is called once for each response, before the rate-limit fields are written.
+    fn call(&self, parts: &Parts, charge: &Charge);
+}
+
+/// Nothing is done about responses, the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHook;
+
+impl ResponseHook for NoHook {
+    const IS_CALLED: bool = false;
+
+    fn call(&self, _: &Parts, _: &Charge) {}
+}
+
+/// What a closure does; see [`on_response`](crate::RateLimitLayer::on_response).
+#[derive(Clone, Copy)]
+pub struct OnResponse<F>(pub(crate) F);
+
+impl<F: Fn(&Parts, &Charge) + Clone> ResponseHook for OnResponse<F> {
+    fn call(&self, parts: &Parts, charge: &Charge) {
+        (self.0)(parts, charge);
+    }
+}
+
+impl<F> fmt::Debug for OnResponse<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnResponse(..)")
+    }
+}

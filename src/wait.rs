@@ -1,0 +1,421 @@
+//! Waiting until a request is allowed: [`MaxWait`], and how a place in the line is kept, given up and bounded.
+//!
+//! Under a policy of buckets a waiter **reserves its turn** in one atomic step: first come, first served, across all servers
+//! that share the backend. It knows at once how long it will wait, and is refused at once if that is longer than it may; it
+//! asks once and then sleeps. Under a policy with a window, whose future is not one number, it **looks again** when the wait
+//! that it was told is over; within one process those who wait for one key take turns at that, first come, first served.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_sluice::limiter::Rejected;
+//! use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! let limiter = Limiter::new(Policy::new("upstream", Quota::per_second(50).burst(1)), MemoryBackend::new());
+//! let (host, max_wait) = (Key::from("api.example.org"), MaxWait::of(Duration::from_millis(30)));
+//!
+//! let first = limiter.wait(&host, 1, max_wait).await.expect("allowed at once");
+//! assert_eq!(first.waited(), Duration::ZERO);
+//! let second = limiter.wait(&host, 1, max_wait).await.expect("allowed after a wait");
+//! assert!(second.waited() > Duration::from_millis(15));
+//! let (third, fourth) = tokio::join!(limiter.wait(&host, 1, max_wait), limiter.wait(&host, 1, max_wait));
+//! assert!(third.is_ok());
+//! assert!(matches!(fourth, Err(Rejected::Denied(_))), "its turn would come after 40 ms: it is told so at once");
+//! # }
+//! ```
+//!
+//! # Cancel safety
+//!
+//! A waiter that is dropped before its turn gives the turn up: its charge goes back if nobody stands behind it, and else the
+//! turn passes unused, for those behind were told their times. With a remote backend that is done in the background.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use crate::backend::{
+    Answer, Backend, Fault, Known, Lobby, MemoryBackend, Op, Place, Queue, Reply,
+};
+use crate::charge::Admitted;
+use crate::clock::{Clock, SystemClock, Timestamp, micros_up};
+use crate::decision::{Decision, RetryAfter, Turn};
+use crate::key::Key;
+use crate::limiter::Rejected;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+/// The longest wait that is accepted. To wait without bound is a choice of its own, never a default and never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaxWait {
+    /// So long and no longer, the backend's time limit aside. Zero: who is not allowed at once is refused.
+    Within(Duration),
+    /// However long it takes. Who waits for a caller that may give up should say how long instead.
+    Unbounded,
+}
+
+impl MaxWait {
+    /// No wait at all.
+    pub const NONE: Self = Self::Within(Duration::ZERO);
+
+    /// At most `longest`.
+    #[must_use]
+    pub const fn of(longest: Duration) -> Self {
+        Self::Within(longest)
+    }
+
+    /// The shorter one of both.
+    #[must_use]
+    pub fn at_most(self, longest: Duration) -> Self {
+        Self::Within(self.longest().min(longest))
+    }
+
+    fn longest(self) -> Duration {
+        match self {
+            Self::Within(longest) => longest,
+            Self::Unbounded => Duration::MAX,
+        }
+    }
+
+    /// What is left of it at `now`, after a beginning at `began`.
+    pub(crate) fn left(self, began: Timestamp, now: Timestamp) -> Self {
+        let passed = Duration::from_micros(now.micros_since(began));
+        match self {
+            Self::Within(longest) => Self::Within(longest.saturating_sub(passed)),
+            Self::Unbounded => Self::Unbounded,
+        }
+    }
+}
+
+impl From<Duration> for MaxWait {
+    fn from(longest: Duration) -> Self {
+        Self::Within(longest)
+    }
+}
+
+/// When a request is of no more use to its client: in a request's extensions it shortens the wait of a layer that
+/// [waits](crate::RateLimitLayer::wait).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Timestamp);
+
+impl Deadline {
+    /// At `time` of the clock that the limiter's waiters sleep by.
+    #[must_use]
+    pub const fn at(time: Timestamp) -> Self {
+        Self(time)
+    }
+
+    /// After `span` from now on, by the system's clock.
+    #[must_use]
+    pub fn after(span: Duration) -> Self {
+        Self(SystemClock::new().now().after(span))
+    }
+
+    /// The time.
+    #[must_use]
+    pub const fn time(self) -> Timestamp {
+        self.0
+    }
+}
+
+/// A wait of its own, wherever it goes.
+pub(crate) type Wait<E> = Pin<Box<dyn Future<Output = Result<Admitted, Rejected<E>>> + Send>>;
+
+/// As [`until_allowed`].
+pub(crate) fn begin<B: Backend>(
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+    cost: Cost,
+    max_wait: MaxWait,
+) -> Wait<B::Error> {
+    let (backend, policy, key) = (backend.clone(), policy.clone(), key.clone());
+    Box::pin(async move { until_allowed(&backend, &policy, &key, cost, max_wait).await })
+}
+
+/// As [`begin`], in place of a backend that can fail.
+pub(crate) fn begin_local<E: Send + 'static>(
+    local: &MemoryBackend,
+    policy: &Policy,
+    key: &Key,
+    cost: Cost,
+    max_wait: MaxWait,
+) -> Wait<E> {
+    let wait = begin(local, policy, key, cost, max_wait);
+    Box::pin(async move { wait.await.map_err(Rejected::of_infallible) })
+}
+
+/// The answer to a check that must not be lost: if nobody waits for it any more, what it has charged goes back.
+pub(crate) fn kept<B: Backend>(
+    reply: B::Future,
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+) -> Wait<B::Error> {
+    let kept = Kept::new(reply, backend, policy, key);
+    Box::pin(async move { allowed(kept.await.map_err(Rejected::Backend)?, Duration::ZERO) })
+}
+
+/// Waits until `cost` is allowed, or finds out that it will not be in time.
+pub(crate) async fn until_allowed<B: Backend>(
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+    cost: Cost,
+    max_wait: MaxWait,
+) -> Result<Admitted, Rejected<B::Error>> {
+    let waiter = Waiter {
+        backend,
+        policy,
+        key,
+        cost,
+    };
+    // Nobody has to wait for what is free, nor can for what will never pass.
+    let in_vain = cost.is_zero() || policy.is_exceeded_by(cost);
+    if max_wait == MaxWait::NONE || in_vain {
+        return waiter.check().await;
+    }
+    let place = backend.lobby().enter(policy, key);
+    if policy.is_of_buckets() {
+        match place {
+            Some(_place) => waiter.take_turn(max_wait).await,
+            None => waiter.check().await,
+        }
+    } else {
+        waiter.look_again(place, max_wait).await
+    }
+}
+
+struct Waiter<'a, B> {
+    backend: &'a B,
+    policy: &'a Policy,
+    key: &'a Key,
+    cost: Cost,
+}
+
+impl<B: Backend> Waiter<'_, B> {
+    fn lobby(&self) -> &Lobby {
+        self.backend.lobby()
+    }
+
+    async fn ask(&self, op: Op) -> Result<Reply, Rejected<B::Error>> {
+        let answer = match self.backend.ask(op, self.policy, self.key) {
+            Answer::Now(reply) => reply,
+            Answer::Later(reply) => Kept::new(reply, self.backend, self.policy, self.key).await,
+        };
+        answer.map_err(Rejected::Backend)
+    }
+
+    /// Asks once.
+    async fn check(&self) -> Result<Admitted, Rejected<B::Error>> {
+        let reply = self.ask(Op::Check(self.cost)).await?;
+        allowed(reply, Duration::ZERO)
+    }
+
+    /// Reserves a turn and sleeps until it comes.
+    async fn take_turn(&self, max_wait: MaxWait) -> Result<Admitted, Rejected<B::Error>> {
+        let (cost, max_wait) = (self.cost, max_wait.longest());
+        let mut reply = self.ask(Op::Reserve { cost, max_wait }).await?;
+        if reply.decision.is_allowed() && !reply.go_after.is_zero() {
+            let lobby = self.lobby();
+            let answered = lobby.now();
+            let turn = GivenUp {
+                waiter: self,
+                turn: reply.turn.take(),
+            };
+            lobby.sleep_until(answered.after(reply.go_after)).await;
+            reply.turn = turn.used();
+            return allowed(
+                reply,
+                Duration::from_micros(lobby.now().micros_since(answered)),
+            );
+        }
+        allowed(reply, Duration::ZERO)
+    }
+
+    /// Stands in line, and at its head checks whenever the wait that it was told is over.
+    async fn look_again(
+        &self,
+        place: Option<Place<'_>>,
+        max_wait: MaxWait,
+    ) -> Result<Admitted, Rejected<B::Error>> {
+        let Some(place) = place else {
+            return self.check().await;
+        };
+        let lobby = self.lobby();
+        let began = lobby.now();
+        let deadline = began.after(max_wait.longest());
+        let queue = place.queue();
+        let mut at_once = true;
+        let Some(_head) = self.reach_head(&queue, deadline, &mut at_once).await else {
+            let known = queue.known.lock().as_ref().map(|known| self.told(known));
+            return match known {
+                Some(decision) => Err(Rejected::Denied(decision)),
+                // So soon that the first of the line has not been answered yet.
+                None => self.check().await,
+            };
+        };
+        loop {
+            let reply = self.ask(Op::Check(self.cost)).await?;
+            let now = lobby.now();
+            let Decision::Deny(snapshot, RetryAfter::In(wait)) = &reply.decision else {
+                *queue.known.lock() = None;
+                let waited = if at_once { 0 } else { now.micros_since(began) };
+                return allowed(reply, Duration::from_micros(waited));
+            };
+            let soonest = now.after(*wait);
+            if soonest > deadline {
+                return Err(Rejected::Denied(reply.decision));
+            }
+            let next_look = lobby.next_look(now, micros_up(*wait)).min(deadline);
+            *queue.known.lock() = Some(Known {
+                snapshot: snapshot.clone(),
+                told: now,
+                next_look,
+            });
+            lobby.sleep_until(next_look).await;
+            at_once = false;
+        }
+    }
+
+    /// The right to ask, once everybody in front has gone; none if that is too late.
+    async fn reach_head<'q>(
+        &self,
+        queue: &'q Queue,
+        deadline: Timestamp,
+        at_once: &mut bool,
+    ) -> Option<tokio::sync::MutexGuard<'q, ()>> {
+        if let Ok(head) = queue.head.try_lock() {
+            return Some(head);
+        }
+        let too_late = |known: &Known| known.next_look > deadline;
+        if queue.known.lock().as_ref().is_some_and(too_late) {
+            return None;
+        }
+        *at_once = false;
+        let mut head = pin!(queue.head.lock());
+        let mut end = self.lobby().sleep_until(deadline);
+        poll_fn(|cx| match head.as_mut().poll(cx) {
+            Poll::Ready(head) => Poll::Ready(Some(head)),
+            Poll::Pending => end.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+
+    /// The refusal that the head of the line was told, as it is by now.
+    fn told(&self, known: &Known) -> Decision {
+        let passed = self.lobby().now().micros_since(known.told);
+        Decision::of(known.snapshot.aged(self.cost, passed))
+    }
+}
+
+fn allowed<E>(reply: Reply, waited: Duration) -> Result<Admitted, Rejected<E>> {
+    if !reply.decision.is_allowed() {
+        return Err(Rejected::Denied(reply.decision));
+    }
+    let of_turn = reply.turn.and_then(Turn::into_receipt);
+    Ok(Admitted {
+        decision: reply.decision,
+        receipt: reply.receipt.or(of_turn),
+        waited,
+    })
+}
+
+/// A turn that is given up when this is dropped.
+struct GivenUp<'a, B: Backend> {
+    waiter: &'a Waiter<'a, B>,
+    turn: Option<Turn>,
+}
+
+impl<B: Backend> GivenUp<'_, B> {
+    fn used(mut self) -> Option<Turn> {
+        self.turn.take()
+    }
+}
+
+impl<B: Backend> Drop for GivenUp<'_, B> {
+    fn drop(&mut self) {
+        if let Some(turn) = self.turn.take() {
+            let Waiter {
+                backend,
+                policy,
+                key,
+                ..
+            } = self.waiter;
+            undo(*backend, Op::Cancel(turn), policy, key);
+        }
+    }
+}
+
+/// Does `op` for somebody who has gone.
+fn undo<B: Backend>(backend: &B, op: Op, policy: &Policy, key: &Key) {
+    let lobby = backend.lobby();
+    match backend.ask(op, policy, key) {
+        Answer::Now(Ok(_)) => {}
+        Answer::Now(Err(error)) => drop(lobby.lost(Fault::of(error))),
+        Answer::Later(reply) => {
+            drop(lobby.run(async move { reply.await.map_err(Fault::of).map(drop) }));
+        }
+    }
+}
+
+/// An answer on its way. If nobody waits for it any more, what it has charged is given back when it comes.
+struct Kept<B: Backend> {
+    reply: Option<Pin<Box<B::Future>>>,
+    asker: Option<(B, Policy, Key)>,
+    is_polled: bool,
+}
+
+impl<B: Backend> Kept<B> {
+    fn new(reply: B::Future, backend: &B, policy: &Policy, key: &Key) -> Self {
+        Self {
+            reply: Some(Box::pin(reply)),
+            asker: Some((backend.clone(), policy.clone(), key.clone())),
+            is_polled: false,
+        }
+    }
+}
+
+/// Nothing in it is pinned in place.
+impl<B: Backend> Unpin for Kept<B> {}
+
+impl<B: Backend> Future for Kept<B> {
+    type Output = Result<Reply, B::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.is_polled = true;
+        let reply = self.reply.as_mut().expect("polled after completion");
+        let reply = ready!(reply.as_mut().poll(cx));
+        self.reply = None;
+        Poll::Ready(reply)
+    }
+}
+
+impl<B: Backend> Drop for Kept<B> {
+    fn drop(&mut self) {
+        // What was never polled has not been sent.
+        let (Some(reply), Some(asker), true) =
+            (self.reply.take(), self.asker.take(), self.is_polled)
+        else {
+            return;
+        };
+        let (backend, policy, key) = asker;
+        let lobby = backend.clone();
+        drop(lobby.lobby().run(async move {
+            // Nothing is known to be charged if that fails, and it is not this errand that does.
+            let Ok(reply) = reply.await else {
+                return Ok(());
+            };
+            let op = match (reply.turn, reply.receipt) {
+                (Some(turn), _) => Op::Cancel(turn),
+                (None, Some(receipt)) => Op::Refund(receipt),
+                (None, None) => return Ok(()),
+            };
+            let done = match backend.ask(op, &policy, &key) {
+                Answer::Now(done) => done,
+                Answer::Later(done) => done.await,
+            };
+            done.map_err(Fault::of).map(drop)
+        }));
+    }
+}
