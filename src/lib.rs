@@ -27,7 +27,7 @@
 //!
 //! # Features
 //!
-//! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`.
+//! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`.
 //! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
 //! - `redis`: buckets in Redis, shared by a fleet.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
@@ -74,6 +74,7 @@ pub mod wait;
 pub use self::backend::RedisBackend;
 pub use self::backend::{AnyBackend, MemoryBackend, OnBackendError};
 pub use self::charge::Charge;
+pub use self::cost::RouteCosts;
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 pub use self::head::Head;
 pub use self::key::{Global, Header, Key, PeerIp, key_fn};

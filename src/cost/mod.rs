@@ -11,6 +11,8 @@
 //! # Ok::<(), http::Error>(())
 //! ```
 
+mod route;
+
 use std::fmt;
 
 use http::Request;
@@ -18,10 +20,12 @@ use http::Request;
 use crate::head::Head;
 use crate::quota::Cost;
 
+pub use self::route::{RouteCosts, RouteCostsError};
+
 /// Says what a request of type `R` costs. A [`Cost`] is one: the same for all.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot say what `{R}` costs",
-    note = "for a closure: `.cost_fn(|head| ..)`, for a fixed cost: `.cost(5)`"
+    note = "for a closure: `.cost_fn(|head| ..)`, for a fixed cost: `.cost(5)`, by route: `.costs(RouteCosts::new()..)`"
 )]
 pub trait CostOf<R> {
     /// The cost of `request`.

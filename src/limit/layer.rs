@@ -9,7 +9,7 @@ use super::RateLimit;
 use super::service::Shared;
 use crate::backend::{Backend, HandlesFailure, NoChoice};
 use crate::charge::Charge;
-use crate::cost::{CostFn, cost_fn};
+use crate::cost::{CostFn, RouteCosts, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
 use crate::policy::Policy;
@@ -155,6 +155,11 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         T: Into<Cost>,
     {
         self.with_cost(cost_fn(f))
+    }
+
+    /// A request costs what the table says of its method and route.
+    pub fn costs(self, costs: RouteCosts) -> RateLimitLayer<K, B, RouteCosts, F, R, P> {
+        self.with_cost(costs)
     }
 
     /// A request costs what `cost` says, a [`CostOf`](crate::cost::CostOf) of your own.

@@ -1,0 +1,592 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ahash::RandomState;
+#[cfg(feature = "axum")]
+use axum::extract::{MatchedPath, OriginalUri};
+use http::{Method, Request};
+
+use super::CostOf;
+use crate::head::Head;
+use crate::quota::Cost;
+
+/// A table of costs by method and route, for one layer around all of them: what is not in it costs 1.
+///
+/// ```
+/// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
+/// # use axum::{Router, routing::{get, post}};
+/// use http::Method;
+///
+/// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_minute(600)), Global, MemoryBackend::new());
+/// let costs = RouteCosts::new()
+///     .route("/search", 5)
+///     .method(Method::POST, "/search", 20)
+///     .route("/export/{id}", 50)
+///     .prefix("/assets", 0);
+/// let app: Router = Router::new()
+///     .route("/search", get(|| async { "found" }).post(|| async { "sought" }))
+///     .route("/export/{id}", get(|| async { "all of it" }))
+///     .layer(limit.costs(costs.clone()));
+/// assert_eq!(costs.unmatched(), ["/search", "POST /search", "/export/{id}", "prefix /assets"]); // no request yet
+/// ```
+///
+/// # Which entry counts
+///
+/// The first of these that is listed:
+///
+/// 1. the template of the route as axum's router has matched it (feature `axum`): `/export/{id}`;
+/// 2. the path of the request: `/pkg.Service/Method`, or `/search` where no router has matched anything yet;
+/// 3. the longest prefix of that path;
+/// 4. [`otherwise`](Self::otherwise).
+///
+/// At one path, the entry of a method comes before that of any method. `HEAD` without an entry of its own costs what `GET`
+/// does, which is how axum answers it: asking for the head is no cheap way in. A path that is listed for other methods only is
+/// not listed for this one.
+///
+/// # The path is taken as sent
+///
+/// Nothing is decoded, resolved or changed in case, and in nested routers it is the whole path as the outermost router got it,
+/// as the template is. Routers match paths as sent, too: a prefix up to where a service is mounted sees all of its requests.
+/// **A prefix that reaches into a service which reads paths in its own way does not**: `/files/%62ig`, `/files//big` or
+/// `/files/x/../big` may be served as `/files/big`. List such a service by its mount, at the cost of the dearest part of it. A
+/// layer that rewrites paths belongs in front of the limit and of all routers.
+///
+/// # What it costs
+///
+/// Clones share the table, and their marks of what has been [matched](Self::unmatched). A lookup allocates nothing; it hashes
+/// the template, and if that is not listed the path, and goes through the prefixes.
+#[derive(Clone, Default)]
+#[must_use = "a table charges nothing until a layer has it: `.costs(table)`"]
+pub struct RouteCosts(Arc<Table>);
+
+/// Copied when a table is added to of which there are clones. The entries, and so the marks, stay shared.
+#[derive(Clone, Default)]
+struct Table {
+    otherwise: Cost,
+    /// In the order in which they were listed.
+    entries: Vec<Arc<Entry>>,
+    /// Those of whole paths. There is one entry for each method, and one for any.
+    routes: HashMap<Box<str>, Vec<Arc<Entry>>, RandomState>,
+    /// The longest first. There are few, and most differ from a path in their length or their first bytes.
+    prefixes: Vec<Arc<Entry>>,
+}
+
+struct Entry {
+    place: Place,
+    path: Box<str>,
+    cost: Cost,
+    matched: AtomicBool,
+}
+
+#[derive(PartialEq, Eq)]
+enum Place {
+    /// The path itself, by one method or by any.
+    Route(Option<Method>),
+    /// The path and what is below it.
+    Prefix,
+}
+
+/// Why a path cannot be in a table of costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RouteCostsError {
+    /// No request has such a path: it does not begin with `/`, or has a query or fragment.
+    Path(String),
+    /// A prefix is compared with paths as sent, in which nothing stands for something else.
+    Prefix(String),
+    /// The route, or the prefix, has a cost already.
+    Duplicate(String),
+}
+
+impl RouteCosts {
+    /// A table without entries: everything costs 1.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What a request costs that is not listed; 1 by default.
+    pub fn otherwise(mut self, cost: impl Into<Cost>) -> Self {
+        Arc::make_mut(&mut self.0).otherwise = cost.into();
+        self
+    }
+
+    /// Any method at `path`, the template of a route or a whole path, costs `cost`; 0 is free.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_route`](Self::try_route) errs, with the same sentence.
+    pub fn route(self, path: &str, cost: impl Into<Cost>) -> Self {
+        must(self.try_route(path, cost))
+    }
+
+    /// Any method at `path`, the template of a route or a whole path, costs `cost`; 0 is free.
+    ///
+    /// # Errors
+    ///
+    /// If `path` does not begin with `/`, has a query or fragment, or is listed for any method already.
+    pub fn try_route(self, path: &str, cost: impl Into<Cost>) -> Result<Self, RouteCostsError> {
+        self.and(Place::Route(None), path, cost.into())
+    }
+
+    /// One method at `path` costs `cost`, and others what [`route`](Self::route) says of it.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_method`](Self::try_method) errs, with the same sentence.
+    pub fn method(self, method: Method, path: &str, cost: impl Into<Cost>) -> Self {
+        must(self.try_method(method, path, cost))
+    }
+
+    /// One method at `path` costs `cost`, and others what [`route`](Self::route) says of it.
+    ///
+    /// # Errors
+    ///
+    /// If `path` does not begin with `/`, has a query or fragment, or is listed for this method already.
+    pub fn try_method(
+        self,
+        method: Method,
+        path: &str,
+        cost: impl Into<Cost>,
+    ) -> Result<Self, RouteCostsError> {
+        self.and(Place::Route(Some(method)), path, cost.into())
+    }
+
+    /// What is at `path` or below it, and not listed by itself, costs `cost`, by any method: `/files` holds for `/files` and
+    /// `/files/x`, not for `/filesystem`; `/files/` for what is below it only, `/` for all; `/pkg.Service` for all methods of a gRPC
+    /// service. Of several prefixes the longest holds.
+    ///
+    /// It is compared with the path [as sent](Self#the-path-is-taken-as-sent).
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_prefix`](Self::try_prefix) errs, with the same sentence.
+    pub fn prefix(self, path: &str, cost: impl Into<Cost>) -> Self {
+        must(self.try_prefix(path, cost))
+    }
+
+    /// What is at `path` or below it, and not listed by itself, costs `cost`: see [`prefix`](Self::prefix).
+    ///
+    /// # Errors
+    ///
+    /// If `path` does not begin with `/`, has a query or fragment, has one of `{ } *`, or is listed as a prefix already.
+    pub fn try_prefix(self, path: &str, cost: impl Into<Cost>) -> Result<Self, RouteCostsError> {
+        self.and(Place::Prefix, path, cost.into())
+    }
+
+    /// What a request of this head costs, for closures that make more of it:
+    ///
+    /// ```
+    /// # use tower_sluice::{Cost, Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_minute(600)), Global, MemoryBackend::new());
+    /// let costs = RouteCosts::new().route("/search", 5);
+    /// let limit = limit.cost_fn(move |head| {
+    ///     if head.headers.contains_key("x-internal") { Cost::ZERO } else { costs.of(head) }
+    /// });
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
+    #[must_use]
+    pub fn of(&self, head: &Head<'_>) -> Cost {
+        match self.0.find(head) {
+            Some(entry) => {
+                entry.mark();
+                entry.cost
+            }
+            None => self.0.otherwise,
+        }
+    }
+
+    /// The entries that no request has had the cost of so far, through this table or a clone of it: in the order in which they
+    /// were listed, as `/export/{id}`, `POST /serach`, `prefix /assets`.
+    ///
+    /// One that stays here is misspelt, stands behind another one, or is looked for where there is no template. Ask it at the
+    /// end of a test that goes through all routes, or of a busy day.
+    #[must_use]
+    pub fn unmatched(&self) -> Vec<String> {
+        let unmatched = self.0.entries.iter().filter(|entry| !entry.is_matched());
+        unmatched.map(|entry| entry.to_string()).collect()
+    }
+
+    fn and(mut self, place: Place, path: &str, cost: Cost) -> Result<Self, RouteCostsError> {
+        if !path.starts_with('/') || path.contains(['?', '#']) {
+            return Err(RouteCostsError::Path(path.to_owned()));
+        }
+        let is_prefix = place == Place::Prefix;
+        if is_prefix && path.contains(['{', '}', '*']) {
+            return Err(RouteCostsError::Prefix(path.to_owned()));
+        }
+        let entry = Arc::new(Entry {
+            place,
+            path: path.into(),
+            cost,
+            matched: AtomicBool::new(false),
+        });
+        let same = |other: &Arc<Entry>| other.place == entry.place && other.path == entry.path;
+        if self.0.entries.iter().any(same) {
+            return Err(RouteCostsError::Duplicate(entry.to_string()));
+        }
+        let table = Arc::make_mut(&mut self.0);
+        table.entries.push(Arc::clone(&entry));
+        if is_prefix {
+            let longer = |other: &Arc<Entry>| other.path.len() > path.len();
+            let index = table.prefixes.partition_point(longer);
+            table.prefixes.insert(index, entry);
+        } else {
+            table.routes.entry(path.into()).or_default().push(entry);
+        }
+        Ok(self)
+    }
+}
+
+impl<B> CostOf<Request<B>> for RouteCosts {
+    fn cost(&self, request: &Request<B>) -> Cost {
+        self.of(&Head::from(request))
+    }
+}
+
+impl Table {
+    fn find(&self, head: &Head<'_>) -> Option<&Entry> {
+        if let Some(template) = template(head)
+            && let Some(entry) = self.route(template, head.method)
+        {
+            return Some(entry);
+        }
+        let path = path(head);
+        self.route(path, head.method).or_else(|| self.prefix(path))
+    }
+
+    fn route(&self, path: &str, method: &Method) -> Option<&Entry> {
+        let entries = self.routes.get(path)?;
+        let of = |wanted: Option<&Method>| {
+            let mut entries = entries.iter();
+            entries.find(|entry| entry.place.route() == Some(wanted))
+        };
+        let head_of_get = || {
+            let of_get = of(Some(&Method::GET));
+            of_get.filter(|_| *method == Method::HEAD)
+        };
+        of(Some(method))
+            .or_else(head_of_get)
+            .or_else(|| of(None))
+            .map(|entry| &**entry)
+    }
+
+    fn prefix(&self, path: &str) -> Option<&Entry> {
+        let found = self.prefixes.iter().find(|entry| entry.is_above(path));
+        found.map(|entry| &**entry)
+    }
+}
+
+impl Place {
+    fn route(&self) -> Option<Option<&Method>> {
+        match self {
+            Self::Route(method) => Some(method.as_ref()),
+            Self::Prefix => None,
+        }
+    }
+}
+
+impl Entry {
+    /// Whether its path is a prefix of `path` in whole segments.
+    fn is_above(&self, path: &str) -> bool {
+        match path.strip_prefix(&*self.path) {
+            Some(rest) => rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/'),
+            None => false,
+        }
+    }
+
+    /// Loads before it stores: all threads read one line of memory, and a store would take it away from the others.
+    fn mark(&self) {
+        if !self.is_matched() {
+            self.matched.store(true, Ordering::Relaxed); // carries no other memory
+        }
+    }
+
+    fn is_matched(&self) -> bool {
+        self.matched.load(Ordering::Relaxed)
+    }
+}
+
+/// The template of the route that axum's router has matched, whole in nested routers.
+#[cfg(feature = "axum")]
+fn template<'a>(head: &Head<'a>) -> Option<&'a str> {
+    head.extensions.get().map(MatchedPath::as_str)
+}
+
+#[cfg(not(feature = "axum"))]
+fn template<'a>(_: &Head<'a>) -> Option<&'a str> {
+    None
+}
+
+/// The path as sent: nested routers cut off what they have matched.
+fn path<'a>(head: &Head<'a>) -> &'a str {
+    #[cfg(feature = "axum")]
+    if let Some(OriginalUri(uri)) = head.extensions.get() {
+        return uri.path();
+    }
+    head.uri.path()
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Route(None) => {}
+            Place::Route(Some(method)) => write!(f, "{method} ")?,
+            Place::Prefix => f.write_str("prefix ")?,
+        }
+        f.write_str(&self.path)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("cost", &self.cost)
+            .field("matched", &self.is_matched())
+            .finish()
+    }
+}
+
+/// `{POST /search: Entry { cost: Cost([5]), matched: false }, otherwise: Cost([1])}`
+impl fmt::Debug for RouteCosts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut map = f.debug_map();
+        for entry in &self.0.entries {
+            map.entry(&format_args!("{entry}"), entry);
+        }
+        map.entry(&format_args!("otherwise"), &self.0.otherwise)
+            .finish()
+    }
+}
+
+impl fmt::Display for RouteCostsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(
+                f,
+                "path `{}`: begin it with `/`, and leave out `?`, `#` and what follows",
+                path.escape_debug()
+            ),
+            Self::Prefix(path) => write!(
+                f,
+                "prefix `{}`: leave out `{{`, `}}` and `*`; a prefix holds for all that is below it",
+                path.escape_debug()
+            ),
+            Self::Duplicate(entry) => {
+                write!(
+                    f,
+                    "`{}` is listed twice: keep one of them",
+                    entry.escape_debug()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for RouteCostsError {}
+
+fn must(made: Result<RouteCosts, RouteCostsError>) -> RouteCosts {
+    match made {
+        Ok(costs) => costs,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(costs: &RouteCosts, method: &Method, path: &str) -> u32 {
+        let request = Request::builder().method(method).uri(path).body(());
+        costs.cost(&request.expect("a valid head")).of(0)
+    }
+
+    fn get(costs: &RouteCosts, path: &str) -> u32 {
+        cost(costs, &Method::GET, path)
+    }
+
+    #[test]
+    fn what_is_not_listed_costs_one_or_as_said() {
+        assert_eq!(get(&RouteCosts::new(), "/"), 1);
+        assert_eq!(get(&RouteCosts::new().otherwise(7), "/"), 7);
+        let asked_late = RouteCosts::new()
+            .route("/a", 0)
+            .otherwise(Cost::each([2, 9]));
+        assert_eq!([get(&asked_late, "/a"), get(&asked_late, "/b")], [0, 2]);
+        let request = Request::new(());
+        assert_eq!(asked_late.cost(&request), Cost::each([2, 9]));
+    }
+
+    #[test]
+    fn a_path_is_exact_and_without_its_query() {
+        let costs = RouteCosts::new()
+            .route("/pkg.Service/Method", 5)
+            .route("/", 3);
+        let asked = [
+            "/pkg.Service/Method",
+            "/pkg.Service/Method?a=/",
+            "http://host/pkg.Service/Method",
+            "/pkg.Service/Method/",
+            "/pkg.Service/method",
+            "/pkg.Service/Metho%64",
+            "/",
+            "http://host",
+            "*",
+        ];
+        let asked = asked.map(|path| get(&costs, path));
+        assert_eq!(asked, [5, 5, 5, 1, 1, 1, 3, 3, 1]);
+    }
+
+    #[test]
+    fn a_method_comes_before_any_method_in_whichever_order() {
+        let one = RouteCosts::new()
+            .route("/a", 2)
+            .method(Method::POST, "/a", 5);
+        let two = RouteCosts::new()
+            .method(Method::POST, "/a", 5)
+            .route("/a", 2);
+        for costs in [one, two] {
+            let methods = [Method::GET, Method::POST, Method::HEAD, Method::DELETE];
+            let asked = methods.map(|method| cost(&costs, &method, "/a"));
+            assert_eq!(asked, [2, 5, 2, 2]);
+        }
+    }
+
+    #[test]
+    fn head_costs_what_get_does_unless_it_is_listed() {
+        let costs = RouteCosts::new()
+            .route("/a", 2)
+            .method(Method::GET, "/a", 50)
+            .method(Method::GET, "/b", 50)
+            .method(Method::HEAD, "/b", 3)
+            .method(Method::HEAD, "/c", 4);
+        let head = ["/a", "/b", "/c"].map(|path| cost(&costs, &Method::HEAD, path));
+        assert_eq!(head, [50, 3, 4]);
+        let get = ["/a", "/b", "/c"].map(|path| get(&costs, path));
+        assert_eq!(get, [50, 50, 1]);
+    }
+
+    #[test]
+    fn a_path_that_is_listed_for_other_methods_is_not_listed() {
+        let costs = RouteCosts::new()
+            .method(Method::POST, "/a/b", 5)
+            .prefix("/a", 3);
+        let methods = [Method::POST, Method::GET, Method::HEAD];
+        let asked = methods.map(|method| cost(&costs, &method, "/a/b"));
+        assert_eq!(asked, [5, 3, 3]);
+    }
+
+    #[test]
+    fn the_longest_prefix_in_whole_segments_holds() {
+        let costs = RouteCosts::new()
+            .prefix("/files", 2)
+            .prefix("/files/big/data", 4)
+            .prefix("/files/big", 3)
+            .prefix("/below/", 5)
+            .route("/files", 9);
+        let asked = [
+            "/files",
+            "/files/",
+            "/files/x",
+            "/files?x",
+            "/filesystem",
+            "/files/bigger",
+            "/files/big",
+            "/files/big/data/x",
+            "/below",
+            "/below/",
+            "/below/x",
+        ];
+        let asked = asked.map(|path| get(&costs, path));
+        assert_eq!(asked, [9, 2, 2, 9, 1, 2, 3, 4, 1, 5, 5]);
+        let costs = costs.prefix("/", 8);
+        let asked = ["/", "/filesystem", "/files/x", "*"].map(|path| get(&costs, path));
+        assert_eq!(asked, [8, 8, 2, 1]);
+    }
+
+    #[test]
+    fn a_prefix_sees_the_path_as_sent() {
+        let costs = RouteCosts::new().prefix("/files/big", 9);
+        let sent = [
+            "/files/%62ig",
+            "/files//big",
+            "/files/x/../big",
+            "/Files/big",
+        ];
+        assert_eq!(sent.map(|path| get(&costs, path)), [1; 4]);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_way_out() {
+        let why = |made: Result<RouteCosts, RouteCostsError>| made.unwrap_err().to_string();
+        let new = RouteCosts::new;
+        for path in [
+            "",
+            "search",
+            "search/",
+            "/search?q=",
+            "/search#top",
+            "https://host/",
+        ] {
+            let refused = Err(RouteCostsError::Path(path.into()));
+            assert_eq!(new().try_route(path, 1).map(drop), refused);
+            assert_eq!(new().try_prefix(path, 1).map(drop), refused);
+            assert_eq!(new().try_method(Method::GET, path, 1).map(drop), refused);
+        }
+        assert_eq!(
+            why(new().try_route("sea\nrch", 1)),
+            "path `sea\\nrch`: begin it with `/`, and leave out `?`, `#` and what follows"
+        );
+        assert_eq!(
+            why(new().try_prefix("/files/{*rest}", 1)),
+            "prefix `/files/{*rest}`: leave out `{`, `}` and `*`; a prefix holds for all that is below it"
+        );
+        assert!(new().try_prefix("/files/*", 1).is_err());
+
+        let all = || {
+            let one = new().route("/a", 1).prefix("/a", 1);
+            one.method(Method::GET, "/a", 1)
+                .method(Method::HEAD, "/a", 1)
+        };
+        let twice = |entry: &str| format!("`{entry}` is listed twice: keep one of them");
+        assert_eq!(why(all().try_route("/a", 2)), twice("/a"));
+        assert_eq!(why(all().try_prefix("/a", 2)), twice("prefix /a"));
+        let again = all().try_method(Method::HEAD, "/a", 2);
+        assert_eq!(why(again), twice("HEAD /a"));
+    }
+
+    #[test]
+    #[should_panic(expected = "`POST /a` is listed twice: keep one of them")]
+    fn a_mistake_is_found_at_set_up() {
+        let costs = RouteCosts::new().method(Method::POST, "/a", 1);
+        let _ = costs.method(Method::POST, "/a", 2);
+    }
+
+    #[test]
+    fn what_was_never_matched_is_listed_in_order_of_declaration() {
+        let costs = RouteCosts::new()
+            .method(Method::POST, "/serach", 5)
+            .prefix("/assets", 0)
+            .route("/a", Cost::each([1, 2]));
+        let layer = costs.clone();
+        get(&layer, "/a");
+        get(&layer, "/search");
+        assert_eq!(costs.unmatched(), ["POST /serach", "prefix /assets"]);
+        assert_eq!(
+            format!("{costs:?}"),
+            "{POST /serach: Entry { cost: Cost([5]), matched: false }, \
+             prefix /assets: Entry { cost: Cost([0]), matched: false }, \
+             /a: Entry { cost: Cost([1, 2]), matched: true }, otherwise: Cost([1])}"
+        );
+    }
+
+    #[test]
+    fn a_table_that_is_added_to_is_another_one_with_the_same_marks() {
+        let costs = RouteCosts::new().route("/a", 5);
+        let more = costs.clone().route("/b", 6).otherwise(2);
+        assert_eq!(["/a", "/b", "/c"].map(|path| get(&more, path)), [5, 6, 2]);
+        assert!(costs.unmatched().is_empty() && more.unmatched().is_empty());
+        assert_eq!(["/a", "/b", "/c"].map(|path| get(&costs, path)), [5, 1, 1]);
+    }
+}
