@@ -11,6 +11,7 @@
 //! # Ok::<(), http::Error>(())
 //! ```
 
+mod header;
 mod route;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use http::Request;
 use crate::head::Head;
 use crate::quota::Cost;
 
+pub use self::header::HeaderCost;
 pub use self::route::{RouteCosts, RouteCostsError};
 
 /// Says what a request of type `R` costs. A [`Cost`] is one: the same for all.

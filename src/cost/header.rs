@@ -1,0 +1,213 @@
+use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
+use http::{HeaderMap, Request};
+
+use super::CostOf;
+use crate::head::Head;
+use crate::quota::Cost;
+
+/// A cost by a header field that is a number, such as `content-length`: one token for each unit, or for each so many.
+///
+/// ```
+/// use http::Request;
+/// use http::header::CONTENT_LENGTH;
+/// use tower_sluice::Cost;
+/// use tower_sluice::cost::{CostOf, HeaderCost};
+///
+/// let kibibytes = HeaderCost::new(CONTENT_LENGTH, 1_000).per(1_024); // 1 MB, if it is not said
+/// let upload = |length: &str| Request::put("/").header("content-length", length).body(());
+/// assert_eq!(kibibytes.cost(&upload("1024")?), Cost::new(1));
+/// assert_eq!(kibibytes.cost(&upload("1025")?), Cost::new(2));
+/// assert_eq!(kibibytes.cost(&upload("0")?), Cost::ZERO);
+/// assert_eq!(kibibytes.cost(&upload("-1")?), Cost::new(1_000));
+/// assert_eq!(kibibytes.cost(&Request::put("/").body(())?), Cost::new(1_000));
+/// # Ok::<(), http::Error>(())
+/// ```
+///
+/// A number is digits and nothing else. What comes without one costs `missing`, whatever the reason: no such field (a body in
+/// chunks has no length), several of them (even if they agree: nobody can say which one counts), a sign, a space, a list. So
+/// does `content-length` beside `transfer-encoding`, which overrides it (RFC 9112 §6.3). What is too large costs [`u32::MAX`],
+/// and is refused for good by any quota of less; `HeaderCost::new(name, u32::MAX)` refuses likewise what has no number.
+///
+/// **A request without a body has usually no `content-length`, and costs `missing`**: put the limit on the routes that take
+/// bodies. The number in it is checked by the server, which ends the body there. **Another field can be chosen by the client**:
+/// take a cost from it only behind something that has checked it.
+///
+/// A number of 0 is free. With a quota of requests beside the one of bytes it still counts as a request,
+///
+/// ```
+/// use axum::Router;
+/// use axum::routing::{get, post};
+/// use http::header::CONTENT_LENGTH;
+/// use tower_sluice::cost::HeaderCost;
+/// use tower_sluice::quota::Unit;
+/// use tower_sluice::{Cost, Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+///
+/// let policy = Policy::new("requests", Quota::per_minute(60))
+///     .and("bytes", Quota::per_minute(10_000_000).unit(Unit::ContentBytes));
+/// let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
+/// let bytes = HeaderCost::new(CONTENT_LENGTH, 1_000_000);
+/// let uploads = limit.clone().cost_fn(move |head| Cost::each([1, bytes.of(head)]));
+/// let app: Router = Router::new()
+///     .route("/", get(|| async { "welcome" }))
+///     .layer(limit.cost(Cost::each([1, 0])))
+///     .route("/upload", post(|| async { "kept" }).route_layer(uploads)); // after `.layer`: not under it
+/// ```
+///
+/// and with one quota `1_u32.saturating_add(kibibytes.of(head))` is never free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderCost {
+    name: HeaderName,
+    missing: u32,
+    per: u32,
+}
+
+impl HeaderCost {
+    /// A request costs the number in the field `name`, and `missing` tokens if it does not have exactly one.
+    #[must_use]
+    pub const fn new(name: HeaderName, missing: u32) -> Self {
+        let per = 1;
+        Self { name, missing, per }
+    }
+
+    /// One token stands for `units` of what the field counts, and for each that is begun; 1 by default. The cost of a request
+    /// without a number stays as it is.
+    ///
+    /// # Panics
+    ///
+    /// If `units` is 0.
+    #[must_use]
+    pub const fn per(mut self, units: u32) -> Self {
+        assert!(units > 0, "0 units for a token: use at least 1");
+        self.per = units;
+        self
+    }
+
+    /// What a request of this head costs, in tokens, for closures that make more of it.
+    #[must_use]
+    pub fn of(&self, head: &Head<'_>) -> u32 {
+        match number(head.headers, &self.name) {
+            Some(units) => u32::try_from(units.div_ceil(u64::from(self.per))).unwrap_or(u32::MAX),
+            None => self.missing,
+        }
+    }
+}
+
+impl<B> CostOf<Request<B>> for HeaderCost {
+    fn cost(&self, request: &Request<B>) -> Cost {
+        Cost::new(self.of(&Head::from(request)))
+    }
+}
+
+/// The number in the only field of this name; the largest there is, if it is larger.
+fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
+    if *name == CONTENT_LENGTH && headers.contains_key(TRANSFER_ENCODING) {
+        return None;
+    }
+    let mut values = headers.get_all(name).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return None;
+    };
+    let digits = value.as_bytes();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    Some(digits.iter().fold(0_u64, |number, digit| {
+        let digit = u64::from(digit - b'0');
+        number.saturating_mul(10).saturating_add(digit)
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MISSING: u32 = 77;
+    const UNITS: HeaderCost = HeaderCost::new(HeaderName::from_static("x-units"), MISSING);
+
+    fn cost(cost: &HeaderCost, fields: &[(&str, &[u8])]) -> u32 {
+        let request = fields.iter().fold(Request::builder(), |request, field| {
+            request.header(field.0, field.1)
+        });
+        cost.cost(&request.body(()).expect("a valid head")).of(0)
+    }
+
+    fn units(cost: &HeaderCost, value: &str) -> u32 {
+        self::cost(cost, &[("x-units", value.as_bytes())])
+    }
+
+    #[test]
+    fn a_number_is_digits_and_nothing_else() {
+        assert_eq!(
+            ["0", "007", "4096"].map(|value| units(&UNITS, value)),
+            [0, 7, 4096]
+        );
+        let others = [
+            "", " ", "+5", "-5", " 5", "5 ", "5, 5", "5,5", "5.0", "5e3", "0x5", "five", "٥",
+        ];
+        for value in others {
+            assert_eq!(units(&UNITS, value), MISSING, "{value:?}");
+        }
+        assert_eq!(cost(&UNITS, &[("x-units", b"5\xff")]), MISSING);
+        assert_eq!(cost(&UNITS, &[]), MISSING);
+    }
+
+    #[test]
+    fn several_numbers_are_none_even_if_they_agree() {
+        assert_eq!(
+            cost(&UNITS, &[("x-units", b"5"), ("x-units", b"5")]),
+            MISSING
+        );
+        assert_eq!(
+            cost(&UNITS, &[("x-units", b"5"), ("x-units", b"")]),
+            MISSING
+        );
+    }
+
+    #[test]
+    fn tokens_are_rounded_up_and_the_missing_stay() {
+        let kibi = UNITS.per(1_024);
+        let asked = ["0", "1", "1024", "1025"].map(|value| units(&kibi, value));
+        assert_eq!(asked, [0, 1, 1, 2]);
+        assert_eq!(units(&kibi, "none"), MISSING);
+    }
+
+    #[test]
+    fn what_is_too_large_costs_the_most() {
+        let ten_to_the_64th = format!("1{:064}", 0); // a multiple of 2^64
+        let asked = |cost: &HeaderCost| {
+            [
+                "4294967295",
+                "4294967296",
+                "18446744073709551616",
+                &ten_to_the_64th,
+            ]
+            .map(|value| units(cost, value))
+        };
+        assert_eq!(asked(&UNITS), [u32::MAX; 4]);
+        assert_eq!(asked(&UNITS.per(2)), [1 << 31, 1 << 31, u32::MAX, u32::MAX]);
+    }
+
+    #[test]
+    fn a_length_that_is_overridden_is_none() {
+        let length = HeaderCost::new(CONTENT_LENGTH, MISSING);
+        let five: (&str, &[u8]) = ("content-length", b"5");
+        assert_eq!(cost(&length, &[five]), 5);
+        assert_eq!(
+            cost(&length, &[five, ("transfer-encoding", b"chunked")]),
+            MISSING
+        );
+        assert_eq!(
+            cost(
+                &UNITS,
+                &[("x-units", b"5"), ("transfer-encoding", b"chunked")]
+            ),
+            5
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "0 units for a token: use at least 1")]
+    fn a_token_for_nothing_is_found_at_set_up() {
+        let _ = UNITS.per(0);
+    }
+}
