@@ -1,4 +1,15 @@
-//! What a request spends: [`CostOf`], a fixed [`Cost`] or a closure.
+//! What a request spends: one [`Cost`] for all, or by its route, a header field, a closure.
+//!
+//! | on a [`RateLimitLayer`](crate::RateLimitLayer) | a request costs |
+//! |---|---|
+//! | [`.cost(20)`](crate::RateLimitLayer::cost) | the same as all others; 1 by default |
+//! | [`.costs(..)`](crate::RateLimitLayer::costs) a [`RouteCosts`] | what a table says of its method and route |
+//! | [`.with_cost(..)`](crate::RateLimitLayer::with_cost) a [`HeaderCost`] | the number in a header field, such as `content-length` |
+//! | [`.cost_fn(\|head\| ..)`](crate::RateLimitLayer::cost_fn) | what a closure makes of its head, [awaited](#what-must-be-awaited) in front if need be |
+//! | `.with_cost(..)` a [`CostOf`] of your own | what it makes of the whole request, of any type |
+//!
+//! Each says a number or a [`Cost`]: [`Cost::each`] has one for each quota of the policy, 0 is free. A cost above a limit is
+//! refused for good.
 //!
 //! ```
 //! use http::Request;
@@ -10,6 +21,7 @@
 //! assert_eq!(by_method.cost(&Request::get("/").body(())?), Cost::ONE);
 //! # Ok::<(), http::Error>(())
 //! ```
+#![doc = include_str!("../docs/costs.md")]
 
 mod header;
 mod route;

@@ -43,7 +43,7 @@ use crate::quota::Cost;
 ///
 /// At one path, the entry of a method comes before that of any method. `HEAD` without an entry of its own costs what `GET`
 /// does, which is how axum answers it: asking for the head is no cheap way in. A path that is listed for other methods only is
-/// not listed for this one.
+/// not listed for this one. The [module](super#which-places-know-the-route) says in which places there is a template.
 ///
 /// # The path is taken as sent
 ///
