@@ -7,4 +7,6 @@ mod fuzz;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod places;
+#[cfg(feature = "axum")]
+mod routes;
 mod support;
