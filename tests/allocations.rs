@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::key::PeerAddr;
 use tower_sluice::response::HeaderFormat;
-use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, RouteCosts};
 
 struct Counting;
 
@@ -171,6 +171,16 @@ fn a_request_that_passes_allocates_nothing() {
             .layer(inner());
         assert_eq!(allocations(by_the_system_clock, StatusCode::OK), 0);
     }
+}
+
+#[test]
+fn a_cost_by_route_allocates_nothing() {
+    let costs = RouteCosts::new().route("/export/{id}", 5);
+    let method = http::Method::from_bytes(b"A-METHOD-OF-ITS-OWN").expect("a method");
+    let costs = costs.method(method, "/", 5).prefix("/", 2);
+    let limited = silent(one_quota(ALLOWED)).costs(costs.clone());
+    assert_eq!(allocations(limited.layer(inner()), StatusCode::OK), 0);
+    assert_eq!(costs.unmatched().len(), 2);
 }
 
 #[test]
