@@ -3,6 +3,9 @@
 //! Run: `cargo run --example playground -- --quota '5/10s burst 3' --quota fixed-window:20/minute`
 //! Then: `curl -i localhost:3000/cost/2`
 //!
+//! Also: `--wait 10`, and requests wait for their turn; `curl -X POST localhost:3000/settle/5/2` is charged 5 and settled at 2;
+//! `--free-status 5xx`, and what the server failed at costs nothing.
+//!
 //! With the feature `redis` several of them share a limit: `--backend redis://127.0.0.1/`.
 //!
 //! SIGTERM and SIGINT stop it; requests that are under way have 3 seconds to end.
@@ -16,17 +19,18 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::Path;
+use axum::extract::{MatchedPath, Path};
 use axum::http::StatusCode;
 use axum::http::header::HeaderName;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use clap::Parser;
-use http::Request;
+use http::{Extensions, Request};
 use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::key::{Global, Header, KeyError, KeyExtractor};
 use tower_sluice::{
-    AnyBackend, Key, MemoryBackend, OnBackendError, PeerIp, Policy, Quota, RateLimitLayer,
+    AnyBackend, Charge, Head, Key, MaxWait, MemoryBackend, OnBackendError, PeerIp, Policy, Quota,
+    RateLimitLayer,
 };
 
 /// A server to try rate limits with curl.
@@ -54,6 +58,46 @@ struct Options {
     /// The name of the policy.
     #[arg(long, value_name = "NAME", default_value = "default")]
     name: String,
+    /// How long a request may wait to be allowed, in seconds (say 0.5); not at all if not said.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
+    wait: Option<Duration>,
+    /// Answers of this status cost nothing, such as `404` or `5xx`; may be repeated.
+    #[arg(long, value_name = "STATUS", value_parser = StatusPattern::parse)]
+    free_status: Vec<StatusPattern>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok();
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "use seconds, such as 10 or 0.5".into())
+}
+
+/// One status, or all that begin with a digit.
+#[derive(Clone, Copy)]
+enum StatusPattern {
+    Exactly(u16),
+    Hundred(u16),
+}
+
+impl StatusPattern {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (pattern, status) = match text.strip_suffix("xx") {
+            Some(digit) => (Self::Hundred as fn(u16) -> Self, format!("{digit}00")),
+            None => (Self::Exactly as fn(u16) -> Self, text.to_owned()),
+        };
+        match status.parse() {
+            Ok(code @ 200..=599) if status.len() == 3 => Ok(pattern(code)),
+            _ => Err("use a status such as 404, or 4xx, from 200 to 599".into()),
+        }
+    }
+
+    fn matches(self, status: StatusCode) -> bool {
+        match self {
+            Self::Exactly(code) => status == code,
+            Self::Hundred(first) => status.as_u16() / 100 == first / 100,
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -158,13 +202,15 @@ impl Options {
 
     fn app(self, policy: Policy) -> Router {
         let backend = self.backend.within(self.backend_timeout);
+        let free = self.free_status;
         let limit = RateLimitLayer::new(policy, self.key, backend)
-            .on_backend_error(self.on_backend_error.choice());
-        let by_path = limit
-            .clone()
-            .cost_fn(|head| match head.uri.path().strip_prefix("/cost/") {
-                Some(cost) => cost.parse().unwrap_or(1),
-                None => 1,
+            .on_backend_error(self.on_backend_error.choice())
+            .wait(self.wait.map_or(MaxWait::NONE, MaxWait::of))
+            .cost_fn(cost)
+            .on_response(move |parts, charge| {
+                if free.iter().any(|free| free.matches(parts.status)) {
+                    charge.cancel();
+                }
             });
         Router::new()
             .route("/", get(|| async { "ok\n" }))
@@ -176,7 +222,37 @@ impl Options {
             .route("/status/{code}", get(status))
             .route("/stream/{n}", get(stream))
             .route("/echo", post(|body: Bytes| async { body }))
-            .layer(by_path)
+            .route("/settle/{estimate}/{actual}", post(settle))
+            .layer(limit)
+    }
+}
+
+/// The routes whose path says what they cost, by the template that they were matched by; all others cost 1.
+fn cost(head: &Head<'_>) -> u32 {
+    let segment = match matched(head.extensions) {
+        "/cost/{n}" | "/settle/{estimate}/{actual}" => head.uri.path().split('/').nth(2),
+        _ => None,
+    };
+    segment.and_then(|cost| cost.parse().ok()).unwrap_or(1)
+}
+
+fn matched(extensions: &Extensions) -> &str {
+    extensions.get().map_or("", MatchedPath::as_str)
+}
+
+/// Charged what was estimated, and settled at what it came to.
+async fn settle(Path((estimate, actual)): Path<(u32, u32)>, charge: Charge) -> impl IntoResponse {
+    match charge.settle(actual).await {
+        Ok(_) if charge.policy().is_none() => (StatusCode::OK, "passed uncounted\n".to_owned()),
+        Ok(after) => {
+            let left = after.map(|after| format!(", {} left", after.remaining()));
+            let left = left.unwrap_or_default();
+            (
+                StatusCode::OK,
+                format!("estimated {estimate}, settled at {actual}{left}\n"),
+            )
+        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The example `playground` from outside: as a process, over real connections, in real time.
 #![cfg(feature = "axum")]
 
+mod charges;
 mod playground;
 #[cfg(feature = "redis")]
 mod redis;
@@ -345,6 +346,11 @@ async fn bad_arguments_are_named_in_one_line() {
         (["--key", "header:a b"], "a b"),
         (["--name", "two words"], "two words"),
         (["--name", ""], "name"),
+        (["--wait", "soon"], "'soon' for '--wait"),
+        (["--wait", "-1"], "'-1' for '--wait"),
+        (["--wait", "inf"], "'inf' for '--wait"),
+        (["--free-status", "9xx"], "'9xx' for '--free-status"),
+        (["--free-status", "6000"], "'6000' for '--free-status"),
         (["--listen", "localhost"], "localhost"),
         (["--listen", "127.0.0.1:70000"], "70000"),
         (["--nonsense", "1"], "--nonsense"),
