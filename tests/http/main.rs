@@ -2,6 +2,7 @@
 #![cfg(feature = "axum")]
 
 mod charges;
+mod examples;
 mod playground;
 #[cfg(feature = "redis")]
 mod redis;

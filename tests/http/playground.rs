@@ -18,18 +18,23 @@ use tokio::time::timeout;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Examples are built beside the tests, unless the tests are picked by name.
-pub(crate) fn playground() -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("a path");
     let built = tests.parent().and_then(|deps| deps.parent());
     let path = built
         .expect("target/debug/deps")
-        .join("examples/playground");
+        .join("examples")
+        .join(name);
     assert!(
         path.exists(),
         "{} is missing: run `cargo test`, or `cargo build --examples` first",
         path.display()
     );
     path
+}
+
+pub(crate) fn playground() -> PathBuf {
+    example("playground")
 }
 
 /// A playground that is killed when the test ends, whichever way.

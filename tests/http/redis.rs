@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::examples::run;
 use crate::playground::Playground;
 use crate::support::free_port;
 use crate::support::redis::RedisServer;
@@ -93,4 +94,28 @@ async fn the_time_for_an_answer_can_be_set() {
     server.resume();
     assert_eq!(refused.status, 503);
     assert!(took >= Duration::from_millis(1_400), "{took:?}");
+}
+
+#[tokio::test]
+async fn two_clients_stay_within_a_quota_that_is_not_theirs() {
+    let server = RedisServer::start();
+    // It allows 5 in a second and refuses the sixth.
+    let upstream = Playground::start(&["--quota", "5/second", "--key", "global"]).await;
+    let (url, redis) = (format!("{}/", upstream.base), server.url());
+    let client = || async {
+        let output = run("client", &[&url, &redis, "12"]).await;
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("text")
+    };
+    let start = Instant::now();
+    let (one, two) = tokio::join!(client(), client());
+    // 24 requests of which one comes at once: the last one 23 fifths of a second later.
+    let least = Duration::from_millis(4_600);
+    assert!(start.elapsed() >= least, "{:?}", start.elapsed());
+    let lines: Vec<&str> = one.lines().chain(two.lines()).collect();
+    assert_eq!(lines.len(), 24);
+    assert!(
+        lines.iter().all(|line| line.ends_with(" ms 200")),
+        "{lines:?}"
+    );
 }

@@ -1,0 +1,59 @@
+//! What requests cost: by route, by size, and by what they turn out to need.
+//!
+//! Run: `cargo run --example variable_cost`
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header::CONTENT_LENGTH};
+use axum::routing::{get, post};
+use tower::ServiceExt;
+use tower_sluice::cost::HeaderCost;
+use tower_sluice::{Charge, Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
+
+fn app() -> Router {
+    let costs = RouteCosts::new() // what is not listed costs 1
+        .route("/search", 5)
+        .method(Method::POST, "/ask", 40); // an estimate, see `ask`
+    let policy = Policy::new("api", Quota::per_hour(100));
+    let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
+    // The same bucket by a clone of its own: a token for each kilobyte begun, 16 if nobody says how many.
+    let size = HeaderCost::new(CONTENT_LENGTH, 16).per(1_024);
+    let by_size = limit.clone().with_cost(size);
+    let limit = limit.costs(costs).on_response(|parts, charge| {
+        if parts.status.is_server_error() {
+            charge.cancel(); // our failures are free
+        }
+    });
+    Router::new()
+        .route("/search", get(|| async { "found" }))
+        .route("/ask", post(ask))
+        .route("/fail", get(|| async { StatusCode::BAD_GATEWAY }))
+        .layer(limit)
+        .route("/upload", post(|| async {}).layer(by_size)) // after `.layer`: not under it
+}
+
+/// What an answer costs is known when it is there.
+async fn ask(charge: Charge, question: String) -> &'static str {
+    let tokens = u32::try_from(question.len()).unwrap_or(u32::MAX);
+    charge.settle(tokens); // in memory at once; through Redis it goes on in the background
+    "42"
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let upload = Request::post("/upload").header(CONTENT_LENGTH, 5_000);
+    let requests = [
+        (Request::get("/search").body(Body::empty())?, 5),
+        (Request::post("/ask").body("why is it so?".into())?, 13),
+        (Request::get("/fail").body(Body::empty())?, 0),
+        (upload.body(Body::empty())?, 5),
+    ];
+    let app = app();
+    for (request, cost) in requests {
+        println!("{} {} costs {cost}", request.method(), request.uri());
+        app.clone().oneshot(request).await?;
+    }
+    let last = app.oneshot(Request::get("/fail").body(Body::empty())?);
+    assert_eq!(last.await?.headers()["ratelimit"], "\"api\";r=76"); // before the hook gives its 1 back
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Limits without Tower: a job that is refused, one that is settled, a function that waits for its turn.
+//!
+//! Run: `cargo run --example without_tower`
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
+
+type Jobs = Limiter<MemoryBackend>;
+
+/// The decorator: makes a function of any async one that waits until `key` may call it.
+fn limited<A, T, F: Future<Output = T>>(
+    limiter: Jobs,
+    key: Key,
+    work: impl Fn(A) -> F,
+) -> impl AsyncFn(A) -> Result<T, Rejected<Infallible>> {
+    async move |argument| {
+        let max_wait = MaxWait::of(Duration::from_secs(2));
+        limiter.wait(&key, 1, max_wait).await?;
+        Ok(work(argument).await)
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let exports = Limiter::new(
+        Policy::new("exports", Quota::per_hour(10)),
+        MemoryBackend::new(),
+    );
+    let ann = Key::from("ann");
+
+    // Does the work, or says when it may be done.
+    let rows = exports.limit(&ann, 4, async { 1_000 }).await?;
+    assert_eq!(rows, 1_000);
+    let refused = exports.limit(&ann, 7, async {}).await.unwrap_err();
+    println!("{refused}"); // rate limit exceeded, allowed after 359.99..s
+
+    // The guard: an estimate first, and what it came to in the end. Dropped, the estimate stays.
+    let charge = exports.admit(&ann, 5).await?;
+    charge.settle(2).await?;
+    assert_eq!(exports.peek(&ann).await?.remaining(), 4);
+    exports.admit(&ann, 1).await?.cancel().await?; // it failed, and failures are free
+    assert_eq!(exports.peek(&ann).await?.remaining(), 4);
+
+    // Five calls, one at once and then one every 50 ms.
+    let policy = Policy::new("mails", Quota::per_second(20).burst(1));
+    let send = limited(
+        Limiter::new(policy, MemoryBackend::new()),
+        ann,
+        |to: &'static str| async move { to.len() },
+    );
+    let start = Instant::now();
+    for name in ["ann", "bob", "cid", "dan", "eve"] {
+        assert_eq!(send(name).await?, 3);
+    }
+    assert!(start.elapsed() >= Duration::from_millis(200));
+    Ok(())
+}

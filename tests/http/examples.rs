@@ -1,0 +1,24 @@
+//! The other examples, as they stand there.
+
+use std::process::{Output, Stdio};
+
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::playground::{PATIENCE, example};
+
+pub(crate) async fn run(name: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(example(name));
+    let command = command.args(arguments).stdin(Stdio::null());
+    let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+    output.expect("in time").expect("it runs")
+}
+
+#[tokio::test]
+async fn examples_that_assert_what_they_show_succeed() {
+    for name in ["variable_cost", "without_tower"] {
+        let output = run(name, &[]).await;
+        assert!(output.status.success(), "{name}: {output:?}");
+        assert!(!output.stdout.is_empty(), "{name} shows something");
+    }
+}
