@@ -26,6 +26,33 @@
 //! # Ok(()) }
 //! ```
 //!
+//! A handler in axum takes the charge as an argument; a layer can also be told to look at each response
+//! ([`on_response`](crate::RateLimitLayer::on_response)):
+//!
+//! ```
+//! use axum::Router;
+//! use axum::routing::post;
+//! use tower_sluice::{Charge, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+//!
+//! async fn ask(charge: Charge, question: String) -> String {
+//!     let (answer, tokens) = (question.to_uppercase(), 120);
+//!     charge.settle(tokens);
+//!     answer
+//! }
+//!
+//! let policy = Policy::new("tokens", Quota::per_minute(10_000));
+//! let limit = RateLimitLayer::new(policy, PeerIp::new(), MemoryBackend::new())
+//!     .cost(500) // an estimate
+//!     .on_response(|parts, charge| {
+//!         if parts.status.is_server_error() {
+//!             charge.cancel();
+//!         }
+//!     });
+//! let app: Router = Router::new().route("/ask", post(ask)).layer(limit);
+//! ```
+//!
+//! In other services it is in the request's extensions: `request.extensions().get::<Charge>()`.
+//!
 //! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background, so that
 //! the answer to a client need not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the
 //! backend's [`Lobby`].

@@ -21,13 +21,14 @@
 //! - [`Limiter`] is the same without Tower: [`limiter`].
 //! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
 //! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
+//! - [`wait`] lets requests wait for their turn; [`charge`] settles what they cost when it is known.
 //! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
 //! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`] is
 //!   either, chosen by a URL.
 //!
 //! # Features
 //!
-//! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`.
+//! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`; [`Charge`] is an extractor.
 //! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
 //! - `redis`: buckets in Redis, shared by a fleet.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.

@@ -18,6 +18,37 @@
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 10);
 //! # Ok(()) }
 //! ```
+//!
+//! # Work that is limited
+//!
+//! [`limit`](Limiter::limit) does a piece of work or says no; [`admit`](Limiter::admit) gives a [`Charge`], to be settled at
+//! what the work came to; [`wait`](Limiter::wait) gives one too, after a wait. A decorator is a function that returns a
+//! function:
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use std::time::Duration;
+//! use tower_sluice::limiter::Rejected;
+//! use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
+//!
+//! /// `work`, but each call waits until `key` may make it.
+//! fn limited<A, T, F: Future<Output = T>>(
+//!     limiter: Limiter<MemoryBackend>,
+//!     key: Key,
+//!     work: impl Fn(A) -> F,
+//! ) -> impl AsyncFn(A) -> Result<T, Rejected<Infallible>> {
+//!     async move |argument| {
+//!         limiter.wait(&key, 1, MaxWait::of(Duration::from_secs(30))).await?;
+//!         Ok(work(argument).await)
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Rejected<Infallible>> {
+//! let limiter = Limiter::new(Policy::new("mails", Quota::per_second(100)), MemoryBackend::new());
+//! let send = limited(limiter, Key::from("ann"), |to: &'static str| async move { to.len() });
+//! assert_eq!(send("bob@example.org").await?, 15);
+//! # Ok(()) }
+//! ```
 
 use std::convert::Infallible;
 use std::fmt;

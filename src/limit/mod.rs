@@ -1,6 +1,6 @@
 //! [`RateLimitLayer`]: limits any Tower service, by key.
 //!
-//! Answers `429` to clients that ask too often; it neither queues nor slows. Behind a proxy every peer is the proxy: take the
+//! Answers `429` to clients that ask too often, or lets them [wait](RateLimitLayer::wait). Behind a proxy every peer is the proxy: take the
 //! key from what you know of the client instead.
 //!
 //! ```
@@ -42,6 +42,33 @@
 //!     .route("/", get(|| async { "hello" }))
 //!     .layer(limit.clone())
 //!     .route("/report", get(|| async { "long" }).layer(limit.cost(20))); // after `.layer`: not under it, same buckets
+//! ```
+//!
+//! Waiting instead of refusing, in turns that are reserved at once; here on a clock that a test moves:
+//!
+//! ```
+//! use std::time::Duration;
+//! use futures_util::FutureExt;
+//! use http::{Request, Response};
+//! use tower::{Service, ServiceBuilder, ServiceExt};
+//! use tower_sluice::clock::{ManualClock, Timestamp};
+//! use tower_sluice::{Charge, Global, MaxWait, MemoryBackend, Policy, Quota, RateLimitLayer};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+//! let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+//! let backend = MemoryBackend::builder().clock(clock.clone()).build();
+//! let limit = RateLimitLayer::new(Policy::new("upstream", Quota::per_second(2).burst(1)), Global, backend)
+//!     .wait(MaxWait::of(Duration::from_secs(1)));
+//! let mut service = ServiceBuilder::new().layer(limit).service_fn(|request: Request<()>| async move {
+//!     let waited = request.extensions().get::<Charge>().map(Charge::waited);
+//!     Ok::<_, std::convert::Infallible>(Response::new(format!("{waited:?}")))
+//! });
+//! service.ready().await?.call(Request::new(())).await?;
+//! let mut second = Box::pin(service.ready().await?.call(Request::new(())));
+//! assert!((&mut second).now_or_never().is_none(), "its turn comes in half a second");
+//! clock.advance(Duration::from_millis(500));
+//! assert_eq!(second.await?.status(), 200);
+//! # Ok(()) }
 //! ```
 
 #[cfg(feature = "axum")]
