@@ -110,7 +110,6 @@ pub(crate) struct Admitted {
 /// What can still be settled.
 struct Open {
     settler: Arc<dyn Settle>,
-    policy: Policy,
     key: Key,
     /// What all receipts together have charged.
     cost: Cost,
@@ -126,6 +125,7 @@ pub(crate) trait Settle: Send + Sync {
 }
 
 impl Charge {
+    #[inline(always)] // what is moved here is large
     pub(crate) fn new(
         settler: Arc<dyn Settle>,
         policy: Policy,
@@ -140,7 +140,6 @@ impl Charge {
         } = admitted;
         let open = Open {
             settler,
-            policy: policy.clone(),
             key,
             cost,
             receipts: receipt.into_iter().collect(),
@@ -219,10 +218,13 @@ impl Charge {
 
     /// The open charge among this one and those around it that was made for `key` by `policy` in the backend of `lobby`.
     pub(crate) fn find(&self, lobby: &Lobby, policy: &Policy, key: &Key) -> Option<Self> {
-        let is_it = |open: &Open| {
-            std::ptr::eq(open.settler.lobby(), lobby) && open.policy == *policy && open.key == *key
+        let is_it = |entry: &Entry| {
+            entry.policy.as_ref() == Some(policy)
+                && entry.open.as_ref().is_some_and(|open| {
+                    std::ptr::eq(open.settler.lobby(), lobby) && open.key == *key
+                })
         };
-        if self.with(|entry| entry.open.as_ref().is_some_and(is_it)) {
+        if self.with(|entry| is_it(entry)) {
             return Some(self.clone());
         }
         self.with(|entry| entry.outer.as_ref()?.find(lobby, policy, key))
@@ -234,8 +236,8 @@ impl Charge {
         self.with(|entry| {
             entry.decision = Some(admitted.decision);
             entry.waited += admitted.waited;
-            if let Some(open) = &mut entry.open {
-                let quotas = open.policy.quotas().len();
+            if let (Some(open), Some(policy)) = (&mut entry.open, &entry.policy) {
+                let quotas = policy.quotas().len();
                 open.cost = open.cost.with(cost, quotas, u32::max);
                 open.receipts.extend(admitted.receipt);
             }
@@ -250,34 +252,32 @@ impl Charge {
     /// Gives back what the charge is above `cost`, and leaves it open.
     pub(crate) fn lower(&self, cost: Cost) -> Settlement {
         self.with(|entry| {
-            let Some(open) = &mut entry.open else {
+            let (Some(open), Some(policy)) = (&mut entry.open, &entry.policy) else {
                 return Settlement::failed(Kind::Settled);
             };
-            let quotas = open.policy.quotas().len();
+            let quotas = policy.quotas().len();
             let ops = open.give_back(cost, quotas);
             open.cost = open.cost.with(cost, quotas, u32::min);
-            open.settler.begin(ops, &open.policy, &open.key)
+            open.settler.begin(ops, policy, &open.key)
         })
     }
 
     fn settle_by(&self, actual: impl FnOnce(Cost, usize) -> Cost) -> Settlement {
         // Taken out in one step: of any number of callers one finds it.
-        let (taken, counted) = self.with(|entry| (entry.open.take(), entry.policy.is_some()));
-        let Some(mut open) = taken else {
-            return if counted {
-                Settlement::failed(Kind::Settled)
-            } else {
-                Settlement::done(None)
-            };
+        let taken = self.with(|entry| (entry.open.take(), entry.policy.clone()));
+        let (mut open, policy) = match taken {
+            (Some(open), Some(policy)) => (open, policy),
+            (None, Some(_)) => return Settlement::failed(Kind::Settled),
+            (_, None) => return Settlement::done(None),
         };
-        let quotas = open.policy.quotas().len();
+        let quotas = policy.quotas().len();
         let actual = actual(open.cost, quotas);
         let mut ops = open.give_back(actual, quotas);
         let more = actual.with(open.cost, quotas, u32::saturating_sub);
         if !more.is_zero() {
             ops.push(Op::Penalty(more));
         }
-        open.settler.begin(ops, &open.policy, &open.key)
+        open.settler.begin(ops, &policy, &open.key)
     }
 
     fn with<R>(&self, f: impl FnOnce(&mut Entry) -> R) -> R {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::service::{Asked, Grant, Shared, Verdict};
+use super::service::{Asked, Grant, Shared, Verdict, limited};
 use super::trace;
 use crate::backend::{Backend, HandlesFailure};
 use crate::charge::{Admitted, Charge, Settlement};
@@ -54,9 +54,9 @@ pin_project! {
         /// The request waits to be allowed, or for an answer that must not be lost.
         Waiting { wait: Wait, parked: Option<Box<Parked>> },
         /// It may go on, and the inner service has to be ready.
-        Readying { parked: Option<Box<Parked>>, grant: Option<Grant> },
+        Readying { parked: Option<Box<Parked>> },
         /// The charge of a layer around this one is being changed; then the request goes on, or is refused.
-        Settling { settlement: Settlement, parked: Option<Box<Parked>>, refusal: Option<Refusal> },
+        Settling { settlement: Settlement, parked: Option<Box<Parked>> },
         /// The inner service has been called.
         Calling { #[pin] response: Inner, pass: Option<Pass>, unserved: Option<Unserved> },
         /// The request was refused.
@@ -71,6 +71,9 @@ pub(super) struct Parked<S, Req, K, B, C, F, R, P> {
     pub(super) request: Req,
     pub(super) policy: Policy,
     pub(super) asked: Asked,
+    /// What has been decided, while something else is still to be done.
+    pub(super) grant: Option<Grant>,
+    pub(super) refusal: Option<Refusal>,
     /// Since when the request may wait, and for how long.
     pub(super) began: Option<(Timestamp, MaxWait)>,
     /// Whether it waits at the backend in this process, for want of the other one.
@@ -136,10 +139,9 @@ where
     B: Backend,
     R: Reject<Req, S::Response, S::Error>,
 {
-    let answer = grant.decision.as_ref().map(|decision| (policy, decision));
     let granted = Granted {
-        answer,
-        charge: grant.charge,
+        answer: grant.decision.map(|decision| (policy, decision)),
+        offer: grant.offer,
         joined: grant.joined,
     };
     let pass = Some(reject.admit(&mut request, granted));
@@ -169,11 +171,13 @@ where
         refusal: Refusal,
     ) -> StateOf<S, Req, K, B, C, F, R, P> {
         match self.asked.joined.take() {
-            Some(charge) => State::Settling {
-                settlement: charge.cancel(),
-                parked: Some(self),
-                refusal: Some(refusal),
-            },
+            Some(charge) => {
+                self.refusal = Some(refusal);
+                State::Settling {
+                    settlement: charge.cancel(),
+                    parked: Some(self),
+                }
+            }
             None => {
                 let result = Some(self.answer(refusal));
                 State::Done { result }
@@ -215,18 +219,8 @@ where
             ..
         } = &mut *self;
         let verdict = match waited {
-            Ok(waited) => {
-                let by_fallback = *by_fallback;
-                Verdict::Go(shared.waited::<Req, S::Response, S::Error>(
-                    waited,
-                    by_fallback,
-                    policy,
-                    asked,
-                ))
-            }
-            Err(Rejected::Denied(decision)) => {
-                Verdict::Refuse(shared.limited(decision, policy, asked))
-            }
+            Ok(admitted) => Verdict::Go(shared.grant(admitted, *by_fallback, policy, asked)),
+            Err(Rejected::Denied(decision)) => Verdict::Refuse(limited(decision, policy, asked)),
             Err(Rejected::Backend(error)) => {
                 if let (Some((began, max_wait)), Some(local)) =
                     (*began, shared.layer.on_error.fallback())
@@ -241,14 +235,14 @@ where
                         parked: Some(self),
                     };
                 }
-                shared.judge::<Req, S::Response, S::Error>(Err(error), policy, asked)
+                shared.judge(Err(error), policy, asked)
             }
         };
         match verdict {
-            Verdict::Go(grant) if self.began.is_some() => State::Readying {
-                parked: Some(self),
-                grant: Some(grant),
-            },
+            Verdict::Go(grant) if self.began.is_some() => {
+                self.grant = Some(grant);
+                State::Readying { parked: Some(self) }
+            }
             Verdict::Go(grant) => self.serve(grant),
             Verdict::Refuse(refusal) => self.refuse(refusal),
         }
@@ -277,7 +271,7 @@ where
                         asked,
                         ..
                     } = &mut *parked;
-                    match shared.judge::<Req, S::Response, S::Error>(reply, policy, asked) {
+                    match shared.judge(reply, policy, asked) {
                         Verdict::Go(grant) => parked.serve(grant),
                         Verdict::Refuse(refusal) => parked.refuse(refusal),
                     }
@@ -294,24 +288,20 @@ where
                         return Poll::Pending;
                     }
                 },
-                StateProj::Readying { parked, grant } => {
+                StateProj::Readying { parked } => {
                     let waiting = parked.as_mut().expect(DONE);
                     if waiting.has_given_way
                         && let Err(error) = ready!(waiting.service.poll_ready(cx))
                     {
                         return Poll::Ready(Err(R::error(error)));
                     }
-                    let grant = grant.take().expect(DONE);
+                    let grant = waiting.grant.take().expect(DONE);
                     parked.take().expect(DONE).serve(grant)
                 }
-                StateProj::Settling {
-                    settlement,
-                    parked,
-                    refusal,
-                } => {
+                StateProj::Settling { settlement, parked } => {
                     let after = ready!(Pin::new(settlement).poll(cx)).ok().flatten();
                     let mut parked = parked.take().expect(DONE);
-                    match refusal.take() {
+                    match parked.refusal.take() {
                         Some(mut refusal) => {
                             if let (Refusal::Limited { decision, .. }, Some(after)) =
                                 (&mut refusal, &after)

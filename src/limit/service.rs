@@ -16,7 +16,7 @@ use crate::decision::Decision;
 use crate::key::{Key, KeyExtractor};
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::response::{Granted, Refusal, Reject};
+use crate::response::{Granted, Offer, Refusal, Reject};
 use crate::wait::{self, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
@@ -50,7 +50,6 @@ pub(super) struct Asked {
 }
 
 /// What becomes of a request.
-#[allow(clippy::large_enum_variant)] // the large one is the usual one
 pub(super) enum Verdict {
     Go(Grant),
     Refuse(Refusal),
@@ -60,16 +59,12 @@ pub(super) enum Verdict {
 pub(super) struct Grant {
     /// None: it passes uncounted, or there is nothing new to tell.
     pub(super) decision: Option<Decision>,
-    /// What it was charged, if anybody wants to know.
-    pub(super) charge: Option<Charge>,
-    /// Whether that is the charge of a layer around this one.
+    pub(super) offer: Offer<'static>,
+    /// Whether the offer is the charge of a layer around this one.
     pub(super) joined: bool,
     /// What gives it back unless the inner service begins with it.
     pub(super) unserved: Option<Unserved>,
 }
-
-/// Where a charge can be settled: the layer's own backend, another one, or nowhere.
-type Settler<'a> = Option<Cow<'a, Arc<dyn Settle>>>;
 
 impl<K, B, C, F, R, P> Shared<K, B, C, F, R, P>
 where
@@ -77,29 +72,20 @@ where
     F: HandlesFailure<B::Error>,
 {
     /// What a reply, or its failure, means for the request.
-    #[inline]
-    pub(super) fn judge<Req, Res, Err>(
+    pub(super) fn judge(
         &self,
         reply: Result<Reply, B::Error>,
         policy: &Policy,
         asked: &mut Asked,
-    ) -> Verdict
-    where
-        R: Reject<Req, Res, Err>,
-    {
-        let (reply, settler) = match reply {
-            Ok(reply) => (reply, Some(Cow::Borrowed(&self.settler))),
+    ) -> Verdict {
+        let (reply, by_fallback) = match reply {
+            Ok(reply) => (reply, false),
             Err(error) => {
                 trace::failed(&error, policy);
                 let on_error = &self.layer.on_error;
                 match on_error.handle(error, policy, &asked.key, asked.missing) {
-                    Outcome::Decided(reply) => (reply, self.fallback()),
-                    Outcome::Pass => {
-                        return Verdict::Go(match asked.joined.take() {
-                            Some(charge) => self.join(charge, None),
-                            None => self.uncounted::<Req, Res, Err>(),
-                        });
-                    }
+                    Outcome::Decided(reply) => (reply, true),
+                    Outcome::Pass => return Verdict::Go(self.uncounted(asked)),
                     Outcome::Unavailable => return Verdict::Refuse(Refusal::Unavailable),
                 }
             }
@@ -110,46 +96,24 @@ where
                 receipt: reply.receipt,
                 waited: Duration::ZERO,
             };
-            Verdict::Go(self.grant::<Req, Res, Err>(admitted, settler, policy, asked))
+            Verdict::Go(self.grant(admitted, by_fallback, policy, asked))
         } else {
-            Verdict::Refuse(self.limited(reply.decision, policy, asked))
+            Verdict::Refuse(limited(reply.decision, policy, asked))
         }
     }
 
-    /// What a request goes on with after a wait.
-    pub(super) fn waited<Req, Res, Err>(
+    /// What a request goes on with that the backend, or the one in its place, has let through.
+    pub(super) fn grant(
         &self,
-        admitted: Admitted,
+        mut admitted: Admitted,
         by_fallback: bool,
         policy: &Policy,
         asked: &mut Asked,
-    ) -> Grant
-    where
-        R: Reject<Req, Res, Err>,
-    {
-        let settler = if by_fallback {
-            self.fallback()
-        } else {
-            Some(Cow::Borrowed(&self.settler))
-        };
+    ) -> Grant {
         trace::waited(admitted.waited, policy);
-        self.grant::<Req, Res, Err>(admitted, settler, policy, asked)
-    }
-
-    #[inline]
-    fn grant<Req, Res, Err>(
-        &self,
-        mut admitted: Admitted,
-        settler: Settler<'_>,
-        policy: &Policy,
-        asked: &mut Asked,
-    ) -> Grant
-    where
-        R: Reject<Req, Res, Err>,
-    {
         if let Some(charge) = asked.joined.take() {
-            if !matches!(settler, Some(Cow::Borrowed(_))) {
-                // Made elsewhere: it cannot be given back there.
+            if by_fallback {
+                // It cannot be given back where the rest was charged.
                 admitted.receipt = None;
             }
             let decision = admitted.decision.clone();
@@ -158,70 +122,75 @@ where
             drop(charge.lower(asked.cost));
             return self.join(charge, Some(decision));
         }
-        if !self.layer.reject.keeps_charges() && !self.layer.refund_unserved {
+        let settler: Option<Arc<dyn Settle>> = if by_fallback {
+            let fallback = self.layer.on_error.fallback();
+            fallback.map(|local| Arc::new(local.clone()) as _)
+        } else {
+            Some(Arc::clone(&self.settler))
+        };
+        let Some(settler) = settler else {
             return Grant {
                 decision: Some(admitted.decision),
-                charge: None,
+                offer: Offer::Uncounted,
                 joined: false,
                 unserved: None,
             };
-        }
-        let decision = admitted.decision.clone();
-        let charge = match settler {
-            Some(settler) => {
-                // Nobody asks for the key any more.
-                let key = mem::replace(&mut asked.key, Key::new(""));
-                let (settler, policy) = (settler.into_owned(), policy.clone());
-                Charge::new(settler, policy, key, asked.cost, admitted)
-            }
-            None => Charge::uncounted(),
         };
-        Grant {
-            decision: Some(decision),
-            unserved: self.unserved(&charge),
-            charge: Some(charge),
-            joined: false,
+        // Nobody asks for the key any more.
+        let key = mem::replace(&mut asked.key, Key::new(""));
+        if self.layer.refund_unserved {
+            let decision = admitted.decision.clone();
+            let charge = Charge::new(settler, policy.clone(), key, asked.cost, admitted);
+            return Grant {
+                decision: Some(decision),
+                unserved: Some(Unserved::new(charge.clone())),
+                offer: Offer::Made(Box::new(charge)),
+                joined: false,
+            };
         }
-    }
-
-    /// To go on with the charge of a layer around this one.
-    pub(super) fn join(&self, charge: Charge, decision: Option<Decision>) -> Grant {
         Grant {
-            decision,
-            unserved: self.unserved(&charge),
-            charge: Some(charge),
-            joined: true,
-        }
-    }
-
-    fn uncounted<Req, Res, Err>(&self) -> Grant
-    where
-        R: Reject<Req, Res, Err>,
-    {
-        Grant {
-            decision: None,
-            charge: self.layer.reject.keeps_charges().then(Charge::uncounted),
+            decision: Some(admitted.decision),
+            offer: Offer::New {
+                settler: Cow::Owned(settler),
+                key,
+                cost: asked.cost,
+                receipt: admitted.receipt,
+                waited: admitted.waited,
+            },
             joined: false,
             unserved: None,
         }
     }
 
-    pub(super) fn limited(&self, decision: Decision, policy: &Policy, asked: &Asked) -> Refusal {
-        Refusal::Limited {
-            policy: policy.clone(),
+    /// To go on with the charge of a layer around this one.
+    pub(super) fn join(&self, charge: Charge, decision: Option<Decision>) -> Grant {
+        let unserved = self.layer.refund_unserved;
+        Grant {
             decision,
-            joined: asked.joined.is_some(),
+            unserved: unserved.then(|| Unserved::new(charge.clone())),
+            offer: Offer::Made(Box::new(charge)),
+            joined: true,
         }
     }
 
-    fn unserved(&self, charge: &Charge) -> Option<Unserved> {
-        let wanted = self.layer.refund_unserved;
-        wanted.then(|| Unserved::new(charge.clone()))
+    fn uncounted(&self, asked: &mut Asked) -> Grant {
+        match asked.joined.take() {
+            Some(charge) => self.join(charge, None),
+            None => Grant {
+                decision: None,
+                offer: Offer::Uncounted,
+                joined: false,
+                unserved: None,
+            },
+        }
     }
+}
 
-    fn fallback(&self) -> Settler<'_> {
-        let local: Arc<dyn Settle> = Arc::new(self.layer.on_error.fallback()?.clone());
-        Some(Cow::Owned(local))
+pub(super) fn limited(decision: Decision, policy: &Policy, asked: &Asked) -> Refusal {
+    Refusal::Limited {
+        policy: policy.clone(),
+        decision,
+        joined: asked.joined.is_some(),
     }
 }
 
@@ -243,7 +212,7 @@ where
         self.inner.poll_ready(cx).map_err(R::error)
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
+    fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
         let key = match layer.key.key(&request) {
@@ -277,21 +246,44 @@ where
             .backend
             .ask(Op::Check(asked.missing), &policy, &asked.key)
         {
-            Answer::Now(reply) => {
-                match shared.judge::<Req, S::Response, S::Error>(reply, &policy, &mut asked) {
-                    Verdict::Go(grant) => {
-                        let reject = &layer.reject;
-                        let state = serve(&mut self.inner, request, reject, &policy, grant);
-                        ResponseFuture { state }
-                    }
-                    Verdict::Refuse(refusal) if asked.joined.is_some() => {
-                        let parked = self.park(request, policy.into_owned(), asked);
-                        let state = parked.refuse(refusal);
-                        ResponseFuture { state }
-                    }
-                    Verdict::Refuse(refusal) => self.refuse(&request, refusal),
-                }
+            // The usual case by itself: what is below moves everything once more.
+            Answer::Now(Ok(reply))
+                if reply.decision.is_allowed()
+                    && asked.joined.is_none()
+                    && !layer.refund_unserved =>
+            {
+                let granted = Granted {
+                    answer: Some((&policy, reply.decision)),
+                    offer: Offer::New {
+                        settler: Cow::Borrowed(&shared.settler),
+                        key: asked.key,
+                        cost,
+                        receipt: reply.receipt,
+                        waited: Duration::ZERO,
+                    },
+                    joined: false,
+                };
+                let pass = Some(layer.reject.admit(&mut request, granted));
+                let state = State::Calling {
+                    response: self.inner.call(request),
+                    pass,
+                    unserved: None,
+                };
+                ResponseFuture { state }
             }
+            Answer::Now(reply) => match shared.judge(reply, &policy, &mut asked) {
+                Verdict::Go(grant) => {
+                    let reject = &layer.reject;
+                    let state = serve(&mut self.inner, request, reject, &policy, grant);
+                    ResponseFuture { state }
+                }
+                Verdict::Refuse(refusal) if asked.joined.is_some() => {
+                    let parked = self.park(request, policy.into_owned(), asked);
+                    let state = parked.refuse(refusal);
+                    ResponseFuture { state }
+                }
+                Verdict::Refuse(refusal) => self.refuse(&request, refusal),
+            },
             Answer::Later(reply) => {
                 let policy = policy.into_owned();
                 let state = if layer.refund_unserved {
@@ -357,7 +349,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         let reject = &self.shared.layer.reject;
         let granted = Granted {
             answer: None,
-            charge: reject.keeps_charges().then(Charge::uncounted),
+            offer: Offer::Uncounted,
             joined: false,
         };
         let pass = Some(reject.admit(&mut request, granted));
@@ -384,6 +376,8 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             request,
             policy,
             asked,
+            grant: None,
+            refusal: None,
             began: None,
             by_fallback: false,
             has_given_way: false,
@@ -407,11 +401,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         let settlement = charge.lower(asked.cost);
         asked.joined = Some(charge);
         let parked = Some(self.park(request, policy, asked));
-        let state = State::Settling {
-            settlement,
-            parked,
-            refusal: None,
-        };
+        let state = State::Settling { settlement, parked };
         ResponseFuture { state }
     }
 

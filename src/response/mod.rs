@@ -52,6 +52,7 @@ use crate::policy::Policy;
 
 pub use self::body::ResponseBody;
 pub use self::granted::Granted;
+pub(crate) use self::granted::Offer;
 pub use self::headers::HeaderFormat;
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
 pub use self::reject::{

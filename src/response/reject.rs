@@ -39,11 +39,6 @@ pub trait Reject<Req, Res, Err>: Clone {
     /// Sees a request that goes on, and what it was granted.
     fn admit(&self, request: &mut Req, granted: Granted<'_>) -> Self::Pass;
 
-    /// Whether what requests were charged is of use here: then it is part of what they are granted.
-    fn keeps_charges(&self) -> bool {
-        false
-    }
-
     /// The charge that a layer around this one has left in a request.
     fn charge<'r>(&self, request: &'r Req) -> Option<&'r Charge> {
         let _ = request;
@@ -225,33 +220,41 @@ where
     #[inline]
     fn admit(&self, request: &mut Request<B>, granted: Granted<'_>) -> HttpPass<H> {
         let extensions = self.extensions;
-        let told = self.format != HeaderFormat::None || extensions;
-        let answer = granted.answer.filter(|_| told);
+        let (joined, policy) = (
+            granted.joined,
+            granted.answer.as_ref().map(|answer| answer.0),
+        );
         let mut hook = None;
-        if let Some(charge) = granted.charge {
+        let decision = if extensions || H::IS_CALLED {
+            let (charge, decision) = granted.into_charge();
             if H::IS_CALLED {
-                hook = Some((self.hook.clone(), charge.clone()));
+                hook = Some(Box::new((self.hook.clone(), charge.clone())));
             }
-            if extensions && !granted.joined {
-                let outer = request.extensions_mut().insert(charge);
-                if let (Some(outer), Some(charge)) = (outer, request.extensions().get::<Charge>()) {
-                    charge.set_outer(outer);
-                }
+            if extensions
+                && !joined
+                && let Some(outer) = request.extensions_mut().insert(charge)
+                && let Some(charge) = request.extensions().get::<Charge>()
+            {
+                charge.set_outer(outer);
             }
-        }
-        let told = answer.map(|(policy, decision)| Told {
-            policy: policy.clone(),
-            decision: decision.clone(),
-            format: self.format,
-            on_redirects: self.on_redirects,
-            extensions,
-            joined: granted.joined,
-        });
+            decision
+        } else {
+            granted.answer.map(|answer| answer.1)
+        };
+        let told = match (policy, decision) {
+            (Some(policy), Some(decision)) if extensions || self.format != HeaderFormat::None => {
+                Some(Told {
+                    policy: policy.clone(),
+                    decision,
+                    format: self.format,
+                    on_redirects: self.on_redirects,
+                    extensions,
+                    joined,
+                })
+            }
+            _ => None,
+        };
         HttpPass { told, hook }
-    }
-
-    fn keeps_charges(&self) -> bool {
-        self.extensions || H::IS_CALLED
     }
 
     fn charge<'r>(&self, request: &'r Request<B>) -> Option<&'r Charge> {
@@ -265,7 +268,8 @@ where
     #[inline]
     fn response(pass: HttpPass<H>, response: Response<ResBody>) -> Self::Response {
         let mut response = response.map(ResponseBody::inner);
-        if let Some((hook, charge)) = pass.hook {
+        if let Some(hook) = pass.hook {
+            let (hook, charge) = *hook;
             let (parts, body) = response.into_parts();
             hook.call(&parts, &charge);
             response = Response::from_parts(parts, body);
@@ -285,7 +289,7 @@ where
 #[derive(Debug)]
 pub struct HttpPass<H = NoHook> {
     told: Option<Told>,
-    hook: Option<(H, Charge)>,
+    hook: Option<Box<(H, Charge)>>,
 }
 
 /// In a response's extensions: a layer further in has spoken for the layers of this policy around it that it has joined.
