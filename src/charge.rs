@@ -113,7 +113,9 @@ struct Open {
     key: Key,
     /// What all receipts together have charged.
     cost: Cost,
-    receipts: SmallVec<[Receipt; 1]>,
+    receipt: Option<Receipt>,
+    /// Those of layers further in.
+    more: Vec<Receipt>,
 }
 
 /// A backend, whichever its type.
@@ -142,7 +144,8 @@ impl Charge {
             settler,
             key,
             cost,
-            receipts: receipt.into_iter().collect(),
+            receipt,
+            more: Vec::new(),
         };
         Self(Mutex::new(Account::Own(Entry {
             decision: Some(decision),
@@ -239,7 +242,7 @@ impl Charge {
             if let (Some(open), Some(policy)) = (&mut entry.open, &entry.policy) {
                 let quotas = policy.quotas().len();
                 open.cost = open.cost.with(cost, quotas, u32::max);
-                open.receipts.extend(admitted.receipt);
+                open.more.extend(admitted.receipt);
             }
         });
     }
@@ -293,7 +296,7 @@ impl Open {
     fn give_back(&mut self, cost: Cost, quotas: usize) -> SmallVec<[Op; 2]> {
         let mut left = self.cost.with(cost, quotas, u32::saturating_sub);
         let mut ops = SmallVec::new();
-        for receipt in self.receipts.iter_mut().rev() {
+        for receipt in self.more.iter_mut().rev().chain(&mut self.receipt) {
             if left.is_zero() {
                 break;
             }
