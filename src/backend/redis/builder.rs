@@ -13,11 +13,12 @@ use super::super::{BackendError, BackendErrorKind, Lobby};
 use super::breaker::Breaker;
 use super::connections::Connections;
 use super::denials::Denials;
+use super::fault::Slow;
 use super::manager::{ByClient, ByPool, Connect};
 use super::name::Naming;
 use super::queue::Queue;
 use super::source::Source;
-use super::trip::{Line, Slow};
+use super::trip::Line;
 use super::{Inner, RedisBackend};
 use crate::clock::{AnyClock, Clock, SystemClock, micros_up};
 

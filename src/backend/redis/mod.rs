@@ -5,6 +5,7 @@ mod breaker;
 mod builder;
 mod connections;
 mod denials;
+mod fault;
 mod life;
 mod manager;
 mod name;

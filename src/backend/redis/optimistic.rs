@@ -14,12 +14,13 @@ use tokio::sync::SemaphorePermit;
 
 use super::super::{BackendError, BackendErrorKind, Op, Reply};
 use super::connections::Connections;
+use super::fault::{Slow, is_broken, of_redis};
 use super::life::Life;
 use super::manager::Manager;
 use super::quotas::Quotas;
 use super::request::Request;
-use super::source::{Source, is_broken};
-use super::trip::{Line, Outcome, Slow, of_redis};
+use super::source::Source;
+use super::trip::{Line, Outcome};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use bb8_redis::redis::{Cmd, Value};
 use smallvec::SmallVec;
 
-use super::super::{BackendError, BackendErrorKind, Op, Reply};
+use super::super::{BackendError, Op, Reply};
+use super::fault::of_text;
 use super::name::Name;
 use super::quotas::Quotas;
 use super::script::{Script, Task};
@@ -234,39 +235,6 @@ fn fault(answer: &[Value]) -> Option<BackendError> {
         _ => None,
     }
 }
-
-/// The error that Redis told in words.
-pub(super) fn of_text(text: &str) -> BackendError {
-    // A command that it does not know is repeated, keys and all.
-    let (text, _) = text.split_once(", with args").unwrap_or((text, ""));
-    // Some versions put where it happened in front. A code is the first word in capitals; what is quoted is none.
-    let is_code =
-        |word: &&str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase());
-    let code = text
-        .split(['\'', '`'])
-        .next()
-        .unwrap_or_default()
-        .split(|letter: char| !letter.is_ascii_alphanumeric())
-        .find(is_code)
-        .unwrap_or("ERR");
-    let kind = match code {
-        "CORRUPT" | "WRONGTYPE" => BackendErrorKind::Corrupt,
-        code => BackendErrorKind::Server(code.to_owned()),
-    };
-    BackendError::because(kind, Told(text.to_owned()))
-}
-
-/// What Redis said.
-#[derive(Debug)]
-struct Told(String);
-
-impl std::fmt::Display for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Told {}
 
 fn signed(value: &Value) -> Option<i64> {
     match value {

@@ -7,10 +7,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use bb8_redis::redis::aio::ConnectionLike;
-use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use bb8_redis::redis::{Cmd, RedisError, Value};
 
 use super::super::BackendError;
 use super::connections::Connections;
+use super::fault::is_broken;
 use super::life::Life;
 
 /// A connection of the user's own, cloned for each use.
@@ -82,22 +83,4 @@ impl Lent {
             life.retire_generation();
         }
     }
-}
-
-/// Whether a connection cannot be used after this error: it is gone, or leads to a server that takes no writes.
-pub(super) fn is_broken(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.kind() == ErrorKind::Parse
-        || error.is_unrecoverable_error()
-        || is_of_elsewhere(error)
-}
-
-/// A server that is being demoted, loads its data, or has lost its primary: others may be right by now.
-fn is_of_elsewhere(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown
-        )
-    )
 }

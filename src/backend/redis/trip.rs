@@ -7,7 +7,8 @@ use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::super::{BackendError, BackendErrorKind, Reply};
 use super::breaker::Breaker;
-use super::request::{Request, of_text};
+use super::fault::{Slow, is_of_cluster, is_read_only, is_refusal, of_redis, was_not_done};
+use super::request::Request;
 use super::source::{Lent, Source};
 
 /// What every trip needs.
@@ -194,67 +195,5 @@ impl Line {
         command.arg("").arg(self.floor).arg(self.idle);
         Request::write_all_args(requests, &mut command);
         command
-    }
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(super) struct Slow(pub(super) Duration);
-
-impl std::fmt::Display for Slow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "connecting took longer than {:?}", self.0)
-    }
-}
-
-impl std::error::Error for Slow {}
-
-fn is_refusal(error: &BackendError) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<RedisError>())
-        .is_some_and(RedisError::is_connection_refusal)
-}
-
-fn is_of_cluster(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot)
-}
-
-fn is_read_only(error: &BackendError) -> bool {
-    matches!(error.kind(), BackendErrorKind::Server(code) if code == "READONLY")
-}
-
-/// Provably: the server has said so instead of doing it.
-fn was_not_done(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::TryAgain
-        )
-    )
-}
-
-/// What went wrong with a command that was, or may have been, sent.
-pub(super) fn of_redis(error: RedisError) -> BackendError {
-    // Of commands that went together, the first that failed.
-    let own = error
-        .clone()
-        .into_server_errors()
-        .and_then(|errors| errors.first().map(|(_, first)| first.code().to_owned()));
-    match (error.kind(), own.as_deref().or(error.code())) {
-        // A reply that ends in the middle cannot be read.
-        (ErrorKind::Io | ErrorKind::Parse, _) => {
-            BackendError::because(BackendErrorKind::Lost, error)
-        }
-        (_, Some("WRONGTYPE")) => BackendError::because(BackendErrorKind::Corrupt, error),
-        (_, Some(code)) if code != "ERR" => {
-            let code = code.to_owned();
-            BackendError::because(BackendErrorKind::Server(code), error)
-        }
-        // Errors of scripts have their code in the text.
-        _ => of_text(&error.to_string()),
     }
 }

@@ -1,0 +1,120 @@
+//! What an error says: whether the operation was done, whether the server or its connection can be used again, and what is told.
+
+use std::time::Duration;
+
+use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
+
+use super::super::{BackendError, BackendErrorKind};
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) struct Slow(pub(super) Duration);
+
+impl std::fmt::Display for Slow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "connecting took longer than {:?}", self.0)
+    }
+}
+
+impl std::error::Error for Slow {}
+
+pub(super) fn is_refusal(error: &BackendError) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<RedisError>())
+        .is_some_and(RedisError::is_connection_refusal)
+}
+
+pub(super) fn is_of_cluster(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot)
+}
+
+pub(super) fn is_read_only(error: &BackendError) -> bool {
+    matches!(error.kind(), BackendErrorKind::Server(code) if code == "READONLY")
+}
+
+/// Provably: the server has said so instead of doing it.
+pub(super) fn was_not_done(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::BusyLoading
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::TryAgain
+        )
+    )
+}
+
+/// What went wrong with a command that was, or may have been, sent.
+pub(super) fn of_redis(error: RedisError) -> BackendError {
+    // Of commands that went together, the first that failed.
+    let own = error
+        .clone()
+        .into_server_errors()
+        .and_then(|errors| errors.first().map(|(_, first)| first.code().to_owned()));
+    match (error.kind(), own.as_deref().or(error.code())) {
+        // A reply that ends in the middle cannot be read.
+        (ErrorKind::Io | ErrorKind::Parse, _) => {
+            BackendError::because(BackendErrorKind::Lost, error)
+        }
+        (_, Some("WRONGTYPE")) => BackendError::because(BackendErrorKind::Corrupt, error),
+        (_, Some(code)) if code != "ERR" => {
+            let code = code.to_owned();
+            BackendError::because(BackendErrorKind::Server(code), error)
+        }
+        // Errors of scripts have their code in the text.
+        _ => of_text(&error.to_string()),
+    }
+}
+
+/// The error that Redis told in words.
+pub(super) fn of_text(text: &str) -> BackendError {
+    // A command that it does not know is repeated, keys and all.
+    let (text, _) = text.split_once(", with args").unwrap_or((text, ""));
+    // Some versions put where it happened in front. A code is the first word in capitals; what is quoted is none.
+    let is_code =
+        |word: &&str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    let code = text
+        .split(['\'', '`'])
+        .next()
+        .unwrap_or_default()
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .find(is_code)
+        .unwrap_or("ERR");
+    let kind = match code {
+        "CORRUPT" | "WRONGTYPE" => BackendErrorKind::Corrupt,
+        code => BackendErrorKind::Server(code.to_owned()),
+    };
+    BackendError::because(kind, Told(text.to_owned()))
+}
+
+/// What Redis said.
+#[derive(Debug)]
+struct Told(String);
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Told {}
+
+/// Whether a connection cannot be used after this error: it is gone, or leads to a server that takes no writes.
+pub(super) fn is_broken(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.kind() == ErrorKind::Parse
+        || error.is_unrecoverable_error()
+        || is_of_elsewhere(error)
+}
+
+/// A server that is being demoted, loads its data, or has lost its primary: others may be right by now.
+fn is_of_elsewhere(error: &RedisError) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Server(
+            ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown
+        )
+    )
+}
