@@ -14,9 +14,11 @@ use super::breaker::Breaker;
 use super::connections::Connections;
 use super::denials::Denials;
 use super::fault::Slow;
+use super::front::Front;
 use super::manager::{ByClient, ByPool, Connect};
 use super::name::Naming;
 use super::queue::Queue;
+use super::request::Expiry;
 use super::source::Source;
 use super::trip::Line;
 use super::{Inner, RedisBackend};
@@ -181,14 +183,7 @@ impl RedisBuilder {
     ///
     /// As [`RedisBackend::connect_lazy`].
     pub fn connect_lazy(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
-        let unreadable = |error: RedisError| {
-            // Its words are about the parts of a URL, and never hold one.
-            BackendError::config(format!("the URL of Redis cannot be used: {error}"))
-        };
-        let info: ConnectionInfo = url.as_ref().into_connection_info().map_err(unreadable)?;
-        #[cfg(feature = "tls")]
-        super::tls::prepare(&info);
-        let client = Client::open(info).map_err(unreadable)?;
+        let client = client(url.as_ref())?;
         Ok(self.pooled(Arc::new(ByClient(client))))
     }
 
@@ -218,26 +213,50 @@ impl RedisBuilder {
     }
 
     fn over(self, source: Source) -> RedisBackend {
-        let millis = |span: Duration| micros_up(span).div_ceil(1_000).min(LONGEST_TTL);
         let line = Line {
             source,
             breaker: Breaker::new(),
             time_limit: self.time_limit,
             is_cluster: AtomicBool::new(false),
+            expiry: self.expiry(),
+        };
+        RedisBackend(Arc::new(Inner {
+            queue: Queue::new(Arc::new(line), self.batching),
+            atomicity: self.atomicity,
+            front: self.front(),
+        }))
+    }
+
+    fn expiry(&self) -> Expiry {
+        let millis = |span: Duration| micros_up(span).div_ceil(1_000).min(LONGEST_TTL);
+        Expiry {
             floor: self.idle_ttl.map_or(0, millis),
             idle: millis(self.idle_ttl.unwrap_or(DEFAULT_IDLE)),
-        };
+        }
+    }
+
+    fn front(self) -> Front {
         let denials =
             (!self.deny_cache.is_zero()).then(|| Denials::new(micros_up(self.deny_cache)));
         let (each_key, in_all) = self.max_waiters;
-        RedisBackend(Arc::new(Inner {
+        Front {
             naming: self.naming,
-            queue: Queue::new(Arc::new(line), self.batching),
-            atomicity: self.atomicity,
             denials,
             lobby: Lobby::of(self.clock).max_waiters(each_key, in_all).shared(),
-        }))
+        }
     }
+}
+
+/// What makes connections to the server of a URL.
+fn client(url: &str) -> Result<Client, BackendError> {
+    let unreadable = |error: RedisError| {
+        // Its words are about the parts of a URL, and never hold one.
+        BackendError::config(format!("the URL of Redis cannot be used: {error}"))
+    };
+    let info: ConnectionInfo = url.into_connection_info().map_err(unreadable)?;
+    #[cfg(feature = "tls")]
+    super::tls::prepare(&info);
+    Client::open(info).map_err(unreadable)
 }
 
 /// The longest expiry that is asked of Redis, ms: 142 years.

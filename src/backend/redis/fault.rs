@@ -89,6 +89,15 @@ pub(super) fn of_text(text: &str) -> BackendError {
     BackendError::because(kind, Told(text.to_owned()))
 }
 
+/// An answer that is none of the script's.
+pub(super) fn garbled() -> BackendError {
+    let why = RedisError::from((
+        ErrorKind::UnexpectedReturnType,
+        "not the answer of this script",
+    ));
+    BackendError::because(BackendErrorKind::Server("ERR".to_owned()), why)
+}
+
 /// What Redis said.
 #[derive(Debug)]
 struct Told(String);

@@ -6,6 +6,7 @@ mod builder;
 mod connections;
 mod denials;
 mod fault;
+mod front;
 mod life;
 mod manager;
 mod name;
@@ -29,8 +30,7 @@ use bb8::{ManageConnection, Pool};
 use bb8_redis::redis::RedisError;
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 
-use self::denials::Denials;
-use self::name::Naming;
+use self::front::Front;
 use self::queue::{OwnTrip, Queue};
 use self::request::Request;
 use self::source::Source;
@@ -51,11 +51,9 @@ pub use bb8_redis;
 pub struct RedisBackend(Arc<Inner>);
 
 struct Inner {
-    naming: Naming,
+    front: Front,
     queue: Arc<Queue>,
     atomicity: Atomicity,
-    denials: Option<Denials>,
-    lobby: Lobby,
 }
 
 impl RedisBackend {
@@ -116,43 +114,25 @@ impl Backend for RedisBackend {
 
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Outcome, Self::Future> {
         let inner = &self.0;
-        let mut ticket = None;
-        if let (Some(denials), Op::Check(cost)) = (&inner.denials, &op) {
-            let asked = inner.lobby.now();
-            match denials.find(policy, key, *cost, asked) {
-                Ok(refusal) => return Answer::Now(Ok(refusal)),
-                Err(place) => ticket = Some((place, *cost, asked)),
-            }
-        }
+        let question = match inner.front.recall(&op, policy, key) {
+            Ok(refusal) => return Answer::Now(Ok(refusal)),
+            Err(question) => question,
+        };
         if inner.queue.line().breaker.refuses() {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
         }
-        let changes = !matches!(op, Op::Check(_));
-        let changed = (changes && inner.denials.is_some()).then(|| key.clone());
-        let request = Request {
-            name: inner.naming.name(policy.name(), key),
-            policy: policy.clone(),
-            op,
-        };
+        let (request, note) = inner.front.request(op, policy, key, question);
         let inner = Arc::clone(inner);
         Answer::Later(Box::pin(async move {
-            let policy = request.policy.clone();
-            // Before and after: a refusal that was decided in between is of no use either.
-            inner.forget(&policy, changed.as_ref());
+            inner.front.forget(&note);
             let outcome = inner.send(request).await;
-            inner.forget(&policy, changed.as_ref());
-            if let (Some(denials), Some((ticket, cost, asked)), Ok(reply)) =
-                (&inner.denials, ticket, &outcome)
-            {
-                let answered = || inner.lobby.now();
-                denials.keep(ticket, &policy, cost, asked, answered, &reply.decision);
-            }
+            inner.front.learn(&note, &outcome);
             outcome
         }))
     }
 
     fn lobby(&self) -> &Lobby {
-        &self.0.lobby
+        &self.0.front.lobby
     }
 }
 
@@ -164,12 +144,6 @@ impl Inner {
                 let line = Arc::clone(self.queue.line());
                 OwnTrip::new(async move { optimistic::deliver(&line, &request).await }).await
             }
-        }
-    }
-
-    fn forget(&self, policy: &Policy, changed: Option<&Key>) {
-        if let (Some(denials), Some(key)) = (&self.denials, changed) {
-            denials.forget(policy, key);
         }
     }
 
@@ -186,7 +160,7 @@ impl Inner {
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")
-            .field("naming", &self.0.naming)
+            .field("naming", &self.0.front.naming)
             .field("source", &self.0.queue.line().source)
             .field("atomicity", &self.0.atomicity)
             .finish_non_exhaustive()

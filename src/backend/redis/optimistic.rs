@@ -225,8 +225,9 @@ impl Held<'_> {
             match packed {
                 Some(packed) => {
                     let starts_below = algorithm::starts_below_capacity(named.quota());
-                    let idle = if starts_below { line.idle } else { 0 };
-                    let px = (answer.reset_after.div_ceil(1_000) + 1_000 + idle).max(line.floor);
+                    let idle = if starts_below { line.expiry.idle } else { 0 };
+                    let px =
+                        (answer.reset_after.div_ceil(1_000) + 1_000 + idle).max(line.expiry.floor);
                     write
                         .cmd("SET")
                         .arg(&entry.key)

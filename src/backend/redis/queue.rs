@@ -323,7 +323,7 @@ mod tests {
             let request = Request {
                 op: Op::Check(Cost::new(cost)),
                 policy: policy.clone(),
-                name: backend.0.naming.name("p", &Key::from("ann")),
+                name: backend.0.front.naming.name("p", &Key::from("ann")),
             };
             queue
                 .state

@@ -23,6 +23,15 @@ pub(super) struct Request {
     pub(super) name: Name,
 }
 
+/// How long keys are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expiry {
+    /// The least expiry of a key, ms.
+    pub(super) floor: u64,
+    /// For how long a bucket that starts below its capacity is kept after it has filled, ms.
+    pub(super) idle: u64,
+}
+
 /// The longest wait that a script understands, µs.
 const LONGEST: u64 = 1 << 53;
 
@@ -56,11 +65,26 @@ impl Request {
         checks && quotas.each.len() == 1
     }
 
-    pub(super) fn key_count(&self) -> usize {
+    /// What asks for all `requests`, which have the same script: `EVALSHA` and its hash, or `EVAL` and its text.
+    pub(super) fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd {
+        let keys: usize = requests.iter().map(|request| request.key_count()).sum();
+        let mut command = Cmd::with_capacity(6 + 4 * keys, 128 + script.len() + 128 * keys);
+        let mut buffer = Vec::with_capacity(96);
+        command.arg(name).arg(script).arg(keys);
+        for request in requests {
+            request.write_keys(&mut command, &mut buffer);
+        }
+        // The first is the time, for tests: the server's own counts.
+        command.arg("").arg(expiry.floor).arg(expiry.idle);
+        Self::write_all_args(requests, &mut command);
+        command
+    }
+
+    fn key_count(&self) -> usize {
         self.quotas().each.len()
     }
 
-    pub(super) fn write_keys(&self, command: &mut Cmd, buffer: &mut Vec<u8>) {
+    fn write_keys(&self, command: &mut Cmd, buffer: &mut Vec<u8>) {
         for quota in &self.quotas().each {
             buffer.clear();
             buffer.extend_from_slice(&self.name);
@@ -70,7 +94,7 @@ impl Request {
     }
 
     /// What comes behind the keys of all `requests`, which have the same script.
-    pub(super) fn write_all_args(requests: &[&Self], command: &mut Cmd) {
+    fn write_all_args(requests: &[&Self], command: &mut Cmd) {
         if requests.first().is_some_and(|first| first.is_plain_check()) {
             for run in requests.chunk_by(|one, next| one.asks_the_same(next)) {
                 let numbers = &run[0].quotas().each[0].numbers;

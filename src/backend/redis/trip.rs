@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use bb8_redis::redis::{Cmd, ErrorKind, RedisError, ServerErrorKind, Value};
+use bb8_redis::redis::{ErrorKind, ServerErrorKind, Value};
 
 use super::super::{BackendError, BackendErrorKind, Reply};
 use super::breaker::Breaker;
-use super::fault::{Slow, is_of_cluster, is_read_only, is_refusal, of_redis, was_not_done};
-use super::request::Request;
+use super::fault::{
+    Slow, garbled, is_of_cluster, is_read_only, is_refusal, of_redis, was_not_done,
+};
+use super::request::{Expiry, Request};
 use super::source::{Lent, Source};
 
 /// What every trip needs.
@@ -20,16 +22,18 @@ pub(super) struct Line {
     pub(super) time_limit: Duration,
     /// Whether keys of different clients are on different nodes, so that no script can have both.
     pub(super) is_cluster: AtomicBool,
-    /// The least expiry of a key, ms.
-    pub(super) floor: u64,
-    /// For how long a bucket that starts below its capacity is kept after it has filled, ms.
-    pub(super) idle: u64,
+    pub(super) expiry: Expiry,
 }
 
 pub(super) type Outcome = Result<Reply, BackendError>;
 
 /// How often a request is sent again of which it is known that it was not done.
-const MOST_REPEATS: u32 = 3;
+pub(super) const MOST_REPEATS: u32 = 3;
+
+/// Lets a failover or a start go on before it is sent again. All of them together take less than the usual limit.
+pub(super) const fn pause(repeats: u32) -> Duration {
+    Duration::from_millis(5 << repeats)
+}
 
 impl Line {
     /// Does `requests`, which have the same script. There is one outcome for each.
@@ -88,8 +92,7 @@ impl Trip<'_> {
     async fn go(&mut self) {
         for repeats in 0..=MOST_REPEATS {
             if repeats > 0 {
-                // Lets a failover or a start go on; all of them together take less than the usual limit.
-                tokio::time::sleep(Duration::from_millis(5 << repeats)).await;
+                tokio::time::sleep(pause(repeats)).await;
             }
             let is_last = repeats == MOST_REPEATS;
             self.lent = None;
@@ -107,13 +110,23 @@ impl Trip<'_> {
             let Some(first) = open.first() else { return };
             let script = first.script();
             let mut answer = lent
-                .send(&self.line.command("EVALSHA", script.hash(), &open))
+                .send(&Request::command(
+                    "EVALSHA",
+                    script.hash(),
+                    &open,
+                    self.line.expiry,
+                ))
                 .await;
             if matches!(&answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
             {
                 // Done and loaded in one step, on the node that lacks it.
                 answer = lent
-                    .send(&self.line.command("EVAL", script.text(), &open))
+                    .send(&Request::command(
+                        "EVAL",
+                        script.text(),
+                        &open,
+                        self.line.expiry,
+                    ))
                     .await;
             }
             match answer {
@@ -155,13 +168,6 @@ impl Trip<'_> {
 
     /// Takes the answers apart; those that a server without writes gave are left open, unless it is the last one asked.
     fn read(&mut self, answer: &Value, is_last: bool) {
-        let garbled = || {
-            let why = RedisError::from((
-                ErrorKind::UnexpectedReturnType,
-                "not the answer of this script",
-            ));
-            BackendError::because(BackendErrorKind::Server("ERR".to_owned()), why)
-        };
         let Value::Array(answers) = answer else {
             return self.fail(&garbled());
         };
@@ -179,21 +185,5 @@ impl Trip<'_> {
         for outcome in &mut self.outcomes {
             outcome.get_or_insert_with(|| Err(error.clone()));
         }
-    }
-}
-
-impl Line {
-    fn command(&self, name: &str, script: &str, requests: &[&Request]) -> Cmd {
-        let keys: usize = requests.iter().map(|request| request.key_count()).sum();
-        let mut command = Cmd::with_capacity(6 + 4 * keys, 128 + script.len() + 128 * keys);
-        let mut buffer = Vec::with_capacity(96);
-        command.arg(name).arg(script).arg(keys);
-        for request in requests {
-            request.write_keys(&mut command, &mut buffer);
-        }
-        // The first is the time, for tests: the server's own counts.
-        command.arg("").arg(self.floor).arg(self.idle);
-        Request::write_all_args(requests, &mut command);
-        command
     }
 }
