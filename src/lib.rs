@@ -18,7 +18,7 @@
 //! ```
 //!
 //! - [`RateLimitLayer`] limits any Tower service: axum, tonic, hyper, or one that speaks no HTTP. Start at [`limit`].
-//! - [`Limiter`] is the same without Tower: [`limiter`].
+//! - [`Limiter`] is the same without Tower: [`limiter`]; for plain threads there is `blocking` (feature `blocking`).
 //! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
 //! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
 //! - [`wait`] lets requests wait for their turn; [`charge`] settles what they cost when it is known.
@@ -31,6 +31,7 @@
 //! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`; [`Charge`] is an extractor.
 //! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
 //! - `redis`: buckets in Redis, shared by a fleet.
+//! - `blocking`: the same limits from plain threads, without a runtime.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
 //! - `tracing`: an event for each refusal, one at level error if the server is set up wrongly, and one whenever Redis is given
@@ -59,6 +60,8 @@
 pub mod algorithm;
 pub mod backend;
 pub mod charge;
+#[cfg(feature = "blocking")]
+pub mod blocking;
 pub mod clock;
 pub mod cost;
 pub mod decision;

@@ -215,6 +215,14 @@ impl<C: Clock> MemoryBackend<C> {
         )
     }
 
+    #[inline]
+    pub(crate) fn decide(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
+        match op {
+            Op::Check(cost) => self.check(policy, key, cost),
+            op => self.change(op, policy, key),
+        }
+    }
+
     fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         let shared = &*self.0;
         let print = shared.fingerprints.of(key);
@@ -262,10 +270,7 @@ impl<C: Clock> Backend for MemoryBackend<C> {
         policy: &Policy,
         key: &Key,
     ) -> Answer<Result<Reply, Infallible>, Self::Future> {
-        Answer::Now(Ok(match op {
-            Op::Check(cost) => self.check(policy, key, cost),
-            op => self.change(op, policy, key),
-        }))
+        Answer::Now(Ok(self.decide(op, policy, key)))
     }
 
     fn lobby(&self) -> &Lobby {

@@ -1,0 +1,229 @@
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use super::Backend;
+use crate::backend::{Op, Reply};
+use crate::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+/// Limits keys by one policy, from plain threads. Clones are cheap; limiters of one backend and policy name share their
+/// buckets, with each other and with those of [`crate::Limiter`].
+///
+/// ```
+/// use tower_sluice::blocking::Limiter;
+/// use tower_sluice::{Cost, Key, MemoryBackend, Policy, Quota};
+///
+/// let limiter = Limiter::new(Policy::new("exports", Quota::per_hour(10)), MemoryBackend::new());
+/// let ann = Key::from("ann");
+///
+/// let mut reply = limiter.check(&ann, 4)?;
+/// assert!(reply.decision.is_allowed());
+/// if let Some(receipt) = &mut reply.receipt {
+///     limiter.refund(&ann, receipt, 3)?; // it was cheaper than thought
+/// }
+/// limiter.penalty(&ann, 2)?;
+/// assert_eq!(limiter.peek(&ann)?.remaining(), 7);
+/// limiter.reset(&ann)?;
+/// assert_eq!(limiter.peek(&ann)?.remaining(), 10);
+/// # Ok::<(), std::convert::Infallible>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Limiter<B> {
+    policy: Policy,
+    backend: B,
+}
+
+/// Why [`Limiter::limit`] has not made a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused<E> {
+    /// It is over the limit. Nothing was charged.
+    Denied(Decision),
+    /// The backend gave no answer: whether to make the call all the same is the caller's choice.
+    Failed(E),
+}
+
+impl<B: Backend> Limiter<B> {
+    /// A limiter of `policy` with its state in `backend`.
+    #[must_use]
+    pub const fn new(policy: Policy, backend: B) -> Self {
+        Self { policy, backend }
+    }
+
+    /// The same state by another policy: a tier, made beforehand and of the same name.
+    #[must_use]
+    pub fn with(&self, policy: &Policy) -> Self {
+        Self {
+            policy: policy.clone(),
+            backend: self.backend.clone(),
+        }
+    }
+
+    /// The policy.
+    #[must_use]
+    pub const fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// The backend.
+    #[must_use]
+    pub const fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Spends `cost` tokens of `key` from every quota, or nothing at all.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer; one in memory always does.
+    pub fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
+        self.ask(Op::Check(cost.into()), key)
+    }
+
+    /// Makes `call` if `cost` tokens of `key` can be spent, and returns what it returns.
+    ///
+    /// ```
+    /// use tower_sluice::blocking::{Limiter, Refused};
+    /// use tower_sluice::{Key, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_day(1)), MemoryBackend::new());
+    /// let send = || limiter.limit(&Key::from("ann"), 1, || "sent");
+    /// assert_eq!(send(), Ok("sent"));
+    /// assert!(matches!(send(), Err(Refused::Denied(decision)) if decision.retry_after().is_some()));
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If it is over the limit, or the backend gave no answer: then `call` is not made.
+    pub fn limit<T>(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        call: impl FnOnce() -> T,
+    ) -> Result<T, Refused<B::Error>> {
+        let decision = self.check(key, cost).map_err(Refused::Failed)?.decision;
+        if decision.is_allowed() {
+            Ok(call())
+        } else {
+            Err(Refused::Denied(decision))
+        }
+    }
+
+    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: first
+    /// come, first served, and charged at once. It does not wait: who is allowed goes on after [`go_after`](Reply::go_after), or
+    /// gives the turn up with [`cancel`](Self::cancel). A turn stays charged when the [`Reply`] is dropped: then it passes unused.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::blocking::Limiter;
+    /// use tower_sluice::{Key, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("upstream", Quota::per_second(20).burst(1)), MemoryBackend::new());
+    /// let (key, max_wait) = (Key::from("api.example.org"), Duration::from_secs(1));
+    /// for _ in 0..3 {
+    ///     let reply = limiter.reserve(&key, 1, max_wait)?;
+    ///     assert!(reply.decision.is_allowed());
+    ///     std::thread::sleep(reply.go_after);
+    ///     // the call
+    /// }
+    /// # Ok::<(), std::convert::Infallible>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub fn reserve(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        max_wait: Duration,
+    ) -> Result<Reply, B::Error> {
+        let cost = cost.into();
+        self.ask(Op::Reserve { cost, max_wait }, key)
+    }
+
+    /// Gives a turn of `key` up, before going on. Whether its charge went back; if somebody stands behind it the turn passes
+    /// unused. Give it up at the key that took it: at another one it may free somebody else's.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub fn cancel(&self, key: &Key, turn: Turn) -> Result<bool, B::Error> {
+        Ok(self.ask(Op::Cancel(turn), key)?.returned)
+    }
+
+    /// Looks at `key`, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Check(Cost::ZERO), key)
+    }
+
+    /// Gives back up to `cost` of what `receipt` says was charged to `key`, and takes it off the receipt; see
+    /// [`crate::Limiter::refund`].
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer. The receipt is then spent all the same: the refund may have been made.
+    pub fn refund(
+        &self,
+        key: &Key,
+        receipt: &mut Receipt,
+        cost: impl Into<Cost>,
+    ) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Refund(receipt.take(cost.into())), key)
+    }
+
+    /// Charges `cost` to `key` without asking, up to a debt of twice the limit; see [`crate::Limiter::penalty`].
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub fn penalty(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Penalty(cost.into()), key)
+    }
+
+    /// Forgets `key`: it is unseen again.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub fn reset(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Reset, key)
+    }
+
+    fn ask(&self, op: Op, key: &Key) -> Result<Reply, B::Error> {
+        self.backend.ask(op, &self.policy, key)
+    }
+
+    fn snapshot(&self, op: Op, key: &Key) -> Result<Snapshot, B::Error> {
+        self.ask(op, key).map(|reply| match reply.decision {
+            Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
+        })
+    }
+}
+
+impl<E> fmt::Display for Refused<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(decision) => match decision.retry_after() {
+                Some(RetryAfter::In(wait)) => write!(f, "over the limit: try again after {wait:?}"),
+                _ => f.write_str("the cost is above the limit: it never passes"),
+            },
+            Self::Failed(_) => f.write_str("the backend gave no answer"),
+        }
+    }
+}
+
+impl<E: Error + 'static> Error for Refused<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Denied(_) => None,
+            Self::Failed(error) => Some(error),
+        }
+    }
+}

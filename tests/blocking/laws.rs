@@ -1,0 +1,176 @@
+//! What holds whoever keeps the state, and whoever asks.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tower_sluice::backend::{self, Reply};
+use tower_sluice::blocking;
+use tower_sluice::{Key, Policy, Quota, Receipt, Snapshot, Turn};
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A policy of each kind of quota, and two of several. Nothing comes back while a test runs.
+pub(crate) fn policies() -> Vec<Policy> {
+    let bucket = Quota::per_day(1).burst(10);
+    vec![
+        Policy::new("bucket", bucket),
+        Policy::new("late", bucket.initial_tokens(5)),
+        Policy::new("steps", Quota::interval_bucket(10, 1, DAY)),
+        Policy::new("fixed", Quota::fixed_window(10, 1_000 * DAY)),
+        Policy::new("sliding", Quota::sliding_window(10, 1_000 * DAY)),
+        Policy::new("log", Quota::sliding_log(10, DAY)),
+        Policy::new("buckets", bucket).and("slow", Quota::interval_bucket(12, 1, DAY)),
+        Policy::new("mixed", bucket).and("daily", Quota::sliding_log(12, DAY)),
+    ]
+}
+
+/// A limiter, whichever way it is asked. Every answer must come.
+pub(crate) trait Asked {
+    fn check(&self, key: &Key, cost: u32) -> Reply;
+    fn reserve(&self, key: &Key, cost: u32, max_wait: Duration) -> Reply;
+    fn cancel(&self, key: &Key, turn: Turn) -> bool;
+    fn peek(&self, key: &Key) -> Snapshot;
+    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u32) -> Snapshot;
+    fn penalty(&self, key: &Key, cost: u32) -> Snapshot;
+    fn reset(&self, key: &Key) -> Snapshot;
+}
+
+fn answer<T, E: Debug>(answer: Result<T, E>) -> T {
+    answer.expect("an answer")
+}
+
+impl<B: blocking::Backend> Asked for blocking::Limiter<B> {
+    fn check(&self, key: &Key, cost: u32) -> Reply {
+        answer(self.check(key, cost))
+    }
+
+    fn reserve(&self, key: &Key, cost: u32, max_wait: Duration) -> Reply {
+        answer(self.reserve(key, cost, max_wait))
+    }
+
+    fn cancel(&self, key: &Key, turn: Turn) -> bool {
+        answer(self.cancel(key, turn))
+    }
+
+    fn peek(&self, key: &Key) -> Snapshot {
+        answer(self.peek(key))
+    }
+
+    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u32) -> Snapshot {
+        answer(self.refund(key, receipt, cost))
+    }
+
+    fn penalty(&self, key: &Key, cost: u32) -> Snapshot {
+        answer(self.penalty(key, cost))
+    }
+
+    fn reset(&self, key: &Key) -> Snapshot {
+        answer(self.reset(key))
+    }
+}
+
+/// The asynchronous limiter, awaited.
+pub(crate) struct Awaited<'a, B> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) limiter: tower_sluice::Limiter<B>,
+}
+
+impl<B> Awaited<'_, B> {
+    fn wait<T, E: Debug>(&self, future: impl Future<Output = Result<T, E>>) -> T {
+        answer(self.runtime.block_on(future))
+    }
+}
+
+impl<B: backend::Backend> Asked for Awaited<'_, B> {
+    fn check(&self, key: &Key, cost: u32) -> Reply {
+        self.wait(self.limiter.check(key, cost))
+    }
+
+    fn reserve(&self, key: &Key, cost: u32, max_wait: Duration) -> Reply {
+        self.wait(self.limiter.reserve(key, cost, max_wait))
+    }
+
+    fn cancel(&self, key: &Key, turn: Turn) -> bool {
+        self.wait(self.limiter.cancel(key, turn))
+    }
+
+    fn peek(&self, key: &Key) -> Snapshot {
+        self.wait(self.limiter.peek(key))
+    }
+
+    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u32) -> Snapshot {
+        self.wait(self.limiter.refund(key, receipt, cost))
+    }
+
+    fn penalty(&self, key: &Key, cost: u32) -> Snapshot {
+        self.wait(self.limiter.penalty(key, cost))
+    }
+
+    fn reset(&self, key: &Key) -> Snapshot {
+        self.wait(self.limiter.reset(key))
+    }
+}
+
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
+/// What an operation did, when time plays no part: whether it was allowed or given back, what remains of each quota, and
+/// whether there is a receipt, a turn, a wait.
+type Told = (bool, Vec<u32>, [bool; 3]);
+
+fn of_reply(reply: &Reply) -> Told {
+    let holds = [
+        reply.receipt.is_some(),
+        reply.turn.is_some(),
+        !reply.go_after.is_zero(),
+    ];
+    let (_, remaining, _) = of_snapshot(reply.decision.snapshot());
+    (reply.decision.is_allowed(), remaining, holds)
+}
+
+fn of_snapshot(snapshot: &Snapshot) -> Told {
+    let quotas = snapshot.quotas().iter();
+    (
+        true,
+        quotas.map(|quota| quota.remaining()).collect(),
+        [false; 3],
+    )
+}
+
+/// Does every operation, on a key that is unseen: by turns each asks one of those that share the state.
+pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Told> {
+    let mut turns = limiters.iter().cycle();
+    let mut next = || *turns.next().expect("at least one");
+    let mut told = Vec::new();
+    let mut first = next().check(key, 4);
+    told.push(of_reply(&first));
+    let receipt = first.receipt.as_mut().expect("allowed");
+    // More than what was charged is never given back.
+    for _ in 0..3 {
+        told.push(of_snapshot(&next().refund(key, receipt, 3)));
+    }
+    told.push(of_snapshot(&next().penalty(key, 2)));
+    for cost in [20, 9, 0, 1] {
+        told.push(of_reply(&next().check(key, cost)));
+        told.push(of_snapshot(&next().peek(key)));
+    }
+    let mut reserved = next().reserve(key, 8, 30 * DAY);
+    told.push(of_reply(&reserved));
+    if let Some(turn) = reserved.turn.take() {
+        told.push((next().cancel(key, turn), Vec::new(), [false; 3]));
+    }
+    told.push(of_reply(&next().reserve(key, 8, HOUR)));
+    told.push(of_snapshot(&next().penalty(key, 15)));
+    told.push(of_reply(&next().check(key, 1)));
+    told.push(of_snapshot(&next().reset(key)));
+    told.push(of_reply(&next().check(key, 5)));
+    told
+}

@@ -1,0 +1,156 @@
+//! In memory: no runtime at all.
+
+use std::error::Error;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tower_sluice::blocking::{Limiter, Refused};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::{Key, MemoryBackend, Policy, Quota, RetryAfter};
+
+use crate::laws::{Awaited, HOUR, every_operation, policies, runtime};
+
+fn frozen() -> MemoryBackend<ManualClock> {
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    MemoryBackend::builder().clock(clock).build()
+}
+
+#[test]
+fn every_operation_works_without_a_runtime() {
+    assert!(Handle::try_current().is_err());
+    let limiter = Limiter::new(
+        Policy::new("api", Quota::per_hour(10)),
+        MemoryBackend::new(),
+    );
+    let ann = Key::from("ann");
+    let mut reply = limiter.check(&ann, 4).expect("memory");
+    let receipt = reply.receipt.as_mut().expect("allowed");
+    let left = limiter.refund(&ann, receipt, 3).expect("memory");
+    assert_eq!(left.remaining(), 9);
+    let left = limiter.penalty(&ann, 5).expect("memory");
+    assert_eq!(left.remaining(), 4);
+    let reply = limiter.reserve(&ann, 6, HOUR).expect("memory");
+    assert!(reply.decision.is_allowed());
+    assert!((Duration::from_secs(700)..HOUR).contains(&reply.go_after));
+    assert_eq!(limiter.peek(&ann).expect("memory").remaining(), 0);
+    let turn = reply.turn.expect("a turn");
+    assert!(limiter.cancel(&ann, turn).expect("memory"));
+    assert_eq!(limiter.peek(&ann).expect("memory").remaining(), 4);
+    let refused = limiter.check(&ann, 11).expect("memory").decision;
+    assert_eq!(refused.retry_after(), Some(RetryAfter::Never));
+    let left = limiter.reset(&ann).expect("memory");
+    assert_eq!(left.remaining(), 10);
+    assert!(limiter.backend().is_empty(), "unseen again");
+}
+
+#[test]
+fn the_answers_are_those_of_the_asynchronous_limiter() {
+    let (runtime, key) = (runtime(), Key::from("ann"));
+    for policy in policies() {
+        let limiter = Limiter::new(policy.clone(), frozen());
+        let awaited = Awaited {
+            runtime: &runtime,
+            limiter: tower_sluice::Limiter::new(policy.clone(), frozen()),
+        };
+        let (told, expected) = (
+            every_operation(&[&limiter], &key),
+            every_operation(&[&awaited], &key),
+        );
+        assert_eq!(told, expected, "{policy:?}");
+    }
+}
+
+#[test]
+fn threads_and_tasks_share_their_buckets() {
+    let (runtime, key) = (runtime(), Key::from("ann"));
+    for policy in policies() {
+        let shared = frozen();
+        let limiter = Limiter::new(policy.clone(), shared.clone());
+        let awaited = Awaited {
+            runtime: &runtime,
+            limiter: tower_sluice::Limiter::new(policy.clone(), shared),
+        };
+        let alone = every_operation(&[&Limiter::new(policy.clone(), frozen())], &key);
+        // What one has charged the other gives back, and the other way round.
+        let together = every_operation(&[&limiter, &awaited], &key);
+        assert_eq!(together, alone, "{policy:?}");
+        // A tier of the same name stands behind the same state.
+        let tier = limiter.with(&policy);
+        assert_eq!(
+            limiter.peek(&key).expect("memory"),
+            tier.peek(&key).expect("memory")
+        );
+    }
+}
+
+#[test]
+fn any_number_of_threads_and_tasks_admit_exactly_the_limit() {
+    const LIMIT: u32 = 5_000;
+    let runtime = runtime();
+    for quota in [
+        Quota::per_day(1).burst(LIMIT),
+        Quota::sliding_log(LIMIT, 24 * HOUR),
+    ] {
+        let shared = MemoryBackend::new();
+        let policy = Policy::new("api", quota);
+        let limiter = Limiter::new(policy.clone(), shared.clone());
+        let key = Key::from("ann");
+        let tasks: Vec<_> = (0..2)
+            .map(|_| {
+                let limiter = tower_sluice::Limiter::new(policy.clone(), shared.clone());
+                let key = key.clone();
+                runtime.spawn(async move {
+                    let mut allowed = 0;
+                    for _ in 0..LIMIT / 4 {
+                        let reply = limiter.check(&key, 1).await.expect("memory");
+                        allowed += u32::from(reply.decision.is_allowed());
+                    }
+                    allowed
+                })
+            })
+            .collect();
+        let admitted: u32 = thread::scope(|scope| {
+            let check = || {
+                let allowed = |_: &u32| {
+                    let reply = limiter.check(&key, 1).expect("memory");
+                    reply.decision.is_allowed()
+                };
+                u32::try_from((0..LIMIT / 4).filter(allowed).count()).expect("few")
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(check)).collect();
+            let of_threads = threads.into_iter().map(|thread| thread.join());
+            of_threads.map(|allowed| allowed.expect("no panic")).sum()
+        });
+        let of_tasks = tasks.into_iter().map(|task| runtime.block_on(task));
+        let of_tasks: u32 = of_tasks.map(|allowed| allowed.expect("no panic")).sum();
+        assert_eq!(admitted + of_tasks, LIMIT);
+    }
+}
+
+#[test]
+fn a_call_over_the_limit_is_not_made() {
+    let limiter = Limiter::new(Policy::new("calls", Quota::per_hour(3)), frozen());
+    let (key, mut calls) = (Key::from("ann"), 0);
+    let mut call = |cost: u32| {
+        limiter.limit(&key, cost, || {
+            calls += 1;
+            calls
+        })
+    };
+    assert_eq!(call(1), Ok(1));
+    assert_eq!(call(2), Ok(2));
+    let refused = call(1).expect_err("nothing is left");
+    let Refused::Denied(decision) = &refused else {
+        panic!("{refused:?}");
+    };
+    assert!(!decision.is_allowed());
+    assert_eq!(refused.to_string(), "over the limit: try again after 1200s");
+    assert!(refused.source().is_none());
+    let never = call(4).expect_err("it never passes");
+    assert_eq!(
+        never.to_string(),
+        "the cost is above the limit: it never passes"
+    );
+    assert_eq!(calls, 2);
+}
