@@ -433,48 +433,13 @@ async fn processes_share_their_limits() {
 
 #[cfg(feature = "tls")]
 mod tls {
-    use std::fs;
-
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
-
     use super::*;
-
-    /// A server that also speaks TLS, for `localhost` only; the port; the file of who vouches for it.
-    fn server() -> (RedisServer, u16, String) {
-        let dir = std::env::temp_dir().join(format!("sluice-tls-{:016x}", rand::random::<u64>()));
-        fs::create_dir(&dir).expect("a folder of our own");
-        let (ca_key, key) = (KeyPair::generate(), KeyPair::generate());
-        let (ca_key, key) = (ca_key.expect("a key"), key.expect("a key"));
-        let mut ca = CertificateParams::new([]).expect("no names");
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = ca.self_signed(&ca_key).expect("a certificate");
-        let own = CertificateParams::new(["localhost".to_owned()]).expect("a name");
-        let own = own.signed_by(&key, &ca, &ca_key).expect("a certificate");
-        let file = |name: &str, text: String| {
-            let path = dir.join(name);
-            fs::write(&path, text).expect("a folder of our own");
-            path.display().to_string()
-        };
-        let (ca, own, key) = (
-            file("ca.pem", ca.pem()),
-            file("own.pem", own.pem()),
-            file("key.pem", key.serialize_pem()),
-        );
-        let port = support::free_port();
-        let server = RedisServer::options()
-            .line(&format!("tls-port {port}"))
-            .line(&format!("tls-cert-file {own}"))
-            .line(&format!("tls-key-file {key}"))
-            .line(&format!("tls-ca-cert-file {ca}"))
-            .line("tls-auth-clients no")
-            .start();
-        (server, port, ca)
-    }
+    use crate::support::tls::TlsServer;
 
     #[tokio::test]
     async fn tls_leads_to_whom_the_system_trusts_and_to_nobody_else() {
-        let (server, port, ca) = server();
-        let url = format!("rediss://localhost:{port}/");
+        let tls = TlsServer::start();
+        let (server, url, ca) = (&tls.server, tls.url(), tls.authority());
         // Who is trusted is read from the environment: that of another process can be chosen.
         let text = process("spends_one", &[(URL, &url), ("SSL_CERT_FILE", &ca)]);
         assert!(text.contains("left: 9"), "{text}");
@@ -487,6 +452,5 @@ mod tls {
         assert!(why.contains("certificate"), "{why}");
         let any = AnyBackend::from_url(&url).expect("a URL");
         assert!(spend(&any, "ann").await.is_err());
-        fs::remove_dir_all(std::path::Path::new(&ca).parent().expect("its folder")).expect("ours");
     }
 }

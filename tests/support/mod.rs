@@ -6,6 +6,8 @@ pub(crate) mod frozen;
 pub(crate) mod property;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
 
 use std::net::TcpListener;
 use std::sync::LazyLock;
