@@ -34,6 +34,8 @@ use crate::key::Key;
 use crate::policy::Policy;
 
 pub use self::limiter::{Limiter, Refused};
+#[cfg(feature = "redis")]
+pub use crate::backend::redis::blocking::RedisBackend;
 
 /// Decides and keeps what keys have spent, on the thread that asks. Clones share their state.
 ///

@@ -2,3 +2,8 @@
 
 mod laws;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;

@@ -10,6 +10,9 @@ use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use super::super::lobby::DEFAULT_MAX_WAITERS;
 use super::super::{BackendError, BackendErrorKind, Lobby};
+use super::super::{BackendError, BackendErrorKind};
+#[cfg(feature = "blocking")]
+use super::blocking::RedisBackend as RedisThreads;
 use super::breaker::Breaker;
 use super::connections::Connections;
 use super::denials::Denials;
@@ -53,7 +56,7 @@ pub enum Atomicity {
 
 /// Buckets that start below their capacity are kept for so long after they have filled.
 const DEFAULT_IDLE: Duration = Duration::from_secs(86_400);
-/// Connections to share, and connections for one transaction each.
+/// Connections to share, and connections for one operation at a time.
 const SHARED: NonZeroU32 = NonZeroU32::new(4).unwrap();
 const EXCLUSIVE: NonZeroU32 = NonZeroU32::new(16).unwrap();
 /// How long a service that starts waits for its first connection, at least.
@@ -127,14 +130,15 @@ impl RedisBuilder {
         self
     }
 
-    /// Whether decisions that arrive while others are in flight go together, up to 64 in one call; they do by default.
+    /// Whether decisions that arrive while others are in flight go together, up to 64 in one call; they do by default. From plain
+    /// threads each goes alone.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self
     }
 
-    /// The most connections; 4 by default, which all decisions share, or 16 for [`Atomicity::Optimistic`], which takes one for
-    /// each decision.
+    /// The most connections; 4 by default, which all decisions share, or 16 for [`Atomicity::Optimistic`] and for plain threads,
+    /// where each decision has one to itself.
     pub fn connections(mut self, most: NonZeroU32) -> Self {
         self.connections = Some(most);
         self
@@ -201,6 +205,69 @@ impl RedisBuilder {
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
         self.over(Source::Shared(Box::new(connection)))
+    }
+
+    /// Connects to the server of `url` for plain threads; see [`blocking::RedisBackend::connect`](RedisThreads::connect).
+    ///
+    /// # Errors
+    ///
+    /// As [`blocking::RedisBackend::connect`](RedisThreads::connect);
+    /// [`Config`](BackendErrorKind::Config) for [`Atomicity::Optimistic`], too.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no thread for it.
+    #[cfg(feature = "blocking")]
+    pub fn connect_blocking(self, url: impl AsRef<str>) -> Result<RedisThreads, BackendError> {
+        let patience = self.time_limit.max(PATIENCE);
+        let backend = self.connect_blocking_lazy(url)?;
+        backend.first_connection(patience)?;
+        Ok(backend)
+    }
+
+    /// Will connect to the server of `url` when it is needed, for plain threads; see
+    /// [`blocking::RedisBackend::connect_lazy`](RedisThreads::connect_lazy).
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read, or for [`Atomicity::Optimistic`].
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no thread for it.
+    #[cfg(feature = "blocking")]
+    pub fn connect_blocking_lazy(self, url: impl AsRef<str>) -> Result<RedisThreads, BackendError> {
+        let client = client(url.as_ref())?;
+        self.from_blocking_client(client)
+    }
+
+    /// Makes its connections by `client`, for plain threads, when they are needed: one with certificates of its own, say.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](BackendErrorKind::Config) for [`Atomicity::Optimistic`].
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no thread for it.
+    #[cfg(feature = "blocking")]
+    pub fn from_blocking_client(self, client: Client) -> Result<RedisThreads, BackendError> {
+        if self.atomicity == Atomicity::Optimistic {
+            return Err(BackendError::config(
+                "`Atomicity::Optimistic` cannot be had from plain threads: use `Atomicity::Script`, or the backend for a runtime",
+            ));
+        }
+        #[cfg(feature = "tls")]
+        super::tls::prepare(client.get_connection_info());
+        let most = self.connections.unwrap_or(EXCLUSIVE);
+        let (time_limit, expiry) = (self.time_limit, self.expiry());
+        Ok(RedisThreads::over(
+            client,
+            most.get(),
+            time_limit,
+            expiry,
+            self.front(),
+        ))
     }
 
     fn pooled(self, maker: Arc<dyn Connect>) -> RedisBackend {

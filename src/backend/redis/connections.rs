@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::super::{BackendError, BackendErrorKind};
-use super::life::Doubt;
+use super::life::{Doubt, IDLE, TRUSTED};
 use super::manager::{Connect, Connection, Manager};
 
 /// Connections of ours, made when they are first needed.
@@ -22,12 +22,6 @@ pub(super) struct Connections {
     /// Made at the first use: then there is a runtime.
     pool: Mutex<Option<Pool<Manager>>>,
 }
-
-/// A connection that nobody has used for so long is closed, before a firewall or the server does it unseen.
-const IDLE: Duration = Duration::from_secs(60);
-
-/// A connection that was not used for so long is asked whether it still leads anywhere: a restart meanwhile costs no decision.
-const TRUSTED: Duration = Duration::from_secs(1);
 
 /// Who waits for a connection asks the pool anew after so long: nobody is told that an attempt has failed which was made for
 /// others, and counted on.

@@ -2,6 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// A connection that nobody has used for so long is closed, before a firewall or the server does it unseen.
+pub(super) const IDLE: Duration = Duration::from_secs(60);
+
+/// A connection that was not used for so long is asked whether it still leads anywhere: a restart meanwhile costs no decision.
+pub(super) const TRUSTED: Duration = Duration::from_secs(1);
 
 /// How long a connection is good for: until it is retired, or its generation.
 pub(super) struct Life {

@@ -1,6 +1,8 @@
 //! State in Redis, shared by a fleet: [`RedisBackend`].
 #![doc = include_str!("../../docs/redis.md")]
 
+#[cfg(feature = "blocking")]
+pub(crate) mod blocking;
 mod breaker;
 mod builder;
 mod connections;
