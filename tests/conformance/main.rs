@@ -405,6 +405,12 @@ macro_rules! on_all {
             fn redis() {
                 super::run_file($file, crate::redis::Scripted::start());
             }
+
+            #[cfg(all(feature = "redis", feature = "blocking"))]
+            #[test]
+            fn redis_from_plain_threads() {
+                super::run_file($file, crate::redis::Blocking::start());
+            }
         }
     )*};
 }

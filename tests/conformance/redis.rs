@@ -1,4 +1,4 @@
-//! The vectors on a real redis-server, by scripts and without.
+//! The vectors on a real redis-server: by scripts, without, and from plain threads.
 
 use std::time::Duration;
 
@@ -103,5 +103,58 @@ impl Subjects for Optimistic {
     fn keeps(policy: &Policy) -> bool {
         let mut quotas = policy.quotas().iter();
         !quotas.any(|named| named.quota().to_string().starts_with("sliding-log"))
+    }
+}
+
+/// Scripts, asked from plain threads, each vector on a key of its own.
+#[cfg(feature = "blocking")]
+pub(crate) struct Blocking {
+    clock: ManualClock,
+    backend: tower_sluice::blocking::RedisBackend,
+    vectors: u64,
+    _proxy: ClockProxy,
+    /// Drives the proxy.
+    _runtime: Runtime,
+    _server: RedisServer,
+}
+
+#[cfg(feature = "blocking")]
+impl Blocking {
+    pub(crate) fn start() -> Self {
+        let server = RedisServer::start();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let clock = ManualClock::at(Timestamp::from_micros(0));
+        let proxy = runtime.block_on(ClockProxy::to(server.port(), &clock));
+        let backend = RedisBackend::builder()
+            .deny_cache(Duration::ZERO)
+            .time_limit(Duration::from_secs(20))
+            .connect_blocking(proxy.url())
+            .expect("it passes");
+        Self {
+            clock,
+            backend,
+            vectors: 0,
+            _proxy: proxy,
+            _runtime: runtime,
+            _server: server,
+        }
+    }
+}
+
+#[cfg(feature = "blocking")]
+impl Subjects for Blocking {
+    const NAME: &str = "Redis from plain threads";
+
+    fn next(&mut self, _: &Policy) -> impl Subject + use<'_> {
+        self.vectors += 1;
+        crate::subject::Threads {
+            backend: self.backend.clone(),
+            clock: self.clock.clone(),
+            key: Key::from(self.vectors),
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::backend::{Backend, Reply};
+#[cfg(feature = "blocking")]
+use tower_sluice::blocking;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Snapshot, Turn};
@@ -159,6 +161,71 @@ impl<B: Backend> Subject for Through<'_, B> {
 
     fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot> {
         own(self.at(policy, now, async |limiter, key| limiter.reset(key).await))
+    }
+}
+
+/// A backend for plain threads, whose time is that of a clock moved by hand.
+#[cfg(feature = "blocking")]
+pub(crate) struct Threads<B> {
+    pub(crate) backend: B,
+    pub(crate) clock: ManualClock,
+    pub(crate) key: Key,
+}
+
+#[cfg(feature = "blocking")]
+impl<B: blocking::Backend> Threads<B> {
+    fn at<T>(
+        &self,
+        policy: &Policy,
+        now: Timestamp,
+        op: impl FnOnce(&blocking::Limiter<B>, &Key) -> Result<T, B::Error>,
+    ) -> T {
+        self.clock.set(now);
+        let limiter = blocking::Limiter::new(policy.clone(), self.backend.clone());
+        op(&limiter, &self.key).unwrap_or_else(|error| panic!("{error}: {error:?}"))
+    }
+}
+
+#[cfg(feature = "blocking")]
+impl<B: blocking::Backend> Subject for Threads<B> {
+    fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply {
+        self.at(policy, now, |limiter, key| limiter.check(key, cost))
+    }
+
+    fn reserve(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        cost: Cost,
+        max_wait: Duration,
+    ) -> Reply {
+        self.at(policy, now, |limiter, key| {
+            limiter.reserve(key, cost, max_wait)
+        })
+    }
+
+    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool {
+        self.at(policy, now, |limiter, key| limiter.cancel(key, turn))
+    }
+
+    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
+        own(self.at(policy, now, |limiter, key| limiter.penalty(key, cost)))
+    }
+
+    fn refund(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        receipt: &mut Receipt,
+        cost: Cost,
+    ) -> Vec<QuotaSnapshot> {
+        own(self.at(policy, now, |limiter, key| {
+            limiter.refund(key, receipt, cost)
+        }))
+    }
+
+    fn reset(&mut self, policy: &Policy, now: Timestamp) -> Vec<QuotaSnapshot> {
+        own(self.at(policy, now, |limiter, key| limiter.reset(key)))
     }
 }
 

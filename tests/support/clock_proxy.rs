@@ -1,6 +1,7 @@
 //! A Redis whose TIME is that of a clock moved by hand: a TCP proxy in front of a real server.
 //!
-//! For what decides by a plain TIME command; scripts read the server's own clock, see [`frozen`](super::frozen).
+//! For what decides by a plain TIME command, and for scripts, which take the time from their first argument if there is one:
+//! the proxy puts it there. Where a test can give a connection of its own, that one does the same: [`frozen`](super::frozen).
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,7 +17,8 @@ use tower_sluice::clock::{Clock, ManualClock};
 
 use super::proxy::{Frames, first_word};
 
-/// Passes everything but the answers to TIME. It ends when it is dropped, and its connections with it.
+/// Passes everything but the answers to TIME, and what scripts are told. It ends when it is dropped, and its connections with
+/// it.
 #[derive(Debug)]
 pub(crate) struct ClockProxy {
     shared: Arc<Shared>,
@@ -101,8 +103,11 @@ impl Shared {
         open: &Mutex<VecDeque<bool>>,
     ) -> io::Result<()> {
         let mut frames = Frames::of(from);
-        while let Some(frame) = frames.next().await? {
+        while let Some(mut frame) = frames.next().await? {
             let word = first_word(&frame);
+            if word.starts_with("EVAL") {
+                frame = told(&frame, self.clock.now().as_micros());
+            }
             let meddler = self.meddler.lock().clone();
             if word == "MULTI"
                 && let Some(command) = meddler
@@ -141,4 +146,38 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// The request of a script, with the time in the place of the first argument behind the keys.
+fn told(request: &[u8], micros: u64) -> Vec<u8> {
+    let mut words = strings(request);
+    let keys: usize = String::from_utf8_lossy(&words[2])
+        .parse()
+        .expect("a number");
+    let time = &mut words[3 + keys];
+    assert_eq!(*time, b"", "nobody tells scripts the time but a test");
+    *time = micros.to_string().into_bytes();
+    let mut told = redis::Cmd::new();
+    told.arg(words);
+    told.get_packed_command()
+}
+
+/// The strings of a request: `*2\r\n$3\r\nGET\r\n$1\r\na\r\n`.
+fn strings(request: &[u8]) -> Vec<Vec<u8>> {
+    let line = |bytes: &mut &[u8]| -> usize {
+        let end = bytes.windows(2).position(|two| two == b"\r\n");
+        let (head, rest) = bytes.split_at(end.expect("a whole request"));
+        *bytes = &rest[2..];
+        let digits = std::str::from_utf8(&head[1..]).expect("a length in digits");
+        digits.parse().expect("a length in digits")
+    };
+    let mut rest = request;
+    let count = line(&mut rest);
+    let mut next = || {
+        let length = line(&mut rest);
+        let (string, after) = rest.split_at(length);
+        rest = &after[2..];
+        string.to_vec()
+    };
+    (0..count).map(|_| next()).collect()
 }
