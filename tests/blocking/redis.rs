@@ -309,7 +309,9 @@ fn a_url_that_cannot_be_is_told_and_no_password() {
 #[test]
 fn transactions_are_refused_with_what_can_be_had() {
     let optimistic = || asking().atomicity(Atomicity::Optimistic);
-    let errors: [BackendError; 2] = [
+    let client = redis::Client::open("redis://host").expect("a URL");
+    let errors: [BackendError; 3] = [
+        optimistic().from_blocking_client(client).unwrap_err(),
         optimistic().connect_blocking("redis://host").unwrap_err(),
         optimistic()
             .connect_blocking_lazy("redis://host")
@@ -383,9 +385,11 @@ fn a_program_that_started_first_finds_its_server() {
 fn a_client_of_the_users_own_makes_the_connections() {
     let server = RedisServer::options().password("sesame").start();
     let client = redis::Client::open(server.url()).expect("a URL");
-    let backend = asking().from_blocking_client(client).expect("scripts");
-    let limiter = Limiter::new(tokens(10), backend);
-    assert_eq!(check(&limiter, &Key::from("ann")), Ok(1));
+    let plain = Limiter::new(tokens(10), RedisBackend::from_client(client.clone()));
+    assert_eq!(check(&plain, &Key::from("ann")), Ok(1));
+    let backend = asking().prefix("theirs").from_blocking_client(client);
+    let theirs = Limiter::new(tokens(10), backend.expect("scripts"));
+    assert_eq!(check(&theirs, &Key::from("ann")), Ok(1));
 }
 
 #[cfg(feature = "tls")]

@@ -241,7 +241,8 @@ impl RedisBuilder {
         self.from_blocking_client(client)
     }
 
-    /// Makes its connections by `client`, for plain threads, when they are needed: one with certificates of its own, say.
+    /// Makes its connections by `client`, for plain threads, when they are needed; see
+    /// [`blocking::RedisBackend::from_client`](RedisThreads::from_client).
     ///
     /// # Errors
     ///
@@ -257,17 +258,16 @@ impl RedisBuilder {
                 "`Atomicity::Optimistic` cannot be had from plain threads: use `Atomicity::Script`, or the backend for a runtime",
             ));
         }
+        Ok(self.threads(client))
+    }
+
+    #[cfg(feature = "blocking")]
+    pub(super) fn threads(self, client: Client) -> RedisThreads {
         #[cfg(feature = "tls")]
         super::tls::prepare(client.get_connection_info());
         let most = self.connections.unwrap_or(EXCLUSIVE);
         let (time_limit, expiry) = (self.time_limit, self.expiry());
-        Ok(RedisThreads::over(
-            client,
-            most.get(),
-            time_limit,
-            expiry,
-            self.front(),
-        ))
+        RedisThreads::over(client, most.get(), time_limit, expiry, self.front())
     }
 
     fn pooled(self, maker: Arc<dyn Connect>) -> RedisBackend {

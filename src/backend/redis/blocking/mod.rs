@@ -84,6 +84,17 @@ impl RedisBackend {
         Self::builder().connect_blocking_lazy(url)
     }
 
+    /// Makes its connections by `client`, when they are needed: one with certificates of its own, say. Nothing is sent here.
+    ///
+    /// There is no such way for a pool: its test of a connection knows no time limit, and what is wrong with one it cannot be told.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no thread for it.
+    pub fn from_client(client: Client) -> Self {
+        Self::builder().threads(client)
+    }
+
     pub(super) fn over(
         client: Client,
         most: u32,
