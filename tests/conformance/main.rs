@@ -400,6 +400,12 @@ macro_rules! on_all {
                 super::run_file($file, Memories(runtime()));
             }
 
+            #[cfg(feature = "blocking")]
+            #[test]
+            fn memory_from_plain_threads() {
+                super::run_file($file, crate::subject::BlockingMemories);
+            }
+
             #[cfg(feature = "redis")]
             #[test]
             fn redis() {

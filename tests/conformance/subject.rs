@@ -265,6 +265,23 @@ impl Subjects for Memories {
     }
 }
 
+#[cfg(feature = "blocking")]
+pub(crate) struct BlockingMemories;
+
+#[cfg(feature = "blocking")]
+impl Subjects for BlockingMemories {
+    const NAME: &str = "memory from plain threads";
+
+    fn next(&mut self, _: &Policy) -> impl Subject + use<'_> {
+        let clock = ManualClock::at(Timestamp::from_micros(0));
+        Threads {
+            backend: MemoryBackend::builder().clock(clock.clone()).build(),
+            clock,
+            key: Key::from("the key"),
+        }
+    }
+}
+
 pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
