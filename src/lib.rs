@@ -59,9 +59,9 @@
 
 pub mod algorithm;
 pub mod backend;
-pub mod charge;
 #[cfg(feature = "blocking")]
 pub mod blocking;
+pub mod charge;
 pub mod clock;
 pub mod cost;
 pub mod decision;

@@ -10,7 +10,6 @@ use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use super::super::lobby::DEFAULT_MAX_WAITERS;
 use super::super::{BackendError, BackendErrorKind, Lobby};
-use super::super::{BackendError, BackendErrorKind};
 #[cfg(feature = "blocking")]
 use super::blocking::RedisBackend as RedisThreads;
 use super::breaker::Breaker;
