@@ -59,11 +59,11 @@ impl Errands {
         self: &Arc<Self>,
         errand: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, Fault>>, Fault> {
+        let runtime = Handle::try_current().map_err(|_| self.note(Fault::NoRuntime))?;
         let one_more = |running| (running < MOST).then_some(running + 1);
         let begun = self.running.fetch_update(Relaxed, Relaxed, one_more);
         begun.map_err(|_| self.note(Fault::Crowded))?;
         let slot = Slot(Arc::clone(self), true);
-        let runtime = Handle::try_current().map_err(|_| Fault::NoRuntime)?;
         let (told, outcome) = oneshot::channel();
         runtime.spawn(async move {
             let mut slot = slot;
