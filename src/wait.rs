@@ -34,9 +34,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::backend::{
-    Answer, Backend, Fault, Known, Lobby, MemoryBackend, Op, Place, Queue, Reply,
-};
+use crate::backend::{Answer, Backend, Fault, Head, Lobby, MemoryBackend, Op, Place, Queue, Reply};
 use crate::charge::Admitted;
 use crate::clock::{Clock, SystemClock, Timestamp, micros_up};
 use crate::decision::{Decision, RetryAfter, Turn};
@@ -245,13 +243,12 @@ impl<B: Backend> Waiter<'_, B> {
         let lobby = self.lobby();
         let began = lobby.now();
         let deadline = began.after(max_wait.longest());
-        let queue = place.queue();
+        let queue = place.queue(self.policy);
         let mut at_once = true;
-        let Some(_head) = self.reach_head(&queue, deadline, &mut at_once).await else {
-            let known = queue.known.lock().as_ref().map(|known| self.told(known));
-            return match known {
+        let Some(head) = self.reach_head(&queue, deadline, &mut at_once).await else {
+            return match queue.refusal(lobby.now(), self.cost) {
                 Some(decision) => Err(Rejected::Denied(decision)),
-                // So soon that the first of the line has not been answered yet.
+                // So soon that nobody in this line has been refused: there may be enough for all.
                 None => self.check().await,
             };
         };
@@ -259,7 +256,6 @@ impl<B: Backend> Waiter<'_, B> {
             let reply = self.ask(Op::Check(self.cost)).await?;
             let now = lobby.now();
             let Decision::Deny(snapshot, RetryAfter::In(wait)) = &reply.decision else {
-                *queue.known.lock() = None;
                 let waited = if at_once { 0 } else { now.micros_since(began) };
                 return allowed(reply, Duration::from_micros(waited));
             };
@@ -268,11 +264,7 @@ impl<B: Backend> Waiter<'_, B> {
                 return Err(Rejected::Denied(reply.decision));
             }
             let next_look = lobby.next_look(now, micros_up(*wait)).min(deadline);
-            *queue.known.lock() = Some(Known {
-                snapshot: snapshot.clone(),
-                told: now,
-                next_look,
-            });
+            head.tell(snapshot.clone(), now, next_look);
             lobby.sleep_until(next_look).await;
             at_once = false;
         }
@@ -284,28 +276,21 @@ impl<B: Backend> Waiter<'_, B> {
         queue: &'q Queue,
         deadline: Timestamp,
         at_once: &mut bool,
-    ) -> Option<tokio::sync::MutexGuard<'q, ()>> {
-        if let Ok(head) = queue.head.try_lock() {
+    ) -> Option<Head<'q>> {
+        if let Some(head) = queue.try_head() {
             return Some(head);
         }
-        let too_late = |known: &Known| known.next_look > deadline;
-        if queue.known.lock().as_ref().is_some_and(too_late) {
+        if queue.next_look().is_some_and(|next| next > deadline) {
             return None;
         }
         *at_once = false;
-        let mut head = pin!(queue.head.lock());
+        let mut head = pin!(queue.head());
         let mut end = self.lobby().sleep_until(deadline);
         poll_fn(|cx| match head.as_mut().poll(cx) {
             Poll::Ready(head) => Poll::Ready(Some(head)),
             Poll::Pending => end.as_mut().poll(cx).map(|()| None),
         })
         .await
-    }
-
-    /// The refusal that the head of the line was told, as it is by now.
-    fn told(&self, known: &Known) -> Decision {
-        let passed = self.lobby().now().micros_since(known.told);
-        Decision::of(known.snapshot.aged(self.cost, passed))
     }
 }
 

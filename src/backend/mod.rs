@@ -41,7 +41,7 @@ pub use self::any::AnyBackend;
 pub use self::error::{BackendError, BackendErrorKind};
 pub use self::failure::{HandlesFailure, NoChoice, OnBackendError, Outcome};
 pub use self::lobby::Lobby;
-pub(crate) use self::lobby::{Fault, Known, Place, Queue};
+pub(crate) use self::lobby::{Fault, Head, Place, Queue};
 pub use self::memory::MemoryBackend;
 #[cfg(feature = "redis")]
 pub use self::redis::RedisBackend;

@@ -3,3 +3,4 @@
 mod buckets;
 mod crowd;
 mod line;
+mod windows;

@@ -4,11 +4,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use ahash::RandomState;
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 use crate::backend::fingerprint::Fingerprints;
 use crate::clock::Timestamp;
-use crate::decision::Snapshot;
+use crate::decision::{Decision, Snapshot};
 use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
 
 /// Locks that the keys are spread over.
 const SHARDS: usize = 16;
@@ -31,24 +34,84 @@ pub(super) struct Lines {
 #[derive(Default)]
 struct Line {
     waiting: usize,
-    queue: Option<Arc<Queue>>,
+    /// One for each tier that somebody waits under: what one is told of its quotas says nothing of another's.
+    queues: SmallVec<[(Policy, Arc<Queue>); 1]>,
 }
 
 /// Who asks, if those who wait take turns at asking; first come, first served.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     /// Held by the one who asks.
-    pub(crate) head: tokio::sync::Mutex<()>,
-    /// What that one was told last.
-    pub(crate) known: Mutex<Option<Known>>,
+    head: tokio::sync::Mutex<()>,
+    /// What was told last.
+    known: Mutex<Option<Known>>,
 }
 
-/// A refusal, and when its owner will look again.
+/// A refusal, and when the one who was told it will look again; any time once he has left.
 #[derive(Debug)]
-pub(crate) struct Known {
-    pub(crate) snapshot: Snapshot,
-    pub(crate) told: Timestamp,
-    pub(crate) next_look: Timestamp,
+struct Known {
+    snapshot: Snapshot,
+    told: Timestamp,
+    next_look: Timestamp,
+}
+
+/// The right to ask, for the first of a line.
+pub(crate) struct Head<'q> {
+    queue: &'q Queue,
+    /// Dropped after what was told is out of date.
+    _held: tokio::sync::MutexGuard<'q, ()>,
+}
+
+impl Queue {
+    /// If nobody else has it, or waits for it.
+    pub(crate) fn try_head(&self) -> Option<Head<'_>> {
+        let held = self.head.try_lock().ok()?;
+        Some(self.of(held))
+    }
+
+    /// Once everybody in front has gone.
+    pub(crate) async fn head(&self) -> Head<'_> {
+        self.of(self.head.lock().await)
+    }
+
+    fn of<'q>(&'q self, held: tokio::sync::MutexGuard<'q, ()>) -> Head<'q> {
+        Head {
+            queue: self,
+            _held: held,
+        }
+    }
+
+    /// When the head of the line will look again, if that is known.
+    pub(crate) fn next_look(&self) -> Option<Timestamp> {
+        self.known.lock().as_ref().map(|known| known.next_look)
+    }
+
+    /// The last refusal in this line, as it is by `now`, to a request of `cost`; none if nobody has been refused yet.
+    pub(crate) fn refusal(&self, now: Timestamp, cost: Cost) -> Option<Decision> {
+        let known = self.known.lock();
+        let Known { snapshot, told, .. } = known.as_ref()?;
+        Some(Decision::of(snapshot.aged(cost, now.micros_since(*told))))
+    }
+}
+
+impl Head<'_> {
+    /// Lets those behind know of a refusal.
+    pub(crate) fn tell(&self, snapshot: Snapshot, told: Timestamp, next_look: Timestamp) {
+        *self.queue.known.lock() = Some(Known {
+            snapshot,
+            told,
+            next_look,
+        });
+    }
+}
+
+impl Drop for Head<'_> {
+    fn drop(&mut self) {
+        // The next one may cost less, or find more: nobody is kept out by the word of one who has gone.
+        if let Some(known) = &mut *self.queue.known.lock() {
+            known.next_look = Timestamp::default();
+        }
+    }
 }
 
 /// A place in a line, left when it is dropped.
@@ -122,11 +185,16 @@ impl Lines {
 }
 
 impl Place<'_> {
-    /// The queue of this line.
-    pub(crate) fn queue(&self) -> Arc<Queue> {
+    /// The queue of those in this line who wait under `policy`.
+    pub(crate) fn queue(&self, policy: &Policy) -> Arc<Queue> {
         let mut shard = self.lines.shard(self.print).lock();
-        let line = shard.entry(self.print).or_default();
-        Arc::clone(line.queue.get_or_insert_default())
+        let queues = &mut shard.entry(self.print).or_default().queues;
+        if let Some((_, queue)) = queues.iter().find(|(tier, _)| tier == policy) {
+            return Arc::clone(queue);
+        }
+        let queue = Arc::default();
+        queues.push((policy.clone(), Arc::clone(&queue)));
+        queue
     }
 }
 
@@ -137,6 +205,10 @@ impl Drop for Place<'_> {
             line.waiting -= 1;
             if line.waiting == 0 {
                 shard.remove(&self.print);
+            } else {
+                // Under this lock nobody comes to a queue that all have left.
+                line.queues
+                    .retain(|(_, queue)| Arc::strong_count(queue) > 1);
             }
         }
         drop(shard);
@@ -146,7 +218,10 @@ impl Drop for Place<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::quota::Quota;
 
     #[test]
     fn so_many_wait_for_a_key_and_in_all_and_nothing_stays_of_those_who_leave() {
@@ -163,6 +238,55 @@ mod tests {
         let other = lines.enter("other", &Key::from("ann"));
         assert!(other.is_some(), "of another policy");
         drop((again, bob, other));
+        assert_eq!(lines.waiting(), 0);
+        assert!(lines.shards.iter().all(|shard| shard.lock().is_empty()));
+    }
+
+    #[test]
+    fn each_tier_has_a_queue_for_as_long_as_somebody_stands_in_it() {
+        let lines = Lines::new(9, 9);
+        let tiers = [1, 2].map(|limit| Policy::new("p", Quota::per_second(limit)));
+        let [one, two, three] = [(); 3].map(|()| {
+            let place = lines.enter("p", &Key::from("ann"));
+            place.expect("there is room")
+        });
+        let queue = one.queue(&tiers[0]);
+        assert!(Arc::ptr_eq(&queue, &two.queue(&tiers[0].clone())));
+        let other = three.queue(&tiers[1]);
+        assert!(!Arc::ptr_eq(&queue, &other));
+        let kept = || {
+            let shard = lines.shard(one.print).lock();
+            shard.get(&one.print).map(|line| line.queues.len())
+        };
+        assert_eq!(kept(), Some(2));
+        drop((other, three));
+        assert_eq!(kept(), Some(1));
+        assert!(Arc::ptr_eq(&queue, &one.queue(&tiers[0])));
+        drop((queue, two));
+        assert_eq!(kept(), Some(0));
+    }
+
+    #[test]
+    fn nothing_stays_of_ten_thousand_who_came_and_went() {
+        let lines = Lines::new(50, 5_000);
+        let policy = Policy::new("p", Quota::fixed_window(1, Duration::from_secs(1)));
+        let mut places = Vec::new();
+        for number in 0..10_000_u64 {
+            // By way of each other: many keys at a time, and many of some.
+            let key = Key::from(number % 7 * (number % 300));
+            if let Some(place) = lines.enter("p", &key) {
+                let queue = place.queue(&policy);
+                let head = queue.try_head().is_some();
+                places.push((queue, place, head));
+            }
+            if number % 3 > 0 {
+                let leaves = lines.random() as usize % places.len();
+                places.swap_remove(leaves);
+            }
+            assert_eq!(lines.waiting(), places.len());
+        }
+        assert!(lines.turned_away() > 0 && lines.waiting() > 1_000);
+        places.clear();
         assert_eq!(lines.waiting(), 0);
         assert!(lines.shards.iter().all(|shard| shard.lock().is_empty()));
     }

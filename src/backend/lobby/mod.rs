@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub(crate) use self::errands::Fault;
-pub(crate) use self::lines::{Known, Place, Queue};
+pub(crate) use self::lines::{Head, Place, Queue};
 
 use tokio::sync::oneshot;
 
