@@ -404,6 +404,17 @@ impl Settlement {
     fn failed(kind: Kind) -> Self {
         Self(Progress::Done(Some(Err(SettleError(kind)))))
     }
+
+    /// Blocks this thread until it is done. A charge of a [`blocking::Limiter`](crate::blocking::Limiter) is settled by then; one
+    /// of a task goes on in its runtime, which must not be driven by this thread.
+    ///
+    /// # Errors
+    ///
+    /// As awaiting it.
+    #[cfg(feature = "blocking")]
+    pub fn join(self) -> Result<Option<Snapshot>, SettleError> {
+        crate::blocking::park::block_on(self)
+    }
 }
 
 impl Future for Settlement {

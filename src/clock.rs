@@ -17,10 +17,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
-use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
+
+#[cfg(feature = "blocking")]
+use crate::blocking::park;
 
 /// A point in time: whole microseconds since the Unix epoch, below 2^53 (the year 2255) on any clock that is right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,27 +93,14 @@ pub trait Clock: Clone + Send + Sync + 'static {
     ///
     /// Dropping the future has no effect on the clock.
     fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep;
-
-    /// Blocks this thread until the clock shows `deadline`, until the thread is unparked, or for less: look again afterwards.
-    /// Returns at once if the clock shows `deadline` already.
-    ///
-    /// By default it looks every millisecond of real time, for a clock that others move.
-    fn park_until(&self, deadline: Timestamp) {
-        if self.now() < deadline {
-            thread::park_timeout(LOOK);
-        }
-    }
 }
-
-/// How long a thread parks on a clock of which it is not known how it moves.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// The wall clock at its first use in the process plus monotonic time since; it never steps, backwards or forwards.
 ///
 /// Nothing corrects it later: windows that are aligned to the epoch drift with the counter, by some parts in a million, and
 /// stand off by the length of a suspend.
 ///
-/// Sleeping needs a Tokio runtime with its timer enabled; reading the time and parking a thread need none.
+/// Sleeping needs a Tokio runtime with its timer enabled, but for the threads of `blocking`; reading the time needs none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock(());
 
@@ -175,16 +164,15 @@ impl Clock for SystemClock {
                 if left == 0 {
                     return;
                 }
-                tokio::time::sleep(Duration::from_micros(left)).await;
+                let left = Duration::from_micros(left);
+                #[cfg(feature = "blocking")]
+                if park::is_blocked() {
+                    park::pause(left).await;
+                    continue;
+                }
+                tokio::time::sleep(left).await;
             }
         })
-    }
-
-    fn park_until(&self, deadline: Timestamp) {
-        let left = deadline.micros_since(self.now());
-        if left > 0 {
-            thread::park_timeout(Duration::from_micros(left));
-        }
     }
 }
 
@@ -320,68 +308,6 @@ mod tests {
         let deadline = clock.now().after(Duration::from_micros(1_500));
         clock.sleep_until(deadline).await;
         assert!(clock.now() >= deadline);
-    }
-
-    /// Parks until the clock shows `deadline`, and counts how often.
-    fn park(clock: &impl Clock, deadline: Timestamp) -> u32 {
-        let mut parked = 0;
-        while clock.now() < deadline {
-            clock.park_until(deadline);
-            parked += 1;
-        }
-        parked
-    }
-
-    #[test]
-    fn a_thread_that_parks_on_the_system_clock_sleeps_until_its_time() {
-        let clock = SystemClock::new();
-        let deadline = clock.now().after(Duration::from_millis(40));
-        let parked = park(&clock, deadline);
-        // The pace of two clocks may differ, and a thread may wake for no reason: but it does not look every millisecond.
-        assert!((1..10).contains(&parked), "{parked}");
-    }
-
-    #[test]
-    fn a_thread_that_parks_is_woken_by_an_unpark() {
-        let clock = SystemClock::new();
-        let start = clock.now();
-        thread::current().unpark();
-        clock.park_until(start.after(Duration::from_secs(3_600)));
-        let took = clock.now().micros_since(start);
-        assert!(took < 60_000_000, "{took} µs");
-    }
-
-    #[test]
-    fn a_thread_does_not_park_when_its_time_has_come() {
-        let clock = ManualClock::at(Timestamp::from_micros(100));
-        let system = SystemClock::new();
-        for shown in [0, 99, 100] {
-            clock.park_until(Timestamp::from_micros(shown));
-            system.park_until(Timestamp::from_micros(shown));
-        }
-        // Had any of them parked, it would have taken this token.
-        thread::current().unpark();
-        clock.park_until(Timestamp::from_micros(100));
-        system.park_until(Timestamp::from_micros(100));
-        let start = std::time::Instant::now();
-        thread::park_timeout(Duration::from_secs(60));
-        assert!(start.elapsed() < Duration::from_secs(30), "it was taken");
-    }
-
-    #[test]
-    fn a_thread_that_parks_on_a_manual_clock_goes_on_when_the_clock_was_moved() {
-        let clock = ManualClock::at(Timestamp::from_micros(100));
-        let deadline = Timestamp::from_micros(200);
-        let (tell, told) = std::sync::mpsc::channel();
-        thread::spawn({
-            let clock = clock.clone();
-            move || tell.send(park(&clock, deadline))
-        });
-        clock.advance(Duration::from_micros(99));
-        assert!(told.try_recv().is_err(), "it is not its time");
-        clock.advance(Duration::from_micros(1));
-        let patience = Duration::from_secs(60);
-        told.recv_timeout(patience).expect("it goes on");
     }
 
     /// One poll: the output if it is there.

@@ -1,13 +1,15 @@
-use std::error::Error;
-use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::Backend;
+use super::{Backend, Blocking, park};
 use crate::backend::{Op, Reply};
-use crate::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
+use crate::charge::Charge;
+use crate::decision::{Decision, Receipt, Snapshot, Turn};
 use crate::key::Key;
+use crate::limiter::Rejected;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::wait::{self, MaxWait};
 
 /// Limits keys by one policy, from plain threads. Clones are cheap; limiters of one backend and policy name share their
 /// buckets, with each other and with those of [`crate::Limiter`].
@@ -34,15 +36,6 @@ use crate::quota::Cost;
 pub struct Limiter<B> {
     policy: Policy,
     backend: B,
-}
-
-/// Why [`Limiter::limit`] has not made a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refused<E> {
-    /// It is over the limit. Nothing was charged.
-    Denied(Decision),
-    /// The backend gave no answer: whether to make the call all the same is the caller's choice.
-    Failed(E),
 }
 
 impl<B: Backend> Limiter<B> {
@@ -85,13 +78,14 @@ impl<B: Backend> Limiter<B> {
     /// Makes `call` if `cost` tokens of `key` can be spent, and returns what it returns.
     ///
     /// ```
-    /// use tower_sluice::blocking::{Limiter, Refused};
+    /// use tower_sluice::blocking::Limiter;
+    /// use tower_sluice::limiter::Rejected;
     /// use tower_sluice::{Key, MemoryBackend, Policy, Quota};
     ///
     /// let limiter = Limiter::new(Policy::new("mails", Quota::per_day(1)), MemoryBackend::new());
     /// let send = || limiter.limit(&Key::from("ann"), 1, || "sent");
     /// assert_eq!(send(), Ok("sent"));
-    /// assert!(matches!(send(), Err(Refused::Denied(decision)) if decision.retry_after().is_some()));
+    /// assert!(matches!(send(), Err(Rejected::Denied(decision)) if decision.retry_after().is_some()));
     /// ```
     ///
     /// # Errors
@@ -102,13 +96,44 @@ impl<B: Backend> Limiter<B> {
         key: &Key,
         cost: impl Into<Cost>,
         call: impl FnOnce() -> T,
-    ) -> Result<T, Refused<B::Error>> {
-        let decision = self.check(key, cost).map_err(Refused::Failed)?.decision;
+    ) -> Result<T, Rejected<B::Error>> {
+        let decision = self.check(key, cost).map_err(Rejected::Backend)?.decision;
         if decision.is_allowed() {
             Ok(call())
         } else {
-            Err(Refused::Denied(decision))
+            Err(Rejected::Denied(decision))
         }
+    }
+
+    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`; see [`crate::Limiter::wait`]. A settlement of the
+    /// charge is done when the call returns; [`Settlement::join`](crate::charge::Settlement::join) tells how it went.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected::Denied`] as soon as it is known that the wait would be longer, or if too many wait already;
+    /// [`Rejected::Backend`] if there was no answer.
+    pub fn wait(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        max_wait: impl Into<MaxWait>,
+    ) -> Result<Charge, Rejected<B::Error>> {
+        let (cost, max_wait) = (cost.into(), max_wait.into());
+        let backend = Blocking(self.backend.clone());
+        let wait = wait::until_allowed(&backend, &self.policy, key, cost, max_wait);
+        let admitted = park::block_on(wait)?;
+        let (policy, key) = (self.policy.clone(), key.clone());
+        Ok(Charge::new(Arc::new(backend), policy, key, cost, admitted))
+    }
+
+    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`] that can be
+    /// settled later, and with refusals as errors.
+    ///
+    /// # Errors
+    ///
+    /// [`Rejected::Denied`] if it is not allowed now; [`Rejected::Backend`] if there was no answer.
+    pub fn admit(&self, key: &Key, cost: impl Into<Cost>) -> Result<Charge, Rejected<B::Error>> {
+        self.wait(key, cost, MaxWait::NONE)
     }
 
     /// Spends `cost` tokens of `key` now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: first
@@ -204,26 +229,5 @@ impl<B: Backend> Limiter<B> {
         self.ask(op, key).map(|reply| match reply.decision {
             Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
         })
-    }
-}
-
-impl<E> fmt::Display for Refused<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Denied(decision) => match decision.retry_after() {
-                Some(RetryAfter::In(wait)) => write!(f, "over the limit: try again after {wait:?}"),
-                _ => f.write_str("the cost is above the limit: it never passes"),
-            },
-            Self::Failed(_) => f.write_str("the backend gave no answer"),
-        }
-    }
-}
-
-impl<E: Error + 'static> Error for Refused<E> {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Denied(_) => None,
-            Self::Failed(error) => Some(error),
-        }
     }
 }

@@ -22,18 +22,36 @@
 //! # Ok::<(), std::convert::Infallible>(())
 //! ```
 //!
-//! Do not call it from asynchronous code: while Redis is asked the thread blocks, and every task that it drives.
+//! Who must wait and not fail, waits: in turns that threads, tasks and other processes take together, first come, first served.
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_sluice::blocking::Limiter;
+//! use tower_sluice::{Key, MaxWait, MemoryBackend, Policy, Quota};
+//!
+//! let limiter = Limiter::new(Policy::new("upstream", Quota::per_second(50).burst(1)), MemoryBackend::new());
+//! let (host, max_wait) = (Key::from("api.example.org"), MaxWait::of(Duration::from_secs(1)));
+//! limiter.wait(&host, 1, max_wait)?;
+//! let charge = limiter.wait(&host, 1, max_wait)?;
+//! assert!(charge.waited() > Duration::from_millis(10));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Do not call it from asynchronous code: while Redis is asked or a turn is waited for, the thread blocks, and every task that it
+//! drives.
 
 mod limiter;
+pub(crate) mod park;
 
 use std::convert::Infallible;
+use std::future::Ready;
 
-use crate::backend::{MemoryBackend, Op, Reply};
+use crate::backend::{Answer, Lobby, MemoryBackend, Op, Reply};
 use crate::clock::Clock;
 use crate::key::Key;
 use crate::policy::Policy;
 
-pub use self::limiter::{Limiter, Refused};
+pub use self::limiter::Limiter;
 #[cfg(feature = "redis")]
 pub use crate::backend::redis::blocking::RedisBackend;
 
@@ -50,6 +68,9 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ///
     /// If there is no answer.
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Self::Error>;
+
+    /// Where those wait who use it: the same one for all clones, and for no other backend.
+    fn lobby(&self) -> &Lobby;
 }
 
 impl<C: Clock> Backend for MemoryBackend<C> {
@@ -58,5 +79,31 @@ impl<C: Clock> Backend for MemoryBackend<C> {
     #[inline]
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Infallible> {
         Ok(self.decide(op, policy, key))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        crate::backend::Backend::lobby(self)
+    }
+}
+
+/// A backend that blocks, for what awaits one that does not: nothing is left to be awaited.
+#[derive(Clone)]
+struct Blocking<B>(B);
+
+impl<B: Backend> crate::backend::Backend for Blocking<B> {
+    type Error = B::Error;
+    type Future = Ready<Result<Reply, B::Error>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+    ) -> Answer<Result<Reply, B::Error>, Self::Future> {
+        Answer::Now(self.0.ask(op, policy, key))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.0.lobby()
     }
 }

@@ -7,3 +7,4 @@ mod redis;
 #[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]
 mod support;
+mod waits;

@@ -5,8 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tower_sluice::blocking::{Limiter, Refused};
+use tower_sluice::blocking::Limiter;
 use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, MemoryBackend, Policy, Quota, RetryAfter};
 
 use crate::laws::{Awaited, HOUR, every_operation, policies, runtime};
@@ -141,16 +142,19 @@ fn a_call_over_the_limit_is_not_made() {
     assert_eq!(call(1), Ok(1));
     assert_eq!(call(2), Ok(2));
     let refused = call(1).expect_err("nothing is left");
-    let Refused::Denied(decision) = &refused else {
+    let Rejected::Denied(decision) = &refused else {
         panic!("{refused:?}");
     };
     assert!(!decision.is_allowed());
-    assert_eq!(refused.to_string(), "over the limit: try again after 1200s");
+    assert_eq!(
+        refused.to_string(),
+        "rate limit exceeded, allowed after 1200s"
+    );
     assert!(refused.source().is_none());
     let never = call(4).expect_err("it never passes");
     assert_eq!(
         never.to_string(),
-        "the cost is above the limit: it never passes"
+        "the cost is above the limit, no wait helps"
     );
     assert_eq!(calls, 2);
 }

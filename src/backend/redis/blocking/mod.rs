@@ -12,7 +12,7 @@ use bb8_redis::redis::Client;
 
 use self::connections::Connections;
 use self::trip::Line;
-use super::super::{BackendError, BackendErrorKind, Op, Reply};
+use super::super::{BackendError, BackendErrorKind, Lobby, Op, Reply};
 use super::breaker::Breaker;
 use super::builder::RedisBuilder;
 use super::front::Front;
@@ -127,6 +127,10 @@ const LONGEST_LIMIT: Duration = Duration::from_secs(365 * 86_400);
 
 impl Backend for RedisBackend {
     type Error = BackendError;
+
+    fn lobby(&self) -> &Lobby {
+        &self.0.front.lobby
+    }
 
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, BackendError> {
         let Inner { front, line } = &*self.0;

@@ -1,0 +1,59 @@
+//! Limits from plain threads: no runtime, the same buckets.
+//!
+//! Run: `cargo run --features blocking --example blocking`
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tower_sluice::blocking::Limiter;
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Key, MaxWait, MemoryBackend, Policy, Quota};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // With the feature `redis` it may be `tower_sluice::blocking::RedisBackend::connect("redis://127.0.0.1/")?`.
+    let backend = MemoryBackend::new();
+
+    // A job that is refused, and one that is settled at what it came to.
+    let exports = Limiter::new(Policy::new("exports", Quota::per_hour(10)), backend.clone());
+    let ann = Key::from("ann");
+    let charge = exports.admit(&ann, 8)?;
+    let refused = exports.limit(&ann, 3, || "not called");
+    assert!(matches!(refused, Err(Rejected::Denied(_))));
+    charge.settle(2).join()?;
+    assert_eq!(exports.limit(&ann, 3, || "called"), Ok("called"));
+
+    // What a check charged can be given back, or forgotten.
+    let mut reply = exports.check(&ann, 5)?;
+    if let Some(receipt) = &mut reply.receipt {
+        exports.refund(&ann, receipt, 5)?;
+    }
+    exports.reset(&ann)?;
+    assert_eq!(exports.peek(&ann)?.remaining(), 10);
+
+    // Four threads call somebody who allows 50 calls a second: each waits for its turn, none is refused.
+    let calls = Limiter::new(
+        Policy::new("upstream", Quota::per_second(50).burst(1)),
+        backend,
+    );
+    let (host, max_wait) = (
+        Key::from("api.example.org"),
+        MaxWait::of(Duration::from_secs(5)),
+    );
+    let start = Instant::now();
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (calls, host) = (&calls, &host);
+            scope.spawn(move || {
+                for _ in 0..3 {
+                    let charge = calls
+                        .wait(host, 1, max_wait)
+                        .expect("its turn comes in time");
+                    println!("thread {number} has waited {:?}", charge.waited());
+                }
+            });
+        }
+    });
+    // Twelve calls, of which one could be made at once.
+    assert!(start.elapsed() >= Duration::from_millis(11 * 20));
+    Ok(())
+}

@@ -1,0 +1,241 @@
+//! Threads that wait, among each other and among tasks.
+
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tower_sluice::backend::Backend;
+use tower_sluice::blocking::Limiter;
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Key, MaxWait, MemoryBackend, Policy, Quota, RetryAfter};
+
+use crate::laws::{HOUR, runtime};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn by_hand(policy: Policy) -> (ManualClock, Limiter<MemoryBackend<ManualClock>>) {
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let backend = MemoryBackend::builder().clock(clock.clone()).build();
+    (clock, Limiter::new(policy, backend))
+}
+
+/// One a second, one at a time.
+fn one_a_second() -> Policy {
+    Policy::new("upstream", Quota::per_second(1).burst(1))
+}
+
+/// Until so many wait.
+fn until_waiting(limiter: &Limiter<MemoryBackend<ManualClock>>, count: usize) {
+    let start = Instant::now();
+    while limiter.backend().lobby().waiters() != count {
+        assert!(
+            start.elapsed() < 20 * SECOND,
+            "{:?}",
+            limiter.backend().lobby()
+        );
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn threads_go_on_in_their_turns_when_the_clock_gets_there() {
+    for policy in [
+        one_a_second(),
+        Policy::new("window", Quota::fixed_window(1, SECOND)),
+    ] {
+        let (clock, limiter) = by_hand(policy);
+        let key = Key::from("host");
+        assert!(limiter.wait(&key, 1, MaxWait::NONE).is_ok());
+        let (told, hears) = mpsc::channel();
+        thread::scope(|scope| {
+            for number in 0..3 {
+                let (limiter, key, told) = (&limiter, &key, told.clone());
+                scope.spawn(move || {
+                    let charge = limiter.wait(key, 1, HOUR).expect("in time");
+                    told.send((number, charge.waited())).expect("heard");
+                });
+                until_waiting(limiter, number + 1);
+                // Two that come together may stand in any order: this one has come when it has its turn, or stands in line.
+                thread::sleep(Duration::from_millis(20));
+            }
+            for number in 0..3 {
+                clock.advance(SECOND - Duration::from_micros(1));
+                let early = hears.recv_timeout(Duration::from_millis(20));
+                assert!(early.is_err(), "{number} came early");
+                clock.advance(Duration::from_micros(1));
+                let (first, waited) = hears.recv_timeout(20 * SECOND).expect("its turn");
+                assert_eq!(first, number);
+                assert_eq!(waited, SECOND * u32::try_from(number + 1).expect("small"));
+            }
+        });
+        assert_eq!(limiter.backend().lobby().waiters(), 0);
+    }
+}
+
+#[test]
+fn a_wait_that_would_be_too_long_is_refused_at_once_and_charges_nothing() {
+    let (_, limiter) = by_hand(one_a_second());
+    let key = Key::from("host");
+    assert!(limiter.admit(&key, 1).is_ok());
+    let almost = SECOND - Duration::from_micros(1);
+    for max_wait in [MaxWait::NONE, MaxWait::of(almost)] {
+        let refused = limiter.wait(&key, 1, max_wait).expect_err("too long");
+        assert_eq!(refused.retry_after(), Some(RetryAfter::In(SECOND)));
+    }
+    let never = limiter.wait(&key, 2, MaxWait::Unbounded);
+    assert_eq!(
+        never.expect_err("never").retry_after(),
+        Some(RetryAfter::Never)
+    );
+    assert_eq!(limiter.peek(&key).expect("memory").reset_after(), SECOND);
+}
+
+#[test]
+fn threads_and_tasks_stand_in_one_line() {
+    let backend = MemoryBackend::new();
+    let policy = Policy::new("upstream", Quota::per_second(100).burst(1));
+    let threads = Limiter::new(policy.clone(), backend.clone());
+    let tasks = tower_sluice::Limiter::new(policy, backend);
+    let (runtime, key, start) = (runtime(), Key::from("host"), Instant::now());
+    let total = thread::scope(|scope| {
+        let wait = || {
+            (0..10)
+                .filter(|_| threads.wait(&key, 1, HOUR).is_ok())
+                .count()
+        };
+        let of_threads: Vec<_> = (0..2).map(|_| scope.spawn(wait)).collect();
+        let of_tasks = runtime.block_on(async {
+            let mut passed = 0;
+            for _ in 0..10 {
+                passed += usize::from(tasks.wait(&key, 1, HOUR).await.is_ok());
+            }
+            passed
+        });
+        let of_threads: usize = of_threads
+            .into_iter()
+            .map(|one| one.join().expect("no panic"))
+            .sum();
+        of_threads + of_tasks
+    });
+    assert_eq!(total, 30);
+    // 29 of them had to wait for a hundredth of a second each, one after the other.
+    assert!(
+        start.elapsed() >= Duration::from_millis(290),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn what_a_thread_was_charged_is_settled_when_the_call_returns() {
+    let limiter = Limiter::new(
+        Policy::new("llm", Quota::per_hour(100)),
+        MemoryBackend::new(),
+    );
+    let key = Key::from("ann");
+    let left = || limiter.peek(&key).expect("memory").remaining();
+    let charge = limiter.admit(&key, 30).expect("allowed");
+    charge.settle(45);
+    assert_eq!(left(), 55);
+    assert!(charge.cancel().join().expect_err("settled").is_settled());
+    let charge = limiter.admit(&key, 5).expect("allowed");
+    let after = charge.cancel().join().expect("memory");
+    assert_eq!(after.map(|after| after.remaining()), Some(55));
+    assert_eq!(left(), 55);
+}
+
+#[test]
+fn only_so_many_threads_wait() {
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let backend = MemoryBackend::builder()
+        .clock(clock.clone())
+        .max_waiters(1, 8)
+        .build();
+    let limiter = Limiter::new(one_a_second(), backend);
+    let key = Key::from("host");
+    assert!(limiter.admit(&key, 1).is_ok());
+    thread::scope(|scope| {
+        let first = scope.spawn(|| limiter.wait(&key, 1, HOUR).map(|charge| charge.waited()));
+        until_waiting(&limiter, 1);
+        // Its turn is taken a moment after it was counted.
+        let start = Instant::now();
+        while limiter.peek(&key).expect("memory").reset_after() < 2 * SECOND {
+            assert!(start.elapsed() < 20 * SECOND);
+        }
+        let second = limiter.wait(&key, 1, HOUR);
+        assert!(matches!(second, Err(Rejected::Denied(_))), "{second:?}");
+        clock.advance(SECOND);
+        assert_eq!(first.join().expect("no panic"), Ok(SECOND));
+    });
+    assert_eq!(limiter.backend().lobby().turned_away(), 1);
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use super::*;
+    use crate::support::redis::RedisServer;
+    use tower_sluice::blocking::RedisBackend;
+
+    #[test]
+    fn threads_and_tasks_wait_for_one_bucket_in_redis_by_one_command_each() {
+        let server = RedisServer::start();
+        let policy = Policy::new("upstream", Quota::per_second(50).burst(1));
+        let backend = RedisBackend::connect(server.url()).expect("it runs");
+        let threads = Limiter::new(policy.clone(), backend);
+        let runtime = runtime();
+        let tasks = runtime.block_on(tower_sluice::RedisBackend::connect(server.url()));
+        let tasks = tower_sluice::Limiter::new(policy, tasks.expect("it runs"));
+        let (key, start) = (Key::from("host"), Instant::now());
+        thread::scope(|scope| {
+            let threads = scope.spawn(|| {
+                (0..10).for_each(|_| drop(threads.wait(&key, 1, HOUR).expect("its turn")));
+            });
+            runtime.block_on(async {
+                for _ in 0..10 {
+                    drop(tasks.wait(&key, 1, HOUR).await.expect("its turn"));
+                }
+            });
+            threads.join().expect("no panic");
+        });
+        assert!(
+            start.elapsed() >= Duration::from_millis(19 * 20),
+            "{:?}",
+            start.elapsed()
+        );
+        let asked = server.calls("evalsha") + server.calls("eval");
+        // Each script is unknown once.
+        assert!((20..=22).contains(&asked), "{asked}");
+    }
+
+    #[test]
+    fn a_window_is_looked_at_again() {
+        let server = RedisServer::start();
+        let backend = RedisBackend::connect(server.url()).expect("it runs");
+        let window = Duration::from_millis(300);
+        let limiter = Limiter::new(
+            Policy::new("window", Quota::sliding_log(2, window)),
+            backend,
+        );
+        let (key, start) = (Key::from("host"), Instant::now());
+        for _ in 0..5 {
+            limiter.wait(&key, 1, HOUR).expect("in time");
+        }
+        assert!(start.elapsed() >= 2 * window, "{:?}", start.elapsed());
+        let refused = limiter.wait(&key, 2, Duration::from_millis(1));
+        assert!(matches!(refused, Err(Rejected::Denied(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn a_settlement_reaches_redis() {
+        let server = RedisServer::start();
+        let backend = RedisBackend::connect(server.url()).expect("it runs");
+        let limiter = Limiter::new(Policy::new("llm", Quota::per_day(100)), backend);
+        let key = Key::from("ann");
+        limiter.admit(&key, 30).expect("allowed").settle(45);
+        assert_eq!(limiter.peek(&key).expect("it runs").remaining(), 55);
+        drop(server);
+        let charge = limiter.admit(&key, 1);
+        assert!(matches!(charge, Err(Rejected::Backend(_))), "{charge:?}");
+    }
+}
