@@ -230,6 +230,12 @@ impl ManualClock {
         self.0.send_modify(|now| *now = now.after(span));
     }
 
+    /// How many sleep on it: who moves it, and wants others to see every step, waits until they do.
+    #[must_use]
+    pub fn sleepers(&self) -> usize {
+        self.0.receiver_count()
+    }
+
     /// Sets the clock to `now`, which may lie in its past.
     pub fn set(&self, now: Timestamp) {
         self.0.send_replace(now);
