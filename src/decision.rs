@@ -166,18 +166,22 @@ impl Snapshot {
     }
 
     /// What is left of a refusal's waits and spans after `passed` µs, for a request of `cost`; what remained then is by now the
-    /// least that remains. A cost above the limit never passes, whatever was waited for.
+    /// least that remains. A cost above the limit never passes, whatever was waited for. It stays a refusal: if all waits are over,
+    /// of 1 µs.
     pub(crate) fn aged(&self, cost: Cost, passed: u64) -> Self {
         let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
             retry_after: match quota.retry_after {
                 _ if cost.of(index) > quota.limit => NEVER,
-                0 => 0,
-                wait => wait.saturating_sub(passed).max(1),
+                wait => wait.saturating_sub(passed),
             },
             reset_after: quota.reset_after.saturating_sub(passed),
             ..*quota
         };
-        Self::new(self.quotas.iter().enumerate().map(left).collect())
+        let mut left: SmallVec<[_; 2]> = self.quotas.iter().enumerate().map(left).collect();
+        if left.iter().all(QuotaSnapshot::is_allowed) {
+            left[usize::from(self.governing)].retry_after = 1;
+        }
+        Self::new(left)
     }
 
     /// The waits of this refusal, beside the numbers of `after`, which something has been given back before.
