@@ -51,6 +51,18 @@ impl Counting {
     pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().clone()
     }
+
+    /// A check that is not counted; whether it was allowed.
+    pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: impl Into<Cost>) -> bool {
+        self.reply(policy, key, cost.into()).decision.is_allowed()
+    }
+
+    fn reply(&self, policy: &Policy, key: &Key, cost: Cost) -> Reply {
+        match self.memory.ask(Op::Check(cost), policy, key) {
+            Answer::Now(Ok(reply)) => reply,
+            Answer::Later(_) => unreachable!("memory answers at once"),
+        }
+    }
 }
 
 impl Backend for Counting {
@@ -176,12 +188,8 @@ impl Line {
 
     /// A check beside the line.
     pub(crate) fn check(&self, cost: impl Into<Cost>) -> Reply {
-        let op = Op::Check(cost.into());
-        let backend = &self.limiter.backend().memory;
-        match backend.ask(op, self.limiter.policy(), &Key::from("ann")) {
-            Answer::Now(Ok(reply)) => reply,
-            Answer::Later(_) => unreachable!("memory answers at once"),
-        }
+        let backend = self.limiter.backend();
+        backend.reply(self.limiter.policy(), &Key::from("ann"), cost.into())
     }
 
     /// Tokens left, and the time until all are.

@@ -1,6 +1,9 @@
 //! Waiting for a turn, in virtual time: who goes when, who is told no, and what is left behind by those who go away.
 
+mod books;
 mod buckets;
 mod crowd;
 mod line;
+#[path = "../support/property.rs"]
+mod property;
 mod windows;

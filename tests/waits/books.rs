@@ -1,0 +1,527 @@
+//! What waiters leave behind, tried with random quotas, costs and departures: nothing that was not spent, and nothing made.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::{Config, TestCaseResult};
+use tower_sluice::algorithm::{self, State};
+use tower_sluice::clock::{Clock, Timestamp};
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Cost, Decision, Key, Policy, Quota, RetryAfter, Snapshot};
+
+use crate::crowd::us;
+use crate::line::Line;
+use crate::property::{Seen, try_all};
+
+const SEEDS: &str = "tests/waits.proptest-regressions";
+
+/// Clients, each with a line of its own.
+const KEYS: usize = 3;
+
+/// The most steps of one case. In 256 cases more than 10 000 come.
+const STEPS: usize = 160;
+
+fn for_all<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
+where
+    S: Strategy,
+    S::Value: std::fmt::Debug,
+{
+    try_all(SEEDS, Config::default().cases, strategy, property)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Somebody waits, for up to so many µs.
+    Join {
+        key: usize,
+        cost: u32,
+        max_wait: u64,
+    },
+    /// One of those who wait goes away.
+    Leave(Index),
+    /// The last of those who wait goes away.
+    LeaveLast,
+    /// One goes away when its time has come, and so many µs later, without having noticed.
+    LeaveLate(Index, u64),
+    Pass(u64),
+    /// Somebody who does not wait.
+    Check {
+        key: usize,
+        cost: u32,
+    },
+}
+
+fn step(span: u64) -> impl Strategy<Value = Step> {
+    let key = || 0..KEYS;
+    let cost = || 0..=255_u32;
+    prop_oneof![
+        16 => (key(), cost(), prop_oneof![0..=2 * span, 0..=20 * span])
+            .prop_map(|(key, cost, max_wait)| Step::Join { key, cost, max_wait }),
+        3 => any::<Index>().prop_map(Step::Leave),
+        2 => Just(Step::LeaveLast),
+        1 => (any::<Index>(), 0..=span.div_ceil(3)).prop_map(|(which, late)| Step::LeaveLate(which, late)),
+        4 => (0..=span.div_ceil(3)).prop_map(Step::Pass),
+        1 => (key(), cost()).prop_map(|(key, cost)| Step::Check { key, cost }),
+    ]
+}
+
+/// A cost for a limit: rarely nothing, rarely too much.
+const fn tokens(cost: u32, limit: u32) -> u32 {
+    match cost {
+        0..4 => 0,
+        4..8 => limit + 1,
+        _ => 1 + cost % limit,
+    }
+}
+
+fn least_limit(policy: &Policy) -> u32 {
+    let limits = policy.quotas().iter().map(|named| named.quota().limit());
+    limits.min().expect("one at least")
+}
+
+/// The states of one key, changed by nothing but what is known to have been done.
+#[derive(Clone)]
+struct Books {
+    policy: Policy,
+    states: Vec<Option<State>>,
+}
+
+impl Books {
+    fn of(policy: &Policy) -> Self {
+        Self {
+            policy: policy.clone(),
+            states: vec![None; policy.quotas().len()],
+        }
+    }
+
+    fn check(&mut self, now: Timestamp, cost: u32) -> Decision {
+        algorithm::check(&self.policy, &mut self.states, now, Cost::new(cost)).decision
+    }
+
+    fn look(&self, now: Timestamp) -> Decision {
+        self.clone().check(now, 0)
+    }
+}
+
+fn key(number: usize) -> Key {
+    Key::from(u64::try_from(number).expect("few"))
+}
+
+fn peek(line: &Line, number: usize) -> Snapshot {
+    use futures_util::FutureExt;
+    let key = key(number);
+    let peeked = line.limiter.peek(&key).now_or_never();
+    let Ok(snapshot) = peeked.expect("memory answers at once");
+    snapshot
+}
+
+/// A charge to a bucket, in the order of the charges: when its owner may go, and whether he went.
+#[derive(Debug)]
+struct Charged {
+    who: Option<usize>,
+    moment: u64,
+    cost: u32,
+    went: bool,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    capacity: u32,
+    refill: u32,
+    period: u64,
+    ticks: bool,
+}
+
+impl Bucket {
+    fn quota(&self) -> Quota {
+        let span = us(self.period);
+        match self.ticks {
+            true => Quota::interval_bucket(self.capacity, self.refill, span),
+            false => Quota::token_bucket(self.capacity, self.refill, span),
+        }
+    }
+
+    /// No span has seen more than it may (SEMANTICS, rule 3.7), at the moments of the turns.
+    fn bounds(&self, charges: &[Charged]) -> TestCaseResult {
+        let mut went: Vec<_> = charges.iter().filter(|charged| charged.went).collect();
+        went.sort_by_key(|charged| charged.moment);
+        for (index, first) in went.iter().enumerate() {
+            let mut sum = 0;
+            for last in &went[index..] {
+                sum += u128::from(last.cost);
+                let beyond = sum.saturating_sub(self.capacity.into());
+                // Moments are rounded up to whole µs, each by less than one.
+                let span = u128::from(last.moment - first.moment) + 1;
+                let refilled = match self.ticks {
+                    true => span.div_ceil(u128::from(self.period)) * u128::from(self.refill),
+                    false => (span * u128::from(self.refill)).div_ceil(u128::from(self.period)),
+                };
+                prop_assert!(
+                    beyond <= refilled,
+                    "{} from {} to {}",
+                    sum,
+                    first.moment,
+                    last.moment
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
+    let bucket = || {
+        let parts = (1..=6_u32, 1..=6_u32, 1..=200_u64, any::<bool>());
+        parts.prop_map(|(capacity, refill, period, ticks)| Bucket {
+            capacity,
+            refill,
+            period,
+            ticks,
+        })
+    };
+    // Several buckets at a time only where all of them refill steadily.
+    let buckets = prop_oneof![
+        2 => bucket().prop_map(|bucket| vec![bucket]),
+        1 => vec(bucket(), 2..=3).prop_map(|mut buckets| {
+            buckets.iter_mut().for_each(|bucket| bucket.ticks = false);
+            buckets
+        }),
+    ];
+    let case = buckets.prop_flat_map(|buckets| {
+        let span = buckets.iter().map(|bucket| bucket.period).max();
+        let steps = vec(step(span.expect("one at least")), 1..=STEPS);
+        (Just(std::sync::Arc::new(buckets)), steps, any::<u64>())
+    });
+    let seen = for_all(case, |(buckets, steps, seed), seen| {
+        let named = buckets.iter().enumerate();
+        let named = named.map(|(index, bucket)| (index.to_string(), bucket.quota()));
+        let policy = Policy::try_of("books", named).expect("1 to 3 quotas");
+        let mut line = Line::of(&policy).in_disorder(seed);
+        let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
+        let mut turns = BTreeMap::new();
+        let mut charges: [Vec<Charged>; KEYS] = Default::default();
+        let mut is_late = false;
+        for step in steps {
+            let now = line.clock.now();
+            match step {
+                Step::Join {
+                    key: number,
+                    cost,
+                    max_wait,
+                } => {
+                    seen.note("joined");
+                    let cost = tokens(cost, least_limit(&policy));
+                    let states = &mut books[number].states;
+                    let max_wait = us(max_wait);
+                    let reply = algorithm::reserve(&policy, states, now, Cost::new(cost), max_wait);
+                    let wait = line.wait_for(&key(number), cost, max_wait);
+                    let who = line.crowd.join(wait);
+                    if !reply.decision.is_allowed() {
+                        let refused = line.crowd.ended.pop().expect("at once").outcome;
+                        prop_assert_eq!(refused.err(), Some(Rejected::Denied(reply.decision)));
+                        seen.note("refused");
+                        continue;
+                    }
+                    if cost > 0 {
+                        charges[number].push(Charged {
+                            who: Some(who),
+                            moment: now.after(reply.go_after).as_micros(),
+                            cost,
+                            went: false,
+                        });
+                    }
+                    turns.insert(who, (number, now, reply));
+                }
+                Step::Leave(_) | Step::LeaveLast | Step::LeaveLate(..) => {
+                    let waiting = line.crowd.waiting();
+                    let Some(last) = waiting.last() else { continue };
+                    let who = match &step {
+                        Step::Leave(index) | Step::LeaveLate(index, _) => *index.get(&waiting),
+                        _ => *last,
+                    };
+                    let (number, asked, reply) = turns.remove(&who).expect("it has a turn");
+                    if let Step::LeaveLate(_, late) = step {
+                        let time = asked.after(reply.go_after + us(late)).max(now);
+                        is_late |= time > now;
+                        line.clock.jump(us(time.as_micros() - crate::crowd::START));
+                        seen.note("left late");
+                    }
+                    prop_assert!(line.crowd.leave(who));
+                    let turn = reply.turn.expect("it waits");
+                    let (now, states) = (line.clock.now(), &mut books[number].states);
+                    let back = algorithm::cancel(&policy, states, now, &turn).returned;
+                    let place = charges[number].iter().position(|c| c.who == Some(who));
+                    let place = place.expect("it was charged");
+                    if back {
+                        prop_assert_eq!(place + 1, charges[number].len(), "it was the last");
+                        charges[number].remove(place);
+                        seen.note("given back");
+                    } else {
+                        seen.note("passes unused");
+                    }
+                    line.crowd.run();
+                }
+                Step::Pass(span) => line.crowd.until(line.clock.passed() + us(span)),
+                Step::Check { key: number, cost } => {
+                    let cost = tokens(cost, least_limit(&policy));
+                    let allowed = books[number].check(now, cost).is_allowed();
+                    let limiter = &line.limiter;
+                    let backend = limiter.backend();
+                    prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
+                    if allowed && cost > 0 {
+                        charges[number].push(Charged {
+                            who: None,
+                            moment: now.as_micros(),
+                            cost,
+                            went: true,
+                        });
+                    }
+                }
+            }
+            went(&mut line, &mut turns, &mut charges, &mut is_late, seen)?;
+            let now = line.clock.now();
+            for (number, books) in books.iter().enumerate() {
+                let look = books.look(now);
+                prop_assert_eq!(&peek(&line, number), look.snapshot());
+            }
+            prop_assert_eq!(line.waiters(), line.crowd.waiting().len());
+        }
+        // All that still wait go at their times, and then nothing is left.
+        let ends = turns
+            .values()
+            .map(|(_, asked, reply)| asked.after(reply.go_after));
+        if let Some(end) = ends.max().filter(|end| *end > line.clock.now()) {
+            line.crowd.until(us(end.as_micros() - crate::crowd::START));
+        }
+        went(&mut line, &mut turns, &mut charges, &mut is_late, seen)?;
+        prop_assert!(turns.is_empty() && line.crowd.waiting().is_empty());
+        prop_assert_eq!(line.waiters(), 0);
+        for (number, charges) in charges.iter().enumerate() {
+            buckets
+                .iter()
+                .try_for_each(|bucket| bucket.bounds(charges))?;
+            let quotas = |line: &Line| peek(line, number).quotas().to_vec();
+            let rest = quotas(&line).iter().map(|quota| quota.reset_after()).max();
+            line.clock
+                .jump(line.clock.passed() + rest.expect("one at least"));
+            for quota in quotas(&line) {
+                prop_assert_eq!(quota.remaining(), quota.limit());
+                prop_assert_eq!(quota.reset_after(), Duration::ZERO);
+            }
+        }
+        let lobby = line.lobby();
+        prop_assert_eq!((lobby.errands(), lobby.lost_errands()), (0, 0));
+        Ok(())
+    });
+    seen.at_least(10_000, &["joined"]);
+    seen.at_least(
+        400,
+        &[
+            "waited",
+            "at once",
+            "refused",
+            "given back",
+            "passes unused",
+            "left late",
+        ],
+    );
+}
+
+type Turns = BTreeMap<usize, (usize, Timestamp, tower_sluice::backend::Reply)>;
+
+/// Those who have gone: each at its moment, or as soon as it could notice.
+fn went(
+    line: &mut Line,
+    turns: &mut Turns,
+    charges: &mut [Vec<Charged>; KEYS],
+    is_late: &mut bool,
+    seen: &Seen,
+) -> TestCaseResult {
+    for ended in line.crowd.ended.drain(..) {
+        let charge = ended.outcome;
+        let (number, asked, reply) = turns.remove(&ended.who).expect("it has a turn");
+        let charge = match charge {
+            Ok(charge) => charge,
+            Err(why) => return Err(TestCaseError::fail(format!("refused later: {why:?}"))),
+        };
+        let asked = asked.as_micros() - crate::crowd::START;
+        let moment = us(asked) + reply.go_after;
+        prop_assert!(ended.at == moment || *is_late && ended.at > moment);
+        prop_assert_eq!(charge.waited(), ended.at - us(asked));
+        prop_assert_eq!(charge.decision(), Some(reply.decision));
+        seen.note(if reply.go_after.is_zero() {
+            "at once"
+        } else {
+            "waited"
+        });
+        let own = charges[number]
+            .iter_mut()
+            .find(|c| c.who == Some(ended.who));
+        if let Some(own) = own {
+            own.went = true;
+        }
+    }
+    *is_late = false;
+    Ok(())
+}
+
+// -- Windows
+
+fn with_a_window() -> impl Strategy<Value = (Policy, u64)> {
+    let parts = (1..=6_u32, 1..=500_u64, 0..4_u8, 1..=6_u32, 1..=100_u64);
+    parts.prop_map(|(limit, window, kind, refill, period)| {
+        let quota = match kind {
+            0 => Quota::fixed_window(limit, us(window)),
+            1 => Quota::sliding_window(limit, us(window)),
+            2 => Quota::sliding_log(limit, us(window)),
+            _ => Quota::token_bucket(limit, refill, us(period)),
+        };
+        let policy = Policy::new("window", quota);
+        let policy = match kind {
+            3 => policy.and("log", Quota::sliding_log(limit, us(window))),
+            _ => policy,
+        };
+        (policy, window)
+    })
+}
+
+/// One who stands in a line.
+struct Standing {
+    key: usize,
+    asked: Timestamp,
+    cost: u32,
+    max_wait: Duration,
+}
+
+#[test]
+fn whoever_goes_away_leaves_a_line_before_a_window_as_it_should_be() {
+    let case = with_a_window()
+        .prop_flat_map(|(policy, span)| (Just(policy), vec(step(span), 1..=STEPS), any::<u64>()));
+    let seen = for_all(case, |(policy, steps, seed), seen| {
+        let mut line = Line::of(&policy).in_disorder(seed);
+        let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
+        let mut standing: BTreeMap<usize, Standing> = BTreeMap::new();
+        let mut last = [0; KEYS];
+        for step in steps {
+            let now = line.clock.now();
+            match step {
+                Step::Join {
+                    key: number,
+                    cost,
+                    max_wait,
+                } => {
+                    let (cost, max_wait) = (tokens(cost, least_limit(&policy)), us(max_wait));
+                    let wait = line.wait_for(&key(number), cost, max_wait);
+                    let who = line.crowd.join(wait);
+                    seen.note("joined");
+                    standing.insert(
+                        who,
+                        Standing {
+                            key: number,
+                            asked: now,
+                            cost,
+                            max_wait,
+                        },
+                    );
+                }
+                Step::Leave(_) | Step::LeaveLast | Step::LeaveLate(..) => {
+                    let waiting = line.crowd.waiting();
+                    let who = match &step {
+                        Step::Leave(index) if !waiting.is_empty() => *index.get(&waiting),
+                        Step::LeaveLast if !waiting.is_empty() => waiting[waiting.len() - 1],
+                        // The first in any line.
+                        Step::LeaveLate(..) if !waiting.is_empty() => waiting[0],
+                        _ => continue,
+                    };
+                    prop_assert!(line.crowd.leave(who));
+                    standing.remove(&who);
+                    seen.note("left");
+                    line.crowd.run();
+                }
+                Step::Pass(span) => line.crowd.until(line.clock.passed() + us(span)),
+                Step::Check { key: number, cost } => {
+                    let cost = tokens(cost, least_limit(&policy));
+                    let allowed = books[number].check(now, cost).is_allowed();
+                    let backend = line.limiter.backend();
+                    prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
+                }
+            }
+            left_line(&mut line, &mut standing, &mut books, &mut last, seen)?;
+            let now = line.clock.now();
+            for (number, books) in books.iter().enumerate() {
+                let look = books.look(now);
+                prop_assert_eq!(&peek(&line, number), look.snapshot());
+                // The first of the line waits only for what is not there.
+                if let Some(first) = standing.values().find(|own| own.key == number) {
+                    let decision = books.clone().check(now, first.cost);
+                    prop_assert!(!decision.is_allowed());
+                }
+            }
+            prop_assert_eq!(line.waiters(), standing.len());
+        }
+        // Nobody stays longer than he wanted.
+        let ends = standing.values().map(|own| own.asked.after(own.max_wait));
+        if let Some(end) = ends.max() {
+            line.crowd.until(us(end.as_micros() - crate::crowd::START));
+        }
+        left_line(&mut line, &mut standing, &mut books, &mut last, seen)?;
+        prop_assert!(standing.is_empty() && line.crowd.waiting().is_empty());
+        prop_assert_eq!(line.waiters(), 0);
+        Ok(())
+    });
+    seen.at_least(10_000, &["joined"]);
+    seen.at_least(400, &["waited", "at once", "refused", "given up", "left"]);
+}
+
+/// Those who have been served, each in its order, and those who have been refused, rightly.
+fn left_line(
+    line: &mut Line,
+    standing: &mut BTreeMap<usize, Standing>,
+    books: &mut [Books; KEYS],
+    last: &mut [usize; KEYS],
+    seen: &Seen,
+) -> TestCaseResult {
+    let limit = least_limit(line.limiter.policy());
+    for ended in line.crowd.ended.drain(..) {
+        let own = standing.remove(&ended.who).expect("it has come");
+        let at = Timestamp::from_micros(crate::crowd::START).after(ended.at);
+        let waited = us(at.micros_since(own.asked));
+        prop_assert!(waited <= own.max_wait, "{:?}", waited);
+        let stands = 0 < own.cost && own.cost <= limit && !own.max_wait.is_zero();
+        match ended.outcome {
+            Ok(charge) => {
+                prop_assert_eq!(charge.waited(), waited);
+                // By the books of what all others have spent, it may.
+                let decision = books[own.key].check(at, own.cost);
+                prop_assert_eq!(charge.decision(), Some(decision));
+                if stands {
+                    prop_assert!(ended.who >= last[own.key], "out of order");
+                    last[own.key] = ended.who;
+                }
+                seen.note(if waited.is_zero() {
+                    "at once"
+                } else {
+                    "waited"
+                });
+            }
+            Err(Rejected::Denied(Decision::Deny(_, RetryAfter::In(wait)))) => {
+                let left = own.max_wait - waited;
+                prop_assert!(wait > left, "{:?} of {:?}", wait, left);
+                seen.note(if waited.is_zero() {
+                    "refused"
+                } else {
+                    "given up"
+                });
+            }
+            Err(Rejected::Denied(Decision::Deny(_, RetryAfter::Never))) => {
+                prop_assert!(own.cost > limit && waited.is_zero());
+            }
+            Err(other) => return Err(TestCaseError::fail(format!("{other:?}"))),
+        }
+    }
+    Ok(())
+}
