@@ -75,14 +75,7 @@ impl Backend for Counting {
         policy: &Policy,
         key: &Key,
     ) -> Answer<Result<Reply, Infallible>, Self::Future> {
-        let what = match &op {
-            Op::Check(_) => "check",
-            Op::Reserve { .. } => "reserve",
-            Op::Cancel(_) => "cancel",
-            Op::Penalty(_) => "penalty",
-            Op::Refund(_) => "refund",
-            Op::Reset => "reset",
-        };
+        let what = name_of(&op);
         let Answer::Now(Ok(reply)) = self.memory.ask(op, policy, key) else {
             unreachable!("memory answers at once");
         };
@@ -96,6 +89,17 @@ impl Backend for Counting {
 
     fn lobby(&self) -> &Lobby {
         self.lobby.as_deref().unwrap_or(self.memory.lobby())
+    }
+}
+
+pub(crate) const fn name_of(op: &Op) -> &'static str {
+    match op {
+        Op::Check(_) => "check",
+        Op::Reserve { .. } => "reserve",
+        Op::Cancel(_) => "cancel",
+        Op::Penalty(_) => "penalty",
+        Op::Refund(_) => "refund",
+        Op::Reset => "reset",
     }
 }
 

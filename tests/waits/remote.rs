@@ -1,0 +1,364 @@
+//! A backend that answers later: who goes away while the answer is on its way, and lines in which it fails.
+
+use tower_sluice::backend::Backend;
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Charge, Key, Limiter, MaxWait, Policy, Quota};
+
+use crate::crowd::{Alarms, Crowd, ms, secs, us};
+use crate::wire::{Cut, Wire, settle};
+
+type Outcome = Result<Charge, Rejected<Cut>>;
+
+struct Far {
+    clock: Alarms,
+    wire: Wire,
+    limiter: Limiter<Wire>,
+    crowd: Crowd<Outcome>,
+}
+
+impl Far {
+    fn of(policy: &Policy) -> Self {
+        let clock = Alarms::new();
+        let wire = Wire::new(&clock);
+        Self {
+            limiter: Limiter::new(policy.clone(), wire.clone()),
+            crowd: Crowd::new(&clock),
+            wire,
+            clock,
+        }
+    }
+
+    fn join(&mut self, cost: u32, max_wait: impl Into<MaxWait>) -> usize {
+        let (limiter, max_wait) = (self.limiter.clone(), max_wait.into());
+        let wait = async move { limiter.wait(&Key::from("ann"), cost, max_wait).await };
+        self.crowd.join(wait)
+    }
+
+    /// Tokens left, and µs until all are.
+    fn books(&self) -> (u32, std::time::Duration) {
+        self.wire.books(self.limiter.policy(), &Key::from("ann"))
+    }
+
+    /// Waiters, errands that are under way, and those that were lost.
+    fn lobby(&self) -> (usize, usize, usize) {
+        let lobby = self.wire.lobby();
+        (lobby.waiters(), lobby.errands(), lobby.lost_errands())
+    }
+
+    fn ended(&mut self) -> Vec<(usize, Result<(), Rejected<Cut>>)> {
+        let ended = self.crowd.ended.drain(..);
+        ended
+            .map(|ended| (ended.who, ended.outcome.map(drop)))
+            .collect()
+    }
+}
+
+fn bucket() -> Policy {
+    Policy::new("bucket", Quota::per_second(5))
+}
+
+fn window() -> Policy {
+    Policy::new("window", Quota::sliding_log(5, secs(1)))
+}
+
+const FRESH: (u32, std::time::Duration) = (5, std::time::Duration::ZERO);
+
+// -- Gone before the answer
+
+#[tokio::test]
+async fn what_was_charged_to_one_who_did_not_wait_for_the_answer_goes_back() {
+    for (policy, max_wait, undone) in [
+        (bucket(), MaxWait::Unbounded, "cancel"),
+        (bucket(), MaxWait::NONE, "refund"),
+        (window(), MaxWait::Unbounded, "refund"),
+        (window(), MaxWait::NONE, "refund"),
+    ] {
+        let mut far = Far::of(&policy);
+        far.wire.hold();
+        let who = far.join(3, max_wait);
+        assert_eq!(far.books().0, 2, "it has arrived");
+        assert!(far.crowd.leave(who));
+        settle().await;
+        assert_eq!((far.lobby(), far.books().0), ((0, 1, 0), 2));
+        far.wire.release();
+        settle().await;
+        assert_eq!((far.lobby(), far.books()), ((0, 0, 0), FRESH), "{policy:?}");
+        assert_eq!(far.wire.sent()[1..], [undone]);
+    }
+}
+
+#[tokio::test]
+async fn a_turn_whose_owner_did_not_wait_for_the_answer_goes_back_only_if_it_is_the_last() {
+    for is_last in [true, false] {
+        let mut far = Far::of(&bucket());
+        far.join(5, MaxWait::Unbounded);
+        far.wire.hold();
+        let who = far.join(2, MaxWait::Unbounded);
+        if !is_last {
+            far.join(1, MaxWait::Unbounded);
+        }
+        assert!(far.crowd.leave(who));
+        far.wire.release();
+        far.crowd.run();
+        settle().await;
+        assert_eq!(far.lobby(), (usize::from(!is_last), 0, 0));
+        let owed = if is_last { 5 } else { 8 };
+        assert_eq!(far.books(), (0, ms(200) * owed));
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_is_given_up_later_goes_back_in_the_background() {
+    let mut far = Far::of(&bucket());
+    far.join(5, MaxWait::Unbounded);
+    let [first, last] = [(); 2].map(|()| far.join(1, MaxWait::Unbounded));
+    assert_eq!((far.lobby(), far.books()), ((2, 0, 0), (0, ms(1_400))));
+    assert!(far.crowd.leave(last));
+    settle().await;
+    assert_eq!((far.lobby(), far.books()), ((1, 0, 0), (0, ms(1_200))));
+    far.clock.jump(ms(100));
+    assert!(far.crowd.leave(first));
+    settle().await;
+    assert_eq!((far.lobby(), far.books()), ((0, 0, 0), (0, ms(900))));
+}
+
+#[tokio::test]
+async fn what_was_refused_to_one_who_has_gone_costs_no_second_question() {
+    for policy in [bucket(), window()] {
+        let mut far = Far::of(&policy);
+        far.join(5, MaxWait::NONE);
+        far.wire.sent();
+        far.wire.hold();
+        let who = far.join(1, us(1));
+        assert!(far.crowd.leave(who));
+        far.wire.release();
+        settle().await;
+        assert_eq!((far.lobby(), far.wire.sent().len()), ((0, 0, 0), 1));
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_asked_is_not_undone() {
+    for max_wait in [MaxWait::NONE, MaxWait::Unbounded] {
+        let mut far = Far::of(&bucket());
+        let limiter = far.limiter.clone();
+        let wait = async move { limiter.wait(&Key::from("ann"), 1, max_wait).await };
+        let who = far.crowd.bring(wait);
+        assert!(far.crowd.leave(who));
+        settle().await;
+        assert_eq!((far.lobby(), far.wire.sent().len()), ((0, 0, 0), 0));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_to_one_who_has_gone_is_no_loss_and_one_that_is_not_undone_is()
+{
+    let mut far = Far::of(&bucket());
+    far.wire.hold();
+    let who = far.join(1, MaxWait::Unbounded);
+    assert!(far.crowd.leave(who));
+    far.wire.cut();
+    far.wire.release();
+    settle().await;
+    // Nobody knows whether it was charged.
+    assert_eq!((far.lobby(), far.wire.sent()), ((0, 0, 0), vec!["reserve"]));
+
+    far.wire.mend();
+    far.join(4, MaxWait::Unbounded);
+    let who = far.join(1, MaxWait::Unbounded);
+    far.crowd.ended.clear();
+    far.wire.cut();
+    assert!(far.crowd.leave(who));
+    settle().await;
+    assert_eq!(far.lobby(), (0, 0, 1));
+    far.wire.mend();
+    assert_eq!(far.books().1, ms(200) * 6, "the turn passes unused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_too_long_is_given_up_and_counted() {
+    let mut far = Far::of(&bucket());
+    far.wire.hold();
+    for _ in 0..3 {
+        let who = far.join(1, MaxWait::Unbounded);
+        assert!(far.crowd.leave(who));
+    }
+    tokio::time::sleep(secs(4)).await;
+    assert_eq!(far.lobby(), (0, 3, 0));
+    tokio::time::sleep(secs(2)).await;
+    assert_eq!(far.lobby(), (0, 0, 3));
+}
+
+#[tokio::test]
+async fn no_more_than_1024_are_waited_for_in_the_background() {
+    let mut far = Far::of(&Policy::new("bucket", Quota::per_second(5_000)));
+    far.wire.hold();
+    for number in 0..1_030 {
+        let who = far.join(1, MaxWait::Unbounded);
+        assert!(far.crowd.leave(who));
+        assert_eq!(far.lobby().1, 1_024.min(number + 1));
+    }
+    assert_eq!(far.lobby(), (0, 1_024, 6));
+    settle().await;
+    far.wire.release();
+    settle().await;
+    assert_eq!(far.lobby(), (0, 0, 6));
+    // The last are lost: those in front of them pass unused, for they are not the last.
+    assert!(far.books().0 <= 5_000 - 6);
+}
+
+#[test]
+fn without_a_runtime_what_cannot_be_undone_is_counted() {
+    let mut far = Far::of(&bucket());
+    far.wire.hold();
+    let on_its_way = far.join(1, MaxWait::Unbounded);
+    assert!(far.crowd.leave(on_its_way));
+    assert_eq!(far.lobby(), (0, 0, 1));
+    far.wire.release();
+    far.join(4, MaxWait::Unbounded);
+    let turn = far.join(1, MaxWait::Unbounded);
+    assert!(far.crowd.leave(turn));
+    assert_eq!(far.lobby(), (0, 0, 2));
+}
+
+#[test]
+fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
+    for (policy, is_held, lost) in [
+        (bucket(), false, 95),
+        (bucket(), true, 100),
+        (window(), false, 0),
+        // The first of the line has asked, the others have not.
+        (window(), true, 1),
+    ] {
+        for is_multi_thread in [false, true] {
+            let mut builder = match is_multi_thread {
+                true => tokio::runtime::Builder::new_multi_thread(),
+                false => tokio::runtime::Builder::new_current_thread(),
+            };
+            let runtime = builder.enable_all().build().expect("a runtime");
+            let far = Far::of(&policy);
+            if is_held {
+                far.wire.hold();
+            }
+            for _ in 0..100 {
+                let limiter = far.limiter.clone();
+                runtime.spawn(async move {
+                    let ann = Key::from("ann");
+                    let charge = limiter.wait(&ann, 1, MaxWait::Unbounded).await;
+                    drop(charge.expect("no failure"));
+                });
+            }
+            runtime.block_on(async {
+                while far.wire.lobby().waiters() != if is_held { 100 } else { 95 } {
+                    tokio::task::yield_now().await;
+                }
+            });
+            drop(runtime);
+            assert_eq!(far.lobby(), (0, 0, lost), "{policy:?} {is_held}");
+        }
+    }
+}
+
+// -- Lines
+
+#[tokio::test]
+async fn a_first_of_the_line_that_goes_away_before_its_answer_wakes_the_next() {
+    let mut far = Far::of(&window());
+    far.wire.hold();
+    let first = far.join(5, MaxWait::Unbounded);
+    let second = far.join(5, MaxWait::Unbounded);
+    assert_eq!(far.wire.sent(), ["check"]);
+    assert!(far.crowd.leave(first));
+    far.crowd.run();
+    assert_eq!(far.wire.sent(), ["check"]);
+    far.wire.release();
+    far.crowd.run();
+    // That question was refused, as the other one had charged; what that one had is given back.
+    settle().await;
+    assert_eq!((far.books(), far.lobby()), (FRESH, (1, 0, 0)));
+    far.crowd.until(secs(1));
+    assert_eq!(far.ended(), [(second, Ok(()))]);
+}
+
+#[tokio::test]
+async fn while_the_first_of_the_line_asks_the_others_wait_for_what_it_is_told() {
+    let mut far = Far::of(&window());
+    far.wire.hold();
+    for _ in 0..7 {
+        far.join(1, ms(100));
+    }
+    assert_eq!(far.wire.sent(), ["check"]);
+    far.crowd.until(ms(50));
+    far.wire.release();
+    far.crowd.run();
+    // Each asks when the one in front has gone, and the sixth is told no, as is the seventh.
+    let (served, refused): (Vec<_>, Vec<_>) = far
+        .ended()
+        .into_iter()
+        .partition(|(_, outcome)| outcome.is_ok());
+    let who = |ended: &[(usize, _)]| ended.iter().map(|(who, _)| *who).collect::<Vec<_>>();
+    assert_eq!(
+        (who(&served), who(&refused)),
+        (vec![0, 1, 2, 3, 4], vec![5, 6])
+    );
+    assert_eq!(far.wire.sent(), ["check"; 6]);
+    assert_eq!(far.lobby(), (0, 0, 0));
+}
+
+/// Nobody in the line has been refused yet: there may be enough for all, and he cannot wait for the answer.
+#[tokio::test]
+async fn whose_time_is_up_before_anybody_is_answered_asks_by_himself() {
+    let mut far = Far::of(&window());
+    far.wire.hold();
+    far.join(1, MaxWait::Unbounded);
+    far.join(1, ms(10));
+    far.join(1, MaxWait::Unbounded);
+    far.crowd.until(ms(9));
+    assert_eq!(far.wire.sent(), ["check"]);
+    far.crowd.until(ms(10));
+    assert_eq!(far.wire.sent(), ["check"]);
+    far.wire.release();
+    far.crowd.run();
+    assert_eq!(far.ended(), [(0, Ok(())), (1, Ok(())), (2, Ok(()))]);
+}
+
+#[tokio::test]
+async fn each_of_a_line_meets_the_failure_in_its_turn_and_the_line_goes_on_after_it() {
+    let mut far = Far::of(&window());
+    far.join(5, MaxWait::NONE);
+    for _ in 0..5 {
+        far.join(1, MaxWait::Unbounded);
+    }
+    far.crowd.ended.clear();
+    far.crowd.until(ms(500));
+    far.wire.cut();
+    far.crowd.until(secs(1));
+    let cut = || Err(Rejected::Backend(Cut));
+    let failed: Vec<_> = (1..=5).map(|who| (who, cut())).collect();
+    assert_eq!(far.ended(), failed);
+    assert_eq!(far.join(1, secs(9)), 6);
+    assert_eq!(far.ended(), [(6, cut())]);
+    far.wire.mend();
+    assert_eq!(far.join(1, secs(9)), 7);
+    assert_eq!(far.ended(), [(7, Ok(()))]);
+    assert_eq!(far.lobby(), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn turns_that_are_known_need_no_backend() {
+    let mut far = Far::of(&bucket());
+    for _ in 0..8 {
+        far.join(1, MaxWait::Unbounded);
+    }
+    far.wire.cut();
+    let late = far.join(1, MaxWait::Unbounded);
+    assert_eq!(far.crowd.waiting(), [5, 6, 7]);
+    let last = far.crowd.ended.pop().expect("it could not ask");
+    assert_eq!(last.who, late);
+    assert_eq!(last.outcome.err(), Some(Rejected::Backend(Cut)));
+    far.crowd.ended.clear();
+    far.crowd.until(secs(1));
+    let at: Vec<_> = far.crowd.ended.iter().map(|ended| ended.at).collect();
+    assert_eq!(at, [ms(200), ms(400), ms(600)]);
+    assert!(far.crowd.ended.iter().all(|ended| ended.outcome.is_ok()));
+}

@@ -1,0 +1,122 @@
+//! Memory behind a wire: what is asked is done when it arrives, and the answer comes when a test lets it.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
+use tower_sluice::{Key, Policy};
+
+use crate::crowd::{Alarms, Memory, memory};
+
+#[derive(Clone)]
+pub(crate) struct Wire(Arc<Shared>);
+
+struct Shared {
+    memory: Memory,
+    is_open: watch::Sender<bool>,
+    is_cut: Mutex<bool>,
+    sent: Mutex<Vec<&'static str>>,
+}
+
+/// The wire is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cut;
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the wire is cut")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+impl Wire {
+    pub(crate) fn new(clock: &Alarms) -> Self {
+        Self::to(memory(clock))
+    }
+
+    pub(crate) fn to(memory: Memory) -> Self {
+        Self(Arc::new(Shared {
+            memory,
+            is_open: watch::Sender::new(true),
+            is_cut: Mutex::new(false),
+            sent: Mutex::default(),
+        }))
+    }
+
+    /// From now on answers stay on their way.
+    pub(crate) fn hold(&self) {
+        self.0.is_open.send_replace(false);
+    }
+
+    /// All answers come.
+    pub(crate) fn release(&self) {
+        self.0.is_open.send_replace(true);
+    }
+
+    /// From now on nothing arrives, and what is on its way is lost.
+    pub(crate) fn cut(&self) {
+        *self.0.is_cut.lock() = true;
+    }
+
+    pub(crate) fn mend(&self) {
+        *self.0.is_cut.lock() = false;
+    }
+
+    /// What was sent since the last time this was asked.
+    pub(crate) fn sent(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.0.sent.lock())
+    }
+
+    /// Tokens left, and the time until all are, as they are at the other end.
+    pub(crate) fn books(&self, policy: &Policy, key: &Key) -> (u32, Duration) {
+        let reply = self.0.memory.ask(Op::Check(0.into()), policy, key);
+        let Answer::Now(Ok(reply)) = reply else {
+            unreachable!("memory answers at once");
+        };
+        let snapshot = reply.decision.snapshot();
+        (snapshot.remaining(), snapshot.reset_after())
+    }
+}
+
+impl Backend for Wire {
+    type Error = Cut;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Cut>> + Send>>;
+
+    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Result<Reply, Cut>, Self::Future> {
+        let (wire, policy, key) = (Arc::clone(&self.0), policy.clone(), key.clone());
+        Answer::Later(Box::pin(async move {
+            wire.sent.lock().push(crate::line::name_of(&op));
+            let cut = || wire.is_cut.lock().then_some(Cut);
+            let done = match cut() {
+                Some(cut) => Err(cut),
+                None => match wire.memory.ask(op, &policy, &key) {
+                    Answer::Now(Ok(reply)) => Ok(reply),
+                    _ => unreachable!("memory answers at once"),
+                },
+            };
+            let mut is_open = wire.is_open.subscribe();
+            let _ = is_open.wait_for(|is_open| *is_open).await;
+            match cut() {
+                Some(cut) => Err(cut),
+                None => done,
+            }
+        }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.0.memory.lobby()
+    }
+}
+
+/// Lets everything run that can.
+pub(crate) async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
