@@ -3,7 +3,9 @@
 mod books;
 mod bounds;
 mod buckets;
+mod charges;
 mod crowd;
+mod limiter;
 mod line;
 #[path = "../support/property.rs"]
 mod property;

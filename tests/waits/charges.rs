@@ -1,0 +1,577 @@
+//! Charges that are settled when it is known what they should have been: once, whoever does it, and within bounds.
+
+use std::sync::{Arc, Barrier};
+use std::thread;
+use std::time::Duration;
+
+use tower_sluice::backend::Backend;
+use tower_sluice::charge::{SettleError, Settlement};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::quota::Anchor;
+use tower_sluice::{Charge, Cost, Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
+
+use crate::crowd::{Alarms, START, ms, secs, us};
+use crate::line::Line;
+use crate::wire::{Wire, settle};
+
+/// A hundred tokens by every algorithm; a window ends after a hundred seconds.
+fn a_hundred() -> [Policy; 5] {
+    let span = secs(100);
+    [
+        Policy::new("bucket", Quota::token_bucket(100, 100, span)),
+        Policy::new("ticks", Quota::interval_bucket(100, 1, secs(1))),
+        Policy::new(
+            "fixed",
+            Quota::fixed_window(100, span).anchor(Anchor::FirstUse),
+        ),
+        Policy::new("counter", Quota::sliding_window(100, span)),
+        Policy::new("log", Quota::sliding_log(100, span)),
+    ]
+}
+
+/// What it came to: memory and errors are there at once.
+fn outcome(mut settlement: Settlement) -> Result<Option<u32>, SettleError> {
+    use futures_util::FutureExt;
+    let outcome = (&mut settlement).now_or_never().expect("at once");
+    outcome.map(|snapshot| snapshot.map(|snapshot| snapshot.remaining()))
+}
+
+fn is_settled(settlement: Settlement) -> bool {
+    outcome(settlement).is_err_and(|error| error.is_settled())
+}
+
+fn admit(line: &mut Line, cost: impl Into<Cost>) -> Charge {
+    line.at_once(cost, MaxWait::NONE).expect("it is there")
+}
+
+// -- What each of them charges
+
+#[test]
+fn each_way_to_settle_charges_in_the_end_what_it_says() {
+    type Way = fn(&Charge) -> Settlement;
+    let ways: [(Way, u32); 12] = [
+        (|charge| charge.charge(0), 30),
+        (|charge| charge.charge(1), 31),
+        (|charge| charge.charge(70), 100),
+        (|charge| charge.refund(0), 30),
+        (|charge| charge.refund(29), 1),
+        (|charge| charge.refund(30), 0),
+        (|charge| charge.refund(31), 0),
+        (|charge| charge.refund(u32::MAX), 0),
+        (|charge| charge.settle(30), 30),
+        (|charge| charge.settle(45), 45),
+        (|charge| charge.settle(1), 1),
+        (|charge| charge.cancel(), 0),
+    ];
+    for policy in a_hundred() {
+        for (way, spent) in ways {
+            let mut line = Line::of(&policy);
+            admit(&mut line, 0);
+            let charge = admit(&mut line, 30);
+            assert_eq!(charge.estimate().map(|cost| cost.of(0)), Some(30));
+            assert_eq!(charge.policy().as_ref(), Some(&policy));
+            assert_eq!(line.books().0, 70);
+            let told = outcome(way(&charge)).expect("the first");
+            // If nothing has to be changed there is nothing to tell.
+            assert_eq!(told, (spent != 30).then_some(100 - spent), "{policy:?}");
+            assert_eq!(line.books().0, 100 - spent, "{policy:?}");
+            assert_eq!(charge.estimate(), None);
+            assert_eq!(charge.policy().as_ref(), Some(&policy));
+            for again in [
+                charge.charge(1),
+                charge.refund(1),
+                charge.settle(9),
+                charge.cancel(),
+            ] {
+                assert!(is_settled(again));
+            }
+            assert_eq!(line.books().0, 100 - spent);
+        }
+    }
+}
+
+#[test]
+fn who_settles_nothing_has_paid_the_estimate_and_asks_nothing() {
+    for policy in a_hundred() {
+        let mut line = Line::of(&policy);
+        let charge = admit(&mut line, 30);
+        let copy = charge.clone();
+        drop(charge);
+        drop(copy);
+        drop(admit(&mut line, 5));
+        assert_eq!((line.books().0, line.asks()), (65, 2));
+    }
+}
+
+#[test]
+fn the_charge_of_a_turn_is_settled_like_any_other() {
+    for cost in [0, 2, 3, 5] {
+        let mut line = Line::of(&Policy::new("bucket", Quota::per_second(5)));
+        admit(&mut line, 5);
+        line.join(3, MaxWait::Unbounded);
+        line.crowd.until(ms(600));
+        let charge = line.crowd.ended.pop().expect("its turn").outcome;
+        let charge = charge.expect("its turn");
+        assert_eq!(charge.waited(), ms(600));
+        // Five tokens less the three that came back meanwhile are owed without it.
+        assert_eq!(line.books(), (0, secs(1)));
+        outcome(charge.settle(cost)).expect("the first");
+        assert_eq!(line.books().1, ms(400) + ms(200) * cost);
+        assert!(is_settled(charge.cancel()));
+    }
+}
+
+#[test]
+fn what_is_dearer_than_thought_is_a_debt_of_up_to_twice_the_limit() {
+    for policy in a_hundred() {
+        for (way, other) in [(u32::MAX, 0), (201, 0), (171, 30), (u32::MAX, 70)] {
+            let mut line = Line::of(&policy);
+            let charge = admit(&mut line, 30);
+            if other > 0 {
+                admit(&mut line, other);
+            }
+            outcome(charge.settle(way)).expect("the first");
+            let settled = line.books();
+            // As deep as anybody can be.
+            let mut deepest = Line::of(&policy);
+            let charge = admit(&mut deepest, 1);
+            outcome(charge.charge(199)).expect("the first");
+            assert_eq!(settled, deepest.books(), "{way} {other} {policy:?}");
+            assert_eq!(settled.0, 0);
+            assert!(settled.1 <= secs(200), "{settled:?}");
+            line.clock.jump(secs(200));
+            assert_eq!(line.books(), (100, Duration::ZERO), "{policy:?}");
+        }
+    }
+}
+
+#[test]
+fn what_a_debt_takes_from_others_they_are_told() {
+    let mut line = Line::of(&Policy::new("bucket", Quota::per_second(5)));
+    let charge = admit(&mut line, 1);
+    outcome(charge.charge(6)).expect("the first");
+    let refused = line.at_once(1, MaxWait::NONE);
+    assert_eq!(crate::crowd::retry_after(&refused), ms(600));
+}
+
+#[test]
+fn what_a_window_has_left_behind_stays_behind() {
+    for policy in &a_hundred()[2..] {
+        // The counter remembers the window before for another one.
+        let later = if policy.name() == "counter" { 200 } else { 100 };
+        for cost in [0, 10] {
+            let mut line = Line::of(policy);
+            let charge = admit(&mut line, 30);
+            line.clock.jump(secs(later));
+            admit(&mut line, 20);
+            assert_eq!(line.books().0, 80);
+            outcome(charge.settle(cost)).expect("the first");
+            assert_eq!(line.books().0, 80, "{policy:?}");
+        }
+        // What is added is added now.
+        let mut line = Line::of(policy);
+        let charge = admit(&mut line, 30);
+        line.clock.jump(secs(later));
+        outcome(charge.settle(40)).expect("the first");
+        assert_eq!(line.books().0, 90, "{policy:?}");
+    }
+    // A bucket gives back until it is full.
+    let mut line = Line::of(&a_hundred()[0]);
+    let charge = admit(&mut line, 30);
+    line.clock.jump(secs(20));
+    outcome(charge.cancel()).expect("the first");
+    assert_eq!(line.books(), (100, Duration::ZERO));
+}
+
+#[test]
+fn each_quota_goes_its_own_way() {
+    let hour = secs(3_600);
+    let policy = Policy::new("both", Quota::token_bucket(100, 100, hour))
+        .and("bytes", Quota::fixed_window(1_000, hour))
+        .and("more", Quota::sliding_log(1_000, hour));
+    let cases = [
+        (Cost::each([40, 100, 300]), [40, 100, 300]),
+        (Cost::each([5, 600]), [5, 600, 600]),
+        (Cost::each([40, 0, 300]), [40, 0, 300]),
+        (Cost::each([0, 0, 1]), [0, 0, 1]),
+        (Cost::new(7), [7, 7, 7]),
+        (Cost::ZERO, [0, 0, 0]),
+    ];
+    for (cost, spent) in cases {
+        let mut line = Line::of(&policy);
+        let charge = admit(&mut line, Cost::each([10, 200, 300]));
+        outcome(charge.settle(cost)).expect("the first");
+        let decision = line.check(0).decision;
+        let quotas = decision.snapshot().quotas();
+        let left = quotas.iter().map(|quota| quota.limit() - quota.remaining());
+        assert_eq!(left.collect::<Vec<_>>(), spent, "{cost:?}");
+        // One question for what goes up, and one for what goes down.
+        let asks = spent.iter().zip([10, 200, 300]);
+        let (up, down) = asks.fold((0, 0), |(up, down), (now, then)| {
+            (
+                up | usize::from(*now > then),
+                down | usize::from(*now < then),
+            )
+        });
+        assert_eq!(line.asks(), 1 + up + down, "{cost:?}");
+    }
+    // More of one and less of the other, relative to the estimate.
+    let mut line = Line::of(&policy);
+    let charge = admit(&mut line, Cost::each([10, 200, 300]));
+    outcome(charge.refund(Cost::each([20, 50, 0]))).expect("the first");
+    let decision = line.check(0).decision;
+    let quotas = decision.snapshot().quotas();
+    let left: Vec<_> = quotas
+        .iter()
+        .map(|quota| quota.limit() - quota.remaining())
+        .collect();
+    assert_eq!(left, [0, 150, 300]);
+}
+
+#[test]
+fn the_largest_costs_neither_wrap_nor_panic() {
+    const MAX: u32 = u32::MAX;
+    let policies = [
+        Policy::new("bucket", Quota::token_bucket(MAX, MAX, secs(1_000))),
+        Policy::new("ticks", Quota::interval_bucket(MAX, MAX, secs(1_000))),
+        Policy::new("fixed", Quota::fixed_window(MAX, secs(1_000))),
+        Policy::new("counter", Quota::sliding_window(MAX, secs(1_000))),
+    ];
+    for policy in policies {
+        for estimate in [1, MAX - 5, MAX] {
+            let mut line = Line::of(&policy);
+            let charge = admit(&mut line, estimate);
+            outcome(charge.charge(MAX)).expect("the first");
+            // The estimate and more cannot be more than there are numbers.
+            assert_eq!(line.books().0, 0, "{policy:?}");
+            let full = line.books().1;
+            let mut plain = Line::of(&policy);
+            admit(&mut plain, MAX);
+            assert_eq!(full, plain.books().1, "{policy:?}");
+        }
+        for other in [1, MAX] {
+            let mut line = Line::of(&policy);
+            let charge = admit(&mut line, MAX - other);
+            admit(&mut line, other);
+            outcome(charge.settle(MAX)).expect("the first");
+            // Twice the limit; a rate that is no fraction of whole numbers is a little slower.
+            let rest = line.books().1;
+            assert!(rest <= secs(2_000) + ms(1), "{rest:?} {policy:?}");
+            line.clock.jump(rest);
+            assert_eq!(line.books(), (MAX, Duration::ZERO));
+        }
+        let mut line = Line::of(&policy);
+        let charge = admit(&mut line, MAX);
+        outcome(charge.refund(MAX)).expect("the first");
+        assert_eq!(line.books(), (MAX, Duration::ZERO));
+    }
+}
+
+// -- Many at a time
+
+/// Of many threads that settle one charge in different ways, one does, and the books are as that one says.
+#[test]
+fn of_all_that_settle_a_charge_at_once_one_does() {
+    const WAYS: usize = 8;
+    let way = |number: usize, charge: &Charge| match number % 4 {
+        0 => (charge.charge(number as u32 + 1), 30 + number as u32 + 1),
+        1 => (charge.refund(number as u32 + 1), 30 - number as u32 - 1),
+        2 => (charge.settle(number as u32 + 40), number as u32 + 40),
+        _ => (charge.cancel(), 0),
+    };
+    let clock = ManualClock::at(Timestamp::from_micros(START));
+    let backend = MemoryBackend::builder().clock(clock).build();
+    let together = Arc::new(Barrier::new(WAYS));
+    let mut winners = [0; WAYS];
+    for policy in a_hundred() {
+        let limiter = Limiter::new(policy, backend.clone());
+        for round in 0..100_u64 {
+            let ann = Key::from(round);
+            let charge = {
+                use futures_util::FutureExt;
+                let admitted = limiter.admit(&ann, 30).now_or_never();
+                admitted.expect("at once").expect("it is there")
+            };
+            let spent = thread::scope(|scope| {
+                // All handles of one charge, made in the threads too.
+                let threads: Vec<_> = (0..WAYS)
+                    .map(|number| {
+                        let (together, charge) = (&together, &charge);
+                        scope.spawn(move || {
+                            together.wait();
+                            let (settlement, spent) = way(number, &charge.clone());
+                            match outcome(settlement) {
+                                Ok(_) => Some((number, spent)),
+                                Err(error) => {
+                                    assert!(error.is_settled());
+                                    None
+                                }
+                            }
+                        })
+                    })
+                    .collect();
+                let ended = threads
+                    .into_iter()
+                    .map(|thread| thread.join().expect("no panic"));
+                let done: Vec<_> = ended.flatten().collect();
+                let [(winner, spent)] = done[..] else {
+                    panic!("{done:?}");
+                };
+                winners[winner] += 1;
+                spent
+            });
+            let left = limiter.check_now(&ann, 0).decision.snapshot().remaining();
+            assert_eq!(left, 100 - spent);
+        }
+    }
+    assert!(
+        winners.iter().filter(|wins| **wins > 0).count() > 1,
+        "{winners:?}"
+    );
+}
+
+// -- Through a wire
+
+struct Far {
+    wire: Wire,
+    limiter: Limiter<Wire>,
+    ann: Key,
+}
+
+impl Far {
+    fn of(policy: &Policy) -> Self {
+        let wire = Wire::new(&Alarms::new());
+        Self {
+            limiter: Limiter::new(policy.clone(), wire.clone()),
+            wire,
+            ann: Key::from("ann"),
+        }
+    }
+
+    async fn admit(&self, cost: impl Into<Cost>) -> Charge {
+        let admitted = self.limiter.admit(&self.ann, cost).await;
+        admitted.expect("it is there")
+    }
+
+    fn left(&self) -> u32 {
+        self.wire.books(self.limiter.policy(), &self.ann).0
+    }
+
+    fn errands(&self) -> (usize, usize) {
+        let lobby = self.wire.lobby();
+        (lobby.errands(), lobby.lost_errands())
+    }
+}
+
+#[tokio::test]
+async fn a_settlement_goes_on_whether_or_not_it_is_awaited() {
+    for policy in a_hundred() {
+        let far = Far::of(&policy);
+        let charge = far.admit(30).await;
+        far.wire.hold();
+        drop(charge.settle(45));
+        drop(charge);
+        assert_eq!(far.errands(), (1, 0));
+        settle().await;
+        assert_eq!((far.left(), far.errands()), (55, (1, 0)));
+        far.wire.release();
+        settle().await;
+        assert_eq!((far.left(), far.errands()), (55, (0, 0)));
+
+        let charge = far.admit(30).await;
+        let settlement = charge.settle(5);
+        let snapshot = settlement.await.expect("the wire holds").expect("a change");
+        assert_eq!((snapshot.remaining(), far.left()), (50, 50));
+        assert_eq!(far.wire.sent(), ["check", "penalty", "check", "refund"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_all_tasks_that_settle_a_charge_through_a_wire_one_does() {
+    let far = Far::of(&a_hundred()[0]);
+    for _ in 0..200 {
+        let charge = far.admit(30).await;
+        far.wire.sent();
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..8_u32 {
+            let charge = charge.clone();
+            tasks.spawn(async move {
+                let (settlement, spent) = match number % 4 {
+                    0 => (charge.charge(3 + number), 33 + number),
+                    1 => (charge.refund(3 + number), 27 - number),
+                    2 => (charge.settle(50 + number), 50 + number),
+                    _ => (charge.cancel(), 0),
+                };
+                match settlement.await {
+                    Ok(_) => Some(spent),
+                    Err(error) => {
+                        assert!(error.is_settled());
+                        None
+                    }
+                }
+            });
+        }
+        let ended = tasks.join_all().await;
+        let done: Vec<_> = ended.into_iter().flatten().collect();
+        assert_eq!((done.len(), far.wire.sent().len()), (1, 1), "{done:?}");
+        assert_eq!(far.left(), 100 - done[0]);
+        far.limiter.reset(&far.ann).await.expect("the wire holds");
+    }
+    assert_eq!(far.errands(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_charge_that_nobody_settles_sends_nothing() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.admit(30).await;
+    drop(charge.clone());
+    drop(charge);
+    settle().await;
+    assert_eq!((far.wire.sent(), far.errands()), (vec!["check"], (0, 0)));
+    // Nor does one that was right.
+    let right = far.admit(30).await.settle(30).await.expect("the first");
+    assert_eq!(right, None);
+    assert_eq!(far.wire.sent(), ["check"]);
+}
+
+#[tokio::test]
+async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
+    let policy = Policy::new("both", Quota::per_day(100)).and("bytes", Quota::per_day(1_000));
+    let far = Far::of(&policy);
+    let charge = far.admit(Cost::each([10, 500])).await;
+    let after = charge.settle(Cost::each([30, 100])).await;
+    let after = after.expect("the wire holds").expect("a change");
+    let left: Vec<_> = after
+        .quotas()
+        .iter()
+        .map(|quota| quota.remaining())
+        .collect();
+    assert_eq!(left, [70, 900]);
+    assert_eq!(far.wire.sent(), ["check", "refund", "penalty"]);
+    assert_eq!(far.errands(), (0, 0));
+    // If the first step fails, the second is not taken.
+    let charge = far.admit(Cost::each([10, 500])).await;
+    far.wire.sent();
+    far.wire.cut();
+    let error = charge
+        .settle(Cost::each([30, 100]))
+        .await
+        .expect_err("it is cut");
+    assert!(!error.is_settled());
+    assert_eq!((far.wire.sent(), far.errands()), (vec!["refund"], (0, 1)));
+}
+
+#[tokio::test]
+async fn a_settlement_that_fails_says_why_and_is_counted() {
+    use std::error::Error;
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.admit(30).await;
+    far.wire.cut();
+    let error = charge.settle(45).await.expect_err("it is cut");
+    assert!(!error.is_settled());
+    assert_eq!(
+        error.to_string(),
+        "the backend gave no answer to the settlement"
+    );
+    let source = error.source().expect("the backend's");
+    assert_eq!(source.to_string(), "the wire is cut");
+    assert_eq!(far.errands(), (0, 1));
+    // It was the one: nobody knows whether it was done.
+    far.wire.mend();
+    let error = charge.cancel().await.expect_err("it has been settled");
+    assert!(error.is_settled());
+    assert_eq!(error.to_string(), "the charge has been settled already");
+    assert_eq!((far.left(), far.errands()), (70, (0, 1)));
+}
+
+#[tokio::test]
+async fn more_than_1024_settlements_at_a_time_are_refused_and_counted() {
+    let far = Far::of(&Policy::new("bucket", Quota::per_day(10_000)));
+    let mut charges = Vec::new();
+    for _ in 0..1_030 {
+        charges.push(far.admit(1).await);
+    }
+    far.wire.hold();
+    let settlements: Vec<_> = charges.iter().map(Charge::cancel).collect();
+    assert_eq!(far.errands(), (1_024, 6));
+    settle().await;
+    far.wire.release();
+    let (mut done, mut crowded) = (0, 0);
+    for settlement in settlements {
+        match settlement.await {
+            Ok(snapshot) => done += u32::from(snapshot.is_some()),
+            Err(error) => {
+                assert!(!error.is_settled());
+                assert_eq!(error.to_string(), "too many settlements are under way");
+                crowded += 1;
+            }
+        }
+    }
+    assert_eq!((done, crowded, far.errands()), (1_024, 6, (0, 6)));
+    // The others stay charged as they were estimated.
+    assert_eq!(far.left(), 10_000 - 6);
+    let charge = far.admit(1).await;
+    charge.cancel().await.expect("there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_takes_too_long_is_given_up_and_counted() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.admit(30).await;
+    far.wire.hold();
+    let error = charge.settle(45).await.expect_err("no answer comes");
+    assert!(!error.is_settled());
+    assert_eq!(error.to_string(), "the settlement took too long");
+    assert_eq!(far.errands(), (0, 1));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn without_a_runtime_a_settlement_says_so() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = runtime().block_on(far.admit(30));
+    let error = outcome(charge.settle(45)).expect_err("there is none");
+    assert!(!error.is_settled());
+    assert_eq!(
+        error.to_string(),
+        "settling with a remote backend needs a Tokio runtime, and there is none here"
+    );
+    assert_eq!((far.errands(), far.left()), ((0, 1), 70));
+    assert_eq!(far.wire.sent(), ["check"]);
+}
+
+#[test]
+fn a_settlement_whose_runtime_ends_says_so() {
+    let far = Far::of(&a_hundred()[0]);
+    let runtime = runtime();
+    let charge = runtime.block_on(far.admit(30));
+    far.wire.hold();
+    let entered = runtime.enter();
+    let settlement = charge.settle(45);
+    drop(entered);
+    runtime.block_on(settle());
+    drop(runtime);
+    let error = outcome(settlement).expect_err("it has ended");
+    assert!(!error.is_settled());
+    assert_eq!(
+        error.to_string(),
+        "the runtime ended before the settlement was done"
+    );
+    assert_eq!(far.errands(), (0, 1));
+}
+
+#[test]
+fn what_is_seen_of_a_charge_shows_no_key() {
+    let mut line = Line::of(&a_hundred()[0]);
+    let charge = line.wait_for(&Key::from("bob-the-client"), 30, us(1));
+    let charge = line.crowd.at_once(charge).expect("it is there");
+    let shown = format!("{charge:?}");
+    assert!(
+        shown.contains("bucket") && !shown.contains("bob"),
+        "{shown}"
+    );
+}
