@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tower_sluice::backend::{Backend, Resilient};
+use tower_sluice::clock::{Clock, SystemClock, Timestamp};
 use tower_sluice::limiter::Rejected;
-use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, OnBackendError, Policy, Quota};
+use tower_sluice::{
+    AnyBackend, Deadline, Key, Limiter, MaxWait, MemoryBackend, OnBackendError, Policy, Quota,
+};
 
 use crate::crowd::{Alarms, ms, secs};
 use crate::line::Line;
@@ -114,6 +117,52 @@ fn to_admit_is_to_check_with_a_charge() {
     );
     let asked = line.limiter.backend().asked();
     assert!(asked.iter().all(|asked| asked.what == "check"));
+}
+
+// -- How long
+
+#[test]
+fn the_shorter_of_two_waits_counts() {
+    let second = MaxWait::of(secs(1));
+    assert_eq!(MaxWait::from(secs(1)), second);
+    assert_eq!(MaxWait::Unbounded.at_most(secs(1)), second);
+    assert_eq!(second.at_most(secs(2)), second);
+    assert_eq!(second.at_most(ms(3)), MaxWait::of(ms(3)));
+    assert_eq!(MaxWait::NONE.at_most(secs(1)), MaxWait::NONE);
+    assert_eq!(MaxWait::of(Duration::ZERO), MaxWait::NONE);
+    assert_eq!(
+        MaxWait::Unbounded.at_most(Duration::MAX),
+        MaxWait::of(Duration::MAX)
+    );
+    assert_ne!(MaxWait::Unbounded, MaxWait::of(Duration::MAX));
+}
+
+#[test]
+fn a_deadline_is_a_time_of_the_systems_clock_or_of_another() {
+    let (before, deadline) = (SystemClock::new().now(), Deadline::after(secs(5)));
+    let left = deadline.time().micros_since(before);
+    assert!((5_000_000..7_000_000).contains(&left), "{left}");
+    let time = Timestamp::from_micros(7);
+    assert_eq!(Deadline::at(time).time(), time);
+    assert!(Deadline::at(time) < deadline);
+}
+
+/// In real time, and by a backend that is chosen when the program runs.
+#[tokio::test]
+async fn by_the_systems_clock_nobody_goes_early() {
+    let policies = [
+        Policy::new("turns", Quota::token_bucket(1, 1, ms(20))),
+        Policy::new("window", Quota::sliding_log(1, ms(20))),
+    ];
+    for policy in policies {
+        let backend = AnyBackend::from(MemoryBackend::new());
+        let (limiter, ann) = (Limiter::new(policy, backend), Key::from("ann"));
+        let start = Instant::now();
+        for number in 0..4 {
+            limiter.wait(&ann, 1, secs(1)).await.expect("it comes");
+            assert!(start.elapsed() >= ms(20) * number);
+        }
+    }
 }
 
 // -- Failures as chosen

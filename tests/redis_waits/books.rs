@@ -1,0 +1,224 @@
+//! Thousands who wait on Redis and go away whenever they like: never a token too many, and nothing is left of them.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{sleep, timeout};
+use tower_sluice::{Charge, Key, MaxWait, Policy, Quota};
+
+use crate::harness::{Redis, ann, guarded, limiter, lobby, ms, patient, secs, until, us};
+use crate::monitor::{Monitor, max_wait, places};
+use crate::support::redis::RedisServer;
+use crate::turns::knows_the_script;
+
+const WAITERS: u64 = 16_000;
+const KEYS: u64 = 50;
+const CAPACITY: u64 = 5;
+/// µs.
+const EACH_TOKEN: u64 = 10_000;
+
+fn key_of(number: u64) -> Key {
+    Key::from(number % KEYS)
+}
+
+const fn cost_of(number: u64) -> u32 {
+    1 + (number / KEYS % 3) as u32
+}
+
+/// Waits, and may go away: before it has asked, while the answer is on its way, or before or after its time.
+async fn one(limiter: Redis, number: u64) -> Option<Charge> {
+    sleep(us(rand::random_range(0..4_000_000))).await;
+    let key = key_of(number);
+    let mut wait = pin!(limiter.wait(&key, cost_of(number), max_wait(number)));
+    match number % 10 {
+        // Some hundred µs, as the answer takes.
+        0..4 => {
+            let polls = rand::random_range(0..20) * rand::random_range(0..20);
+            for _ in 0..polls {
+                let poll = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await;
+                if let Poll::Ready(charge) = poll {
+                    return Some(charge.expect("its turn comes"));
+                }
+                yield_now().await;
+            }
+            None
+        }
+        4..9 => {
+            let patience = ms(rand::random_range(0..60));
+            match timeout(patience, &mut wait).await {
+                Ok(charge) => Some(charge.expect("its turn comes")),
+                Err(_) => None,
+            }
+        }
+        _ => Some(wait.await.expect("its turn comes")),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_who_go_away_at_random_spend_not_a_token_too_many() {
+    guarded(async {
+        let server = RedisServer::start();
+        let rate = us(EACH_TOKEN * CAPACITY);
+        let (capacity, refill) = (5, 5);
+        let policy = Policy::new("books", Quota::token_bucket(capacity, refill, rate));
+        let limiters = [
+            limiter(patient(), &server, &policy).await,
+            limiter(patient(), &server, &policy).await,
+        ];
+        knows_the_script(&limiters[0]).await;
+        let monitor = Monitor::of(&server);
+        let mut tasks = JoinSet::new();
+        for number in 0..WAITERS {
+            let limiter = limiters[usize::try_from(number % 2).expect("0 or 1")].clone();
+            tasks.spawn(async move { (number, one(limiter, number).await) });
+        }
+        let mut went = BTreeMap::new();
+        while let Some(ended) = tasks.join_next().await {
+            if let (number, Some(charge)) = ended.expect("no panic") {
+                let decision = charge.decision().expect("counted");
+                went.insert(number, decision.snapshot().reset_after());
+            }
+        }
+        for limiter in &limiters {
+            let is_done = || matches!(lobby(limiter), (0, 0, _));
+            until("every errand ends", secs(5), is_done).await;
+            assert_eq!(lobby(limiter), (0, 0, 0));
+        }
+        nothing_stays(&server, &limiters[0]).await;
+
+        let order = monitor.reserved(&server);
+        places(&order);
+        let dropped = order
+            .iter()
+            .filter(|reserved| !went.contains_key(&reserved.number));
+        let dropped = dropped.count();
+        let unasked = usize::try_from(WAITERS).expect("few") - order.len();
+        println!(
+            "{} went, {dropped} gave up, {unasked} never asked",
+            went.len()
+        );
+        assert!(went.len() > 2_000 && dropped > 4_000 && unasked > 50);
+        // By key, when each might go, by the clock of the server.
+        let mut moments: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
+        for reserved in &order {
+            if let Some(full) = went.get(&reserved.number) {
+                let to_fill = u64::try_from(full.as_micros()).expect("soon");
+                let moment = reserved.at + to_fill.saturating_sub(CAPACITY * EACH_TOKEN);
+                let cost = u64::from(cost_of(reserved.number));
+                moments
+                    .entry(reserved.number % KEYS)
+                    .or_default()
+                    .push((moment, cost));
+            }
+        }
+        let mut tightest = u64::MAX;
+        for moments in moments.values_mut() {
+            moments.sort_unstable();
+            for (index, (first, _)) in moments.iter().enumerate() {
+                let mut spent = 0;
+                for (last, cost) in &moments[index..] {
+                    spent += cost;
+                    // What the server shows of its time is that of the end of a script, not of its beginning.
+                    let span = last - first + 5_000;
+                    let most = CAPACITY + span / EACH_TOKEN;
+                    assert!(spent <= most, "{spent} in {span} µs");
+                    tightest = tightest.min(most - spent);
+                }
+            }
+        }
+        assert_eq!(tightest, 0, "all that there was has been spent somewhere");
+    })
+    .await;
+}
+
+/// What is stored goes as soon as it owes nothing, and a second later.
+async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
+    let mut last = Duration::ZERO;
+    for key in server.keys() {
+        let left: i64 = server.get(&["PTTL", &key]);
+        let left = ms(u64::try_from(left).expect("every key expires"));
+        last = last.max(left);
+    }
+    let mut owed = Duration::ZERO;
+    for number in 0..KEYS {
+        let snapshot = limiter.peek(&key_of(number)).await.expect("it runs");
+        owed = owed.max(snapshot.reset_after());
+    }
+    // Some ms lie between the two looks.
+    assert!(last <= owed + ms(1_300), "{last:?} for {owed:?}");
+    sleep(owed).await;
+    for number in 0..KEYS {
+        let snapshot = limiter.peek(&key_of(number)).await.expect("it runs");
+        assert_eq!(
+            (snapshot.remaining(), snapshot.reset_after()),
+            (5, Duration::ZERO)
+        );
+    }
+    sleep(ms(1_010)).await;
+    assert_eq!(server.keys(), [""; 0]);
+}
+
+/// Five are spent, and as many more as are given wait.
+async fn line(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Charge>> {
+    limiter
+        .wait(&ann(), 5, MaxWait::Unbounded)
+        .await
+        .expect("it is there");
+    let mut waits = Vec::new();
+    for _ in 0..count {
+        let own = limiter.clone();
+        let wait = async move { own.wait(&ann(), 1, MaxWait::Unbounded).await };
+        waits.push(tokio::spawn(async { wait.await.expect("its turn comes") }));
+        // In this order.
+        let wanted = Duration::from_secs(720) * u32::try_from(5 + waits.len()).expect("few");
+        owes(limiter, wanted).await;
+    }
+    waits
+}
+
+/// Until so much is owed, but for what has come back since.
+async fn owes(limiter: &Redis, owed: Duration) {
+    let peek = || async { limiter.peek(&ann()).await.expect("it runs").reset_after() };
+    let start = std::time::Instant::now();
+    loop {
+        let now = peek().await;
+        if now <= owed && now + secs(60) > owed {
+            return;
+        }
+        assert!(start.elapsed() < secs(5), "{now:?} and not {owed:?}");
+        sleep(ms(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_last_turn_goes_back_and_others_pass_unused() {
+    guarded(async {
+        const TOKEN: Duration = secs(720);
+        let server = RedisServer::start();
+        let policy = Policy::new("turns", Quota::per_hour(5));
+        let limiter = limiter(patient(), &server, &policy).await;
+        let mut waits = line(&limiter, 10).await;
+        let is_quiet = || lobby(&limiter) == (6, 0, 0);
+        waits.pop().expect("the last").abort();
+        owes(&limiter, TOKEN * 14).await;
+        // Behind this one something was charged, though it has gone back since.
+        waits.pop().expect("the last").abort();
+        // In the middle.
+        waits.drain(3..5).for_each(|wait| wait.abort());
+        until("they have gone", secs(5), is_quiet).await;
+        owes(&limiter, TOKEN * 14).await;
+        // Never asked, and given up in the moment of asking.
+        drop(limiter.wait(&ann(), 1, MaxWait::Unbounded));
+        let key = ann();
+        let asks = limiter.wait(&key, 1, MaxWait::Unbounded).now_or_never();
+        assert!(asks.is_none());
+        until("it is undone", secs(5), is_quiet).await;
+        owes(&limiter, TOKEN * 14).await;
+    })
+    .await;
+}

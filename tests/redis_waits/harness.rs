@@ -1,0 +1,99 @@
+//! What all of them need: servers, backends that remember no denials, and patience with its end.
+
+use std::future::Future;
+use std::sync::{Mutex, Once};
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, timeout};
+use tower_sluice::backend::Backend;
+use tower_sluice::backend::redis::RedisBuilder;
+use tower_sluice::{Key, Limiter, Policy, RedisBackend};
+
+use crate::support::redis::RedisServer;
+
+pub(crate) type Redis = Limiter<RedisBackend>;
+
+/// No test takes longer: what hangs fails.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a question may take unless a test says otherwise.
+pub(crate) const LIMIT: Duration = Duration::from_millis(250);
+
+/// What a busy machine may add to any time that is promised.
+pub(crate) const SLACK: Duration = Duration::from_secs(2);
+
+/// Panics outside of tests: in the backend's own tasks, where nobody else would notice.
+static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Runs a test that must neither hang nor make anything panic.
+pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
+    watch_for_panics();
+    timeout(PATIENCE, test).await.expect("nothing hangs");
+    nothing_panicked();
+}
+
+pub(crate) fn watch_for_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let ours = |at: &std::panic::Location<'_>| at.file().starts_with("tests/");
+            if !info.location().is_some_and(ours) {
+                let mut panics = PANICS.lock().unwrap_or_else(|lock| lock.into_inner());
+                panics.push(info.to_string());
+            }
+            usual(info);
+        }));
+    });
+}
+
+pub(crate) fn nothing_panicked() {
+    let panics = PANICS.lock().unwrap_or_else(|lock| lock.into_inner());
+    assert!(panics.is_empty(), "{panics:#?}");
+}
+
+/// A backend that remembers no denials.
+pub(crate) fn asking() -> RedisBuilder {
+    RedisBackend::builder().deny_cache(Duration::ZERO)
+}
+
+/// The same, with as much time as a busy machine may need.
+pub(crate) fn patient() -> RedisBuilder {
+    asking().time_limit(Duration::from_secs(20))
+}
+
+pub(crate) async fn limiter(builder: RedisBuilder, server: &RedisServer, policy: &Policy) -> Redis {
+    let backend = builder.connect(server.url()).await.expect("it runs");
+    Limiter::new(policy.clone(), backend)
+}
+
+pub(crate) fn ann() -> Key {
+    Key::from("ann")
+}
+
+/// Waiters, errands that are under way, and those that were lost.
+pub(crate) fn lobby<B: Backend>(limiter: &Limiter<B>) -> (usize, usize, usize) {
+    let lobby = limiter.backend().lobby();
+    (lobby.waiters(), lobby.errands(), lobby.lost_errands())
+}
+
+/// Looks again and again until it is so.
+pub(crate) async fn until(what: &str, most: Duration, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < most, "not within {most:?}: {what}");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+pub(crate) const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) const fn us(micros: u64) -> Duration {
+    Duration::from_micros(micros)
+}
+
+pub(crate) const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}

@@ -1,0 +1,10 @@
+//! Waiting on a real Redis: turns across processes, waiters that go away, settlements, and what becomes of them all when it fails.
+
+mod books;
+mod harness;
+mod monitor;
+mod outage;
+mod settlements;
+#[path = "../support/mod.rs"]
+mod support;
+mod turns;

@@ -1,0 +1,284 @@
+//! Redis is gone, or stands still, while many wait.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tower_sluice::backend::{BackendErrorKind, Resilient};
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Charge, MaxWait, MemoryBackend, OnBackendError, Policy, Quota};
+
+use crate::harness::{
+    LIMIT, Redis, SLACK, ann, asking, guarded, limiter, lobby, ms, nothing_panicked, secs, until,
+    watch_for_panics,
+};
+use crate::support::redis::RedisServer;
+
+type Outcome = Result<Charge, Rejected<tower_sluice::backend::BackendError>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outage {
+    /// Connections are reset, and nobody listens.
+    Killed,
+    /// Connections stay, and nothing is answered.
+    Stopped,
+}
+
+impl Outage {
+    fn begin(self, server: &mut RedisServer) {
+        match self {
+            Self::Killed => server.kill9(),
+            Self::Stopped => server.pause(),
+        }
+    }
+
+    fn end(self, server: &mut RedisServer) {
+        match self {
+            Self::Killed => server.restart(),
+            Self::Stopped => server.resume(),
+        }
+    }
+}
+
+/// So many who wait for as long as it takes; when they end, by when they began.
+fn crowd(limiter: &Redis, count: usize) -> JoinSet<(Duration, Outcome)> {
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..count {
+        let limiter = limiter.clone();
+        tasks.spawn(async move {
+            let outcome = limiter.wait(&ann(), 1, MaxWait::Unbounded).await;
+            (start.elapsed(), outcome)
+        });
+    }
+    tasks
+}
+
+/// Asks until Redis answers.
+async fn recovers(limiter: &Redis) {
+    let start = Instant::now();
+    while let Err(why) = limiter.peek(&ann()).await {
+        assert!(start.elapsed() < secs(8), "{why:?}");
+        sleep(ms(5)).await;
+    }
+}
+
+/// What those get who ask now: an error, or what was chosen for it.
+async fn each_choice_applies(limiter: &Redis) {
+    let failed = limiter.wait(&ann(), 1, secs(5)).await;
+    assert!(matches!(failed, Err(Rejected::Backend(_))), "{failed:?}");
+    let resilient = |choice| Resilient::new(limiter.clone(), choice);
+    let start = Instant::now();
+    let denied = resilient(OnBackendError::Deny)
+        .wait(&ann(), 1, secs(5))
+        .await;
+    assert!(matches!(denied, Err(Rejected::Backend(_))), "{denied:?}");
+    let passes = resilient(OnBackendError::Allow)
+        .wait(&ann(), 1, secs(5))
+        .await;
+    assert!(passes.expect("by choice").is_none());
+    let local = OnBackendError::Fallback(MemoryBackend::new());
+    let local = resilient(local);
+    // By its own books: one goes at once, and the others wait their turns there.
+    let key = ann();
+    let three = [(); 3].map(|()| local.wait(&key, 1, secs(5)));
+    let mut waited: Vec<_> = join_all(three)
+        .await
+        .into_iter()
+        .map(|charge| charge.expect("it comes").expect("counted").waited())
+        .collect();
+    assert!(start.elapsed() < 3 * LIMIT + SLACK);
+    waited.sort_unstable();
+    assert!(waited[0].is_zero() && waited[1] > Duration::ZERO && waited[2] > waited[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_a_turn_goes_at_its_time_whatever_becomes_of_redis() {
+    for outage in [Outage::Killed, Outage::Stopped] {
+        guarded(async {
+            let mut server = RedisServer::start();
+            let policy = Policy::new("turns", Quota::token_bucket(1, 1, ms(30)));
+            let limiter = limiter(asking(), &server, &policy).await;
+            let mut tasks = crowd(&limiter, 51);
+            until("they have turns", secs(5), || {
+                server.calls("set") >= 51 && lobby(&limiter).0 >= 45
+            })
+            .await;
+            sleep(ms(50)).await;
+            let last = limiter.peek(&ann()).await.expect("it runs").reset_after();
+            outage.begin(&mut server);
+            each_choice_applies(&limiter).await;
+            let start = Instant::now();
+            let mut ended = Vec::new();
+            while let Some(one) = tasks.join_next().await {
+                let (at, charge) = one.expect("no panic");
+                charge.expect("it has its turn");
+                ended.push(at);
+            }
+            // The last of them when the bucket lacks one token no more.
+            assert!(start.elapsed() < last + SLACK);
+            for (turn, at) in (0..).zip(&ended) {
+                assert!(*at >= ms(30) * turn, "{at:?} is early for {turn}");
+            }
+            assert_eq!(lobby(&limiter), (0, 0, 0), "{outage:?}");
+            outage.end(&mut server);
+            recovers(&limiter).await;
+            limiter.wait(&ann(), 1, secs(5)).await.expect("it goes on");
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_that_cannot_be_given_back_is_counted_and_passes_unused() {
+    for outage in [Outage::Killed, Outage::Stopped] {
+        guarded(async {
+            let mut server = RedisServer::options()
+                .line("appendonly yes")
+                .line("appendfsync always")
+                .start();
+            let policy = Policy::new("turns", Quota::per_hour(1));
+            let limiter = limiter(asking(), &server, &policy).await;
+            let mut tasks = crowd(&limiter, 11);
+            until("they have turns", secs(5), || {
+                server.calls("set") >= 11 && lobby(&limiter).0 == 10
+            })
+            .await;
+            sleep(ms(50)).await;
+            outage.begin(&mut server);
+            let start = Instant::now();
+            let first = tasks.join_next().await.expect("the first has gone");
+            assert!(first.expect("no panic").1.is_ok());
+            tasks.shutdown().await;
+            until("all have been lost", secs(5), || {
+                lobby(&limiter) == (0, 0, 10)
+            })
+            .await;
+            assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
+            outage.end(&mut server);
+            recovers(&limiter).await;
+            let owed = limiter.peek(&ann()).await.expect("it runs").reset_after();
+            match outage {
+                Outage::Killed => assert!(owed > secs(3_600 * 11 - 60), "{owed:?}"),
+                // It may do late what it was sent, and in that order nobody was the last but the last.
+                Outage::Stopped => assert!(owed > secs(3_600 - 60), "{owed:?}"),
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_a_line_before_a_window_learns_of_the_outage_in_time() {
+    for outage in [Outage::Killed, Outage::Stopped] {
+        guarded(async {
+            let mut server = RedisServer::start();
+            let policy = Policy::new("window", Quota::sliding_log(5, ms(400)));
+            let limiter = limiter(asking(), &server, &policy).await;
+            let mut tasks = crowd(&limiter, 55);
+            until("five have gone", secs(5), || {
+                tasks.len() == 55 && lobby(&limiter).0 == 50
+            })
+            .await;
+            sleep(ms(20)).await;
+            outage.begin(&mut server);
+            let start = Instant::now();
+            let (mut served, mut failed) = (0, 0);
+            while let Some(one) = tasks.join_next().await {
+                match one.expect("no panic").1 {
+                    Ok(_) => served += 1,
+                    Err(Rejected::Backend(why)) => {
+                        assert_ne!(*why.kind(), BackendErrorKind::Corrupt);
+                        failed += 1;
+                    }
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            assert_eq!((served, failed), (5, 50));
+            // The wait of the first, and five that find out for all.
+            let took = start.elapsed();
+            assert!(took < ms(440) + 5 * LIMIT + SLACK, "{took:?}");
+            assert_eq!(lobby(&limiter), (0, 0, 0));
+            let choice = Resilient::new(limiter.clone(), OnBackendError::Allow);
+            let passes = choice.wait(&ann(), 1, secs(5)).await;
+            assert!(passes.expect("by choice").is_none());
+
+            outage.end(&mut server);
+            recovers(&limiter).await;
+            let mut tasks = crowd(&limiter, 10);
+            while let Some(one) = tasks.join_next().await {
+                one.expect("no panic").1.expect("the line goes on");
+            }
+        })
+        .await;
+    }
+}
+
+/// The first of the line sleeps meanwhile, and nobody else asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_that_nobody_asked_in_costs_a_line_nothing() {
+    for outage in [Outage::Killed, Outage::Stopped] {
+        guarded(async {
+            let mut server = RedisServer::start();
+            let policy = Policy::new("window", Quota::sliding_log(5, ms(1_400)));
+            let limiter = limiter(asking(), &server, &policy).await;
+            let mut tasks = crowd(&limiter, 10);
+            until("five have gone", secs(5), || lobby(&limiter).0 == 5).await;
+            sleep(ms(20)).await;
+            outage.begin(&mut server);
+            sleep(ms(100)).await;
+            outage.end(&mut server);
+            while let Some(one) = tasks.join_next().await {
+                one.expect("no panic").1.expect("the line goes on");
+            }
+            assert_eq!(lobby(&limiter), (0, 0, 0));
+        })
+        .await;
+    }
+}
+
+#[test]
+fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
+    watch_for_panics();
+    let runtime = |is_multi_thread| {
+        let mut builder = match is_multi_thread {
+            true => tokio::runtime::Builder::new_multi_thread(),
+            false => tokio::runtime::Builder::new_current_thread(),
+        };
+        builder.enable_all().build().expect("a runtime")
+    };
+    for (policy, lost) in [
+        (Policy::new("turns", Quota::per_hour(5)), 100),
+        (Policy::new("window", Quota::sliding_log(5, secs(3_600))), 0),
+    ] {
+        for is_multi_thread in [true, false] {
+            let server = RedisServer::start();
+            let first = runtime(is_multi_thread);
+            let limiter = first.block_on(async {
+                let limiter = limiter(asking(), &server, &policy).await;
+                let mut tasks = crowd(&limiter, 105);
+                for _ in 0..5 {
+                    let one = tasks.join_next().await.expect("five go at once");
+                    one.expect("no panic").1.expect("it is there");
+                }
+                let all_told = || lobby(&limiter).0 == 100;
+                until("the others wait", secs(5), all_told).await;
+                sleep(ms(100)).await;
+                tasks.detach_all();
+                limiter
+            });
+            let start = Instant::now();
+            drop(first);
+            assert!(start.elapsed() < SLACK);
+            assert_eq!(lobby(&limiter), (0, 0, lost), "{policy:?}");
+            // The state is as it was, and another runtime finds it.
+            runtime(false).block_on(guarded(async {
+                recovers(&limiter).await;
+                let refused = limiter.wait(&ann(), 1, secs(1)).await;
+                assert!(matches!(refused, Err(Rejected::Denied(_))), "{refused:?}");
+            }));
+            nothing_panicked();
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Settlements on Redis: once, to their end, and counted if they fail.
+
+use futures_util::FutureExt;
+use futures_util::future::join_all;
+use tokio::task::JoinSet;
+use tower_sluice::backend::Backend;
+use tower_sluice::{Charge, Cost, Key, Policy, Quota};
+
+use crate::harness::{
+    LIMIT, Redis, SLACK, ann, asking, guarded, limiter, lobby, ms, patient, secs, until,
+};
+use crate::support::redis::RedisServer;
+
+fn a_hundred() -> Policy {
+    Policy::new("charges", Quota::per_day(100))
+}
+
+async fn left(limiter: &Redis, key: &Key) -> u32 {
+    limiter.peek(key).await.expect("it runs").remaining()
+}
+
+async fn admit(limiter: &Redis, key: &Key, cost: impl Into<Cost>) -> Charge {
+    limiter.admit(key, cost).await.expect("it is there")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_all_tasks_that_settle_a_charge_at_once_one_does() {
+    guarded(async {
+        let server = RedisServer::start();
+        let limiter = limiter(patient(), &server, &a_hundred()).await;
+        for round in 0..100_u64 {
+            let key = Key::from(round);
+            let charge = admit(&limiter, &key, 30).await;
+            let before = server_calls(&server, round);
+            let mut tasks = JoinSet::new();
+            for number in 0..8_u32 {
+                let charge = charge.clone();
+                tasks.spawn(async move {
+                    let (settlement, spent) = match number % 4 {
+                        0 => (charge.charge(3 + number), 33 + number),
+                        1 => (charge.refund(3 + number), 27 - number),
+                        2 => (charge.settle(50 + number), 50 + number),
+                        _ => (charge.cancel(), 0),
+                    };
+                    match settlement.await {
+                        Ok(after) => Some((spent, after.expect("a change").remaining())),
+                        Err(error) => {
+                            assert!(error.is_settled());
+                            None
+                        }
+                    }
+                });
+            }
+            let done: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
+            let [(spent, told)] = done[..] else {
+                panic!("{done:?}");
+            };
+            assert_eq!(
+                (told, left(&limiter, &key).await),
+                (100 - spent, 100 - spent)
+            );
+            if let Some(before) = before {
+                // The settlement, and the look.
+                let calls = server.calls("evalsha") + server.calls("eval");
+                assert!(calls <= before + 4, "{before} and {calls}");
+            }
+        }
+        assert_eq!(lobby(&limiter), (0, 0, 0));
+    })
+    .await;
+}
+
+/// Now and then: looking takes longer than what is looked at.
+fn server_calls(server: &RedisServer, round: u64) -> Option<u64> {
+    (round % 20 == 19).then(|| server.calls("evalsha") + server.calls("eval"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_charge_that_nobody_settles_sends_nothing() {
+    guarded(async {
+        let server = RedisServer::start();
+        let limiter = limiter(patient(), &server, &a_hundred()).await;
+        let charges = join_all((0..64_u64).map(|number| {
+            let limiter = limiter.clone();
+            async move { admit(&limiter, &Key::from(number), 30).await }
+        }))
+        .await;
+        let asked = || server.calls("evalsha") + server.calls("eval");
+        let before = asked();
+        for charge in charges {
+            drop(charge.clone());
+            let right = charge.clone().settle(30).await.expect("the first");
+            assert!(right.is_none());
+        }
+        drop(admit(&limiter, &ann(), 30).await);
+        tokio::time::sleep(ms(50)).await;
+        assert_eq!((asked(), lobby(&limiter)), (before + 1, (0, 0, 0)));
+        assert_eq!(left(&limiter, &ann()).await, 70);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settlement_goes_on_when_nobody_waits_for_it() {
+    guarded(async {
+        let server = RedisServer::start();
+        let policy = Policy::new("both", Quota::per_day(1_000))
+            .and("window", Quota::sliding_log(1_000, secs(3_600)));
+        let limiter = limiter(patient(), &server, &policy).await;
+        let mut charges = Vec::new();
+        for _ in 0..20 {
+            charges.push(admit(&limiter, &ann(), Cost::each([10, 20])).await);
+        }
+        for charge in charges {
+            // One down, one up.
+            drop(charge.settle(Cost::each([5, 30])));
+        }
+        assert_eq!(lobby(&limiter).1, 20);
+        until("all are done", secs(5), || lobby(&limiter) == (0, 0, 0)).await;
+        let snapshot = limiter.peek(&ann()).await.expect("it runs");
+        let spent: Vec<_> = snapshot
+            .quotas()
+            .iter()
+            .map(|q| q.limit() - q.remaining())
+            .collect();
+        assert_eq!(spent, [100, 600]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_window_has_left_behind_stays_behind() {
+    guarded(async {
+        let server = RedisServer::start();
+        for cost in [0, 10] {
+            let policy = Policy::new("log", Quota::sliding_log(100, ms(60)));
+            let limiter = limiter(patient(), &server, &policy).await;
+            let charge = admit(&limiter, &ann(), 30).await;
+            tokio::time::sleep(ms(61)).await;
+            let after = charge.settle(cost).await.expect("the first");
+            assert_eq!(after.expect("the numbers").remaining(), 100);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_dearer_than_thought_is_a_debt_of_up_to_twice_the_limit() {
+    guarded(async {
+        let server = RedisServer::start();
+        for quota in [
+            Quota::token_bucket(100, 100, secs(1_000)),
+            Quota::interval_bucket(100, 100, secs(1_000)),
+            Quota::fixed_window(100, secs(1_000)),
+            Quota::sliding_window(100, secs(1_000)),
+            Quota::sliding_log(100, secs(1_000)),
+        ] {
+            let limiter = limiter(patient(), &server, &Policy::new("debts", quota)).await;
+            for (number, cost) in [(1, u32::MAX), (2, 201), (3, 150), (4, 0)] {
+                let key = Key::from(number);
+                let charge = admit(&limiter, &key, 30).await;
+                let after = charge.settle(cost).await.expect("the first");
+                let after = after.expect("a change");
+                assert_eq!(after.remaining(), 100_u32.saturating_sub(cost));
+                let rest = after.reset_after();
+                assert!(rest <= secs(2_000), "{rest:?} {quota}");
+                let charge = charge.charge(u32::MAX).await.expect_err("it is settled");
+                assert!(charge.is_settled());
+            }
+            limiter.reset(&Key::from(1_u64)).await.expect("it runs");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_1024_settlements_at_a_time_are_refused_and_counted() {
+    guarded(async {
+        let server = RedisServer::start();
+        let policy = Policy::new("many", Quota::per_day(10_000));
+        // Longer than the server stands still, and shorter than an errand may take.
+        let limiter = limiter(asking().time_limit(secs(4)), &server, &policy).await;
+        let ann = ann();
+        let charges = join_all((0..1_030).map(|_| limiter.admit(&ann, 1))).await;
+        let charges: Vec<_> = charges
+            .into_iter()
+            .map(|c| c.expect("it is there"))
+            .collect();
+        server.pause();
+        let settlements: Vec<_> = charges.iter().map(Charge::cancel).collect();
+        assert_eq!(lobby(&limiter), (0, 1_024, 6));
+        tokio::time::sleep(ms(100)).await;
+        assert_eq!(lobby(&limiter), (0, 1_024, 6));
+        server.resume();
+        let outcomes = join_all(settlements).await;
+        let failed: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+        assert_eq!(failed.len(), 6);
+        for error in failed {
+            assert!(!error.is_settled());
+            assert_eq!(error.to_string(), "too many settlements are under way");
+        }
+        until("all are done", secs(5), || lobby(&limiter) == (0, 0, 6)).await;
+        assert_eq!(left(&limiter, &ann).await, 10_000 - 6);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settlement_that_fails_says_so_and_is_counted() {
+    guarded(async {
+        let mut server = RedisServer::start();
+        let limiter = limiter(asking(), &server, &a_hundred()).await;
+        let ann = ann();
+        let charges = join_all((0..8).map(|_| limiter.admit(&ann, 1))).await;
+        let charges: Vec<_> = charges
+            .into_iter()
+            .map(|c| c.expect("it is there"))
+            .collect();
+        server.kill9();
+        for (number, charge) in (1..).zip(&charges) {
+            let start = std::time::Instant::now();
+            let error = charge.settle(5).await.expect_err("Redis is gone");
+            assert!(!error.is_settled());
+            assert_eq!(
+                error.to_string(),
+                "the backend gave no answer to the settlement"
+            );
+            let source = std::error::Error::source(&error).expect("the backend's");
+            assert!(
+                source.is::<tower_sluice::backend::BackendError>(),
+                "{source}"
+            );
+            assert!(start.elapsed() < LIMIT + SLACK);
+            assert_eq!(lobby(&limiter), (0, 0, number));
+        }
+        // The circuit is open by now, and that costs no time, nor a task.
+        assert!(
+            charges[0]
+                .cancel()
+                .await
+                .expect_err("it was the one")
+                .is_settled()
+        );
+    })
+    .await;
+}
+
+#[test]
+fn without_a_runtime_a_settlement_says_so() {
+    let server = RedisServer::start();
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().expect("a runtime");
+    let (limiter, charge) = runtime.block_on(async {
+        let limiter = limiter(patient(), &server, &a_hundred()).await;
+        let charge = admit(&limiter, &ann(), 30).await;
+        (limiter, charge)
+    });
+    let settled = charge.settle(45).now_or_never().expect("at once");
+    let error = settled.expect_err("there is none");
+    assert!(!error.is_settled());
+    assert_eq!(
+        error.to_string(),
+        "settling with a remote backend needs a Tokio runtime, and there is none here"
+    );
+    assert_eq!(limiter.backend().lobby().lost_errands(), 1);
+    let left = runtime.block_on(left(&limiter, &ann()));
+    assert_eq!(left, 70);
+}
