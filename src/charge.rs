@@ -69,6 +69,8 @@ struct Entry {
     /// None: it has been settled, or there never was anything.
     open: Option<Open>,
     policy: Option<Policy>,
+    /// Whether a layer further in has given it back, because it refused the request.
+    refused: bool,
     /// That of a layer around this one, by another policy or key.
     outer: Option<Box<Charge>>,
 }
@@ -123,7 +125,7 @@ impl Charge {
             waited,
             open: Some(open),
             policy: Some(policy),
-            outer: None,
+            ..Entry::default()
         })))
     }
 
@@ -201,6 +203,11 @@ impl Charge {
         self.with(|entry| entry.outer.as_ref()?.find(lobby, policy, key))
     }
 
+    /// How many there are around it.
+    pub(crate) fn depth(&self) -> usize {
+        self.with(|entry| entry.outer.as_ref().map_or(0, |outer| outer.depth() + 1))
+    }
+
     /// Adds what another check has charged for the same request, which costs `cost` by now. If it has been settled meanwhile,
     /// that stays charged.
     pub(crate) fn extend(&self, cost: Cost, admitted: Admitted) {
@@ -231,6 +238,20 @@ impl Charge {
             open.cost = open.cost.with(cost, quotas, u32::min);
             open.settler.begin(ops, &open.policy, &open.key)
         })
+    }
+
+    /// Gives everything back, for a layer further in that refuses the request.
+    pub(crate) fn refuse(&self) -> Settlement {
+        self.with(|entry| entry.refused = true);
+        self.cancel()
+    }
+
+    /// The [depth](Self::depth) of the one among this and those around it that was [refused](Self::refuse).
+    pub(crate) fn refused_at(&self) -> Option<usize> {
+        if self.with(|entry| entry.refused) {
+            return Some(self.depth());
+        }
+        self.with(|entry| entry.outer.as_ref()?.refused_at())
     }
 
     fn settle_by(&self, actual: impl FnOnce(Cost, usize) -> Cost) -> Settlement {

@@ -170,7 +170,7 @@ where
     ) -> StateOf<S, Req, K, B, C, F, R, P> {
         match self.asked.joined.take() {
             Some(charge) => State::Settling {
-                settlement: charge.cancel(),
+                settlement: charge.refuse(),
                 parked: Some(self),
                 refusal: Some(refusal),
             },
