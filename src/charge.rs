@@ -208,15 +208,14 @@ impl Charge {
         self.with(|entry| entry.outer.as_ref().map_or(0, |outer| outer.depth() + 1))
     }
 
-    /// Adds what another check has charged for the same request, which costs `cost` by now. If it has been settled meanwhile,
-    /// that stays charged.
-    pub(crate) fn extend(&self, cost: Cost, admitted: Admitted) {
+    /// Adds what another check has charged for the same request. If it has been settled meanwhile, that stays charged.
+    pub(crate) fn extend(&self, charged: Cost, admitted: Admitted) {
         self.with(|entry| {
             entry.decision = Some(admitted.decision);
             entry.waited += admitted.waited;
             if let Some(open) = &mut entry.open {
                 let quotas = open.policy.quotas().len();
-                open.cost = open.cost.with(cost, quotas, u32::max);
+                open.cost = open.cost.with(charged, quotas, u32::saturating_add);
                 open.receipts.extend(admitted.receipt);
             }
         });
@@ -227,16 +226,15 @@ impl Charge {
         self.with(|entry| entry.decision = Some(decision));
     }
 
-    /// Gives back what the charge is above `cost`, and leaves it open.
-    pub(crate) fn lower(&self, cost: Cost) -> Settlement {
+    /// Gives back what the charge is above `cost`, and leaves it open; `None` if that is nothing.
+    pub(crate) fn lower(&self, cost: Cost) -> Option<Settlement> {
         self.with(|entry| {
-            let Some(open) = &mut entry.open else {
-                return Settlement::failed(Kind::Settled);
-            };
+            let open = entry.open.as_mut()?;
             let quotas = open.policy.quotas().len();
             let ops = open.give_back(cost, quotas);
             open.cost = open.cost.with(cost, quotas, u32::min);
-            open.settler.begin(ops, &open.policy, &open.key)
+            let some = !ops.is_empty();
+            some.then(|| open.settler.begin(ops, &open.policy, &open.key))
         })
     }
 
@@ -292,8 +290,10 @@ impl Open {
                 break;
             }
             let part = receipt.take(left);
-            left = left.with(part.cost(), quotas, u32::saturating_sub);
-            ops.push(Op::Refund(part));
+            if !part.cost().is_zero() {
+                left = left.with(part.cost(), quotas, u32::saturating_sub);
+                ops.push(Op::Refund(part));
+            }
         }
         ops
     }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tower_service::Service;
 
-use super::future::{Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
+use super::future::{Next, Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
 use super::{PolicyOf, RateLimitLayer, trace};
-use crate::backend::{Answer, Backend, HandlesFailure, Lobby, Op, Outcome, Reply};
-use crate::charge::{Admitted, Charge, Settle};
+use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
+use crate::charge::{Admitted, Charge, Settle, Settlement};
+use crate::clock::Timestamp;
 use crate::cost::CostOf;
 use crate::decision::Decision;
 use crate::key::{Key, KeyExtractor};
@@ -47,12 +48,20 @@ pub(super) struct Asked {
     pub(super) missing: Cost,
     /// The charge of a layer of the same policy around this one, which pays the rest.
     pub(super) joined: Option<Charge>,
+    /// The same in the backend in this process, should that decide for want of the other one.
+    pub(super) local: Option<Box<Charge>>,
+    /// Whether it does.
+    pub(super) by_fallback: bool,
+    /// Whether `joined` lies in another backend than the one that decides.
+    pub(super) elsewhere: bool,
 }
 
 /// What becomes of a request.
 #[allow(clippy::large_enum_variant)] // the large one is the usual one
 pub(super) enum Verdict {
     Go(Grant),
+    /// Goes on by the charge that it has joined, when what that was above the cost has gone back.
+    Settle(Settlement),
     Refuse(Refusal),
 }
 
@@ -92,6 +101,7 @@ where
             Err(error) => {
                 trace::failed(&error, policy);
                 let on_error = &self.layer.on_error;
+                asked.fall_back(policy);
                 match on_error.handle(error, policy, &asked.key, asked.missing) {
                     Outcome::Decided(reply) => (reply, self.fallback()),
                     Outcome::Pass => {
@@ -110,7 +120,7 @@ where
                 receipt: reply.receipt,
                 waited: Duration::ZERO,
             };
-            Verdict::Go(self.grant::<Req, Res, Err>(admitted, settler, policy, asked))
+            self.grant::<Req, Res, Err>(admitted, settler, policy, asked)
         } else {
             Verdict::Refuse(self.limited(reply.decision, policy, asked))
         }
@@ -120,14 +130,13 @@ where
     pub(super) fn waited<Req, Res, Err>(
         &self,
         admitted: Admitted,
-        by_fallback: bool,
         policy: &Policy,
         asked: &mut Asked,
-    ) -> Grant
+    ) -> Verdict
     where
         R: Reject<Req, Res, Err>,
     {
-        let settler = if by_fallback {
+        let settler = if asked.by_fallback {
             self.fallback()
         } else {
             Some(Cow::Borrowed(&self.settler))
@@ -143,28 +152,33 @@ where
         settler: Settler<'_>,
         policy: &Policy,
         asked: &mut Asked,
-    ) -> Grant
+    ) -> Verdict
     where
         R: Reject<Req, Res, Err>,
     {
         if let Some(charge) = asked.joined.take() {
-            if !matches!(settler, Some(Cow::Borrowed(_))) {
-                // Made elsewhere: it cannot be given back there.
+            if asked.elsewhere {
+                // It cannot be given back where the charge lies.
                 admitted.receipt = None;
             }
             let decision = admitted.decision.clone();
-            charge.extend(asked.cost, admitted);
+            charge.extend(asked.missing, admitted);
             // What another quota was charged too much for.
-            drop(charge.lower(asked.cost));
-            return self.join(charge, Some(decision));
+            return match charge.lower(asked.cost) {
+                Some(settlement) if !asked.elsewhere => {
+                    asked.joined = Some(charge);
+                    Verdict::Settle(settlement)
+                }
+                _ => Verdict::Go(self.join(charge, Some(decision))),
+            };
         }
         if !self.layer.reject.keeps_charges() && !self.layer.refund_unserved {
-            return Grant {
+            return Verdict::Go(Grant {
                 decision: Some(admitted.decision),
                 charge: None,
                 joined: false,
                 unserved: None,
-            };
+            });
         }
         let decision = admitted.decision.clone();
         let charge = match settler {
@@ -176,12 +190,12 @@ where
             }
             None => Charge::uncounted(),
         };
-        Grant {
+        Verdict::Go(Grant {
             decision: Some(decision),
             unserved: self.unserved(&charge),
             charge: Some(charge),
             joined: false,
-        }
+        })
     }
 
     /// To go on with the charge of a layer around this one.
@@ -263,9 +277,12 @@ where
             cost,
             missing: cost,
             joined: None,
+            local: None,
+            by_fallback: false,
+            elsewhere: false,
         };
         if let Some(outer) = layer.reject.charge(&request) {
-            asked.join(outer, layer.backend.lobby(), &policy);
+            shared.find(outer, &policy, &mut asked);
             if let Some(charge) = asked.joined.take_if(|_| asked.missing.is_zero()) {
                 return self.join(request, policy.into_owned(), asked, charge);
             }
@@ -273,47 +290,54 @@ where
         if layer.max_wait != MaxWait::NONE {
             return self.wait(request, policy.into_owned(), asked);
         }
-        match layer
+        let answer = layer
             .backend
-            .ask(Op::Check(asked.missing), &policy, &asked.key)
-        {
-            Answer::Now(reply) => {
-                match shared.judge::<Req, S::Response, S::Error>(reply, &policy, &mut asked) {
-                    Verdict::Go(grant) => {
-                        let reject = &layer.reject;
-                        let state = serve(&mut self.inner, request, reject, &policy, grant);
-                        ResponseFuture { state }
-                    }
-                    Verdict::Refuse(refusal) if asked.joined.is_some() => {
-                        let parked = self.park(request, policy.into_owned(), asked);
-                        let state = parked.refuse(refusal);
-                        ResponseFuture { state }
-                    }
-                    Verdict::Refuse(refusal) => self.refuse(&request, refusal),
-                }
-            }
+            .ask(Op::Check(asked.missing), &policy, &asked.key);
+        let reply = match answer {
+            Answer::Now(reply) => reply,
             Answer::Later(reply) => {
-                let policy = policy.into_owned();
-                let state = if layer.refund_unserved {
-                    let wait = wait::kept(reply, &layer.backend, &policy, &asked.key);
-                    let parked = Some(self.park(request, policy, asked));
-                    State::Waiting { wait, parked }
-                } else {
-                    let parked = Some(self.park(request, policy, asked));
-                    State::Deciding { reply, parked }
-                };
-                ResponseFuture { state }
+                let parked = self.park(request, policy.into_owned(), asked, None);
+                let state = parked.decide_later(reply);
+                return ResponseFuture { state };
             }
+        };
+        let state = match shared.judge::<Req, S::Response, S::Error>(reply, &policy, &mut asked) {
+            Verdict::Go(grant) => {
+                let reject = &layer.reject;
+                serve(&mut self.inner, request, reject, &policy, grant)
+            }
+            Verdict::Refuse(refusal) if asked.joined.is_none() => {
+                return self.refuse(&request, refusal);
+            }
+            verdict => {
+                let parked = self.park(request, policy.into_owned(), asked, None);
+                parked.follow(verdict)
+            }
+        };
+        ResponseFuture { state }
+    }
+}
+
+impl<K, B, C, F, R, P> Shared<K, B, C, F, R, P>
+where
+    B: Backend,
+    F: HandlesFailure<B::Error>,
+{
+    /// Looks for a charge that a layer around this one has made for the same bucket, here or in the fallback.
+    fn find(&self, outer: &Charge, policy: &Policy, asked: &mut Asked) {
+        let backend = &self.layer.backend;
+        if let Some(charge) = outer.find(backend.lobby(), policy, &asked.key) {
+            asked.join(charge, policy);
+        } else if let Some(local) = self.layer.on_error.fallback() {
+            let charge = outer.find(Backend::lobby(local), policy, &asked.key);
+            asked.local = charge.map(Box::new);
         }
     }
 }
 
 impl Asked {
     /// Lets a charge that a layer around this one has made for the same bucket pay its part.
-    fn join(&mut self, outer: &Charge, lobby: &Lobby, policy: &Policy) {
-        let Some(charge) = outer.find(lobby, policy, &self.key) else {
-            return;
-        };
+    fn join(&mut self, charge: Charge, policy: &Policy) {
         let Some(paid) = charge.estimate() else {
             return;
         };
@@ -323,6 +347,15 @@ impl Asked {
             self.missing = self.cost.with(paid, quotas, u32::saturating_sub);
         }
         self.joined = Some(charge);
+    }
+
+    /// For want of an answer of the backend somebody else decides from now on.
+    pub(super) fn fall_back(&mut self, policy: &Policy) {
+        self.by_fallback = true;
+        self.elsewhere = self.joined.is_some();
+        if let Some(charge) = self.local.take() {
+            self.join(*charge, policy);
+        }
     }
 }
 
@@ -376,16 +409,19 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         request: Req,
         policy: Policy,
         asked: Asked,
+        began: Option<(Timestamp, MaxWait)>,
     ) -> ParkedOf<S, Req, K, B, C, F, R, P> {
         let fresh = self.inner.clone();
+        let is_given_up = began.is_some() || self.shared.layer.refund_unserved;
+        let joined = asked.joined.as_ref().filter(|_| is_given_up);
         Box::new(Parked {
             shared: Arc::clone(&self.shared),
             service: mem::replace(&mut self.inner, fresh),
             request,
             policy,
+            unserved: joined.map(|charge| Unserved::new(charge.clone())),
             asked,
-            began: None,
-            by_fallback: false,
+            began,
             has_given_way: false,
         })
     }
@@ -404,13 +440,17 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         F: HandlesFailure<B::Error>,
         R: Reject<Req, S::Response, S::Error>,
     {
-        let settlement = charge.lower(asked.cost);
-        asked.joined = Some(charge);
-        let parked = Some(self.park(request, policy, asked));
-        let state = State::Settling {
-            settlement,
-            parked,
-            refusal: None,
+        let state = match charge.lower(asked.cost) {
+            Some(settlement) => {
+                asked.joined = Some(charge);
+                let parked = self.park(request, policy, asked, None);
+                parked.settle(settlement, Next::Go)
+            }
+            None => {
+                let grant = self.shared.join(charge, None);
+                let reject = &self.shared.layer.reject;
+                serve(&mut self.inner, request, reject, &policy, grant)
+            }
         };
         ResponseFuture { state }
     }
@@ -429,17 +469,17 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     {
         let layer = &self.shared.layer;
         let now = layer.backend.lobby().now();
-        let max_wait = match layer.reject.patience(&request, now) {
-            Some(patience) => layer.max_wait.at_most(patience),
-            None => layer.max_wait,
-        };
+        let mut max_wait = layer.max_wait;
+        if let (MaxWait::Within(longest), Some(charge)) = (&mut max_wait, &asked.joined) {
+            // It may have waited for that charge already.
+            *longest = longest.saturating_sub(charge.waited());
+        }
+        if let Some(patience) = layer.reject.patience(&request, now) {
+            max_wait = max_wait.at_most(patience);
+        }
         let wait = wait::begin(&layer.backend, &policy, &asked.key, asked.missing, max_wait);
-        let mut parked = self.park(request, policy, asked);
-        parked.began = Some((now, max_wait));
-        let state = State::Waiting {
-            wait,
-            parked: Some(parked),
-        };
+        let parked = Some(self.park(request, policy, asked, Some((now, max_wait))));
+        let state = State::Waiting { wait, parked };
         ResponseFuture { state }
     }
 }
