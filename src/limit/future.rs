@@ -12,7 +12,7 @@ use super::trace;
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Reply};
 use crate::charge::{Admitted, Charge, SettleError, Settlement};
 use crate::clock::Timestamp;
-use crate::decision::{Decision, RetryAfter, Snapshot};
+use crate::decision::{Decision, Snapshot};
 use crate::limiter::Rejected;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -280,7 +280,7 @@ where
         // Else it does not change the answer, and nobody waits for it.
         let matters = matches!(refusal, Refusal::Limited { .. }) && !self.asked.elsewhere;
         if matters
-            && self.must_ask_again(&refusal)
+            && self.must_ask_again()
             && let Some(settlement) = charge.lower(Cost::ZERO)
         {
             self.asked.joined = Some(charge);
@@ -294,10 +294,8 @@ where
     }
 
     /// Whether the wait for what was missing is not the one for the whole cost.
-    fn must_ask_again(&self, refusal: &Refusal) -> bool {
-        let can_pass = matches!(refusal.retry_after(), Some(RetryAfter::In(_)));
-        let in_part = self.asked.missing != self.asked.cost;
-        can_pass && in_part && !self.policy.has_waits_that_add_up()
+    fn must_ask_again(&self) -> bool {
+        self.asked.missing != self.asked.cost && !self.policy.has_waits_that_add_up()
     }
 
     pub(super) fn settle(

@@ -341,11 +341,12 @@ impl Asked {
         let Some(paid) = charge.estimate() else {
             return;
         };
-        // A cost above the limit never passes, not in parts either.
-        if !policy.is_exceeded_by(self.cost) {
-            let quotas = policy.quotas().len();
-            self.missing = self.cost.with(paid, quotas, u32::saturating_sub);
-        }
+        let quotas = policy.quotas();
+        self.missing = Cost::of_each(quotas.len(), |index| match self.cost.of(index) {
+            // It never passes, not in parts either.
+            whole if whole > quotas[index].quota().limit() => whole,
+            whole => whole.saturating_sub(paid.of(index)),
+        });
         self.joined = Some(charge);
     }
 

@@ -6,7 +6,9 @@ mod costs;
 mod fuzz;
 #[cfg(feature = "tonic")]
 mod grpc;
+mod nesting;
 mod places;
+mod remote;
 #[cfg(feature = "axum")]
 mod routes;
 mod support;
