@@ -11,4 +11,6 @@ mod places;
 mod remote;
 #[cfg(feature = "axum")]
 mod routes;
+#[cfg(feature = "axum")]
+mod settling;
 mod support;

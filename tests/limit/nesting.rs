@@ -13,7 +13,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_sluice::clock::ManualClock;
 use tower_sluice::response::HeaderFormat;
 use tower_sluice::{
     Charge, Cost, Decision, Global, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota,

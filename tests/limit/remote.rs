@@ -18,6 +18,8 @@ pub(crate) struct Remote {
     pub(crate) memory: Memory,
     /// One permit lets one answer through; closed, they fail. Without a gate they are there at once.
     gate: Option<Arc<Semaphore>>,
+    /// Checks pass it as they come.
+    only_changes: bool,
     /// So many of the next operations are done, and then so many fail.
     failures: Arc<Mutex<(usize, usize)>>,
     asked: Arc<Mutex<Vec<String>>>,
@@ -40,6 +42,7 @@ impl Remote {
         Self {
             memory: memory(),
             gate: None,
+            only_changes: false,
             failures: Arc::default(),
             asked: Arc::default(),
         }
@@ -50,6 +53,14 @@ impl Remote {
         Self {
             gate: Some(Arc::new(Semaphore::new(answers))),
             ..Self::near()
+        }
+    }
+
+    /// Answers checks, and of what changes anything else so many.
+    pub(crate) fn changing(changes: usize) -> Self {
+        Self {
+            only_changes: true,
+            ..Self::answering(changes)
         }
     }
 
@@ -79,6 +90,11 @@ impl Remote {
     pub(crate) fn answer(&self, answers: usize) {
         let gate = self.gate.as_ref().expect("a gate");
         gate.add_permits(answers);
+    }
+
+    /// What waits for its answer fails, and all that comes.
+    pub(crate) fn close(&self) {
+        self.gate.as_ref().expect("a gate").close();
     }
 
     /// So many of the next operations fail, and none after them.
@@ -148,7 +164,9 @@ impl Backend for Remote {
         Answer::Later(Box::pin(async move {
             remote.note(&op, &policy);
             remote.fails()?;
-            gate.acquire().await.map_err(|_| Down)?.forget();
+            if !(remote.only_changes && matches!(op, Op::Check(_))) {
+                gate.acquire().await.map_err(|_| Down)?.forget();
+            }
             remote.done(op, &policy, &key)
         }))
     }
