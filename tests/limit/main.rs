@@ -14,3 +14,5 @@ mod routes;
 #[cfg(feature = "axum")]
 mod settling;
 mod support;
+#[cfg(feature = "axum")]
+mod waiting;

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_sluice::backend::Backend;
 use tower_sluice::response::HeaderFormat;
 use tower_sluice::{
     Charge, Cost, Decision, Global, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota,
@@ -1177,5 +1178,98 @@ async fn if_the_whole_cannot_be_asked_for_the_choice_for_failures_holds() {
             assert_eq!(remote.asked(), sent);
             assert_eq!(spent(&remote.memory, &policy, &key()), [60]);
         }
+    }
+}
+
+// -- Clients that go away
+
+#[tokio::test]
+async fn dropped_while_the_inner_layer_asks_everything_is_paid_back_if_told_so() {
+    for (refunds, sent, left) in [(false, &[][..], 2), (true, &["refund 2", "refund 3"], 0)] {
+        let remote = Remote::answering(1);
+        let layer = |cost: u32| {
+            let limit = limit(&remote).cost(cost);
+            if refunds {
+                limit.refund_on_disconnect()
+            } else {
+                limit
+            }
+        };
+        let (inner, calls) = counted();
+        let mut service = ServiceBuilder::new()
+            .layer(layer(2))
+            .layer(layer(5))
+            .service(inner);
+        let ready = service.ready().await.expect("ready");
+        let mut answer = Box::pin(ready.call(request()));
+        assert!(answer.as_mut().now_or_never().is_none());
+        assert_eq!(remote.asked(), ["check 2", "check 3"]);
+        drop(answer);
+        remote.answer(9);
+        others().await;
+        let mut asked = remote.asked();
+        asked.sort_unstable();
+        assert_eq!(asked, *sent);
+        assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
+    }
+}
+
+#[tokio::test]
+async fn dropped_while_the_rest_goes_back_everything_is_paid_back_if_told_so() {
+    for (refunds, left) in [(false, 3), (true, 0)] {
+        let remote = Remote::answering(1);
+        let mut inner = limit(&remote).cost(3);
+        if refunds {
+            inner = inner.refund_on_disconnect();
+        }
+        let (counted, calls) = counted();
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote).cost(5))
+            .layer(inner)
+            .service(counted);
+        let ready = service.ready().await.expect("ready");
+        let mut answer = Box::pin(ready.call(request()));
+        assert!(answer.as_mut().now_or_never().is_none());
+        drop(answer);
+        remote.answer(9);
+        others().await;
+        assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
+        assert_eq!(remote.lobby().lost_errands(), 0);
+    }
+}
+
+#[tokio::test]
+async fn dropped_before_the_service_everything_is_paid_back_if_the_inner_layer_is_told_so() {
+    for (outer, inner) in [(2, 5), (5, 5), (5, 2)] {
+        let remote = Remote::near();
+        let inner_layer = limit(&remote).cost(inner).refund_on_disconnect();
+        let (counted, calls) = counted();
+        let mut service = inner_layer.layer(counted);
+        let limiter = Limiter::new(bucket(), remote.clone());
+        let charge = limiter.admit(&key(), outer).await.expect("allowed");
+        let mut request = request();
+        request.extensions_mut().insert(charge);
+        let ready = service.ready().await.expect("ready");
+        drop(ready.call(request));
+        assert_eq!(gone(&remote), 0, "{outer} and {inner}");
+        // What nobody polls may have been called: it has not begun.
+        assert!(calls.load(SeqCst) <= 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_nobody_waits_for_pays_back_all_the_same() {
+    for remote in Remote::both() {
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote).cost(2))
+            .layer(limit(&remote).cost(50))
+            .service(hello());
+        spend(&remote, 60);
+        let ready = service.ready().await.expect("ready");
+        let mut answer = Box::pin(ready.call(request()));
+        let _ = answer.as_mut().now_or_never();
+        drop(answer);
+        others().await;
+        assert_eq!(gone(&remote), 60);
     }
 }

@@ -351,16 +351,14 @@ async fn a_settlement_that_fails_is_counted_and_hurts_nobody() {
 
 // -- By the response
 
+type Answer = Ready<Result<Response<Full<Bytes>>, Infallible>>;
+
 /// A service that answers with this status and says what it has cost.
 fn answers(
     status: u16,
     tokens: &'static str,
-) -> impl Service<
-    Request<()>,
-    Response = Response<Full<Bytes>>,
-    Error = Infallible,
-    Future = Ready<Result<Response<Full<Bytes>>, Infallible>>,
-> + Clone {
+) -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future = Answer>
++ Clone {
     tower::service_fn(move |_: Request<()>| {
         let response = Response::builder()
             .status(status)
