@@ -234,12 +234,13 @@ where
         let mut hook = None;
         let mut depth = None;
         if let Some(charge) = granted.charge {
-            if H::IS_CALLED {
-                hook = Some((self.hook.clone(), charge.clone()));
-            }
             if granted.joined {
                 depth = Some(charge.depth());
-            } else if extensions {
+            }
+            if granted.joined || !extensions {
+                hook = H::IS_CALLED.then(|| (self.hook.clone(), charge));
+            } else {
+                hook = H::IS_CALLED.then(|| (self.hook.clone(), charge.clone()));
                 depth = Some(0);
                 let outer = request.extensions_mut().insert(charge);
                 if let (Some(outer), Some(charge)) = (outer, request.extensions().get::<Charge>()) {
