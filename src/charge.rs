@@ -96,6 +96,8 @@ struct Entry {
     /// None: it has been settled, or there never was anything.
     open: Option<Open>,
     policy: Option<Policy>,
+    /// Whether a layer further in has given it back, because it refused the request.
+    refused: bool,
     /// That of a layer around this one, by another policy or key.
     outer: Option<Box<Charge>>,
 }
@@ -152,7 +154,7 @@ impl Charge {
             waited,
             open: Some(open),
             policy: Some(policy),
-            outer: None,
+            ..Entry::default()
         })))
     }
 
@@ -233,15 +235,19 @@ impl Charge {
         self.with(|entry| entry.outer.as_ref()?.find(lobby, policy, key))
     }
 
-    /// Adds what another check has charged for the same request, which costs `cost` by now. If it has been settled meanwhile,
-    /// that stays charged.
-    pub(crate) fn extend(&self, cost: Cost, admitted: Admitted) {
+    /// How many there are around it.
+    pub(crate) fn depth(&self) -> usize {
+        self.with(|entry| entry.outer.as_ref().map_or(0, |outer| outer.depth() + 1))
+    }
+
+    /// Adds what another check has charged for the same request. If it has been settled meanwhile, that stays charged.
+    pub(crate) fn extend(&self, charged: Cost, admitted: Admitted) {
         self.with(|entry| {
             entry.decision = Some(admitted.decision);
             entry.waited += admitted.waited;
             if let (Some(open), Some(policy)) = (&mut entry.open, &entry.policy) {
                 let quotas = policy.quotas().len();
-                open.cost = open.cost.with(cost, quotas, u32::max);
+                open.cost = open.cost.with(charged, quotas, u32::saturating_add);
                 open.more.extend(admitted.receipt);
             }
         });
@@ -252,17 +258,30 @@ impl Charge {
         self.with(|entry| entry.decision = Some(decision));
     }
 
-    /// Gives back what the charge is above `cost`, and leaves it open.
-    pub(crate) fn lower(&self, cost: Cost) -> Settlement {
+    /// Gives back what the charge is above `cost`, and leaves it open; `None` if that is nothing.
+    pub(crate) fn lower(&self, cost: Cost) -> Option<Settlement> {
         self.with(|entry| {
-            let (Some(open), Some(policy)) = (&mut entry.open, &entry.policy) else {
-                return Settlement::failed(Kind::Settled);
-            };
+            let (open, policy) = (entry.open.as_mut()?, entry.policy.as_ref()?);
             let quotas = policy.quotas().len();
             let ops = open.give_back(cost, quotas);
             open.cost = open.cost.with(cost, quotas, u32::min);
-            open.settler.begin(ops, policy, &open.key)
+            let some = !ops.is_empty();
+            some.then(|| open.settler.begin(ops, policy, &open.key))
         })
+    }
+
+    /// Gives everything back, for a layer further in that refuses the request.
+    pub(crate) fn refuse(&self) -> Settlement {
+        self.with(|entry| entry.refused = true);
+        self.cancel()
+    }
+
+    /// The [depth](Self::depth) of the one among this and those around it that was [refused](Self::refuse).
+    pub(crate) fn refused_at(&self) -> Option<usize> {
+        if self.with(|entry| entry.refused) {
+            return Some(self.depth());
+        }
+        self.with(|entry| entry.outer.as_ref()?.refused_at())
     }
 
     fn settle_by(&self, actual: impl FnOnce(Cost, usize) -> Cost) -> Settlement {
@@ -301,8 +320,10 @@ impl Open {
                 break;
             }
             let part = receipt.take(left);
-            left = left.with(part.cost(), quotas, u32::saturating_sub);
-            ops.push(Op::Refund(part));
+            if !part.cost().is_zero() {
+                left = left.with(part.cost(), quotas, u32::saturating_sub);
+                ops.push(Op::Refund(part));
+            }
         }
         ops
     }

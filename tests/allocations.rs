@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::key::PeerAddr;
 use tower_sluice::response::HeaderFormat;
-use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, RouteCosts};
+use tower_sluice::{Charge, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, RouteCosts};
 
 struct Counting;
 
@@ -215,6 +215,73 @@ fn extensions_allocate_what_they_do_without_a_limit() {
         let limited = limit(policy).headers(HeaderFormat::None).layer(inner());
         assert_eq!(allocations(limited, StatusCode::OK), by_hand);
     }
+}
+
+/// What the default layer needs: the fields, and a value in the extensions of request and response.
+fn default_by_hand() -> usize {
+    #[derive(Clone)]
+    struct Left(#[allow(dead_code)] [u64; 8]);
+    let policy = kept("\"one\";q=1000;w=3600");
+    by_hand(
+        |request| {
+            request.extensions_mut().insert(Left([7; 8]));
+        },
+        |response| {
+            write_fields(response, &policy, "\"one\";r=899");
+            response.extensions_mut().insert(Left([7; 8]));
+        },
+        StatusCode::OK,
+    )
+}
+
+#[test]
+fn a_charge_that_nobody_touches_allocates_as_any_extension() {
+    assert_eq!(default_by_hand(), 7);
+    for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
+        let limited = limit(policy.clone()).layer(inner());
+        assert_eq!(allocations(limited, StatusCode::OK), default_by_hand());
+        // To look at it costs nothing either.
+        let looks = tower::service_fn(|request: Request<()>| {
+            let charge = request.extensions().get::<Charge>().expect("a charge");
+            assert!(charge.estimate().is_some() && charge.decision().is_some());
+            assert!(charge.policy().is_some() && charge.waited().is_zero());
+            ready(Ok::<_, Infallible>(Response::new(())))
+        });
+        let limited = limit(policy).layer(looks);
+        assert_eq!(allocations(limited, StatusCode::OK), default_by_hand());
+    }
+}
+
+#[test]
+fn whoever_settles_a_charge_allocates_at_most_the_second_handle_to_it() {
+    let settled = |charge: &Charge| drop(charge.settle(0));
+    for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
+        let service = tower::service_fn(move |request: Request<()>| {
+            settled(request.extensions().get::<Charge>().expect("a charge"));
+            ready(Ok::<_, Infallible>(Response::new(())))
+        });
+        let limited = limit(policy.clone()).layer(service);
+        assert_eq!(allocations(limited, StatusCode::OK), default_by_hand());
+        // The handler's and the hook's.
+        let limited = limit(policy.clone()).on_response(move |_, charge| settled(charge));
+        let hooked = allocations(limited.layer(inner()), StatusCode::OK);
+        assert_eq!(hooked, default_by_hand() + 1);
+        let limited = silent(policy.clone()).on_response(move |_, charge| settled(charge));
+        assert_eq!(allocations(limited.layer(inner()), StatusCode::OK), 0);
+        let limited = silent(policy).refund_on_disconnect().layer(inner());
+        assert_eq!(allocations(limited, StatusCode::OK), REFUNDABLE);
+    }
+}
+
+/// The second handle to the charge, where it is kept until the service has begun, and the way of the first one.
+const REFUNDABLE: usize = 3;
+
+/// It finds the charge, which has two handles from then on, and puts the second one aside.
+#[test]
+fn a_layer_within_another_one_that_costs_as_much_allocates_a_handle() {
+    let limited = limit(one_quota(ALLOWED));
+    let nested = limited.layer(limited.layer(inner()));
+    assert_eq!(allocations(nested, StatusCode::OK), default_by_hand() + 2);
 }
 
 #[test]

@@ -9,12 +9,13 @@ use tower_service::Service;
 
 use super::service::{Asked, Grant, Shared, Verdict, limited};
 use super::trace;
-use crate::backend::{Backend, HandlesFailure};
-use crate::charge::{Admitted, Charge, Settlement};
+use crate::backend::{Answer, Backend, HandlesFailure, Op, Reply};
+use crate::charge::{Admitted, Charge, SettleError, Settlement};
 use crate::clock::Timestamp;
-use crate::decision::Decision;
+use crate::decision::{Decision, Snapshot};
 use crate::limiter::Rejected;
 use crate::policy::Policy;
+use crate::quota::Cost;
 use crate::response::{Granted, Refusal, Reject};
 use crate::wait::{self, MaxWait, Wait};
 
@@ -55,13 +56,22 @@ pin_project! {
         Waiting { wait: Wait, parked: Option<Box<Parked>> },
         /// It may go on, and the inner service has to be ready.
         Readying { parked: Option<Box<Parked>> },
-        /// The charge of a layer around this one is being changed; then the request goes on, or is refused.
+        /// The charge of a layer around this one is being changed.
         Settling { settlement: Settlement, parked: Option<Box<Parked>> },
         /// The inner service has been called.
         Calling { #[pin] response: Inner, pass: Option<Pass>, unserved: Option<Unserved> },
         /// The request was refused.
         Done { result: Option<Output> },
     }
+}
+
+/// What comes after a charge has been changed.
+pub(super) enum Next {
+    /// The request goes on.
+    Go,
+    /// It was refused a part of its cost, and the rest has gone back: it is asked for as a whole.
+    AskAgain(Refusal),
+    Refuse(Refusal),
 }
 
 /// What waits for the decision, the service that is ready included.
@@ -71,13 +81,14 @@ pub(super) struct Parked<S, Req, K, B, C, F, R, P> {
     pub(super) request: Req,
     pub(super) policy: Policy,
     pub(super) asked: Asked,
-    /// What has been decided, while something else is still to be done.
+    /// What gives the charge of a layer around this one back, if the request is given up.
+    pub(super) unserved: Option<Unserved>,
+    /// What it goes on with, when the service is ready.
     pub(super) grant: Option<Grant>,
-    pub(super) refusal: Option<Refusal>,
+    /// What comes when a charge has been changed.
+    pub(super) next: Option<Next>,
     /// Since when the request may wait, and for how long.
     pub(super) began: Option<(Timestamp, MaxWait)>,
-    /// Whether it waits at the backend in this process, for want of the other one.
-    pub(super) by_fallback: bool,
     /// Whether the service's readiness has been given back.
     pub(super) has_given_way: bool,
 }
@@ -155,58 +166,43 @@ where
 
 impl<S, Req, K, B, C, F, R, P> Parked<S, Req, K, B, C, F, R, P>
 where
-    S: Service<Req>,
-    B: Backend,
-    R: Reject<Req, S::Response, S::Error>,
-{
-    /// Goes on to the service, which is ready.
-    fn serve(mut self, grant: Grant) -> StateOf<S, Req, K, B, C, F, R, P> {
-        let reject = &self.shared.layer.reject;
-        serve(&mut self.service, self.request, reject, &self.policy, grant)
-    }
-
-    /// Answers in place of the service, after a charge of a layer around this one has gone back.
-    pub(super) fn refuse(
-        mut self: Box<Self>,
-        refusal: Refusal,
-    ) -> StateOf<S, Req, K, B, C, F, R, P> {
-        match self.asked.joined.take() {
-            Some(charge) => {
-                self.refusal = Some(refusal);
-                State::Settling {
-                    settlement: charge.cancel(),
-                    parked: Some(self),
-                }
-            }
-            None => {
-                let result = Some(self.answer(refusal));
-                State::Done { result }
-            }
-        }
-    }
-
-    fn answer(self, refusal: Refusal) -> OutputOf<S, Req, R> {
-        let Self {
-            shared,
-            service,
-            request,
-            ..
-        } = self;
-        drop(service); // and with it the readiness it held
-        trace::refused(&refusal);
-        shared.layer.reject.refuse(&request, refusal)
-    }
-}
-
-impl<S, Req, K, B, C, F, R, P> Parked<S, Req, K, B, C, F, R, P>
-where
     S: Service<Req> + Clone,
     B: Backend,
     F: HandlesFailure<B::Error>,
     R: Reject<Req, S::Response, S::Error>,
 {
+    /// The backend answers later.
+    pub(super) fn decide_later(
+        self: Box<Self>,
+        reply: B::Future,
+    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        let layer = &self.shared.layer;
+        if layer.refund_unserved {
+            let wait = wait::kept(reply, &layer.backend, &self.policy, &self.asked.key);
+            let parked = Some(self);
+            return State::Waiting { wait, parked };
+        }
+        let parked = Some(self);
+        State::Deciding { reply, parked }
+    }
+
+    /// What comes after the backend's answer.
+    fn decided(
+        mut self: Box<Self>,
+        reply: Result<Reply, B::Error>,
+    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        let Self {
+            shared,
+            policy,
+            asked,
+            ..
+        } = &mut *self;
+        let verdict = shared.judge(reply, policy, asked);
+        self.follow(verdict)
+    }
+
     /// What comes after a wait.
-    fn after(
+    fn waited(
         mut self: Box<Self>,
         waited: Result<Admitted, Rejected<B::Error>>,
     ) -> StateOf<S, Req, K, B, C, F, R, P> {
@@ -215,36 +211,178 @@ where
             policy,
             asked,
             began,
-            by_fallback,
             ..
         } = &mut *self;
         let verdict = match waited {
-            Ok(admitted) => Verdict::Go(shared.grant(admitted, *by_fallback, policy, asked)),
+            Ok(admitted) => shared.grant(admitted, policy, asked),
             Err(Rejected::Denied(decision)) => Verdict::Refuse(limited(decision, policy, asked)),
             Err(Rejected::Backend(error)) => {
                 if let (Some((began, max_wait)), Some(local)) =
                     (*began, shared.layer.on_error.fallback())
                 {
                     trace::failed(&error, policy);
+                    asked.fall_back(policy);
                     let now = shared.layer.backend.lobby().now();
                     let left = max_wait.left(began, now);
                     let wait = wait::begin_local(local, policy, &asked.key, asked.missing, left);
-                    *by_fallback = true;
-                    return State::Waiting {
-                        wait,
-                        parked: Some(self),
-                    };
+                    let parked = Some(self);
+                    return State::Waiting { wait, parked };
                 }
                 shared.judge(Err(error), policy, asked)
             }
         };
+        self.follow(verdict)
+    }
+
+    pub(super) fn follow(
+        mut self: Box<Self>,
+        verdict: Verdict,
+    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        let is_refused = matches!(verdict, Verdict::Refuse(_));
+        if !is_refused && !self.shared.layer.refund_unserved {
+            // It has had its turn: from now on nothing is given up.
+            self.keep_charge();
+        }
         match verdict {
-            Verdict::Go(grant) if self.began.is_some() => {
-                self.grant = Some(grant);
-                State::Readying { parked: Some(self) }
-            }
-            Verdict::Go(grant) => self.serve(grant),
+            Verdict::Go(grant) => self.go(grant),
+            Verdict::Settle(settlement) => self.settle(settlement, Next::Go),
             Verdict::Refuse(refusal) => self.refuse(refusal),
+        }
+    }
+
+    /// Goes on as soon as the service is ready; it is if its readiness was kept.
+    fn go(mut self: Box<Self>, grant: Grant) -> StateOf<S, Req, K, B, C, F, R, P> {
+        if self.has_given_way {
+            self.grant = Some(grant);
+            return State::Readying { parked: Some(self) };
+        }
+        self.serve(grant)
+    }
+
+    /// Goes on to the service, which is ready.
+    fn serve(mut self, grant: Grant) -> StateOf<S, Req, K, B, C, F, R, P> {
+        self.keep_charge();
+        let Self {
+            shared,
+            mut service,
+            request,
+            policy,
+            ..
+        } = self;
+        serve(&mut service, request, &shared.layer.reject, &policy, grant)
+    }
+
+    /// Answers in place of the service, after a charge of a layer around this one has gone back.
+    fn refuse(mut self: Box<Self>, refusal: Refusal) -> StateOf<S, Req, K, B, C, F, R, P> {
+        let Some(charge) = self.asked.joined.take() else {
+            return self.answer(refusal);
+        };
+        self.give_way();
+        // Else it does not change the answer, and nobody waits for it.
+        let matters = matches!(refusal, Refusal::Limited { .. }) && !self.asked.elsewhere;
+        if matters
+            && self.must_ask_again()
+            && let Some(settlement) = charge.lower(Cost::ZERO)
+        {
+            self.asked.joined = Some(charge);
+            return self.settle(settlement, Next::AskAgain(refusal));
+        }
+        let settlement = charge.refuse();
+        if matters {
+            return self.settle(settlement, Next::Refuse(refusal));
+        }
+        self.answer(refusal)
+    }
+
+    /// Whether the wait for what was missing is not the one for the whole cost.
+    fn must_ask_again(&self) -> bool {
+        self.asked.missing != self.asked.cost && !self.policy.has_waits_that_add_up()
+    }
+
+    pub(super) fn settle(
+        mut self: Box<Self>,
+        settlement: Settlement,
+        next: Next,
+    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        self.next = Some(next);
+        State::Settling {
+            settlement,
+            parked: Some(self),
+        }
+    }
+
+    /// What comes after a charge has been changed, and what its numbers are by then.
+    fn settled(
+        mut self: Box<Self>,
+        after: Result<Option<Snapshot>, SettleError>,
+        next: Next,
+    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        let gone_back = after.is_ok();
+        let after = after.ok().flatten();
+        match next {
+            Next::Go => {
+                let charge = self.asked.joined.take().expect(DONE);
+                if let Some(after) = after {
+                    charge.set_decision(Decision::Allow(after));
+                }
+                let decision = charge.decision();
+                let grant = self.shared.join(charge, decision);
+                self.go(grant)
+            }
+            Next::AskAgain(_) if gone_back => self.ask_again(),
+            Next::AskAgain(refusal) => {
+                if let Some(charge) = self.asked.joined.take() {
+                    drop(charge.refuse());
+                }
+                self.answer(refusal)
+            }
+            Next::Refuse(mut refusal) => {
+                if let (Refusal::Limited { decision, .. }, Some(after)) = (&mut refusal, &after) {
+                    *decision = Decision::of(decision.snapshot().with_numbers_of(after));
+                }
+                self.answer(refusal)
+            }
+        }
+    }
+
+    /// Asks for the whole cost, where a part of it was refused.
+    fn ask_again(mut self: Box<Self>) -> StateOf<S, Req, K, B, C, F, R, P> {
+        let Self {
+            shared,
+            policy,
+            asked,
+            ..
+        } = &mut *self;
+        asked.missing = asked.cost;
+        let layer = &shared.layer;
+        if let Some(local) = layer.on_error.fallback().filter(|_| asked.by_fallback) {
+            let reply = local.check(policy, &asked.key, asked.cost);
+            return self.decided(Ok(reply));
+        }
+        match layer.backend.ask(Op::Check(asked.cost), policy, &asked.key) {
+            Answer::Now(reply) => self.decided(reply),
+            Answer::Later(reply) => self.decide_later(reply),
+        }
+    }
+
+    fn answer(self, refusal: Refusal) -> StateOf<S, Req, K, B, C, F, R, P> {
+        trace::refused(&refusal);
+        let result = self.shared.layer.reject.refuse(&self.request, refusal);
+        let result = Some(result);
+        State::Done { result }
+    }
+
+    /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.
+    fn give_way(&mut self) {
+        if !self.has_given_way {
+            self.service = self.service.clone();
+            self.has_given_way = true;
+        }
+    }
+
+    fn keep_charge(&mut self) {
+        if let Some(mut unserved) = self.unserved.take() {
+            unserved.served();
         }
     }
 }
@@ -264,63 +402,31 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Deciding { reply, parked } => {
                     let reply = ready!(reply.poll(cx));
-                    let mut parked = parked.take().expect(DONE);
-                    let Parked {
-                        shared,
-                        policy,
-                        asked,
-                        ..
-                    } = &mut *parked;
-                    match shared.judge(reply, policy, asked) {
-                        Verdict::Go(grant) => parked.serve(grant),
-                        Verdict::Refuse(refusal) => parked.refuse(refusal),
-                    }
+                    parked.take().expect(DONE).decided(reply)
                 }
                 StateProj::Waiting { wait, parked } => match wait.as_mut().poll(cx) {
-                    Poll::Ready(waited) => parked.take().expect(DONE).after(waited),
+                    Poll::Ready(waited) => parked.take().expect(DONE).waited(waited),
                     Poll::Pending => {
                         let parked = parked.as_mut().expect(DONE);
-                        if let (Some(_), false) = (parked.began, parked.has_given_way) {
-                            // A clone is not ready: the slot of an inner `ConcurrencyLimit` is free for others meanwhile.
-                            parked.service = parked.service.clone();
-                            parked.has_given_way = true;
+                        if parked.began.is_some() {
+                            parked.give_way();
                         }
                         return Poll::Pending;
                     }
                 },
                 StateProj::Readying { parked } => {
                     let waiting = parked.as_mut().expect(DONE);
-                    if waiting.has_given_way
-                        && let Err(error) = ready!(waiting.service.poll_ready(cx))
-                    {
+                    if let Err(error) = ready!(waiting.service.poll_ready(cx)) {
                         return Poll::Ready(Err(R::error(error)));
                     }
                     let grant = waiting.grant.take().expect(DONE);
                     parked.take().expect(DONE).serve(grant)
                 }
                 StateProj::Settling { settlement, parked } => {
-                    let after = ready!(Pin::new(settlement).poll(cx)).ok().flatten();
+                    let after = ready!(Pin::new(settlement).poll(cx));
                     let mut parked = parked.take().expect(DONE);
-                    match parked.refusal.take() {
-                        Some(mut refusal) => {
-                            if let (Refusal::Limited { decision, .. }, Some(after)) =
-                                (&mut refusal, &after)
-                            {
-                                *decision =
-                                    Decision::of(decision.snapshot().with_numbers_of(after));
-                            }
-                            return Poll::Ready(parked.answer(refusal));
-                        }
-                        None => {
-                            let charge = parked.asked.joined.take().expect(DONE);
-                            let decision = after.map(Decision::Allow);
-                            if let Some(decision) = &decision {
-                                charge.set_decision(decision.clone());
-                            }
-                            let grant = parked.shared.join(charge, decision);
-                            parked.serve(grant)
-                        }
-                    }
+                    let next = parked.next.take().expect(DONE);
+                    parked.settled(after, next)
                 }
                 StateProj::Calling {
                     response,

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tower_service::Service;
 
-use super::future::{Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
+use super::future::{Next, Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
 use super::{PolicyOf, RateLimitLayer, trace};
-use crate::backend::{Answer, Backend, HandlesFailure, Lobby, Op, Outcome, Reply};
-use crate::charge::{Admitted, Charge, Settle};
+use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
+use crate::charge::{Admitted, Charge, Settle, Settlement};
+use crate::clock::Timestamp;
 use crate::cost::CostOf;
 use crate::decision::Decision;
 use crate::key::{Key, KeyExtractor};
@@ -47,11 +48,19 @@ pub(super) struct Asked {
     pub(super) missing: Cost,
     /// The charge of a layer of the same policy around this one, which pays the rest.
     pub(super) joined: Option<Charge>,
+    /// The same in the backend in this process, should that decide for want of the other one.
+    pub(super) local: Option<Box<Charge>>,
+    /// Whether it does.
+    pub(super) by_fallback: bool,
+    /// Whether `joined` lies in another backend than the one that decides.
+    pub(super) elsewhere: bool,
 }
 
 /// What becomes of a request.
 pub(super) enum Verdict {
     Go(Grant),
+    /// Goes on by the charge that it has joined, when what that was above the cost has gone back.
+    Settle(Settlement),
     Refuse(Refusal),
 }
 
@@ -78,13 +87,14 @@ where
         policy: &Policy,
         asked: &mut Asked,
     ) -> Verdict {
-        let (reply, by_fallback) = match reply {
-            Ok(reply) => (reply, false),
+        let reply = match reply {
+            Ok(reply) => reply,
             Err(error) => {
                 trace::failed(&error, policy);
                 let on_error = &self.layer.on_error;
+                asked.fall_back(policy);
                 match on_error.handle(error, policy, &asked.key, asked.missing) {
-                    Outcome::Decided(reply) => (reply, true),
+                    Outcome::Decided(reply) => reply,
                     Outcome::Pass => return Verdict::Go(self.uncounted(asked)),
                     Outcome::Unavailable => return Verdict::Refuse(Refusal::Unavailable),
                 }
@@ -96,7 +106,7 @@ where
                 receipt: reply.receipt,
                 waited: Duration::ZERO,
             };
-            Verdict::Go(self.grant(admitted, by_fallback, policy, asked))
+            self.grant(admitted, policy, asked)
         } else {
             Verdict::Refuse(limited(reply.decision, policy, asked))
         }
@@ -106,49 +116,53 @@ where
     pub(super) fn grant(
         &self,
         mut admitted: Admitted,
-        by_fallback: bool,
         policy: &Policy,
         asked: &mut Asked,
-    ) -> Grant {
+    ) -> Verdict {
         trace::waited(admitted.waited, policy);
         if let Some(charge) = asked.joined.take() {
-            if by_fallback {
-                // It cannot be given back where the rest was charged.
+            if asked.elsewhere {
+                // It cannot be given back where the charge lies.
                 admitted.receipt = None;
             }
             let decision = admitted.decision.clone();
-            charge.extend(asked.cost, admitted);
+            charge.extend(asked.missing, admitted);
             // What another quota was charged too much for.
-            drop(charge.lower(asked.cost));
-            return self.join(charge, Some(decision));
+            return match charge.lower(asked.cost) {
+                Some(settlement) if !asked.elsewhere => {
+                    asked.joined = Some(charge);
+                    Verdict::Settle(settlement)
+                }
+                _ => Verdict::Go(self.join(charge, Some(decision))),
+            };
         }
-        let settler: Option<Arc<dyn Settle>> = if by_fallback {
+        let settler: Option<Arc<dyn Settle>> = if asked.by_fallback {
             let fallback = self.layer.on_error.fallback();
             fallback.map(|local| Arc::new(local.clone()) as _)
         } else {
             Some(Arc::clone(&self.settler))
         };
         let Some(settler) = settler else {
-            return Grant {
+            return Verdict::Go(Grant {
                 decision: Some(admitted.decision),
                 offer: Offer::Uncounted,
                 joined: false,
                 unserved: None,
-            };
+            });
         };
         // Nobody asks for the key any more.
         let key = mem::replace(&mut asked.key, Key::new(""));
         if self.layer.refund_unserved {
             let decision = admitted.decision.clone();
             let charge = Charge::new(settler, policy.clone(), key, asked.cost, admitted);
-            return Grant {
+            return Verdict::Go(Grant {
                 decision: Some(decision),
                 unserved: Some(Unserved::new(charge.clone())),
                 offer: Offer::Made(Box::new(charge)),
                 joined: false,
-            };
+            });
         }
-        Grant {
+        Verdict::Go(Grant {
             decision: Some(admitted.decision),
             offer: Offer::New {
                 settler: Cow::Owned(settler),
@@ -159,7 +173,7 @@ where
             },
             joined: false,
             unserved: None,
-        }
+        })
     }
 
     /// To go on with the charge of a layer around this one.
@@ -232,9 +246,12 @@ where
             cost,
             missing: cost,
             joined: None,
+            local: None,
+            by_fallback: false,
+            elsewhere: false,
         };
         if let Some(outer) = layer.reject.charge(&request) {
-            asked.join(outer, layer.backend.lobby(), &policy);
+            shared.find(outer, &policy, &mut asked);
             if let Some(charge) = asked.joined.take_if(|_| asked.missing.is_zero()) {
                 return self.join(request, policy.into_owned(), asked, charge);
             }
@@ -242,10 +259,10 @@ where
         if layer.max_wait != MaxWait::NONE {
             return self.wait(request, policy.into_owned(), asked);
         }
-        match layer
+        let answer = layer
             .backend
-            .ask(Op::Check(asked.missing), &policy, &asked.key)
-        {
+            .ask(Op::Check(asked.missing), &policy, &asked.key);
+        let reply = match answer {
             // The usual case by itself: what is below moves everything once more.
             Answer::Now(Ok(reply))
                 if reply.decision.is_allowed()
@@ -269,52 +286,71 @@ where
                     pass,
                     unserved: None,
                 };
-                ResponseFuture { state }
+                return ResponseFuture { state };
             }
-            Answer::Now(reply) => match shared.judge(reply, &policy, &mut asked) {
-                Verdict::Go(grant) => {
-                    let reject = &layer.reject;
-                    let state = serve(&mut self.inner, request, reject, &policy, grant);
-                    ResponseFuture { state }
-                }
-                Verdict::Refuse(refusal) if asked.joined.is_some() => {
-                    let parked = self.park(request, policy.into_owned(), asked);
-                    let state = parked.refuse(refusal);
-                    ResponseFuture { state }
-                }
-                Verdict::Refuse(refusal) => self.refuse(&request, refusal),
-            },
+            Answer::Now(reply) => reply,
             Answer::Later(reply) => {
-                let policy = policy.into_owned();
-                let state = if layer.refund_unserved {
-                    let wait = wait::kept(reply, &layer.backend, &policy, &asked.key);
-                    let parked = Some(self.park(request, policy, asked));
-                    State::Waiting { wait, parked }
-                } else {
-                    let parked = Some(self.park(request, policy, asked));
-                    State::Deciding { reply, parked }
-                };
-                ResponseFuture { state }
+                let parked = self.park(request, policy.into_owned(), asked, None);
+                let state = parked.decide_later(reply);
+                return ResponseFuture { state };
             }
+        };
+        let state = match shared.judge(reply, &policy, &mut asked) {
+            Verdict::Go(grant) => {
+                let reject = &layer.reject;
+                serve(&mut self.inner, request, reject, &policy, grant)
+            }
+            Verdict::Refuse(refusal) if asked.joined.is_none() => {
+                return self.refuse(&request, refusal);
+            }
+            verdict => {
+                let parked = self.park(request, policy.into_owned(), asked, None);
+                parked.follow(verdict)
+            }
+        };
+        ResponseFuture { state }
+    }
+}
+
+impl<K, B, C, F, R, P> Shared<K, B, C, F, R, P>
+where
+    B: Backend,
+    F: HandlesFailure<B::Error>,
+{
+    /// Looks for a charge that a layer around this one has made for the same bucket, here or in the fallback.
+    fn find(&self, outer: &Charge, policy: &Policy, asked: &mut Asked) {
+        let backend = &self.layer.backend;
+        if let Some(charge) = outer.find(backend.lobby(), policy, &asked.key) {
+            asked.join(charge, policy);
+        } else if let Some(local) = self.layer.on_error.fallback() {
+            let charge = outer.find(Backend::lobby(local), policy, &asked.key);
+            asked.local = charge.map(Box::new);
         }
     }
 }
 
 impl Asked {
     /// Lets a charge that a layer around this one has made for the same bucket pay its part.
-    fn join(&mut self, outer: &Charge, lobby: &Lobby, policy: &Policy) {
-        let Some(charge) = outer.find(lobby, policy, &self.key) else {
-            return;
-        };
+    fn join(&mut self, charge: Charge, policy: &Policy) {
         let Some(paid) = charge.estimate() else {
             return;
         };
-        // A cost above the limit never passes, not in parts either.
-        if !policy.is_exceeded_by(self.cost) {
-            let quotas = policy.quotas().len();
-            self.missing = self.cost.with(paid, quotas, u32::saturating_sub);
-        }
+        let quotas = policy.quotas();
+        self.missing = Cost::of_each(quotas.len(), |index| match self.cost.of(index) {
+            // It never passes, not in parts either.
+            whole if whole > quotas[index].quota().limit() => whole,
+            whole => whole.saturating_sub(paid.of(index)),
+        });
         self.joined = Some(charge);
+    }
+
+    /// For want of an answer of the backend somebody else decides from now on.
+    pub(super) fn fall_back(&mut self, policy: &Policy) {
+        self.by_fallback = true;
+        self.elsewhere = self.joined.is_some();
+        if let Some(charge) = self.local.take() {
+            self.join(*charge, policy);
+        }
     }
 }
 
@@ -368,18 +404,21 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         request: Req,
         policy: Policy,
         asked: Asked,
+        began: Option<(Timestamp, MaxWait)>,
     ) -> ParkedOf<S, Req, K, B, C, F, R, P> {
         let fresh = self.inner.clone();
+        let is_given_up = began.is_some() || self.shared.layer.refund_unserved;
+        let joined = asked.joined.as_ref().filter(|_| is_given_up);
         Box::new(Parked {
             shared: Arc::clone(&self.shared),
             service: mem::replace(&mut self.inner, fresh),
             request,
             policy,
+            unserved: joined.map(|charge| Unserved::new(charge.clone())),
             asked,
             grant: None,
-            refusal: None,
-            began: None,
-            by_fallback: false,
+            next: None,
+            began,
             has_given_way: false,
         })
     }
@@ -398,10 +437,18 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         F: HandlesFailure<B::Error>,
         R: Reject<Req, S::Response, S::Error>,
     {
-        let settlement = charge.lower(asked.cost);
-        asked.joined = Some(charge);
-        let parked = Some(self.park(request, policy, asked));
-        let state = State::Settling { settlement, parked };
+        let state = match charge.lower(asked.cost) {
+            Some(settlement) => {
+                asked.joined = Some(charge);
+                let parked = self.park(request, policy, asked, None);
+                parked.settle(settlement, Next::Go)
+            }
+            None => {
+                let grant = self.shared.join(charge, None);
+                let reject = &self.shared.layer.reject;
+                serve(&mut self.inner, request, reject, &policy, grant)
+            }
+        };
         ResponseFuture { state }
     }
 
@@ -419,17 +466,17 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     {
         let layer = &self.shared.layer;
         let now = layer.backend.lobby().now();
-        let max_wait = match layer.reject.patience(&request, now) {
-            Some(patience) => layer.max_wait.at_most(patience),
-            None => layer.max_wait,
-        };
+        let mut max_wait = layer.max_wait;
+        if let (MaxWait::Within(longest), Some(charge)) = (&mut max_wait, &asked.joined) {
+            // It may have waited for that charge already.
+            *longest = longest.saturating_sub(charge.waited());
+        }
+        if let Some(patience) = layer.reject.patience(&request, now) {
+            max_wait = max_wait.at_most(patience);
+        }
         let wait = wait::begin(&layer.backend, &policy, &asked.key, asked.missing, max_wait);
-        let mut parked = self.park(request, policy, asked);
-        parked.began = Some((now, max_wait));
-        let state = State::Waiting {
-            wait,
-            parked: Some(parked),
-        };
+        let parked = Some(self.park(request, policy, asked, Some((now, max_wait))));
+        let state = State::Waiting { wait, parked };
         ResponseFuture { state }
     }
 }

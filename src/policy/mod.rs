@@ -217,6 +217,13 @@ impl Policy {
         self.quotas().iter().all(is_bucket)
     }
 
+    /// Whether the wait for a part of a cost, behind the rest of it, is that for the whole. In a sliding window it is not: what has
+    /// been charged fades, what is asked for does not.
+    pub(crate) fn has_waits_that_add_up(&self) -> bool {
+        let adds_up = |named: &NamedQuota| !matches!(named.quota.rule, Rule::SlidingWindow(_));
+        self.quotas().iter().all(adds_up)
+    }
+
     /// Whether a quota can never allow `cost`.
     pub(crate) fn is_exceeded_by(&self, cost: Cost) -> bool {
         let mut quotas = self.quotas().iter().enumerate();

@@ -9,8 +9,14 @@ pub trait ResponseHook: Clone {
     /// Whether there is anything to be called.
     const IS_CALLED: bool = true;
 
+    /// What is kept of a request until it is answered.
+    type Kept: Default;
+
+    /// Keeps what a request was charged.
+    fn keep(&self, charge: Charge) -> Self::Kept;
+
     /// Is called once for each response, before the rate-limit fields are written.
-    fn call(&self, parts: &Parts, charge: &Charge);
+    fn call(kept: Self::Kept, parts: &Parts);
 }
 
 /// Nothing is done about responses, the default.
@@ -20,7 +26,11 @@ pub struct NoHook;
 impl ResponseHook for NoHook {
     const IS_CALLED: bool = false;
 
-    fn call(&self, _: &Parts, _: &Charge) {}
+    type Kept = ();
+
+    fn keep(&self, _: Charge) {}
+
+    fn call((): (), _: &Parts) {}
 }
 
 /// What a closure does; see [`on_response`](crate::RateLimitLayer::on_response).
@@ -28,8 +38,16 @@ impl ResponseHook for NoHook {
 pub struct OnResponse<F>(pub(crate) F);
 
 impl<F: Fn(&Parts, &Charge) + Clone> ResponseHook for OnResponse<F> {
-    fn call(&self, parts: &Parts, charge: &Charge) {
-        (self.0)(parts, charge);
+    type Kept = Option<(Self, Charge)>;
+
+    fn keep(&self, charge: Charge) -> Self::Kept {
+        Some((self.clone(), charge))
+    }
+
+    fn call(kept: Self::Kept, parts: &Parts) {
+        if let Some((hook, charge)) = kept {
+            (hook.0)(parts, &charge);
+        }
     }
 }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Extensions, Method, Request, Response, StatusCode};
 
 use super::headers::{self, HeaderFormat, Prepared};
 use super::{Granted, NoHook, Refusal, ResponseBody, ResponseHook, grpc, patience, problem};
@@ -198,12 +198,16 @@ where
             Response::from_parts(head, body)
         };
         if let Refusal::Limited {
-            policy,
+            decision,
             joined: true,
             ..
         } = &refusal
+            && let Some(outer) = request.extensions().get::<Charge>()
+            && let Some(depth) = outer.refused_at()
         {
-            response.extensions_mut().insert(Spoken(policy.clone()));
+            let decision = decision.clone();
+            let in_fields = self.format != HeaderFormat::None;
+            Spoken::leave(response.extensions_mut(), depth, decision, in_fields);
         }
         if self.extensions {
             match refusal {
@@ -224,18 +228,23 @@ where
             granted.joined,
             granted.answer.as_ref().map(|answer| answer.0),
         );
-        let mut hook = None;
-        let decision = if extensions || H::IS_CALLED {
+        let (mut hook, mut depth) = (H::Kept::default(), None);
+        let decision = if extensions || joined || H::IS_CALLED {
             let (charge, decision) = granted.into_charge();
-            if H::IS_CALLED {
-                hook = Some(Box::new((self.hook.clone(), charge.clone())));
-            }
-            if extensions
-                && !joined
-                && let Some(outer) = request.extensions_mut().insert(charge)
-                && let Some(charge) = request.extensions().get::<Charge>()
-            {
-                charge.set_outer(outer);
+            if joined || !extensions {
+                depth = joined.then(|| charge.depth());
+                hook = self.hook.keep(charge);
+            } else {
+                if H::IS_CALLED {
+                    hook = self.hook.keep(charge.clone());
+                }
+                depth = Some(0);
+                if let Some(outer) = request.extensions_mut().insert(charge)
+                    && let Some(charge) = request.extensions().get::<Charge>()
+                {
+                    depth = Some(outer.depth() + 1);
+                    charge.set_outer(outer);
+                }
             }
             decision
         } else {
@@ -249,6 +258,7 @@ where
                     format: self.format,
                     on_redirects: self.on_redirects,
                     extensions,
+                    depth,
                     joined,
                 })
             }
@@ -268,10 +278,9 @@ where
     #[inline]
     fn response(pass: HttpPass<H>, response: Response<ResBody>) -> Self::Response {
         let mut response = response.map(ResponseBody::inner);
-        if let Some(hook) = pass.hook {
-            let (hook, charge) = *hook;
+        if H::IS_CALLED {
             let (parts, body) = response.into_parts();
-            hook.call(&parts, &charge);
+            H::call(pass.hook, &parts);
             response = Response::from_parts(parts, body);
         }
         if let Some(told) = pass.told {
@@ -286,15 +295,48 @@ where
 }
 
 /// What is kept of a request until it is answered: what its client will be told, and who wants to see the answer.
-#[derive(Debug)]
-pub struct HttpPass<H = NoHook> {
+pub struct HttpPass<H: ResponseHook = NoHook> {
     told: Option<Told>,
-    hook: Option<Box<(H, Charge)>>,
+    hook: H::Kept,
 }
 
-/// In a response's extensions: a layer further in has spoken for the layers of this policy around it that it has joined.
+impl<H: ResponseHook> fmt::Debug for HttpPass<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpPass")
+            .field("told", &self.told)
+            .finish_non_exhaustive()
+    }
+}
+
+/// In a response's extensions: what layers further in have said in place of those around them whose charge they have joined.
+#[derive(Clone, Default)]
+struct Spoken(Vec<Said>);
+
 #[derive(Clone)]
-struct Spoken(Policy);
+struct Said {
+    /// That of the charge.
+    depth: usize,
+    decision: Decision,
+    /// Whether it has been written into header fields.
+    in_fields: bool,
+}
+
+impl Spoken {
+    fn leave(extensions: &mut Extensions, depth: usize, decision: Decision, in_fields: bool) {
+        let spoken = extensions.get_or_insert_default::<Self>();
+        spoken.0.push(Said {
+            depth,
+            decision,
+            in_fields,
+        });
+    }
+
+    fn take(extensions: &mut Extensions, depth: usize) -> Option<Said> {
+        let said = &mut extensions.get_mut::<Self>()?.0;
+        let place = said.iter().position(|said| said.depth == depth)?;
+        Some(said.swap_remove(place))
+    }
+}
 
 #[derive(Debug)]
 struct Told {
@@ -303,40 +345,43 @@ struct Told {
     format: HeaderFormat,
     on_redirects: bool,
     extensions: bool,
+    /// That of the charge, if others can join it.
+    depth: Option<usize>,
     joined: bool,
 }
 
 impl Told {
     fn write<B>(self, response: &mut Response<B>) {
-        let spoken = response.extensions().get::<Spoken>();
-        if spoken.is_some_and(|spoken| spoken.0 == self.policy) {
-            if !self.joined {
-                // The outermost of them.
-                response.extensions_mut().remove::<Spoken>();
-            }
-            return;
-        }
-        if self.joined {
-            response
-                .extensions_mut()
-                .insert(Spoken(self.policy.clone()));
+        let mut decision = self.decision;
+        let mut in_fields = false;
+        if let Some(depth) = self.depth
+            && let Some(said) = Spoken::take(response.extensions_mut(), depth)
+        {
+            // By a layer further in, which knows the whole charge.
+            (decision, in_fields) = (said.decision, said.in_fields);
         }
         if self.format != HeaderFormat::None
-            && self.speaks_on(response.status())
+            && !in_fields
+            && speaks_on(response.status(), self.on_redirects)
             && !grpc::is_grpc(response.headers())
         {
             let prepared = self.policy.memo(Floor::Answers, Prepared::of);
-            prepared.write_limits(self.format, &self.decision, response.headers_mut());
+            prepared.write_limits(self.format, &decision, response.headers_mut());
+            in_fields = true;
+        }
+        if let (true, Some(depth)) = (self.joined, self.depth) {
+            let decision = decision.clone();
+            Spoken::leave(response.extensions_mut(), depth, decision, in_fields);
         }
         if self.extensions {
-            response.extensions_mut().insert(self.decision);
+            response.extensions_mut().insert(decision);
         }
     }
+}
 
-    /// Not on 1xx, and on 3xx only if asked for: a client could stall before it follows.
-    fn speaks_on(&self, status: StatusCode) -> bool {
-        !(status.is_informational() || status.is_redirection() && !self.on_redirects)
-    }
+/// Not on 1xx, and on 3xx only if asked for: a client could stall before it follows.
+fn speaks_on(status: StatusCode, on_redirects: bool) -> bool {
+    !(status.is_informational() || status.is_redirection() && !on_redirects)
 }
 
 /// Refuses with an error, for services that do not speak HTTP; see [`LimitError`].

@@ -2,24 +2,22 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
-use tokio::sync::Semaphore;
 use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
-use tower_sluice::{
-    Charge, Global, Key, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer,
-};
+use tower_sluice::backend::Backend;
+use tower_sluice::{Charge, Global, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer};
 
-use crate::support::{self, Memory, by_user, from, memory, now, seen, two_a_minute};
+use crate::remote::{Down, Remote};
+use crate::support::{self, by_user, from, memory, now, seen, two_a_minute};
 
 /// Panics if it is called without having been polled ready. A clone is not ready.
 struct Strict {
@@ -65,75 +63,11 @@ impl Service<Request<()>> for Strict {
     }
 }
 
-/// Memory behind a gate: answers when it has been let through, or fails.
-#[derive(Clone)]
-struct Remote {
-    memory: Memory,
-    /// One permit lets one answer through; closed, they fail.
-    gate: Arc<Semaphore>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Down;
-
-impl fmt::Display for Down {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("10.0.0.7:6379 is down")
-    }
-}
-
-impl std::error::Error for Down {}
-
-impl Remote {
-    fn answering(answers: usize) -> Self {
-        Self {
-            memory: memory(),
-            gate: Arc::new(Semaphore::new(answers)),
-        }
-    }
-
-    fn failing() -> Self {
-        let remote = Self::answering(0);
-        remote.gate.close();
-        remote
-    }
-}
-
-impl Backend for Remote {
-    type Error = Down;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, Down>> + Send>>;
-
-    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Result<Reply, Down>, Self::Future> {
-        let (remote, policy, key) = (self.clone(), policy.clone(), key.clone());
-        Answer::Later(Box::pin(async move {
-            remote.gate.acquire().await.map_err(|_| Down)?.forget();
-            match remote.memory.ask(op, &policy, &key) {
-                Answer::Now(Ok(reply)) => Ok(reply),
-                _ => unreachable!("memory answers at once and cannot fail"),
-            }
-        }))
-    }
-
-    fn lobby(&self) -> &Lobby {
-        self.memory.lobby()
-    }
-}
-
 /// Fails without a future.
-#[derive(Clone, Default)]
-struct FailsAtOnce(Arc<Lobby>);
-
-impl Backend for FailsAtOnce {
-    type Error = Down;
-    type Future = std::future::Ready<Result<Reply, Down>>;
-
-    fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, Down>, Self::Future> {
-        Answer::Now(Err(Down))
-    }
-
-    fn lobby(&self) -> &Lobby {
-        &self.0
-    }
+fn fails_at_once() -> Remote {
+    let remote = Remote::near();
+    remote.fail(usize::MAX);
+    remote
 }
 
 fn over<B: Backend>(backend: B) -> RateLimitLayer<Global, B, tower_sluice::Cost, OnBackendError> {
@@ -228,7 +162,7 @@ async fn the_service_that_was_ready_is_called_after_an_answer_that_came_late() {
         let before = calls.load(SeqCst);
         assert!(answer.as_mut().now_or_never().is_none(), "no answer yet");
         assert_eq!(calls.load(SeqCst), before, "not before the answer");
-        remote.gate.add_permits(1);
+        remote.answer(1);
         statuses.push(answer.await.expect("no error").status().as_u16());
     }
     assert_eq!(statuses, [200, 200, 429, 429]);
@@ -242,7 +176,7 @@ async fn a_service_is_ready_for_more_while_a_late_answer_is_under_way() {
     let mut service = over(remote.clone()).layer(strict);
     let first = service.ready().await.expect("ready").call(Request::new(()));
     let second = service.ready().await.expect("ready").call(Request::new(()));
-    remote.gate.add_permits(2);
+    remote.answer(2);
     let (first, second) = tokio::join!(second, first);
     assert_eq!(first.expect("no error").status(), 200);
     assert_eq!(second.expect("no error").status(), 200);
@@ -312,7 +246,7 @@ async fn a_refusal_that_came_late_gives_the_slot_back_before_it_is_dropped() {
     let mut refused = pin!(ready.call(Request::new(())));
     assert!(refused.as_mut().now_or_never().is_none());
     assert!(!is_ready(&mut other), "the slot is kept for the request");
-    remote.gate.add_permits(1);
+    remote.answer(1);
     let response = refused.as_mut().now_or_never().expect("an answer");
     assert_eq!(response.expect("no error").status(), 429);
     assert!(is_ready(&mut other));
@@ -326,7 +260,7 @@ async fn a_future_dropped_before_a_late_answer_gives_the_slot_back_and_charges_n
     let dropped = service.ready().await.expect("ready").call(Request::new(()));
     assert!(!is_ready(&mut service));
     drop(dropped);
-    remote.gate.add_permits(3);
+    remote.answer(3);
     for status in [200, 200, 429] {
         let ready = service.ready().await.expect("ready");
         assert_eq!(
@@ -403,7 +337,7 @@ fn on_failure<B: Backend<Error = Down>>(backend: B, choice: OnBackendError) -> V
 fn a_failed_backend_allows_if_told_so_and_says_nothing_of_limits() {
     let both = [
         on_failure(Remote::failing(), OnBackendError::Allow),
-        on_failure(FailsAtOnce::default(), OnBackendError::Allow),
+        on_failure(fails_at_once(), OnBackendError::Allow),
     ];
     for seen in both.iter().flatten() {
         assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "false"));
@@ -415,7 +349,7 @@ fn a_failed_backend_allows_if_told_so_and_says_nothing_of_limits() {
 fn a_failed_backend_denies_if_told_so_and_does_not_say_why() {
     let both = [
         on_failure(Remote::failing(), OnBackendError::Deny),
-        on_failure(FailsAtOnce::default(), OnBackendError::Deny),
+        on_failure(fails_at_once(), OnBackendError::Deny),
     ];
     for seen in both.iter().flatten() {
         assert_eq!(seen.status, 503);
@@ -441,7 +375,7 @@ fn a_fallback_decides_in_place_of_a_failed_backend() {
             OnBackendError::Fallback(MemoryBackend::new()),
         ),
         on_failure(
-            FailsAtOnce::default(),
+            fails_at_once(),
             OnBackendError::Fallback(MemoryBackend::new()),
         ),
     ];

@@ -2,6 +2,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -14,10 +17,11 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::HealthService;
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
-use tower_sluice::{Global, RateLimitLayer};
+use tower_sluice::backend::Backend;
+use tower_sluice::{Global, Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
 
 use crate::places::by_peer;
-use crate::support::{PATIENCE, memory, two_a_minute};
+use crate::support::{PATIENCE, clock, memory, spent, two_a_minute};
 
 fn incoming() -> (TcpIncoming, SocketAddr) {
     let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
@@ -48,7 +52,21 @@ where
     T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
     <T::ResponseBody as http_body::Body>::Error: Into<BoxError> + Send,
 {
-    let request = HealthCheckRequest::default();
+    check_within(client, None).await
+}
+
+/// As [`check`], with a `grpc-timeout`.
+async fn check_within<T>(client: T, timeout: Option<Duration>) -> Code
+where
+    T: tonic::client::GrpcService<tonic::body::Body>,
+    T::Error: Into<BoxError>,
+    T::ResponseBody: http_body::Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as http_body::Body>::Error: Into<BoxError> + Send,
+{
+    let mut request = tonic::Request::new(HealthCheckRequest::default());
+    if let Some(timeout) = timeout {
+        request.set_timeout(timeout);
+    }
     match HealthClient::new(client).check(request).await {
         Ok(_) => Code::Ok,
         Err(status) => {
@@ -135,4 +153,71 @@ async fn tonic_client_is_refused_before_it_sends() {
     assert_eq!(check(limited.clone()).await, Code::Ok);
     assert_eq!(check(limited).await, Code::ResourceExhausted);
     assert_eq!(check(channel).await, Code::Ok);
+}
+
+/// The bucket has one token; the next ones come after 30 s each.
+#[tokio::test]
+async fn a_unary_call_waits_for_its_turn_unless_its_timeout_is_sooner() {
+    let (incoming, address) = incoming();
+    let clock = clock();
+    let memory = MemoryBackend::builder().clock(clock.clone()).build();
+    let policy = Policy::new("api", Quota::per_minute(2).burst(1));
+    let limit = RateLimitLayer::new(policy, PeerIp::new(), memory.clone());
+    let limit = limit.wait(Duration::from_secs(90));
+    let server = Server::builder().layer(limit).add_service(health());
+    tokio::spawn(server.serve_with_incoming(incoming));
+
+    let ann = channel(address, 1).await;
+    assert_eq!(check(ann.clone()).await, Code::Ok);
+    let waits = tokio::spawn(check(ann.clone()));
+    let start = Instant::now();
+    while memory.lobby().waiters() == 0 {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // Its turn would come after 60 s.
+    let hasty = check_within(ann.clone(), Some(Duration::from_secs(59))).await;
+    assert_eq!(hasty, Code::ResourceExhausted);
+    let patient = tokio::spawn(check_within(ann, Some(Duration::from_secs(60))));
+    while memory.lobby().waiters() < 2 {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(waits.await.expect("no panic"), Code::Ok);
+    assert_eq!(memory.lobby().waiters(), 1);
+    clock.advance(Duration::from_secs(30));
+    assert_eq!(patient.await.expect("no panic"), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_hook_sees_what_calls_were_answered_with() {
+    let (incoming, address) = incoming();
+    let (memory, calls) = (memory(), Arc::new(AtomicUsize::new(0)));
+    let policy = Policy::new("api", Quota::per_hour(10));
+    let limit = RateLimitLayer::new(policy.clone(), Global, memory.clone());
+    let counter = Arc::clone(&calls);
+    // Only failures count; one that comes at the end of a stream is in trailers, which are no head.
+    let limit = limit.on_response(move |parts, charge| {
+        counter.fetch_add(1, SeqCst);
+        if !parts.headers.contains_key("grpc-status") {
+            drop(charge.cancel());
+        }
+    });
+    let server = Server::builder()
+        .layer(limit)
+        .add_service(health())
+        .add_service(Other);
+    tokio::spawn(server.serve_with_incoming(incoming));
+
+    let ann = channel(address, 1).await;
+    let left = || spent(&memory, &policy, &Key::from("global"));
+    assert_eq!(check(ann.clone()).await, Code::Ok);
+    assert_eq!(left(), [0]);
+    let request = Request::post(format!("http://{address}/test.Other/Call"))
+        .header("content-type", "application/grpc")
+        .body(tonic::body::Body::empty());
+    let response = ann.oneshot(request.expect("a valid head")).await;
+    assert_eq!(response.expect("an answer").headers()["grpc-status"], "7");
+    assert_eq!((left(), calls.load(SeqCst)), (vec![1], 2));
 }

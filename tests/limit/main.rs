@@ -6,7 +6,13 @@ mod costs;
 mod fuzz;
 #[cfg(feature = "tonic")]
 mod grpc;
+mod nesting;
 mod places;
+mod remote;
 #[cfg(feature = "axum")]
 mod routes;
+#[cfg(feature = "axum")]
+mod settling;
 mod support;
+#[cfg(feature = "axum")]
+mod waiting;

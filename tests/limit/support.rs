@@ -12,10 +12,11 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::time::timeout;
 use tower::{Service, ServiceExt};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::key::Header;
-use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
+use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 pub(crate) type Memory = MemoryBackend<ManualClock>;
 
@@ -125,6 +126,37 @@ where
 {
     let response = now(service, request).expect("no error");
     Seen::of(response).now_or_never().expect("a body at once")
+}
+
+/// As [`seen`], however long it takes.
+pub(crate) async fn ask<S, Req, B>(service: &mut S, request: Req) -> Seen
+where
+    S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
+    B: Body<Data = Bytes, Error: std::fmt::Debug>,
+{
+    let answer = async {
+        let ready = service.ready().await.expect("ready");
+        let response = ready.call(request).await.expect("no error");
+        Seen::of(response).await
+    };
+    timeout(PATIENCE, answer).await.expect("an answer in time")
+}
+
+/// Lets everything else go on as far as it can without time.
+pub(crate) async fn others() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What each quota lacks of a full bucket or an empty window.
+pub(crate) fn spent(backend: &Memory, policy: &Policy, key: &Key) -> Vec<u32> {
+    let limiter = Limiter::new(policy.clone(), backend.clone());
+    let reply = limiter.check_now(key, 0);
+    let quotas = reply.decision.snapshot().quotas().iter();
+    quotas
+        .map(|quota| quota.limit() - quota.remaining())
+        .collect()
 }
 
 pub(crate) async fn listen() -> (tokio::net::TcpListener, SocketAddr) {

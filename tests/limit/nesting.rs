@@ -1,0 +1,1275 @@
+//! Layers within each other: of one policy, key and backend they share one charge, else each has its own.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_sluice::backend::Backend;
+use tower_sluice::response::HeaderFormat;
+use tower_sluice::{
+    Charge, Cost, Decision, Global, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota,
+    RateLimitLayer, RetryAfter, RouteCosts, key_fn,
+};
+
+use crate::remote::Remote;
+use crate::support::{Memory, Seen, ask, clock, hello, memory, now, others, seen, spent};
+
+/// One bucket of 100 tokens; one comes every 36 seconds.
+fn bucket() -> Policy {
+    Policy::new("api", Quota::per_hour(100))
+}
+
+fn key() -> Key {
+    Key::from("global")
+}
+
+type Limit<B> = RateLimitLayer<Global, B, Cost, OnBackendError>;
+
+fn over(policy: &Policy, remote: &Remote) -> Limit<Remote> {
+    RateLimitLayer::new(policy.clone(), Global, remote.clone())
+        .on_backend_error(OnBackendError::Deny)
+}
+
+fn limit(remote: &Remote) -> Limit<Remote> {
+    over(&bucket(), remote)
+}
+
+fn in_memory(policy: &Policy, memory: &Memory) -> RateLimitLayer<Global, Memory> {
+    RateLimitLayer::new(policy.clone(), Global, memory.clone())
+}
+
+/// What was spent of the bucket.
+fn gone(remote: &Remote) -> u32 {
+    spent(&remote.memory, &bucket(), &key())[0]
+}
+
+fn spend(remote: &Remote, tokens: u32) {
+    let limiter = Limiter::new(bucket(), remote.memory.clone());
+    assert!(limiter.check_now(&key(), tokens).decision.is_allowed());
+}
+
+fn request() -> Request<()> {
+    Request::new(())
+}
+
+type Answer = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
+
+/// A service that does this with the charge of each request.
+fn with_charge(
+    f: impl Fn(&Charge) + Clone + Send + Sync + 'static,
+) -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future = Answer>
++ Clone
++ Send
++ Sync {
+    tower::service_fn(move |request: Request<()>| {
+        f(request.extensions().get::<Charge>().expect("a charge"));
+        std::future::ready(Ok(Response::new(Full::from("hello"))))
+    })
+}
+
+/// A request on its way between two layers, seen by `f`.
+fn in_between(
+    f: impl Fn(&mut Request<()>) + Clone,
+) -> tower::util::MapRequestLayer<impl Fn(Request<()>) -> Request<()> + Clone> {
+    tower::util::MapRequestLayer::new(move |mut request: Request<()>| {
+        f(&mut request);
+        request
+    })
+}
+
+const POLICY: [&str; 1] = ["\"api\";q=100;w=3600"];
+
+// -- One charge
+
+#[tokio::test]
+async fn of_two_layers_the_inner_one_says_what_a_request_costs() {
+    for (outer, inner, sent, left) in [
+        // As much: nothing is asked.
+        (5, 5, &["check 5"][..], "\"api\";r=95"),
+        (0, 0, &["check 0"], "\"api\";r=100"),
+        // More: what is missing.
+        (1, 5, &["check 1", "check 4"], "\"api\";r=95"),
+        (0, 5, &["check 0", "check 5"], "\"api\";r=95"),
+        (1, 100, &["check 1", "check 99"], "\"api\";r=0;t=36"),
+        // Less: the rest goes back.
+        (5, 2, &["check 5", "refund 3"], "\"api\";r=98"),
+        (5, 0, &["check 5", "refund 5"], "\"api\";r=100"),
+    ] {
+        for remote in Remote::both() {
+            let mut service = ServiceBuilder::new()
+                .layer(limit(&remote).cost(outer))
+                .layer(limit(&remote).cost(inner))
+                .service(hello());
+            let seen = ask(&mut service, request()).await;
+            assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "hello"));
+            assert_eq!(seen.lines("ratelimit"), [left], "{outer} and {inner}");
+            assert_eq!(seen.lines("ratelimit-policy"), POLICY);
+            assert_eq!(remote.asked(), sent, "{outer} and {inner}");
+            assert_eq!(gone(&remote), inner);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_route_with_a_cost_of_its_own_under_a_table_of_costs_is_charged_that() {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    for remote in Remote::both() {
+        let ok = || get(|| async { "ok" });
+        let table = RouteCosts::new().route("/dear/{id}", 7).otherwise(2);
+        let app: Router = Router::new()
+            .route("/dear/{id}", ok().layer(limit(&remote).cost(20)))
+            .route("/free", ok().layer(limit(&remote).cost(0)))
+            .route("/", ok())
+            .layer(limit(&remote).costs(table));
+        let asked = async |path: &str| {
+            let request = Request::get(path).body(Body::empty());
+            let Ok(response) = app.clone().oneshot(request.expect("valid")).await;
+            Seen::of(response).await
+        };
+        for (path, left) in [("/", 98), ("/dear/1", 78), ("/free", 78), ("/nowhere", 76)] {
+            let seen = asked(path).await;
+            assert_eq!(seen.lines("ratelimit"), [format!("\"api\";r={left}")]);
+        }
+        spend(&remote, 66);
+        let refused = asked("/dear/1").await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=10;t=360"]);
+        assert_eq!(asked("/").await.lines("ratelimit"), ["\"api\";r=8"]);
+    }
+}
+
+#[tokio::test]
+async fn if_the_inner_layer_refuses_the_charge_of_the_outer_one_goes_back() {
+    for remote in Remote::both() {
+        let (inner, calls) = counted();
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote))
+            .layer(limit(&remote).cost(50))
+            .service(inner);
+        spend(&remote, 60);
+        let refused = ask(&mut service, request()).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        // Ten tokens are missing.
+        let head = [
+            ("cache-control", "no-store"),
+            ("content-type", "application/problem+json"),
+            ("ratelimit", "\"api\";r=40;t=360"),
+            ("ratelimit-policy", POLICY[0]),
+            ("retry-after", "360"),
+        ];
+        assert_eq!(refused.head(), head);
+        assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
+        assert_eq!((gone(&remote), calls.load(SeqCst)), (60, 0));
+    }
+}
+
+/// A service that counts its calls.
+fn counted() -> (
+    impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future = Answer>
+    + Clone,
+    Arc<AtomicUsize>,
+) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&calls);
+    let service = tower::service_fn(move |_: Request<()>| {
+        counter.fetch_add(1, SeqCst);
+        std::future::ready(Ok(Response::new(Full::from("hello"))))
+    });
+    (service, calls)
+}
+
+#[tokio::test]
+async fn a_cost_that_is_never_allowed_is_not_allowed_in_parts() {
+    for remote in Remote::both() {
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote).cost(60))
+            .layer(limit(&remote).cost(101))
+            .service(hello());
+        let refused = ask(&mut service, request()).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=100"]);
+        assert!(refused.lines("retry-after").is_empty());
+        assert_eq!(remote.asked(), ["check 60", "check 101", "refund 60"]);
+        assert_eq!(gone(&remote), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_innermost_of_three_layers_has_the_last_word() {
+    for (costs, sent, left) in [
+        (
+            [1, 5, 9],
+            &["check 1", "check 4", "check 4"][..],
+            "\"api\";r=91",
+        ),
+        (
+            [1, 5, 3],
+            &["check 1", "check 4", "refund 2"],
+            "\"api\";r=97",
+        ),
+        ([1, 5, 5], &["check 1", "check 4"], "\"api\";r=95"),
+        ([1, 1, 5], &["check 1", "check 4"], "\"api\";r=95"),
+        ([5, 5, 5], &["check 5"], "\"api\";r=95"),
+        (
+            [5, 1, 5],
+            &["check 5", "refund 4", "check 4"],
+            "\"api\";r=95",
+        ),
+        // The last charge goes back first.
+        (
+            [2, 5, 1],
+            &["check 2", "check 3", "refund 3", "refund 1"],
+            "\"api\";r=99",
+        ),
+    ] {
+        for remote in Remote::both() {
+            let mut service = ServiceBuilder::new()
+                .layer(limit(&remote).cost(costs[0]))
+                .layer(limit(&remote).cost(costs[1]))
+                .layer(limit(&remote).cost(costs[2]))
+                .service(hello());
+            let seen = ask(&mut service, request()).await;
+            assert_eq!(seen.lines("ratelimit"), [left], "{costs:?}");
+            assert_eq!(seen.lines("ratelimit-policy"), POLICY);
+            assert_eq!(remote.asked(), sent, "{costs:?}");
+            assert_eq!(gone(&remote), costs[2]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn if_the_innermost_of_three_refuses_everything_goes_back() {
+    for remote in Remote::both() {
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote))
+            .layer(limit(&remote).cost(5))
+            .layer(limit(&remote).cost(80))
+            .service(hello());
+        spend(&remote, 30);
+        let refused = ask(&mut service, request()).await;
+        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=70;t=360"]);
+        let sent = ["check 1", "check 4", "check 75", "refund 4", "refund 1"];
+        assert_eq!(remote.asked(), sent);
+        assert_eq!(gone(&remote), 30);
+    }
+}
+
+#[tokio::test]
+async fn quotas_go_up_and_down_each_for_itself() {
+    let policy = Policy::new("api", Quota::per_hour(100)).and("bytes", Quota::per_hour(100));
+    for remote in Remote::both() {
+        let mut service = ServiceBuilder::new()
+            .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
+            .layer(over(&policy, &remote).cost(Cost::each([5, 2])))
+            .service(with_charge(|charge| {
+                assert_eq!(charge.estimate(), Some(Cost::each([5, 2])));
+                let decision = charge.decision().expect("a decision");
+                let left = decision
+                    .snapshot()
+                    .quotas()
+                    .iter()
+                    .map(|quota| quota.remaining());
+                assert_eq!(left.collect::<Vec<_>>(), [95, 98]);
+            }));
+        let seen = ask(&mut service, request()).await;
+        let left = ["\"api\";r=95, \"bytes\";r=98"];
+        assert_eq!(seen.lines("ratelimit"), left);
+        assert_eq!(remote.asked(), ["check 1+10", "check 4+0", "refund 8"]);
+        assert_eq!(spent(&remote.memory, &policy, &key()), [5, 2]);
+
+        // If one of them refuses, both go back.
+        let mut service = ServiceBuilder::new()
+            .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
+            .layer(over(&policy, &remote).cost(Cost::each([96, 2])))
+            .service(hello());
+        let refused = ask(&mut service, request()).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=95;t=36"]);
+        assert_eq!(spent(&remote.memory, &policy, &key()), [5, 2]);
+    }
+}
+
+// -- Exactly
+
+/// All algorithms, with limits that are reached at once.
+fn policies() -> Vec<Policy> {
+    let span = Duration::from_secs(10);
+    let quotas = [
+        Quota::token_bucket(10, 7, span),
+        Quota::token_bucket(10, 7, span).initial_tokens(3),
+        Quota::interval_bucket(10, 7, span),
+        Quota::fixed_window(10, span),
+        Quota::fixed_window(10, span).anchor(tower_sluice::quota::Anchor::FirstUse),
+        Quota::sliding_window(10, span),
+        Quota::sliding_log(10, span),
+    ];
+    let mut policies: Vec<_> = quotas.map(|quota| Policy::new("api", quota)).into();
+    policies.push(
+        Policy::new("api", Quota::token_bucket(10, 7, span))
+            .and("window", Quota::sliding_window(15, 2 * span))
+            .and("log", Quota::sliding_log(20, 3 * span)),
+    );
+    policies
+}
+
+/// Beside each request that goes through two layers the same one goes through one layer, on another backend with the same past.
+#[tokio::test]
+async fn two_layers_answer_as_the_inner_one_alone() {
+    let (mut refused, mut allowed) = (0, 0);
+    for (seed, policy) in policies().into_iter().enumerate() {
+        let mut random = StdRng::seed_from_u64(seed as u64);
+        for is_near in [true, false] {
+            let clock = clock();
+            let remote = if is_near {
+                Remote::near()
+            } else {
+                Remote::far()
+            };
+            let remote = remote.by(&clock);
+            let twin = MemoryBackend::builder().clock(clock.clone()).build();
+            for step in 0..600 {
+                clock.advance(Duration::from_micros(random.random_range(0..4_000_000)));
+                let (outer, inner) = (random.random_range(0..4_u32), random.random_range(0..12));
+                let left = Limiter::new(policy.clone(), twin.clone()).check_now(&key(), 0);
+                // What the outer one refuses never gets to the inner one.
+                let passes = outer <= left.decision.snapshot().remaining();
+                let cost = if passes { inner } else { outer };
+                let mut alone = in_memory(&policy, &twin).cost(cost).layer(hello());
+                let alone = now(&mut alone, request()).expect("no error");
+                let mut service = ServiceBuilder::new()
+                    .layer(over(&policy, &remote).cost(outer))
+                    .layer(over(&policy, &remote).cost(inner))
+                    .service(hello());
+                let ready = service.ready().await.expect("ready");
+                let both = ready.call(request()).await.expect("no error");
+                let told = |response: &http::Extensions| response.get::<Decision>().cloned();
+                assert_eq!(
+                    told(both.extensions()),
+                    told(alone.extensions()),
+                    "{policy:?}, seed {seed}, step {step}, {outer} and {inner}"
+                );
+                assert_eq!(both.headers(), alone.headers());
+                match both.status() {
+                    StatusCode::OK => allowed += 1,
+                    _ => refused += 1,
+                }
+            }
+        }
+    }
+    assert!(refused > 2_000 && allowed > 2_000, "{refused}, {allowed}");
+}
+
+#[tokio::test]
+async fn who_is_refused_by_two_layers_is_allowed_when_told_and_no_sooner() {
+    for policy in policies() {
+        for remote in Remote::both() {
+            let clock = clock();
+            let remote = remote.by(&clock);
+            let mut service = ServiceBuilder::new()
+                .layer(over(&policy, &remote).cost(2))
+                .layer(over(&policy, &remote).cost(7))
+                .service(hello());
+            let limiter = Limiter::new(policy.clone(), remote.memory.clone());
+            for round in 0..10 {
+                // Three are left: enough for the outer one.
+                clock.advance(Duration::from_micros(17_654_321));
+                let left = limiter.check_now(&key(), 0).decision;
+                let more = left.snapshot().remaining() - 3;
+                assert!(limiter.check_now(&key(), more).decision.is_allowed());
+                let mut ask = async || {
+                    let ready = service.ready().await.expect("ready");
+                    let response = ready.call(request()).await.expect("no error");
+                    let decision = response.extensions().get::<Decision>();
+                    decision.expect("a decision").retry_after()
+                };
+                let Some(RetryAfter::In(wait)) = ask().await else {
+                    panic!("{policy:?}, round {round}: seven of three");
+                };
+                clock.advance(wait - Duration::from_micros(1));
+                let soon = Some(RetryAfter::In(Duration::from_micros(1)));
+                assert_eq!(ask().await, soon, "{policy:?}, round {round}");
+                clock.advance(Duration::from_micros(1));
+                assert_eq!(ask().await, None, "{policy:?}, round {round}");
+            }
+        }
+    }
+}
+
+/// Refused a part, a request under a sliding window asks for the whole: its wait is longer.
+#[tokio::test]
+async fn whoever_comes_in_while_the_whole_is_asked_for_is_allowed() {
+    let policy = Policy::new("api", Quota::sliding_window(10, Duration::from_secs(10)));
+    let remote = Remote::answering(2);
+    let inner = ServiceBuilder::new()
+        .layer(over(&policy, &remote).cost(5))
+        .service(hello());
+    let mut service = over(&policy, &remote).layer(inner);
+    let limiter = Limiter::new(policy.clone(), remote.memory.clone());
+    assert!(limiter.check_now(&key(), 9).decision.is_allowed());
+    let mut answer = Box::pin(service.call(request()));
+    assert!(answer.as_mut().now_or_never().is_none());
+    assert_eq!(remote.asked(), ["check 1", "check 4"]);
+    // Somebody forgets the key before the whole is asked for.
+    assert!(matches!(
+        tower_sluice::backend::Backend::ask(
+            &remote.memory,
+            tower_sluice::backend::Op::Reset,
+            &policy,
+            &key()
+        ),
+        tower_sluice::backend::Answer::Now(Ok(_))
+    ));
+    remote.answer(2);
+    let response = answer.await.expect("no error");
+    let seen = Seen::of(response).await;
+    assert_eq!(seen.status, StatusCode::OK);
+    assert_eq!(seen.lines("ratelimit"), ["\"api\";r=5;t=20"]);
+    assert_eq!(remote.asked(), ["refund 1", "check 5"]);
+    assert_eq!(spent(&remote.memory, &policy, &key()), [5]);
+}
+
+// -- What clients and layers outside are told
+
+#[tokio::test]
+async fn other_policies_in_between_are_told_once_too() {
+    let (api, ip) = (bucket(), Policy::new("ip", Quota::per_hour(1_000)));
+    for remote in Remote::both() {
+        let mut service = ServiceBuilder::new()
+            .layer(over(&api, &remote))
+            .layer(over(&ip, &remote).cost(2))
+            .layer(over(&api, &remote).cost(5))
+            .service(hello());
+        let ready = service.ready().await.expect("ready");
+        let response = ready.call(request()).await.expect("no error");
+        let outermost = response.extensions().get::<Decision>().expect("a decision");
+        assert_eq!(outermost.snapshot().limit(), 100);
+        assert_eq!(outermost.snapshot().remaining(), 95);
+        let seen = Seen::of(response).await;
+        assert_eq!(seen.lines("ratelimit"), ["\"api\";r=95", "\"ip\";r=998"]);
+
+        // Two in turns.
+        let mut service = ServiceBuilder::new()
+            .layer(over(&api, &remote))
+            .layer(over(&ip, &remote))
+            .layer(over(&api, &remote).cost(3))
+            .layer(over(&ip, &remote).cost(8))
+            .service(hello());
+        let seen = ask(&mut service, request()).await;
+        assert_eq!(seen.lines("ratelimit"), ["\"ip\";r=990", "\"api\";r=92"]);
+        assert_eq!(seen.lines("ratelimit-policy").len(), 2);
+
+        // The inner one refuses: what it shares goes back, and what is the other's stays.
+        let mut service = ServiceBuilder::new()
+            .layer(over(&api, &remote))
+            .layer(over(&ip, &remote))
+            .layer(over(&api, &remote).cost(94))
+            .service(hello());
+        let refused = ask(&mut service, request()).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        let told = ["\"api\";r=92;t=72", "\"ip\";r=989"];
+        assert_eq!(refused.lines("ratelimit"), told);
+        assert_eq!(gone(&remote), 8);
+
+        // The other one refuses: the outer one keeps its charge.
+        let mut service = ServiceBuilder::new()
+            .layer(over(&api, &remote))
+            .layer(over(&ip, &remote).cost(1_000))
+            .layer(over(&api, &remote).cost(5))
+            .service(hello());
+        let refused = ask(&mut service, request()).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(gone(&remote), 9);
+    }
+}
+
+#[test]
+fn layers_of_one_policy_and_another_key_charge_each_for_itself() {
+    let memory = memory();
+    let by = |name: &'static str| {
+        let key = key_fn(move |_| Ok(Key::from(name)));
+        RateLimitLayer::new(bucket(), key, memory.clone())
+    };
+    let mut service = ServiceBuilder::new()
+        .layer(by("user"))
+        .layer(by("address").cost(3))
+        .service(hello());
+    let told = ["\"api\";r=97", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+
+    // One in between is neither joined nor silenced.
+    let mut service = ServiceBuilder::new()
+        .layer(by("user"))
+        .layer(by("address").cost(3))
+        .layer(by("user").cost(5))
+        .service(hello());
+    let told = ["\"api\";r=94", "\"api\";r=94"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let left = |name: &str| spent(&memory, &bucket(), &Key::from(name));
+    assert_eq!((left("user"), left("address")), (vec![6], vec![6]));
+
+    let mut service = ServiceBuilder::new()
+        .layer(by("user"))
+        .layer(by("address").cost(3))
+        .layer(by("user").cost(95))
+        .service(hello());
+    let refused = seen(&mut service, request());
+    let told = ["\"api\";r=94;t=36", "\"api\";r=91"];
+    assert_eq!(refused.lines("ratelimit"), told);
+    assert_eq!((left("user"), left("address")), (vec![6], vec![9]));
+}
+
+#[test]
+fn layers_over_other_backends_or_of_other_policies_charge_each_for_itself() {
+    let (one, two) = (memory(), memory());
+    let mut service = ServiceBuilder::new()
+        .layer(in_memory(&bucket(), &one))
+        .layer(in_memory(&bucket(), &two).cost(5))
+        .service(hello());
+    let told = ["\"api\";r=95", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+
+    // A tier of its own spends from the same bucket.
+    let tier = Policy::new("api", Quota::per_hour(1_000));
+    let mut service = ServiceBuilder::new()
+        .layer(in_memory(&bucket(), &one))
+        .layer(in_memory(&tier, &one).cost(5))
+        .service(hello());
+    let told = ["\"api\";r=993", "\"api\";r=98"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+
+    // A policy made again of the same parts is the same.
+    let mut service = ServiceBuilder::new()
+        .layer(in_memory(&bucket(), &two))
+        .layer(in_memory(&bucket(), &two).cost(5))
+        .service(hello());
+    let told = ["\"api\";r=90"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+}
+
+#[test]
+fn whichever_layer_writes_fields_writes_them_once_with_the_innermost_numbers() {
+    let memory = memory();
+    let limit = || in_memory(&bucket(), &memory);
+    let silent = || limit().headers(HeaderFormat::None);
+    let mut left = 100;
+    let mut check = |seen: Seen| {
+        left -= 5;
+        assert_eq!(seen.lines("ratelimit"), [format!("\"api\";r={left}")]);
+        assert_eq!(seen.lines("ratelimit-policy"), POLICY);
+    };
+    let mut loud = ServiceBuilder::new()
+        .layer(limit())
+        .layer(limit().cost(5))
+        .service(hello());
+    check(seen(&mut loud, request()));
+    let mut outside = ServiceBuilder::new()
+        .layer(limit())
+        .layer(silent().cost(5))
+        .service(hello());
+    check(seen(&mut outside, request()));
+    let mut inside = ServiceBuilder::new()
+        .layer(silent())
+        .layer(limit().cost(5))
+        .service(hello());
+    check(seen(&mut inside, request()));
+    let mut amid = ServiceBuilder::new()
+        .layer(silent())
+        .layer(limit().cost(3))
+        .layer(silent().cost(5))
+        .service(hello());
+    check(seen(&mut amid, request()));
+    // An equal one in between has nothing to tell.
+    let mut equal = ServiceBuilder::new()
+        .layer(limit())
+        .layer(silent().cost(1))
+        .layer(silent().cost(5))
+        .service(hello());
+    check(seen(&mut equal, request()));
+
+    let mut nobody = ServiceBuilder::new()
+        .layer(silent())
+        .layer(silent().cost(5))
+        .service(hello());
+    let response = now(&mut nobody, request()).expect("no error");
+    let decision = response.extensions().get::<Decision>().expect("a decision");
+    assert_eq!(decision.snapshot().remaining(), left - 5);
+    let silence = Seen::of(response).now_or_never().expect("at once");
+    assert!(silence.says_nothing_of_limits(), "{silence:?}");
+
+    // Refused within, the outer one writes what the inner one does not.
+    for told in [limit(), silent()] {
+        let mut service = ServiceBuilder::new()
+            .layer(limit())
+            .layer(told.cost(71))
+            .service(hello());
+        let refused = seen(&mut service, request());
+        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=70;t=36"]);
+        assert_eq!(refused.lines("ratelimit-policy"), POLICY);
+    }
+}
+
+#[test]
+fn redirects_carry_the_innermost_numbers_if_any_layer_is_to_write_them() {
+    let memory = memory();
+    let limit = || in_memory(&bucket(), &memory);
+    let redirects = |on: [bool; 2]| {
+        ServiceBuilder::new()
+            .layer(limit().headers_on_redirects(on[0]))
+            .layer(limit().headers_on_redirects(on[1]).cost(5))
+            .service(tower::service_fn(|_: Request<()>| async {
+                let response = Response::builder().status(302);
+                Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).expect("valid"))
+            }))
+    };
+    assert!(seen(&mut redirects([false, false]), request()).says_nothing_of_limits());
+    for (on, left) in [([true, false], 90), ([false, true], 85), ([true, true], 80)] {
+        let seen = seen(&mut redirects(on), request());
+        assert_eq!(seen.lines("ratelimit"), [format!("\"api\";r={left}")]);
+    }
+}
+
+#[test]
+fn a_layer_that_leaves_no_extensions_is_not_joined_but_may_join() {
+    let memory = memory();
+    let limit = || in_memory(&bucket(), &memory);
+    // The inner one does not know of the outer one: each charges, and each tells.
+    let mut service = ServiceBuilder::new()
+        .layer(limit().extensions(false))
+        .layer(limit().cost(5))
+        .service(hello());
+    let told = ["\"api\";r=94", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let mut service = ServiceBuilder::new()
+        .layer(limit().extensions(false))
+        .layer(limit().extensions(false).cost(95))
+        .service(hello());
+    let refused = seen(&mut service, request());
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let told = ["\"api\";r=93;t=72", "\"api\";r=93"];
+    assert_eq!(refused.lines("ratelimit"), told);
+    assert_eq!(
+        spent(&memory, &bucket(), &key()),
+        [7],
+        "the outer one keeps its charge"
+    );
+
+    // It finds what the outer one has left.
+    let mut service = ServiceBuilder::new()
+        .layer(limit())
+        .layer(limit().extensions(false).cost(5))
+        .service(with_charge(|charge| {
+            assert_eq!(charge.estimate(), Some(Cost::each([5])));
+        }));
+    let response = now(&mut service, request()).expect("no error");
+    let decision = response.extensions().get::<Decision>().expect("a decision");
+    assert_eq!(decision.snapshot().remaining(), 88);
+    let seen = Seen::of(response).now_or_never().expect("at once");
+    assert_eq!(seen.lines("ratelimit"), ["\"api\";r=88"]);
+}
+
+#[test]
+fn a_middleware_that_takes_the_extensions_away_parts_the_layers() {
+    let memory = memory();
+    let limit = || in_memory(&bucket(), &memory);
+    let mut service = ServiceBuilder::new()
+        .layer(limit())
+        .layer(in_between(|request| request.extensions_mut().clear()))
+        .layer(limit().cost(5))
+        .service(hello());
+    let told = ["\"api\";r=94", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+}
+
+// -- One settlement
+
+#[tokio::test]
+async fn a_handler_settles_what_all_layers_have_charged() {
+    type Settle = fn(&Charge);
+    let settlements: [(Settle, u32, &[&str]); 7] = [
+        (|_| {}, 9, &[]),
+        (
+            |charge| drop(charge.cancel()),
+            0,
+            &["refund 4", "refund 4", "refund 1"],
+        ),
+        (|charge| drop(charge.settle(7)), 7, &["refund 2"]),
+        (
+            |charge| drop(charge.settle(4)),
+            4,
+            &["refund 4", "refund 1"],
+        ),
+        (
+            |charge| drop(charge.refund(8)),
+            1,
+            &["refund 4", "refund 4"],
+        ),
+        (|charge| drop(charge.charge(2)), 11, &["penalty 2"]),
+        (|charge| drop(charge.settle(20)), 20, &["penalty 11"]),
+    ];
+    for (settle, left, sent) in settlements {
+        for remote in Remote::both() {
+            let mut service = ServiceBuilder::new()
+                .layer(limit(&remote))
+                .layer(limit(&remote).cost(5))
+                .layer(limit(&remote).cost(9))
+                .service(with_charge(move |charge| {
+                    assert_eq!(charge.estimate(), Some(Cost::each([9])));
+                    assert_eq!(charge.policy(), Some(bucket()));
+                    assert!(charge.outer().is_none());
+                    let decision = charge.decision().expect("a decision");
+                    assert_eq!(decision.snapshot().remaining(), 91);
+                    settle(charge);
+                }));
+            ask(&mut service, request()).await;
+            others().await;
+            assert_eq!(remote.asked()[3..], *sent);
+            assert_eq!(gone(&remote), left);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_hooks_of_all_layers_see_the_one_charge_the_inner_one_first() {
+    // Which of them settle, the outer one and the inner one, and what is charged then.
+    for (settles, left) in [([true, false], 20), ([false, true], 21), ([true, true], 21)] {
+        for remote in Remote::both() {
+            let calls = Arc::new(AtomicUsize::new(0));
+            let hook = |number: usize, cost: u32, actual: u32| {
+                let (calls, settles) = (Arc::clone(&calls), settles[number]);
+                limit(&remote).cost(cost).on_response(move |parts, charge| {
+                    assert_eq!(parts.status, StatusCode::OK);
+                    assert_eq!(calls.fetch_add(1, SeqCst), 1 - number);
+                    if settles {
+                        drop(charge.settle(actual));
+                    }
+                })
+            };
+            let mut service = ServiceBuilder::new()
+                .layer(hook(0, 1, 20))
+                .layer(hook(1, 5, 21))
+                .service(hello());
+            ask(&mut service, request()).await;
+            others().await;
+            assert_eq!(calls.load(SeqCst), 2);
+            assert_eq!(gone(&remote), left, "{settles:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_hook_outside_sees_the_refusal_within_and_cannot_charge_for_it() {
+    for remote in Remote::both() {
+        let within = limit(&remote)
+            .cost(50)
+            .on_response(|_, _| panic!("it has refused"));
+        let outside = limit(&remote).on_response(|parts, charge| {
+            assert_eq!(parts.status, StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(charge.estimate(), None);
+            let settled = charge.settle(7).now_or_never().expect("at once");
+            assert!(settled.expect_err("settled already").is_settled());
+        });
+        let mut service = ServiceBuilder::new()
+            .layer(outside)
+            .layer(within)
+            .service(hello());
+        spend(&remote, 60);
+        ask(&mut service, request()).await;
+        others().await;
+        assert_eq!(gone(&remote), 60);
+    }
+}
+
+#[tokio::test]
+async fn what_was_settled_in_between_is_not_joined() {
+    for remote in Remote::both() {
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote).cost(3))
+            .layer(in_between(|request| {
+                drop(request.extensions().get::<Charge>().expect("one").settle(2));
+            }))
+            .layer(limit(&remote).cost(5))
+            .service(with_charge(|charge| {
+                assert_eq!(charge.estimate(), Some(Cost::new(5)));
+                assert_eq!(charge.outer().expect("one around it").estimate(), None);
+            }));
+        let seen = ask(&mut service, request()).await;
+        others().await;
+        assert_eq!(gone(&remote), 7);
+        assert_eq!(seen.lines("ratelimit").len(), 2);
+    }
+}
+
+/// A layer in between that sends a request again: it is the same one.
+#[tokio::test]
+async fn a_request_that_is_sent_again_within_the_outer_layer_pays_once() {
+    for remote in Remote::both() {
+        let inner = limit(&remote).cost(5).layer(hello::<()>());
+        let twice = tower::service_fn(move |request: Request<()>| {
+            let mut inner = inner.clone();
+            async move {
+                let mut again = Request::new(());
+                *again.extensions_mut() = request.extensions().clone();
+                ask(&mut inner, request).await;
+                inner.ready().await?.call(again).await
+            }
+        });
+        let mut service = limit(&remote).layer(twice);
+        let seen = ask(&mut service, request()).await;
+        assert_eq!(seen.status, StatusCode::OK);
+        assert_eq!(gone(&remote), 5);
+    }
+}
+
+/// Both at once charge what is missing; the second one gives it back.
+#[tokio::test]
+async fn a_request_that_is_sent_twice_at_once_within_the_outer_layer_pays_once() {
+    let remote = Remote::answering(1);
+    let inner = limit(&remote).cost(5).layer(hello::<()>());
+    let twice = tower::service_fn(move |request: Request<()>| {
+        let (mut one, mut two) = (inner.clone(), inner.clone());
+        async move {
+            let mut again = Request::new(());
+            *again.extensions_mut() = request.extensions().clone();
+            let (one, two) =
+                tokio::join!(async { one.ready().await?.call(request).await }, async {
+                    two.ready().await?.call(again).await
+                });
+            drop(one?);
+            two
+        }
+    });
+    let mut service = limit(&remote).layer(twice);
+    let mut answer = Box::pin(service.call(request()));
+    assert!(answer.as_mut().now_or_never().is_none());
+    assert_eq!(remote.asked(), ["check 1", "check 4", "check 4"]);
+    remote.answer(9);
+    assert_eq!(answer.await.expect("no error").status(), StatusCode::OK);
+    assert_eq!(remote.asked(), ["refund 4"]);
+    assert_eq!(gone(&remote), 5);
+}
+
+#[test]
+fn a_charge_made_by_hand_in_front_is_joined() {
+    let memory = memory();
+    let limiter = Limiter::new(bucket(), memory.clone());
+    let charge = limiter.admit(&key(), 3).now_or_never().expect("at once");
+    let mut request = request();
+    let charge = charge.expect("allowed");
+    request.extensions_mut().insert(charge.clone());
+    let mut service = in_memory(&bucket(), &memory).cost(5).layer(hello());
+    assert_eq!(
+        seen(&mut service, request).lines("ratelimit"),
+        ["\"api\";r=95"]
+    );
+    assert_eq!(charge.estimate(), Some(Cost::each([5])));
+}
+
+// -- The inner service
+
+/// Panics if it is called without having been polled ready. A clone is not ready.
+#[derive(Default)]
+struct Strict(bool);
+
+impl Clone for Strict {
+    fn clone(&self) -> Self {
+        Self(false)
+    }
+}
+
+impl Service<Request<()>> for Strict {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        self.0 = true;
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Answer {
+        assert!(std::mem::take(&mut self.0), "not ready");
+        std::future::ready(Ok(Response::new(Full::from("hello"))))
+    }
+}
+
+#[tokio::test]
+async fn whatever_becomes_of_the_charge_the_service_that_was_ready_is_called() {
+    let sliding = Policy::new("api", Quota::sliding_window(100, Duration::from_secs(60)));
+    for policy in [bucket(), sliding] {
+        for remote in Remote::both() {
+            for (outer, inner, status) in [
+                (1, 5, 200),
+                (5, 5, 200),
+                (5, 1, 200),
+                (1, 99, 429),
+                (1, 6, 200),
+            ] {
+                let mut service = ServiceBuilder::new()
+                    .layer(over(&policy, &remote).cost(outer))
+                    .layer(over(&policy, &remote).cost(inner))
+                    .service(Strict::default());
+                let seen = ask(&mut service, request()).await;
+                assert_eq!(seen.status.as_u16(), status);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_gives_the_slot_back_before_the_outer_charge_has_gone_back() {
+    // The refund is not answered.
+    let remote = Remote::answering(2);
+    let inner = ConcurrencyLimit::new(Strict::default(), 1);
+    let mut service = ServiceBuilder::new()
+        .layer(limit(&remote))
+        .layer(limit(&remote).cost(50))
+        .service(inner.clone());
+    let mut other = inner;
+    spend(&remote, 60);
+    service.ready().await.expect("ready");
+    assert!(
+        other.ready().now_or_never().is_none(),
+        "there is but one slot"
+    );
+    let mut refused = Box::pin(service.call(request()));
+    assert!(refused.as_mut().now_or_never().is_none());
+    others().await;
+    assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
+    assert!(other.ready().now_or_never().is_some());
+    remote.answer(1);
+    let response = refused.await.expect("no error");
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(gone(&remote), 60);
+}
+
+// -- Backends that fail in between
+
+/// Two layers that fall back to `local`; `between` happens after the outer one has decided.
+fn falling_back(
+    remote: &Remote,
+    local: &MemoryBackend,
+    costs: [u32; 2],
+    between: impl Fn() + Clone,
+) -> impl Service<
+    Request<()>,
+    Response = Response<impl http_body::Body<Data = Bytes, Error = Infallible>>,
+    Error = Infallible,
+> {
+    let limit = |cost: u32| {
+        let choice = OnBackendError::Fallback(local.clone());
+        limit(remote).cost(cost).on_backend_error(choice)
+    };
+    ServiceBuilder::new()
+        .layer(limit(costs[0]))
+        .layer(in_between(move |_| between()))
+        .layer(limit(costs[1]))
+        .service(with_charge(|_| {}))
+}
+
+/// What was spent of the bucket in the process, which refills by the system's clock: one token in 36 s.
+fn gone_locally(local: &MemoryBackend) -> u32 {
+    let limiter = Limiter::new(bucket(), local.clone());
+    100 - limiter.check_now(&key(), 0).decision.snapshot().remaining()
+}
+
+#[tokio::test]
+async fn layers_that_fall_back_to_one_backend_charge_once_there() {
+    for (costs, left) in [([1, 5], 95), ([5, 5], 95), ([5, 2], 98), ([0, 5], 95)] {
+        for remote in Remote::both() {
+            remote.fail(usize::MAX);
+            let local = MemoryBackend::new();
+            let mut service = falling_back(&remote, &local, costs, || {});
+            let seen = ask(&mut service, request()).await;
+            let line = format!("\"api\";r={left}");
+            assert_eq!(seen.lines("ratelimit"), [line], "{costs:?}");
+            assert_eq!(gone_locally(&local), costs[1]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn if_the_inner_layer_refuses_by_the_fallback_its_outer_charge_goes_back() {
+    let sliding = Policy::new(
+        "api",
+        Quota::sliding_window(100, Duration::from_secs(3_600)),
+    );
+    for policy in [bucket(), sliding] {
+        for remote in Remote::both() {
+            remote.fail(usize::MAX);
+            let local = MemoryBackend::new();
+            let limiter = Limiter::new(policy.clone(), local.clone());
+            assert!(limiter.check_now(&key(), 60).decision.is_allowed());
+            let limit = |cost: u32| {
+                let choice = OnBackendError::Fallback(local.clone());
+                over(&policy, &remote).cost(cost).on_backend_error(choice)
+            };
+            let mut service = ServiceBuilder::new()
+                .layer(limit(1))
+                .layer(limit(50))
+                .service(hello());
+            let refused = ask(&mut service, request()).await;
+            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+            let [line] = refused.lines("ratelimit")[..] else {
+                panic!("{refused:?}");
+            };
+            assert!(line.starts_with("\"api\";r=40;t="), "{line}");
+            let left = limiter.check_now(&key(), 0).decision;
+            assert_eq!(left.snapshot().remaining(), 40);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_inner_layer_charges_in_full_where_the_outer_one_had_fallen_back() {
+    for remote in Remote::both() {
+        remote.fail(1);
+        let local = MemoryBackend::new();
+        let mut service = falling_back(&remote, &local, [1, 5], || {});
+        let seen = ask(&mut service, request()).await;
+        assert_eq!(remote.asked(), ["check 1", "check 5"]);
+        assert_eq!((gone(&remote), gone_locally(&local)), (5, 1));
+        let told = ["\"api\";r=95", "\"api\";r=99"];
+        assert_eq!(seen.lines("ratelimit"), told);
+    }
+}
+
+#[tokio::test]
+async fn an_inner_layer_that_falls_back_charges_what_is_missing_there() {
+    for remote in Remote::both() {
+        let local = MemoryBackend::new();
+        let fails = remote.clone();
+        let mut service = falling_back(&remote, &local, [1, 5], move || fails.fail(1));
+        let seen = ask(&mut service, request()).await;
+        assert_eq!(seen.lines("ratelimit"), ["\"api\";r=96"]);
+        assert_eq!((gone(&remote), gone_locally(&local)), (1, 4));
+
+        // It refuses: what the outer one has charged goes back, and the numbers are those of who has refused.
+        let fails = remote.clone();
+        let mut service = falling_back(&remote, &local, [1, 100], move || fails.fail(1));
+        let refused = ask(&mut service, request()).await;
+        others().await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=96;t=108"]);
+        assert_eq!((gone(&remote), gone_locally(&local)), (1, 4));
+    }
+}
+
+#[tokio::test]
+async fn what_an_inner_fallback_has_charged_stays_when_the_rest_is_settled() {
+    for remote in Remote::both() {
+        let (local, fails) = (MemoryBackend::new(), remote.clone());
+        let limit = |cost: u32| {
+            let choice = OnBackendError::Fallback(local.clone());
+            limit(&remote).cost(cost).on_backend_error(choice)
+        };
+        let mut service = ServiceBuilder::new()
+            .layer(limit(2))
+            .layer(in_between(move |_| fails.fail(1)))
+            .layer(limit(5))
+            .service(with_charge(|charge| {
+                assert_eq!(charge.estimate(), Some(Cost::each([5])));
+                drop(charge.cancel());
+            }));
+        ask(&mut service, request()).await;
+        others().await;
+        assert_eq!((gone(&remote), gone_locally(&local)), (0, 3));
+    }
+}
+
+#[tokio::test]
+async fn if_the_inner_layer_gets_no_answer_the_outer_charge_goes_back_or_on() {
+    for remote in Remote::both() {
+        let layers = |choice: OnBackendError| {
+            let fails = remote.clone();
+            ServiceBuilder::new()
+                .layer(limit(&remote).cost(3))
+                .layer(in_between(move |_| fails.fail(1)))
+                .layer(limit(&remote).cost(5).on_backend_error(choice))
+                .service(with_charge(|charge| {
+                    assert_eq!(charge.estimate(), Some(Cost::new(3)));
+                    drop(charge.settle(4));
+                }))
+        };
+        let refused = ask(&mut layers(OnBackendError::Deny), request()).await;
+        others().await;
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(remote.asked(), ["check 3", "check 2", "refund 3"]);
+        assert_eq!(gone(&remote), 0);
+
+        // Passed by the inner one, it has been counted by the outer one.
+        let passed = ask(&mut layers(OnBackendError::Allow), request()).await;
+        others().await;
+        assert_eq!(passed.status, StatusCode::OK);
+        assert_eq!(passed.lines("ratelimit"), ["\"api\";r=97"]);
+        assert_eq!(remote.asked(), ["check 3", "check 2", "penalty 1"]);
+        assert_eq!(gone(&remote), 4);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_although_the_outer_charge_does_not_go_back() {
+    let sliding = Policy::new(
+        "api",
+        Quota::sliding_window(100, Duration::from_secs(3_600)),
+    );
+    for policy in [bucket(), sliding] {
+        for remote in Remote::both() {
+            let limiter = Limiter::new(policy.clone(), remote.memory.clone());
+            assert!(limiter.check_now(&key(), 60).decision.is_allowed());
+            let mut service = ServiceBuilder::new()
+                .layer(over(&policy, &remote))
+                .layer(over(&policy, &remote).cost(50))
+                .service(hello());
+            remote.fail_after(2, 1);
+            let refused = ask(&mut service, request()).await;
+            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+            let [line] = refused.lines("ratelimit")[..] else {
+                panic!("{refused:?}");
+            };
+            assert!(line.starts_with("\"api\";r=39;t="), "{line}");
+            assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn if_the_whole_cannot_be_asked_for_the_choice_for_failures_holds() {
+    let policy = Policy::new(
+        "api",
+        Quota::sliding_window(100, Duration::from_secs(3_600)),
+    );
+    let statuses = [
+        (OnBackendError::Deny, 503),
+        (OnBackendError::Allow, 200),
+        (OnBackendError::Fallback(MemoryBackend::new()), 200),
+    ];
+    for remote in Remote::both() {
+        for (choice, status) in statuses.clone() {
+            let limiter = Limiter::new(policy.clone(), remote.memory.clone());
+            let left = limiter.check_now(&key(), 0).decision.snapshot().remaining();
+            assert!(
+                limiter
+                    .check_now(&key(), left.saturating_sub(40))
+                    .decision
+                    .is_allowed()
+            );
+            let mut service = ServiceBuilder::new()
+                .layer(over(&policy, &remote))
+                .layer(over(&policy, &remote).cost(50).on_backend_error(choice))
+                .service(hello());
+            remote.fail_after(3, 1);
+            let seen = ask(&mut service, request()).await;
+            assert_eq!(seen.status.as_u16(), status);
+            let sent = ["check 1", "check 49", "refund 1", "check 50"];
+            assert_eq!(remote.asked(), sent);
+            assert_eq!(spent(&remote.memory, &policy, &key()), [60]);
+        }
+    }
+}
+
+// -- Clients that go away
+
+#[tokio::test]
+async fn dropped_while_the_inner_layer_asks_everything_is_paid_back_if_told_so() {
+    for (refunds, sent, left) in [(false, &[][..], 2), (true, &["refund 2", "refund 3"], 0)] {
+        let remote = Remote::answering(1);
+        let layer = |cost: u32| {
+            let limit = limit(&remote).cost(cost);
+            if refunds {
+                limit.refund_on_disconnect()
+            } else {
+                limit
+            }
+        };
+        let (inner, calls) = counted();
+        let mut service = ServiceBuilder::new()
+            .layer(layer(2))
+            .layer(layer(5))
+            .service(inner);
+        let ready = service.ready().await.expect("ready");
+        let mut answer = Box::pin(ready.call(request()));
+        assert!(answer.as_mut().now_or_never().is_none());
+        assert_eq!(remote.asked(), ["check 2", "check 3"]);
+        drop(answer);
+        remote.answer(9);
+        others().await;
+        let mut asked = remote.asked();
+        asked.sort_unstable();
+        assert_eq!(asked, *sent);
+        assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
+    }
+}
+
+#[tokio::test]
+async fn dropped_while_the_rest_goes_back_everything_is_paid_back_if_told_so() {
+    for (refunds, left) in [(false, 3), (true, 0)] {
+        let remote = Remote::answering(1);
+        let mut inner = limit(&remote).cost(3);
+        if refunds {
+            inner = inner.refund_on_disconnect();
+        }
+        let (counted, calls) = counted();
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote).cost(5))
+            .layer(inner)
+            .service(counted);
+        let ready = service.ready().await.expect("ready");
+        let mut answer = Box::pin(ready.call(request()));
+        assert!(answer.as_mut().now_or_never().is_none());
+        drop(answer);
+        remote.answer(9);
+        others().await;
+        assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
+        assert_eq!(remote.lobby().lost_errands(), 0);
+    }
+}
+
+#[tokio::test]
+async fn dropped_before_the_service_everything_is_paid_back_if_the_inner_layer_is_told_so() {
+    for (outer, inner) in [(2, 5), (5, 5), (5, 2)] {
+        let remote = Remote::near();
+        let inner_layer = limit(&remote).cost(inner).refund_on_disconnect();
+        let (counted, calls) = counted();
+        let mut service = inner_layer.layer(counted);
+        let limiter = Limiter::new(bucket(), remote.clone());
+        let charge = limiter.admit(&key(), outer).await.expect("allowed");
+        let mut request = request();
+        request.extensions_mut().insert(charge);
+        let ready = service.ready().await.expect("ready");
+        drop(ready.call(request));
+        assert_eq!(gone(&remote), 0, "{outer} and {inner}");
+        // What nobody polls may have been called: it has not begun.
+        assert!(calls.load(SeqCst) <= 1);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_nobody_waits_for_pays_back_all_the_same() {
+    for remote in Remote::both() {
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&remote).cost(2))
+            .layer(limit(&remote).cost(50))
+            .service(hello());
+        spend(&remote, 60);
+        let ready = service.ready().await.expect("ready");
+        let mut answer = Box::pin(ready.call(request()));
+        let _ = answer.as_mut().now_or_never();
+        drop(answer);
+        others().await;
+        assert_eq!(gone(&remote), 60);
+    }
+}

@@ -1,0 +1,177 @@
+//! A backend that is asked for over a network: it answers later, or not at all, and tells what it was asked.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::Semaphore;
+use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
+use tower_sluice::clock::ManualClock;
+use tower_sluice::{Key, MemoryBackend, Policy};
+
+use crate::support::{Memory, memory};
+
+/// Memory behind a gate: answers when it has been let through, or fails.
+#[derive(Clone)]
+pub(crate) struct Remote {
+    pub(crate) memory: Memory,
+    /// One permit lets one answer through; closed, they fail. Without a gate they are there at once.
+    gate: Option<Arc<Semaphore>>,
+    /// Checks pass it as they come.
+    only_changes: bool,
+    /// So many of the next operations are done, and then so many fail.
+    failures: Arc<Mutex<(usize, usize)>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct Down;
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("10.0.0.7:6379 is down")
+    }
+}
+
+impl std::error::Error for Down {}
+
+impl Remote {
+    /// Answers at once, as memory does, but it can fail.
+    pub(crate) fn near() -> Self {
+        Self {
+            memory: memory(),
+            gate: None,
+            only_changes: false,
+            failures: Arc::default(),
+            asked: Arc::default(),
+        }
+    }
+
+    /// Gives so many answers.
+    pub(crate) fn answering(answers: usize) -> Self {
+        Self {
+            gate: Some(Arc::new(Semaphore::new(answers))),
+            ..Self::near()
+        }
+    }
+
+    /// Answers checks, and of what changes anything else so many.
+    pub(crate) fn changing(changes: usize) -> Self {
+        Self {
+            only_changes: true,
+            ..Self::answering(changes)
+        }
+    }
+
+    /// Answers everything, later.
+    pub(crate) fn far() -> Self {
+        Self::answering(Semaphore::MAX_PERMITS)
+    }
+
+    /// One of each kind.
+    pub(crate) fn both() -> [Self; 2] {
+        [Self::near(), Self::far()]
+    }
+
+    pub(crate) fn failing() -> Self {
+        let remote = Self::far();
+        remote.fail(usize::MAX);
+        remote
+    }
+
+    /// With the time of `clock`.
+    pub(crate) fn by(mut self, clock: &ManualClock) -> Self {
+        self.memory = MemoryBackend::builder().clock(clock.clone()).build();
+        self
+    }
+
+    /// Lets more answers through.
+    pub(crate) fn answer(&self, answers: usize) {
+        let gate = self.gate.as_ref().expect("a gate");
+        gate.add_permits(answers);
+    }
+
+    /// What waits for its answer fails, and all that comes.
+    pub(crate) fn close(&self) {
+        self.gate.as_ref().expect("a gate").close();
+    }
+
+    /// So many of the next operations fail, and none after them.
+    pub(crate) fn fail(&self, failures: usize) {
+        self.fail_after(0, failures);
+    }
+
+    /// The same, after so many that are answered.
+    pub(crate) fn fail_after(&self, answers: usize, failures: usize) {
+        *self.failures.lock().expect("no panic") = (answers, failures);
+    }
+
+    /// What has been asked since the last look: operations that were sent, with their tokens.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().expect("no panic"))
+    }
+
+    fn note(&self, op: &Op, policy: &Policy) {
+        let tokens = |cost: &tower_sluice::Cost| {
+            let quotas = 0..policy.quotas().len();
+            let each: Vec<_> = quotas.map(|index| cost.of(index).to_string()).collect();
+            each.join("+")
+        };
+        let op = match op {
+            Op::Check(cost) => format!("check {}", tokens(cost)),
+            Op::Reserve { cost, .. } => format!("reserve {}", tokens(cost)),
+            Op::Cancel(_) => "cancel".to_owned(),
+            Op::Penalty(cost) => format!("penalty {}", tokens(cost)),
+            Op::Refund(receipt) => format!("refund {}", receipt.tokens()),
+            Op::Reset => "reset".to_owned(),
+        };
+        self.asked.lock().expect("no panic").push(op);
+    }
+
+    fn fails(&self) -> Result<(), Down> {
+        match &mut *self.failures.lock().expect("no panic") {
+            (0, 0) => Ok(()),
+            (0, failures) => {
+                *failures -= 1;
+                Err(Down)
+            }
+            (answers, _) => {
+                *answers -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn done(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Down> {
+        match self.memory.ask(op, policy, key) {
+            Answer::Now(Ok(reply)) => Ok(reply),
+            _ => unreachable!("memory answers at once and cannot fail"),
+        }
+    }
+}
+
+impl Backend for Remote {
+    type Error = Down;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Down>> + Send>>;
+
+    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Result<Reply, Down>, Self::Future> {
+        let Some(gate) = self.gate.clone() else {
+            self.note(&op, policy);
+            return Answer::Now(self.fails().and_then(|()| self.done(op, policy, key)));
+        };
+        let (remote, policy, key) = (self.clone(), policy.clone(), key.clone());
+        Answer::Later(Box::pin(async move {
+            remote.note(&op, &policy);
+            remote.fails()?;
+            if !(remote.only_changes && matches!(op, Op::Check(_))) {
+                gate.acquire().await.map_err(|_| Down)?.forget();
+            }
+            remote.done(op, &policy, &key)
+        }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.memory.lobby()
+    }
+}

@@ -1,0 +1,465 @@
+//! The layer over a real Redis: what it sends, and what is charged in the end when clients go away.
+
+mod support;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::middleware::{Next, from_fn};
+use axum::routing::get;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use redis::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
+use tower_sluice::backend::{Answer, Backend, Op};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::{
+    Charge, Cost, Decision, Global, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota,
+    RateLimitLayer, RedisBackend, RetryAfter,
+};
+
+use crate::support::frozen::Frozen;
+use crate::support::redis::RedisServer;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Nothing takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One bucket of 100 tokens; one comes in a quarter of an hour.
+fn bucket() -> Policy {
+    Policy::new("api", Quota::per_day(100))
+}
+
+fn key() -> Key {
+    Key::from("global")
+}
+
+/// With time enough for a server that was stopped.
+fn builder() -> RedisBuilder {
+    RedisBackend::builder().time_limit(Duration::from_secs(4))
+}
+
+async fn connect(server: &RedisServer) -> RedisBackend {
+    builder().connect(server.url()).await.expect("a server")
+}
+
+type Limit = RateLimitLayer<Global, RedisBackend, Cost, OnBackendError>;
+
+fn over(policy: &Policy, backend: &RedisBackend) -> Limit {
+    RateLimitLayer::new(policy.clone(), Global, backend.clone())
+        .on_backend_error(OnBackendError::Deny)
+}
+
+fn limit(backend: &RedisBackend) -> Limit {
+    over(&bucket(), backend)
+}
+
+/// What was spent of the bucket.
+async fn gone(backend: &RedisBackend) -> u32 {
+    let limiter = Limiter::new(bucket(), backend.clone());
+    100 - limiter.peek(&key()).await.expect("an answer").remaining()
+}
+
+async fn spend(backend: &RedisBackend, tokens: u32) {
+    let limiter = Limiter::new(bucket(), backend.clone());
+    let reply = limiter.check(&key(), tokens).await.expect("an answer");
+    assert!(reply.decision.is_allowed());
+}
+
+/// Waits until so much was spent, and nothing is under way.
+async fn until_gone(backend: &RedisBackend, tokens: u32) {
+    let start = Instant::now();
+    while backend.lobby().errands() > 0 || gone(backend).await != tokens {
+        let late = start.elapsed() > PATIENCE;
+        assert!(!late, "{} are gone", gone(backend).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Has the server know all scripts, and owe nothing.
+async fn warm_up(server: &RedisServer, backend: &RedisBackend) {
+    let limiter = Limiter::new(bucket(), backend.clone());
+    for actual in [1, 3] {
+        let charge = limiter.admit(&key(), 2).await.expect("allowed");
+        charge.settle(actual).await.expect("an answer");
+    }
+    limiter.reset(&key()).await.expect("an answer");
+    scripts(server);
+}
+
+/// Scripts that were run since the last look.
+fn scripts(server: &RedisServer) -> u64 {
+    let scripts = ["evalsha", "eval"].map(|command| server.calls(command));
+    let _: Value = server.get(&["CONFIG", "RESETSTAT"]);
+    scripts.iter().sum()
+}
+
+/// The status and the numbers of the head.
+async fn ask<S, B>(service: &mut S) -> (u16, Vec<String>)
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+{
+    let Ok(ready) = service.ready().await;
+    let Ok(response) = ready.call(Request::new(())).await;
+    let lines = response.headers().get_all("ratelimit").iter();
+    let lines = lines.map(|line| line.to_str().expect("ASCII").to_owned());
+    (response.status().as_u16(), lines.collect())
+}
+
+async fn hello(_: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::from("hello")))
+}
+
+// -- Commands
+
+#[tokio::test]
+async fn a_charge_that_nobody_touches_costs_no_command() {
+    let server = RedisServer::start();
+    let backend = connect(&server).await;
+    let policy = Policy::new("api", Quota::per_day(100_000));
+    let mut service = ServiceBuilder::new()
+        .layer(over(&policy, &backend).cost(7))
+        .service_fn(async |request: Request<()>| {
+            let charge = request.extensions().get::<Charge>().expect("a charge");
+            assert_eq!(charge.estimate(), Some(Cost::new(7)));
+            hello(request).await
+        });
+    warm_up(&server, &backend).await;
+    for _ in 0..100 {
+        assert_eq!(ask(&mut service).await.0, 200);
+    }
+    assert_eq!(backend.lobby().errands(), 0);
+    assert_eq!(scripts(&server), 100);
+
+    // Settled at what it was thought to be it costs none either; at something else, one.
+    for (actual, count) in [(7, 100), (5, 200), (9, 200)] {
+        let limit = over(&policy, &backend).cost(7);
+        let mut service = ServiceBuilder::new()
+            .layer(limit.on_response(move |_, charge| drop(charge.settle(actual))))
+            .service_fn(hello);
+        for _ in 0..100 {
+            assert_eq!(ask(&mut service).await.0, 200);
+        }
+        while backend.lobby().errands() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(scripts(&server), count, "settled at {actual}");
+    }
+}
+
+#[tokio::test]
+async fn layers_within_each_other_send_no_more_than_they_must() {
+    for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
+        let server = RedisServer::start();
+        let backend = builder().atomicity(atomicity).connect(server.url()).await;
+        let backend = backend.expect("a server");
+        warm_up(&server, &backend).await;
+        for (outer, inner, sent, spent) in
+            [(5, 5, 1, 5), (1, 5, 2, 10), (5, 2, 2, 12), (0, 0, 1, 12)]
+        {
+            let mut service = ServiceBuilder::new()
+                .layer(limit(&backend).cost(outer))
+                .layer(limit(&backend).cost(inner))
+                .service_fn(hello);
+            let line = format!("\"api\";r={}", 100 - spent);
+            assert_eq!(
+                ask(&mut service).await,
+                (200, vec![line]),
+                "{outer}, {inner}"
+            );
+            if atomicity == Atomicity::Script {
+                assert_eq!(scripts(&server), sent, "{outer} and {inner}");
+            }
+            assert_eq!(gone(&backend).await, spent);
+            scripts(&server);
+        }
+        // Refused within: what was charged outside has gone back when the client hears of it.
+        spend(&backend, 48).await;
+        let mut service = ServiceBuilder::new()
+            .layer(limit(&backend))
+            .layer(limit(&backend).cost(41))
+            .service_fn(hello);
+        scripts(&server);
+        let (status, lines) = ask(&mut service).await;
+        assert_eq!(status, 429);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("\"api\";r=40;t="), "{lines:?}");
+        if atomicity == Atomicity::Script {
+            assert_eq!(scripts(&server), 3);
+        }
+        assert_eq!(gone(&backend).await, 60);
+    }
+}
+
+/// A refusal within is kept for a second at most, and not beyond the refund that follows it.
+#[tokio::test]
+async fn what_was_refused_within_keeps_nobody_from_what_has_gone_back() {
+    let server = RedisServer::start();
+    let backend = connect(&server).await;
+    spend(&backend, 60).await;
+    for _ in 0..10 {
+        let mut dear = ServiceBuilder::new()
+            .layer(limit(&backend))
+            .layer(limit(&backend).cost(41))
+            .service_fn(hello);
+        assert_eq!(ask(&mut dear).await.0, 429);
+        let mut just = ServiceBuilder::new()
+            .layer(limit(&backend).cost(40))
+            .service_fn(async |request: Request<()>| {
+                let charge = request.extensions().get::<Charge>().expect("a charge");
+                charge.cancel().await.expect("an answer");
+                hello(request).await
+            });
+        assert_eq!(ask(&mut just).await.0, 200);
+    }
+    assert_eq!(gone(&backend).await, 60);
+}
+
+/// Beside each request through two layers over Redis the same one goes through one over memory, by the same clock.
+#[tokio::test]
+async fn two_layers_over_redis_answer_as_one_over_memory() {
+    let server = RedisServer::start();
+    let span = Duration::from_secs(10);
+    let quotas = [
+        Quota::token_bucket(10, 7, span),
+        Quota::interval_bucket(10, 7, span),
+        Quota::fixed_window(10, span),
+        Quota::sliding_window(10, span),
+        Quota::sliding_log(10, span),
+    ];
+    let mut refused = 0;
+    for (number, quota) in quotas.into_iter().enumerate() {
+        let policy = Policy::new(&format!("p{number}"), quota);
+        let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+        let connection = Frozen::connect(&server.url(), &clock).await;
+        // The cache tells a dearer request the wait of the one that it knows.
+        let builder = builder().clock(clock.clone()).deny_cache(Duration::ZERO);
+        let backend = builder.from_connection(connection);
+        let twin = MemoryBackend::builder().clock(clock.clone()).build();
+        for step in 0..150_u32 {
+            clock.advance(Duration::from_micros(u64::from(step * 7_919 % 4_001) * 997));
+            let (outer, inner) = (step % 3, step * 31 % 12);
+            let left = match twin.ask(Op::Check(Cost::ZERO), &policy, &key()) {
+                Answer::Now(Ok(reply)) => reply.decision.snapshot().remaining(),
+                _ => unreachable!("memory answers at once"),
+            };
+            let cost = if outer <= left { inner } else { outer };
+            let alone = match twin.ask(Op::Check(cost.into()), &policy, &key()) {
+                Answer::Now(Ok(reply)) => reply.decision,
+                _ => unreachable!("memory answers at once"),
+            };
+            let mut service = ServiceBuilder::new()
+                .layer(over(&policy, &backend).cost(outer))
+                .layer(over(&policy, &backend).cost(inner))
+                .service_fn(hello);
+            let Ok(ready) = service.ready().await;
+            let Ok(response) = ready.call(Request::new(())).await;
+            let told = response.extensions().get::<Decision>();
+            assert_eq!(
+                told,
+                Some(&alone),
+                "{policy:?}, step {step}, {outer} and {inner}"
+            );
+            refused += u32::from(matches!(alone.retry_after(), Some(RetryAfter::In(_))));
+        }
+    }
+    assert!(refused > 100, "{refused}");
+}
+
+// -- Clients that go away, over real connections
+
+async fn serve(app: Router) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(axum::serve(listener, app).into_future());
+    address
+}
+
+/// A connection on which a request was sent.
+async fn send(address: SocketAddr, path: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("a server");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: here\r\n\r\n");
+    let sent = stream.write_all(request.as_bytes()).await;
+    sent.expect("a connection");
+    stream
+}
+
+#[tokio::test]
+async fn a_settlement_is_done_although_the_answer_has_been_sent_and_the_connection_closed() {
+    let server = Arc::new(RedisServer::start());
+    let backend = connect(&server).await;
+    let stops = Arc::clone(&server);
+    let handler = async move |charge: Charge| {
+        stops.pause();
+        drop(charge.settle(4));
+        "done"
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(limit(&backend).cost(10));
+    let address = serve(app).await;
+    let mut stream = send(address, "/").await;
+    let mut head = [0; 12];
+    stream.read_exact(&mut head).await.expect("an answer");
+    assert_eq!(&head, b"HTTP/1.1 200");
+    drop(stream);
+    assert_eq!(backend.lobby().errands(), 1);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    server.resume();
+    until_gone(&backend, 4).await;
+    assert_eq!(backend.lobby().lost_errands(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_leaves_the_handlers_settlement() {
+    struct Measured(Charge);
+    impl Drop for Measured {
+        fn drop(&mut self) {
+            drop(self.0.settle(3));
+        }
+    }
+    let server = RedisServer::start();
+    let backend = connect(&server).await;
+    let begun = Arc::new(Notify::new());
+    let tell = Arc::clone(&begun);
+    let handler = async move |charge: Charge| {
+        let _measured = Measured(charge);
+        tell.notify_one();
+        std::future::pending::<()>().await;
+    };
+    let app = Router::new()
+        .route("/", get(handler))
+        .layer(limit(&backend).cost(10));
+    let address = serve(app).await;
+    let stream = send(address, "/").await;
+    begun.notified().await;
+    assert_eq!(gone(&backend).await, 10);
+    drop(stream);
+    until_gone(&backend, 3).await;
+}
+
+/// Tells when it is dropped.
+struct Dropped(Arc<Notify>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_while_redis_is_asked_is_paid_back_if_told_so() {
+    for (refunds, left) in [(false, 10), (true, 0)] {
+        let server = RedisServer::start();
+        let backend = connect(&server).await;
+        let mut limit = limit(&backend).cost(10);
+        if refunds {
+            limit = limit.refund_on_disconnect();
+        }
+        let limited = get(async || "never").layer(limit);
+        let dropped = Arc::new(Notify::new());
+        let tell = Arc::clone(&dropped);
+        let watched = from_fn(move |request: axum::extract::Request, next: Next| {
+            let dropped = Dropped(Arc::clone(&tell));
+            async move {
+                let response = next.run(request).await;
+                drop(dropped);
+                response
+            }
+        });
+        let app = Router::new().route("/", limited).layer(watched);
+        // The script is there, and the connection.
+        spend(&backend, 1).await;
+        server.pause();
+        let address = serve(app).await;
+        let stream = send(address, "/").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(stream);
+        dropped.notified().await;
+        server.resume();
+        until_gone(&backend, 1 + left).await;
+        assert_eq!(backend.lobby().lost_errands(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_hangs_up_while_it_waits_gives_its_turn_up() {
+    let server = RedisServer::start();
+    let backend = connect(&server).await;
+    spend(&backend, 100).await;
+    let app = Router::new()
+        .route("/", get(async || "never"))
+        .layer(limit(&backend).wait(DAY));
+    let address = serve(app).await;
+    let stream = send(address, "/").await;
+    let waiters = async |count: usize| {
+        let start = Instant::now();
+        while backend.lobby().waiters() != count {
+            assert!(start.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    waiters(1).await;
+    // Reserved: whoever comes now has to wait for another turn.
+    let limiter = Limiter::new(bucket(), backend.clone());
+    let wait = async || {
+        let reply = limiter.check(&key(), 1).await.expect("an answer");
+        match reply.decision.retry_after() {
+            Some(RetryAfter::In(wait)) => wait,
+            other => panic!("{other:?}"),
+        }
+    };
+    let turn = DAY / 100;
+    let start = Instant::now();
+    while wait().await <= turn {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(stream);
+    waiters(0).await;
+    let start = Instant::now();
+    while wait().await > turn {
+        assert!(start.elapsed() < PATIENCE);
+        // A refusal is known for up to a second.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+// -- What is lost
+
+#[tokio::test]
+async fn a_settlement_that_redis_does_not_answer_is_counted_and_no_client_waits_for_it() {
+    let server = Arc::new(RedisServer::start());
+    let backend = RedisBackend::connect(server.url()).await;
+    let backend = backend.expect("a server");
+    let stops = Arc::clone(&server);
+    let mut service = ServiceBuilder::new()
+        .layer(limit(&backend).on_response(move |_, charge| {
+            stops.pause();
+            drop(charge.cancel());
+        }))
+        .service_fn(hello);
+    let start = Instant::now();
+    assert_eq!(ask(&mut service).await.0, 200);
+    assert!(start.elapsed() < Duration::from_millis(200));
+    assert_eq!(
+        (backend.lobby().errands(), backend.lobby().lost_errands()),
+        (1, 0)
+    );
+    while backend.lobby().errands() > 0 {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(backend.lobby().lost_errands(), 1);
+    server.resume();
+}
