@@ -152,7 +152,7 @@ impl<B: Backend> Limiter<B> {
     }
 
     /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`: under a policy of buckets in a turn that is reserved
-    /// at once, first come, first served; under a window by looking again. See [`wait`](crate::wait). The charge tells
+    /// at once, first come, first served; under a window by looking again. See [`wait`]. The charge tells
     /// [how long it has waited](Charge::waited), and can be settled; dropped, it stays.
     ///
     /// # Errors
