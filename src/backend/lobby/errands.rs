@@ -69,9 +69,12 @@ impl Errands {
             let mut slot = slot;
             let done = tokio::time::timeout(LONGEST, errand).await;
             let done = done.unwrap_or(Err(Fault::Slow));
+            let done = done.map_err(|fault| slot.0.note(fault));
+            // Before its outcome is told: whoever hears of it finds it done.
             slot.1 = false;
+            drop(slot);
             // Who has gone meanwhile does not hear it.
-            let _ = told.send(done.map_err(|fault| slot.0.note(fault)));
+            let _ = told.send(done);
         });
         Ok(outcome)
     }
