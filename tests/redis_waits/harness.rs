@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tower_sluice::backend::Backend;
 use tower_sluice::backend::redis::RedisBuilder;
-use tower_sluice::{Key, Limiter, Policy, RedisBackend};
+use tower_sluice::clock::{Clock, SystemClock};
+use tower_sluice::quota::Anchor;
+use tower_sluice::{Charge, Key, Limiter, Policy, Quota, RedisBackend};
 
 use crate::support::redis::RedisServer;
 
@@ -65,6 +67,34 @@ pub(crate) fn patient() -> RedisBuilder {
 pub(crate) async fn limiter(builder: RedisBuilder, server: &RedisServer, policy: &Policy) -> Redis {
     let backend = builder.connect(server.url()).await.expect("it runs");
     Limiter::new(policy.clone(), backend)
+}
+
+/// What `quota` says, and when the server said so: a bucket that nobody empties is full again at a known time.
+pub(crate) fn timed(name: &str, quota: Quota) -> Policy {
+    let clock = Quota::interval_bucket(u32::MAX, u32::MAX, us(EACH_HOUR)).anchor(Anchor::EPOCH);
+    Policy::new(name, quota).and("clock", clock)
+}
+
+/// µs.
+const EACH_HOUR: u64 = 3_600_000_000;
+
+/// When the server decided on a charge of a [`timed`] policy, µs since the epoch by its own clock.
+pub(crate) fn decided(charge: &Charge) -> u64 {
+    let decision = charge.decision().expect("it was counted");
+    let rest = micros(decision.snapshot().quotas()[1].reset_after());
+    let about = SystemClock::new().now().as_micros() + rest;
+    // The full hour that is nearest: no test takes half of one.
+    (about + EACH_HOUR / 2) / EACH_HOUR * EACH_HOUR - rest
+}
+
+/// How long after its decision the bucket of a [`timed`] policy will owe nothing, µs.
+pub(crate) fn to_fill(charge: &Charge) -> u64 {
+    let decision = charge.decision().expect("it was counted");
+    micros(decision.snapshot().quotas()[0].reset_after())
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).expect("soon")
 }
 
 pub(crate) fn ann() -> Key {

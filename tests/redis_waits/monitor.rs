@@ -2,7 +2,7 @@
 //!
 //! Waiters are told apart by how long they would wait: that is an argument of the script that reserves a turn.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread::{self, JoinHandle};
@@ -20,15 +20,6 @@ const MOST: u64 = 1_000_000;
 pub(crate) fn max_wait(number: u64) -> Duration {
     assert!(number < MOST);
     Duration::from_micros(FIRST + number)
-}
-
-/// A turn that was reserved, or refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reserved {
-    /// Whose it is.
-    pub(crate) number: u64,
-    /// When the server did it, µs since the epoch.
-    pub(crate) at: u64,
 }
 
 /// Writes down all that a server does, until it is read.
@@ -49,45 +40,25 @@ impl Monitor {
         Self { stream, reader }
     }
 
-    /// All turns that were reserved or refused until now, in the order in which they were.
-    pub(crate) fn reserved(self, server: &RedisServer) -> Vec<Reserved> {
+    /// Those who asked for a turn until now, in the order in which the server heard them. Each must have asked once.
+    pub(crate) fn order(self, server: &RedisServer) -> Vec<u64> {
         // Once it has done this, it has shown all that was before.
         server.command(&["ECHO", "the end"]);
         thread::sleep(Duration::from_millis(50));
         self.stream.shutdown(Shutdown::Both).expect("a socket");
         let lines = self.reader.join().expect("no panic");
         assert!(lines.iter().any(|line| line.ends_with("\"the end\"")));
-        let mut reserved = Vec::new();
-        for line in lines {
-            // +1339518083.107412 [0 127.0.0.1:60866] "EVALSHA" ..
-            let Some((time, command)) = line.split_once(" [0 127.0.0.1:") else {
-                continue;
-            };
-            let Some((_, command)) = command.split_once("] \"EVAL") else {
-                continue;
-            };
-            let time = time.trim_start_matches('+').replace('.', "");
-            let at = time.parse().expect("a time");
-            for word in command.split('"') {
-                let number = word
-                    .parse::<u64>()
-                    .ok()
-                    .and_then(|wait| wait.checked_sub(FIRST));
-                if let Some(number) = number.filter(|number| *number < MOST) {
-                    reserved.push(Reserved { number, at });
-                }
-            }
-        }
-        reserved
+        // +1339518083.107412 [0 127.0.0.1:60866] "EVALSHA" ..
+        let commands = lines.iter().filter(|line| line.contains("] \"EVAL"));
+        let number = |word: &str| {
+            let wait: u64 = word.parse().ok()?;
+            wait.checked_sub(FIRST).filter(|number| *number < MOST)
+        };
+        let order: Vec<_> = commands
+            .flat_map(|line| line.split('"').filter_map(number))
+            .collect();
+        let different: BTreeSet<_> = order.iter().collect();
+        assert_eq!(different.len(), order.len(), "somebody asked twice");
+        order
     }
-}
-
-/// The place of each number in a list without repetitions.
-pub(crate) fn places(reserved: &[Reserved]) -> BTreeMap<u64, usize> {
-    let places: BTreeMap<_, _> = (0..)
-        .zip(reserved)
-        .map(|(place, r)| (r.number, place))
-        .collect();
-    assert_eq!(places.len(), reserved.len(), "nobody is asked for twice");
-    places
 }
