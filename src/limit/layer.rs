@@ -21,8 +21,12 @@ use crate::wait::MaxWait;
 ///
 /// Clones share their buckets, and so do layers of the same policy name over clones of one backend: `.cost(20)` on a clone
 /// makes a route dearer, not separate. Each layer that a request passes charges for itself; one that is refused by an inner
-/// layer has been charged by the outer ones. But layers of the same policy, key and backend within each other charge once, what
-/// the innermost says: it charges what is missing or gives back what is too much, and if it refuses, everything goes back.
+/// layer has been charged by the outer ones.
+///
+/// But layers of the same policy, key and backend within each other charge once, what the innermost says: it charges what is
+/// missing or gives back what is too much, and if it refuses, everything goes back. They wait for no longer than one of them
+/// may, and tell the client once. A request that the outer one refuses never gets to the inner one: it is told when the outer
+/// cost will be there.
 ///
 /// The other parameters have defaults and are changed by methods: what a request costs, what happens when a backend that can
 /// fail does, how requests are refused, and which policy applies.
@@ -228,7 +232,8 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     /// A request is refused as soon as it is known that it would wait for longer, or if too many wait already
     /// ([`Lobby::max_waiters`](crate::backend::Lobby::max_waiters)). A [`Deadline`](crate::Deadline) in its extensions and a
     /// `grpc-timeout` shorten its wait. While it waits it does not hold the inner service's readiness, a slot of a
-    /// `ConcurrencyLimit` say: that is taken afterwards. If its client goes away before its turn, the turn is given up.
+    /// `ConcurrencyLimit` say: that is taken afterwards. If its client goes away before its turn, the turn is given up, and so is
+    /// what a layer of the same policy around this one has charged.
     pub fn wait(mut self, max_wait: impl Into<MaxWait>) -> Self {
         self.max_wait = max_wait.into();
         self
@@ -263,7 +268,7 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
 
     /// Whether the [`Decision`](crate::Decision) is left in the extensions of requests that pass and of all responses, and the
     /// [`Charge`](crate::Charge) in those of requests; they are by default. Of nested layers the innermost is seen in a request, the
-    /// outermost in a response. Without it layers of one policy within each other do not know of each other, and each charges.
+    /// outermost in a response. A layer without it is not known to those of its policy within it, and each charges.
     pub fn extensions(mut self, extensions: bool) -> Self {
         self.reject.extensions = extensions;
         self

@@ -14,10 +14,10 @@ use rand::{Rng, SeedableRng};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::Backend;
-use tower_sluice::response::HeaderFormat;
+use tower_sluice::response::{HeaderFormat, Refusal};
 use tower_sluice::{
-    Charge, Cost, Decision, Global, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota,
-    RateLimitLayer, RetryAfter, RouteCosts, key_fn,
+    Charge, Cost, Decision, Global, Key, Limiter, MaxWait, MemoryBackend, OnBackendError, Policy,
+    Quota, RateLimitLayer, RetryAfter, key_fn,
 };
 
 use crate::remote::Remote;
@@ -119,11 +119,13 @@ async fn of_two_layers_the_inner_one_says_what_a_request_costs() {
     }
 }
 
+#[cfg(feature = "axum")]
 #[tokio::test]
 async fn a_route_with_a_cost_of_its_own_under_a_table_of_costs_is_charged_that() {
     use axum::Router;
     use axum::body::Body;
     use axum::routing::get;
+    use tower_sluice::RouteCosts;
     for remote in Remote::both() {
         let ok = || get(|| async { "ok" });
         let table = RouteCosts::new().route("/dear/{id}", 7).otherwise(2);
@@ -620,6 +622,20 @@ fn whichever_layer_writes_fields_writes_them_once_with_the_innermost_numbers() {
 }
 
 #[test]
+fn a_closure_for_refusals_is_told_whether_an_outer_charge_has_gone_back() {
+    let memory = memory();
+    let limit = || in_memory(&bucket(), &memory);
+    let told = limit().cost(101).reject_fn(|_, refusal| match refusal {
+        Refusal::Limited { joined, .. } => Response::new(joined.to_string()),
+        other => panic!("{other:?}"),
+    });
+    let mut alone = told.clone().layer(hello());
+    assert_eq!(seen(&mut alone, request()).body, "false");
+    let mut within = limit().layer(told.layer(hello()));
+    assert_eq!(seen(&mut within, request()).body, "true");
+}
+
+#[test]
 fn redirects_carry_the_innermost_numbers_if_any_layer_is_to_write_them() {
     let memory = memory();
     let limit = || in_memory(&bucket(), &memory);
@@ -1027,6 +1043,7 @@ async fn if_the_inner_layer_refuses_by_the_fallback_its_outer_charge_goes_back()
                 panic!("{refused:?}");
             };
             assert!(line.starts_with("\"api\";r=40;t="), "{line}");
+            assert_eq!(remote.asked(), ["check 1", "check 50"]);
             let left = limiter.check_now(&key(), 0).decision;
             assert_eq!(left.snapshot().remaining(), 40);
         }
@@ -1084,9 +1101,35 @@ async fn what_an_inner_fallback_has_charged_stays_when_the_rest_is_settled() {
                 assert_eq!(charge.estimate(), Some(Cost::each([5])));
                 drop(charge.cancel());
             }));
+        // What others have spent there is not given back in its place.
+        spend(&remote, 10);
         ask(&mut service, request()).await;
         others().await;
-        assert_eq!((gone(&remote), gone_locally(&local)), (0, 3));
+        assert_eq!((gone(&remote), gone_locally(&local)), (10, 3));
+        assert_eq!(remote.asked(), ["check 2", "check 3", "refund 2"]);
+    }
+}
+
+#[tokio::test]
+async fn an_inner_fallback_tells_its_own_numbers_whatever_goes_back_outside() {
+    let policy = bucket().and("bytes", Quota::per_hour(100));
+    for remote in Remote::both() {
+        let (local, fails) = (MemoryBackend::new(), remote.clone());
+        let choice = OnBackendError::Fallback(local.clone());
+        let mut service = ServiceBuilder::new()
+            .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
+            .layer(in_between(move |_| fails.fail(1)))
+            .layer(
+                over(&policy, &remote)
+                    .cost(Cost::each([5, 2]))
+                    .on_backend_error(choice),
+            )
+            .service(hello());
+        let seen = ask(&mut service, request()).await;
+        others().await;
+        let left = ["\"api\";r=96, \"bytes\";r=100"];
+        assert_eq!(seen.lines("ratelimit"), left);
+        assert_eq!(spent(&remote.memory, &policy, &key()), [1, 2]);
     }
 }
 
@@ -1271,5 +1314,123 @@ async fn a_refusal_that_nobody_waits_for_pays_back_all_the_same() {
         drop(answer);
         others().await;
         assert_eq!(gone(&remote), 60);
+    }
+}
+
+/// Requests through three layers, answers, failures and hang-ups in any order: in the end exactly those are charged whose
+/// service has begun.
+#[tokio::test]
+async fn whoever_is_dropped_whenever_only_what_has_begun_is_charged() {
+    let day = Duration::from_secs(86_400);
+    let policies = [
+        bucket(),
+        Policy::new("api", Quota::sliding_window(100, day)),
+        Policy::new("api", Quota::sliding_log(100, day)),
+        bucket().and("window", Quota::fixed_window(90, day)),
+    ];
+    let (mut begun_in_all, mut refused_in_all) = (0, 0);
+    for seed in 0..400_u64 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let policy = &policies[random.random_range(0..policies.len())];
+        let policy_is_bucket = *policy == bucket();
+        let remote = match random.random_range(0..4) {
+            0 => Remote::near(),
+            _ => Remote::answering(0),
+        };
+        let is_near = remote.is_near();
+        let begun = Arc::new(AtomicUsize::new(0));
+        let mut requests = Vec::new();
+        for _ in 0..random.random_range(1..8) {
+            let costs = [0; 3].map(|_| random.random_range(0..40_u32));
+            let (counter, cost) = (Arc::clone(&begun), costs[2]);
+            let stays = random.random_bool(0.5);
+            let handler = tower::service_fn(move |_: Request<()>| {
+                let counter = Arc::clone(&counter);
+                async move {
+                    counter.fetch_add(cost as usize, SeqCst);
+                    if !stays {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+                }
+            });
+            // Those who wait for a window wait in vain; a turn that somebody stands behind is not given back.
+            let waits = !policy_is_bucket && random.random_bool(0.3);
+            let max_wait = if waits {
+                MaxWait::Unbounded
+            } else {
+                MaxWait::NONE
+            };
+            let layer = |cost: u32| {
+                let limit = over(policy, &remote).cost(cost);
+                limit.refund_on_disconnect().wait(max_wait)
+            };
+            let mut service = ServiceBuilder::new()
+                .layer(layer(costs[0]))
+                .layer(layer(costs[1]))
+                .layer(layer(costs[2]))
+                .service(handler);
+            let ready = service.ready().await.expect("ready");
+            requests.push(Box::pin(ready.call(request())));
+        }
+        while !requests.is_empty() {
+            let which = random.random_range(0..requests.len());
+            match random.random_range(0..10) {
+                0 => drop(requests.swap_remove(which)),
+                1 => others().await,
+                2..=5 if !is_near => remote.answer(random.random_range(1..3)),
+                _ => {
+                    if let Some(response) = requests[which].as_mut().now_or_never() {
+                        if response.expect("no error").status() != StatusCode::OK {
+                            refused_in_all += 1;
+                        }
+                        drop(requests.swap_remove(which));
+                    }
+                }
+            }
+        }
+        if !is_near {
+            remote.answer(1_000);
+        }
+        others().await;
+        let begun = begun.load(SeqCst);
+        begun_in_all += begun;
+        let left = spent(&remote.memory, policy, &key());
+        assert!(
+            left.iter().all(|spent| *spent as usize == begun),
+            "seed {seed}, {begun} has begun, {left:?} is spent: {:?}",
+            remote.asked()
+        );
+        let lobby = remote.lobby();
+        let idle = (lobby.waiters(), lobby.errands(), lobby.lost_errands());
+        assert_eq!(idle, (0, 0, 0), "seed {seed}");
+    }
+    assert!(begun_in_all > 1_000 && refused_in_all > 100);
+}
+
+#[tokio::test]
+async fn a_handler_settles_all_parts_under_every_algorithm() {
+    for policy in policies() {
+        for remote in Remote::both() {
+            let limiter = Limiter::new(policy.clone(), remote.memory.clone());
+            let left = || {
+                let decision = limiter.check_now(&key(), 0).decision;
+                let quotas = decision.snapshot().quotas().iter();
+                quotas.map(|quota| quota.remaining()).collect::<Vec<_>>()
+            };
+            for actual in [0, 2, 1, 3] {
+                // Enough for three, whatever has been spent.
+                limiter.reset(&key()).await.expect("memory");
+                let before = left();
+                let mut service = ServiceBuilder::new()
+                    .layer(over(&policy, &remote))
+                    .layer(over(&policy, &remote).cost(3))
+                    .service(with_charge(move |charge| drop(charge.settle(actual))));
+                assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
+                others().await;
+                let expected: Vec<_> = before.iter().map(|before| before - actual).collect();
+                assert_eq!(left(), expected, "{policy:?}");
+            }
+        }
     }
 }

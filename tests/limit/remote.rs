@@ -80,6 +80,11 @@ impl Remote {
         remote
     }
 
+    /// Whether it answers at once.
+    pub(crate) fn is_near(&self) -> bool {
+        self.gate.is_none()
+    }
+
     /// With the time of `clock`.
     pub(crate) fn by(mut self, clock: &ManualClock) -> Self {
         self.memory = MemoryBackend::builder().clock(clock.clone()).build();

@@ -732,27 +732,46 @@ async fn if_the_backend_fails_a_request_that_would_wait_is_treated_as_chosen() {
     }
 }
 
-/// The fallback's clock is the system's: these wait for some milliseconds.
+/// The fallback's clock is the system's: one of these waits for half a second.
 #[tokio::test]
 async fn if_the_backend_fails_a_request_waits_at_the_fallback() {
-    let policy = Policy::new("api", Quota::per_second(50).burst(1));
+    let policy = Policy::new("api", Quota::per_second(2).burst(1));
+    for (remote, longest) in Remote::both().into_iter().zip([10_000_000, 10]) {
+        remote.fail(usize::MAX);
+        let local = MemoryBackend::new();
+        let limit = over(&policy, &remote)
+            .on_backend_error(OnBackendError::Fallback(local.clone()))
+            .wait(Duration::from_micros(longest));
+        let mut service = limit.layer(tower::service_fn(tells_its_wait));
+        assert_eq!(ask(&mut service, request()).await.body, "0ns");
+        let second = ask(&mut service, request()).await;
+        if longest > 10 {
+            assert_eq!(second.status, StatusCode::OK);
+            assert!(second.body.ends_with("ms"), "{}", second.body);
+        } else {
+            assert_eq!(second.status, StatusCode::TOO_MANY_REQUESTS);
+        }
+        assert_eq!(remote.asked(), ["reserve 1"; 2]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_waited_for_at_the_fallback_is_settled_there() {
+    let policy = Policy::new("api", Quota::per_hour(100));
     for (_, remote) in each() {
         remote.fail(usize::MAX);
         let local = MemoryBackend::new();
-        let limit =
-            || over(&policy, &remote).on_backend_error(OnBackendError::Fallback(local.clone()));
-        let mut service = limit().layer(tower::service_fn(tells_its_wait));
-        assert_eq!(ask(&mut service, request()).await.body, "0ns");
-        let start = Instant::now();
-        let waited = ask(&mut service, request()).await;
-        assert_eq!(waited.status, StatusCode::OK);
-        assert!(waited.body.ends_with("ms"), "{}", waited.body);
-        assert!(start.elapsed() > Duration::from_millis(15));
-
-        let mut service = limit().wait(Duration::from_micros(10)).layer(hello());
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(remote.asked(), ["reserve 1"; 3]);
+        let limit = over(&policy, &remote).cost(10);
+        let mut service = limit
+            .on_backend_error(OnBackendError::Fallback(local.clone()))
+            .layer(tower::service_fn(|request: Request<()>| async move {
+                let charge = request.extensions().get::<Charge>().expect("a charge");
+                let after = charge.settle(3).await.expect("in memory");
+                assert_eq!(after.expect("numbers").remaining(), 97);
+                Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+            }));
+        assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
+        assert_eq!(remote.asked(), ["reserve 10"]);
     }
 }
 
