@@ -41,12 +41,17 @@ impl std::fmt::Debug for Offer<'_> {
 }
 
 impl Granted<'_> {
-    /// What the request was charged, and the answer.
+    /// What the request was charged. It is made by this call: who does not want it need not pay for it.
+    #[must_use]
+    pub fn into_charge(self) -> Charge {
+        self.offer.into_charge(self.answer.as_ref())
+    }
+}
+
+impl Offer<'_> {
     #[inline(always)] // what is moved here is large
-    pub fn into_charge(self) -> (Charge, Option<Decision>) {
-        let (policy, decision) = self.answer.unzip();
-        let charge = match (self.offer, policy, &decision) {
-            (Offer::Made(charge), ..) => *charge,
+    pub(super) fn into_charge(self, answer: Option<&(&Policy, Decision)>) -> Charge {
+        match (self, answer) {
             (
                 Offer::New {
                     settler,
@@ -55,18 +60,18 @@ impl Granted<'_> {
                     receipt,
                     waited,
                 },
-                Some(policy),
-                Some(decision),
+                Some((policy, decision)),
             ) => {
                 let admitted = Admitted {
                     decision: decision.clone(),
                     receipt,
                     waited,
                 };
-                Charge::new(settler.into_owned(), policy.clone(), key, cost, admitted)
+                let policy = Policy::clone(policy);
+                Charge::new(settler.into_owned(), policy, key, cost, admitted)
             }
+            (Offer::Made(charge), _) => *charge,
             _ => Charge::uncounted(),
-        };
-        (charge, decision)
+        }
     }
 }

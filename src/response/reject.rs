@@ -224,13 +224,14 @@ where
     #[inline]
     fn admit(&self, request: &mut Request<B>, granted: Granted<'_>) -> HttpPass<H> {
         let extensions = self.extensions;
-        let (joined, policy) = (
-            granted.joined,
-            granted.answer.as_ref().map(|answer| answer.0),
-        );
+        let Granted {
+            answer,
+            joined,
+            offer,
+        } = granted;
         let (mut hook, mut depth) = (H::Kept::default(), None);
-        let decision = if extensions || joined || H::IS_CALLED {
-            let (charge, decision) = granted.into_charge();
+        if extensions || joined || H::IS_CALLED {
+            let charge = offer.into_charge(answer.as_ref());
             if joined || !extensions {
                 depth = joined.then(|| charge.depth());
                 hook = self.hook.keep(charge);
@@ -246,24 +247,17 @@ where
                     charge.set_outer(outer);
                 }
             }
-            decision
-        } else {
-            granted.answer.map(|answer| answer.1)
-        };
-        let told = match (policy, decision) {
-            (Some(policy), Some(decision)) if extensions || self.format != HeaderFormat::None => {
-                Some(Told {
-                    policy: policy.clone(),
-                    decision,
-                    format: self.format,
-                    on_redirects: self.on_redirects,
-                    extensions,
-                    depth,
-                    joined,
-                })
-            }
-            _ => None,
-        };
+        }
+        let answer = answer.filter(|_| extensions || self.format != HeaderFormat::None);
+        let told = answer.map(|(policy, decision)| Told {
+            policy: policy.clone(),
+            decision,
+            format: self.format,
+            on_redirects: self.on_redirects,
+            extensions,
+            depth,
+            joined,
+        });
         HttpPass { told, hook }
     }
 
