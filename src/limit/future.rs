@@ -238,9 +238,8 @@ where
         mut self: Box<Self>,
         verdict: Verdict,
     ) -> StateOf<S, Req, K, B, C, F, R, P> {
-        let is_refused = matches!(verdict, Verdict::Refuse(_));
-        if !is_refused && !self.shared.layer.refund_unserved {
-            // It has had its turn: from now on nothing is given up.
+        if !self.shared.layer.refund_unserved {
+            // Its turn has come: from now on nothing is given up.
             self.keep_charge();
         }
         match verdict {

@@ -1164,6 +1164,25 @@ async fn if_the_inner_layer_gets_no_answer_the_outer_charge_goes_back_or_on() {
 }
 
 #[tokio::test]
+async fn for_want_of_an_answer_nobody_waits_until_the_outer_charge_has_gone_back() {
+    // The refund is not answered.
+    let remote = Remote::changing(0);
+    remote.fail_after(1, 1);
+    let mut service = ServiceBuilder::new()
+        .layer(limit(&remote))
+        .layer(limit(&remote).cost(5))
+        .service(hello());
+    let refused = ask(&mut service, request()).await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    others().await;
+    assert_eq!(remote.asked(), ["check 1", "check 4", "refund 1"]);
+    assert_eq!((gone(&remote), remote.lobby().errands()), (1, 1));
+    remote.answer(1);
+    others().await;
+    assert_eq!(gone(&remote), 0);
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_although_the_outer_charge_does_not_go_back() {
     let sliding = Policy::new(
         "api",
@@ -1278,6 +1297,33 @@ async fn dropped_while_the_rest_goes_back_everything_is_paid_back_if_told_so() {
         others().await;
         assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
         assert_eq!(remote.lobby().lost_errands(), 0);
+    }
+}
+
+#[tokio::test]
+async fn dropped_while_one_quota_is_given_back_everything_is_paid_back_if_told_so() {
+    let policy = bucket().and("bytes", Quota::per_hour(100));
+    for (refunds, left) in [(false, [5, 2]), (true, [0, 0])] {
+        let remote = Remote::answering(2);
+        let mut inner = over(&policy, &remote).cost(Cost::each([5, 2]));
+        if refunds {
+            inner = inner.refund_on_disconnect();
+        }
+        let (counted, calls) = counted();
+        let mut service = ServiceBuilder::new()
+            .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
+            .layer(inner)
+            .service(counted);
+        let ready = service.ready().await.expect("ready");
+        let mut answer = Box::pin(ready.call(request()));
+        assert!(answer.as_mut().now_or_never().is_none());
+        others().await;
+        assert_eq!(remote.asked(), ["check 1+10", "check 4+0", "refund 8"]);
+        drop(answer);
+        remote.answer(9);
+        others().await;
+        assert_eq!(spent(&remote.memory, &policy, &key()), left);
+        assert_eq!(calls.load(SeqCst), 0);
     }
 }
 

@@ -420,18 +420,53 @@ async fn who_waits_does_not_hold_a_slot_of_the_service() {
     }
 }
 
+/// Panics if it is called without having been polled ready. A clone is not ready.
+#[derive(Default)]
+struct Strict {
+    ready: bool,
+    polls: Arc<AtomicUsize>,
+}
+
+impl Clone for Strict {
+    fn clone(&self) -> Self {
+        Self {
+            ready: false,
+            polls: Arc::clone(&self.polls),
+        }
+    }
+}
+
+impl Service<Request<()>> for Strict {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.polls.fetch_add(1, SeqCst);
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        assert!(std::mem::take(&mut self.ready), "not ready");
+        std::future::ready(Ok(Response::default()))
+    }
+}
+
 #[tokio::test]
-async fn a_request_that_is_allowed_at_once_goes_to_the_service_that_was_ready() {
-    let memory = by(&clock());
-    let (mut service, mut handle) =
-        tower_test::mock::spawn_layer::<Request<()>, Response<()>, _>(limit(&memory));
-    handle.allow(1);
-    assert!(service.poll_ready().is_ready());
-    let mut answered = tokio::spawn(service.call(request()));
-    let (_, send) = handle.next_request().await.expect("without another slot");
-    send.send_response(Response::new(()));
-    let response = (&mut answered).await.expect("no panic").expect("no error");
-    assert_eq!(response.status(), 200);
+async fn the_service_that_is_called_was_ready_and_is_not_asked_again_without_a_wait() {
+    for (clock, remote) in each() {
+        let strict = Strict::default();
+        let mut service = limit(&remote).layer(strict.clone());
+        let mut first = call(&mut service, request());
+        assert_eq!(status!(first), 200);
+        assert_eq!(strict.polls.load(SeqCst), 1);
+        let mut second = call(&mut service, request());
+        assert_waits!(second);
+        clock.advance(SECOND);
+        assert_eq!(status!(second), 200);
+        assert_eq!(strict.polls.load(SeqCst), 3);
+    }
 }
 
 #[tokio::test]
@@ -772,6 +807,34 @@ async fn what_was_waited_for_at_the_fallback_is_settled_there() {
             }));
         assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
         assert_eq!(remote.asked(), ["reserve 10"]);
+    }
+}
+
+#[tokio::test]
+async fn layers_that_fall_back_to_one_backend_wait_there_for_one_charge() {
+    let policy = Policy::new("api", Quota::per_hour(100));
+    for (_, remote) in each() {
+        remote.fail(usize::MAX);
+        let local = MemoryBackend::new();
+        let limit = |cost: u32| {
+            let choice = OnBackendError::Fallback(local.clone());
+            over(&policy, &remote).cost(cost).on_backend_error(choice)
+        };
+        let mut service = ServiceBuilder::new()
+            .layer(limit(1))
+            .layer(limit(5))
+            .service(hello());
+        let passed = ask(&mut service, request()).await;
+        assert_eq!(passed.lines("ratelimit"), ["\"api\";r=95"]);
+        let mut dear = ServiceBuilder::new()
+            .layer(limit(1))
+            .layer(limit(96))
+            .service(hello());
+        let refused = ask(&mut dear, request()).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        let limiter = Limiter::new(policy.clone(), local);
+        let left = limiter.check_now(&key(), 0).decision.snapshot().remaining();
+        assert_eq!(left, 95);
     }
 }
 
