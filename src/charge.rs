@@ -53,8 +53,8 @@
 //!
 //! In other services it is in the request's extensions: `request.extensions().get::<Charge>()`.
 //!
-//! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background, so that
-//! the answer to a client need not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the
+//! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background of the
+//! Tokio runtime that it is called in (on a thread without one it fails), so that the answer to a client need not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the
 //! backend's [`Lobby`].
 
 use std::error::Error;

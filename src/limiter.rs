@@ -69,8 +69,8 @@ use crate::wait::{self, MaxWait};
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped before it was polled has done nothing. In memory the first poll completes; dropped while a remote
-/// backend is asked, the operation may still be done.
+/// A future that is dropped before it was polled has done nothing. In memory the first poll completes, unless it waits; dropped
+/// while a remote backend is asked, the operation may still be done.
 #[derive(Clone, Debug)]
 pub struct Limiter<B> {
     policy: Policy,
@@ -162,7 +162,8 @@ impl<B: Backend> Limiter<B> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its turn it gives the turn up, and what it has been charged goes back as far as nobody stands behind it.
+    /// Dropped before its turn it gives the turn up: what it has been charged goes back if nothing was charged to the key since; see
+    /// [`wait`](crate::wait#cancel-safety).
     pub async fn wait(
         &self,
         key: &Key,

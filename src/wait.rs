@@ -26,11 +26,18 @@
 //!
 //! # Cancel safety
 //!
-//! A waiter that is dropped before its turn gives the turn up: its charge goes back if nobody stands behind it, and else the
-//! turn passes unused, for those behind were told their times. With a remote backend that is done in the background.
+//! A waiter that is dropped before its turn gives the turn up: its charge goes back if the state of its key is still the one that
+//! it has left, that is if nothing was charged to it or changed since. Else the turn passes unused, for those behind were told
+//! their times; of several that are given up one after the other, only the last one goes back. With a remote backend that is done
+//! in the background, and needs the Tokio runtime in which the waiter is dropped.
+//!
+//! Under a window those who wait for one key in one process take turns at asking. A waiter that is kept but not polled, beside
+//! another one in a `select!` loop say, holds up those behind it, as one that has been handed a lock would: do not wait for the same
+//! key while you keep it.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -48,7 +55,8 @@ use crate::quota::Cost;
 pub enum MaxWait {
     /// So long and no longer, the backend's time limit aside. Zero: who is not allowed at once is refused.
     Within(Duration),
-    /// However long it takes. Who waits for a caller that may give up should say how long instead.
+    /// However long it takes; but a debt of turns stays below 2^53 grains, and one beyond that is refused with
+    /// [`Never`](crate::RetryAfter::Never). Who waits for a caller that may give up should say how long instead.
     Unbounded,
 }
 
@@ -119,19 +127,42 @@ impl Deadline {
 /// A wait of its own, wherever it goes.
 pub(crate) type Wait<E> = Pin<Box<dyn Future<Output = Result<Admitted, Rejected<E>>> + Send>>;
 
-/// As [`until_allowed`].
+/// How long a request may wait: so long from when it came, and not past the time by which its client has gone.
+#[derive(Clone, Copy)]
+pub(crate) struct Bound {
+    pub(crate) began: Timestamp,
+    pub(crate) max_wait: MaxWait,
+    pub(crate) end: Option<Deadline>,
+}
+
+impl Bound {
+    /// What is left of it by the clock of `lobby`.
+    pub(crate) fn left(&self, lobby: &Lobby) -> MaxWait {
+        let now = lobby.now();
+        let left = self.max_wait.left(self.began, now);
+        match self.end {
+            Some(end) => left.at_most(Duration::from_micros(end.time().micros_since(now))),
+            None => left,
+        }
+    }
+}
+
+/// As [`until_allowed`], from the first poll on.
 pub(crate) fn begin<B: Backend>(
     backend: &B,
     policy: &Policy,
     key: &Key,
     cost: Cost,
-    max_wait: MaxWait,
+    bound: Bound,
 ) -> Wait<B::Error> {
     let (backend, policy, key) = (backend.clone(), policy.clone(), key.clone());
-    Box::pin(async move { until_allowed(&backend, &policy, &key, cost, max_wait).await })
+    Box::pin(async move {
+        let max_wait = bound.left(backend.lobby());
+        until_allowed(&backend, &policy, &key, cost, max_wait).await
+    })
 }
 
-/// As [`begin`], in place of a backend that can fail.
+/// As [`until_allowed`], in place of a backend that can fail.
 pub(crate) fn begin_local<E: Send + 'static>(
     local: &MemoryBackend,
     policy: &Policy,
@@ -139,8 +170,11 @@ pub(crate) fn begin_local<E: Send + 'static>(
     cost: Cost,
     max_wait: MaxWait,
 ) -> Wait<E> {
-    let wait = begin(local, policy, key, cost, max_wait);
-    Box::pin(async move { wait.await.map_err(Rejected::of_infallible) })
+    let (local, policy, key) = (local.clone(), policy.clone(), key.clone());
+    Box::pin(async move {
+        let wait = until_allowed(&local, &policy, &key, cost, max_wait);
+        wait.await.map_err(Rejected::of_infallible)
+    })
 }
 
 /// The answer to a check that must not be lost: if nobody waits for it any more, what it has charged goes back.
@@ -339,7 +373,11 @@ fn undo<B: Backend>(backend: &B, op: Op, policy: &Policy, key: &Key) {
         Answer::Now(Ok(_)) => {}
         Answer::Now(Err(error)) => drop(lobby.lost(Fault::of(error))),
         Answer::Later(reply) => {
-            drop(lobby.run(async move { reply.await.map_err(Fault::of).map(drop) }));
+            let errands = Arc::clone(lobby.errand_runner());
+            lobby.errand_runner().give_back(async move {
+                let _turn = errands.in_turn().await;
+                reply.await.map_err(Fault::of).map(drop)
+            });
         }
     }
 }
@@ -385,22 +423,26 @@ impl<B: Backend> Drop for Kept<B> {
             return;
         };
         let (backend, policy, key) = asker;
-        let lobby = backend.clone();
-        drop(lobby.lobby().run(async move {
+        let errands = Arc::clone(backend.lobby().errand_runner());
+        Arc::clone(&errands).give_back(async move {
             // Nothing is known to be charged if that fails, and it is not this errand that does.
             let Ok(reply) = reply.await else {
                 return Ok(());
             };
             let op = match (reply.turn, reply.receipt) {
-                (Some(turn), _) => Op::Cancel(turn),
-                (None, Some(receipt)) => Op::Refund(receipt),
-                (None, None) => return Ok(()),
+                // Also one that would have come at once: a token that came back with others in line would let two go together.
+                (Some(turn), _) => Some(Op::Cancel(turn)),
+                (None, receipt) => receipt.map(Op::Refund),
             };
+            let Some(op) = op else {
+                return Ok(());
+            };
+            let _turn = errands.in_turn().await;
             let done = match backend.ask(op, &policy, &key) {
                 Answer::Now(done) => done,
                 Answer::Later(done) => done.await,
             };
             done.map_err(Fault::of).map(drop)
-        }));
+        });
     }
 }

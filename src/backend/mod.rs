@@ -152,7 +152,8 @@ pub enum Answer<T, F> {
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
     type Error: std::error::Error + Send + Sync + 'static;
-    /// What [`Answer::Later`] holds.
+    /// What [`Answer::Later`] holds. One that is never polled must do nothing; one that was may go on in another task, when
+    /// whoever asked has gone.
     type Future: Future<Output = Result<Reply, Self::Error>> + Send + 'static;
 
     /// Does `op` to the state of `key` under `policy`.

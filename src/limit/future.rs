@@ -11,13 +11,12 @@ use super::service::{Asked, Grant, Shared, Verdict, limited};
 use super::trace;
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Reply};
 use crate::charge::{Admitted, Charge, SettleError, Settlement};
-use crate::clock::Timestamp;
 use crate::decision::{Decision, Snapshot};
 use crate::limiter::Rejected;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::{Granted, Refusal, Reject};
-use crate::wait::{self, MaxWait, Wait};
+use crate::wait::{self, Bound, Wait};
 
 pin_project! {
     /// The answer of a [`RateLimit`](super::RateLimit).
@@ -25,7 +24,8 @@ pin_project! {
     /// # Cancel safety
     ///
     /// Dropped before its first poll or after, a charge that the backend has made stays: the request was admitted. In memory it
-    /// is made by `call`; a backend that answers later may make it although nobody waits for the answer. With
+    /// is made by `call`, or by the first poll if the layer waits; a backend that answers later may make it although nobody waits
+    /// for the answer. With
     /// [`refund_on_disconnect`](super::RateLimitLayer::refund_on_disconnect) it goes back if the inner service has not begun.
     /// Dropped while it waits for its turn, it gives the turn up.
     #[must_use = "futures do nothing unless polled"]
@@ -88,7 +88,7 @@ pub(super) struct Parked<S, Req, K, B, C, F, R, P> {
     /// What comes when a charge has been changed.
     pub(super) next: Option<Next>,
     /// Since when the request may wait, and for how long.
-    pub(super) began: Option<(Timestamp, MaxWait)>,
+    pub(super) bound: Option<Bound>,
     /// Whether the service's readiness has been given back.
     pub(super) has_given_way: bool,
 }
@@ -210,20 +210,17 @@ where
             shared,
             policy,
             asked,
-            began,
+            bound,
             ..
         } = &mut *self;
         let verdict = match waited {
             Ok(admitted) => shared.grant(admitted, policy, asked),
             Err(Rejected::Denied(decision)) => Verdict::Refuse(limited(decision, policy, asked)),
             Err(Rejected::Backend(error)) => {
-                if let (Some((began, max_wait)), Some(local)) =
-                    (*began, shared.layer.on_error.fallback())
-                {
+                if let (Some(bound), Some(local)) = (*bound, shared.layer.on_error.fallback()) {
                     trace::failed(&error, policy);
                     asked.fall_back(policy);
-                    let now = shared.layer.backend.lobby().now();
-                    let left = max_wait.left(began, now);
+                    let left = bound.left(shared.layer.backend.lobby());
                     let wait = wait::begin_local(local, policy, &asked.key, asked.missing, left);
                     let parked = Some(self);
                     return State::Waiting { wait, parked };
@@ -407,7 +404,7 @@ where
                     Poll::Ready(waited) => parked.take().expect(DONE).waited(waited),
                     Poll::Pending => {
                         let parked = parked.as_mut().expect(DONE);
-                        if parked.began.is_some() {
+                        if parked.bound.is_some() {
                             parked.give_way();
                         }
                         return Poll::Pending;

@@ -25,7 +25,8 @@ use crate::wait::MaxWait;
 ///
 /// But layers of the same policy, key and backend within each other charge once, what the innermost says: it charges what is
 /// missing or gives back what is too much, and if it refuses, everything goes back. They wait for no longer than one of them
-/// may, and tell the client once. A request that the outer one refuses never gets to the inner one: it is told when the outer
+/// may, and tell the client once. They know of each other by the request's extensions: not with
+/// [`extensions(false)`](Self::extensions) at the outer one, nor with [`AsError`](crate::response::AsError). A request that the outer one refuses never gets to the inner one: it is told when the outer
 /// cost will be there.
 ///
 /// The other parameters have defaults and are changed by methods: what a request costs, what happens when a backend that can
@@ -266,8 +267,8 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
         self
     }
 
-    /// Whether the [`Decision`](crate::Decision) is left in the extensions of requests that pass and of all responses, and the
-    /// [`Charge`](crate::Charge) in those of requests; they are by default. Of nested layers the innermost is seen in a request, the
+    /// Whether the [`Charge`](crate::Charge), which holds the [`Decision`](crate::Decision), is left in the extensions of requests
+    /// that pass, and the decision in those of all responses; they are by default. Of nested layers the innermost is seen in a request, the
     /// outermost in a response. A layer without it is not known to those of its policy within it, and each charges.
     pub fn extensions(mut self, extensions: bool) -> Self {
         self.reject.extensions = extensions;

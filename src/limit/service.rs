@@ -11,14 +11,13 @@ use super::future::{Next, Parked, ParkedOf, ResponseFuture, State, Unserved, ser
 use super::{PolicyOf, RateLimitLayer, trace};
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
 use crate::charge::{Admitted, Charge, Settle, Settlement};
-use crate::clock::Timestamp;
 use crate::cost::CostOf;
 use crate::decision::Decision;
 use crate::key::{Key, KeyExtractor};
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::{Granted, Offer, Refusal, Reject};
-use crate::wait::{self, MaxWait};
+use crate::wait::{self, Bound, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
 ///
@@ -404,10 +403,10 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         request: Req,
         policy: Policy,
         asked: Asked,
-        began: Option<(Timestamp, MaxWait)>,
+        bound: Option<Bound>,
     ) -> ParkedOf<S, Req, K, B, C, F, R, P> {
         let fresh = self.inner.clone();
-        let is_given_up = began.is_some() || self.shared.layer.refund_unserved;
+        let is_given_up = bound.is_some() || self.shared.layer.refund_unserved;
         let joined = asked.joined.as_ref().filter(|_| is_given_up);
         Box::new(Parked {
             shared: Arc::clone(&self.shared),
@@ -418,7 +417,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             asked,
             grant: None,
             next: None,
-            began,
+            bound,
             has_given_way: false,
         })
     }
@@ -455,7 +454,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     /// Waits until the request is allowed.
     fn wait<Req>(
         &mut self,
-        request: Req,
+        mut request: Req,
         policy: Policy,
         asked: Asked,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
@@ -471,11 +470,13 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             // It may have waited for that charge already.
             *longest = longest.saturating_sub(charge.waited());
         }
-        if let Some(patience) = layer.reject.patience(&request, now) {
-            max_wait = max_wait.at_most(patience);
-        }
-        let wait = wait::begin(&layer.backend, &policy, &asked.key, asked.missing, max_wait);
-        let parked = Some(self.park(request, policy, asked, Some((now, max_wait))));
+        let bound = Bound {
+            began: now,
+            max_wait,
+            end: layer.reject.deadline(&mut request, now),
+        };
+        let wait = wait::begin(&layer.backend, &policy, &asked.key, asked.missing, bound);
+        let parked = Some(self.park(request, policy, asked, Some(bound)));
         let state = State::Waiting { wait, parked };
         ResponseFuture { state }
     }

@@ -1,4 +1,4 @@
-//! For how long a client waits for an answer.
+//! By when a client will have gone.
 
 use std::time::Duration;
 
@@ -7,14 +7,31 @@ use http::{Extensions, HeaderMap};
 use crate::clock::Timestamp;
 use crate::wait::Deadline;
 
-/// What the request says of it: the shorter of its [`Deadline`] and its `grpc-timeout`.
-pub(super) fn of(headers: &HeaderMap, extensions: &Extensions, now: Timestamp) -> Option<Duration> {
-    let deadline = extensions.get::<Deadline>();
-    let left = deadline.map(|deadline| Duration::from_micros(deadline.time().micros_since(now)));
+/// What the request says of it: the sooner of its [`Deadline`] and the end of its `grpc-timeout`, which is left there as a deadline:
+/// for the next layer the same time has begun already.
+pub(super) fn of(
+    headers: &HeaderMap,
+    extensions: &mut Extensions,
+    now: Timestamp,
+) -> Option<Deadline> {
+    let said = extensions.get::<Deadline>().copied();
+    if extensions.get::<Read>().is_some() {
+        return said;
+    }
     let timeout = headers.get("grpc-timeout");
-    let timeout = timeout.and_then(|timeout| grpc_timeout(timeout.as_bytes()));
-    left.into_iter().chain(timeout).min()
+    let Some(timeout) = timeout.and_then(|timeout| grpc_timeout(timeout.as_bytes())) else {
+        return said;
+    };
+    let end = Deadline::at(now.after(timeout));
+    let end = said.map_or(end, |said| said.min(end));
+    extensions.insert(end);
+    extensions.insert(Read);
+    Some(end)
 }
+
+/// In a request's extensions: its `grpc-timeout` has been read.
+#[derive(Clone)]
+struct Read;
 
 /// `1*8DIGIT` and a unit (PROTOCOL-HTTP2 of gRPC, "Timeout"). What is not that is no deadline.
 fn grpc_timeout(value: &[u8]) -> Option<Duration> {
@@ -66,16 +83,22 @@ mod tests {
     }
 
     #[test]
-    fn the_shorter_of_both_counts() {
-        let now = Timestamp::from_micros(1_000_000);
+    fn the_sooner_of_both_counts_from_when_it_was_first_seen() {
+        let at = |micros| Timestamp::from_micros(micros);
         let (mut headers, mut extensions) = (HeaderMap::new(), Extensions::new());
-        assert_eq!(of(&headers, &extensions, now), None);
+        assert_eq!(of(&headers, &mut extensions, at(1)), None);
         headers.insert("grpc-timeout", HeaderValue::from_static("2S"));
-        assert_eq!(of(&headers, &extensions, now), Some(Duration::from_secs(2)));
-        extensions.insert(Deadline::at(Timestamp::from_micros(1_500_000)));
-        let half = Some(Duration::from_millis(500));
-        assert_eq!(of(&headers, &extensions, now), half);
-        let late = Timestamp::from_micros(9_000_000);
-        assert_eq!(of(&headers, &extensions, late), Some(Duration::ZERO));
+        let end = Some(Deadline::at(at(3_000_000)));
+        assert_eq!(of(&headers, &mut extensions, at(1_000_000)), end);
+        assert_eq!(
+            of(&headers, &mut extensions, at(2_000_000)),
+            end,
+            "further in"
+        );
+        assert_eq!(extensions.get(), end.as_ref());
+        let mut sooner = Extensions::new();
+        let half = Deadline::at(at(1_500_000));
+        sooner.insert(half);
+        assert_eq!(of(&headers, &mut sooner, at(1_000_000)), Some(half));
     }
 }

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -12,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::decision::Decision;
 use crate::head::Head;
 use crate::policy::{Floor, Policy};
+use crate::wait::Deadline;
 
 /// How a service is answered for: what refuses a request, and what an answer takes with it.
 ///
@@ -45,8 +45,8 @@ pub trait Reject<Req, Res, Err>: Clone {
         None
     }
 
-    /// For how long from `now` on the client waits for an answer, if the request says so.
-    fn patience(&self, request: &Req, now: Timestamp) -> Option<Duration> {
+    /// By when the client of a request that is seen at `now` will have gone, if the request says so.
+    fn deadline(&self, request: &mut Req, now: Timestamp) -> Option<Deadline> {
         let _ = (request, now);
         None
     }
@@ -265,8 +265,12 @@ where
         request.extensions().get::<Charge>()
     }
 
-    fn patience(&self, request: &Request<B>, now: Timestamp) -> Option<Duration> {
-        patience::of(request.headers(), request.extensions(), now)
+    fn deadline(&self, request: &mut Request<B>, now: Timestamp) -> Option<Deadline> {
+        // Parts of one request, borrowed apart.
+        let headers = std::mem::take(request.headers_mut());
+        let deadline = patience::of(&headers, request.extensions_mut(), now);
+        *request.headers_mut() = headers;
+        deadline
     }
 
     #[inline]

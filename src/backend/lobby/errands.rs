@@ -4,20 +4,33 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::backend::trace;
 
-/// The most errands at a time.
+/// The most errands at a time, those that give something back aside.
 const MOST: usize = 1_024;
+/// Of those, how many are asked of the backend at a time: more would only wait there, and run out of their time.
+const PACE: usize = 256;
 /// The longest that one may take; backends have time limits of their own, far below it.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Operations that go on when nobody waits for their answer, counted and bounded.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Errands {
     running: AtomicUsize,
     lost: AtomicUsize,
+    pace: Semaphore,
+}
+
+impl Default for Errands {
+    fn default() -> Self {
+        Self {
+            running: AtomicUsize::new(0),
+            lost: AtomicUsize::new(0),
+            pace: Semaphore::new(PACE),
+        }
+    }
 }
 
 /// Why an errand was not done, or nobody knows whether it was.
@@ -63,6 +76,35 @@ impl Errands {
         let one_more = |running| (running < MOST).then_some(running + 1);
         let begun = self.running.fetch_update(Relaxed, Relaxed, one_more);
         begun.map_err(|_| self.note(Fault::Crowded))?;
+        Ok(self.begin(&runtime, errand))
+    }
+
+    /// The same for what gives something back, however many there are: it was had before, and that is bounded.
+    pub(crate) fn give_back(
+        self: &Arc<Self>,
+        errand: impl Future<Output = Result<(), Fault>> + Send + 'static,
+    ) {
+        match Handle::try_current() {
+            Ok(runtime) => {
+                self.running.fetch_add(1, Relaxed);
+                drop(self.begin(&runtime, errand));
+            }
+            Err(_) => drop(self.note(Fault::NoRuntime)),
+        }
+    }
+
+    /// Waits until the backend may be asked to take something back; first come, first served.
+    pub(crate) async fn in_turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.pace.acquire().await.ok()
+    }
+
+    /// Runs what has been counted.
+    fn begin<T: Send + 'static>(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        errand: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> oneshot::Receiver<Result<T, Fault>> {
         let slot = Slot(Arc::clone(self), true);
         let (told, outcome) = oneshot::channel();
         runtime.spawn(async move {
@@ -76,7 +118,7 @@ impl Errands {
             // Who has gone meanwhile does not hear it.
             let _ = told.send(done);
         });
-        Ok(outcome)
+        outcome
     }
 
     /// Counts a failure.

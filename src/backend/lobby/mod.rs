@@ -6,12 +6,11 @@ mod lines;
 use std::fmt;
 use std::sync::Arc;
 
-pub(crate) use self::errands::Fault;
+pub(crate) use self::errands::{Errands, Fault};
 pub(crate) use self::lines::{Head, Place, Queue};
 
 use tokio::sync::oneshot;
 
-use self::errands::Errands;
 use self::lines::Lines;
 use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};
 use crate::key::Key;
@@ -84,7 +83,7 @@ impl Lobby {
     }
 
     /// How many operations are under way that nobody needs to wait for: settlements, and what is given back for those who have
-    /// gone. At most 1 024 are at a time, for 5 s each.
+    /// gone. At most 1 024 settlements are at a time, and as many as have waited; for 5 s each.
     #[must_use]
     pub fn errands(&self) -> usize {
         self.errands.running()
@@ -125,6 +124,11 @@ impl Lobby {
         errand: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> Result<oneshot::Receiver<Result<T, Fault>>, Fault> {
         self.errands.run(errand)
+    }
+
+    /// What runs what is given back for those who have gone.
+    pub(crate) fn errand_runner(&self) -> &Arc<Errands> {
+        &self.errands
     }
 
     /// Counts an operation that failed at once, where nobody needs to wait for it.
