@@ -385,6 +385,59 @@ async fn a_timeout_that_is_none_is_ignored() {
     assert_waits!(waits);
 }
 
+#[tokio::test]
+async fn the_time_that_a_client_waits_is_counted_once_by_layers_within_each_other() {
+    let two = Policy::new("api", Quota::per_second(1).burst(2));
+    let other = Policy::new("other", Quota::per_second(1));
+    for (outer, inner, cost) in [(&two, &two, 2), (&one_a_second(), &other, 1)] {
+        for (clock, remote) in each() {
+            let mut service = ServiceBuilder::new()
+                .layer(over(outer, &remote))
+                .layer(over(inner, &remote).cost(cost))
+                .service(hello());
+            // The outer layer waits for a second, and so would the inner one after it.
+            let limiter = |policy: &Policy| Limiter::new(policy.clone(), remote.memory.clone());
+            let _ = limiter(outer).check_now(&key(), cost);
+            if inner == &other {
+                let spent = limiter(inner).penalty(&key(), 2).now_or_never();
+                assert!(spent.is_some_and(|spent| spent.is_ok()));
+            }
+            let mut waits = call(&mut service, with_timeout("1500m"));
+            assert_waits!(waits);
+            clock.advance(SECOND);
+            assert_eq!(status!(waits), 429, "{cost}");
+            let mut waits = call(&mut service, with_timeout("9S"));
+            assert_waits!(waits);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_is_a_time_whenever_the_request_is_first_looked_at() {
+    let (clock, ms) = (clock(), Duration::from_millis);
+    let (memory, policy) = (
+        by(&clock),
+        Policy::new("api", Quota::per_second(10).burst(1)),
+    );
+    let mut service = over(&policy, &memory).layer(hello());
+    for (left, status) in [(199, 429), (200, 200)] {
+        let mut request = request();
+        let deadline = Deadline::at(clock.now().after(ms(500 + left)));
+        request.extensions_mut().insert(deadline);
+        let mut answer = call(&mut service, request);
+        clock.advance(ms(500));
+        // The next turn comes in 200 ms.
+        let limiter = Limiter::new(policy.clone(), memory.clone());
+        assert!(limiter.penalty(&key(), 2).now_or_never().is_some());
+        if status == 200 {
+            assert_waits!(answer);
+            clock.advance(ms(200));
+        }
+        assert_eq!(status!(answer), status);
+        clock.advance(SECOND);
+    }
+}
+
 // -- Readiness
 
 #[tokio::test]

@@ -441,3 +441,69 @@ async fn of_those_who_wait_for_a_window_one_asks_at_a_time() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn however_many_leave_together_each_gives_its_last_turn_back() {
+    guarded(async {
+        const KEYS: u64 = 3_000;
+        let server = RedisServer::start();
+        let policy = Policy::new("api", Quota::per_hour(60).burst(1));
+        let limiter = limiter(patient(), &server, &policy).await;
+        let checks = (0..KEYS).map(|number| {
+            let limiter = limiter.clone();
+            async move { limiter.check(&Key::from(number), 1).await }
+        });
+        let checks = join_all(checks).await;
+        assert!(checks.iter().all(|reply| {
+            reply
+                .as_ref()
+                .is_ok_and(|reply| reply.decision.is_allowed())
+        }));
+        let waits: Vec<_> = (0..KEYS)
+            .map(|number| {
+                let limiter = limiter.clone();
+                tokio::spawn(async move {
+                    let _ = limiter
+                        .wait(&Key::from(number), 1, MaxWait::Unbounded)
+                        .await;
+                })
+            })
+            .collect();
+        // All have their turns, a minute away.
+        until("all wait", secs(20), || {
+            limiter.backend().lobby().waiters() as u64 == KEYS
+        })
+        .await;
+        let owed = |number: u64| {
+            let limiter = limiter.clone();
+            async move {
+                limiter
+                    .peek(&Key::from(number))
+                    .await
+                    .expect("it runs")
+                    .reset_after()
+            }
+        };
+        for number in 0..KEYS {
+            while owed(number).await <= secs(61) {
+                sleep(ms(1)).await;
+            }
+        }
+        for wait in waits {
+            wait.abort();
+        }
+        until("all have left", secs(20), || {
+            limiter.backend().lobby().waiters() == 0
+        })
+        .await;
+        until("all errands are run", secs(20), || {
+            limiter.backend().lobby().errands() == 0
+        })
+        .await;
+        assert_eq!(limiter.backend().lobby().lost_errands(), 0);
+        for number in 0..KEYS {
+            assert!(owed(number).await <= secs(60), "{number} has kept its turn");
+        }
+    })
+    .await;
+}
