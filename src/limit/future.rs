@@ -274,8 +274,8 @@ where
             return self.answer(refusal);
         };
         self.give_way();
-        // Else it does not change the answer, and nobody waits for it.
-        let matters = matches!(refusal, Refusal::Limited { .. }) && !self.asked.elsewhere;
+        // Else what goes back does not change the answer, and nobody waits for it.
+        let matters = !self.asked.elsewhere;
         if matters
             && self.must_ask_again()
             && let Some(settlement) = charge.lower(Cost::ZERO)

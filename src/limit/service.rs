@@ -51,7 +51,7 @@ pub(super) struct Asked {
     pub(super) local: Option<Box<Charge>>,
     /// Whether it does.
     pub(super) by_fallback: bool,
-    /// Whether `joined` lies in another backend than the one that decides.
+    /// Whether `joined` lies in another backend than the one that decides, if anybody does.
     pub(super) elsewhere: bool,
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
+use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::Backend;
 use tower_sluice::key::Header;
@@ -27,7 +28,7 @@ use tower_sluice::{
 
 use crate::remote::Remote;
 use crate::support::{
-    Memory, Seen, USER, ask, by_user, clock, hello, memory, now, others, seen, spent,
+    Memory, Seen, USER, ask, by_user, clock, hello, memory, now, others, seen, spent, two_a_minute,
 };
 
 /// One bucket of 100 tokens for all.
@@ -178,20 +179,23 @@ async fn a_handler_sees_what_it_was_charged_and_by_whom() {
     let app = Router::new()
         .route(
             "/",
-            get(async |charge: Charge, decision: Option<Decision>| {
-                assert_eq!(charge.policy().expect("one").quotas(), bucket().quotas());
-                assert_eq!(charge.estimate(), Some(Cost::new(10)));
-                assert_eq!(charge.waited(), Duration::ZERO);
-                assert_eq!(charge.decision(), decision);
-                let decision = decision.expect("one");
-                assert!(decision.is_allowed());
-                assert_eq!(decision.snapshot().remaining(), 90);
-                let outer = charge.outer().expect("another limit");
-                assert_eq!(outer.estimate(), Some(Cost::ONE));
-                assert!(outer.outer().is_none());
-                assert!(!format!("{charge:?}").contains("global"), "{charge:?}");
-                outer.cancel().await.expect("open");
-            }),
+            get(
+                async |again: Option<Charge>, charge: Charge, decision: Option<Decision>| {
+                    assert_eq!(again.expect("one").estimate(), charge.estimate());
+                    assert_eq!(charge.policy().expect("one").quotas(), bucket().quotas());
+                    assert_eq!(charge.estimate(), Some(Cost::new(10)));
+                    assert_eq!(charge.waited(), Duration::ZERO);
+                    assert_eq!(charge.decision(), decision);
+                    let decision = decision.expect("one");
+                    assert!(decision.is_allowed());
+                    assert_eq!(decision.snapshot().remaining(), 90);
+                    let outer = charge.outer().expect("another limit");
+                    assert_eq!(outer.estimate(), Some(Cost::ONE));
+                    assert!(outer.outer().is_none());
+                    assert!(!format!("{charge:?}").contains("global"), "{charge:?}");
+                    outer.cancel().await.expect("open");
+                },
+            ),
         )
         .layer(limit(&memory))
         .layer(outside);
@@ -683,6 +687,37 @@ async fn dropped_while_the_backend_is_asked_a_request_is_paid_back_when_the_answ
         assert_eq!(slow.calls.load(SeqCst), 0);
         assert_eq!(remote.lobby().errands(), 0);
     }
+}
+
+#[test]
+fn it_is_paid_back_whatever_is_said_of_the_layer_afterwards() {
+    let remote = Remote::near();
+    let limit = RateLimitLayer::new(two_a_minute(), Global, remote.clone()).refund_on_disconnect();
+    let policy = bucket();
+    let limit = limit
+        .cost_fn(|_| 10)
+        .on_backend_error(OnBackendError::Deny)
+        .policy_fn(move |_, _| policy.clone())
+        .on_response(|_, _| {})
+        .reject_fn(|_, _| Response::new(""));
+    let mut service = limit.layer(Slow::new());
+    ready(&mut service).now_or_never().expect("ready");
+    drop(service.call(Request::new(())));
+    assert_eq!(remote.asked(), ["check 10", "refund 10"]);
+}
+
+#[tokio::test]
+async fn who_might_be_paid_back_keeps_the_slot_while_the_backend_is_asked() {
+    let remote = Remote::answering(0);
+    let slots = ConcurrencyLimit::new(hello::<()>(), 1);
+    let mut other = slots.clone();
+    let mut service = limit(&remote).refund_on_disconnect().layer(slots);
+    ready(&mut service).await;
+    let mut answer = Box::pin(service.call(Request::new(())));
+    assert!(answer.as_mut().now_or_never().is_none());
+    assert!(other.ready().now_or_never().is_none(), "there is but one");
+    remote.answer(1);
+    assert!(answer.as_mut().now_or_never().is_some(), "it had the slot");
 }
 
 #[tokio::test]
