@@ -485,6 +485,20 @@ async fn a_settlement_that_fails_says_why_and_is_counted() {
 }
 
 #[tokio::test]
+async fn a_settlement_that_cannot_begin_says_why_and_is_counted() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.admit(30).await;
+    far.wire.open_circuit();
+    let error = outcome(charge.settle(45)).expect_err("it is known");
+    assert!(!error.is_settled());
+    assert_eq!(
+        error.to_string(),
+        "the backend gave no answer to the settlement"
+    );
+    assert_eq!((far.errands(), far.wire.sent()), ((0, 1), vec!["check"]));
+}
+
+#[tokio::test]
 async fn more_than_1024_settlements_at_a_time_are_refused_and_counted() {
     let far = Far::of(&Policy::new("bucket", Quota::per_day(10_000)));
     let mut charges = Vec::new();

@@ -2,7 +2,9 @@
 
 use tower_sluice::backend::Backend;
 use tower_sluice::limiter::Rejected;
-use tower_sluice::{Charge, Key, Limiter, MaxWait, Policy, Quota};
+use tower_sluice::{
+    Charge, Global, Key, Limiter, MaxWait, OnBackendError, Policy, Quota, RateLimitLayer,
+};
 
 use crate::crowd::{Alarms, Crowd, ms, secs, us};
 use crate::wire::{Cut, Wire, settle};
@@ -204,6 +206,68 @@ async fn however_many_leave_together_each_is_given_back_in_the_background() {
     assert_eq!(far.lobby(), (0, 0, 0));
 }
 
+#[tokio::test]
+async fn what_cannot_be_undone_is_counted_whatever_the_reason() {
+    // The answer came, but too late, and now the way back is cut.
+    for (policy, undone) in [(bucket(), "cancel"), (window(), "refund")] {
+        let mut far = Far::of(&policy);
+        far.wire.hold();
+        let who = far.join(1, MaxWait::Unbounded);
+        assert!(far.crowd.leave(who));
+        far.wire.cut_for(undone);
+        far.wire.release();
+        settle().await;
+        assert_eq!(far.lobby(), (0, 0, 1), "{undone}");
+        assert_eq!(far.books().0, 4);
+    }
+    // It is known beforehand that nobody can be asked.
+    let mut far = Far::of(&bucket());
+    far.join(5, MaxWait::Unbounded);
+    let turn = far.join(1, MaxWait::Unbounded);
+    far.wire.open_circuit();
+    assert!(far.crowd.leave(turn));
+    assert_eq!(far.lobby(), (0, 0, 1));
+    assert_eq!(far.wire.sent(), ["reserve"; 2]);
+}
+
+/// However long the answer takes: to wait is to be told to.
+#[tokio::test]
+async fn who_goes_at_once_has_not_waited() {
+    for policy in [bucket(), window()] {
+        let mut far = Far::of(&policy);
+        far.wire.hold();
+        far.join(1, MaxWait::Unbounded);
+        far.crowd.until(ms(40));
+        far.wire.release();
+        far.crowd.run();
+        let charge = far.crowd.ended.pop().expect("it is there").outcome;
+        assert_eq!(
+            charge.expect("it is there").waited(),
+            std::time::Duration::ZERO
+        );
+    }
+}
+
+/// A request that is dropped before its first poll has not been sent, so there is nothing to give back.
+#[tokio::test]
+async fn a_request_that_is_never_polled_sends_nothing() {
+    use tower::Service;
+    let far = Far::of(&bucket());
+    let mut layered = tower::Layer::layer(
+        &RateLimitLayer::new(bucket(), Global, far.wire.clone())
+            .refund_on_disconnect()
+            .on_backend_error(OnBackendError::Deny),
+        tower::service_fn(|_: http::Request<()>| async {
+            Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+        }),
+    );
+    let ready = std::future::poll_fn(|cx| layered.poll_ready(cx)).await;
+    ready.expect("always");
+    drop(layered.call(http::Request::new(())));
+    settle().await;
+    assert_eq!((far.lobby(), far.wire.sent().len()), ((0, 0, 0), 0));
+}
+
 #[test]
 fn without_a_runtime_what_cannot_be_undone_is_counted() {
     let mut far = Far::of(&bucket());
@@ -245,10 +309,19 @@ fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
                     drop(charge.expect("no failure"));
                 });
             }
+            // Who goes at once has asked and gone; of a line only the first asks.
+            let waiters = if is_held { 100 } else { 95 };
+            let asked = || far.wire.all_sent().len();
+            let least = match (policy.name(), is_held) {
+                ("window", true) => 1,
+                ("window", false) => 6,
+                _ => 100,
+            };
             runtime.block_on(async {
-                while far.wire.lobby().waiters() != if is_held { 100 } else { 95 } {
+                while far.wire.lobby().waiters() != waiters || asked() < least {
                     tokio::task::yield_now().await;
                 }
+                settle().await;
             });
             drop(runtime);
             assert_eq!(far.lobby(), (0, 0, lost), "{policy:?} {is_held}");

@@ -270,7 +270,6 @@ fn in_the_line_it_is_refused_when_its_time_is_up() {
 /// At one moment an edge is reached, and somebody's time is up: he may be too late, but he does not overtake.
 #[test]
 fn who_is_out_of_time_overtakes_nobody() {
-    let mut in_time = 0;
     for seed in 0..200 {
         let mut line = after(2, &fixed(2)).in_disorder(seed);
         let first = line.join(1, MaxWait::Unbounded);
@@ -279,20 +278,21 @@ fn who_is_out_of_time_overtakes_nobody() {
         line.crowd.until(secs(10));
         let ended = line.ended();
         let gone: Vec<_> = ended.iter().filter(|(.., went)| *went).collect();
-        assert_eq!(
-            gone,
-            [&(first, secs(10), true), &(second, secs(10), true)],
-            "{seed}"
-        );
+        assert_eq!(gone, [&(first, secs(10), true), &(second, secs(10), true)]);
         assert!(!line.crowd.waits(hasty));
-
-        let mut line = after(2, &fixed(2)).in_disorder(seed);
-        line.join(1, MaxWait::Unbounded);
-        let hasty = line.join(1, secs(9));
-        line.crowd.until(secs(10));
-        in_time += usize::from(line.ended().contains(&(hasty, secs(10), true)));
     }
-    println!("{in_time} of 200 were served in the last moment");
+}
+
+#[test]
+fn who_is_reached_in_the_last_moment_is_served() {
+    for policy in three_in_ten_seconds() {
+        let mut line = after(3, &policy);
+        let wait = retry_after(&line.at_once(3, MaxWait::NONE));
+        let two = [line.join(1, wait), line.join(2, wait)];
+        line.crowd.until(secs(1) + wait);
+        let at = secs(1) + wait;
+        assert!(line.ended().contains(&(two[1], at, true)), "{policy:?}");
+    }
 }
 
 #[test]

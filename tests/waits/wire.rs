@@ -19,8 +19,21 @@ pub(crate) struct Wire(Arc<Shared>);
 struct Shared {
     memory: Memory,
     is_open: watch::Sender<bool>,
-    is_cut: Mutex<bool>,
+    trouble: Mutex<Trouble>,
     sent: Mutex<Vec<&'static str>>,
+}
+
+/// What does not get through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Trouble {
+    #[default]
+    Nothing,
+    /// Questions, and answers that are on their way.
+    Everything,
+    /// Questions of this kind.
+    Only(&'static str),
+    /// As everything, and whoever asks is told so at once.
+    Known,
 }
 
 /// The wire is cut.
@@ -44,7 +57,7 @@ impl Wire {
         Self(Arc::new(Shared {
             memory,
             is_open: watch::Sender::new(true),
-            is_cut: Mutex::new(false),
+            trouble: Mutex::default(),
             sent: Mutex::default(),
         }))
     }
@@ -61,16 +74,31 @@ impl Wire {
 
     /// From now on nothing arrives, and what is on its way is lost.
     pub(crate) fn cut(&self) {
-        *self.0.is_cut.lock() = true;
+        *self.0.trouble.lock() = Trouble::Everything;
+    }
+
+    /// From now on nothing of this kind arrives.
+    pub(crate) fn cut_for(&self, what: &'static str) {
+        *self.0.trouble.lock() = Trouble::Only(what);
+    }
+
+    /// From now on whoever asks is told at once that nothing arrives, as by an open circuit.
+    pub(crate) fn open_circuit(&self) {
+        *self.0.trouble.lock() = Trouble::Known;
     }
 
     pub(crate) fn mend(&self) {
-        *self.0.is_cut.lock() = false;
+        *self.0.trouble.lock() = Trouble::Nothing;
     }
 
     /// What was sent since the last time this was asked.
     pub(crate) fn sent(&self) -> Vec<&'static str> {
         std::mem::take(&mut *self.0.sent.lock())
+    }
+
+    /// As [`sent`](Self::sent), which will tell it again.
+    pub(crate) fn all_sent(&self) -> Vec<&'static str> {
+        self.0.sent.lock().clone()
     }
 
     /// Tokens left, and the time until all are, as they are at the other end.
@@ -90,21 +118,31 @@ impl Backend for Wire {
 
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Result<Reply, Cut>, Self::Future> {
         let (wire, policy, key) = (Arc::clone(&self.0), policy.clone(), key.clone());
+        if *wire.trouble.lock() == Trouble::Known {
+            return Answer::Now(Err(Cut));
+        }
         Answer::Later(Box::pin(async move {
-            wire.sent.lock().push(crate::line::name_of(&op));
-            let cut = || wire.is_cut.lock().then_some(Cut);
-            let done = match cut() {
-                Some(cut) => Err(cut),
-                None => match wire.memory.ask(op, &policy, &key) {
+            let what = crate::line::name_of(&op);
+            wire.sent.lock().push(what);
+            let trouble = *wire.trouble.lock();
+            let arrives = match trouble {
+                Trouble::Nothing => true,
+                Trouble::Everything | Trouble::Known => false,
+                Trouble::Only(kind) => kind != what,
+            };
+            let done = if arrives {
+                match wire.memory.ask(op, &policy, &key) {
                     Answer::Now(Ok(reply)) => Ok(reply),
                     _ => unreachable!("memory answers at once"),
-                },
+                }
+            } else {
+                Err(Cut)
             };
             let mut is_open = wire.is_open.subscribe();
             let _ = is_open.wait_for(|is_open| *is_open).await;
-            match cut() {
-                Some(cut) => Err(cut),
-                None => done,
+            match *wire.trouble.lock() {
+                Trouble::Everything | Trouble::Known => Err(Cut),
+                Trouble::Nothing | Trouble::Only(_) => done,
             }
         }))
     }
