@@ -46,7 +46,7 @@ pub(super) struct Asked {
     /// What of it has not been charged yet.
     pub(super) missing: Cost,
     /// The charge of a layer of the same policy around this one, which pays the rest.
-    pub(super) joined: Option<Charge>,
+    pub(super) joined: Option<Box<Charge>>,
     /// The same in the backend in this process, should that decide for want of the other one.
     pub(super) local: Option<Box<Charge>>,
     /// Whether it does.
@@ -176,12 +176,12 @@ where
     }
 
     /// To go on with the charge of a layer around this one.
-    pub(super) fn join(&self, charge: Charge, decision: Option<Decision>) -> Grant {
+    pub(super) fn join(&self, charge: Box<Charge>, decision: Option<Decision>) -> Grant {
         let unserved = self.layer.refund_unserved;
         Grant {
             decision,
-            unserved: unserved.then(|| Unserved::new(charge.clone())),
-            offer: Offer::Made(Box::new(charge)),
+            unserved: unserved.then(|| Unserved::new(Charge::clone(&charge))),
+            offer: Offer::Made(charge),
             joined: true,
         }
     }
@@ -340,7 +340,7 @@ impl Asked {
             whole if whole > quotas[index].quota().limit() => whole,
             whole => whole.saturating_sub(paid.of(index)),
         });
-        self.joined = Some(charge);
+        self.joined = Some(Box::new(charge));
     }
 
     /// For want of an answer of the backend somebody else decides from now on.
@@ -413,7 +413,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             service: mem::replace(&mut self.inner, fresh),
             request,
             policy,
-            unserved: joined.map(|charge| Unserved::new(charge.clone())),
+            unserved: joined.map(|charge| Unserved::new(Charge::clone(charge))),
             asked,
             grant: None,
             next: None,
@@ -428,7 +428,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         request: Req,
         policy: Policy,
         mut asked: Asked,
-        charge: Charge,
+        charge: Box<Charge>,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
