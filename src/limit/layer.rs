@@ -38,17 +38,17 @@ use crate::wait::MaxWait;
 /// # use std::future::{Ready, ready};
 /// # use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 /// # use tower_sluice::{Global, Key, Policy, Quota, RateLimitLayer};
-/// # #[derive(Clone)] struct Remote;
+/// # #[derive(Clone, Default)] struct Remote(std::sync::Arc<Lobby>);
 /// # impl Backend for Remote {
 /// #     type Error = std::io::Error;
 /// #     type Future = Ready<Result<Reply, std::io::Error>>;
 /// #     fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, std::io::Error>, Self::Future> {
 /// #         Answer::Later(ready(Err(std::io::Error::other("down"))))
 /// #     }
-/// #     fn lobby(&self) -> &Lobby { unimplemented!() }
+/// #     fn lobby(&self) -> &Lobby { &self.0 }
 /// # }
 /// // error[E0277]: this backend can fail with `std::io::Error`, and nothing says what happens to requests then
-/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote);
+/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote::default());
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 ///
@@ -58,16 +58,16 @@ use crate::wait::MaxWait;
 /// # use std::future::{Ready, ready};
 /// # use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 /// # use tower_sluice::{Global, Key, OnBackendError, Policy, Quota, RateLimitLayer};
-/// # #[derive(Clone)] struct Remote;
+/// # #[derive(Clone, Default)] struct Remote(std::sync::Arc<Lobby>);
 /// # impl Backend for Remote {
 /// #     type Error = std::io::Error;
 /// #     type Future = Ready<Result<Reply, std::io::Error>>;
 /// #     fn ask(&self, _: Op, _: &Policy, _: &Key) -> Answer<Result<Reply, std::io::Error>, Self::Future> {
 /// #         Answer::Later(ready(Err(std::io::Error::other("down"))))
 /// #     }
-/// #     fn lobby(&self) -> &Lobby { unimplemented!() }
+/// #     fn lobby(&self) -> &Lobby { &self.0 }
 /// # }
-/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote)
+/// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote::default())
 ///     .on_backend_error(OnBackendError::Deny);
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
