@@ -22,6 +22,7 @@
 //! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
 //! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
 //! - [`wait`] lets requests wait for their turn; [`charge`] settles what they cost when it is known.
+//! - [`Semaphore`] bounds what is in flight at a time, for each key and across servers: [`semaphore`].
 //! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
 //! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`] is
 //!   either, chosen by a URL.
@@ -72,11 +73,12 @@ pub mod limiter;
 pub mod policy;
 pub mod quota;
 pub mod response;
+pub mod semaphore;
 pub mod wait;
 
-#[cfg(feature = "redis")]
-pub use self::backend::RedisBackend;
 pub use self::backend::{AnyBackend, MemoryBackend, OnBackendError};
+#[cfg(feature = "redis")]
+pub use self::backend::{RedisBackend, RedisSemaphore};
 pub use self::charge::Charge;
 pub use self::cost::RouteCosts;
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
@@ -86,6 +88,7 @@ pub use self::limit::RateLimitLayer;
 pub use self::limiter::Limiter;
 pub use self::policy::Policy;
 pub use self::quota::{Cost, Quota};
+pub use self::semaphore::{MemorySemaphore, Permit, Permits, Semaphore};
 pub use self::wait::{Deadline, MaxWait};
 
 /// The README's examples are compiled as they stand there.

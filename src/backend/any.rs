@@ -1,10 +1,12 @@
 use std::fmt;
+use std::time::Duration;
 
 #[cfg(feature = "redis")]
 use super::RedisBackend;
 use super::{Answer, Backend, BackendError, Lobby, MemoryBackend, Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
+use crate::semaphore::{self, PermitId, Permits};
 
 /// A backend that is chosen at run time, by a URL or from one made elsewhere.
 ///
@@ -141,6 +143,73 @@ impl Backend for AnyBackend {
             Either::Memory(memory) => memory.lobby(),
             #[cfg(feature = "redis")]
             Either::Redis(redis) => redis.lobby(),
+        }
+    }
+}
+
+/// The permits of either.
+impl semaphore::Backend for AnyBackend {
+    type Error = BackendError;
+    #[cfg(feature = "redis")]
+    type Future = <RedisBackend as semaphore::Backend>::Future;
+    #[cfg(not(feature = "redis"))]
+    type Future = std::future::Ready<Result<semaphore::Reply, BackendError>>;
+
+    fn ask(
+        &self,
+        op: semaphore::Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Answer<Result<semaphore::Reply, BackendError>, Self::Future> {
+        match &self.0 {
+            Either::Memory(memory) => match semaphore::Backend::ask(memory, op, permits, key) {
+                Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
+                Answer::Later(reply) => Answer::Now(match reply.into_inner() {
+                    Ok(reply) => Ok(reply),
+                    Err(never) => match never {},
+                }),
+            },
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => semaphore::Backend::ask(redis, op, permits, key),
+        }
+    }
+
+    fn lobby(&self) -> &Lobby {
+        match &self.0 {
+            Either::Memory(memory) => semaphore::Backend::lobby(memory),
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => semaphore::Backend::lobby(redis),
+        }
+    }
+
+    fn has_leases(&self) -> bool {
+        match &self.0 {
+            Either::Memory(memory) => semaphore::Backend::has_leases(memory),
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => semaphore::Backend::has_leases(redis),
+        }
+    }
+
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &semaphore::Reply,
+        waiters: usize,
+    ) -> Option<Duration> {
+        match &self.0 {
+            Either::Memory(memory) => {
+                semaphore::Backend::next_look(memory, permits, reply, waiters)
+            }
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => semaphore::Backend::next_look(redis, permits, reply, waiters),
+        }
+    }
+
+    fn new_id(&self) -> PermitId {
+        match &self.0 {
+            Either::Memory(memory) => semaphore::Backend::new_id(memory),
+            #[cfg(feature = "redis")]
+            Either::Redis(redis) => semaphore::Backend::new_id(redis),
         }
     }
 }

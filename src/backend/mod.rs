@@ -39,12 +39,12 @@ use crate::quota::Cost;
 
 pub use self::any::AnyBackend;
 pub use self::error::{BackendError, BackendErrorKind};
-pub use self::failure::{HandlesFailure, NoChoice, OnBackendError, Outcome};
+pub use self::failure::{HandlesFailure, NoAnswer, NoChoice, OnBackendError, Outcome};
 pub use self::lobby::Lobby;
 pub(crate) use self::lobby::{Fault, Head, Place, Queue};
 pub use self::memory::MemoryBackend;
 #[cfg(feature = "redis")]
-pub use self::redis::RedisBackend;
+pub use self::redis::{RedisBackend, RedisSemaphore};
 pub use self::resilient::Resilient;
 
 /// What is asked of a backend.

@@ -3,6 +3,7 @@
 
 #[cfg(feature = "redis")]
 mod redis;
+mod semaphore;
 mod subject;
 #[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]

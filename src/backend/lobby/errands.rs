@@ -99,6 +99,21 @@ impl Errands {
         self.pace.acquire().await.ok()
     }
 
+    /// The same in this runtime, however many are under way: what is given back was had before, and is bounded by that.
+    ///
+    /// # Errors
+    ///
+    /// If there is no runtime.
+    pub(crate) fn run_at<T: Send + 'static>(
+        self: &Arc<Self>,
+        runtime: Option<Handle>,
+        errand: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, Fault>>, Fault> {
+        let runtime = runtime.ok_or_else(|| self.note(Fault::NoRuntime))?;
+        self.running.fetch_add(1, Relaxed);
+        Ok(self.begin(&runtime, errand))
+    }
+
     /// Runs what has been counted.
     fn begin<T: Send + 'static>(
         self: &Arc<Self>,

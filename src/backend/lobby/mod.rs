@@ -5,16 +5,19 @@ mod lines;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) use self::errands::{Errands, Fault};
 pub(crate) use self::lines::{Head, Place, Queue};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use self::lines::Lines;
 use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};
 use crate::key::Key;
 use crate::policy::Policy;
+use crate::semaphore::{Keeper, Lines as PermitLines};
 
 /// Waiters of one key and in all, if nothing else is said.
 pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_536);
@@ -34,6 +37,11 @@ pub struct Lobby {
     lines: Lines,
     is_shared: bool,
     errands: Arc<Errands>,
+    /// Those who wait for permits.
+    permits: PermitLines,
+    keeper: Keeper,
+    /// Who was let in without a permit.
+    unguarded: AtomicUsize,
 }
 
 impl Lobby {
@@ -50,6 +58,9 @@ impl Lobby {
             lines: Lines::new(each_key, in_all),
             is_shared: false,
             errands: Arc::default(),
+            permits: PermitLines::default(),
+            keeper: Keeper::default(),
+            unguarded: AtomicUsize::new(0),
         }
     }
 
@@ -95,6 +106,37 @@ impl Lobby {
         self.errands.lost()
     }
 
+    /// How many permits of semaphores are held that end with a lease, and are renewed until they are given back.
+    #[must_use]
+    pub fn held_permits(&self) -> usize {
+        self.keeper.held()
+    }
+
+    /// How many permits were lost: a renewal found them gone, or none was answered for a whole lease.
+    #[must_use]
+    pub fn lost_permits(&self) -> usize {
+        self.keeper.lost()
+    }
+
+    /// How many were let in without a permit, because the backend failed and
+    /// [`OnBackendError::Allow`](crate::OnBackendError::Allow) was chosen.
+    #[must_use]
+    pub fn let_in_without_permit(&self) -> usize {
+        self.unguarded.load(Relaxed)
+    }
+
+    pub(crate) fn permits(&self) -> &PermitLines {
+        &self.permits
+    }
+
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    pub(crate) fn let_in(&self) {
+        self.unguarded.fetch_add(1, Relaxed);
+    }
+
     pub(crate) fn now(&self) -> Timestamp {
         self.clock.now()
     }
@@ -106,6 +148,11 @@ impl Lobby {
     /// A place among those who wait for `key`; none if too many do.
     pub(crate) fn enter(&self, policy: &Policy, key: &Key) -> Option<Place<'_>> {
         self.lines.enter(policy.name(), key)
+    }
+
+    /// A place among those who wait for a permit of `key`; none if too many do.
+    pub(crate) fn enter_named(&self, name: &str, key: &Key) -> Option<Place<'_>> {
+        self.lines.enter(name, key)
     }
 
     /// When to look again after a refusal of `wait` µs.
@@ -129,6 +176,15 @@ impl Lobby {
     /// What runs what is given back for those who have gone.
     pub(crate) fn errand_runner(&self) -> &Arc<Errands> {
         &self.errands
+    }
+
+    /// The same in this runtime, for what gives back what was had: however many are under way.
+    pub(crate) fn run_at<T: Send + 'static>(
+        &self,
+        runtime: Option<Handle>,
+        errand: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<oneshot::Receiver<Result<T, Fault>>, Fault> {
+        self.errands.run_at(runtime, errand)
     }
 
     /// Counts an operation that failed at once, where nobody needs to wait for it.

@@ -46,6 +46,7 @@ use crate::decision::Part;
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::semaphore::{self, MemorySemaphore, PermitId, Permits};
 
 /// Keys kept if nothing else is said.
 const DEFAULT_MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not 0");
@@ -67,6 +68,7 @@ struct Shared<C> {
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     room: Room,
     idle_ttl: u64,
+    semaphore: MemorySemaphore<C>,
 }
 
 /// Sets up a [`MemoryBackend`].
@@ -148,7 +150,9 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         // The first reading calibrates the clock: not in the first request.
         let _ = self.clock.now();
         let (each_key, in_all) = self.max_waiters;
+        let semaphore = MemorySemaphore::builder().clock(self.clock.clone());
         MemoryBackend(Arc::new(Shared {
+            semaphore: semaphore.max_waiters(each_key, in_all).build(),
             lobby: Lobby::new(self.clock.clone()).max_waiters(each_key, in_all),
             fingerprints: Fingerprints::new(),
             shards,
@@ -275,6 +279,42 @@ impl<C: Clock> Backend for MemoryBackend<C> {
 
     fn lobby(&self) -> &Lobby {
         &self.0.lobby
+    }
+}
+
+/// Its permits are kept beside its buckets, unbounded: a key with holders costs them more than it costs here.
+impl<C: Clock> semaphore::Backend for MemoryBackend<C> {
+    type Error = Infallible;
+    type Future = Ready<Result<semaphore::Reply, Infallible>>;
+
+    fn ask(
+        &self,
+        op: semaphore::Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Answer<Result<semaphore::Reply, Infallible>, Self::Future> {
+        semaphore::Backend::ask(&self.0.semaphore, op, permits, key)
+    }
+
+    fn lobby(&self) -> &Lobby {
+        semaphore::Backend::lobby(&self.0.semaphore)
+    }
+
+    fn has_leases(&self) -> bool {
+        semaphore::Backend::has_leases(&self.0.semaphore)
+    }
+
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &semaphore::Reply,
+        waiters: usize,
+    ) -> Option<Duration> {
+        semaphore::Backend::next_look(&self.0.semaphore, permits, reply, waiters)
+    }
+
+    fn new_id(&self) -> PermitId {
+        semaphore::Backend::new_id(&self.0.semaphore)
     }
 }
 

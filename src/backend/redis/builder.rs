@@ -286,8 +286,10 @@ impl RedisBuilder {
             is_cluster: AtomicBool::new(false),
             expiry: self.expiry(),
         };
+        let line = Arc::new(line);
         RedisBackend(Arc::new(Inner {
-            queue: Queue::new(Arc::new(line), self.batching),
+            queue: Queue::new(Arc::clone(&line), self.batching),
+            permits: Queue::new(line, self.batching),
             atomicity: self.atomicity,
             front: self.front(),
         }))

@@ -17,6 +17,7 @@ mod queue;
 mod quotas;
 mod request;
 mod script;
+mod semaphore;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;
@@ -35,6 +36,7 @@ use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use self::front::Front;
 use self::queue::{OwnTrip, Queue};
 use self::request::Request;
+use self::semaphore::Errand;
 use self::source::Source;
 use self::trip::Outcome;
 use super::{Answer, Backend, BackendError, BackendErrorKind, Lobby, Op, Reply};
@@ -42,6 +44,7 @@ use crate::key::Key;
 use crate::policy::Policy;
 
 pub use self::builder::{Atomicity, RedisBuilder};
+pub use self::semaphore::RedisSemaphore;
 /// The pool and the client that this API speaks of, in the versions that it does: `bb8_redis::{bb8, redis}`.
 #[doc(no_inline)]
 pub use bb8_redis;
@@ -54,7 +57,9 @@ pub struct RedisBackend(Arc<Inner>);
 
 struct Inner {
     front: Front,
-    queue: Arc<Queue>,
+    queue: Arc<Queue<Request>>,
+    /// What is asked of semaphores goes by scripts of its own.
+    permits: Arc<Queue<Errand>>,
     atomicity: Atomicity,
 }
 

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::super::{BackendError, BackendErrorKind};
-use super::request::Request;
+use super::request::Ask;
 use super::trip::{Line, Outcome};
 
 /// The most decisions of one EVALSHA: Redis does nothing else meanwhile.
@@ -25,18 +25,18 @@ const MOST_TRIPS: usize = 4;
 
 /// Requests that wait for a trip, over one line.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(super) struct Queue<R: Ask> {
     line: Arc<Line>,
     /// Off: every request makes a trip of its own.
     batching: bool,
-    state: Mutex<State>,
+    state: Mutex<State<R>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct State<R: Ask> {
     /// Those in flight, and a carrier that has been called and has not come yet.
     trips: SmallVec<[InFlight; MOST_TRIPS]>,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Waiting<R>>,
     /// How many trips there have been.
     begun: u64,
 }
@@ -50,12 +50,12 @@ struct InFlight {
 }
 
 #[derive(Debug)]
-struct Waiting {
-    request: Request,
-    outcome: oneshot::Sender<Outcome>,
+struct Waiting<R: Ask> {
+    request: R,
+    outcome: oneshot::Sender<Outcome<R::Reply>>,
 }
 
-impl State {
+impl<R: Ask> State<R> {
     fn begin(&mut self, called: bool) -> u64 {
         self.begun += 1;
         self.trips.push(InFlight {
@@ -77,17 +77,24 @@ impl State {
     }
 }
 
-enum Entered {
-    Alone(Request, u64),
-    Waits(oneshot::Receiver<Outcome>),
+enum Entered<R: Ask> {
+    Alone(R, u64),
+    Waits(oneshot::Receiver<Outcome<R::Reply>>),
 }
 
-impl Queue {
+/// What a trip takes along, and who hears of it.
+type Batch<R> = (Vec<R>, Vec<oneshot::Sender<Outcome<<R as Ask>::Reply>>>);
+
+impl<R: Ask> Queue<R> {
     pub(super) fn new(line: Arc<Line>, batching: bool) -> Arc<Self> {
         Arc::new(Self {
             line,
             batching,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                trips: SmallVec::new(),
+                waiting: VecDeque::new(),
+                begun: 0,
+            }),
         })
     }
 
@@ -99,7 +106,7 @@ impl Queue {
     ///
     /// Dropped in mid-flight it leaves nothing behind: a trip of its own goes on without it, and in a batch its place stays
     /// empty.
-    pub(super) async fn send(self: Arc<Self>, request: Request) -> Outcome {
+    pub(super) async fn send(self: Arc<Self>, request: R) -> Outcome<R::Reply> {
         if !self.batching || self.line.is_cluster.load(Relaxed) {
             let line = Arc::clone(&self.line);
             return OwnTrip::new(async move { alone(line.deliver(&[request]).await) }).await;
@@ -122,7 +129,7 @@ impl Queue {
         }
     }
 
-    fn enter(self: &Arc<Self>, request: Request) -> Entered {
+    fn enter(self: &Arc<Self>, request: R) -> Entered<R> {
         let mut state = self.state.lock();
         if !state.trips.is_empty() {
             // Those whose runtime nobody drives any more are not waited for: no trip takes longer than the time limit.
@@ -148,7 +155,7 @@ impl Queue {
         Entered::Waits(answer)
     }
 
-    fn call_carrier(self: &Arc<Self>, state: &mut State) -> Carrier {
+    fn call_carrier(self: &Arc<Self>, state: &mut State<R>) -> Carrier<R> {
         Carrier {
             number: state.begin(true),
             queue: Arc::clone(self),
@@ -158,7 +165,7 @@ impl Queue {
 
     /// The next batch: requests of the script that has waited longest. Nobody waits any more for those that were given up.
     /// `None`, and the trip is over, if nobody waits or it is not counted any more.
-    fn take(&self, number: u64) -> Option<(Vec<Request>, Vec<oneshot::Sender<Outcome>>)> {
+    fn take(&self, number: u64) -> Option<Batch<R>> {
         let mut state = self.state.lock();
         let own = state.trips.iter_mut().find(|trip| trip.number == number)?;
         (own.since, own.called) = (Instant::now(), false);
@@ -218,7 +225,7 @@ impl Queue {
 }
 
 /// The outcome of a trip with one request.
-fn alone(mut outcomes: Vec<Outcome>) -> Outcome {
+fn alone<T>(mut outcomes: Vec<Outcome<T>>) -> Outcome<T> {
     outcomes
         .pop()
         .unwrap_or_else(|| Err(BackendError::new(BackendErrorKind::Lost)))
@@ -226,18 +233,18 @@ fn alone(mut outcomes: Vec<Outcome>) -> Outcome {
 
 /// A trip in the future of its only request: nothing is quicker. If that future is dropped, the trip ends by itself: whoever
 /// gives up early must not keep a dead connection from being found out.
-pub(super) struct OwnTrip(Option<Pin<Box<dyn Future<Output = Outcome> + Send>>>);
+pub(super) struct OwnTrip<T: 'static>(Option<Pin<Box<dyn Future<Output = Outcome<T>> + Send>>>);
 
-impl OwnTrip {
-    pub(super) fn new(trip: impl Future<Output = Outcome> + Send + 'static) -> Self {
+impl<T> OwnTrip<T> {
+    pub(super) fn new(trip: impl Future<Output = Outcome<T>> + Send + 'static) -> Self {
         Self(Some(Box::pin(trip)))
     }
 }
 
-impl Future for OwnTrip {
-    type Output = Outcome;
+impl<T> Future for OwnTrip<T> {
+    type Output = Outcome<T>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
         let trip = self.0.as_mut().expect("polled after completion");
         let outcome = ready!(trip.as_mut().poll(cx));
         self.0 = None;
@@ -245,34 +252,34 @@ impl Future for OwnTrip {
     }
 }
 
-impl Drop for OwnTrip {
+impl<T> Drop for OwnTrip<T> {
     fn drop(&mut self) {
         if let (Some(trip), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
-            runtime.spawn(trip);
+            runtime.spawn(async move { drop(trip.await) });
         }
     }
 }
 
 /// The place of a trip among those in flight.
-struct Slot {
-    queue: Arc<Queue>,
+struct Slot<R: Ask> {
+    queue: Arc<Queue<R>>,
     number: u64,
 }
 
-impl Drop for Slot {
+impl<R: Ask> Drop for Slot<R> {
     fn drop(&mut self) {
         self.queue.ended(self.number);
     }
 }
 
 /// Makes trips as long as anybody waits.
-struct Carrier {
-    queue: Arc<Queue>,
+struct Carrier<R: Ask> {
+    queue: Arc<Queue<R>>,
     number: u64,
     is_done: bool,
 }
 
-impl Carrier {
+impl<R: Ask> Carrier<R> {
     async fn run(mut self) {
         // Everything that is ready to run may ask first: then the batch is whole.
         tokio::task::yield_now().await;
@@ -287,7 +294,7 @@ impl Carrier {
     }
 }
 
-impl Drop for Carrier {
+impl<R: Ask> Drop for Carrier<R> {
     fn drop(&mut self) {
         // Before its time: its runtime ends.
         if !self.is_done {
@@ -300,6 +307,7 @@ impl Drop for Carrier {
 mod tests {
     use super::super::super::Op;
     use super::super::RedisBackend;
+    use super::super::request::Request;
     use super::*;
     use crate::key::Key;
     use crate::policy::Policy;

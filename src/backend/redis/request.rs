@@ -1,5 +1,6 @@
 //! One operation on its way: how it is written into a command, and its answer read.
 
+use std::fmt;
 use std::time::Duration;
 
 use bb8_redis::redis::{Cmd, Value};
@@ -14,6 +15,45 @@ use crate::algorithm::{State, stored};
 use crate::clock::micros_up;
 use crate::decision::{NEVER, Part, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
 use crate::policy::Policy;
+
+/// What is asked of Redis by a script, alone or with others of the same script.
+pub(super) trait Ask: fmt::Debug + Send + Sync + 'static {
+    /// What is answered.
+    type Reply: fmt::Debug + Send + 'static;
+    /// Whether it may be sent again although it may have been done: done twice it is as if done once.
+    const IS_REPEATABLE: bool;
+
+    /// The script that does it.
+    fn script(&self) -> &'static Script;
+    /// What asks for all `requests`, which have the same script: `EVALSHA` and its hash, or `EVAL` and its text.
+    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd;
+    /// Reads this request's answer out of those of a script; `None` if they are not what the script says.
+    fn read(
+        &self,
+        answers: &mut std::slice::Iter<'_, Value>,
+    ) -> Option<Result<Self::Reply, BackendError>>;
+}
+
+impl Ask for Request {
+    type Reply = Reply;
+    /// Charging twice is worse than once for nothing.
+    const IS_REPEATABLE: bool = false;
+
+    fn script(&self) -> &'static Script {
+        self.script()
+    }
+
+    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd {
+        Self::command(name, script, requests, expiry)
+    }
+
+    fn read(
+        &self,
+        answers: &mut std::slice::Iter<'_, Value>,
+    ) -> Option<Result<Reply, BackendError>> {
+        self.read(answers)
+    }
+}
 
 /// An operation on the key of this name.
 #[derive(Debug)]
@@ -251,7 +291,7 @@ fn state(value: &Value) -> Option<Option<State>> {
 }
 
 /// -2 and the reason: an operation that failed by itself.
-fn fault(answer: &[Value]) -> Option<BackendError> {
+pub(super) fn fault(answer: &[Value]) -> Option<BackendError> {
     match answer {
         [Value::Int(-2), Value::BulkString(why), ..] => {
             Some(of_text(&String::from_utf8_lossy(why)))
@@ -260,13 +300,13 @@ fn fault(answer: &[Value]) -> Option<BackendError> {
     }
 }
 
-fn signed(value: &Value) -> Option<i64> {
+pub(super) fn signed(value: &Value) -> Option<i64> {
     match value {
         Value::Int(number) => Some(*number),
         _ => None,
     }
 }
 
-fn unsigned(value: &Value) -> Option<u64> {
+pub(super) fn unsigned(value: &Value) -> Option<u64> {
     u64::try_from(signed(value)?).ok()
 }

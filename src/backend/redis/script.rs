@@ -61,7 +61,24 @@ impl Task {
     }
 }
 
+static SEMAPHORE: OnceLock<Script> = OnceLock::new();
+
 impl Script {
+    /// The script that does all that is asked of a semaphore.
+    pub(super) fn of_semaphore() -> &'static Self {
+        SEMAPHORE.get_or_init(|| {
+            let mut text = String::new();
+            expand(
+                &mut text,
+                include_str!("../../../lua/semaphore.lua"),
+                &[],
+                0,
+            );
+            let hash = redis::Script::new(&text);
+            Self { text, hash }
+        })
+    }
+
     /// The script that does `task` for `algorithms`.
     pub(super) fn of(task: Task, algorithms: Algorithms) -> &'static Self {
         SCRIPTS[task as usize][algorithms.bits()].get_or_init(|| {

@@ -8,9 +8,9 @@ use bb8_redis::redis::{ErrorKind, ServerErrorKind, Value};
 use super::super::{BackendError, BackendErrorKind, Reply};
 use super::breaker::Breaker;
 use super::fault::{
-    Slow, garbled, is_of_cluster, is_read_only, is_refusal, of_redis, was_not_done,
+    Slow, garbled, is_broken, is_of_cluster, is_read_only, is_refusal, of_redis, was_not_done,
 };
-use super::request::{Expiry, Request};
+use super::request::{Ask, Expiry};
 use super::source::{Lent, Source};
 
 /// What every trip needs.
@@ -25,7 +25,7 @@ pub(super) struct Line {
     pub(super) expiry: Expiry,
 }
 
-pub(super) type Outcome = Result<Reply, BackendError>;
+pub(super) type Outcome<T = Reply> = Result<T, BackendError>;
 
 /// How often a request is sent again of which it is known that it was not done.
 pub(super) const MOST_REPEATS: u32 = 3;
@@ -37,7 +37,7 @@ pub(super) const fn pause(repeats: u32) -> Duration {
 
 impl Line {
     /// Does `requests`, which have the same script. There is one outcome for each.
-    pub(super) async fn deliver(&self, requests: &[Request]) -> Vec<Outcome> {
+    pub(super) async fn deliver<R: Ask>(&self, requests: &[R]) -> Vec<Outcome<R::Reply>> {
         let Some(permit) = self.breaker.admit() else {
             return all(requests, &BackendError::new(BackendErrorKind::CircuitOpen));
         };
@@ -60,11 +60,12 @@ impl Line {
             Some(_) => BackendError::new(BackendErrorKind::Timeout(self.time_limit)),
             None => BackendError::because(BackendErrorKind::Unreachable, Slow(self.time_limit)),
         };
-        let outcomes: Vec<Outcome> = outcomes
+        let outcomes: Vec<Outcome<R::Reply>> = outcomes
             .into_iter()
             .map(|outcome| outcome.unwrap_or_else(|| Err(missing())))
             .collect();
-        let failed = |outcome: &Outcome| matches!(outcome, Err(error) if error.is_outage());
+        let failed =
+            |outcome: &Outcome<R::Reply>| matches!(outcome, Err(error) if error.is_outage());
         if outcomes.iter().all(failed) {
             permit.failed();
         } else {
@@ -75,19 +76,19 @@ impl Line {
 }
 
 /// The same error for all.
-fn all(requests: &[Request], error: &BackendError) -> Vec<Outcome> {
+fn all<R: Ask>(requests: &[R], error: &BackendError) -> Vec<Outcome<R::Reply>> {
     requests.iter().map(|_| Err(error.clone())).collect()
 }
 
-struct Trip<'a> {
+struct Trip<'a, R: Ask> {
     line: &'a Line,
-    requests: &'a [Request],
-    outcomes: Vec<Option<Outcome>>,
+    requests: &'a [R],
+    outcomes: Vec<Option<Outcome<R::Reply>>>,
     /// What the requests were sent over last.
     lent: Option<Lent>,
 }
 
-impl Trip<'_> {
+impl<R: Ask> Trip<'_, R> {
     /// Until every request has its outcome, or none may be sent again.
     async fn go(&mut self) {
         for repeats in 0..=MOST_REPEATS {
@@ -101,7 +102,7 @@ impl Trip<'_> {
                 Err(error) if is_refusal(&error) && !is_last => continue,
                 Err(error) => return self.fail(&error),
             };
-            let open: Vec<&Request> = self
+            let open: Vec<&R> = self
                 .requests
                 .iter()
                 .zip(&self.outcomes)
@@ -110,7 +111,7 @@ impl Trip<'_> {
             let Some(first) = open.first() else { return };
             let script = first.script();
             let mut answer = lent
-                .send(&Request::command(
+                .send(&R::command(
                     "EVALSHA",
                     script.hash(),
                     &open,
@@ -121,12 +122,7 @@ impl Trip<'_> {
             {
                 // Done and loaded in one step, on the node that lacks it.
                 answer = lent
-                    .send(&Request::command(
-                        "EVAL",
-                        script.text(),
-                        &open,
-                        self.line.expiry,
-                    ))
+                    .send(&R::command("EVAL", script.text(), &open, self.line.expiry))
                     .await;
             }
             match answer {
@@ -145,6 +141,8 @@ impl Trip<'_> {
                     return self.one_by_one().await;
                 }
                 Err(error) if was_not_done(&error) && !is_last => {}
+                // What was lost on the way may have been done.
+                Err(error) if R::IS_REPEATABLE && is_broken(&error) && !is_last => {}
                 Err(error) => return self.fail(&of_redis(error)),
             }
         }
@@ -157,7 +155,7 @@ impl Trip<'_> {
                 let mut alone = Trip {
                     line: self.line,
                     requests: &self.requests[index..=index],
-                    outcomes: vec![None],
+                    outcomes: std::iter::once(None).collect(),
                     lent: None,
                 };
                 Box::pin(alone.go()).await;

@@ -1,0 +1,233 @@
+//! Permits in Redis: [`RedisSemaphore`], and how what is asked of it is written into a command and its answer read.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bb8_redis::redis::{Cmd, Value};
+
+use super::super::{Answer, BackendError, BackendErrorKind, Lobby};
+use super::builder::Atomicity;
+use super::name::Name;
+use super::request::{Ask, Expiry, fault, signed, unsigned};
+use super::script::Script;
+use super::{Inner, RedisBackend};
+use crate::clock::micros_up;
+use crate::decision::{NEVER, QuotaSnapshot};
+use crate::key::Key;
+use crate::semaphore::{Backend, Op, Permits, Reply};
+
+/// Keeps permits in Redis, for all processes that use the same prefix and names. Clones share everything.
+///
+/// It is made from a [`RedisBackend`], whose connections, names, time limit and circuit it shares, with the rate limits and
+/// with all others that were made from it. See [`semaphore`](crate::semaphore).
+#[derive(Clone)]
+pub struct RedisSemaphore(Arc<Inner>);
+
+impl RedisSemaphore {
+    /// Permits beside the buckets of `backend`.
+    #[must_use]
+    pub fn new(backend: &RedisBackend) -> Self {
+        Self(Arc::clone(&backend.0))
+    }
+}
+
+impl From<RedisBackend> for RedisSemaphore {
+    fn from(backend: RedisBackend) -> Self {
+        Self(backend.0)
+    }
+}
+
+/// Who waits looks again after so long, divided by how many wait here, for only the first one does.
+const LOOK: Duration = Duration::from_millis(50);
+/// The first one looks no more often, and no more seldom: who has not asked for a second has lost his place.
+const SHORTEST_LOOK: Duration = Duration::from_millis(5);
+const LONGEST_LOOK: Duration = Duration::from_millis(250);
+
+impl Backend for RedisSemaphore {
+    type Error = BackendError;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, BackendError>> + Send>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Answer<Result<Reply, BackendError>, Self::Future> {
+        let inner = &self.0;
+        if inner.atomicity != Atomicity::Script {
+            return Answer::Now(Err(BackendError::new(BackendErrorKind::Unsupported(
+                "permits cannot be kept without scripts: use `Atomicity::Script`",
+            ))));
+        }
+        if inner.permits.line().breaker.refuses() {
+            return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
+        }
+        let errand = Errand {
+            op,
+            permits: permits.clone(),
+            name: inner.front.naming.name(permits.name(), key),
+        };
+        Answer::Later(Box::pin(Arc::clone(&inner.permits).send(errand)))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.0.front.lobby
+    }
+
+    fn has_leases(&self) -> bool {
+        true
+    }
+
+    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+        let waiters = u32::try_from(waiters).unwrap_or(u32::MAX).max(1);
+        // Behind so many others that all permits would be theirs, so many times it takes.
+        let rounds = 1 + reply.in_front / permits.capacity();
+        let look = (LOOK / waiters).max(SHORTEST_LOOK).saturating_mul(rounds);
+        Some(look.min(LONGEST_LOOK))
+    }
+}
+
+/// Its permits are those of a [`RedisSemaphore`] that is made from it.
+impl Backend for RedisBackend {
+    type Error = BackendError;
+    type Future = <RedisSemaphore as Backend>::Future;
+
+    fn ask(
+        &self,
+        op: Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Answer<Result<Reply, BackendError>, Self::Future> {
+        RedisSemaphore::new(self).ask(op, permits, key)
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.0.front.lobby
+    }
+
+    fn has_leases(&self) -> bool {
+        true
+    }
+
+    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+        RedisSemaphore::new(self).next_look(permits, reply, waiters)
+    }
+}
+
+/// Shows no key and no password.
+impl fmt::Debug for RedisSemaphore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSemaphore")
+            .field("naming", &self.0.front.naming)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is asked of the permits of this name.
+#[derive(Debug)]
+pub(super) struct Errand {
+    op: Op,
+    permits: Permits,
+    name: Name,
+}
+
+/// Holders, weights, and who waits.
+const SUFFIXES: [&[u8]; 3] = [b"p", b"pw", b"pq"];
+
+impl Ask for Errand {
+    type Reply = Reply;
+    /// An id has one permit, however often it is asked for, renewed or released.
+    const IS_REPEATABLE: bool = true;
+
+    fn script(&self) -> &'static Script {
+        Script::of_semaphore()
+    }
+
+    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd {
+        let count = requests.len();
+        let mut command = Cmd::with_capacity(6 + 10 * count, 64 + script.len() + 320 * count);
+        let mut buffer = Vec::with_capacity(96);
+        command
+            .arg(name)
+            .arg(script)
+            .arg(SUFFIXES.len() * requests.len());
+        for request in requests {
+            for suffix in SUFFIXES {
+                buffer.clear();
+                buffer.extend_from_slice(&request.name);
+                buffer.extend_from_slice(suffix);
+                command.arg(&buffer[..]);
+            }
+        }
+        // The first is the time, for tests: the server's own counts.
+        command.arg("").arg(expiry.floor).arg(expiry.idle);
+        for request in requests {
+            request.write(&mut command);
+        }
+        command
+    }
+
+    fn read(
+        &self,
+        answers: &mut std::slice::Iter<'_, Value>,
+    ) -> Option<Result<Reply, BackendError>> {
+        let Value::Array(own) = answers.next()? else {
+            return None;
+        };
+        if let Some(fault) = fault(own) {
+            return Some(Err(fault));
+        }
+        let ([retry, remaining, reset, front], lasting) = own.split_first_chunk()?;
+        let lasting: Option<_> = lasting.iter().map(|own| Some(signed(own)? == 1)).collect();
+        let numbers = QuotaSnapshot {
+            limit: self.permits.capacity(),
+            remaining: u32::try_from(unsigned(remaining)?).ok()?,
+            retry_after: match signed(retry)? {
+                -1 => NEVER,
+                wait => u64::try_from(wait).ok()?,
+            },
+            reset_after: unsigned(reset)?,
+        };
+        Some(Ok(Reply {
+            lasting: lasting?,
+            in_front: u32::try_from(unsigned(front)?).unwrap_or(u32::MAX),
+            ..Reply::of(numbers)
+        }))
+    }
+}
+
+impl Errand {
+    fn write(&self, command: &mut Cmd) {
+        let (name, weight, waited) = match &self.op {
+            Op::Acquire { weight, .. } => ("acquire", *weight, Duration::ZERO),
+            Op::Wait { weight, waited, .. } => ("wait", *weight, *waited),
+            Op::Renew(_) => ("renew", 0, Duration::ZERO),
+            Op::Release(_) => ("release", 0, Duration::ZERO),
+            Op::Peek => ("peek", 0, Duration::ZERO),
+        };
+        // Who says that he has waited for longer than a year would come from before the epoch.
+        let waited = micros_up(waited).min(LONGEST_WAIT);
+        command.arg(name).arg(self.permits.capacity());
+        command.arg(self.permits.lease_micros());
+        command.arg(weight).arg(waited);
+        match &self.op {
+            Op::Acquire { id, .. } | Op::Wait { id, .. } | Op::Release(id) => {
+                command.arg(1).arg(&id.as_bytes()[..]);
+            }
+            Op::Renew(ids) => {
+                command.arg(ids.len());
+                for id in ids {
+                    command.arg(&id.as_bytes()[..]);
+                }
+            }
+            Op::Peek => {
+                command.arg(0);
+            }
+        }
+    }
+}
+
+/// A year in µs.
+const LONGEST_WAIT: u64 = 31_536_000_000_000;

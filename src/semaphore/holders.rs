@@ -1,0 +1,163 @@
+//! Who holds which permit of one key, as a plain value: what `lua/semaphore.lua` does in Redis.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ahash::RandomState;
+
+use super::{PermitId, Permits};
+use crate::decision::{NEVER, QuotaSnapshot};
+
+/// The holders of one key.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    held: HashMap<PermitId, Held, RandomState>,
+    /// When leases end, soonest first; µs.
+    ends: BTreeSet<(u64, PermitId)>,
+    /// The weights of all.
+    live: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    weight: u32,
+    end: u64,
+}
+
+/// What is asked of them, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment<'a> {
+    pub(super) now: u64,
+    pub(super) permits: &'a Permits,
+    /// Whether a permit ends with its lease. If not it is as if it were renewed three times as often.
+    pub(super) leases_end: bool,
+}
+
+impl Moment<'_> {
+    fn lease(&self) -> u64 {
+        self.permits.lease_micros()
+    }
+
+    /// When this lease ends that was to end at `end`.
+    fn end(&self, end: u64) -> u64 {
+        if self.leases_end {
+            return end;
+        }
+        let since = (self.now + self.lease()).saturating_sub(end);
+        let third = self.lease() / 3;
+        end + since / third * third
+    }
+}
+
+impl Holders {
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    pub(super) fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// Drops those whose lease is over, and lets no lease be longer than one that begins now: the clock may have gone back.
+    fn bring(&mut self, at: &Moment<'_>) {
+        if !at.leases_end {
+            return;
+        }
+        while let Some(&(end, id)) = self.ends.first()
+            && end <= at.now
+        {
+            self.remove(id);
+        }
+        let latest = at.now + at.lease();
+        while let Some(&(end, id)) = self.ends.last()
+            && end > latest
+        {
+            self.renew_one(id, latest);
+        }
+    }
+
+    pub(super) fn acquire(&mut self, at: &Moment<'_>, id: PermitId, weight: u32) -> QuotaSnapshot {
+        self.bring(at);
+        let end = at.now + at.lease();
+        let capacity = at.permits.capacity();
+        let retry_after = if self.renew_one(id, end) || weight == 0 {
+            0
+        } else if weight > capacity {
+            NEVER
+        } else {
+            let missing = (self.live + u64::from(weight)).saturating_sub(capacity.into());
+            if missing == 0 {
+                self.held.insert(id, Held { weight, end });
+                self.ends.insert((end, id));
+                self.live += u64::from(weight);
+            }
+            self.until_freed(at, missing)
+        };
+        self.told(at, retry_after)
+    }
+
+    /// Whether each of these lasts.
+    pub(super) fn renew(&mut self, at: &Moment<'_>, id: PermitId) -> bool {
+        self.bring(at);
+        self.renew_one(id, at.now + at.lease())
+    }
+
+    /// Whether there was something to give back.
+    pub(super) fn release(&mut self, at: &Moment<'_>, id: PermitId) -> bool {
+        self.bring(at);
+        self.remove(id)
+    }
+
+    /// The numbers, as they are by now.
+    pub(super) fn told(&self, at: &Moment<'_>, retry_after: u64) -> QuotaSnapshot {
+        let mut live = self.live;
+        let latest = at.now + at.lease();
+        if at.leases_end {
+            let over = self.ends.iter().take_while(|(end, _)| *end <= at.now);
+            live -= over.map(|(_, id)| self.weight(*id)).sum::<u64>();
+        }
+        let last = self.ends.last().map_or(0, |(end, _)| at.end(*end));
+        let capacity = at.permits.capacity();
+        QuotaSnapshot {
+            limit: capacity,
+            remaining: capacity.saturating_sub(u32::try_from(live).unwrap_or(u32::MAX)),
+            retry_after,
+            reset_after: last.min(latest).saturating_sub(at.now),
+        }
+    }
+
+    /// Until leases of so much weight have ended by themselves; 0 if none has to.
+    fn until_freed(&self, at: &Moment<'_>, missing: u64) -> u64 {
+        let (mut freed, mut wait) = (0, 0);
+        for (end, id) in &self.ends {
+            if freed >= missing {
+                break;
+            }
+            freed += self.weight(*id);
+            wait = at.end(*end).saturating_sub(at.now).max(wait).max(1);
+        }
+        wait
+    }
+
+    fn weight(&self, id: PermitId) -> u64 {
+        self.held.get(&id).map_or(0, |held| held.weight.into())
+    }
+
+    fn renew_one(&mut self, id: PermitId, end: u64) -> bool {
+        let Some(held) = self.held.get_mut(&id) else {
+            return false;
+        };
+        self.ends.remove(&(held.end, id));
+        held.end = end;
+        self.ends.insert((end, id));
+        true
+    }
+
+    fn remove(&mut self, id: PermitId) -> bool {
+        let Some(held) = self.held.remove(&id) else {
+            return false;
+        };
+        self.ends.remove(&(held.end, id));
+        self.live -= u64::from(held.weight);
+        true
+    }
+}

@@ -1,0 +1,306 @@
+//! Renews the permits that are held: one task for each process and backend, as long as there are any.
+
+use std::collections::{BTreeSet, HashMap};
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+use super::permit::Ticket;
+use super::{Backend, Op, PermitId, Permits};
+use crate::backend::Answer;
+use crate::clock::Timestamp;
+use crate::key::Key;
+
+/// The most permits of one key that are renewed by one operation.
+const MOST_TOGETHER: usize = 256;
+
+/// What renews permits.
+#[derive(Default)]
+pub(crate) struct Keeper {
+    state: Mutex<State>,
+    /// Something is to be looked at sooner than was known.
+    sooner: Notify,
+    lost: AtomicUsize,
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<PermitId, Held, RandomState>,
+    /// When each is to be looked at, soonest first.
+    due: BTreeSet<(Timestamp, PermitId)>,
+    /// Whether there is a task.
+    runs: bool,
+    /// When it looks again.
+    look: Timestamp,
+}
+
+struct Held {
+    ticket: Arc<Ticket>,
+    due: Timestamp,
+    /// A whole lease after the last time that it was asked for with success. By the server's clock it ends no sooner: its lease
+    /// began after it was asked.
+    ends: Timestamp,
+}
+
+/// Permits of one key, to be renewed together.
+struct Group {
+    permits: Permits,
+    key: Key,
+    ids: SmallVec<[PermitId; 1]>,
+}
+
+/// What became of a group.
+struct Renewed {
+    group: Group,
+    asked: Timestamp,
+    /// Of each whether it lasts; none if there was no answer.
+    lasting: Option<SmallVec<[bool; 1]>>,
+}
+
+type Flight = Pin<Box<dyn Future<Output = Renewed> + Send>>;
+
+fn micros(permits: &Permits, part: u64) -> Duration {
+    Duration::from_micros(permits.lease_micros() / part)
+}
+
+impl State {
+    fn insert(&mut self, ticket: Arc<Ticket>, due: Timestamp, ends: Timestamp) {
+        let id = ticket.id;
+        self.remove(id);
+        self.due.insert((due, id));
+        self.held.insert(id, Held { ticket, due, ends });
+    }
+
+    fn remove(&mut self, id: PermitId) -> Option<Held> {
+        let held = self.held.remove(&id)?;
+        self.due.remove(&(held.due, id));
+        Some(held)
+    }
+
+    fn move_to(&mut self, id: PermitId, due: Timestamp, ends: Option<Timestamp>) {
+        if let Some(held) = self.held.get_mut(&id) {
+            self.due.remove(&(held.due, id));
+            held.due = due;
+            held.ends = ends.unwrap_or(held.ends);
+            self.due.insert((due, id));
+        }
+    }
+}
+
+impl Keeper {
+    /// How many permits are renewed.
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().held.len()
+    }
+
+    /// How many were lost.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost.load(Relaxed)
+    }
+
+    /// Sees to it that a permit is renewed that was asked for at `asked`.
+    pub(super) fn keep<B: Backend>(&self, backend: &B, ticket: &Arc<Ticket>, asked: Timestamp) {
+        let permits = &ticket.permits;
+        let due = next(permits, asked);
+        let ends = asked.after(permits.lease());
+        let mut state = self.state.lock();
+        state.insert(Arc::clone(ticket), due, ends);
+        let is_sooner = due < state.look;
+        if !state.runs {
+            let Some(runtime) = super::permit::runtime(ticket.runtime.as_ref()) else {
+                // Nobody can renew it: it ends with its lease.
+                return;
+            };
+            state.runs = true;
+            drop(state);
+            runtime.spawn(Task::new(backend.clone(), &runtime).run());
+        } else if is_sooner {
+            drop(state);
+            self.sooner.notify_one();
+        }
+    }
+
+    /// It is not renewed any more.
+    pub(super) fn forget(&self, id: PermitId) {
+        self.state.lock().remove(id);
+    }
+
+    /// When to look next; `None`, and the task is over, if there is nothing to renew.
+    fn next_look(&self) -> Option<Timestamp> {
+        let mut state = self.state.lock();
+        let first = state.due.first().map(|(due, _)| *due);
+        state.runs = first.is_some();
+        state.look = first.unwrap_or_default();
+        first
+    }
+
+    /// Takes all that is due, by keys, and tells those whose lease is over.
+    fn take(&self, now: Timestamp) -> Vec<Group> {
+        let mut groups: HashMap<(Permits, Key), Vec<Group>, RandomState> = HashMap::default();
+        let mut over = Vec::new();
+        let mut state = self.state.lock();
+        while let Some(&(due, id)) = state.due.first()
+            && due <= now
+        {
+            let Some(held) = state.held.get(&id) else {
+                state.due.remove(&(due, id));
+                continue;
+            };
+            if held.ends <= now {
+                over.extend(state.remove(id));
+                continue;
+            }
+            let (permits, key) = (held.ticket.permits.clone(), held.ticket.key.clone());
+            // If there is no answer it is asked again, several times before its end.
+            let again = now.after(micros(&permits, 12)).min(held.ends);
+            state.move_to(id, again, None);
+            let own = groups.entry((permits.clone(), key.clone())).or_default();
+            match own.last_mut() {
+                Some(group) if group.ids.len() < MOST_TOGETHER => group.ids.push(id),
+                _ => own.push(Group {
+                    permits,
+                    key,
+                    ids: SmallVec::from_elem(id, 1),
+                }),
+            }
+        }
+        drop(state);
+        for held in over {
+            self.lose(&held);
+        }
+        groups.into_values().flatten().collect()
+    }
+
+    fn settle(&self, renewed: &Renewed) {
+        let Renewed {
+            group,
+            asked,
+            lasting,
+        } = renewed;
+        let Some(lasting) = lasting else { return };
+        let ends = asked.after(group.permits.lease());
+        for (id, lasts) in group.ids.iter().zip(lasting) {
+            let mut state = self.state.lock();
+            if *lasts {
+                state.move_to(*id, next(&group.permits, *asked), Some(ends));
+            } else if let Some(held) = state.remove(*id) {
+                drop(state);
+                self.lose(&held);
+            }
+        }
+    }
+
+    fn lose(&self, held: &Held) {
+        self.lost.fetch_add(1, Relaxed);
+        held.ticket.lose();
+    }
+}
+
+/// A third of the lease later, or a little sooner: together with others that are due at about that time.
+fn next(permits: &Permits, asked: Timestamp) -> Timestamp {
+    let due = asked.after(micros(permits, 3)).as_micros();
+    let step = (permits.lease_micros() / 24).max(1);
+    Timestamp::from_micros((due / step * step).max(asked.as_micros()))
+}
+
+/// The task that renews.
+struct Task<B: Backend> {
+    backend: B,
+    runtime: Handle,
+    has_begun: bool,
+    is_done: bool,
+}
+
+impl<B: Backend> Task<B> {
+    fn new(backend: B, runtime: &Handle) -> Self {
+        Self {
+            backend,
+            runtime: runtime.clone(),
+            has_begun: false,
+            is_done: false,
+        }
+    }
+
+    async fn run(mut self) {
+        self.has_begun = true;
+        let mut flights: Vec<Flight> = Vec::new();
+        loop {
+            let lobby = self.backend.lobby();
+            let keeper = lobby.keeper();
+            let Some(look) = keeper.next_look() else {
+                self.is_done = true;
+                return;
+            };
+            let mut sleep = lobby.sleep_until(look);
+            let mut sooner = std::pin::pin!(keeper.sooner.notified());
+            poll_fn(|cx| {
+                let before = flights.len();
+                flights.retain_mut(|flight| match flight.as_mut().poll(cx) {
+                    Poll::Ready(renewed) => {
+                        keeper.settle(&renewed);
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+                let woken = sleep.as_mut().poll(cx).is_ready()
+                    || sooner.as_mut().poll(cx).is_ready()
+                    || flights.len() < before;
+                if woken {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+            let now = lobby.now();
+            flights.extend(keeper.take(now).into_iter().map(|group| {
+                let backend = self.backend.clone();
+                Box::pin(renew(backend, group, now)) as Flight
+            }));
+        }
+    }
+}
+
+async fn renew<B: Backend>(backend: B, group: Group, asked: Timestamp) -> Renewed {
+    let op = Op::Renew(group.ids.clone());
+    let reply = match backend.ask(op, &group.permits, &group.key) {
+        Answer::Now(reply) => reply,
+        Answer::Later(reply) => reply.await,
+    };
+    Renewed {
+        group,
+        asked,
+        lasting: reply.ok().map(|reply| reply.lasting),
+    }
+}
+
+impl<B: Backend> Drop for Task<B> {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        // The runtime ends. If others hold permits, theirs goes on; otherwise the next one who acquires begins anew.
+        let keeper = self.backend.lobby().keeper();
+        let mut state = keeper.state.lock();
+        let own = self.runtime.id();
+        let others = state.held.values();
+        let mut others = others.filter_map(|held| held.ticket.runtime.as_ref());
+        let other = others.find(|runtime| runtime.id() != own).cloned();
+        // One that was never begun came to a runtime that had ended, and may have come from another such.
+        let other = other.filter(|_| self.has_begun);
+        state.runs = other.is_some();
+        drop(state);
+        if let Some(other) = other {
+            other.spawn(Task::new(self.backend.clone(), &other).run());
+        }
+    }
+}

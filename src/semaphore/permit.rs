@@ -1,0 +1,352 @@
+use std::error::Error;
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, oneshot};
+
+use super::{Backend, Op, PermitId, Permits};
+use crate::backend::{Answer, Fault, Lobby};
+use crate::decision::Decision;
+use crate::key::Key;
+
+/// The right to be in flight. It is given back once: when it is dropped, by whatever way (a return, a panic, a future that is
+/// cancelled), or by [`release`](Self::release).
+///
+/// It may be moved anywhere, and lasts as long as it is kept: into a task, into the body of a response, beside a connection.
+///
+/// From a backend that is remote it is given back in the background, by the runtime that drops it or else by the one it was
+/// acquired in. If neither is there any more, it ends with its lease.
+#[must_use = "a permit that is dropped is given back at once"]
+pub struct Permit {
+    ticket: Arc<Ticket>,
+    /// None: it has been released.
+    giver: Option<Arc<dyn Giver>>,
+    decision: Decision,
+    waited: Duration,
+}
+
+/// What is known of a permit, to its holder and to what renews it.
+pub(super) struct Ticket {
+    pub(super) id: PermitId,
+    pub(super) weight: u32,
+    pub(super) permits: Permits,
+    pub(super) key: Key,
+    /// Where it was acquired; None if it is given back at once.
+    pub(super) runtime: Option<Handle>,
+    is_lost: AtomicBool,
+    told: Notify,
+}
+
+impl Ticket {
+    pub(super) fn new(
+        id: PermitId,
+        weight: u32,
+        permits: &Permits,
+        key: &Key,
+        runtime: Option<Handle>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            weight,
+            permits: permits.clone(),
+            key: key.clone(),
+            runtime,
+            is_lost: AtomicBool::new(false),
+            told: Notify::new(),
+        })
+    }
+
+    /// Tells the holder.
+    pub(super) fn lose(&self) {
+        self.is_lost.store(true, SeqCst);
+        self.told.notify_waiters();
+    }
+
+    async fn lost(&self) {
+        // Listens first: it may be lost between the look and the listening.
+        let mut told = pin!(self.told.notified());
+        told.as_mut().enable();
+        if !self.is_lost.load(SeqCst) {
+            told.await;
+        }
+    }
+}
+
+impl Permit {
+    pub(super) fn new(
+        ticket: Arc<Ticket>,
+        giver: Arc<dyn Giver>,
+        decision: Decision,
+        waited: Duration,
+    ) -> Self {
+        Self {
+            ticket,
+            giver: Some(giver),
+            decision,
+            waited,
+        }
+    }
+
+    /// What names it.
+    #[must_use]
+    pub fn id(&self) -> PermitId {
+        self.ticket.id
+    }
+
+    /// How many permits it counts for.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.ticket.weight
+    }
+
+    /// The numbers when it was given.
+    #[must_use]
+    pub const fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// How long it was waited for; zero if it was there at once.
+    #[must_use]
+    pub const fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Whether its lease was lost: somebody else may be in its place.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.ticket.is_lost.load(SeqCst)
+    }
+
+    /// Completes when its lease was lost; never, while it lasts or after it was given back. It lives by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub fn lost(&self) -> Lost {
+        let ticket = Arc::clone(&self.ticket);
+        Lost(Box::pin(async move { ticket.lost().await }))
+    }
+
+    /// Gives it back, and tells whether it still lasted: `false` if its lease was over.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer. It is not asked again: if it has not released the permit, that ends with its lease.
+    ///
+    /// # Cancel safety
+    ///
+    /// It is given back by the first poll, or by the drop. Whoever waits for the answer may stop waiting.
+    pub async fn release(mut self) -> Result<bool, ReleaseError> {
+        let Some(giver) = self.giver.take() else {
+            return Ok(false);
+        };
+        match giver.give(&self.ticket) {
+            Given::Done(given) => given.map_err(ReleaseError),
+            Given::UnderWay(answer) => match answer.await {
+                Ok(given) => given.map_err(ReleaseError),
+                Err(_) => Err(ReleaseError(Fault::Lost)),
+            },
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Some(giver) = self.giver.take() {
+            drop(giver.give(&self.ticket));
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("permits", &self.ticket.permits)
+            .field("weight", &self.weight())
+            .field("is_lost", &self.is_lost())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Completes when a lease was lost; see [`Permit::lost`].
+#[must_use = "futures do nothing unless polled"]
+pub struct Lost(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
+
+impl Future for Lost {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lost(..)")
+    }
+}
+
+/// Why it is not known whether a permit was given back. It ends with its lease.
+#[derive(Debug)]
+pub struct ReleaseError(Fault);
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Fault::NoRuntime => f.write_str("there is no runtime to release the permit in"),
+            Fault::Slow | Fault::Crowded => f.write_str("the release took too long"),
+            Fault::Lost => f.write_str("the runtime ended before the permit was released"),
+            Fault::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for ReleaseError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            // Shown in place of this one, so its causes are ours.
+            Fault::Failed(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+/// A backend, whichever its type.
+pub(super) trait Giver: Send + Sync {
+    /// Gives a permit back, in the background as soon as it takes time.
+    fn give(&self, ticket: &Ticket) -> Given;
+}
+
+pub(super) enum Given {
+    Done(Result<bool, Fault>),
+    UnderWay(oneshot::Receiver<Result<bool, Fault>>),
+}
+
+impl<B: Backend> Giver for B {
+    fn give(&self, ticket: &Ticket) -> Given {
+        let lobby = self.lobby();
+        // First: what is given back is not renewed.
+        lobby.keeper().forget(ticket.id);
+        if ticket.weight == 0 {
+            return Given::Done(Ok(false));
+        }
+        let Ticket {
+            id, permits, key, ..
+        } = ticket;
+        match self.ask(Op::Release(*id), permits, key) {
+            Answer::Now(reply) => {
+                lobby.permits().released(permits, key);
+                let given = reply.map_err(|error| lobby.lost(Fault::of(error)));
+                Given::Done(given.map(|reply| reply.lasting.contains(&true)))
+            }
+            Answer::Later(reply) => {
+                let backend = self.clone();
+                let (permits, key) = (permits.clone(), key.clone());
+                let release = async move {
+                    let reply = reply.await;
+                    backend.lobby().permits().released(&permits, &key);
+                    Ok(reply.map_err(Fault::of)?.lasting.contains(&true))
+                };
+                match lobby.run_at(runtime(ticket.runtime.as_ref()), release) {
+                    Ok(answer) => Given::UnderWay(answer),
+                    Err(fault) => Given::Done(Err(fault)),
+                }
+            }
+        }
+    }
+}
+
+/// The runtime of the caller, or else this one.
+pub(super) fn runtime(other: Option<&Handle>) -> Option<Handle> {
+    Handle::try_current().ok().or_else(|| other.cloned())
+}
+
+/// A permit that is asked for. Dropped before it is there, it is given back: the answer may still come.
+pub(super) struct Asking<'a, B: Backend> {
+    backend: &'a B,
+    permits: &'a Permits,
+    key: &'a Key,
+    id: PermitId,
+    /// An answer under way.
+    reply: Option<Pin<Box<B::Future>>>,
+    /// Whether the backend may know of the id.
+    is_known: bool,
+}
+
+impl<'a, B: Backend> Asking<'a, B> {
+    pub(super) fn new(backend: &'a B, permits: &'a Permits, key: &'a Key) -> Self {
+        Self {
+            backend,
+            permits,
+            key,
+            id: backend.new_id(),
+            reply: None,
+            is_known: false,
+        }
+    }
+
+    pub(super) const fn id(&self) -> PermitId {
+        self.id
+    }
+
+    pub(super) const fn key(&self) -> &Key {
+        self.key
+    }
+
+    /// Asks `op`, which is of this id.
+    pub(super) async fn ask(&mut self, op: Op) -> Result<super::Reply, B::Error> {
+        let is_place = matches!(op, Op::Wait { .. });
+        let reply = match self.backend.ask(op, self.permits, self.key) {
+            // There and then, so nobody can have gone meanwhile.
+            Answer::Now(reply) => return reply,
+            Answer::Later(reply) => self.reply.insert(Box::pin(reply)),
+        };
+        let is_known = &mut self.is_known;
+        let reply = poll_fn(|cx| {
+            // What was never polled has not been sent.
+            *is_known = true;
+            reply.as_mut().poll(cx)
+        })
+        .await;
+        self.reply = None;
+        if let Ok(reply) = &reply {
+            self.is_known = reply.decision.is_allowed() || is_place;
+        }
+        reply
+    }
+
+    /// It is there: from now on somebody else gives it back.
+    pub(super) fn done(mut self) {
+        self.is_known = false;
+    }
+}
+
+impl<B: Backend> Drop for Asking<'_, B> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            return;
+        }
+        let (backend, reply) = (self.backend.clone(), self.reply.take());
+        let (permits, key, id) = (self.permits.clone(), self.key.clone(), self.id);
+        let give_up = async move {
+            if let Some(reply) = reply {
+                // Whatever it says, it is over then: what is given back after it stays given back.
+                let _ = reply.await;
+            }
+            let reply = match backend.ask(Op::Release(id), &permits, &key) {
+                Answer::Now(reply) => reply,
+                Answer::Later(reply) => reply.await,
+            };
+            backend.lobby().permits().released(&permits, &key);
+            reply.map_err(Fault::of).map(drop)
+        };
+        let lobby: &Lobby = self.backend.lobby();
+        drop(lobby.run_at(runtime(None), give_up));
+    }
+}
