@@ -161,7 +161,7 @@ impl Keeper {
             }
             let (permits, key) = (held.ticket.permits.clone(), held.ticket.key.clone());
             // If there is no answer it is asked again, several times before its end.
-            let again = now.after(micros(&permits, 12)).min(held.ends);
+            let again = now.after(micros(&permits, 24)).min(held.ends);
             state.move_to(id, again, None);
             let own = groups.entry((permits.clone(), key.clone())).or_default();
             match own.last_mut() {

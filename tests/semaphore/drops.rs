@@ -1,0 +1,107 @@
+//! Those who ask go away at any point: nothing of theirs stays.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::task::{JoinSet, yield_now};
+use tower_sluice::semaphore::{Backend, MemorySemaphore, Permit};
+use tower_sluice::{Key, Permits, Semaphore};
+
+/// Polls a future so many times, letting others run in between, then drops it, and what it has come to.
+async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
+    let mut future = pin!(future);
+    for _ in 0..polls {
+        let poll = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        if poll.is_ready() {
+            return true;
+        }
+        yield_now().await;
+    }
+    false
+}
+
+/// Acquires, holds for a while, gives back in one of two ways.
+async fn visit<B: Backend>(semaphore: Semaphore<B>, weight: u32) -> Option<()> {
+    let key = Key::from("ann");
+    let permit: Permit = if rand::random_bool(0.3) {
+        semaphore.try_acquire(&key, weight).await.ok()?
+    } else {
+        let max_wait = Duration::from_millis(rand::random_range(0..50));
+        semaphore.acquire(&key, weight, max_wait).await.ok()?
+    };
+    for _ in 0..rand::random_range(0..10) {
+        yield_now().await;
+    }
+    if rand::random() {
+        permit.release().await.ok()?;
+    }
+    Some(())
+}
+
+/// 1000 acquires, each dropped after a random number of polls: before it was sent, in the line, on the way, with the permit in
+/// its hands, while it gives it back. `most` polls take about as long as a whole visit.
+async fn nothing_leaks<B: Backend>(backend: B, most: usize) -> Semaphore<B> {
+    let permits = Permits::new("exports", 5).with_lease(Duration::from_secs(600));
+    let semaphore = Semaphore::new(permits, backend);
+    let (mut tasks, mut ended) = (JoinSet::new(), 0);
+    for number in 0..1_000 {
+        let semaphore = semaphore.clone();
+        // Squared: as many early as late.
+        let polls = rand::random_range(0..most) * rand::random_range(0..most) / most;
+        let weight = 1 + number % 3;
+        tasks.spawn(async move { dropped_after(polls, visit(semaphore, weight)).await });
+        if tasks.len() >= 64 {
+            let one = tasks.join_next().await.expect("64 are there");
+            ended += usize::from(one.expect("no panic"));
+        }
+    }
+    ended += tasks
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|end| *end)
+        .count();
+    println!("{} of 1000 were dropped", 1_000 - ended);
+    assert!((50..950).contains(&ended), "{ended} came to their end");
+    semaphore
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_dropped_acquires_leave_nothing_in_memory() {
+    for _ in 0..3 {
+        let semaphore = nothing_leaks(MemorySemaphore::new(), 60).await;
+        assert_eq!(semaphore.backend().keys(), 0);
+        assert_eq!(semaphore.backend().lobby().waiters(), 0);
+        assert!(semaphore.try_acquire(&Key::from("ann"), 5).await.is_ok());
+    }
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
+    use tower_sluice::{RedisBackend, RedisSemaphore};
+
+    let server = crate::support::redis::RedisServer::start();
+    for batching in [true, false] {
+        let builder = RedisBackend::builder().batching(batching);
+        let builder = builder.time_limit(Duration::from_secs(20));
+        let redis = builder.connect(server.url()).await.expect("it runs");
+        let semaphore = nothing_leaks(RedisSemaphore::new(&redis), 200).await;
+        let lobby = semaphore.backend().lobby();
+        // What is given back in the background is done when no errand is left; the lease of 10 minutes would not help.
+        let done = async {
+            while lobby.errands() > 0 || !server.keys().is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let done = tokio::time::timeout(Duration::from_secs(10), done).await;
+        assert!(done.is_ok(), "left behind: {:?}", server.keys());
+        assert_eq!((lobby.waiters(), lobby.held_permits()), (0, 0));
+        assert_eq!((lobby.lost_errands(), lobby.lost_permits()), (0, 0));
+        let all = semaphore.try_acquire(&Key::from("ann"), 5).await;
+        drop(Arc::new(all.expect("all are free")));
+    }
+}

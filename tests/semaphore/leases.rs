@@ -1,0 +1,303 @@
+//! Permits that end with a lease, in virtual time: how they are renewed, and how they are lost.
+
+use std::future::Ready;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tower_sluice::backend::{Answer, Lobby};
+use tower_sluice::clock::{Clock, ManualClock, Timestamp};
+use tower_sluice::semaphore::{Backend, MemorySemaphore, Op, PermitId, Reply};
+use tower_sluice::{Key, Permits, Semaphore};
+
+use crate::settle;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Down;
+
+impl std::fmt::Display for Down {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("down")
+    }
+}
+
+impl std::error::Error for Down {}
+
+/// Memory with leases that can be down, and every renewal written down: when, and how many permits.
+#[derive(Clone)]
+struct Leases {
+    memory: MemorySemaphore<ManualClock>,
+    clock: ManualClock,
+    start: Timestamp,
+    is_down: Arc<AtomicBool>,
+    renewals: Arc<Mutex<Vec<(Duration, usize)>>>,
+}
+
+impl Leases {
+    fn new() -> Self {
+        let start = Timestamp::from_micros(1_800_000_000_000_000);
+        let clock = ManualClock::at(start);
+        let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
+        Self {
+            memory: memory.build(),
+            clock,
+            start,
+            is_down: Arc::default(),
+            renewals: Arc::default(),
+        }
+    }
+
+    fn semaphore(&self, capacity: u32) -> Semaphore<Self> {
+        let permits = Permits::new("exports", capacity).with_lease(12 * SECOND);
+        Semaphore::new(permits, self.clone())
+    }
+
+    /// In steps, so that what wakes on the way does so in its time.
+    async fn pass(&self, span: Duration) {
+        let step = Duration::from_millis(100);
+        let mut passed = Duration::ZERO;
+        while passed < span {
+            settle().await;
+            self.clock.advance(step);
+            passed += step;
+        }
+        settle().await;
+    }
+}
+
+impl Backend for Leases {
+    type Error = Down;
+    type Future = Ready<Result<Reply, Down>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Answer<Result<Reply, Down>, Self::Future> {
+        if let Op::Renew(ids) = &op {
+            let passed = Duration::from_micros(self.clock.now().micros_since(self.start));
+            self.renewals.lock().push((passed, ids.len()));
+        }
+        if self.is_down.load(SeqCst) {
+            return Answer::Now(Err(Down));
+        }
+        let Answer::Now(Ok(reply)) = self.memory.ask(op, permits, key) else {
+            unreachable!("memory answers at once");
+        };
+        // As from afar.
+        Answer::Later(std::future::ready(Ok(reply)))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.memory.lobby()
+    }
+
+    fn has_leases(&self) -> bool {
+        true
+    }
+
+    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+        self.memory.next_look(permits, reply, waiters)
+    }
+
+    fn new_id(&self) -> PermitId {
+        PermitId::random()
+    }
+}
+
+#[tokio::test]
+async fn all_permits_of_a_key_are_renewed_together_three_times_a_lease() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(100);
+    let mut held = Vec::new();
+    for _ in 0..50 {
+        held.push(
+            semaphore
+                .try_acquire(&Key::from("ann"), 2)
+                .await
+                .expect("free"),
+        );
+    }
+    let bob = semaphore
+        .try_acquire(&Key::from("bob"), 1)
+        .await
+        .expect("free");
+    assert_eq!(leases.lobby().held_permits(), 51);
+    leases.pass(60 * SECOND).await;
+    assert!(held.iter().all(|permit| !permit.is_lost()) && !bob.is_lost());
+    let ann: Vec<_> = leases
+        .renewals
+        .lock()
+        .iter()
+        .copied()
+        .filter(|(_, ids)| *ids > 1)
+        .collect();
+    assert!(ann.iter().all(|(_, ids)| *ids == 50), "{ann:?}");
+    assert!(
+        (15..=18).contains(&ann.len()),
+        "each 4 s, or a little sooner: {ann:?}"
+    );
+    let mut last = Duration::ZERO;
+    for (at, _) in &ann {
+        assert!(*at - last <= 4 * SECOND + SECOND / 10, "{ann:?}");
+        last = *at;
+    }
+    held.clear();
+    drop(bob);
+    settle().await;
+    assert_eq!(
+        (leases.lobby().held_permits(), leases.memory.keys()),
+        (0, 0)
+    );
+    let before = leases.renewals.lock().len();
+    leases.pass(20 * SECOND).await;
+    assert_eq!(
+        leases.renewals.lock().len(),
+        before,
+        "nothing is left to renew"
+    );
+}
+
+#[tokio::test]
+async fn a_permit_that_a_renewal_finds_gone_is_lost_and_its_release_frees_nothing() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(1);
+    let permit = semaphore
+        .try_acquire(&Key::from("ann"), 1)
+        .await
+        .expect("free");
+    let mut lost = permit.lost();
+    leases.pass(3 * SECOND).await;
+    assert!((&mut lost).now_or_never().is_none());
+    // As after a restart that lost everything.
+    let op = Op::Release(permit.id());
+    let _ = leases
+        .memory
+        .ask(op, semaphore.permits(), &Key::from("ann"));
+    let other = semaphore
+        .try_acquire(&Key::from("ann"), 1)
+        .await
+        .expect("free");
+    leases.pass(2 * SECOND).await;
+    assert!((&mut lost).now_or_never().is_some() && permit.is_lost());
+    assert!(
+        permit.lost().now_or_never().is_some(),
+        "who asks later hears it too"
+    );
+    assert_eq!(leases.lobby().lost_permits(), 1);
+    assert!(
+        !permit.release().await.expect("it answers"),
+        "nothing to give back"
+    );
+    assert_eq!(leases.memory.held(), 1, "the other one's");
+    assert!(!other.is_lost());
+}
+
+#[tokio::test]
+async fn a_permit_lasts_through_an_outage_shorter_than_its_lease() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(1);
+    let permit = semaphore
+        .try_acquire(&Key::from("ann"), 1)
+        .await
+        .expect("free");
+    leases.is_down.store(true, SeqCst);
+    leases.pass(11 * SECOND).await;
+    assert!(!permit.is_lost());
+    leases.is_down.store(false, SeqCst);
+    leases.pass(30 * SECOND).await;
+    assert!(!permit.is_lost(), "it was asked again before its end");
+}
+
+#[tokio::test]
+async fn a_permit_that_nobody_renewed_for_a_whole_lease_is_lost() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(1);
+    let permit = semaphore
+        .try_acquire(&Key::from("ann"), 1)
+        .await
+        .expect("free");
+    leases.is_down.store(true, SeqCst);
+    leases.pass(12 * SECOND - SECOND / 5).await;
+    assert!(!permit.is_lost());
+    leases.pass(SECOND / 5).await;
+    assert!(permit.is_lost());
+    let asked = leases.renewals.lock().len();
+    assert!((3..=20).contains(&asked), "{asked} times");
+    assert!(permit.release().await.is_err(), "nobody knows");
+}
+
+#[tokio::test]
+async fn a_permit_of_a_holder_that_stood_still_goes_to_another() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(1);
+    let permit = semaphore
+        .try_acquire(&Key::from("ann"), 1)
+        .await
+        .expect("free");
+    settle().await;
+    // Nothing runs meanwhile.
+    leases.clock.advance(12 * SECOND);
+    let other = semaphore
+        .try_acquire(&Key::from("ann"), 1)
+        .await
+        .expect("over");
+    settle().await;
+    assert!(permit.is_lost() && !other.is_lost());
+    assert!(!permit.release().await.expect("it answers"));
+    assert!(semaphore.try_acquire(&Key::from("ann"), 1).await.is_err());
+}
+
+#[tokio::test]
+async fn one_who_waits_gets_the_permit_of_a_lease_that_ends() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(1);
+    // Held by nobody who would renew it.
+    let (id, key) = (PermitId::random(), Key::from("ann"));
+    let _ = leases
+        .memory
+        .ask(Op::Acquire { id, weight: 1 }, semaphore.permits(), &key);
+    let waiter = {
+        let semaphore = semaphore.clone();
+        tokio::spawn(async move { semaphore.acquire(&key, 1, 60 * SECOND).await })
+    };
+    leases.pass(11 * SECOND + SECOND / 2).await;
+    assert!(!waiter.is_finished());
+    leases.pass(SECOND).await;
+    let permit = waiter.await.expect("no panic").expect("it is over");
+    assert!(permit.waited() >= 12 * SECOND);
+}
+
+#[test]
+fn the_permits_of_one_runtime_outlive_the_renewals_of_another() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(2);
+    let make = || {
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime")
+    };
+    let (first, second) = (make(), make());
+    let key = Key::from("ann");
+    let one = first
+        .block_on(semaphore.try_acquire(&key, 1))
+        .expect("free");
+    let two = second
+        .block_on(semaphore.try_acquire(&key, 1))
+        .expect("free");
+    first.block_on(leases.pass(5 * SECOND));
+    drop(first);
+    second.block_on(leases.pass(30 * SECOND));
+    assert!(
+        !two.is_lost() && !one.is_lost(),
+        "the second one's runtime renews both"
+    );
+    second.block_on(async { drop((one, two)) });
+    second.block_on(settle());
+    assert_eq!(leases.memory.keys(), 0);
+}

@@ -1,0 +1,24 @@
+//! Permits: who gets one and when, that each is given back once whichever way it ends, and what becomes of those whose holder
+//! stands still, dies, or loses its Redis.
+
+mod drops;
+mod leases;
+mod line;
+#[cfg(feature = "redis")]
+mod outage;
+#[cfg(feature = "redis")]
+mod processes;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod support;
+#[cfg(feature = "redis")]
+mod waits;
+
+use tokio::task::yield_now;
+
+/// Lets all tasks go as far as they can.
+pub(crate) async fn settle() {
+    for _ in 0..64 {
+        yield_now().await;
+    }
+}
