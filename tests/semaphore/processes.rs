@@ -1,1 +1,292 @@
+//! Processes that hold permits are killed, stand still, or all ask at once. This test binary starts itself again as them.
 
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use redis::AsyncCommands;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tower_sluice::{Key, MaxWait, Permits, RedisBackend, RedisSemaphore, Semaphore};
+
+use crate::support::redis::RedisServer;
+
+/// What a child is to do: a word, and the server's URL.
+const TASK: &str = "SLUICE_SEMAPHORE_CHILD";
+const LEASE: Duration = Duration::from_millis(1_500);
+const SECOND: Duration = Duration::from_secs(1);
+/// How long all ask at once. The promise is for any time; 20 s and more were tried.
+const RUN: Duration = Duration::from_secs(10);
+const PROCESSES: usize = 8;
+const TASKS: usize = 32;
+
+async fn connect(url: &str, permits: Permits) -> Semaphore<RedisSemaphore> {
+    // A busy machine is no failure here.
+    let builder = RedisBackend::builder().time_limit(10 * SECOND);
+    let redis = builder.connect(url).await.expect("it runs");
+    Semaphore::new(permits, RedisSemaphore::new(&redis))
+}
+
+fn leased(capacity: u32) -> Permits {
+    Permits::new("exports", capacity).with_lease(LEASE)
+}
+
+fn ann() -> Key {
+    Key::from("ann")
+}
+
+/// A process of this binary, and what it says.
+struct Process {
+    child: Child,
+    says: Lines<BufReader<ChildStdout>>,
+}
+
+impl Process {
+    fn start(task: &str, server: &RedisServer) -> Self {
+        let binary = std::env::current_exe().expect("it runs");
+        let mut child = Command::new(binary)
+            .args([
+                "processes::child",
+                "--exact",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(TASK, format!("{task} {}", server.url()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this binary");
+        let says = BufReader::new(child.stdout.take().expect("piped")).lines();
+        Self { child, says }
+    }
+
+    /// What it says next, to us and not to its own test runner.
+    fn heard(&mut self) -> String {
+        for line in self.says.by_ref() {
+            if let Some((_, said)) = line.expect("text").split_once("child: ") {
+                return said.to_owned();
+            }
+        }
+        panic!("it has ended");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("sh")
+            .args(["-c", "kill $0 $1", signal, &id])
+            .status();
+        assert!(sent.expect("a shell").success(), "kill {signal}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn say(what: &str) {
+    println!("child: {what}");
+    let _ = std::io::stdout().flush();
+}
+
+/// What the processes do that are started here; nothing, as a test.
+#[test]
+fn child() {
+    let Ok(task) = std::env::var(TASK) else {
+        return;
+    };
+    let (task, url) = task.split_once(' ').expect("two words");
+    let runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = { runtime }
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    match task {
+        "three" => runtime.block_on(three(url)),
+        "one" => runtime.block_on(one(url)),
+        "inside" => runtime.block_on(inside(url)),
+        other => panic!("no such task: {other}"),
+    }
+}
+
+/// Holds three permits, until it is killed.
+async fn three(url: &str) {
+    let semaphore = connect(url, leased(5)).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(semaphore.try_acquire(&ann(), 1).await.expect("free"));
+    }
+    say("held");
+    sleep(600 * SECOND).await;
+}
+
+/// Holds one permit until it is lost, and gives back what it no longer has.
+async fn one(url: &str) {
+    let semaphore = connect(url, leased(1)).await;
+    let permit = semaphore.try_acquire(&ann(), 1).await.expect("free");
+    say("held");
+    permit.lost().await;
+    say("lost");
+    let released = permit.release().await.expect("it answers");
+    say(&format!("released {released}"));
+    sleep(600 * SECOND).await;
+}
+
+/// Many tasks are inside as often as they can, and count who is there by a counter of their own.
+async fn inside(url: &str) {
+    let semaphore = connect(url, Permits::new("exports", 5)).await;
+    let client = redis::Client::open(url).expect("a URL");
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    let counter = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await;
+    let counter = counter.expect("it runs");
+    say("ready");
+    let mut line = String::new();
+    let _ = std::io::stdin().read_line(&mut line);
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..TASKS {
+        let (semaphore, mut counter) = (semaphore.clone(), counter.clone());
+        tasks.spawn(async move {
+            let (mut most, mut waits) = (0, Vec::new());
+            while start.elapsed() < RUN {
+                let asked = Instant::now();
+                let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded).await;
+                let permit = permit.expect("it has no bound");
+                if start.elapsed() > RUN / 4 {
+                    waits.push(asked.elapsed().as_micros());
+                }
+                let inside: i64 = counter.incr("inside", 1).await.expect("it runs");
+                most = inside.max(most);
+                sleep(Duration::from_millis(rand::random_range(0..5))).await;
+                let _: i64 = counter.decr("inside", 1).await.expect("it runs");
+                drop(permit);
+            }
+            (most, waits)
+        });
+    }
+    let (mut most, mut waits) = (0, Vec::new());
+    for (own, more) in tasks.join_all().await {
+        most = own.max(most);
+        waits.extend(more);
+    }
+    let (sum, longest) = (waits.iter().sum::<u128>(), waits.iter().max().copied());
+    say(&format!(
+        "{most} {} {sum} {}",
+        waits.len(),
+        longest.unwrap_or(0)
+    ));
+    // Releases are under way.
+    sleep(SECOND / 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permits_of_a_process_that_was_killed_are_back_when_their_lease_says() {
+    let server = RedisServer::start();
+    let semaphore = connect(&server.url(), leased(5)).await;
+    let _ = semaphore.peek(&ann()).await.expect("it runs");
+    let mut process = Process::start("three", &server);
+    assert_eq!(process.heard(), "held");
+    // Longer than a lease: they are renewed.
+    sleep(2 * LEASE).await;
+    let look = || async { semaphore.peek(&ann()).await.expect("it answers") };
+    assert_eq!(look().await.remaining(), 2);
+
+    process.signal("-KILL");
+    let _ = process.child.wait();
+    let killed = Instant::now();
+    let snapshot = look().await;
+    let told = snapshot.reset_after();
+    assert_eq!(snapshot.remaining(), 2);
+    assert!(told > LEASE / 2, "they were renewed not long ago: {told:?}");
+    let all = {
+        let semaphore = semaphore.clone();
+        tokio::spawn(async move {
+            let all = semaphore.acquire(&ann(), 5, 2 * LEASE).await;
+            (killed.elapsed(), all.expect("in time"))
+        })
+    };
+    let mut back = Duration::ZERO;
+    while !all.is_finished() {
+        let now = look().await.remaining();
+        back = killed.elapsed();
+        assert!(
+            now <= 2 || back >= told - SECOND / 100 || now == 0,
+            "too early: {back:?}"
+        );
+        sleep(Duration::from_millis(5)).await;
+    }
+    let (got, all) = all.await.expect("no panic");
+    println!("told {told:.3?}, back after {got:.3?} ({back:.3?}), of a lease of {LEASE:?}");
+    assert!(
+        got >= told - SECOND / 100 && got <= LEASE + SECOND,
+        "{got:?}"
+    );
+    assert!(all.release().await.expect("it answers"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_stood_still_past_its_lease_has_lost_its_permit_to_another() {
+    let server = RedisServer::start();
+    let semaphore = connect(&server.url(), leased(1)).await;
+    let mut process = Process::start("one", &server);
+    assert_eq!(process.heard(), "held");
+    assert!(semaphore.try_acquire(&ann(), 1).await.is_err());
+    process.signal("-STOP");
+    let stopped = Instant::now();
+    let permit = semaphore.acquire(&ann(), 1, 3 * LEASE).await;
+    let permit = permit.expect("its lease ends");
+    let took = stopped.elapsed();
+    assert!(took > LEASE / 2 && took < LEASE + SECOND, "{took:?}");
+    process.signal("-CONT");
+    let resumed = Instant::now();
+    assert_eq!(process.heard(), "lost");
+    println!("told {:.2?} after it went on", resumed.elapsed());
+    assert!(resumed.elapsed() < 2 * SECOND);
+    assert_eq!(process.heard(), "released false");
+    let snapshot = semaphore.peek(&ann()).await.expect("it answers");
+    assert_eq!(snapshot.remaining(), 0);
+    assert!(!permit.is_lost() && permit.release().await.expect("it answers"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_eight_processes_with_32_tasks_each_never_more_than_five_are_inside() {
+    let server = RedisServer::start();
+    let mut all: Vec<_> = (0..PROCESSES)
+        .map(|_| Process::start("inside", &server))
+        .collect();
+    for process in &mut all {
+        assert_eq!(process.heard(), "ready");
+    }
+    for process in &mut all {
+        let mut start = process.child.stdin.take().expect("piped");
+        start.write_all(b"go\n").expect("it listens");
+    }
+    let (mut most, mut count, mut sum, mut longest) = (0, 0, 0, 0);
+    for process in &mut all {
+        let said = process.heard();
+        let numbers: Vec<u64> = said
+            .split(' ')
+            .map(|n| n.parse().expect("a number"))
+            .collect();
+        most = most.max(numbers[0]);
+        (count, sum) = (count + numbers[1], sum + numbers[2]);
+        longest = longest.max(numbers[3]);
+    }
+    let commands = server.calls("evalsha");
+    println!(
+        "at most {most} inside, {count} visits; mean wait {} ms, longest {} ms; {commands} commands in {RUN:?}",
+        sum / count / 1_000,
+        longest / 1_000
+    );
+    assert_eq!(most, 5, "all were used, and no more");
+    assert_eq!(server.get::<i64>(&["GET", "inside"]), 0);
+    drop(all);
+    // 256 waiters, one command each in 50 ms; and an acquire and a release for each visit.
+    let waiting = (PROCESSES * TASKS) as u128 * RUN.as_millis() / 50;
+    assert!(u128::from(commands) <= waiting + 4 * u128::from(count));
+}

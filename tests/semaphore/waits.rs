@@ -1,1 +1,189 @@
+//! Waiting for permits that others give back, in this process and in others: backends of their own stand for those.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tower_sluice::backend::Answer;
+use tower_sluice::semaphore::{Backend, Op, PermitId};
+use tower_sluice::{Key, MaxWait, Permits, RedisBackend, RedisSemaphore, Semaphore};
+
+use crate::support::redis::RedisServer;
+
+const SECOND: Duration = Duration::from_secs(1);
+/// The issue allows one command for each waiter and so long a time.
+const TIME_OF_ONE: Duration = Duration::from_millis(50);
+
+async fn server_of(server: &RedisServer, capacity: u32) -> Semaphore<RedisSemaphore> {
+    let builder = RedisBackend::builder().time_limit(20 * SECOND);
+    let redis = builder.connect(server.url()).await.expect("it runs");
+    Semaphore::new(
+        Permits::new("exports", capacity),
+        RedisSemaphore::new(&redis),
+    )
+}
+
+fn ann() -> Key {
+    Key::from("ann")
+}
+
+fn commands(server: &RedisServer) -> u64 {
+    server.calls("evalsha") + server.calls("eval")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_waits_alone_asks_twenty_times_a_second_and_soon_has_what_another_server_released()
+{
+    let server = RedisServer::start();
+    let (here, there) = (server_of(&server, 1).await, server_of(&server, 1).await);
+    let mut late = Vec::new();
+    for _ in 0..5 {
+        let held = there.try_acquire(&ann(), 1).await.expect("free");
+        let before = commands(&server);
+        let waiter = {
+            let here = here.clone();
+            tokio::spawn(async move {
+                let permit = here.acquire(&ann(), 1, 10 * SECOND).await.expect("in time");
+                (Instant::now(), permit)
+            })
+        };
+        sleep(SECOND).await;
+        let asked = commands(&server) - before;
+        assert!((10..=22).contains(&asked), "{asked} commands in a second");
+        let released = Instant::now();
+        drop(held);
+        let (got, permit) = waiter.await.expect("no panic");
+        late.push(got - released);
+        assert!(permit.release().await.expect("it answers"));
+    }
+    println!("a release is heard of after {late:.1?}");
+    assert!(late.iter().all(|late| *late < SECOND / 2), "{late:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_of_two_servers_are_served_in_the_order_in_which_they_came() {
+    let server = RedisServer::start();
+    let servers = [server_of(&server, 1).await, server_of(&server, 1).await];
+    let held = servers[0].try_acquire(&ann(), 1).await.expect("free");
+    let (order, mut tasks) = (Arc::new(Mutex::new(Vec::new())), JoinSet::new());
+    for number in 0..12 {
+        // Not by turns: 0 0 1 1 0 0 1 1
+        let semaphore = servers[number / 2 % 2].clone();
+        let order = Arc::clone(&order);
+        tasks.spawn(async move {
+            let permit = semaphore.acquire(&ann(), 1, 20 * SECOND).await;
+            let permit = permit.expect("in time");
+            order.lock().push(number);
+            sleep(Duration::from_millis(70)).await;
+            drop(permit);
+        });
+        sleep(Duration::from_millis(20)).await;
+    }
+    drop(held);
+    tasks.join_all().await;
+    assert_eq!(*order.lock(), (0..12).collect::<Vec<_>>());
+    assert!(server.keys().is_empty(), "{:?}", server.keys());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_died_at_the_head_keeps_others_out_for_a_second_at_most() {
+    let server = RedisServer::start();
+    let semaphore = server_of(&server, 1).await;
+    let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
+    let op = Op::Wait {
+        id: PermitId::random(),
+        weight: 1,
+        waited: 5 * SECOND,
+    };
+    let Answer::Later(refused) = semaphore.backend().ask(op, semaphore.permits(), &ann()) else {
+        panic!("Redis is asked");
+    };
+    assert!(!refused.await.expect("it answers").decision.is_allowed());
+    drop(held);
+    let since = Instant::now();
+    let permit = semaphore
+        .acquire(&ann(), 1, 20 * SECOND)
+        .await
+        .expect("in time");
+    println!("he was forgotten after {:.2?}", since.elapsed());
+    assert!(since.elapsed() < 3 * SECOND);
+    // Who only tries looks at no line.
+    drop(permit);
+}
+
+/// As many tasks as `tasks` on each of so many servers acquire, hold for `hold`, and begin again.
+async fn fair_load(
+    server: &RedisServer,
+    servers: usize,
+    tasks: usize,
+    hold: Duration,
+    time: Duration,
+) -> Vec<Duration> {
+    let mut all = JoinSet::new();
+    let start = Instant::now();
+    for _ in 0..servers {
+        let semaphore = server_of(server, 5).await;
+        for _ in 0..tasks {
+            let semaphore = semaphore.clone();
+            all.spawn(async move {
+                let mut waits = Vec::new();
+                while start.elapsed() < time {
+                    let asked = Instant::now();
+                    let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded).await;
+                    let permit = permit.expect("it has no bound");
+                    // Those who came when nobody was there are no measure.
+                    if start.elapsed() > time / 4 {
+                        waits.push(asked.elapsed());
+                    }
+                    sleep(hold).await;
+                    drop(permit);
+                }
+                waits
+            });
+        }
+    }
+    all.join_all().await.concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_fair_load_nobody_waits_for_twice_the_average_and_few_commands_are_sent() {
+    let server = RedisServer::start();
+    for load in [(4, 16, 10), (8, 2, 20), (6, 4, 100)] {
+        // A machine that stood still for a moment has measured that.
+        let mut fair = false;
+        for _ in 0..3 {
+            if !fair {
+                fair = is_fair(&server, load).await;
+            }
+        }
+        assert!(
+            fair,
+            "{load:?}: somebody waited for more than twice the average"
+        );
+    }
+}
+
+/// So many servers, of so many tasks each, that hold a permit for so many ms.
+async fn is_fair(server: &RedisServer, (servers, tasks, hold): (usize, usize, u64)) -> bool {
+    let (hold, before) = (Duration::from_millis(hold), commands(server));
+    let waits = fair_load(server, servers, tasks, hold, 4 * SECOND).await;
+    let count = u32::try_from(waits.len()).expect("fits");
+    let mean = waits.iter().sum::<Duration>() / count;
+    let longest = waits.iter().max().copied().expect("some");
+    let sent = commands(server) - before;
+    println!(
+        "{servers} servers x {tasks} tasks, 5 permits held for {hold:?}: {count} waits, mean {mean:.1?}, longest \
+         {longest:.1?} ({:.2} x), {sent} commands in 4 s",
+        longest.as_secs_f64() / mean.as_secs_f64()
+    );
+    // Beside an acquire and a release for each permit, so many as wait in all that time.
+    let visits = 2 * u64::from(count) * 4 / 3;
+    let waiting = (servers * tasks) as u128 * (4 * SECOND).as_millis() / TIME_OF_ONE.as_millis();
+    assert!(
+        u128::from(sent) <= waiting + u128::from(visits),
+        "{sent} for {waiting}"
+    );
+    longest <= 2 * mean
+}
