@@ -1,6 +1,6 @@
 //! The limiter for plain threads: no runtime, no futures, the same buckets.
 //!
-//! [`Limiter`] has the operations of [`crate::Limiter`] and gives the same answers. Where the state is kept is the same, too: a
+//! [`Semaphore`] bounds what is in flight. [`Limiter`] has the operations of [`crate::Limiter`] and gives the same answers. Where the state is kept is the same, too: a
 //! [`MemoryBackend`] serves threads and tasks at once, and `RedisBackend` (feature `redis`) counts with every process that uses
 //! its prefix and policy names, whichever way they ask.
 //!
@@ -42,6 +42,7 @@
 
 mod limiter;
 pub(crate) mod park;
+mod semaphore;
 
 use std::convert::Infallible;
 use std::future::Ready;
@@ -52,6 +53,7 @@ use crate::key::Key;
 use crate::policy::Policy;
 
 pub use self::limiter::Limiter;
+pub use self::semaphore::{PermitBackend, Semaphore};
 #[cfg(feature = "redis")]
 pub use crate::backend::redis::blocking::RedisBackend;
 

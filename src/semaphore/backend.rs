@@ -128,6 +128,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// `reply` is the refusal, and `waiters` how many wait here for the same key, he included.
     fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration>;
 
+    /// Whether it blocks the thread that asks: then it is not asked by tasks, and a thread of its own renews permits.
+    fn blocks(&self) -> bool {
+        false
+    }
+
     /// An id for a new permit; one that nobody can guess, unless it stays in the process.
     fn new_id(&self) -> PermitId {
         PermitId::random()

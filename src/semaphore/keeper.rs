@@ -116,13 +116,16 @@ impl Keeper {
         state.insert(Arc::clone(ticket), due, ends);
         let is_sooner = due < state.look;
         if !state.runs {
-            let Some(runtime) = super::permit::runtime(ticket.runtime.as_ref()) else {
-                // Nobody can renew it: it ends with its lease.
-                return;
-            };
             state.runs = true;
             drop(state);
-            runtime.spawn(Task::new(backend.clone(), &runtime).run());
+            let runtime = super::permit::runtime(ticket.runtime.as_ref());
+            let task = Task::new(backend.clone(), runtime.as_ref());
+            match runtime {
+                _ if backend.blocks() => on_a_thread(task),
+                Some(runtime) => drop(runtime.spawn(task.run())),
+                // Nobody can renew it: it ends with its lease.
+                None => drop(task),
+            }
         } else if is_sooner {
             drop(state);
             self.sooner.notify_one();
@@ -212,19 +215,31 @@ fn next(permits: &Permits, asked: Timestamp) -> Timestamp {
     Timestamp::from_micros((due / step * step).max(asked.as_micros()))
 }
 
+/// For a backend that blocks. If there is no thread for it, permits end with their leases.
+#[cfg(feature = "blocking")]
+fn on_a_thread<B: Backend>(task: Task<B>) {
+    let thread = std::thread::Builder::new().name("permits".to_owned());
+    drop(thread.spawn(move || crate::blocking::park::block_on(task.run())));
+}
+
+#[cfg(not(feature = "blocking"))]
+fn on_a_thread<B: Backend>(task: Task<B>) {
+    drop(task);
+}
+
 /// The task that renews.
 struct Task<B: Backend> {
     backend: B,
-    runtime: Handle,
+    runtime: Option<Handle>,
     has_begun: bool,
     is_done: bool,
 }
 
 impl<B: Backend> Task<B> {
-    fn new(backend: B, runtime: &Handle) -> Self {
+    fn new(backend: B, runtime: Option<&Handle>) -> Self {
         Self {
             backend,
-            runtime: runtime.clone(),
+            runtime: runtime.cloned(),
             has_begun: false,
             is_done: false,
         }
@@ -291,16 +306,16 @@ impl<B: Backend> Drop for Task<B> {
         // The runtime ends. If others hold permits, theirs goes on; otherwise the next one who acquires begins anew.
         let keeper = self.backend.lobby().keeper();
         let mut state = keeper.state.lock();
-        let own = self.runtime.id();
+        let own = self.runtime.as_ref().map(Handle::id);
         let others = state.held.values();
         let mut others = others.filter_map(|held| held.ticket.runtime.as_ref());
-        let other = others.find(|runtime| runtime.id() != own).cloned();
+        let other = others.find(|runtime| Some(runtime.id()) != own).cloned();
         // One that was never begun came to a runtime that had ended, and may have come from another such.
         let other = other.filter(|_| self.has_begun);
         state.runs = other.is_some();
         drop(state);
         if let Some(other) = other {
-            other.spawn(Task::new(self.backend.clone(), &other).run());
+            other.spawn(Task::new(self.backend.clone(), Some(&other)).run());
         }
     }
 }

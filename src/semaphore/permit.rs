@@ -156,6 +156,18 @@ impl Permit {
     }
 }
 
+#[cfg(feature = "blocking")]
+impl Permit {
+    /// Gives it back from a plain thread, and tells whether it still lasted; see [`release`](Self::release).
+    ///
+    /// # Errors
+    ///
+    /// As [`release`](Self::release).
+    pub fn release_blocking(self) -> Result<bool, ReleaseError> {
+        crate::blocking::park::block_on(self.release())
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(giver) = self.giver.take() {
@@ -303,8 +315,12 @@ impl<'a, B: Backend> Asking<'a, B> {
     pub(super) async fn ask(&mut self, op: Op) -> Result<super::Reply, B::Error> {
         let is_place = matches!(op, Op::Wait { .. });
         let reply = match self.backend.ask(op, self.permits, self.key) {
-            // There and then, so nobody can have gone meanwhile.
-            Answer::Now(reply) => return reply,
+            // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by blocking.
+            Answer::Now(reply) => {
+                let may_stay = |reply: &super::Reply| reply.decision.is_allowed() || is_place;
+                self.is_known = self.backend.blocks() && reply.as_ref().map_or(true, may_stay);
+                return reply;
+            }
             Answer::Later(reply) => self.reply.insert(Box::pin(reply)),
         };
         let is_known = &mut self.is_known;
@@ -332,21 +348,37 @@ impl<B: Backend> Drop for Asking<'_, B> {
         if !self.is_known {
             return;
         }
-        let (backend, reply) = (self.backend.clone(), self.reply.take());
-        let (permits, key, id) = (self.permits.clone(), self.key.clone(), self.id);
-        let give_up = async move {
-            if let Some(reply) = reply {
-                // Whatever it says, it is over then: what is given back after it stays given back.
-                let _ = reply.await;
+        let lobby: &Lobby = self.backend.lobby();
+        let release = Op::Release(self.id);
+        let Some(reply) = self.reply.take() else {
+            match self.backend.ask(release, self.permits, self.key) {
+                Answer::Now(Ok(_)) => lobby.permits().released(self.permits, self.key),
+                Answer::Now(Err(error)) => drop(lobby.lost(Fault::of(error))),
+                Answer::Later(done) => {
+                    let backend = self.backend.clone();
+                    let (permits, key) = (self.permits.clone(), self.key.clone());
+                    let give_up = async move {
+                        let done = done.await;
+                        backend.lobby().permits().released(&permits, &key);
+                        done.map_err(Fault::of).map(drop)
+                    };
+                    drop(lobby.run_at(runtime(None), give_up));
+                }
             }
-            let reply = match backend.ask(Op::Release(id), &permits, &key) {
-                Answer::Now(reply) => reply,
-                Answer::Later(reply) => reply.await,
+            return;
+        };
+        let (backend, permits, key) =
+            (self.backend.clone(), self.permits.clone(), self.key.clone());
+        let give_up = async move {
+            // Whatever it says, it is over then: what is given back after it stays given back.
+            let _ = reply.await;
+            let done = match backend.ask(release, &permits, &key) {
+                Answer::Now(done) => done,
+                Answer::Later(done) => done.await,
             };
             backend.lobby().permits().released(&permits, &key);
-            reply.map_err(Fault::of).map(drop)
+            done.map_err(Fault::of).map(drop)
         };
-        let lobby: &Lobby = self.backend.lobby();
         drop(lobby.run_at(runtime(None), give_up));
     }
 }

@@ -11,6 +11,8 @@ mod processes;
 #[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]
 mod support;
+#[cfg(feature = "blocking")]
+mod threads;
 #[cfg(feature = "redis")]
 mod waits;
 

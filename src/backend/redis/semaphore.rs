@@ -9,7 +9,7 @@ use bb8_redis::redis::{Cmd, Value};
 
 use super::super::{Answer, BackendError, BackendErrorKind, Lobby};
 use super::builder::Atomicity;
-use super::name::Name;
+use super::name::{Name, Naming};
 use super::request::{Ask, Expiry, fault, signed, unsigned};
 use super::script::Script;
 use super::{Inner, RedisBackend};
@@ -64,11 +64,7 @@ impl Backend for RedisSemaphore {
         if inner.permits.line().breaker.refuses() {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
         }
-        let errand = Errand {
-            op,
-            permits: permits.clone(),
-            name: inner.front.naming.name(permits.name(), key),
-        };
+        let errand = Errand::new(op, permits, &inner.front.naming, key);
         Answer::Later(Box::pin(Arc::clone(&inner.permits).send(errand)))
     }
 
@@ -81,12 +77,17 @@ impl Backend for RedisSemaphore {
     }
 
     fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
-        let waiters = u32::try_from(waiters).unwrap_or(u32::MAX).max(1);
-        // Behind so many others that all permits would be theirs, so many times it takes.
-        let rounds = 1 + reply.in_front / permits.capacity();
-        let look = (LOOK / waiters).max(SHORTEST_LOOK).saturating_mul(rounds);
-        Some(look.min(LONGEST_LOOK))
+        Some(next_look(permits, reply, waiters))
     }
+}
+
+/// When to look again.
+pub(super) fn next_look(permits: &Permits, reply: &Reply, waiters: usize) -> Duration {
+    let waiters = u32::try_from(waiters).unwrap_or(u32::MAX).max(1);
+    // Behind so many others that all permits would be theirs, so many times it takes.
+    let rounds = 1 + reply.in_front / permits.capacity();
+    let look = (LOOK / waiters).max(SHORTEST_LOOK).saturating_mul(rounds);
+    look.min(LONGEST_LOOK)
 }
 
 /// Its permits are those of a [`RedisSemaphore`] that is made from it.
@@ -112,7 +113,7 @@ impl Backend for RedisBackend {
     }
 
     fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
-        RedisSemaphore::new(self).next_look(permits, reply, waiters)
+        Some(next_look(permits, reply, waiters))
     }
 }
 
@@ -199,6 +200,14 @@ impl Ask for Errand {
 }
 
 impl Errand {
+    pub(super) fn new(op: Op, permits: &Permits, naming: &Naming, key: &Key) -> Self {
+        Self {
+            op,
+            permits: permits.clone(),
+            name: naming.name(permits.name(), key),
+        }
+    }
+
     fn write(&self, command: &mut Cmd) {
         let (name, weight, waited) = match &self.op {
             Op::Acquire { weight, .. } => ("acquire", *weight, Duration::ZERO),

@@ -17,9 +17,11 @@ use super::breaker::Breaker;
 use super::builder::RedisBuilder;
 use super::front::Front;
 use super::request::Expiry;
-use crate::blocking::Backend;
+use super::semaphore::{Errand, next_look};
+use crate::blocking::{Backend, PermitBackend};
 use crate::key::Key;
 use crate::policy::Policy;
+use crate::semaphore::{self, Permits};
 
 /// Keeps buckets in Redis, asked from plain threads. Clones share everything.
 ///
@@ -146,6 +148,40 @@ impl Backend for RedisBackend {
         let outcome = line.deliver(&request);
         front.learn(&note, &outcome);
         outcome
+    }
+}
+
+impl PermitBackend for RedisBackend {
+    type Error = BackendError;
+
+    fn ask(
+        &self,
+        op: semaphore::Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Result<semaphore::Reply, BackendError> {
+        let Inner { front, line } = &*self.0;
+        if line.breaker.refuses() {
+            return Err(BackendError::new(BackendErrorKind::CircuitOpen));
+        }
+        line.deliver(&Errand::new(op, permits, &front.naming, key))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        &self.0.front.lobby
+    }
+
+    fn has_leases(&self) -> bool {
+        true
+    }
+
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &semaphore::Reply,
+        waiters: usize,
+    ) -> Option<Duration> {
+        Some(next_look(permits, reply, waiters))
     }
 }
 

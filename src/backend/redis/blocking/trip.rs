@@ -8,8 +8,8 @@ use bb8_redis::redis::{ErrorKind, ServerErrorKind, Value};
 
 use super::super::super::{BackendError, BackendErrorKind};
 use super::super::breaker::Breaker;
-use super::super::fault::{garbled, is_read_only, is_refusal, of_redis, was_not_done};
-use super::super::request::{Expiry, Request};
+use super::super::fault::{garbled, is_broken, is_read_only, is_refusal, of_redis, was_not_done};
+use super::super::request::{Ask, Expiry};
 use super::super::trip::{MOST_REPEATS, Outcome, pause};
 use super::connections::{Connections, left};
 
@@ -24,7 +24,7 @@ pub(super) struct Line {
 
 impl Line {
     /// Does one request.
-    pub(super) fn deliver(&self, request: &Request) -> Outcome {
+    pub(super) fn deliver<R: Ask>(&self, request: &R) -> Outcome<R::Reply> {
         let Some(permit) = self.breaker.admit() else {
             return Err(BackendError::new(BackendErrorKind::CircuitOpen));
         };
@@ -48,7 +48,12 @@ impl Line {
     }
 
     /// Until the request has its outcome, or may not be sent again.
-    fn go(&self, request: &Request, deadline: Instant, since: &mut Option<Instant>) -> Outcome {
+    fn go<R: Ask>(
+        &self,
+        request: &R,
+        deadline: Instant,
+        since: &mut Option<Instant>,
+    ) -> Outcome<R::Reply> {
         let mut repeats = 0;
         loop {
             let undone = match self.attempt(request, deadline, since) {
@@ -64,12 +69,12 @@ impl Line {
         }
     }
 
-    fn attempt(
+    fn attempt<R: Ask>(
         &self,
-        request: &Request,
+        request: &R,
         deadline: Instant,
         since: &mut Option<Instant>,
-    ) -> Attempt {
+    ) -> Attempt<R::Reply> {
         let mut lent = match self.connections.check_out(deadline, since) {
             Ok(lent) => lent,
             Err(error) if is_refusal(&error) => return Attempt::NotDone(error),
@@ -77,7 +82,7 @@ impl Line {
         };
         let script = request.script();
         let mut ask = |name, script| {
-            let command = Request::command(name, script, &[request], self.expiry);
+            let command = R::command(name, script, &[request], self.expiry);
             lent.send(&command, deadline)
         };
         let mut answer = ask("EVALSHA", script.hash());
@@ -100,6 +105,9 @@ impl Line {
             }
             Ok(_) => Attempt::Ended(Err(garbled())),
             Err(error) if was_not_done(&error) => Attempt::NotDone(of_redis(error)),
+            Err(error) if R::IS_REPEATABLE && is_broken(&error) && !error.is_timeout() => {
+                Attempt::NotDone(of_redis(error))
+            }
             Err(error) if error.is_timeout() => Attempt::Ended(Err(BackendError::new(
                 BackendErrorKind::Timeout(self.time_limit),
             ))),
@@ -108,8 +116,8 @@ impl Line {
     }
 }
 
-enum Attempt {
-    Ended(Outcome),
-    /// Provably.
+enum Attempt<T> {
+    Ended(Outcome<T>),
+    /// Provably, or it does not matter whether it was.
     NotDone(BackendError),
 }

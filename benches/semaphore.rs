@@ -1,0 +1,273 @@
+//! Permits: what one costs to acquire and to give back, in memory and in Redis, all in one run.
+//!
+//! In memory beside tower's `ConcurrencyLimit`, which has no keys, and a tokio semaphore for each key in a `DashMap`, which has no
+//! end. In Redis beside a list with an item for each free permit, which is taken by `BLPOP` and given back by `LPUSH`: whoever dies
+//! with one keeps it, and each who asks needs a connection to himself.
+//!
+//! Run: `cargo bench --features redis --bench semaphore`, for a quick look with `-- --seconds 0.5`.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::convert::Infallible;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use redis::aio::MultiplexedConnection;
+use support::redis::RedisServer;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
+use tower::limit::ConcurrencyLimit;
+use tower::{Service, ServiceExt};
+use tower_sluice::{Key, MemorySemaphore, Permits, RedisBackend, RedisSemaphore, Semaphore};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const KEYS: usize = 10_000;
+const HELD: u64 = 10_000;
+
+fn main() -> Result<(), Error> {
+    let mut args = std::env::args();
+    let seconds = match args.find(|arg| arg == "--seconds") {
+        Some(_) => args.next().ok_or("--seconds needs a number")?.parse()?,
+        // `cargo test --benches` sees only that it runs.
+        None if !std::env::args().any(|arg| arg == "--bench") => 0.05,
+        None => 2.0,
+    };
+    let time = Duration::from_secs_f64(seconds);
+    let runtime = Runtime::new()?;
+    println!("| in memory | ns to acquire and release |\n|---|---|");
+    runtime.block_on(in_memory(time))?;
+    let server = RedisServer::start();
+    println!("\n| in Redis, {KEYS} keys | tasks | pairs/s |\n|---|---|---|");
+    runtime.block_on(in_redis(&server, time))?;
+    println!("\n| held in Redis | bytes for each |\n|---|---|");
+    runtime.block_on(memory_held(&server))
+}
+
+async fn row(
+    name: &str,
+    time: Duration,
+    mut pair: impl AsyncFnMut(usize) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let (start, mut count) = (Instant::now(), 0_usize);
+    while count % 64 != 0 || start.elapsed() < time / 2 {
+        pair(count).await?;
+        count += 1;
+    }
+    println!(
+        "| {name} | {} |",
+        start.elapsed().as_nanos() / count as u128
+    );
+    Ok(())
+}
+
+async fn in_memory(time: Duration) -> Result<(), Error> {
+    let keys: Vec<_> = (0..1_000_u64).map(Key::from).collect();
+    let ours = Semaphore::new(Permits::new("bench", 5), MemorySemaphore::new());
+    for (name, count) in [("ours, one key", 1), ("ours, 1 000 keys", 1_000)] {
+        row(name, time, async |number| {
+            black_box(ours.try_acquire(&keys[number % count], 1).await?);
+            Ok(())
+        })
+        .await?;
+    }
+    let held = ours.try_acquire(&keys[0], 1).await?;
+    row("ours, one key that others hold too", time, async |_| {
+        black_box(ours.try_acquire(&keys[0], 1).await?);
+        Ok(())
+    })
+    .await?;
+    drop(held);
+    let per_key: DashMap<String, Arc<tokio::sync::Semaphore>> = DashMap::new();
+    let names: Vec<_> = (0..1_000).map(|number: u64| number.to_string()).collect();
+    for (name, count) in [
+        ("tokio's in a DashMap, one key", 1),
+        ("tokio's in a DashMap, 1 000 keys", 1_000),
+    ] {
+        row(name, time, async |number| {
+            let own = per_key.entry(names[number % count].clone());
+            let own = own.or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(5)));
+            let own = Arc::clone(&own);
+            black_box(own.try_acquire_owned()?);
+            Ok(())
+        })
+        .await?;
+    }
+    let inner = tower::service_fn(|()| async { Ok::<_, Infallible>(()) });
+    let mut limited = ConcurrencyLimit::new(inner, 5);
+    row("tower's ConcurrencyLimit, a call", time, async |_| {
+        limited.ready().await?.call(()).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Acquires and gives back, as one task of many.
+trait Pair: Clone + Send + 'static {
+    fn pair(&mut self, key: usize) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+#[derive(Clone)]
+struct Ours(Semaphore<RedisSemaphore>);
+
+impl Pair for Ours {
+    async fn pair(&mut self, key: usize) -> Result<(), Error> {
+        let permit = self.0.try_acquire(&Key::from(key as u64), 1).await?;
+        permit.release().await?;
+        Ok(())
+    }
+}
+
+/// A list of what is free.
+#[derive(Clone)]
+struct List(MultiplexedConnection);
+
+impl List {
+    async fn make(&mut self, key: &str) -> Result<(), Error> {
+        let made: bool = redis::cmd("SETNX")
+            .arg(format!("{key}-exists"))
+            .arg(1)
+            .query_async(&mut self.0)
+            .await?;
+        if made {
+            let _: i64 = redis::cmd("RPUSH")
+                .arg(key)
+                .arg(&[1; 5])
+                .query_async(&mut self.0)
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn expire(&mut self, pipe: &mut redis::Pipeline, key: &str) -> Result<(), Error> {
+        let marker = format!("{key}-exists");
+        pipe.cmd("EXPIRE")
+            .arg(key)
+            .arg(60)
+            .ignore()
+            .cmd("EXPIRE")
+            .arg(marker)
+            .arg(60)
+            .ignore();
+        Ok(pipe.query_async(&mut self.0).await?)
+    }
+}
+
+impl Pair for List {
+    async fn pair(&mut self, key: usize) -> Result<(), Error> {
+        let key = format!("list:{key}");
+        self.make(&key).await?;
+        let mut pipe = redis::pipe();
+        self.expire(pipe.cmd("BLPOP").arg(&key).arg(30).ignore(), &key)
+            .await?;
+        let mut pipe = redis::pipe();
+        self.expire(pipe.cmd("LPUSH").arg(&key).arg(1).ignore(), &key)
+            .await
+    }
+}
+
+async fn ours(server: &RedisServer, capacity: u32) -> Result<Ours, Error> {
+    let redis = RedisBackend::builder().time_limit(Duration::from_secs(20));
+    let redis = redis.connect(server.url()).await?;
+    Ok(Ours(Semaphore::new(
+        Permits::new("bench", capacity),
+        RedisSemaphore::new(&redis),
+    )))
+}
+
+async fn list(server: &RedisServer) -> Result<List, Error> {
+    let client = redis::Client::open(server.url())?;
+    let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
+    Ok(List(
+        client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?,
+    ))
+}
+
+async fn in_redis(server: &RedisServer, time: Duration) -> Result<(), Error> {
+    for tasks in [1, 64, 256] {
+        let one = ours(server, 5).await?;
+        let all = (0..tasks).map(|_| one.clone()).collect();
+        measure("ours", all, time).await?;
+        let mut all = Vec::new();
+        for _ in 0..tasks {
+            all.push(list(server).await?);
+        }
+        measure("list and BLPOP", all, time).await?;
+    }
+    Ok(())
+}
+
+async fn measure<P: Pair>(name: &str, all: Vec<P>, time: Duration) -> Result<(), Error> {
+    let (tasks, start) = (all.len(), Instant::now());
+    let mut running = JoinSet::new();
+    for (number, mut own) in all.into_iter().enumerate() {
+        running.spawn(async move {
+            let mut count = 0_usize;
+            while start.elapsed() < time {
+                own.pair((count * 256 + number) * 7 % KEYS).await?;
+                count += 1;
+            }
+            Ok::<_, Error>(count)
+        });
+    }
+    let mut pairs = 0;
+    while let Some(own) = running.join_next().await {
+        pairs += own??;
+    }
+    println!(
+        "| {name} | {tasks} | {:.0} |",
+        pairs as f64 / start.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+async fn memory_held(server: &RedisServer) -> Result<(), Error> {
+    let used = || -> Result<u64, Error> {
+        let info: String = server.get(&["INFO", "memory"]);
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix("used_memory:"));
+        Ok(line.ok_or("no such line")?.trim().parse()?)
+    };
+    let Ours(semaphore) = ours(server, 65_535).await?;
+    let tell = |name: &str, before: u64, after: u64| {
+        println!("| {name} | {} |", after.saturating_sub(before) / HELD);
+    };
+    for (name, keys, weight) in [
+        ("ours, all of one key", 1, 1),
+        ("ours, all of one key, of weight 2", 1, 2),
+        ("ours, each of a key of its own", HELD, 1),
+    ] {
+        let _: String = server.get(&["FLUSHALL"]);
+        let (before, mut held) = (used()?, Vec::new());
+        for number in 0..HELD {
+            held.push(
+                semaphore
+                    .try_acquire(&Key::from(number % keys), weight)
+                    .await?,
+            );
+        }
+        tell(name, before, used()?);
+    }
+    let _: String = server.get(&["FLUSHALL"]);
+    let (before, mut lists) = (used()?, list(server).await?);
+    for number in 0..HELD {
+        let key = format!("list:{number}");
+        lists.make(&key).await?;
+        let mut pipe = redis::pipe();
+        lists
+            .expire(pipe.cmd("BLPOP").arg(&key).arg(30).ignore(), &key)
+            .await?;
+    }
+    tell(
+        "list and BLPOP, each of a key of its own, 4 of 5 free",
+        before,
+        used()?,
+    );
+    Ok(())
+}

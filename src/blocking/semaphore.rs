@@ -1,0 +1,201 @@
+use std::convert::Infallible;
+use std::future::Ready;
+use std::time::Duration;
+
+use super::park;
+use crate::backend::{Answer, Lobby, MemoryBackend};
+use crate::clock::Clock;
+use crate::decision::Snapshot;
+use crate::key::Key;
+use crate::semaphore::{self, MemorySemaphore, NoPermit, Op, Permit, PermitId, Permits, Reply};
+use crate::wait::MaxWait;
+
+/// Bounds what is in flight at a time, for each key, from plain threads. Clones are cheap; semaphores of one backend and name
+/// share their permits, with each other and with those of [`crate::Semaphore`].
+///
+/// A permit is given back when it is dropped, by the thread that drops it. In Redis a thread of its own renews those that are
+/// held, for each backend and as long as there are any; see [`semaphore`](crate::semaphore). Who waits blocks, in one line with the
+/// tasks that use the same backend.
+///
+/// ```
+/// use std::thread;
+/// use std::time::Duration;
+/// use tower_sluice::blocking::Semaphore;
+/// use tower_sluice::{Key, MemorySemaphore, Permits};
+///
+/// let exports = Semaphore::new(Permits::new("exports", 1), MemorySemaphore::new());
+/// let ann = Key::from("ann");
+///
+/// let held = exports.try_acquire(&ann, 1)?;
+/// assert!(exports.try_acquire(&ann, 1).is_err());
+/// thread::scope(|scope| {
+///     let waiter = scope.spawn(|| exports.acquire(&ann, 1, Duration::from_secs(10)).is_ok());
+///     drop(held);
+///     assert!(waiter.join().unwrap());
+/// });
+/// # Ok::<(), tower_sluice::semaphore::NoPermit<std::convert::Infallible>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Semaphore<B: PermitBackend>(semaphore::Semaphore<Blocking<B>>);
+
+/// Keeps who holds which permit, asked on the thread that wants to know. Clones share their state.
+pub trait PermitBackend: Clone + Send + Sync + 'static {
+    /// Why there is no answer; [`Infallible`] if there always is.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Does `op` to the permits of `key`, and returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    fn ask(&self, op: Op, permits: &Permits, key: &Key) -> Result<Reply, Self::Error>;
+
+    /// As [`semaphore::Backend::lobby`].
+    fn lobby(&self) -> &Lobby;
+
+    /// As [`semaphore::Backend::has_leases`].
+    fn has_leases(&self) -> bool;
+
+    /// As [`semaphore::Backend::next_look`].
+    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration>;
+
+    /// As [`semaphore::Backend::new_id`].
+    fn new_id(&self) -> PermitId {
+        PermitId::random()
+    }
+}
+
+impl<B: PermitBackend> Semaphore<B> {
+    /// A semaphore of `permits`, kept in `backend`.
+    #[must_use]
+    pub fn new(permits: Permits, backend: B) -> Self {
+        Self(semaphore::Semaphore::new(permits, Blocking(backend)))
+    }
+
+    /// The same state by other permits: a tier, made beforehand and of the same name.
+    #[must_use]
+    pub fn with(&self, permits: &Permits) -> Self {
+        Self(self.0.with(permits))
+    }
+
+    /// What it is made of.
+    #[must_use]
+    pub const fn permits(&self) -> &Permits {
+        self.0.permits()
+    }
+
+    /// The backend.
+    #[must_use]
+    pub const fn backend(&self) -> &B {
+        &self.0.backend().0
+    }
+
+    /// A permit of `key` that counts for `weight`, if it is there now; see [`crate::Semaphore::try_acquire`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoPermit::Denied`] if it is not there; [`NoPermit::Backend`] if there was no answer.
+    pub fn try_acquire(&self, key: &Key, weight: u32) -> Result<Permit, NoPermit<B::Error>> {
+        park::block_on(self.0.try_acquire(key, weight))
+    }
+
+    /// A permit of `key` that counts for `weight`, as soon as it is there, within `max_wait`; see [`crate::Semaphore::acquire`].
+    ///
+    /// # Errors
+    ///
+    /// [`NoPermit::Denied`] if none came free in time, or if too many wait already; [`NoPermit::Backend`] if there was no answer.
+    pub fn acquire(
+        &self,
+        key: &Key,
+        weight: u32,
+        max_wait: impl Into<MaxWait>,
+    ) -> Result<Permit, NoPermit<B::Error>> {
+        park::block_on(self.0.acquire(key, weight, max_wait))
+    }
+
+    /// Looks at `key`, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the backend gave no answer.
+    pub fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        park::block_on(self.0.peek(key))
+    }
+}
+
+/// A backend that blocks, for what awaits one that does not: nothing is left to be awaited.
+#[derive(Clone, Debug)]
+struct Blocking<B>(B);
+
+impl<B: PermitBackend> semaphore::Backend for Blocking<B> {
+    type Error = B::Error;
+    type Future = Ready<Result<Reply, B::Error>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Answer<Result<Reply, B::Error>, Self::Future> {
+        Answer::Now(self.0.ask(op, permits, key))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.0.lobby()
+    }
+
+    fn has_leases(&self) -> bool {
+        self.0.has_leases()
+    }
+
+    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+        self.0.next_look(permits, reply, waiters)
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+
+    fn new_id(&self) -> PermitId {
+        self.0.new_id()
+    }
+}
+
+/// What answers at once does not block anybody.
+macro_rules! at_once {
+    ($($backend:ident)*) => {$(
+        impl<C: Clock> PermitBackend for $backend<C> {
+            type Error = Infallible;
+
+            fn ask(&self, op: Op, permits: &Permits, key: &Key) -> Result<Reply, Infallible> {
+                match semaphore::Backend::ask(self, op, permits, key) {
+                    Answer::Now(reply) => reply,
+                    Answer::Later(reply) => reply.into_inner(),
+                }
+            }
+
+            fn lobby(&self) -> &Lobby {
+                semaphore::Backend::lobby(self)
+            }
+
+            fn has_leases(&self) -> bool {
+                semaphore::Backend::has_leases(self)
+            }
+
+            fn next_look(
+                &self,
+                permits: &Permits,
+                reply: &Reply,
+                waiters: usize,
+            ) -> Option<Duration> {
+                semaphore::Backend::next_look(self, permits, reply, waiters)
+            }
+
+            fn new_id(&self) -> PermitId {
+                semaphore::Backend::new_id(self)
+            }
+        }
+    )*};
+}
+
+at_once! { MemorySemaphore MemoryBackend }

@@ -1,0 +1,108 @@
+//! Permits for plain threads.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tower_sluice::blocking::{PermitBackend, Semaphore};
+use tower_sluice::semaphore::NoPermit;
+use tower_sluice::{Key, MaxWait, MemorySemaphore, Permits};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ann() -> Key {
+    Key::from("ann")
+}
+
+/// 16 threads are inside as often as they can, five at a time.
+fn never_more_than_five<B: PermitBackend>(semaphore: &Semaphore<B>, rounds: usize) {
+    let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                for round in 0..rounds {
+                    let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded);
+                    let permit = permit.expect("it has no bound");
+                    most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
+                    thread::sleep(Duration::from_millis(1));
+                    inside.fetch_sub(1, SeqCst);
+                    if round % 2 == 0 {
+                        assert!(permit.release_blocking().expect("it answers"));
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(most.load(SeqCst), 5, "all were used, and no more");
+    let snapshot = semaphore.peek(&ann()).expect("it answers");
+    assert_eq!(snapshot.remaining(), 5);
+}
+
+#[test]
+fn in_memory_never_more_than_the_capacity_are_inside() {
+    let semaphore = Semaphore::new(Permits::new("exports", 5), MemorySemaphore::new());
+    never_more_than_five(&semaphore, 50);
+    assert_eq!(semaphore.backend().keys(), 0);
+}
+
+#[test]
+fn a_thread_waits_no_longer_than_it_said() {
+    let semaphore = Semaphore::new(Permits::new("exports", 1), MemorySemaphore::new());
+    let held = semaphore.try_acquire(&ann(), 1).expect("free");
+    let since = Instant::now();
+    let denied = semaphore.acquire(&ann(), 1, SECOND / 20);
+    assert!(matches!(denied, Err(NoPermit::Denied(_))), "{denied:?}");
+    assert!(since.elapsed() >= SECOND / 20);
+    drop(held);
+    assert!(semaphore.acquire(&ann(), 1, SECOND).is_ok());
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use tower_sluice::blocking::RedisBackend;
+    use tower_sluice::{RedisSemaphore, semaphore::Lost};
+
+    use super::*;
+    use crate::support::redis::RedisServer;
+
+    const LEASE: Duration = Duration::from_millis(900);
+
+    fn connect(server: &RedisServer, capacity: u32) -> Semaphore<RedisBackend> {
+        let builder = RedisBackend::builder().time_limit(20 * SECOND);
+        let backend = builder.connect_blocking(server.url()).expect("it runs");
+        let permits = Permits::new("exports", capacity).with_lease(LEASE);
+        Semaphore::new(permits, backend)
+    }
+
+    #[test]
+    fn in_redis_never_more_than_the_capacity_are_inside() {
+        let server = RedisServer::start();
+        let semaphore = connect(&server, 5);
+        never_more_than_five(&semaphore, 20);
+        assert!(server.keys().is_empty(), "{:?}", server.keys());
+    }
+
+    #[test]
+    fn a_thread_renews_what_is_held_and_tasks_see_it() {
+        let server = RedisServer::start();
+        let semaphore = connect(&server, 1);
+        let held = semaphore.try_acquire(&ann(), 1).expect("free");
+        let _: Lost = held.lost();
+        thread::sleep(3 * LEASE);
+        assert!(!held.is_lost());
+        assert!(semaphore.acquire(&ann(), 1, SECOND / 10).is_err());
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let redis = tower_sluice::RedisBackend::connect(server.url()).await;
+            let redis = RedisSemaphore::new(&redis.expect("it runs"));
+            let tasks = tower_sluice::Semaphore::new(semaphore.permits().clone(), redis);
+            assert!(tasks.try_acquire(&ann(), 1).await.is_err());
+        });
+        // As after a restart that lost everything.
+        let _ = server.command(&["FLUSHALL"]);
+        thread::sleep(LEASE);
+        assert!(held.is_lost());
+        assert!(!held.release_blocking().expect("it answers"));
+        assert_eq!(semaphore.peek(&ann()).expect("it answers").remaining(), 1);
+    }
+}
