@@ -199,6 +199,32 @@ async fn what_is_kept_expires_a_second_after_the_last_lease() {
     drop(permit);
 }
 
+/// What the docs list is what is used, and enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
+    let server = RedisServer::start();
+    let commands = "+evalsha +eval +time +ping +del +zadd +zrem +zcard +zcount +zscore +zrange +zrevrange +zrangebyscore +hget \
+                    +hset +hdel +hgetall +hincrby +pexpire";
+    let mut user = vec!["ACL", "SETUSER", "holder", "on", ">pass", "~{sluice:*"];
+    user.extend(commands.split_whitespace());
+    let _ = server.command(&user);
+    let semaphore = connect(&server.url_of("holder", "pass"), 5).await;
+    let one = semaphore.try_acquire(&ann(), 2).await.expect("free");
+    let two = semaphore.acquire(&ann(), 1, SECOND).await.expect("free");
+    assert!(semaphore.acquire(&ann(), 4, SECOND / 10).await.is_err());
+    assert_eq!(remaining(&semaphore).await, 2);
+    // Renewed, and one that is over.
+    sleep(LEASE).await;
+    let again = Semaphore::new(semaphore.permits().clone(), semaphore.backend().clone());
+    let _ = server.command(&["ZADD", "{sluice:exports:rann}:p", "5", "somebody else"]);
+    let _ = server.command(&["ZADD", "{sluice:exports:rann}:p", "9e15", "from the future"]);
+    assert!(again.try_acquire(&ann(), 1).await.is_ok());
+    assert_eq!(remaining(&semaphore).await, 1);
+    assert!(one.release().await.expect("it may"));
+    assert!(two.release().await.expect("it may"));
+    assert_eq!(semaphore.backend().lobby().lost_errands(), 0);
+}
+
 #[tokio::test]
 async fn without_scripts_there_are_no_permits() {
     let redis = RedisBackend::builder().atomicity(Atomicity::Optimistic);
