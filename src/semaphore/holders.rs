@@ -1,8 +1,6 @@
 //! Who holds which permit of one key, as a plain value: what `lua/semaphore.lua` does in Redis.
 
-use std::collections::{BTreeSet, HashMap};
-
-use ahash::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{PermitId, Permits};
 use crate::decision::{NEVER, QuotaSnapshot};
@@ -10,7 +8,7 @@ use crate::decision::{NEVER, QuotaSnapshot};
 /// The holders of one key.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    held: HashMap<PermitId, Held, RandomState>,
+    held: BTreeMap<PermitId, Held>,
     /// When leases end, soonest first; µs.
     ends: BTreeSet<(u64, PermitId)>,
     /// The weights of all.

@@ -244,7 +244,9 @@ impl<B: Backend> Giver for B {
     fn give(&self, ticket: &Ticket) -> Given {
         let lobby = self.lobby();
         // First: what is given back is not renewed.
-        lobby.keeper().forget(ticket.id);
+        if self.has_leases() {
+            lobby.keeper().forget(ticket.id);
+        }
         if ticket.weight == 0 {
             return Given::Done(Ok(false));
         }
