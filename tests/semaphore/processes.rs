@@ -214,9 +214,10 @@ async fn permits_of_a_process_that_was_killed_are_back_when_their_lease_says() {
     while !all.is_finished() {
         let now = look().await.remaining();
         back = killed.elapsed();
+        // Told is the last one's end. Those that were not renewed by the same operation end a little sooner.
         assert!(
-            now <= 2 || back >= told - SECOND / 100 || now == 0,
-            "too early: {back:?}"
+            now <= 2 || back + LEASE / 12 >= told,
+            "too early: {back:?} of {told:?}"
         );
         sleep(Duration::from_millis(5)).await;
     }
