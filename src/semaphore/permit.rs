@@ -263,6 +263,8 @@ impl<B: Backend> Giver for B {
                 let backend = self.clone();
                 let (permits, key) = (permits.clone(), key.clone());
                 let release = async move {
+                    // However many leave together, none is late because of the others.
+                    let _turn = backend.lobby().errand_runner().in_turn().await;
                     let reply = reply.await;
                     backend.lobby().permits().released(&permits, &key);
                     Ok(reply.map_err(Fault::of)?.lasting.contains(&true))
@@ -360,6 +362,7 @@ impl<B: Backend> Drop for Asking<'_, B> {
                     let backend = self.backend.clone();
                     let (permits, key) = (self.permits.clone(), self.key.clone());
                     let give_up = async move {
+                        let _turn = backend.lobby().errand_runner().in_turn().await;
                         let done = done.await;
                         backend.lobby().permits().released(&permits, &key);
                         done.map_err(Fault::of).map(drop)
@@ -374,6 +377,7 @@ impl<B: Backend> Drop for Asking<'_, B> {
         let give_up = async move {
             // Whatever it says, it is over then: what is given back after it stays given back.
             let _ = reply.await;
+            let _turn = backend.lobby().errand_runner().in_turn().await;
             let done = match backend.ask(release, &permits, &key) {
                 Answer::Now(done) => done,
                 Answer::Later(done) => done.await,

@@ -105,3 +105,31 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
         drop(Arc::new(all.expect("all are free")));
     }
 }
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_thousand_permits_that_end_together_are_all_given_back() {
+    use tower_sluice::{RedisBackend, RedisSemaphore};
+
+    let server = crate::support::redis::RedisServer::start();
+    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let semaphore = Semaphore::new(Permits::new("exports", 1), RedisSemaphore::new(&redis));
+    let mut held = Vec::new();
+    for number in 0..3_000_u64 {
+        held.push(
+            semaphore
+                .try_acquire(&Key::from(number), 1)
+                .await
+                .expect("free"),
+        );
+    }
+    drop(held);
+    let lobby = semaphore.backend().lobby();
+    for _ in 0..1_000 {
+        if lobby.errands() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!((lobby.errands(), lobby.lost_errands()), (0, 0));
+    assert!(server.keys().is_empty(), "{} are left", server.keys().len());
+}
