@@ -22,7 +22,8 @@
 //! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
 //! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
 //! - [`wait`] lets requests wait for their turn; [`charge`] settles what they cost when it is known.
-//! - [`Semaphore`] bounds what is in flight at a time, for each key and across servers: [`semaphore`].
+//! - [`SemaphoreLayer`] bounds what is in flight at a time, for each key and across servers: [`concurrency`]. [`Semaphore`] is the
+//!   same without Tower: [`semaphore`].
 //! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
 //! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`] is
 //!   either, chosen by a URL.
@@ -64,6 +65,7 @@ pub mod backend;
 pub mod blocking;
 pub mod charge;
 pub mod clock;
+pub mod concurrency;
 pub mod cost;
 pub mod decision;
 mod head;
@@ -74,12 +76,14 @@ pub mod policy;
 pub mod quota;
 pub mod response;
 pub mod semaphore;
+mod trace;
 pub mod wait;
 
 pub use self::backend::{AnyBackend, MemoryBackend, OnBackendError};
 #[cfg(feature = "redis")]
 pub use self::backend::{RedisBackend, RedisSemaphore};
 pub use self::charge::Charge;
+pub use self::concurrency::SemaphoreLayer;
 pub use self::cost::RouteCosts;
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 pub use self::head::Head;

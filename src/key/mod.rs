@@ -90,6 +90,12 @@ pub trait KeyExtractor<R> {
     ///
     /// If there is none; the request is then refused, unless the layer lets such requests through.
     fn key(&self, request: &R) -> Result<Key, KeyError>;
+
+    /// Whether all requests have the same key, so that it is the service and not the client that is over a limit on what is in
+    /// flight: then they are refused with 503 in place of 429. False unless an extractor says so.
+    fn is_global(&self) -> bool {
+        false
+    }
 }
 
 /// Why a request has no key.
@@ -164,6 +170,10 @@ impl<R> KeyExtractor<R> for Global {
     fn key(&self, _: &R) -> Result<Key, KeyError> {
         Ok(Key::new("global"))
     }
+
+    fn is_global(&self) -> bool {
+        true
+    }
 }
 
 /// A key by a closure of the request's [`Head`]; see [`key_fn`].
@@ -200,6 +210,12 @@ macro_rules! tuples {
                 #[allow(non_snake_case)]
                 let ($($part,)+) = self;
                 Ok(Key::join(&[$($part.key(request)?),+]))
+            }
+
+            fn is_global(&self) -> bool {
+                #[allow(non_snake_case)]
+                let ($($part,)+) = self;
+                $(KeyExtractor::<R>::is_global($part))&&+
             }
         }
     )+};

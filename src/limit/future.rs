@@ -8,7 +8,6 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::service::{Asked, Grant, Shared, Verdict, limited};
-use super::trace;
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Reply};
 use crate::charge::{Admitted, Charge, SettleError, Settlement};
 use crate::decision::{Decision, Snapshot};
@@ -16,6 +15,7 @@ use crate::limiter::Rejected;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::{Granted, Refusal, Reject};
+use crate::trace;
 use crate::wait::{self, Bound, Wait};
 
 pin_project! {

@@ -76,7 +76,6 @@ mod extract;
 mod future;
 mod layer;
 mod service;
-mod trace;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingCharge;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tower_service::Service;
 
 use super::future::{Next, Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
-use super::{PolicyOf, RateLimitLayer, trace};
+use super::{PolicyOf, RateLimitLayer};
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
 use crate::charge::{Admitted, Charge, Settle, Settlement};
 use crate::cost::CostOf;
@@ -17,6 +17,7 @@ use crate::key::{Key, KeyExtractor};
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::{Granted, Offer, Refusal, Reject};
+use crate::trace;
 use crate::wait::{self, Bound, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].

@@ -1,12 +1,17 @@
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
+use crate::semaphore::Permit;
+
 pin_project! {
     /// The inner service's body, or the short one of a refusal. A [`Body`] of [`Bytes`], if the inner one is.
+    ///
+    /// Around a permit it gives it back with its last byte, its error, or its drop.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -18,7 +23,8 @@ pin_project! {
     #[project = KindProj]
     #[derive(Debug)]
     enum Kind<B> {
-        Inner { #[pin] body: B },
+        // Dropped in this order: what is sent ends before its permit does.
+        Inner { #[pin] body: B, permit: Option<Arc<Permit>> },
         Ours { body: Option<Bytes> },
     }
 }
@@ -26,7 +32,15 @@ pin_project! {
 impl<B> ResponseBody<B> {
     pub(crate) fn inner(body: B) -> Self {
         Self {
-            kind: Kind::Inner { body },
+            kind: Kind::Inner { body, permit: None },
+        }
+    }
+
+    /// The inner service's body, which is in flight as long as it lasts.
+    pub(crate) fn holding(body: B, permit: Arc<Permit>) -> Self {
+        let permit = Some(permit);
+        Self {
+            kind: Kind::Inner { body, permit },
         }
     }
 
@@ -61,21 +75,27 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         Poll::Ready(match self.project().kind.project() {
-            KindProj::Inner { body } => ready!(body.poll_frame(cx)),
+            KindProj::Inner { mut body, permit } => {
+                let frame = ready!(body.as_mut().poll_frame(cx));
+                if permit.is_some() && (!matches!(frame, Some(Ok(_))) || body.is_end_stream()) {
+                    *permit = None;
+                }
+                frame
+            }
             KindProj::Ours { body } => body.take().map(|body| Ok(Frame::data(body))),
         })
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body } => body.is_end_stream(),
+            Kind::Inner { body, .. } => body.is_end_stream(),
             Kind::Ours { body } => body.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body } => body.size_hint(),
+            Kind::Inner { body, .. } => body.size_hint(),
             Kind::Ours { body } => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::policy::NamedQuota;
 use crate::quota::{Rule, Unit};
+use crate::semaphore::Permits;
 
 const MICROS: u64 = 1_000_000;
 
@@ -66,6 +67,17 @@ impl Item {
         }
     }
 
+    pub(super) fn of_permits(permits: &Permits) -> Self {
+        Self {
+            name: quoted(permits.name()),
+            quota: permits.capacity(),
+            unit: Some("concurrent-requests"),
+            window: None,
+            one_token: None,
+            partition_key: None,
+        }
+    }
+
     fn parameter(out: &mut Field, text: &str, value: u64) {
         out.extend_from_slice(text.as_bytes());
         out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
@@ -110,6 +122,8 @@ impl Item {
     fn effective_window(&self, answer: &QuotaSnapshot) -> Option<u64> {
         match (answer.retry_after, self.one_token) {
             (NEVER, _) => None,
+            // A request may end at any time: no window, and a second is a guess.
+            (wait, _) if self.window.is_none() => (wait > 0).then_some(1),
             (0, Some(one_token)) => (answer.remaining == 0).then_some(one_token),
             (0, None) => (answer.remaining < self.quota).then(|| seconds(answer.reset_after)),
             (wait, _) => Some(seconds(wait)),

@@ -26,9 +26,12 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 pub(super) fn refuse<B>(request: &HeaderMap, refusal: &Refusal) -> Response<ResponseBody<B>> {
     let (code, message) = match refusal {
         Refusal::Limited { .. } => ("8", "rate limit exceeded"),
+        Refusal::Busy {
+            is_global: false, ..
+        } => ("8", "too many requests in flight"),
         Refusal::NoKey(error) if error.status() == StatusCode::BAD_REQUEST => ("3", "bad request"),
         Refusal::NoKey(_) => ("13", "internal error"),
-        Refusal::Unavailable => ("14", "service unavailable"),
+        Refusal::Busy { .. } | Refusal::Unavailable => ("14", "service unavailable"),
     };
     let mut response = Response::new(ResponseBody::empty());
     let headers = response.headers_mut();

@@ -1,5 +1,7 @@
 //! A decision as header fields, in whichever format: everything that is written into a response's head is written here.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
@@ -8,6 +10,7 @@ use super::draft11::{Field, Item, seconds};
 use super::problem;
 use crate::decision::{Decision, QuotaSnapshot, RetryAfter, Snapshot};
 use crate::policy::Policy;
+use crate::semaphore::Permits;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -89,6 +92,49 @@ impl Prepared {
         }
     }
 }
+
+/// Adds the fields of permits behind what a layer further in has written.
+pub(super) fn write_permits(
+    format: HeaderFormat,
+    permits: &Permits,
+    decision: &Decision,
+    headers: &mut HeaderMap,
+) {
+    match format {
+        HeaderFormat::Draft11 => {
+            let item = Item::of_permits(permits);
+            let (mut policy, mut limit) = (Field::new(), Field::new());
+            item.policy(&mut policy);
+            for answer in decision.snapshot().quotas() {
+                item.limit(answer, &mut limit);
+            }
+            for (name, field) in [(RATELIMIT_POLICY, policy), (RATELIMIT, limit)] {
+                if let Some(field) = value(&field) {
+                    headers.append(name, field);
+                }
+            }
+        }
+        HeaderFormat::None => {}
+    }
+}
+
+/// The fields of a refusal for want of permits. Nobody knows when a request will end: a second is what is told, not when a lease
+/// would.
+pub(super) fn write_busy(
+    format: HeaderFormat,
+    permits: &Permits,
+    decision: &Decision,
+    headers: &mut HeaderMap,
+) {
+    let wait = match decision.retry_after() {
+        Some(RetryAfter::In(wait)) => RetryAfter::In(wait.min(A_SECOND)),
+        _ => RetryAfter::Never,
+    };
+    write_refusal(wait, headers);
+    write_permits(format, permits, decision, headers);
+}
+
+const A_SECOND: Duration = Duration::from_secs(1);
 
 /// The fields of every refusal: when to come back, and that caches must not keep it (RFC 6585 §4).
 pub(super) fn write_refusal(retry_after: RetryAfter, headers: &mut HeaderMap) {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | over the limit | 429 | `Retry-After`, `Cache-Control: no-store`, rate-limit fields, problem body |
 //! | cost above the limit | 429 | the same without `Retry-After` and `t`: waiting does not help |
+//! | too many in flight | 429, or 503 for a whole service | see [`concurrency`](crate::concurrency#what-clients-are-told) |
 //! | no key | 400 or 500, as [`KeyError`] says | problem body |
 //! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields appended; none on 1xx and 3xx |
@@ -31,6 +32,7 @@
 //! ```
 
 mod body;
+mod carry;
 mod draft11;
 mod granted;
 mod grpc;
@@ -49,8 +51,10 @@ use http::StatusCode;
 use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
 use crate::policy::Policy;
+use crate::semaphore::Permits;
 
 pub use self::body::ResponseBody;
+pub use self::carry::{CarryPermit, HttpCarried};
 pub use self::granted::Granted;
 pub(crate) use self::granted::Offer;
 pub use self::headers::HeaderFormat;
@@ -72,6 +76,15 @@ pub enum Refusal {
         /// Whether a layer of the same policy around this one had charged a part, which has gone back.
         joined: bool,
     },
+    /// Too many are in flight.
+    Busy {
+        /// What they hold.
+        permits: Permits,
+        /// What the semaphore answered: when enough leases will have ended by themselves is in it, a hint.
+        decision: Decision,
+        /// Whether it is the whole service that has too many in flight, not the client.
+        is_global: bool,
+    },
     /// Nobody can say whose limit it is.
     NoKey(KeyError),
     /// The backend gave no answer, and that has been chosen to mean no.
@@ -83,26 +96,30 @@ impl Refusal {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Limited { .. }
+            | Self::Busy {
+                is_global: false, ..
+            } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoKey(error) => error.status(),
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy { .. } | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
-    /// The answer of the policy that refused, if it was that.
+    /// The answer of the policy or the semaphore that refused, if it was that.
     #[must_use]
     pub const fn decision(&self) -> Option<&Decision> {
         match self {
-            Self::Limited { decision, .. } => Some(decision),
+            Self::Limited { decision, .. } | Self::Busy { decision, .. } => Some(decision),
             _ => None,
         }
     }
 
-    /// The wait after which the same request is allowed, if the policy refused.
+    /// The wait after which the same request is allowed, if the policy refused; of a semaphore a hint, for requests end sooner
+    /// than leases.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {
-            Self::Limited { decision, .. } => decision.retry_after(),
+            Self::Limited { decision, .. } | Self::Busy { decision, .. } => decision.retry_after(),
             _ => None,
         }
     }
@@ -112,6 +129,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limited { policy, .. } => write!(f, "rate limit `{}` exceeded", policy.name()),
+            Self::Busy { permits, .. } => {
+                write!(f, "too many requests of `{}` in flight", permits.name())
+            }
             Self::NoKey(error) => error.fmt(f),
             Self::Unavailable => f.write_str("the rate limiter gave no answer"),
         }

@@ -26,6 +26,17 @@ pub(super) fn quota_exceeded<'a>(violated: impl Iterator<Item = &'a str>) -> Byt
     body.into()
 }
 
+/// The whole service has too much in flight.
+pub(super) fn reduced_capacity() -> Bytes {
+    Bytes::from_static(
+        concat!(
+            r#"{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","#,
+            r#""title":"Request cannot be satisfied due to temporary server capacity constraints","status":503}"#
+        )
+        .as_bytes(),
+    )
+}
+
 /// Nothing is said but the status: what failed inside is not the client's business.
 pub(super) fn about_blank(status: StatusCode) -> Bytes {
     match status {

@@ -132,6 +132,10 @@ impl RefusalBody for Problem {
             } => policy
                 .memo(Floor::Answers, Prepared::of)
                 .problem(policy, decision.snapshot()),
+            Refusal::Busy {
+                is_global: true, ..
+            } => problem::reduced_capacity(),
+            Refusal::Busy { permits, .. } => problem::quota_exceeded([permits.name()].into_iter()),
             _ => problem::about_blank(refusal.status()),
         };
         let mut response = Response::new(body);
@@ -184,7 +188,14 @@ where
                         &mut head.headers,
                     );
                 }
-                Refusal::Unavailable => headers::write_unavailable(&mut head.headers),
+                Refusal::Busy {
+                    permits,
+                    decision,
+                    is_global: false,
+                } => headers::write_busy(self.format, permits, decision, &mut head.headers),
+                Refusal::Busy { .. } | Refusal::Unavailable => {
+                    headers::write_unavailable(&mut head.headers)
+                }
                 Refusal::NoKey(_) => {}
             }
             let body = if request.method() == Method::HEAD {
@@ -211,7 +222,7 @@ where
         }
         if self.extensions {
             match refusal {
-                Refusal::Limited { decision, .. } => {
+                Refusal::Limited { decision, .. } | Refusal::Busy { decision, .. } => {
                     drop(response.extensions_mut().insert(decision))
                 }
                 Refusal::NoKey(error) => drop(response.extensions_mut().insert(error)),
@@ -378,7 +389,7 @@ impl Told {
 }
 
 /// Not on 1xx, and on 3xx only if asked for: a client could stall before it follows.
-fn speaks_on(status: StatusCode, on_redirects: bool) -> bool {
+pub(super) fn speaks_on(status: StatusCode, on_redirects: bool) -> bool {
     !(status.is_informational() || status.is_redirection() && !on_redirects)
 }
 

@@ -14,6 +14,7 @@ use super::{Backend, Op, PermitId, Permits};
 use crate::backend::{Answer, Fault, Lobby};
 use crate::decision::Decision;
 use crate::key::Key;
+use crate::trace;
 
 /// The right to be in flight. It is given back once: when it is dropped, by whatever way (a return, a panic, a future that is
 /// cancelled), or by [`release`](Self::release).
@@ -65,6 +66,7 @@ impl Ticket {
     /// Tells the holder.
     pub(super) fn lose(&self) {
         self.is_lost.store(true, SeqCst);
+        trace::lost(&self.permits);
         self.told.notify_waiters();
     }
 
@@ -97,6 +99,12 @@ impl Permit {
     #[must_use]
     pub fn id(&self) -> PermitId {
         self.ticket.id
+    }
+
+    /// What it is one of.
+    #[must_use]
+    pub fn permits(&self) -> &Permits {
+        &self.ticket.permits
     }
 
     /// How many permits it counts for.

@@ -1,0 +1,52 @@
+//! [`HeldPermit`] as an argument of axum's handlers.
+
+use std::convert::Infallible;
+use std::fmt;
+
+use axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::request::Parts;
+
+use super::HeldPermit;
+
+/// No [`SemaphoreLayer`](super::SemaphoreLayer) is in front of the handler, or it was told to leave no
+/// [`extensions`](super::SemaphoreLayer::extensions).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MissingPermit;
+
+impl fmt::Display for MissingPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "no permit in the request's extensions: put a `SemaphoreLayer` around this handler",
+        )
+    }
+}
+
+impl std::error::Error for MissingPermit {}
+
+/// 500 without a word to the client; the reason is in the response's extensions.
+impl IntoResponse for MissingPermit {
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for HeldPermit {
+    type Rejection = MissingPermit;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingPermit> {
+        parts.extensions.get::<Self>().cloned().ok_or(MissingPermit)
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for HeldPermit {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(parts.extensions.get::<Self>().cloned())
+    }
+}

@@ -1,0 +1,125 @@
+use std::fmt;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::future::{Parked, ResponseFuture, State, refuse};
+use super::{PermitsOf, SemaphoreLayer};
+use crate::backend::HandlesFailure;
+use crate::cost::CostOf;
+use crate::key::KeyExtractor;
+use crate::response::{CarryPermit, Refusal};
+use crate::semaphore::Backend;
+use crate::wait::{Bound, MaxWait};
+
+/// A service bounded by a [`SemaphoreLayer`].
+///
+/// It is ready when the inner service is. A request that is refused, or that waits, gives the inner service's readiness back at
+/// once.
+pub struct SemaphoreService<I, K, S, W, F, R, P> {
+    pub(super) inner: I,
+    /// Clones share it.
+    pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,
+}
+
+impl<I, K, S, W, F, R, P, Req> Service<Req> for SemaphoreService<I, K, S, W, F, R, P>
+where
+    I: Service<Req> + Clone,
+    K: KeyExtractor<Req>,
+    S: Backend,
+    W: CostOf<Req>,
+    F: HandlesFailure<S::Error>,
+    R: CarryPermit<Req, I::Response, I::Error>,
+    P: PermitsOf<Req>,
+{
+    type Response = R::Response;
+    type Error = R::Error;
+    type Future = ResponseFuture<I, Req, K, S, W, F, R, P>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), R::Error>> {
+        self.inner.poll_ready(cx).map_err(R::error)
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let layer = &*self.layer;
+        let key = match layer.key.key(&request) {
+            Ok(key) => key,
+            Err(_) if layer.skip_unkeyed => {
+                let carried = Some(layer.reject.enter(&mut request, None, layer.hold));
+                let response = self.inner.call(request);
+                let state = State::Calling { response, carried };
+                return ResponseFuture { state };
+            }
+            Err(error) => {
+                let state = refuse(&layer.reject, &request, Refusal::NoKey(error));
+                // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
+                self.inner = self.inner.clone();
+                return ResponseFuture { state };
+            }
+        };
+        let permits = layer.permits.permits(&request, &key);
+        let weight = layer.weight.cost(&request).of(0);
+        let bound = (layer.max_wait != MaxWait::NONE).then(|| {
+            let began = layer.semaphore.backend().lobby().now();
+            Bound {
+                began,
+                max_wait: layer.max_wait,
+                end: layer.reject.deadline(&mut request, began),
+            }
+        });
+        let fresh = self.inner.clone();
+        let parked = Box::new(Parked {
+            layer: Arc::clone(&self.layer),
+            // The service that `poll_ready` vouched for goes along; a clone is never ready.
+            service: mem::replace(&mut self.inner, fresh),
+            request,
+            permits,
+            key,
+            weight,
+            permit: None,
+            bound,
+            has_given_way: false,
+        });
+        let state = parked.acquire();
+        ResponseFuture { state }
+    }
+}
+
+impl<I: Clone, K, S, W, F, R, P> Clone for SemaphoreService<I, K, S, W, F, R, P> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            layer: Arc::clone(&self.layer),
+        }
+    }
+}
+
+impl<I: fmt::Debug, K, S, W, F, R, P: fmt::Debug> fmt::Debug
+    for SemaphoreService<I, K, S, W, F, R, P>
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SemaphoreService")
+            .field("inner", &self.inner)
+            .field("layer", &self.layer)
+            .finish()
+    }
+}
+
+impl<I, K, S, W, F, R, P> SemaphoreService<I, K, S, W, F, R, P> {
+    /// The inner service.
+    pub const fn get_ref(&self) -> &I {
+        &self.inner
+    }
+
+    /// The inner service, to be changed.
+    pub const fn get_mut(&mut self) -> &mut I {
+        &mut self.inner
+    }
+
+    /// The inner service, without its bound.
+    pub fn into_inner(self) -> I {
+        self.inner
+    }
+}
