@@ -99,17 +99,13 @@ type OutputOf<I, Req, R> = Result<
 >;
 
 /// Answers in place of the service.
-pub(super) fn refuse<Req, Res, Err, R, Parked, Acquiring, Inner>(
+pub(super) fn refuse<Req, Res, Err, R: CarryPermit<Req, Res, Err>>(
     reject: &R,
     request: &Req,
     refusal: Refusal,
-) -> State<Parked, Acquiring, Inner, R::Carried, Result<R::Response, R::Error>>
-where
-    R: CarryPermit<Req, Res, Err>,
-{
+) -> Result<R::Response, R::Error> {
     trace::refused(&refusal);
-    let result = Some(reject.refuse(request, refusal));
-    State::Done { result }
+    reject.refuse(request, refusal)
 }
 
 /// Asks for a permit, from the first poll on.
@@ -208,7 +204,8 @@ where
     }
 
     fn refuse(self, refusal: Refusal) -> StateOf<I, Req, K, S, W, F, R, P> {
-        refuse(&self.layer.reject, &self.request, refusal)
+        let result = Some(refuse(&self.layer.reject, &self.request, refusal));
+        State::Done { result }
     }
 
     /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.

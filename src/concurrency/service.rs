@@ -53,9 +53,11 @@ where
                 return ResponseFuture { state };
             }
             Err(error) => {
-                let state = refuse(&layer.reject, &request, Refusal::NoKey(error));
+                let refusal = Refusal::NoKey(error);
+                let result = Some(refuse(&layer.reject, &request, refusal));
                 // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
                 self.inner = self.inner.clone();
+                let state = State::Done { result };
                 return ResponseFuture { state };
             }
         };
