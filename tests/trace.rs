@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use http::Request;
 use tower::Layer;
 use tower_sluice::key::Header;
-use tower_sluice::{PeerIp, RateLimitLayer};
+use tower_sluice::{
+    Global, Key, MemorySemaphore, PeerIp, Permits, RateLimitLayer, Semaphore, SemaphoreLayer,
+};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -129,4 +131,49 @@ fn a_failing_backend_is_told_of_each_time_and_its_circuit_once() {
     assert_eq!(count, 6, "{lines:?}");
     let circuit = lines.iter().filter(|line| line.starts_with("WARN")).count();
     assert_eq!((circuit, lines.len()), (1, 7), "{lines:?}");
+}
+
+#[test]
+fn a_permit_that_is_refused_waited_for_or_lost_is_told() {
+    let clock = crate::support::clock();
+    let memory = MemorySemaphore::builder()
+        .clock(clock.clone())
+        .leases_end()
+        .build();
+    let permits = Permits::new("exports", 1);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let lines = told(|| {
+        runtime.block_on(async {
+            let semaphore = Semaphore::new(permits.clone(), memory.clone());
+            let key = Key::from("global");
+            let held = semaphore.try_acquire(&key, 1).await.expect("free");
+            let limit = SemaphoreLayer::new(permits, Global, memory);
+            let mut service = limit.clone().layer(hello());
+            assert_eq!(seen(&mut service, Request::new(())).status, 503);
+            let mut waits = limit.wait(crate::support::PATIENCE).layer(hello());
+            let wait = async { crate::support::ask(&mut waits, Request::new(())).await };
+            let later = async {
+                crate::support::others().await;
+                clock.advance(std::time::Duration::from_secs(2));
+                drop(held);
+            };
+            let (waited, ()) = tokio::join!(wait, later);
+            assert_eq!(waited.status, 200);
+            let held = semaphore.try_acquire(&key, 1).await.expect("free");
+            crate::support::others().await;
+            clock.advance(std::time::Duration::from_secs(30));
+            held.lost().await;
+        });
+    });
+    assert_eq!(
+        lines,
+        [
+            "DEBUG message=request refused: too many in flight permits=\"exports\"",
+            "DEBUG message=request has a permit after a wait waited=2s permits=\"exports\"",
+            "WARN message=a permit was lost: its lease could not be renewed permits=\"exports\"",
+        ]
+    );
 }

@@ -1,0 +1,389 @@
+//! What clients are told, field by field.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use tower::{Layer, Service, ServiceExt};
+use tower_sluice::concurrency::SemaphoreLayer;
+use tower_sluice::key::{Header, KeyError, KeyExtractor};
+use tower_sluice::response::{AsError, HeaderFormat, LimitError, Refusal};
+use tower_sluice::{
+    Decision, Global, Key, MemoryBackend, MemorySemaphore, Permits, Policy, Quota, RateLimitLayer,
+    RetryAfter, RouteCosts,
+};
+
+use crate::requests::{endless, memory, two_each};
+use crate::support::{Seen, USER, clock, from, hello, now, seen};
+
+const PROBLEM: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"violated-policies":["exports"]}"#;
+const REDUCED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","title":"Request cannot be satisfied due to temporary server capacity constraints","status":503}"#;
+
+#[test]
+fn a_user_with_too_many_in_flight_is_told_429_and_others_are_not() {
+    let mut service = two_each(&memory()).layer(endless());
+    let first = now(&mut service, from("ann")).expect("no error");
+    let second = now(&mut service, from("ann")).expect("no error");
+    let told = |response: &Response<_>| {
+        let field = |name: &str| response.headers()[name].to_str().expect("ASCII").to_owned();
+        (field("ratelimit-policy"), field("ratelimit"))
+    };
+    let policy = "\"exports\";q=2;qu=\"concurrent-requests\"".to_owned();
+    assert_eq!(told(&first), (policy.clone(), "\"exports\";r=1".into()));
+    assert_eq!(told(&second), (policy, "\"exports\";r=0".into()));
+
+    let third = refused(&mut service, from("ann"));
+    assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(
+        third.head(),
+        [
+            ("cache-control", "no-store"),
+            ("content-type", "application/problem+json"),
+            ("ratelimit", "\"exports\";r=0;t=1"),
+            (
+                "ratelimit-policy",
+                "\"exports\";q=2;qu=\"concurrent-requests\""
+            ),
+            ("retry-after", "1"),
+        ]
+    );
+    assert_eq!(third.body, PROBLEM);
+    assert_eq!(
+        now(&mut service, from("bob")).expect("no error").status(),
+        200
+    );
+
+    drop(first);
+    assert_eq!(
+        now(&mut service, from("ann")).expect("no error").status(),
+        200
+    );
+}
+
+/// The body of a refusal, whatever the service's own is.
+fn refused<S, Req, B>(service: &mut S, request: Req) -> Seen
+where
+    S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
+    B: http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug>,
+{
+    seen(service, request)
+}
+
+/// All requests of everybody in an office.
+#[derive(Clone)]
+struct Office;
+
+impl<R> KeyExtractor<R> for Office {
+    fn key(&self, _: &R) -> Result<Key, KeyError> {
+        Ok(Key::from("office"))
+    }
+
+    fn is_global(&self) -> bool {
+        true
+    }
+}
+
+fn full<K: KeyExtractor<Request<()>> + Clone>(key: K) -> Seen {
+    let permits = Permits::new("exports", 1);
+    let mut service = SemaphoreLayer::new(permits, key, memory()).layer(endless());
+    let _first = now(&mut service, from("ann")).expect("no error");
+    refused(&mut service, from("ann"))
+}
+
+#[test]
+fn a_whole_service_with_too_much_in_flight_is_unavailable() {
+    for seen in [full(Global), full((Global, Global)), full(Office)] {
+        assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            seen.head(),
+            [
+                ("cache-control", "no-store"),
+                ("content-type", "application/problem+json"),
+                ("retry-after", "1"),
+            ]
+        );
+        assert_eq!(seen.body, REDUCED);
+    }
+    // One part tells clients apart.
+    let both = full((Global, Header::new(USER)));
+    assert_eq!(both.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[test]
+fn no_wait_helps_a_weight_above_the_capacity() {
+    let memory = memory();
+    let weigh = |weight| two_each(&memory).weight(weight).layer(endless());
+    let seen = refused(&mut weigh(3), from("ann"));
+    assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(seen.lines("retry-after"), [""; 0]);
+    assert_eq!(seen.lines("ratelimit"), ["\"exports\";r=2"]);
+
+    let _two = now(&mut weigh(2), from("ann")).expect("no error");
+    assert_eq!(refused(&mut weigh(1), from("ann")).status, 429);
+    let nothing = now(&mut weigh(0), from("ann")).expect("no error");
+    assert_eq!(nothing.status(), 200);
+    assert_eq!(memory.held(), 2);
+}
+
+#[test]
+fn requests_weigh_what_a_closure_or_a_table_says() {
+    let memory = memory();
+    let by_header = |head: &tower_sluice::Head<'_>| head.headers.len() as u32;
+    let mut service = two_each(&memory).weight_fn(by_header).layer(endless());
+    let mut heavy = from("ann");
+    heavy
+        .headers_mut()
+        .insert("x-other", "1".parse().expect("a value"));
+    let held = now(&mut service, heavy).expect("no error");
+    assert_eq!(memory.held(), 2);
+    drop(held);
+
+    let table = RouteCosts::new().prefix("/large", 2);
+    let mut service = two_each(&memory).with_weight(table).layer(endless());
+    let mut large = from("ann");
+    *large.uri_mut() = "/large".parse().expect("a path");
+    let _held = now(&mut service, large).expect("no error");
+    assert_eq!(memory.held(), 2);
+}
+
+#[test]
+fn each_key_has_the_capacity_that_a_closure_says_and_a_change_is_felt_at_once() {
+    let memory = memory();
+    let capacity = |request: &mut Request<()>, capacity: &str| {
+        let capacity = capacity.parse().expect("a value");
+        request.headers_mut().insert("x-capacity", capacity);
+    };
+    let base = Permits::new("exports", 1);
+    let mut service = two_each(&memory)
+        .permits_fn(move |head, key| {
+            assert_eq!(key.as_bytes(), b"ann");
+            let said = head
+                .headers
+                .get("x-capacity")
+                .and_then(|said| said.to_str().ok());
+            let said = said.and_then(|said| said.parse().ok()).unwrap_or(0);
+            base.clone()
+                .try_capacity(said)
+                .unwrap_or_else(|_| base.clone())
+        })
+        .layer(endless());
+    let mut ask = |said: &str| {
+        let mut request = from("ann");
+        capacity(&mut request, said);
+        now(&mut service, request).expect("no error")
+    };
+    let three: Vec<_> = (0..3).map(|_| ask("3")).collect();
+    assert!(three.iter().all(|response| response.status() == 200));
+    // Lowered: nobody is thrown out, and nobody enters until there is room.
+    assert_eq!(ask("2").status(), 429);
+    assert_eq!(memory.held(), 3);
+    assert_eq!(ask("nonsense").status(), 429);
+    // Raised: at once.
+    let fourth = ask("4");
+    assert_eq!(fourth.status(), 200);
+    drop((three, fourth));
+    assert_eq!(memory.held(), 0);
+    assert_eq!(ask("nonsense").status(), 200);
+}
+
+#[test]
+fn fields_are_as_chosen_and_nothing_on_redirects_unless_asked_for() {
+    let moved = || {
+        tower::service_fn(|_: Request<()>| async {
+            let response = Response::builder().status(302).body(String::new());
+            response
+        })
+    };
+    let memory = memory();
+    let limit = || two_each(&memory);
+    assert!(seen(&mut limit().layer(moved()), from("ann")).says_nothing_of_limits());
+    let mut on_redirects = limit().headers_on_redirects(true).layer(moved());
+    assert_eq!(
+        seen(&mut on_redirects, from("ann")).lines("ratelimit"),
+        ["\"exports\";r=1"]
+    );
+
+    let mut silent = limit().headers(HeaderFormat::None).layer(endless());
+    let held = [
+        now(&mut silent, from("ann")).expect("no error"),
+        now(&mut silent, from("ann")).expect("no error"),
+    ];
+    assert_eq!(held[0].headers().len(), 0);
+    let seen = refused(&mut silent, from("ann"));
+    assert!(seen.says_nothing_of_limits());
+    assert_eq!(seen.lines("retry-after"), ["1"]);
+}
+
+#[test]
+fn layers_within_each_other_speak_one_after_the_other() {
+    let rates = RateLimitLayer::new(
+        Policy::new("api", Quota::per_minute(9)),
+        Header::new(USER),
+        MemoryBackend::builder().clock(clock()).build(),
+    );
+    let memory = memory();
+    let mut within = rates.clone().layer(two_each(&memory).layer(hello()));
+    let told = seen(&mut within, from("ann"));
+    assert_eq!(told.lines("ratelimit"), ["\"exports\";r=1", "\"api\";r=8"]);
+    let mut around = two_each(&memory).layer(rates.layer(hello()));
+    let told = seen(&mut around, from("ann"));
+    assert_eq!(told.lines("ratelimit"), ["\"api\";r=7", "\"exports\";r=1"]);
+}
+
+#[test]
+fn the_answer_to_head_has_no_body() {
+    let permits = Permits::new("exports", 1);
+    let layer = SemaphoreLayer::new(permits, Header::new(USER), memory());
+    let mut service = layer.layer(endless());
+    let _held = now(&mut service, from("ann")).expect("no error");
+    let mut head = from("ann");
+    *head.method_mut() = Method::HEAD;
+    let seen = refused(&mut service, head);
+    assert_eq!((seen.status.as_u16(), &*seen.body), (429, ""));
+    assert_eq!(seen.lines("content-length"), [PROBLEM.len().to_string()]);
+}
+
+#[test]
+fn a_refusal_looks_as_a_closure_says() {
+    let permits = Permits::new("exports", 1);
+    let mut service = SemaphoreLayer::new(permits, Header::new(USER), memory())
+        .reject_fn(|head, refusal| {
+            assert!(matches!(
+                refusal,
+                Refusal::Busy {
+                    is_global: false,
+                    ..
+                }
+            ));
+            assert_eq!(
+                refusal.retry_after(),
+                Some(RetryAfter::In(Duration::from_secs(30)))
+            );
+            let mut response = Response::new(format!("{} {refusal}", head.method));
+            *response.status_mut() = StatusCode::IM_A_TEAPOT;
+            response
+        })
+        .layer(endless());
+    let _held = now(&mut service, from("ann")).expect("no error");
+    let seen = refused(&mut service, from("ann"));
+    assert_eq!(seen.status, StatusCode::IM_A_TEAPOT);
+    assert_eq!(seen.body, "GET too many requests of `exports` in flight");
+    assert_eq!(seen.lines("retry-after"), ["1"]);
+}
+
+#[test]
+fn grpc_clients_are_told_as_they_expect() {
+    fn call<K: KeyExtractor<Request<()>> + Clone>(key: K) -> Seen {
+        let permits = Permits::new("exports", 1);
+        let mut service = SemaphoreLayer::new(permits, key, memory()).layer(endless());
+        let request = || {
+            let mut request = from("ann");
+            let grpc = "application/grpc".parse().expect("a value");
+            request.headers_mut().insert("content-type", grpc);
+            request
+        };
+        let _held = now(&mut service, request()).expect("no error");
+        refused(&mut service, request())
+    }
+    for (seen, code) in [(call(Header::new(USER)), "8"), (call(Global), "14")] {
+        assert_eq!(seen.status, 200);
+        assert_eq!(seen.lines("grpc-status"), [code]);
+        assert!(seen.says_nothing_of_limits());
+    }
+}
+
+#[test]
+fn who_has_no_key_is_refused_or_let_through_without_a_permit() {
+    let memory = memory();
+    let mut strict = two_each(&memory).layer(hello());
+    assert_eq!(seen(&mut strict, Request::new(())).status, 400);
+    let mut lax = two_each(&memory).skip_unkeyed().layer(endless());
+    let passed = now(&mut lax, Request::new(())).expect("no error");
+    assert_eq!((passed.status().as_u16(), memory.held()), (200, 0));
+    assert_eq!(passed.headers().len(), 0);
+}
+
+#[test]
+fn the_decision_is_in_responses_unless_turned_off() {
+    let memory = memory();
+    let decision = |limit: SemaphoreLayer<Header, _>| {
+        let mut service = limit.layer(endless());
+        let first = now(&mut service, from("ann")).expect("no error");
+        let second = now(&mut service, from("ann")).expect("no error");
+        let third = now(&mut service, from("ann")).expect("no error");
+        [first, second, third].map(|response| response.extensions().get::<Decision>().cloned())
+    };
+    let [first, second, third] = decision(two_each(&memory));
+    let remaining = |decision: Option<Decision>| decision.map(|it| it.snapshot().remaining());
+    assert_eq!((remaining(first), remaining(second)), (Some(1), Some(0)));
+    let third = third.expect("a decision");
+    assert!(!third.is_allowed());
+    let hint = Some(RetryAfter::In(Duration::from_secs(30)));
+    assert_eq!(third.retry_after(), hint, "leases as if they were renewed");
+    assert_eq!(
+        decision(two_each(&memory).extensions(false)),
+        [const { None }; 3]
+    );
+}
+
+#[test]
+fn a_service_that_does_not_speak_http_has_errors() {
+    let (go, _keep) = tokio::sync::watch::channel(false);
+    let slow = tower::service_fn(move |word: &'static str| {
+        let mut gone = go.subscribe();
+        async move {
+            gone.wait_for(|go| *go).await.map_err(|_| "gone")?;
+            Ok::<_, &str>(word.len())
+        }
+    });
+    let memory = MemorySemaphore::new();
+    let mut service = SemaphoreLayer::new(Permits::new("words", 1), Global, memory.clone())
+        .reject_with(AsError)
+        .layer(slow);
+    let mut first = Box::pin(now_ready(&mut service).call("first"));
+    assert!((&mut first).now_or_never().is_none());
+    let second = now(&mut service, "second");
+    assert!(matches!(
+        second,
+        Err(LimitError::Refused(Refusal::Busy {
+            is_global: true,
+            ..
+        }))
+    ));
+    assert_eq!(memory.held(), 1);
+    drop(first);
+    assert_eq!(memory.held(), 0);
+    let mut at_once = SemaphoreLayer::new(Permits::new("words", 1), Global, memory.clone())
+        .reject_with(AsError)
+        .layer(tower::service_fn(async |word: &'static str| {
+            Ok::<_, Infallible>(word.len())
+        }));
+    assert_eq!(now(&mut at_once, "five!").expect("allowed"), 5);
+    assert_eq!(memory.held(), 0, "it ends with the answer");
+}
+
+fn now_ready<S: Service<Req>, Req>(service: &mut S) -> &mut S
+where
+    S::Error: std::fmt::Debug,
+{
+    service
+        .ready()
+        .now_or_never()
+        .expect("at once")
+        .expect("no error")
+}
+
+#[test]
+fn what_answers_with_an_empty_body_of_the_services_type_still_can() {
+    // A layer of CORS or of timeouts around this one.
+    let mut service = two_each(&memory()).layer(hello());
+    let response = now(&mut service, from("ann")).expect("no error");
+    let empty: Response<tower_sluice::response::ResponseBody<Full<bytes::Bytes>>> =
+        Response::default();
+    assert_eq!(
+        std::mem::size_of_val(&response),
+        std::mem::size_of_val(&empty)
+    );
+}

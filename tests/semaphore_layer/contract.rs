@@ -1,0 +1,146 @@
+//! What Tower services owe each other: readiness, its return, and the inner error by its type.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceExt};
+
+use crate::requests::{Endless, endless, memory, told, two_each};
+use crate::support::{from, now, others};
+
+/// Panics if it is called without having been polled ready. A clone is not ready.
+struct Strict {
+    ready: bool,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Clone for Strict {
+    fn clone(&self) -> Self {
+        let calls = Arc::clone(&self.calls);
+        Self {
+            ready: false,
+            calls,
+        }
+    }
+}
+
+impl Service<Request<()>> for Strict {
+    type Response = Response<Endless>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        assert!(self.ready, "called without having been polled ready");
+        self.ready = false;
+        self.calls.fetch_add(1, SeqCst);
+        std::future::ready(Ok(Response::new(Endless)))
+    }
+}
+
+#[tokio::test]
+async fn only_a_service_that_is_ready_is_called_and_none_for_a_refusal() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let strict = Strict {
+        ready: false,
+        calls: Arc::clone(&calls),
+    };
+    let (memory, second) = (memory(), Duration::from_secs(1));
+    let mut service = two_each(&memory).layer(strict.clone());
+    let held = [(); 2].map(|()| now(&mut service, from("ann")).expect("no error"));
+    assert_eq!(
+        now(&mut service, from("ann")).expect("no error").status(),
+        429
+    );
+    assert_eq!(calls.load(SeqCst), 2);
+    let mut skips = two_each(&memory).skip_unkeyed().layer(strict.clone());
+    assert_eq!(
+        now(&mut skips, Request::new(()))
+            .expect("no error")
+            .status(),
+        200
+    );
+
+    let mut waits = two_each(&memory).wait(second).layer(strict);
+    let call = tokio::spawn(waits.ready().await.expect("ready").call(from("ann")));
+    others().await;
+    drop(held);
+    let response = call.await.expect("no panic").expect("no error");
+    assert_eq!((response.status().as_u16(), calls.load(SeqCst)), (200, 4));
+}
+
+fn is_ready<Req, S: Service<Req>>(service: &mut S) -> bool {
+    let ready = poll_fn(|cx| service.poll_ready(cx)).now_or_never();
+    matches!(ready, Some(Ok(())))
+}
+
+#[tokio::test]
+async fn readiness_goes_back_at_once_if_a_request_is_refused_or_waits() {
+    let memory = memory();
+    let inner = ConcurrencyLimit::new(endless(), 1);
+    let (mut other, mut service) = (inner.clone(), two_each(&memory).layer(inner.clone()));
+    let held = [(); 2].map(|()| now(&mut service, from("ann")).expect("no error"));
+    assert!(is_ready(&mut service));
+    assert!(!is_ready(&mut other), "the slot is taken");
+    let refused = service.call(from("ann"));
+    let refused = refused.now_or_never().expect("at once").expect("no error");
+    assert_eq!(refused.status(), 429);
+    assert!(is_ready(&mut other));
+    drop(other);
+
+    let mut waits = two_each(&memory)
+        .wait(Duration::from_secs(1))
+        .layer(inner.clone());
+    assert!(is_ready(&mut waits));
+    let mut call = Box::pin(waits.call(from("ann")));
+    assert!((&mut call).now_or_never().is_none());
+    let mut another = inner.clone();
+    assert!(is_ready(&mut another), "who waits holds no slot");
+    drop(held);
+    assert!((&mut call).now_or_never().is_none(), "another one has it");
+    assert_eq!(memory.held(), 1);
+    drop(another);
+    assert_eq!(call.await.expect("no error").status(), 200);
+}
+
+#[tokio::test]
+async fn the_inner_service_is_asked_whether_it_is_ready_and_its_error_passes() {
+    #[derive(Clone)]
+    struct Broken;
+    impl Service<Request<()>> for Broken {
+        type Response = Response<String>;
+        type Error = &'static str;
+        type Future = std::future::Ready<Result<Self::Response, &'static str>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+            Poll::Ready(Err("not today"))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            unreachable!("it is never ready")
+        }
+    }
+    let mut service = two_each(&memory()).layer(Broken);
+    let ready = poll_fn(|cx| service.poll_ready(cx)).await;
+    assert_eq!(ready, Err("not today"));
+}
+
+#[test]
+fn the_service_can_be_seen_changed_and_taken_back() {
+    let (inner, _called) = told();
+    let mut service = two_each(&memory()).layer((inner, 7));
+    assert_eq!(service.get_ref().1, 7);
+    service.get_mut().1 = 8;
+    assert_eq!(service.into_inner().1, 8);
+}

@@ -1,0 +1,227 @@
+//! Redis is gone while requests come over HTTP; a lost lease, and clients that go away, with permits in Redis.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::routing::get;
+use http_body_util::BodyExt;
+use tokio::time::sleep;
+use tower_sluice::backend::{HandlesFailure, NoChoice};
+use tower_sluice::concurrency::{HeldPermit, SemaphoreLayer};
+use tower_sluice::response::Http;
+use tower_sluice::semaphore::Backend;
+use tower_sluice::{
+    Cost, Global, Key, MemoryBackend, OnBackendError, PeerIp, Permits, RedisBackend,
+    RedisSemaphore, Semaphore,
+};
+
+use crate::servers::redis::RedisServer;
+use crate::support::{PATIENCE, Seen, client, get as request, listen};
+
+const LEASE: Duration = Duration::from_secs(2);
+
+fn permits(capacity: u32) -> Permits {
+    Permits::new("exports", capacity).with_lease(LEASE)
+}
+
+async fn connect(server: &RedisServer) -> RedisSemaphore {
+    let redis = RedisBackend::connect(&server.url()).await.expect("it runs");
+    RedisSemaphore::new(&redis)
+}
+
+async fn serve(app: Router) -> SocketAddr {
+    let (listener, address) = listen().await;
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    address
+}
+
+async fn ask(address: SocketAddr, path: &str) -> Seen {
+    let response = client(1).request(request(address, path)).await;
+    Seen::of(response.expect("an answer")).await
+}
+
+/// Until Redis is asked again, which the circuit forbids for a second or two.
+async fn recovers(semaphore: &RedisSemaphore) {
+    let (since, key) = (Instant::now(), Key::from("nobody"));
+    let semaphore = Semaphore::new(permits(1), semaphore.clone());
+    while semaphore.peek(&key).await.is_err() {
+        assert!(since.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_redis_is_gone_requests_are_treated_as_was_chosen() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server).await;
+    let (entered, go) = (
+        std::sync::Arc::new(tokio::sync::Semaphore::new(0)),
+        std::sync::Arc::new(tokio::sync::Semaphore::new(0)),
+    );
+    let (enter, wait) = (entered.clone(), go.clone());
+    let slow = move || async move {
+        enter.add_permits(1);
+        wait.acquire().await.expect("open").forget();
+        "done"
+    };
+    let limit = || SemaphoreLayer::new(permits(2), PeerIp::new(), redis.clone());
+    let app = Router::new()
+        .route(
+            "/allow",
+            get(|| async { "ok" }).layer(limit().on_backend_error(OnBackendError::Allow)),
+        )
+        .route(
+            "/deny",
+            get(|| async { "ok" }).layer(limit().on_backend_error(OnBackendError::Deny)),
+        )
+        .route(
+            "/fallback",
+            get(slow)
+                .layer(limit().on_backend_error(OnBackendError::Fallback(MemoryBackend::new()))),
+        );
+    let address = serve(app).await;
+    assert_eq!(
+        ask(address, "/deny").await.lines("ratelimit"),
+        ["\"exports\";r=1"]
+    );
+
+    server.kill9();
+    let lobby = redis.lobby();
+    for round in 1..=5 {
+        let passed = ask(address, "/allow").await;
+        assert_eq!((passed.status.as_u16(), &*passed.body), (200, "ok"));
+        assert!(passed.says_nothing_of_limits());
+        assert_eq!(lobby.let_in_without_permit(), round);
+    }
+    let refused = ask(address, "/deny").await;
+    assert_eq!(refused.status, 503);
+    let head: Vec<_> = refused
+        .head()
+        .into_iter()
+        .filter(|(name, _)| *name != "date")
+        .collect();
+    assert_eq!(
+        head,
+        [
+            ("cache-control", "no-store"),
+            ("content-length", "65"),
+            ("content-type", "application/problem+json"),
+            ("retry-after", "1"),
+        ]
+    );
+    // Two in this process, and no more.
+    let two: Vec<_> = (0..2)
+        .map(|_| tokio::spawn(ask(address, "/fallback")))
+        .collect();
+    entered.acquire_many(2).await.expect("open").forget();
+    let third = ask(address, "/fallback").await;
+    assert_eq!(third.status, 429);
+    assert_eq!(third.lines("ratelimit"), ["\"exports\";r=0;t=1"]);
+    go.add_permits(2);
+    for held in two {
+        assert_eq!(held.await.expect("no panic").body, "done");
+    }
+
+    server.restart();
+    recovers(&redis).await;
+    let back = ask(address, "/deny").await;
+    assert_eq!(
+        back.lines("ratelimit"),
+        ["\"exports\";r=1"],
+        "Redis counts again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_is_told_that_redis_has_forgotten_its_permit() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server).await;
+    let handler = |held: HeldPermit| async move {
+        let kept = held.keep();
+        tokio::select! {
+            () = held.lost() => format!("lost {}", kept.is_lost()),
+            () = sleep(PATIENCE) => "never told".to_owned(),
+        }
+    };
+    let limit = SemaphoreLayer::new(permits(1), Global, redis.clone())
+        .on_backend_error(OnBackendError::Deny);
+    let address = serve(Router::new().route("/", get(handler)).layer(limit)).await;
+    let call = tokio::spawn(ask(address, "/"));
+    let semaphore = Semaphore::new(permits(1), redis.clone());
+    let since = Instant::now();
+    while semaphore
+        .peek(&Key::from("global"))
+        .await
+        .expect("it answers")
+        .remaining()
+        > 0
+    {
+        assert!(since.elapsed() < PATIENCE);
+        sleep(Duration::from_millis(5)).await;
+    }
+    server.kill9();
+    server.restart();
+    assert_eq!(call.await.expect("no panic").body, "lost true");
+    assert_eq!(redis.lobby().lost_permits(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_go_away_give_their_permits_back_long_before_the_lease_ends() {
+    let server = RedisServer::start();
+    let redis = connect(&server).await;
+    let long = permits(3).with_lease(Duration::from_secs(3_600));
+    let limit = SemaphoreLayer::new(long.clone(), Global, redis.clone())
+        .on_backend_error(OnBackendError::Deny);
+    let streams = || async {
+        let never = futures_util::stream::pending::<Result<String, std::convert::Infallible>>();
+        axum::body::Body::from_stream(never)
+    };
+    let address = serve(Router::new().route("/", get(streams)).layer(limit)).await;
+    let semaphore = Semaphore::new(long, redis);
+    let remaining = async || {
+        let snapshot = semaphore.peek(&Key::from("global")).await;
+        snapshot.expect("it answers").remaining()
+    };
+    for round in 0..20_u64 {
+        let mut open = Vec::new();
+        for left in (0..3).rev() {
+            let client = client(1);
+            let response = client.request(request(address, "/")).await.expect("a head");
+            assert_eq!(response.status(), 200, "round {round}");
+            let told = format!("\"exports\";r={left}");
+            assert_eq!(response.headers()["ratelimit"], told);
+            open.push((response.into_body(), client));
+        }
+        assert_eq!(ask(address, "/").await.status, 503);
+        if round % 2 == 0 {
+            let (body, _) = &mut open[0];
+            assert!(futures_util::FutureExt::now_or_never(body.frame()).is_none());
+        }
+        drop(open);
+        let since = Instant::now();
+        while remaining().await < 3 {
+            assert!(
+                since.elapsed() < PATIENCE,
+                "round {round}: {}",
+                remaining().await
+            );
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// A layer over a backend that cannot fail needs no choice, one over Redis does: the compiler says so, where the layer is
+/// documented.
+#[test]
+fn only_what_can_fail_needs_a_choice() {
+    fn needs_none<E>()
+    where
+        NoChoice: HandlesFailure<E>,
+    {
+    }
+    needs_none::<std::convert::Infallible>();
+    fn is_default<K, S>(_: Option<SemaphoreLayer<K, S, Cost, NoChoice, Http>>) {}
+    is_default(None::<SemaphoreLayer<Global, RedisSemaphore>>);
+}

@@ -1,0 +1,18 @@
+//! `SemaphoreLayer` from outside: what clients are told, and that a permit lasts as long as what it was given for, to the end of
+//! a body, a connection or a task, and no longer.
+#![cfg(feature = "axum")]
+
+mod answers;
+mod contract;
+#[cfg(feature = "redis")]
+mod failures;
+mod holds;
+mod requests;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod servers;
+#[allow(dead_code, reason = "for all tests of layers")]
+#[path = "../limit/support.rs"]
+mod support;
+mod upgrades;
+mod waiting;

@@ -1,0 +1,105 @@
+//! Services that answer when they are told to, and bodies that end when they are told to.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use tokio::sync::{mpsc, oneshot};
+use tower::Service;
+use tower_sluice::clock::ManualClock;
+use tower_sluice::key::Header;
+use tower_sluice::{MemorySemaphore, Permits, SemaphoreLayer};
+
+use crate::support::{USER, clock};
+
+pub(crate) type Memory = MemorySemaphore<ManualClock>;
+
+pub(crate) fn memory() -> Memory {
+    MemorySemaphore::builder().clock(clock()).build()
+}
+
+/// Two requests of each user at a time.
+pub(crate) fn two_each(memory: &Memory) -> SemaphoreLayer<Header, Memory> {
+    let permits = Permits::new("exports", 2);
+    SemaphoreLayer::new(permits, Header::new(USER), memory.clone())
+}
+
+/// A body in the hands of a test.
+pub(crate) struct Fed(mpsc::UnboundedReceiver<Result<Frame<Bytes>, &'static str>>);
+
+pub(crate) type Feed = mpsc::UnboundedSender<Result<Frame<Bytes>, &'static str>>;
+
+impl Body for Fed {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+pub(crate) fn fed() -> (Feed, Response<Fed>) {
+    let (feed, body) = mpsc::unbounded_channel();
+    (feed, Response::new(Fed(body)))
+}
+
+/// What a request of a [`told`] service waits for.
+pub(crate) type Answer = oneshot::Sender<Result<Response<Fed>, &'static str>>;
+
+/// The calls of a [`told`] service.
+pub(crate) type Calls = mpsc::UnboundedReceiver<(Request<()>, Answer)>;
+
+/// What HTTP services of these tests are.
+pub(crate) trait Serves<B, E>:
+    Service<Request<()>, Response = Response<B>, Error = E, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<B, E, S> Serves<B, E> for S where
+    S: Service<Request<()>, Response = Response<B>, Error = E, Future: Send + 'static>
+        + Clone
+        + Send
+        + 'static
+{
+}
+
+/// A service whose answers a test gives: it hands out how to.
+pub(crate) fn told() -> (impl Serves<Fed, &'static str>, Calls) {
+    let (calls, called) = mpsc::unbounded_channel();
+    let calls = Arc::new(calls);
+    let service = tower::service_fn(move |request: Request<()>| {
+        let (answer, answered) = oneshot::channel();
+        calls.send((request, answer)).expect("the test listens");
+        async move { answered.await.expect("the test answers") }
+    });
+    (service, called)
+}
+
+/// A body that never ends, as long as it is kept.
+pub(crate) fn endless() -> impl Serves<Endless, Infallible> {
+    tower::service_fn(async |_: Request<()>| Ok(Response::new(Endless)))
+}
+
+pub(crate) struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Pending
+    }
+}

@@ -1,0 +1,147 @@
+//! Waiting for a permit, on a clock that the test moves.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, StatusCode};
+use tower::{Layer, Service, ServiceExt};
+use tower_sluice::clock::{Clock as _, ManualClock, Timestamp};
+use tower_sluice::concurrency::HeldPermit;
+use tower_sluice::{Deadline, MemorySemaphore, Permits, SemaphoreLayer};
+
+use crate::requests::{endless, fed, told};
+use crate::support::{Seen, clock, from, others};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn one(
+    clock: &ManualClock,
+) -> (
+    MemorySemaphore<ManualClock>,
+    SemaphoreLayer<tower_sluice::Header, MemorySemaphore<ManualClock>>,
+) {
+    let memory = MemorySemaphore::builder().clock(clock.clone()).build();
+    let layer = SemaphoreLayer::new(
+        Permits::new("exports", 1),
+        tower_sluice::Header::new("x-user"),
+        memory.clone(),
+    );
+    (memory, layer)
+}
+
+#[tokio::test]
+async fn who_waits_is_served_in_order_when_a_body_ends() {
+    let (memory, layer) = one(&clock());
+    let (service, mut called) = told();
+    let mut service = layer.wait(10 * SECOND).layer(service);
+    let mut calls = Vec::new();
+    for number in 0..4_u32 {
+        let mut request = from("ann");
+        request.extensions_mut().insert(number);
+        let mut call = Box::pin(service.ready().await.expect("ready").call(request));
+        assert!((&mut call).now_or_never().is_none());
+        calls.push(call);
+    }
+    for (number, call) in calls.into_iter().enumerate() {
+        let call = tokio::spawn(call);
+        let (request, answer) = called.recv().await.expect("a call");
+        assert_eq!(request.extensions().get(), Some(&(number as u32)));
+        others().await;
+        assert!(called.try_recv().is_err(), "one at a time");
+        let (_feed, body) = fed();
+        assert!(answer.send(Ok(body)).is_ok());
+        let response = call.await.expect("no panic").expect("no error");
+        assert_eq!(memory.held(), 1);
+        drop(response);
+    }
+    assert_eq!(memory.held(), 0);
+}
+
+#[tokio::test]
+async fn the_wait_ends_at_its_bound_at_a_deadline_and_at_a_grpc_timeout() {
+    let clock = clock();
+    let (_, layer) = one(&clock);
+    let mut service = layer.wait(10 * SECOND).layer(endless());
+    let held = service
+        .ready()
+        .await
+        .expect("ready")
+        .call(from("ann"))
+        .await;
+    let began = clock.now().as_micros();
+    let mut deadline = from("ann");
+    let end = Deadline::at(Timestamp::from_micros(began + 3_000_000));
+    deadline.extensions_mut().insert(end);
+    let mut timeout = from("ann");
+    timeout
+        .headers_mut()
+        .insert("grpc-timeout", "7S".parse().expect("a value"));
+    for (request, seconds) in [(from("ann"), 10), (deadline, 3), (timeout, 7)] {
+        clock.set(Timestamp::from_micros(began));
+        let call = tokio::spawn(service.ready().await.expect("ready").call(request));
+        others().await;
+        clock.advance(seconds * SECOND - Duration::from_micros(1));
+        others().await;
+        assert!(!call.is_finished(), "{seconds}");
+        clock.advance(Duration::from_micros(1));
+        others().await;
+        assert!(call.is_finished(), "{seconds}");
+        let response = call.await.expect("no panic").expect("no error");
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        let seen = Seen::of(response).await;
+        assert_eq!(seen.lines("retry-after"), ["1"]);
+    }
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_the_line() {
+    let (memory, layer) = one(&clock());
+    let (service, mut called) = told();
+    let mut service = layer.wait(10 * SECOND).layer(service);
+    let mut call = || {
+        let ready = service.ready().now_or_never().expect("at once");
+        let mut call = Box::pin(ready.expect("ready").call(from("ann")));
+        assert!((&mut call).now_or_never().is_none());
+        call
+    };
+    let (first, second, third) = (call(), call(), tokio::spawn(call()));
+    drop(second);
+    drop(first);
+    let _gone = called.recv().await.expect("the first");
+    let (request, _answer) = called.recv().await.expect("the third");
+    assert!(request.extensions().get::<HeldPermit>().is_some());
+    assert_eq!(memory.held(), 1);
+    third.abort();
+    others().await;
+    assert_eq!((memory.held(), memory.keys()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_handler_sees_how_long_its_request_has_waited() {
+    let clock = clock();
+    let (_, layer) = one(&clock);
+    let (service, mut called) = told();
+    let mut service = layer.wait(10 * SECOND).layer(service);
+    let first = tokio::spawn(service.ready().await.expect("ready").call(from("ann")));
+    let waited = |request: &Request<()>| {
+        let kept = request
+            .extensions()
+            .get::<HeldPermit>()
+            .expect("it is there")
+            .keep();
+        kept.permits()
+            .map(|permit| permit.waited())
+            .sum::<Duration>()
+    };
+    let (request, answer) = called.recv().await.expect("a call");
+    assert_eq!(waited(&request), Duration::ZERO);
+    let second = tokio::spawn(service.ready().await.expect("ready").call(from("ann")));
+    others().await;
+    clock.advance(2 * SECOND);
+    assert!(answer.send(Err("over")).is_ok());
+    assert!(first.await.expect("no panic").is_err());
+    let (request, _answer) = called.recv().await.expect("a call");
+    assert_eq!(waited(&request), 2 * SECOND);
+    second.abort();
+}
