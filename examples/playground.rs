@@ -6,6 +6,9 @@
 //! Also: `--wait 10`, and requests wait for their turn; `curl -X POST localhost:3000/settle/5/2` is charged 5 and settled at 2;
 //! `--free-status 5xx`, and what the server failed at costs nothing.
 //!
+//! `--in-flight 2`, and no more requests of a client are served at a time: `curl localhost:3000/stream/30 & curl
+//! localhost:3000/sleep/3000 & curl -i localhost:3000/`.
+//!
 //! With the feature `redis` several of them share a limit: `--backend redis://127.0.0.1/`.
 //!
 //! SIGTERM and SIGINT stop it; requests that are under way have 3 seconds to end.
@@ -29,8 +32,8 @@ use http::{Extensions, Request};
 use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::key::{Global, Header, KeyError, KeyExtractor};
 use tower_sluice::{
-    AnyBackend, Charge, Head, Key, MaxWait, MemoryBackend, OnBackendError, PeerIp, Policy, Quota,
-    RateLimitLayer,
+    AnyBackend, Charge, Head, Key, MaxWait, MemoryBackend, OnBackendError, PeerIp, Permits, Policy,
+    Quota, RateLimitLayer, SemaphoreLayer,
 };
 
 /// A server to try rate limits with curl.
@@ -61,6 +64,12 @@ struct Options {
     /// How long a request may wait to be allowed, in seconds (say 0.5); not at all if not said.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     wait: Option<Duration>,
+    /// The most requests of one key that are served at a time, to the end of their bodies; no bound if not said.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    in_flight: Option<u32>,
+    /// How long a permit to be in flight lasts in Redis after its server has died, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = lease, allow_negative_numbers = true)]
+    lease: Duration,
     /// Answers of this status cost nothing, such as `404` or `5xx`; may be repeated.
     #[arg(long, value_name = "STATUS", value_parser = StatusPattern::parse)]
     free_status: Vec<StatusPattern>,
@@ -72,6 +81,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         .ok_or_else(|| "use seconds, such as 10 or 0.5".into())
 }
+
+fn lease(text: &str) -> Result<Duration, String> {
+    let lease = seconds(text)?;
+    let permits = Permits::new(IN_FLIGHT, 1).try_lease(lease);
+    permits.map(|_| lease).map_err(|error| error.to_string())
+}
+
+/// The name of the permits.
+const IN_FLIGHT: &str = "in-flight";
 
 /// One status, or all that begin with a digit.
 #[derive(Clone, Copy)]
@@ -114,6 +132,10 @@ impl<B> KeyExtractor<Request<B>> for KeyedBy {
             Self::Global => Global.key(request),
             Self::Header(header) => header.key(request),
         }
+    }
+
+    fn is_global(&self) -> bool {
+        matches!(self, Self::Global)
     }
 }
 
@@ -203,16 +225,26 @@ impl Options {
     fn app(self, policy: Policy) -> Router {
         let backend = self.backend.within(self.backend_timeout);
         let free = self.free_status;
+        let (max_wait, on_error) = (
+            self.wait.map_or(MaxWait::NONE, MaxWait::of),
+            self.on_backend_error.choice(),
+        );
+        let in_flight = self.in_flight.map(|capacity| {
+            let permits = Permits::new(IN_FLIGHT, capacity).with_lease(self.lease);
+            SemaphoreLayer::new(permits, self.key.clone(), backend.clone())
+                .on_backend_error(on_error.clone())
+                .wait(max_wait)
+        });
         let limit = RateLimitLayer::new(policy, self.key, backend)
-            .on_backend_error(self.on_backend_error.choice())
-            .wait(self.wait.map_or(MaxWait::NONE, MaxWait::of))
+            .on_backend_error(on_error)
+            .wait(max_wait)
             .cost_fn(cost)
             .on_response(move |parts, charge| {
                 if free.iter().any(|free| free.matches(parts.status)) {
                     charge.cancel();
                 }
             });
-        Router::new()
+        let app = Router::new()
             .route("/", get(|| async { "ok\n" }))
             .route(
                 "/cost/{n}",
@@ -223,7 +255,12 @@ impl Options {
             .route("/stream/{n}", get(stream))
             .route("/echo", post(|body: Bytes| async { body }))
             .route("/settle/{estimate}/{actual}", post(settle))
-            .layer(limit)
+            .layer(limit);
+        match in_flight {
+            // Around the other one: who is refused here is charged nothing.
+            Some(in_flight) => app.layer(in_flight),
+            None => app,
+        }
     }
 }
 

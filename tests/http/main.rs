@@ -3,6 +3,7 @@
 
 mod charges;
 mod examples;
+mod in_flight;
 mod playground;
 #[cfg(feature = "redis")]
 mod redis;
@@ -352,6 +353,10 @@ async fn bad_arguments_are_named_in_one_line() {
         (["--wait", "inf"], "'inf' for '--wait"),
         (["--free-status", "9xx"], "'9xx' for '--free-status"),
         (["--free-status", "6000"], "'6000' for '--free-status"),
+        (["--in-flight", "0"], "0 is not in 1..=65535"),
+        (["--in-flight", "70000"], "70000"),
+        (["--lease", "0.05"], "a lease of 50ms: use 100 ms to a day"),
+        (["--lease", "-3"], "'-3' for '--lease"),
         (["--listen", "localhost"], "localhost"),
         (["--listen", "127.0.0.1:70000"], "70000"),
         (["--nonsense", "1"], "--nonsense"),

@@ -64,13 +64,18 @@ impl Answer {
 
 impl Playground {
     pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let mut process = Command::new(playground())
-            .args(["--listen", "127.0.0.1:0"])
+        let arguments = [&["--listen", "127.0.0.1:0"], arguments].concat();
+        Self::start_example("playground", &arguments).await
+    }
+
+    /// Another example that says first where it listens.
+    pub(crate) async fn start_example(name: &str, arguments: &[&str]) -> Self {
+        let mut process = Command::new(example(name))
             .args(arguments)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("the playground runs");
+            .expect("the example runs");
         let stdout = process.stdout.take().expect("piped");
         let mut line = String::new();
         let mut stdout = BufReader::new(stdout);

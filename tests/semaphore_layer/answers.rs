@@ -192,8 +192,7 @@ fn each_key_has_the_capacity_that_a_closure_says_and_a_change_is_felt_at_once() 
 fn fields_are_as_chosen_and_nothing_on_redirects_unless_asked_for() {
     let moved = || {
         tower::service_fn(|_: Request<()>| async {
-            let response = Response::builder().status(302).body(String::new());
-            response
+            Response::builder().status(302).body(String::new())
         })
     };
     let memory = memory();
