@@ -14,14 +14,21 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dashmap::DashMap;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
 use redis::aio::MultiplexedConnection;
 use support::redis::RedisServer;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tower::limit::ConcurrencyLimit;
-use tower::{Service, ServiceExt};
-use tower_sluice::{Key, MemorySemaphore, Permits, RedisBackend, RedisSemaphore, Semaphore};
+use tower::{Layer, Service, ServiceExt};
+use tower_sluice::response::HeaderFormat;
+use tower_sluice::{
+    Global, Key, MemorySemaphore, Permits, RedisBackend, RedisSemaphore, Semaphore, SemaphoreLayer,
+};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -96,10 +103,36 @@ async fn in_memory(time: Duration) -> Result<(), Error> {
         })
         .await?;
     }
-    let inner = tower::service_fn(|()| async { Ok::<_, Infallible>(()) });
-    let mut limited = ConcurrencyLimit::new(inner, 5);
-    row("tower's ConcurrencyLimit, a call", time, async |_| {
-        limited.ready().await?.call(()).await?;
+    around_a_service(time).await
+}
+
+/// A service that does nothing, what bounds it, and a body that is read to its end.
+async fn around_a_service(time: Duration) -> Result<(), Error> {
+    let bare = tower::service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
+    });
+    call("a service without a bound", bare, time).await?;
+    let limited = ConcurrencyLimit::new(bare, 5);
+    call("tower's ConcurrencyLimit around it", limited, time).await?;
+    let layer = SemaphoreLayer::new(Permits::new("bench", 5), Global, MemorySemaphore::new());
+    let silent = layer.clone().headers(HeaderFormat::None).extensions(false);
+    call(
+        "`SemaphoreLayer`, neither fields nor extensions",
+        silent.layer(bare),
+        time,
+    )
+    .await?;
+    call("`SemaphoreLayer` as it comes", layer.layer(bare), time).await
+}
+
+async fn call<S, B>(name: &str, mut service: S, time: Duration) -> Result<(), Error>
+where
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
+    B: Body<Error: Into<Error>>,
+{
+    row(name, time, async |_| {
+        let response = service.ready().await?.call(Request::new(())).await?;
+        black_box(response.into_body().collect().await.map_err(Into::into)?);
         Ok(())
     })
     .await
