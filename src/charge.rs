@@ -158,6 +158,15 @@ impl Charge {
         })))
     }
 
+    /// Of a request that goes on by this decision, and was charged nothing that could be settled.
+    pub(crate) fn noted(policy: Policy, decision: Decision) -> Self {
+        Self(Mutex::new(Account::Own(Entry {
+            decision: Some(decision),
+            policy: Some(policy),
+            ..Entry::default()
+        })))
+    }
+
     /// Of a request that passed uncounted.
     pub(crate) fn uncounted() -> Self {
         Self(Mutex::new(Account::Own(Entry::default())))
@@ -198,8 +207,8 @@ impl Charge {
         self.with(|entry| entry.policy.clone())
     }
 
-    /// The answer by which the request was let through, with the numbers after its estimate was charged; `None` if it passed
-    /// uncounted.
+    /// The answer by which the request was let through, with the numbers after its estimate was charged; a refusal, if its
+    /// policy is a [shadow](Policy::shadow). `None` if it passed uncounted.
     #[must_use]
     pub fn decision(&self) -> Option<Decision> {
         self.with(|entry| entry.decision.clone())

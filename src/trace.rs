@@ -26,6 +26,18 @@ pub(crate) fn refused(refusal: &Refusal) {
     }
 }
 
+/// Tells the log of a refusal that is not enforced.
+#[cfg(feature = "tracing")]
+pub(crate) fn unenforced(policy: &crate::policy::Policy) {
+    tracing::debug!(
+        policy = policy.name(),
+        "request allowed by a shadow policy: over the limit"
+    );
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn unenforced(_: &crate::policy::Policy) {}
+
 /// Tells the log why a request is treated as chosen for a failing backend.
 #[cfg(feature = "tracing")]
 pub(crate) fn failed(error: &impl std::fmt::Display, policy: &crate::policy::Policy) {

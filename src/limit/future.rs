@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::service::{Asked, Grant, Shared, Verdict, limited};
+use super::service::{Asked, Grant, Shared, Verdict};
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Reply};
 use crate::charge::{Admitted, Charge, SettleError, Settlement};
 use crate::decision::{Decision, Snapshot};
@@ -215,7 +215,7 @@ where
         } = &mut *self;
         let verdict = match waited {
             Ok(admitted) => shared.grant(admitted, policy, asked),
-            Err(Rejected::Denied(decision)) => Verdict::Refuse(limited(decision, policy, asked)),
+            Err(Rejected::Denied(decision)) => shared.deny(decision, policy, asked),
             Err(Rejected::Backend(error)) => {
                 if let (Some(bound), Some(local)) = (*bound, shared.layer.on_error.fallback()) {
                     trace::failed(&error, policy);

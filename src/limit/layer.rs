@@ -267,6 +267,13 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
         self
     }
 
+    /// Whether responses to requests that a [shadow](crate::Policy::shadow) policy would have refused say so, in
+    /// `x-ratelimit-shadow: api`, by the policy's name; they do not by default.
+    pub fn shadow_header(mut self, shadow_header: bool) -> Self {
+        self.reject.shadow_header = shadow_header;
+        self
+    }
+
     /// Whether the [`Charge`](crate::Charge), which holds the [`Decision`](crate::Decision), is left in the extensions of requests
     /// that pass, and the decision in those of all responses; they are by default. Of nested layers the innermost is seen in a request, the
     /// outermost in a response. A layer without it is not known to those of its policy within it, and each charges.

@@ -96,6 +96,9 @@ where
                 match on_error.handle(error, policy, &asked.key, asked.missing) {
                     Outcome::Decided(reply) => reply,
                     Outcome::Pass => return Verdict::Go(self.uncounted(asked)),
+                    Outcome::Unavailable if policy.is_shadow() => {
+                        return Verdict::Go(self.uncounted(asked));
+                    }
                     Outcome::Unavailable => return Verdict::Refuse(Refusal::Unavailable),
                 }
             }
@@ -108,7 +111,7 @@ where
             };
             self.grant(admitted, policy, asked)
         } else {
-            Verdict::Refuse(limited(reply.decision, policy, asked))
+            self.deny(reply.decision, policy, asked)
         }
     }
 
@@ -187,6 +190,27 @@ where
         }
     }
 
+    /// What becomes of a request that is over the limit.
+    pub(super) fn deny(&self, decision: Decision, policy: &Policy, asked: &mut Asked) -> Verdict {
+        if !policy.is_shadow() {
+            return Verdict::Refuse(Refusal::Limited {
+                policy: policy.clone(),
+                decision,
+                joined: asked.joined.is_some(),
+            });
+        }
+        trace::unenforced(policy);
+        Verdict::Go(match asked.joined.take() {
+            Some(charge) => self.join(charge, Some(decision)),
+            None => Grant {
+                decision: Some(decision),
+                offer: Offer::Uncounted,
+                joined: false,
+                unserved: None,
+            },
+        })
+    }
+
     fn uncounted(&self, asked: &mut Asked) -> Grant {
         match asked.joined.take() {
             Some(charge) => self.join(charge, None),
@@ -197,14 +221,6 @@ where
                 unserved: None,
             },
         }
-    }
-}
-
-pub(super) fn limited(decision: Decision, policy: &Policy, asked: &Asked) -> Refusal {
-    Refusal::Limited {
-        policy: policy.clone(),
-        decision,
-        joined: asked.joined.is_some(),
     }
 }
 
@@ -231,7 +247,9 @@ where
         let layer = &shared.layer;
         let key = match layer.key.key(&request) {
             Ok(key) => key,
-            Err(_) if layer.skip_unkeyed => {
+            Err(_) if layer.skip_unkeyed => return self.skip(request),
+            Err(error) if layer.policy.fixed().is_some_and(Policy::is_shadow) => {
+                trace::refused(&Refusal::NoKey(error));
                 return self.skip(request);
             }
             Err(error) => return self.refuse(&request, Refusal::NoKey(error)),
@@ -256,7 +274,7 @@ where
                 return self.join(request, policy.into_owned(), asked, charge);
             }
         }
-        if layer.max_wait != MaxWait::NONE {
+        if layer.max_wait != MaxWait::NONE && !policy.is_shadow() {
             return self.wait(request, policy.into_owned(), asked);
         }
         let answer = layer

@@ -29,7 +29,10 @@ use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 /// stand, also with different quotas (tiers, or a quota that was changed: what was spent stays spent). A quota of another
 /// name, algorithm, window, anchor or unit is another limit.
 #[derive(Clone)]
-pub struct Policy(Arc<Inner>);
+pub struct Policy {
+    inner: Arc<Inner>,
+    is_shadow: bool,
+}
 
 struct Inner {
     name: Box<str>,
@@ -147,11 +150,15 @@ impl Policy {
     /// If the name is not 1 to 64 printable ASCII characters, another quota has it, or there are 8 already.
     pub fn try_and(self, name: &str, quota: Quota) -> Result<Self, PolicyError> {
         let had = self
-            .0
+            .inner
             .quotas
             .iter()
             .map(|named| (&*named.name, named.quota));
-        Self::try_of(&self.0.name, had.chain([(name, quota)]))
+        let made = Self::try_of(&self.inner.name, had.chain([(name, quota)]))?;
+        Ok(Self {
+            is_shadow: self.is_shadow,
+            ..made
+        })
     }
 
     /// A policy of 1 to 8 quotas, each with a name of its own.
@@ -186,24 +193,53 @@ impl Policy {
         if !(1..=MAX_QUOTAS).contains(&made.len()) {
             return Err(PolicyError::Count(made.len()));
         }
-        Ok(Self(Arc::new(Inner {
+        let inner = Inner {
             name: name.into(),
             quotas: made,
             memos: [const { OnceLock::new() }; 2],
-        })))
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            is_shadow: false,
+        })
+    }
+
+    /// The same policy, not enforced: a layer decides and charges as always, and lets every request through. To see what a limit
+    /// would do before it does.
+    ///
+    /// A request that would have been refused, or would have waited, goes on at once, charged nothing; its refusal is the
+    /// [`Decision`](crate::Decision) in the extensions of request and response, is told to `tracing` and `metrics`, and to clients by
+    /// a header field of its own if asked for ([`shadow_header`](crate::RateLimitLayer::shadow_header)); rate-limit fields are not sent.
+    /// A request without a key goes on too, unless the policy is picked for each request, and so does one without an answer of the
+    /// backend.
+    ///
+    /// It shares the state of the enforced policy of its name; give it another name to keep them apart. Without a layer nothing is
+    /// different: a [`Limiter`](crate::Limiter) tells the truth, and whoever asks it does as he likes.
+    #[must_use]
+    pub fn shadow(self) -> Self {
+        Self {
+            is_shadow: true,
+            ..self
+        }
+    }
+
+    /// Whether it is [not enforced](Self::shadow).
+    #[must_use]
+    pub const fn is_shadow(&self) -> bool {
+        self.is_shadow
     }
 
     /// The name: with a key it is what a bucket belongs to.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.inner.name
     }
 
     /// The quotas in order of declaration, at least one.
     #[must_use]
     #[inline]
     pub fn quotas(&self) -> &[NamedQuota] {
-        &self.0.quotas
+        &self.inner.quotas
     }
 
     /// Whether a turn can be reserved: the future of a window is not one number.
@@ -233,7 +269,7 @@ impl Policy {
     /// Whether it is the very same, and not one that looks like it.
     #[cfg(feature = "redis")]
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// What `make` makes of this policy for `floor`, made once. Each floor has one place, for one type.
@@ -242,7 +278,7 @@ impl Policy {
         floor: Floor,
         make: impl FnOnce(&Self) -> T,
     ) -> &T {
-        let made = self.0.memos[floor as usize].get_or_init(|| Box::new(make(self)));
+        let made = self.inner.memos[floor as usize].get_or_init(|| Box::new(make(self)));
         let made: &dyn Any = &**made;
         made.downcast_ref().expect("each floor has one type")
     }
@@ -276,10 +312,12 @@ impl NamedQuota {
     }
 }
 
-/// A policy is equal to another of the same name and quotas.
+/// A policy is equal to another of the same name and quotas, if both are enforced or neither is.
 impl PartialEq for Policy {
     fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name && self.0.quotas == other.0.quotas
+        self.inner.name == other.inner.name
+            && self.inner.quotas == other.inner.quotas
+            && self.is_shadow == other.is_shadow
     }
 }
 

@@ -1,4 +1,5 @@
-//! A policy in a configuration file: `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one.
+//! A policy in a configuration file: `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one; with `shadow: true`
+//! it is not enforced.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -16,6 +17,8 @@ struct Form {
     quota: Option<Quota>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     quotas: Vec<Named>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    shadow: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -39,6 +42,7 @@ impl Serialize for Policy {
             name,
             quota: None,
             quotas,
+            shadow: self.is_shadow(),
         }
         .serialize(serializer)
     }
@@ -50,11 +54,13 @@ impl<'de> Deserialize<'de> for Policy {
             name,
             quota,
             quotas,
+            shadow,
         } = Form::deserialize(deserializer)?;
         let single = quota.map(|quota| (name.clone(), quota));
         let all = single
             .into_iter()
             .chain(quotas.into_iter().map(|named| (named.name, named.quota)));
-        Self::try_of(&name, all).map_err(D::Error::custom)
+        let policy = Self::try_of(&name, all).map_err(D::Error::custom)?;
+        Ok(if shadow { policy.shadow() } else { policy })
     }
 }

@@ -71,6 +71,7 @@ impl Offer<'_> {
                 Charge::new(settler.into_owned(), policy, key, cost, admitted)
             }
             (Offer::Made(charge), _) => *charge,
+            (_, Some((policy, decision))) => Charge::noted(Policy::clone(policy), decision.clone()),
             _ => Charge::uncounted(),
         }
     }

@@ -14,6 +14,7 @@ use crate::semaphore::Permits;
 
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const SHADOW: HeaderName = HeaderName::from_static("x-ratelimit-shadow");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How clients are told of limits, beside the `Retry-After` of a refusal. The version of a draft is part of its name and never
@@ -90,6 +91,13 @@ impl Prepared {
                 }
             }
         }
+    }
+}
+
+/// Tells of a refusal that is not enforced.
+pub(super) fn write_shadow(policy: &Policy, headers: &mut HeaderMap) {
+    if let Ok(name) = HeaderValue::from_str(policy.name()) {
+        headers.append(SHADOW, name);
     }
 }
 

@@ -66,6 +66,7 @@ pub struct Http<F = Problem, H = NoHook> {
     pub(crate) format: HeaderFormat,
     pub(crate) on_redirects: bool,
     pub(crate) extensions: bool,
+    pub(crate) shadow_header: bool,
     pub(crate) body: F,
     pub(crate) hook: H,
 }
@@ -76,6 +77,7 @@ impl Default for Http {
             format: HeaderFormat::default(),
             on_redirects: false,
             extensions: true,
+            shadow_header: false,
             body: Problem(()),
             hook: NoHook,
         }
@@ -88,6 +90,7 @@ impl<F, H> Http<F, H> {
             format: self.format,
             on_redirects: self.on_redirects,
             extensions: self.extensions,
+            shadow_header: self.shadow_header,
             body,
             hook: self.hook,
         }
@@ -98,6 +101,7 @@ impl<F, H> Http<F, H> {
             format: self.format,
             on_redirects: self.on_redirects,
             extensions: self.extensions,
+            shadow_header: self.shadow_header,
             body: self.body,
             hook,
         }
@@ -259,13 +263,15 @@ where
                 }
             }
         }
-        let answer = answer.filter(|_| extensions || self.format != HeaderFormat::None);
+        let tells = extensions || self.format != HeaderFormat::None || self.shadow_header;
+        let answer = answer.filter(|_| tells);
         let told = answer.map(|(policy, decision)| Told {
             policy: policy.clone(),
             decision,
             format: self.format,
             on_redirects: self.on_redirects,
             extensions,
+            shadow_header: self.shadow_header,
             depth,
             joined,
         });
@@ -354,6 +360,7 @@ struct Told {
     format: HeaderFormat,
     on_redirects: bool,
     extensions: bool,
+    shadow_header: bool,
     /// That of the charge, if others can join it.
     depth: Option<usize>,
     joined: bool,
@@ -369,7 +376,12 @@ impl Told {
             // By a layer further in, which knows the whole charge.
             (decision, in_fields) = (said.decision, said.in_fields);
         }
+        let is_shadow = self.policy.is_shadow();
+        if is_shadow && self.shadow_header && !decision.is_allowed() {
+            headers::write_shadow(&self.policy, response.headers_mut());
+        }
         if self.format != HeaderFormat::None
+            && !is_shadow
             && !in_fields
             && speaks_on(response.status(), self.on_redirects)
             && !grpc::is_grpc(response.headers())

@@ -13,6 +13,7 @@ mod remote;
 mod routes;
 #[cfg(feature = "axum")]
 mod settling;
+mod shadow;
 mod support;
 #[cfg(feature = "axum")]
 mod waiting;

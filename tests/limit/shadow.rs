@@ -1,0 +1,185 @@
+//! A policy that is not enforced: it decides, charges and tells, and every request passes.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use tower::{Layer, Service};
+use tower_sluice::key::Header;
+use tower_sluice::{
+    Charge, Decision, Global, Key, MaxWait, MemoryBackend, OnBackendError, Policy, Quota,
+    RateLimitLayer, RetryAfter,
+};
+
+use crate::remote::Remote;
+use crate::support::{
+    Memory, Seen, USER, ask, from, hello, memory, now, seen, spent, two_a_minute,
+};
+
+fn shadow() -> RateLimitLayer<Header, Memory> {
+    RateLimitLayer::new(two_a_minute().shadow(), Header::new(USER), memory())
+}
+
+/// Answers whether the request was within its limit, and what it costs in the end.
+fn sees() -> impl Service<Request<()>, Response = Response<String>, Error = Infallible> + Clone {
+    tower::service_fn(async |request: Request<()>| {
+        let charge = request.extensions().get::<Charge>().expect("it is there");
+        let allowed = charge.decision().map(|decision| decision.is_allowed());
+        let settled = charge.settle(2).await.is_ok();
+        Ok(Response::new(format!("{allowed:?} {settled}")))
+    })
+}
+
+#[test]
+fn every_request_passes_and_the_decision_says_which_would_not() {
+    let backend = memory();
+    let policy = Policy::new("api", Quota::per_minute(4)).shadow();
+    let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
+    let mut service = layer.shadow_header(true).layer(sees());
+    for round in 0..5 {
+        let mut response = now(&mut service, from("ann")).expect("no error");
+        let decision = response.extensions_mut().remove::<Decision>();
+        let decision = decision.expect("it is there");
+        let passes = round < 2;
+        assert_eq!(
+            (response.status().as_u16(), decision.is_allowed()),
+            (200, passes)
+        );
+        let told: Vec<_> = response.headers().iter().collect();
+        if passes {
+            assert_eq!(told, []);
+        } else {
+            let wait = RetryAfter::In(Duration::from_secs(15));
+            assert_eq!(decision.retry_after(), Some(wait));
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert_eq!(response.headers()["x-ratelimit-shadow"], "api");
+        }
+        // What is settled of a request that would not have been served is not charged.
+        let body = Seen::of(response).now_or_never().expect("at once").body;
+        assert_eq!(body, format!("Some({passes}) {passes}"));
+    }
+    assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [4]);
+    // It is the state of the enforced policy of its name.
+    let policy = Policy::new("api", Quota::per_minute(4));
+    let enforced = RateLimitLayer::new(policy, Header::new(USER), backend);
+    assert_eq!(seen(&mut enforced.layer(hello()), from("ann")).status, 429);
+}
+
+#[test]
+fn nothing_is_told_unless_asked_for() {
+    let mut service = shadow().extensions(false).layer(hello());
+    for _ in 0..3 {
+        let response = now(&mut service, from("ann")).expect("no error");
+        assert_eq!(
+            (response.status().as_u16(), response.headers().len()),
+            (200, 0)
+        );
+        assert!(response.extensions().get::<Decision>().is_none());
+    }
+}
+
+#[test]
+fn nobody_waits() {
+    let mut service = shadow()
+        .wait(MaxWait::Unbounded)
+        .shadow_header(true)
+        .layer(hello());
+    let told = [(); 4].map(|()| {
+        seen(&mut service, from("ann"))
+            .lines("x-ratelimit-shadow")
+            .len()
+    });
+    assert_eq!(told, [0, 0, 1, 1]);
+}
+
+#[test]
+fn a_request_without_a_key_passes_too() {
+    assert_eq!(
+        seen(&mut shadow().layer(hello()), Request::new(())).status,
+        200
+    );
+    // Which policy it falls under cannot be said without its key.
+    let picked = shadow().policy_fn(|_, _| two_a_minute().shadow());
+    assert_eq!(
+        seen(&mut picked.layer(hello()), Request::new(())).status,
+        400
+    );
+}
+
+#[test]
+fn of_tiers_some_may_be_shadows() {
+    let (real, tried) = (two_a_minute(), two_a_minute().shadow());
+    let mut service = shadow()
+        .policy_fn(move |_, key| {
+            if key.as_bytes() == b"ann" {
+                tried.clone()
+            } else {
+                real.clone()
+            }
+        })
+        .layer(hello());
+    let mut statuses = |user| [(); 3].map(|()| seen(&mut service, from(user)).status.as_u16());
+    assert_eq!(statuses("ann"), [200; 3]);
+    assert_eq!(statuses("bob"), [200, 200, 429]);
+}
+
+#[tokio::test]
+async fn a_backend_that_fails_refuses_nobody() {
+    for remote in Remote::both() {
+        remote.fail(usize::MAX);
+        let policy = two_a_minute().shadow();
+        let layer = RateLimitLayer::new(policy, Global, remote);
+        let mut deny = layer
+            .clone()
+            .on_backend_error(OnBackendError::Deny)
+            .layer(hello());
+        assert_eq!(ask(&mut deny, Request::new(())).await.status, 200);
+        let local = OnBackendError::Fallback(MemoryBackend::new());
+        let mut falls_back = layer
+            .on_backend_error(local)
+            .shadow_header(true)
+            .layer(hello());
+        for told in [0, 0, 1] {
+            let seen = ask(&mut falls_back, Request::new(())).await;
+            assert_eq!(seen.status, 200);
+            assert_eq!(seen.lines("x-ratelimit-shadow").len(), told);
+        }
+    }
+}
+
+#[tokio::test]
+async fn layers_within_each_other_pass_everything_also_far_away() {
+    let backend = memory();
+    let policy = two_a_minute().shadow();
+    let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
+    let mut nested = layer.clone().layer(layer.clone().cost(2).layer(hello()));
+    for _ in 0..3 {
+        assert_eq!(seen(&mut nested, from("ann")).status, 200);
+    }
+    assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [2]);
+
+    let layer =
+        RateLimitLayer::new(policy, Global, Remote::far()).on_backend_error(OnBackendError::Deny);
+    let layer = layer.refund_on_disconnect().wait(Duration::from_secs(1));
+    let mut nested = layer.clone().layer(layer.cost(2).layer(hello()));
+    for _ in 0..3 {
+        assert_eq!(ask(&mut nested, Request::new(())).await.status, 200);
+    }
+}
+
+#[cfg(feature = "serde")]
+#[test]
+fn a_file_can_say_so() {
+    let text = r#"{"name":"api","quotas":[{"name":"api","quota":"2/m"}],"shadow":true}"#;
+    let policy: Policy = serde_json::from_str(text).expect("a policy");
+    assert!(policy.is_shadow() && policy == two_a_minute().shadow() && policy != two_a_minute());
+    let written = serde_json::to_string(&policy).expect("JSON");
+    assert_eq!(
+        serde_json::from_str::<Policy>(&written).expect("a policy"),
+        policy
+    );
+    let enforced = serde_json::to_string(&two_a_minute()).expect("JSON");
+    assert!(!enforced.contains("shadow"), "{enforced}");
+    assert!(policy.and("other", Quota::per_hour(9)).is_shadow());
+}
