@@ -36,6 +36,7 @@
 //! - `blocking`: the same limits from plain threads, without a runtime.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
+//! - `metrics`: counters, gauges and histograms for the `metrics` facade: [`metrics`](crate::metrics).
 //! - `tracing`: an event for each refusal, one at level error if the server is set up wrongly, and one whenever Redis is given
 //!   up or taken back.
 //!
@@ -72,11 +73,13 @@ mod head;
 pub mod key;
 pub mod limit;
 pub mod limiter;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 pub mod policy;
 pub mod quota;
+mod report;
 pub mod response;
 pub mod semaphore;
-mod trace;
 pub mod wait;
 
 pub use self::backend::{AnyBackend, MemoryBackend, OnBackendError};

@@ -62,6 +62,7 @@ use crate::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::report;
 use crate::wait::{self, MaxWait};
 
 /// Limits keys by one policy. Clones are cheap; limiters of one backend and policy name share their buckets, with each other
@@ -111,7 +112,9 @@ impl<B: Backend> Limiter<B> {
     ///
     /// If the backend gave no answer; one in memory always does.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
-        self.ask(Op::Check(cost.into()), key).await
+        let reply = self.ask(Op::Check(cost.into()), key).await?;
+        report::answered(&self.policy, reply.decision.is_allowed());
+        Ok(reply)
     }
 
     /// Spends `cost` tokens of `key` now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: first
@@ -148,7 +151,9 @@ impl<B: Backend> Limiter<B> {
         max_wait: Duration,
     ) -> Result<Reply, B::Error> {
         let cost = cost.into();
-        self.ask(Op::Reserve { cost, max_wait }, key).await
+        let reply = self.ask(Op::Reserve { cost, max_wait }, key).await?;
+        report::answered(&self.policy, reply.decision.is_allowed());
+        Ok(reply)
     }
 
     /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`: under a policy of buckets in a turn that is reserved
@@ -171,8 +176,8 @@ impl<B: Backend> Limiter<B> {
         max_wait: impl Into<MaxWait>,
     ) -> Result<Charge, Rejected<B::Error>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
-        let admitted =
-            wait::until_allowed(&self.backend, &self.policy, key, cost, max_wait).await?;
+        let waited = wait::until_allowed(&self.backend, &self.policy, key, cost, max_wait).await;
+        let admitted = wait::told(&self.policy, waited)?;
         let settler = Arc::new(self.backend.clone());
         let (policy, key) = (self.policy.clone(), key.clone());
         Ok(Charge::new(settler, policy, key, cost, admitted))
@@ -355,6 +360,8 @@ impl<C: Clock> Limiter<MemoryBackend<C>> {
     /// [`check`](Self::check) without `async`: memory decides at once and cannot fail.
     #[inline]
     pub fn check_now(&self, key: &Key, cost: impl Into<Cost>) -> Reply {
-        self.backend.check(&self.policy, key, cost.into())
+        let reply = self.backend.check(&self.policy, key, cost.into());
+        report::answered(&self.policy, reply.decision.is_allowed());
+        reply
     }
 }

@@ -49,6 +49,7 @@ use crate::key::Key;
 use crate::limiter::Rejected;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::report;
 
 /// The longest wait that is accepted. To wait without bound is a choice of its own, never a default and never 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,6 +187,22 @@ pub(crate) fn kept<B: Backend>(
 ) -> Wait<B::Error> {
     let kept = Kept::new(reply, backend, policy, key);
     Box::pin(async move { allowed(kept.await.map_err(Rejected::Backend)?, Duration::ZERO) })
+}
+
+/// Tells of the outcome of a wait without a layer.
+pub(crate) fn told<E>(
+    policy: &Policy,
+    outcome: Result<Admitted, Rejected<E>>,
+) -> Result<Admitted, Rejected<E>> {
+    match &outcome {
+        Ok(admitted) => {
+            report::answered(policy, true);
+            report::waited(admitted.waited, policy);
+        }
+        Err(Rejected::Denied(_)) => report::answered(policy, false),
+        Err(Rejected::Backend(_)) => {}
+    }
+    outcome
 }
 
 /// Waits until `cost` is allowed, or finds out that it will not be in time.

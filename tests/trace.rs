@@ -172,7 +172,7 @@ fn a_permit_that_is_refused_waited_for_or_lost_is_told() {
         lines,
         [
             "DEBUG message=request refused: too many in flight permits=\"exports\"",
-            "DEBUG message=request has a permit after a wait waited=2s permits=\"exports\"",
+            "DEBUG message=a permit was given after a wait waited=2s permits=\"exports\"",
             "WARN message=a permit was lost: its lease could not be renewed permits=\"exports\"",
         ]
     );

@@ -26,7 +26,6 @@ pub mod memory;
 #[cfg(feature = "redis")]
 pub mod redis;
 mod resilient;
-mod trace;
 
 use std::time::Duration;
 

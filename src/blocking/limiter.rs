@@ -9,6 +9,7 @@ use crate::key::Key;
 use crate::limiter::Rejected;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::report;
 use crate::wait::{self, MaxWait};
 
 /// Limits keys by one policy, from plain threads. Clones are cheap; limiters of one backend and policy name share their
@@ -72,7 +73,9 @@ impl<B: Backend> Limiter<B> {
     ///
     /// If the backend gave no answer; one in memory always does.
     pub fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
-        self.ask(Op::Check(cost.into()), key)
+        let reply = self.ask(Op::Check(cost.into()), key)?;
+        report::answered(&self.policy, reply.decision.is_allowed());
+        Ok(reply)
     }
 
     /// Makes `call` if `cost` tokens of `key` can be spent, and returns what it returns.
@@ -121,7 +124,7 @@ impl<B: Backend> Limiter<B> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let backend = Blocking(self.backend.clone());
         let wait = wait::until_allowed(&backend, &self.policy, key, cost, max_wait);
-        let admitted = park::block_on(wait)?;
+        let admitted = wait::told(&self.policy, park::block_on(wait))?;
         let (policy, key) = (self.policy.clone(), key.clone());
         Ok(Charge::new(Arc::new(backend), policy, key, cost, admitted))
     }
@@ -166,7 +169,9 @@ impl<B: Backend> Limiter<B> {
         max_wait: Duration,
     ) -> Result<Reply, B::Error> {
         let cost = cost.into();
-        self.ask(Op::Reserve { cost, max_wait }, key)
+        let reply = self.ask(Op::Reserve { cost, max_wait }, key)?;
+        report::answered(&self.policy, reply.decision.is_allowed());
+        Ok(reply)
     }
 
     /// Gives a turn of `key` up, before going on. Whether its charge went back; if somebody stands behind it the turn passes

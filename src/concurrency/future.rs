@@ -10,9 +10,9 @@ use tower_service::Service;
 use super::SemaphoreLayer;
 use crate::backend::{HandlesFailure, NoAnswer};
 use crate::key::{Key, KeyExtractor};
+use crate::report::{self, Outcome};
 use crate::response::{CarryPermit, Refusal};
 use crate::semaphore::{Backend, NoPermit, Permit, Permits, Semaphore};
-use crate::trace;
 use crate::wait::{Bound, MaxWait};
 
 pin_project! {
@@ -104,7 +104,7 @@ pub(super) fn refuse<Req, Res, Err, R: CarryPermit<Req, Res, Err>>(
     request: &Req,
     refusal: Refusal,
 ) -> Result<R::Response, R::Error> {
-    trace::refused(&refusal);
+    report::refused(&refusal);
     reject.refuse(request, refusal)
 }
 
@@ -147,7 +147,7 @@ where
     ) -> StateOf<I, Req, K, S, W, F, R, P> {
         let error = match acquired {
             Ok(permit) => {
-                trace::held(&permit);
+                report::permit(&self.permits, Outcome::Allowed);
                 self.permit = Some(permit);
                 return self.go();
             }
@@ -161,14 +161,18 @@ where
             }
             Err(NoPermit::Backend(error)) => error,
         };
-        trace::no_permit(&error, &self.permits);
+        report::no_permit(&error, &self.permits);
         let lobby = self.layer.semaphore.backend().lobby();
         match self.layer.on_error.without_answer(&error) {
             NoAnswer::Pass => {
+                report::permit(&self.permits, Outcome::Passed);
                 lobby.let_in();
                 self.go()
             }
-            NoAnswer::Refuse => self.refuse(Refusal::Unavailable),
+            NoAnswer::Refuse => {
+                report::permit(&self.permits, Outcome::Unavailable);
+                self.refuse(Refusal::Unavailable)
+            }
             NoAnswer::Ask(local) => {
                 let local = Semaphore::new(self.permits.clone(), local.clone());
                 let left = self.bound.map_or(MaxWait::NONE, |bound| bound.left(lobby));

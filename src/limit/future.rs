@@ -14,8 +14,8 @@ use crate::decision::{Decision, Snapshot};
 use crate::limiter::Rejected;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::report;
 use crate::response::{Granted, Refusal, Reject};
-use crate::trace;
 use crate::wait::{self, Bound, Wait};
 
 pin_project! {
@@ -218,7 +218,7 @@ where
             Err(Rejected::Denied(decision)) => shared.deny(decision, policy, asked),
             Err(Rejected::Backend(error)) => {
                 if let (Some(bound), Some(local)) = (*bound, shared.layer.on_error.fallback()) {
-                    trace::failed(&error, policy);
+                    report::failed(&error, policy);
                     asked.fall_back(policy);
                     let left = bound.left(shared.layer.backend.lobby());
                     let wait = wait::begin_local(local, policy, &asked.key, asked.missing, left);
@@ -362,7 +362,7 @@ where
     }
 
     fn answer(self, refusal: Refusal) -> StateOf<S, Req, K, B, C, F, R, P> {
-        trace::refused(&refusal);
+        report::refused(&refusal);
         let result = self.shared.layer.reject.refuse(&self.request, refusal);
         let result = Some(result);
         State::Done { result }

@@ -16,8 +16,8 @@ use crate::decision::Decision;
 use crate::key::{Key, KeyExtractor};
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::report;
 use crate::response::{Granted, Offer, Refusal, Reject};
-use crate::trace;
 use crate::wait::{self, Bound, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
@@ -90,16 +90,19 @@ where
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
-                trace::failed(&error, policy);
+                report::failed(&error, policy);
                 let on_error = &self.layer.on_error;
                 asked.fall_back(policy);
                 match on_error.handle(error, policy, &asked.key, asked.missing) {
                     Outcome::Decided(reply) => reply,
-                    Outcome::Pass => return Verdict::Go(self.uncounted(asked)),
-                    Outcome::Unavailable if policy.is_shadow() => {
+                    Outcome::Unavailable if !policy.is_shadow() => {
+                        report::decided(policy, report::Outcome::Unavailable);
+                        return Verdict::Refuse(Refusal::Unavailable);
+                    }
+                    Outcome::Pass | Outcome::Unavailable => {
+                        report::decided(policy, report::Outcome::Passed);
                         return Verdict::Go(self.uncounted(asked));
                     }
-                    Outcome::Unavailable => return Verdict::Refuse(Refusal::Unavailable),
                 }
             }
         };
@@ -122,7 +125,8 @@ where
         policy: &Policy,
         asked: &mut Asked,
     ) -> Verdict {
-        trace::waited(admitted.waited, policy);
+        report::decided(policy, report::Outcome::Allowed);
+        report::waited(admitted.waited, policy);
         if let Some(charge) = asked.joined.take() {
             if asked.elsewhere {
                 // It cannot be given back where the charge lies.
@@ -199,7 +203,7 @@ where
                 joined: asked.joined.is_some(),
             });
         }
-        trace::unenforced(policy);
+        report::decided(policy, report::Outcome::Shadow);
         Verdict::Go(match asked.joined.take() {
             Some(charge) => self.join(charge, Some(decision)),
             None => Grant {
@@ -249,7 +253,7 @@ where
             Ok(key) => key,
             Err(_) if layer.skip_unkeyed => return self.skip(request),
             Err(error) if layer.policy.fixed().is_some_and(Policy::is_shadow) => {
-                trace::refused(&Refusal::NoKey(error));
+                report::refused(&Refusal::NoKey(error));
                 return self.skip(request);
             }
             Err(error) => return self.refuse(&request, Refusal::NoKey(error)),
@@ -287,6 +291,7 @@ where
                     && asked.joined.is_none()
                     && !layer.refund_unserved =>
             {
+                report::decided(&policy, report::Outcome::Allowed);
                 let granted = Granted {
                     answer: Some((&policy, reply.decision)),
                     offer: Offer::New {
@@ -386,7 +391,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     {
         // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
         self.inner = self.inner.clone();
-        trace::refused(&refusal);
+        report::refused(&refusal);
         let result = Some(self.shared.layer.reject.refuse(request, refusal));
         ResponseFuture {
             state: State::Done { result },

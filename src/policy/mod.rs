@@ -38,7 +38,7 @@ struct Inner {
     name: Box<str>,
     quotas: Vec<NamedQuota>,
     /// What floors above prepare once for each policy; see `memo`.
-    memos: [OnceLock<Box<dyn Memo>>; 2],
+    memos: [OnceLock<Box<dyn Memo>>; FLOORS],
 }
 
 /// Which floor above has prepared something.
@@ -49,7 +49,12 @@ pub(crate) enum Floor {
     /// The one that keeps state in a store.
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Store,
+    /// The one that counts.
+    #[cfg(feature = "metrics")]
+    Metrics,
 }
+
+const FLOORS: usize = if cfg!(feature = "metrics") { 3 } else { 2 };
 
 /// Anything that leaves a policy as safe to share as it is without.
 trait Memo: Any + Send + Sync + UnwindSafe + RefUnwindSafe {}
@@ -196,7 +201,7 @@ impl Policy {
         let inner = Inner {
             name: name.into(),
             quotas: made,
-            memos: [const { OnceLock::new() }; 2],
+            memos: [const { OnceLock::new() }; FLOORS],
         };
         Ok(Self {
             inner: Arc::new(inner),

@@ -14,7 +14,7 @@ use super::{Backend, Op, PermitId, Permits};
 use crate::backend::{Answer, Fault, Lobby};
 use crate::decision::Decision;
 use crate::key::Key;
-use crate::trace;
+use crate::report;
 
 /// The right to be in flight. It is given back once: when it is dropped, by whatever way (a return, a panic, a future that is
 /// cancelled), or by [`release`](Self::release).
@@ -66,7 +66,7 @@ impl Ticket {
     /// Tells the holder.
     pub(super) fn lose(&self) {
         self.is_lost.store(true, SeqCst);
-        trace::lost(&self.permits);
+        report::lost(&self.permits);
         self.told.notify_waiters();
     }
 
@@ -87,12 +87,14 @@ impl Permit {
         decision: Decision,
         waited: Duration,
     ) -> Self {
-        Self {
+        let permit = Self {
             ticket,
             giver: Some(giver),
             decision,
             waited,
-        }
+        };
+        report::held(&permit);
+        permit
     }
 
     /// What names it.
@@ -154,6 +156,7 @@ impl Permit {
         let Some(giver) = self.giver.take() else {
             return Ok(false);
         };
+        report::given_back(&self.ticket.permits, self.ticket.weight);
         match giver.give(&self.ticket) {
             Given::Done(given) => given.map_err(ReleaseError),
             Given::UnderWay(answer) => match answer.await {
@@ -179,6 +182,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(giver) = self.giver.take() {
+            report::given_back(&self.ticket.permits, self.ticket.weight);
             drop(giver.give(&self.ticket));
         }
     }

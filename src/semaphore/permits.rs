@@ -116,6 +116,11 @@ impl Permits {
         &self.name
     }
 
+    #[cfg(feature = "metrics")]
+    pub(crate) fn shared_name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+
     /// How many permits each key has.
     #[must_use]
     pub fn capacity(&self) -> u32 {

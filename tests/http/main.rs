@@ -4,6 +4,8 @@
 mod charges;
 mod examples;
 mod in_flight;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod playground;
 #[cfg(feature = "redis")]
 mod redis;

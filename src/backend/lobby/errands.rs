@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
-use crate::backend::trace;
+use crate::report;
 
 /// The most errands at a time, those that give something back aside.
 const MOST: usize = 1_024;
@@ -139,7 +139,7 @@ impl Errands {
     /// Counts a failure.
     pub(crate) fn note(&self, fault: Fault) -> Fault {
         self.lost.fetch_add(1, Relaxed);
-        trace::errand_lost(&fault);
+        report::errand_lost(&fault);
         fault
     }
 }

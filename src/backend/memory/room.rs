@@ -2,6 +2,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crossbeam_utils::CachePadded;
 
+use crate::report;
+
 /// What all shards share: how many entries there may be, and what making room has cost.
 ///
 /// Relaxed throughout: the numbers carry no other memory, and each is changed in one step.
@@ -35,6 +37,7 @@ impl Room {
 
     pub(super) fn evicted(&self) {
         self.evictions.fetch_add(1, Relaxed);
+        report::evicted();
     }
 
     pub(super) fn looked_at(&self, entries: usize) {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::trace;
+use crate::backend::{BackendError, BackendErrorKind};
+use crate::report;
 
 /// Failures in a row that open the circuit.
 const MOST_FAILURES: u32 = 5;
@@ -54,7 +55,11 @@ impl Breaker {
     /// Whether nobody may ask now.
     #[inline]
     pub(super) fn refuses(&self) -> bool {
-        self.is_open() && Instant::now() < self.open.lock().until
+        let refuses = self.is_open() && Instant::now() < self.open.lock().until;
+        if refuses {
+            report::failure(&BackendError::new(BackendErrorKind::CircuitOpen));
+        }
+        refuses
     }
 
     /// `None` if Redis is to be left alone.
@@ -77,6 +82,14 @@ impl Breaker {
     }
 }
 
+impl Drop for Breaker {
+    fn drop(&mut self) {
+        if self.is_open() {
+            report::circuit_dropped();
+        }
+    }
+}
+
 impl Permit<'_> {
     /// Redis has answered.
     pub(super) fn succeeded(mut self) {
@@ -87,7 +100,7 @@ impl Permit<'_> {
         }
         if breaker.failures.swap(0, Ordering::Relaxed) >= MOST_FAILURES {
             breaker.open.lock().pause = FIRST_PAUSE;
-            trace::circuit_closed();
+            report::circuit_closed();
         }
     }
 
@@ -102,7 +115,7 @@ impl Permit<'_> {
         } else if breaker.failures.fetch_add(1, Ordering::Relaxed) + 1 == MOST_FAILURES {
             open.pause = FIRST_PAUSE;
             open.until = Instant::now() + open.pause;
-            trace::circuit_opened();
+            report::circuit_opened();
         }
     }
 }

@@ -21,7 +21,6 @@ mod semaphore;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;
-mod trace;
 mod trip;
 
 use std::fmt;

@@ -23,6 +23,7 @@ use super::source::Source;
 use super::trip::{Line, Outcome};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
+use crate::report;
 
 /// Attempts to write before others did.
 const MOST_ATTEMPTS: u32 = 12;
@@ -33,6 +34,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
 /// Does one request, within the time limit.
 pub(super) async fn deliver(line: &Line, request: &Request) -> Outcome {
+    let began = Instant::now();
+    let outcome = within_limit(line, request).await;
+    match &outcome {
+        Ok(_) => report::trip(began.elapsed()),
+        Err(error) => report::failure(error),
+    }
+    outcome
+}
+
+async fn within_limit(line: &Line, request: &Request) -> Outcome {
     let Source::Pool(connections) = &line.source else {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
             "a transaction needs a connection of its own: use a URL or a pool, or `Atomicity::Script`",

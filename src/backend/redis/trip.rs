@@ -1,7 +1,7 @@
 //! One trip to Redis: requests of one script as one EVALSHA, within the time limit, and never twice if it may have been done.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bb8_redis::redis::{ErrorKind, ServerErrorKind, Value};
 
@@ -12,6 +12,7 @@ use super::fault::{
 };
 use super::request::{Ask, Expiry};
 use super::source::{Lent, Source};
+use crate::report;
 
 /// What every trip needs.
 #[derive(Debug)]
@@ -39,8 +40,11 @@ impl Line {
     /// Does `requests`, which have the same script. There is one outcome for each.
     pub(super) async fn deliver<R: Ask>(&self, requests: &[R]) -> Vec<Outcome<R::Reply>> {
         let Some(permit) = self.breaker.admit() else {
-            return all(requests, &BackendError::new(BackendErrorKind::CircuitOpen));
+            let error = BackendError::new(BackendErrorKind::CircuitOpen);
+            requests.iter().for_each(|_| report::failure(&error));
+            return all(requests, &error);
         };
+        let began = Instant::now();
         let mut trip = Trip {
             line: self,
             requests,
@@ -66,10 +70,14 @@ impl Line {
             .collect();
         let failed =
             |outcome: &Outcome<R::Reply>| matches!(outcome, Err(error) if error.is_outage());
+        for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            report::failure(error);
+        }
         if outcomes.iter().all(failed) {
             permit.failed();
         } else {
             permit.succeeded();
+            report::trip(began.elapsed());
         }
         outcomes
     }

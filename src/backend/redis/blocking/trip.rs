@@ -12,6 +12,7 @@ use super::super::fault::{garbled, is_broken, is_read_only, is_refusal, of_redis
 use super::super::request::{Ask, Expiry};
 use super::super::trip::{MOST_REPEATS, Outcome, pause};
 use super::connections::{Connections, left};
+use crate::report;
 
 /// What every trip needs.
 pub(super) struct Line {
@@ -30,7 +31,12 @@ impl Line {
         };
         let deadline = Instant::now() + self.time_limit;
         let mut since = None;
+        let began = Instant::now();
         let outcome = self.go(request, deadline, &mut since);
+        match &outcome {
+            Ok(_) => report::trip(began.elapsed()),
+            Err(error) => report::failure(error),
+        }
         match &outcome {
             Err(error) if error.is_outage() => {
                 // Most of the time may have gone by while others had the connections, and not while Redis was asked: a crowd

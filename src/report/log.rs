@@ -1,11 +1,18 @@
+//! Events. What a server that is set up wrongly is told is at level error, once; what is lost or changes at warn or info, and what
+//! happens to single requests at debug.
+
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::backend::Fault;
+use crate::policy::Policy;
 use crate::response::Refusal;
+use crate::semaphore::{Permit, Permits};
 
 /// Tells the log of a refusal; keys do not get there. A server that is set up wrongly refuses every request: that is told
 /// once at level error, with the way out, and at level debug from then on.
-#[cfg(feature = "tracing")]
-pub(crate) fn refused(refusal: &Refusal) {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
+pub(super) fn refused(refusal: &Refusal) {
     static TOLD: AtomicBool = AtomicBool::new(false);
 
     match refusal {
@@ -27,74 +34,62 @@ pub(crate) fn refused(refusal: &Refusal) {
 }
 
 /// Tells the log of a refusal that is not enforced.
-#[cfg(feature = "tracing")]
-pub(crate) fn unenforced(policy: &crate::policy::Policy) {
+pub(super) fn unenforced(policy: &Policy) {
     tracing::debug!(
         policy = policy.name(),
         "request allowed by a shadow policy: over the limit"
     );
 }
 
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn unenforced(_: &crate::policy::Policy) {}
-
 /// Tells the log why a request is treated as chosen for a failing backend.
-#[cfg(feature = "tracing")]
-pub(crate) fn failed(error: &impl std::fmt::Display, policy: &crate::policy::Policy) {
+pub(super) fn failed(error: &impl Display, policy: &Policy) {
     tracing::debug!(%error, policy = policy.name(), "the backend gave no answer");
 }
 
 /// Tells the log of a request that goes on after a wait.
-#[cfg(feature = "tracing")]
-pub(crate) fn waited(waited: std::time::Duration, policy: &crate::policy::Policy) {
-    if !waited.is_zero() {
-        tracing::debug!(
-            ?waited,
-            policy = policy.name(),
-            "request allowed after a wait"
-        );
-    }
+pub(super) fn waited(waited: Duration, policy: &Policy) {
+    let policy = policy.name();
+    tracing::debug!(?waited, policy, "request allowed after a wait");
 }
 
 /// Tells the log of a request that goes on after a wait for a permit.
-#[cfg(feature = "tracing")]
-pub(crate) fn held(permit: &crate::semaphore::Permit) {
+pub(super) fn held(permit: &Permit) {
     let waited = permit.waited();
     if !waited.is_zero() {
         let permits = permit.permits().name();
-        tracing::debug!(?waited, permits, "request has a permit after a wait");
+        tracing::debug!(?waited, permits, "a permit was given after a wait");
     }
 }
 
 /// Tells the log why a request that asked for a permit is treated as chosen for a failing backend.
-#[cfg(feature = "tracing")]
-pub(crate) fn no_permit(error: &impl std::fmt::Display, permits: &crate::semaphore::Permits) {
+pub(super) fn no_permit(error: &impl Display, permits: &Permits) {
     tracing::debug!(%error, permits = permits.name(), "the backend gave no answer");
 }
 
 /// Tells the log of a permit whose lease was lost: somebody else may be in its holder's place.
-#[cfg(feature = "tracing")]
-pub(crate) fn lost(permits: &crate::semaphore::Permits) {
+pub(super) fn lost(permits: &Permits) {
     tracing::warn!(
         permits = permits.name(),
         "a permit was lost: its lease could not be renewed"
     );
 }
 
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn held(_: &crate::semaphore::Permit) {}
+/// Tells the log of what is done for nobody's answer, and was not.
+pub(super) fn errand_lost(fault: &Fault) {
+    tracing::debug!(
+        ?fault,
+        "a settlement, or a turn that was given up, was not written down"
+    );
+}
 
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn no_permit<E>(_: &E, _: &crate::semaphore::Permits) {}
+#[cfg(feature = "redis")]
+pub(super) fn circuit_opened() {
+    tracing::warn!(
+        "Redis fails: it is left alone, and requests are treated as chosen for a failing backend"
+    );
+}
 
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn lost(_: &crate::semaphore::Permits) {}
-
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn waited(_: std::time::Duration, _: &crate::policy::Policy) {}
-
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn failed<E>(_: &E, _: &crate::policy::Policy) {}
-
-#[cfg(not(feature = "tracing"))]
-pub(crate) fn refused(_: &Refusal) {}
+#[cfg(feature = "redis")]
+pub(super) fn circuit_closed() {
+    tracing::info!("Redis answers again");
+}

@@ -1,0 +1,241 @@
+//! What is counted, read back from a recorder of each test's own.
+
+#[allow(dead_code, reason = "for all tests of layers")]
+#[path = "limit/support.rs"]
+mod layers;
+#[cfg(feature = "redis")]
+mod support;
+
+use std::time::Duration;
+
+use http::Request;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tower::Layer;
+use tower_sluice::backend::Backend as _;
+use tower_sluice::clock::ManualClock;
+use tower_sluice::{
+    Global, Header, Key, Limiter, MaxWait, MemoryBackend, MemorySemaphore, Permits, Policy, Quota,
+    RateLimitLayer, Semaphore, SemaphoreLayer,
+};
+
+use crate::layers::{USER, ask, clock, from, hello, memory, others, seen, two_a_minute};
+
+/// The lines that a recorder shows after `run`.
+fn counted(run: impl AsyncFnOnce()) -> Vec<String> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        tower_sluice::metrics::describe();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        runtime.block_on(run());
+    });
+    let lines = recorder.handle().render();
+    lines.lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_counted(lines: &[String], expected: &[&str]) {
+    for line in expected {
+        assert!(lines.iter().any(|own| own == line), "{line}\n{lines:#?}");
+    }
+}
+
+#[test]
+fn each_decision_of_a_layer_is_counted_once() {
+    let lines = counted(async || {
+        let layer = RateLimitLayer::new(two_a_minute(), Header::new(USER), memory());
+        let mut service = layer.clone().layer(hello());
+        for _ in 0..5 {
+            ask(&mut service, from("ann")).await;
+        }
+        ask(&mut service, Request::new(())).await;
+        let mut shadow = layer.with_policy(two_a_minute().shadow()).layer(hello());
+        ask(&mut shadow, from("ann")).await;
+        ask(&mut shadow, from("bob")).await;
+    });
+    assert_counted(
+        &lines,
+        &[
+            "sluice_decisions_total{policy=\"api\",outcome=\"allowed\"} 3",
+            "sluice_decisions_total{policy=\"api\",outcome=\"denied\"} 3",
+            "sluice_decisions_total{policy=\"api\",outcome=\"shadow\"} 1",
+            "sluice_unkeyed_total 1",
+        ],
+    );
+    let shown = lines.concat();
+    assert!(!shown.contains("ann") && !shown.contains("bob"), "no keys");
+}
+
+#[test]
+fn what_is_asked_without_a_layer_is_counted_too_and_looks_are_not() {
+    let lines = counted(async || {
+        let limiter = Limiter::new(two_a_minute(), memory());
+        let ann = Key::from("ann");
+        limiter.peek(&ann).await.expect("memory");
+        let _ = limiter.check_now(&ann, 1);
+        let _ = limiter.check(&ann, 1).await;
+        assert!(limiter.admit(&ann, 1).await.is_err());
+        limiter.penalty(&ann, 1).await.expect("memory");
+        #[cfg(feature = "blocking")]
+        {
+            let blocking = tower_sluice::blocking::Limiter::new(two_a_minute(), memory());
+            assert!(blocking.admit(&ann, 2).is_ok());
+            let _ = blocking.check(&ann, 1);
+        }
+    });
+    let (allowed, denied) = if cfg!(feature = "blocking") {
+        (3, 2)
+    } else {
+        (2, 1)
+    };
+    assert_counted(
+        &lines,
+        &[
+            &format!("sluice_decisions_total{{policy=\"api\",outcome=\"allowed\"}} {allowed}"),
+            &format!("sluice_decisions_total{{policy=\"api\",outcome=\"denied\"}} {denied}"),
+        ],
+    );
+}
+
+/// Waits for `number` sleepers, and then lets time pass.
+async fn pass(clock: &ManualClock, number: usize, span: Duration) {
+    while clock.sleepers() < number {
+        others().await;
+    }
+    clock.advance(span);
+}
+
+#[test]
+fn waits_are_measured_and_permits_in_use_known() {
+    let lines = counted(async || {
+        let (clock, second) = (clock(), Duration::from_secs(1));
+        let backend = MemoryBackend::builder().clock(clock.clone()).build();
+        let policy = Policy::new("api", Quota::per_minute(30).burst(1));
+        let layer = RateLimitLayer::new(policy, Global, backend).wait(MaxWait::of(3 * second));
+        let mut service = layer.layer(hello());
+        ask(&mut service, Request::new(())).await;
+        tokio::join!(
+            ask(&mut service, Request::new(())),
+            pass(&clock, 1, 2 * second)
+        );
+
+        let memory = MemorySemaphore::builder().clock(clock.clone()).build();
+        let permits = Permits::new("exports", 3);
+        let semaphore = Semaphore::new(permits.clone(), memory.clone());
+        let key = Key::from("global");
+        let held = semaphore.try_acquire(&key, 2).await.expect("free");
+        let other = semaphore.try_acquire(&key, 1).await.expect("free");
+        let layer = SemaphoreLayer::new(permits, Global, memory);
+        assert_eq!(
+            seen(&mut layer.clone().layer(hello()), Request::new(())).status,
+            503
+        );
+        let mut waits = layer.wait(3 * second).layer(hello());
+        tokio::join!(ask(&mut waits, Request::new(())), async {
+            others().await;
+            clock.advance(second);
+            drop(other);
+        });
+        std::mem::forget(held);
+    });
+    assert_counted(
+        &lines,
+        &[
+            "sluice_decisions_total{policy=\"api\",outcome=\"allowed\"} 2",
+            "sluice_wait_seconds_sum{policy=\"api\"} 2",
+            "sluice_wait_seconds_count{policy=\"api\"} 1",
+            "sluice_permits_total{permits=\"exports\",outcome=\"denied\"} 1",
+            "sluice_permits_total{permits=\"exports\",outcome=\"allowed\"} 1",
+            "sluice_permit_wait_seconds_sum{permits=\"exports\"} 1",
+            "sluice_permits_in_use{permits=\"exports\"} 2",
+        ],
+    );
+}
+
+#[test]
+fn evictions_and_lost_leases_are_counted() {
+    let lines = counted(async || {
+        let backend = MemoryBackend::builder()
+            .max_keys(std::num::NonZero::<usize>::MIN)
+            .build();
+        let limiter = Limiter::new(two_a_minute(), backend.clone());
+        for key in 0..3_u64 {
+            let _ = limiter.check_now(&Key::from(key), 1);
+        }
+        assert_eq!(backend.evictions(), 2);
+
+        let clock = clock();
+        let memory = MemorySemaphore::builder()
+            .clock(clock.clone())
+            .leases_end()
+            .build();
+        let semaphore = Semaphore::new(Permits::new("exports", 1), memory);
+        let held = semaphore.try_acquire(&Key::from("ann"), 1).await;
+        let held = held.expect("free");
+        others().await;
+        clock.advance(Duration::from_secs(30));
+        held.lost().await;
+    });
+    assert_counted(
+        &lines,
+        &[
+            "sluice_evictions_total 2",
+            "sluice_permits_lost_total{permits=\"exports\"} 1",
+            "sluice_permits_in_use{permits=\"exports\"} 0",
+        ],
+    );
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn how_redis_does_is_counted() {
+    use tower_sluice::{OnBackendError, RedisBackend, RedisSemaphore};
+
+    let lines = counted(async || {
+        let mut server = support::redis::RedisServer::start();
+        let redis = RedisBackend::connect(&server.url()).await.expect("it runs");
+        let layer = RateLimitLayer::new(two_a_minute(), Global, redis.clone());
+        let mut deny = layer
+            .clone()
+            .on_backend_error(OnBackendError::Deny)
+            .layer(hello());
+        let mut allow = layer.on_backend_error(OnBackendError::Allow).layer(hello());
+        assert_eq!(ask(&mut deny, Request::new(())).await.status, 200);
+
+        server.kill9();
+        for _ in 0..5 {
+            assert_eq!(ask(&mut deny, Request::new(())).await.status, 503);
+        }
+        assert_eq!(ask(&mut allow, Request::new(())).await.status, 200);
+        let semaphore = RedisSemaphore::new(&redis);
+        let layer = SemaphoreLayer::new(Permits::new("exports", 1), Global, semaphore);
+        let mut allow = layer
+            .clone()
+            .on_backend_error(OnBackendError::Allow)
+            .layer(hello());
+        assert_eq!(ask(&mut allow, Request::new(())).await.status, 200);
+        let mut deny = layer.on_backend_error(OnBackendError::Deny).layer(hello());
+        assert_eq!(ask(&mut deny, Request::new(())).await.status, 503);
+        let lost = redis.lobby().lost_errands();
+        assert_eq!(lost, 0);
+        std::mem::forget(redis); // its circuit is open to the end
+    });
+    assert_counted(
+        &lines,
+        &[
+            "sluice_backend_seconds_count{backend=\"redis\"} 1",
+            "sluice_decisions_total{policy=\"api\",outcome=\"allowed\"} 1",
+            "sluice_decisions_total{policy=\"api\",outcome=\"unavailable\"} 5",
+            "sluice_decisions_total{policy=\"api\",outcome=\"passed\"} 1",
+            "sluice_permits_total{permits=\"exports\",outcome=\"passed\"} 1",
+            "sluice_permits_total{permits=\"exports\",outcome=\"unavailable\"} 1",
+            "sluice_open_circuits 1",
+        ],
+    );
+    let failures = "sluice_backend_failures_total{backend=\"redis\",kind=";
+    let failures = lines.iter().filter_map(|line| line.strip_prefix(failures));
+    let counts: u64 = failures
+        .filter_map(|line| line.split_once(' ')?.1.parse::<u64>().ok())
+        .sum();
+    assert!(counts >= 8, "{counts}: {lines:#?}");
+}
