@@ -36,7 +36,7 @@
 //! - `blocking`: the same limits from plain threads, without a runtime.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
-//! - `metrics`: counters, gauges and histograms for the `metrics` facade: [`metrics`](crate::metrics).
+//! - `metrics`: counters, gauges and histograms for the facade of that name; see the module `metrics`.
 //! - `tracing`: an event for each refusal, one at level error if the server is set up wrongly, and one whenever Redis is given
 //!   up or taken back.
 //!
