@@ -5,7 +5,8 @@
 --          µs waited already | how many ids | ids
 -- returns  of each operation: { retry 0 acquired, -1 never, else µs | remaining | reset in µs | weight that stands in front |
 --          of each id of a renewal or release: 1 it lasted, 0 it was over }. Of one that failed: { -2 | why }
--- writes   nothing for a look; a refusal only drops what is over. What is kept expires a second after the last lease
+-- writes   nothing for a look; a refusal drops what is over, and keeps the place of one who waits. What is kept expires a
+--          second after the last lease
 
 --@prelude
 -- Those who wait ask again sooner; who does not is forgotten after so long, in µs.
@@ -110,7 +111,8 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
     for index = 1, #places, 2 do
       local at, own, most, gone = struct.unpack('<i8i8i8i8', places[index + 1])
       if places[index] == id then
-        came = at
+        -- The sooner one: the clock may have gone back.
+        came = math.min(came, at)
       elseif gone <= now or gone > now + FORGOTTEN then
         redis.call('HDEL', line, places[index])
       else

@@ -9,6 +9,8 @@ mod outage;
 #[cfg(feature = "redis")]
 mod processes;
 #[cfg(feature = "redis")]
+mod script;
+#[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]
 mod support;
 #[cfg(feature = "blocking")]
