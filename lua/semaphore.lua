@@ -74,13 +74,11 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
   end
 
   if op == 'renew' then
-    local any = false
+    -- First, for it is done while memory is full, and after a first write all others are: nobody loses a permit by that.
+    keep()
     for index = 1, count do
-      local lasts = renew(ARGV[first + index])
-      answer[4 + index] = lasts and 1 or 0
-      any = any or lasts
+      answer[4 + index] = renew(ARGV[first + index]) and 1 or 0
     end
-    if any then keep() end
     return tell(redis.call('ZCARD', held) + sum)
   end
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use tower_sluice::backend::Answer;
+use smallvec::smallvec;
+use tower_sluice::backend::{Answer, BackendError};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{Backend, Op, PermitId, Reply};
-use tower_sluice::{Key, Permits, RedisBackend, RedisSemaphore};
+use tower_sluice::{Key, Permits, RedisBackend, RedisSemaphore, Semaphore};
 
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
@@ -16,12 +17,15 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-async fn ask(redis: &RedisSemaphore, permits: &Permits, op: Op) -> Reply {
-    let reply = match redis.ask(op, permits, &ann()) {
+async fn try_ask(redis: &RedisSemaphore, permits: &Permits, op: Op) -> Result<Reply, BackendError> {
+    match redis.ask(op, permits, &ann()) {
         Answer::Now(reply) => reply,
         Answer::Later(reply) => reply.await,
-    };
-    reply.expect("it answers")
+    }
+}
+
+async fn ask(redis: &RedisSemaphore, permits: &Permits, op: Op) -> Reply {
+    try_ask(redis, permits, op).await.expect("it answers")
 }
 
 /// One who has waited for so long.
@@ -64,4 +68,31 @@ async fn a_clock_that_goes_back_sends_nobody_who_waits_to_the_end_of_the_line() 
     assert!(!newcomer.decision.is_allowed() && newcomer.in_front == 2);
     let got = ask(&redis, &permits, wait(first, 3 * SECOND)).await;
     assert!(got.decision.is_allowed());
+}
+
+#[tokio::test]
+async fn while_memory_is_full_permits_are_renewed_and_given_back() {
+    let server = RedisServer::start();
+    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisSemaphore::new(&redis);
+    let permits = Permits::new("exports", 5);
+    let semaphore = Semaphore::new(permits.clone(), redis.clone());
+    let one = semaphore.try_acquire(&ann(), 2).await.expect("free");
+    let two = semaphore.try_acquire(&ann(), 3).await.expect("free");
+    let _ = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let renewed = ask(&redis, &permits, Op::Renew(smallvec![one.id(), two.id()])).await;
+    assert_eq!(renewed.lasting[..], [true, true]);
+    let full = semaphore.try_acquire(&ann(), 1).await;
+    assert!(full.expect_err("full").retry_after().is_some());
+    assert!(one.release().await.expect("it may"));
+    let free = Op::Acquire {
+        id: PermitId::random(),
+        weight: 1,
+    };
+    let why = try_ask(&redis, &permits, free)
+        .await
+        .expect_err("no memory");
+    assert!(why.to_string().contains("OOM"), "{why}");
+    assert!(two.release().await.expect("it may"));
+    assert!(server.keys().is_empty(), "{:?}", server.keys());
 }
