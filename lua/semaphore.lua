@@ -20,6 +20,11 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
   local latest = now + lease
   local sum = tonumber(redis.call('HGET', weights, 'sum') or 0)
   local answer = { 0, 0, 0, 0 }
+  -- Weights alone are what is left where somebody has deleted the holders: kept, they would count for as long as others come.
+  if sum > 0 and redis.call('ZCARD', held) == 0 then
+    sum = 0
+    if op ~= 'peek' then redis.call('DEL', weights) end
+  end
 
   local function forget_weight(id)
     local extra = sum > 0 and redis.call('HGET', weights, id)

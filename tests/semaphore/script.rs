@@ -96,3 +96,27 @@ async fn while_memory_is_full_permits_are_renewed_and_given_back() {
     assert!(two.release().await.expect("it may"));
     assert!(server.keys().is_empty(), "{:?}", server.keys());
 }
+
+#[tokio::test]
+async fn of_holders_that_somebody_deleted_no_weight_stays() {
+    let server = RedisServer::start();
+    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisSemaphore::new(&redis);
+    let permits = Permits::new("exports", 5);
+    let semaphore = Semaphore::new(permits.clone(), redis.clone());
+    let gone = semaphore.try_acquire(&ann(), 4).await.expect("free");
+    let _ = server.command(&["DEL", "{sluice:exports:rann}:p"]);
+    let look = semaphore.peek(&ann()).await.expect("it answers");
+    assert_eq!(look.remaining(), 5);
+    let all = semaphore
+        .try_acquire(&ann(), 5)
+        .await
+        .expect("all are free");
+    let renewed = ask(&redis, &permits, Op::Renew(smallvec![gone.id(), all.id()])).await;
+    assert_eq!(renewed.lasting[..], [false, true]);
+    assert!(!gone.release().await.expect("it answers"));
+    let look = semaphore.peek(&ann()).await.expect("it answers");
+    assert_eq!(look.remaining(), 0);
+    assert!(all.release().await.expect("it answers"));
+    assert!(server.keys().is_empty(), "{:?}", server.keys());
+}
