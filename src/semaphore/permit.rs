@@ -303,6 +303,8 @@ pub(super) struct Asking<'a, B: Backend> {
     id: PermitId,
     /// An answer under way.
     reply: Option<Pin<Box<B::Future>>>,
+    /// Where it was asked for.
+    runtime: Option<Handle>,
     /// Whether the backend may know of the id.
     is_known: bool,
 }
@@ -315,6 +317,7 @@ impl<'a, B: Backend> Asking<'a, B> {
             key,
             id: backend.new_id(),
             reply: None,
+            runtime: None,
             is_known: false,
         }
     }
@@ -339,10 +342,13 @@ impl<'a, B: Backend> Asking<'a, B> {
             }
             Answer::Later(reply) => self.reply.insert(Box::pin(reply)),
         };
-        let is_known = &mut self.is_known;
+        let (is_known, runtime) = (&mut self.is_known, &mut self.runtime);
         let reply = poll_fn(|cx| {
             // What was never polled has not been sent.
             *is_known = true;
+            if runtime.is_none() {
+                *runtime = self::runtime(None);
+            }
             reply.as_mut().poll(cx)
         })
         .await;
@@ -365,6 +371,7 @@ impl<B: Backend> Drop for Asking<'_, B> {
             return;
         }
         let lobby: &Lobby = self.backend.lobby();
+        let runtime = runtime(self.runtime.as_ref());
         let release = Op::Release(self.id);
         let Some(reply) = self.reply.take() else {
             match self.backend.ask(release, self.permits, self.key) {
@@ -379,7 +386,7 @@ impl<B: Backend> Drop for Asking<'_, B> {
                         backend.lobby().permits().released(&permits, &key);
                         done.map_err(Fault::of).map(drop)
                     };
-                    drop(lobby.run_at(runtime(None), give_up));
+                    drop(lobby.run_at(runtime, give_up));
                 }
             }
             return;
@@ -397,6 +404,6 @@ impl<B: Backend> Drop for Asking<'_, B> {
             backend.lobby().permits().released(&permits, &key);
             done.map_err(Fault::of).map(drop)
         };
-        drop(lobby.run_at(runtime(None), give_up));
+        drop(lobby.run_at(runtime, give_up));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -102,7 +101,7 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
         assert_eq!((lobby.waiters(), lobby.held_permits()), (0, 0));
         assert_eq!((lobby.lost_errands(), lobby.lost_permits()), (0, 0));
         let all = semaphore.try_acquire(&Key::from("ann"), 5).await;
-        drop(Arc::new(all.expect("all are free")));
+        assert!(all.is_ok(), "all are free");
     }
 }
 
@@ -132,4 +131,42 @@ async fn three_thousand_permits_that_end_together_are_all_given_back() {
     }
     assert_eq!((lobby.errands(), lobby.lost_errands()), (0, 0));
     assert!(server.keys().is_empty(), "{} are left", server.keys().len());
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn an_acquire_that_is_dropped_outside_of_its_runtime_is_given_back_in_it() {
+    use tower_sluice::{RedisBackend, RedisSemaphore};
+
+    let server = crate::support::redis::RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let builder = RedisBackend::builder().time_limit(Duration::from_secs(4));
+    let redis = runtime.block_on(builder.connect(server.url()));
+    let redis = RedisSemaphore::new(&redis.expect("it runs"));
+    let semaphore = Semaphore::new(Permits::new("exports", 1), redis);
+    let key = Key::from("ann");
+    assert!(runtime.block_on(semaphore.peek(&key)).is_ok());
+    server.pause();
+    let mut asked = Box::pin(semaphore.try_acquire(&key, 1));
+    let polled = async {
+        for _ in 0..20 {
+            let poll = poll_fn(|cx| Poll::Ready(asked.as_mut().poll(cx))).await;
+            assert!(poll.is_pending());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    runtime.block_on(polled);
+    drop(asked);
+    server.resume();
+    let lobby = semaphore.backend().lobby();
+    assert_eq!(lobby.lost_errands(), 0);
+    let since = std::time::Instant::now();
+    while lobby.errands() > 0 || !server.keys().is_empty() {
+        assert!(since.elapsed() < Duration::from_secs(10), "it stays");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
