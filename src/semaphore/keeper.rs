@@ -11,7 +11,7 @@ use std::time::Duration;
 use ahash::RandomState;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
 use super::permit::Ticket;
@@ -27,8 +27,6 @@ const MOST_TOGETHER: usize = 256;
 #[derive(Default)]
 pub(crate) struct Keeper {
     state: Mutex<State>,
-    /// Something is to be looked at sooner than was known.
-    sooner: Notify,
     lost: AtomicUsize,
 }
 
@@ -37,8 +35,8 @@ struct State {
     held: HashMap<PermitId, Held, RandomState>,
     /// When each is to be looked at, soonest first.
     due: BTreeSet<(Timestamp, PermitId)>,
-    /// Whether there is a task.
-    runs: bool,
+    /// The task, if there is one: by what it is told that something is to be looked at sooner than it knew.
+    task: Option<Arc<Notify>>,
     /// When it looks again.
     look: Timestamp,
 }
@@ -90,9 +88,27 @@ impl State {
         if let Some(held) = self.held.get_mut(&id) {
             self.due.remove(&(held.due, id));
             held.due = due;
-            held.ends = ends.unwrap_or(held.ends);
+            // An answer may come after the one to a later question.
+            held.ends = ends.map_or(held.ends, |ends| ends.max(held.ends));
             self.due.insert((due, id));
         }
+    }
+
+    /// A new task, if there is none or the one there is should have looked so long ago that nobody seems to drive its runtime
+    /// any more. That one ends when it looks again.
+    fn begin(&mut self, now: Timestamp, due: Timestamp, patience: Duration) -> Option<Arc<Notify>> {
+        if self.task.is_some() && now < self.look.after(patience) {
+            return None;
+        }
+        self.look = due;
+        self.task = Some(Arc::default());
+        self.task.clone()
+    }
+
+    /// Whether it is this task that renews.
+    fn is_of(&self, task: &Arc<Notify>) -> bool {
+        let own = self.task.as_ref();
+        own.is_some_and(|own| Arc::ptr_eq(own, task))
     }
 }
 
@@ -115,20 +131,20 @@ impl Keeper {
         let mut state = self.state.lock();
         state.insert(Arc::clone(ticket), due, ends);
         let is_sooner = due < state.look;
-        if !state.runs {
-            state.runs = true;
+        let now = backend.lobby().now();
+        if let Some(sooner) = state.begin(now, due, micros(permits, 6)) {
             drop(state);
             let runtime = super::permit::runtime(ticket.runtime.as_ref());
-            let task = Task::new(backend.clone(), runtime.as_ref());
+            let task = Task::new(backend.clone(), sooner, runtime.as_ref());
             match runtime {
                 _ if backend.blocks() => on_a_thread(task),
                 Some(runtime) => drop(runtime.spawn(task.run())),
-                // Nobody can renew it: it ends with its lease.
+                // Where others hold permits, perhaps; if nobody can renew it, it ends with its lease.
                 None => drop(task),
             }
-        } else if is_sooner {
+        } else if is_sooner && let Some(task) = state.task.clone() {
             drop(state);
-            self.sooner.notify_one();
+            task.notify_one();
         }
     }
 
@@ -137,11 +153,16 @@ impl Keeper {
         self.state.lock().remove(id);
     }
 
-    /// When to look next; `None`, and the task is over, if there is nothing to renew.
-    fn next_look(&self) -> Option<Timestamp> {
+    /// When this task looks next; `None`, and it is over, if there is nothing to renew or another one does it.
+    fn next_look(&self, task: &Arc<Notify>) -> Option<Timestamp> {
         let mut state = self.state.lock();
+        if !state.is_of(task) {
+            return None;
+        }
         let first = state.due.first().map(|(due, _)| *due);
-        state.runs = first.is_some();
+        if first.is_none() {
+            state.task = None;
+        }
         state.look = first.unwrap_or_default();
         first
     }
@@ -230,33 +251,33 @@ fn on_a_thread<B: Backend>(task: Task<B>) {
 /// The task that renews.
 struct Task<B: Backend> {
     backend: B,
+    sooner: Arc<Notify>,
     runtime: Option<Handle>,
-    has_begun: bool,
-    is_done: bool,
+    /// Runtimes that had ended before it could begin there.
+    ended: SmallVec<[runtime::Id; 1]>,
 }
 
 impl<B: Backend> Task<B> {
-    fn new(backend: B, runtime: Option<&Handle>) -> Self {
+    fn new(backend: B, sooner: Arc<Notify>, runtime: Option<&Handle>) -> Self {
         Self {
             backend,
+            sooner,
             runtime: runtime.cloned(),
-            has_begun: false,
-            is_done: false,
+            ended: SmallVec::new(),
         }
     }
 
     async fn run(mut self) {
-        self.has_begun = true;
+        self.ended.clear();
         let mut flights: Vec<Flight> = Vec::new();
         loop {
             let lobby = self.backend.lobby();
             let keeper = lobby.keeper();
-            let Some(look) = keeper.next_look() else {
-                self.is_done = true;
+            let Some(look) = keeper.next_look(&self.sooner) else {
                 return;
             };
             let mut sleep = lobby.sleep_until(look);
-            let mut sooner = std::pin::pin!(keeper.sooner.notified());
+            let mut sooner = std::pin::pin!(self.sooner.notified());
             poll_fn(|cx| {
                 let before = flights.len();
                 flights.retain_mut(|flight| match flight.as_mut().poll(cx) {
@@ -300,22 +321,28 @@ async fn renew<B: Backend>(backend: B, group: Group, asked: Timestamp) -> Renewe
 
 impl<B: Backend> Drop for Task<B> {
     fn drop(&mut self) {
-        if self.is_done {
-            return;
-        }
-        // The runtime ends. If others hold permits, theirs goes on; otherwise the next one who acquires begins anew.
         let keeper = self.backend.lobby().keeper();
         let mut state = keeper.state.lock();
-        let own = self.runtime.as_ref().map(Handle::id);
+        if !state.is_of(&self.sooner) {
+            return;
+        }
+        // The runtime ends. If others hold permits, the first one of theirs that lasts goes on; if none does, the next one who
+        // acquires begins anew.
+        let mut ended = std::mem::take(&mut self.ended);
+        ended.extend(self.runtime.as_ref().map(Handle::id));
         let others = state.held.values();
         let mut others = others.filter_map(|held| held.ticket.runtime.as_ref());
-        let other = others.find(|runtime| Some(runtime.id()) != own).cloned();
-        // One that was never begun came to a runtime that had ended, and may have come from another such.
-        let other = other.filter(|_| self.has_begun);
-        state.runs = other.is_some();
+        let other = others.find(|runtime| !ended.contains(&runtime.id()));
+        let other = other.cloned();
+        if other.is_none() {
+            state.task = None;
+        }
         drop(state);
         if let Some(other) = other {
-            other.spawn(Task::new(self.backend.clone(), Some(&other)).run());
+            let sooner = Arc::clone(&self.sooner);
+            let mut task = Self::new(self.backend.clone(), sooner, Some(&other));
+            task.ended = ended;
+            other.spawn(task.run());
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::settle;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
-struct Down;
+pub(crate) struct Down;
 
 impl std::fmt::Display for Down {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -29,16 +29,16 @@ impl std::error::Error for Down {}
 
 /// Memory with leases that can be down, and every renewal written down: when, and how many permits.
 #[derive(Clone)]
-struct Leases {
-    memory: MemorySemaphore<ManualClock>,
-    clock: ManualClock,
+pub(crate) struct Leases {
+    pub(crate) memory: MemorySemaphore<ManualClock>,
+    pub(crate) clock: ManualClock,
     start: Timestamp,
     is_down: Arc<AtomicBool>,
     renewals: Arc<Mutex<Vec<(Duration, usize)>>>,
 }
 
 impl Leases {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let start = Timestamp::from_micros(1_800_000_000_000_000);
         let clock = ManualClock::at(start);
         let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
@@ -51,13 +51,13 @@ impl Leases {
         }
     }
 
-    fn semaphore(&self, capacity: u32) -> Semaphore<Self> {
+    pub(crate) fn semaphore(&self, capacity: u32) -> Semaphore<Self> {
         let permits = Permits::new("exports", capacity).with_lease(12 * SECOND);
         Semaphore::new(permits, self.clone())
     }
 
     /// In steps, so that what wakes on the way does so in its time.
-    async fn pass(&self, span: Duration) {
+    pub(crate) async fn pass(&self, span: Duration) {
         let step = Duration::from_millis(100);
         let mut passed = Duration::ZERO;
         while passed < span {
@@ -271,33 +271,4 @@ async fn one_who_waits_gets_the_permit_of_a_lease_that_ends() {
     leases.pass(SECOND).await;
     let permit = waiter.await.expect("no panic").expect("it is over");
     assert!(permit.waited() >= 12 * SECOND);
-}
-
-#[test]
-fn the_permits_of_one_runtime_outlive_the_renewals_of_another() {
-    let leases = Leases::new();
-    let semaphore = leases.semaphore(2);
-    let make = || {
-        tokio::runtime::Builder::new_current_thread()
-            .build()
-            .expect("a runtime")
-    };
-    let (first, second) = (make(), make());
-    let key = Key::from("ann");
-    let one = first
-        .block_on(semaphore.try_acquire(&key, 1))
-        .expect("free");
-    let two = second
-        .block_on(semaphore.try_acquire(&key, 1))
-        .expect("free");
-    first.block_on(leases.pass(5 * SECOND));
-    drop(first);
-    second.block_on(leases.pass(30 * SECOND));
-    assert!(
-        !two.is_lost() && !one.is_lost(),
-        "the second one's runtime renews both"
-    );
-    second.block_on(async { drop((one, two)) });
-    second.block_on(settle());
-    assert_eq!(leases.memory.keys(), 0);
 }

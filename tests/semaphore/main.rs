@@ -8,6 +8,7 @@ mod line;
 mod outage;
 #[cfg(feature = "redis")]
 mod processes;
+mod runtimes;
 #[cfg(feature = "redis")]
 mod script;
 #[cfg(feature = "redis")]

@@ -1,0 +1,95 @@
+//! Runtimes that end, or that nobody drives any more, while permits of theirs and of others are held.
+
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tower_sluice::Key;
+use tower_sluice::backend::Lobby;
+use tower_sluice::semaphore::{Backend, Permit};
+
+use crate::leases::Leases;
+use crate::settle;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn make() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime")
+}
+
+fn acquire(leases: &Leases, runtime: &Runtime) -> Permit {
+    let semaphore = leases.semaphore(20);
+    let permit = runtime.block_on(semaphore.try_acquire(&Key::from("ann"), 1));
+    permit.expect("free")
+}
+
+/// All have lasted. They end in `runtime`, and nothing is left.
+fn all_end(leases: &Leases, runtime: &Runtime, held: Vec<Permit>) {
+    let semaphore = leases.semaphore(20);
+    let look = runtime.block_on(semaphore.peek(&Key::from("ann")));
+    let remaining = look.expect("it answers").remaining();
+    assert_eq!(remaining as usize, 20 - held.len(), "not all were renewed");
+    assert!(held.iter().all(|permit| !permit.is_lost()));
+    runtime.block_on(async {
+        drop(held);
+        settle().await;
+    });
+    let lobby: &Lobby = leases.lobby();
+    assert_eq!((lobby.held_permits(), lobby.lost_permits()), (0, 0));
+    assert_eq!(leases.memory.keys(), 0);
+}
+
+#[test]
+fn the_permits_of_one_runtime_outlive_the_renewals_of_another() {
+    let leases = Leases::new();
+    let (first, second) = (make(), make());
+    let (one, two) = (acquire(&leases, &first), acquire(&leases, &second));
+    first.block_on(leases.pass(5 * SECOND));
+    drop(first);
+    second.block_on(leases.pass(30 * SECOND));
+    all_end(&leases, &second, vec![one, two]);
+}
+
+#[test]
+fn renewals_go_on_in_the_one_runtime_that_lasts_however_many_have_ended() {
+    let leases = Leases::new();
+    let (first, last) = (make(), make());
+    let mut held = vec![acquire(&leases, &first)];
+    // Each ends at once.
+    held.extend((0..10).map(|_| acquire(&leases, &make())));
+    held.push(acquire(&leases, &last));
+    first.block_on(leases.pass(5 * SECOND));
+    drop(first);
+    last.block_on(leases.pass(30 * SECOND));
+    all_end(&leases, &last, held);
+}
+
+#[test]
+fn renewals_in_a_runtime_that_nobody_drives_are_taken_over_by_the_next_one_who_acquires() {
+    let leases = Leases::new();
+    let (still, driven) = (make(), make());
+    let mut held = vec![acquire(&leases, &still), acquire(&leases, &driven)];
+    // They should have been renewed after 4 s.
+    driven.block_on(leases.pass(8 * SECOND));
+    held.push(acquire(&leases, &driven));
+    driven.block_on(leases.pass(30 * SECOND));
+    // Not told to the task of before: a lease that is to be renewed sooner than all others.
+    let brief = leases
+        .semaphore(20)
+        .permits()
+        .clone()
+        .with_lease(3 * SECOND);
+    let brief = leases.semaphore(20).with(&brief);
+    let brief = driven.block_on(brief.try_acquire(&Key::from("bob"), 1));
+    driven.block_on(leases.pass(3 * SECOND / 2));
+    let look = driven.block_on(leases.semaphore(20).peek(&Key::from("bob")));
+    let told = look.expect("it answers").reset_after();
+    assert!(told > 3 * SECOND / 2, "it was renewed: {told:?}");
+    drop(brief);
+    // The task of before finds itself replaced.
+    still.block_on(settle());
+    driven.block_on(leases.pass(30 * SECOND));
+    all_end(&leases, &driven, held);
+    drop(still);
+}
