@@ -153,6 +153,17 @@ impl Keeper {
         self.state.lock().remove(id);
     }
 
+    /// Tells the holder if its lease is over by `now`, should the task not have had its turn since.
+    pub(super) fn look_at(&self, id: PermitId, now: Timestamp) {
+        let mut state = self.state.lock();
+        let is_over = state.held.get(&id).is_some_and(|held| held.ends <= now);
+        let over = is_over.then(|| state.remove(id)).flatten();
+        drop(state);
+        if let Some(held) = over {
+            self.lose(&held);
+        }
+    }
+
     /// When this task looks next; `None`, and it is over, if there is nothing to renew or another one does it.
     fn next_look(&self, task: &Arc<Notify>) -> Option<Timestamp> {
         let mut state = self.state.lock();

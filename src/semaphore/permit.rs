@@ -130,6 +130,9 @@ impl Permit {
     /// Whether its lease was lost: somebody else may be in its place.
     #[must_use]
     pub fn is_lost(&self) -> bool {
+        if let Some(giver) = &self.giver {
+            giver.look_at(&self.ticket);
+        }
         self.ticket.is_lost.load(SeqCst)
     }
 
@@ -245,6 +248,9 @@ impl Error for ReleaseError {
 pub(super) trait Giver: Send + Sync {
     /// Gives a permit back, in the background as soon as it takes time.
     fn give(&self, ticket: &Ticket) -> Given;
+
+    /// Sees whether its lease is over.
+    fn look_at(&self, ticket: &Ticket);
 }
 
 pub(super) enum Given {
@@ -253,6 +259,13 @@ pub(super) enum Given {
 }
 
 impl<B: Backend> Giver for B {
+    fn look_at(&self, ticket: &Ticket) {
+        if self.has_leases() {
+            let lobby = self.lobby();
+            lobby.keeper().look_at(ticket.id, lobby.now());
+        }
+    }
+
     fn give(&self, ticket: &Ticket) -> Given {
         let lobby = self.lobby();
         // First: what is given back is not renewed.

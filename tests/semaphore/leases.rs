@@ -272,3 +272,25 @@ async fn one_who_waits_gets_the_permit_of_a_lease_that_ends() {
     let permit = waiter.await.expect("no panic").expect("it is over");
     assert!(permit.waited() >= 12 * SECOND);
 }
+
+#[tokio::test]
+async fn a_holder_that_let_nothing_else_run_for_a_lease_sees_at_once_that_its_permit_is_lost() {
+    let leases = Leases::new();
+    let semaphore = leases.semaphore(1);
+    let permit = semaphore
+        .try_acquire(&Key::from("ann"), 1)
+        .await
+        .expect("free");
+    let mut lost = permit.lost();
+    assert!((&mut lost).now_or_never().is_none());
+    settle().await;
+    leases.clock.advance(12 * SECOND - SECOND / 100);
+    assert!(!permit.is_lost());
+    leases.clock.advance(SECOND / 100);
+    // Its task has not had its turn yet.
+    assert!(permit.is_lost());
+    assert!(lost.now_or_never().is_some());
+    settle().await;
+    assert_eq!(leases.lobby().lost_permits(), 1);
+    assert!(!permit.release().await.expect("it answers"));
+}
