@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::smallvec;
 use tower_sluice::backend::{Answer, BackendError};
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::semaphore::{Backend, Op, PermitId, Reply};
+use tower_sluice::semaphore::{Backend, MemorySemaphore, Op, PermitId, Reply};
 use tower_sluice::{Key, Permits, RedisBackend, RedisSemaphore, Semaphore};
 
 use crate::support::frozen::Frozen;
@@ -119,4 +119,40 @@ async fn of_holders_that_somebody_deleted_no_weight_stays() {
     assert_eq!(look.remaining(), 0);
     assert!(all.release().await.expect("it answers"));
     assert!(server.keys().is_empty(), "{:?}", server.keys());
+}
+
+/// More than the script looks at in one go.
+#[tokio::test]
+async fn of_hundreds_of_holders_redis_tells_when_enough_have_ended_as_memory_does() {
+    let server = RedisServer::start();
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let connection = Frozen::connect(&server.url(), &clock).await;
+    let builder = RedisBackend::builder().time_limit(20 * SECOND);
+    let redis = RedisSemaphore::new(&builder.from_connection(connection));
+    let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
+    let memory = memory.build();
+    let in_memory = |op: Op, permits: &Permits| match memory.ask(op, permits, &ann()) {
+        Answer::Now(Ok(reply)) => reply,
+        _ => unreachable!("memory answers at once"),
+    };
+    for weights in [1, 3] {
+        let permits = Permits::new(&format!("weights-{weights}"), 1_000);
+        let mut held = 0;
+        for number in 0..350 {
+            let weight = 1 + number % weights;
+            let id = PermitId::random();
+            let op = Op::Acquire { id, weight };
+            let expected = in_memory(op.clone(), &permits);
+            assert_eq!(ask(&redis, &permits, op).await, expected);
+            held += weight;
+            clock.advance(SECOND / 100);
+        }
+        for missing in [1, 2, 99, 100, 101, 199, 200, 201, 349, 350] {
+            let (id, weight) = (PermitId::random(), 1_000 - held + missing);
+            let op = Op::Acquire { id, weight };
+            let expected = in_memory(op.clone(), &permits);
+            assert!(!expected.decision.is_allowed());
+            assert_eq!(ask(&redis, &permits, op).await, expected, "{missing}");
+        }
+    }
 }
