@@ -8,6 +8,10 @@ mod line;
 mod outage;
 #[cfg(feature = "redis")]
 mod processes;
+mod properties;
+#[cfg(not(feature = "redis"))]
+#[path = "../support/property.rs"]
+mod property;
 mod runtimes;
 #[cfg(feature = "redis")]
 mod script;

@@ -1,0 +1,454 @@
+//! Random operations, on permits of random tiers, by a clock that goes both ways: memory and Redis answer what a model says that
+//! is as plain as the rules themselves.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use tokio::runtime::Runtime;
+use tower_sluice::backend::Answer;
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::semaphore::{Backend, MemorySemaphore, Op, PermitId, Reply};
+use tower_sluice::{Key, Permits, RetryAfter};
+
+#[cfg(not(feature = "redis"))]
+use crate::property::{Seen, try_all};
+#[cfg(feature = "redis")]
+use crate::support::property::{Seen, try_all};
+
+const SEEDS: &str = "tests/semaphore.proptest-regressions";
+/// A time in the year 2027, µs.
+const TODAY: i64 = 1_800_000_000_000_000;
+/// For so long a place in line is kept of one who does not ask, µs.
+const KEPT: i64 = 1_000_000;
+/// In Redis places in line are also forgotten by the time of this machine: after so long it cannot be compared any more.
+const MEASURABLE: Duration = Duration::from_secs(1);
+
+// -- What is done
+
+#[derive(Clone, Debug)]
+enum Does {
+    Acquire { id: u8, weight: u32 },
+    Wait { id: u8, weight: u32, waited: i64 },
+    Renew(Vec<u8>),
+    Release(u8),
+    Peek,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    /// µs since the last one, which may be later.
+    passed: i64,
+    does: Does,
+    capacity: u32,
+    /// µs
+    lease: i64,
+}
+
+/// By tiers of one name, each with leases of its own.
+fn lease() -> impl Strategy<Value = i64> + Clone {
+    prop::sample::select(vec![
+        100_000,
+        1_000_000,
+        1_000_001,
+        30_000_000,
+        86_400_000_000,
+    ])
+}
+
+fn passed() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        20 => Just(0),
+        40 => 0_i64..60_000,
+        2 => (lease(), -1_i64..=1).prop_map(|(lease, more)| lease + more),
+        2 => lease().prop_map(|lease| lease / 3),
+        2 => KEPT - 1..=KEPT + 1,
+        2 => -2_000_000_i64..0,
+        1 => -100_000_000_000_i64..0,
+    ]
+}
+
+fn weight() -> impl Strategy<Value = u32> {
+    prop_oneof![12 => Just(1_u32), 6 => 0_u32..7, 1 => Just(u32::MAX)]
+}
+
+fn does() -> impl Strategy<Value = Does> {
+    let waited = prop_oneof![Just(0), 0_i64..5_000_000];
+    prop_oneof![
+        5 => (0_u8..8, weight()).prop_map(|(id, weight)| Does::Acquire { id, weight }),
+        5 => (0_u8..8, weight(), waited)
+            .prop_map(|(id, weight, waited)| Does::Wait { id, weight, waited }),
+        3 => vec(0_u8..8, 1..5).prop_map(Does::Renew),
+        4 => (0_u8..8).prop_map(Does::Release),
+        1 => Just(Does::Peek),
+    ]
+}
+
+/// Mostly of one tier.
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let tier = (prop_oneof![9 => 1_u32..5, 1 => Just(65_535)], lease());
+    let other = prop::option::weighted(0.2, tier.clone());
+    let step = (passed(), does(), other);
+    (tier, vec(step, 1..60)).prop_map(|(usual, steps)| {
+        let of_tier = |(passed, does, other): (i64, Does, Option<(u32, i64)>)| {
+            let (capacity, lease) = other.unwrap_or(usual);
+            Step {
+                passed,
+                does,
+                capacity,
+                lease,
+            }
+        };
+        steps.into_iter().map(of_tier).collect()
+    })
+}
+
+// -- What it comes to
+
+#[derive(Debug, PartialEq, Eq)]
+struct Told {
+    is_allowed: bool,
+    /// µs; none for never
+    retry_after: Option<i64>,
+    remaining: u32,
+    reset_after: i64,
+    lasting: Vec<bool>,
+    in_front: u32,
+}
+
+/// What is expected of a backend.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    leases_end: bool,
+    /// Whether who waits is told of those in other processes.
+    has_line: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    came: i64,
+    weight: u32,
+    capacity: u32,
+    gone: i64,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    /// Weight, and end of the lease.
+    held: BTreeMap<u8, (u32, i64)>,
+    line: BTreeMap<u8, Place>,
+}
+
+impl Model {
+    fn told(&self, rules: Rules, now: i64, step: &Step) -> Told {
+        let lasts = |end: i64| !rules.leases_end || end > now;
+        let live: u64 = self
+            .held
+            .values()
+            .filter(|(_, end)| lasts(*end))
+            .map(|held| u64::from(held.0))
+            .sum();
+        let last = self.held.values().map(|held| held.1).max().unwrap_or(now);
+        Told {
+            is_allowed: true,
+            retry_after: Some(0),
+            remaining: step.capacity - u32::try_from(live).unwrap_or(u32::MAX).min(step.capacity),
+            reset_after: (last - now).clamp(0, step.lease),
+            lasting: Vec::new(),
+            in_front: 0,
+        }
+    }
+
+    /// How much has to end, or to enter, before this one has room; none if it has.
+    fn missing(&self, weight: u32, front: u32, capacity: u32) -> Option<i64> {
+        let live: i64 = self.held.values().map(|held| i64::from(held.0)).sum();
+        let missing = live + i64::from(front) + i64::from(weight) - i64::from(capacity);
+        (missing > 0).then_some(missing)
+    }
+
+    /// When so much has ended by itself, or all.
+    fn freed(&self, missing: i64, now: i64) -> i64 {
+        let mut ends: Vec<_> = self
+            .held
+            .values()
+            .map(|(weight, end)| (*end, i64::from(*weight)))
+            .collect();
+        ends.sort_unstable();
+        let (mut freed, mut last) = (0, now);
+        for (end, weight) in ends {
+            if freed < missing {
+                (freed, last) = (freed + weight, end);
+            }
+        }
+        (last - now).max(1)
+    }
+
+    /// The weights of those in front of one in the line, who come to their turn before him.
+    fn front(&mut self, now: i64, id: u8, came: i64, capacity: u32) -> u32 {
+        self.line
+            .retain(|other, place| *other == id || (place.gone > now && place.gone <= now + KEPT));
+        let came_before =
+            |(other, place): &(&u8, &Place)| **other != id && (place.came, **other) < (came, id);
+        let may_enter = |(_, place): &(&u8, &Place)| {
+            // Who may have less does not keep out who may have more.
+            place.capacity >= capacity || self.missing(place.weight, 0, place.capacity).is_none()
+        };
+        let front = self.line.iter().filter(came_before).filter(may_enter);
+        front.map(|(_, place)| place.weight).sum()
+    }
+
+    fn apply(&mut self, rules: Rules, now: i64, step: &Step, seen: &Seen) -> Told {
+        let (capacity, latest) = (step.capacity, now + step.lease);
+        if rules.leases_end && !matches!(step.does, Does::Peek) {
+            self.held.retain(|_, held| held.1 > now);
+            for held in self.held.values_mut() {
+                held.1 = held.1.min(latest);
+            }
+        }
+        let renew = |held: &mut BTreeMap<u8, (u32, i64)>, id: u8| {
+            held.get_mut(&id).map(|held| held.1 = latest).is_some()
+        };
+        match &step.does {
+            Does::Peek => self.told(rules, now, step),
+            Does::Renew(ids) => {
+                let lasting = ids.iter().map(|id| renew(&mut self.held, *id)).collect();
+                let told = self.told(rules, now, step);
+                Told { lasting, ..told }
+            }
+            Does::Release(id) => {
+                let lasting = vec![self.held.remove(id).is_some()];
+                self.line.remove(id);
+                let told = self.told(rules, now, step);
+                Told { lasting, ..told }
+            }
+            Does::Acquire { id, weight } | Does::Wait { id, weight, .. } => {
+                if renew(&mut self.held, *id) {
+                    seen.note("again");
+                    return self.told(rules, now, step);
+                }
+                if *weight == 0 {
+                    return self.told(rules, now, step);
+                }
+                if *weight > capacity {
+                    seen.note("never");
+                    let told = self.told(rules, now, step);
+                    return Told {
+                        is_allowed: false,
+                        retry_after: None,
+                        ..told
+                    };
+                }
+                let (mut in_front, mut came) = (0, now);
+                let stands = rules.has_line && matches!(step.does, Does::Wait { .. });
+                if let (true, Does::Wait { waited, .. }) = (stands, &step.does) {
+                    came = now - waited;
+                    came = self.line.get(id).map_or(came, |place| came.min(place.came));
+                    in_front = self.front(now, *id, came, capacity);
+                    if in_front > 0 {
+                        seen.note("behind others");
+                    }
+                }
+                let Some(missing) = self.missing(*weight, in_front, capacity) else {
+                    seen.note("given");
+                    self.held.insert(*id, (*weight, latest));
+                    if stands {
+                        self.line.remove(id);
+                    }
+                    let told = self.told(rules, now, step);
+                    return Told { in_front, ..told };
+                };
+                seen.note("refused");
+                let retry_after = Some(self.freed(missing, now));
+                if stands {
+                    let (weight, gone) = (*weight, now + KEPT);
+                    self.line.insert(
+                        *id,
+                        Place {
+                            came,
+                            weight,
+                            capacity,
+                            gone,
+                        },
+                    );
+                }
+                let told = self.told(rules, now, step);
+                Told {
+                    is_allowed: false,
+                    retry_after,
+                    in_front,
+                    ..told
+                }
+            }
+        }
+    }
+}
+
+/// An answer in the same words.
+fn told(reply: &Reply) -> Told {
+    let us = |span: Duration| i64::try_from(span.as_micros()).expect("fits");
+    let snapshot = reply.decision.snapshot();
+    Told {
+        is_allowed: reply.decision.is_allowed(),
+        retry_after: match reply.decision.retry_after() {
+            None => Some(0),
+            Some(RetryAfter::In(wait)) => Some(us(wait)),
+            Some(RetryAfter::Never) => None,
+        },
+        remaining: snapshot.remaining(),
+        reset_after: us(snapshot.reset_after()),
+        lasting: reply.lasting.to_vec(),
+        in_front: reply.in_front,
+    }
+}
+
+fn op(does: &Does) -> Op {
+    // In the same order as the numbers.
+    let id = |id: u8| PermitId::from_bytes([id; 16]);
+    match does {
+        Does::Acquire { id: own, weight } => Op::Acquire {
+            id: id(*own),
+            weight: *weight,
+        },
+        Does::Wait {
+            id: own,
+            weight,
+            waited,
+        } => Op::Wait {
+            id: id(*own),
+            weight: *weight,
+            waited: Duration::from_micros(waited.unsigned_abs()),
+        },
+        Does::Renew(ids) => Op::Renew(ids.iter().copied().map(id).collect()),
+        Does::Release(own) => Op::Release(id(*own)),
+        Does::Peek => Op::Peek,
+    }
+}
+
+/// A step on the backend.
+fn ask<B: Backend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key) -> Told {
+    let lease = Duration::from_micros(step.lease.unsigned_abs());
+    let permits = Permits::new("model", step.capacity).with_lease(lease);
+    let reply = runtime.block_on(async {
+        match backend.ask(op(&step.does), &permits, key) {
+            Answer::Now(reply) => reply,
+            Answer::Later(reply) => reply.await,
+        }
+    });
+    told(&reply.unwrap_or_else(|error| panic!("{error}: {error:?}")))
+}
+
+fn answers_as_the_model<B: Backend>(
+    (backend, clock): (&B, &ManualClock),
+    rules: Rules,
+    runtime: &Runtime,
+    key: &Key,
+    steps: &[Step],
+    seen: &Seen,
+) -> TestCaseResult {
+    let mut model = Model::default();
+    let (mut now, began) = (TODAY, Instant::now());
+    for (index, step) in steps.iter().enumerate() {
+        now += step.passed;
+        clock.set(Timestamp::from_micros(now.unsigned_abs()));
+        let (held, expected) = (model.held.len(), model.apply(rules, now, step, seen));
+        let mut actual = ask(backend, runtime, step, key);
+        if model.held.len() + 1 < held {
+            seen.note("over");
+        }
+        if !rules.leases_end {
+            // They do not end: what is told of that is made up, but not out of the air.
+            prop_assert!(
+                actual.reset_after <= step.lease,
+                "step {}: {:?}",
+                index,
+                actual
+            );
+            let is_hint = |wait: i64| (wait > 0) != actual.is_allowed;
+            prop_assert!(
+                actual.retry_after.is_none_or(is_hint),
+                "step {}: {:?}",
+                index,
+                actual
+            );
+            actual.reset_after = expected.reset_after;
+            actual.retry_after = actual.retry_after.and(expected.retry_after);
+        }
+        if rules.has_line && began.elapsed() > MEASURABLE {
+            seen.note("too slow");
+            return Ok(());
+        }
+        prop_assert_eq!(actual, expected, "step {}: {:?} at {}", index, step, now);
+    }
+    Ok(())
+}
+
+/// A key of its own for each case.
+fn for_all<B: Backend>(backend: &B, clock: &ManualClock, rules: Rules) {
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.enable_all().build().expect("a runtime");
+    let keys = std::cell::Cell::new(0_u64);
+    let cases = proptest::test_runner::Config::default().cases;
+    let seen = try_all(SEEDS, cases, steps(), |steps, seen| {
+        keys.set(keys.get() + 1);
+        let key = Key::from(keys.get());
+        answers_as_the_model((backend, clock), rules, &runtime, &key, &steps, seen)
+    });
+    seen.at_least(256, &["given", "refused", "never", "again"]);
+    if rules.leases_end {
+        seen.at_least(64, &["over"]);
+    }
+    if rules.has_line {
+        seen.at_least(128, &["behind others"]);
+    }
+}
+
+fn clock() -> ManualClock {
+    ManualClock::at(Timestamp::from_micros(TODAY.unsigned_abs()))
+}
+
+#[test]
+fn memory_with_leases_answers_as_the_model() {
+    let clock = clock();
+    let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
+    let rules = Rules {
+        leases_end: true,
+        has_line: false,
+    };
+    for_all(&memory.build(), &clock, rules);
+}
+
+#[test]
+fn memory_answers_as_the_model_but_that_no_lease_ends() {
+    let clock = clock();
+    let memory = MemorySemaphore::builder().clock(clock.clone()).build();
+    let rules = Rules {
+        leases_end: false,
+        has_line: false,
+    };
+    for_all(&memory, &clock, rules);
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn redis_answers_as_the_model() {
+    use tower_sluice::{RedisBackend, RedisSemaphore};
+
+    use crate::support::frozen::Frozen;
+    use crate::support::redis::RedisServer;
+
+    let (server, clock) = (RedisServer::start(), clock());
+    // The connection lives in its runtime.
+    let driven = Runtime::new().expect("a runtime");
+    let connection = driven.block_on(Frozen::connect(&server.url(), &clock));
+    let builder = RedisBackend::builder().time_limit(Duration::from_secs(20));
+    // Longer than any clock here goes on.
+    let builder = builder.idle_ttl(Duration::from_secs(1_000_000));
+    let redis = RedisSemaphore::new(&builder.from_connection(connection));
+    let rules = Rules {
+        leases_end: true,
+        has_line: true,
+    };
+    for_all(&redis, &clock, rules);
+}
