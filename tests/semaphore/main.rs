@@ -4,6 +4,7 @@
 mod drops;
 mod leases;
 mod line;
+mod orders;
 #[cfg(feature = "redis")]
 mod outage;
 #[cfg(feature = "redis")]

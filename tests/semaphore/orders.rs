@@ -1,0 +1,261 @@
+//! Every order in which two who wait, one who only tries, and releases can follow each other, and every point at which they go.
+//!
+//! What runs between two points of waiting is one step here, but for the one place where others can come in between: all else
+//! memory decides under a lock. Who is not woken is not
+//! polled, as in a runtime, so that a word that is lost shows.
+
+use std::convert::Infallible;
+use std::future::Ready;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tower_sluice::backend::{Answer, Lobby};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::semaphore::{Backend, MemorySemaphore, NoPermit, Op, Permit, Reply};
+use tower_sluice::{Key, MaxWait, Permits, Semaphore};
+
+/// More make the test five times as long each; 8 have been tried, too.
+const LONGEST: usize = 7;
+
+type Waits<'a> = Pin<Box<dyn Future<Output = Result<Permit, NoPermit<Infallible>>> + 'a>>;
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// One who acquires with a wait.
+struct Waiter<'a> {
+    weight: u32,
+    /// Until he has a permit.
+    waits: Option<Waits<'a>>,
+    woken: Arc<Woken>,
+    held: Option<Permit>,
+    has_gone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// He comes, or goes on if he was woken.
+    Poll(usize),
+    /// He gives up, or gives back.
+    Drop(usize),
+    /// Somebody tries, and is gone again.
+    Try,
+    /// Whoever held everything at the beginning gives one back.
+    Release,
+}
+
+struct Stand<'a> {
+    semaphore: &'a Semaphore<MemorySemaphore<ManualClock>>,
+    key: &'a Key,
+    first: Vec<Permit>,
+    waiters: Vec<Waiter<'a>>,
+    /// How many have come: in the order of their numbers, for another one is the same with other weights.
+    came: usize,
+    /// Those who wait, as they came.
+    line: Vec<usize>,
+}
+
+impl Stand<'_> {
+    fn can(&self, step: Step) -> bool {
+        match step {
+            Step::Poll(who) => {
+                let waiter = &self.waiters[who];
+                who == self.came || (waiter.waits.is_some() && waiter.woken.0.load(SeqCst))
+            }
+            // Who has not come has nothing to give up.
+            Step::Drop(who) => {
+                let waiter = &self.waiters[who];
+                !waiter.has_gone && (waiter.held.is_some() || self.line.contains(&who))
+            }
+            // Otherwise it changes nothing.
+            Step::Try => self.semaphore.backend().held() < 2,
+            Step::Release => !self.first.is_empty(),
+        }
+    }
+
+    fn does(&mut self, step: Step) {
+        match step {
+            Step::Poll(who) => {
+                if who == self.came {
+                    self.came += 1;
+                    self.line.push(who);
+                }
+                let waiter = &mut self.waiters[who];
+                waiter.woken.0.store(false, SeqCst);
+                let waker = Waker::from(Arc::clone(&waiter.woken));
+                let Some(waits) = &mut waiter.waits else {
+                    return;
+                };
+                if let Poll::Ready(got) = waits.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    waiter.held = Some(got.expect("it has no bound"));
+                    waiter.waits = None;
+                    assert_eq!(self.line[0], who, "he has passed others");
+                    self.line.remove(0);
+                }
+            }
+            Step::Drop(who) => {
+                let waiter = &mut self.waiters[who];
+                (waiter.waits, waiter.held, waiter.has_gone) = (None, None, true);
+                self.line.retain(|other| *other != who);
+            }
+            Step::Try => {
+                let mut tries = Box::pin(self.semaphore.try_acquire(self.key, 1));
+                let polled = tries.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+                assert!(polled.is_ready(), "it waits for nothing");
+            }
+            Step::Release => drop(self.first.pop()),
+        }
+    }
+
+    /// No permit is in two hands, and none is free that somebody waits for who has not been told.
+    fn is_sound(&self) {
+        let held = self
+            .waiters
+            .iter()
+            .filter_map(|waiter| waiter.held.as_ref());
+        let held = held.chain(&self.first).map(Permit::weight).sum::<u32>();
+        assert_eq!(u64::from(held), self.semaphore.backend().held());
+        assert!(held <= 2, "{held} of two");
+        if let Some(head) = self.line.first() {
+            let head = &self.waiters[*head];
+            let fits = held + head.weight <= 2;
+            assert!(
+                !fits || head.woken.0.load(SeqCst),
+                "there is room, and nobody knows"
+            );
+        }
+    }
+}
+
+/// Runs these steps from the beginning; whether all of them can follow each other.
+fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
+    let clock = ManualClock::at(Timestamp::from_micros(0));
+    let memory = MemorySemaphore::builder().clock(clock).build();
+    let (semaphore, key) = (
+        Semaphore::new(Permits::new("exports", 2), memory),
+        Key::from("ann"),
+    );
+    let hold = || semaphore.try_acquire(&key, 1).now_or_never();
+    let first = [hold(), hold()]
+        .map(|got| got.expect("at once").expect("free"))
+        .into();
+    let wait = |weight| Waiter {
+        weight,
+        waits: Some(Box::pin(semaphore.acquire(&key, weight, MaxWait::Unbounded)) as Waits<'_>),
+        woken: Arc::default(),
+        held: None,
+        has_gone: false,
+    };
+    let waiters = weights.into_iter().map(wait).collect();
+    let mut stand = Stand {
+        semaphore: &semaphore,
+        key: &key,
+        first,
+        waiters,
+        came: 0,
+        line: Vec::new(),
+    };
+    for step in steps {
+        if !stand.can(*step) {
+            return false;
+        }
+        stand.does(*step);
+        stand.is_sound();
+    }
+    // Nothing stays of those who go now.
+    drop(stand);
+    assert_eq!(
+        (
+            semaphore.backend().keys(),
+            semaphore.backend().lobby().waiters()
+        ),
+        (0, 0)
+    );
+    true
+}
+
+#[test]
+fn no_order_of_steps_loses_a_permit_or_a_word() {
+    let all: Vec<Step> = (0..3)
+        .flat_map(|who| [Step::Poll(who), Step::Drop(who)])
+        .chain([Step::Try, Step::Release])
+        .collect();
+    let mut tried = 0;
+    for weights in [[1, 1, 1], [2, 1, 1], [1, 2, 1], [1, 1, 2]] {
+        let mut open = vec![Vec::new()];
+        while let Some(steps) = open.pop() {
+            tried += 1;
+            if steps.len() == LONGEST {
+                continue;
+            }
+            for step in &all {
+                let more: Vec<Step> = steps.iter().chain([step]).copied().collect();
+                if try_these(&more, weights) {
+                    open.push(more);
+                }
+            }
+        }
+    }
+    println!("{tried} orders");
+    assert!(tried > 5_000);
+}
+
+/// Gives a permit back after it has refused one who waits, before he hears of it.
+#[derive(Clone)]
+struct Sudden {
+    memory: MemorySemaphore,
+    permit: Arc<Mutex<Option<Permit>>>,
+}
+
+impl Backend for Sudden {
+    type Error = Infallible;
+    type Future = Ready<Result<Reply, Infallible>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> Answer<Result<Reply, Infallible>, Self::Future> {
+        let answer = self.memory.ask(op, permits, key);
+        let permit = self.permit.lock().take();
+        drop(permit);
+        answer
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.memory.lobby()
+    }
+
+    fn has_leases(&self) -> bool {
+        false
+    }
+
+    fn next_look(&self, _: &Permits, _: &Reply, _: usize) -> Option<Duration> {
+        None
+    }
+}
+
+/// The one step that others can come into, from another thread.
+#[test]
+fn a_release_between_the_refusal_and_the_listening_is_heard() {
+    let (memory, key) = (MemorySemaphore::new(), Key::from("ann"));
+    let holder = Semaphore::new(Permits::new("exports", 1), memory.clone());
+    let held = holder.try_acquire(&key, 1).now_or_never();
+    let permit = Arc::new(Mutex::new(held.and_then(Result::ok)));
+    assert!(permit.lock().is_some());
+    let waiter = Semaphore::new(holder.permits().clone(), Sudden { memory, permit });
+    let got = waiter.acquire(&key, 1, MaxWait::Unbounded).now_or_never();
+    assert!(got.is_some_and(|got| got.is_ok()));
+}
