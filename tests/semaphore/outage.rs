@@ -241,3 +241,33 @@ async fn without_scripts_there_are_no_permits() {
         "permits cannot be kept without scripts: use `Atomicity::Script`"
     );
 }
+
+/// The circuit leaves Redis alone for longer and longer; a lease does not wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_permit_outlasts_an_outage_that_ends_well_before_its_lease_does() {
+    let server = RedisServer::start();
+    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let permits = Permits::new("exports", 1).with_lease(7 * SECOND);
+    let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
+    // Requests, whose failures keep the circuit open.
+    let requests = {
+        let semaphore = semaphore.clone();
+        tokio::spawn(async move {
+            loop {
+                let bob = Key::from("bob");
+                let _ = join_all((0..8).map(|_| semaphore.peek(&bob))).await;
+                sleep(SECOND / 50).await;
+            }
+        })
+    };
+    let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
+    server.pause();
+    // Redis would be asked again about 4 s from now, and then only 4 s later.
+    sleep(5 * SECOND).await;
+    server.resume();
+    let lost = tokio::time::timeout(5 * SECOND, held.lost()).await;
+    assert!(lost.is_err(), "it was lost");
+    requests.abort();
+    recovers(&semaphore).await;
+    assert!(held.release().await.expect("it answers"));
+}

@@ -26,6 +26,8 @@ pub(super) struct Breaker {
 struct Open {
     /// When the next probe may go.
     until: Instant,
+    /// When the next one may that keeps what is held.
+    keeping: Instant,
     pause: Duration,
 }
 
@@ -43,6 +45,7 @@ impl Breaker {
             failures: AtomicU32::new(0),
             open: Mutex::new(Open {
                 until: Instant::now(),
+                keeping: Instant::now(),
                 pause: FIRST_PAUSE,
             }),
         }
@@ -60,6 +63,32 @@ impl Breaker {
             report::failure(&BackendError::new(BackendErrorKind::CircuitOpen));
         }
         refuses
+    }
+
+    /// Whether nobody may ask now who keeps what is held.
+    pub(super) fn refuses_keeping(&self) -> bool {
+        self.is_open() && {
+            let open = self.open.lock();
+            Instant::now() < open.until.min(open.keeping)
+        }
+    }
+
+    /// The same as [`admit`](Self::admit) for what keeps something that would end meanwhile, a lease: it asks once a second
+    /// however long the pause is. No request is the slower for that, and an answer closes the circuit for all.
+    pub(super) fn admit_keeping(&self) -> Option<Permit<'_>> {
+        if let Some(permit) = self.admit() {
+            return Some(permit);
+        }
+        let (mut open, now) = (self.open.lock(), Instant::now());
+        if now < open.keeping {
+            return None;
+        }
+        open.keeping = now + FIRST_PAUSE;
+        Some(Permit {
+            breaker: self,
+            is_probe: false,
+            told: false,
+        })
     }
 
     /// `None` if Redis is to be left alone.
@@ -142,10 +171,9 @@ mod tests {
     /// As if `span` had passed.
     fn pass(breaker: &Breaker, span: Duration) {
         let mut open = breaker.open.lock();
-        open.until = open
-            .until
-            .checked_sub(span)
-            .expect("the machine runs for longer");
+        let before = |time: Instant| time.checked_sub(span);
+        open.until = before(open.until).expect("the machine runs for longer");
+        open.keeping = before(open.keeping).expect("the machine runs for longer");
     }
 
     #[test]
@@ -182,6 +210,27 @@ mod tests {
         fail(&breaker, 5);
         pass(&breaker, Duration::from_secs(1));
         assert!(!breaker.refuses(), "it begins with the first pause again");
+    }
+
+    #[test]
+    fn what_keeps_something_asks_once_a_second_and_makes_no_pause_longer() {
+        let breaker = Breaker::new();
+        fail(&breaker, 5);
+        for seconds in [1, 2, 4] {
+            pass(&breaker, Duration::from_secs(seconds));
+            breaker.admit().expect("a probe").failed();
+        }
+        for _ in 0..7 {
+            pass(&breaker, Duration::from_millis(500));
+            assert!(!breaker.refuses_keeping() && breaker.refuses());
+            breaker.admit_keeping().expect("once").failed();
+            assert!(breaker.refuses_keeping() && breaker.admit_keeping().is_none());
+            pass(&breaker, Duration::from_millis(500));
+        }
+        pass(&breaker, Duration::from_millis(500));
+        assert!(breaker.refuses(), "the pause is 8 s");
+        breaker.admit_keeping().expect("once").succeeded();
+        assert!(!breaker.refuses() && !breaker.refuses_keeping());
     }
 
     #[test]

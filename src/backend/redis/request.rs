@@ -23,6 +23,11 @@ pub(super) trait Ask: fmt::Debug + Send + Sync + 'static {
     /// Whether it may be sent again although it may have been done: done twice it is as if done once.
     const IS_REPEATABLE: bool;
 
+    /// Whether it keeps what would end while Redis is left alone.
+    fn keeps(&self) -> bool {
+        false
+    }
+
     /// The script that does it.
     fn script(&self) -> &'static Script;
     /// What asks for all `requests`, which have the same script: `EVALSHA` and its hash, or `EVAL` and its text.

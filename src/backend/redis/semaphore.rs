@@ -8,6 +8,7 @@ use std::time::Duration;
 use bb8_redis::redis::{Cmd, Value};
 
 use super::super::{Answer, BackendError, BackendErrorKind, Lobby};
+use super::breaker::Breaker;
 use super::builder::Atomicity;
 use super::name::{Name, Naming};
 use super::request::{Ask, Expiry, fault, signed, unsigned};
@@ -61,7 +62,7 @@ impl Backend for RedisSemaphore {
                 "permits cannot be kept without scripts: use `Atomicity::Script`",
             ))));
         }
-        if inner.permits.line().breaker.refuses() {
+        if refuses(&inner.permits.line().breaker, &op) {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
         }
         let errand = Errand::new(op, permits, &inner.front.naming, key);
@@ -78,6 +79,14 @@ impl Backend for RedisSemaphore {
 
     fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
         Some(next_look(permits, reply, waiters))
+    }
+}
+
+/// Whether it is of no use to ask now. A renewal may be, before a request is: its lease does not wait.
+pub(super) fn refuses(breaker: &Breaker, op: &Op) -> bool {
+    match op {
+        Op::Renew(_) => breaker.refuses_keeping(),
+        _ => breaker.refuses(),
     }
 }
 
@@ -141,6 +150,10 @@ impl Ask for Errand {
     type Reply = Reply;
     /// An id has one permit, however often it is asked for, renewed or released.
     const IS_REPEATABLE: bool = true;
+
+    fn keeps(&self) -> bool {
+        matches!(self.op, Op::Renew(_))
+    }
 
     fn script(&self) -> &'static Script {
         Script::of_semaphore()

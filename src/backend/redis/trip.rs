@@ -39,7 +39,12 @@ pub(super) const fn pause(repeats: u32) -> Duration {
 impl Line {
     /// Does `requests`, which have the same script. There is one outcome for each.
     pub(super) async fn deliver<R: Ask>(&self, requests: &[R]) -> Vec<Outcome<R::Reply>> {
-        let Some(permit) = self.breaker.admit() else {
+        let permit = if requests.iter().any(R::keeps) {
+            self.breaker.admit_keeping()
+        } else {
+            self.breaker.admit()
+        };
+        let Some(permit) = permit else {
             let error = BackendError::new(BackendErrorKind::CircuitOpen);
             requests.iter().for_each(|_| report::failure(&error));
             return all(requests, &error);

@@ -17,7 +17,7 @@ use super::breaker::Breaker;
 use super::builder::RedisBuilder;
 use super::front::Front;
 use super::request::Expiry;
-use super::semaphore::{Errand, next_look};
+use super::semaphore::{Errand, next_look, refuses};
 use crate::blocking::{Backend, PermitBackend};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -161,7 +161,7 @@ impl PermitBackend for RedisBackend {
         key: &Key,
     ) -> Result<semaphore::Reply, BackendError> {
         let Inner { front, line } = &*self.0;
-        if line.breaker.refuses() {
+        if refuses(&line.breaker, &op) {
             return Err(BackendError::new(BackendErrorKind::CircuitOpen));
         }
         line.deliver(&Errand::new(op, permits, &front.naming, key))

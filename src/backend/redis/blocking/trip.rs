@@ -26,7 +26,12 @@ pub(super) struct Line {
 impl Line {
     /// Does one request.
     pub(super) fn deliver<R: Ask>(&self, request: &R) -> Outcome<R::Reply> {
-        let Some(permit) = self.breaker.admit() else {
+        let permit = if request.keeps() {
+            self.breaker.admit_keeping()
+        } else {
+            self.breaker.admit()
+        };
+        let Some(permit) = permit else {
             return Err(BackendError::new(BackendErrorKind::CircuitOpen));
         };
         let deadline = Instant::now() + self.time_limit;
