@@ -275,12 +275,19 @@ impl NoPermit<Infallible> {
 impl<E: fmt::Display> fmt::Display for NoPermit<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Denied(decision) => match decision.retry_after() {
-                Some(RetryAfter::Never) => {
-                    f.write_str("the weight is above the capacity, no wait helps")
+            Self::Denied(decision) => {
+                let snapshot = decision.snapshot();
+                let (limit, remaining) = (snapshot.limit(), snapshot.remaining());
+                match decision.retry_after() {
+                    Some(RetryAfter::Never) => {
+                        write!(
+                            f,
+                            "the weight is above the capacity of {limit}, no wait helps"
+                        )
+                    }
+                    _ => write!(f, "not enough permits are free: {remaining} of {limit}"),
                 }
-                _ => f.write_str("not enough permits are free"),
-            },
+            }
             Self::Backend(error) => error.fmt(f),
         }
     }

@@ -165,8 +165,12 @@ async fn a_wait_ends_at_its_bound_and_one_in_vain_at_once() {
     let (clock, semaphore) = of(1);
     let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
     let denied = semaphore.acquire(&ann(), 2, MaxWait::Unbounded).await;
-    let never = denied.expect_err("more than there are").retry_after();
-    assert_eq!(never, Some(RetryAfter::Never));
+    let never = denied.expect_err("more than there are");
+    assert_eq!(never.retry_after(), Some(RetryAfter::Never));
+    assert_eq!(
+        never.to_string(),
+        "the weight is above the capacity of 1, no wait helps"
+    );
     assert!(semaphore.acquire(&ann(), 1, Duration::ZERO).await.is_err());
 
     let (head, behind) = (wait(&semaphore, 1, SECOND), wait(&semaphore, 1, SECOND / 2));
@@ -175,7 +179,7 @@ async fn a_wait_ends_at_its_bound_and_one_in_vain_at_once() {
     settle().await;
     assert!(behind.is_finished() && !head.is_finished());
     let why = behind.await.expect("no panic").expect_err("too late");
-    assert_eq!(why.to_string(), "not enough permits are free");
+    assert_eq!(why.to_string(), "not enough permits are free: 0 of 1");
     clock.advance(SECOND / 2);
     settle().await;
     assert!(head.await.expect("no panic").is_err());
