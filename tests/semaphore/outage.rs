@@ -227,6 +227,46 @@ async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
     assert_eq!(semaphore.backend().lobby().lost_errands(), 0);
 }
 
+/// All keys of a permit are in one slot, and those of a batch are not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_keeps_permits_as_any_server_does() {
+    let server = RedisServer::options().line("cluster-enabled yes").start();
+    let _ = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let since = Instant::now();
+    while !server
+        .get::<String>(&["CLUSTER", "INFO"])
+        .contains("cluster_state:ok")
+    {
+        assert!(since.elapsed() < 10 * SECOND);
+        sleep(SECOND / 50).await;
+    }
+    let builder = RedisBackend::builder().time_limit(10 * SECOND);
+    let redis = builder.connect(server.url()).await.expect("it runs");
+    let permits = Permits::new("exports", 3).with_lease(LEASE);
+    let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
+    let keys: Vec<_> = (0..64).map(Key::from).collect();
+    let held = join_all(keys.iter().map(|key| semaphore.try_acquire(key, 2))).await;
+    let held: Vec<_> = held.into_iter().map(|got| got.expect("free")).collect();
+    let waits = keys
+        .iter()
+        .map(|key| semaphore.acquire(key, 2, SECOND / 10));
+    let waits = join_all(waits).await;
+    assert!(
+        waits
+            .iter()
+            .all(|got| matches!(got, Err(NoPermit::Denied(_))))
+    );
+    sleep(LEASE).await;
+    assert!(held.iter().all(|permit| !permit.is_lost()));
+    let given = join_all(held.into_iter().map(|permit| permit.release())).await;
+    assert!(given.into_iter().all(|given| given.expect("it answers")));
+    let since = Instant::now();
+    while !server.keys().is_empty() {
+        assert!(since.elapsed() < 5 * SECOND, "{:?}", server.keys());
+        sleep(SECOND / 50).await;
+    }
+}
+
 #[tokio::test]
 async fn without_scripts_there_are_no_permits() {
     let redis = RedisBackend::builder().atomicity(Atomicity::Optimistic);
