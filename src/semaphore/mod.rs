@@ -66,8 +66,11 @@
 //!
 //! - A Redis that loses its state (a restart without persistence, a failover to a replica that lacks the last writes) has no
 //!   holders. Those of before are told within a third of the lease; until then more may be inside than there are permits.
-//! - When a runtime shuts down, permits that are dropped in it while it still runs are released; the others end with their lease.
-//!   The same goes for a permit that is dropped outside of every runtime, if the one that it was acquired in is gone.
+//! - A permit that is dropped is given back in the background. When a runtime shuts down, what is under way in it is cut off, and what
+//!   it still held has nowhere to go: those permits end with their lease. [`Permit::release`], awaited before, gives back for certain.
+//!   Outside of every runtime a permit is given back in the one that it was acquired in, if that is not gone.
+//! - Renewals run where permits are held. A runtime that is not driven (a current-thread runtime between two calls of `block_on`)
+//!   renews nothing; others take over when somebody next acquires in them.
 //! - While Redis does not answer, nobody can tell who holds what: [`Resilient`] treats that as was chosen, by the same
 //!   [`OnBackendError`](crate::OnBackendError) as for rates. What was asked meanwhile is given back by its id, or ends with its
 //!   lease.
@@ -82,9 +85,12 @@
 //!
 //! Across servers the first ones of all processes stand in a line in Redis, by the time that they have waited, and look again:
 //! every 50 ms, divided by how many wait behind them in their own process, but not every 5 ms; more seldom the more stand in front.
-//! So there is at most one command for each waiter and 50 ms. (A subscription would hear sooner of a release, but needs a connection of
+//! So there is at most one command for each waiter and 50 ms, and one for each release in his own process. (A subscription would hear sooner of a release, but needs a connection of
 //! its own, rights for channels, and is sent to every node of a cluster; it can be lost, so that one has to look anyway.) Who has not
 //! looked for a second, because his process was killed, is forgotten; who comes back has his place again.
+//!
+//! A future of [`acquire`](Semaphore::acquire) that is kept but not polled, beside another one in a `select!` loop say, holds up those
+//! behind it in its process, as one that has been handed a lock would.
 //!
 //! [`try_acquire`](Semaphore::try_acquire) looks at no line: it takes what is free, also while others are about to.
 

@@ -127,7 +127,8 @@ impl Permit {
         self.waited
     }
 
-    /// Whether its lease was lost: somebody else may be in its place.
+    /// Whether its lease was lost: somebody else may be in its place. It looks at the time, too, and so is right also where nothing
+    /// else had a turn for a whole lease.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         if let Some(giver) = &self.giver {
@@ -136,7 +137,8 @@ impl Permit {
         self.ticket.is_lost.load(SeqCst)
     }
 
-    /// Completes when its lease was lost; never, while it lasts or after it was given back. It lives by itself.
+    /// Completes when its lease was lost; never, while it lasts or after it was given back. It lives by itself. What tells it is the
+    /// task that renews.
     ///
     /// # Cancel safety
     ///
@@ -146,7 +148,8 @@ impl Permit {
         Lost(Box::pin(async move { ticket.lost().await }))
     }
 
-    /// Gives it back, and tells whether it still lasted: `false` if its lease was over.
+    /// Gives it back, and tells whether it still lasted: `false` if its lease was over, or if a first answer was lost on the way and
+    /// it had been given back already.
     ///
     /// # Errors
     ///

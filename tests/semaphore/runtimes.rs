@@ -93,3 +93,35 @@ fn renewals_in_a_runtime_that_nobody_drives_are_taken_over_by_the_next_one_who_a
     all_end(&leases, &driven, held);
     drop(still);
 }
+
+/// What is documented: a drop gives back in the background, and that ends with its runtime.
+#[cfg(feature = "redis")]
+#[test]
+fn what_is_released_before_its_runtime_ends_is_back_and_what_is_dropped_may_end_with_its_lease() {
+    use tower_sluice::{Permits, RedisBackend, RedisSemaphore, Semaphore};
+
+    let server = crate::support::redis::RedisServer::start();
+    let hold = async |is_released: bool| {
+        let builder = RedisBackend::builder().time_limit(20 * SECOND);
+        let redis = builder.connect(server.url()).await.expect("it runs");
+        let permits = Permits::new("exports", 1).with_lease(SECOND);
+        let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
+        let permit = semaphore.acquire(&Key::from("ann"), 1, 5 * SECOND).await;
+        let permit = permit.expect("free, or soon over");
+        if is_released {
+            assert!(permit.release().await.expect("it answers"));
+        } else {
+            drop(permit);
+        }
+        semaphore
+    };
+    for is_released in [true, false, true] {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        let semaphore = runtime.block_on(hold(is_released));
+        drop(runtime);
+        let lobby = semaphore.backend().lobby();
+        assert_eq!(lobby.lost_errands(), usize::from(!is_released));
+        assert_eq!(server.keys().is_empty(), is_released);
+    }
+}
