@@ -1,6 +1,6 @@
 //! Renews the permits that are held: one task for each process and backend, as long as there are any.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ use crate::key::Key;
 
 /// The most permits of one key that are renewed by one operation.
 const MOST_TOGETHER: usize = 256;
+/// The most operations under way: more would only wait in the backend, run out of their time there, and requests with them.
+const MOST_FLIGHTS: usize = 64;
 
 /// What renews permits.
 #[derive(Default)]
@@ -35,6 +37,8 @@ struct State {
     held: HashMap<PermitId, Held, RandomState>,
     /// When each is to be looked at, soonest first.
     due: BTreeSet<(Timestamp, PermitId)>,
+    /// What is to be renewed and has not been asked for yet.
+    waiting: VecDeque<Group>,
     /// The task, if there is one: by what it is told that something is to be looked at sooner than it knew.
     task: Option<Arc<Notify>>,
     /// When it looks again.
@@ -47,6 +51,8 @@ struct Held {
     /// A whole lease after the last time that it was asked for with success. By the server's clock it ends no sooner: its lease
     /// began after it was asked.
     ends: Timestamp,
+    /// Whether it is in a group that waits.
+    waits: bool,
 }
 
 /// Permits of one key, to be renewed together.
@@ -75,7 +81,13 @@ impl State {
         let id = ticket.id;
         self.remove(id);
         self.due.insert((due, id));
-        self.held.insert(id, Held { ticket, due, ends });
+        let held = Held {
+            ticket,
+            due,
+            ends,
+            waits: false,
+        };
+        self.held.insert(id, held);
     }
 
     fn remove(&mut self, id: PermitId) -> Option<Held> {
@@ -88,8 +100,11 @@ impl State {
         if let Some(held) = self.held.get_mut(&id) {
             self.due.remove(&(held.due, id));
             held.due = due;
-            // An answer may come after the one to a later question.
-            held.ends = ends.map_or(held.ends, |ends| ends.max(held.ends));
+            if let Some(ends) = ends {
+                // An answer may come after the one to a later question.
+                held.ends = ends.max(held.ends);
+                held.waits = false;
+            }
             self.due.insert((due, id));
         }
     }
@@ -173,13 +188,14 @@ impl Keeper {
         let first = state.due.first().map(|(due, _)| *due);
         if first.is_none() {
             state.task = None;
+            state.waiting.clear();
         }
         state.look = first.unwrap_or_default();
         first
     }
 
-    /// Takes all that is due, by keys, and tells those whose lease is over.
-    fn take(&self, now: Timestamp) -> Vec<Group> {
+    /// Lets all that is due wait for its turn, by keys, and tells those whose lease is over.
+    fn gather(&self, now: Timestamp) {
         let mut groups: HashMap<(Permits, Key), Vec<Group>, RandomState> = HashMap::default();
         let mut over = Vec::new();
         let mut state = self.state.lock();
@@ -197,7 +213,14 @@ impl Keeper {
             let (permits, key) = (held.ticket.permits.clone(), held.ticket.key.clone());
             // If there is no answer it is asked again, several times before its end.
             let again = now.after(micros(&permits, 24)).min(held.ends);
+            let waits = held.waits;
             state.move_to(id, again, None);
+            if waits {
+                continue;
+            }
+            if let Some(held) = state.held.get_mut(&id) {
+                held.waits = true;
+            }
             let own = groups.entry((permits.clone(), key.clone())).or_default();
             match own.last_mut() {
                 Some(group) if group.ids.len() < MOST_TOGETHER => group.ids.push(id),
@@ -208,11 +231,31 @@ impl Keeper {
                 }),
             }
         }
+        state.waiting.extend(groups.into_values().flatten());
         drop(state);
         for held in over {
             self.lose(&held);
         }
-        groups.into_values().flatten().collect()
+    }
+
+    /// Takes the next group that is to be asked for, at `now`, without those who have gone or were renewed meanwhile.
+    fn take(&self, now: Timestamp) -> Option<Group> {
+        let mut state = self.state.lock();
+        loop {
+            let mut group = state.waiting.pop_front()?;
+            let again = now.after(micros(&group.permits, 24));
+            group.ids.retain(|id| {
+                let held = state.held.get_mut(id).filter(|held| held.waits);
+                let Some(held) = held else { return false };
+                held.waits = false;
+                let again = again.min(held.ends);
+                state.move_to(*id, again, None);
+                true
+            });
+            if !group.ids.is_empty() {
+                return Some(group);
+            }
+        }
     }
 
     fn settle(&self, renewed: &Renewed) {
@@ -308,11 +351,12 @@ impl<B: Backend> Task<B> {
                 }
             })
             .await;
-            let now = lobby.now();
-            flights.extend(keeper.take(now).into_iter().map(|group| {
-                let backend = self.backend.clone();
-                Box::pin(renew(backend, group, now)) as Flight
-            }));
+            keeper.gather(lobby.now());
+            while flights.len() < MOST_FLIGHTS {
+                let now = lobby.now();
+                let Some(group) = keeper.take(now) else { break };
+                flights.push(Box::pin(renew(self.backend.clone(), group, now)));
+            }
         }
     }
 }

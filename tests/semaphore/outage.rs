@@ -227,6 +227,31 @@ async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
     assert_eq!(semaphore.backend().lobby().lost_errands(), 0);
 }
 
+/// Nothing is wrong with Redis here: but what asks for all at once runs out of its time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permits_of_twenty_thousand_keys_are_all_renewed() {
+    let server = RedisServer::start();
+    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let permits = Permits::new("exports", 1).with_lease(6 * SECOND);
+    let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
+    let keys: Vec<_> = (0..20_000).map(Key::from).collect();
+    let mut held = Vec::new();
+    for some in keys.chunks(100) {
+        let some = some.iter().map(|key| semaphore.try_acquire(key, 1));
+        let some = join_all(some).await.into_iter();
+        held.extend(some.map(|got| got.expect("free")));
+    }
+    let lobby = semaphore.backend().lobby();
+    for _ in 0..8 {
+        sleep(SECOND).await;
+        assert_eq!(lobby.lost_permits(), 0);
+    }
+    assert_eq!(lobby.held_permits(), 20_000);
+    // By Redis' clock, too.
+    let look = semaphore.peek(&keys[19_999]).await.expect("it answers");
+    assert_eq!(look.remaining(), 0);
+}
+
 /// All keys of a permit are in one slot, and those of a batch are not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_keeps_permits_as_any_server_does() {
