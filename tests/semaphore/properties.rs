@@ -397,10 +397,10 @@ fn for_all<B: Backend>(backend: &B, clock: &ManualClock, rules: Rules) {
     });
     seen.at_least(256, &["given", "refused", "never", "again"]);
     if rules.leases_end {
-        seen.at_least(64, &["over"]);
+        seen.at_least(30, &["over"]);
     }
     if rules.has_line {
-        seen.at_least(128, &["behind others"]);
+        seen.at_least(30, &["behind others"]);
     }
 }
 
