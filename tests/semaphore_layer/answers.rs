@@ -291,6 +291,13 @@ fn grpc_clients_are_told_as_they_expect() {
         assert_eq!(seen.lines("grpc-status"), [code]);
         assert!(seen.says_nothing_of_limits());
     }
+    let grpc = tower::service_fn(|_: Request<()>| async {
+        Response::builder()
+            .header("content-type", "application/grpc")
+            .body(String::new())
+    });
+    let allowed = seen(&mut two_each(&memory()).layer(grpc), from("ann"));
+    assert!(allowed.says_nothing_of_limits(), "{allowed:?}");
 }
 
 #[test]

@@ -12,8 +12,10 @@ use http::{Request, Response};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
 
-use crate::requests::{Endless, endless, memory, told, two_each};
-use crate::support::{from, now, others};
+use tower_sluice::{Header, Permits, SemaphoreLayer};
+
+use crate::requests::{Endless, Later, endless, memory, told, two_each};
+use crate::support::{USER, from, now, others};
 
 /// Panics if it is called without having been polled ready. A clone is not ready.
 struct Strict {
@@ -112,6 +114,28 @@ async fn readiness_goes_back_at_once_if_a_request_is_refused_or_waits() {
     assert_eq!(memory.held(), 1);
     drop(another);
     assert_eq!(call.await.expect("no error").status(), 200);
+}
+
+#[tokio::test]
+async fn readiness_is_kept_while_a_backend_is_asked_and_goes_back_without_a_key() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let inner = ConcurrencyLimit::new(endless(), 1);
+    let backend = Later(memory(), Arc::clone(&gate));
+    let limit = SemaphoreLayer::new(Permits::new("exports", 2), Header::new(USER), backend);
+    let (mut service, mut other) = (limit.layer(inner.clone()), inner.clone());
+    assert!(is_ready(&mut service));
+    let mut call = Box::pin(service.call(from("ann")));
+    assert!((&mut call).now_or_never().is_none());
+    assert!(!is_ready(&mut other), "it is about to be used");
+    gate.add_permits(1);
+    assert_eq!(call.await.expect("no error").status(), 200);
+
+    assert!(is_ready(&mut other), "the head is there");
+    drop(other);
+    assert!(is_ready(&mut service));
+    let refused = service.call(Request::new(()));
+    assert!(is_ready(&mut inner.clone()));
+    assert_eq!(refused.await.expect("no error").status(), 400);
 }
 
 #[tokio::test]

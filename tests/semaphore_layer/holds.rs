@@ -449,6 +449,41 @@ fn the_permits_of_all_layers_around_a_handler_are_kept_together() {
 }
 
 #[tokio::test]
+async fn the_loss_of_any_of_them_is_told() {
+    let clock = support::clock();
+    let leased = |name, seconds| {
+        let memory = MemorySemaphore::builder()
+            .clock(clock.clone())
+            .leases_end()
+            .build();
+        let permits = Permits::new(name, 1).with_lease(Duration::from_secs(seconds));
+        SemaphoreLayer::new(permits, Global, memory)
+    };
+    let (service, mut called) = told();
+    let mut service = leased("long", 3_600).layer(leased("short", 30).layer(service));
+    let mut call = Box::pin(service.ready().await.expect("ready").call(Request::new(())));
+    assert!((&mut call).now_or_never().is_none());
+    let (request, _answer) = called.recv().await.expect("a call");
+    let held = request
+        .extensions()
+        .get::<HeldPermit>()
+        .expect("it is there");
+    let mut lost = held.lost();
+    others().await;
+    assert!((&mut lost).now_or_never().is_none() && !held.is_lost());
+    clock.advance(Duration::from_secs(30));
+    timeout(PATIENCE, lost)
+        .await
+        .expect("the short one is over");
+    let over: Vec<_> = held
+        .keep()
+        .permits()
+        .map(|permit| permit.is_lost())
+        .collect();
+    assert_eq!(over, [false, true]);
+}
+
+#[tokio::test]
 async fn handlers_get_it_as_an_argument() {
     let (_, layer) = in_memory(1);
     let required = |held: HeldPermit| async move { held.keep().permits().count().to_string() };

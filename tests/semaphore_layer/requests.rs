@@ -4,15 +4,18 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use tokio::sync::{mpsc, oneshot};
 use tower::Service;
+use tower_sluice::backend::{self, Lobby};
 use tower_sluice::clock::ManualClock;
 use tower_sluice::key::Header;
-use tower_sluice::{MemorySemaphore, Permits, SemaphoreLayer};
+use tower_sluice::semaphore::{Backend, Op, Reply};
+use tower_sluice::{Key, MemorySemaphore, Permits, SemaphoreLayer};
 
 use crate::support::{USER, clock};
 
@@ -20,6 +23,43 @@ pub(crate) type Memory = MemorySemaphore<ManualClock>;
 
 pub(crate) fn memory() -> Memory {
     MemorySemaphore::builder().clock(clock()).build()
+}
+
+/// Its answers come later, when the test lets them.
+#[derive(Clone)]
+pub(crate) struct Later(pub(crate) Memory, pub(crate) Arc<tokio::sync::Semaphore>);
+
+impl Backend for Later {
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        permits: &Permits,
+        key: &Key,
+    ) -> backend::Answer<Result<Reply, Infallible>, Self::Future> {
+        let (later, permits, key) = (self.clone(), permits.clone(), key.clone());
+        backend::Answer::Later(Box::pin(async move {
+            later.1.acquire().await.expect("open").forget();
+            match later.0.ask(op, &permits, &key) {
+                backend::Answer::Now(reply) => reply,
+                backend::Answer::Later(reply) => reply.await,
+            }
+        }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.0.lobby()
+    }
+
+    fn has_leases(&self) -> bool {
+        self.0.has_leases()
+    }
+
+    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+        self.0.next_look(permits, reply, waiters)
+    }
 }
 
 /// Two requests of each user at a time.
