@@ -90,7 +90,7 @@ pub use self::concurrency::SemaphoreLayer;
 pub use self::cost::RouteCosts;
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 pub use self::head::Head;
-pub use self::key::{Global, Header, Key, PeerIp, key_fn};
+pub use self::key::{ClientIp, Global, Header, Key, PeerIp, key_fn};
 pub use self::limit::RateLimitLayer;
 pub use self::limiter::Limiter;
 pub use self::policy::Policy;

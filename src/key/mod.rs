@@ -3,6 +3,7 @@
 //! | extractor | key | refused, if there is none |
 //! |---|---|---|
 //! | [`PeerIp`] | the peer of the connection: IPv4 address, IPv6 /64 | 500: the server was not told to leave it |
+//! | [`ClientIp`] | the client [behind proxies](#behind-a-proxy) that are trusted | 400: what they say cannot be read; 500 as above |
 //! | [`Header`] | the value of one header field, never kept readable | 400 |
 //! | [`Extension`] | what a layer in front has found out: a user, a tenant | 500: that layer is missing |
 //! | [`Global`] | one for all | - |
@@ -28,10 +29,13 @@
 //! assert_eq!(PeerIp::new().key(&request).unwrap_err().status(), 500);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+#![cfg_attr(feature = "axum", doc = include_str!("../docs/keys.md"))]
 
+mod client_ip;
 mod extension;
 mod header;
 mod identity;
+mod networks;
 mod peer;
 
 use std::borrow::Cow;
@@ -42,9 +46,11 @@ use http::{Request, StatusCode};
 
 use crate::head::Head;
 
+pub use self::client_ip::{ClientIp, OnMalformed, PrefixError, TrustedProxies};
 pub use self::extension::{Extension, ToKey};
 pub use self::header::Header;
 pub use self::identity::Key;
+pub use self::networks::{Networks, ParseNetworksError, ParseNetworksErrorKind};
 pub use self::peer::{PeerAddr, PeerIp};
 
 /// Takes a key from a request of type `R`.
@@ -98,7 +104,7 @@ pub trait KeyExtractor<R> {
     }
 }
 
-/// Why a request has no key.
+/// Why a request has no key. Neither values nor addresses are part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -110,6 +116,19 @@ pub enum KeyError {
     MissingHeader(HeaderName),
     /// The header field is there more than once, and nobody can say which one counts.
     RepeatedHeader(HeaderName),
+    /// The request has come past fewer proxies than are counted on.
+    TooFewHops {
+        /// In which they would have left the addresses.
+        header: HeaderName,
+        /// How many there should be.
+        hops: usize,
+    },
+    /// What a trusted proxy says of its client in this header field is no address.
+    MalformedAddress(HeaderName),
+    /// The client's address is in a [`deny_list`](ClientIp::deny_list).
+    Denied,
+    /// The request is not to be limited: it goes on, uncounted.
+    Exempt,
     /// The client's fault, in the words of a closure or of an extractor of your own.
     Client(Cow<'static, str>),
     /// The server's fault, likewise.
@@ -129,16 +148,30 @@ impl KeyError {
         Self::Server(why.into())
     }
 
-    /// With which status the request is refused: 400 or 500.
+    /// With which status the request is refused: 400, 403 or 500.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::MissingHeader(_) | Self::RepeatedHeader(_) | Self::Client(_) => {
-                StatusCode::BAD_REQUEST
-            }
-            Self::MissingPeer | Self::MissingExtension(_) | Self::Server(_) => {
+            Self::MissingHeader(_)
+            | Self::RepeatedHeader(_)
+            | Self::TooFewHops { .. }
+            | Self::MalformedAddress(_)
+            | Self::Client(_) => StatusCode::BAD_REQUEST,
+            Self::Denied => StatusCode::FORBIDDEN,
+            // A layer does not refuse what is exempt; whoever does has not looked.
+            Self::MissingPeer | Self::MissingExtension(_) | Self::Server(_) | Self::Exempt => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
+        }
+    }
+
+    /// Whether the request goes on uncounted, in a layer that lets requests without a key through or in one that does not. What
+    /// cannot be read frees nobody.
+    pub(crate) const fn lets_pass(&self, unkeyed: bool) -> bool {
+        match self {
+            Self::Exempt => true,
+            Self::Denied | Self::TooFewHops { .. } | Self::MalformedAddress(_) => false,
+            _ => unkeyed,
         }
     }
 }
@@ -155,6 +188,17 @@ impl fmt::Display for KeyError {
             }
             Self::MissingHeader(name) => write!(f, "header `{name}` is missing"),
             Self::RepeatedHeader(name) => write!(f, "header `{name}` is there more than once"),
+            Self::TooFewHops { header, hops } => write!(
+                f,
+                "header `{header}` has fewer than {hops} addresses: the request has come past some of the {hops} proxies that \
+                 are counted on"
+            ),
+            Self::MalformedAddress(header) => write!(
+                f,
+                "header `{header}` does not name the client: correct the proxy that writes it, or choose `OnMalformed::Nearest`"
+            ),
+            Self::Denied => f.write_str("the client's address is in the deny-list"),
+            Self::Exempt => f.write_str("the request is not to be limited"),
             Self::Client(why) | Self::Server(why) => f.write_str(why),
         }
     }
@@ -201,6 +245,44 @@ impl<F> fmt::Debug for KeyFn<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyFn(..)")
     }
+}
+
+/// Without white space at both ends.
+fn trim(text: &[u8]) -> &[u8] {
+    let mut text = trim_start(text);
+    while let [rest @ .., b' ' | b'\t'] = text {
+        text = rest;
+    }
+    text
+}
+
+fn trim_start(mut text: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = text {
+        text = rest;
+    }
+    text
+}
+
+/// Whether a letter may be in a token (RFC 9110 §5.6.2).
+const fn is_token(letter: u8) -> bool {
+    letter.is_ascii_alphanumeric()
+        || matches!(
+            letter,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 macro_rules! tuples {

@@ -1,5 +1,5 @@
-use std::fmt::Write as _;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 #[cfg(feature = "axum")]
 use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
@@ -13,7 +13,7 @@ use super::{Key, KeyError, KeyExtractor};
 /// The network of the connection's peer: an IPv4 address, or an IPv6 /64, which is what one customer owns at least. IPv4
 /// addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so that nobody can choose a bucket.
 ///
-/// Behind a proxy every peer is the proxy, and all its clients share one bucket.
+/// Behind a proxy every peer is the proxy, and all its clients share one bucket: use [`ClientIp`](super::ClientIp) there.
 ///
 /// The address comes from the server: in axum from `into_make_service_with_connect_info::<SocketAddr>()` (feature `axum`), in
 /// tonic by itself (feature `tonic`; its TLS hides the address in a type of its own, an interceptor in front can read
@@ -37,19 +37,25 @@ impl PeerIp {
 impl<B> KeyExtractor<Request<B>> for PeerIp {
     #[inline]
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        let extensions = request.extensions();
-        // What was inserted on purpose comes before what a server leaves.
-        if let Some(PeerAddr(peer)) = extensions.get() {
-            return Ok(network(peer));
+        match address(request.extensions()) {
+            Some(ip) => Ok(network(ip, 32, 64)),
+            None => Err(KeyError::MissingPeer),
         }
-        #[cfg(feature = "axum")]
-        if let Some(ConnectInfo(peer)) = extensions.get::<ConnectInfo<SocketAddr>>() {
-            return Ok(network(peer));
-        }
-        elsewhere(extensions)
-            .map(|peer| network(&peer))
-            .ok_or(KeyError::MissingPeer)
     }
+}
+
+/// The address of the connection's peer, wherever it was left. One that is mapped into IPv6 is one of IPv4.
+#[inline]
+pub(super) fn address(extensions: &Extensions) -> Option<IpAddr> {
+    // What was inserted on purpose comes before what a server leaves.
+    if let Some(PeerAddr(peer)) = extensions.get() {
+        return Some(peer.ip().to_canonical());
+    }
+    #[cfg(feature = "axum")]
+    if let Some(ConnectInfo(peer)) = extensions.get::<ConnectInfo<SocketAddr>>() {
+        return Some(peer.ip().to_canonical());
+    }
+    elsewhere(extensions).map(|peer| peer.ip().to_canonical())
 }
 
 /// Where servers and tests that are not so common leave the address.
@@ -93,15 +99,13 @@ const fn digit(value: usize) -> u8 {
     b'0' + value as u8
 }
 
-/// The key of an address: `203.0.113.7`, `2001:db8:1:2::/64`.
+/// The key of an address, as many bits of it as tell clients apart: `203.0.113.7`, `2001:db8:1:2::/64`.
 #[inline]
-fn network(peer: &SocketAddr) -> Key {
-    match peer {
-        SocketAddr::V4(peer) => ipv4(*peer.ip()),
-        SocketAddr::V6(peer) => match peer.ip().to_ipv4_mapped() {
-            Some(ip) => ipv4(ip),
-            None => ipv6(*peer.ip()),
-        },
+pub(super) fn network(ip: IpAddr, v4: u8, v6: u8) -> Key {
+    match ip {
+        IpAddr::V4(ip) if v4 == 32 => ipv4(ip),
+        IpAddr::V4(ip) => part_of_ipv4(ip, v4),
+        IpAddr::V6(ip) => ipv6(ip, v6),
     }
 }
 
@@ -119,11 +123,26 @@ fn ipv4(ip: Ipv4Addr) -> Key {
     Key::inline(bytes, usize::from(len) - 1)
 }
 
-fn ipv6(ip: Ipv6Addr) -> Key {
-    let network = Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX));
+#[cold]
+fn part_of_ipv4(ip: Ipv4Addr, prefix: u8) -> Key {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix));
+    let network = Ipv4Addr::from_bits(ip.to_bits() & mask.unwrap_or(0));
+    written(format_args!("{network}/{prefix}"))
+}
+
+fn ipv6(ip: Ipv6Addr, prefix: u8) -> Key {
+    if prefix == 128 {
+        return written(format_args!("{ip}"));
+    }
+    let mask = u128::MAX.checked_shl(128 - u32::from(prefix));
+    let network = Ipv6Addr::from_bits(ip.to_bits() & mask.unwrap_or(0));
+    written(format_args!("{network}/{prefix}"))
+}
+
+fn written(text: fmt::Arguments<'_>) -> Key {
     let mut key = Key::new("");
     // Writing to a key does not fail.
-    let _ = write!(key, "{network}/64");
+    let _ = key.write_fmt(text);
     key
 }
 
@@ -133,7 +152,9 @@ mod tests {
 
     fn key(peer: &str) -> String {
         let peer = SocketAddr::new(peer.parse().expect("an address"), 80);
-        String::from_utf8_lossy(network(&peer).as_bytes()).into_owned()
+        let request = Request::builder().extension(PeerAddr(peer)).body(());
+        let key = PeerIp::new().key(&request.expect("valid"));
+        String::from_utf8_lossy(key.expect("a peer").as_bytes()).into_owned()
     }
 
     #[test]

@@ -251,12 +251,17 @@ where
         let layer = &shared.layer;
         let key = match layer.key.key(&request) {
             Ok(key) => key,
-            Err(_) if layer.skip_unkeyed => return self.skip(request),
-            Err(error) if layer.policy.fixed().is_some_and(Policy::is_shadow) => {
-                report::refused(&Refusal::NoKey(error));
+            Err(error) if error.lets_pass(layer.skip_unkeyed) => return self.skip(request),
+            Err(error) => {
+                let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
+                let passes = is_shadow && error.lets_pass(true);
+                let refusal = Refusal::NoKey(error);
+                if !passes {
+                    return self.refuse(&request, refusal);
+                }
+                report::refused(&refusal);
                 return self.skip(request);
             }
-            Err(error) => return self.refuse(&request, Refusal::NoKey(error)),
         };
         let policy = match layer.policy.fixed() {
             Some(policy) => Cow::Borrowed(policy),

@@ -29,8 +29,11 @@ pub(super) fn refuse<B>(request: &HeaderMap, refusal: &Refusal) -> Response<Resp
         Refusal::Busy {
             is_global: false, ..
         } => ("8", "too many requests in flight"),
-        Refusal::NoKey(error) if error.status() == StatusCode::BAD_REQUEST => ("3", "bad request"),
-        Refusal::NoKey(_) => ("13", "internal error"),
+        Refusal::NoKey(error) => match error.status() {
+            StatusCode::BAD_REQUEST => ("3", "bad request"),
+            StatusCode::FORBIDDEN => ("7", "forbidden"),
+            _ => ("13", "internal error"),
+        },
         Refusal::Busy { .. } | Refusal::Unavailable => ("14", "service unavailable"),
     };
     let mut response = Response::new(ResponseBody::empty());

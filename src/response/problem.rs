@@ -46,6 +46,9 @@ pub(super) fn about_blank(status: StatusCode) -> Bytes {
         StatusCode::BAD_REQUEST => {
             Bytes::from_static(br#"{"type":"about:blank","title":"Bad Request","status":400}"#)
         }
+        StatusCode::FORBIDDEN => {
+            Bytes::from_static(br#"{"type":"about:blank","title":"Forbidden","status":403}"#)
+        }
         _ => Bytes::from_static(
             br#"{"type":"about:blank","title":"Internal Server Error","status":500}"#,
         ),

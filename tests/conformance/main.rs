@@ -1,6 +1,7 @@
 //! Every vector of `tests/vectors` against the pure core and against the backends, to the microsecond. No case is left out, but
 //! for sliding logs in a Redis without scripts: the manual clock goes back where a case asks for it.
 
+mod client_ip;
 #[cfg(feature = "redis")]
 mod redis;
 mod semaphore;

@@ -1,0 +1,395 @@
+//! The address of the client, behind proxies or not.
+
+mod element;
+mod forwarded;
+mod proxies;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, Request};
+
+use self::element::Element;
+use self::forwarded::Value;
+use self::proxies::Trust;
+pub use self::proxies::TrustedProxies;
+use super::peer;
+use super::{Key, KeyError, KeyExtractor, Networks, trim};
+use crate::head::Head;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The network of the client: an IPv4 address, an IPv6 /64. As it is made by [`new`](Self::new) it reads no header, and is the
+/// same as [`PeerIp`](super::PeerIp); behind proxies it reads the one that is named, as far as those are trusted.
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::key::{ClientIp, KeyExtractor, PeerAddr, TrustedProxies};
+///
+/// let client = ClientIp::new().forwarded_for(TrustedProxies::new(["10.0.0.0/8"]));
+/// let from = |peer: [u8; 4], header: &str| {
+///     let request = Request::builder().extension(PeerAddr((peer, 4711).into()));
+///     request.header("x-forwarded-for", header).body(())
+/// };
+/// // What our proxy has added counts, not what the client has sent.
+/// let key = client.key(&from([10, 0, 0, 1], "1.2.3.4, 203.0.113.7")?)?;
+/// assert_eq!(key.as_bytes(), b"203.0.113.7");
+/// // Who comes past the proxy has the address it comes from.
+/// let key = client.key(&from([198, 51, 100, 1], "1.2.3.4")?)?;
+/// assert_eq!(key.as_bytes(), b"198.51.100.1");
+/// // What the proxy has added cannot be read: 400.
+/// let error = client.key(&from([10, 0, 0, 1], "1.2.3.4, 203.0.113.256")?).unwrap_err();
+/// assert_eq!(error.status(), 400);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Exactly one header is read, from right to left: trusted addresses are passed over, and the first other one is the client;
+/// if all are trusted, it is the leftmost. A proxy that does not say who came to it (`unknown`, `_name`) is taken for the client
+/// itself. What stands further to the left was written by who knows whom: it neither helps nor harms. In `Forwarded` that holds
+/// for what the elements say; **a line that breaks the grammar is refused as a whole**, so let the outermost proxy replace the
+/// field rather than append to it.
+///
+/// The address of the peer is left in the request as [`PeerIp`](super::PeerIp) says, and without it requests are refused, header or
+/// not. Addresses that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4 everywhere.
+#[derive(Clone, Debug)]
+pub struct ClientIp {
+    source: Source,
+    on_malformed: OnMalformed,
+    prefixes: Prefixes,
+    allowed: Networks,
+    denied: Networks,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    Peer,
+    ForwardedFor(TrustedProxies),
+    Forwarded(TrustedProxies),
+    Header(HeaderName, Networks),
+}
+
+/// What happens to a request if what a trusted proxy says of its client makes no sense.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnMalformed {
+    /// It is refused with 400.
+    #[default]
+    Refuse,
+    /// The nearest address to the right is taken for the client: that proxy, or the peer. Its other clients share the bucket.
+    Nearest,
+}
+
+/// A prefix that leaves no client apart from others, or has more bits than an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixError {
+    bits: u8,
+    most: u8,
+}
+
+impl fmt::Display for PrefixError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let version = if self.most == 32 { 4 } else { 6 };
+        let Self { bits, most } = self;
+        write!(
+            f,
+            "a prefix of {bits} bits for IPv{version}: use 1 to {most}"
+        )
+    }
+}
+
+impl std::error::Error for PrefixError {}
+
+#[derive(Clone, Copy, Debug)]
+struct Prefixes {
+    v4: u8,
+    v6: u8,
+}
+
+impl Default for ClientIp {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ClientIp {
+    /// The peer of the connection; no header is read.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            source: Source::Peer,
+            on_malformed: OnMalformed::Refuse,
+            prefixes: Prefixes { v4: 32, v6: 64 },
+            allowed: Networks::default(),
+            denied: Networks::default(),
+        }
+    }
+
+    /// Reads `X-Forwarded-For`, and no other header.
+    #[must_use]
+    pub fn forwarded_for(self, proxies: impl Into<TrustedProxies>) -> Self {
+        self.reading(Source::ForwardedFor(proxies.into()))
+    }
+
+    /// Reads `Forwarded` (RFC 7239), and no other header.
+    #[must_use]
+    pub fn forwarded(self, proxies: impl Into<TrustedProxies>) -> Self {
+        self.reading(Source::Forwarded(proxies.into()))
+    }
+
+    /// Reads the field `name`, in which a proxy leaves one address: `x-real-ip`, `cf-connecting-ip`, `true-client-ip`; no other
+    /// header. More than one line or address is malformed. **The proxy must set it, not pass on what it gets.**
+    #[must_use]
+    pub fn header(self, name: HeaderName, proxies: Networks) -> Self {
+        self.reading(Source::Header(name, proxies))
+    }
+
+    fn reading(mut self, source: Source) -> Self {
+        self.source = source;
+        self
+    }
+
+    /// What happens to requests if what a trusted proxy says cannot be read; they are refused by default.
+    #[must_use]
+    pub const fn on_malformed(mut self, on_malformed: OnMalformed) -> Self {
+        self.on_malformed = on_malformed;
+        self
+    }
+
+    /// How many bits of an IPv4 address tell clients apart; 32 by default, all of them.
+    ///
+    /// # Panics
+    ///
+    /// If it is not from 1 to 32.
+    #[must_use]
+    pub const fn ipv4_prefix(mut self, bits: u8) -> Self {
+        assert!(1 <= bits && bits <= 32, "prefix of IPv4: use 1 to 32 bits");
+        self.prefixes.v4 = bits;
+        self
+    }
+
+    /// How many bits of an IPv6 address tell clients apart; 64 by default, which is what one customer owns at least. Many
+    /// own a /56 or a /48.
+    ///
+    /// # Panics
+    ///
+    /// If it is not from 1 to 128.
+    #[must_use]
+    pub const fn ipv6_prefix(mut self, bits: u8) -> Self {
+        assert!(
+            1 <= bits && bits <= 128,
+            "prefix of IPv6: use 1 to 128 bits"
+        );
+        self.prefixes.v6 = bits;
+        self
+    }
+
+    /// As [`ipv4_prefix`](Self::ipv4_prefix) and [`ipv6_prefix`](Self::ipv6_prefix), for numbers that come from outside.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not in its range.
+    pub fn try_prefixes(mut self, ipv4: u8, ipv6: u8) -> Result<Self, PrefixError> {
+        if ipv4 == 0 || ipv4 > 32 {
+            return Err(PrefixError {
+                bits: ipv4,
+                most: 32,
+            });
+        }
+        if ipv6 == 0 || ipv6 > 128 {
+            return Err(PrefixError {
+                bits: ipv6,
+                most: 128,
+            });
+        }
+        self.prefixes = Prefixes { v4: ipv4, v6: ipv6 };
+        Ok(self)
+    }
+
+    /// Clients in these networks are not limited at all. Their requests are passed on without being counted.
+    #[must_use]
+    pub fn allow_list(mut self, networks: Networks) -> Self {
+        self.allowed = networks;
+        self
+    }
+
+    /// Clients in these networks are refused with 403, also if they are in [`allow_list`](Self::allow_list).
+    #[must_use]
+    pub fn deny_list(mut self, networks: Networks) -> Self {
+        self.denied = networks;
+        self
+    }
+
+    /// The address of the client, in whole, for logs and decisions of your own. The lists are not asked.
+    ///
+    /// # Errors
+    ///
+    /// If the peer is not known ([`KeyError::MissingPeer`]), the request has come past fewer proxies than are counted on
+    /// ([`KeyError::TooFewHops`]), or what one of them says cannot be read ([`KeyError::MalformedAddress`]).
+    #[inline]
+    pub fn of(&self, head: &Head<'_>) -> Result<IpAddr, KeyError> {
+        self.find(head.extensions, head.headers)
+    }
+
+    #[inline]
+    fn find(&self, extensions: &Extensions, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
+        let peer = peer::address(extensions).ok_or(KeyError::MissingPeer)?;
+        match &self.source {
+            Source::Peer => Ok(peer),
+            source => self.read(source, peer, headers),
+        }
+    }
+
+    fn read(&self, source: &Source, peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
+        match source {
+            Source::Peer => Ok(peer),
+            Source::ForwardedFor(proxies) => {
+                let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
+                let elements = lines.flat_map(|line| {
+                    let elements = line.as_bytes().rsplit(|letter| *letter == b',').map(trim);
+                    elements.filter(|text| !text.is_empty()).map(Element::of)
+                });
+                self.walk(proxies, peer, &X_FORWARDED_FOR, elements)
+            }
+            Source::Forwarded(proxies) => {
+                let lines = headers.get_all(FORWARDED).iter().rev();
+                self.walk(
+                    proxies,
+                    peer,
+                    &FORWARDED,
+                    lines.flat_map(forwarded_elements),
+                )
+            }
+            Source::Header(name, proxies) => {
+                if !proxies.contains(peer) {
+                    return Ok(peer);
+                }
+                let mut lines = headers.get_all(name).iter();
+                match (lines.next().map(|line| trim(line.as_bytes())), lines.next()) {
+                    (None | Some([]), None) => Ok(peer),
+                    (Some(text), None) => match Element::of(text) {
+                        Element::Address(ip) => Ok(ip),
+                        Element::Silent | Element::Malformed => self.malformed(name, peer),
+                    },
+                    _ => self.malformed(name, peer),
+                }
+            }
+        }
+    }
+
+    /// From the right, and no further than need be: what is not reached is not judged.
+    fn walk(
+        &self,
+        proxies: &TrustedProxies,
+        peer: IpAddr,
+        name: &HeaderName,
+        elements: impl Iterator<Item = Element>,
+    ) -> Result<IpAddr, KeyError> {
+        let mut nearest = peer;
+        match &proxies.0 {
+            Trust::In(networks) => {
+                if !networks.contains(peer) {
+                    return Ok(peer);
+                }
+                for element in elements {
+                    match element {
+                        Element::Address(ip) if networks.contains(ip) => nearest = ip,
+                        Element::Address(ip) => return Ok(ip),
+                        Element::Silent => return Ok(nearest),
+                        Element::Malformed => return self.malformed(name, nearest),
+                    }
+                }
+                Ok(nearest)
+            }
+            Trust::Hops(0) => Ok(peer),
+            Trust::Hops(hops) => {
+                for (index, element) in elements.enumerate() {
+                    let is_it = index + 1 == *hops;
+                    match element {
+                        Element::Address(ip) if is_it => return Ok(ip),
+                        Element::Silent if is_it => return Ok(nearest),
+                        Element::Malformed if is_it => return self.malformed(name, nearest),
+                        Element::Address(ip) => nearest = ip,
+                        Element::Silent | Element::Malformed => {}
+                    }
+                }
+                Err(KeyError::TooFewHops {
+                    header: name.clone(),
+                    hops: *hops,
+                })
+            }
+        }
+    }
+
+    #[cold]
+    fn malformed(&self, name: &HeaderName, nearest: IpAddr) -> Result<IpAddr, KeyError> {
+        match self.on_malformed {
+            OnMalformed::Refuse => Err(KeyError::MalformedAddress(name.clone())),
+            OnMalformed::Nearest => Ok(nearest),
+        }
+    }
+
+    #[inline]
+    fn screen(&self, ip: IpAddr) -> Result<(), KeyError> {
+        if self.denied.contains(ip) {
+            return Err(KeyError::Denied);
+        }
+        if self.allowed.contains(ip) {
+            return Err(KeyError::Exempt);
+        }
+        Ok(())
+    }
+}
+
+impl<B> KeyExtractor<Request<B>> for ClientIp {
+    #[inline]
+    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+        let ip = self.find(request.extensions(), request.headers())?;
+        self.screen(ip)?;
+        Ok(peer::network(ip, self.prefixes.v4, self.prefixes.v6))
+    }
+}
+
+/// The elements of a line of `Forwarded`, from the right. A broken line is one that is malformed.
+fn forwarded_elements(line: &HeaderValue) -> impl Iterator<Item = Element> {
+    let (elements, broken) = match forwarded::elements(line.as_bytes()) {
+        Some(elements) => (elements, None),
+        None => (forwarded::Elements::new(), Some(Element::Malformed)),
+    };
+    let elements = elements.into_iter().rev();
+    elements
+        .map(|client| client.map_or(Element::Silent, Value::element))
+        .chain(broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_from_outside_are_checked() {
+        let why = |v4, v6| {
+            ClientIp::new()
+                .try_prefixes(v4, v6)
+                .map(|_| ())
+                .map_err(|why| why.to_string())
+        };
+        assert_eq!(why(1, 128), Ok(()));
+        assert_eq!(
+            why(0, 64),
+            Err("a prefix of 0 bits for IPv4: use 1 to 32".into())
+        );
+        assert_eq!(
+            why(33, 64),
+            Err("a prefix of 33 bits for IPv4: use 1 to 32".into())
+        );
+        assert_eq!(
+            why(32, 0),
+            Err("a prefix of 0 bits for IPv6: use 1 to 128".into())
+        );
+        assert_eq!(
+            why(32, 129),
+            Err("a prefix of 129 bits for IPv6: use 1 to 128".into())
+        );
+    }
+}

@@ -1,0 +1,412 @@
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// A set of networks, such as the addresses of your proxies. Clones share it.
+///
+/// As text it has one network a line; what follows a `#` is a comment, an address without a prefix is a network of one:
+///
+/// ```
+/// use tower_sluice::key::Networks;
+///
+/// let text = "203.0.113.0/24 # the office\n\n# and its IPv6\n2001:db8:7::/48\n198.51.100.7\n";
+/// let office: Networks = text.parse()?;
+/// assert!(office.contains("203.0.113.9".parse()?));
+/// assert!(office.contains("::ffff:203.0.113.9".parse()?), "the same address, mapped into IPv6");
+/// assert!(!office.contains("198.51.100.8".parse()?));
+///
+/// let why = "10.0.0.0/8\n10.1.2.3/16".parse::<Networks>().unwrap_err();
+/// assert_eq!(why.to_string(), "line 2: `10.1.2.3/16` has bits beyond its prefix: write `10.1.0.0/16`, or `10.1.2.3/32`");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Addresses and networks that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4; `::/0` holds no address of IPv4. A
+/// look-up takes a few comparisons, however many networks there are.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Networks(Arc<Ranges>);
+
+/// First and last addresses, in order, apart from each other.
+#[derive(Default, PartialEq, Eq)]
+struct Ranges {
+    v4: Box<[(u32, u32)]>,
+    v6: Box<[(u128, u128)]>,
+}
+
+/// Why a text is no list of networks: which line, and what it says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseNetworksError {
+    line: usize,
+    value: Box<str>,
+    kind: ParseNetworksErrorKind,
+}
+
+/// What is wrong with a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ParseNetworksErrorKind {
+    /// It is no address, or what follows the `/` is no number.
+    Syntax,
+    /// The prefix is longer than the address.
+    TooLong {
+        /// The most there can be: 32 or 128.
+        most: u8,
+    },
+    /// Its address has bits beyond the prefix: one of the two is a slip.
+    HostBits {
+        /// The network that holds the address.
+        network: IpNet,
+    },
+}
+
+impl Networks {
+    /// These networks, each as `10.0.0.0/8`, `2001:db8::/32` or an address.
+    ///
+    /// # Panics
+    ///
+    /// If one cannot be read, with the sentence of the error: for literals. What comes from outside is parsed.
+    #[must_use]
+    #[track_caller]
+    pub fn new<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Self {
+        Self::from_lines(networks).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// The networks of these lines, with comments and blank lines as in a text.
+    ///
+    /// # Errors
+    ///
+    /// If a line is no network, with its number, from 1 on.
+    pub fn from_lines<T: AsRef<str>>(
+        lines: impl IntoIterator<Item = T>,
+    ) -> Result<Self, ParseNetworksError> {
+        let mut networks = Vec::new();
+        for (index, line) in lines.into_iter().enumerate() {
+            let line = line.as_ref();
+            let value = line.split_once('#').map_or(line, |(value, _)| value).trim();
+            if value.is_empty() {
+                continue;
+            }
+            let network = network(value).map_err(|kind| ParseNetworksError {
+                line: index + 1,
+                value: value.into(),
+                kind,
+            })?;
+            networks.push(network);
+        }
+        Ok(networks.into_iter().collect())
+    }
+
+    /// Loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and `fc00::/7`
+    /// (RFC 1918, RFC 4193). Whoever can send from one of these is in it, neighbours in a shared data centre included.
+    #[must_use]
+    pub fn loopback_and_private() -> Self {
+        Self::new([
+            "127.0.0.0/8",
+            "::1",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "fc00::/7",
+        ])
+    }
+
+    /// Whether the address is in one of them.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address.to_canonical() {
+            IpAddr::V4(ip) => holds(&self.0.v4, ip.to_bits()),
+            IpAddr::V6(ip) => holds(&self.0.v6, ip.to_bits()),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.v4.is_empty() && self.0.v6.is_empty()
+    }
+}
+
+fn holds<T: Ord>(ranges: &[(T, T)], address: T) -> bool {
+    let after = ranges.partition_point(|(first, _)| *first <= address);
+    after > 0 && ranges[after - 1].1 >= address
+}
+
+fn network(value: &str) -> Result<IpNet, ParseNetworksErrorKind> {
+    use ParseNetworksErrorKind::{HostBits, Syntax, TooLong};
+
+    let (address, prefix) = match value.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (value, None),
+    };
+    // The parser of the standard library: there `010.0.0.0` is no address.
+    let address: IpAddr = address.parse().map_err(|_| Syntax)?;
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = match prefix {
+        None => most,
+        Some(digits)
+            if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) =>
+        {
+            return Err(Syntax);
+        }
+        Some(digits) => digits.parse().unwrap_or(u8::MAX),
+    };
+    let network = IpNet::new(address, prefix).map_err(|_| TooLong { most })?;
+    if network.trunc() == network {
+        Ok(network)
+    } else {
+        let network = network.trunc();
+        Err(HostBits { network })
+    }
+}
+
+impl FromIterator<IpNet> for Networks {
+    /// Bits beyond a prefix are passed over.
+    fn from_iter<T: IntoIterator<Item = IpNet>>(networks: T) -> Self {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for network in networks {
+            match canonical(network) {
+                IpNet::V4(net) => v4.push((net.network().to_bits(), net.broadcast().to_bits())),
+                IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
+            }
+        }
+        Self(Arc::new(Ranges {
+            v4: merged(v4),
+            v6: merged(v6),
+        }))
+    }
+}
+
+/// A network within `::ffff:0:0/96` is one of IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    if let IpNet::V6(net) = network
+        && let Some(prefix) = net.prefix_len().checked_sub(96)
+        && let Some(ip) = net.addr().to_ipv4_mapped()
+        && let Ok(net) = Ipv4Net::new(ip, prefix)
+    {
+        return IpNet::V4(net);
+    }
+    network
+}
+
+/// In order, and those that overlap as one.
+fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>) -> Box<[(T, T)]> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, kept| {
+        let overlaps = next.0 <= kept.1;
+        if overlaps {
+            kept.1 = kept.1.max(next.1);
+        }
+        overlaps
+    });
+    ranges.into()
+}
+
+impl FromStr for Networks {
+    type Err = ParseNetworksError;
+
+    fn from_str(text: &str) -> Result<Self, ParseNetworksError> {
+        Self::from_lines(text.lines())
+    }
+}
+
+/// Shows first and last addresses.
+impl fmt::Debug for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let v4 = self.0.v4.iter().map(|(first, last)| {
+            let (first, last) = (Ipv4Addr::from_bits(*first), Ipv4Addr::from_bits(*last));
+            IpAddr::from(first)..=IpAddr::from(last)
+        });
+        let v6 = self.0.v6.iter().map(|(first, last)| {
+            let (first, last) = (Ipv6Addr::from_bits(*first), Ipv6Addr::from_bits(*last));
+            IpAddr::from(first)..=IpAddr::from(last)
+        });
+        f.debug_set().entries(v4.chain(v6)).finish()
+    }
+}
+
+impl ParseNetworksError {
+    /// The number of the line, from 1 on.
+    #[must_use]
+    pub const fn line(&self) -> usize {
+        self.line
+    }
+
+    /// What the line says, without its comment.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub const fn kind(&self) -> ParseNetworksErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for ParseNetworksError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters = self.value.chars().take(80);
+        let value: String = letters.flat_map(char::escape_debug).collect();
+        write!(f, "line {}: `{value}` ", self.line)?;
+        match self.kind {
+            ParseNetworksErrorKind::Syntax => f.write_str(
+                "is no network: write it as `10.0.0.0/8`, `2001:db8::/32` or an address",
+            ),
+            ParseNetworksErrorKind::TooLong { most } => {
+                write!(f, "has a prefix that is too long: use at most {most}")
+            }
+            ParseNetworksErrorKind::HostBits { network } => {
+                let address = value.split('/').next().unwrap_or_default();
+                let most = network.max_prefix_len();
+                write!(
+                    f,
+                    "has bits beyond its prefix: write `{network}`, or `{address}/{most}`"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for ParseNetworksError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn edges_are_within_and_what_is_next_to_them_is_not() {
+        let networks = Networks::new(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7", "2001:db8::/33"]);
+        for within in [
+            "10.0.0.0",
+            "10.255.255.255",
+            "::ffff:10.0.0.1",
+            "192.0.2.7",
+            "2001:db8::",
+            "2001:db8:7fff:ffff:ffff:ffff:ffff:ffff",
+        ] {
+            assert!(networks.contains(ip(within)), "{within}");
+        }
+        for beside in [
+            "9.255.255.255",
+            "11.0.0.0",
+            "192.0.2.6",
+            "192.0.2.8",
+            "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff",
+            "2001:db8:8000::",
+            "::10.0.0.1",
+            "::",
+        ] {
+            assert!(!networks.contains(ip(beside)), "{beside}");
+        }
+        assert!(!Networks::default().contains(ip("0.0.0.0")));
+        assert!(Networks::default().is_empty() && !networks.is_empty());
+    }
+
+    #[test]
+    fn all_of_one_family_is_nothing_of_the_other() {
+        let (four, six) = (Networks::new(["0.0.0.0/0"]), Networks::new(["::/0"]));
+        for (address, is_four) in [
+            ("0.0.0.0", true),
+            ("255.255.255.255", true),
+            ("::ffff:1.2.3.4", true),
+            ("::1.2.3.4", false),
+            ("::", false),
+        ] {
+            let within = (four.contains(ip(address)), six.contains(ip(address)));
+            assert_eq!(within, (is_four, !is_four), "{address}");
+        }
+    }
+
+    #[test]
+    fn mapped_networks_are_those_of_ipv4() {
+        let networks = Networks::new(["::ffff:10.0.0.0/104", "::ffff:192.0.2.1"]);
+        assert_eq!(networks, Networks::new(["10.0.0.0/8", "192.0.2.1/32"]));
+        assert!(networks.contains(ip("10.200.0.1")));
+        // Wider than what is mapped: of IPv6 it holds all, of IPv4 nothing.
+        assert!(!Networks::new(["::/80"]).contains(ip("10.0.0.1")));
+    }
+
+    #[test]
+    fn overlapping_networks_are_one_however_they_are_ordered() {
+        let one = Networks::new(["10.1.0.0/16", "10.0.0.0/8", "10.255.0.0/16", "9.0.0.0/8"]);
+        assert_eq!(one, Networks::new(["9.0.0.0/8", "10.0.0.0/8"]));
+        assert_eq!(
+            format!("{one:?}"),
+            "{9.0.0.0..=9.255.255.255, 10.0.0.0..=10.255.255.255}"
+        );
+    }
+
+    #[test]
+    fn the_preset_is_what_it_says_and_no_more() {
+        let preset = Networks::loopback_and_private();
+        for within in [
+            "127.0.0.1",
+            "::1",
+            "10.9.8.7",
+            "172.31.0.1",
+            "192.168.1.1",
+            "fd00::1",
+        ] {
+            assert!(preset.contains(ip(within)), "{within}");
+        }
+        for public in [
+            "172.32.0.1",
+            "192.169.0.1",
+            "169.254.1.1",
+            "100.64.0.1",
+            "fe80::1",
+            "::2",
+            "8.8.8.8",
+        ] {
+            assert!(!preset.contains(ip(public)), "{public}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_line_and_the_value() {
+        let why = |text: &str| text.parse::<Networks>().expect_err(text).to_string();
+        let syntax = "is no network: write it as `10.0.0.0/8`, `2001:db8::/32` or an address";
+        for value in [
+            "10.0.0/8",
+            "010.0.0.0/8",
+            "10.0.0.0/",
+            "/8",
+            "10.0.0.0/8/8",
+            "10.0.0.0/+8",
+            "10.0.0.0/ 8",
+            "10.0.0.0/8, 11.0.0.0/8",
+            "fe80::1%eth0",
+            "example.org",
+            "10.0.0.0-10.1.0.0",
+        ] {
+            assert_eq!(
+                why(&format!("# all\n\n{value} # x")),
+                format!("line 3: `{value}` {syntax}")
+            );
+        }
+        assert_eq!(
+            why("10.0.0.0/33"),
+            "line 1: `10.0.0.0/33` has a prefix that is too long: use at most 32"
+        );
+        assert_eq!(
+            why("::/1000"),
+            "line 1: `::/1000` has a prefix that is too long: use at most 128"
+        );
+        let error = "::1\r\n2001:db8::1/32"
+            .parse::<Networks>()
+            .expect_err("a slip");
+        assert_eq!((error.line(), error.value()), (2, "2001:db8::1/32"));
+        assert!(matches!(
+            error.kind(),
+            ParseNetworksErrorKind::HostBits { .. }
+        ));
+        assert!(why(&format!("{}\u{1b}", "x".repeat(1_000))).len() < 200);
+    }
+}
