@@ -247,7 +247,8 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         self
     }
 
-    /// Lets requests without a key through, unlimited; they are refused by default.
+    /// Lets requests without a key through, unlimited; they are refused by default. Those whose address cannot be read, or is denied
+    /// ([`ClientIp`](crate::ClientIp)), are refused all the same.
     pub fn skip_unkeyed(mut self) -> Self {
         self.skip_unkeyed = true;
         self
@@ -258,6 +259,14 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     /// How clients are told of the limit; by default in the fields of draft 11.
     pub fn headers(mut self, format: HeaderFormat) -> Self {
         self.reject.format = format;
+        self
+    }
+
+    /// Whether the pre-flights of browsers (CORS: `OPTIONS` with `Origin` and `Access-Control-Request-Method`) are counted as well;
+    /// they are not by default, for they ask on behalf of a request that will be, and bring no cookies and no API key. A client that
+    /// is denied is refused also there.
+    pub fn count_preflights(mut self, count: bool) -> Self {
+        self.reject.preflights = count;
         self
     }
 

@@ -13,7 +13,7 @@ use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
 use crate::charge::{Admitted, Charge, Settle, Settlement};
 use crate::cost::CostOf;
 use crate::decision::Decision;
-use crate::key::{Key, KeyExtractor};
+use crate::key::{Key, KeyError, KeyExtractor};
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::report;
@@ -249,12 +249,16 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
+        let is_free = layer.reject.is_free(&request);
         let key = match layer.key.key(&request) {
-            Ok(key) => key,
-            Err(error) if error.lets_pass(layer.skip_unkeyed) => return self.skip(request),
+            Ok(key) if !is_free => key,
+            Ok(_) => return self.skip(request),
+            Err(error) if error.lets_pass(layer.skip_unkeyed || is_free) => {
+                return self.skip(request);
+            }
             Err(error) => {
                 let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
-                let passes = is_shadow && error.lets_pass(true);
+                let passes = is_shadow && error != KeyError::Denied;
                 let refusal = Refusal::NoKey(error);
                 if !passes {
                     return self.refuse(&request, refusal);

@@ -1,7 +1,9 @@
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::{
+    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, ORIGIN,
+};
 use http::{Extensions, Method, Request, Response, StatusCode};
 
 use super::headers::{self, HeaderFormat, Prepared};
@@ -45,6 +47,12 @@ pub trait Reject<Req, Res, Err>: Clone {
         None
     }
 
+    /// Whether the request goes on uncounted, whosever it is.
+    fn is_free(&self, request: &Req) -> bool {
+        let _ = request;
+        false
+    }
+
     /// By when the client of a request that is seen at `now` will have gone, if the request says so.
     fn deadline(&self, request: &mut Req, now: Timestamp) -> Option<Deadline> {
         let _ = (request, now);
@@ -65,6 +73,8 @@ pub trait Reject<Req, Res, Err>: Clone {
 pub struct Http<F = Problem, H = NoHook> {
     pub(crate) format: HeaderFormat,
     pub(crate) on_redirects: bool,
+    /// Whether pre-flights are counted.
+    pub(crate) preflights: bool,
     pub(crate) extensions: bool,
     pub(crate) shadow_header: bool,
     pub(crate) body: F,
@@ -76,6 +86,7 @@ impl Default for Http {
         Self {
             format: HeaderFormat::default(),
             on_redirects: false,
+            preflights: false,
             extensions: true,
             shadow_header: false,
             body: Problem(()),
@@ -89,6 +100,7 @@ impl<F, H> Http<F, H> {
         Http {
             format: self.format,
             on_redirects: self.on_redirects,
+            preflights: self.preflights,
             extensions: self.extensions,
             shadow_header: self.shadow_header,
             body,
@@ -100,6 +112,7 @@ impl<F, H> Http<F, H> {
         Http {
             format: self.format,
             on_redirects: self.on_redirects,
+            preflights: self.preflights,
             extensions: self.extensions,
             shadow_header: self.shadow_header,
             body: self.body,
@@ -280,6 +293,17 @@ where
 
     fn charge<'r>(&self, request: &'r Request<B>) -> Option<&'r Charge> {
         request.extensions().get::<Charge>()
+    }
+
+    #[inline]
+    fn is_free(&self, request: &Request<B>) -> bool {
+        // A pre-flight as the Fetch standard has it (§4.9): the browser's own question before a request.
+        *request.method() == Method::OPTIONS
+            && !self.preflights
+            && request.headers().contains_key(ORIGIN)
+            && request
+                .headers()
+                .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
     }
 
     fn deadline(&self, request: &mut Request<B>, now: Timestamp) -> Option<Deadline> {
