@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request;
 use tower::Layer;
-use tower_sluice::key::Header;
+use tower_sluice::key::{Header, PeerAddr, TrustedProxies};
 use tower_sluice::{
-    Global, Key, MemorySemaphore, PeerIp, Permits, RateLimitLayer, Semaphore, SemaphoreLayer,
+    ClientIp, Global, Key, MemorySemaphore, PeerIp, Permits, RateLimitLayer, Semaphore,
+    SemaphoreLayer,
 };
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -64,12 +65,25 @@ fn told(run: impl FnOnce()) -> Vec<String> {
 
 #[test]
 fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
+    let proxies = TrustedProxies::loopback_and_private();
+    let client = ClientIp::new().forwarded_for(proxies);
     let lines = told(|| {
+        let mut service = RateLimitLayer::new(two_a_minute(), client, memory()).layer(hello());
+        let mut request = Request::new(());
+        for _ in 0..2 {
+            let seen = seen(&mut service, request);
+            assert_eq!(seen.status, 500);
+            let body = r#"{"type":"about:blank","title":"Internal Server Error","status":500}"#;
+            assert_eq!(seen.body, body);
+            // A header does not make up for it.
+            request = Request::builder()
+                .header("x-forwarded-for", "1.2.3.4")
+                .body(())
+                .expect("valid");
+        }
         let mut service =
             RateLimitLayer::new(two_a_minute(), PeerIp::new(), memory()).layer(hello());
-        for _ in 0..3 {
-            assert_eq!(seen(&mut service, Request::new(())).status, 500);
-        }
+        assert_eq!(seen(&mut service, Request::new(())).status, 500);
     });
     let at = |level: &str| lines.iter().filter(|line| line.starts_with(level)).count();
     assert_eq!((at("ERROR"), at("DEBUG")), (1, 2), "{lines:?}");
@@ -102,6 +116,32 @@ fn refusals_are_told_without_their_keys() {
         "DEBUG message=request refused: it has no key error=header `x-api-key` is missing",
     ];
     assert_eq!(lines, expected);
+}
+
+#[test]
+fn a_client_that_cannot_be_told_is_told_of_without_what_it_sent() {
+    let proxies = TrustedProxies::loopback_and_private();
+    let lines = told(|| {
+        let limit = RateLimitLayer::new(
+            two_a_minute(),
+            ClientIp::new().forwarded_for(proxies),
+            memory(),
+        );
+        let mut service = limit.layer(hello());
+        let peer = PeerAddr(([10, 0, 0, 1], 4711).into());
+        let request = Request::builder().extension(peer);
+        let request = request.header("x-forwarded-for", "hunter2").body(());
+        assert_eq!(seen(&mut service, request.expect("valid")).status, 400);
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].starts_with("DEBUG message=request refused"),
+        "{lines:?}"
+    );
+    assert!(
+        lines[0].contains("`x-forwarded-for`") && !lines[0].contains("hunter2"),
+        "{lines:?}"
+    );
 }
 
 #[cfg(feature = "redis")]

@@ -64,6 +64,14 @@ impl Key {
         self.secret
     }
 
+    /// A secret whose bytes are not at hand as one.
+    pub(super) fn of_secret_bytes(bytes: impl Iterator<Item = u8>) -> Self {
+        Self {
+            bytes: bytes.collect(),
+            secret: true,
+        }
+    }
+
     /// A key of the first `len` bytes, which are where they stay.
     #[inline]
     pub(super) fn inline(bytes: [u8; INLINE], len: usize) -> Self {

@@ -5,13 +5,20 @@
 //! | [`PeerIp`] | the peer of the connection: IPv4 address, IPv6 /64 | 500: the server was not told to leave it |
 //! | [`ClientIp`] | the client [behind proxies](#behind-a-proxy) that are trusted | 400: what they say cannot be read; 500 as above |
 //! | [`Header`] | the value of one header field, never kept readable | 400 |
+//! | [`Bearer`] | the token in `Authorization`, likewise | 400 |
+//! | [`Cookie`] | the value of one cookie, likewise | 400 |
+//! | [`Query`] | the value of one query parameter, likewise | 400 |
 //! | [`Extension`] | what a layer in front has found out: a user, a tenant | 500: that layer is missing |
+//! | `MatchedPath` (feature `axum`) | the template of the route: `/users/{id}` | 404: no route was matched |
+//! | [`Path`], [`Method`] | the path as sent; the method | - |
 //! | [`Global`] | one for all | - |
 //! | [`key_fn`] | what a closure makes of the request's head | as it says |
+//! | [`first_of`] | the first of several that a request has | as the last of them |
 //! | a tuple of these | all parts together | as the first that is missing |
 //!
 //! A request without a key is refused ([`KeyError`] says how) or let through unlimited
-//! ([`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed)); it never falls into a bucket that all share.
+//! ([`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed)); it never falls into a bucket that all share. [`KeyExt`] has what a limit
+//! [passes over](#what-is-not-limited).
 //!
 //! ```
 //! use http::Request;
@@ -31,27 +38,46 @@
 //! ```
 #![cfg_attr(feature = "axum", doc = include_str!("../docs/keys.md"))]
 
+mod bearer;
 mod client_ip;
+mod cookie;
 mod extension;
+mod first_of;
 mod header;
 mod identity;
+#[cfg(feature = "axum")]
+mod keep;
 mod networks;
 mod peer;
+mod query;
+mod skip;
+mod target;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use http::header::HeaderName;
 use http::{Request, StatusCode};
 
 use crate::head::Head;
 
+pub use self::bearer::Bearer;
 pub use self::client_ip::{ClientIp, OnMalformed, PrefixError, TrustedProxies};
+pub use self::cookie::{Cookie, InvalidCookieName};
 pub use self::extension::{Extension, ToKey};
+pub use self::first_of::{FirstOf, first_of};
 pub use self::header::Header;
 pub use self::identity::Key;
+#[cfg(feature = "axum")]
+pub use self::keep::Keep;
 pub use self::networks::{Networks, ParseNetworksError, ParseNetworksErrorKind};
 pub use self::peer::{PeerAddr, PeerIp};
+pub use self::query::Query;
+pub use self::skip::{Guarded, KeyExt, SkipIf, SkipMethod};
+#[cfg(feature = "axum")]
+pub use self::target::MatchedPath;
+pub use self::target::{Method, Path};
 
 /// Takes a key from a request of type `R`.
 ///
@@ -116,6 +142,10 @@ pub enum KeyError {
     MissingHeader(HeaderName),
     /// The header field is there more than once, and nobody can say which one counts.
     RepeatedHeader(HeaderName),
+    /// This part of the request is not there, or empty.
+    Missing(Part),
+    /// This part of the request is there more than once.
+    Repeated(Part),
     /// The request has come past fewer proxies than are counted on.
     TooFewHops {
         /// In which they would have left the addresses.
@@ -135,6 +165,31 @@ pub enum KeyError {
     Server(Cow<'static, str>),
 }
 
+/// A part of a request that a key is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Part {
+    /// The cookie of this name.
+    Cookie(Arc<str>),
+    /// The bearer token in `Authorization`.
+    Bearer,
+    /// The query parameter of this name.
+    Query(Arc<str>),
+    /// The route that axum's router has matched.
+    MatchedPath,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cookie(name) => write!(f, "cookie `{name}`"),
+            Self::Bearer => f.write_str("bearer token in `authorization`"),
+            Self::Query(name) => write!(f, "query parameter `{}`", name.escape_debug()),
+            Self::MatchedPath => f.write_str("matched route"),
+        }
+    }
+}
+
 impl KeyError {
     /// The request is at fault: refused with 400. The reason is for logs, the client is not told.
     #[must_use]
@@ -148,12 +203,15 @@ impl KeyError {
         Self::Server(why.into())
     }
 
-    /// With which status the request is refused: 400, 403 or 500.
+    /// With which status the request is refused: 400, 403, 404 or 500.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
+            Self::Missing(Part::MatchedPath) => StatusCode::NOT_FOUND,
             Self::MissingHeader(_)
             | Self::RepeatedHeader(_)
+            | Self::Missing(_)
+            | Self::Repeated(_)
             | Self::TooFewHops { .. }
             | Self::MalformedAddress(_)
             | Self::Client(_) => StatusCode::BAD_REQUEST,
@@ -174,6 +232,14 @@ impl KeyError {
             _ => unkeyed,
         }
     }
+
+    /// Whether there is nothing that a key could be made of, and no reason to stop at that.
+    const fn is_none(&self) -> bool {
+        matches!(
+            self,
+            Self::MissingHeader(_) | Self::MissingExtension(_) | Self::Missing(_) | Self::Client(_)
+        )
+    }
 }
 
 impl fmt::Display for KeyError {
@@ -188,6 +254,11 @@ impl fmt::Display for KeyError {
             }
             Self::MissingHeader(name) => write!(f, "header `{name}` is missing"),
             Self::RepeatedHeader(name) => write!(f, "header `{name}` is there more than once"),
+            Self::Missing(Part::MatchedPath) => f.write_str(
+                "no route was matched: put the limit into `Router::layer` or at a route, or have another key for the fallback",
+            ),
+            Self::Missing(part) => write!(f, "{part} is missing"),
+            Self::Repeated(part) => write!(f, "{part} is there more than once"),
             Self::TooFewHops { header, hops } => write!(
                 f,
                 "header `{header}` has fewer than {hops} addresses: the request has come past some of the {hops} proxies that \

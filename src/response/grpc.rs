@@ -32,6 +32,7 @@ pub(super) fn refuse<B>(request: &HeaderMap, refusal: &Refusal) -> Response<Resp
         Refusal::NoKey(error) => match error.status() {
             StatusCode::BAD_REQUEST => ("3", "bad request"),
             StatusCode::FORBIDDEN => ("7", "forbidden"),
+            StatusCode::NOT_FOUND => ("12", "not found"),
             _ => ("13", "internal error"),
         },
         Refusal::Busy { .. } | Refusal::Unavailable => ("14", "service unavailable"),

@@ -49,6 +49,9 @@ pub(super) fn about_blank(status: StatusCode) -> Bytes {
         StatusCode::FORBIDDEN => {
             Bytes::from_static(br#"{"type":"about:blank","title":"Forbidden","status":403}"#)
         }
+        StatusCode::NOT_FOUND => {
+            Bytes::from_static(br#"{"type":"about:blank","title":"Not Found","status":404}"#)
+        }
         _ => Bytes::from_static(
             br#"{"type":"about:blank","title":"Internal Server Error","status":500}"#,
         ),

@@ -1,0 +1,114 @@
+use std::sync::Arc;
+
+use http::{Request, Uri};
+
+use super::{Key, KeyError, KeyExtractor, Part};
+
+/// The value of one parameter of the query, such as `?api_key=..`. It is taken for a secret ([`Key::secret`]): backends keep and
+/// send a fingerprint of it, nothing that can be read.
+///
+/// Names and values are decoded as forms are (`%61` and `+`), so that a value has one bucket however it is written; an empty one is
+/// none, and the same name twice is refused. A client that can choose the value can choose its bucket.
+#[derive(Clone, Debug)]
+pub struct Query(Arc<str>);
+
+impl Query {
+    /// The parameter named `name`; names have case.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+
+    fn values<'a>(&'a self, uri: &'a Uri) -> impl Iterator<Item = &'a str> {
+        let pairs = uri.query().into_iter().flat_map(|query| query.split('&'));
+        pairs.filter_map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            decoded(name).eq(self.0.bytes()).then_some(value)
+        })
+    }
+}
+
+impl<B> KeyExtractor<Request<B>> for Query {
+    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+        let mut values = self.values(request.uri());
+        match (values.next(), values.next()) {
+            (Some(value), None) if !value.is_empty() => Ok(Key::of_secret_bytes(decoded(value))),
+            (Some(_), Some(_)) => Err(KeyError::Repeated(Part::Query(Arc::clone(&self.0)))),
+            _ => Err(KeyError::Missing(Part::Query(Arc::clone(&self.0)))),
+        }
+    }
+}
+
+/// As `application/x-www-form-urlencoded` (WHATWG URL §5.1): a `%` that nothing follows stands for itself.
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
+    let mut rest = text.as_bytes();
+    std::iter::from_fn(move || {
+        let (letter, after) = rest.split_first()?;
+        rest = after;
+        Some(match letter {
+            b'+' => b' ',
+            b'%' => match after {
+                [high, low, after @ ..] => match (digit(*high), digit(*low)) {
+                    (Some(high), Some(low)) => {
+                        rest = after;
+                        high << 4 | low
+                    }
+                    _ => b'%',
+                },
+                _ => b'%',
+            },
+            letter => *letter,
+        })
+    })
+}
+
+fn digit(letter: u8) -> Option<u8> {
+    match letter {
+        b'0'..=b'9' => Some(letter - b'0'),
+        b'a'..=b'f' => Some(letter - b'a' + 10),
+        b'A'..=b'F' => Some(letter - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_is_a_key_and_anything_else_a_refusal() {
+        let key = |query: &str| {
+            let request = Request::get(format!("/path?{query}")).body(());
+            Query::new("api key").key(&request.expect("valid"))
+        };
+        let part = || Part::Query("api key".into());
+        for query in [
+            "api+key=a%20b",
+            "x=1&api%20key=a+b",
+            "api%20ke%79=%61+b&y",
+            "&&api+key=a+b&",
+        ] {
+            assert_eq!(key(query), Ok(Key::secret("a b")), "{query}");
+        }
+        assert_eq!(key("api+key=%00%fF%7"), Ok(Key::secret(b"\0\xff%7")));
+        assert_eq!(key("api+key=%%61%zz=="), Ok(Key::secret("%a%zz==")));
+        for query in [
+            "",
+            "api+key",
+            "api+key=",
+            "Api+key=a",
+            "x=api+key=a",
+            "api%2bkey=a",
+        ] {
+            assert_eq!(key(query), Err(KeyError::Missing(part())), "{query}");
+        }
+        for query in ["api+key=a&api+key=a", "api+key=&api%20key=a"] {
+            assert_eq!(key(query), Err(KeyError::Repeated(part())), "{query}");
+        }
+        let bare = Request::get("/path").body(()).expect("valid");
+        assert_eq!(
+            Query::new("q").key(&bare),
+            Err(KeyError::Missing(Part::Query("q".into())))
+        );
+    }
+}

@@ -1,0 +1,14 @@
+//! Keys from outside: what clients may send to be taken for others, or for many.
+
+mod attacks;
+#[cfg(feature = "axum")]
+mod awaited;
+mod lists;
+mod parsers;
+mod reference;
+#[cfg(feature = "redis")]
+#[path = "../support/mod.rs"]
+mod shared;
+#[allow(dead_code, reason = "for all tests of the layer")]
+#[path = "../limit/support.rs"]
+mod support;

@@ -1,0 +1,341 @@
+//! Who the client is, written a second time, as plainly as SEMANTICS.md §14 says it: lists of letters, no iterator that stops early,
+//! nothing borrowed. Slow, and on purpose nothing of the crate's own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What is configured. Networks of proxies are 10.0.0.0/8 and fd00::/8, and of IPv4 and IPv6 the whole address counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Trust {
+    Networks,
+    Hops(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ip(IpAddr),
+    TooFewHops,
+    Malformed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Element {
+    Ip(IpAddr),
+    Silent,
+    Malformed,
+}
+
+fn is_trusted(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.octets()[0] == 10,
+        IpAddr::V6(ip) => ip.octets()[0] == 0xfd,
+    }
+}
+
+pub(crate) fn forwarded_for(lines: &[&[u8]], peer: IpAddr, trust: Trust, nearest: bool) -> Answer {
+    let mut elements = Vec::new();
+    for line in lines {
+        for text in split(line, b',') {
+            let text = without_space(&text);
+            if !text.is_empty() {
+                elements.push(element(&text));
+            }
+        }
+    }
+    walk(&elements, peer, trust, nearest)
+}
+
+pub(crate) fn forwarded(lines: &[&[u8]], peer: IpAddr, trust: Trust, nearest: bool) -> Answer {
+    let mut elements = Vec::new();
+    for line in lines {
+        match forwarded_line(line) {
+            Some(of_line) => elements.extend(of_line),
+            None => elements.push(Element::Malformed),
+        }
+    }
+    walk(&elements, peer, trust, nearest)
+}
+
+pub(crate) fn single(lines: &[&[u8]], peer: IpAddr, nearest: bool) -> Answer {
+    if !is_trusted(peer) {
+        return Answer::Ip(peer);
+    }
+    let malformed = if nearest {
+        Answer::Ip(peer)
+    } else {
+        Answer::Malformed
+    };
+    match lines {
+        [] => Answer::Ip(peer),
+        [line] if without_space(line).is_empty() => Answer::Ip(peer),
+        [line] => match element(&without_space(line)) {
+            Element::Ip(ip) => Answer::Ip(ip),
+            _ => malformed,
+        },
+        _ => malformed,
+    }
+}
+
+fn walk(elements: &[Element], peer: IpAddr, trust: Trust, nearest: bool) -> Answer {
+    // The peer is the rightmost of all.
+    let mut all = vec![Element::Ip(peer)];
+    all.extend(elements.iter().rev());
+    let place = match trust {
+        Trust::Hops(hops) if hops >= all.len() => return Answer::TooFewHops,
+        Trust::Hops(hops) => hops,
+        Trust::Networks => {
+            let is_passed =
+                |element: &Element| matches!(element, Element::Ip(ip) if is_trusted(*ip));
+            let first = all.iter().position(|element| !is_passed(element));
+            first.unwrap_or(all.len() - 1)
+        }
+    };
+    match all[place] {
+        Element::Ip(ip) => Answer::Ip(ip),
+        Element::Malformed if !nearest => Answer::Malformed,
+        _ => {
+            let mut right = all[..place].iter().rev();
+            let ip = right.find_map(|element| match element {
+                Element::Ip(ip) => Some(*ip),
+                _ => None,
+            });
+            Answer::Ip(ip.expect("the peer is one"))
+        }
+    }
+}
+
+fn element(text: &[u8]) -> Element {
+    let Ok(text) = String::from_utf8(text.to_vec()) else {
+        return Element::Malformed;
+    };
+    if text.to_lowercase() == "unknown" {
+        return Element::Silent;
+    }
+    if let Some(name) = text.strip_prefix('_') {
+        let good = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+        let silent = !name.is_empty() && name.chars().all(good);
+        return if silent {
+            Element::Silent
+        } else {
+            Element::Malformed
+        };
+    }
+    // All the ways to cut a port off, the whole text included.
+    let mut hosts = vec![text.clone()];
+    if let Some((host, port)) = text.rsplit_once(':') {
+        let digits = port.chars().all(|letter| letter.is_ascii_digit());
+        if digits && (1..=5).contains(&port.len()) {
+            hosts.push(host.to_owned());
+        }
+    }
+    for (index, host) in hosts.iter().enumerate() {
+        let has_port = index == 1;
+        if let Some(ip) = ipv4(host) {
+            return Element::Ip(ip.into());
+        }
+        let inner = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        let ip = match inner {
+            Some(inner) => ipv6(inner),
+            None if has_port => None, // the port of a bare address cannot be told from it
+            None => ipv6(host),
+        };
+        if let Some(ip) = ip {
+            return Element::Ip(canonical(ip));
+        }
+    }
+    Element::Malformed
+}
+
+fn canonical(ip: Ipv6Addr) -> IpAddr {
+    let bits = u128::from_be_bytes(ip.octets());
+    if bits >> 32 == 0xffff {
+        let [.., a, b, c, d] = ip.octets();
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(ip)
+    }
+}
+
+fn ipv4(text: &str) -> Option<Ipv4Addr> {
+    let parts: Vec<&str> = text.split('.').collect();
+    if parts.len() != 4 {
+        return None;
+    }
+    let mut octets = [0; 4];
+    for (octet, part) in octets.iter_mut().zip(parts) {
+        let digits = !part.is_empty()
+            && part.len() <= 3
+            && part.chars().all(|letter| letter.is_ascii_digit());
+        let leading_zero = part.len() > 1 && part.starts_with('0');
+        if !digits || leading_zero {
+            return None;
+        }
+        *octet = part.parse().ok()?;
+    }
+    Some(octets.into())
+}
+
+/// RFC 4291 §2.2.
+fn ipv6(text: &str) -> Option<Ipv6Addr> {
+    let groups = |text: &str, is_end: bool| -> Option<Vec<u16>> {
+        if text.is_empty() {
+            return Some(Vec::new());
+        }
+        let parts: Vec<&str> = text.split(':').collect();
+        let mut groups = Vec::new();
+        for (index, part) in parts.iter().enumerate() {
+            if part.contains('.') {
+                if !is_end || index + 1 != parts.len() {
+                    return None;
+                }
+                let [a, b, c, d] = ipv4(part)?.octets();
+                groups.push(u16::from_be_bytes([a, b]));
+                groups.push(u16::from_be_bytes([c, d]));
+                continue;
+            }
+            let hex = part.chars().all(|letter| letter.is_ascii_hexdigit());
+            if part.is_empty() || part.len() > 4 || !hex {
+                return None;
+            }
+            groups.push(u16::from_str_radix(part, 16).ok()?);
+        }
+        Some(groups)
+    };
+    let all = match text.split_once("::") {
+        None => groups(text, true)?,
+        Some((left, right)) => {
+            let (left, right) = (groups(left, false)?, groups(right, true)?);
+            let missing = 8_usize.checked_sub(left.len() + right.len())?;
+            if missing == 0 {
+                return None;
+            }
+            [left, vec![0; missing], right].concat()
+        }
+    };
+    let all: [u16; 8] = all.try_into().ok()?;
+    Some(all.into())
+}
+
+/// The elements of a line, or nothing if it is not of the grammar of RFC 7239 §4: it is cut at the commas, semicolons and equals
+/// signs that are not in quotes.
+fn forwarded_line(line: &[u8]) -> Option<Vec<Element>> {
+    // Each letter, and whether it is within quotes; an escaped one is.
+    let mut letters = Vec::new();
+    let mut quoted = false;
+    let mut index = 0;
+    while index < line.len() {
+        let letter = line[index];
+        if quoted && letter == b'\\' {
+            letters.push((letter, true));
+            letters.push((*line.get(index + 1)?, true));
+            index += 2;
+            continue;
+        }
+        if letter == b'"' {
+            quoted = !quoted;
+            letters.push((letter, false));
+        } else {
+            letters.push((letter, quoted));
+        }
+        index += 1;
+    }
+    if quoted {
+        return None;
+    }
+    let mut elements = Vec::new();
+    for part in cut(&letters, b',') {
+        let part = bare(&part);
+        if part.is_empty() {
+            continue;
+        }
+        let mut names: Vec<String> = Vec::new();
+        let mut client = Element::Silent;
+        // White space behind a semicolon at the end has been taken off with the rest.
+        for (index, pair) in cut(&part, b';').iter().enumerate() {
+            let pair = if index > 0 {
+                bare_left(pair)
+            } else {
+                pair.clone()
+            };
+            if pair.is_empty() {
+                continue;
+            }
+            let equals = pair.iter().position(|letter| *letter == (b'=', false))?;
+            let name = token(&pair[..equals])?.to_ascii_lowercase();
+            let value = &pair[equals + 1..];
+            let value = match value {
+                [(b'"', false), inner @ .., (b'"', false)] => {
+                    if inner.contains(&(b'"', false)) {
+                        return None;
+                    }
+                    let mut text = Vec::new();
+                    let mut inner = inner.iter();
+                    while let Some((letter, _)) = inner.next() {
+                        if *letter == b'\\' {
+                            text.push(inner.next()?.0);
+                        } else {
+                            text.push(*letter);
+                        }
+                    }
+                    text
+                }
+                value => token(value)?.into_bytes(),
+            };
+            if names.contains(&name) {
+                return None;
+            }
+            if name == "for" {
+                client = element(&value);
+            }
+            names.push(name);
+        }
+        elements.push(client);
+    }
+    Some(elements)
+}
+
+type Letters = Vec<(u8, bool)>;
+
+fn cut(letters: &[(u8, bool)], at: u8) -> Vec<Letters> {
+    let parts = letters.split(|letter| *letter == (at, false));
+    parts.map(<[_]>::to_vec).collect()
+}
+
+fn bare_left(letters: &[(u8, bool)]) -> Letters {
+    let is_space = |letter: &&(u8, bool)| matches!(letter, (b' ' | b'\t', false));
+    letters.iter().skip_while(is_space).copied().collect()
+}
+
+fn bare(letters: &[(u8, bool)]) -> Letters {
+    let mut letters = bare_left(letters);
+    while let Some((b' ' | b'\t', false)) = letters.last() {
+        letters.pop();
+    }
+    letters
+}
+
+fn token(letters: &[(u8, bool)]) -> Option<String> {
+    let text: String = letters
+        .iter()
+        .map(|(letter, _)| char::from(*letter))
+        .collect();
+    let good = |letter: char| letter.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(letter);
+    (!text.is_empty() && text.chars().all(good)).then_some(text)
+}
+
+fn split(line: &[u8], at: u8) -> Vec<Vec<u8>> {
+    line.split(|letter| *letter == at)
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+fn without_space(text: &[u8]) -> Vec<u8> {
+    let is_space = |letter: &u8| matches!(letter, b' ' | b'\t');
+    let start = text.iter().position(|letter| !is_space(letter));
+    let end = text.iter().rposition(|letter| !is_space(letter));
+    match (start, end) {
+        (Some(start), Some(end)) => text[start..=end].to_vec(),
+        _ => Vec::new(),
+    }
+}
