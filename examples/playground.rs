@@ -9,6 +9,8 @@
 //! `--in-flight 2`, and no more requests of a client are served at a time: `curl localhost:3000/stream/30 & curl
 //! localhost:3000/sleep/3000 & curl -i localhost:3000/`.
 //!
+//! Behind a proxy: `--trusted-proxy 127.0.0.1`; then `curl -H 'x-forwarded-for: 203.0.113.7' localhost:3000` is from there.
+//!
 //! With the feature `redis` several of them share a limit: `--backend redis://127.0.0.1/`.
 //!
 //! SIGTERM and SIGINT stop it; requests that are under way have 3 seconds to end.
@@ -30,10 +32,12 @@ use axum::routing::{get, post};
 use clap::Parser;
 use http::{Extensions, Request};
 use tokio::signal::unix::{SignalKind, signal};
-use tower_sluice::key::{Global, Header, KeyError, KeyExtractor};
+use tower_sluice::key::{
+    self, Bearer, Cookie, Global, Header, KeyError, KeyExtractor, Networks, Query,
+};
 use tower_sluice::{
-    AnyBackend, Charge, Head, Key, MaxWait, MemoryBackend, OnBackendError, PeerIp, Permits, Policy,
-    Quota, RateLimitLayer, SemaphoreLayer,
+    AnyBackend, Charge, ClientIp, Head, Key, MaxWait, MemoryBackend, OnBackendError, Permits,
+    Policy, Quota, RateLimitLayer, SemaphoreLayer,
 };
 
 /// A server to try rate limits with curl.
@@ -55,9 +59,15 @@ struct Options {
     /// algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
     quota: Vec<Quota>,
-    /// Whose limit it is: `ip`, `global` or `header:NAME`.
+    /// Whose limit it is: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.
     #[arg(long, value_name = "KEY", default_value = "ip", value_parser = keyed_by)]
     key: KeyedBy,
+    /// A network of proxies that are believed, such as `10.0.0.0/8`; may be repeated. Then `--key ip` is the address that they name.
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    trusted_proxy: Vec<String>,
+    /// The header in which they name it: a list, if it is `x-forwarded-for` or `forwarded` (RFC 7239), otherwise one address.
+    #[arg(long, value_name = "NAME", default_value = "x-forwarded-for")]
+    forwarded_header: HeaderName,
     /// The name of the policy.
     #[arg(long, value_name = "NAME", default_value = "default")]
     name: String,
@@ -120,22 +130,57 @@ impl StatusPattern {
 
 #[derive(Clone)]
 enum KeyedBy {
-    Ip,
+    Ip(ClientIp),
     Global,
     Header(Header),
+    Cookie(Cookie),
+    Bearer,
+    Query(Query),
+    Path,
 }
 
 impl<B> KeyExtractor<Request<B>> for KeyedBy {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         match self {
-            Self::Ip => PeerIp::new().key(request),
+            Self::Ip(client) => client.key(request),
             Self::Global => Global.key(request),
             Self::Header(header) => header.key(request),
+            Self::Cookie(cookie) => cookie.key(request),
+            Self::Bearer => Bearer.key(request),
+            Self::Query(query) => query.key(request),
+            Self::Path => key::Path.key(request),
         }
     }
 
     fn is_global(&self) -> bool {
         matches!(self, Self::Global)
+    }
+}
+
+fn keyed_by(text: &str) -> Result<KeyedBy, String> {
+    match (text, text.split_once(':')) {
+        ("ip", _) => Ok(KeyedBy::Ip(ClientIp::new())),
+        ("global", _) => Ok(KeyedBy::Global),
+        ("bearer", _) => Ok(KeyedBy::Bearer),
+        ("path", _) => Ok(KeyedBy::Path),
+        (_, Some(("header", name))) => match name.parse::<HeaderName>() {
+            Ok(name) => Ok(KeyedBy::Header(name.into())),
+            Err(_) => Err(format!("`{name}` is no header name")),
+        },
+        (_, Some(("cookie", name))) => match Cookie::try_new(name) {
+            Ok(cookie) => Ok(KeyedBy::Cookie(cookie)),
+            Err(error) => Err(error.to_string()),
+        },
+        (_, Some(("query", name))) if !name.is_empty() => Ok(KeyedBy::Query(Query::new(name))),
+        _ => Err("use ip, global, header:NAME, cookie:NAME, bearer, query:NAME or path".into()),
+    }
+}
+
+fn network(text: &str) -> Result<String, String> {
+    match Networks::from_lines([text]) {
+        Ok(networks) if !networks.is_empty() => Ok(text.to_owned()),
+        Ok(_) => Err("use a network, such as 10.0.0.0/8".into()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -196,18 +241,6 @@ impl OnError {
     }
 }
 
-fn keyed_by(text: &str) -> Result<KeyedBy, String> {
-    match (text, text.split_once(':')) {
-        ("ip", _) => Ok(KeyedBy::Ip),
-        ("global", _) => Ok(KeyedBy::Global),
-        (_, Some(("header", name))) => match name.parse::<HeaderName>() {
-            Ok(name) => Ok(KeyedBy::Header(name.into())),
-            Err(_) => Err(format!("`{name}` is no header name")),
-        },
-        _ => Err("use ip, global or header:NAME".into()),
-    }
-}
-
 impl Options {
     /// One quota bears the policy's name, several are numbered.
     fn policy(&self) -> Result<Policy, tower_sluice::policy::PolicyError> {
@@ -222,7 +255,22 @@ impl Options {
         }
     }
 
+    /// The peer is the client, unless it is a proxy that is believed.
+    fn key(&self) -> KeyedBy {
+        let proxies = Networks::new(&self.trusted_proxy);
+        let header = &self.forwarded_header;
+        match self.key.clone() {
+            KeyedBy::Ip(client) => KeyedBy::Ip(match header.as_str() {
+                "x-forwarded-for" => client.forwarded_for(proxies),
+                "forwarded" => client.forwarded(proxies),
+                _ => client.header(header.clone(), proxies),
+            }),
+            other => other,
+        }
+    }
+
     fn app(self, policy: Policy) -> Router {
+        let key = self.key();
         let backend = self.backend.within(self.backend_timeout);
         let free = self.free_status;
         let (max_wait, on_error) = (
@@ -231,11 +279,11 @@ impl Options {
         );
         let in_flight = self.in_flight.map(|capacity| {
             let permits = Permits::new(IN_FLIGHT, capacity).with_lease(self.lease);
-            SemaphoreLayer::new(permits, self.key.clone(), backend.clone())
+            SemaphoreLayer::new(permits, key.clone(), backend.clone())
                 .on_backend_error(on_error.clone())
                 .wait(max_wait)
         });
-        let limit = RateLimitLayer::new(policy, self.key, backend)
+        let limit = RateLimitLayer::new(policy, key, backend)
             .on_backend_error(on_error)
             .wait(max_wait)
             .cost_fn(cost)

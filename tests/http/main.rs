@@ -4,6 +4,7 @@
 mod charges;
 mod examples;
 mod in_flight;
+mod keys;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod playground;
@@ -348,6 +349,22 @@ async fn bad_arguments_are_named_in_one_line() {
         (["--key", "cookie"], "cookie"),
         (["--key", "header:"], "header"),
         (["--key", "header:a b"], "a b"),
+        (["--key", "cookie:"], "cookie name ``"),
+        (["--key", "cookie:a b"], "cookie name `a b`"),
+        (["--key", "query:"], "query:NAME"),
+        (["--key", "bearer:x"], "bearer:x"),
+        (
+            ["--trusted-proxy", "10.0.0.0/33"],
+            "`10.0.0.0/33` has a prefix",
+        ),
+        (["--trusted-proxy", "10.0.0.1/8"], "write `10.0.0.0/8`"),
+        (
+            ["--trusted-proxy", "proxy.internal"],
+            "`proxy.internal` is no network",
+        ),
+        (["--trusted-proxy", ""], "use a network"),
+        (["--trusted-proxy", "::1\n::2"], "`::1\\n::2` is no network"),
+        (["--forwarded-header", "a b"], "a b"),
         (["--name", "two words"], "two words"),
         (["--name", ""], "name"),
         (["--wait", "soon"], "'soon' for '--wait"),
@@ -383,7 +400,15 @@ async fn help_is_no_error() {
     let output = run(&["--help"]).await;
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).expect("text");
-    for option in ["--listen", "--backend", "--quota", "--key", "--name"] {
+    for option in [
+        "--listen",
+        "--backend",
+        "--quota",
+        "--key",
+        "--name",
+        "--trusted-proxy",
+        "--forwarded-header",
+    ] {
         assert!(help.contains(option), "{help}");
     }
 }

@@ -1,0 +1,133 @@
+//! Whose limit it is: the client behind a proxy, and keys of other kinds.
+
+use http::Method;
+
+use crate::playground::Playground;
+
+/// A quota that is used up at once.
+const ONCE: [&str; 2] = ["--quota", "1/day"];
+
+/// What requests with these header fields are answered, one after the other.
+async fn statuses(arguments: &[&str], requests: &[&[(&'static str, &str)]]) -> Vec<u16> {
+    let playground = Playground::start(&[&ONCE, arguments].concat()).await;
+    let mut statuses = Vec::new();
+    for fields in requests {
+        let mut request = playground.request(Method::GET, "/");
+        for (name, value) in *fields {
+            let value = value.parse().expect("a value");
+            request.headers_mut().append(*name, value);
+        }
+        statuses.push(playground.send(request).await.status.as_u16());
+    }
+    statuses
+}
+
+const XFF: &str = "x-forwarded-for";
+
+#[tokio::test]
+async fn no_header_is_read_unless_a_proxy_is_trusted() {
+    let claims: [&[_]; 3] = [
+        &[],
+        &[(XFF, "203.0.113.7")],
+        &[("forwarded", "for=203.0.113.8")],
+    ];
+    assert_eq!(statuses(&[], &claims).await, [200, 429, 429]);
+    let elsewhere = [
+        "--trusted-proxy",
+        "10.0.0.0/8",
+        "--trusted-proxy",
+        "127.0.0.2",
+    ];
+    assert_eq!(statuses(&elsewhere, &claims).await, [200, 429, 429]);
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_names_its_clients() {
+    let requests: [&[_]; 8] = [
+        &[(XFF, "203.0.113.7")],
+        &[(XFF, "1.2.3.4, 203.0.113.7")],
+        &[(XFF, "1.2.3.4"), (XFF, "203.0.113.7, 10.1.1.1")],
+        &[(XFF, "203.0.113.8")],
+        &[(XFF, "2001:db8::1")],
+        &[(XFF, "2001:db8::ffff")],
+        &[(XFF, "203.0.113.9, ?")],
+        &[("forwarded", "for=203.0.113.10")],
+    ];
+    let proxies = [
+        "--trusted-proxy",
+        "127.0.0.0/8",
+        "--trusted-proxy",
+        "10.0.0.0/8",
+    ];
+    let expected = [200, 429, 429, 200, 200, 429, 400, 200];
+    assert_eq!(statuses(&proxies, &requests).await, expected);
+}
+
+#[tokio::test]
+async fn the_header_is_the_one_that_is_named() {
+    let trusted = ["--trusted-proxy", "127.0.0.1", "--forwarded-header"];
+    let with = |name| [&trusted[..], &[name]].concat();
+    let requests: [&[_]; 4] = [
+        &[(
+            "forwarded",
+            "for=1.2.3.4;proto=https, for=\"[2001:db8::1]:4711\"",
+        )],
+        &[("forwarded", "For=\"[2001:db8::2]\"")],
+        &[(XFF, "203.0.113.7")],
+        &[("forwarded", "for=203.0.113.7:80")],
+    ];
+    assert_eq!(
+        statuses(&with("Forwarded"), &requests).await,
+        [200, 429, 200, 400]
+    );
+    let requests: [&[_]; 4] = [
+        &[("x-real-ip", "203.0.113.7")],
+        &[("x-real-ip", "203.0.113.7"), (XFF, "1.2.3.4")],
+        &[("x-real-ip", "203.0.113.8")],
+        &[("x-real-ip", "203.0.113.8, 203.0.113.9")],
+    ];
+    assert_eq!(
+        statuses(&with("x-real-ip"), &requests).await,
+        [200, 429, 200, 400]
+    );
+}
+
+#[tokio::test]
+async fn the_key_is_a_cookie_or_a_token_if_told_so() {
+    let requests: [&[_]; 5] = [
+        &[("cookie", "a=b; sid=hunter2")],
+        &[("cookie", "sid=hunter2"), ("cookie", "a=c")],
+        &[("cookie", "sid=hunter3")],
+        &[],
+        &[("cookie", "sid=a; sid=b")],
+    ];
+    let expected = [200, 429, 200, 400, 400];
+    assert_eq!(
+        statuses(&["--key", "cookie:sid"], &requests).await,
+        expected
+    );
+    let requests: [&[_]; 5] = [
+        &[("authorization", "Bearer hunter2")],
+        &[("authorization", "bearer hunter2")],
+        &[("authorization", "Bearer hunter3")],
+        &[],
+        &[("authorization", "Basic aHVudGVyMg==")],
+    ];
+    assert_eq!(statuses(&["--key", "bearer"], &requests).await, expected);
+}
+
+#[tokio::test]
+async fn the_key_is_a_part_of_the_target_if_told_so() {
+    let query = Playground::start(&[&ONCE[..], &["--key", "query:tenant"]].concat()).await;
+    let paths = [
+        "/?tenant=a",
+        "/?x&tenant=%61",
+        "/?tenant=b",
+        "/",
+        "/?tenant=c&tenant=d",
+    ];
+    assert_eq!(query.statuses(&paths).await, [200, 429, 200, 400, 400]);
+    let path = Playground::start(&[&ONCE[..], &["--key", "path"]].concat()).await;
+    let paths = ["/", "/?x", "/status/204", "/status/404", "/status/204"];
+    assert_eq!(path.statuses(&paths).await, [200, 429, 204, 404, 429]);
+}
