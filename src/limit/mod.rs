@@ -1,7 +1,7 @@
 //! [`RateLimitLayer`]: limits any Tower service, by key.
 //!
-//! Answers `429` to clients that ask too often, or lets them [wait](RateLimitLayer::wait). Behind a proxy every peer is the proxy: take the
-//! key from what you know of the client instead.
+//! Answers `429` to clients that ask too often, or lets them [wait](RateLimitLayer::wait). Behind a proxy every peer is the proxy: use
+//! [`ClientIp`](crate::ClientIp) and name the proxies that you trust.
 //!
 //! ```
 //! use http::{Request, Response, StatusCode};
