@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 use tower_governor::GovernorLayer;
 use tower_governor::governor::GovernorConfigBuilder;
 use tower_sluice::response::HeaderFormat;
-use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+use tower_sluice::{ClientIp, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
 
 /// Answers at once with nothing.
 #[derive(Clone)]
@@ -110,6 +110,21 @@ fn layers(c: &mut Criterion) {
         "ours, bare",
         ok,
         ours(plenty)
+            .headers(HeaderFormat::None)
+            .extensions(false)
+            .layer(Inner),
+    );
+    let by_client = RateLimitLayer::new(
+        Policy::new("default", plenty),
+        ClientIp::new(),
+        MemoryBackend::new(),
+    );
+    bench(
+        c,
+        "allowed",
+        "ours, bare, by ClientIp",
+        ok,
+        by_client
             .headers(HeaderFormat::None)
             .extensions(false)
             .layer(Inner),

@@ -14,9 +14,11 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode};
 use tower::{Layer, Service};
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::key::PeerAddr;
+use tower_sluice::key::{KeyExtractor, Networks, PeerAddr, TrustedProxies};
 use tower_sluice::response::HeaderFormat;
-use tower_sluice::{Charge, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, RouteCosts};
+use tower_sluice::{
+    Charge, ClientIp, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, RouteCosts,
+};
 
 struct Counting;
 
@@ -181,6 +183,36 @@ fn a_cost_by_route_allocates_nothing() {
     let limited = silent(one_quota(ALLOWED)).costs(costs.clone());
     assert_eq!(allocations(limited.layer(inner()), StatusCode::OK), 0);
     assert_eq!(costs.unmatched().len(), 2);
+}
+
+#[test]
+fn to_find_the_client_behind_proxies_allocates_nothing() {
+    let proxies = || Networks::new(["10.0.0.0/8", "fd00::/8"]);
+    let single = HeaderName::from_static("x-real-ip");
+    let request = Request::builder()
+        .extension(PeerAddr(([10, 0, 0, 1], 4711).into()))
+        .header("x-forwarded-for", "1.2.3.4, [2001:db8::7]:4711, 10.0.0.3")
+        .header("x-forwarded-for", "10.0.0.2")
+        .header("forwarded", "for=1.2.3.4;proto=https, for=\"[2001:db8::7]\";by=_x;proto=https;host=\"a\", for=10.0.0.2")
+        .header(&single, "2001:db8::7");
+    let request = request.body(()).expect("a valid head");
+    let client = ClientIp::new();
+    for client in [
+        client.clone(),
+        client.clone().ipv4_prefix(24),
+        client.clone().forwarded_for(proxies()),
+        client.clone().forwarded_for(TrustedProxies::hops(3)),
+        client.clone().forwarded(proxies()),
+        client.clone().header(single, proxies()).ipv6_prefix(128),
+        client
+            .allow_list(Networks::new(["192.0.2.0/24"]))
+            .deny_list(Networks::new(["198.51.100.0/24"])),
+    ] {
+        let before = ALLOCATIONS.get();
+        let key = client.key(&request);
+        assert_eq!(ALLOCATIONS.get() - before, 0, "{client:?}");
+        assert!(key.is_ok(), "{client:?}");
+    }
 }
 
 #[test]

@@ -111,7 +111,7 @@ pub(super) fn network(ip: IpAddr, v4: u8, v6: u8) -> Key {
 
 /// By hand, in a register: this is done for every request, and bytes that are stored one by one cannot be read as one at once.
 #[inline]
-fn ipv4(ip: Ipv4Addr) -> Key {
+pub(super) fn ipv4(ip: Ipv4Addr) -> Key {
     let (mut text, mut len) = (0_u128, 0_u8);
     for octet in ip.octets() {
         let (digits, count) = OCTETS[usize::from(octet)];

@@ -7,8 +7,8 @@ mod proxies;
 use std::fmt;
 use std::net::IpAddr;
 
+use http::Request;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
-use http::{Extensions, Request};
 
 use self::element::Element;
 use self::forwarded::Value;
@@ -57,6 +57,12 @@ pub struct ClientIp {
     source: Source,
     on_malformed: OnMalformed,
     prefixes: Prefixes,
+    /// None, for those who have none.
+    lists: Option<Lists>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lists {
     allowed: Networks,
     denied: Networks,
 }
@@ -120,8 +126,7 @@ impl ClientIp {
             source: Source::Peer,
             on_malformed: OnMalformed::Refuse,
             prefixes: Prefixes { v4: 32, v6: 64 },
-            allowed: Networks::default(),
-            denied: Networks::default(),
+            lists: None,
         }
     }
 
@@ -209,14 +214,14 @@ impl ClientIp {
     /// Clients in these networks are not limited at all. Their requests are passed on without being counted.
     #[must_use]
     pub fn allow_list(mut self, networks: Networks) -> Self {
-        self.allowed = networks;
+        self.lists.get_or_insert_default().allowed = networks;
         self
     }
 
     /// Clients in these networks are refused with 403, also if they are in [`allow_list`](Self::allow_list).
     #[must_use]
     pub fn deny_list(mut self, networks: Networks) -> Self {
-        self.denied = networks;
+        self.lists.get_or_insert_default().denied = networks;
         self
     }
 
@@ -226,22 +231,23 @@ impl ClientIp {
     ///
     /// If the peer is not known ([`KeyError::MissingPeer`]), the request has come past fewer proxies than are counted on
     /// ([`KeyError::TooFewHops`]), or what one of them says cannot be read ([`KeyError::MalformedAddress`]).
-    #[inline]
     pub fn of(&self, head: &Head<'_>) -> Result<IpAddr, KeyError> {
-        self.find(head.extensions, head.headers)
+        let peer = peer::address(head.extensions).ok_or(KeyError::MissingPeer)?;
+        self.read(peer, head.headers)
     }
 
-    #[inline]
-    fn find(&self, extensions: &Extensions, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
-        let peer = peer::address(extensions).ok_or(KeyError::MissingPeer)?;
-        match &self.source {
-            Source::Peer => Ok(peer),
-            source => self.read(source, peer, headers),
+    /// The key of a client that is not simply the peer.
+    #[inline(never)]
+    fn beyond(&self, peer: IpAddr, headers: &HeaderMap) -> Result<Key, KeyError> {
+        let ip = self.read(peer, headers)?;
+        if let Some(lists) = &self.lists {
+            lists.screen(ip)?;
         }
+        Ok(self.prefixes.key(ip))
     }
 
-    fn read(&self, source: &Source, peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
-        match source {
+    fn read(&self, peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
+        match &self.source {
             Source::Peer => Ok(peer),
             Source::ForwardedFor(proxies) => {
                 let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
@@ -328,8 +334,16 @@ impl ClientIp {
             OnMalformed::Nearest => Ok(nearest),
         }
     }
+}
 
+impl Prefixes {
     #[inline]
+    fn key(self, ip: IpAddr) -> Key {
+        peer::network(ip, self.v4, self.v6)
+    }
+}
+
+impl Lists {
     fn screen(&self, ip: IpAddr) -> Result<(), KeyError> {
         if self.denied.contains(ip) {
             return Err(KeyError::Denied);
@@ -344,9 +358,14 @@ impl ClientIp {
 impl<B> KeyExtractor<Request<B>> for ClientIp {
     #[inline]
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        let ip = self.find(request.extensions(), request.headers())?;
-        self.screen(ip)?;
-        Ok(peer::network(ip, self.prefixes.v4, self.prefixes.v6))
+        let Some(peer) = peer::address(request.extensions()) else {
+            return Err(KeyError::MissingPeer);
+        };
+        // The usual case by itself: what is below moves the key once more.
+        match (&self.source, &self.lists, peer) {
+            (Source::Peer, None, IpAddr::V4(ip)) if self.prefixes.v4 == 32 => Ok(peer::ipv4(ip)),
+            _ => self.beyond(peer, request.headers()),
+        }
     }
 }
 
