@@ -30,8 +30,9 @@
 //!
 //! # Features
 //!
-//! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`; [`Charge`] is an extractor.
-//! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
+//! - `axum` (default): [`PeerIp`] and [`ClientIp`] read axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`; [`Charge`] is an
+//!   extractor.
+//! - `tonic`: [`PeerIp`] and [`ClientIp`] read the connect info of tonic's server.
 //! - `redis`: buckets in Redis, shared by a fleet.
 //! - `blocking`: the same limits from plain threads, without a runtime.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
