@@ -33,6 +33,7 @@
 //! - `axum` (default): [`PeerIp`] reads axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`; [`Charge`] is an extractor.
 //! - `tonic`: [`PeerIp`] reads the connect info of tonic's server.
 //! - `redis`: buckets in Redis, shared by a fleet.
+//! - `partition-key`: clients can be told which share of a limit is theirs, by a keyed hash.
 //! - `blocking`: the same limits from plain threads, without a runtime.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
@@ -72,6 +73,7 @@ mod head;
 pub mod key;
 pub mod limit;
 pub mod limiter;
+mod partition;
 pub mod policy;
 pub mod quota;
 pub mod response;

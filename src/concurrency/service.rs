@@ -10,7 +10,7 @@ use super::{PermitsOf, SemaphoreLayer};
 use crate::backend::HandlesFailure;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
-use crate::response::{CarryPermit, Refusal};
+use crate::response::{CarryPermit, Entered, Refusal};
 use crate::semaphore::Backend;
 use crate::wait::{Bound, MaxWait};
 
@@ -47,14 +47,19 @@ where
         let key = match layer.key.key(&request) {
             Ok(key) => key,
             Err(_) if layer.skip_unkeyed => {
-                let carried = Some(layer.reject.enter(&mut request, None, layer.hold));
+                let entered = Entered {
+                    permit: None,
+                    hold: layer.hold,
+                    partition_key: None,
+                };
+                let carried = Some(layer.reject.enter(&mut request, entered));
                 let response = self.inner.call(request);
                 let state = State::Calling { response, carried };
                 return ResponseFuture { state };
             }
             Err(error) => {
                 let refusal = Refusal::NoKey(error);
-                let result = Some(refuse(&layer.reject, &request, refusal));
+                let result = Some(refuse(layer, &request, None, refusal));
                 // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
                 self.inner = self.inner.clone();
                 let state = State::Done { result };

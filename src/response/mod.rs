@@ -31,16 +31,20 @@
 //! # Ok(()) }
 //! ```
 
+mod base64;
 mod body;
 mod carry;
 mod draft11;
+mod format;
 mod granted;
 mod grpc;
 mod headers;
 mod hook;
 mod patience;
 mod problem;
+mod protobuf;
 mod reject;
+mod single;
 #[cfg(test)]
 mod vectors;
 
@@ -53,11 +57,15 @@ use crate::key::KeyError;
 use crate::policy::Policy;
 use crate::semaphore::Permits;
 
+pub use crate::partition::PartitionKey;
+#[cfg(feature = "partition-key")]
+pub use crate::partition::ShortSecret;
+
 pub use self::body::ResponseBody;
 pub use self::carry::{CarryPermit, HttpCarried};
-pub use self::granted::Granted;
+pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::granted::Offer;
-pub use self::headers::HeaderFormat;
+pub use self::granted::{Entered, Granted, Refused};
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
 pub use self::reject::{
     AsError, Http, HttpPass, LimitError, Problem, RefusalBody, Reject, RejectFn,

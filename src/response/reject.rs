@@ -4,12 +4,17 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Extensions, Method, Request, Response, StatusCode};
 
-use super::headers::{self, HeaderFormat, Prepared};
-use super::{Granted, NoHook, Refusal, ResponseBody, ResponseHook, grpc, patience, problem};
+use super::headers::{self, Prepared, Telling};
+use super::{
+    Granted, HeaderFormats, NoHook, Refusal, Refused, ResponseBody, ResponseHook, grpc, patience,
+    problem,
+};
+use crate::backend::Lobby;
 use crate::charge::Charge;
 use crate::clock::Timestamp;
-use crate::decision::Decision;
+use crate::decision::{Decision, RetryAfter};
 use crate::head::Head;
+use crate::partition::PartitionKey;
 use crate::policy::{Floor, Policy};
 use crate::wait::Deadline;
 
@@ -34,7 +39,7 @@ pub trait Reject<Req, Res, Err>: Clone {
     /// # Errors
     ///
     /// If a refusal is an error in this protocol.
-    fn refuse(&self, request: &Req, refusal: Refusal) -> Result<Self::Response, Self::Error>;
+    fn refuse(&self, request: &Req, refused: Refused<'_>) -> Result<Self::Response, Self::Error>;
 
     /// Sees a request that goes on, and what it was granted.
     fn admit(&self, request: &mut Req, granted: Granted<'_>) -> Self::Pass;
@@ -63,9 +68,11 @@ pub trait Reject<Req, Res, Err>: Clone {
 /// The inner error goes through untouched, and so does the inner body, within a [`ResponseBody`].
 #[derive(Clone, Copy, Debug)]
 pub struct Http<F = Problem, H = NoHook> {
-    pub(crate) format: HeaderFormat,
+    pub(crate) formats: HeaderFormats,
     pub(crate) on_redirects: bool,
     pub(crate) extensions: bool,
+    /// What is added to waits at the most, in µs.
+    pub(crate) jitter: u64,
     pub(crate) body: F,
     pub(crate) hook: H,
 }
@@ -73,9 +80,10 @@ pub struct Http<F = Problem, H = NoHook> {
 impl Default for Http {
     fn default() -> Self {
         Self {
-            format: HeaderFormat::default(),
+            formats: HeaderFormats::default(),
             on_redirects: false,
             extensions: true,
+            jitter: 0,
             body: Problem(()),
             hook: NoHook,
         }
@@ -85,9 +93,10 @@ impl Default for Http {
 impl<F, H> Http<F, H> {
     pub(crate) fn with_body<G>(self, body: G) -> Http<G, H> {
         Http {
-            format: self.format,
+            formats: self.formats,
             on_redirects: self.on_redirects,
             extensions: self.extensions,
+            jitter: self.jitter,
             body,
             hook: self.hook,
         }
@@ -95,11 +104,29 @@ impl<F, H> Http<F, H> {
 
     pub(crate) fn with_hook<G>(self, hook: G) -> Http<F, G> {
         Http {
-            format: self.format,
+            formats: self.formats,
             on_redirects: self.on_redirects,
             extensions: self.extensions,
+            jitter: self.jitter,
             body: self.body,
             hook,
+        }
+    }
+
+    /// When an answer is given, if that is told.
+    fn at(&self, lobby: &Lobby, joined: bool) -> Timestamp {
+        if self.formats.tells_time() || joined {
+            lobby.now()
+        } else {
+            Timestamp::default()
+        }
+    }
+
+    /// How much later than it could this client is told to come back, in µs.
+    fn jitter(&self, lobby: &Lobby) -> u64 {
+        match self.jitter {
+            0 => 0,
+            most => lobby.random() % most.saturating_add(1),
         }
     }
 }
@@ -167,9 +194,22 @@ where
     type Error = E;
     type Pass = HttpPass<H>;
 
-    fn refuse(&self, request: &Request<B>, refusal: Refusal) -> Result<Self::Response, E> {
+    fn refuse(&self, request: &Request<B>, refused: Refused<'_>) -> Result<Self::Response, E> {
+        let Refused {
+            refusal,
+            partition_key,
+            lobby,
+        } = refused;
+        let jitter = self.jitter(lobby);
+        let joined = matches!(refusal, Refusal::Limited { joined: true, .. });
+        let at = self.at(lobby, joined);
+        let telling = Telling {
+            formats: self.formats,
+            at,
+            partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
+        };
         let mut response = if grpc::is_grpc(request.headers()) {
-            grpc::refuse(request.headers(), &refusal)
+            grpc::refuse(request.headers(), &refusal, jitter)
         } else {
             let (mut head, body) = self
                 .body
@@ -180,10 +220,10 @@ where
                     policy, decision, ..
                 } => {
                     if let Some(retry_after) = decision.retry_after() {
-                        headers::write_refusal(retry_after, &mut head.headers);
+                        headers::write_refusal(retry_after, jitter, &mut head.headers);
                     }
                     policy.memo(Floor::Answers, Prepared::of).write_limits(
-                        self.format,
+                        telling,
                         decision,
                         &mut head.headers,
                     );
@@ -192,9 +232,10 @@ where
                     permits,
                     decision,
                     is_global: false,
-                } => headers::write_busy(self.format, permits, decision, &mut head.headers),
+                } => headers::write_busy(telling, permits, decision, jitter, &mut head.headers),
                 Refusal::Busy { .. } | Refusal::Unavailable => {
-                    headers::write_unavailable(&mut head.headers)
+                    let wait = RetryAfter::In(headers::A_SECOND);
+                    headers::write_refusal(wait, jitter, &mut head.headers);
                 }
                 Refusal::NoKey(_) => {}
             }
@@ -216,9 +257,13 @@ where
             && let Some(outer) = request.extensions().get::<Charge>()
             && let Some(depth) = outer.refused_at()
         {
-            let decision = decision.clone();
-            let in_fields = self.format != HeaderFormat::None;
-            Spoken::leave(response.extensions_mut(), depth, decision, in_fields);
+            let said = Said {
+                depth,
+                decision: decision.clone(),
+                at,
+                formats: self.formats,
+            };
+            Spoken::leave(response.extensions_mut(), said);
         }
         if self.extensions {
             match refusal {
@@ -238,8 +283,11 @@ where
         let Granted {
             answer,
             joined,
+            partition_key,
             offer,
+            lobby,
         } = granted;
+        let at = self.at(lobby, joined);
         let (mut hook, mut depth) = (H::Kept::default(), None);
         if extensions || joined || H::IS_CALLED {
             let charge = offer.into_charge(answer.as_ref());
@@ -259,11 +307,13 @@ where
                 }
             }
         }
-        let answer = answer.filter(|_| extensions || self.format != HeaderFormat::None);
+        let answer = answer.filter(|_| extensions || !self.formats.is_empty());
         let told = answer.map(|(policy, decision)| Told {
             policy: policy.clone(),
             decision,
-            format: self.format,
+            formats: self.formats,
+            at,
+            partition_key,
             on_redirects: self.on_redirects,
             extensions,
             depth,
@@ -326,18 +376,15 @@ struct Said {
     /// That of the charge.
     depth: usize,
     decision: Decision,
-    /// Whether it has been written into header fields.
-    in_fields: bool,
+    /// When it was made.
+    at: Timestamp,
+    /// In which formats it has been told.
+    formats: HeaderFormats,
 }
 
 impl Spoken {
-    fn leave(extensions: &mut Extensions, depth: usize, decision: Decision, in_fields: bool) {
-        let spoken = extensions.get_or_insert_default::<Self>();
-        spoken.0.push(Said {
-            depth,
-            decision,
-            in_fields,
-        });
+    fn leave(extensions: &mut Extensions, said: Said) {
+        extensions.get_or_insert_default::<Self>().0.push(said);
     }
 
     fn take(extensions: &mut Extensions, depth: usize) -> Option<Said> {
@@ -351,7 +398,10 @@ impl Spoken {
 struct Told {
     policy: Policy,
     decision: Decision,
-    format: HeaderFormat,
+    formats: HeaderFormats,
+    /// When the decision was made, if that matters.
+    at: Timestamp,
+    partition_key: Option<PartitionKey>,
     on_redirects: bool,
     extensions: bool,
     /// That of the charge, if others can join it.
@@ -362,25 +412,35 @@ struct Told {
 impl Told {
     fn write<B>(self, response: &mut Response<B>) {
         let mut decision = self.decision;
-        let mut in_fields = false;
+        let (mut at, mut told) = (self.at, HeaderFormats::NONE);
         if let Some(depth) = self.depth
             && let Some(said) = Spoken::take(response.extensions_mut(), depth)
         {
             // By a layer further in, which knows the whole charge.
-            (decision, in_fields) = (said.decision, said.in_fields);
+            (decision, at, told) = (said.decision, said.at, said.formats);
         }
-        if self.format != HeaderFormat::None
-            && !in_fields
+        let untold = self.formats.without(told);
+        if !untold.is_empty()
             && speaks_on(response.status(), self.on_redirects)
             && !grpc::is_grpc(response.headers())
         {
             let prepared = self.policy.memo(Floor::Answers, Prepared::of);
-            prepared.write_limits(self.format, &decision, response.headers_mut());
-            in_fields = true;
+            let telling = Telling {
+                formats: untold,
+                at,
+                partition_key: self.partition_key.as_ref().map(PartitionKey::as_bytes),
+            };
+            prepared.write_limits(telling, &decision, response.headers_mut());
+            told = told.or(untold);
         }
         if let (true, Some(depth)) = (self.joined, self.depth) {
-            let decision = decision.clone();
-            Spoken::leave(response.extensions_mut(), depth, decision, in_fields);
+            let said = Said {
+                depth,
+                decision: decision.clone(),
+                at,
+                formats: told,
+            };
+            Spoken::leave(response.extensions_mut(), said);
         }
         if self.extensions {
             response.extensions_mut().insert(decision);
@@ -432,8 +492,8 @@ impl<Req, Res, E> Reject<Req, Res, E> for AsError {
     type Error = LimitError<E>;
     type Pass = ();
 
-    fn refuse(&self, _: &Req, refusal: Refusal) -> Result<Res, LimitError<E>> {
-        Err(LimitError::Refused(refusal))
+    fn refuse(&self, _: &Req, refused: Refused<'_>) -> Result<Res, LimitError<E>> {
+        Err(LimitError::Refused(refused.refusal))
     }
 
     fn admit(&self, _: &mut Req, _: Granted<'_>) {}
