@@ -3,9 +3,14 @@
 mod answers;
 mod contract;
 mod costs;
+mod formats;
 mod fuzz;
 #[cfg(feature = "tonic")]
 mod grpc;
+#[cfg(feature = "tonic")]
+mod grpc_refusals;
+#[cfg(feature = "tonic")]
+mod grpc_streams;
 mod nesting;
 mod places;
 mod remote;
