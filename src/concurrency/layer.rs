@@ -16,7 +16,7 @@ use crate::partition::{PartitionKey, Partitioner};
 use crate::quota::Cost;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
-use crate::response::{HeaderFormats, Http, NoHook, Refusal, RejectFn};
+use crate::response::{HeaderFormats, Http, NoHook, PlainText, Refusal, RejectFn, RespondFn};
 use crate::semaphore::{Backend, Permits, Semaphore};
 use crate::wait::MaxWait;
 
@@ -284,6 +284,25 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
     {
         self.rebuilt(|weight, on_error, reject, permits| {
             (weight, on_error, reject.with_body(RejectFn(f)), permits)
+        })
+    }
+
+    /// Refusals look as `f` says, with a body of the service's own type, as for
+    /// [`RateLimitLayer::respond_fn`](crate::RateLimitLayer::respond_fn).
+    pub fn respond_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RespondFn<G>, NoHook>, P>
+    where
+        G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,
+    {
+        self.rebuilt(|weight, on_error, reject, permits| {
+            (weight, on_error, reject.with_body(RespondFn(f)), permits)
+        })
+    }
+
+    /// Refusals are a line of plain text, `too many requests in flight` say.
+    pub fn plain_text(self) -> SemaphoreLayer<K, S, W, F, Http<PlainText, NoHook>, P> {
+        self.rebuilt(|weight, on_error, reject, permits| {
+            let body = PlainText::default();
+            (weight, on_error, reject.with_body(body), permits)
         })
     }
 }

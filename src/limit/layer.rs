@@ -19,7 +19,9 @@ use crate::policy::Policy;
 use crate::quota::Cost;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
-use crate::response::{HeaderFormats, Http, OnResponse, Refusal, RejectFn};
+use crate::response::{
+    HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType, Refusal, RejectFn, RespondFn,
+};
 use crate::wait::MaxWait;
 
 /// Limits a service by key: `K` says whose request it is, `B` keeps the buckets.
@@ -329,16 +331,23 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
 
     /// Refusals look as `f` says. `Retry-After`, `Cache-Control` and the rate-limit fields are added; gRPC requests are refused
     /// as their clients expect, without asking `f`. The body is anything that [`Bytes`] are made from: text, JSON already
-    /// written, bytes.
+    /// written, bytes; [`respond_fn`](Self::respond_fn) takes the service's own. A page for browsers, and problem details for all
+    /// others:
     ///
     /// ```
     /// # use http::Response;
     /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
     /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
-    /// let limit = limit.reject_fn(|_head, refusal| {
-    ///     let mut response = Response::new("slow down\n");
-    ///     *response.status_mut() = refusal.status();
-    ///     response
+    /// let limit = limit.reject_fn(|head, refusal| {
+    ///     let accepts = head.headers.get("accept").and_then(|accepts| accepts.to_str().ok());
+    ///     if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
+    ///         return refusal.problem();
+    ///     }
+    ///     let mut page = Response::new("<!doctype html><title>Too fast</title><p>Please try again in a moment.".into());
+    ///     *page.status_mut() = refusal.status();
+    ///     let kind = http::HeaderValue::from_static("text/html; charset=utf-8");
+    ///     page.headers_mut().insert("content-type", kind);
+    ///     page
     /// });
     /// # let _: axum::Router = axum::Router::new().layer(limit);
     /// ```
@@ -349,6 +358,33 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     {
         self.rebuilt(|cost, on_error, reject, policy| {
             (cost, on_error, reject.with_body(RejectFn(f)), policy)
+        })
+    }
+
+    /// As [`reject_fn`](Self::reject_fn), with a body of the type that the service's own responses have: whatever
+    /// `IntoResponse` makes in axum, a template or a file.
+    ///
+    /// ```
+    /// use axum::response::{Html, IntoResponse};
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let limit = limit.respond_fn(|_head, refusal| (refusal.status(), Html("<p>Please try again in a moment.")).into_response());
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
+    pub fn respond_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RespondFn<G>, H>, P>
+    where
+        G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,
+    {
+        self.rebuilt(|cost, on_error, reject, policy| {
+            (cost, on_error, reject.with_body(RespondFn(f)), policy)
+        })
+    }
+
+    /// Refusals are a line of plain text, `rate limit exceeded` say.
+    pub fn plain_text(self) -> RateLimitLayer<K, B, C, F, Http<PlainText, H>, P> {
+        self.rebuilt(|cost, on_error, reject, policy| {
+            let body = PlainText::default();
+            (cost, on_error, reject.with_body(body), policy)
         })
     }
 
@@ -382,6 +418,14 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
         self.rebuilt(|cost, on_error, reject, policy| {
             (cost, on_error, reject.with_hook(OnResponse(f)), policy)
         })
+    }
+}
+
+impl<K, B, C, F, H, P> RateLimitLayer<K, B, C, F, Http<Problem, H>, P> {
+    /// What problem clients are told they have; [`QuotaExceeded`](ProblemType::QuotaExceeded) by default.
+    pub fn problem_type(mut self, kind: ProblemType) -> Self {
+        self.reject.body.kind = kind;
+        self
     }
 }
 

@@ -38,7 +38,7 @@ pub struct HttpCarried {
 
 impl<B, ResBody, E, F> CarryPermit<Request<B>, Response<ResBody>, E> for Http<F, NoHook>
 where
-    F: RefusalBody,
+    F: RefusalBody<ResBody>,
 {
     type Carried = HttpCarried;
 

@@ -47,10 +47,12 @@ mod reject;
 mod single;
 #[cfg(test)]
 mod vectors;
+mod words;
 
 use std::fmt;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 
 use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
@@ -67,9 +69,8 @@ pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::granted::Offer;
 pub use self::granted::{Entered, Granted, Refused};
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
-pub use self::reject::{
-    AsError, Http, HttpPass, LimitError, Problem, RefusalBody, Reject, RejectFn,
-};
+pub use self::reject::{AsError, Http, HttpPass, LimitError, Reject};
+pub use self::words::{PlainText, Problem, ProblemType, RefusalBody, RejectFn, RespondFn};
 
 /// Why a request does not reach the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +112,13 @@ impl Refusal {
             Self::NoKey(error) => error.status(),
             Self::Busy { .. } | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
+    }
+
+    /// What is answered if nothing else is said: problem details. For closures that answer some clients in another way
+    /// ([`reject_fn`](crate::RateLimitLayer::reject_fn)).
+    #[must_use]
+    pub fn problem(&self) -> Response<Bytes> {
+        problem::response(self, ProblemType::default())
     }
 
     /// The answer of the policy or the semaphore that refused, if it was that.

@@ -1,13 +1,12 @@
 use std::fmt;
 
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::header::CONTENT_LENGTH;
 use http::{Extensions, Method, Request, Response, StatusCode};
 
 use super::headers::{self, Prepared, Telling};
 use super::{
-    Granted, HeaderFormats, NoHook, Refusal, Refused, ResponseBody, ResponseHook, grpc, patience,
-    problem,
+    Granted, HeaderFormats, NoHook, Problem, Refusal, RefusalBody, Refused, ResponseBody,
+    ResponseHook, grpc, patience,
 };
 use crate::backend::Lobby;
 use crate::charge::Charge;
@@ -84,7 +83,7 @@ impl Default for Http {
             on_redirects: false,
             extensions: true,
             jitter: 0,
-            body: Problem(()),
+            body: Problem::default(),
             hook: NoHook,
         }
     }
@@ -131,63 +130,9 @@ impl<F, H> Http<F, H> {
     }
 }
 
-/// What a refusal says to people.
-pub trait RefusalBody: Clone {
-    /// The answer to a request with this head; the fields that every refusal has are added afterwards.
-    fn response(&self, head: &Head<'_>, refusal: &Refusal) -> Response<Bytes>;
-}
-
-/// Problem details (RFC 9457), the default.
-#[derive(Clone, Copy, Debug)]
-pub struct Problem(());
-
-/// What a closure makes of the head and the refusal; see [`reject_fn`](crate::RateLimitLayer::reject_fn).
-#[derive(Clone, Copy)]
-pub struct RejectFn<F>(pub(crate) F);
-
-impl<F> fmt::Debug for RejectFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RejectFn(..)")
-    }
-}
-
-impl RefusalBody for Problem {
-    fn response(&self, _: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
-        let body = match refusal {
-            Refusal::Limited {
-                policy, decision, ..
-            } => policy
-                .memo(Floor::Answers, Prepared::of)
-                .problem(policy, decision.snapshot()),
-            Refusal::Busy {
-                is_global: true, ..
-            } => problem::reduced_capacity(),
-            Refusal::Busy { permits, .. } => problem::quota_exceeded([permits.name()].into_iter()),
-            _ => problem::about_blank(refusal.status()),
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = refusal.status();
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        response
-    }
-}
-
-impl<F, T> RefusalBody for RejectFn<F>
-where
-    F: Fn(&Head<'_>, &Refusal) -> Response<T> + Clone,
-    T: Into<Bytes>,
-{
-    fn response(&self, head: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
-        (self.0)(head, refusal).map(Into::into)
-    }
-}
-
 impl<B, ResBody, E, F, H> Reject<Request<B>, Response<ResBody>, E> for Http<F, H>
 where
-    F: RefusalBody,
+    F: RefusalBody<ResBody>,
     H: ResponseHook,
 {
     type Response = Response<ResponseBody<ResBody>>;
@@ -241,11 +186,15 @@ where
             }
             let body = if request.method() == Method::HEAD {
                 // The same head: as long as the body would be, without it (RFC 9110 §9.3.2).
-                head.headers
-                    .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-                ResponseBody::empty()
+                match self.body.length(&body) {
+                    Some(length) => {
+                        head.headers.insert(CONTENT_LENGTH, length.into());
+                        ResponseBody::empty()
+                    }
+                    None => ResponseBody::omitted(),
+                }
             } else {
-                ResponseBody::ours(body)
+                body
             };
             Response::from_parts(head, body)
         };
