@@ -3,6 +3,7 @@
 
 mod charges;
 mod examples;
+mod formats;
 mod playground;
 #[cfg(feature = "redis")]
 mod redis;
