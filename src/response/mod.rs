@@ -9,9 +9,14 @@
 //! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields appended; none on 1xx and 3xx |
 //!
-//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). A gRPC request is refused with `grpc-status`
-//! 8, 3, 13 or 14 in a head of its own, as its clients expect. Policy names are public; keys and the texts of errors are
-//! never sent.
+//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). Policy names are public; keys and the texts of
+//! errors are never sent. [`HeaderFormat`] says in which fields limits are told, [`RefusalBody`] what is told to people:
+//! [`reject_fn`](crate::RateLimitLayer::reject_fn) has a page for browsers. To scripts of other origins browsers show only the
+//! fields that the server exposes (`Access-Control-Expose-Headers`), which is for a layer of CORS around this one.
+//!
+//! A gRPC request is refused with `grpc-status` 8, 3, 13 or 14 in one head, as its clients expect, and without rate-limit fields.
+//! When it may come again is in `grpc-retry-pushback-ms` (whole milliseconds, rounded up; -1: never) and, as `RetryInfo`, in
+//! `grpc-status-details-bin`, beside a `QuotaFailure` with the names of what is used up.
 //!
 //! ```
 //! use http::{Request, Response};

@@ -190,11 +190,7 @@ async fn a_response_of_axum_is_answered_as_it_is() {
 /// As the service's own, it may take its time.
 #[tokio::test]
 async fn a_body_of_the_services_type_may_be_a_stream() {
-    let limit = refuses().respond_fn(|_, refusal| {
-        let words = ["slow ", "down"].map(Ok::<_, std::convert::Infallible>);
-        let stream = Body::from_stream(futures_util::stream::iter(words));
-        (refusal.status(), stream).into_response()
-    });
+    let limit = refuses().respond_fn(|_, refusal| (refusal.status(), unknown()).into_response());
     let app = routed().layer(limit);
     let answer = async |method: Method| {
         let request = Request::builder().method(method).uri("/x");
@@ -205,6 +201,35 @@ async fn a_body_of_the_services_type_may_be_a_stream() {
     assert!(body.is_end_stream() && !head.headers.contains_key("content-length"));
     let body = answer(Method::GET).await.into_body().collect().await;
     assert_eq!(body.expect("a whole body").to_bytes(), "slow down");
+}
+
+#[test]
+fn a_head_request_is_answered_without_the_users_body() {
+    for (body, length) in [(Body::from("no"), Some("2")), (unknown(), None)] {
+        let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+        let limit = refuses().respond_fn(move |_, refusal| {
+            let body = body.lock().expect("no panic").take().expect("once");
+            (refusal.status(), body).into_response()
+        });
+        let service = tower::service_fn(async |_: Request<()>| {
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+        let head = Request::head("/").body(()).expect("a valid head");
+        let response = now(&mut limit.layer(service), head).expect("no error");
+        assert_eq!(response.status(), 429);
+        assert!(response.body().is_end_stream());
+        let told = response.headers().get("content-length").cloned();
+        assert_eq!(told, length.map(HeaderValue::from_static));
+        let body = response.into_body().collect();
+        let body = futures_util::FutureExt::now_or_never(body).expect("at once");
+        assert!(body.expect("no error").to_bytes().is_empty());
+    }
+}
+
+/// A body of which nobody knows how long it will be.
+fn unknown() -> Body {
+    let words = ["slow ", "down"].map(Ok::<_, std::convert::Infallible>);
+    Body::from_stream(futures_util::stream::iter(words))
 }
 
 #[test]

@@ -377,7 +377,11 @@ fn concurrency_is_told_of_in_draft_11_only() {
 
 #[cfg(feature = "partition-key")]
 mod partition_key {
+    use tower_sluice::OnBackendError;
+
     use super::*;
+    use crate::remote::Remote;
+    use crate::support::ask;
 
     const SECRET: &str = "a secret of all servers";
 
@@ -435,6 +439,41 @@ mod partition_key {
         let refused = seen(&mut service, from("ann"));
         assert_eq!(pk(refused.lines("ratelimit")[0]), own);
         assert_eq!(pk(refused.lines("ratelimit-policy")[0]), own);
+    }
+
+    #[tokio::test]
+    async fn whichever_way_a_request_is_decided() {
+        let limit = |cost: u32| {
+            RateLimitLayer::new(two_a_minute(), Header::new(USER), Remote::far())
+                .on_backend_error(OnBackendError::Deny)
+                .partition_key(SECRET)
+                .cost(cost)
+        };
+        let mut later = limit(2).layer(hello());
+        let allowed = ask(&mut later, from("ann")).await;
+        let refused = ask(&mut later, from("ann")).await;
+        let mut waits = limit(2).wait(Duration::from_secs(1)).layer(hello());
+        let waited = ask(&mut waits, from("ann")).await;
+        let too_late = ask(&mut waits, from("ann")).await;
+        // The outer layer tells for the inner one, which charges the rest.
+        let inner = limit(2).headers(HeaderFormat::None);
+        let backend = Remote::far();
+        let outer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend)
+            .on_backend_error(OnBackendError::Deny)
+            .partition_key(SECRET);
+        let joined = ask(&mut outer.layer(inner.layer(hello())), from("ann")).await;
+        let own = pk(allowed.lines("ratelimit")[0]);
+        for (seen, status) in [
+            (&allowed, 200),
+            (&refused, 429),
+            (&waited, 200),
+            (&too_late, 429),
+            (&joined, 200),
+        ] {
+            assert_eq!(seen.status.as_u16(), status);
+            assert_eq!(pk(seen.lines("ratelimit")[0]), own);
+            assert_eq!(pk(seen.lines("ratelimit-policy")[0]), own);
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Streams of gRPC hold their permits to their end, whoever ends them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tonic::service::LayerExt;
 use tonic::transport::{Channel, Server};
@@ -8,6 +8,7 @@ use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, health_reporter};
+use tonic_types::StatusExt;
 use tower_sluice::concurrency::Hold;
 use tower_sluice::{MemorySemaphore, PeerIp, Permits, SemaphoreLayer};
 
@@ -47,7 +48,7 @@ async fn watch_in_time(channel: &Channel) -> Streaming<HealthCheckResponse> {
             Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
         }
         assert!(start.elapsed() < PATIENCE, "the permit was not given back");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -55,7 +56,13 @@ async fn watch_in_time(channel: &Channel) -> Streaming<HealthCheckResponse> {
 async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: HealthReporter) {
     let mut stream = watch_in_time(&channel).await;
     assert!(stream.message().await.expect("open").is_some());
-    assert!(is_refused(&channel).await, "while it is open");
+    let refused = watch(&channel).await.expect_err("it is open");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    // Nobody knows when it will end: a second is a guess, as in HTTP.
+    let delay = refused.get_details_retry_info().expect("a wait");
+    assert_eq!(delay.retry_delay, Some(Duration::from_secs(1)));
+    let pushback = refused.metadata().get("grpc-retry-pushback-ms");
+    assert_eq!(pushback.expect("a pushback"), "1000");
     assert!(watch(&other).await.is_ok(), "another client");
     // More messages change nothing.
     reporter

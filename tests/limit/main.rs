@@ -1,7 +1,6 @@
 //! The layer from outside: every place it goes into, what it owes its neighbours, and what clients get to see.
 
 mod answers;
-#[cfg(feature = "axum")]
 mod bodies;
 mod contract;
 mod costs;
