@@ -90,13 +90,19 @@ impl Item {
     }
 
     /// A byte sequence of RFC 9651 (§4.1.8).
+    #[inline]
     fn partition(out: &mut Field, partition_key: Option<&[u8]>) {
         if let Some(bytes) = partition_key {
-            out.extend_from_slice(b";pk=:");
-            out.extend(base64::digits(bytes));
-            out.extend_from_slice(base64::padding(bytes.len()));
-            out.push(b':');
+            Self::byte_sequence(out, bytes);
         }
+    }
+
+    #[cold]
+    fn byte_sequence(out: &mut Field, bytes: &[u8]) {
+        out.extend_from_slice(b";pk=:");
+        out.extend(base64::digits(bytes));
+        out.extend_from_slice(base64::padding(bytes.len()));
+        out.push(b':');
     }
 
     /// The member of `RateLimit-Policy`.
@@ -115,26 +121,24 @@ impl Item {
         Self::partition(out, partition_key);
     }
 
-    /// The member of `RateLimit`, and the seconds of `t` in it.
+    /// The member of `RateLimit`.
     pub(super) fn limit(
         &self,
         answer: &QuotaSnapshot,
         partition_key: Option<&[u8]>,
         out: &mut Field,
-    ) -> Option<u64> {
+    ) {
         separate(out);
         out.extend_from_slice(self.name.as_bytes());
         Self::parameter(out, ";r=", answer.remaining.into());
-        let window = self.effective_window(answer);
-        if let Some(seconds) = window {
+        if let Some(seconds) = self.effective_window(answer) {
             Self::parameter(out, ";t=", seconds);
         }
         Self::partition(out, partition_key);
-        window
     }
 
     /// "The number of seconds within which the client can use no more than the available quota" (`t`).
-    fn effective_window(&self, answer: &QuotaSnapshot) -> Option<u64> {
+    pub(super) fn effective_window(&self, answer: &QuotaSnapshot) -> Option<u64> {
         match (answer.retry_after, self.one_token) {
             (NEVER, _) => None,
             // A request may end at any time: no window, and a second is a guess.

@@ -137,23 +137,29 @@ impl Prepared {
             }
         }
         let mut field = Field::new();
-        // How long what is used up stays so.
-        let mut window = None;
+        let mut is_used_up = false;
         let told = |answer: &QuotaSnapshot| decision.is_allowed() || !answer.is_allowed();
         for (item, answer) in self.items.iter().zip(decision.snapshot().quotas()) {
             if told(answer) {
-                let seconds = item.limit(answer, partition_key, &mut field);
-                // A refusal's own `Retry-After` is as late as the latest of these.
-                if answer.remaining == 0 && decision.is_allowed() {
-                    window = window.max(seconds);
-                }
+                item.limit(answer, partition_key, &mut field);
+                is_used_up |= answer.remaining == 0;
             }
         }
         append(RATELIMIT, &field, headers);
-        // Who comes when a layer further in says meets this one.
-        if let Some(seconds) = window
-            && headers.contains_key(RETRY_AFTER)
-        {
+        // A refusal's own `Retry-After` is as late as the latest of its windows.
+        if is_used_up && decision.is_allowed() && headers.contains_key(RETRY_AFTER) {
+            self.put_off(decision, headers);
+        }
+    }
+
+    /// Who comes when a layer further in says would meet this one: until what is used up comes back.
+    #[cold]
+    fn put_off(&self, decision: &Decision, headers: &mut HeaderMap) {
+        let both = self.items.iter().zip(decision.snapshot().quotas());
+        let windows = both
+            .filter(|(_, answer)| answer.remaining == 0)
+            .filter_map(|(item, answer)| item.effective_window(answer));
+        if let Some(seconds) = windows.max() {
             write_retry_after(seconds, headers);
         }
     }

@@ -123,7 +123,9 @@ impl Refusal {
     /// ([`reject_fn`](crate::RateLimitLayer::reject_fn)).
     #[must_use]
     pub fn problem(&self) -> Response<Bytes> {
-        problem::response(self, ProblemType::default())
+        let mut response = Response::new(problem::body(self, ProblemType::default()));
+        problem::write_head(self, &mut response);
+        response
     }
 
     /// The answer of the policy or the semaphore that refused, if it was that.

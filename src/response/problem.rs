@@ -9,8 +9,8 @@ use super::{ProblemType, Refusal};
 use crate::policy::Floor;
 
 /// What is answered if nothing else is said.
-pub(super) fn response(refusal: &Refusal, kind: ProblemType) -> Response<Bytes> {
-    let body = match refusal {
+pub(super) fn body(refusal: &Refusal, kind: ProblemType) -> Bytes {
+    match refusal {
         Refusal::Limited {
             policy, decision, ..
         } => match kind {
@@ -26,12 +26,13 @@ pub(super) fn response(refusal: &Refusal, kind: ProblemType) -> Response<Bytes> 
         } => reduced_capacity(),
         Refusal::Busy { permits, .. } => quota_exceeded([permits.name()].into_iter()),
         _ => about_blank(refusal.status()),
-    };
-    let mut response = Response::new(body);
+    }
+}
+
+pub(super) fn write_head<B>(refusal: &Refusal, response: &mut Response<B>) {
     *response.status_mut() = refusal.status();
     let kind = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
-    response
 }
 
 /// The quota of at least one of these policies is used up.

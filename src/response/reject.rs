@@ -361,14 +361,14 @@ struct Told {
 impl Told {
     fn write<B>(self, response: &mut Response<B>) {
         let mut decision = self.decision;
-        let (mut at, mut told) = (self.at, HeaderFormats::NONE);
+        let (mut at, mut told, mut untold) = (self.at, HeaderFormats::NONE, self.formats);
         if let Some(depth) = self.depth
             && let Some(said) = Spoken::take(response.extensions_mut(), depth)
         {
             // By a layer further in, which knows the whole charge.
             (decision, at, told) = (said.decision, said.at, said.formats);
+            untold = untold.without(told);
         }
-        let untold = self.formats.without(told);
         if !untold.is_empty()
             && speaks_on(response.status(), self.on_redirects)
             && !grpc::is_grpc(response.headers())

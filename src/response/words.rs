@@ -47,7 +47,9 @@ pub enum ProblemType {
 
 impl<B> RefusalBody<B> for Problem {
     fn response(&self, _: &Head<'_>, refusal: &Refusal) -> Response<ResponseBody<B>> {
-        problem::response(refusal, self.kind).map(Into::into)
+        let mut response = Response::new(problem::body(refusal, self.kind).into());
+        problem::write_head(refusal, &mut response);
+        response
     }
 }
 
