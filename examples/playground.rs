@@ -35,6 +35,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::key::{
     self, Bearer, Cookie, Global, Header, KeyError, KeyExtractor, Networks, Query,
 };
+use tower_sluice::response::{HeaderFormat, Reset};
 use tower_sluice::{
     AnyBackend, Charge, ClientIp, Head, Key, MaxWait, MemoryBackend, OnBackendError, Permits,
     Policy, Quota, RateLimitLayer, SemaphoreLayer,
@@ -83,6 +84,36 @@ struct Options {
     /// Answers of this status cost nothing, such as `404` or `5xx`; may be repeated.
     #[arg(long, value_name = "STATUS", value_parser = StatusPattern::parse)]
     free_status: Vec<StatusPattern>,
+    /// In which header fields clients are told of the limit.
+    #[arg(long, value_name = "FORMAT", default_value = "draft11")]
+    header_format: Fields,
+}
+
+/// Named as on the command line.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Fields {
+    Draft11,
+    Draft07,
+    Draft06,
+    /// X-RateLimit-*, the reset in seconds since 1970
+    XEpoch,
+    /// X-RateLimit-*, the reset in seconds from now
+    XDelta,
+    None,
+}
+
+impl Fields {
+    fn format(self) -> HeaderFormat {
+        let x = |reset| HeaderFormat::XRateLimit { reset };
+        match self {
+            Self::Draft11 => HeaderFormat::Draft11,
+            Self::Draft07 => HeaderFormat::Draft07,
+            Self::Draft06 => HeaderFormat::Draft06,
+            Self::XEpoch => x(Reset::Epoch),
+            Self::XDelta => x(Reset::Delta),
+            Self::None => HeaderFormat::None,
+        }
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -287,6 +318,7 @@ impl Options {
             .on_backend_error(on_error)
             .wait(max_wait)
             .cost_fn(cost)
+            .headers(self.header_format.format())
             .on_response(move |parts, charge| {
                 if free.iter().any(|free| free.matches(parts.status)) {
                     charge.cancel();

@@ -34,6 +34,7 @@
 //!   extractor.
 //! - `tonic`: [`PeerIp`] and [`ClientIp`] read the connect info of tonic's server.
 //! - `redis`: buckets in Redis, shared by a fleet.
+//! - `partition-key`: clients can be told which share of a limit is theirs, by a keyed hash.
 //! - `blocking`: the same limits from plain threads, without a runtime.
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
@@ -76,6 +77,7 @@ pub mod limit;
 pub mod limiter;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod partition;
 pub mod policy;
 pub mod quota;
 mod report;

@@ -15,7 +15,7 @@ use http::{Request, Response, StatusCode};
 use tower::{Layer, Service};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::key::{KeyExtractor, Networks, PeerAddr, TrustedProxies};
-use tower_sluice::response::HeaderFormat;
+use tower_sluice::response::{HeaderFormat, Reset};
 use tower_sluice::{
     Charge, ClientIp, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, RouteCosts,
 };
@@ -226,6 +226,30 @@ fn header_fields_allocate_what_they_do_without_a_limit() {
         let limited = limit(policy).extensions(false).layer(inner());
         assert_eq!(allocations(limited, StatusCode::OK), by_hand);
     }
+}
+
+#[test]
+fn other_formats_allocate_their_values_and_no_more() {
+    let policy = kept("1000;w=3600");
+    let x = |response: &mut Response<()>| {
+        let headers = response.headers_mut();
+        headers.insert(HeaderName::from_static("x-ratelimit-limit"), kept("1000"));
+        headers.insert(
+            HeaderName::from_static("x-ratelimit-remaining"),
+            kept("899"),
+        );
+        headers.insert(HeaderName::from_static("x-ratelimit-reset"), kept("360"));
+    };
+    let x_by_hand = by_hand(|_| {}, x, StatusCode::OK);
+    let seventh = |response: &mut Response<()>| write_fields(response, &policy, "limit=1000");
+    let seventh_by_hand = by_hand(|_| {}, seventh, StatusCode::OK);
+    let format = |format| limit(one_quota(ALLOWED)).extensions(false).headers(format);
+    for reset in [Reset::Epoch, Reset::Delta] {
+        let limited = format(HeaderFormat::XRateLimit { reset }).layer(inner());
+        assert_eq!(allocations(limited, StatusCode::OK), x_by_hand);
+    }
+    let limited = format(HeaderFormat::Draft07).layer(inner());
+    assert_eq!(allocations(limited, StatusCode::OK), seventh_by_hand);
 }
 
 #[test]

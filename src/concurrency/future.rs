@@ -11,7 +11,7 @@ use super::SemaphoreLayer;
 use crate::backend::{HandlesFailure, NoAnswer};
 use crate::key::{Key, KeyExtractor};
 use crate::report::{self, Outcome};
-use crate::response::{CarryPermit, Refusal};
+use crate::response::{CarryPermit, Entered, Refusal, Refused};
 use crate::semaphore::{Backend, NoPermit, Permit, Permits, Semaphore};
 use crate::wait::{Bound, MaxWait};
 
@@ -99,13 +99,23 @@ type OutputOf<I, Req, R> = Result<
 >;
 
 /// Answers in place of the service.
-pub(super) fn refuse<Req, Res, Err, R: CarryPermit<Req, Res, Err>>(
-    reject: &R,
+pub(super) fn refuse<Req, Res, Err, K, S, W, F, R, P>(
+    layer: &SemaphoreLayer<K, S, W, F, R, P>,
     request: &Req,
+    key: Option<&Key>,
     refusal: Refusal,
-) -> Result<R::Response, R::Error> {
+) -> Result<R::Response, R::Error>
+where
+    S: Backend,
+    R: CarryPermit<Req, Res, Err>,
+{
     report::refused(&refusal);
-    reject.refuse(request, refusal)
+    let refused = Refused {
+        refusal,
+        partition_key: key.and_then(|key| layer.share_of(key)),
+        lobby: layer.semaphore.backend().lobby(),
+    };
+    layer.reject.refuse(request, refused)
 }
 
 /// Asks for a permit, from the first poll on.
@@ -199,16 +209,27 @@ where
             mut service,
             mut request,
             permit,
+            key,
             ..
         } = self;
         // First: if the call panics, it is given back.
-        let carried = Some(layer.reject.enter(&mut request, permit, layer.hold));
+        let entered = Entered {
+            permit,
+            hold: layer.hold,
+            partition_key: layer.share_of(&key),
+        };
+        let carried = Some(layer.reject.enter(&mut request, entered));
         let response = service.call(request);
         State::Calling { response, carried }
     }
 
     fn refuse(self, refusal: Refusal) -> StateOf<I, Req, K, S, W, F, R, P> {
-        let result = Some(refuse(&self.layer.reject, &self.request, refusal));
+        let result = Some(refuse(
+            &*self.layer,
+            &self.request,
+            Some(&self.key),
+            refusal,
+        ));
         State::Done { result }
     }
 

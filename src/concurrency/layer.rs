@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -7,11 +8,15 @@ use tower_layer::Layer;
 
 use super::{Hold, SemaphoreService};
 use crate::backend::{HandlesFailure, NoChoice};
+use crate::clock::micros_up;
 use crate::cost::{CostFn, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
+use crate::partition::{PartitionKey, Partitioner};
 use crate::quota::Cost;
-use crate::response::{HeaderFormat, Http, NoHook, Refusal, RejectFn};
+#[cfg(feature = "partition-key")]
+use crate::response::ShortSecret;
+use crate::response::{HeaderFormats, Http, NoHook, PlainText, Refusal, RejectFn, RespondFn};
 use crate::semaphore::{Backend, Permits, Semaphore};
 use crate::wait::MaxWait;
 
@@ -55,6 +60,7 @@ pub struct SemaphoreLayer<K, S, W = Cost, F = NoChoice, R = Http, P = Permits> {
     pub(super) hold: Hold,
     pub(super) skip_unkeyed: bool,
     pub(super) max_wait: MaxWait,
+    pub(super) partitioner: Option<Partitioner>,
 }
 
 /// Says how many permits a request of type `R` competes for. [`Permits`] are the same for all.
@@ -106,6 +112,7 @@ impl<K, S: Backend> SemaphoreLayer<K, S> {
             hold: Hold::Body,
             skip_unkeyed: false,
             max_wait: MaxWait::NONE,
+            partitioner: None,
         }
     }
 }
@@ -166,6 +173,11 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
         self.rebuilt(|weight, on_error, reject, _| (weight, on_error, reject, permits))
     }
 
+    /// What a client may be told of its key.
+    pub(super) fn share_of(&self, key: &Key) -> Option<PartitionKey> {
+        self.partitioner.as_ref().map(|by| by.of(key))
+    }
+
     /// The same layer with other parts.
     fn rebuilt<V, G, T, Q>(
         self,
@@ -183,6 +195,7 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
             hold: self.hold,
             skip_unkeyed: self.skip_unkeyed,
             max_wait: self.max_wait,
+            partitioner: self.partitioner,
         }
     }
 
@@ -213,8 +226,47 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
 
 impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
     /// How clients are told of the limit; by default in the fields of draft 11, the only format that knows of concurrency.
-    pub fn headers(mut self, format: HeaderFormat) -> Self {
-        self.reject.format = format;
+    pub fn headers(mut self, formats: impl Into<HeaderFormats>) -> Self {
+        self.reject.formats = formats.into();
+        self
+    }
+
+    /// Tells those who are refused to come back up to so much later than they could, each another time: so that they do not all
+    /// come at once. Never sooner. It is added to `Retry-After`, and to what gRPC clients are told; not to the fields of a format.
+    pub fn retry_after_jitter(mut self, most: Duration) -> Self {
+        self.reject.jitter = micros_up(most);
+        self
+    }
+
+    /// Tells clients which share of the limit is their own: the parameter `pk` in the fields of draft 11, a keyed hash of the key
+    /// (HMAC with SHA-256, the first half). Servers with the same secret tell the same. The key itself is never told.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_partition_key`](Self::try_partition_key) errs, with the same sentence.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    pub fn partition_key(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.partitioner = Some(Partitioner::new(secret.as_ref()));
+        self
+    }
+
+    /// As [`partition_key`](Self::partition_key), with a secret that comes from outside.
+    ///
+    /// # Errors
+    ///
+    /// If the secret has less than 16 bytes: who knows a key could find it by trying.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    pub fn try_partition_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {
+        self.partitioner = Some(Partitioner::try_new(secret.as_ref())?);
+        Ok(self)
+    }
+
+    /// Whether the pre-flights of browsers take permits as well; they do not by default. See
+    /// [`RateLimitLayer::count_preflights`](crate::RateLimitLayer::count_preflights).
+    pub fn count_preflights(mut self, count: bool) -> Self {
+        self.reject.preflights = count;
         self
     }
 
@@ -239,6 +291,25 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
     {
         self.rebuilt(|weight, on_error, reject, permits| {
             (weight, on_error, reject.with_body(RejectFn(f)), permits)
+        })
+    }
+
+    /// Refusals look as `f` says, with a body of the service's own type, as for
+    /// [`RateLimitLayer::respond_fn`](crate::RateLimitLayer::respond_fn).
+    pub fn respond_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RespondFn<G>, NoHook>, P>
+    where
+        G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,
+    {
+        self.rebuilt(|weight, on_error, reject, permits| {
+            (weight, on_error, reject.with_body(RespondFn(f)), permits)
+        })
+    }
+
+    /// Refusals are a line of plain text, `too many requests in flight` say.
+    pub fn plain_text(self) -> SemaphoreLayer<K, S, W, F, Http<PlainText, NoHook>, P> {
+        self.rebuilt(|weight, on_error, reject, permits| {
+            let body = PlainText::default();
+            (weight, on_error, reject.with_body(body), permits)
         })
     }
 }

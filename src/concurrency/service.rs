@@ -10,7 +10,7 @@ use super::{PermitsOf, SemaphoreLayer};
 use crate::backend::HandlesFailure;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
-use crate::response::{CarryPermit, Refusal};
+use crate::response::{CarryPermit, Entered, Refusal};
 use crate::semaphore::Backend;
 use crate::wait::{Bound, MaxWait};
 
@@ -44,20 +44,26 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let layer = &*self.layer;
+        let is_free = layer.reject.is_free(&request);
         let key = match layer.key.key(&request) {
-            Ok(key) => key,
-            Err(_) if layer.skip_unkeyed => {
-                let carried = Some(layer.reject.enter(&mut request, None, layer.hold));
-                let response = self.inner.call(request);
-                let state = State::Calling { response, carried };
-                return ResponseFuture { state };
-            }
-            Err(error) => {
+            Ok(key) if !is_free => key,
+            Err(error) if !error.lets_pass(layer.skip_unkeyed || is_free) => {
                 let refusal = Refusal::NoKey(error);
-                let result = Some(refuse(&layer.reject, &request, refusal));
+                let result = Some(refuse(layer, &request, None, refusal));
                 // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
                 self.inner = self.inner.clone();
                 let state = State::Done { result };
+                return ResponseFuture { state };
+            }
+            _ => {
+                let entered = Entered {
+                    permit: None,
+                    hold: layer.hold,
+                    partition_key: None,
+                };
+                let carried = Some(layer.reject.enter(&mut request, entered));
+                let response = self.inner.call(request);
+                let state = State::Calling { response, carried };
                 return ResponseFuture { state };
             }
         };

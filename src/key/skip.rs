@@ -70,6 +70,10 @@ where
         }
         self.key.key(request)
     }
+
+    fn is_global(&self) -> bool {
+        self.key.is_global()
+    }
 }
 
 impl<K: fmt::Debug, F> fmt::Debug for SkipIf<K, F> {
@@ -92,6 +96,10 @@ impl<B, K: KeyExtractor<Request<B>>> KeyExtractor<Request<B>> for SkipMethod<K> 
         }
         self.key.key(request)
     }
+
+    fn is_global(&self) -> bool {
+        self.key.is_global()
+    }
 }
 
 /// A key behind another; see [`KeyExt::guarded_by`].
@@ -105,5 +113,9 @@ impl<R, K: KeyExtractor<R>, G: KeyExtractor<R>> KeyExtractor<R> for Guarded<K, G
     fn key(&self, request: &R) -> Result<Key, KeyError> {
         self.guard.key(request)?;
         self.key.key(request)
+    }
+
+    fn is_global(&self) -> bool {
+        self.key.is_global()
     }
 }

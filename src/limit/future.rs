@@ -7,15 +7,17 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
+use super::RateLimitLayer;
 use super::service::{Asked, Grant, Shared, Verdict};
 use crate::backend::{Answer, Backend, HandlesFailure, Op, Reply};
 use crate::charge::{Admitted, Charge, SettleError, Settlement};
 use crate::decision::{Decision, Snapshot};
 use crate::limiter::Rejected;
+use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::report;
-use crate::response::{Granted, Refusal, Reject};
+use crate::response::{Granted, Refusal, Refused, Reject};
 use crate::wait::{self, Bound, Wait};
 
 pin_project! {
@@ -141,8 +143,9 @@ pub(super) type OutputOf<S, Req, R> = Result<
 pub(super) fn serve<S, Req, K, B, C, F, R, P>(
     service: &mut S,
     mut request: Req,
-    reject: &R,
+    layer: &RateLimitLayer<K, B, C, F, R, P>,
     policy: &Policy,
+    partition_key: Option<PartitionKey>,
     grant: Grant,
 ) -> StateOf<S, Req, K, B, C, F, R, P>
 where
@@ -154,8 +157,10 @@ where
         answer: grant.decision.map(|decision| (policy, decision)),
         offer: grant.offer,
         joined: grant.joined,
+        partition_key,
+        lobby: layer.backend.lobby(),
     };
-    let pass = Some(reject.admit(&mut request, granted));
+    let pass = Some(layer.reject.admit(&mut request, granted));
     let response = service.call(request);
     State::Calling {
         response,
@@ -263,9 +268,11 @@ where
             mut service,
             request,
             policy,
+            asked,
             ..
         } = self;
-        serve(&mut service, request, &shared.layer.reject, &policy, grant)
+        let (layer, partition_key) = (&shared.layer, asked.partition_key);
+        serve(&mut service, request, layer, &policy, partition_key, grant)
     }
 
     /// Answers in place of the service, after a charge of a layer around this one has gone back.
@@ -363,7 +370,13 @@ where
 
     fn answer(self, refusal: Refusal) -> StateOf<S, Req, K, B, C, F, R, P> {
         report::refused(&refusal);
-        let result = self.shared.layer.reject.refuse(&self.request, refusal);
+        let layer = &self.shared.layer;
+        let refused = Refused {
+            refusal,
+            partition_key: self.asked.partition_key,
+            lobby: layer.backend.lobby(),
+        };
+        let result = layer.reject.refuse(&self.request, refused);
         let result = Some(result);
         State::Done { result }
     }

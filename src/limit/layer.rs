@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,12 +10,18 @@ use super::RateLimit;
 use super::service::Shared;
 use crate::backend::{Backend, HandlesFailure, NoChoice};
 use crate::charge::Charge;
+use crate::clock::micros_up;
 use crate::cost::{CostFn, RouteCosts, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
+use crate::partition::Partitioner;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::response::{HeaderFormat, Http, OnResponse, Refusal, RejectFn};
+#[cfg(feature = "partition-key")]
+use crate::response::ShortSecret;
+use crate::response::{
+    HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType, Refusal, RejectFn, RespondFn,
+};
 use crate::wait::MaxWait;
 
 /// Limits a service by key: `K` says whose request it is, `B` keeps the buckets.
@@ -83,6 +90,7 @@ pub struct RateLimitLayer<K, B, C = Cost, F = NoChoice, R = Http, P = Policy> {
     pub(super) skip_unkeyed: bool,
     pub(super) max_wait: MaxWait,
     pub(super) refund_unserved: bool,
+    pub(super) partitioner: Option<Partitioner>,
 }
 
 /// Says which policy a request of type `R` falls under. A [`Policy`] is one: the same for all.
@@ -143,6 +151,7 @@ impl<K, B: Backend> RateLimitLayer<K, B> {
             skip_unkeyed: false,
             max_wait: MaxWait::NONE,
             refund_unserved: false,
+            partitioner: None,
         }
     }
 }
@@ -212,6 +221,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             skip_unkeyed,
             max_wait,
             refund_unserved,
+            partitioner,
         } = self;
         let (cost, on_error, reject, policy) = parts(cost, on_error, reject, policy);
         RateLimitLayer {
@@ -224,6 +234,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             skip_unkeyed,
             max_wait,
             refund_unserved,
+            partitioner,
         }
     }
 
@@ -256,9 +267,20 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
 }
 
 impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
-    /// How clients are told of the limit; by default in the fields of draft 11.
-    pub fn headers(mut self, format: HeaderFormat) -> Self {
-        self.reject.format = format;
+    /// How clients are told of the limit: by one format or several; in the fields of draft 11 if nothing else is said.
+    ///
+    /// ```
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// use tower_sluice::response::{HeaderFormat, Reset};
+    ///
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let x = HeaderFormat::XRateLimit { reset: Reset::Epoch };
+    /// let by_draft_6 = limit.clone().headers(HeaderFormat::Draft06);
+    /// let by_both = limit.headers([HeaderFormat::Draft11, x]);
+    /// # let _: axum::Router = axum::Router::new().layer(by_draft_6).layer(by_both);
+    /// ```
+    pub fn headers(mut self, formats: impl Into<HeaderFormats>) -> Self {
+        self.reject.formats = formats.into();
         self
     }
 
@@ -268,6 +290,38 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     pub fn count_preflights(mut self, count: bool) -> Self {
         self.reject.preflights = count;
         self
+    }
+
+    /// Tells those who are refused to come back up to so much later than they could, each another time: so that they do not all
+    /// come at once. Never sooner. It is added to `Retry-After`, and to what gRPC clients are told; not to the fields of a format.
+    pub fn retry_after_jitter(mut self, most: Duration) -> Self {
+        self.reject.jitter = micros_up(most);
+        self
+    }
+
+    /// Tells clients which share of the limit is their own: the parameter `pk` in the fields of draft 11, a keyed hash of the key
+    /// (HMAC with SHA-256, the first half). Servers with the same secret tell the same. The key itself is never told.
+    ///
+    /// # Panics
+    ///
+    /// Where [`try_partition_key`](Self::try_partition_key) errs, with the same sentence.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    pub fn partition_key(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.partitioner = Some(Partitioner::new(secret.as_ref()));
+        self
+    }
+
+    /// As [`partition_key`](Self::partition_key), with a secret that comes from outside.
+    ///
+    /// # Errors
+    ///
+    /// If the secret has less than 16 bytes: who knows a key could find it by trying.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    pub fn try_partition_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {
+        self.partitioner = Some(Partitioner::try_new(secret.as_ref())?);
+        Ok(self)
     }
 
     /// Whether rate-limit fields are also sent on redirects; they are not by default, a client could stall before it follows.
@@ -293,16 +347,23 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
 
     /// Refusals look as `f` says. `Retry-After`, `Cache-Control` and the rate-limit fields are added; gRPC requests are refused
     /// as their clients expect, without asking `f`. The body is anything that [`Bytes`] are made from: text, JSON already
-    /// written, bytes.
+    /// written, bytes; [`respond_fn`](Self::respond_fn) takes the service's own. A page for browsers, and problem details for all
+    /// others:
     ///
     /// ```
     /// # use http::Response;
     /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
     /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
-    /// let limit = limit.reject_fn(|_head, refusal| {
-    ///     let mut response = Response::new("slow down\n");
-    ///     *response.status_mut() = refusal.status();
-    ///     response
+    /// let limit = limit.reject_fn(|head, refusal| {
+    ///     let accepts = head.headers.get("accept").and_then(|accepts| accepts.to_str().ok());
+    ///     if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
+    ///         return refusal.problem();
+    ///     }
+    ///     let mut page = Response::new("<!doctype html><title>Too fast</title><p>Please try again in a moment.".into());
+    ///     *page.status_mut() = refusal.status();
+    ///     let kind = http::HeaderValue::from_static("text/html; charset=utf-8");
+    ///     page.headers_mut().insert("content-type", kind);
+    ///     page
     /// });
     /// # let _: axum::Router = axum::Router::new().layer(limit);
     /// ```
@@ -313,6 +374,33 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     {
         self.rebuilt(|cost, on_error, reject, policy| {
             (cost, on_error, reject.with_body(RejectFn(f)), policy)
+        })
+    }
+
+    /// As [`reject_fn`](Self::reject_fn), with a body of the type that the service's own responses have: whatever
+    /// `IntoResponse` makes in axum, a template or a file.
+    ///
+    /// ```
+    /// use axum::response::{Html, IntoResponse};
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let limit = limit.respond_fn(|_head, refusal| (refusal.status(), Html("<p>Please try again in a moment.")).into_response());
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
+    pub fn respond_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RespondFn<G>, H>, P>
+    where
+        G: Fn(&Head<'_>, &Refusal) -> Response<A> + Clone,
+    {
+        self.rebuilt(|cost, on_error, reject, policy| {
+            (cost, on_error, reject.with_body(RespondFn(f)), policy)
+        })
+    }
+
+    /// Refusals are a line of plain text, `rate limit exceeded` say.
+    pub fn plain_text(self) -> RateLimitLayer<K, B, C, F, Http<PlainText, H>, P> {
+        self.rebuilt(|cost, on_error, reject, policy| {
+            let body = PlainText::default();
+            (cost, on_error, reject.with_body(body), policy)
         })
     }
 
@@ -346,6 +434,14 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
         self.rebuilt(|cost, on_error, reject, policy| {
             (cost, on_error, reject.with_hook(OnResponse(f)), policy)
         })
+    }
+}
+
+impl<K, B, C, F, H, P> RateLimitLayer<K, B, C, F, Http<Problem, H>, P> {
+    /// What problem clients are told they have; [`QuotaExceeded`](ProblemType::QuotaExceeded) by default.
+    pub fn problem_type(mut self, kind: ProblemType) -> Self {
+        self.reject.body.kind = kind;
+        self
     }
 }
 

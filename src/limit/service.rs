@@ -14,10 +14,11 @@ use crate::charge::{Admitted, Charge, Settle, Settlement};
 use crate::cost::CostOf;
 use crate::decision::Decision;
 use crate::key::{Key, KeyError, KeyExtractor};
+use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::report;
-use crate::response::{Granted, Offer, Refusal, Reject};
+use crate::response::{Granted, Offer, Refusal, Refused, Reject};
 use crate::wait::{self, Bound, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
@@ -54,6 +55,8 @@ pub(super) struct Asked {
     pub(super) by_fallback: bool,
     /// Whether `joined` lies in another backend than the one that decides, if anybody does.
     pub(super) elsewhere: bool,
+    /// What the client may be told of the key.
+    pub(super) partition_key: Option<PartitionKey>,
 }
 
 /// What becomes of a request.
@@ -261,7 +264,7 @@ where
                 let passes = is_shadow && error != KeyError::Denied;
                 let refusal = Refusal::NoKey(error);
                 if !passes {
-                    return self.refuse(&request, refusal);
+                    return self.refuse(&request, refusal, None);
                 }
                 report::refused(&refusal);
                 return self.skip(request);
@@ -272,6 +275,7 @@ where
             None => Cow::Owned(layer.policy.policy(&request, &key)),
         };
         let cost = layer.cost.cost(&request);
+        let partition_key = layer.partitioner.as_ref().map(|by| by.of(&key));
         let mut asked = Asked {
             key,
             cost,
@@ -280,6 +284,7 @@ where
             local: None,
             by_fallback: false,
             elsewhere: false,
+            partition_key,
         };
         if let Some(outer) = layer.reject.charge(&request) {
             shared.find(outer, &policy, &mut asked);
@@ -311,6 +316,8 @@ where
                         waited: Duration::ZERO,
                     },
                     joined: false,
+                    partition_key: asked.partition_key,
+                    lobby: layer.backend.lobby(),
                 };
                 let pass = Some(layer.reject.admit(&mut request, granted));
                 let state = State::Calling {
@@ -328,12 +335,16 @@ where
             }
         };
         let state = match shared.judge(reply, &policy, &mut asked) {
-            Verdict::Go(grant) => {
-                let reject = &layer.reject;
-                serve(&mut self.inner, request, reject, &policy, grant)
-            }
+            Verdict::Go(grant) => serve(
+                &mut self.inner,
+                request,
+                layer,
+                &policy,
+                asked.partition_key,
+                grant,
+            ),
             Verdict::Refuse(refusal) if asked.joined.is_none() => {
-                return self.refuse(&request, refusal);
+                return self.refuse(&request, refusal, asked.partition_key);
             }
             verdict => {
                 let parked = self.park(request, policy.into_owned(), asked, None);
@@ -392,6 +403,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         &mut self,
         request: &Req,
         refusal: Refusal,
+        partition_key: Option<PartitionKey>,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
@@ -401,7 +413,13 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
         self.inner = self.inner.clone();
         report::refused(&refusal);
-        let result = Some(self.shared.layer.reject.refuse(request, refusal));
+        let layer = &self.shared.layer;
+        let refused = Refused {
+            refusal,
+            partition_key,
+            lobby: layer.backend.lobby(),
+        };
+        let result = Some(layer.reject.refuse(request, refused));
         ResponseFuture {
             state: State::Done { result },
         }
@@ -414,13 +432,15 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         B: Backend,
         R: Reject<Req, S::Response, S::Error>,
     {
-        let reject = &self.shared.layer.reject;
+        let layer = &self.shared.layer;
         let granted = Granted {
             answer: None,
             offer: Offer::Uncounted,
             joined: false,
+            partition_key: None,
+            lobby: layer.backend.lobby(),
         };
-        let pass = Some(reject.admit(&mut request, granted));
+        let pass = Some(layer.reject.admit(&mut request, granted));
         let state = State::Calling {
             response: self.inner.call(request),
             pass,
@@ -477,8 +497,16 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             }
             None => {
                 let grant = self.shared.join(charge, None);
-                let reject = &self.shared.layer.reject;
-                serve(&mut self.inner, request, reject, &policy, grant)
+                let layer = &self.shared.layer;
+                let partition_key = asked.partition_key;
+                serve(
+                    &mut self.inner,
+                    request,
+                    layer,
+                    &policy,
+                    partition_key,
+                    grant,
+                )
             }
         };
         ResponseFuture { state }

@@ -26,11 +26,14 @@ pin_project! {
         // Dropped in this order: what is sent ends before its permit does.
         Inner { #[pin] body: B, permit: Option<Arc<Permit>> },
         Ours { body: Option<Bytes> },
+        // Of an answer to `HEAD`, if nobody knows how long it would be.
+        Omitted,
     }
 }
 
 impl<B> ResponseBody<B> {
-    pub(crate) fn inner(body: B) -> Self {
+    /// The inner service's body, or one like it.
+    pub fn inner(body: B) -> Self {
         Self {
             kind: Kind::Inner { body, permit: None },
         }
@@ -44,17 +47,34 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(crate) fn ours(body: Bytes) -> Self {
+    /// How long a short one is.
+    pub(crate) fn own_length(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Inner { .. } | Kind::Omitted => None,
+            Kind::Ours { body } => Some(body.as_ref().map_or(0, Bytes::len)),
+        }
+    }
+
+    /// Nothing, in place of a body of any length.
+    pub(crate) fn omitted() -> Self {
         Self {
-            kind: Kind::Ours {
-                body: (!body.is_empty()).then_some(body),
-            },
+            kind: Kind::Omitted,
         }
     }
 
     pub(crate) fn empty() -> Self {
         Self {
             kind: Kind::Ours { body: None },
+        }
+    }
+}
+
+/// The short one of a refusal.
+impl<B> From<Bytes> for ResponseBody<B> {
+    fn from(body: Bytes) -> Self {
+        let body = (!body.is_empty()).then_some(body);
+        Self {
+            kind: Kind::Ours { body },
         }
     }
 }
@@ -83,6 +103,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
                 frame
             }
             KindProj::Ours { body } => body.take().map(|body| Ok(Frame::data(body))),
+            KindProj::Omitted => None,
         })
     }
 
@@ -90,6 +111,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         match &self.kind {
             Kind::Inner { body, .. } => body.is_end_stream(),
             Kind::Ours { body } => body.is_none(),
+            Kind::Omitted => true,
         }
     }
 
@@ -99,6 +121,7 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             Kind::Ours { body } => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
+            Kind::Omitted => SizeHint::default(),
         }
     }
 }

@@ -3,9 +3,13 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-use super::headers::{self, HeaderFormat};
-use super::{AsError, Http, NoHook, RefusalBody, Reject, ResponseBody, grpc, reject};
+use super::headers::{self, Telling};
+use super::{
+    AsError, Entered, HeaderFormats, Http, NoHook, RefusalBody, Reject, ResponseBody, grpc, reject,
+};
+use crate::clock::Timestamp;
 use crate::concurrency::{HeldPermit, Hold};
+use crate::partition::PartitionKey;
 use crate::semaphore::Permit;
 
 /// How a service is answered for whose requests hold permits: what takes a permit along, and until when.
@@ -15,8 +19,8 @@ pub trait CarryPermit<Req, Res, Err>: Reject<Req, Res, Err> {
     /// What holds the permit of a request until it is answered. Dropped, it gives it back.
     type Carried;
 
-    /// Sees a request that goes on, and its permit; `None` if it goes on without one.
-    fn enter(&self, request: &mut Req, permit: Option<Permit>, hold: Hold) -> Self::Carried;
+    /// Sees a request that goes on, and its permit.
+    fn enter(&self, request: &mut Req, entered: Entered) -> Self::Carried;
 
     /// Passes the service's answer on.
     fn leave(carried: Self::Carried, response: Res) -> Self::Response;
@@ -26,19 +30,20 @@ pub trait CarryPermit<Req, Res, Err>: Reject<Req, Res, Err> {
 pub struct HttpCarried {
     permit: Option<Arc<Permit>>,
     hold: Hold,
-    format: HeaderFormat,
+    formats: HeaderFormats,
+    partition_key: Option<PartitionKey>,
     on_redirects: bool,
     extensions: bool,
 }
 
 impl<B, ResBody, E, F> CarryPermit<Request<B>, Response<ResBody>, E> for Http<F, NoHook>
 where
-    F: RefusalBody,
+    F: RefusalBody<ResBody>,
 {
     type Carried = HttpCarried;
 
-    fn enter(&self, request: &mut Request<B>, permit: Option<Permit>, hold: Hold) -> HttpCarried {
-        let permit = permit.map(Arc::new);
+    fn enter(&self, request: &mut Request<B>, entered: Entered) -> HttpCarried {
+        let permit = entered.permit.map(Arc::new);
         if self.extensions {
             let held: &mut HeldPermit = request.extensions_mut().get_or_insert_default();
             if let Some(permit) = &permit {
@@ -47,8 +52,9 @@ where
         }
         HttpCarried {
             permit,
-            hold,
-            format: self.format,
+            hold: entered.hold,
+            formats: self.formats,
+            partition_key: entered.partition_key,
             on_redirects: self.on_redirects,
             extensions: self.extensions,
         }
@@ -62,7 +68,12 @@ where
             && !grpc::is_grpc(response.headers())
         {
             let headers = response.headers_mut();
-            headers::write_permits(carried.format, permit.permits(), permit.decision(), headers);
+            let telling = Telling {
+                formats: carried.formats,
+                at: Timestamp::default(), // draft 11 tells no point in time
+                partition_key: carried.partition_key.as_ref().map(PartitionKey::as_bytes),
+            };
+            headers::write_permits(telling, permit.permits(), permit.decision(), headers);
         }
         if carried.extensions {
             response.extensions_mut().insert(permit.decision().clone());
@@ -86,8 +97,8 @@ impl fmt::Debug for HttpCarried {
 impl<Req, Res, E> CarryPermit<Req, Res, E> for AsError {
     type Carried = Option<Permit>;
 
-    fn enter(&self, _: &mut Req, permit: Option<Permit>, _: Hold) -> Option<Permit> {
-        permit
+    fn enter(&self, _: &mut Req, entered: Entered) -> Option<Permit> {
+        entered.permit
     }
 
     fn leave(_: Option<Permit>, response: Res) -> Res {

@@ -3,12 +3,13 @@
 
 use smallvec::SmallVec;
 
+use super::base64;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::policy::NamedQuota;
 use crate::quota::{Rule, Unit};
 use crate::semaphore::Permits;
 
-const MICROS: u64 = 1_000_000;
+pub(super) const MICROS: u64 = 1_000_000;
 
 /// What the fields say of one limit, whoever keeps it.
 #[derive(Clone, Debug)]
@@ -21,8 +22,6 @@ pub(super) struct Item {
     window: Option<u64>,
     /// How long one token takes in whole seconds, for a bucket.
     one_token: Option<u64>,
-    /// Base64 of a keyed hash, if clients are to be told.
-    partition_key: Option<Box<str>>,
 }
 
 impl Item {
@@ -63,7 +62,6 @@ impl Item {
             unit,
             window: Some(window),
             one_token,
-            partition_key: None,
         }
     }
 
@@ -74,7 +72,15 @@ impl Item {
             unit: Some("concurrent-requests"),
             window: None,
             one_token: None,
-            partition_key: None,
+        }
+    }
+
+    /// What drafts 06 and 07 say of it, for which there is no concurrency.
+    pub(super) fn plain(&self, out: &mut Field) {
+        if let Some(window) = self.window {
+            separate(out);
+            out.extend_from_slice(itoa::Buffer::new().format(self.quota).as_bytes());
+            Self::parameter(out, ";w=", window);
         }
     }
 
@@ -83,16 +89,24 @@ impl Item {
         out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
-    fn partition(&self, out: &mut Field) {
-        if let Some(partition_key) = &self.partition_key {
-            out.extend_from_slice(b";pk=:");
-            out.extend_from_slice(partition_key.as_bytes());
-            out.push(b':');
+    /// A byte sequence of RFC 9651 (§4.1.8).
+    #[inline]
+    fn partition(out: &mut Field, partition_key: Option<&[u8]>) {
+        if let Some(bytes) = partition_key {
+            Self::byte_sequence(out, bytes);
         }
     }
 
+    #[cold]
+    fn byte_sequence(out: &mut Field, bytes: &[u8]) {
+        out.extend_from_slice(b";pk=:");
+        out.extend(base64::digits(bytes));
+        out.extend_from_slice(base64::padding(bytes.len()));
+        out.push(b':');
+    }
+
     /// The member of `RateLimit-Policy`.
-    pub(super) fn policy(&self, out: &mut Field) {
+    pub(super) fn policy(&self, partition_key: Option<&[u8]>, out: &mut Field) {
         separate(out);
         out.extend_from_slice(self.name.as_bytes());
         Self::parameter(out, ";q=", self.quota.into());
@@ -104,22 +118,27 @@ impl Item {
         if let Some(window) = self.window {
             Self::parameter(out, ";w=", window);
         }
-        self.partition(out);
+        Self::partition(out, partition_key);
     }
 
     /// The member of `RateLimit`.
-    pub(super) fn limit(&self, answer: &QuotaSnapshot, out: &mut Field) {
+    pub(super) fn limit(
+        &self,
+        answer: &QuotaSnapshot,
+        partition_key: Option<&[u8]>,
+        out: &mut Field,
+    ) {
         separate(out);
         out.extend_from_slice(self.name.as_bytes());
         Self::parameter(out, ";r=", answer.remaining.into());
         if let Some(seconds) = self.effective_window(answer) {
             Self::parameter(out, ";t=", seconds);
         }
-        self.partition(out);
+        Self::partition(out, partition_key);
     }
 
     /// "The number of seconds within which the client can use no more than the available quota" (`t`).
-    fn effective_window(&self, answer: &QuotaSnapshot) -> Option<u64> {
+    pub(super) fn effective_window(&self, answer: &QuotaSnapshot) -> Option<u64> {
         match (answer.retry_after, self.one_token) {
             (NEVER, _) => None,
             // A request may end at any time: no window, and a second is a guess.
@@ -165,21 +184,14 @@ fn quoted(name: &str) -> Box<str> {
 
 #[cfg(test)]
 impl Item {
-    /// An item that no quota of this crate makes yet: of a concurrency limit, or with a partition key.
-    pub(super) fn raw(
-        name: &str,
-        quota: u32,
-        unit: Option<&'static str>,
-        window: Option<u64>,
-        partition_key: Option<&str>,
-    ) -> Self {
+    /// An item of a concurrency limit, whatever its name.
+    pub(super) fn raw(name: &str, capacity: u32) -> Self {
         Self {
             name: quoted(name),
-            quota,
-            unit,
-            window,
+            quota: capacity,
+            unit: Some("concurrent-requests"),
+            window: None,
             one_token: None,
-            partition_key: partition_key.map(Into::into),
         }
     }
 }

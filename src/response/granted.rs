@@ -2,11 +2,17 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Refusal;
+use crate::backend::Lobby;
 use crate::charge::{Admitted, Charge, Settle};
+use crate::clock::Timestamp;
+use crate::concurrency::Hold;
 use crate::decision::{Decision, Receipt};
 use crate::key::Key;
+use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::semaphore::Permit;
 
 /// What a request that goes on has been granted.
 #[derive(Debug)]
@@ -17,7 +23,41 @@ pub struct Granted<'a> {
     /// Whether a layer of the same policy around this one has charged its part: the request carries that charge already, and
     /// this answer speaks for both.
     pub joined: bool,
+    /// What its client may be told of its key.
+    pub partition_key: Option<PartitionKey>,
     pub(crate) offer: Offer<'a>,
+    pub(crate) lobby: &'a Lobby,
+}
+
+/// What is refused, and what it takes to say so.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Refused<'a> {
+    /// Why.
+    pub refusal: Refusal,
+    /// What its client may be told of its key.
+    pub partition_key: Option<PartitionKey>,
+    pub(crate) lobby: &'a Lobby,
+}
+
+/// What a request goes on with that holds a permit.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Entered {
+    /// The permit; `None` if it goes on without one.
+    pub permit: Option<Permit>,
+    /// Until when it lasts.
+    pub hold: Hold,
+    /// What its client may be told of its key.
+    pub partition_key: Option<PartitionKey>,
+}
+
+impl Refused<'_> {
+    /// The time by the backend's clock in this process.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.lobby.now()
+    }
 }
 
 /// A charge that is made when somebody wants it.
@@ -41,6 +81,12 @@ impl std::fmt::Debug for Offer<'_> {
 }
 
 impl Granted<'_> {
+    /// The time by the backend's clock in this process.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.lobby.now()
+    }
+
     /// What the request was charged. It is made by this call: who does not want it need not pay for it.
     #[must_use]
     pub fn into_charge(self) -> Charge {

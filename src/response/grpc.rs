@@ -1,15 +1,25 @@
 //! Refusals that a gRPC client understands: trailers-only answers with HTTP status 200.
 //!
-//! A plain 429 would be read as `UNAVAILABLE` and retried at once; with a text body it becomes `INTERNAL`.
+//! A plain 429 would be read as `UNAVAILABLE` and retried at once; with a text body it becomes `INTERNAL`. When to come back is
+//! said twice: to the client's own retries (`grpc-retry-pushback-ms`, gRFC A6), and to its application, with the names of what is
+//! used up (`grpc-status-details-bin`, a `google.rpc.Status`).
+
+use std::borrow::Cow;
+use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::{Refusal, ResponseBody};
+use super::headers::{self, A_SECOND};
+use super::{Refusal, ResponseBody, base64, protobuf};
+use crate::clock::micros_up;
+use crate::decision::RetryAfter;
 
 const GRPC: &str = "application/grpc";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// Whether the message is of a gRPC call, by its `content-type`.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -22,33 +32,170 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(is)
 }
 
+/// What a call is answered with.
+struct Status {
+    code: u8,
+    message: &'static str,
+    /// When it may come again; `None` if that is not a question of time.
+    retry_after: Option<RetryAfter>,
+}
+
+const INVALID_ARGUMENT: u8 = 3;
+const PERMISSION_DENIED: u8 = 7;
+const RESOURCE_EXHAUSTED: u8 = 8;
+const UNIMPLEMENTED: u8 = 12;
+const INTERNAL: u8 = 13;
+const UNAVAILABLE: u8 = 14;
+
+impl Status {
+    fn of(refusal: &Refusal) -> Self {
+        let (code, message, retry_after) = match refusal {
+            Refusal::Limited { decision, .. } => (
+                RESOURCE_EXHAUSTED,
+                "rate limit exceeded",
+                decision.retry_after(),
+            ),
+            Refusal::Busy {
+                decision,
+                is_global: false,
+                ..
+            } => (
+                RESOURCE_EXHAUSTED,
+                "too many requests in flight",
+                Some(headers::busy_wait(decision)),
+            ),
+            Refusal::NoKey(error) => match error.status() {
+                StatusCode::BAD_REQUEST => (INVALID_ARGUMENT, "bad request", None),
+                StatusCode::FORBIDDEN => (PERMISSION_DENIED, "forbidden", None),
+                StatusCode::NOT_FOUND => (UNIMPLEMENTED, "not found", None),
+                _ => (INTERNAL, "internal error", None),
+            },
+            Refusal::Busy { .. } | Refusal::Unavailable => (
+                UNAVAILABLE,
+                "service unavailable",
+                Some(RetryAfter::In(A_SECOND)),
+            ),
+        };
+        Self {
+            code,
+            message,
+            retry_after,
+        }
+    }
+
+    /// With a wait that is `jitter` µs longer.
+    fn delayed(mut self, jitter: u64) -> Self {
+        if let Some(RetryAfter::In(wait)) = &mut self.retry_after {
+            *wait = Duration::from_micros(micros_up(*wait).saturating_add(jitter));
+        }
+        self
+    }
+}
+
 /// One head that ends the stream. gRPC-Web is answered in its own type.
-pub(super) fn refuse<B>(request: &HeaderMap, refusal: &Refusal) -> Response<ResponseBody<B>> {
-    let (code, message) = match refusal {
-        Refusal::Limited { .. } => ("8", "rate limit exceeded"),
-        Refusal::Busy {
-            is_global: false, ..
-        } => ("8", "too many requests in flight"),
-        Refusal::NoKey(error) => match error.status() {
-            StatusCode::BAD_REQUEST => ("3", "bad request"),
-            StatusCode::FORBIDDEN => ("7", "forbidden"),
-            StatusCode::NOT_FOUND => ("12", "not found"),
-            _ => ("13", "internal error"),
-        },
-        Refusal::Busy { .. } | Refusal::Unavailable => ("14", "service unavailable"),
-    };
+pub(super) fn refuse<B>(
+    request: &HeaderMap,
+    refusal: &Refusal,
+    jitter: u64,
+) -> Response<ResponseBody<B>> {
     let mut response = Response::new(ResponseBody::empty());
-    let headers = response.headers_mut();
     let web = request.get(CONTENT_TYPE).filter(|own| {
         own.as_bytes()
             .get(GRPC.len()..)
             .is_some_and(|rest| rest.starts_with(b"-web"))
     });
-    headers.insert(
-        CONTENT_TYPE,
-        web.cloned().unwrap_or(HeaderValue::from_static(GRPC)),
-    );
-    headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
-    headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+    let kind = web.cloned().unwrap_or(HeaderValue::from_static(GRPC));
+    write(refusal, jitter, kind, response.headers_mut());
     response
+}
+
+pub(super) fn write(refusal: &Refusal, jitter: u64, kind: HeaderValue, headers: &mut HeaderMap) {
+    let status = Status::of(refusal).delayed(jitter);
+    headers.insert(CONTENT_TYPE, kind);
+    insert(GRPC_STATUS, &number(status.code.into()), headers);
+    insert(GRPC_MESSAGE, &percent_encoded(status.message), headers);
+    let Some(retry_after) = status.retry_after else {
+        return;
+    };
+    let pushback = match retry_after {
+        RetryAfter::In(wait) => number(micros_up(wait).div_ceil(1_000)),
+        RetryAfter::Never => "-1".into(),
+    };
+    insert(PUSHBACK, &pushback, headers);
+
+    let mut message = protobuf::Status::new(status.code, status.message);
+    if let RetryAfter::In(wait) = retry_after {
+        message.retry_info(wait);
+    }
+    match refusal {
+        Refusal::Limited {
+            policy, decision, ..
+        } => message.quota_failure(
+            headers::violated(policy, decision.snapshot()),
+            "quota exceeded",
+        ),
+        Refusal::Busy {
+            permits,
+            is_global: false,
+            ..
+        } => message.quota_failure([permits.name()].into_iter(), status.message),
+        _ => {}
+    }
+    let details: String = base64::digits(&message.into_bytes())
+        .map(char::from)
+        .collect();
+    insert(DETAILS, &details, headers);
+}
+
+fn insert(name: HeaderName, text: &str, headers: &mut HeaderMap) {
+    // Only printable ASCII is ever written.
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
+
+fn number(number: u64) -> Cow<'static, str> {
+    Cow::Owned(itoa::Buffer::new().format(number).to_owned())
+}
+
+/// A `grpc-message`: all but space to `~` is written as `%` and two digits, and so is `%` (PROTOCOL-HTTP2 of gRPC, "Responses").
+fn percent_encoded(message: &str) -> Cow<'_, str> {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
+    if message.bytes().all(is_plain) {
+        return Cow::Borrowed(message);
+    }
+    let mut encoded = String::with_capacity(message.len() * 3);
+    for byte in message.bytes() {
+        if is_plain(byte) {
+            encoded.push(byte.into());
+        } else {
+            encoded.push('%');
+            encoded.push(DIGITS[usize::from(byte >> 4)].into());
+            encoded.push(DIGITS[usize::from(byte & 15)].into());
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_what_a_client_decodes() {
+        let messages = [
+            ("rate limit exceeded", "rate limit exceeded"),
+            ("100% of ~\u{7f}\n", "100%25 of ~%7F%0A"),
+            ("zu viel für heute", "zu viel f%C3%BCr heute"),
+        ];
+        for (message, encoded) in messages {
+            assert_eq!(percent_encoded(message), encoded);
+            let mut headers = HeaderMap::new();
+            insert(GRPC_STATUS, "8", &mut headers);
+            insert(GRPC_MESSAGE, encoded, &mut headers);
+            let status = tonic::Status::from_header_map(&headers).expect("a status");
+            assert_eq!(status.message(), message);
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! A decision as header fields, in whichever format: everything that is written into a response's head is written here.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,34 +8,36 @@ use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::draft11::{Field, Item, seconds};
+use super::format::{Draft, HeaderFormats, Reset};
 use super::problem;
+use super::single::{self, Single};
+use crate::clock::Timestamp;
 use crate::decision::{Decision, QuotaSnapshot, RetryAfter, Snapshot};
 use crate::policy::Policy;
 use crate::semaphore::Permits;
 
-const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const SHADOW: HeaderName = HeaderName::from_static("x-ratelimit-shadow");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// How clients are told of limits, beside the `Retry-After` of a refusal. The version of a draft is part of its name and never
-/// moves under a user's feet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum HeaderFormat {
-    /// `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11.
-    #[default]
-    Draft11,
-    /// Nothing.
-    None,
+/// How one answer is told.
+#[derive(Clone, Copy)]
+pub(super) struct Telling<'a> {
+    pub(super) formats: HeaderFormats,
+    /// When the answer was given, if a point in time is told.
+    pub(super) at: Timestamp,
+    pub(super) partition_key: Option<&'a [u8]>,
 }
 
 /// What a policy's answers have in common, made once.
 #[derive(Debug)]
 pub(super) struct Prepared {
     items: Vec<Item>,
-    /// The value of `RateLimit-Policy`.
+    /// The value of `RateLimit-Policy`, without a partition key.
     policy: Option<HeaderValue>,
+    /// That of drafts 06 and 07, made when it is first wanted.
+    plain_policy: OnceLock<Option<HeaderValue>>,
     /// The body of a refusal, if the policy has a single quota.
     problem: Option<Bytes>,
 }
@@ -50,11 +53,12 @@ impl Prepared {
 
     pub(super) fn new(items: Vec<Item>, problem: Option<Bytes>) -> Self {
         let mut field = Field::new();
-        items.iter().for_each(|item| item.policy(&mut field));
+        items.iter().for_each(|item| item.policy(None, &mut field));
         Self {
-            items,
             policy: value(&field),
+            plain_policy: OnceLock::new(),
             problem,
+            items,
         }
     }
 
@@ -66,30 +70,98 @@ impl Prepared {
         }
     }
 
-    /// Adds the fields of `format` behind what a layer further in has written.
+    /// Adds fields behind what a layer further in has written.
+    #[inline]
     pub(super) fn write_limits(
         &self,
-        format: HeaderFormat,
+        telling: Telling<'_>,
         decision: &Decision,
         headers: &mut HeaderMap,
     ) {
-        match format {
-            HeaderFormat::None => {}
-            HeaderFormat::Draft11 => {
-                if let Some(policy) = &self.policy {
-                    headers.append(RATELIMIT_POLICY, policy.clone());
-                }
-                let mut field = Field::new();
-                let told = |answer: &QuotaSnapshot| decision.is_allowed() || !answer.is_allowed();
-                for (item, answer) in self.items.iter().zip(decision.snapshot().quotas()) {
-                    if told(answer) {
-                        item.limit(answer, &mut field);
-                    }
-                }
-                if let Some(field) = value(&field) {
-                    headers.append(RATELIMIT, field);
-                }
+        match telling.formats {
+            HeaderFormats {
+                draft: Some(Draft::D11),
+                x: None,
+            } => self.write_draft11(telling, decision, headers),
+            HeaderFormats {
+                draft: None,
+                x: None,
+            } => {}
+            _ => self.write_others(telling, decision, headers),
+        }
+    }
+
+    /// The same, if it is not the usual format alone.
+    #[cold]
+    fn write_others(&self, telling: Telling<'_>, decision: &Decision, headers: &mut HeaderMap) {
+        let HeaderFormats { draft, x } = telling.formats;
+        let governing = Single::of(decision.snapshot());
+        match draft {
+            Some(Draft::D11) => self.write_draft11(telling, decision, headers),
+            Some(Draft::D07) => {
+                self.write_plain_policy(headers);
+                governing.write_draft07(headers);
             }
+            Some(Draft::D06) => {
+                self.write_plain_policy(headers);
+                governing.write(&single::DRAFT_06, None, headers);
+            }
+            None => {}
+        }
+        match x {
+            Some(Reset::Epoch) => governing.write(&single::X, Some(telling.at), headers),
+            Some(Reset::Delta) => governing.write(&single::X, None, headers),
+            None => {}
+        }
+    }
+
+    fn write_plain_policy(&self, headers: &mut HeaderMap) {
+        let made = self.plain_policy.get_or_init(|| {
+            let mut field = Field::new();
+            self.items.iter().for_each(|item| item.plain(&mut field));
+            value(&field)
+        });
+        if let Some(policy) = made {
+            headers.append(RATELIMIT_POLICY, policy.clone());
+        }
+    }
+
+    fn write_draft11(&self, telling: Telling<'_>, decision: &Decision, headers: &mut HeaderMap) {
+        let partition_key = telling.partition_key;
+        match (&self.policy, partition_key) {
+            (Some(policy), None) => drop(headers.append(RATELIMIT_POLICY, policy.clone())),
+            _ => {
+                let mut field = Field::new();
+                let items = self.items.iter();
+                items.for_each(|item| item.policy(partition_key, &mut field));
+                append(RATELIMIT_POLICY, &field, headers);
+            }
+        }
+        let mut field = Field::new();
+        let mut is_used_up = false;
+        let told = |answer: &QuotaSnapshot| decision.is_allowed() || !answer.is_allowed();
+        for (item, answer) in self.items.iter().zip(decision.snapshot().quotas()) {
+            if told(answer) {
+                item.limit(answer, partition_key, &mut field);
+                is_used_up |= answer.remaining == 0;
+            }
+        }
+        append(RATELIMIT, &field, headers);
+        // A refusal's own `Retry-After` is as late as the latest of its windows.
+        if is_used_up && decision.is_allowed() && headers.contains_key(RETRY_AFTER) {
+            self.put_off(decision, headers);
+        }
+    }
+
+    /// Who comes when a layer further in says would meet this one: until what is used up comes back.
+    #[cold]
+    fn put_off(&self, decision: &Decision, headers: &mut HeaderMap) {
+        let both = self.items.iter().zip(decision.snapshot().quotas());
+        let windows = both
+            .filter(|(_, answer)| answer.remaining == 0)
+            .filter_map(|(item, answer)| item.effective_window(answer));
+        if let Some(seconds) = windows.max() {
+            write_retry_after(seconds, headers);
         }
     }
 }
@@ -101,63 +173,57 @@ pub(super) fn write_shadow(policy: &Policy, headers: &mut HeaderMap) {
     }
 }
 
-/// Adds the fields of permits behind what a layer further in has written.
+/// Adds the fields of permits behind what a layer further in has written. Only draft 11 knows of concurrency.
 pub(super) fn write_permits(
-    format: HeaderFormat,
+    telling: Telling<'_>,
     permits: &Permits,
     decision: &Decision,
     headers: &mut HeaderMap,
 ) {
-    match format {
-        HeaderFormat::Draft11 => {
-            let item = Item::of_permits(permits);
-            let (mut policy, mut limit) = (Field::new(), Field::new());
-            item.policy(&mut policy);
-            for answer in decision.snapshot().quotas() {
-                item.limit(answer, &mut limit);
-            }
-            for (name, field) in [(RATELIMIT_POLICY, policy), (RATELIMIT, limit)] {
-                if let Some(field) = value(&field) {
-                    headers.append(name, field);
-                }
-            }
+    if telling.formats.draft == Some(Draft::D11) {
+        let item = Item::of_permits(permits);
+        let (mut policy, mut limit) = (Field::new(), Field::new());
+        item.policy(telling.partition_key, &mut policy);
+        for answer in decision.snapshot().quotas() {
+            item.limit(answer, telling.partition_key, &mut limit);
         }
-        HeaderFormat::None => {}
+        append(RATELIMIT_POLICY, &policy, headers);
+        append(RATELIMIT, &limit, headers);
     }
 }
 
 /// The fields of a refusal for want of permits. Nobody knows when a request will end: a second is what is told, not when a lease
 /// would.
 pub(super) fn write_busy(
-    format: HeaderFormat,
+    telling: Telling<'_>,
     permits: &Permits,
     decision: &Decision,
+    jitter: u64,
     headers: &mut HeaderMap,
 ) {
-    let wait = match decision.retry_after() {
+    write_refusal(busy_wait(decision), jitter, headers);
+    write_permits(telling, permits, decision, headers);
+}
+
+/// What those are told who are refused for want of permits.
+pub(super) fn busy_wait(decision: &Decision) -> RetryAfter {
+    match decision.retry_after() {
         Some(RetryAfter::In(wait)) => RetryAfter::In(wait.min(A_SECOND)),
         _ => RetryAfter::Never,
-    };
-    write_refusal(wait, headers);
-    write_permits(format, permits, decision, headers);
-}
-
-const A_SECOND: Duration = Duration::from_secs(1);
-
-/// The fields of every refusal: when to come back, and that caches must not keep it (RFC 6585 §4).
-pub(super) fn write_refusal(retry_after: RetryAfter, headers: &mut HeaderMap) {
-    if let RetryAfter::In(wait) = retry_after {
-        write_retry_after(
-            seconds(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX)),
-            headers,
-        );
     }
-    headers.insert(CACHE_CONTROL, NO_STORE);
 }
 
-/// The fields of an answer that the backend did not give: it may well in a second.
-pub(super) fn write_unavailable(headers: &mut HeaderMap) {
-    write_retry_after(1, headers);
+/// What those are told whom waiting may help, and nobody knows when.
+pub(super) const A_SECOND: Duration = Duration::from_secs(1);
+
+/// The fields of every refusal: when to come back, `jitter` µs later, and that caches must not keep it (RFC 6585 §4).
+pub(super) fn write_refusal(retry_after: RetryAfter, jitter: u64, headers: &mut HeaderMap) {
+    if let RetryAfter::In(wait) = retry_after {
+        // Waits are whole microseconds.
+        let wait = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let wait = wait.saturating_add(jitter);
+        write_retry_after(seconds(wait), headers);
+    }
     headers.insert(CACHE_CONTROL, NO_STORE);
 }
 
@@ -175,13 +241,22 @@ fn write_retry_after(seconds: u64, headers: &mut HeaderMap) {
     }
 }
 
-fn violated<'a>(policy: &'a Policy, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a str> {
+pub(super) fn violated<'a>(
+    policy: &'a Policy,
+    snapshot: &'a Snapshot,
+) -> impl Iterator<Item = &'a str> {
     let both = policy.quotas().iter().zip(snapshot.quotas());
     both.filter(|(_, answer)| !answer.is_allowed())
         .map(|(named, _)| named.name())
 }
 
-fn value(field: &Field) -> Option<HeaderValue> {
+fn append(name: HeaderName, field: &Field, headers: &mut HeaderMap) {
+    if let Some(value) = value(field) {
+        headers.append(name, value);
+    }
+}
+
+pub(super) fn value(field: &Field) -> Option<HeaderValue> {
     // Only printable ASCII is ever written.
     if field.is_empty() {
         None

@@ -9,9 +9,14 @@
 //! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields appended; none on 1xx and 3xx |
 //!
-//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). A gRPC request is refused with `grpc-status`
-//! 8, 3, 13 or 14 in a head of its own, as its clients expect. Policy names are public; keys and the texts of errors are
-//! never sent.
+//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). Policy names are public; keys and the texts of
+//! errors are never sent. [`HeaderFormat`] says in which fields limits are told, [`RefusalBody`] what is told to people:
+//! [`reject_fn`](crate::RateLimitLayer::reject_fn) has a page for browsers. To scripts of other origins browsers show only the
+//! fields that the server exposes (`Access-Control-Expose-Headers`), which is for a layer of CORS around this one.
+//!
+//! A gRPC request is refused with `grpc-status` 8, 3, 13 or 14 in one head, as its clients expect, and without rate-limit fields.
+//! When it may come again is in `grpc-retry-pushback-ms` (whole milliseconds, rounded up; -1: never) and, as `RetryInfo`, in
+//! `grpc-status-details-bin`, beside a `QuotaFailure` with the names of what is used up.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -31,37 +36,46 @@
 //! # Ok(()) }
 //! ```
 
+mod base64;
 mod body;
 mod carry;
 mod draft11;
+mod format;
 mod granted;
 mod grpc;
 mod headers;
 mod hook;
 mod patience;
 mod problem;
+mod protobuf;
 mod reject;
+mod single;
 #[cfg(test)]
 mod vectors;
+mod words;
 
 use std::fmt;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Response, StatusCode};
 
 use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
 use crate::policy::Policy;
 use crate::semaphore::Permits;
 
+pub use crate::partition::PartitionKey;
+#[cfg(feature = "partition-key")]
+pub use crate::partition::ShortSecret;
+
 pub use self::body::ResponseBody;
 pub use self::carry::{CarryPermit, HttpCarried};
-pub use self::granted::Granted;
+pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::granted::Offer;
-pub use self::headers::HeaderFormat;
+pub use self::granted::{Entered, Granted, Refused};
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
-pub use self::reject::{
-    AsError, Http, HttpPass, LimitError, Problem, RefusalBody, Reject, RejectFn,
-};
+pub use self::reject::{AsError, Http, HttpPass, LimitError, Reject};
+pub use self::words::{PlainText, Problem, ProblemType, RefusalBody, RejectFn, RespondFn};
 
 /// Why a request does not reach the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +117,15 @@ impl Refusal {
             Self::NoKey(error) => error.status(),
             Self::Busy { .. } | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
+    }
+
+    /// What is answered if nothing else is said: problem details. For closures that answer some clients in another way
+    /// ([`reject_fn`](crate::RateLimitLayer::reject_fn)).
+    #[must_use]
+    pub fn problem(&self) -> Response<Bytes> {
+        let mut response = Response::new(problem::body(self, ProblemType::default()));
+        problem::write_head(self, &mut response);
+        response
     }
 
     /// The answer of the policy or the semaphore that refused, if it was that.

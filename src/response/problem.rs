@@ -1,16 +1,63 @@
 //! Bodies of refusals: problem details (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers-11.
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::headers::{self, Prepared};
+use super::{ProblemType, Refusal};
+use crate::policy::Floor;
+
+/// What is answered if nothing else is said.
+pub(super) fn body(refusal: &Refusal, kind: ProblemType) -> Bytes {
+    match refusal {
+        Refusal::Limited {
+            policy, decision, ..
+        } => match kind {
+            ProblemType::QuotaExceeded => policy
+                .memo(Floor::Answers, Prepared::of)
+                .problem(policy, decision.snapshot()),
+            ProblemType::AbnormalUsageDetected => {
+                abnormal_usage(headers::violated(policy, decision.snapshot()))
+            }
+        },
+        Refusal::Busy {
+            is_global: true, ..
+        } => reduced_capacity(),
+        Refusal::Busy { permits, .. } => quota_exceeded([permits.name()].into_iter()),
+        _ => about_blank(refusal.status()),
+    }
+}
+
+pub(super) fn write_head<B>(refusal: &Refusal, response: &mut Response<B>) {
+    *response.status_mut() = refusal.status();
+    let kind = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+}
 
 /// The quota of at least one of these policies is used up.
 pub(super) fn quota_exceeded<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
-    let mut body = String::with_capacity(256);
-    body.push_str(concat!(
+    let head = concat!(
         r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","#,
         r#""title":"Request cannot be satisfied as assigned quota has been exceeded","#,
         r#""status":429,"violated-policies":["#
-    ));
+    );
+    with_names(head, violated)
+}
+
+/// The same, and nobody who uses the service as it is meant gets there. The title is spelt as in the draft.
+fn abnormal_usage<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
+    let head = concat!(
+        r#"{"type":"https://iana.org/assignments/http-problem-types#abnormal-usage-detected","#,
+        r#""title":"Request not satisifed due to detection of abnormal request pattern","#,
+        r#""status":429,"violated-policies":["#
+    );
+    with_names(head, violated)
+}
+
+fn with_names<'a>(head: &str, violated: impl Iterator<Item = &'a str>) -> Bytes {
+    let mut body = String::with_capacity(256);
+    body.push_str(head);
     for (index, name) in violated.enumerate() {
         body.push_str(if index == 0 { "\"" } else { ",\"" });
         for letter in name.chars() {

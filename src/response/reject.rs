@@ -1,17 +1,19 @@
 use std::fmt;
 
-use bytes::Bytes;
-use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, ORIGIN,
-};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
 use http::{Extensions, Method, Request, Response, StatusCode};
 
-use super::headers::{self, HeaderFormat, Prepared};
-use super::{Granted, NoHook, Refusal, ResponseBody, ResponseHook, grpc, patience, problem};
+use super::headers::{self, Prepared, Telling};
+use super::{
+    Granted, HeaderFormats, NoHook, Problem, Refusal, RefusalBody, Refused, ResponseBody,
+    ResponseHook, grpc, patience,
+};
+use crate::backend::Lobby;
 use crate::charge::Charge;
 use crate::clock::Timestamp;
-use crate::decision::Decision;
+use crate::decision::{Decision, RetryAfter};
 use crate::head::Head;
+use crate::partition::PartitionKey;
 use crate::policy::{Floor, Policy};
 use crate::wait::Deadline;
 
@@ -36,7 +38,7 @@ pub trait Reject<Req, Res, Err>: Clone {
     /// # Errors
     ///
     /// If a refusal is an error in this protocol.
-    fn refuse(&self, request: &Req, refusal: Refusal) -> Result<Self::Response, Self::Error>;
+    fn refuse(&self, request: &Req, refused: Refused<'_>) -> Result<Self::Response, Self::Error>;
 
     /// Sees a request that goes on, and what it was granted.
     fn admit(&self, request: &mut Req, granted: Granted<'_>) -> Self::Pass;
@@ -71,12 +73,14 @@ pub trait Reject<Req, Res, Err>: Clone {
 /// The inner error goes through untouched, and so does the inner body, within a [`ResponseBody`].
 #[derive(Clone, Copy, Debug)]
 pub struct Http<F = Problem, H = NoHook> {
-    pub(crate) format: HeaderFormat,
+    pub(crate) formats: HeaderFormats,
     pub(crate) on_redirects: bool,
     /// Whether pre-flights are counted.
     pub(crate) preflights: bool,
     pub(crate) extensions: bool,
     pub(crate) shadow_header: bool,
+    /// What is added to waits at the most, in µs.
+    pub(crate) jitter: u64,
     pub(crate) body: F,
     pub(crate) hook: H,
 }
@@ -84,12 +88,13 @@ pub struct Http<F = Problem, H = NoHook> {
 impl Default for Http {
     fn default() -> Self {
         Self {
-            format: HeaderFormat::default(),
+            formats: HeaderFormats::default(),
             on_redirects: false,
             preflights: false,
             extensions: true,
             shadow_header: false,
-            body: Problem(()),
+            jitter: 0,
+            body: Problem::default(),
             hook: NoHook,
         }
     }
@@ -98,11 +103,12 @@ impl Default for Http {
 impl<F, H> Http<F, H> {
     pub(crate) fn with_body<G>(self, body: G) -> Http<G, H> {
         Http {
-            format: self.format,
+            formats: self.formats,
             on_redirects: self.on_redirects,
             preflights: self.preflights,
             extensions: self.extensions,
             shadow_header: self.shadow_header,
+            jitter: self.jitter,
             body,
             hook: self.hook,
         }
@@ -110,83 +116,60 @@ impl<F, H> Http<F, H> {
 
     pub(crate) fn with_hook<G>(self, hook: G) -> Http<F, G> {
         Http {
-            format: self.format,
+            formats: self.formats,
             on_redirects: self.on_redirects,
             preflights: self.preflights,
             extensions: self.extensions,
             shadow_header: self.shadow_header,
+            jitter: self.jitter,
             body: self.body,
             hook,
         }
     }
-}
 
-/// What a refusal says to people.
-pub trait RefusalBody: Clone {
-    /// The answer to a request with this head; the fields that every refusal has are added afterwards.
-    fn response(&self, head: &Head<'_>, refusal: &Refusal) -> Response<Bytes>;
-}
-
-/// Problem details (RFC 9457), the default.
-#[derive(Clone, Copy, Debug)]
-pub struct Problem(());
-
-/// What a closure makes of the head and the refusal; see [`reject_fn`](crate::RateLimitLayer::reject_fn).
-#[derive(Clone, Copy)]
-pub struct RejectFn<F>(pub(crate) F);
-
-impl<F> fmt::Debug for RejectFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("RejectFn(..)")
+    /// When an answer is given, if that is told.
+    fn at(&self, lobby: &Lobby, joined: bool) -> Timestamp {
+        if self.formats.tells_time() || joined {
+            lobby.now()
+        } else {
+            Timestamp::default()
+        }
     }
-}
 
-impl RefusalBody for Problem {
-    fn response(&self, _: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
-        let body = match refusal {
-            Refusal::Limited {
-                policy, decision, ..
-            } => policy
-                .memo(Floor::Answers, Prepared::of)
-                .problem(policy, decision.snapshot()),
-            Refusal::Busy {
-                is_global: true, ..
-            } => problem::reduced_capacity(),
-            Refusal::Busy { permits, .. } => problem::quota_exceeded([permits.name()].into_iter()),
-            _ => problem::about_blank(refusal.status()),
-        };
-        let mut response = Response::new(body);
-        *response.status_mut() = refusal.status();
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
-        response
-    }
-}
-
-impl<F, T> RefusalBody for RejectFn<F>
-where
-    F: Fn(&Head<'_>, &Refusal) -> Response<T> + Clone,
-    T: Into<Bytes>,
-{
-    fn response(&self, head: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
-        (self.0)(head, refusal).map(Into::into)
+    /// How much later than it could this client is told to come back, in µs.
+    fn jitter(&self, lobby: &Lobby) -> u64 {
+        match self.jitter {
+            0 => 0,
+            most => lobby.random() % most.saturating_add(1),
+        }
     }
 }
 
 impl<B, ResBody, E, F, H> Reject<Request<B>, Response<ResBody>, E> for Http<F, H>
 where
-    F: RefusalBody,
+    F: RefusalBody<ResBody>,
     H: ResponseHook,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = E;
     type Pass = HttpPass<H>;
 
-    fn refuse(&self, request: &Request<B>, refusal: Refusal) -> Result<Self::Response, E> {
+    fn refuse(&self, request: &Request<B>, refused: Refused<'_>) -> Result<Self::Response, E> {
+        let Refused {
+            refusal,
+            partition_key,
+            lobby,
+        } = refused;
+        let jitter = self.jitter(lobby);
+        let joined = matches!(refusal, Refusal::Limited { joined: true, .. });
+        let at = self.at(lobby, joined);
+        let telling = Telling {
+            formats: self.formats,
+            at,
+            partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
+        };
         let mut response = if grpc::is_grpc(request.headers()) {
-            grpc::refuse(request.headers(), &refusal)
+            grpc::refuse(request.headers(), &refusal, jitter)
         } else {
             let (mut head, body) = self
                 .body
@@ -197,10 +180,10 @@ where
                     policy, decision, ..
                 } => {
                     if let Some(retry_after) = decision.retry_after() {
-                        headers::write_refusal(retry_after, &mut head.headers);
+                        headers::write_refusal(retry_after, jitter, &mut head.headers);
                     }
                     policy.memo(Floor::Answers, Prepared::of).write_limits(
-                        self.format,
+                        telling,
                         decision,
                         &mut head.headers,
                     );
@@ -209,19 +192,24 @@ where
                     permits,
                     decision,
                     is_global: false,
-                } => headers::write_busy(self.format, permits, decision, &mut head.headers),
+                } => headers::write_busy(telling, permits, decision, jitter, &mut head.headers),
                 Refusal::Busy { .. } | Refusal::Unavailable => {
-                    headers::write_unavailable(&mut head.headers)
+                    let wait = RetryAfter::In(headers::A_SECOND);
+                    headers::write_refusal(wait, jitter, &mut head.headers);
                 }
                 Refusal::NoKey(_) => {}
             }
             let body = if request.method() == Method::HEAD {
                 // The same head: as long as the body would be, without it (RFC 9110 §9.3.2).
-                head.headers
-                    .insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-                ResponseBody::empty()
+                match self.body.length(&body) {
+                    Some(length) => {
+                        head.headers.insert(CONTENT_LENGTH, length.into());
+                        ResponseBody::empty()
+                    }
+                    None => ResponseBody::omitted(),
+                }
             } else {
-                ResponseBody::ours(body)
+                body
             };
             Response::from_parts(head, body)
         };
@@ -233,9 +221,13 @@ where
             && let Some(outer) = request.extensions().get::<Charge>()
             && let Some(depth) = outer.refused_at()
         {
-            let decision = decision.clone();
-            let in_fields = self.format != HeaderFormat::None;
-            Spoken::leave(response.extensions_mut(), depth, decision, in_fields);
+            let said = Said {
+                depth,
+                decision: decision.clone(),
+                at,
+                formats: self.formats,
+            };
+            Spoken::leave(response.extensions_mut(), said);
         }
         if self.extensions {
             match refusal {
@@ -255,8 +247,11 @@ where
         let Granted {
             answer,
             joined,
+            partition_key,
             offer,
+            lobby,
         } = granted;
+        let at = self.at(lobby, joined);
         let (mut hook, mut depth) = (H::Kept::default(), None);
         if extensions || joined || H::IS_CALLED {
             let charge = offer.into_charge(answer.as_ref());
@@ -276,12 +271,14 @@ where
                 }
             }
         }
-        let tells = extensions || self.format != HeaderFormat::None || self.shadow_header;
+        let tells = extensions || !self.formats.is_empty() || self.shadow_header;
         let answer = answer.filter(|_| tells);
         let told = answer.map(|(policy, decision)| Told {
             policy: policy.clone(),
             decision,
-            format: self.format,
+            formats: self.formats,
+            at,
+            partition_key,
             on_redirects: self.on_redirects,
             extensions,
             shadow_header: self.shadow_header,
@@ -356,18 +353,15 @@ struct Said {
     /// That of the charge.
     depth: usize,
     decision: Decision,
-    /// Whether it has been written into header fields.
-    in_fields: bool,
+    /// When it was made.
+    at: Timestamp,
+    /// In which formats it has been told.
+    formats: HeaderFormats,
 }
 
 impl Spoken {
-    fn leave(extensions: &mut Extensions, depth: usize, decision: Decision, in_fields: bool) {
-        let spoken = extensions.get_or_insert_default::<Self>();
-        spoken.0.push(Said {
-            depth,
-            decision,
-            in_fields,
-        });
+    fn leave(extensions: &mut Extensions, said: Said) {
+        extensions.get_or_insert_default::<Self>().0.push(said);
     }
 
     fn take(extensions: &mut Extensions, depth: usize) -> Option<Said> {
@@ -381,7 +375,10 @@ impl Spoken {
 struct Told {
     policy: Policy,
     decision: Decision,
-    format: HeaderFormat,
+    formats: HeaderFormats,
+    /// When the decision was made, if that matters.
+    at: Timestamp,
+    partition_key: Option<PartitionKey>,
     on_redirects: bool,
     extensions: bool,
     shadow_header: bool,
@@ -393,30 +390,40 @@ struct Told {
 impl Told {
     fn write<B>(self, response: &mut Response<B>) {
         let mut decision = self.decision;
-        let mut in_fields = false;
+        let (mut at, mut told, mut untold) = (self.at, HeaderFormats::NONE, self.formats);
         if let Some(depth) = self.depth
             && let Some(said) = Spoken::take(response.extensions_mut(), depth)
         {
             // By a layer further in, which knows the whole charge.
-            (decision, in_fields) = (said.decision, said.in_fields);
+            (decision, at, told) = (said.decision, said.at, said.formats);
+            untold = untold.without(told);
         }
         let is_shadow = self.policy.is_shadow();
         if is_shadow && self.shadow_header && !decision.is_allowed() {
             headers::write_shadow(&self.policy, response.headers_mut());
         }
-        if self.format != HeaderFormat::None
+        if !untold.is_empty()
             && !is_shadow
-            && !in_fields
             && speaks_on(response.status(), self.on_redirects)
             && !grpc::is_grpc(response.headers())
         {
             let prepared = self.policy.memo(Floor::Answers, Prepared::of);
-            prepared.write_limits(self.format, &decision, response.headers_mut());
-            in_fields = true;
+            let telling = Telling {
+                formats: untold,
+                at,
+                partition_key: self.partition_key.as_ref().map(PartitionKey::as_bytes),
+            };
+            prepared.write_limits(telling, &decision, response.headers_mut());
+            told = told.or(untold);
         }
         if let (true, Some(depth)) = (self.joined, self.depth) {
-            let decision = decision.clone();
-            Spoken::leave(response.extensions_mut(), depth, decision, in_fields);
+            let said = Said {
+                depth,
+                decision: decision.clone(),
+                at,
+                formats: told,
+            };
+            Spoken::leave(response.extensions_mut(), said);
         }
         if self.extensions {
             response.extensions_mut().insert(decision);
@@ -468,8 +475,8 @@ impl<Req, Res, E> Reject<Req, Res, E> for AsError {
     type Error = LimitError<E>;
     type Pass = ();
 
-    fn refuse(&self, _: &Req, refusal: Refusal) -> Result<Res, LimitError<E>> {
-        Err(LimitError::Refused(refusal))
+    fn refuse(&self, _: &Req, refused: Refused<'_>) -> Result<Res, LimitError<E>> {
+        Err(LimitError::Refused(refused.refusal))
     }
 
     fn admit(&self, _: &mut Req, _: Granted<'_>) {}

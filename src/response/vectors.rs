@@ -1,14 +1,15 @@
-//! `tests/vectors/ratelimit_headers.json`: the cases of draft 11 and of no format at all; the others are counted and named.
+//! `tests/vectors/ratelimit_headers.json`, every case.
 
-use std::io::Write as _;
 use std::path::Path;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::draft11::Item;
-use super::headers::{HeaderFormat, Prepared, write_refusal};
-use super::problem;
+use super::format::{HeaderFormat, HeaderFormats, Reset};
+use super::headers::{Prepared, Telling, write_refusal};
+use super::{Refusal, grpc, problem};
+use crate::clock::Timestamp;
 use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};
 use crate::policy::Policy;
 use crate::quota::{Quota, Unit};
@@ -24,22 +25,8 @@ fn micros(value: &Value) -> std::time::Duration {
     std::time::Duration::from_micros(value.as_u64().expect("a number"))
 }
 
-/// The item of a policy as the case describes it, and its limit.
-fn item(policy: &Value) -> (Item, u32) {
-    let unit = match policy["unit"].as_str() {
-        None => Unit::Requests,
-        Some("content-bytes") => Unit::ContentBytes,
-        Some("concurrent-requests") => {
-            let capacity = small(&policy["capacity"]);
-            let name = policy["name"].as_str().expect("a name");
-            return (
-                Item::raw(name, capacity, Some("concurrent-requests"), None, None),
-                capacity,
-            );
-        }
-        Some(other) => panic!("unknown unit {other}"),
-    };
-    let name = policy["name"].as_str().expect("a name");
+/// The quota of a policy as the case describes it; none for concurrency.
+fn quota(policy: &Value) -> Option<Quota> {
     let quota = match policy["algorithm"].as_str().expect("a name") {
         "token_bucket" => Quota::token_bucket(
             small(&policy["capacity"]),
@@ -54,21 +41,61 @@ fn item(policy: &Value) -> (Item, u32) {
         "fixed_window" => {
             Quota::fixed_window(small(&policy["limit"]), micros(&policy["window_us"]))
         }
+        "semaphore" => {
+            assert_eq!(policy["unit"], "concurrent-requests");
+            return None;
+        }
         other => panic!("unknown algorithm {other}"),
     };
-    let quota = quota.unit(unit);
-    if let Some(partition_key) = policy["partition_key"].as_str() {
-        let window = policy["window_us"]
-            .as_u64()
-            .expect("a window")
-            .div_ceil(1_000_000);
-        return (
-            Item::raw(name, quota.limit(), None, Some(window), Some(partition_key)),
-            quota.limit(),
-        );
+    Some(match policy["unit"].as_str() {
+        None => quota,
+        Some("content-bytes") => quota.unit(Unit::ContentBytes),
+        Some(other) => panic!("unknown unit {other}"),
+    })
+}
+
+fn name(policy: &Value) -> &str {
+    policy["name"].as_str().expect("a name")
+}
+
+/// Its item, and its limit.
+fn item(policy: &Value) -> (Item, u32) {
+    match quota(policy) {
+        Some(quota) => {
+            let named = Policy::try_of("p", [(name(policy), quota)]).expect("a policy");
+            (Item::of(&named.quotas()[0]), quota.limit())
+        }
+        None => {
+            let capacity = small(&policy["capacity"]);
+            (Item::raw(name(policy), capacity), capacity)
+        }
     }
-    let named = Policy::try_of("p", [(name, quota)]).expect("a policy");
-    (Item::of(&named.quotas()[0]), quota.limit())
+}
+
+/// The bytes that `pk` has in base64.
+fn partition_key(policies: &[Value]) -> Option<&'static [u8]> {
+    let encoded = policies
+        .iter()
+        .find_map(|policy| policy.get("partition_key"))?;
+    assert_eq!(encoded, "dHJpYWwxMjEzMjM=");
+    Some(b"trial121323")
+}
+
+fn formats(name: &str) -> HeaderFormats {
+    match name {
+        "draft-11" => HeaderFormat::Draft11,
+        "draft-07" => HeaderFormat::Draft07,
+        "draft-06" => HeaderFormat::Draft06,
+        "x-ratelimit-epoch" => HeaderFormat::XRateLimit {
+            reset: Reset::Epoch,
+        },
+        "x-ratelimit-delta" => HeaderFormat::XRateLimit {
+            reset: Reset::Delta,
+        },
+        "none" => HeaderFormat::None,
+        other => panic!("unknown format {other}"),
+    }
+    .into()
 }
 
 fn decision(results: &[Value], limits: &[u32]) -> Decision {
@@ -96,17 +123,10 @@ fn ratelimit_headers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/ratelimit_headers.json");
     let file: Value =
         serde_json::from_str(&std::fs::read_to_string(path).expect("readable")).expect("JSON");
-    let (mut ran, mut left_out) = (0, Vec::new());
+    let mut ran = 0;
     for case in file["cases"].as_array().expect("cases") {
         let name = case["name"].as_str().expect("a name");
-        let format = match case["format"].as_str().expect("a format") {
-            "draft-11" => HeaderFormat::Draft11,
-            "none" => HeaderFormat::None,
-            _ => {
-                left_out.push(name);
-                continue;
-            }
-        };
+        let format = case["format"].as_str().expect("a format");
         let policies = case["policies"].as_array().expect("policies");
         let (items, limits): (Vec<_>, Vec<_>) = policies.iter().map(item).unzip();
         let decision = decision(case["results"].as_array().expect("results"), &limits);
@@ -121,17 +141,25 @@ fn ratelimit_headers() {
             let (name, value) = field(pair);
             headers.insert(name, HeaderValue::from_str(&value).expect("a value"));
         }
-        if let Some(retry_after) = decision.retry_after() {
-            write_refusal(retry_after, &mut headers);
+        let mut status = 200;
+        if format == "grpc" {
+            let kind = HeaderValue::from_static("application/grpc");
+            grpc::write(&limited(policies, decision.clone()), 0, kind, &mut headers);
+        } else {
+            if let Some(retry_after) = decision.retry_after() {
+                write_refusal(retry_after, 0, &mut headers);
+                status = 429;
+            }
+            let telling = Telling {
+                formats: formats(format),
+                at: Timestamp::from_micros(case["now_us"].as_u64().expect("a time")),
+                partition_key: partition_key(policies),
+            };
+            prepared.write_limits(telling, &decision, &mut headers);
         }
-        prepared.write_limits(format, &decision, &mut headers);
 
         let expect = &case["expect"];
-        assert_eq!(
-            expect["status"],
-            if decision.is_allowed() { 200 } else { 429 },
-            "{name}"
-        );
+        assert_eq!(expect["status"], status, "{name}");
         let mut expected: Vec<_> = expect["headers"]
             .as_array()
             .expect("headers")
@@ -173,13 +201,19 @@ fn ratelimit_headers() {
         }
         ran += 1;
     }
-    assert_eq!(ran, 23, "22 cases of draft 11 and one of no format");
-    let line = format!(
-        "{ran} cases pass; {} left out, of formats that are not built: {}",
-        left_out.len(),
-        left_out.join(", ")
-    );
-    writeln!(std::io::stderr(), "ratelimit_headers.json: {line}").expect("stderr");
+    assert_eq!(ran, 35, "all there are");
+}
+
+/// A refusal by these policies.
+fn limited(policies: &[Value], decision: Decision) -> Refusal {
+    let quotas = policies
+        .iter()
+        .map(|policy| (name(policy), quota(policy).expect("a quota")));
+    Refusal::Limited {
+        policy: Policy::try_of("p", quotas).expect("a policy"),
+        decision,
+        joined: false,
+    }
 }
 
 #[test]

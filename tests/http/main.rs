@@ -3,6 +3,7 @@
 
 mod charges;
 mod examples;
+mod formats;
 mod in_flight;
 mod keys;
 #[cfg(feature = "metrics")]

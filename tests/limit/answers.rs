@@ -370,6 +370,9 @@ fn a_grpc_call_is_refused_in_one_head() {
             headers.remove("grpc-message").unwrap(),
             "rate limit exceeded"
         );
+        // The cost is above the limit: never.
+        assert_eq!(headers.remove("grpc-retry-pushback-ms").unwrap(), "-1");
+        assert!(headers.remove("grpc-status-details-bin").is_some());
         assert!(headers.is_empty(), "{headers:?}");
     }
 }

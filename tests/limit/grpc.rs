@@ -23,18 +23,18 @@ use tower_sluice::{Global, Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitL
 use crate::places::by_peer;
 use crate::support::{PATIENCE, clock, memory, spent, two_a_minute};
 
-fn incoming() -> (TcpIncoming, SocketAddr) {
+pub(crate) fn incoming() -> (TcpIncoming, SocketAddr) {
     let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = incoming.local_addr().expect("bound");
     (incoming, address)
 }
 
-fn health() -> HealthServer<impl Health> {
+pub(crate) fn health() -> HealthServer<impl Health> {
     HealthServer::new(HealthService::from_health_reporter(Default::default()))
 }
 
 /// A channel with connections from `127.0.0.last`.
-async fn channel(address: SocketAddr, last: u8) -> Channel {
+pub(crate) async fn channel(address: SocketAddr, last: u8) -> Channel {
     Endpoint::from_shared(format!("http://{address}"))
         .expect("a URI")
         .local_address(Some([127, 0, 0, last].into()))
@@ -93,7 +93,7 @@ async fn tonic_server_refuses_with_resource_exhausted() {
 
 /// A gRPC service that denies permission, to be told from a limit.
 #[derive(Clone)]
-struct Other;
+pub(crate) struct Other;
 
 impl tonic::server::NamedService for Other {
     const NAME: &'static str = "test.Other";

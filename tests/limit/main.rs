@@ -1,11 +1,17 @@
 //! The layer from outside: every place it goes into, what it owes its neighbours, and what clients get to see.
 
 mod answers;
+mod bodies;
 mod contract;
 mod costs;
+mod formats;
 mod fuzz;
 #[cfg(feature = "tonic")]
 mod grpc;
+#[cfg(feature = "tonic")]
+mod grpc_refusals;
+#[cfg(feature = "tonic")]
+mod grpc_streams;
 mod nesting;
 mod places;
 mod remote;

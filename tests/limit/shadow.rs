@@ -6,9 +6,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{Request, Response};
 use tower::{Layer, Service};
-use tower_sluice::key::Header;
+use tower_sluice::key::{Header, Networks, PeerAddr, TrustedProxies};
 use tower_sluice::{
-    Charge, Decision, Global, Key, MaxWait, MemoryBackend, OnBackendError, Policy, Quota,
+    Charge, ClientIp, Decision, Global, Key, MaxWait, MemoryBackend, OnBackendError, Policy, Quota,
     RateLimitLayer, RetryAfter,
 };
 
@@ -99,6 +99,19 @@ fn a_request_without_a_key_passes_too() {
         seen(&mut shadow().layer(hello()), Request::new(())).status,
         200
     );
+    // Nor is what a proxy says of it refused, but who is denied by name is.
+    let backend = memory();
+    let client = || ClientIp::new().forwarded_for(TrustedProxies::hops(2));
+    let with = |key: ClientIp| {
+        let layer = RateLimitLayer::new(two_a_minute().shadow(), key, backend.clone());
+        let mut request = Request::new(());
+        let peer = PeerAddr(([127, 0, 0, 1], 4711).into());
+        request.extensions_mut().insert(peer);
+        seen(&mut layer.layer(hello()), request).status.as_u16()
+    };
+    assert_eq!(with(client()), 200);
+    let denied = Networks::new(["127.0.0.0/8"]);
+    assert_eq!(with(ClientIp::new().deny_list(denied)), 403);
     // Which policy it falls under cannot be said without its key.
     let picked = shadow().policy_fn(|_, _| two_a_minute().shadow());
     assert_eq!(

@@ -8,11 +8,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::concurrency::SemaphoreLayer;
-use tower_sluice::key::{Header, KeyError, KeyExtractor};
+use tower_sluice::key::{Header, KeyError, KeyExt as _, KeyExtractor, Networks, PeerAddr};
 use tower_sluice::response::{AsError, HeaderFormat, LimitError, Refusal};
 use tower_sluice::{
-    Decision, Global, Key, MemoryBackend, MemorySemaphore, Permits, Policy, Quota, RateLimitLayer,
-    RetryAfter, RouteCosts,
+    ClientIp, Decision, Global, Key, MemoryBackend, MemorySemaphore, Permits, Policy, Quota,
+    RateLimitLayer, RetryAfter, RouteCosts,
 };
 
 use crate::requests::{endless, memory, two_each};
@@ -309,6 +309,39 @@ fn who_has_no_key_is_refused_or_let_through_without_a_permit() {
     let passed = now(&mut lax, Request::new(())).expect("no error");
     assert_eq!((passed.status().as_u16(), memory.held()), (200, 0));
     assert_eq!(passed.headers().len(), 0);
+}
+
+#[test]
+fn what_is_exempt_and_pre_flights_take_no_permit() {
+    let memory = memory();
+    let key = Header::new(USER).skip_if(|head| head.uri.path() == "/health");
+    let layer = SemaphoreLayer::new(Permits::new("exports", 1), key, memory.clone());
+    let mut service = layer.clone().layer(endless());
+    let mut health = from("ann");
+    *health.uri_mut() = "/health".parse().expect("a path");
+    let _healthy = now(&mut service, health).expect("no error");
+    let preflight = || {
+        let request = Request::builder().method(Method::OPTIONS);
+        let request = request.header("origin", "https://example.org");
+        let request = request.header("access-control-request-method", "PUT");
+        request.header(USER, "ann").body(()).expect("a valid head")
+    };
+    let _asked = now(&mut service, preflight()).expect("no error");
+    assert_eq!(memory.held(), 0);
+    let mut counts = layer.count_preflights(true).layer(endless());
+    let _asked = now(&mut counts, preflight()).expect("no error");
+    assert_eq!(memory.held(), 1);
+    assert_eq!(refused(&mut service, from("ann")).status, 429);
+
+    let denied = ClientIp::new().deny_list(Networks::new(["127.0.0.0/8"]));
+    let key = Global.guarded_by(denied);
+    assert!(KeyExtractor::<Request<()>>::is_global(&key));
+    let layer = SemaphoreLayer::new(Permits::new("exports", 1), key, memory);
+    let mut request = from("ann");
+    let peer = PeerAddr(([127, 0, 0, 1], 4711).into());
+    request.extensions_mut().insert(peer);
+    let mut service = layer.skip_unkeyed().layer(endless());
+    assert_eq!(refused(&mut service, request).status, StatusCode::FORBIDDEN);
 }
 
 #[test]

@@ -187,6 +187,11 @@ impl Lobby {
         self.errands.run_at(runtime, errand)
     }
 
+    /// Another number each time; nothing hangs on its being hard to guess.
+    pub(crate) fn random(&self) -> u64 {
+        self.lines.random()
+    }
+
     /// Counts an operation that failed at once, where nobody needs to wait for it.
     pub(crate) fn lost(&self, fault: Fault) -> Fault {
         self.errands.note(fault)

@@ -1,0 +1,140 @@
+//! Which share of a limit a client has, told without telling whose key it is.
+
+use std::fmt;
+
+use crate::key::Key;
+
+/// Bytes of a keyed hash that clients are told.
+const LENGTH: usize = 16;
+
+/// The shortest secret.
+#[cfg(feature = "partition-key")]
+const SHORTEST: usize = 16;
+
+/// A keyed hash of a key, for the parameter `pk` of draft 11: the same for a key on all servers that have the same secret, and
+/// nobody without it can tell of which key, or try out keys.
+// In a box of its own: where there is none, nothing large is moved about.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct PartitionKey(Box<[u8; LENGTH]>);
+
+impl PartitionKey {
+    /// Its bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for PartitionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PartitionKey(..)")
+    }
+}
+
+/// What makes partition keys of keys.
+#[derive(Clone)]
+pub(crate) struct Partitioner(
+    #[cfg(feature = "partition-key")] std::sync::Arc<hmac::Hmac<sha2::Sha256>>,
+    #[cfg(not(feature = "partition-key"))] std::convert::Infallible,
+);
+
+/// A secret for partition keys of less than 16 bytes: who knows a key could find it by trying.
+#[cfg(feature = "partition-key")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShortSecret {
+    /// How many there were.
+    pub length: usize,
+}
+
+#[cfg(feature = "partition-key")]
+impl fmt::Display for ShortSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = self.length;
+        write!(
+            f,
+            "a secret of {length} bytes for partition keys: use {SHORTEST} or more, at random"
+        )
+    }
+}
+
+#[cfg(feature = "partition-key")]
+impl std::error::Error for ShortSecret {}
+
+#[cfg(feature = "partition-key")]
+impl Partitioner {
+    pub(crate) fn try_new(secret: &[u8]) -> Result<Self, ShortSecret> {
+        use hmac::Mac;
+
+        let length = secret.len();
+        if length < SHORTEST {
+            return Err(ShortSecret { length });
+        }
+        // HMAC takes a key of any length.
+        let keyed = hmac::Hmac::new_from_slice(secret).map_err(|_| ShortSecret { length })?;
+        Ok(Self(std::sync::Arc::new(keyed)))
+    }
+
+    /// # Panics
+    ///
+    /// Where [`try_new`](Self::try_new) errs.
+    pub(crate) fn new(secret: &[u8]) -> Self {
+        match Self::try_new(secret) {
+            Ok(partitioner) => partitioner,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(crate) fn of(&self, key: &Key) -> PartitionKey {
+        use hmac::Mac;
+
+        let mut mac = hmac::Hmac::clone(&self.0);
+        // A secret is another key than the same bytes in the open.
+        mac.update(&[u8::from(key.is_secret())]);
+        mac.update(key.as_bytes());
+        let mut bytes = Box::new([0; LENGTH]);
+        bytes.copy_from_slice(&mac.finalize().into_bytes()[..LENGTH]);
+        PartitionKey(bytes)
+    }
+}
+
+#[cfg(not(feature = "partition-key"))]
+impl Partitioner {
+    pub(crate) fn of(&self, _: &Key) -> PartitionKey {
+        match self.0 {}
+    }
+}
+
+#[cfg(all(test, feature = "partition-key"))]
+mod tests {
+    use super::*;
+
+    const SECRET: &[u8] = b"a secret of all servers";
+
+    /// As `openssl dgst -sha256 -hmac` has it, so that servers of any version agree.
+    #[test]
+    fn it_is_the_first_half_of_an_hmac() {
+        let known = 0x6e00_b5ba_aef0_d7c7_0b07_909a_7917_8322_u128;
+        let ann = Partitioner::new(SECRET).of(&Key::from("ann"));
+        assert_eq!(ann.as_bytes(), known.to_be_bytes());
+    }
+
+    #[test]
+    fn it_differs_by_key_by_secrecy_and_by_secret() {
+        let of = |secret, key: &Key| Partitioner::new(secret).of(key);
+        let ann = of(SECRET, &Key::from("ann"));
+        assert_eq!(ann, of(SECRET, &Key::from("ann")), "on any server");
+        assert_ne!(ann, of(SECRET, &Key::from("bob")));
+        assert_ne!(ann, of(SECRET, &Key::secret("ann")));
+        assert_ne!(ann, of(b"another secret of all", &Key::from("ann")));
+        assert_eq!(format!("{ann:?}"), "PartitionKey(..)");
+    }
+
+    #[test]
+    fn a_secret_that_could_be_guessed_is_refused() {
+        let short = Partitioner::try_new(b"fifteen bytes..").err();
+        let why = "a secret of 15 bytes for partition keys: use 16 or more, at random";
+        assert_eq!(short.map(|short| short.to_string()).as_deref(), Some(why));
+        assert!(Partitioner::try_new(b"sixteen bytes...").is_ok());
+    }
+}

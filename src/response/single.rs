@@ -1,0 +1,114 @@
+//! The formats that have room for one limit: draft 06, draft 07, and `X-RateLimit-*`.
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+
+use super::draft11::{Field, MICROS};
+use super::headers::{RATELIMIT, value};
+use crate::clock::Timestamp;
+use crate::decision::{NEVER, Snapshot};
+
+/// The names of a limit, what remains of it, and when it is reset.
+pub(super) struct Names([HeaderName; 3]);
+
+pub(super) const DRAFT_06: Names = Names([
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+]);
+
+pub(super) const X: Names = Names([
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+]);
+
+/// What is said of the governing quota.
+#[derive(Clone, Copy)]
+pub(super) struct Single {
+    limit: u32,
+    remaining: u32,
+    /// µs from now.
+    reset: u64,
+}
+
+impl Single {
+    pub(super) fn of(snapshot: &Snapshot) -> Self {
+        let governor = snapshot.governor();
+        Self {
+            limit: governor.limit,
+            remaining: governor.remaining,
+            reset: match governor.retry_after {
+                0 | NEVER => governor.reset_after,
+                wait => wait,
+            },
+        }
+    }
+
+    /// In seconds from now, rounded up.
+    fn delta(self) -> u64 {
+        self.reset.div_ceil(MICROS)
+    }
+
+    /// In seconds since the epoch, rounded up.
+    fn epoch(self, now: Timestamp) -> u64 {
+        now.as_micros().saturating_add(self.reset).div_ceil(MICROS)
+    }
+
+    /// Writes three fields, unless a layer further in has less to give. `since` is the time now, if the reset is a point in time.
+    pub(super) fn write(self, names: &Names, since: Option<Timestamp>, headers: &mut HeaderMap) {
+        let Names([limit, remaining, reset]) = names;
+        let read = |value: &HeaderValue| value.to_str().ok()?.trim().parse().ok();
+        if self.gives_way(headers.get(remaining), read) {
+            return;
+        }
+        let seconds = since.map_or_else(|| self.delta(), |now| self.epoch(now));
+        let told: [(_, u64); 3] = [
+            (limit, self.limit.into()),
+            (remaining, self.remaining.into()),
+            (reset, seconds),
+        ];
+        for (name, number) in told {
+            // By way of text: `HeaderValue::from` a number allocates twice.
+            if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(number)) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    /// Writes the field of draft 07, unless a layer further in has less to give.
+    pub(super) fn write_draft07(self, headers: &mut HeaderMap) {
+        let read = |value: &HeaderValue| {
+            let mut members = value.to_str().ok()?.split(',');
+            let told = members.find_map(|member| member.trim().strip_prefix("remaining="))?;
+            told.parse().ok()
+        };
+        if self.gives_way(headers.get(RATELIMIT), read) {
+            return;
+        }
+        let mut field = Field::new();
+        let told: [(&str, u64); 3] = [
+            ("limit=", self.limit.into()),
+            (", remaining=", self.remaining.into()),
+            (", reset=", self.delta()),
+        ];
+        for (text, number) in told {
+            field.extend_from_slice(text.as_bytes());
+            field.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        }
+        if let Some(value) = value(&field) {
+            headers.insert(RATELIMIT, value);
+        }
+    }
+
+    /// Whether what is there already stays: it has as little to give, or it is of a kind that cannot be compared.
+    fn gives_way(
+        self,
+        there: Option<&HeaderValue>,
+        remaining: impl FnOnce(&HeaderValue) -> Option<u64>,
+    ) -> bool {
+        there.is_some_and(|there| {
+            remaining(there).is_none_or(|remaining| remaining <= self.remaining.into())
+        })
+    }
+}

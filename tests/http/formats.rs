@@ -1,0 +1,104 @@
+//! In which fields the playground tells of its limit.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::playground::{Answer, Playground};
+
+/// The fields of limits, in alphabetical order.
+fn told(answer: &Answer) -> Vec<(&str, &str)> {
+    let mut told: Vec<_> = answer
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.to_str().expect("ASCII")))
+        .filter(|(name, _)| name.contains("ratelimit"))
+        .collect();
+    told.sort_unstable();
+    told
+}
+
+async fn told_in(format: &[&str]) -> (Playground, Answer) {
+    // A bucket of 3 that hardly refills: an hour for each.
+    let arguments = [&["--quota", "3/3h"], format].concat();
+    let playground = Playground::start(&arguments).await;
+    let answer = playground.get("/cost/3").await;
+    assert_eq!(answer.status, 200);
+    (playground, answer)
+}
+
+#[tokio::test]
+async fn draft_11_unless_said_otherwise() {
+    for format in [&[][..], &["--header-format", "draft11"]] {
+        let (_playground, answer) = told_in(format).await;
+        let expected = [
+            ("ratelimit", "\"default\";r=0;t=3600"),
+            ("ratelimit-policy", "\"default\";q=3;w=10800"),
+        ];
+        assert_eq!(told(&answer), expected);
+    }
+}
+
+#[tokio::test]
+async fn every_other_format_by_its_name() {
+    let plain = ("ratelimit-policy", "3;w=10800");
+    let expected: [(&str, &[(&str, &str)]); 4] = [
+        (
+            "draft07",
+            &[("ratelimit", "limit=3, remaining=0, reset=10800"), plain],
+        ),
+        (
+            "draft06",
+            &[
+                ("ratelimit-limit", "3"),
+                plain,
+                ("ratelimit-remaining", "0"),
+                ("ratelimit-reset", "10800"),
+            ],
+        ),
+        (
+            "x-delta",
+            &[
+                ("x-ratelimit-limit", "3"),
+                ("x-ratelimit-remaining", "0"),
+                ("x-ratelimit-reset", "10800"),
+            ],
+        ),
+        ("none", &[]),
+    ];
+    for (format, fields) in expected {
+        let (playground, answer) = told_in(&["--header-format", format]).await;
+        assert_eq!(told(&answer), fields);
+        let refused = playground.get("/").await;
+        assert_eq!(refused.status, 429);
+        let wait = refused.retry_after();
+        assert!((3_590..=3_600).contains(&wait), "{wait}");
+    }
+}
+
+#[tokio::test]
+async fn x_epoch_is_a_point_in_time() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after");
+    let before = now().as_secs();
+    let (_playground, answer) = told_in(&["--header-format", "x-epoch"]).await;
+    let reset: u64 = answer
+        .field("x-ratelimit-reset")
+        .expect("a reset")
+        .parse()
+        .expect("s");
+    let least = before + 10_800;
+    assert!(
+        (least..=now().as_secs() + 10_801).contains(&reset),
+        "{reset}"
+    );
+    assert_eq!(answer.field("x-ratelimit-remaining"), Some("0"));
+}
+
+#[test]
+fn a_format_that_does_not_exist_is_refused_with_those_that_do() {
+    let playground = std::process::Command::new(crate::playground::playground())
+        .args(["--header-format", "draft12"])
+        .output()
+        .expect("the playground runs");
+    assert_eq!(playground.status.code(), Some(2));
+    let why = String::from_utf8(playground.stderr).expect("text");
+    assert!(why.contains("draft12") && why.contains("--header-format"));
+}

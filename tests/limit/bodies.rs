@@ -1,0 +1,255 @@
+//! What refusals say to people.
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{Html, IntoResponse};
+use axum::routing::get;
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tower::{Layer, ServiceExt};
+use tower_sluice::key::{Header, KeyError, key_fn};
+use tower_sluice::response::{ProblemType, Refusal};
+use tower_sluice::{
+    Global, Head, MemorySemaphore, OnBackendError, Permits, Policy, Quota, RateLimitLayer,
+    SemaphoreLayer,
+};
+
+use crate::remote::Remote;
+use crate::support::{Memory, Seen, client, from, hello, listen, memory, now, seen, two_a_minute};
+
+/// Every request is refused: it costs more than there ever is.
+fn refuses() -> RateLimitLayer<Global, Memory> {
+    RateLimitLayer::new(two_a_minute(), Global, memory()).cost(3)
+}
+
+fn problem(seen: &Seen) -> Value {
+    assert_eq!(seen.lines("content-type"), ["application/problem+json"]);
+    serde_json::from_str(&seen.body).expect("JSON")
+}
+
+#[test]
+fn a_limit_on_abuse_says_so() {
+    let policy = two_a_minute().and("never \"more\"", Quota::per_hour(3));
+    let limit = RateLimitLayer::new(policy, Global, memory()).cost(4);
+    let limit = limit.problem_type(ProblemType::AbnormalUsageDetected);
+    let refused = seen(&mut limit.layer(hello()), Request::new(()));
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let expected = json!({
+        "type": "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
+        "title": "Request not satisifed due to detection of abnormal request pattern",
+        "status": 429,
+        "violated-policies": ["api", "never \"more\""],
+    });
+    assert_eq!(problem(&refused), expected);
+    assert!(!refused.says_nothing_of_limits());
+}
+
+#[test]
+fn plain_text_is_one_line_that_tells_nothing_but_the_case() {
+    let check = |seen: Seen, status: u16, text: &str| {
+        assert_eq!((seen.status.as_u16(), &*seen.body), (status, text));
+        assert_eq!(seen.lines("content-type"), ["text/plain; charset=utf-8"]);
+    };
+    let limited = refuses().plain_text().layer(hello());
+    check(
+        seen(&mut limited.clone(), Request::new(())),
+        429,
+        "rate limit exceeded\n",
+    );
+    let keyless = |error: fn() -> KeyError| {
+        let key = key_fn(move |_| Err(error()));
+        let limit = RateLimitLayer::new(two_a_minute(), key, memory());
+        seen(&mut limit.plain_text().layer(hello()), Request::new(()))
+    };
+    check(
+        keyless(|| KeyError::client("the reason")),
+        400,
+        "bad request\n",
+    );
+    check(
+        keyless(|| KeyError::server("the reason")),
+        500,
+        "internal server error\n",
+    );
+    let down = Remote::near();
+    down.fail(1);
+    let failing =
+        RateLimitLayer::new(two_a_minute(), Global, down).on_backend_error(OnBackendError::Deny);
+    check(
+        seen(&mut failing.plain_text().layer(hello()), Request::new(())),
+        503,
+        "service unavailable\n",
+    );
+    let permits = || Permits::new("in-flight", 1);
+    let of_one = SemaphoreLayer::new(permits(), Header::new("x-user"), MemorySemaphore::new());
+    let of_all = SemaphoreLayer::new(permits(), Global, MemorySemaphore::new());
+    let mut of_one = of_one.plain_text().weight(2).layer(hello());
+    check(
+        seen(&mut of_one, from("ann")),
+        429,
+        "too many requests in flight\n",
+    );
+    let mut of_all = of_all.plain_text().weight(2).layer(hello());
+    check(seen(&mut of_all, from("ann")), 503, "service unavailable\n");
+    let head = Request::head("/").body(()).expect("a valid head");
+    let response = now(&mut limited.clone(), head).expect("no error");
+    assert_eq!(response.headers()["content-length"], "20");
+    assert!(response.body().is_end_stream());
+}
+
+// -- The user's own
+
+/// A page for browsers, and problem details for all others.
+fn page(head: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
+    let accepts = head.headers.get(ACCEPT);
+    let accepts = accepts.and_then(|accepts| accepts.to_str().ok());
+    if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
+        return refusal.problem();
+    }
+    let path = head.uri.path();
+    let mut page = Response::new(format!("<h1>{path}: {}</h1>", refusal.status()).into());
+    *page.status_mut() = refusal.status();
+    let html = HeaderValue::from_static("text/html; charset=utf-8");
+    page.headers_mut().insert(CONTENT_TYPE, html);
+    page
+}
+
+/// What is refused to a client on the wire that accepts `accept`.
+async fn asked(app: Router, method: Method, accept: &str) -> Seen {
+    let (listener, address) = listen().await;
+    tokio::spawn(axum::serve(listener, app).into_future());
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("http://{address}/x"));
+    let request = request.header(ACCEPT, accept).body(Full::default());
+    let response = client(1).request(request.expect("a valid head")).await;
+    let mut seen = Seen::of(response.expect("an answer")).await;
+    seen.headers.remove("date");
+    seen
+}
+
+const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+fn routed() -> Router {
+    Router::new().route("/x", get(async || "hello"))
+}
+
+#[tokio::test]
+async fn a_browser_is_shown_a_page_and_all_others_get_problem_details() {
+    let app = || routed().layer(refuses().reject_fn(page));
+    let browser = asked(app(), Method::GET, BROWSER).await;
+    assert_eq!(browser.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(browser.lines("content-type"), ["text/html; charset=utf-8"]);
+    assert_eq!(browser.body, "<h1>/x: 429 Too Many Requests</h1>");
+    assert_eq!(browser.lines("cache-control"), ["no-store"]);
+    assert_eq!(browser.lines("ratelimit"), ["\"api\";r=2"]);
+    let curl = asked(app(), Method::GET, "*/*").await;
+    assert_eq!(problem(&curl)["violated-policies"], json!(["api"]));
+    let bare = asked(routed().layer(refuses()), Method::GET, BROWSER).await;
+    assert_eq!((bare.headers, bare.body), (curl.headers, curl.body));
+}
+
+#[tokio::test]
+async fn a_response_of_axum_is_answered_as_it_is() {
+    let limit = refuses().respond_fn(|head, refusal| {
+        let page = format!("<p>{} {}</p>", head.method, refusal.status().as_u16());
+        let mut response = (refusal.status(), Html(page)).into_response();
+        response
+            .headers_mut()
+            .insert("x-own", HeaderValue::from_static("yes"));
+        response
+    });
+    let app = || routed().layer(limit.clone());
+    let got = asked(app(), Method::GET, BROWSER).await;
+    assert_eq!((got.status.as_u16(), &*got.body), (429, "<p>GET 429</p>"));
+    let head = [
+        ("cache-control", "no-store"),
+        ("content-length", "14"),
+        ("content-type", "text/html; charset=utf-8"),
+        ("ratelimit", "\"api\";r=2"),
+        ("ratelimit-policy", "\"api\";q=2;w=60"),
+        ("x-own", "yes"),
+    ];
+    assert_eq!(got.head(), head);
+    let headed = asked(app(), Method::HEAD, BROWSER).await;
+    assert_eq!((headed.status.as_u16(), &*headed.body), (429, ""));
+    assert_eq!(headed.lines("content-length"), ["15"], "of `HEAD`");
+
+    let bounded = SemaphoreLayer::new(Permits::new("one", 1), Global, MemorySemaphore::new());
+    let bounded = bounded
+        .weight(2)
+        .respond_fn(|_, refusal| (refusal.status(), "busy").into_response());
+    let busy = asked(routed().layer(bounded), Method::GET, BROWSER).await;
+    assert_eq!((busy.status.as_u16(), &*busy.body), (503, "busy"));
+}
+
+/// As the service's own, it may take its time.
+#[tokio::test]
+async fn a_body_of_the_services_type_may_be_a_stream() {
+    let limit = refuses().respond_fn(|_, refusal| (refusal.status(), unknown()).into_response());
+    let app = routed().layer(limit);
+    let answer = async |method: Method| {
+        let request = Request::builder().method(method).uri("/x");
+        let request = request.body(Body::empty()).expect("a valid head");
+        app.clone().oneshot(request).await.expect("infallible")
+    };
+    let (head, body) = answer(Method::HEAD).await.into_parts();
+    assert!(body.is_end_stream() && !head.headers.contains_key("content-length"));
+    let body = answer(Method::GET).await.into_body().collect().await;
+    assert_eq!(body.expect("a whole body").to_bytes(), "slow down");
+}
+
+#[test]
+fn a_head_request_is_answered_without_the_users_body() {
+    for (body, length) in [(Body::from("no"), Some("2")), (unknown(), None)] {
+        let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+        let limit = refuses().respond_fn(move |_, refusal| {
+            let body = body.lock().expect("no panic").take().expect("once");
+            (refusal.status(), body).into_response()
+        });
+        let service = tower::service_fn(async |_: Request<()>| {
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+        let head = Request::head("/").body(()).expect("a valid head");
+        let response = now(&mut limit.layer(service), head).expect("no error");
+        assert_eq!(response.status(), 429);
+        assert!(response.body().is_end_stream());
+        let told = response.headers().get("content-length").cloned();
+        assert_eq!(told, length.map(HeaderValue::from_static));
+        let body = response.into_body().collect();
+        let body = futures_util::FutureExt::now_or_never(body).expect("at once");
+        assert!(body.expect("no error").to_bytes().is_empty());
+    }
+}
+
+/// A body of which nobody knows how long it will be.
+fn unknown() -> Body {
+    let words = ["slow ", "down"].map(Ok::<_, std::convert::Infallible>);
+    Body::from_stream(futures_util::stream::iter(words))
+}
+
+#[test]
+fn outside_axum_it_is_the_services_own_type_too() {
+    let limit = RateLimitLayer::new(Policy::new("p", Quota::per_hour(1)), Global, memory());
+    let limit = limit.respond_fn(|_, refusal| {
+        let mut response = Response::new(Full::from("no"));
+        *response.status_mut() = refusal.status();
+        response
+    });
+    let mut service = limit.layer(hello());
+    assert_eq!(seen(&mut service, Request::new(())).body, "hello");
+    let refused = seen(&mut service, Request::new(()));
+    assert_eq!((refused.status.as_u16(), &*refused.body), (429, "no"));
+    assert_eq!(refused.lines("retry-after"), ["3600"]);
+    let call = Request::post("/").header("content-type", "application/grpc");
+    let call = seen(&mut service, call.body(()).expect("a valid head"));
+    assert_eq!(
+        (call.status.as_u16(), &*call.body),
+        (200, ""),
+        "not for gRPC"
+    );
+}

@@ -1,0 +1,489 @@
+//! In which fields clients are told, through whole layers.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use tower::{Layer, Service, ServiceBuilder};
+use tower_sluice::key::Header;
+use tower_sluice::response::HeaderFormat::{self, Draft06, Draft07, Draft11};
+use tower_sluice::response::{HeaderFormats, Reset};
+use tower_sluice::{
+    Global, MemoryBackend, MemorySemaphore, Permits, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+};
+
+use crate::support::{Memory, Seen, USER, clock, from, hello, memory, now, seen, two_a_minute};
+
+const EPOCH: HeaderFormat = HeaderFormat::XRateLimit {
+    reset: Reset::Epoch,
+};
+const DELTA: HeaderFormat = HeaderFormat::XRateLimit {
+    reset: Reset::Delta,
+};
+
+fn global(policy: Policy) -> RateLimitLayer<Global, Memory> {
+    RateLimitLayer::new(policy, Global, memory())
+}
+
+/// The fields of limits, in alphabetical order.
+fn told(seen: &Seen) -> Vec<(&str, &str)> {
+    let mut head = seen.head();
+    head.retain(|(name, _)| name.contains("ratelimit"));
+    head
+}
+
+#[test]
+fn each_format_tells_of_the_governing_quota() {
+    let policy = Policy::new("api", Quota::per_minute(2).burst(9))
+        .and("daily", Quota::fixed_window(5, Duration::from_secs(86_400)));
+    // The clock stands at 08:00 UTC; a cost of 2 takes a minute of the bucket, and leaves less of the window.
+    let reset = 16 * 3_600;
+    let epoch = (1_800_000_000 + reset).to_string();
+    let delta = reset.to_string();
+    let x = |reset| {
+        vec![
+            ("x-ratelimit-limit", "5".to_owned()),
+            ("x-ratelimit-remaining", "3".to_owned()),
+            ("x-ratelimit-reset", reset),
+        ]
+    };
+    let plain = ("ratelimit-policy", "9;w=270, 5;w=86400".to_owned());
+    let expected = [
+        (EPOCH, x(epoch)),
+        (DELTA, x(delta.clone())),
+        (
+            Draft06,
+            vec![
+                ("ratelimit-limit", "5".to_owned()),
+                plain.clone(),
+                ("ratelimit-remaining", "3".to_owned()),
+                ("ratelimit-reset", delta.clone()),
+            ],
+        ),
+        (
+            Draft07,
+            vec![
+                ("ratelimit", format!("limit=5, remaining=3, reset={delta}")),
+                plain,
+            ],
+        ),
+        (HeaderFormat::None, vec![]),
+    ];
+    for (format, fields) in expected {
+        let mut service = global(policy.clone())
+            .cost(2)
+            .headers(format)
+            .layer(hello());
+        let allowed = seen(&mut service, Request::new(()));
+        let fields: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        assert_eq!(told(&allowed), fields, "{format:?}");
+    }
+}
+
+#[test]
+fn a_layer_tells_in_several_formats_at_once() {
+    let mut service = global(two_a_minute())
+        .headers([Draft11, EPOCH])
+        .layer(hello());
+    seen(&mut service, Request::new(()));
+    seen(&mut service, Request::new(()));
+    let refused = seen(&mut service, Request::new(()));
+    let fields = [
+        ("ratelimit", "\"api\";r=0;t=30"),
+        ("ratelimit-policy", "\"api\";q=2;w=60"),
+        ("x-ratelimit-limit", "2"),
+        ("x-ratelimit-remaining", "0"),
+        ("x-ratelimit-reset", "1800000030"),
+    ];
+    assert_eq!(told(&refused), fields);
+    assert_eq!(refused.lines("retry-after"), ["30"]);
+}
+
+#[test]
+fn formats_that_share_a_field_exclude_each_other() {
+    let last = |formats: [HeaderFormat; 2]| HeaderFormats::from(formats);
+    assert_eq!(last([Draft11, Draft06]), Draft06.into());
+    assert_eq!(last([Draft06, Draft07]), Draft07.into());
+    assert_eq!(last([EPOCH, DELTA]), DELTA.into());
+    assert_eq!(last([HeaderFormat::None, DELTA]), DELTA.into());
+    assert_ne!(last([Draft11, DELTA]), Draft11.into());
+}
+
+/// The time that is told is when the request was decided on, however long it took.
+#[test]
+fn a_reset_since_the_epoch_is_that_of_the_decision() {
+    let clock = clock();
+    let backend = MemoryBackend::builder().clock(clock.clone()).build();
+    let slow = tower::service_fn(move |_: Request<()>| {
+        clock.advance(Duration::from_secs(7));
+        async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) }
+    });
+    let limit = RateLimitLayer::new(two_a_minute(), Global, backend).headers(EPOCH);
+    let allowed = seen(&mut limit.layer(slow), Request::new(()));
+    assert_eq!(allowed.lines("x-ratelimit-reset"), ["1800000030"]);
+}
+
+/// An inner layer with `inner` of 10 tokens left and an outer one with `outer`, after this request.
+fn nested(format: HeaderFormat, outer: u32, inner: u32) -> Seen {
+    let limit = |name, left| {
+        let policy = Policy::new(name, Quota::per_hour(10));
+        global(policy).headers(format).cost(10 - left)
+    };
+    let mut service = ServiceBuilder::new()
+        .layer(limit("outer", outer))
+        .layer(limit("inner", inner).wait(Duration::ZERO))
+        .service(hello());
+    seen(&mut service, Request::new(()))
+}
+
+#[test]
+fn of_nested_layers_the_one_with_less_left_is_told_and_the_inner_one_if_equal() {
+    for format in [Draft06, Draft07, DELTA, EPOCH] {
+        let remaining = |seen: &Seen| match format {
+            Draft06 => seen.lines("ratelimit-remaining").join("|"),
+            Draft07 => seen.lines("ratelimit").join("|"),
+            _ => seen.lines("x-ratelimit-remaining").join("|"),
+        };
+        for (outer, inner) in [(9, 4), (4, 9), (5, 5)] {
+            let seen = nested(format, outer, inner);
+            let least = outer.min(inner);
+            let told = remaining(&seen);
+            let reset = (10 - least) * 360;
+            match format {
+                Draft07 => assert_eq!(told, format!("limit=10, remaining={least}, reset={reset}")),
+                _ => assert_eq!(told, least.to_string()),
+            }
+            if matches!(format, Draft06 | Draft07) {
+                assert_eq!(
+                    seen.lines("ratelimit-policy"),
+                    ["10;w=3600", "10;w=3600"],
+                    "every policy"
+                );
+            }
+        }
+    }
+    // Equal: told apart by the limit.
+    for (format, field) in [(Draft06, "ratelimit-limit"), (DELTA, "x-ratelimit-limit")] {
+        let limit = |name, tokens| {
+            let policy = Policy::new(name, Quota::per_hour(tokens));
+            global(policy).headers(format).cost(tokens - 3)
+        };
+        let mut service = ServiceBuilder::new()
+            .layer(limit("outer", 10))
+            .layer(limit("inner", 20))
+            .service(hello());
+        assert_eq!(seen(&mut service, Request::new(())).lines(field), ["20"]);
+    }
+}
+
+#[test]
+fn what_a_service_says_of_limits_that_cannot_be_compared_stays() {
+    for (format, name, said) in [
+        (DELTA, "x-ratelimit-remaining", "plenty"),
+        (Draft07, "ratelimit", "\"own\";r=3"),
+        (Draft06, "ratelimit-remaining", "1, 2"),
+    ] {
+        let service = tower::service_fn(move |_: Request<()>| async move {
+            let response = Response::builder().header(name, said);
+            let response = response.body(Full::<Bytes>::default());
+            Ok::<_, Infallible>(response.expect("a valid head"))
+        });
+        let limit = global(two_a_minute()).headers(format);
+        let seen = seen(&mut limit.layer(service), Request::new(()));
+        assert_eq!(seen.lines(name), [said]);
+    }
+}
+
+#[test]
+fn redirects_and_answers_that_are_not_final_say_nothing_in_any_format() {
+    for format in [Draft11, Draft07, Draft06, EPOCH, DELTA] {
+        for status in [101, 103, 302, 308] {
+            let service = tower::service_fn(move |_: Request<()>| async move {
+                let mut response = Response::new(Full::<Bytes>::default());
+                *response.status_mut() = StatusCode::from_u16(status).expect("a status");
+                Ok::<_, Infallible>(response)
+            });
+            let limit = global(two_a_minute()).headers(format);
+            let plain = seen(&mut limit.clone().layer(service), Request::new(()));
+            assert_eq!(told(&plain), [], "{format:?} {status}");
+            let limit = limit.headers_on_redirects(true);
+            let asked = seen(&mut limit.layer(service), Request::new(()));
+            assert_eq!(told(&asked).is_empty(), status < 200, "{format:?} {status}");
+        }
+    }
+}
+
+/// Who comes back when the inner limit says must not meet the outer one.
+#[test]
+fn retry_after_is_never_sooner_than_the_window_of_a_layer_that_has_nothing_left() {
+    let answers = |status: u16, wait: &'static str| {
+        tower::service_fn(move |_: Request<()>| async move {
+            let response = Response::builder().status(status);
+            let response = response.header("retry-after", wait);
+            let response = response.body(Full::<Bytes>::default());
+            Ok::<_, Infallible>(response.expect("a valid head"))
+        })
+    };
+    for (cost, own, said) in [(2, "7", "30"), (2, "31", "31"), (1, "7", "7")] {
+        let limit = global(two_a_minute()).cost(cost);
+        let seen = seen(&mut limit.layer(answers(503, own)), Request::new(()));
+        assert_eq!(seen.lines("retry-after"), [said], "{cost} {own}");
+    }
+}
+
+// -- Layers of one policy within each other: they charge once and tell once
+
+#[test]
+fn layers_that_charge_once_tell_once_in_each_format() {
+    let limit = global(Policy::new("api", Quota::per_hour(10)));
+    for (outer, inner, lines) in [
+        (Draft11, Draft11, (1, 0)),
+        (DELTA, Draft11, (1, 1)),
+        (HeaderFormat::None, DELTA, (0, 1)),
+        (EPOCH, HeaderFormat::None, (0, 1)),
+    ] {
+        let mut service = ServiceBuilder::new()
+            .layer(limit.clone().headers(outer))
+            .layer(limit.clone().headers(inner).cost(2))
+            .service(hello());
+        let seen = seen(&mut service, Request::new(()));
+        let count = |name: &str| seen.lines(name).len();
+        assert_eq!(
+            (count("ratelimit"), count("x-ratelimit-remaining")),
+            lines,
+            "{outer:?} {inner:?}"
+        );
+    }
+    let both = ServiceBuilder::new()
+        .layer(limit.clone().headers(EPOCH))
+        .layer(limit.cost(2))
+        .service(hello());
+    let seen = seen(&mut both.clone(), Request::new(()));
+    assert_eq!(seen.lines("ratelimit"), ["\"api\";r=0;t=360"]);
+    assert_eq!(
+        seen.lines("x-ratelimit-remaining"),
+        ["0"],
+        "of the same charge"
+    );
+    assert_eq!(seen.lines("x-ratelimit-reset"), ["1800003600"]);
+}
+
+// -- Jitter
+
+#[test]
+fn jitter_is_only_ever_added_to_retry_after() {
+    let limit = global(two_a_minute()).cost(2);
+    let limit = limit.retry_after_jitter(Duration::from_secs(5));
+    let mut service = limit.layer(hello());
+    seen(&mut service, Request::new(()));
+    let mut waits = BTreeSet::new();
+    for _ in 0..200 {
+        let refused = seen(&mut service, Request::new(()));
+        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=0;t=60"], "exact");
+        waits.insert(refused.lines("retry-after")[0].parse::<u64>().expect("s"));
+    }
+    // 60 itself only if nothing at all was added.
+    waits.remove(&60);
+    assert_eq!(waits, (61..=65).collect());
+}
+
+#[test]
+fn without_jitter_or_with_none_every_refusal_says_the_same() {
+    for jitter in [None, Some(Duration::ZERO)] {
+        let mut limit = global(two_a_minute()).cost(2);
+        if let Some(jitter) = jitter {
+            limit = limit.retry_after_jitter(jitter);
+        }
+        let mut service = limit.layer(hello());
+        seen(&mut service, Request::new(()));
+        for _ in 0..50 {
+            let refused = seen(&mut service, Request::new(()));
+            assert_eq!(refused.lines("retry-after"), ["60"]);
+        }
+    }
+}
+
+#[test]
+fn any_jitter_leaves_a_cost_that_never_passes_without_a_time() {
+    let limit = global(two_a_minute())
+        .cost(3)
+        .retry_after_jitter(Duration::MAX);
+    let refused = seen(&mut limit.layer(hello()), Request::new(()));
+    assert!(refused.lines("retry-after").is_empty());
+    let limit = global(two_a_minute())
+        .cost(2)
+        .retry_after_jitter(Duration::MAX);
+    let mut service = limit.layer(hello());
+    seen(&mut service, Request::new(()));
+    let refused = seen(&mut service, Request::new(()));
+    let wait = refused.lines("retry-after")[0].parse::<u64>();
+    assert!(wait.expect("a number") >= 60);
+}
+
+// -- Concurrency
+
+fn bounded(
+    formats: impl Into<HeaderFormats>,
+) -> impl Service<
+    Request<()>,
+    Response = Response<impl http_body::Body<Data = Bytes, Error = Infallible>>,
+    Error = Infallible,
+> {
+    let limit = SemaphoreLayer::new(
+        Permits::new("in-flight", 1),
+        Header::new(USER),
+        MemorySemaphore::new(),
+    );
+    limit.headers(formats).layer(hello())
+}
+
+#[test]
+fn concurrency_is_told_of_in_draft_11_only() {
+    let fields = [
+        ("ratelimit", "\"in-flight\";r=0"),
+        (
+            "ratelimit-policy",
+            "\"in-flight\";q=1;qu=\"concurrent-requests\"",
+        ),
+    ];
+    let check = |formats: HeaderFormats, fields: &[(&str, &str)]| {
+        let mut service = bounded(formats);
+        let first = now(&mut service, from("ann")).expect("no error");
+        let refused = seen(&mut service, from("ann"));
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.lines("retry-after"), ["1"]);
+        let names = |fields: &[(&str, &str)]| {
+            let names = fields.iter().map(|(name, _)| (*name).to_owned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(&told(&refused)), names(fields), "{formats:?}");
+        drop(first);
+        assert_eq!(told(&seen(&mut service, from("ann"))), fields);
+    };
+    check(Draft11.into(), &fields);
+    check([Draft11, EPOCH].into(), &fields);
+    for format in [Draft07, Draft06, EPOCH, DELTA, HeaderFormat::None] {
+        check(format.into(), &[]);
+    }
+}
+
+// -- Partition keys
+
+#[cfg(feature = "partition-key")]
+mod partition_key {
+    use tower_sluice::OnBackendError;
+
+    use super::*;
+    use crate::remote::Remote;
+    use crate::support::ask;
+
+    const SECRET: &str = "a secret of all servers";
+
+    fn pk(line: &str) -> &str {
+        let (_, pk) = line.split_once(";pk=:").expect("a partition key");
+        pk.strip_suffix(':').expect("a byte sequence")
+    }
+
+    #[test]
+    fn each_client_is_told_its_own_which_is_no_key() {
+        let limit = |secret: &str| {
+            RateLimitLayer::new(two_a_minute(), Header::new(USER), memory())
+                .cost(2)
+                .partition_key(secret)
+        };
+        let mut service = limit(SECRET).layer(hello());
+        let ann = seen(&mut service, from("ann"));
+        let bob = seen(&mut service, from("bob"));
+        let again = seen(&mut service, from("ann"));
+        assert_eq!((ann.status.as_u16(), again.status.as_u16()), (200, 429));
+        let limits = [&ann, &again].map(|seen| seen.lines("ratelimit")[0].to_owned());
+        let policies = [&ann, &again].map(|seen| seen.lines("ratelimit-policy")[0].to_owned());
+        let own = pk(&limits[0]);
+        assert_eq!(limits[0], format!("\"api\";r=0;t=30;pk=:{own}:"));
+        assert_eq!(limits[1], format!("\"api\";r=0;t=60;pk=:{own}:"));
+        for policy in &policies {
+            assert_eq!(*policy, format!("\"api\";q=2;w=60;pk=:{own}:"));
+        }
+        assert_ne!(pk(bob.lines("ratelimit")[0]), own);
+        assert_eq!(own.len(), 24, "16 bytes");
+
+        let elsewhere = seen(&mut limit(SECRET).layer(hello()), from("ann"));
+        assert_eq!(pk(elsewhere.lines("ratelimit")[0]), own, "on any server");
+        let other = limit("another secret of all servers");
+        let other = seen(&mut other.layer(hello()), from("ann"));
+        assert_ne!(pk(other.lines("ratelimit")[0]), own);
+    }
+
+    #[test]
+    fn it_is_a_parameter_of_draft_11_and_of_permits_too() {
+        let limit = RateLimitLayer::new(two_a_minute(), Global, memory()).partition_key(SECRET);
+        let seen_in = |format| seen(&mut limit.clone().headers(format).layer(hello()), from("x"));
+        for format in [Draft07, Draft06, EPOCH, DELTA, HeaderFormat::None] {
+            assert!(!format!("{:?}", seen_in(format)).contains("pk="));
+        }
+        let limit = SemaphoreLayer::new(
+            Permits::new("in-flight", 1),
+            Header::new(USER),
+            MemorySemaphore::new(),
+        );
+        let mut service = limit.partition_key(SECRET).layer(hello());
+        let first = now(&mut service, from("ann")).expect("no error");
+        let line = first.headers()["ratelimit"].to_str().expect("ASCII");
+        let own = pk(line).to_owned();
+        let refused = seen(&mut service, from("ann"));
+        assert_eq!(pk(refused.lines("ratelimit")[0]), own);
+        assert_eq!(pk(refused.lines("ratelimit-policy")[0]), own);
+    }
+
+    #[tokio::test]
+    async fn whichever_way_a_request_is_decided() {
+        let limit = |cost: u32| {
+            RateLimitLayer::new(two_a_minute(), Header::new(USER), Remote::far())
+                .on_backend_error(OnBackendError::Deny)
+                .partition_key(SECRET)
+                .cost(cost)
+        };
+        let mut later = limit(2).layer(hello());
+        let allowed = ask(&mut later, from("ann")).await;
+        let refused = ask(&mut later, from("ann")).await;
+        let mut waits = limit(2).wait(Duration::from_secs(1)).layer(hello());
+        let waited = ask(&mut waits, from("ann")).await;
+        let too_late = ask(&mut waits, from("ann")).await;
+        // The outer layer tells for the inner one, which charges the rest.
+        let inner = limit(2).headers(HeaderFormat::None);
+        let backend = Remote::far();
+        let outer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend)
+            .on_backend_error(OnBackendError::Deny)
+            .partition_key(SECRET);
+        let joined = ask(&mut outer.layer(inner.layer(hello())), from("ann")).await;
+        let own = pk(allowed.lines("ratelimit")[0]);
+        for (seen, status) in [
+            (&allowed, 200),
+            (&refused, 429),
+            (&waited, 200),
+            (&too_late, 429),
+            (&joined, 200),
+        ] {
+            assert_eq!(seen.status.as_u16(), status);
+            assert_eq!(pk(seen.lines("ratelimit")[0]), own);
+            assert_eq!(pk(seen.lines("ratelimit-policy")[0]), own);
+        }
+    }
+
+    #[test]
+    fn a_secret_from_outside_is_checked() {
+        let limit = || RateLimitLayer::new(two_a_minute(), Global, memory());
+        let short = limit().try_partition_key("secret").err();
+        let why = "a secret of 6 bytes for partition keys: use 16 or more, at random";
+        assert_eq!(short.expect("an error").to_string(), why);
+        assert!(limit().try_partition_key(SECRET).is_ok());
+        let panics = std::panic::catch_unwind(|| limit().partition_key("secret"));
+        assert!(panics.is_err());
+    }
+}
