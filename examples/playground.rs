@@ -72,6 +72,9 @@ struct Options {
     /// The name of the policy.
     #[arg(long, value_name = "NAME", default_value = "default")]
     name: String,
+    /// Decides and charges, and lets every request through; `x-ratelimit-shadow` says which would have been refused.
+    #[arg(long)]
+    shadow: bool,
     /// How long a request may wait to be allowed, in seconds (say 0.5); not at all if not said.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     wait: Option<Duration>,
@@ -275,7 +278,7 @@ impl OnError {
 impl Options {
     /// One quota bears the policy's name, several are numbered.
     fn policy(&self) -> Result<Policy, tower_sluice::policy::PolicyError> {
-        match &*self.quota {
+        let policy = match &*self.quota {
             [only] => Policy::try_new(&self.name, *only),
             several => {
                 let numbered = |(index, quota): (usize, &Quota)| {
@@ -283,7 +286,8 @@ impl Options {
                 };
                 Policy::try_of(&self.name, several.iter().enumerate().map(numbered))
             }
-        }
+        }?;
+        Ok(if self.shadow { policy.shadow() } else { policy })
     }
 
     /// The peer is the client, unless it is a proxy that is believed.
@@ -319,6 +323,7 @@ impl Options {
             .wait(max_wait)
             .cost_fn(cost)
             .headers(self.header_format.format())
+            .shadow_header(true)
             .on_response(move |parts, charge| {
                 if free.iter().any(|free| free.matches(parts.status)) {
                     charge.cancel();

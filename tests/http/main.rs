@@ -71,6 +71,18 @@ async fn a_burst_passes_then_a_client_that_waits_as_told() {
 }
 
 #[tokio::test]
+async fn a_shadow_refuses_nobody_and_says_whom_it_would() {
+    let playground = Playground::start(&["--quota", "2/day", "--shadow"]).await;
+    for refused in [false, false, true, true] {
+        let answer = playground.get("/").await;
+        assert_eq!((answer.status, &*answer.body), (StatusCode::OK, "ok\n"));
+        let told = answer.field("x-ratelimit-shadow");
+        assert_eq!(told, refused.then_some("default"));
+        assert!(answer.field("ratelimit").is_none());
+    }
+}
+
+#[tokio::test]
 async fn every_path_does_what_it_says() {
     let playground = Playground::start(&["--quota", "1000/day"]).await;
     assert_eq!(playground.get("/cost/2").await.body, "cost 2\n");
