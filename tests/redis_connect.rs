@@ -282,7 +282,8 @@ async fn keys_are_named_as_they_are_promised() {
     assert!(keys.contains(&"{sluice:api:h82d8ec67c8d014fd414d60c45db8a07f}:b".to_owned()));
     let digested = keys.iter().filter(|key| {
         let digits = key
-            .strip_prefix("{sluice:api:h")
+            .strip_prefix("{sluice:api:")
+            .and_then(|rest| rest.strip_prefix(['h', 's']))
             .and_then(|rest| rest.strip_suffix("}:b"));
         digits.is_some_and(|digits| digits.len() == 32)
     });

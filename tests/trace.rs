@@ -96,6 +96,25 @@ fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
 }
 
 #[test]
+fn another_fault_is_told_once_too() {
+    let lines = told(|| {
+        let key = tower_sluice::key::Extension::<u64>::new();
+        let mut service = RateLimitLayer::new(two_a_minute(), key, memory()).layer(hello());
+        for _ in 0..2 {
+            assert_eq!(seen(&mut service, Request::new(())).status, 500);
+        }
+    });
+    assert!(
+        lines[0].starts_with("ERROR") && lines[0].contains("no `u64`"),
+        "{lines:?}"
+    );
+    assert!(
+        lines.len() == 2 && lines[1].starts_with("DEBUG"),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn refusals_are_told_without_their_keys() {
     let lines = told(|| {
         let limit = RateLimitLayer::new(two_a_minute(), Header::new("x-api-key"), memory());

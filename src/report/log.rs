@@ -2,10 +2,11 @@
 //! happens to single requests at debug.
 
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::backend::Fault;
+use crate::key::KeyError;
 use crate::policy::Policy;
 use crate::response::Refusal;
 use crate::semaphore::{Permit, Permits};
@@ -13,7 +14,8 @@ use crate::semaphore::{Permit, Permits};
 /// Tells the log of a refusal; keys do not get there. A server that is set up wrongly refuses every request: that is told
 /// once at level error, with the way out, and at level debug from then on.
 pub(super) fn refused(refusal: &Refusal) {
-    static TOLD: AtomicBool = AtomicBool::new(false);
+    /// A bit for each kind of fault.
+    static TOLD: AtomicU8 = AtomicU8::new(0);
 
     match refusal {
         Refusal::Limited { policy, .. } => {
@@ -25,12 +27,23 @@ pub(super) fn refused(refusal: &Refusal) {
                 "request refused: too many in flight"
             )
         }
-        Refusal::NoKey(error) if error.status().is_server_error() && !TOLD.swap(true, Relaxed) => {
+        Refusal::NoKey(error) if is_first(error, &TOLD) => {
             tracing::error!(%error, "request refused: it has no key, and the server is set up wrongly");
         }
         Refusal::NoKey(error) => tracing::debug!(%error, "request refused: it has no key"),
         Refusal::Unavailable => tracing::debug!("request refused: the backend gave no answer"),
     }
+}
+
+/// Whether the server is at fault, in a way of which nothing was told yet.
+fn is_first(error: &KeyError, told: &AtomicU8) -> bool {
+    let fault = match error {
+        KeyError::MissingPeer => 1,
+        KeyError::MissingExtension(_) => 2,
+        _ if error.status().is_server_error() => 4,
+        _ => return false,
+    };
+    told.fetch_or(fault, Relaxed) & fault == 0
 }
 
 /// Tells the log of a refusal that is not enforced.

@@ -74,7 +74,8 @@ impl Naming {
             name.push(b'r');
             name.extend_from_slice(bytes);
         } else {
-            name.push(b'h');
+            // A secret is another key than the same bytes in the open.
+            name.push(if key.is_secret() { b's' } else { b'h' });
             for byte in self.digest(bytes) {
                 name.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
             }
@@ -132,6 +133,8 @@ mod tests {
             name(&naming, &Key::from(digest)),
             format!("{{sluice:api:r{digest}}}:")
         );
+        let (open, secret) = (Key::from("a b"), Key::secret("a b"));
+        assert_ne!(name(&naming, &open), name(&naming, &secret));
         let (long, longer) = ("x".repeat(200), "x".repeat(201));
         assert_eq!(name(&naming, &Key::from(&*long)).len(), 215);
         for digested in [
