@@ -269,6 +269,7 @@ where
                 StateProj::Readying { parked } => {
                     let waiting = parked.as_mut().expect(DONE);
                     if let Err(error) = ready!(waiting.service.poll_ready(cx)) {
+                        drop(parked.take());
                         return Poll::Ready(Err(R::error(error)));
                     }
                     parked.take().expect(DONE).serve()

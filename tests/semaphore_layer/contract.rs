@@ -160,6 +160,59 @@ async fn the_inner_service_is_asked_whether_it_is_ready_and_its_error_passes() {
     assert_eq!(ready, Err("not today"));
 }
 
+/// Ready once, and broken from then on.
+struct Breaks(bool);
+
+impl Clone for Breaks {
+    fn clone(&self) -> Self {
+        Self(true)
+    }
+}
+
+impl Service<Request<()>> for Breaks {
+    type Response = Response<String>;
+    type Error = &'static str;
+    type Future = std::future::Ready<Result<Self::Response, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        Poll::Ready(if self.0 { Err("broken") } else { Ok(()) })
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        unreachable!("it is not ready any more")
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_breaks_while_its_request_waits_leaves_nothing_behind() {
+    let memory = memory();
+    let mut endless = two_each(&memory).layer(endless());
+    let held = [(); 2].map(|()| now(&mut endless, from("ann")).expect("no error"));
+    let limit = two_each(&memory).wait(Duration::from_secs(1));
+    let mut service = limit.layer(Breaks(false));
+    assert!(is_ready(&mut service));
+    let mut call = Box::pin(service.call(from("ann")));
+    assert!((&mut call).now_or_never().is_none());
+    drop(held);
+    assert_eq!((&mut call).await.map(drop), Err("broken"));
+    assert_eq!(memory.held(), 0, "although the future is still there");
+    drop(call);
+    assert_eq!(memory.held(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_an_error_leaves_nothing_behind_either() {
+    let memory = memory();
+    let (service, mut called) = told();
+    let mut service = two_each(&memory).layer(service);
+    let mut call = Box::pin(service.ready().await.expect("ready").call(from("ann")));
+    assert!((&mut call).now_or_never().is_none());
+    let (_, answer) = called.recv().await.expect("a call");
+    assert!(answer.send(Err("broken")).is_ok());
+    assert_eq!((&mut call).await.map(drop), Err("broken"));
+    assert_eq!(memory.held(), 0, "although the future is still there");
+}
+
 #[test]
 fn the_service_can_be_seen_changed_and_taken_back() {
     let (inner, _called) = told();
