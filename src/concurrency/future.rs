@@ -9,6 +9,7 @@ use tower_service::Service;
 
 use super::SemaphoreLayer;
 use crate::backend::{HandlesFailure, NoAnswer};
+use crate::decision::RetryAfter;
 use crate::key::{Key, KeyExtractor};
 use crate::report::{self, Outcome};
 use crate::response::{CarryPermit, Entered, Refusal, Refused};
@@ -162,10 +163,12 @@ where
                 return self.go();
             }
             Err(NoPermit::Denied(decision)) => {
+                // A weight above the capacity is too much for any service: that is the client's.
+                let never = decision.retry_after() == Some(RetryAfter::Never);
                 let refusal = Refusal::Busy {
                     permits: self.permits.clone(),
                     decision,
-                    is_global: self.layer.key.is_global(),
+                    is_global: self.layer.key.is_global() && !never,
                 };
                 return self.refuse(refusal);
             }

@@ -39,7 +39,7 @@
 //! | case | status | fields |
 //! |---|---|---|
 //! | too many of this key in flight | 429 | `Retry-After: 1`, `Cache-Control: no-store`, rate-limit fields, problem body |
-//! | weight above the capacity | 429 | the same without `Retry-After` and `t`: waiting does not help |
+//! | weight above the capacity, also that of all | 429 | the same without `Retry-After` and `t`: waiting does not help |
 //! | too many in flight in all: the extractor [is global](crate::key::KeyExtractor::is_global) | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body: the client did nothing wrong |
 //! | no answer from the backend, and `Deny` chosen | 503 | as for rates |
 //! | allowed | the service's own | rate-limit fields appended, with `qu="concurrent-requests"` |

@@ -128,6 +128,21 @@ fn no_wait_helps_a_weight_above_the_capacity() {
 }
 
 #[test]
+fn nor_does_one_above_that_of_a_whole_service_which_is_not_at_fault() {
+    let limit = SemaphoreLayer::new(Permits::new("exports", 2), Global, memory()).weight(3);
+    let mut service = limit.layer(endless());
+    let seen = refused(&mut service, from("ann"));
+    assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(seen.lines("retry-after"), [""; 0]);
+    assert_eq!(seen.body, PROBLEM);
+
+    let mut request = from("ann");
+    let grpc = "application/grpc".parse().expect("a value");
+    request.headers_mut().insert("content-type", grpc);
+    assert_eq!(refused(&mut service, request).lines("grpc-status"), ["8"]);
+}
+
+#[test]
 fn requests_weigh_what_a_closure_or_a_table_says() {
     let memory = memory();
     let by_header = |head: &tower_sluice::Head<'_>| head.headers.len() as u32;
