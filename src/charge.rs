@@ -78,8 +78,9 @@ use crate::quota::Cost;
 /// What a request was charged, worth one settlement. Clones are the same charge.
 ///
 /// Requests that a [`RateLimitLayer`](crate::RateLimitLayer) has let through carry it in their extensions, and with the feature
-/// `axum` it is an extractor. One that passed uncounted, because the backend failed or it has no key, carries one of which
-/// nothing can be taken and to which nothing can be added: settling it does nothing.
+/// `axum` it is an extractor. One that passed uncharged, because the backend failed, it has no key, or only a
+/// [shadow](Policy::shadow) policy would have refused it, carries one of which nothing can be taken and to which nothing can be
+/// added: settling it does nothing, and is no error.
 pub struct Charge(Mutex<Account>);
 
 /// The entry is in place until there is a second handle to it: a request that nobody settles needs no allocation of its own.
@@ -93,9 +94,11 @@ enum Account {
 struct Entry {
     decision: Option<Decision>,
     waited: Duration,
-    /// None: it has been settled, or there never was anything.
+    /// None: it has been settled, or there never was anything to settle.
     open: Option<Open>,
     policy: Option<Policy>,
+    /// Whether there was something, and a settlement has taken it.
+    settled: bool,
     /// Whether a layer further in has given it back, because it refused the request.
     refused: bool,
     /// That of a layer around this one, by another policy or key.
@@ -201,7 +204,7 @@ impl Charge {
         self.with(|entry| entry.open.as_ref().map(|open| open.cost))
     }
 
-    /// The policy that was charged; `None` if the request passed uncounted.
+    /// The policy that decided; `None` if the request passed uncounted.
     #[must_use]
     pub fn policy(&self) -> Option<Policy> {
         self.with(|entry| entry.policy.clone())
@@ -295,11 +298,15 @@ impl Charge {
 
     fn settle_by(&self, actual: impl FnOnce(Cost, usize) -> Cost) -> Settlement {
         // Taken out in one step: of any number of callers one finds it.
-        let taken = self.with(|entry| (entry.open.take(), entry.policy.clone()));
+        let taken = self.with(|entry| {
+            let (open, settled) = (entry.open.take(), entry.settled);
+            entry.settled |= open.is_some();
+            (open.zip(entry.policy.clone()), settled)
+        });
         let (mut open, policy) = match taken {
-            (Some(open), Some(policy)) => (open, policy),
-            (None, Some(_)) => return Settlement::failed(Kind::Settled),
-            (_, None) => return Settlement::done(None),
+            (Some(taken), _) => taken,
+            (None, true) => return Settlement::failed(Kind::Settled),
+            (None, false) => return Settlement::done(None),
         };
         let quotas = policy.quotas().len();
         let actual = actual(open.cost, quotas);

@@ -21,13 +21,15 @@ fn shadow() -> RateLimitLayer<Header, Memory> {
     RateLimitLayer::new(two_a_minute().shadow(), Header::new(USER), memory())
 }
 
-/// Answers whether the request was within its limit, and what it costs in the end.
+/// Answers whether the request was within its limit, and whether a settlement changed anything: it is never an error, which would
+/// be one of the handler's.
 fn sees() -> impl Service<Request<()>, Response = Response<String>, Error = Infallible> + Clone {
     tower::service_fn(async |request: Request<()>| {
         let charge = request.extensions().get::<Charge>().expect("it is there");
         let allowed = charge.decision().map(|decision| decision.is_allowed());
-        let settled = charge.settle(2).await.is_ok();
-        Ok(Response::new(format!("{allowed:?} {settled}")))
+        let settled = charge.settle(2).await.map(|after| after.is_some());
+        assert_eq!(charge.estimate(), None);
+        Ok(Response::new(format!("{allowed:?} {settled:?}")))
     })
 }
 
@@ -57,7 +59,7 @@ fn every_request_passes_and_the_decision_says_which_would_not() {
         }
         // What is settled of a request that would not have been served is not charged.
         let body = Seen::of(response).now_or_never().expect("at once").body;
-        assert_eq!(body, format!("Some({passes}) {passes}"));
+        assert_eq!(body, format!("Some({passes}) Ok({passes})"));
     }
     assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [4]);
     // It is the state of the enforced policy of its name.
