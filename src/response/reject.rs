@@ -399,8 +399,9 @@ impl Told {
             untold = untold.without(told);
         }
         let is_shadow = self.policy.is_shadow();
-        if is_shadow && self.shadow_header && !decision.is_allowed() {
+        if is_shadow && self.shadow_header && !in_fields && !decision.is_allowed() {
             headers::write_shadow(&self.policy, response.headers_mut());
+            in_fields = true;
         }
         if !untold.is_empty()
             && !is_shadow

@@ -183,6 +183,15 @@ async fn layers_within_each_other_pass_everything_also_far_away() {
     }
 }
 
+#[test]
+fn layers_within_each_other_tell_once() {
+    let layer = shadow().shadow_header(true);
+    let mut nested = layer.clone().layer(layer.cost(3).layer(hello()));
+    // The outer one is within the limit, the inner one never is.
+    let told = seen(&mut nested, from("ann"));
+    assert_eq!(told.lines("x-ratelimit-shadow"), ["api"]);
+}
+
 #[cfg(feature = "serde")]
 #[test]
 fn a_file_can_say_so() {
