@@ -25,7 +25,8 @@ use crate::wait::MaxWait;
 ///
 /// Clones share their permits, and so do layers of the same name of [`Permits`] over clones of one backend, and semaphores
 /// without Tower. Each layer that a request passes takes a permit for itself: one of the same name within another one takes a
-/// second one, and with a capacity of 1 refuses everything.
+/// second one, and with a capacity of 1 refuses everything. If it [waits](Self::wait), requests that each hold a first one wait
+/// for each other, until the bound of the wait: give layers within each other names of their own.
 ///
 /// A backend that can fail asks for a choice, and the compiler says so:
 ///
