@@ -218,7 +218,8 @@ impl Policy {
     /// A request without a key goes on too, unless the policy is picked for each request, and so does one without an answer of the
     /// backend.
     ///
-    /// It shares the state of the enforced policy of its name; give it another name to keep them apart. Without a layer nothing is
+    /// It shares the state of the enforced policy of its name, and a request that passes layers of both is charged by each; give it
+    /// another name to keep them apart. Without a layer nothing is
     /// different: a [`Limiter`](crate::Limiter) tells the truth, and whoever asks it does as he likes.
     #[must_use]
     pub fn shadow(self) -> Self {
@@ -333,6 +334,7 @@ impl fmt::Debug for Policy {
         f.debug_struct("Policy")
             .field("name", &self.name())
             .field("quotas", &self.quotas())
+            .field("is_shadow", &self.is_shadow)
             .finish()
     }
 }

@@ -14,7 +14,7 @@ use tower_sluice::{
 
 use crate::remote::Remote;
 use crate::support::{
-    Memory, Seen, USER, ask, from, hello, memory, now, seen, spent, two_a_minute,
+    Memory, Seen, USER, ask, by_user, from, hello, memory, now, seen, spent, two_a_minute,
 };
 
 fn shadow() -> RateLimitLayer<Header, Memory> {
@@ -181,6 +181,19 @@ async fn layers_within_each_other_pass_everything_also_far_away() {
     for _ in 0..3 {
         assert_eq!(ask(&mut nested, Request::new(())).await.status, 200);
     }
+}
+
+#[test]
+fn one_around_the_enforced_policy_of_its_name_charges_as_well() {
+    let enforced = by_user();
+    let shadow = enforced.clone().with_policy(two_a_minute().shadow());
+    let mut nested = shadow.shadow_header(true).layer(enforced.layer(hello()));
+    let first = seen(&mut nested, from("ann"));
+    assert_eq!(first.status, 200);
+    assert_eq!(first.lines("ratelimit"), ["\"api\";r=0;t=30"]);
+    let second = seen(&mut nested, from("ann"));
+    assert_eq!(second.status, 429);
+    assert_eq!(second.lines("x-ratelimit-shadow"), ["api"]);
 }
 
 #[test]
