@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | `sluice_decisions_total` | counter | `policy`, `outcome` | of a policy: `allowed`, `denied`, `shadow` (would have been denied); without an answer of the backend `passed` or `unavailable` |
 //! | `sluice_wait_seconds` | histogram | `policy` | how long requests waited that were allowed after a wait |
-//! | `sluice_unkeyed_total` | counter | | requests that were refused for want of a key |
+//! | `sluice_unkeyed_total` | counter | | requests without a key, which were refused unless the policy is a shadow |
 //! | `sluice_permits_total` | counter | `permits`, `outcome` | of a semaphore's layer: `allowed`, `denied`, `passed`, `unavailable` |
 //! | `sluice_permits_in_use` | gauge | `permits` | what this process holds, by weight |
 //! | `sluice_permit_wait_seconds` | histogram | `permits` | how long permits were waited for that were not there at once |
@@ -15,6 +15,9 @@
 //! | `sluice_backend_seconds` | histogram | `backend` | how long Redis took, a batch of operations at a time |
 //! | `sluice_backend_failures_total` | counter | `backend`, `kind` | operations without an answer: `timeout`, `unreachable`, `circuit_open`, .. |
 //! | `sluice_open_circuits` | gauge | | backends that are left alone after failures |
+//!
+//! Of layers of one policy within each other, each one counts that had to ask. Permits that were taken before the recorder was
+//! installed are missing in the gauge: install it first.
 //!
 //! ```
 //! use metrics_exporter_prometheus::PrometheusBuilder;

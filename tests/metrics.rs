@@ -1,24 +1,31 @@
 //! What is counted, read back from a recorder of each test's own.
 
 #[allow(dead_code, reason = "for all tests of layers")]
-#[path = "limit/support.rs"]
-mod layers;
+#[path = "limit/remote.rs"]
+mod remote;
 #[cfg(feature = "redis")]
+#[path = "support/mod.rs"]
+mod servers;
+#[allow(dead_code, reason = "for all tests of layers")]
+#[path = "limit/support.rs"]
 mod support;
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::Request;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use tower::Layer;
+use tower::{Layer, Service, ServiceExt};
 use tower_sluice::backend::Backend as _;
 use tower_sluice::clock::ManualClock;
 use tower_sluice::{
-    Global, Header, Key, Limiter, MaxWait, MemoryBackend, MemorySemaphore, Permits, Policy, Quota,
-    RateLimitLayer, Semaphore, SemaphoreLayer,
+    Cost, Global, Header, Key, Limiter, MaxWait, MemoryBackend, MemorySemaphore, OnBackendError,
+    Permits, Policy, Quota, RateLimitLayer, Semaphore, SemaphoreLayer,
 };
 
-use crate::layers::{USER, ask, clock, from, hello, memory, others, seen, two_a_minute};
+use crate::remote::Remote;
+use crate::support::{USER, ask, clock, from, hello, memory, others, seen, two_a_minute};
 
 /// The lines that a recorder shows after `run`.
 fn counted(run: impl AsyncFnOnce()) -> Vec<String> {
@@ -97,6 +104,83 @@ fn what_is_asked_without_a_layer_is_counted_too_and_looks_are_not() {
     );
 }
 
+/// How many decisions there were, by their outcomes.
+fn outcomes(run: impl AsyncFnOnce()) -> Vec<String> {
+    let lines = counted(run);
+    let outcome = |line: &String| {
+        let rest = line.strip_prefix("sluice_decisions_total{policy=\"api\",outcome=\"")?;
+        Some(rest.replace("\"}", ""))
+    };
+    let mut outcomes: Vec<_> = lines.iter().filter_map(outcome).collect();
+    outcomes.sort_unstable();
+    outcomes
+}
+
+type Limit = RateLimitLayer<Global, Remote, Cost, OnBackendError>;
+
+/// Compares what is counted of three requests, of which `policy` allows two, before a backend that is near and one that is far.
+#[track_caller]
+fn assert_outcomes(policy: &Policy, fails: bool, of: impl Fn(Limit) -> Limit, expected: &[&str]) {
+    let hurries = |limit: Limit| limit.wait(Duration::from_millis(1));
+    for also in [|limit| limit, Limit::refund_on_disconnect, hurries] {
+        for remote in Remote::both() {
+            let is_near = remote.is_near();
+            let counted = outcomes(async || {
+                if fails {
+                    remote.fail(usize::MAX);
+                }
+                let limit = RateLimitLayer::new(policy.clone(), Global, remote);
+                let limit = also(of(limit.on_backend_error(OnBackendError::Deny)));
+                let mut service = limit.layer(hello());
+                for _ in 0..3 {
+                    ask(&mut service, Request::new(())).await;
+                }
+            });
+            assert_eq!(counted, expected, "near: {is_near}");
+        }
+    }
+}
+
+#[test]
+fn near_or_far_with_or_without_an_answer_each_decision_is_counted_once() {
+    let (real, shadow) = (two_a_minute(), two_a_minute().shadow());
+    let allow = |limit: Limit| limit.on_backend_error(OnBackendError::Allow);
+    let falls_back = |limit: Limit| {
+        let local = MemoryBackend::builder().build();
+        limit.on_backend_error(OnBackendError::Fallback(local))
+    };
+    assert_outcomes(&real, false, |limit| limit, &["allowed 2", "denied 1"]);
+    assert_outcomes(&shadow, false, |limit| limit, &["allowed 2", "shadow 1"]);
+    assert_outcomes(&real, true, |limit| limit, &["unavailable 3"]);
+    assert_outcomes(&shadow, true, |limit| limit, &["passed 3"]);
+    for policy in [&real, &shadow] {
+        assert_outcomes(policy, true, allow, &["passed 3"]);
+    }
+    assert_outcomes(&real, true, falls_back, &["allowed 2", "denied 1"]);
+    assert_outcomes(&shadow, true, falls_back, &["allowed 2", "shadow 1"]);
+}
+
+#[test]
+fn of_layers_within_each_other_each_counts_that_had_to_ask() {
+    let counted = |inner: u32, policy: Policy| {
+        outcomes(async || {
+            let outer = RateLimitLayer::new(policy, Global, memory());
+            let mut service = outer.clone().layer(outer.cost(inner).layer(hello()));
+            ask(&mut service, Request::new(())).await;
+        })
+    };
+    assert_eq!(counted(1, two_a_minute()), ["allowed 1"]);
+    assert_eq!(counted(2, two_a_minute()), ["allowed 2"]);
+    // Refused a part, it asks for the whole, and counts once.
+    let minute = Duration::from_secs(60);
+    for policy in [
+        two_a_minute(),
+        Policy::new("api", Quota::sliding_window(2, minute)),
+    ] {
+        assert_eq!(counted(3, policy), ["allowed 1", "denied 1"]);
+    }
+}
+
 /// Waits for `number` sleepers, and then lets time pass.
 async fn pass(clock: &ManualClock, number: usize, span: Duration) {
     while clock.sleepers() < number {
@@ -153,6 +237,45 @@ fn waits_are_measured_and_permits_in_use_known() {
 }
 
 #[test]
+fn however_it_ends_a_permit_is_no_longer_in_use() {
+    let lines = counted(async || {
+        let memory = MemorySemaphore::builder().clock(clock()).build();
+        let limit = SemaphoreLayer::new(Permits::new("exports", 2), Global, memory.clone());
+        let answers = tower::service_fn(async |request: Request<()>| match request.uri().path() {
+            "/error" => Err("broken"),
+            "/panic" => panic!("on purpose"),
+            _ => Ok(http::Response::new(String::new())),
+        });
+        for path in ["/", "/error", "/panic"] {
+            let mut request = Request::new(());
+            *request.uri_mut() = path.parse().expect("a path");
+            let mut service = limit.clone().layer(answers);
+            let ready = service.ready().await.expect("ready");
+            let _ = AssertUnwindSafe(ready.call(request)).catch_unwind().await;
+        }
+        let mut service = limit.layer(hello());
+        drop(service.ready().await.expect("ready").call(Request::new(())));
+
+        let semaphore = Semaphore::new(Permits::new("exports", 2), memory);
+        let key = Key::from("global");
+        drop(semaphore.try_acquire(&key, 2).await.expect("free"));
+        let held = semaphore.try_acquire(&key, 1).await.expect("free");
+        assert!(held.release().await.expect("memory"));
+        let held = semaphore.try_acquire(&key, 1).await.expect("free");
+        drop(held.release()); // never polled
+        drop(semaphore.try_acquire(&key, 0).await.expect("nothing"));
+        assert!(semaphore.try_acquire(&key, 3).await.is_err());
+    });
+    assert_counted(
+        &lines,
+        &[
+            "sluice_permits_total{permits=\"exports\",outcome=\"allowed\"} 3",
+            "sluice_permits_in_use{permits=\"exports\"} 0",
+        ],
+    );
+}
+
+#[test]
 fn evictions_and_lost_leases_are_counted() {
     let lines = counted(async || {
         let backend = MemoryBackend::builder()
@@ -189,10 +312,10 @@ fn evictions_and_lost_leases_are_counted() {
 #[cfg(feature = "redis")]
 #[test]
 fn how_redis_does_is_counted() {
-    use tower_sluice::{OnBackendError, RedisBackend, RedisSemaphore};
+    use tower_sluice::{RedisBackend, RedisSemaphore};
 
     let lines = counted(async || {
-        let mut server = support::redis::RedisServer::start();
+        let mut server = servers::redis::RedisServer::start();
         let redis = RedisBackend::connect(&server.url()).await.expect("it runs");
         let layer = RateLimitLayer::new(two_a_minute(), Global, redis.clone());
         let mut deny = layer

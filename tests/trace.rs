@@ -132,7 +132,25 @@ fn refusals_are_told_without_their_keys() {
     });
     let expected = [
         "DEBUG message=request refused: over the limit policy=\"api\"",
-        "DEBUG message=request refused: it has no key error=header `x-api-key` is missing",
+        "DEBUG message=request without a key error=header `x-api-key` is missing",
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn what_a_shadow_lets_through_is_told_and_not_as_a_refusal() {
+    let lines = told(|| {
+        let policy = two_a_minute().shadow();
+        let limit = RateLimitLayer::new(policy, Header::new("x-user"), memory());
+        let mut service = limit.layer(hello());
+        for _ in 0..3 {
+            seen(&mut service, crate::support::from("ann"));
+        }
+        seen(&mut service, Request::new(()));
+    });
+    let expected = [
+        "DEBUG message=request allowed by a shadow policy: over the limit policy=\"api\"",
+        "DEBUG message=request without a key error=header `x-user` is missing",
     ];
     assert_eq!(lines, expected);
 }

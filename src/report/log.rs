@@ -11,8 +11,8 @@ use crate::policy::Policy;
 use crate::response::Refusal;
 use crate::semaphore::{Permit, Permits};
 
-/// Tells the log of a refusal; keys do not get there. A server that is set up wrongly refuses every request: that is told
-/// once at level error, with the way out, and at level debug from then on.
+/// Tells the log of a refusal; keys do not get there. A server that is set up wrongly refuses every request, or a shadow policy
+/// would: that is told once at level error, with the way out, and at level debug from then on.
 pub(super) fn refused(refusal: &Refusal) {
     /// A bit for each kind of fault.
     static TOLD: AtomicU8 = AtomicU8::new(0);
@@ -28,9 +28,9 @@ pub(super) fn refused(refusal: &Refusal) {
             )
         }
         Refusal::NoKey(error) if is_first(error, &TOLD) => {
-            tracing::error!(%error, "request refused: it has no key, and the server is set up wrongly");
+            tracing::error!(%error, "request without a key: the server is set up wrongly");
         }
-        Refusal::NoKey(error) => tracing::debug!(%error, "request refused: it has no key"),
+        Refusal::NoKey(error) => tracing::debug!(%error, "request without a key"),
         Refusal::Unavailable => tracing::debug!("request refused: the backend gave no answer"),
     }
 }
