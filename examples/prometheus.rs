@@ -35,13 +35,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ))
         .route(
             "/export",
-            get(|| tokio::time::sleep(Duration::from_secs(2))),
+            get(|| tokio::time::sleep(Duration::from_secs(2))).layer(SemaphoreLayer::new(
+                exports,
+                PeerIp::new(),
+                MemorySemaphore::new(),
+            )),
         )
-        .route_layer(SemaphoreLayer::new(
-            exports,
-            PeerIp::new(),
-            MemorySemaphore::new(),
-        ))
         .route("/metrics", get(async move || prometheus.render()));
 
     let listen = std::env::args().nth(1).unwrap_or("127.0.0.1:3000".into());

@@ -34,6 +34,7 @@ async fn what_limits_do_can_be_scraped() {
         "sluice_decisions_total{policy=\"per-ip\",outcome=\"denied\"} 2",
         "sluice_decisions_total{policy=\"stricter\",outcome=\"allowed\"} 2",
         "sluice_decisions_total{policy=\"stricter\",outcome=\"shadow\"} 3",
+        "sluice_permits_total{permits=\"exports\",outcome=\"allowed\"} 1",
         "sluice_permits_total{permits=\"exports\",outcome=\"denied\"} 1",
     ] {
         assert!(numbers.lines().any(|own| own == line), "{line}\n{numbers}");
