@@ -233,6 +233,38 @@ mod tests {
         assert!(!breaker.refuses() && !breaker.refuses_keeping());
     }
 
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn open_circuits_are_counted_until_they_close_or_are_no_more() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let handle = recorder.handle();
+        let open = || {
+            let shown = handle.render();
+            let value = shown
+                .lines()
+                .find_map(|line| line.strip_prefix("sluice_open_circuits "));
+            value.unwrap_or("none").to_owned()
+        };
+        metrics::with_local_recorder(&recorder, || {
+            let (closes, stays) = (Breaker::new(), Breaker::new());
+            let late = closes.admit().expect("closed");
+            fail(&closes, 5);
+            late.failed(); // begun before it opened
+            fail(&stays, 5);
+            assert_eq!(open(), "2");
+            pass(&closes, Duration::from_secs(1));
+            closes.admit().expect("a probe").failed();
+            assert_eq!(open(), "2", "it is open already");
+            pass(&closes, Duration::from_secs(2));
+            closes.admit().expect("a probe").succeeded();
+            closes.admit().expect("closed").succeeded();
+            drop(closes);
+            assert_eq!(open(), "1");
+            drop(stays);
+            assert_eq!(open(), "0");
+        });
+    }
+
     #[test]
     fn a_probe_that_was_dropped_lets_the_next_one_go() {
         let breaker = Breaker::new();

@@ -32,7 +32,9 @@ impl Line {
             self.breaker.admit()
         };
         let Some(permit) = permit else {
-            return Err(BackendError::new(BackendErrorKind::CircuitOpen));
+            let error = BackendError::new(BackendErrorKind::CircuitOpen);
+            report::failure(&error);
+            return Err(error);
         };
         let deadline = Instant::now() + self.time_limit;
         let mut since = None;
