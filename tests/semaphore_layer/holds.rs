@@ -288,6 +288,39 @@ async fn a_client_that_goes_away_half_way_gives_its_permit_back() {
 }
 
 #[tokio::test]
+async fn a_body_that_is_never_sent_holds_it_no_longer_than_the_head() {
+    let (memory, layer) = in_memory(1);
+    let answer = async |request: Request<hyper::body::Incoming>| {
+        let status = request.uri().path().trim_start_matches('/').parse();
+        let response = Response::builder().status::<u16>(status.expect("a status"));
+        let never = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        response.body(http_body_util::StreamBody::new(never))
+    };
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let service = layer.clone().layer(tower::service_fn(answer));
+            let service = hyper_util::service::TowerToHyperService::new(service);
+            let stream = hyper_util::rt::TokioIo::new(stream);
+            let http = hyper::server::conn::http1::Builder::new();
+            tokio::spawn(http.serve_connection(stream, service));
+        }
+    });
+    let client = support::client(1);
+    for (method, path) in [("HEAD", "/200"), ("GET", "/204"), ("GET", "/304")] {
+        let mut request = request(address, path);
+        *request.method_mut() = method.parse().expect("a method");
+        let response = client.request(request).await.expect("a head");
+        assert_eq!(response.status().as_str(), &path[1..]);
+        until_held(&memory, 0).await;
+    }
+    let stream = client.request(request(address, "/200")).await;
+    assert_eq!(memory.held(), 1, "this one is sent");
+    drop(stream);
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_before_the_head_gives_its_permit_back() {
     let (memory, layer) = in_memory(1);
     let app = Router::new()
