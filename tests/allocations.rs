@@ -164,7 +164,8 @@ fn the_counter_counts() {
 
 #[test]
 fn a_request_that_passes_allocates_nothing() {
-    for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
+    let shadow = one_quota(USED_UP).shadow();
+    for policy in [one_quota(ALLOWED), two_quotas(ALLOWED), shadow] {
         let silent = silent(policy.clone()).layer(inner());
         assert_eq!(allocations(silent, StatusCode::OK), 0, "{policy:?}");
         let by_the_system_clock = RateLimitLayer::new(policy, PeerIp::new(), MemoryBackend::new())

@@ -203,6 +203,16 @@ fn waits_are_measured_and_permits_in_use_known() {
             pass(&clock, 1, 2 * second)
         );
 
+        let waits = Policy::new("mails", Quota::per_minute(30).burst(1));
+        let backend = MemoryBackend::builder().clock(clock.clone()).build();
+        let (limiter, ann) = (Limiter::new(waits, backend), Key::from("ann"));
+        assert!(limiter.wait(&ann, 1, 3 * second).await.is_ok());
+        let (second_one, ()) = tokio::join!(
+            limiter.wait(&ann, 1, 3 * second),
+            pass(&clock, 1, 2 * second)
+        );
+        assert!(second_one.is_ok());
+
         let memory = MemorySemaphore::builder().clock(clock.clone()).build();
         let permits = Permits::new("exports", 3);
         let semaphore = Semaphore::new(permits.clone(), memory.clone());
@@ -228,6 +238,9 @@ fn waits_are_measured_and_permits_in_use_known() {
             "sluice_decisions_total{policy=\"api\",outcome=\"allowed\"} 2",
             "sluice_wait_seconds_sum{policy=\"api\"} 2",
             "sluice_wait_seconds_count{policy=\"api\"} 1",
+            "sluice_decisions_total{policy=\"mails\",outcome=\"allowed\"} 2",
+            "sluice_wait_seconds_sum{policy=\"mails\"} 2",
+            "sluice_wait_seconds_count{policy=\"mails\"} 1",
             "sluice_permits_total{permits=\"exports\",outcome=\"denied\"} 1",
             "sluice_permits_total{permits=\"exports\",outcome=\"allowed\"} 1",
             "sluice_permit_wait_seconds_sum{permits=\"exports\"} 1",

@@ -7,6 +7,7 @@ use futures_util::FutureExt;
 use http::{Request, Response};
 use tower::{Layer, Service};
 use tower_sluice::key::{Header, Networks, PeerAddr, TrustedProxies};
+use tower_sluice::response::HeaderFormat;
 use tower_sluice::{
     Charge, ClientIp, Decision, Global, Key, MaxWait, MemoryBackend, OnBackendError, Policy, Quota,
     RateLimitLayer, RetryAfter,
@@ -197,12 +198,39 @@ fn one_around_the_enforced_policy_of_its_name_charges_as_well() {
 }
 
 #[test]
+fn what_the_outer_one_has_charged_can_be_settled_where_the_inner_one_would_refuse() {
+    let backend = memory();
+    let policy = two_a_minute().shadow();
+    let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
+    let mut nested = layer.clone().layer(layer.cost(3).layer(tower::service_fn(
+        async |request: Request<()>| {
+            let charge = request.extensions().get::<Charge>().expect("it is there");
+            assert!(charge.outer().is_none() && charge.estimate() == Some(1.into()));
+            let settled = charge.cancel().await.expect("it is the first");
+            assert_eq!(settled.map(|after| after.remaining()), Some(2));
+            Ok::<_, Infallible>(Response::new(String::new()))
+        },
+    )));
+    assert_eq!(seen(&mut nested, from("ann")).status, 200);
+    assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [0]);
+}
+
+#[test]
+fn its_field_is_sent_where_nothing_else_is() {
+    let silent = shadow().headers(HeaderFormat::None).extensions(false);
+    let mut service = silent.shadow_header(true).layer(hello());
+    let told = [(); 3].map(|()| seen(&mut service, from("ann")).headers.len());
+    assert_eq!(told, [0, 0, 1]);
+}
+
+#[test]
 fn layers_within_each_other_tell_once() {
     let layer = shadow().shadow_header(true);
     let mut nested = layer.clone().layer(layer.cost(3).layer(hello()));
     // The outer one is within the limit, the inner one never is.
     let told = seen(&mut nested, from("ann"));
     assert_eq!(told.lines("x-ratelimit-shadow"), ["api"]);
+    assert!(told.says_nothing_of_limits(), "{told:?}");
 }
 
 #[cfg(feature = "serde")]

@@ -1,16 +1,23 @@
 //! Waiting for a permit, on a clock that the test moves.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use tower::{Layer, Service, ServiceExt};
+use tower_sluice::backend::{Answer, Lobby};
 use tower_sluice::clock::{Clock as _, ManualClock, Timestamp};
 use tower_sluice::concurrency::HeldPermit;
-use tower_sluice::{Deadline, MemorySemaphore, Permits, SemaphoreLayer};
+use tower_sluice::semaphore::{Backend, Op, Reply};
+use tower_sluice::{
+    Deadline, Header, Key, MemoryBackend, MemorySemaphore, OnBackendError, Permits, SemaphoreLayer,
+};
 
-use crate::requests::{endless, fed, told};
-use crate::support::{Seen, clock, from, others};
+use crate::requests::{Memory, endless, fed, told};
+use crate::support::{PATIENCE, Seen, USER, clock, from, others};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -144,4 +151,78 @@ async fn a_handler_sees_how_long_its_request_has_waited() {
     let (request, _answer) = called.recv().await.expect("a call");
     assert_eq!(waited(&request), 2 * SECOND);
     second.abort();
+}
+
+/// Gives no answer, as soon as the test lets it. Its time is that of `Memory`.
+#[derive(Clone)]
+struct Fails(Memory, Arc<tokio::sync::Semaphore>);
+
+impl Backend for Fails {
+    type Error = std::fmt::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, std::fmt::Error>> + Send>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        _: &Permits,
+        _: &Key,
+    ) -> Answer<Result<Reply, std::fmt::Error>, Self::Future> {
+        let gate = Arc::clone(&self.1);
+        Answer::Later(Box::pin(async move {
+            // What is given back fails at once.
+            if matches!(op, Op::Acquire { .. } | Op::Wait { .. }) {
+                gate.acquire().await.expect("open").forget();
+            }
+            Err(std::fmt::Error)
+        }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.0.lobby()
+    }
+
+    fn has_leases(&self) -> bool {
+        true
+    }
+
+    fn next_look(&self, _: &Permits, _: &Reply, _: usize) -> Option<Duration> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn at_the_fallback_a_request_waits_for_what_is_left_of_its_wait() {
+    let clock = clock();
+    let memory = MemorySemaphore::builder().clock(clock.clone()).build();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let backend = Fails(memory, Arc::clone(&gate));
+    let layer = SemaphoreLayer::new(Permits::new("exports", 1), Header::new(USER), backend)
+        .on_backend_error(OnBackendError::Fallback(MemoryBackend::new()))
+        .wait(3_600 * SECOND);
+    let service = layer.layer(endless());
+    let call = || tokio::spawn(service.clone().oneshot(from("ann")));
+    let fail = async || {
+        others().await;
+        gate.add_permits(1);
+        others().await;
+    };
+    let answer = async |call: tokio::task::JoinHandle<Result<_, Infallible>>| {
+        let answer = tokio::time::timeout(PATIENCE, call).await.expect("in time");
+        answer.expect("no panic").expect("no error")
+    };
+    let first = call();
+    fail().await;
+    let first = answer(first).await;
+    let second = call();
+    fail().await;
+    assert!(!second.is_finished(), "it waits here");
+    drop(first);
+    let second: Response<_> = answer(second).await;
+    assert_eq!(second.status(), 200);
+
+    let third = call();
+    others().await;
+    clock.advance(3_600 * SECOND - Duration::from_millis(20));
+    fail().await;
+    assert_eq!(answer(third).await.status(), 429);
 }
