@@ -226,6 +226,7 @@ where
                 decision: decision.clone(),
                 at,
                 formats: self.formats,
+                as_shadow: false,
             };
             Spoken::leave(response.extensions_mut(), said);
         }
@@ -357,6 +358,8 @@ struct Said {
     at: Timestamp,
     /// In which formats it has been told.
     formats: HeaderFormats,
+    /// Whether it has been told that a shadow policy would have refused.
+    as_shadow: bool,
 }
 
 impl Spoken {
@@ -391,17 +394,19 @@ impl Told {
     fn write<B>(self, response: &mut Response<B>) {
         let mut decision = self.decision;
         let (mut at, mut told, mut untold) = (self.at, HeaderFormats::NONE, self.formats);
+        let mut as_shadow = false;
         if let Some(depth) = self.depth
             && let Some(said) = Spoken::take(response.extensions_mut(), depth)
         {
             // By a layer further in, which knows the whole charge.
             (decision, at, told) = (said.decision, said.at, said.formats);
             untold = untold.without(told);
+            as_shadow = said.as_shadow;
         }
         let is_shadow = self.policy.is_shadow();
-        if is_shadow && self.shadow_header && !in_fields && !decision.is_allowed() {
+        if is_shadow && self.shadow_header && !as_shadow && !decision.is_allowed() {
             headers::write_shadow(&self.policy, response.headers_mut());
-            in_fields = true;
+            as_shadow = true;
         }
         if !untold.is_empty()
             && !is_shadow
@@ -423,6 +428,7 @@ impl Told {
                 decision: decision.clone(),
                 at,
                 formats: told,
+                as_shadow,
             };
             Spoken::leave(response.extensions_mut(), said);
         }
