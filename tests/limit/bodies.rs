@@ -5,6 +5,7 @@ use axum::body::Body;
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -14,8 +15,8 @@ use tower::{Layer, ServiceExt};
 use tower_sluice::key::{Header, KeyError, key_fn};
 use tower_sluice::response::{ProblemType, Refusal};
 use tower_sluice::{
-    Global, Head, MemorySemaphore, OnBackendError, Permits, Policy, Quota, RateLimitLayer,
-    SemaphoreLayer,
+    Global, Head, Key, MemorySemaphore, OnBackendError, Permits, Policy, Quota, RateLimitLayer,
+    Semaphore, SemaphoreLayer,
 };
 
 use crate::remote::Remote;
@@ -86,14 +87,19 @@ fn plain_text_is_one_line_that_tells_nothing_but_the_case() {
     );
     let permits = || Permits::new("in-flight", 1);
     let of_one = SemaphoreLayer::new(permits(), Header::new("x-user"), MemorySemaphore::new());
-    let of_all = SemaphoreLayer::new(permits(), Global, MemorySemaphore::new());
     let mut of_one = of_one.plain_text().weight(2).layer(hello());
     check(
         seen(&mut of_one, from("ann")),
         429,
         "too many requests in flight\n",
     );
-    let mut of_all = of_all.plain_text().weight(2).layer(hello());
+    let memory = MemorySemaphore::new();
+    let semaphore = Semaphore::new(permits(), memory.clone());
+    let key = Key::from("global");
+    let held = semaphore.try_acquire(&key, 1);
+    let _held = held.now_or_never().expect("at once").expect("free");
+    let of_all = SemaphoreLayer::new(permits(), Global, memory);
+    let mut of_all = of_all.plain_text().layer(hello());
     check(seen(&mut of_all, from("ann")), 503, "service unavailable\n");
     let head = Request::head("/").body(()).expect("a valid head");
     let response = now(&mut limited.clone(), head).expect("no error");
@@ -179,9 +185,11 @@ async fn a_response_of_axum_is_answered_as_it_is() {
     assert_eq!((headed.status.as_u16(), &*headed.body), (429, ""));
     assert_eq!(headed.lines("content-length"), ["15"], "of `HEAD`");
 
-    let bounded = SemaphoreLayer::new(Permits::new("one", 1), Global, MemorySemaphore::new());
-    let bounded = bounded
-        .weight(2)
+    let (permits, memory) = (Permits::new("one", 1), MemorySemaphore::new());
+    let semaphore = Semaphore::new(permits.clone(), memory.clone());
+    let held = semaphore.try_acquire(&Key::from("global"), 1).await;
+    let _held = held.expect("free");
+    let bounded = SemaphoreLayer::new(permits, Global, memory)
         .respond_fn(|_, refusal| (refusal.status(), "busy").into_response());
     let busy = asked(routed().layer(bounded), Method::GET, BROWSER).await;
     assert_eq!((busy.status.as_u16(), &*busy.body), (503, "busy"));

@@ -10,8 +10,8 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 use tower::ServiceExt;
 use tower_sluice::{
-    Global, MemoryBackend, MemorySemaphore, OnBackendError, PeerIp, Permits, Policy, Quota,
-    RateLimitLayer, SemaphoreLayer,
+    Global, Key, MemoryBackend, MemorySemaphore, OnBackendError, PeerIp, Permits, Policy, Quota,
+    RateLimitLayer, Semaphore, SemaphoreLayer,
 };
 
 use crate::grpc::{channel, health, incoming};
@@ -165,9 +165,8 @@ async fn a_failed_backend_is_unavailable_for_a_second_and_does_not_say_why() {
 async fn too_many_in_flight_is_exhausted_for_a_client_and_unavailable_for_a_service() {
     let permits = || Permits::new("calls", 1);
     let description = "too many requests in flight";
-    let weight = 2; // above the capacity
     let limit = SemaphoreLayer::new(permits(), PeerIp::new(), MemorySemaphore::new());
-    let channel = served!(limit.weight(weight));
+    let channel = served!(limit.weight(2)); // above the capacity
     let status = check(&channel).await.expect_err("refused");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status.message(), description);
@@ -177,8 +176,11 @@ async fn too_many_in_flight_is_exhausted_for_a_client_and_unavailable_for_a_serv
         ("-1", vec![violation])
     );
 
-    let limit = SemaphoreLayer::new(permits(), Global, MemorySemaphore::new());
-    let channel = served!(limit.weight(weight));
+    let memory = MemorySemaphore::new();
+    let semaphore = Semaphore::new(permits(), memory.clone());
+    let held = semaphore.try_acquire(&Key::from("global"), 1).await;
+    let _held = held.expect("free");
+    let channel = served!(SemaphoreLayer::new(permits(), Global, memory));
     let status = check(&channel).await.expect_err("refused");
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "service unavailable");
