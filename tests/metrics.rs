@@ -282,7 +282,7 @@ fn however_it_ends_a_permit_is_no_longer_in_use() {
     assert_counted(
         &lines,
         &[
-            "sluice_permits_total{permits=\"exports\",outcome=\"allowed\"} 3",
+            "sluice_permits_total{permits=\"exports\",outcome=\"allowed\"} 4",
             "sluice_permits_in_use{permits=\"exports\"} 0",
         ],
     );

@@ -172,7 +172,7 @@ fn a_client_that_cannot_be_told_is_told_of_without_what_it_sent() {
     });
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
-        lines[0].starts_with("DEBUG message=request refused"),
+        lines[0].starts_with("DEBUG message=request without a key"),
         "{lines:?}"
     );
     assert!(

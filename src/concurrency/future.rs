@@ -21,7 +21,8 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, before its first poll too, it gives back what it holds, and what it may have been given.
+    /// Dropped at any point, before its first poll too, it gives back what it holds, and what it may have been given. In memory
+    /// a permit is taken by `call`, unless the layer waits; elsewhere from the first poll on.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<I, Req, K, S, W, F, R, P>
     where
@@ -152,7 +153,7 @@ where
     }
 
     /// What comes after the answer.
-    fn acquired(
+    pub(super) fn acquired(
         mut self: Box<Self>,
         acquired: Result<Permit, NoPermit<S::Error>>,
     ) -> StateOf<I, Req, K, S, W, F, R, P> {

@@ -10,6 +10,7 @@ use super::{PermitsOf, SemaphoreLayer};
 use crate::backend::HandlesFailure;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
+use crate::report::{self, Outcome};
 use crate::response::{CarryPermit, Entered, Refusal};
 use crate::semaphore::Backend;
 use crate::wait::{Bound, MaxWait};
@@ -77,6 +78,28 @@ where
                 end: layer.reject.deadline(&mut request, began),
             }
         });
+        // What is in this process answers there and then: nothing is put aside.
+        let is_here = bound.is_none() && !layer.semaphore.backend().has_leases();
+        let acquired = if is_here {
+            layer.semaphore.try_now(&permits, &key, weight)
+        } else {
+            None
+        };
+        let acquired = match acquired {
+            Some(Ok(permit)) => {
+                report::permit(&permits, Outcome::Allowed);
+                let entered = Entered {
+                    permit: Some(permit),
+                    hold: layer.hold,
+                    partition_key: layer.share_of(&key),
+                };
+                let carried = Some(layer.reject.enter(&mut request, entered));
+                let response = self.inner.call(request);
+                let state = State::Calling { response, carried };
+                return ResponseFuture { state };
+            }
+            other => other,
+        };
         let fresh = self.inner.clone();
         let parked = Box::new(Parked {
             layer: Arc::clone(&self.layer),
@@ -90,7 +113,10 @@ where
             bound,
             has_given_way: false,
         });
-        let state = parked.acquire();
+        let state = match acquired {
+            Some(acquired) => parked.acquired(acquired),
+            None => parked.acquire(),
+        };
         ResponseFuture { state }
     }
 }

@@ -85,6 +85,21 @@ impl<B: Backend> Semaphore<B> {
         self.permit(asking, reply, weight, asked, Duration::ZERO)
     }
 
+    /// As [`try_acquire`](Self::try_acquire) of these permits, if the backend answers there and then. Else nothing was asked.
+    pub(crate) fn try_now(
+        &self,
+        permits: &Permits,
+        key: &Key,
+        weight: u32,
+    ) -> Option<Result<Permit, NoPermit<B::Error>>> {
+        let asked = self.backend.lobby().now();
+        let mut asking = Asking::new(&self.backend, permits, key);
+        let id = asking.id();
+        let reply = asking.ask_now(Op::Acquire { id, weight })?;
+        let reply = reply.map_err(NoPermit::Backend);
+        Some(reply.and_then(|reply| self.permit(asking, reply, weight, asked, Duration::ZERO)))
+    }
+
     /// A permit of `key` that counts for `weight`, as soon as it is there, within `max_wait`. Those who wait are served in the
     /// order in which they came: who needs more than is left is not passed by others who need less.
     ///
@@ -230,7 +245,7 @@ impl<B: Backend> Semaphore<B> {
         } else {
             None
         };
-        let ticket = Ticket::new(asking.id(), weight, &self.permits, asking.key(), at);
+        let ticket = Ticket::new(asking.id(), weight, asking.permits(), asking.key(), at);
         if leased {
             let keeper = self.backend.lobby().keeper();
             keeper.keep(&self.backend, &ticket, asked);

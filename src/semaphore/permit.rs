@@ -342,30 +342,49 @@ impl<'a, B: Backend> Asking<'a, B> {
         self.id
     }
 
+    pub(super) const fn permits(&self) -> &Permits {
+        self.permits
+    }
+
     pub(super) const fn key(&self) -> &Key {
         self.key
+    }
+
+    /// Asks `op`, which is of this id, and has the answer if it is there at once.
+    pub(super) fn ask_now(&mut self, op: Op) -> Option<Result<super::Reply, B::Error>> {
+        let is_place = matches!(op, Op::Wait { .. });
+        match self.backend.ask(op, self.permits, self.key) {
+            // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by blocking.
+            Answer::Now(reply) => {
+                let may_stay = |reply: &super::Reply| reply.decision.is_allowed() || is_place;
+                self.is_known = self.backend.blocks() && reply.as_ref().map_or(true, may_stay);
+                Some(reply)
+            }
+            Answer::Later(reply) => {
+                self.reply = Some(Box::pin(reply));
+                None
+            }
+        }
     }
 
     /// Asks `op`, which is of this id.
     pub(super) async fn ask(&mut self, op: Op) -> Result<super::Reply, B::Error> {
         let is_place = matches!(op, Op::Wait { .. });
-        let reply = match self.backend.ask(op, self.permits, self.key) {
-            // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by blocking.
-            Answer::Now(reply) => {
-                let may_stay = |reply: &super::Reply| reply.decision.is_allowed() || is_place;
-                self.is_known = self.backend.blocks() && reply.as_ref().map_or(true, may_stay);
-                return reply;
-            }
-            Answer::Later(reply) => self.reply.insert(Box::pin(reply)),
-        };
+        if let Some(reply) = self.ask_now(op) {
+            return reply;
+        }
         let (is_known, runtime) = (&mut self.is_known, &mut self.runtime);
+        let under_way = &mut self.reply;
         let reply = poll_fn(|cx| {
             // What was never polled has not been sent.
             *is_known = true;
             if runtime.is_none() {
                 *runtime = self::runtime(None);
             }
-            reply.as_mut().poll(cx)
+            match under_way {
+                Some(reply) => reply.as_mut().poll(cx),
+                None => Poll::Pending,
+            }
         })
         .await;
         self.reply = None;
