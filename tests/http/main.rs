@@ -6,6 +6,7 @@ mod examples;
 mod in_flight;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod page;
 mod playground;
 #[cfg(feature = "redis")]
 mod redis;
