@@ -59,6 +59,8 @@ cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: run 'rustup comp
 cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: run 'rustup component add clippy'"
 need cc gcc
 need redis-server redis-server
+need chromium chromium
+need chromedriver chromium-driver
 
 step format cargo fmt --check
 step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings

@@ -8,6 +8,7 @@ mod in_flight;
 mod keys;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod page;
 mod playground;
 #[cfg(feature = "redis")]
 mod redis;

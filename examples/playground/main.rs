@@ -1,7 +1,7 @@
 //! A server to try limits with curl, without writing code.
 //!
 //! Run: `cargo run --example playground -- --quota '5/10s burst 3' --quota fixed-window:20/minute`
-//! Then: `curl -i localhost:3000/cost/2`
+//! Then: `curl -i localhost:3000/cost/2`, or look at a page that shows what the limit does: <http://localhost:3000/_playground>
 //!
 //! Also: `--wait 10`, and requests wait for their turn; `curl -X POST localhost:3000/settle/5/2` is charged 5 and settled at 2;
 //! `--free-status 5xx`, and what the server failed at costs nothing.
@@ -14,6 +14,8 @@
 //! With the feature `redis` several of them share a limit: `--backend redis://127.0.0.1/`.
 //!
 //! SIGTERM and SIGINT stop it; requests that are under way have 3 seconds to end.
+
+mod page;
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -29,7 +31,7 @@ use axum::http::StatusCode;
 use axum::http::header::HeaderName;
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches, Parser};
 use http::{Extensions, Request};
 use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::key::{
@@ -41,7 +43,7 @@ use tower_sluice::{
     Policy, Quota, RateLimitLayer, SemaphoreLayer,
 };
 
-/// A server to try rate limits with curl.
+/// A server to try rate limits with curl, and a page at /_playground that shows what they do.
 #[derive(Parser)]
 struct Options {
     /// Where to listen; port 0 picks one.
@@ -276,17 +278,8 @@ impl OnError {
 }
 
 impl Options {
-    /// One quota bears the policy's name, several are numbered.
     fn policy(&self) -> Result<Policy, tower_sluice::policy::PolicyError> {
-        let policy = match &*self.quota {
-            [only] => Policy::try_new(&self.name, *only),
-            several => {
-                let numbered = |(index, quota): (usize, &Quota)| {
-                    (format!("{}-{}", self.name, index + 1), *quota)
-                };
-                Policy::try_of(&self.name, several.iter().enumerate().map(numbered))
-            }
-        }?;
+        let policy = named(&self.name, &self.quota)?;
         Ok(if self.shadow { policy.shadow() } else { policy })
     }
 
@@ -304,8 +297,9 @@ impl Options {
         }
     }
 
-    fn app(self, policy: Policy) -> Router {
+    fn app(self, policy: Policy, told: page::Told) -> Router {
         let key = self.key();
+        let page = page::Page::new(told, policy.clone());
         let backend = self.backend.within(self.backend_timeout);
         let free = self.free_status;
         let (max_wait, on_error) = (
@@ -319,6 +313,7 @@ impl Options {
                 .wait(max_wait)
         });
         let limit = RateLimitLayer::new(policy, key, backend)
+            .policy_fn(page.policy_fn())
             .on_backend_error(on_error)
             .wait(max_wait)
             .cost_fn(cost)
@@ -341,10 +336,24 @@ impl Options {
             .route("/echo", post(|body: Bytes| async { body }))
             .route("/settle/{estimate}/{actual}", post(settle))
             .layer(limit);
-        match in_flight {
+        let app = match in_flight {
             // Around the other one: who is refused here is charged nothing.
             Some(in_flight) => app.layer(in_flight),
             None => app,
+        };
+        // After the layers: looking on is not limited.
+        page.serve_beside(app)
+    }
+}
+
+/// One quota bears the policy's name, several are numbered.
+fn named(name: &str, quotas: &[Quota]) -> Result<Policy, tower_sluice::policy::PolicyError> {
+    match quotas {
+        [only] => Policy::try_new(name, *only),
+        several => {
+            let numbered =
+                |(index, quota): (usize, &Quota)| (format!("{name}-{}", index + 1), *quota);
+            Policy::try_of(name, several.iter().enumerate().map(numbered))
         }
     }
 }
@@ -419,7 +428,7 @@ fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
 /// How long requests that are under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-async fn serve(options: Options, policy: Policy) -> std::io::Result<()> {
+async fn serve(options: Options, policy: Policy, told: page::Told) -> std::io::Result<()> {
     // Before anybody is told that this is listening, and may want it to stop.
     let (stop, overdue) = (told_to_stop()?, told_to_stop()?);
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
@@ -433,7 +442,7 @@ async fn serve(options: Options, policy: Policy) -> std::io::Result<()> {
         );
     }
     let app = options
-        .app(policy)
+        .app(policy, told)
         .into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
         done = axum::serve(listener, app).with_graceful_shutdown(stop) => done,
@@ -448,8 +457,15 @@ fn fail(why: impl Display) -> ExitCode {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = match Options::try_parse() {
-        Ok(options) => options,
+    let parsed = Options::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| {
+        Ok((
+            Options::from_arg_matches(&matches)?,
+            page::Told::of(&matches),
+        ))
+    });
+    let (options, told) = match parsed {
+        Ok(parsed) => parsed,
         // One line: what is wrong, not the whole usage. An argument may have line breaks of its own.
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
@@ -464,7 +480,7 @@ async fn main() -> ExitCode {
         Err(error) => return fail(error),
     };
     let address = options.listen;
-    match serve(options, policy).await {
+    match serve(options, policy, told).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("cannot serve on {address}: {error}")),
     }

@@ -1,0 +1,193 @@
+//! What the playground's page asks of its server; the page itself is tested by `tests/browser`.
+
+use http::Method;
+use http_body_util::Full;
+use serde_json::{Value, json};
+
+use crate::playground::{Answer, Playground};
+
+async fn config(playground: &Playground) -> Value {
+    let answer = playground.get("/_playground/config").await;
+    assert_eq!(
+        (answer.status.as_u16(), answer.field("cache-control")),
+        (200, Some("no-store"))
+    );
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+async fn replace(playground: &Playground, quotas: &str) -> Answer {
+    let mut request = playground.request(Method::PUT, "/_playground/quota");
+    *request.body_mut() = Full::from(quotas.to_owned());
+    playground.send(request).await
+}
+
+#[tokio::test]
+async fn the_page_is_not_limited_and_loads_nothing() {
+    let playground = Playground::start(&["--quota", "1/week", "--in-flight", "1"]).await;
+    // All there is is used up.
+    let stream = playground.request(Method::GET, "/stream/100");
+    let _stream = playground.client.request(stream).await.expect("an answer");
+    for _ in 0..3 {
+        let page = playground.get("/_playground").await;
+        assert_eq!(page.status, 200);
+        assert_eq!(page.field("content-type"), Some("text/html; charset=utf-8"));
+        assert_eq!(page.field("cache-control"), Some("no-store"));
+        assert_eq!(
+            page.field("content-security-policy"),
+            Some(
+                "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:"
+            )
+        );
+        assert_eq!(page.field("ratelimit"), None);
+        config(&playground).await;
+    }
+    let statuses = playground
+        .statuses(&["/", "/nowhere", "/_playground"])
+        .await;
+    assert_eq!(statuses, [429, 429, 200]);
+}
+
+#[tokio::test]
+async fn the_configuration_is_what_the_server_was_told() {
+    let playground = Playground::start(&[]).await;
+    let plain = json!({
+        "policy": "default",
+        "quotas": [{
+            "name": "default", "text": "10/second burst 20", "algorithm": "token-bucket",
+            "limit": 20, "refill": 10, "period_us": 1_000_000,
+        }],
+        "key": "ip", "header_format": "draft11", "shadow": false, "in_flight": null, "lease": 30.0, "wait": null,
+    });
+    assert_eq!(config(&playground).await, plain);
+
+    let mut told = vec![
+        "--name",
+        "api",
+        "--key",
+        "header:X-Api-Key",
+        "--in-flight",
+        "3",
+        "--lease",
+        "5",
+        "--wait",
+        "0.5",
+    ];
+    for quota in [
+        "interval:2/5s burst 7",
+        "fixed-window:20/minute",
+        "sliding-window:1000000/day",
+        "sliding-log:5/250ms",
+    ] {
+        told.extend(["--quota", quota]);
+    }
+    let config = config(&Playground::start(&told).await).await;
+    let quota = |name, text, algorithm, limit, refill, period_us: u64| {
+        json!({
+            "name": name, "text": text, "algorithm": algorithm, "limit": limit, "refill": refill, "period_us": period_us,
+        })
+    };
+    let quotas = [
+        quota(
+            "api-1",
+            "interval:2/5 seconds burst 7",
+            "interval",
+            7,
+            2,
+            5_000_000,
+        ),
+        quota(
+            "api-2",
+            "fixed-window:20/minute",
+            "fixed-window",
+            20,
+            20,
+            60_000_000,
+        ),
+        quota(
+            "api-3",
+            "sliding-window:1000000/day",
+            "sliding-window",
+            1_000_000,
+            1_000_000,
+            86_400_000_000,
+        ),
+        quota(
+            "api-4",
+            "sliding-log:5/250 milliseconds",
+            "sliding-log",
+            5,
+            5,
+            250_000,
+        ),
+    ];
+    assert_eq!(config["quotas"], json!(quotas));
+    assert_eq!(config["key"], "header:X-Api-Key");
+    assert_eq!(
+        (&config["in_flight"], &config["lease"], &config["wait"]),
+        (&json!(3), &json!(5.0), &json!(0.5))
+    );
+}
+
+#[tokio::test]
+async fn another_quota_holds_from_the_next_request_on() {
+    let playground = Playground::start(&["--quota", "1/week", "--name", "try"]).await;
+    assert_eq!(playground.statuses(&["/", "/"]).await, [200, 429]);
+    let replaced = replace(&playground, "4/week").await;
+    assert_eq!(replaced.status, 200);
+    let told: Value = serde_json::from_str(&replaced.body).expect("JSON");
+    assert_eq!(told["quotas"][0]["text"], "4/week");
+    assert_eq!(told, config(&playground).await);
+    // What was spent stays spent: of a bucket the numbers may change.
+    assert_eq!(
+        playground.get("/").await.field("ratelimit"),
+        Some("\"try\";r=2")
+    );
+
+    assert_eq!(
+        replace(&playground, "9/week, fixed-window:2/week")
+            .await
+            .status,
+        200
+    );
+    let answer = playground.get("/").await;
+    let told = answer.field("ratelimit").expect("two limits");
+    assert!(
+        told.starts_with("\"try-1\";r=8, \"try-2\";r=1;t="),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_text_that_is_no_quota_is_answered_in_the_servers_own_words() {
+    let playground = Playground::start(&["--quota", "3/week"]).await;
+    for (text, why) in [
+        (
+            "often",
+            "quota `often`: write `100/minute`, `10 per 1 hour` or `5/s burst 20`",
+        ),
+        ("", "quota ``: nothing there; write `100/minute`"),
+        (
+            "<b>:1/s",
+            "quota `<b>:1/s`: unknown algorithm `<b>`; use token-bucket, interval, fixed-window, sliding-window or sliding-log",
+        ),
+        (
+            "1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s",
+            "a policy of 9 quotas: use 1 to 8",
+        ),
+    ] {
+        let refused = replace(&playground, text).await;
+        assert_eq!((refused.status.as_u16(), &*refused.body), (400, why));
+        assert_eq!(
+            refused.field("content-type"),
+            Some("text/plain; charset=utf-8")
+        );
+    }
+    assert_eq!(
+        replace(&playground, &"1/s,".repeat(2_000)).await.status,
+        413
+    );
+    assert_eq!(
+        playground.get("/").await.field("ratelimit"),
+        Some("\"default\";r=2")
+    );
+}
