@@ -416,6 +416,36 @@ async fn a_server_without_fields_is_said_to_be_one() {
 }
 
 #[tokio::test]
+async fn a_shadow_is_said_to_be_one() {
+    let page = Page::open(&["--quota", "2/week", "--shadow"]).await;
+    page.fill("#burst-size", "4");
+    page.click("#burst");
+    page.answered(4);
+    let told = page.text("#silence");
+    assert!(told.contains("not enforced"), "{told}");
+    assert_eq!(page.marks("server", "allowed"), 4);
+    assert_eq!(page.marks("token-bucket", "refused"), 2);
+    assert!(page.text("#fields").contains("x-ratelimit-shadow: default"));
+    page.ends_well();
+}
+
+#[tokio::test]
+async fn a_key_that_requests_must_bring_can_be_typed() {
+    for key in ["header:x-tenant", "bearer", "cookie:sid", "query:tenant"] {
+        let page = Page::open(&["--quota", "1/week", "--key", key]).await;
+        for (tenant, answers) in [("ann", 2), ("bob", 3)] {
+            page.fill("#key", tenant);
+            page.fill("#burst-size", if tenant == "ann" { "2" } else { "1" });
+            page.click("#burst");
+            page.answered(answers);
+        }
+        let marks = ["allowed", "refused"].map(|kind| page.marks("server", kind));
+        assert_eq!(marks, [2, 1], "{key}");
+        page.ends_well();
+    }
+}
+
+#[tokio::test]
 async fn permits_in_use_are_drawn_and_held() {
     let page = Page::open(&["--quota", "100/week", "--in-flight", "2"]).await;
     page.fill("#hold-time", "60");
