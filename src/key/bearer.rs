@@ -1,10 +1,12 @@
 use http::Request;
-use http::header::{AUTHORIZATION, HeaderValue};
+use http::header::AUTHORIZATION;
 
 use super::{Key, KeyError, KeyExtractor, Part};
 
 /// The bearer token in `Authorization` (RFC 6750 §2.1), always a secret ([`Key::secret`]): it is neither stored nor sent nor shown as
 /// it is, backends get a fingerprint of it.
+///
+/// What `Bearer` is written in front of and is no such token is refused, never taken for none.
 ///
 /// A client that can choose the token can choose its bucket: limit by it only behind something that has checked it, or beside a
 /// limit by [`ClientIp`](super::ClientIp).
@@ -16,21 +18,26 @@ impl<B> KeyExtractor<Request<B>> for Bearer {
         let mut lines = request.headers().get_all(AUTHORIZATION).iter();
         match (lines.next(), lines.next()) {
             (_, Some(_)) => Err(KeyError::Repeated(Part::Bearer)),
-            (line, None) => match line.and_then(token) {
-                Some(token) => Ok(Key::secret(token)),
-                None => Err(KeyError::Missing(Part::Bearer)),
-            },
+            (None, None) => Err(KeyError::Missing(Part::Bearer)),
+            (Some(line), None) => token(super::trim(line.as_bytes())).map(Key::secret),
         }
     }
 }
 
-/// `"Bearer" 1*SP b64token`; schemes have no case (RFC 9110 §11.1).
-fn token(line: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, token) = line.as_bytes().split_at_checked(6)?;
-    let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer") && token.starts_with(b" ");
-    let token = super::trim(token);
+/// `"Bearer" 1*SP b64token`; schemes have no case (RFC 9110 §11.1). An application may make something of what is almost that.
+fn token(line: &[u8]) -> Result<&[u8], KeyError> {
+    let (scheme, after) = line.split_at_checked(6).unwrap_or((line, b""));
+    let is_longer = after.first().is_some_and(|letter| super::is_token(*letter));
+    let token = super::trim(after);
+    if !scheme.eq_ignore_ascii_case(b"Bearer") || is_longer || token.is_empty() {
+        return Err(KeyError::Missing(Part::Bearer));
+    }
     let is_letter = |letter: &u8| letter.is_ascii_alphanumeric() || b"-._~+/=".contains(letter);
-    (is_bearer && !token.is_empty() && token.iter().all(is_letter)).then_some(token)
+    if after.starts_with(b" ") && token.iter().all(is_letter) {
+        Ok(token)
+    } else {
+        Err(KeyError::Malformed(Part::Bearer))
+    }
 }
 
 #[cfg(test)]
@@ -47,15 +54,28 @@ mod tests {
         };
         assert_eq!(key(&[b"Bearer aZ9-._~+/="]), Ok(Key::secret("aZ9-._~+/=")));
         assert_eq!(key(&[b"bEARER   a"]), Ok(Key::secret("a")));
+        assert_eq!(key(&[b" Bearer a\t"]), Ok(Key::secret("a")));
         for line in [
-            &b""[..],
-            b"Bearer",
-            b"Bearer ",
-            b"Bearera",
-            b"Bearer\ta",
+            &b"Bearer\ta"[..],
             b"Bearer a b",
             b"Bearer a,b",
             b"Bearer \xff",
+            b"Bearer\"a\"",
+            b"bearer, a",
+        ] {
+            assert_eq!(
+                key(&[line]),
+                Err(KeyError::Malformed(Part::Bearer)),
+                "{line:?}"
+            );
+        }
+        for line in [
+            &b""[..],
+            b"Bear",
+            b"Bearer",
+            b"Bearer ",
+            b"Bearera",
+            b"Bearer-a b",
             b"Basic YTpi",
         ] {
             assert_eq!(

@@ -3,15 +3,18 @@ use std::sync::Arc;
 
 use http::Request;
 use http::header::{COOKIE, HeaderMap};
+use smallvec::SmallVec;
 
-use super::{Key, KeyError, KeyExtractor, Part};
+use super::{Key, KeyError, KeyExtractor, Part, decoded, trim};
 
 /// The value of one cookie, such as a session. It is taken for a secret ([`Key::secret`]): backends keep and send a fingerprint of
 /// it, nothing that can be read.
 ///
-/// Quotes around a value are not part of it; an empty one is none, and the same name twice is refused. A client that can choose
-/// the value can choose its bucket: limit by a cookie only behind something that has checked it, or beside a limit by
-/// [`ClientIp`](super::ClientIp).
+/// Names and values are decoded (`%61`), as many frameworks do, so that a value has one bucket however it is written. Quotes around
+/// it are not part of it; an empty one is none, and the same name twice is refused.
+///
+/// A client that can choose the value can choose its bucket: limit by a cookie only behind something that has checked it, or
+/// beside a limit by [`ClientIp`](super::ClientIp).
 #[derive(Clone, Debug)]
 pub struct Cookie(Arc<str>);
 
@@ -60,10 +63,20 @@ impl Cookie {
 impl<B> KeyExtractor<Request<B>> for Cookie {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         let mut values = values(request.headers(), self.0.as_bytes());
-        match (values.next(), values.next()) {
-            (Some(value), None) if !value.is_empty() => Ok(Key::secret(value)),
-            (Some(_), Some(_)) => Err(KeyError::Repeated(Part::Cookie(Arc::clone(&self.0)))),
-            _ => Err(KeyError::Missing(Part::Cookie(Arc::clone(&self.0)))),
+        let value = match (values.next(), values.next()) {
+            (Some(_), Some(_)) => {
+                return Err(KeyError::Repeated(Part::Cookie(Arc::clone(&self.0))));
+            }
+            (value, _) => value.unwrap_or_default(),
+        };
+        let value: SmallVec<[u8; 64]> = decoded(value, b'+').collect();
+        let bare = match &*value {
+            [b'"', bare @ .., b'"'] => bare,
+            value => value,
+        };
+        match bare {
+            [] => Err(KeyError::Missing(Part::Cookie(Arc::clone(&self.0)))),
+            bare => Ok(Key::secret(bare)),
         }
     }
 }
@@ -74,12 +87,8 @@ fn values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'
     let pairs = lines.flat_map(|line| line.as_bytes().split(|letter| *letter == b';'));
     pairs.filter_map(move |pair| {
         let equals = pair.iter().position(|letter| *letter == b'=')?;
-        let (found, value) = (&pair[..equals], super::trim(&pair[equals + 1..]));
-        let bare = match value {
-            [b'"', bare @ .., b'"'] => bare,
-            value => value,
-        };
-        (super::trim(found) == name).then_some(bare)
+        let is_it = decoded(trim(&pair[..equals]), b'+').eq(decoded(name, b'+'));
+        is_it.then(|| trim(&pair[equals + 1..]))
     })
 }
 
@@ -105,6 +114,10 @@ mod tests {
         ] {
             assert_eq!(key(lines), Ok(Key::secret("a")), "{lines:?}");
         }
+        for lines in [&b"s%69d=%61"[..], b"sid=%22a%22; s%6xd=b", b"sid=\"%61\""] {
+            assert_eq!(key(&[lines]), Ok(Key::secret("a")), "{lines:?}");
+        }
+        assert_eq!(key(&[b"sid=a+b%2B%%3d"]), Ok(Key::secret("a+b+%=")));
         assert_eq!(key(&[b"sid=a=\xff"]), Ok(Key::secret(b"a=\xff")));
         assert_eq!(key(&[b"sid=\""]), Ok(Key::secret("\"")));
         for lines in [
@@ -117,10 +130,17 @@ mod tests {
         ] {
             assert_eq!(key(lines), Err(KeyError::Missing(part())), "{lines:?}");
         }
-        for lines in [&[&b"sid=a; sid=a"[..]][..], &[b"sid=a", b"sid="]] {
+        for lines in [
+            &[&b"sid=a; sid=a"[..]][..],
+            &[b"sid=a", b"sid="],
+            &[b"sid=a;%73id="],
+        ] {
             assert_eq!(key(lines), Err(KeyError::Repeated(part())), "{lines:?}");
         }
         assert_eq!(KeyError::Missing(part()).status(), 400);
+        let percent = Request::builder().header(COOKIE, "a%41=b").body(());
+        let key = Cookie::new("a%41").key(&percent.expect("valid"));
+        assert_eq!(key, Ok(Key::secret("b")));
     }
 
     #[test]

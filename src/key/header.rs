@@ -41,7 +41,9 @@ impl From<HeaderName> for Header {
 impl<B> KeyExtractor<Request<B>> for Header {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         let mut values = request.headers().get_all(&self.0).iter();
-        match (values.next(), values.next()) {
+        // Of HTTP/1.1 a server takes off the white space at both ends, of HTTP/2 it may not.
+        let value = values.next().map(|value| super::trim(value.as_bytes()));
+        match (value, values.next()) {
             (Some(value), None) if !value.is_empty() => Ok(Key::secret(value)),
             (Some(_), Some(_)) => Err(KeyError::RepeatedHeader(self.0.clone())),
             _ => Err(KeyError::MissingHeader(self.0.clone())),
@@ -65,7 +67,10 @@ mod tests {
         assert_eq!(key(&[b"a"]), Ok(Key::secret("a")));
         assert_eq!(key(&[b"\xff\xfe"]), Ok(Key::secret(b"\xff\xfe")));
         assert_eq!(key(&[]), Err(KeyError::MissingHeader(name())));
-        assert_eq!(key(&[b""]), Err(KeyError::MissingHeader(name())));
+        for empty in [&b""[..], b" ", b"\t "] {
+            assert_eq!(key(&[empty]), Err(KeyError::MissingHeader(name())));
+        }
+        assert_eq!(key(&[b"\ta b "]), Ok(Key::secret("a b")));
         assert_eq!(key(&[b"a", b"a"]), Err(KeyError::RepeatedHeader(name())));
         assert_eq!(KeyError::MissingHeader(name()).status(), 400);
     }

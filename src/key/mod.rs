@@ -146,6 +146,8 @@ pub enum KeyError {
     Missing(Part),
     /// This part of the request is there more than once.
     Repeated(Part),
+    /// This part of the request is there, and is not as it should be written.
+    Malformed(Part),
     /// The request has come past fewer proxies than are counted on.
     TooFewHops {
         /// In which they would have left the addresses.
@@ -212,6 +214,7 @@ impl KeyError {
             | Self::RepeatedHeader(_)
             | Self::Missing(_)
             | Self::Repeated(_)
+            | Self::Malformed(_)
             | Self::TooFewHops { .. }
             | Self::MalformedAddress(_)
             | Self::Client(_) => StatusCode::BAD_REQUEST,
@@ -224,11 +227,16 @@ impl KeyError {
     }
 
     /// Whether the request goes on uncounted, in a layer that lets requests without a key through or in one that does not. What
-    /// cannot be read frees nobody.
+    /// cannot be read frees nobody, nor does what is said twice: an application may know a way to read it.
     pub(crate) const fn lets_pass(&self, unkeyed: bool) -> bool {
         match self {
             Self::Exempt => true,
-            Self::Denied | Self::TooFewHops { .. } | Self::MalformedAddress(_) => false,
+            Self::Denied
+            | Self::RepeatedHeader(_)
+            | Self::Repeated(_)
+            | Self::Malformed(_)
+            | Self::TooFewHops { .. }
+            | Self::MalformedAddress(_) => false,
             _ => unkeyed,
         }
     }
@@ -259,6 +267,7 @@ impl fmt::Display for KeyError {
             ),
             Self::Missing(part) => write!(f, "{part} is missing"),
             Self::Repeated(part) => write!(f, "{part} is there more than once"),
+            Self::Malformed(part) => write!(f, "{part} cannot be read"),
             Self::TooFewHops { header, hops } => write!(
                 f,
                 "header `{header}` has fewer than {hops} addresses: the request has come past some of the {hops} proxies that \
@@ -332,6 +341,38 @@ fn trim_start(mut text: &[u8]) -> &[u8] {
         text = rest;
     }
     text
+}
+
+/// With what is escaped as `%41` decoded, and `plus` for a `+`; a `%` that nothing follows stands for itself.
+fn decoded(text: &[u8], plus: u8) -> impl Iterator<Item = u8> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (letter, after) = rest.split_first()?;
+        rest = after;
+        Some(match letter {
+            b'+' => plus,
+            b'%' => match after {
+                [high, low, after @ ..] => match (digit(*high), digit(*low)) {
+                    (Some(high), Some(low)) => {
+                        rest = after;
+                        high << 4 | low
+                    }
+                    _ => b'%',
+                },
+                _ => b'%',
+            },
+            letter => *letter,
+        })
+    })
+}
+
+fn digit(letter: u8) -> Option<u8> {
+    match letter {
+        b'0'..=b'9' => Some(letter - b'0'),
+        b'a'..=b'f' => Some(letter - b'a' + 10),
+        b'A'..=b'F' => Some(letter - b'A' + 10),
+        _ => None,
+    }
 }
 
 /// Whether a letter may be in a token (RFC 9110 §5.6.2).

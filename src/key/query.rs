@@ -39,36 +39,9 @@ impl<B> KeyExtractor<Request<B>> for Query {
     }
 }
 
-/// As `application/x-www-form-urlencoded` (WHATWG URL §5.1): a `%` that nothing follows stands for itself.
+/// As `application/x-www-form-urlencoded` (WHATWG URL §5.1).
 fn decoded(text: &str) -> impl Iterator<Item = u8> {
-    let mut rest = text.as_bytes();
-    std::iter::from_fn(move || {
-        let (letter, after) = rest.split_first()?;
-        rest = after;
-        Some(match letter {
-            b'+' => b' ',
-            b'%' => match after {
-                [high, low, after @ ..] => match (digit(*high), digit(*low)) {
-                    (Some(high), Some(low)) => {
-                        rest = after;
-                        high << 4 | low
-                    }
-                    _ => b'%',
-                },
-                _ => b'%',
-            },
-            letter => *letter,
-        })
-    })
-}
-
-fn digit(letter: u8) -> Option<u8> {
-    match letter {
-        b'0'..=b'9' => Some(letter - b'0'),
-        b'a'..=b'f' => Some(letter - b'a' + 10),
-        b'A'..=b'F' => Some(letter - b'A' + 10),
-        _ => None,
-    }
+    super::decoded(text.as_bytes(), b' ')
 }
 
 #[cfg(test)]

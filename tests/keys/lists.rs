@@ -97,13 +97,16 @@ fn a_guard_has_its_lists_in_front_of_any_key() {
     let guard = ClientIp::new()
         .allow_list(Networks::loopback_and_private())
         .deny_list(Networks::new(["203.0.113.0/24"]));
-    let key = Header::new("x-api-key").guarded_by(guard);
+    let either = first_of((Header::new("x-api-key"), ClientIp::new()));
+    let key = Header::new("x-api-key").guarded_by(guard.clone());
     let with = |peer| move || from(peer).header("x-api-key", "s3cret");
     assert_eq!(statuses(key.clone(), with([127, 0, 0, 1])), FREE);
     assert_eq!(statuses(key.clone(), with([203, 0, 113, 1])), [403; 3]);
     assert_eq!(statuses(key.clone(), with(CLIENT)), LIMITED);
     assert_eq!(statuses(key.clone(), || from(CLIENT)), [400; 3]);
     assert_eq!(statuses(key, Request::builder), [500; 3]);
+    let denied = with([203, 0, 113, 1]);
+    assert_eq!(statuses(either.guarded_by(guard), denied), [403; 3]);
 }
 
 #[test]
@@ -143,6 +146,90 @@ fn what_cannot_be_read_frees_nobody() {
             .iter()
             .all(|seen| seen.status == 200)
     );
+}
+
+/// An application may read the first one, or what is in between.
+#[test]
+fn who_says_it_twice_or_garbled_is_not_taken_for_one_without_a_key() {
+    let refused = |statuses: Vec<Seen>| statuses.iter().all(|seen| seen.status == 400);
+    let twice = || {
+        let request = from(CLIENT).header("x-api-key", "mine");
+        request.header("x-api-key", "mine")
+    };
+    let key = limit(Header::new("x-api-key")).skip_unkeyed();
+    assert!(refused(answers(key, twice, 3)));
+    let cookie = || from(CLIENT).header("cookie", "sid=mine; sid=mine");
+    assert!(refused(answers(
+        limit(Cookie::new("sid")).skip_unkeyed(),
+        cookie,
+        3
+    )));
+    let query = || from(CLIENT).uri("/?key=mine&key=mine");
+    assert!(refused(answers(
+        limit(Query::new("key")).skip_unkeyed(),
+        query,
+        3
+    )));
+    for garbled in [
+        "Bearer mine, other",
+        "Bearer mine other",
+        "Bearer\tmine",
+        "Bearer \"mine\"",
+    ] {
+        let request = || from(CLIENT).header("authorization", garbled);
+        let unkeyed = limit(Bearer).skip_unkeyed();
+        assert!(refused(answers(unkeyed, request, 3)), "{garbled}");
+        let either = limit(first_of((Bearer, ClientIp::new())));
+        assert!(refused(answers(either, request, 3)), "{garbled}");
+    }
+    for other in ["Basic YTpi", "Bearer", "Bearers mine", ""] {
+        let request = || from(CLIENT).header("authorization", other);
+        assert_eq!(
+            statuses(first_of((Bearer, ClientIp::new())), request),
+            LIMITED,
+            "{other}"
+        );
+    }
+}
+
+/// Of HTTP/2, hyper leaves white space at the ends of a value; frameworks decode what is escaped in a cookie.
+#[test]
+fn a_secret_has_one_bucket_however_it_is_written() {
+    fn check<K>(key: K, spellings: [http::request::Builder; 3])
+    where
+        K: KeyExtractor<Request<()>> + Clone,
+    {
+        let mut service = limit(key).layer(hello());
+        let statuses = spellings.map(|request| {
+            let request = request.body(()).expect("a valid head");
+            seen(&mut service, request).status.as_u16()
+        });
+        assert_eq!(statuses, LIMITED);
+    }
+    let with = |name: &str, values: [&str; 3]| values.map(|value| from(CLIENT).header(name, value));
+    check(
+        Header::new("x-api-key"),
+        with("x-api-key", ["mine", "mine ", "\t mine"]),
+    );
+    check(
+        Bearer,
+        with(
+            "authorization",
+            ["Bearer mine", " bearer mine", "BEARER  mine\t"],
+        ),
+    );
+    let cookies = ["sid=mine", "sid=\"m%69ne\"", "x=y;s%69d=%22mine%22"];
+    check(Cookie::new("sid"), with("cookie", cookies));
+    check(
+        Query::new("key"),
+        ["/?key=mine", "/?k%65y=m%69ne", "/?x&key=%6dine"].map(|uri| from(CLIENT).uri(uri)),
+    );
+}
+
+#[test]
+fn an_escaped_name_of_a_cookie_is_the_same_name() {
+    let twice = || from(CLIENT).header("cookie", "sid=other; s%69d=mine");
+    assert_eq!(statuses(Cookie::new("sid"), twice), [400; 3]);
 }
 
 // -- Pre-flights
