@@ -99,14 +99,30 @@ pub(super) fn refuse<B>(
     jitter: u64,
 ) -> Response<ResponseBody<B>> {
     let mut response = Response::new(ResponseBody::empty());
-    let web = request.get(CONTENT_TYPE).filter(|own| {
-        own.as_bytes()
-            .get(GRPC.len()..)
-            .is_some_and(|rest| rest.starts_with(b"-web"))
-    });
-    let kind = web.cloned().unwrap_or(HeaderValue::from_static(GRPC));
-    write(refusal, jitter, kind, response.headers_mut());
+    write(refusal, jitter, kind(request), response.headers_mut());
     response
+}
+
+/// The type of the answer: of what the client wrote only as much as is known, for it comes back to it.
+fn kind(request: &HeaderMap) -> HeaderValue {
+    /// The longest first.
+    const WEB: [&str; 7] = [
+        "application/grpc-web-text+proto",
+        "application/grpc-web-text+json",
+        "application/grpc-web-text",
+        "application/grpc-web+thrift",
+        "application/grpc-web+proto",
+        "application/grpc-web+json",
+        "application/grpc-web",
+    ];
+    let own = request
+        .get(CONTENT_TYPE)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    let known = WEB.iter().find(|web| {
+        own.get(..web.len())
+            .is_some_and(|own| own.eq_ignore_ascii_case(web.as_bytes()))
+    });
+    HeaderValue::from_static(known.copied().unwrap_or(GRPC))
 }
 
 pub(super) fn write(refusal: &Refusal, jitter: u64, kind: HeaderValue, headers: &mut HeaderMap) {

@@ -354,6 +354,17 @@ fn a_grpc_call_is_refused_in_one_head() {
         // A gRPC-Web client understands no other type than its own.
         ("application/grpc-web", "application/grpc-web"),
         ("application/grpc-web+proto", "application/grpc-web+proto"),
+        (
+            "application/grpc-web-text+json; charset=utf-8",
+            "application/grpc-web-text+json",
+        ),
+        ("Application/gRPC-Web", "application/grpc-web"),
+        // What a client writes is not sent back as it is.
+        ("application/grpc-web, text/html", "application/grpc-web"),
+        (
+            "application/grpc-web-text<script>",
+            "application/grpc-web-text",
+        ),
     ] {
         let limit = global()
             .cost(3)
