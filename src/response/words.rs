@@ -64,8 +64,12 @@ impl<B> RefusalBody<B> for PlainText {
             Refusal::Busy {
                 is_global: false, ..
             } => "too many requests in flight\n",
-            Refusal::NoKey(error) if error.status() == StatusCode::BAD_REQUEST => "bad request\n",
-            Refusal::NoKey(_) => "internal server error\n",
+            Refusal::NoKey(error) => match error.status() {
+                StatusCode::BAD_REQUEST => "bad request\n",
+                StatusCode::FORBIDDEN => "forbidden\n",
+                StatusCode::NOT_FOUND => "not found\n",
+                _ => "internal server error\n",
+            },
             Refusal::Busy { .. } | Refusal::Unavailable => "service unavailable\n",
         };
         let mut response = Response::new(Bytes::from_static(text.as_bytes()).into());

@@ -12,7 +12,7 @@ use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
-use tower_sluice::key::{Header, KeyError, key_fn};
+use tower_sluice::key::{Header, KeyError, Part, key_fn};
 use tower_sluice::response::{ProblemType, Refusal};
 use tower_sluice::{
     Global, Head, Key, MemorySemaphore, OnBackendError, Permits, Policy, Quota, RateLimitLayer,
@@ -76,6 +76,9 @@ fn plain_text_is_one_line_that_tells_nothing_but_the_case() {
         500,
         "internal server error\n",
     );
+    check(keyless(|| KeyError::Denied), 403, "forbidden\n");
+    let unrouted = || KeyError::Missing(Part::MatchedPath);
+    check(keyless(unrouted), 404, "not found\n");
     let down = Remote::near();
     down.fail(1);
     let failing =
