@@ -224,6 +224,11 @@ pub(super) fn write_refusal(retry_after: RetryAfter, jitter: u64, headers: &mut 
         let wait = wait.saturating_add(jitter);
         write_retry_after(seconds(wait), headers);
     }
+    write_no_store(headers);
+}
+
+/// The field of a refusal that is a redirect: a wait would be one before it is followed (RFC 9110 §10.2.3).
+pub(super) fn write_no_store(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, NO_STORE);
 }
 

@@ -176,6 +176,10 @@ where
                 .response(&Head::from(request), &refusal)
                 .into_parts();
             match &refusal {
+                Refusal::NoKey(_) => {}
+                _ if !speaks_on(head.status, self.on_redirects) => {
+                    headers::write_no_store(&mut head.headers)
+                }
                 Refusal::Limited {
                     policy, decision, ..
                 } => {
@@ -197,7 +201,6 @@ where
                     let wait = RetryAfter::In(headers::A_SECOND);
                     headers::write_refusal(wait, jitter, &mut head.headers);
                 }
-                Refusal::NoKey(_) => {}
             }
             let body = if request.method() == Method::HEAD {
                 // The same head: as long as the body would be, without it (RFC 9110 §9.3.2).

@@ -162,6 +162,28 @@ async fn a_browser_is_shown_a_page_and_all_others_get_problem_details() {
     assert_eq!((bare.headers, bare.body), (curl.headers, curl.body));
 }
 
+/// A wait on a redirect is one before it is followed (RFC 9110 §10.2.3).
+#[test]
+fn a_redirect_to_an_explanation_can_be_followed_at_once() {
+    let limit = refuses().cost(2).respond_fn(|_, _| {
+        let response = Response::builder().status(303).header("location", "/busy");
+        response.body(Full::from("")).expect("a valid head")
+    });
+    let refused = |limit: RateLimitLayer<_, _, _, _, _>| {
+        let mut service = limit.layer(hello());
+        seen(&mut service, Request::new(()));
+        let refused = seen(&mut service, Request::new(()));
+        assert_eq!(refused.status, StatusCode::SEE_OTHER);
+        assert_eq!(refused.lines("cache-control"), ["no-store"]);
+        (
+            refused.lines("retry-after").len(),
+            refused.says_nothing_of_limits(),
+        )
+    };
+    assert_eq!(refused(limit.clone()), (0, true));
+    assert_eq!(refused(limit.headers_on_redirects(true)), (1, false));
+}
+
 #[tokio::test]
 async fn a_response_of_axum_is_answered_as_it_is() {
     let limit = refuses().respond_fn(|head, refusal| {
