@@ -38,7 +38,8 @@ pub trait KeyExt: Sized {
         }
     }
 
-    /// Requests of this method are not limited: `HEAD`, `OPTIONS`.
+    /// Requests of this method are not limited: `HEAD`, `OPTIONS`. (What answers `GET` often answers `HEAD` too, with the same work:
+    /// axum's `get` for one.)
     fn skip_method(self, method: Method) -> SkipMethod<Self> {
         SkipMethod { key: self, method }
     }

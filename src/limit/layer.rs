@@ -258,8 +258,8 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         self
     }
 
-    /// Lets requests without a key through, unlimited; they are refused by default. Those whose address cannot be read, or is denied
-    /// ([`ClientIp`](crate::ClientIp)), are refused all the same.
+    /// Lets requests without a key through, unlimited; they are refused by default. Those whose key or address cannot be read or is
+    /// there twice, and those that are denied ([`ClientIp`](crate::ClientIp)), are refused all the same.
     pub fn skip_unkeyed(mut self) -> Self {
         self.skip_unkeyed = true;
         self
@@ -287,6 +287,10 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     /// Whether the pre-flights of browsers (CORS: `OPTIONS` with `Origin` and `Access-Control-Request-Method`) are counted as well;
     /// they are not by default, for they ask on behalf of a request that will be, and bring no cookies and no API key. A client that
     /// is denied is refused also there.
+    ///
+    /// **Anybody can write those two fields.** Answer pre-flights in a layer of CORS, before anything dear is done: then what
+    /// they get uncounted is worth nothing, and the layer may as well stand around this one. Where `OPTIONS` reaches a handler
+    /// (axum's `any`, a proxy), count them, or the limit does not hold for that method.
     pub fn count_preflights(mut self, count: bool) -> Self {
         self.reject.preflights = count;
         self

@@ -219,6 +219,9 @@ impl ClientIp {
     }
 
     /// Clients in these networks are refused with 403, also if they are in [`allow_list`](Self::allow_list).
+    ///
+    /// The lists are asked when it is the turn of this key. In [`first_of`](super::first_of) behind another, or behind another part of
+    /// a tuple that a request may lack, it never is: **put it in front**, by [`guarded_by`](super::KeyExt::guarded_by).
     #[must_use]
     pub fn deny_list(mut self, networks: Networks) -> Self {
         self.lists.get_or_insert_default().denied = networks;
