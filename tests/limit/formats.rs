@@ -86,6 +86,172 @@ fn each_format_tells_of_the_governing_quota() {
     }
 }
 
+/// What a request of each of these costs is told of a quota, a microsecond past a whole second.
+#[test]
+fn seconds_are_rounded_up_however_odd_the_quota() {
+    let ms = Duration::from_millis;
+    let ages = Duration::from_micros(1 << 52);
+    let told_of = |quota: Quota, costs: &[u32], format: HeaderFormat| {
+        let clock = clock();
+        clock.advance(Duration::from_micros(1));
+        let backend = MemoryBackend::builder().clock(clock).build();
+        let policy = Policy::new("q", quota);
+        let limit = RateLimitLayer::new(policy, Global, backend).headers(format);
+        let answer = |cost: &u32| {
+            let mut service = limit.clone().cost(*cost).layer(hello());
+            seen(&mut service, from("x"))
+        };
+        let answers: Vec<_> = costs.iter().map(answer).collect();
+        answers.into_iter().next_back().expect("a cost")
+    };
+    let day = ms(86_400_000);
+    for (quota, costs, policy, told, wait, epoch) in [
+        // A token in 333 334 µs.
+        (
+            Quota::token_bucket(1, 3, ms(1_000)),
+            &[1][..],
+            "1;w=1",
+            "0;t=1",
+            None,
+            1,
+        ),
+        (
+            Quota::token_bucket(1, 3, ms(1_000)),
+            &[1, 1],
+            "1;w=1",
+            "0;t=1",
+            Some("1"),
+            1,
+        ),
+        // Three at each tick, four ticks until ten have come.
+        (
+            Quota::interval_bucket(10, 3, ms(1_500)),
+            &[9],
+            "10;w=5",
+            "1",
+            None,
+            5,
+        ),
+        (
+            Quota::interval_bucket(10, 3, ms(1_500)),
+            &[10],
+            "10;w=5",
+            "0;t=2",
+            None,
+            7,
+        ),
+        (
+            Quota::interval_bucket(10, 3, ms(1_500)),
+            &[10, 10],
+            "10;w=5",
+            "0;t=6",
+            Some("6"),
+            7,
+        ),
+        // It has never been full: what is missing is a debt.
+        (
+            Quota::token_bucket(5, 1, ms(2_000)).initial_tokens(0),
+            &[1],
+            "5;w=10",
+            "0;t=2",
+            Some("2"),
+            3,
+        ),
+        (
+            Quota::token_bucket(5, 1, ms(2_000)).initial_tokens(3),
+            &[2],
+            "5;w=10",
+            "1",
+            None,
+            9,
+        ),
+        // Nothing is charged: nothing to wait for.
+        (
+            Quota::fixed_window(5, ms(10_000)),
+            &[0],
+            "5;w=10",
+            "5",
+            None,
+            1,
+        ),
+        (
+            Quota::fixed_window(5, ms(10_000)),
+            &[1],
+            "5;w=10",
+            "4;t=10",
+            None,
+            10,
+        ),
+        (
+            Quota::fixed_window(5, ms(10_000)),
+            &[3, 3],
+            "5;w=10",
+            "2;t=10",
+            Some("10"),
+            10,
+        ),
+        (
+            Quota::sliding_log(2, ms(1_500)),
+            &[1],
+            "2;w=2",
+            "1;t=2",
+            None,
+            2,
+        ),
+        (
+            Quota::sliding_window(7, ms(1)),
+            &[7],
+            "7;w=1",
+            "0;t=1",
+            None,
+            1,
+        ),
+        // Never.
+        (Quota::per_day(5), &[6], "5;w=86400", "5", None, 1),
+        (Quota::per_day(5), &[4, 6], "5;w=86400", "1", None, 69_121),
+        (
+            Quota::fixed_window(5, day),
+            &[5, 6],
+            "5;w=86400",
+            "0",
+            None,
+            57_600,
+        ),
+        // As much as there can be, and as long.
+        (
+            Quota::per_second(u32::MAX),
+            &[u32::MAX],
+            "4294967295;w=1",
+            "0;t=1",
+            None,
+            2,
+        ),
+        (
+            Quota::token_bucket(1, 1, ages),
+            &[1, 1],
+            "1;w=4503599628",
+            "0;t=4503599628",
+            Some("4503599628"),
+            4_503_599_628,
+        ),
+    ] {
+        let seen = told_of(quota, costs, Draft11);
+        let case = format!("{quota:?} {costs:?}");
+        assert_eq!(
+            (seen.lines("ratelimit-policy"), seen.lines("ratelimit")),
+            (
+                vec![&*format!("\"q\";q={policy}")],
+                vec![&*format!("\"q\";r={told}")]
+            ),
+            "{case}"
+        );
+        assert_eq!(seen.lines("retry-after"), Vec::from_iter(wait), "{case}");
+        let seen = told_of(quota, costs, EPOCH);
+        let at = seen.lines("x-ratelimit-reset")[0].parse::<u64>();
+        assert_eq!(at.expect("a number") - 1_800_000_000, epoch, "{case}");
+    }
+}
+
 #[test]
 fn a_layer_tells_in_several_formats_at_once() {
     let mut service = global(two_a_minute())
