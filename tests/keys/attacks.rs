@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use http::header::{FORWARDED, HeaderName};
+use http::header::{AUTHORIZATION, COOKIE, FORWARDED, HeaderName};
 use http::{HeaderValue, Request};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
@@ -10,7 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower::{Layer, ServiceExt};
-use tower_sluice::key::{ClientIp, Networks, PeerAddr, TrustedProxies};
+use tower_sluice::key::{
+    Bearer, ClientIp, Cookie, KeyExtractor, Networks, PeerAddr, Query, TrustedProxies,
+};
 use tower_sluice::policy::PolicyError;
 use tower_sluice::{Head, Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
 
@@ -257,6 +259,46 @@ fn headers_of_64_kib_take_no_longer_than_they_are() {
     );
 }
 
+/// What a key is made of in the end, or nothing.
+fn secret(key: &impl KeyExtractor<Request<()>>, request: &Request<()>) -> Option<Vec<u8>> {
+    let key = key.key(request).ok()?;
+    assert!(key.is_secret());
+    Some(key.as_bytes().to_vec())
+}
+
+#[test]
+fn secrets_are_found_in_a_hundred_lines_of_64_kib() {
+    let start = Instant::now();
+    for part in ["a=b;", ";", "%73id;", "sid=\";"] {
+        let line = long(part, ";x=y");
+        let mut lines = vec![&line[..]; 100];
+        lines[50] = b"; sid=mine;";
+        let request = request(CLIENT, &COOKIE, &lines);
+        let found = secret(&Cookie::new("sid"), &request);
+        let is_many = part == "sid=\";";
+        assert_eq!(found, (!is_many).then(|| b"mine".to_vec()), "{part:?}");
+    }
+    for part in ["a=b&", "&", "=", "k&", "%6", "%25", "+"] {
+        let query = String::from_utf8(long(part, "")).expect("text");
+        let uri = format!("/?{}&k=m%69ne", &query[..60_000]);
+        let request = Request::get(uri).body(()).expect("a valid head");
+        let found = secret(&Query::new("k"), &request);
+        let is_many = part == "k&";
+        assert_eq!(found, (!is_many).then(|| b"mine".to_vec()), "{part:?}");
+    }
+    for (part, length) in [("a", Some(65_536)), (" ", None), ("=", Some(65_536))] {
+        let line = [b"Bearer ", &long(part, "")[..]].concat();
+        let found = secret(&Bearer, &request(CLIENT, &AUTHORIZATION, &[&line]));
+        assert_eq!(found.map(|found| found.len()), length, "{part:?}");
+    }
+    // As above; 26 MB of cookies.
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
 /// A server that takes this host for its proxy; what it answers to these bytes.
 async fn told(client: ClientIp, bytes: &[u8]) -> String {
     let (listener, address) = listen().await;
@@ -407,7 +449,7 @@ async fn any_bytes_are_a_key_in_redis_and_none_of_them_get_there() {
 #[tokio::test]
 async fn no_secret_gets_to_redis() {
     use http::Response;
-    use tower_sluice::key::{Bearer, Cookie, Header, KeyExtractor, Query, first_of};
+    use tower_sluice::key::{Header, first_of};
     use tower_sluice::{OnBackendError, RedisBackend};
 
     use crate::shared::redis::RedisServer;
