@@ -96,6 +96,35 @@ fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
 }
 
 #[test]
+fn a_limit_that_nobody_falls_under_is_told_of_too() {
+    let lines = told(|| {
+        let key = tower_sluice::key_fn(|_| Err(tower_sluice::key::KeyError::server("no tenant")));
+        let permits = Permits::new("exports", 1);
+        let limit = SemaphoreLayer::new(permits, key, MemorySemaphore::new());
+        let mut service = limit.skip_unkeyed().layer(hello());
+        assert_eq!(seen(&mut service, Request::new(())).status, 200);
+        let limit = RateLimitLayer::new(two_a_minute(), key, memory()).skip_unkeyed();
+        let mut service = limit.layer(hello());
+        for _ in 0..2 {
+            assert_eq!(seen(&mut service, Request::new(())).status, 200);
+        }
+        // The client's own doing.
+        let limit = RateLimitLayer::new(two_a_minute(), Header::new("x-api-key"), memory());
+        let mut service = limit.skip_unkeyed().layer(hello());
+        assert_eq!(seen(&mut service, Request::new(())).status, 200);
+    });
+    let tenants = lines
+        .iter()
+        .filter(|line| line.contains("no tenant"))
+        .count();
+    assert_eq!(tenants, 1, "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.starts_with("ERROR")),
+        "{lines:?}"
+    );
+}
+
+#[test]
 fn another_fault_is_told_once_too() {
     let lines = told(|| {
         let key = tower_sluice::key::Extension::<u64>::new();

@@ -56,7 +56,10 @@ where
                 let state = State::Done { result };
                 return ResponseFuture { state };
             }
-            _ => {
+            passes => {
+                if let Err(error) = &passes {
+                    report::skipped(error);
+                }
                 let entered = Entered {
                     permit: None,
                     hold: layer.hold,

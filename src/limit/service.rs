@@ -257,6 +257,7 @@ where
             Ok(key) if !is_free => key,
             Ok(_) => return self.skip(request),
             Err(error) if error.lets_pass(layer.skip_unkeyed || is_free) => {
+                report::skipped(&error);
                 return self.skip(request);
             }
             Err(error) => {

@@ -14,9 +14,6 @@ use crate::semaphore::{Permit, Permits};
 /// Tells the log of a refusal; keys do not get there. A server that is set up wrongly refuses every request, or a shadow policy
 /// would: that is told once at level error, with the way out, and at level debug from then on.
 pub(super) fn refused(refusal: &Refusal) {
-    /// A bit for each kind of fault.
-    static TOLD: AtomicU8 = AtomicU8::new(0);
-
     match refusal {
         Refusal::Limited { policy, .. } => {
             tracing::debug!(policy = policy.name(), "request refused: over the limit")
@@ -27,7 +24,7 @@ pub(super) fn refused(refusal: &Refusal) {
                 "request refused: too many in flight"
             )
         }
-        Refusal::NoKey(error) if is_first(error, &TOLD) => {
+        Refusal::NoKey(error) if is_first(error) => {
             tracing::error!(%error, "request without a key: the server is set up wrongly");
         }
         Refusal::NoKey(error) => tracing::debug!(%error, "request without a key"),
@@ -35,15 +32,25 @@ pub(super) fn refused(refusal: &Refusal) {
     }
 }
 
+/// Tells the log of a request that goes on without a key because the server is set up wrongly: nobody is limited then.
+pub(super) fn skipped(error: &KeyError) {
+    if is_first(error) {
+        tracing::error!(%error, "request without a key: the server is set up wrongly");
+    }
+}
+
 /// Whether the server is at fault, in a way of which nothing was told yet.
-fn is_first(error: &KeyError, told: &AtomicU8) -> bool {
+fn is_first(error: &KeyError) -> bool {
+    /// A bit for each kind of fault.
+    static TOLD: AtomicU8 = AtomicU8::new(0);
+
     let fault = match error {
         KeyError::MissingPeer => 1,
         KeyError::MissingExtension(_) => 2,
-        _ if error.status().is_server_error() => 4,
+        KeyError::Server(_) => 4,
         _ => return false,
     };
-    told.fetch_or(fault, Relaxed) & fault == 0
+    TOLD.fetch_or(fault, Relaxed) & fault == 0
 }
 
 /// Tells the log of a refusal that is not enforced.

@@ -10,6 +10,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use crate::backend::Fault;
+use crate::key::KeyError;
 use crate::policy::Policy;
 use crate::response::Refusal;
 use crate::semaphore::{Permit, Permits};
@@ -82,6 +83,13 @@ pub(crate) fn refused(refusal: &Refusal) {
     #[cfg(feature = "metrics")]
     meter::refused(refusal);
     let _ = refusal;
+}
+
+/// Tells of a request that goes on without a key.
+pub(crate) fn skipped(error: &KeyError) {
+    #[cfg(feature = "tracing")]
+    log::skipped(error);
+    let _ = error;
 }
 
 /// Tells what became of one who asked for a permit.
