@@ -120,6 +120,30 @@ where
     layer.reject.refuse(request, refused)
 }
 
+/// Passes a request on to a service that is ready, with what it holds.
+pub(super) fn serve<I, Req, K, S, W, F, R, P>(
+    layer: &SemaphoreLayer<K, S, W, F, R, P>,
+    service: &mut I,
+    mut request: Req,
+    key: Option<&Key>,
+    permit: Option<Permit>,
+) -> StateOf<I, Req, K, S, W, F, R, P>
+where
+    I: Service<Req>,
+    S: Backend,
+    R: CarryPermit<Req, I::Response, I::Error>,
+{
+    // First: if the call panics, it is given back.
+    let entered = Entered {
+        permit,
+        hold: layer.hold,
+        partition_key: key.and_then(|key| layer.share_of(key)),
+    };
+    let carried = Some(layer.reject.enter(&mut request, entered));
+    let response = service.call(request);
+    State::Calling { response, carried }
+}
+
 /// Asks for a permit, from the first poll on.
 fn acquire<B: Backend, E: 'static>(
     semaphore: Semaphore<B>,
@@ -211,20 +235,12 @@ where
         let Self {
             layer,
             mut service,
-            mut request,
+            request,
             permit,
             key,
             ..
         } = self;
-        // First: if the call panics, it is given back.
-        let entered = Entered {
-            permit,
-            hold: layer.hold,
-            partition_key: layer.share_of(&key),
-        };
-        let carried = Some(layer.reject.enter(&mut request, entered));
-        let response = service.call(request);
-        State::Calling { response, carried }
+        serve(&layer, &mut service, request, Some(&key), permit)
     }
 
     fn refuse(self, refusal: Refusal) -> StateOf<I, Req, K, S, W, F, R, P> {

@@ -5,13 +5,13 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::future::{Parked, ResponseFuture, State, refuse};
+use super::future::{Parked, ResponseFuture, State, refuse, serve};
 use super::{PermitsOf, SemaphoreLayer};
 use crate::backend::HandlesFailure;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
 use crate::report::{self, Outcome};
-use crate::response::{CarryPermit, Entered, Refusal};
+use crate::response::{CarryPermit, Refusal};
 use crate::semaphore::Backend;
 use crate::wait::{Bound, MaxWait};
 
@@ -60,14 +60,7 @@ where
                 if let Err(error) = &passes {
                     report::skipped(error);
                 }
-                let entered = Entered {
-                    permit: None,
-                    hold: layer.hold,
-                    partition_key: None,
-                };
-                let carried = Some(layer.reject.enter(&mut request, entered));
-                let response = self.inner.call(request);
-                let state = State::Calling { response, carried };
+                let state = serve(layer, &mut self.inner, request, None, None);
                 return ResponseFuture { state };
             }
         };
@@ -91,14 +84,7 @@ where
         let acquired = match acquired {
             Some(Ok(permit)) => {
                 report::permit(&permits, Outcome::Allowed);
-                let entered = Entered {
-                    permit: Some(permit),
-                    hold: layer.hold,
-                    partition_key: layer.share_of(&key),
-                };
-                let carried = Some(layer.reject.enter(&mut request, entered));
-                let response = self.inner.call(request);
-                let state = State::Calling { response, carried };
+                let state = serve(layer, &mut self.inner, request, Some(&key), Some(permit));
                 return ResponseFuture { state };
             }
             other => other,
