@@ -99,10 +99,6 @@ fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
 fn a_limit_that_nobody_falls_under_is_told_of_too() {
     let lines = told(|| {
         let key = tower_sluice::key_fn(|_| Err(tower_sluice::key::KeyError::server("no tenant")));
-        let permits = Permits::new("exports", 1);
-        let limit = SemaphoreLayer::new(permits, key, MemorySemaphore::new());
-        let mut service = limit.skip_unkeyed().layer(hello());
-        assert_eq!(seen(&mut service, Request::new(())).status, 200);
         let limit = RateLimitLayer::new(two_a_minute(), key, memory()).skip_unkeyed();
         let mut service = limit.layer(hello());
         for _ in 0..2 {
@@ -128,10 +124,12 @@ fn a_limit_that_nobody_falls_under_is_told_of_too() {
 fn another_fault_is_told_once_too() {
     let lines = told(|| {
         let key = tower_sluice::key::Extension::<u64>::new();
+        let permits = Permits::new("exports", 1);
+        let limit = SemaphoreLayer::new(permits, key, MemorySemaphore::new()).skip_unkeyed();
+        let passed = seen(&mut limit.layer(hello()), Request::new(()));
+        assert_eq!(passed.status, 200, "and nobody is limited");
         let mut service = RateLimitLayer::new(two_a_minute(), key, memory()).layer(hello());
-        for _ in 0..2 {
-            assert_eq!(seen(&mut service, Request::new(())).status, 500);
-        }
+        assert_eq!(seen(&mut service, Request::new(())).status, 500);
     });
     assert!(
         lines[0].starts_with("ERROR") && lines[0].contains("no `u64`"),
