@@ -12,15 +12,15 @@
 //! assert_eq!(why.to_string(), "policy name `per ip`: use 1 to 64 of A-Z a-z 0-9 _ . -");
 //! ```
 
+mod cache;
 #[cfg(feature = "serde")]
 mod serde;
 
-use std::any::Any;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use self::cache::{Cache, Derived};
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 
 /// A name and 1 to 8 quotas. Clones are cheap and the same policy.
@@ -37,29 +37,9 @@ pub struct Policy {
 struct Inner {
     name: Box<str>,
     quotas: Vec<NamedQuota>,
-    /// What floors above prepare once for each policy; see `memo`.
-    memos: [OnceLock<Box<dyn Memo>>; FLOORS],
+    /// What other modules derive from the policy.
+    cache: Cache,
 }
-
-/// Which floor above has prepared something.
-#[derive(Clone, Copy)]
-pub(crate) enum Floor {
-    /// The one that tells clients.
-    Answers,
-    /// The one that keeps state in a store.
-    #[cfg_attr(not(feature = "redis"), allow(dead_code))]
-    Store,
-    /// The one that counts.
-    #[cfg(feature = "metrics")]
-    Metrics,
-}
-
-const FLOORS: usize = if cfg!(feature = "metrics") { 3 } else { 2 };
-
-/// Anything that leaves a policy as safe to share as it is without.
-trait Memo: Any + Send + Sync + UnwindSafe + RefUnwindSafe {}
-
-impl<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe> Memo for T {}
 
 /// One quota of a policy, and the name by which clients are told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,7 +181,7 @@ impl Policy {
         let inner = Inner {
             name: name.into(),
             quotas: made,
-            memos: [const { OnceLock::new() }; FLOORS],
+            cache: Cache::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -278,15 +258,9 @@ impl Policy {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// What `make` makes of this policy for `floor`, made once. Each floor has one place, for one type.
-    pub(crate) fn memo<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe>(
-        &self,
-        floor: Floor,
-        make: impl FnOnce(&Self) -> T,
-    ) -> &T {
-        let made = self.inner.memos[floor as usize].get_or_init(|| Box::new(make(self)));
-        let made: &dyn Any = &**made;
-        made.downcast_ref().expect("each floor has one type")
+    /// Returns what `make` derives from this policy; clones share it, and it is made once.
+    pub(crate) fn derived<T: Derived>(&self, make: impl FnOnce(&Self) -> T) -> &T {
+        self.inner.cache.get_or_insert_with(|| make(self))
     }
 }
 

@@ -11,7 +11,7 @@ use metrics::{
 use super::Outcome;
 #[cfg(feature = "redis")]
 use crate::backend::BackendErrorKind;
-use crate::policy::{Floor, Policy};
+use crate::policy::Policy;
 use crate::response::Refusal;
 use crate::semaphore::{Permit, Permits};
 
@@ -112,12 +112,12 @@ impl Names {
 }
 
 pub(super) fn decided(policy: &Policy, outcome: Outcome) {
-    let names = policy.memo(Floor::Metrics, Names::of);
+    let names = policy.derived(Names::of);
     counter(&names.decisions[outcome as usize]).increment(1);
 }
 
 pub(super) fn waited(waited: Duration, policy: &Policy) {
-    let names = policy.memo(Floor::Metrics, Names::of);
+    let names = policy.derived(Names::of);
     histogram(&names.wait).record(waited);
 }
 

@@ -6,7 +6,6 @@ use http::{Response, StatusCode};
 
 use super::headers::{self, Prepared};
 use super::{ProblemType, Refusal};
-use crate::policy::Floor;
 
 /// What is answered if nothing else is said.
 pub(super) fn body(refusal: &Refusal, kind: ProblemType) -> Bytes {
@@ -15,7 +14,7 @@ pub(super) fn body(refusal: &Refusal, kind: ProblemType) -> Bytes {
             policy, decision, ..
         } => match kind {
             ProblemType::QuotaExceeded => policy
-                .memo(Floor::Answers, Prepared::of)
+                .derived(Prepared::of)
                 .problem(policy, decision.snapshot()),
             ProblemType::AbnormalUsageDetected => {
                 abnormal_usage(headers::violated(policy, decision.snapshot()))

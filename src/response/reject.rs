@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::decision::{Decision, RetryAfter};
 use crate::head::Head;
 use crate::partition::PartitionKey;
-use crate::policy::{Floor, Policy};
+use crate::policy::Policy;
 use crate::wait::Deadline;
 
 /// How a service is answered for: what refuses a request, and what an answer takes with it.
@@ -186,11 +186,9 @@ where
                     if let Some(retry_after) = decision.retry_after() {
                         headers::write_refusal(retry_after, jitter, &mut head.headers);
                     }
-                    policy.memo(Floor::Answers, Prepared::of).write_limits(
-                        telling,
-                        decision,
-                        &mut head.headers,
-                    );
+                    policy
+                        .derived(Prepared::of)
+                        .write_limits(telling, decision, &mut head.headers);
                 }
                 Refusal::Busy {
                     permits,
@@ -416,7 +414,7 @@ impl Told {
             && speaks_on(response.status(), self.on_redirects)
             && !grpc::is_grpc(response.headers())
         {
-            let prepared = self.policy.memo(Floor::Answers, Prepared::of);
+            let prepared = self.policy.derived(Prepared::of);
             let telling = Telling {
                 formats: untold,
                 at,

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use crate::policy::{Floor, NamedQuota, Policy};
+use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Origin, Rule, Unit};
 
 /// A policy's quotas as they are sent.
@@ -47,7 +47,7 @@ impl Algorithms {
 
 impl Quotas {
     pub(super) fn of(policy: &Policy) -> &Self {
-        policy.memo(Floor::Store, Self::prepare)
+        policy.derived(Self::prepare)
     }
 
     /// Whether there is a sliding log among them.
