@@ -69,8 +69,8 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::backend::{Answer, Backend, Fault, Lobby, Op, Reply};
-use crate::decision::{Decision, Receipt, Snapshot};
+use crate::backend::{Answer, Backend, Fault, Lobby};
+use crate::decision::{Decision, Op, Receipt, Reply, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -450,7 +450,7 @@ impl Settlement {
     /// As awaiting it.
     #[cfg(feature = "blocking")]
     pub fn join(self) -> Result<Option<Snapshot>, SettleError> {
-        crate::blocking::park::block_on(self)
+        crate::park::block_on(self)
     }
 }
 

@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 #[cfg(feature = "blocking")]
-use crate::blocking::park;
+use crate::park;
 
 /// A point in time: whole microseconds since the Unix epoch, below 2^53 (the year 2255) on any clock that is right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -77,6 +77,8 @@ pub mod limit;
 pub mod limiter;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+#[cfg(feature = "blocking")]
+mod park;
 mod partition;
 pub mod policy;
 pub mod quota;
@@ -85,7 +87,7 @@ pub mod response;
 pub mod semaphore;
 pub mod wait;
 
-pub use self::backend::{AnyBackend, MemoryBackend, OnBackendError};
+pub use self::backend::{AnyBackend, MemoryBackend, MemorySemaphore};
 #[cfg(feature = "redis")]
 pub use self::backend::{RedisBackend, RedisSemaphore};
 pub use self::charge::Charge;
@@ -95,10 +97,10 @@ pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
 pub use self::head::Head;
 pub use self::key::{ClientIp, Global, Header, Key, PeerIp, key_fn};
 pub use self::limit::RateLimitLayer;
-pub use self::limiter::Limiter;
-pub use self::policy::Policy;
+pub use self::limiter::{Limiter, OnBackendError};
+pub use self::policy::{Permits, Policy};
 pub use self::quota::{Cost, Quota};
-pub use self::semaphore::{MemorySemaphore, Permit, Permits, Semaphore};
+pub use self::semaphore::{Permit, Semaphore};
 pub use self::wait::{Deadline, MaxWait};
 
 /// The README's examples are compiled as they stand there.

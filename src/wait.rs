@@ -41,10 +41,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::backend::{Answer, Backend, Fault, Head, Lobby, MemoryBackend, Op, Place, Queue, Reply};
+use crate::backend::{Answer, Backend, Fault, Head, Lobby, MemoryBackend, Place, Queue};
 use crate::charge::Admitted;
 use crate::clock::{Clock, SystemClock, Timestamp, micros_up};
-use crate::decision::{Decision, RetryAfter, Turn};
+use crate::decision::{Decision, Op, Reply, RetryAfter, Turn};
 use crate::key::Key;
 use crate::limiter::Rejected;
 use crate::policy::Policy;

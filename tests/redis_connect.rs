@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use bb8_redis::RedisConnectionManager;
 use redis::aio::ConnectionManager;
 use tower_sluice::backend::redis::RedisBuilder;
-use tower_sluice::backend::{Backend, BackendError, BackendErrorKind, Outcome, Resilient};
+use tower_sluice::backend::{Backend, BackendError, BackendErrorKind};
+use tower_sluice::limiter::{Outcome, Resilient};
 use tower_sluice::quota::Unit;
 use tower_sluice::{
     AnyBackend, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota, RedisBackend,

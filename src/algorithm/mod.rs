@@ -35,9 +35,10 @@ use smallvec::SmallVec;
 pub(crate) use self::operation::decide;
 use self::operation::{Algorithm, Penalize, Refund, Take, TakeBack, Wait, fits, with_algorithm};
 
-use crate::backend::Reply;
 use crate::clock::{Timestamp, micros_up};
-use crate::decision::{Decision, NEVER, Part, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
+use crate::decision::{
+    Decision, NEVER, Part, Place, QuotaSnapshot, Receipt, Reply, Snapshot, Turn,
+};
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Cost, Origin, Quota, Rule};
 

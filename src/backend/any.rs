@@ -3,10 +3,11 @@ use std::time::Duration;
 
 #[cfg(feature = "redis")]
 use super::RedisBackend;
-use super::{Answer, Backend, BackendError, Lobby, MemoryBackend, Op, Reply};
+use super::{Answer, Backend, BackendError, Lobby, MemoryBackend};
+use crate::backend::PermitBackend;
+use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
-use crate::policy::Policy;
-use crate::semaphore::{self, PermitId, Permits};
+use crate::policy::{Permits, Policy};
 
 /// A backend that is chosen at run time, by a URL or from one made elsewhere.
 ///
@@ -126,7 +127,7 @@ impl Backend for AnyBackend {
         key: &Key,
     ) -> Answer<Result<Reply, BackendError>, Self::Future> {
         match &self.0 {
-            Either::Memory(memory) => match memory.ask(op, policy, key) {
+            Either::Memory(memory) => match Backend::ask(memory, op, policy, key) {
                 Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
                 Answer::Later(reply) => Answer::Now(match reply.into_inner() {
                     Ok(reply) => Ok(reply),
@@ -134,35 +135,35 @@ impl Backend for AnyBackend {
                 }),
             },
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => redis.ask(op, policy, key),
+            Either::Redis(redis) => Backend::ask(redis, op, policy, key),
         }
     }
 
     fn lobby(&self) -> &Lobby {
         match &self.0 {
-            Either::Memory(memory) => memory.lobby(),
+            Either::Memory(memory) => Backend::lobby(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => redis.lobby(),
+            Either::Redis(redis) => Backend::lobby(redis),
         }
     }
 }
 
 /// The permits of either.
-impl semaphore::Backend for AnyBackend {
+impl PermitBackend for AnyBackend {
     type Error = BackendError;
     #[cfg(feature = "redis")]
-    type Future = <RedisBackend as semaphore::Backend>::Future;
+    type Future = <RedisBackend as PermitBackend>::Future;
     #[cfg(not(feature = "redis"))]
-    type Future = std::future::Ready<Result<semaphore::Reply, BackendError>>;
+    type Future = std::future::Ready<Result<PermitReply, BackendError>>;
 
     fn ask(
         &self,
-        op: semaphore::Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<semaphore::Reply, BackendError>, Self::Future> {
+    ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         match &self.0 {
-            Either::Memory(memory) => match semaphore::Backend::ask(memory, op, permits, key) {
+            Either::Memory(memory) => match PermitBackend::ask(memory, op, permits, key) {
                 Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
                 Answer::Later(reply) => Answer::Now(match reply.into_inner() {
                     Ok(reply) => Ok(reply),
@@ -170,46 +171,44 @@ impl semaphore::Backend for AnyBackend {
                 }),
             },
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => semaphore::Backend::ask(redis, op, permits, key),
+            Either::Redis(redis) => PermitBackend::ask(redis, op, permits, key),
         }
     }
 
     fn lobby(&self) -> &Lobby {
         match &self.0 {
-            Either::Memory(memory) => semaphore::Backend::lobby(memory),
+            Either::Memory(memory) => PermitBackend::lobby(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => semaphore::Backend::lobby(redis),
+            Either::Redis(redis) => PermitBackend::lobby(redis),
         }
     }
 
     fn has_leases(&self) -> bool {
         match &self.0 {
-            Either::Memory(memory) => semaphore::Backend::has_leases(memory),
+            Either::Memory(memory) => PermitBackend::has_leases(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => semaphore::Backend::has_leases(redis),
+            Either::Redis(redis) => PermitBackend::has_leases(redis),
         }
     }
 
     fn next_look(
         &self,
         permits: &Permits,
-        reply: &semaphore::Reply,
+        reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
         match &self.0 {
-            Either::Memory(memory) => {
-                semaphore::Backend::next_look(memory, permits, reply, waiters)
-            }
+            Either::Memory(memory) => PermitBackend::next_look(memory, permits, reply, waiters),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => semaphore::Backend::next_look(redis, permits, reply, waiters),
+            Either::Redis(redis) => PermitBackend::next_look(redis, permits, reply, waiters),
         }
     }
 
     fn new_id(&self) -> PermitId {
         match &self.0 {
-            Either::Memory(memory) => semaphore::Backend::new_id(memory),
+            Either::Memory(memory) => PermitBackend::new_id(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => semaphore::Backend::new_id(redis),
+            Either::Redis(redis) => PermitBackend::new_id(redis),
         }
     }
 }

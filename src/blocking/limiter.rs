@@ -1,12 +1,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backend, Blocking, park};
-use crate::backend::{Op, Reply};
+use super::Blocking;
+use crate::backend::BlockingBackend;
 use crate::charge::Charge;
-use crate::decision::{Decision, Receipt, Snapshot, Turn};
+use crate::decision::{Decision, Op, Receipt, Reply, Snapshot, Turn};
 use crate::key::Key;
 use crate::limiter::Rejected;
+use crate::park;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::report;
@@ -39,7 +40,7 @@ pub struct Limiter<B> {
     backend: B,
 }
 
-impl<B: Backend> Limiter<B> {
+impl<B: BlockingBackend> Limiter<B> {
     /// A limiter of `policy` with its state in `backend`.
     #[must_use]
     pub const fn new(policy: Policy, backend: B) -> Self {

@@ -1,7 +1,7 @@
 //! The limiter for plain threads: no runtime, no futures, the same buckets.
 //!
 //! [`Semaphore`] bounds what is in flight. [`Limiter`] has the operations of [`crate::Limiter`] and gives the same answers. Where the state is kept is the same, too: a
-//! [`MemoryBackend`] serves threads and tasks at once, and `RedisBackend` (feature `redis`) counts with every process that uses
+//! [`MemoryBackend`](crate::MemoryBackend) serves threads and tasks at once, and `RedisBackend` (feature `redis`) counts with every process that uses
 //! its prefix and policy names, whichever way they ask.
 //!
 //! ```
@@ -41,58 +41,26 @@
 //! drives.
 
 mod limiter;
-pub(crate) mod park;
 mod semaphore;
 
-use std::convert::Infallible;
 use std::future::Ready;
 
-use crate::backend::{Answer, Lobby, MemoryBackend, Op, Reply};
-use crate::clock::Clock;
+use crate::backend::{Answer, Backend, Lobby};
+use crate::decision::{Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 
 pub use self::limiter::Limiter;
-pub use self::semaphore::{PermitBackend, Semaphore};
+pub use self::semaphore::Semaphore;
 #[cfg(feature = "redis")]
 pub use crate::backend::redis::blocking::RedisBackend;
-
-/// Decides and keeps what keys have spent, on the thread that asks. Clones share their state.
-///
-/// Operations on one key take effect one at a time, in every thread and process that shares the state.
-pub trait Backend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`] if there always is.
-    type Error: std::error::Error + Send + Sync + 'static;
-
-    /// Does `op` to the state of `key` under `policy`, and returns when it is done.
-    ///
-    /// # Errors
-    ///
-    /// If there is no answer.
-    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Self::Error>;
-
-    /// Where those wait who use it: the same one for all clones, and for no other backend.
-    fn lobby(&self) -> &Lobby;
-}
-
-impl<C: Clock> Backend for MemoryBackend<C> {
-    type Error = Infallible;
-
-    #[inline]
-    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Infallible> {
-        Ok(self.decide(op, policy, key))
-    }
-
-    fn lobby(&self) -> &Lobby {
-        crate::backend::Backend::lobby(self)
-    }
-}
+pub use crate::backend::{BlockingBackend, BlockingPermitBackend};
 
 /// A backend that blocks, for what awaits one that does not: nothing is left to be awaited.
 #[derive(Clone)]
 struct Blocking<B>(B);
 
-impl<B: Backend> crate::backend::Backend for Blocking<B> {
+impl<B: BlockingBackend> Backend for Blocking<B> {
     type Error = B::Error;
     type Future = Ready<Result<Reply, B::Error>>;
 

@@ -1,13 +1,12 @@
-use std::convert::Infallible;
 use std::future::Ready;
 use std::time::Duration;
 
-use super::park;
-use crate::backend::{Answer, Lobby, MemoryBackend};
-use crate::clock::Clock;
-use crate::decision::Snapshot;
+use crate::backend::{Answer, BlockingPermitBackend, Lobby, PermitBackend};
+use crate::decision::{PermitId, PermitOp, PermitReply, Snapshot};
 use crate::key::Key;
-use crate::semaphore::{self, MemorySemaphore, NoPermit, Op, Permit, PermitId, Permits, Reply};
+use crate::park;
+use crate::policy::Permits;
+use crate::semaphore::{self, NoPermit, Permit};
 use crate::wait::MaxWait;
 
 /// Bounds what is in flight at a time, for each key, from plain threads. Clones are cheap; semaphores of one backend and name
@@ -36,36 +35,9 @@ use crate::wait::MaxWait;
 /// # Ok::<(), tower_sluice::semaphore::NoPermit<std::convert::Infallible>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Semaphore<B: PermitBackend>(semaphore::Semaphore<Blocking<B>>);
+pub struct Semaphore<B: BlockingPermitBackend>(semaphore::Semaphore<Blocking<B>>);
 
-/// Keeps who holds which permit, asked on the thread that wants to know. Clones share their state.
-pub trait PermitBackend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`] if there always is.
-    type Error: std::error::Error + Send + Sync + 'static;
-
-    /// Does `op` to the permits of `key`, and returns when it is done.
-    ///
-    /// # Errors
-    ///
-    /// If there is no answer.
-    fn ask(&self, op: Op, permits: &Permits, key: &Key) -> Result<Reply, Self::Error>;
-
-    /// As [`semaphore::Backend::lobby`].
-    fn lobby(&self) -> &Lobby;
-
-    /// As [`semaphore::Backend::has_leases`].
-    fn has_leases(&self) -> bool;
-
-    /// As [`semaphore::Backend::next_look`].
-    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration>;
-
-    /// As [`semaphore::Backend::new_id`].
-    fn new_id(&self) -> PermitId {
-        PermitId::random()
-    }
-}
-
-impl<B: PermitBackend> Semaphore<B> {
+impl<B: BlockingPermitBackend> Semaphore<B> {
     /// A semaphore of `permits`, kept in `backend`.
     #[must_use]
     pub fn new(permits: Permits, backend: B) -> Self {
@@ -127,16 +99,16 @@ impl<B: PermitBackend> Semaphore<B> {
 #[derive(Clone, Debug)]
 struct Blocking<B>(B);
 
-impl<B: PermitBackend> semaphore::Backend for Blocking<B> {
+impl<B: BlockingPermitBackend> PermitBackend for Blocking<B> {
     type Error = B::Error;
-    type Future = Ready<Result<Reply, B::Error>>;
+    type Future = Ready<Result<PermitReply, B::Error>>;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<Reply, B::Error>, Self::Future> {
+    ) -> Answer<Result<PermitReply, B::Error>, Self::Future> {
         Answer::Now(self.0.ask(op, permits, key))
     }
 
@@ -148,7 +120,12 @@ impl<B: PermitBackend> semaphore::Backend for Blocking<B> {
         self.0.has_leases()
     }
 
-    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &PermitReply,
+        waiters: usize,
+    ) -> Option<Duration> {
         self.0.next_look(permits, reply, waiters)
     }
 
@@ -160,42 +137,3 @@ impl<B: PermitBackend> semaphore::Backend for Blocking<B> {
         self.0.new_id()
     }
 }
-
-/// What answers at once does not block anybody.
-macro_rules! at_once {
-    ($($backend:ident)*) => {$(
-        impl<C: Clock> PermitBackend for $backend<C> {
-            type Error = Infallible;
-
-            fn ask(&self, op: Op, permits: &Permits, key: &Key) -> Result<Reply, Infallible> {
-                match semaphore::Backend::ask(self, op, permits, key) {
-                    Answer::Now(reply) => reply,
-                    Answer::Later(reply) => reply.into_inner(),
-                }
-            }
-
-            fn lobby(&self) -> &Lobby {
-                semaphore::Backend::lobby(self)
-            }
-
-            fn has_leases(&self) -> bool {
-                semaphore::Backend::has_leases(self)
-            }
-
-            fn next_look(
-                &self,
-                permits: &Permits,
-                reply: &Reply,
-                waiters: usize,
-            ) -> Option<Duration> {
-                semaphore::Backend::next_look(self, permits, reply, waiters)
-            }
-
-            fn new_id(&self) -> PermitId {
-                semaphore::Backend::new_id(self)
-            }
-        }
-    )*};
-}
-
-at_once! { MemorySemaphore MemoryBackend }

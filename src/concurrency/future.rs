@@ -8,12 +8,14 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::SemaphoreLayer;
-use crate::backend::{HandlesFailure, NoAnswer};
+use crate::backend::PermitBackend;
 use crate::decision::RetryAfter;
 use crate::key::{Key, KeyExtractor};
+use crate::limiter::{HandlesFailure, NoAnswer};
+use crate::policy::Permits;
 use crate::report::{self, Outcome};
 use crate::response::{CarryPermit, Entered, Refusal, Refused};
-use crate::semaphore::{Backend, NoPermit, Permit, Permits, Semaphore};
+use crate::semaphore::{NoPermit, Permit, Semaphore};
 use crate::wait::{Bound, MaxWait};
 
 pin_project! {
@@ -27,7 +29,7 @@ pin_project! {
     pub struct ResponseFuture<I, Req, K, S, W, F, R, P>
     where
         I: Service<Req>,
-        S: Backend,
+        S: PermitBackend,
         R: CarryPermit<Req, I::Response, I::Error>,
     {
         #[pin]
@@ -80,7 +82,7 @@ const DONE: &str = "`ResponseFuture` polled after completion";
 /// The state of the future of `I`.
 type StateOf<I, Req, K, S, W, F, R, P> = State<
     Parked<I, Req, K, S, W, F, R, P>,
-    Acquiring<<S as Backend>::Error>,
+    Acquiring<<S as PermitBackend>::Error>,
     <I as Service<Req>>::Future,
     <R as CarryPermit<Req, <I as Service<Req>>::Response, <I as Service<Req>>::Error>>::Carried,
     OutputOf<I, Req, R>,
@@ -108,7 +110,7 @@ pub(super) fn refuse<Req, Res, Err, K, S, W, F, R, P>(
     refusal: Refusal,
 ) -> Result<R::Response, R::Error>
 where
-    S: Backend,
+    S: PermitBackend,
     R: CarryPermit<Req, Res, Err>,
 {
     report::refused(&refusal);
@@ -130,7 +132,7 @@ pub(super) fn serve<I, Req, K, S, W, F, R, P>(
 ) -> StateOf<I, Req, K, S, W, F, R, P>
 where
     I: Service<Req>,
-    S: Backend,
+    S: PermitBackend,
     R: CarryPermit<Req, I::Response, I::Error>,
 {
     // First: if the call panics, it is given back.
@@ -145,7 +147,7 @@ where
 }
 
 /// Asks for a permit, from the first poll on.
-fn acquire<B: Backend, E: 'static>(
+fn acquire<B: PermitBackend, E: 'static>(
     semaphore: Semaphore<B>,
     key: Key,
     weight: u32,
@@ -162,7 +164,7 @@ impl<I, Req, K, S, W, F, R, P> Parked<I, Req, K, S, W, F, R, P>
 where
     I: Service<Req> + Clone,
     K: KeyExtractor<Req>,
-    S: Backend,
+    S: PermitBackend,
     F: HandlesFailure<S::Error>,
     R: CarryPermit<Req, I::Response, I::Error>,
 {
@@ -266,7 +268,7 @@ impl<I, Req, K, S, W, F, R, P> Future for ResponseFuture<I, Req, K, S, W, F, R, 
 where
     I: Service<Req> + Clone,
     K: KeyExtractor<Req>,
-    S: Backend,
+    S: PermitBackend,
     F: HandlesFailure<S::Error>,
     R: CarryPermit<Req, I::Response, I::Error>,
 {
@@ -313,7 +315,7 @@ where
 impl<I, Req, K, S, W, F, R, P> fmt::Debug for ResponseFuture<I, Req, K, S, W, F, R, P>
 where
     I: Service<Req>,
-    S: Backend,
+    S: PermitBackend,
     R: CarryPermit<Req, I::Response, I::Error>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

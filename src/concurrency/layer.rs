@@ -7,17 +7,19 @@ use http::{Request, Response};
 use tower_layer::Layer;
 
 use super::{Hold, SemaphoreService};
-use crate::backend::{HandlesFailure, NoChoice};
+use crate::backend::PermitBackend;
 use crate::clock::micros_up;
 use crate::cost::{CostFn, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
+use crate::limiter::{HandlesFailure, NoChoice};
 use crate::partition::{PartitionKey, Partitioner};
+use crate::policy::Permits;
 use crate::quota::Cost;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
 use crate::response::{HeaderFormats, Http, NoHook, PlainText, Refusal, RejectFn, RespondFn};
-use crate::semaphore::{Backend, Permits, Semaphore};
+use crate::semaphore::Semaphore;
 use crate::wait::MaxWait;
 
 /// Bounds what a service has in flight at a time, for each key: `K` says whose request it is, `S` keeps who holds a permit
@@ -99,7 +101,7 @@ impl<F> fmt::Debug for PermitsFn<F> {
     }
 }
 
-impl<K, S: Backend> SemaphoreLayer<K, S> {
+impl<K, S: PermitBackend> SemaphoreLayer<K, S> {
     /// As many requests of each key in flight as there are `permits`, kept in `backend`. A request takes one. A closure for `key`
     /// is made one by [`key_fn`](crate::key_fn): `key_fn(|head| ..)`.
     pub fn new(permits: Permits, key: K, backend: S) -> Self {
@@ -318,7 +320,7 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
 impl<I, K, S, W, F, R, P> Layer<I> for SemaphoreLayer<K, S, W, F, R, P>
 where
     K: Clone,
-    S: Backend,
+    S: PermitBackend,
     W: Clone,
     F: HandlesFailure<S::Error>, // here, so that the compiler names the missing choice
     R: Clone,

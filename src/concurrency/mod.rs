@@ -55,13 +55,12 @@
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
-mod held;
 mod layer;
 mod service;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingPermit;
 pub use self::future::ResponseFuture;
-pub use self::held::{AnyLost, HeldPermit, Hold, KeptPermit};
 pub use self::layer::{PermitsFn, PermitsOf, SemaphoreLayer};
 pub use self::service::SemaphoreService;
+pub use crate::semaphore::{AnyLost, HeldPermit, Hold, KeptPermit};

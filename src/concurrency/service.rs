@@ -7,12 +7,12 @@ use tower_service::Service;
 
 use super::future::{Parked, ResponseFuture, State, refuse, serve};
 use super::{PermitsOf, SemaphoreLayer};
-use crate::backend::HandlesFailure;
+use crate::backend::PermitBackend;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
+use crate::limiter::HandlesFailure;
 use crate::report::{self, Outcome};
 use crate::response::{CarryPermit, Refusal};
-use crate::semaphore::Backend;
 use crate::wait::{Bound, MaxWait};
 
 /// A service bounded by a [`SemaphoreLayer`].
@@ -29,7 +29,7 @@ impl<I, K, S, W, F, R, P, Req> Service<Req> for SemaphoreService<I, K, S, W, F, 
 where
     I: Service<Req> + Clone,
     K: KeyExtractor<Req>,
-    S: Backend,
+    S: PermitBackend,
     W: CostOf<Req>,
     F: HandlesFailure<S::Error>,
     R: CarryPermit<Req, I::Response, I::Error>,

@@ -9,10 +9,10 @@ use tower_service::Service;
 
 use super::RateLimitLayer;
 use super::service::{Asked, Grant, Shared, Verdict};
-use crate::backend::{Answer, Backend, HandlesFailure, Op, Reply};
+use crate::backend::{Answer, Backend};
 use crate::charge::{Admitted, Charge, SettleError, Settlement};
-use crate::decision::{Decision, Snapshot};
-use crate::limiter::Rejected;
+use crate::decision::{Decision, Op, Reply, Snapshot};
+use crate::limiter::{HandlesFailure, Rejected};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;

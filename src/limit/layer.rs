@@ -8,12 +8,13 @@ use tower_layer::Layer;
 
 use super::RateLimit;
 use super::service::Shared;
-use crate::backend::{Backend, HandlesFailure, NoChoice};
+use crate::backend::Backend;
 use crate::charge::Charge;
 use crate::clock::micros_up;
 use crate::cost::{CostFn, RouteCosts, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
+use crate::limiter::{HandlesFailure, NoChoice};
 use crate::partition::Partitioner;
 use crate::policy::Policy;
 use crate::quota::Cost;

@@ -9,11 +9,12 @@ use tower_service::Service;
 
 use super::future::{Next, Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
 use super::{PolicyOf, RateLimitLayer};
-use crate::backend::{Answer, Backend, HandlesFailure, Op, Outcome, Reply};
+use crate::backend::{Answer, Backend};
 use crate::charge::{Admitted, Charge, Settle, Settlement};
 use crate::cost::CostOf;
-use crate::decision::Decision;
+use crate::decision::{Decision, Op, Reply};
 use crate::key::{Key, KeyError, KeyExtractor};
+use crate::limiter::{HandlesFailure, Outcome};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;

@@ -13,6 +13,7 @@
 //! ```
 
 mod cache;
+mod semaphore;
 #[cfg(feature = "serde")]
 mod serde;
 
@@ -21,6 +22,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use self::cache::{Cache, Derived};
+pub use self::semaphore::{Permits, PermitsError};
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 
 /// A name and 1 to 8 quotas. Clones are cheap and the same policy.

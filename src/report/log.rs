@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::backend::Fault;
 use crate::key::KeyError;
-use crate::policy::Policy;
+use crate::policy::{Permits, Policy};
 use crate::response::Refusal;
-use crate::semaphore::{Permit, Permits};
+use crate::semaphore::Permit;
 
 /// Tells the log of a refusal; keys do not get there. A server that is set up wrongly refuses every request, or a shadow policy
 /// would: that is told once at level error, with the way out, and at level debug from then on.

@@ -11,9 +11,9 @@ use metrics::{
 use super::Outcome;
 #[cfg(feature = "redis")]
 use crate::backend::BackendErrorKind;
-use crate::policy::Policy;
+use crate::policy::{Permits, Policy};
 use crate::response::Refusal;
-use crate::semaphore::{Permit, Permits};
+use crate::semaphore::Permit;
 
 const DECISIONS: &str = "sluice_decisions_total";
 const WAIT: &str = "sluice_wait_seconds";

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use crate::backend::Fault;
 use crate::key::KeyError;
-use crate::policy::Policy;
+use crate::policy::{Permits, Policy};
 use crate::response::Refusal;
-use crate::semaphore::{Permit, Permits};
+use crate::semaphore::Permit;
 
 #[cfg(feature = "metrics")]
 pub use self::meter::describe;

@@ -8,9 +8,8 @@ use super::{
     AsError, Entered, HeaderFormats, Http, NoHook, RefusalBody, Reject, ResponseBody, grpc, reject,
 };
 use crate::clock::Timestamp;
-use crate::concurrency::{HeldPermit, Hold};
 use crate::partition::PartitionKey;
-use crate::semaphore::Permit;
+use crate::semaphore::{HeldPermit, Hold, Permit};
 
 /// How a service is answered for whose requests hold permits: what takes a permit along, and until when.
 ///

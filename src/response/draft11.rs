@@ -5,9 +5,8 @@ use smallvec::SmallVec;
 
 use super::base64;
 use crate::decision::{NEVER, QuotaSnapshot};
-use crate::policy::NamedQuota;
+use crate::policy::{NamedQuota, Permits};
 use crate::quota::{Rule, Unit};
-use crate::semaphore::Permits;
 
 pub(super) const MICROS: u64 = 1_000_000;
 

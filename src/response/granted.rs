@@ -6,13 +6,12 @@ use super::Refusal;
 use crate::backend::Lobby;
 use crate::charge::{Admitted, Charge, Settle};
 use crate::clock::Timestamp;
-use crate::concurrency::Hold;
 use crate::decision::{Decision, Receipt};
 use crate::key::Key;
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::semaphore::Permit;
+use crate::semaphore::{Hold, Permit};
 
 /// What a request that goes on has been granted.
 #[derive(Debug)]

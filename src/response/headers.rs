@@ -13,8 +13,7 @@ use super::problem;
 use super::single::{self, Single};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, QuotaSnapshot, RetryAfter, Snapshot};
-use crate::policy::Policy;
-use crate::semaphore::Permits;
+use crate::policy::{Permits, Policy};
 
 pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

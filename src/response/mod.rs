@@ -61,8 +61,7 @@ use http::{Response, StatusCode};
 
 use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
-use crate::policy::Policy;
-use crate::semaphore::Permits;
+use crate::policy::{Permits, Policy};
 
 pub use crate::partition::PartitionKey;
 #[cfg(feature = "partition-key")]

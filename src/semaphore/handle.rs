@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::Permit;
 use super::line::{Line, Place};
 use super::permit::{Asking, Giver, Ticket, runtime};
-use super::{Backend, Op, Permit, Permits, Reply};
-use crate::backend::Answer;
+use crate::backend::{Answer, PermitBackend};
 use crate::clock::Timestamp;
-use crate::decision::{Decision, RetryAfter, Snapshot};
+use crate::decision::{Decision, PermitOp, PermitReply, RetryAfter, Snapshot};
 use crate::key::Key;
+use crate::policy::Permits;
 use crate::wait::MaxWait;
 
 /// Bounds what is in flight at a time, for each key. Clones are cheap; semaphores of one backend and name share their permits.
@@ -38,7 +39,7 @@ pub enum NoPermit<E> {
     Backend(E),
 }
 
-impl<B: Backend> Semaphore<B> {
+impl<B: PermitBackend> Semaphore<B> {
     /// A semaphore of `permits`, kept in `backend`.
     #[must_use]
     pub fn new(permits: Permits, backend: B) -> Self {
@@ -80,7 +81,7 @@ impl<B: Backend> Semaphore<B> {
         let asked = self.backend.lobby().now();
         let mut asking = Asking::new(&self.backend, &self.permits, key);
         let id = asking.id();
-        let reply = asking.ask(Op::Acquire { id, weight }).await;
+        let reply = asking.ask(PermitOp::Acquire { id, weight }).await;
         let reply = reply.map_err(NoPermit::Backend)?;
         self.permit(asking, reply, weight, asked, Duration::ZERO)
     }
@@ -95,7 +96,7 @@ impl<B: Backend> Semaphore<B> {
         let asked = self.backend.lobby().now();
         let mut asking = Asking::new(&self.backend, permits, key);
         let id = asking.id();
-        let reply = asking.ask_now(Op::Acquire { id, weight })?;
+        let reply = asking.ask_now(PermitOp::Acquire { id, weight })?;
         let reply = reply.map_err(NoPermit::Backend);
         Some(reply.and_then(|reply| self.permit(asking, reply, weight, asked, Duration::ZERO)))
     }
@@ -139,7 +140,7 @@ impl<B: Backend> Semaphore<B> {
     ///
     /// If the backend gave no answer.
     pub async fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
-        let reply = match self.backend.ask(Op::Peek, &self.permits, key) {
+        let reply = match self.backend.ask(PermitOp::Peek, &self.permits, key) {
             Answer::Now(reply) => reply?,
             Answer::Later(reply) => reply.await?,
         };
@@ -172,7 +173,7 @@ impl<B: Backend> Semaphore<B> {
         loop {
             let asked = lobby.now();
             let waited = Duration::from_micros(asked.micros_since(began));
-            let reply = asking.ask(Op::Wait { id, weight, waited }).await;
+            let reply = asking.ask(PermitOp::Wait { id, weight, waited }).await;
             let reply = reply.map_err(NoPermit::Backend)?;
             let now = lobby.now();
             if reply.decision.is_allowed() {
@@ -190,7 +191,7 @@ impl<B: Backend> Semaphore<B> {
     }
 
     /// Until it may pay to ask again.
-    async fn pause(&self, line: &Line, reply: &Reply, now: Timestamp, deadline: Timestamp) {
+    async fn pause(&self, line: &Line, reply: &PermitReply, now: Timestamp, deadline: Timestamp) {
         let standing = line.standing();
         let look = self.backend.next_look(&self.permits, reply, standing);
         let look = look.map_or(deadline, |look| now.after(look).min(deadline));
@@ -231,7 +232,7 @@ impl<B: Backend> Semaphore<B> {
     fn permit(
         &self,
         asking: Asking<'_, B>,
-        reply: Reply,
+        reply: PermitReply,
         weight: u32,
         asked: Timestamp,
         waited: Duration,

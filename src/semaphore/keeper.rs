@@ -15,10 +15,11 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
 use super::permit::Ticket;
-use super::{Backend, Op, PermitId, Permits};
-use crate::backend::Answer;
+use crate::backend::{Answer, PermitBackend};
 use crate::clock::Timestamp;
+use crate::decision::{PermitId, PermitOp};
 use crate::key::Key;
+use crate::policy::Permits;
 
 /// The most permits of one key that are renewed by one operation.
 const MOST_TOGETHER: usize = 256;
@@ -139,7 +140,12 @@ impl Keeper {
     }
 
     /// Sees to it that a permit is renewed that was asked for at `asked`.
-    pub(super) fn keep<B: Backend>(&self, backend: &B, ticket: &Arc<Ticket>, asked: Timestamp) {
+    pub(super) fn keep<B: PermitBackend>(
+        &self,
+        backend: &B,
+        ticket: &Arc<Ticket>,
+        asked: Timestamp,
+    ) {
         let permits = &ticket.permits;
         let due = next(permits, asked);
         let ends = asked.after(permits.lease());
@@ -292,18 +298,18 @@ fn next(permits: &Permits, asked: Timestamp) -> Timestamp {
 
 /// For a backend that blocks. If there is no thread for it, permits end with their leases.
 #[cfg(feature = "blocking")]
-fn on_a_thread<B: Backend>(task: Task<B>) {
+fn on_a_thread<B: PermitBackend>(task: Task<B>) {
     let thread = std::thread::Builder::new().name("permits".to_owned());
-    drop(thread.spawn(move || crate::blocking::park::block_on(task.run())));
+    drop(thread.spawn(move || crate::park::block_on(task.run())));
 }
 
 #[cfg(not(feature = "blocking"))]
-fn on_a_thread<B: Backend>(task: Task<B>) {
+fn on_a_thread<B: PermitBackend>(task: Task<B>) {
     drop(task);
 }
 
 /// The task that renews.
-struct Task<B: Backend> {
+struct Task<B: PermitBackend> {
     backend: B,
     sooner: Arc<Notify>,
     runtime: Option<Handle>,
@@ -311,7 +317,7 @@ struct Task<B: Backend> {
     ended: SmallVec<[runtime::Id; 1]>,
 }
 
-impl<B: Backend> Task<B> {
+impl<B: PermitBackend> Task<B> {
     fn new(backend: B, sooner: Arc<Notify>, runtime: Option<&Handle>) -> Self {
         Self {
             backend,
@@ -361,8 +367,8 @@ impl<B: Backend> Task<B> {
     }
 }
 
-async fn renew<B: Backend>(backend: B, group: Group, asked: Timestamp) -> Renewed {
-    let op = Op::Renew(group.ids.clone());
+async fn renew<B: PermitBackend>(backend: B, group: Group, asked: Timestamp) -> Renewed {
+    let op = PermitOp::Renew(group.ids.clone());
     let reply = match backend.ask(op, &group.permits, &group.key) {
         Answer::Now(reply) => reply,
         Answer::Later(reply) => reply.await,
@@ -374,7 +380,7 @@ async fn renew<B: Backend>(backend: B, group: Group, asked: Timestamp) -> Renewe
     }
 }
 
-impl<B: Backend> Drop for Task<B> {
+impl<B: PermitBackend> Drop for Task<B> {
     fn drop(&mut self) {
         let keeper = self.backend.lobby().keeper();
         let mut state = keeper.state.lock();

@@ -13,9 +13,9 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-use super::Permits;
 use crate::decision::Decision;
 use crate::key::Key;
+use crate::policy::Permits;
 
 /// Locks that the keys are spread over.
 const SHARDS: usize = 16;

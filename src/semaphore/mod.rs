@@ -94,21 +94,19 @@
 //!
 //! [`try_acquire`](Semaphore::try_acquire) looks at no line: it takes what is free, also while others are about to.
 
-mod backend;
 mod handle;
-mod holders;
+mod held;
 mod keeper;
 mod line;
-mod memory;
 mod permit;
-mod permits;
 mod resilient;
 
-pub use self::backend::{Backend, Op, PermitId, Reply};
 pub use self::handle::{NoPermit, Semaphore};
+pub use self::held::{AnyLost, HeldPermit, Hold, KeptPermit};
 pub(crate) use self::keeper::Keeper;
 pub(crate) use self::line::Lines;
-pub use self::memory::{MemorySemaphore, MemorySemaphoreBuilder};
 pub use self::permit::{Lost, Permit, ReleaseError};
-pub use self::permits::{Permits, PermitsError};
 pub use self::resilient::Resilient;
+pub use crate::backend::{MemorySemaphore, MemorySemaphoreBuilder, PermitBackend};
+pub use crate::decision::{PermitId, PermitOp, PermitReply};
+pub use crate::policy::{Permits, PermitsError};

@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
 
-use super::{Backend, Op, PermitId, Permits};
-use crate::backend::{Answer, Fault, Lobby};
-use crate::decision::Decision;
+use crate::backend::{Answer, Fault, Lobby, PermitBackend};
+use crate::decision::{Decision, PermitId, PermitOp};
 use crate::key::Key;
+use crate::policy::Permits;
 use crate::report;
 
 /// The right to be in flight. It is given back once: when it is dropped, by whatever way (a return, a panic, a future that is
@@ -181,7 +181,7 @@ impl Permit {
     ///
     /// As [`release`](Self::release).
     pub fn release_blocking(self) -> Result<bool, ReleaseError> {
-        crate::blocking::park::block_on(self.release())
+        crate::park::block_on(self.release())
     }
 }
 
@@ -261,7 +261,7 @@ pub(super) enum Given {
     UnderWay(oneshot::Receiver<Result<bool, Fault>>),
 }
 
-impl<B: Backend> Giver for B {
+impl<B: PermitBackend> Giver for B {
     fn look_at(&self, ticket: &Ticket) {
         if self.has_leases() {
             let lobby = self.lobby();
@@ -281,7 +281,7 @@ impl<B: Backend> Giver for B {
         let Ticket {
             id, permits, key, ..
         } = ticket;
-        match self.ask(Op::Release(*id), permits, key) {
+        match self.ask(PermitOp::Release(*id), permits, key) {
             Answer::Now(reply) => {
                 lobby.permits().released(permits, key);
                 let given = reply.map_err(|error| lobby.lost(Fault::of(error)));
@@ -312,7 +312,7 @@ pub(super) fn runtime(other: Option<&Handle>) -> Option<Handle> {
 }
 
 /// A permit that is asked for. Dropped before it is there, it is given back: the answer may still come.
-pub(super) struct Asking<'a, B: Backend> {
+pub(super) struct Asking<'a, B: PermitBackend> {
     backend: &'a B,
     permits: &'a Permits,
     key: &'a Key,
@@ -325,7 +325,7 @@ pub(super) struct Asking<'a, B: Backend> {
     is_known: bool,
 }
 
-impl<'a, B: Backend> Asking<'a, B> {
+impl<'a, B: PermitBackend> Asking<'a, B> {
     pub(super) fn new(backend: &'a B, permits: &'a Permits, key: &'a Key) -> Self {
         Self {
             backend,
@@ -351,12 +351,12 @@ impl<'a, B: Backend> Asking<'a, B> {
     }
 
     /// Asks `op`, which is of this id, and has the answer if it is there at once.
-    pub(super) fn ask_now(&mut self, op: Op) -> Option<Result<super::Reply, B::Error>> {
-        let is_place = matches!(op, Op::Wait { .. });
+    pub(super) fn ask_now(&mut self, op: PermitOp) -> Option<Result<super::PermitReply, B::Error>> {
+        let is_place = matches!(op, PermitOp::Wait { .. });
         match self.backend.ask(op, self.permits, self.key) {
             // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by blocking.
             Answer::Now(reply) => {
-                let may_stay = |reply: &super::Reply| reply.decision.is_allowed() || is_place;
+                let may_stay = |reply: &super::PermitReply| reply.decision.is_allowed() || is_place;
                 self.is_known = self.backend.blocks() && reply.as_ref().map_or(true, may_stay);
                 Some(reply)
             }
@@ -368,8 +368,8 @@ impl<'a, B: Backend> Asking<'a, B> {
     }
 
     /// Asks `op`, which is of this id.
-    pub(super) async fn ask(&mut self, op: Op) -> Result<super::Reply, B::Error> {
-        let is_place = matches!(op, Op::Wait { .. });
+    pub(super) async fn ask(&mut self, op: PermitOp) -> Result<super::PermitReply, B::Error> {
+        let is_place = matches!(op, PermitOp::Wait { .. });
         if let Some(reply) = self.ask_now(op) {
             return reply;
         }
@@ -400,14 +400,14 @@ impl<'a, B: Backend> Asking<'a, B> {
     }
 }
 
-impl<B: Backend> Drop for Asking<'_, B> {
+impl<B: PermitBackend> Drop for Asking<'_, B> {
     fn drop(&mut self) {
         if !self.is_known {
             return;
         }
         let lobby: &Lobby = self.backend.lobby();
         let runtime = runtime(self.runtime.as_ref());
-        let release = Op::Release(self.id);
+        let release = PermitOp::Release(self.id);
         let Some(reply) = self.reply.take() else {
             match self.backend.ask(release, self.permits, self.key) {
                 Answer::Now(Ok(_)) => lobby.permits().released(self.permits, self.key),

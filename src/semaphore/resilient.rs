@@ -1,6 +1,7 @@
-use super::{Backend, NoPermit, Permit, Semaphore};
-use crate::backend::{HandlesFailure, MemoryBackend, NoAnswer, OnBackendError};
+use super::{NoPermit, Permit, Semaphore};
+use crate::backend::{MemoryBackend, PermitBackend};
 use crate::key::Key;
+use crate::limiter::{HandlesFailure, NoAnswer, OnBackendError};
 use crate::wait::MaxWait;
 
 /// A [`Semaphore`] with a choice for the failures of its backend.
@@ -25,7 +26,7 @@ pub struct Resilient<B, F = OnBackendError> {
     on_error: F,
 }
 
-impl<B: Backend, F: HandlesFailure<B::Error>> Resilient<B, F> {
+impl<B: PermitBackend, F: HandlesFailure<B::Error>> Resilient<B, F> {
     /// Treats the failures of `semaphore`'s backend as `on_error` says. A fallback counts the permits of this process, by the
     /// same capacity.
     #[must_use]

@@ -42,7 +42,7 @@ fn answer<T, E: Debug>(answer: Result<T, E>) -> T {
     answer.expect("an answer")
 }
 
-impl<B: blocking::Backend> Asked for blocking::Limiter<B> {
+impl<B: blocking::BlockingBackend> Asked for blocking::Limiter<B> {
     fn check(&self, key: &Key, cost: u32) -> Reply {
         answer(self.check(key, cost))
     }

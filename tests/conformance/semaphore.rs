@@ -9,7 +9,7 @@ use smallvec::smallvec;
 use tokio::runtime::Runtime;
 use tower_sluice::backend::Answer;
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::semaphore::{Backend, MemorySemaphore, Op, PermitId, Reply};
+use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
 use tower_sluice::{Key, MemoryBackend, Permits, RetryAfter};
 
 use crate::subject::runtime;
@@ -29,7 +29,7 @@ fn id(step: &Object) -> PermitId {
 }
 
 /// An answer in the vectors' own words.
-fn told(reply: &Reply) -> Object {
+fn told(reply: &PermitReply) -> Object {
     let us = |span: Duration| u64::try_from(span.as_micros()).expect("fits");
     let snapshot = reply.decision.snapshot();
     let mut answer = Object::new();
@@ -38,7 +38,7 @@ fn told(reply: &Reply) -> Object {
     answer
 }
 
-fn run<B: Backend>(
+fn run<B: PermitBackend>(
     vector: &Object,
     backend: &B,
     clock: &ManualClock,
@@ -46,7 +46,7 @@ fn run<B: Backend>(
     key: &Key,
 ) -> Result<(), String> {
     let mut permits = permits(object(&vector["limit"]));
-    let ask = |op: Op, permits: &Permits| {
+    let ask = |op: PermitOp, permits: &Permits| {
         let answer = runtime.block_on(async {
             match backend.ask(op, permits, key) {
                 Answer::Now(reply) => reply,
@@ -67,7 +67,7 @@ fn run<B: Backend>(
             "acquire" => {
                 only(step, &["op", "at_us", "id", "weight", "expect"]);
                 let (id, weight) = (id(step), small(step, "weight"));
-                let reply = ask(Op::Acquire { id, weight }, &permits);
+                let reply = ask(PermitOp::Acquire { id, weight }, &permits);
                 let mut actual = told(&reply);
                 let (wait, never) = match reply.decision.retry_after() {
                     None => (Value::Null, false),
@@ -87,8 +87,8 @@ fn run<B: Backend>(
             name @ ("renew" | "release") => {
                 only(step, &["op", "at_us", "id", "expect"]);
                 let (op, word) = match name {
-                    "renew" => (Op::Renew(smallvec![id(step)]), "renewed"),
-                    _ => (Op::Release(id(step)), "released"),
+                    "renew" => (PermitOp::Renew(smallvec![id(step)]), "renewed"),
+                    _ => (PermitOp::Release(id(step)), "released"),
                 };
                 let reply = ask(op, &permits);
                 let mut actual = told(&reply);
@@ -99,7 +99,7 @@ fn run<B: Backend>(
             "reconfigure" => {
                 only(step, &["op", "at_us", "limit", "expect"]);
                 permits = self::permits(object(&step["limit"]));
-                told(&ask(Op::Peek, &permits))
+                told(&ask(PermitOp::Peek, &permits))
             }
             other => return Err(format!("step {index}: `{other}` is unknown to the runner")),
         };
@@ -112,7 +112,7 @@ fn run<B: Backend>(
             ));
         }
         // A look says the same, and changes nothing.
-        let look = told(&ask(Op::Peek, &permits));
+        let look = told(&ask(PermitOp::Peek, &permits));
         for (field, value) in &look {
             if step["expect"][field] != *value {
                 return Err(format!("step {index}: a look says {field} {value}"));
@@ -134,7 +134,7 @@ fn is_without_leases(vector: &Object) -> bool {
 }
 
 /// Runs all vectors that `takes` wants, each with a subject of its own.
-fn run_all<B: Backend>(
+fn run_all<B: PermitBackend>(
     name: &str,
     takes: impl Fn(&Object) -> bool,
     mut subject: impl FnMut(&Runtime) -> (B, ManualClock),
@@ -220,7 +220,7 @@ mod redis {
     use crate::support::frozen::Frozen;
     use crate::support::redis::RedisServer;
 
-    fn run_over<B: super::Backend>(name: &str, make: impl FnOnce(RedisBackend) -> B) {
+    fn run_over<B: super::PermitBackend>(name: &str, make: impl FnOnce(RedisBackend) -> B) {
         let (server, clock) = (RedisServer::start(), stopped());
         let own = runtime();
         let connection = own.block_on(Frozen::connect(&server.url(), &clock));

@@ -173,7 +173,7 @@ pub(crate) struct Threads<B> {
 }
 
 #[cfg(feature = "blocking")]
-impl<B: blocking::Backend> Threads<B> {
+impl<B: blocking::BlockingBackend> Threads<B> {
     fn at<T>(
         &self,
         policy: &Policy,
@@ -187,7 +187,7 @@ impl<B: blocking::Backend> Threads<B> {
 }
 
 #[cfg(feature = "blocking")]
-impl<B: blocking::Backend> Subject for Threads<B> {
+impl<B: blocking::BlockingBackend> Subject for Threads<B> {
     fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply {
         self.at(policy, now, |limiter, key| limiter.check(key, cost))
     }

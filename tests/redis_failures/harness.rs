@@ -11,8 +11,9 @@ use http_body_util::{BodyExt, Full};
 use tokio::time::{sleep, timeout};
 use tower::{Layer, ServiceExt};
 use tower_sluice::backend::redis::RedisBuilder;
-use tower_sluice::backend::{Backend, BackendErrorKind, HandlesFailure};
+use tower_sluice::backend::{Backend, BackendErrorKind};
 use tower_sluice::key::{KeyError, KeyExtractor};
+use tower_sluice::limiter::HandlesFailure;
 use tower_sluice::{
     Cost, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer, RedisBackend,
 };

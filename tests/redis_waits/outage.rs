@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tower_sluice::backend::{BackendErrorKind, Resilient};
-use tower_sluice::limiter::Rejected;
+use tower_sluice::backend::BackendErrorKind;
+use tower_sluice::limiter::{Rejected, Resilient};
 use tower_sluice::{Charge, MaxWait, MemoryBackend, OnBackendError, Policy, Quota};
 
 use crate::harness::{

@@ -6,7 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::task::{JoinSet, yield_now};
-use tower_sluice::semaphore::{Backend, MemorySemaphore, Permit};
+use tower_sluice::semaphore::{MemorySemaphore, Permit, PermitBackend};
 use tower_sluice::{Key, Permits, Semaphore};
 
 /// Polls a future so many times, letting others run in between, then drops it, and what it has come to.
@@ -23,7 +23,7 @@ async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
 }
 
 /// Acquires, holds for a while, gives back in one of two ways.
-async fn visit<B: Backend>(semaphore: Semaphore<B>, weight: u32) -> Option<()> {
+async fn visit<B: PermitBackend>(semaphore: Semaphore<B>, weight: u32) -> Option<()> {
     let key = Key::from("ann");
     let permit: Permit = if rand::random_bool(0.3) {
         semaphore.try_acquire(&key, weight).await.ok()?
@@ -42,7 +42,7 @@ async fn visit<B: Backend>(semaphore: Semaphore<B>, weight: u32) -> Option<()> {
 
 /// 1000 acquires, each dropped after a random number of polls: before it was sent, in the line, on the way, with the permit in
 /// its hands, while it gives it back. `most` polls take about as long as a whole visit.
-async fn nothing_leaks<B: Backend>(backend: B, most: usize) -> Semaphore<B> {
+async fn nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B> {
     let permits = Permits::new("exports", 5).with_lease(Duration::from_secs(600));
     let semaphore = Semaphore::new(permits, backend);
     let (mut tasks, mut ended) = (JoinSet::new(), 0);

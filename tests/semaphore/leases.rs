@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tower_sluice::backend::{Answer, Lobby};
 use tower_sluice::clock::{Clock, ManualClock, Timestamp};
-use tower_sluice::semaphore::{Backend, MemorySemaphore, Op, PermitId, Reply};
+use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
 use tower_sluice::{Key, Permits, Semaphore};
 
 use crate::settle;
@@ -69,17 +69,17 @@ impl Leases {
     }
 }
 
-impl Backend for Leases {
+impl PermitBackend for Leases {
     type Error = Down;
-    type Future = Ready<Result<Reply, Down>>;
+    type Future = Ready<Result<PermitReply, Down>>;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<Reply, Down>, Self::Future> {
-        if let Op::Renew(ids) = &op {
+    ) -> Answer<Result<PermitReply, Down>, Self::Future> {
+        if let PermitOp::Renew(ids) = &op {
             let passed = Duration::from_micros(self.clock.now().micros_since(self.start));
             self.renewals.lock().push((passed, ids.len()));
         }
@@ -101,7 +101,12 @@ impl Backend for Leases {
         true
     }
 
-    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &PermitReply,
+        waiters: usize,
+    ) -> Option<Duration> {
         self.memory.next_look(permits, reply, waiters)
     }
 
@@ -175,7 +180,7 @@ async fn a_permit_that_a_renewal_finds_gone_is_lost_and_its_release_frees_nothin
     leases.pass(3 * SECOND).await;
     assert!((&mut lost).now_or_never().is_none());
     // As after a restart that lost everything.
-    let op = Op::Release(permit.id());
+    let op = PermitOp::Release(permit.id());
     let _ = leases
         .memory
         .ask(op, semaphore.permits(), &Key::from("ann"));
@@ -259,9 +264,11 @@ async fn one_who_waits_gets_the_permit_of_a_lease_that_ends() {
     let semaphore = leases.semaphore(1);
     // Held by nobody who would renew it.
     let (id, key) = (PermitId::random(), Key::from("ann"));
-    let _ = leases
-        .memory
-        .ask(Op::Acquire { id, weight: 1 }, semaphore.permits(), &key);
+    let _ = leases.memory.ask(
+        PermitOp::Acquire { id, weight: 1 },
+        semaphore.permits(),
+        &key,
+    );
     let waiter = {
         let semaphore = semaphore.clone();
         tokio::spawn(async move { semaphore.acquire(&key, 1, 60 * SECOND).await })

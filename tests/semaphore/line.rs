@@ -134,7 +134,7 @@ async fn those_who_wait_are_served_in_the_order_in_which_they_came() {
 }
 
 fn semaphore_waiters(semaphore: &Semaphore<Memory>) -> usize {
-    use tower_sluice::semaphore::Backend;
+    use tower_sluice::semaphore::PermitBackend;
     semaphore.backend().lobby().waiters()
 }
 

@@ -16,7 +16,9 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tower_sluice::backend::{Answer, Lobby};
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::semaphore::{Backend, MemorySemaphore, NoPermit, Op, Permit, Reply};
+use tower_sluice::semaphore::{
+    MemorySemaphore, NoPermit, Permit, PermitBackend, PermitOp, PermitReply,
+};
 use tower_sluice::{Key, MaxWait, Permits, Semaphore};
 
 /// More make the test five times as long each; 8 have been tried, too.
@@ -218,16 +220,16 @@ struct Sudden {
     permit: Arc<Mutex<Option<Permit>>>,
 }
 
-impl Backend for Sudden {
+impl PermitBackend for Sudden {
     type Error = Infallible;
-    type Future = Ready<Result<Reply, Infallible>>;
+    type Future = Ready<Result<PermitReply, Infallible>>;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<Reply, Infallible>, Self::Future> {
+    ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
         let answer = self.memory.ask(op, permits, key);
         let permit = self.permit.lock().take();
         drop(permit);
@@ -242,7 +244,7 @@ impl Backend for Sudden {
         false
     }
 
-    fn next_look(&self, _: &Permits, _: &Reply, _: usize) -> Option<Duration> {
+    fn next_look(&self, _: &Permits, _: &PermitReply, _: usize) -> Option<Duration> {
         None
     }
 }

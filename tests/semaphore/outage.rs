@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 use tower_sluice::backend::BackendErrorKind;
 use tower_sluice::backend::redis::Atomicity;
-use tower_sluice::semaphore::{Backend, NoPermit, Resilient};
+use tower_sluice::semaphore::{NoPermit, PermitBackend, Resilient};
 use tower_sluice::{
     Key, MemoryBackend, OnBackendError, Permits, RedisBackend, RedisSemaphore, Semaphore,
 };

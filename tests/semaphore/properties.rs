@@ -10,7 +10,7 @@ use proptest::test_runner::TestCaseResult;
 use tokio::runtime::Runtime;
 use tower_sluice::backend::Answer;
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::semaphore::{Backend, MemorySemaphore, Op, PermitId, Reply};
+use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
 use tower_sluice::{Key, Permits, RetryAfter};
 
 #[cfg(not(feature = "redis"))]
@@ -286,7 +286,7 @@ impl Model {
 }
 
 /// An answer in the same words.
-fn told(reply: &Reply) -> Told {
+fn told(reply: &PermitReply) -> Told {
     let us = |span: Duration| i64::try_from(span.as_micros()).expect("fits");
     let snapshot = reply.decision.snapshot();
     Told {
@@ -303,11 +303,11 @@ fn told(reply: &Reply) -> Told {
     }
 }
 
-fn op(does: &Does) -> Op {
+fn op(does: &Does) -> PermitOp {
     // In the same order as the numbers.
     let id = |id: u8| PermitId::from_bytes([id; 16]);
     match does {
-        Does::Acquire { id: own, weight } => Op::Acquire {
+        Does::Acquire { id: own, weight } => PermitOp::Acquire {
             id: id(*own),
             weight: *weight,
         },
@@ -315,19 +315,19 @@ fn op(does: &Does) -> Op {
             id: own,
             weight,
             waited,
-        } => Op::Wait {
+        } => PermitOp::Wait {
             id: id(*own),
             weight: *weight,
             waited: Duration::from_micros(waited.unsigned_abs()),
         },
-        Does::Renew(ids) => Op::Renew(ids.iter().copied().map(id).collect()),
-        Does::Release(own) => Op::Release(id(*own)),
-        Does::Peek => Op::Peek,
+        Does::Renew(ids) => PermitOp::Renew(ids.iter().copied().map(id).collect()),
+        Does::Release(own) => PermitOp::Release(id(*own)),
+        Does::Peek => PermitOp::Peek,
     }
 }
 
 /// A step on the backend.
-fn ask<B: Backend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key) -> Told {
+fn ask<B: PermitBackend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key) -> Told {
     let lease = Duration::from_micros(step.lease.unsigned_abs());
     let permits = Permits::new("model", step.capacity).with_lease(lease);
     let reply = runtime.block_on(async {
@@ -339,7 +339,7 @@ fn ask<B: Backend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key) -> To
     told(&reply.unwrap_or_else(|error| panic!("{error}: {error:?}")))
 }
 
-fn answers_as_the_model<B: Backend>(
+fn answers_as_the_model<B: PermitBackend>(
     (backend, clock): (&B, &ManualClock),
     rules: Rules,
     runtime: &Runtime,
@@ -385,7 +385,7 @@ fn answers_as_the_model<B: Backend>(
 }
 
 /// A key of its own for each case.
-fn for_all<B: Backend>(backend: &B, clock: &ManualClock, rules: Rules) {
+fn for_all<B: PermitBackend>(backend: &B, clock: &ManualClock, rules: Rules) {
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().expect("a runtime");
     let keys = std::cell::Cell::new(0_u64);

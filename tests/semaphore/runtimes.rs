@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tower_sluice::Key;
 use tower_sluice::backend::Lobby;
-use tower_sluice::semaphore::{Backend, Permit};
+use tower_sluice::semaphore::{Permit, PermitBackend};
 
 use crate::leases::Leases;
 use crate::settle;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::smallvec;
 use tower_sluice::backend::{Answer, BackendError};
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::semaphore::{Backend, MemorySemaphore, Op, PermitId, Reply};
+use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
 use tower_sluice::{Key, Permits, RedisBackend, RedisSemaphore, Semaphore};
 
 use crate::support::frozen::Frozen;
@@ -17,20 +17,24 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-async fn try_ask(redis: &RedisSemaphore, permits: &Permits, op: Op) -> Result<Reply, BackendError> {
+async fn try_ask(
+    redis: &RedisSemaphore,
+    permits: &Permits,
+    op: PermitOp,
+) -> Result<PermitReply, BackendError> {
     match redis.ask(op, permits, &ann()) {
         Answer::Now(reply) => reply,
         Answer::Later(reply) => reply.await,
     }
 }
 
-async fn ask(redis: &RedisSemaphore, permits: &Permits, op: Op) -> Reply {
+async fn ask(redis: &RedisSemaphore, permits: &Permits, op: PermitOp) -> PermitReply {
     try_ask(redis, permits, op).await.expect("it answers")
 }
 
 /// One who has waited for so long.
-fn wait(id: PermitId, waited: Duration) -> Op {
-    Op::Wait {
+fn wait(id: PermitId, waited: Duration) -> PermitOp {
+    PermitOp::Wait {
         id,
         weight: 1,
         waited,
@@ -47,7 +51,7 @@ async fn a_clock_that_goes_back_sends_nobody_who_waits_to_the_end_of_the_line() 
     let redis = RedisSemaphore::new(&builder.from_connection(connection));
     let permits = Permits::new("exports", 1);
     let [held, first, second] = [(); 3].map(|()| PermitId::random());
-    let acquire = Op::Acquire {
+    let acquire = PermitOp::Acquire {
         id: held,
         weight: 1,
     };
@@ -62,7 +66,7 @@ async fn a_clock_that_goes_back_sends_nobody_who_waits_to_the_end_of_the_line() 
     assert!(!refused.decision.is_allowed() && refused.in_front == 0);
     let refused = ask(&redis, &permits, wait(second, 2 * SECOND)).await;
     assert_eq!(refused.in_front, 1, "the first one stays the first");
-    assert!(ask(&redis, &permits, Op::Release(held)).await.lasting[0]);
+    assert!(ask(&redis, &permits, PermitOp::Release(held)).await.lasting[0]);
     let newcomer = wait(PermitId::random(), Duration::ZERO);
     let newcomer = ask(&redis, &permits, newcomer).await;
     assert!(!newcomer.decision.is_allowed() && newcomer.in_front == 2);
@@ -80,12 +84,17 @@ async fn while_memory_is_full_permits_are_renewed_and_given_back() {
     let one = semaphore.try_acquire(&ann(), 2).await.expect("free");
     let two = semaphore.try_acquire(&ann(), 3).await.expect("free");
     let _ = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let renewed = ask(&redis, &permits, Op::Renew(smallvec![one.id(), two.id()])).await;
+    let renewed = ask(
+        &redis,
+        &permits,
+        PermitOp::Renew(smallvec![one.id(), two.id()]),
+    )
+    .await;
     assert_eq!(renewed.lasting[..], [true, true]);
     let full = semaphore.try_acquire(&ann(), 1).await;
     assert!(full.expect_err("full").retry_after().is_some());
     assert!(one.release().await.expect("it may"));
-    let free = Op::Acquire {
+    let free = PermitOp::Acquire {
         id: PermitId::random(),
         weight: 1,
     };
@@ -112,7 +121,12 @@ async fn of_holders_that_somebody_deleted_no_weight_stays() {
         .try_acquire(&ann(), 5)
         .await
         .expect("all are free");
-    let renewed = ask(&redis, &permits, Op::Renew(smallvec![gone.id(), all.id()])).await;
+    let renewed = ask(
+        &redis,
+        &permits,
+        PermitOp::Renew(smallvec![gone.id(), all.id()]),
+    )
+    .await;
     assert_eq!(renewed.lasting[..], [false, true]);
     assert!(!gone.release().await.expect("it answers"));
     let look = semaphore.peek(&ann()).await.expect("it answers");
@@ -131,7 +145,7 @@ async fn of_hundreds_of_holders_redis_tells_when_enough_have_ended_as_memory_doe
     let redis = RedisSemaphore::new(&builder.from_connection(connection));
     let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
     let memory = memory.build();
-    let in_memory = |op: Op, permits: &Permits| match memory.ask(op, permits, &ann()) {
+    let in_memory = |op: PermitOp, permits: &Permits| match memory.ask(op, permits, &ann()) {
         Answer::Now(Ok(reply)) => reply,
         _ => unreachable!("memory answers at once"),
     };
@@ -141,7 +155,7 @@ async fn of_hundreds_of_holders_redis_tells_when_enough_have_ended_as_memory_doe
         for number in 0..350 {
             let weight = 1 + number % weights;
             let id = PermitId::random();
-            let op = Op::Acquire { id, weight };
+            let op = PermitOp::Acquire { id, weight };
             let expected = in_memory(op.clone(), &permits);
             assert_eq!(ask(&redis, &permits, op).await, expected);
             held += weight;
@@ -149,7 +163,7 @@ async fn of_hundreds_of_holders_redis_tells_when_enough_have_ended_as_memory_doe
         }
         for missing in [1, 2, 99, 100, 101, 199, 200, 201, 349, 350] {
             let (id, weight) = (PermitId::random(), 1_000 - held + missing);
-            let op = Op::Acquire { id, weight };
+            let op = PermitOp::Acquire { id, weight };
             let expected = in_memory(op.clone(), &permits);
             assert!(!expected.decision.is_allowed());
             assert_eq!(ask(&redis, &permits, op).await, expected, "{missing}");

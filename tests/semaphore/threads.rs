@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tower_sluice::blocking::{PermitBackend, Semaphore};
+use tower_sluice::blocking::{BlockingPermitBackend, Semaphore};
 use tower_sluice::semaphore::NoPermit;
 use tower_sluice::{Key, MaxWait, MemorySemaphore, Permits};
 
@@ -15,7 +15,7 @@ fn ann() -> Key {
 }
 
 /// 16 threads are inside as often as they can, five at a time.
-fn never_more_than_five<B: PermitBackend>(semaphore: &Semaphore<B>, rounds: usize) {
+fn never_more_than_five<B: BlockingPermitBackend>(semaphore: &Semaphore<B>, rounds: usize) {
     let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..16 {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tower_sluice::backend::Answer;
-use tower_sluice::semaphore::{Backend, Op, PermitId};
+use tower_sluice::semaphore::{PermitBackend, PermitId, PermitOp};
 use tower_sluice::{Key, MaxWait, Permits, RedisBackend, RedisSemaphore, Semaphore};
 
 use crate::support::redis::RedisServer;
@@ -97,7 +97,7 @@ async fn a_waiter_that_died_at_the_head_keeps_others_out_for_a_second_at_most() 
     let server = RedisServer::start();
     let semaphore = server_of(&server, 1).await;
     let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
-    let op = Op::Wait {
+    let op = PermitOp::Wait {
         id: PermitId::random(),
         weight: 1,
         waited: 5 * SECOND,

@@ -7,10 +7,10 @@ use axum::Router;
 use axum::routing::get;
 use http_body_util::BodyExt;
 use tokio::time::sleep;
-use tower_sluice::backend::{HandlesFailure, NoChoice};
 use tower_sluice::concurrency::{HeldPermit, SemaphoreLayer};
+use tower_sluice::limiter::{HandlesFailure, NoChoice};
 use tower_sluice::response::Http;
-use tower_sluice::semaphore::Backend;
+use tower_sluice::semaphore::PermitBackend;
 use tower_sluice::{
     Cost, Global, Key, MemoryBackend, OnBackendError, PeerIp, Permits, RedisBackend,
     RedisSemaphore, Semaphore,

@@ -14,7 +14,7 @@ use tower::Service;
 use tower_sluice::backend::{self, Lobby};
 use tower_sluice::clock::ManualClock;
 use tower_sluice::key::Header;
-use tower_sluice::semaphore::{Backend, Op, Reply};
+use tower_sluice::semaphore::{PermitBackend, PermitOp, PermitReply};
 use tower_sluice::{Key, MemorySemaphore, Permits, SemaphoreLayer};
 
 use crate::support::{USER, clock};
@@ -29,16 +29,16 @@ pub(crate) fn memory() -> Memory {
 #[derive(Clone)]
 pub(crate) struct Later(pub(crate) Memory, pub(crate) Arc<tokio::sync::Semaphore>);
 
-impl Backend for Later {
+impl PermitBackend for Later {
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<PermitReply, Infallible>> + Send>>;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> backend::Answer<Result<Reply, Infallible>, Self::Future> {
+    ) -> backend::Answer<Result<PermitReply, Infallible>, Self::Future> {
         let (later, permits, key) = (self.clone(), permits.clone(), key.clone());
         backend::Answer::Later(Box::pin(async move {
             later.1.acquire().await.expect("open").forget();
@@ -57,7 +57,12 @@ impl Backend for Later {
         self.0.has_leases()
     }
 
-    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &PermitReply,
+        waiters: usize,
+    ) -> Option<Duration> {
         self.0.next_look(permits, reply, waiters)
     }
 }

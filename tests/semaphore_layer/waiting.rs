@@ -11,7 +11,7 @@ use tower::{Layer, Service, ServiceExt};
 use tower_sluice::backend::{Answer, Lobby};
 use tower_sluice::clock::{Clock as _, ManualClock, Timestamp};
 use tower_sluice::concurrency::HeldPermit;
-use tower_sluice::semaphore::{Backend, Op, Reply};
+use tower_sluice::semaphore::{PermitBackend, PermitOp, PermitReply};
 use tower_sluice::{
     Deadline, Header, Key, MemoryBackend, MemorySemaphore, OnBackendError, Permits, SemaphoreLayer,
 };
@@ -157,20 +157,20 @@ async fn a_handler_sees_how_long_its_request_has_waited() {
 #[derive(Clone)]
 struct Fails(Memory, Arc<tokio::sync::Semaphore>);
 
-impl Backend for Fails {
+impl PermitBackend for Fails {
     type Error = std::fmt::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, std::fmt::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<PermitReply, std::fmt::Error>> + Send>>;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         _: &Permits,
         _: &Key,
-    ) -> Answer<Result<Reply, std::fmt::Error>, Self::Future> {
+    ) -> Answer<Result<PermitReply, std::fmt::Error>, Self::Future> {
         let gate = Arc::clone(&self.1);
         Answer::Later(Box::pin(async move {
             // What is given back fails at once.
-            if matches!(op, Op::Acquire { .. } | Op::Wait { .. }) {
+            if matches!(op, PermitOp::Acquire { .. } | PermitOp::Wait { .. }) {
                 gate.acquire().await.expect("open").forget();
             }
             Err(std::fmt::Error)
@@ -185,7 +185,7 @@ impl Backend for Fails {
         true
     }
 
-    fn next_look(&self, _: &Permits, _: &Reply, _: usize) -> Option<Duration> {
+    fn next_look(&self, _: &Permits, _: &PermitReply, _: usize) -> Option<Duration> {
         None
     }
 }

@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tower_sluice::backend::{Backend, Resilient};
+use tower_sluice::backend::Backend;
 use tower_sluice::clock::{Clock, SystemClock, Timestamp};
-use tower_sluice::limiter::Rejected;
+use tower_sluice::limiter::{Rejected, Resilient};
 use tower_sluice::{
     AnyBackend, Deadline, Key, Limiter, MaxWait, MemoryBackend, OnBackendError, Policy, Quota,
 };

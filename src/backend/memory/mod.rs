@@ -20,8 +20,10 @@
 //! assert_eq!((backend.len(), backend.evictions()), (2, 1));
 //! ```
 
+mod holders;
 mod index;
 mod room;
+mod semaphore;
 mod shard;
 mod table;
 
@@ -36,17 +38,18 @@ use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use self::room::Room;
+pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
 use self::shard::{Moment, Shard};
 use super::lobby::DEFAULT_MAX_WAITERS;
-use super::{Answer, Backend, Lobby, Op, Reply};
+use super::{Answer, Backend, Lobby};
 use crate::algorithm;
+use crate::backend::PermitBackend;
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock, micros_up};
-use crate::decision::Part;
+use crate::decision::{Op, Part, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
-use crate::policy::Policy;
+use crate::policy::{Permits, Policy};
 use crate::quota::Cost;
-use crate::semaphore::{self, MemorySemaphore, PermitId, Permits};
 
 /// Keys kept if nothing else is said.
 const DEFAULT_MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not 0");
@@ -283,38 +286,38 @@ impl<C: Clock> Backend for MemoryBackend<C> {
 }
 
 /// Its permits are kept beside its buckets, unbounded: a key with holders costs them more than it costs here.
-impl<C: Clock> semaphore::Backend for MemoryBackend<C> {
+impl<C: Clock> PermitBackend for MemoryBackend<C> {
     type Error = Infallible;
-    type Future = Ready<Result<semaphore::Reply, Infallible>>;
+    type Future = Ready<Result<PermitReply, Infallible>>;
 
     fn ask(
         &self,
-        op: semaphore::Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<semaphore::Reply, Infallible>, Self::Future> {
-        semaphore::Backend::ask(&self.0.semaphore, op, permits, key)
+    ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
+        PermitBackend::ask(&self.0.semaphore, op, permits, key)
     }
 
     fn lobby(&self) -> &Lobby {
-        semaphore::Backend::lobby(&self.0.semaphore)
+        PermitBackend::lobby(&self.0.semaphore)
     }
 
     fn has_leases(&self) -> bool {
-        semaphore::Backend::has_leases(&self.0.semaphore)
+        PermitBackend::has_leases(&self.0.semaphore)
     }
 
     fn next_look(
         &self,
         permits: &Permits,
-        reply: &semaphore::Reply,
+        reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        semaphore::Backend::next_look(&self.0.semaphore, permits, reply, waiters)
+        PermitBackend::next_look(&self.0.semaphore, permits, reply, waiters)
     }
 
     fn new_id(&self) -> PermitId {
-        semaphore::Backend::new_id(&self.0.semaphore)
+        PermitBackend::new_id(&self.0.semaphore)
     }
 }
 

@@ -3,10 +3,9 @@ use smallvec::SmallVec;
 use super::room::Room;
 use super::table::{Reset, Slot, Table};
 use crate::algorithm::{self, State};
-use crate::backend::Reply;
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::Timestamp;
-use crate::decision::{Place, QuotaSnapshot};
+use crate::decision::{Place, QuotaSnapshot, Reply};
 use crate::policy::{NamedQuota, Policy};
 
 /// Old entries that a new one looks at, forgetting those that owe nothing: more than one, so that the map shrinks while

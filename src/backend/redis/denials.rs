@@ -6,12 +6,11 @@
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
-use crate::decision::{Decision, Snapshot};
+use crate::decision::{Decision, Reply, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
 
-use super::super::Reply;
 use super::super::fingerprint::{Fingerprint, Fingerprints};
 use super::quotas::Quotas;
 

@@ -1,11 +1,12 @@
 //! What surrounds a trip, whoever makes it: names of keys, refusals that are remembered, and where those wait who ask.
 
-use super::super::{Lobby, Op, Reply};
+use super::super::Lobby;
 use super::denials::{Denials, Ticket};
 use super::name::Naming;
 use super::request::Request;
 use super::trip::Outcome;
 use crate::clock::Timestamp;
+use crate::decision::{Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;

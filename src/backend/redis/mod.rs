@@ -38,7 +38,8 @@ use self::request::Request;
 use self::semaphore::Errand;
 use self::source::Source;
 use self::trip::Outcome;
-use super::{Answer, Backend, BackendError, BackendErrorKind, Lobby, Op, Reply};
+use super::{Answer, Backend, BackendError, BackendErrorKind, Lobby};
+use crate::decision::{Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 

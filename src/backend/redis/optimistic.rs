@@ -12,7 +12,7 @@ use bb8::PooledConnection;
 use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe};
 use tokio::sync::SemaphorePermit;
 
-use super::super::{BackendError, BackendErrorKind, Op, Reply};
+use super::super::{BackendError, BackendErrorKind};
 use super::connections::Connections;
 use super::fault::{Slow, is_broken, of_redis};
 use super::life::Life;
@@ -23,6 +23,7 @@ use super::source::Source;
 use super::trip::{Line, Outcome};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
+use crate::decision::{Op, Reply};
 use crate::report;
 
 /// Attempts to write before others did.

@@ -6,14 +6,14 @@ use std::time::Duration;
 use bb8_redis::redis::{Cmd, Value};
 use smallvec::SmallVec;
 
-use super::super::{BackendError, Op, Reply};
+use super::super::BackendError;
 use super::fault::of_text;
 use super::name::Name;
 use super::quotas::Quotas;
 use super::script::{Script, Task};
 use crate::algorithm::{State, stored};
 use crate::clock::micros_up;
-use crate::decision::{NEVER, Part, Place, QuotaSnapshot, Receipt, Snapshot, Turn};
+use crate::decision::{NEVER, Op, Part, Place, QuotaSnapshot, Receipt, Reply, Snapshot, Turn};
 use crate::policy::Policy;
 
 /// What is asked of Redis by a script, alone or with others of the same script.

@@ -14,10 +14,12 @@ use super::name::{Name, Naming};
 use super::request::{Ask, Expiry, fault, signed, unsigned};
 use super::script::Script;
 use super::{Inner, RedisBackend};
+use crate::backend::PermitBackend;
 use crate::clock::micros_up;
 use crate::decision::{NEVER, QuotaSnapshot};
+use crate::decision::{PermitOp, PermitReply};
 use crate::key::Key;
-use crate::semaphore::{Backend, Op, Permits, Reply};
+use crate::policy::Permits;
 
 /// Keeps permits in Redis, for all processes that use the same prefix and names. Clones share everything.
 ///
@@ -46,16 +48,16 @@ const LOOK: Duration = Duration::from_millis(50);
 const SHORTEST_LOOK: Duration = Duration::from_millis(5);
 const LONGEST_LOOK: Duration = Duration::from_millis(250);
 
-impl Backend for RedisSemaphore {
+impl PermitBackend for RedisSemaphore {
     type Error = BackendError;
-    type Future = Pin<Box<dyn Future<Output = Result<Reply, BackendError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<PermitReply, BackendError>> + Send>>;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<Reply, BackendError>, Self::Future> {
+    ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         let inner = &self.0;
         if inner.atomicity != Atomicity::Script {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::Unsupported(
@@ -77,21 +79,26 @@ impl Backend for RedisSemaphore {
         true
     }
 
-    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &PermitReply,
+        waiters: usize,
+    ) -> Option<Duration> {
         Some(next_look(permits, reply, waiters))
     }
 }
 
 /// Whether it is of no use to ask now. A renewal may be, before a request is: its lease does not wait.
-pub(super) fn refuses(breaker: &Breaker, op: &Op) -> bool {
+pub(super) fn refuses(breaker: &Breaker, op: &PermitOp) -> bool {
     match op {
-        Op::Renew(_) => breaker.refuses_keeping(),
+        PermitOp::Renew(_) => breaker.refuses_keeping(),
         _ => breaker.refuses(),
     }
 }
 
 /// When to look again.
-pub(super) fn next_look(permits: &Permits, reply: &Reply, waiters: usize) -> Duration {
+pub(super) fn next_look(permits: &Permits, reply: &PermitReply, waiters: usize) -> Duration {
     let waiters = u32::try_from(waiters).unwrap_or(u32::MAX).max(1);
     // Behind so many others that all permits would be theirs, so many times it takes.
     let rounds = 1 + reply.in_front / permits.capacity();
@@ -100,16 +107,16 @@ pub(super) fn next_look(permits: &Permits, reply: &Reply, waiters: usize) -> Dur
 }
 
 /// Its permits are those of a [`RedisSemaphore`] that is made from it.
-impl Backend for RedisBackend {
+impl PermitBackend for RedisBackend {
     type Error = BackendError;
-    type Future = <RedisSemaphore as Backend>::Future;
+    type Future = <RedisSemaphore as PermitBackend>::Future;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<Reply, BackendError>, Self::Future> {
+    ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         RedisSemaphore::new(self).ask(op, permits, key)
     }
 
@@ -121,7 +128,12 @@ impl Backend for RedisBackend {
         true
     }
 
-    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration> {
+    fn next_look(
+        &self,
+        permits: &Permits,
+        reply: &PermitReply,
+        waiters: usize,
+    ) -> Option<Duration> {
         Some(next_look(permits, reply, waiters))
     }
 }
@@ -138,7 +150,7 @@ impl fmt::Debug for RedisSemaphore {
 /// What is asked of the permits of this name.
 #[derive(Debug)]
 pub(super) struct Errand {
-    op: Op,
+    op: PermitOp,
     permits: Permits,
     name: Name,
 }
@@ -147,12 +159,12 @@ pub(super) struct Errand {
 const SUFFIXES: [&[u8]; 3] = [b"p", b"pw", b"pq"];
 
 impl Ask for Errand {
-    type Reply = Reply;
+    type Reply = PermitReply;
     /// An id has one permit, however often it is asked for, renewed or released.
     const IS_REPEATABLE: bool = true;
 
     fn keeps(&self) -> bool {
-        matches!(self.op, Op::Renew(_))
+        matches!(self.op, PermitOp::Renew(_))
     }
 
     fn script(&self) -> &'static Script {
@@ -186,7 +198,7 @@ impl Ask for Errand {
     fn read(
         &self,
         answers: &mut std::slice::Iter<'_, Value>,
-    ) -> Option<Result<Reply, BackendError>> {
+    ) -> Option<Result<PermitReply, BackendError>> {
         let Value::Array(own) = answers.next()? else {
             return None;
         };
@@ -204,16 +216,16 @@ impl Ask for Errand {
             },
             reset_after: unsigned(reset)?,
         };
-        Some(Ok(Reply {
+        Some(Ok(PermitReply {
             lasting: lasting?,
             in_front: u32::try_from(unsigned(front)?).unwrap_or(u32::MAX),
-            ..Reply::of(numbers)
+            ..PermitReply::of(numbers)
         }))
     }
 }
 
 impl Errand {
-    pub(super) fn new(op: Op, permits: &Permits, naming: &Naming, key: &Key) -> Self {
+    pub(super) fn new(op: PermitOp, permits: &Permits, naming: &Naming, key: &Key) -> Self {
         Self {
             op,
             permits: permits.clone(),
@@ -223,11 +235,11 @@ impl Errand {
 
     fn write(&self, command: &mut Cmd) {
         let (name, weight, waited) = match &self.op {
-            Op::Acquire { weight, .. } => ("acquire", *weight, Duration::ZERO),
-            Op::Wait { weight, waited, .. } => ("wait", *weight, *waited),
-            Op::Renew(_) => ("renew", 0, Duration::ZERO),
-            Op::Release(_) => ("release", 0, Duration::ZERO),
-            Op::Peek => ("peek", 0, Duration::ZERO),
+            PermitOp::Acquire { weight, .. } => ("acquire", *weight, Duration::ZERO),
+            PermitOp::Wait { weight, waited, .. } => ("wait", *weight, *waited),
+            PermitOp::Renew(_) => ("renew", 0, Duration::ZERO),
+            PermitOp::Release(_) => ("release", 0, Duration::ZERO),
+            PermitOp::Peek => ("peek", 0, Duration::ZERO),
         };
         // Who says that he has waited for longer than a year would come from before the epoch.
         let waited = micros_up(waited).min(LONGEST_WAIT);
@@ -235,16 +247,16 @@ impl Errand {
         command.arg(self.permits.lease_micros());
         command.arg(weight).arg(waited);
         match &self.op {
-            Op::Acquire { id, .. } | Op::Wait { id, .. } | Op::Release(id) => {
+            PermitOp::Acquire { id, .. } | PermitOp::Wait { id, .. } | PermitOp::Release(id) => {
                 command.arg(1).arg(&id.as_bytes()[..]);
             }
-            Op::Renew(ids) => {
+            PermitOp::Renew(ids) => {
                 command.arg(ids.len());
                 for id in ids {
                     command.arg(&id.as_bytes()[..]);
                 }
             }
-            Op::Peek => {
+            PermitOp::Peek => {
                 command.arg(0);
             }
         }

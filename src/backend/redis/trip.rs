@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use bb8_redis::redis::{ErrorKind, ServerErrorKind, Value};
 
-use super::super::{BackendError, BackendErrorKind, Reply};
+use super::super::{BackendError, BackendErrorKind};
 use super::breaker::Breaker;
 use super::fault::{
     Slow, garbled, is_broken, is_of_cluster, is_read_only, is_refusal, of_redis, was_not_done,
 };
 use super::request::{Ask, Expiry};
 use super::source::{Lent, Source};
+use crate::decision::Reply;
 use crate::report;
 
 /// What every trip needs.

@@ -12,16 +12,17 @@ use bb8_redis::redis::Client;
 
 use self::connections::Connections;
 use self::trip::Line;
-use super::super::{BackendError, BackendErrorKind, Lobby, Op, Reply};
+use super::super::{BackendError, BackendErrorKind, Lobby};
 use super::breaker::Breaker;
 use super::builder::RedisBuilder;
 use super::front::Front;
 use super::request::Expiry;
 use super::semaphore::{Errand, next_look, refuses};
-use crate::blocking::{Backend, PermitBackend};
+use crate::backend::{BlockingBackend, BlockingPermitBackend};
+use crate::decision::{Op, PermitOp, PermitReply, Reply};
 use crate::key::Key;
+use crate::policy::Permits;
 use crate::policy::Policy;
-use crate::semaphore::{self, Permits};
 
 /// Keeps buckets in Redis, asked from plain threads. Clones share everything.
 ///
@@ -127,7 +128,7 @@ impl RedisBackend {
 /// A year.
 const LONGEST_LIMIT: Duration = Duration::from_secs(365 * 86_400);
 
-impl Backend for RedisBackend {
+impl BlockingBackend for RedisBackend {
     type Error = BackendError;
 
     fn lobby(&self) -> &Lobby {
@@ -151,15 +152,10 @@ impl Backend for RedisBackend {
     }
 }
 
-impl PermitBackend for RedisBackend {
+impl BlockingPermitBackend for RedisBackend {
     type Error = BackendError;
 
-    fn ask(
-        &self,
-        op: semaphore::Op,
-        permits: &Permits,
-        key: &Key,
-    ) -> Result<semaphore::Reply, BackendError> {
+    fn ask(&self, op: PermitOp, permits: &Permits, key: &Key) -> Result<PermitReply, BackendError> {
         let Inner { front, line } = &*self.0;
         if refuses(&line.breaker, &op) {
             return Err(BackendError::new(BackendErrorKind::CircuitOpen));
@@ -178,7 +174,7 @@ impl PermitBackend for RedisBackend {
     fn next_look(
         &self,
         permits: &Permits,
-        reply: &semaphore::Reply,
+        reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
         Some(next_look(permits, reply, waiters))

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{PermitId, Permits};
+use crate::decision::PermitId;
 use crate::decision::{NEVER, QuotaSnapshot};
+use crate::policy::Permits;
 
 /// The holders of one key.
 #[derive(Debug, Default)]

@@ -12,10 +12,15 @@
 //! # Ok(()) }
 //! ```
 
+mod operation;
+mod permit;
+
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
+pub use self::operation::{Op, Reply};
+pub use self::permit::{PermitId, PermitOp, PermitReply};
 use crate::algorithm::State;
 use crate::clock::micros_up;
 use crate::quota::Cost;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
 
-use crate::semaphore::{Lost, Permit};
+use super::{Lost, Permit};
 
 /// When the permit of a request ends that was let through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -18,7 +18,7 @@ pub enum Hold {
     Head,
 }
 
-/// What a request holds while it is served, in its extensions: the permits of all [`SemaphoreLayer`](super::SemaphoreLayer)s
+/// What a request holds while it is served, in its extensions: the permits of all [`SemaphoreLayer`](crate::SemaphoreLayer)s
 /// around the handler. An extractor of axum's.
 ///
 /// It does not make them last any longer by itself; [`keep`](Self::keep) does. After an HTTP upgrade (a WebSocket, say) that is

@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 
-use super::{MemoryBackend, Reply};
+use crate::backend::MemoryBackend;
+use crate::decision::Reply;
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;

@@ -12,11 +12,12 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::holders::{Holders, Moment};
-use super::{Backend, Op, PermitId, Permits, Reply};
-use crate::backend::{Answer, Lobby};
+use crate::backend::{Answer, Lobby, PermitBackend};
 use crate::clock::{Clock, SystemClock};
 use crate::decision::RetryAfter;
+use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
+use crate::policy::Permits;
 
 /// Keeps permits in this process. Clones share them; each process has its own.
 ///
@@ -131,7 +132,7 @@ impl<C> MemorySemaphore<C> {
 }
 
 impl<C: Clock> MemorySemaphore<C> {
-    fn decide(&self, op: &Op, permits: &Permits, key: &Key) -> Reply {
+    fn decide(&self, op: &PermitOp, permits: &Permits, key: &Key) -> PermitReply {
         let shared = &*self.0;
         let at = Moment {
             now: shared.clock.now().as_micros(),
@@ -140,28 +141,28 @@ impl<C: Clock> MemorySemaphore<C> {
         };
         let print = shared.seed.hash_one((permits.name(), key));
         let mut shard = shared.shard(print).lock();
-        if let Op::Acquire { id, weight } | Op::Wait { id, weight, .. } = op {
+        if let PermitOp::Acquire { id, weight } | PermitOp::Wait { id, weight, .. } = op {
             let numbers = shard.entry(print).or_default().acquire(&at, *id, *weight);
             forget_if_empty(&mut shard, print);
-            return Reply::of(numbers);
+            return PermitReply::of(numbers);
         }
         let Some(holders) = shard.get_mut(&print) else {
             let lasting = match op {
-                Op::Renew(ids) => SmallVec::from_elem(false, ids.len()),
-                Op::Release(_) => SmallVec::from_elem(false, 1),
+                PermitOp::Renew(ids) => SmallVec::from_elem(false, ids.len()),
+                PermitOp::Release(_) => SmallVec::from_elem(false, 1),
                 _ => SmallVec::new(),
             };
-            let reply = Reply::of(Holders::default().told(&at, 0));
-            return Reply { lasting, ..reply };
+            let reply = PermitReply::of(Holders::default().told(&at, 0));
+            return PermitReply { lasting, ..reply };
         };
         let lasting = match op {
-            Op::Renew(ids) => ids.iter().map(|id| holders.renew(&at, *id)).collect(),
-            Op::Release(id) => SmallVec::from_elem(holders.release(&at, *id), 1),
+            PermitOp::Renew(ids) => ids.iter().map(|id| holders.renew(&at, *id)).collect(),
+            PermitOp::Release(id) => SmallVec::from_elem(holders.release(&at, *id), 1),
             _ => SmallVec::new(),
         };
-        let reply = Reply::of(holders.told(&at, 0));
+        let reply = PermitReply::of(holders.told(&at, 0));
         forget_if_empty(&mut shard, print);
-        Reply { lasting, ..reply }
+        PermitReply { lasting, ..reply }
     }
 }
 
@@ -182,16 +183,16 @@ impl<C> Shared<C> {
     }
 }
 
-impl<C: Clock> Backend for MemorySemaphore<C> {
+impl<C: Clock> PermitBackend for MemorySemaphore<C> {
     type Error = Infallible;
-    type Future = Ready<Result<Reply, Infallible>>;
+    type Future = Ready<Result<PermitReply, Infallible>>;
 
     fn ask(
         &self,
-        op: Op,
+        op: PermitOp,
         permits: &Permits,
         key: &Key,
-    ) -> Answer<Result<Reply, Infallible>, Self::Future> {
+    ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
         Answer::Now(Ok(self.decide(&op, permits, key)))
     }
 
@@ -203,7 +204,7 @@ impl<C: Clock> Backend for MemorySemaphore<C> {
         self.0.leases_end
     }
 
-    fn next_look(&self, _: &Permits, reply: &Reply, _: usize) -> Option<Duration> {
+    fn next_look(&self, _: &Permits, reply: &PermitReply, _: usize) -> Option<Duration> {
         // All who release are here. But a lease ends without a word.
         match reply.decision.retry_after() {
             Some(RetryAfter::In(wait)) if self.0.leases_end => Some(wait),

@@ -4,10 +4,7 @@ use std::time::Duration;
 use ahash::RandomState;
 use smallvec::SmallVec;
 
-use super::Permits;
-use crate::backend::{Answer, Lobby};
-use crate::decision::{Decision, QuotaSnapshot, Snapshot};
-use crate::key::Key;
+use super::{Decision, QuotaSnapshot, Snapshot};
 
 /// What names a permit: 128 bits that its holder makes before it asks. Who knows them can release it, so they are not printed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +46,7 @@ impl fmt::Debug for PermitId {
 
 /// What is asked of a semaphore's backend, of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
+pub enum PermitOp {
     /// Takes a permit of this weight now, or nothing. The same id again, while its permit lasts, is the same permit with its
     /// first weight, and renews its lease. Weight 0 looks.
     Acquire {
@@ -80,7 +77,7 @@ pub enum Op {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "the decision is in the reply"]
 #[non_exhaustive]
-pub struct Reply {
+pub struct PermitReply {
     /// Whether there is a permit, and the numbers after it: the capacity, permits that remain, of a refusal when enough leases
     /// will have ended by themselves (a hint: releases come sooner, renewals later), and when the last one will.
     pub decision: Decision,
@@ -90,7 +87,7 @@ pub struct Reply {
     pub in_front: u32,
 }
 
-impl Reply {
+impl PermitReply {
     /// An answer in numbers, for a backend that decides by itself.
     pub fn of(numbers: QuotaSnapshot) -> Self {
         Self {
@@ -98,43 +95,5 @@ impl Reply {
             lasting: SmallVec::new(),
             in_front: 0,
         }
-    }
-}
-
-/// Keeps who holds which permit. Clones share their state.
-///
-/// Operations on one key take effect one at a time, in every process that shares the state.
-pub trait Backend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
-    type Error: std::error::Error + Send + Sync + 'static;
-    /// What [`Answer::Later`] holds.
-    type Future: Future<Output = Result<Reply, Self::Error>> + Send + 'static;
-
-    /// Does `op` to the permits of `key`.
-    fn ask(
-        &self,
-        op: Op,
-        permits: &Permits,
-        key: &Key,
-    ) -> Answer<Result<Reply, Self::Error>, Self::Future>;
-
-    /// Where those wait who use it, and what renews their permits: the same one for all clones, and for no other backend.
-    fn lobby(&self) -> &Lobby;
-
-    /// Whether permits end with their lease, and so have to be renewed.
-    fn has_leases(&self) -> bool;
-
-    /// When one who waits should ask again although nobody in this process has released anything; `None` if nobody else can.
-    /// `reply` is the refusal, and `waiters` how many wait here for the same key, he included.
-    fn next_look(&self, permits: &Permits, reply: &Reply, waiters: usize) -> Option<Duration>;
-
-    /// Whether it blocks the thread that asks: then it is not asked by tasks, and a thread of its own renews permits.
-    fn blocks(&self) -> bool {
-        false
-    }
-
-    /// An id for a new permit; one that nobody can guess, unless it stays in the process.
-    fn new_id(&self) -> PermitId {
-        PermitId::random()
     }
 }

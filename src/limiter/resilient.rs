@@ -1,7 +1,7 @@
-use super::{Backend, HandlesFailure, OnBackendError, Outcome};
+use super::{HandlesFailure, Limiter, OnBackendError, Outcome, Rejected};
+use crate::backend::Backend;
 use crate::charge::Charge;
 use crate::key::Key;
-use crate::limiter::{Limiter, Rejected};
 use crate::quota::Cost;
 use crate::wait::MaxWait;
 
@@ -9,7 +9,7 @@ use crate::wait::MaxWait;
 /// Tower.
 ///
 /// ```
-/// use tower_sluice::backend::{Outcome, Resilient};
+/// use tower_sluice::limiter::{Outcome, Resilient};
 /// use tower_sluice::{AnyBackend, Key, Limiter, OnBackendError, Policy, Quota};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_sluice::backend::BackendError> {

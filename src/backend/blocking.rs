@@ -1,0 +1,106 @@
+use std::convert::Infallible;
+use std::time::Duration;
+
+use super::{Answer, Backend, Lobby, MemoryBackend, MemorySemaphore, PermitBackend};
+use crate::clock::Clock;
+use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
+use crate::key::Key;
+use crate::policy::{Permits, Policy};
+
+/// Decides and keeps what keys have spent, on the thread that asks. Clones share their state.
+///
+/// Operations on one key take effect one at a time, in every thread and process that shares the state.
+pub trait BlockingBackend: Clone + Send + Sync + 'static {
+    /// Why there is no answer; [`Infallible`] if there always is.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Does `op` to the state of `key` under `policy`, and returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Self::Error>;
+
+    /// Where those wait who use it: the same one for all clones, and for no other backend.
+    fn lobby(&self) -> &Lobby;
+}
+
+impl<C: Clock> BlockingBackend for MemoryBackend<C> {
+    type Error = Infallible;
+
+    #[inline]
+    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Infallible> {
+        Ok(self.decide(op, policy, key))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        Backend::lobby(self)
+    }
+}
+
+/// Keeps who holds which permit, asked on the thread that wants to know. Clones share their state.
+pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
+    /// Why there is no answer; [`Infallible`] if there always is.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Does `op` to the permits of `key`, and returns when it is done.
+    ///
+    /// # Errors
+    ///
+    /// If there is no answer.
+    fn ask(&self, op: PermitOp, permits: &Permits, key: &Key) -> Result<PermitReply, Self::Error>;
+
+    /// As [`PermitBackend::lobby`].
+    fn lobby(&self) -> &Lobby;
+
+    /// As [`PermitBackend::has_leases`].
+    fn has_leases(&self) -> bool;
+
+    /// As [`PermitBackend::next_look`].
+    fn next_look(&self, permits: &Permits, reply: &PermitReply, waiters: usize)
+    -> Option<Duration>;
+
+    /// As [`PermitBackend::new_id`].
+    fn new_id(&self) -> PermitId {
+        PermitId::random()
+    }
+}
+
+/// What answers at once does not block anybody.
+macro_rules! at_once {
+    ($($backend:ident)*) => {$(
+        impl<C: Clock> BlockingPermitBackend for $backend<C> {
+            type Error = Infallible;
+
+            fn ask(&self, op: PermitOp, permits: &Permits, key: &Key) -> Result<PermitReply, Infallible> {
+                match PermitBackend::ask(self, op, permits, key) {
+                    Answer::Now(reply) => reply,
+                    Answer::Later(reply) => reply.into_inner(),
+                }
+            }
+
+            fn lobby(&self) -> &Lobby {
+                PermitBackend::lobby(self)
+            }
+
+            fn has_leases(&self) -> bool {
+                PermitBackend::has_leases(self)
+            }
+
+            fn next_look(
+                &self,
+                permits: &Permits,
+                reply: &PermitReply,
+                waiters: usize,
+            ) -> Option<Duration> {
+                PermitBackend::next_look(self, permits, reply, waiters)
+            }
+
+            fn new_id(&self) -> PermitId {
+                PermitBackend::new_id(self)
+            }
+        }
+    )*};
+}
+
+at_once! { MemorySemaphore MemoryBackend }
