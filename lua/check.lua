@@ -22,8 +22,7 @@ for index = 1, #KEYS do
   --@load
   --@view
   if not fault then
-    --@judge
-    --@settle
+    --@decide
   end
   if fault then retry, remaining, reset, place = -2, fault, 0, 0 end
   --@answer

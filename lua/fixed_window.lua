@@ -13,7 +13,7 @@ local start, used, note, fault = origin < 0 and now or now - (now - origin) % wi
 if raw then
   if #raw == 18 then
     local tag, began, had = struct.unpack('<c2i8i8', raw)
-    if tag ~= 'f1' then
+    if tag ~= 'f1' or had < 0 or had > 9007199254740992 or began < -9007199254740992 or began > 9007199254740992 then
       fault = 'CORRUPT'
     elseif now >= began then
       if now - began < window and had > 0 then start, used = began, had end

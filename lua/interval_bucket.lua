@@ -16,7 +16,8 @@ local anchor = nil
 if raw then
   if #raw == 26 then
     local tag, was, since, capacity = struct.unpack('<c2i8i8i8', raw)
-    if tag == 'i1' then
+    local fine = was >= 0 and was <= 9007199254740992 and since >= -9007199254740992 and since <= 9007199254740992 and capacity > 0
+    if tag == 'i1' and fine then
       if capacity ~= limit then was = math.min(was, 2 * limit) end
       debt, note = was, false
       if now >= since or since - now <= math.ceil(limit / refill) * period then
@@ -28,6 +29,8 @@ if raw then
       else
         note = true
       end
+      -- No reservation waits for longer.
+      if debt / refill * period > 9007199254740992 then fault = 'CORRUPT' end
     else
       fault = 'CORRUPT'
     end

@@ -21,6 +21,7 @@ do
 end
 --@end
 
+--@why
 -- The operation whose keys and arguments come after these: looks at all quotas, and then does it to all.
 local function operate(keys, args, count)
   local raws, longest, never, fault = {}, 0, false, nil
@@ -55,7 +56,9 @@ local answers, keys, args = {}, 0, 3
 while keys < #KEYS do
   local count = tonumber(ARGV[args + 1])
   max_wait = tonumber(ARGV[args + 2])
-  answers[#answers + 1] = operate(keys, args + 2, count)
+  local done, answer = pcall(operate, keys, args + 2, count)
+  if not done then answer = { -2, why(answer) } end
+  answers[#answers + 1] = answer
   keys, args = keys + count, args + 2 + 3 * count
 end
 return answers

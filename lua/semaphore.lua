@@ -1,75 +1,90 @@
 -- semaphore.lua: who holds which permit of a key; operations one after the other, each as if it were alone.
 -- KEYS     three an operation: sorted set of ids by the end of their lease in µs | hash of weights: id -> weight - 1 where that is
 --          not 0, 'sum' -> all of them | hash of those who wait: id -> came at µs, weight, capacity, forgotten at µs
--- ARGV     prelude's, then of each operation: its name (acquire, wait, renew, release, peek) | capacity | lease in µs | weight |
---          µs waited already | how many ids | ids
+-- ARGV     prelude's, then of each operation: its name (acquire, wait, renew, release, revoke, peek) | capacity | lease in µs |
+--          weight | µs waited already | how many ids | ids
 -- returns  of each operation: { retry 0 acquired, -1 never, else µs | remaining | reset in µs | weight that stands in front |
 --          of each id of a renewal or release: 1 it lasted, 0 it was over }. Of one that failed: { -2 | why }
 -- writes   nothing for a look; a refusal drops what is over, and keeps the place of one who waits. What is kept expires a
 --          second after the last lease
+-- revoked  an id that was revoked stays in the sorted set for one lease, with the negative time at which that ends as its score:
+--          a request for it that arrives later is denied. No other id has a negative score
 
 --@prelude
 -- Those who wait ask again sooner; who does not is forgotten after so long, in µs.
 local FORGOTTEN = 1000000
+-- The most revoked ids of a key.
+local MOST_REVOKED = 1024
+local LARGEST = 9007199254740992
+--@why
 
 local function text(number)
   return string.format('%.0f', number)
 end
 
+local function corrupt()
+  error({ err = 'CORRUPT' }, 0)
+end
+
+-- A number of the hash of weights.
+local function stored(value)
+  if not value then return 0 end
+  local number = string.find(value, '^[1-9]%d*$') and tonumber(value)
+  if not number or number > LARGEST then corrupt() end
+  return number
+end
+
+-- A place in the queue, in its parts.
+local function place_of(value)
+  if #value ~= 32 then corrupt() end
+  local at, own, most, gone = struct.unpack('<i8i8i8i8', value)
+  local fine = math.abs(at) <= LARGEST and math.abs(gone) <= LARGEST
+  if not fine or own < 1 or own > LARGEST or most < 1 then corrupt() end
+  return at, own, most, gone
+end
+
+-- Everything is read and checked before the first write: contents that are not ours stay as they are.
 local function operate(held, weights, line, op, capacity, lease, weight, waited, first, count)
   local latest = now + lease
-  local sum = tonumber(redis.call('HGET', weights, 'sum') or 0)
   local answer = { 0, 0, 0, 0 }
-  -- Weights alone are what is left where somebody has deleted the holders: kept, they would count for as long as others come.
-  if sum > 0 and redis.call('ZCARD', held) == 0 then
-    sum = 0
-    if op ~= 'peek' then redis.call('DEL', weights) end
-  end
-
-  local function forget_weight(id)
-    local extra = sum > 0 and redis.call('HGET', weights, id)
-    if extra then
-      redis.call('HDEL', weights, id)
-      sum = redis.call('HINCRBY', weights, 'sum', -extra)
-      if sum == 0 then redis.call('DEL', weights) end
+  local sum = stored(redis.call('HGET', weights, 'sum'))
+  local over = redis.call('ZRANGEBYSCORE', held, '0', text(now))
+  local standing = redis.call('ZCOUNT', held, '(' .. text(now), '+inf')
+  -- Weights alone are left if the holders were deleted by other tools: kept, they would count as long as others come.
+  local orphaned = sum > 0 and #over + standing == 0
+  local extras, freed = {}, orphaned and sum or 0
+  if sum > 0 then
+    for index, id in ipairs(over) do
+      extras[index] = stored(redis.call('HGET', weights, id))
+      freed = freed + extras[index]
     end
+    if freed > sum then corrupt() end
   end
+  local live = standing + sum - freed
 
-  local function weight_of(id)
-    return 1 + tonumber(sum > 0 and redis.call('HGET', weights, id) or 0)
-  end
-
-  local function tell(live)
+  local function tell(weight)
     local last = redis.call('ZREVRANGE', held, 0, 0, 'WITHSCORES')[2]
-    answer[2] = math.max(0, capacity - live)
+    answer[2] = math.max(0, capacity - weight)
     answer[3] = last and math.max(0, math.min(tonumber(last), latest) - now) or 0
     return answer
   end
 
-  if op == 'peek' then
-    local live = redis.call('ZCOUNT', held, '(' .. text(now), '+inf') + sum
-    if sum > 0 then
-      for _, id in ipairs(redis.call('ZRANGEBYSCORE', held, '-inf', text(now))) do
-        live = live - weight_of(id) + 1
-      end
-    end
-    return tell(live)
+  local function free(by)
+    if by == 0 then return end
+    sum = sum - by
+    if sum == 0 then redis.call('DEL', weights) else redis.call('HINCRBY', weights, 'sum', text(-by)) end
   end
 
   -- Leases that are over go, and none is longer than one that begins now: the clock may have gone back.
-  local over = redis.call('ZRANGEBYSCORE', held, '-inf', text(now))
-  for _, id in ipairs(over) do
-    redis.call('ZREM', held, id)
-    forget_weight(id)
-  end
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', held, '(' .. text(latest), '+inf')) do
-    redis.call('ZADD', held, text(latest), id)
-  end
-
-  local function renew(id)
-    if not redis.call('ZSCORE', held, id) then return false end
-    redis.call('ZADD', held, text(latest), id)
-    return true
+  local function tidy()
+    for index, id in ipairs(over) do
+      redis.call('ZREM', held, id)
+      if extras[index] and extras[index] > 0 then redis.call('HDEL', weights, id) end
+    end
+    free(freed)
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', held, '(' .. text(latest), '+inf')) do
+      redis.call('ZADD', held, text(latest), id)
+    end
   end
 
   local function keep()
@@ -78,46 +93,78 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
     if sum > 0 then redis.call('PEXPIRE', weights, px) end
   end
 
+  if op == 'peek' then return tell(live) end
+
   if op == 'renew' then
-    -- First, for it is done while memory is full, and after a first write all others are: nobody loses a permit by that.
+    -- First, for it is done while memory is full, and after a first write all others are: no permit is lost by that.
     keep()
+    tidy()
     for index = 1, count do
-      answer[4 + index] = renew(ARGV[first + index]) and 1 or 0
+      local id = ARGV[first + index]
+      local lasts = tonumber(redis.call('ZSCORE', held, id) or 0) > now
+      if lasts then redis.call('ZADD', held, text(latest), id) end
+      answer[4 + index] = lasts and 1 or 0
     end
-    return tell(redis.call('ZCARD', held) + sum)
+    return tell(live)
   end
 
   local id = ARGV[first + 1]
-  if op == 'release' then
-    answer[5] = redis.call('ZREM', held, id)
-    if answer[5] == 1 then forget_weight(id) end
+  -- The end of its lease; negative if it was revoked.
+  local own_end = tonumber(redis.call('ZSCORE', held, id) or 0)
+  local lasts = own_end > now
+
+  if op == 'release' or op == 'revoke' then
+    local extra = lasts and sum > 0 and stored(redis.call('HGET', weights, id)) or 0
+    if extra > sum - freed then corrupt() end
+    -- First: it fails before anything is written if this is no hash.
     redis.call('HDEL', line, id)
-    return tell(redis.call('ZCARD', held) + sum)
+    tidy()
+    if lasts then
+      redis.call('ZREM', held, id)
+      if extra > 0 then redis.call('HDEL', weights, id) end
+      free(extra)
+      live = live - 1 - extra
+    end
+    if op == 'revoke' then
+      redis.call('ZREMRANGEBYSCORE', held, text(-now), '(0')
+      local revoked = redis.call('ZCOUNT', held, '-inf', '(0')
+      -- The lowest scores end last: others make room.
+      if revoked >= MOST_REVOKED then redis.call('ZREMRANGEBYRANK', held, MOST_REVOKED - 1, revoked - 1) end
+      redis.call('ZADD', held, text(-latest), id)
+      keep()
+    end
+    answer[5] = lasts and 1 or 0
+    return tell(live)
   end
 
-  local live = redis.call('ZCARD', held) + sum
-  if renew(id) then
+  if own_end < 0 and -own_end > now then
+    answer[1] = math.max(1, math.min(-own_end, latest) - now)
+    return tell(live)
+  end
+  if lasts then
+    tidy()
+    redis.call('ZADD', held, text(latest), id)
     keep()
     return tell(live)
   end
-  if weight == 0 then return tell(live) end
-  if weight > capacity then
-    answer[1] = -1
+  if weight == 0 or weight > capacity then
+    tidy()
+    if weight > 0 then answer[1] = -1 end
     return tell(live)
   end
 
   -- In front stand those who came earlier, but not one who may have less and finds no room although this one does.
-  local came, front = now - waited, 0
+  local came, front, forgotten = now - waited, 0, {}
   if op == 'wait' then
     local places = redis.call('HGETALL', line)
     local others = {}
     for index = 1, #places, 2 do
-      local at, own, most, gone = struct.unpack('<i8i8i8i8', places[index + 1])
+      local at, own, most, gone = place_of(places[index + 1])
       if places[index] == id then
         -- The sooner one: the clock may have gone back.
         came = math.min(came, at)
       elseif gone <= now or gone > now + FORGOTTEN then
-        redis.call('HDEL', line, places[index])
+        forgotten[#forgotten + 1] = places[index]
       else
         others[#others + 1] = { places[index], at, own, most }
       end
@@ -130,39 +177,46 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
   end
 
   local missing = live + front + weight - capacity
-  if missing <= 0 then
-    redis.call('ZADD', held, text(latest), id)
-    if weight > 1 then
-      redis.call('HSET', weights, id, text(weight - 1))
-      sum = redis.call('HINCRBY', weights, 'sum', text(weight - 1))
+  if missing > 0 then
+    -- Until leases of so much weight have ended by themselves, soonest first.
+    local last
+    local place = redis.call('ZCARD', held) - standing
+    if sum == freed then
+      place = place + math.min(missing, live) - 1
+      last = redis.call('ZRANGE', held, place, place, 'WITHSCORES')[2]
+    else
+      local gone = 0
+      while gone < missing do
+        local some = redis.call('ZRANGE', held, place, place + 99, 'WITHSCORES')
+        if #some == 0 then break end
+        for index = 1, #some, 2 do
+          if gone < missing then
+            gone, last = gone + 1 + stored(redis.call('HGET', weights, some[index])), some[index + 1]
+          end
+        end
+        place = place + 100
+      end
     end
-    if op == 'wait' then redis.call('HDEL', line, id) end
-    keep()
-    return tell(live + weight)
+    answer[1] = math.max(1, math.min(tonumber(last or 0), latest) - now)
   end
 
-  if op == 'wait' then
-    redis.call('HSET', line, id, struct.pack('<i8i8i8i8', came, weight, capacity, now + FORGOTTEN))
-    redis.call('PEXPIRE', line, text(2 * FORGOTTEN / 1000))
-  end
-  -- Until leases of so much weight have ended by themselves, soonest first.
-  local last
-  if sum == 0 then
-    local place = math.min(missing, live) - 1
-    last = redis.call('ZRANGE', held, place, place, 'WITHSCORES')[2]
-  else
-    local place, freed = 0, 0
-    while freed < missing do
-      local some = redis.call('ZRANGE', held, place, place + 99, 'WITHSCORES')
-      if #some == 0 then break end
-      for index = 1, #some, 2 do
-        if freed < missing then freed, last = freed + weight_of(some[index]), some[index + 1] end
-      end
-      place = place + 100
+  tidy()
+  for _, gone in ipairs(forgotten) do redis.call('HDEL', line, gone) end
+  if missing > 0 then
+    if op == 'wait' then
+      redis.call('HSET', line, id, struct.pack('<i8i8i8i8', came, weight, capacity, now + FORGOTTEN))
+      redis.call('PEXPIRE', line, text(2 * FORGOTTEN / 1000))
     end
+    return tell(live)
   end
-  answer[1] = math.max(1, tonumber(last or 0) - now)
-  return tell(live)
+  redis.call('ZADD', held, text(latest), id)
+  if weight > 1 then
+    redis.call('HSET', weights, id, text(weight - 1))
+    sum = redis.call('HINCRBY', weights, 'sum', text(weight - 1))
+  end
+  if op == 'wait' then redis.call('HDEL', line, id) end
+  keep()
+  return tell(live + weight)
 end
 
 local answers, keys, args = {}, 0, 3
@@ -170,7 +224,7 @@ while keys < #KEYS do
   local count = tonumber(ARGV[args + 6])
   local done, answer = pcall(operate, KEYS[keys + 1], KEYS[keys + 2], KEYS[keys + 3], ARGV[args + 1],
     tonumber(ARGV[args + 2]), tonumber(ARGV[args + 3]), tonumber(ARGV[args + 4]), tonumber(ARGV[args + 5]), args + 6, count)
-  if not done then answer = { -2, type(answer) == 'table' and answer.err or answer } end
+  if not done then answer = { -2, why(answer) } end
   answers[#answers + 1] = answer
   keys, args = keys + 3, args + 6 + count
 end

@@ -5,6 +5,16 @@
 
 --# load
 raw = redis.pcall('GET', key)
+--# why
+-- The text of an error. Those of Redis begin with a code in capitals. One without is an error of Lua itself, which only contents
+-- that are not ours cause.
+local function why(problem)
+  local text = type(problem) == 'table' and problem.err or tostring(problem)
+  return string.find(text, '%u%u%u') and text or 'CORRUPT'
+end
+--# decide
+--@judge
+--@settle
 --# judge
 if cost > limit then
   retry, note = -1, false

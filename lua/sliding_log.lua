@@ -12,7 +12,8 @@ local function entry(index)
   local text = redis.call('LINDEX', key, index)
   if text and #text == 34 then
     local tag, time, number, sum, cost = struct.unpack('<c2i8i8i8i8', text)
-    if tag == 'l1' then return time, number, sum, cost end
+    local fine = time >= 0 and time <= 9007199254740992 and number >= 0 and number <= 9007199254740992 and sum <= 9007199254740992
+    if tag == 'l1' and fine and cost > 0 and cost <= sum then return time, number, sum, cost end
   end
   error({ err = 'CORRUPT' }, 0)
 end
@@ -50,6 +51,7 @@ local function read()
     oldest, _, sum, cost = entry(log.passed)
   end
   log.sum = last - sum + cost
+  if log.sum <= 0 then error({ err = 'CORRUPT' }, 0) end
   return log
 end
 -- Moves what lies in the future to now.
@@ -95,7 +97,7 @@ local function give_back(log, number, cost)
     redis.call('LREM', key, from == 0 and 1 or -1, packed(time, other, sum, own))
   end
 end
-local function why(problem) return type(problem) == 'table' and problem.err or tostring(problem) end
+--@why
 --# quota
 limit, window = struct.unpack('<i8i8', quota, 2)
 --# load
@@ -106,6 +108,14 @@ do
   local fine, found = pcall(read)
   if fine then log, note, raw = found, found.rebase, found.count > 0 else fault = why(found) end
 end
+--# decide
+do
+  local fine, problem = pcall(function()
+    --@judge
+    --@settle
+  end)
+  if not fine then fault = why(problem) end
+end
 --# wait
 if log.sum + cost > limit then
   local leaves = first(log.passed, log.count - 1, function(index)
@@ -113,6 +123,7 @@ if log.sum + cost > limit then
     return log.last - sum <= limit - cost
   end)
   retry = math.min((entry(leaves)), log.at) - now + window
+  if retry < 1 then error({ err = 'CORRUPT' }, 0) end
 end
 --# charge
 add, place = cost, math.max(log.number + 1, log.at)

@@ -14,7 +14,7 @@ if raw then
   if #raw == 26 then
     local tag, began, had, before = struct.unpack('<c2i8i8i8', raw)
     had, before = math.min(had, 2 * limit), math.min(before, 2 * limit)
-    if tag ~= 's1' then
+    if tag ~= 's1' or had < 0 or before < 0 or began < 0 or began > 9007199254740992 then
       fault = 'CORRUPT'
     elseif now >= began then
       if now - began < window then

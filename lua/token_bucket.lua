@@ -15,7 +15,8 @@ local debt, at, ahead, note, fault = initial, now, 0, initial > 0, nil
 if raw then
   if #raw == 34 then
     local tag, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
-    if tag == 'b1' then
+    local fine = was >= 0 and was <= 9007199254740992 and since >= 0 and since <= 9007199254740992 and had > 0 and had <= 9007199254740992
+    if tag == 'b1' and fine and capacity > 0 then
       if had ~= per_token then was = math.min(math.ceil(was / had) * per_token, 2 * full) end
       if capacity ~= limit then was = math.min(was, 2 * full) end
       if now >= since then

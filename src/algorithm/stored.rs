@@ -3,6 +3,9 @@
 
 use super::{Kept, State, fixed_window, interval_bucket, sliding_window, token_bucket};
 
+/// No stored number is larger.
+const LARGEST: u64 = 1 << 53;
+
 /// Writes numbers below 2^63.
 fn pack<const N: usize>(mark: &[u8; 2], numbers: [i64; N]) -> Vec<u8> {
     let mut packed = mark.to_vec();
@@ -18,6 +21,9 @@ fn unpack<const N: usize>(mark: &[u8; 2], packed: &[u8]) -> Option<[i64; N]> {
     let mut read = [0; N];
     for (number, bytes) in read.iter_mut().zip(numbers.chunks_exact(8)) {
         *number = i64::from_le_bytes(bytes.try_into().ok()?);
+        if number.unsigned_abs() > LARGEST {
+            return None;
+        }
     }
     Some(read)
 }
@@ -67,7 +73,7 @@ pub(crate) fn decode(packed: &[u8]) -> Option<State> {
                 unsigned(grains)?,
                 at,
                 unsigned(per_token).filter(|per_token| *per_token > 0)?,
-                small(capacity)?,
+                small(capacity).filter(|capacity| *capacity > 0)?,
             ))
         }
         b'i' => {
@@ -75,7 +81,7 @@ pub(crate) fn decode(packed: &[u8]) -> Option<State> {
             Kept::IntervalBucket(interval_bucket::Debt {
                 tokens: unsigned(tokens)?,
                 anchor,
-                capacity: small(capacity)?,
+                capacity: small(capacity).filter(|capacity| *capacity > 0)?,
             })
         }
         b'f' => {

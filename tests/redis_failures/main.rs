@@ -2,6 +2,7 @@
 
 mod access;
 mod contents;
+mod corrupt;
 mod drops;
 mod harness;
 mod network;

@@ -71,7 +71,7 @@ impl Script {
             expand(
                 &mut text,
                 include_str!("../../../lua/semaphore.lua"),
-                &[],
+                &[SHARED],
                 0,
             );
             let hash = redis::Script::new(&text);
@@ -117,7 +117,7 @@ fn compose(task: Task, algorithms: Algorithms) -> String {
         let each = each.replace("@letter", &letter.to_string());
         expand(&mut text, &each, &[task.members(), algorithm, SHARED], 0);
     }
-    expand(&mut text, tail, &[], 0);
+    expand(&mut text, tail, &[SHARED], 0);
     text
 }
 
