@@ -77,6 +77,9 @@ pub mod limit;
 pub mod limiter;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+#[cfg(sluice_model)]
+#[doc(hidden)]
+pub mod model;
 #[cfg(feature = "blocking")]
 mod park;
 mod partition;
@@ -85,6 +88,7 @@ pub mod quota;
 mod report;
 pub mod response;
 pub mod semaphore;
+mod sync;
 pub mod wait;
 
 pub use self::backend::{AnyBackend, MemoryBackend, MemorySemaphore};

@@ -297,7 +297,7 @@ impl<B: Backend> Waiter<'_, B> {
         let queue = place.queue(self.policy);
         let mut at_once = true;
         let Some(head) = self.reach_head(&queue, deadline, &mut at_once).await else {
-            return match queue.refusal(lobby.now(), self.cost) {
+            return match queue.refusal(|| lobby.now(), self.cost) {
                 Some(decision) => Err(Rejected::Denied(decision)),
                 // So soon that nobody in this line has been refused: there may be enough for all.
                 None => self.check().await,

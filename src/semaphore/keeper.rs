@@ -174,9 +174,12 @@ impl Keeper {
         self.state.lock().remove(id);
     }
 
-    /// Tells the holder if its lease is over by `now`, should the task not have had its turn since.
-    pub(super) fn look_at(&self, id: PermitId, now: Timestamp) {
+    /// Tells the holder if its lease is over by the time of `clock`, should the task not have had its turn since.
+    ///
+    /// The clock is read under the lock, so that the answer does not precede a renewal that the state already shows.
+    pub(super) fn look_at(&self, id: PermitId, clock: impl FnOnce() -> Timestamp) {
         let mut state = self.state.lock();
+        let now = clock();
         let is_over = state.held.get(&id).is_some_and(|held| held.ends <= now);
         let over = is_over.then(|| state.remove(id)).flatten();
         drop(state);

@@ -6,16 +6,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use ahash::RandomState;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 use crate::decision::Decision;
 use crate::key::Key;
 use crate::policy::Permits;
+use crate::sync::{AtomicUsize, Mutex};
 
 /// Locks that the keys are spread over.
 const SHARDS: usize = 16;

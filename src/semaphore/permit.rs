@@ -265,7 +265,7 @@ impl<B: PermitBackend> Giver for B {
     fn look_at(&self, ticket: &Ticket) {
         if self.has_leases() {
             let lobby = self.lobby();
-            lobby.keeper().look_at(ticket.id, lobby.now());
+            lobby.keeper().look_at(ticket.id, || lobby.now());
         }
     }
 

@@ -1,9 +1,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ahash::RandomState;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::backend::fingerprint::Fingerprints;
@@ -12,6 +11,7 @@ use crate::decision::{Decision, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::sync::{AtomicUsize, Mutex};
 
 /// Locks that the keys are spread over.
 const SHARDS: usize = 16;
@@ -86,11 +86,18 @@ impl Queue {
         self.known.lock().as_ref().map(|known| known.next_look)
     }
 
-    /// The last refusal in this line, as it is by `now`, to a request of `cost`; none if nobody has been refused yet.
-    pub(crate) fn refusal(&self, now: Timestamp, cost: Cost) -> Option<Decision> {
+    /// The last denial in this queue, aged to the time of `clock`, for a request of `cost`; none if there was no denial.
+    ///
+    /// The clock is read under the lock: a late reading would answer too long a wait.
+    pub(crate) fn refusal(
+        &self,
+        clock: impl FnOnce() -> Timestamp,
+        cost: Cost,
+    ) -> Option<Decision> {
         let known = self.known.lock();
         let Known { snapshot, told, .. } = known.as_ref()?;
-        Some(Decision::of(snapshot.aged(cost, now.micros_since(*told))))
+        let age = clock().micros_since(*told);
+        Some(Decision::of(snapshot.aged(cost, age)))
     }
 }
 

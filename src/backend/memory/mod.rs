@@ -35,7 +35,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
 
 use self::room::Room;
 pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
@@ -50,6 +49,7 @@ use crate::decision::{Op, Part, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::policy::{Permits, Policy};
 use crate::quota::Cost;
+use crate::sync::{Mutex, MutexGuard};
 
 /// Keys kept if nothing else is said.
 const DEFAULT_MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not 0");
@@ -200,16 +200,12 @@ impl<C: Clock> MemoryBackend<C> {
     pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: Cost) -> Reply {
         let shared = &*self.0;
         let print = shared.fingerprints.of(key);
-        let moment = shared.moment();
+        let (mut shard, moment) = shared.enter(print);
         let [only] = policy.quotas() else {
             let op = |states: &mut [_]| algorithm::check(policy, states, moment.now, cost);
-            return shared
-                .shard(print)
-                .lock()
-                .with_states(policy, print, &moment, op);
+            return shard.with_states(policy, print, &moment, op);
         };
         let (tokens, limit) = (cost.of(0), print.under(only.id()));
-        let mut shard = shared.shard(print).lock();
         let (snapshot, place) = shard.decide(only, limit, &moment, tokens);
         drop(shard);
         Reply::to_check_of_one(
@@ -233,8 +229,7 @@ impl<C: Clock> MemoryBackend<C> {
     fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         let shared = &*self.0;
         let print = shared.fingerprints.of(key);
-        let moment = shared.moment();
-        let mut shard = shared.shard(print).lock();
+        let (mut shard, moment) = shared.enter(print);
         shard.with_states(policy, print, &moment, |states| match op {
             Op::Check(cost) => algorithm::check(policy, states, moment.now, cost),
             Op::Reserve { cost, max_wait } => {
@@ -249,15 +244,21 @@ impl<C: Clock> MemoryBackend<C> {
 }
 
 impl<C: Clock> Shared<C> {
-    /// Taken before the lock: reading a clock is a third of a decision. Two threads may then come in the other order; time
-    /// stands still for the later one.
+    /// Locks the shard of a key, and tells when.
+    ///
+    /// The clock is read before the lock is taken, which keeps the lock short, and again under the lock if another thread
+    /// has decided later meanwhile.
     #[inline]
-    fn moment(&self) -> Moment<'_> {
-        Moment {
-            now: self.clock.now(),
+    fn enter(&self, print: Fingerprint) -> (MutexGuard<'_, Shard>, Moment<'_>) {
+        let reading = self.clock.now();
+        let mut shard = self.shard(print).lock();
+        let now = shard.latest.in_order(reading, || self.clock.now());
+        let moment = Moment {
+            now,
             idle_ttl: self.idle_ttl,
             room: &self.room,
-        }
+        };
+        (shard, moment)
     }
 
     #[inline]

@@ -1,8 +1,9 @@
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_utils::CachePadded;
 
 use crate::report;
+use crate::sync::AtomicUsize;
 
 /// What all shards share: how many entries there may be, and what making room has cost.
 ///

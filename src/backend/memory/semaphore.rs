@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use ahash::RandomState;
 use crossbeam_utils::CachePadded;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::holders::{Holders, Moment};
 use crate::backend::{Answer, Lobby, PermitBackend};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, Latest, SystemClock};
 use crate::decision::RetryAfter;
 use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
 use crate::policy::Permits;
+use crate::sync::Mutex;
 
 /// Keeps permits in this process. Clones share them; each process has its own.
 ///
@@ -36,8 +36,13 @@ struct Shared<C> {
     shards: [CachePadded<Mutex<Shard>>; SHARDS],
 }
 
-/// By the hash of name and key: two share one with a chance of 2^-64.
-type Shard = HashMap<u64, Holders, RandomState>;
+#[derive(Default)]
+struct Shard {
+    /// When something was last decided here.
+    latest: Latest,
+    /// By the hash of name and key: two share one with a chance of 2^-64.
+    keys: HashMap<u64, Holders, RandomState>,
+}
 
 /// Locks that the keys are spread over.
 const SHARDS: usize = 16;
@@ -118,14 +123,18 @@ impl<C> MemorySemaphore<C> {
     /// Of how many keys permits are held now. It looks at all of them: for tests and metrics.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.0
+            .shards
+            .iter()
+            .map(|shard| shard.lock().keys.len())
+            .sum()
     }
 
     /// How many permits are held now, of all keys. It looks at all of them: for tests and metrics.
     #[must_use]
     pub fn held(&self) -> u64 {
         let of = |shard: &CachePadded<Mutex<Shard>>| -> u64 {
-            shard.lock().values().map(Holders::live).sum()
+            shard.lock().keys.values().map(Holders::live).sum()
         };
         self.0.shards.iter().map(of).sum()
     }
@@ -134,16 +143,19 @@ impl<C> MemorySemaphore<C> {
 impl<C: Clock> MemorySemaphore<C> {
     fn decide(&self, op: &PermitOp, permits: &Permits, key: &Key) -> PermitReply {
         let shared = &*self.0;
+        let print = shared.seed.hash_one((permits.name(), key));
+        let reading = shared.clock.now();
+        let mut shard = shared.shard(print).lock();
+        let now = shard.latest.in_order(reading, || shared.clock.now());
         let at = Moment {
-            now: shared.clock.now().as_micros(),
+            now: now.as_micros(),
             permits,
             leases_end: shared.leases_end,
         };
-        let print = shared.seed.hash_one((permits.name(), key));
-        let mut shard = shared.shard(print).lock();
+        let shard = &mut shard.keys;
         if let PermitOp::Acquire { id, weight } | PermitOp::Wait { id, weight, .. } = op {
             let numbers = shard.entry(print).or_default().acquire(&at, *id, *weight);
-            forget_if_empty(&mut shard, print);
+            forget_if_empty(shard, print);
             return PermitReply::of(numbers);
         }
         let Some(holders) = shard.get_mut(&print) else {
@@ -161,12 +173,12 @@ impl<C: Clock> MemorySemaphore<C> {
             _ => SmallVec::new(),
         };
         let reply = PermitReply::of(holders.told(&at, 0));
-        forget_if_empty(&mut shard, print);
+        forget_if_empty(shard, print);
         PermitReply { lasting, ..reply }
     }
 }
 
-fn forget_if_empty(shard: &mut Shard, print: u64) {
+fn forget_if_empty(shard: &mut HashMap<u64, Holders, RandomState>, print: u64) {
     if shard.get(&print).is_some_and(Holders::is_empty) {
         shard.remove(&print);
         // What a crowd has left behind is given back, seldom enough to cost nothing.

@@ -4,7 +4,7 @@ use super::room::Room;
 use super::table::{Reset, Slot, Table};
 use crate::algorithm::{self, State};
 use crate::backend::fingerprint::Fingerprint;
-use crate::clock::Timestamp;
+use crate::clock::{Latest, Timestamp};
 use crate::decision::{Place, QuotaSnapshot, Reply};
 use crate::policy::{NamedQuota, Policy};
 
@@ -18,6 +18,8 @@ const SAMPLE: usize = 16;
 /// A part of the map under a lock of its own.
 #[derive(Default)]
 pub(super) struct Shard {
+    /// When something was last decided here.
+    pub(super) latest: Latest,
     table: Table,
     /// Where the hand that looks for room stands.
     hand: usize,

@@ -58,7 +58,11 @@ impl Breaker {
     /// Whether nobody may ask now.
     #[inline]
     pub(super) fn refuses(&self) -> bool {
-        let refuses = self.is_open() && Instant::now() < self.open.lock().until;
+        let refuses = self.is_open() && {
+            // The clock is read under the lock: a late reading would reject a request after the pause.
+            let open = self.open.lock();
+            Instant::now() < open.until
+        };
         if refuses {
             report::failure(&BackendError::new(BackendErrorKind::CircuitOpen));
         }

@@ -14,6 +14,8 @@
 //! assert_eq!(clock.now().micros_since(before), 5_000);
 //! ```
 
+mod latest;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
@@ -21,6 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::watch;
 
+pub(crate) use self::latest::Latest;
 #[cfg(feature = "blocking")]
 use crate::park;
 

@@ -1,0 +1,93 @@
+//! A late reading shortens no lease of another holder.
+
+use std::time::Duration;
+
+use tower_sluice::backend::Answer;
+use tower_sluice::backend::PermitBackend;
+use tower_sluice::decision::{PermitId, PermitOp, PermitReply};
+use tower_sluice::{Key, MemorySemaphore, Permits};
+
+use crate::held_clock::HeldClock;
+
+const LEASE: Duration = Duration::from_secs(30);
+
+struct Stand {
+    clock: HeldClock,
+    semaphore: MemorySemaphore<HeldClock>,
+    permits: Permits,
+}
+
+fn id(number: u8) -> PermitId {
+    PermitId::from_bytes([number; 16])
+}
+
+impl Stand {
+    fn new() -> Self {
+        let clock = HeldClock::new();
+        Self {
+            semaphore: MemorySemaphore::builder()
+                .clock(clock.clone())
+                .leases_end()
+                .build(),
+            clock,
+            permits: Permits::new("exports", 2).with_lease(LEASE),
+        }
+    }
+
+    fn ask(&self, op: PermitOp) -> PermitReply {
+        match self.semaphore.ask(op, &self.permits, &Key::from("ann")) {
+            Answer::Now(Ok(reply)) => reply,
+            _ => unreachable!("memory answers at once and cannot fail"),
+        }
+    }
+
+    fn acquire(&self, number: u8) -> PermitReply {
+        self.ask(PermitOp::Acquire {
+            id: id(number),
+            weight: 1,
+        })
+    }
+
+    fn op(name: &str) -> PermitOp {
+        match name {
+            "acquire" => PermitOp::Acquire {
+                id: id(9),
+                weight: 1,
+            },
+            "renew" => PermitOp::Renew([id(1)].into_iter().collect()),
+            "release" => PermitOp::Release(id(7)),
+            "peek" => PermitOp::Peek,
+            _ => unreachable!("{name}"),
+        }
+    }
+}
+
+#[test]
+fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
+    for name in ["acquire", "renew", "release", "peek"] {
+        let run = |is_late: bool| {
+            let stand = Stand::new();
+            assert!(stand.acquire(1).decision.is_allowed());
+            let meanwhile = || {
+                stand.clock.advance(3 * LEASE);
+                assert!(stand.acquire(2).decision.is_allowed());
+            };
+            let late = || stand.ask(Stand::op(name));
+            let reply = if is_late {
+                stand.clock.late(late, meanwhile)
+            } else {
+                meanwhile();
+                late()
+            };
+            // The lease of the second holder has just begun.
+            let renewed = stand.ask(PermitOp::Renew([id(2)].into_iter().collect()));
+            (
+                reply.decision,
+                reply.lasting,
+                renewed.decision,
+                renewed.lasting,
+            )
+        };
+        assert_eq!(run(true), run(false), "{name}");
+    }
+}
