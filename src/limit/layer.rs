@@ -351,7 +351,8 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     }
 
     /// Refusals look as `f` says. `Retry-After`, `Cache-Control` and the rate-limit fields are added, to a redirect only
-    /// `Cache-Control` (unless [`headers_on_redirects`](Self::headers_on_redirects)); gRPC requests are refused as their clients
+    /// `Cache-Control` (unless [`headers_on_redirects`](Self::headers_on_redirects)). A `Cache-Control` of the response stays if it
+    /// has `no-store`, and is replaced otherwise. gRPC requests are refused as their clients
     /// expect, without asking `f`. The body is anything that [`Bytes`] are made from: text, JSON already
     /// written, bytes; [`respond_fn`](Self::respond_fn) takes the service's own. A page for browsers, and problem details for all
     /// others:

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 
 use super::headers::{self, A_SECOND};
 use super::{Refusal, ResponseBody, base64, protobuf};
@@ -21,15 +21,25 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
-/// Whether the message is of a gRPC call, by its `content-type`.
+/// Whether a request is a gRPC call: its method is POST and its `content-type` is that of gRPC.
+pub(super) fn is_call(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::POST && is_grpc(headers)
+}
+
+/// Whether the `content-type` is `application/grpc`, followed by the end, `+`, `;` or `-web`.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
-    let is = |value: &HeaderValue| {
-        value
-            .as_bytes()
-            .get(..GRPC.len())
-            .is_some_and(|own| own.eq_ignore_ascii_case(GRPC.as_bytes()))
+    let Some(value) = headers.get(CONTENT_TYPE) else {
+        return false;
     };
-    headers.get(CONTENT_TYPE).is_some_and(is)
+    let Some((start, rest)) = value.as_bytes().split_at_checked(GRPC.len()) else {
+        return false;
+    };
+    let is_web = |rest: &[u8]| {
+        rest.get(..4)
+            .is_some_and(|web| web.eq_ignore_ascii_case(b"-web"))
+    };
+    start.eq_ignore_ascii_case(GRPC.as_bytes())
+        && (matches!(rest, [] | [b'+' | b';', ..]) || is_web(rest))
 }
 
 /// What a call is answered with.
@@ -197,6 +207,36 @@ fn percent_encoded(message: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_content_type_of_grpc_ends_there_or_goes_on_as_grpc_says() {
+        let is = |text: &'static str| {
+            let kind = (CONTENT_TYPE, HeaderValue::from_static(text));
+            is_grpc(&HeaderMap::from_iter([kind]))
+        };
+        for kind in [
+            "application/grpc",
+            "Application/GRPC",
+            "application/grpc+proto",
+            "application/grpc;charset=utf-8",
+            "application/grpc-web",
+            "application/grpc-Web-text+proto",
+        ] {
+            assert!(is(kind), "{kind}");
+        }
+        for kind in [
+            "",
+            "application/grp",
+            "application/grpcxyz",
+            "application/grpc-we",
+            "application/grpc/x",
+            "application/grpc, text/html",
+            "text/application/grpc",
+        ] {
+            assert!(!is(kind), "{kind}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
 
     #[test]
     fn a_message_is_what_a_client_decodes() {

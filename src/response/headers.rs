@@ -215,7 +215,7 @@ pub(super) fn busy_wait(decision: &Decision) -> RetryAfter {
 /// What those are told whom waiting may help, and nobody knows when.
 pub(super) const A_SECOND: Duration = Duration::from_secs(1);
 
-/// The fields of every refusal: when to come back, `jitter` µs later, and that caches must not keep it (RFC 6585 §4).
+/// `Retry-After` of a rejection, `jitter` µs later than the request is allowed.
 pub(super) fn write_refusal(retry_after: RetryAfter, jitter: u64, headers: &mut HeaderMap) {
     if let RetryAfter::In(wait) = retry_after {
         // Waits are whole microseconds.
@@ -223,12 +223,18 @@ pub(super) fn write_refusal(retry_after: RetryAfter, jitter: u64, headers: &mut 
         let wait = wait.saturating_add(jitter);
         write_retry_after(seconds(wait), headers);
     }
-    write_no_store(headers);
 }
 
-/// The field of a refusal that is a redirect: a wait would be one before it is followed (RFC 9110 §10.2.3).
+/// Forbids caches to store a rejection, which depends on the client (RFC 6585 §4 for 429). A `Cache-Control` with `no-store`
+/// stays as it is; any other one is replaced.
 pub(super) fn write_no_store(headers: &mut HeaderMap) {
-    headers.insert(CACHE_CONTROL, NO_STORE);
+    let forbids = |value: &HeaderValue| {
+        let mut directives = value.as_bytes().split(|byte| *byte == b',');
+        directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-store"))
+    };
+    if !headers.get_all(CACHE_CONTROL).iter().any(forbids) {
+        headers.insert(CACHE_CONTROL, NO_STORE);
+    }
 }
 
 /// `Retry-After` in whole seconds (RFC 9110 §10.2.3). If one has been set the longer wait stays, and so does a date.

@@ -5,14 +5,20 @@
 //! | over the limit | 429 | `Retry-After`, `Cache-Control: no-store`, rate-limit fields, problem body |
 //! | cost above the limit | 429 | the same without `Retry-After` and `t`: waiting does not help |
 //! | too many in flight | 429, or 503 for a whole service | see [`concurrency`](crate::concurrency#what-clients-are-told) |
-//! | no key | 400, 403, 404 or 500, as [`KeyError`] says | problem body |
+//! | no key | 400, 403, 404 or 500, as [`KeyError`] says | `Cache-Control: no-store`, problem body |
 //! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields appended; none on 1xx, and on 3xx only if asked for |
+//!
+//! Every rejection carries `Cache-Control: no-store`, also in gRPC and in a response of a closure: it depends on the client.
+//! A `Cache-Control` of the closure stays if it has `no-store`, and is replaced otherwise.
 //!
 //! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). Policy names are public; keys and the texts of
 //! errors are never sent. [`HeaderFormat`] says in which fields limits are told, [`RefusalBody`] what is told to people:
 //! [`reject_fn`](crate::RateLimitLayer::reject_fn) has a page for browsers. To scripts of other origins browsers show only the
 //! fields that the server exposes (`Access-Control-Expose-Headers`), which is for a layer of CORS around this one.
+//!
+//! A request is a gRPC call if its method is POST and its `content-type` is `application/grpc`, followed by the end, `+`, `;` or
+//! `-web`. Any other request is plain HTTP.
 //!
 //! A gRPC request is refused with `grpc-status` 8 (without a key 3, 7, 12 or 13; without a backend 14) in one head, as its clients expect, and without rate-limit fields.
 //! When it may come again is in `grpc-retry-pushback-ms` (whole milliseconds, rounded up; -1: never) and, as `RetryInfo`, in

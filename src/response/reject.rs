@@ -168,7 +168,7 @@ where
             at,
             partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
         };
-        let mut response = if grpc::is_grpc(request.headers()) {
+        let mut response = if grpc::is_call(request.method(), request.headers()) {
             grpc::refuse(request.headers(), &refusal, jitter)
         } else {
             let (mut head, body) = self
@@ -177,9 +177,8 @@ where
                 .into_parts();
             match &refusal {
                 Refusal::NoKey(_) => {}
-                _ if !speaks_on(head.status, self.on_redirects) => {
-                    headers::write_no_store(&mut head.headers)
-                }
+                // A wait would be one before the redirect is followed (RFC 9110 §10.2.3).
+                _ if !speaks_on(head.status, self.on_redirects) => {}
                 Refusal::Limited {
                     policy, decision, ..
                 } => {
@@ -214,6 +213,7 @@ where
             };
             Response::from_parts(head, body)
         };
+        headers::write_no_store(response.headers_mut());
         if let Refusal::Limited {
             decision,
             joined: true,

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::draft11::Item;
 use super::format::{HeaderFormat, HeaderFormats, Reset};
-use super::headers::{Prepared, Telling, write_refusal};
+use super::headers::{Prepared, Telling, write_no_store, write_refusal};
 use super::{Refusal, grpc, problem};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};
@@ -148,6 +148,7 @@ fn ratelimit_headers() {
         } else {
             if let Some(retry_after) = decision.retry_after() {
                 write_refusal(retry_after, 0, &mut headers);
+                write_no_store(&mut headers);
                 status = 429;
             }
             let telling = Telling {

@@ -68,7 +68,10 @@ fn clients_of_the_deny_list_are_refused_without_a_reason() {
         }
     }
     assert_eq!(statuses(key.clone(), || from(CLIENT)), LIMITED);
-    let grpc = || from([203, 0, 113, 9]).header("content-type", "application/grpc");
+    let grpc = || {
+        let call = from([203, 0, 113, 9]).method("POST");
+        call.header("content-type", "application/grpc")
+    };
     let answer = answers(limit(key), grpc, 1).remove(0);
     assert_eq!(
         (answer.status.as_u16(), answer.lines("grpc-status")),

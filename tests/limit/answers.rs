@@ -384,6 +384,7 @@ fn a_grpc_call_is_refused_in_one_head() {
         // The cost is above the limit: never.
         assert_eq!(headers.remove("grpc-retry-pushback-ms").unwrap(), "-1");
         assert!(headers.remove("grpc-status-details-bin").is_some());
+        assert_eq!(headers.remove("cache-control").unwrap(), "no-store");
         assert!(headers.is_empty(), "{headers:?}");
     }
 }
@@ -420,7 +421,11 @@ fn a_request_without_a_key_is_refused_and_not_told_more() {
         |title: &str, status: u16| json!({"type": "about:blank", "title": title, "status": status});
     let check = |seen: Seen, status: u16, title: &str| {
         assert_eq!(seen.status.as_u16(), status);
-        assert_eq!(seen.head(), [("content-type", "application/problem+json")]);
+        let head = [
+            ("cache-control", "no-store"),
+            ("content-type", "application/problem+json"),
+        ];
+        assert_eq!(seen.head(), head);
         let body: Value = serde_json::from_str(&seen.body).expect("JSON");
         assert_eq!(body, problem(title, status));
     };

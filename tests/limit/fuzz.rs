@@ -1,6 +1,6 @@
 //! Whatever a client sends, it gets an answer.
 
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method, Request};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tower::Layer;
@@ -29,9 +29,13 @@ proptest! {
             (prop::sample::select(vec!["accept", "content-length", "ratelimit", "retry-after", "content-type"]), value()),
             0..6,
         ),
+        is_post in any::<bool>(),
     ) {
         let request = || {
             let mut request = Request::new(());
+            if is_post {
+                *request.method_mut() = Method::POST;
+            }
             for user in &users {
                 request.headers_mut().append(USER, user.clone());
             }
@@ -40,7 +44,12 @@ proptest! {
             }
             request
         };
-        let grpc = request().headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let is_grpc = |kind: &[u8]| {
+            let rest = kind.strip_prefix(b"application/grpc");
+            rest.is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]) || rest.starts_with(b"-web"))
+        };
+        let kind = request().headers().get("content-type").cloned();
+        let grpc = is_post && kind.is_some_and(|kind| is_grpc(kind.as_bytes()));
         let mut service = by_user().layer(hello());
         let mut answer = || {
             let response = now(&mut service, request()).expect("no error");

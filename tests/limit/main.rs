@@ -20,6 +20,7 @@ mod routes;
 #[cfg(feature = "axum")]
 mod settling;
 mod shadow;
+mod storing;
 mod support;
 #[cfg(feature = "axum")]
 mod waiting;

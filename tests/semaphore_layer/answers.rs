@@ -137,6 +137,7 @@ fn nor_does_one_above_that_of_a_whole_service_which_is_not_at_fault() {
     assert_eq!(seen.body, PROBLEM);
 
     let mut request = from("ann");
+    *request.method_mut() = Method::POST;
     let grpc = "application/grpc".parse().expect("a value");
     request.headers_mut().insert("content-type", grpc);
     assert_eq!(refused(&mut service, request).lines("grpc-status"), ["8"]);
@@ -294,6 +295,7 @@ fn grpc_clients_are_told_as_they_expect() {
         let mut service = SemaphoreLayer::new(permits, key, memory()).layer(endless());
         let request = || {
             let mut request = from("ann");
+            *request.method_mut() = Method::POST;
             let grpc = "application/grpc".parse().expect("a value");
             request.headers_mut().insert("content-type", grpc);
             request
