@@ -361,7 +361,7 @@ fn named(name: &str, quotas: &[Quota]) -> Result<Policy, tower_sluice::policy::P
 /// The routes whose path says what they cost, by the template that they were matched by; all others cost 1.
 fn cost(head: &Head<'_>) -> u32 {
     let segment = match matched(head.extensions) {
-        "/cost/{n}" | "/settle/{estimate}/{actual}" => head.uri.path().split('/').nth(2),
+        "/cost/{n}" | "/settle/{estimate}/{actual}" => head.path().split('/').nth(2),
         _ => None,
     };
     segment.and_then(|cost| cost.parse().ok()).unwrap_or(1)

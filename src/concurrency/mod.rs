@@ -14,7 +14,7 @@
 //! let customer = Header::new("x-api-key");
 //! let exports = SemaphoreLayer::new(Permits::new("exports", 5), customer.clone(), MemorySemaphore::new());
 //! let renders = SemaphoreLayer::new(Permits::new("renders", 8), customer, MemorySemaphore::new())
-//!     .weight_fn(|head| if head.uri.path().ends_with("/large") { 4 } else { 1 })
+//!     .weight_fn(|head| if head.path().ends_with("/large") { 4 } else { 1 })
 //!     .wait(Duration::from_secs(2))
 //!     .hold(Hold::Head);
 //! let app: Router = Router::new()

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ahash::RandomState;
 #[cfg(feature = "axum")]
-use axum::extract::{MatchedPath, OriginalUri};
+use axum::extract::MatchedPath;
 use http::{Method, Request};
 
 use super::CostOf;
@@ -252,7 +252,7 @@ impl Table {
         {
             return Some(entry);
         }
-        let path = path(head);
+        let path = head.path();
         self.route(path, head.method).or_else(|| self.prefix(path))
     }
 
@@ -317,15 +317,6 @@ fn template<'a>(head: &Head<'a>) -> Option<&'a str> {
 #[cfg(not(feature = "axum"))]
 fn template<'a>(_: &Head<'a>) -> Option<&'a str> {
     None
-}
-
-/// The path as sent: nested routers cut off what they have matched.
-fn path<'a>(head: &Head<'a>) -> &'a str {
-    #[cfg(feature = "axum")]
-    if let Some(OriginalUri(uri)) = head.extensions.get() {
-        return uri.path();
-    }
-    head.uri.path()
 }
 
 impl fmt::Display for Entry {

@@ -25,7 +25,7 @@
 //! use tower_sluice::key::{Header, KeyError, KeyExtractor, key_fn};
 //! use tower_sluice::{Key, PeerIp};
 //!
-//! let tenant = key_fn(|head| match head.uri.path().split('/').nth(1) {
+//! let tenant = key_fn(|head| match head.path().split('/').nth(1) {
 //!     Some(tenant) if !tenant.is_empty() => Ok(Key::from(tenant)),
 //!     _ => Err(KeyError::client("no tenant in the path")),
 //! });
@@ -99,14 +99,14 @@ pub use self::target::{Method, Path};
 ///
 /// ```compile_fail,E0277
 /// # use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
-/// let closure = |head: &tower_sluice::Head<'_>| Ok(Key::from(head.uri.path()));
+/// let closure = |head: &tower_sluice::Head<'_>| Ok(Key::from(head.path()));
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), closure, MemoryBackend::new());
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 ///
 /// ```compile_fail,E0282
 /// # use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
-/// let closure = |head| Ok(Key::from(head.uri.path())); // error[E0282]: type annotations needed; `key_fn(|head| ..)` needs none
+/// let closure = |head| Ok(Key::from(head.path())); // error[E0282]: type annotations needed; `key_fn(|head| ..)` needs none
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), closure, MemoryBackend::new());
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use http::{Request, Uri};
 
 use super::{Key, KeyError, KeyExtractor, Part};
+use crate::head::Head;
 
 /// The value of one parameter of the query, such as `?api_key=..`. It is taken for a secret ([`Key::secret`]): backends keep and
 /// send a fingerprint of it, nothing that can be read.
@@ -30,7 +31,7 @@ impl Query {
 
 impl<B> KeyExtractor<Request<B>> for Query {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        let mut values = self.values(request.uri());
+        let mut values = self.values(Head::from(request).uri);
         match (values.next(), values.next()) {
             (Some(value), None) if !value.is_empty() => Ok(Key::of_secret_bytes(decoded(value))),
             (Some(_), Some(_)) => Err(KeyError::Repeated(Part::Query(Arc::clone(&self.0)))),

@@ -13,7 +13,7 @@ use crate::head::Head;
 ///
 /// let office = ClientIp::new().allow_list(Networks::new(["203.0.113.0/24"]));
 /// let key = Header::new("x-api-key")
-///     .skip_if(|head| head.uri.path() == "/health")
+///     .skip_if(|head| head.path() == "/health")
 ///     .skip_method(Method::HEAD)
 ///     .guarded_by(office);
 /// let from = |peer: [u8; 4]| Request::builder().extension(PeerAddr((peer, 4711).into())).header("x-api-key", "s3cret");

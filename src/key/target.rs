@@ -1,12 +1,13 @@
 //! What a request asks for: alone, a limit that all clients share; in a tuple, one of each client's for each.
 
 #[cfg(feature = "axum")]
-use axum::extract::{self, OriginalUri};
+use axum::extract;
 use http::{Method as HttpMethod, Request};
 
 #[cfg(feature = "axum")]
 use super::Part;
 use super::{Key, KeyError, KeyExtractor};
+use crate::head::Head;
 
 /// The path, without its query, as the client has sent it; in nested routers of axum the whole of it.
 ///
@@ -17,11 +18,7 @@ pub struct Path;
 
 impl<B> KeyExtractor<Request<B>> for Path {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        #[cfg(feature = "axum")]
-        if let Some(OriginalUri(uri)) = request.extensions().get() {
-            return Ok(Key::new(uri.path()));
-        }
-        Ok(Key::new(request.uri().path()))
+        Ok(Key::new(Head::from(request).path()))
     }
 }
 

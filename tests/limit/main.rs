@@ -23,4 +23,6 @@ mod shadow;
 mod storing;
 mod support;
 #[cfg(feature = "axum")]
+mod uris;
+#[cfg(feature = "axum")]
 mod waiting;
