@@ -85,6 +85,7 @@ mod park;
 mod partition;
 pub mod policy;
 pub mod quota;
+mod quoted;
 mod report;
 pub mod response;
 pub mod semaphore;

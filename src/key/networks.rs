@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use crate::quoted::Quoted;
+
 /// A set of networks, such as the addresses of your proxies. Clones share it.
 ///
 /// As text it has one network a line; what follows a `#` is a comment, an address without a prefix is a network of one:
@@ -19,7 +21,10 @@ use ipnet::{IpNet, Ipv4Net};
 /// assert!(!office.contains("198.51.100.8".parse()?));
 ///
 /// let why = "10.0.0.0/8\n10.1.2.3/16".parse::<Networks>().unwrap_err();
-/// assert_eq!(why.to_string(), "line 2: `10.1.2.3/16` has bits beyond its prefix: write `10.1.0.0/16`, or `10.1.2.3/32`");
+/// assert_eq!(
+///     why.to_string(),
+///     r#"line 2: invalid network "10.1.2.3/16": the address has bits beyond the prefix; use "10.1.0.0/16" or "10.1.2.3/32""#
+/// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -59,6 +64,8 @@ pub enum ParseNetworksErrorKind {
         /// The network that holds the address.
         network: IpNet,
     },
+    /// The address has a zone, as `fe80::1%eth0`. The list would not hold for that interface alone.
+    Zone,
 }
 
 impl Networks {
@@ -134,12 +141,18 @@ fn holds<T: Ord>(ranges: &[(T, T)], address: T) -> bool {
 }
 
 fn network(value: &str) -> Result<IpNet, ParseNetworksErrorKind> {
-    use ParseNetworksErrorKind::{HostBits, Syntax, TooLong};
+    use ParseNetworksErrorKind::{HostBits, Syntax, TooLong, Zone};
 
     let (address, prefix) = match value.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),
         None => (value, None),
     };
+    // A zone names one interface. Cutting it off would trust the address on every interface.
+    if let Some((address, _)) = address.split_once('%')
+        && address.parse::<Ipv6Addr>().is_ok()
+    {
+        return Err(Zone);
+    }
     // The parser of the standard library: there `010.0.0.0` is no address.
     let address: IpAddr = address.parse().map_err(|_| Syntax)?;
     let most = if address.is_ipv4() { 32 } else { 128 };
@@ -248,23 +261,30 @@ impl ParseNetworksError {
 
 impl fmt::Display for ParseNetworksError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letters = self.value.chars().take(80);
-        let value: String = letters.flat_map(char::escape_debug).collect();
-        write!(f, "line {}: `{value}` ", self.line)?;
+        write!(
+            f,
+            "line {}: invalid network {}: ",
+            self.line,
+            Quoted(&self.value)
+        )?;
+        // Where it is shown, it has been parsed as an address.
+        let address = self.value.split(['/', '%']).next().unwrap_or_default();
         match self.kind {
-            ParseNetworksErrorKind::Syntax => f.write_str(
-                "is no network: write it as `10.0.0.0/8`, `2001:db8::/32` or an address",
-            ),
+            ParseNetworksErrorKind::Syntax => {
+                f.write_str(r#"use "10.0.0.0/8", "2001:db8::/32" or an address"#)
+            }
             ParseNetworksErrorKind::TooLong { most } => {
-                write!(f, "has a prefix that is too long: use at most {most}")
+                write!(f, "the prefix is too long; use at most {most}")
             }
             ParseNetworksErrorKind::HostBits { network } => {
-                let address = value.split('/').next().unwrap_or_default();
                 let most = network.max_prefix_len();
                 write!(
                     f,
-                    "has bits beyond its prefix: write `{network}`, or `{address}/{most}`"
+                    r#"the address has bits beyond the prefix; use "{network}" or "{address}/{most}""#
                 )
+            }
+            ParseNetworksErrorKind::Zone => {
+                write!(f, r#"a network has no zone; use "{address}""#)
             }
         }
     }
@@ -372,7 +392,7 @@ mod tests {
     #[test]
     fn errors_name_the_line_and_the_value() {
         let why = |text: &str| text.parse::<Networks>().expect_err(text).to_string();
-        let syntax = "is no network: write it as `10.0.0.0/8`, `2001:db8::/32` or an address";
+        let syntax = r#"use "10.0.0.0/8", "2001:db8::/32" or an address"#;
         for value in [
             "10.0.0/8",
             "010.0.0.0/8",
@@ -382,23 +402,31 @@ mod tests {
             "10.0.0.0/+8",
             "10.0.0.0/ 8",
             "10.0.0.0/8, 11.0.0.0/8",
-            "fe80::1%eth0",
+            "10.0.0.1%eth0",
             "example.org",
             "10.0.0.0-10.1.0.0",
         ] {
             assert_eq!(
                 why(&format!("# all\n\n{value} # x")),
-                format!("line 3: `{value}` {syntax}")
+                format!("line 3: invalid network \"{value}\": {syntax}")
             );
         }
         assert_eq!(
             why("10.0.0.0/33"),
-            "line 1: `10.0.0.0/33` has a prefix that is too long: use at most 32"
+            r#"line 1: invalid network "10.0.0.0/33": the prefix is too long; use at most 32"#
         );
         assert_eq!(
             why("::/1000"),
-            "line 1: `::/1000` has a prefix that is too long: use at most 128"
+            r#"line 1: invalid network "::/1000": the prefix is too long; use at most 128"#
         );
+        for value in ["fe80::1%eth0", "fe80::1%eth0/64", "fe80::1%"] {
+            assert_eq!(
+                why(value),
+                format!(
+                    r#"line 1: invalid network "{value}": a network has no zone; use "fe80::1""#
+                )
+            );
+        }
         let error = "::1\r\n2001:db8::1/32"
             .parse::<Networks>()
             .expect_err("a slip");

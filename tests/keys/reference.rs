@@ -37,7 +37,7 @@ pub(crate) fn forwarded_for(lines: &[&[u8]], peer: IpAddr, trust: Trust, nearest
         for text in split(line, b',') {
             let text = without_space(&text);
             if !text.is_empty() {
-                elements.push(element(&text));
+                elements.push(element(&text, Field::Other));
             }
         }
     }
@@ -67,7 +67,7 @@ pub(crate) fn single(lines: &[&[u8]], peer: IpAddr, nearest: bool) -> Answer {
     match lines {
         [] => Answer::Ip(peer),
         [line] if without_space(line).is_empty() => Answer::Ip(peer),
-        [line] => match element(&without_space(line)) {
+        [line] => match element(&without_space(line), Field::Other) {
             Element::Ip(ip) => Answer::Ip(ip),
             _ => malformed,
         },
@@ -103,32 +103,32 @@ fn walk(elements: &[Element], peer: IpAddr, trust: Trust, nearest: bool) -> Answ
     }
 }
 
-fn element(text: &[u8]) -> Element {
+/// Which field the element stands in: RFC 7239 §6 has ports and names that other fields do not have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Forwarded,
+    Other,
+}
+
+fn element(text: &[u8], field: Field) -> Element {
     let Ok(text) = String::from_utf8(text.to_vec()) else {
         return Element::Malformed;
     };
-    if text.to_lowercase() == "unknown" {
-        return Element::Silent;
-    }
-    if let Some(name) = text.strip_prefix('_') {
-        let good = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
-        let silent = !name.is_empty() && name.chars().all(good);
-        return if silent {
-            Element::Silent
-        } else {
-            Element::Malformed
-        };
-    }
     // All the ways to cut a port off, the whole text included.
     let mut hosts = vec![text.clone()];
     if let Some((host, port)) = text.rsplit_once(':') {
         let digits = port.chars().all(|letter| letter.is_ascii_digit());
-        if digits && (1..=5).contains(&port.len()) {
+        let is_number = digits && (1..=5).contains(&port.len());
+        if is_number || field == Field::Forwarded && is_obfuscated(port) {
             hosts.push(host.to_owned());
         }
     }
     for (index, host) in hosts.iter().enumerate() {
         let has_port = index == 1;
+        let is_name = host.to_lowercase() == "unknown" || is_obfuscated(host);
+        if is_name && (!has_port || field == Field::Forwarded) {
+            return Element::Silent;
+        }
         if let Some(ip) = ipv4(host) {
             return Element::Ip(ip.into());
         }
@@ -136,15 +136,33 @@ fn element(text: &[u8]) -> Element {
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
         let ip = match inner {
-            Some(inner) => ipv6(inner),
+            Some(inner) => ipv6(&without_zone(inner)),
             None if has_port => None, // the port of a bare address cannot be told from it
-            None => ipv6(host),
+            None => ipv6(&without_zone(host)),
         };
         if let Some(ip) = ip {
             return Element::Ip(canonical(ip));
         }
     }
     Element::Malformed
+}
+
+fn is_obfuscated(text: &str) -> bool {
+    let good = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    match text.strip_prefix('_') {
+        Some(name) => !name.is_empty() && name.chars().all(good),
+        None => false,
+    }
+}
+
+/// The text without `%` and a zone. A zone that is none stays, and no address has a `%`.
+fn without_zone(text: &str) -> String {
+    let parts: Vec<&str> = text.splitn(2, '%').collect();
+    let good = |letter: char| letter.is_ascii_alphanumeric() || "-._~%".contains(letter);
+    match parts[..] {
+        [ip, zone] if !zone.is_empty() && zone.chars().all(good) => ip.to_owned(),
+        _ => text.to_owned(),
+    }
 }
 
 fn canonical(ip: Ipv6Addr) -> IpAddr {
@@ -286,7 +304,7 @@ fn forwarded_line(line: &[u8]) -> Option<Vec<Element>> {
                 return None;
             }
             if name == "for" {
-                client = element(&value);
+                client = element(&value, Field::Forwarded);
             }
             names.push(name);
         }

@@ -11,22 +11,39 @@ pub(super) enum Element {
 }
 
 impl Element {
-    /// `ip`, `ip:port`, `[v6]`, `[v6]:port`, `unknown` or `_name`, without white space around it.
-    pub(super) fn of(text: &[u8]) -> Self {
-        match address(text) {
+    /// Reads `ip`, `ip:port`, `[v6]`, `[v6]:port`, `unknown` or `_name`, without white space around it.
+    pub(super) fn parse(text: &[u8]) -> Self {
+        match address(text, is_port) {
             Some(ip) => Self::Address(ip.to_canonical()),
-            None if text.eq_ignore_ascii_case(b"unknown") || is_obfuscated(text) => Self::Silent,
+            None if is_silent(text) => Self::Silent,
             None => Self::Malformed,
+        }
+    }
+
+    /// Reads a node of RFC 7239 §6: its port may be obfuscated, and `unknown` and `_name` may have a port.
+    pub(super) fn parse_node(text: &[u8]) -> Self {
+        let is_node_port = |port: &str| is_port(port) || is_obfuscated(port.as_bytes());
+        if let Some(ip) = address(text, is_node_port) {
+            return Self::Address(ip.to_canonical());
+        }
+        let name = match std::str::from_utf8(text).map(|text| text.split_once(':')) {
+            Ok(Some((name, port))) if is_node_port(port) => name.as_bytes(),
+            _ => text,
+        };
+        if is_silent(name) {
+            Self::Silent
+        } else {
+            Self::Malformed
         }
     }
 }
 
-fn address(text: &[u8]) -> Option<IpAddr> {
+fn address(text: &[u8], is_port: impl Fn(&str) -> bool) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     if let Some(rest) = text.strip_prefix('[') {
         let (ip, rest) = rest.split_once(']')?;
         let may_follow = rest.is_empty() || is_port(rest.strip_prefix(':')?);
-        let ip = ip.parse::<Ipv6Addr>().ok()?;
+        let ip = ipv6(ip)?;
         return may_follow.then_some(ip.into());
     }
     match text.split_once(':') {
@@ -35,14 +52,34 @@ fn address(text: &[u8]) -> Option<IpAddr> {
             let ip = ip.parse::<Ipv4Addr>().ok()?;
             is_port(port).then_some(ip.into())
         }
-        Some(_) => Some(text.parse::<Ipv6Addr>().ok()?.into()),
+        Some(_) => Some(ipv6(text)?.into()),
         None => Some(text.parse::<Ipv4Addr>().ok()?.into()),
     }
+}
+
+/// Parses an IPv6 address. Its zone (RFC 4007 §11) is cut off: it has a meaning only on the host that wrote it.
+fn ipv6(text: &str) -> Option<Ipv6Addr> {
+    match text.split_once('%') {
+        Some((ip, zone)) if is_zone(zone) => ip.parse().ok(),
+        Some(_) => None,
+        None => text.parse().ok(),
+    }
+}
+
+/// RFC 6874 §2: `1*( unreserved / pct-encoded )`.
+fn is_zone(text: &str) -> bool {
+    let is_letter = |letter: u8| letter.is_ascii_alphanumeric() || b"-._~%".contains(&letter);
+    !text.is_empty() && text.bytes().all(is_letter)
 }
 
 /// RFC 7239 §6: one to five digits.
 fn is_port(text: &str) -> bool {
     (1..=5).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit())
+}
+
+/// Whether the name hides the address on purpose.
+fn is_silent(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"unknown") || is_obfuscated(name)
 }
 
 /// RFC 7239 §6.3: `"_" 1*( ALPHA / DIGIT / "." / "_" / "-")`.
@@ -67,16 +104,78 @@ mod tests {
             ("[::ffff:1.2.3.4]:443", "1.2.3.4"),
             ("::ffff:0102:0304", "1.2.3.4"),
             ("::1.2.3.4", "::102:304"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("fe80::1%25", "fe80::1"),
+            ("[fe80::1%br-lan.7]:443", "fe80::1"),
+            ("::ffff:1.2.3.4%eth0", "1.2.3.4"),
         ] {
-            let ip = ip.parse().expect("an address");
-            assert_eq!(Element::of(text.as_bytes()), Element::Address(ip), "{text}");
+            let ip = Element::Address(ip.parse().expect("an address"));
+            let text = text.as_bytes();
+            assert_eq!(Element::parse(text), ip, "{}", text.escape_ascii());
+            assert_eq!(Element::parse_node(text), ip, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn forms_of_rfc_7239_are_read_in_its_own_field_only() {
+        for (text, ip) in [
+            ("203.0.113.7:_p", "203.0.113.7"),
+            ("[2001:db8::3]:_p-1._", "2001:db8::3"),
+            ("[fe80::1%eth0]:_p", "fe80::1"),
+        ] {
+            let ip = Element::Address(ip.parse().expect("an address"));
+            assert_eq!(Element::parse_node(text.as_bytes()), ip, "{text}");
+            assert_eq!(
+                Element::parse(text.as_bytes()),
+                Element::Malformed,
+                "{text}"
+            );
+        }
+        for text in ["unknown:4711", "UnKnown:_x", "_hidden:0", "_hidden:_p"] {
+            assert_eq!(
+                Element::parse_node(text.as_bytes()),
+                Element::Silent,
+                "{text}"
+            );
+            assert_eq!(
+                Element::parse(text.as_bytes()),
+                Element::Malformed,
+                "{text}"
+            );
+        }
+        for text in [
+            "203.0.113.7:_",
+            "203.0.113.7:_p q",
+            "203.0.113.7:_p:1",
+            "2001:db8::3:_p",
+            "[2001:db8::3]_p",
+            "unknown:",
+            "unknown:123456",
+            "unknown:_",
+            "unknown:1:2",
+            "_hidden:",
+            "_:1",
+            "_a b:1",
+            "hidden:1",
+            ":_p",
+        ] {
+            assert_eq!(
+                Element::parse_node(text.as_bytes()),
+                Element::Malformed,
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn silence_has_two_forms_and_all_else_is_malformed() {
         for text in ["unknown", "Unknown", "_a", "__", "_SEVKISEK", "_a.b-c_9"] {
-            assert_eq!(Element::of(text.as_bytes()), Element::Silent, "{text}");
+            assert_eq!(Element::parse(text.as_bytes()), Element::Silent, "{text}");
+            assert_eq!(
+                Element::parse_node(text.as_bytes()),
+                Element::Silent,
+                "{text}"
+            );
         }
         for text in [
             "",
@@ -95,7 +194,13 @@ mod tests {
             "[2001:db8::3]443",
             "[2001:db8::3]:",
             "[]",
-            "[fe80::1%eth0]",
+            "fe80::1%",
+            "[fe80::1%]",
+            "fe80::1%eth 0",
+            "fe80::1%eth0:80",
+            "%eth0",
+            "203.0.113.7%eth0",
+            "203.0.113.7%25:80",
             "1.2.3",
             "01.2.3.4",
             "1.2.3.4.5",
@@ -104,8 +209,13 @@ mod tests {
             ":80",
             "::g",
         ] {
-            assert_eq!(Element::of(text.as_bytes()), Element::Malformed, "{text}");
+            assert_eq!(
+                Element::parse(text.as_bytes()),
+                Element::Malformed,
+                "{text}"
+            );
         }
-        assert_eq!(Element::of(b"1.2.3.4\xff"), Element::Malformed);
+        assert_eq!(Element::parse(b"1.2.3.4\xff"), Element::Malformed);
+        assert_eq!(Element::parse_node(b"1.2.3.4:_\xff"), Element::Malformed);
     }
 }

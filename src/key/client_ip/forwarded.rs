@@ -39,9 +39,9 @@ pub(super) fn elements(line: &[u8]) -> Option<Elements<'_>> {
 impl Value<'_> {
     pub(super) fn element(self) -> Element {
         match self {
-            Self::Token(text) => Element::of(text),
-            Self::Quoted(text) if !text.contains(&b'\\') => Element::of(text),
-            Self::Quoted(text) => Element::of(&unescaped(text)),
+            Self::Token(text) => Element::parse_node(text),
+            Self::Quoted(text) if !text.contains(&b'\\') => Element::parse_node(text),
+            Self::Quoted(text) => Element::parse_node(&unescaped(text)),
         }
     }
 }

@@ -256,7 +256,7 @@ impl ClientIp {
                 let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
                 let elements = lines.flat_map(|line| {
                     let elements = line.as_bytes().rsplit(|letter| *letter == b',').map(trim);
-                    elements.filter(|text| !text.is_empty()).map(Element::of)
+                    elements.filter(|text| !text.is_empty()).map(Element::parse)
                 });
                 self.walk(proxies, peer, &X_FORWARDED_FOR, elements)
             }
@@ -276,7 +276,7 @@ impl ClientIp {
                 let mut lines = headers.get_all(name).iter();
                 match (lines.next().map(|line| trim(line.as_bytes())), lines.next()) {
                     (None | Some([]), None) => Ok(peer),
-                    (Some(text), None) => match Element::of(text) {
+                    (Some(text), None) => match Element::parse(text) {
                         Element::Address(ip) => Ok(ip),
                         Element::Silent | Element::Malformed => self.malformed(name, peer),
                     },
