@@ -4,13 +4,16 @@
 #[allow(dead_code, reason = "for all tests of the layer")]
 #[path = "limit/support.rs"]
 mod support;
+#[cfg(all(unix, feature = "axum"))]
+#[path = "support/unix_server.rs"]
+mod unix_server;
 
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Request;
 use tower::Layer;
-use tower_sluice::key::{Header, PeerAddr, TrustedProxies};
+use tower_sluice::key::{Header, Networks, PeerAddr, TrustedProxies};
 use tower_sluice::{
     ClientIp, Global, Key, MemorySemaphore, PeerIp, Permits, RateLimitLayer, Semaphore,
     SemaphoreLayer,
@@ -93,6 +96,32 @@ fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
             .all(|line| line.contains("into_make_service_with_connect_info")),
         "{lines:?}"
     );
+}
+
+#[cfg(all(unix, feature = "axum"))]
+#[test]
+fn on_a_unix_socket_the_log_names_a_remedy_that_works() {
+    use axum::{Router, routing::get};
+
+    let status = |client: ClientIp| {
+        let limit = RateLimitLayer::new(two_a_minute(), client, memory());
+        let app = Router::new()
+            .route("/", get(|| async { "ok" }))
+            .layer(limit);
+        let runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = { runtime }.enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let server = unix_server::UnixServer::start(app);
+            server.status("x-forwarded-for", "203.0.113.7").await
+        })
+    };
+    let proxies = Networks::loopback_and_private();
+    let lines = told(|| assert_eq!(status(ClientIp::new().forwarded_for(proxies)), 500));
+    let remedy = "behind a proxy on a Unix socket use `ClientIp` with `TrustedProxies::hops(1)`";
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains(remedy), "{lines:?}");
+    let followed = ClientIp::new().forwarded_for(TrustedProxies::hops(1));
+    assert_eq!(told(|| assert_eq!(status(followed), 200)), [""; 0]);
 }
 
 #[test]

@@ -134,7 +134,7 @@ pub trait KeyExtractor<R> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// Nobody has left the address of the peer in the request: the server is not set up for it.
+    /// The address of the peer is not in the request. The server does not insert it, or the connection has none (a Unix socket).
     MissingPeer,
     /// A layer in front should have left a value of this type.
     MissingExtension(&'static str),
@@ -155,7 +155,8 @@ pub enum KeyError {
         /// How many there should be.
         hops: usize,
     },
-    /// What a trusted proxy says of its client in this header field is no address.
+    /// The element for the client in this header field is no address. Or it is `unknown` or `_name`, and the connection of that
+    /// proxy has no address, as on a Unix socket.
     MalformedAddress(HeaderName),
     /// The client's address is in a [`deny_list`](ClientIp::deny_list).
     Denied,
@@ -254,8 +255,9 @@ impl fmt::Display for KeyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MissingPeer => f.write_str(
-                "the address of the peer is not in the request: serve an axum app with \
-                 `into_make_service_with_connect_info::<SocketAddr>()`, insert a `PeerAddr` elsewhere",
+                "the address of the peer is not in the request; on TCP serve an axum app with \
+                 `into_make_service_with_connect_info::<SocketAddr>()`; behind a proxy on a Unix socket use `ClientIp` with \
+                 `TrustedProxies::hops(1)`; elsewhere insert a `PeerAddr` into the request's extensions",
             ),
             Self::MissingExtension(name) => {
                 write!(f, "no `{name}` in the request's extensions: put the layer that inserts it in front of the limit")
@@ -275,7 +277,8 @@ impl fmt::Display for KeyError {
             ),
             Self::MalformedAddress(header) => write!(
                 f,
-                "header `{header}` does not name the client: correct the proxy that writes it, or choose `OnMalformed::Nearest`"
+                "header `{header}` does not name the client; configure the proxy to write its address, or choose \
+                 `OnMalformed::Nearest` if the proxy connects from an address"
             ),
             Self::Denied => f.write_str("the client's address is in the deny-list"),
             Self::Exempt => f.write_str("the request is not to be limited"),

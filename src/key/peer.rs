@@ -17,7 +17,8 @@ use super::{Key, KeyError, KeyExtractor};
 ///
 /// The address comes from the server: in axum from `into_make_service_with_connect_info::<SocketAddr>()` (feature `axum`), in
 /// tonic by itself (feature `tonic`; its TLS hides the address in a type of its own, an interceptor in front can read
-/// `request.remote_addr()` and leave a [`PeerAddr`]); with plain hyper, insert a [`PeerAddr`] into each request.
+/// `request.remote_addr()` and leave a [`PeerAddr`]); with plain hyper, insert a [`PeerAddr`] into each request. A connection on a Unix
+/// socket has no address: use [`ClientIp`](super::ClientIp) with [`hops`](super::TrustedProxies::hops) there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerIp(());
 

@@ -12,3 +12,8 @@ mod shared;
 #[allow(dead_code, reason = "for all tests of the layer")]
 #[path = "../limit/support.rs"]
 mod support;
+#[cfg(all(unix, feature = "axum"))]
+#[path = "../support/unix_server.rs"]
+mod unix_server;
+#[cfg(all(unix, feature = "axum"))]
+mod unix_sockets;

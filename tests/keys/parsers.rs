@@ -249,7 +249,7 @@ fn readers() -> Vec<Reader> {
 }
 
 impl Reader {
-    fn expected(&self, lines: &[&[u8]], peer: IpAddr) -> Answer {
+    fn expected(&self, lines: &[&[u8]], peer: Option<IpAddr>) -> Answer {
         if self.name == X_REAL_IP {
             reference::single(lines, peer, self.nearest)
         } else if self.name == FORWARDED {
@@ -264,6 +264,7 @@ impl Reader {
             Ok(ip) => Answer::Ip(ip),
             Err(KeyError::TooFewHops { .. }) => Answer::TooFewHops,
             Err(KeyError::MalformedAddress(name)) if name == self.name => Answer::Malformed,
+            Err(KeyError::MissingPeer) => Answer::MissingPeer,
             Err(other) => panic!("refused for another reason: {other}"),
         }
     }
@@ -273,9 +274,10 @@ impl Reader {
 fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
     let random = Random(Cell::new(seed));
     let readers = readers();
-    let peers: Vec<IpAddr> = ["10.0.0.1", "fd00::1", "198.51.100.1"]
-        .map(|ip| ip.parse().expect("an address"))
+    let mut peers: Vec<Option<IpAddr>> = ["10.0.0.1", "fd00::1", "198.51.100.1"]
+        .map(|ip| Some(ip.parse().expect("an address")))
         .into();
+    peers.push(None); // a Unix socket
     let mut seen = BTreeMap::new();
     let mut request = Request::new(());
     let mut values: [Vec<u8>; 2] = Default::default();
@@ -283,7 +285,7 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
     while done < count {
         let reader = &readers[random.below(readers.len())];
         // The proxies of most requests are ours.
-        let peer = peers[random.below(12).saturating_sub(9)];
+        let peer = peers[random.below(12).saturating_sub(8)];
         let lines = 1 + random.below(5) / 4;
         for value in &mut values[..lines] {
             value.clear();
@@ -302,9 +304,11 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
             request.headers_mut().append(&reader.name, value);
             done += 1;
         }
-        request
-            .extensions_mut()
-            .insert(PeerAddr(SocketAddr::new(peer, 4711)));
+        let extensions = request.extensions_mut();
+        extensions.clear();
+        if let Some(peer) = peer {
+            extensions.insert(PeerAddr(SocketAddr::new(peer, 4711)));
+        }
         let [one, two] = &values;
         let both = [&one[..], &two[..]];
         let (actual, expected) = (
@@ -317,15 +321,18 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
                 .map(|line| line.escape_ascii().to_string())
                 .collect();
             panic!(
-                "{} of {peer} by {:?}, nearest {}: {lines:?}\n    expected {expected:?}\n    actual   {actual:?}",
+                "{} of {peer:?} by {:?}, nearest {}: {lines:?}\n    expected {expected:?}\n    actual   {actual:?}",
                 reader.name, reader.trust, reader.nearest
             );
         }
         let kind = match actual {
-            Answer::Ip(ip) if ip == peer => "peer",
+            Answer::Ip(ip) if Some(ip) == peer => "peer",
+            Answer::Ip(_) if peer.is_none() => "no peer",
             Answer::Ip(_) => "another",
             Answer::TooFewHops => "too few hops",
+            Answer::Malformed if peer.is_none() => "no peer, malformed",
             Answer::Malformed => "malformed",
+            Answer::MissingPeer => "missing peer",
         };
         *seen.entry(format!("{} {kind}", reader.name)).or_default() += 1;
     }
@@ -350,9 +357,13 @@ fn a_million_headers_are_read_as_the_reference_reads_them() {
             let count = seen.get(&format!("{name} {kind}")).copied().unwrap_or(0);
             assert!(count > 10_000, "{name} {kind}: {count} of {seen:?}");
         }
+        for kind in ["no peer", "no peer, malformed", "missing peer"] {
+            let count = seen.get(&format!("{name} {kind}")).copied().unwrap_or(0);
+            assert!(count > 1_000, "{name} {kind}: {count} of {seen:?}");
+        }
     }
-    for kind in ["peer", "another", "malformed"] {
+    for kind in ["peer", "another", "malformed", "missing peer"] {
         let count = seen.get(&format!("x-real-ip {kind}")).copied().unwrap_or(0);
-        assert!(count > 5_000, "{kind}: {count} of {seen:?}");
+        assert!(count > 2_500, "{kind}: {count} of {seen:?}");
     }
 }

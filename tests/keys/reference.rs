@@ -15,6 +15,7 @@ pub(crate) enum Answer {
     Ip(IpAddr),
     TooFewHops,
     Malformed,
+    MissingPeer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +32,12 @@ fn is_trusted(ip: IpAddr) -> bool {
     }
 }
 
-pub(crate) fn forwarded_for(lines: &[&[u8]], peer: IpAddr, trust: Trust, nearest: bool) -> Answer {
+pub(crate) fn forwarded_for(
+    lines: &[&[u8]],
+    peer: Option<IpAddr>,
+    trust: Trust,
+    nearest: bool,
+) -> Answer {
     let mut elements = Vec::new();
     for line in lines {
         for text in split(line, b',') {
@@ -44,7 +50,12 @@ pub(crate) fn forwarded_for(lines: &[&[u8]], peer: IpAddr, trust: Trust, nearest
     walk(&elements, peer, trust, nearest)
 }
 
-pub(crate) fn forwarded(lines: &[&[u8]], peer: IpAddr, trust: Trust, nearest: bool) -> Answer {
+pub(crate) fn forwarded(
+    lines: &[&[u8]],
+    peer: Option<IpAddr>,
+    trust: Trust,
+    nearest: bool,
+) -> Answer {
     let mut elements = Vec::new();
     for line in lines {
         match forwarded_line(line) {
@@ -55,7 +66,10 @@ pub(crate) fn forwarded(lines: &[&[u8]], peer: IpAddr, trust: Trust, nearest: bo
     walk(&elements, peer, trust, nearest)
 }
 
-pub(crate) fn single(lines: &[&[u8]], peer: IpAddr, nearest: bool) -> Answer {
+pub(crate) fn single(lines: &[&[u8]], peer: Option<IpAddr>, nearest: bool) -> Answer {
+    let Some(peer) = peer else {
+        return Answer::MissingPeer;
+    };
     if !is_trusted(peer) {
         return Answer::Ip(peer);
     }
@@ -75,9 +89,12 @@ pub(crate) fn single(lines: &[&[u8]], peer: IpAddr, nearest: bool) -> Answer {
     }
 }
 
-fn walk(elements: &[Element], peer: IpAddr, trust: Trust, nearest: bool) -> Answer {
-    // The peer is the rightmost of all.
-    let mut all = vec![Element::Ip(peer)];
+fn walk(elements: &[Element], peer: Option<IpAddr>, trust: Trust, nearest: bool) -> Answer {
+    if peer.is_none() && matches!(trust, Trust::Networks | Trust::Hops(0)) {
+        return Answer::MissingPeer;
+    }
+    // The peer is the rightmost of all. A connection without an address is as silent as `unknown`.
+    let mut all = vec![peer.map_or(Element::Silent, Element::Ip)];
     all.extend(elements.iter().rev());
     let place = match trust {
         Trust::Hops(hops) if hops >= all.len() => return Answer::TooFewHops,
@@ -98,7 +115,7 @@ fn walk(elements: &[Element], peer: IpAddr, trust: Trust, nearest: bool) -> Answ
                 Element::Ip(ip) => Some(*ip),
                 _ => None,
             });
-            Answer::Ip(ip.expect("the peer is one"))
+            ip.map_or(Answer::Malformed, Answer::Ip)
         }
     }
 }

@@ -50,8 +50,10 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// for what the elements say; **a line that breaks the grammar is refused as a whole**, so let the outermost proxy replace the
 /// field rather than append to it.
 ///
-/// The address of the peer is left in the request as [`PeerIp`](super::PeerIp) says, and without it requests are refused, header or
-/// not. Addresses that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4 everywhere.
+/// The server leaves the address of the peer in the request, as [`PeerIp`](super::PeerIp) says. A request without it is rejected with
+/// 500, with or without a header. [`TrustedProxies::hops`] of at least 1 does not need it: a Unix socket has no address.
+///
+/// Addresses that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4 everywhere.
 #[derive(Clone, Debug)]
 pub struct ClientIp {
     source: Source,
@@ -83,6 +85,7 @@ pub enum OnMalformed {
     #[default]
     Refuse,
     /// The nearest address to the right is taken for the client: that proxy, or the peer. Its other clients share the bucket.
+    /// A request without such an address is rejected with 400: on a Unix socket the first proxy has none.
     Nearest,
 }
 
@@ -232,16 +235,15 @@ impl ClientIp {
     ///
     /// # Errors
     ///
-    /// If the peer is not known ([`KeyError::MissingPeer`]), the request has come past fewer proxies than are counted on
-    /// ([`KeyError::TooFewHops`]), or what one of them says cannot be read ([`KeyError::MalformedAddress`]).
+    /// Returns [`KeyError::MissingPeer`] if the peer is unknown and needed, [`KeyError::TooFewHops`] if the header has fewer
+    /// addresses than hops, and [`KeyError::MalformedAddress`] if the header does not name the client.
     pub fn of(&self, head: &Head<'_>) -> Result<IpAddr, KeyError> {
-        let peer = peer::address(head.extensions).ok_or(KeyError::MissingPeer)?;
-        self.read(peer, head.headers)
+        self.read(peer::address(head.extensions), head.headers)
     }
 
     /// The key of a client that is not simply the peer.
     #[inline(never)]
-    fn beyond(&self, peer: IpAddr, headers: &HeaderMap) -> Result<Key, KeyError> {
+    fn beyond(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Key, KeyError> {
         let ip = self.read(peer, headers)?;
         if let Some(lists) = &self.lists {
             lists.screen(ip)?;
@@ -249,9 +251,9 @@ impl ClientIp {
         Ok(self.prefixes.key(ip))
     }
 
-    fn read(&self, peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
+    fn read(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
         match &self.source {
-            Source::Peer => Ok(peer),
+            Source::Peer => peer.ok_or(KeyError::MissingPeer),
             Source::ForwardedFor(proxies) => {
                 let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
                 let elements = lines.flat_map(|line| {
@@ -270,6 +272,7 @@ impl ClientIp {
                 )
             }
             Source::Header(name, proxies) => {
+                let peer = peer.ok_or(KeyError::MissingPeer)?;
                 if !proxies.contains(peer) {
                     return Ok(peer);
                 }
@@ -278,9 +281,9 @@ impl ClientIp {
                     (None | Some([]), None) => Ok(peer),
                     (Some(text), None) => match Element::parse(text) {
                         Element::Address(ip) => Ok(ip),
-                        Element::Silent | Element::Malformed => self.malformed(name, peer),
+                        Element::Silent | Element::Malformed => self.malformed(name, Some(peer)),
                     },
-                    _ => self.malformed(name, peer),
+                    _ => self.malformed(name, Some(peer)),
                 }
             }
         }
@@ -290,35 +293,37 @@ impl ClientIp {
     fn walk(
         &self,
         proxies: &TrustedProxies,
-        peer: IpAddr,
+        peer: Option<IpAddr>,
         name: &HeaderName,
         elements: impl Iterator<Item = Element>,
     ) -> Result<IpAddr, KeyError> {
-        let mut nearest = peer;
         match &proxies.0 {
             Trust::In(networks) => {
-                if !networks.contains(peer) {
-                    return Ok(peer);
+                let mut nearest = peer.ok_or(KeyError::MissingPeer)?;
+                if !networks.contains(nearest) {
+                    return Ok(nearest);
                 }
                 for element in elements {
                     match element {
                         Element::Address(ip) if networks.contains(ip) => nearest = ip,
                         Element::Address(ip) => return Ok(ip),
                         Element::Silent => return Ok(nearest),
-                        Element::Malformed => return self.malformed(name, nearest),
+                        Element::Malformed => return self.malformed(name, Some(nearest)),
                     }
                 }
                 Ok(nearest)
             }
-            Trust::Hops(0) => Ok(peer),
+            Trust::Hops(0) => peer.ok_or(KeyError::MissingPeer),
             Trust::Hops(hops) => {
+                // The connection may have no address: a Unix socket has none.
+                let mut nearest = peer;
                 for (index, element) in elements.enumerate() {
                     let is_it = index + 1 == *hops;
                     match element {
                         Element::Address(ip) if is_it => return Ok(ip),
-                        Element::Silent if is_it => return Ok(nearest),
+                        Element::Silent if is_it => return or_malformed(nearest, name),
                         Element::Malformed if is_it => return self.malformed(name, nearest),
-                        Element::Address(ip) => nearest = ip,
+                        Element::Address(ip) => nearest = Some(ip),
                         Element::Silent | Element::Malformed => {}
                     }
                 }
@@ -331,12 +336,17 @@ impl ClientIp {
     }
 
     #[cold]
-    fn malformed(&self, name: &HeaderName, nearest: IpAddr) -> Result<IpAddr, KeyError> {
+    fn malformed(&self, name: &HeaderName, nearest: Option<IpAddr>) -> Result<IpAddr, KeyError> {
         match self.on_malformed {
-            OnMalformed::Refuse => Err(KeyError::MalformedAddress(name.clone())),
-            OnMalformed::Nearest => Ok(nearest),
+            OnMalformed::Refuse => or_malformed(None, name),
+            OnMalformed::Nearest => or_malformed(nearest, name),
         }
     }
+}
+
+/// The nearest address. Without one the request is rejected: it never shares a bucket with others.
+fn or_malformed(nearest: Option<IpAddr>, name: &HeaderName) -> Result<IpAddr, KeyError> {
+    nearest.ok_or_else(|| KeyError::MalformedAddress(name.clone()))
 }
 
 impl Prefixes {
@@ -361,13 +371,16 @@ impl Lists {
 impl<B> KeyExtractor<Request<B>> for ClientIp {
     #[inline]
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        let Some(peer) = peer::address(request.extensions()) else {
-            return Err(KeyError::MissingPeer);
-        };
         // The usual case by itself: what is below moves the key once more.
-        match (&self.source, &self.lists, peer) {
-            (Source::Peer, None, IpAddr::V4(ip)) if self.prefixes.v4 == 32 => Ok(peer::ipv4(ip)),
-            _ => self.beyond(peer, request.headers()),
+        match (
+            &self.source,
+            &self.lists,
+            peer::address(request.extensions()),
+        ) {
+            (Source::Peer, None, Some(IpAddr::V4(ip))) if self.prefixes.v4 == 32 => {
+                Ok(peer::ipv4(ip))
+            }
+            (_, _, peer) => self.beyond(peer, request.headers()),
         }
     }
 }

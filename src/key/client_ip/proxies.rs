@@ -46,6 +46,8 @@ impl TrustedProxies {
     /// Exactly so many, whatever their addresses: for proxies that change theirs. The client is the `hops`-th address from
     /// the right, with 0 the peer; requests with fewer are refused.
     ///
+    /// With at least 1 hop, the address of the peer is not needed. This is the choice behind a proxy on a Unix socket.
+    ///
     /// **Whoever can reach the server past them is believed as well**, and chooses its address: use networks where you can.
     #[must_use]
     pub const fn hops(hops: usize) -> Self {
