@@ -47,6 +47,7 @@ mod header;
 mod identity;
 #[cfg(feature = "axum")]
 mod keep;
+mod nat64;
 mod networks;
 mod peer;
 mod query;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::nat64;
 use crate::quoted::Quoted;
 
 /// A set of networks, such as the addresses of your proxies. Clones share it.
@@ -28,7 +29,8 @@ use crate::quoted::Quoted;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Addresses and networks that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4; `::/0` holds no address of IPv4. A
+/// Addresses and networks that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4; `::/0` holds no address of IPv4. For a
+/// [`ClientIp`](super::ClientIp) with [`nat64`](super::ClientIp::nat64), networks in `64:ff9b::/96` are those of IPv4 as well. A
 /// look-up takes a few comparisons, however many networks there are.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Networks(Arc<Ranges>);
@@ -38,6 +40,8 @@ pub struct Networks(Arc<Ranges>);
 struct Ranges {
     v4: Box<[(u32, u32)]>,
     v6: Box<[(u128, u128)]>,
+    /// The networks of IPv4 that are written in the prefix of NAT64. They are in `v6`, too.
+    nat64: Box<[(u32, u32)]>,
 }
 
 /// Why a text is no list of networks: which line, and what it says.
@@ -128,6 +132,15 @@ impl Networks {
         }
     }
 
+    /// Whether a decoded address is in one of them. A network in the prefix of NAT64 holds the addresses that are decoded from it.
+    pub(super) fn contains_decoded(&self, address: IpAddr, nat64: bool) -> bool {
+        let is_in_prefix = || match address {
+            IpAddr::V4(ip) if nat64::is_translated(&ip) => holds(&self.0.nat64, ip.to_bits()),
+            _ => false,
+        };
+        self.contains(address) || nat64 && is_in_prefix()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -177,16 +190,21 @@ fn network(value: &str) -> Result<IpNet, ParseNetworksErrorKind> {
 impl FromIterator<IpNet> for Networks {
     /// Bits beyond a prefix are passed over.
     fn from_iter<T: IntoIterator<Item = IpNet>>(networks: T) -> Self {
-        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        let (mut v4, mut v6, mut nat64) = (Vec::new(), Vec::new(), Vec::new());
+        let range = |net: Ipv4Net| (net.network().to_bits(), net.broadcast().to_bits());
         for network in networks {
             match canonical(network) {
-                IpNet::V4(net) => v4.push((net.network().to_bits(), net.broadcast().to_bits())),
-                IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
+                IpNet::V4(net) => v4.push(range(net)),
+                IpNet::V6(net) => {
+                    v6.push((net.network().to_bits(), net.broadcast().to_bits()));
+                    nat64.extend(nat64::network(net).map(range));
+                }
             }
         }
         Self(Arc::new(Ranges {
             v4: merged(v4),
             v6: merged(v6),
+            nat64: merged(nat64),
         }))
     }
 }

@@ -8,7 +8,7 @@ use http::{Extensions, Request};
 use tonic::transport::server::TcpConnectInfo;
 
 use super::identity::INLINE;
-use super::{Key, KeyError, KeyExtractor};
+use super::{Key, KeyError, KeyExtractor, nat64};
 
 /// The network of the connection's peer: an IPv4 address, or an IPv6 /64, which is what one customer owns at least. IPv4
 /// addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so that nobody can choose a bucket.
@@ -20,7 +20,9 @@ use super::{Key, KeyError, KeyExtractor};
 /// `request.remote_addr()` and leave a [`PeerAddr`]); with plain hyper, insert a [`PeerAddr`] into each request. A connection on a Unix
 /// socket has no address: use [`ClientIp`](super::ClientIp) with [`hops`](super::TrustedProxies::hops) there.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct PeerIp(());
+pub struct PeerIp {
+    nat64: bool,
+}
 
 /// The address of a connection's peer, as a request extension: for servers that leave none of their own, or not the right one
 /// (behind the PROXY protocol, say). It comes before theirs.
@@ -31,7 +33,14 @@ impl PeerIp {
     /// The network of the connection's peer.
     #[must_use]
     pub const fn new() -> Self {
-        Self(())
+        Self { nat64: false }
+    }
+
+    /// Decodes the IPv4 addresses in `64:ff9b::/96`; off by default. See [`ClientIp::nat64`](super::ClientIp::nat64).
+    #[must_use]
+    pub const fn nat64(mut self, decode: bool) -> Self {
+        self.nat64 = decode;
+        self
     }
 }
 
@@ -39,6 +48,7 @@ impl<B> KeyExtractor<Request<B>> for PeerIp {
     #[inline]
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         match address(request.extensions()) {
+            Some(ip) if self.nat64 => Ok(network(nat64::decoded(ip), 32, 64)),
             Some(ip) => Ok(network(ip, 32, 64)),
             None => Err(KeyError::MissingPeer),
         }

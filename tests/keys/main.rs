@@ -4,6 +4,7 @@ mod attacks;
 #[cfg(feature = "axum")]
 mod awaited;
 mod lists;
+mod nat64;
 mod parsers;
 mod reference;
 #[cfg(feature = "redis")]

@@ -10,7 +10,7 @@ use http::{HeaderValue, Request};
 use tower_sluice::key::{KeyError, Networks, OnMalformed, PeerAddr, TrustedProxies};
 use tower_sluice::{ClientIp, Head};
 
-use crate::reference::{self, Answer, Trust};
+use crate::reference::{self, Answer, Options, Trust};
 
 /// Numbers by a seed (SplitMix64): the same in each run, and quick without optimisation.
 struct Random(Cell<u64>);
@@ -77,6 +77,10 @@ const NODES: &[&[u8]] = &[
     b"unknown:_x",
     b"_hidden:4711",
     b"_hidden:_p",
+    b"64:ff9b::203.0.113.7",
+    b"64:ff9b::10.0.0.2",
+    b"[64:ff9b::909:901]:1",
+    b"9.9.9.1",
     b"2001:db8::7:80",
     b"1:2:3:4:5:6:7:8:9",
     b"1:2:3:4:5:6:7::",
@@ -202,23 +206,25 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 struct Reader {
     name: HeaderName,
     trust: Trust,
-    nearest: bool,
+    options: Options,
     client: ClientIp,
 }
 
 fn readers() -> Vec<Reader> {
-    let networks = || Networks::new(["10.0.0.0/8", "fd00::/8"]);
+    let networks = || Networks::new(["10.0.0.0/8", "fd00::/8", "64:ff9b::9.9.9.0/120"]);
     let mut readers = Vec::new();
-    for nearest in [false, true] {
-        let client = match nearest {
-            false => ClientIp::new(),
-            true => ClientIp::new().on_malformed(OnMalformed::Nearest),
+    for (nearest, nat64) in [(false, false), (false, true), (true, false), (true, true)] {
+        let on_malformed = match nearest {
+            false => OnMalformed::Refuse,
+            true => OnMalformed::Nearest,
         };
+        let client = ClientIp::new().on_malformed(on_malformed).nat64(nat64);
+        let options = Options { nearest, nat64 };
         let mut add = |name, trust, client| {
             readers.push(Reader {
                 name,
                 trust,
-                nearest,
+                options,
                 client,
             });
         };
@@ -251,11 +257,11 @@ fn readers() -> Vec<Reader> {
 impl Reader {
     fn expected(&self, lines: &[&[u8]], peer: Option<IpAddr>) -> Answer {
         if self.name == X_REAL_IP {
-            reference::single(lines, peer, self.nearest)
+            reference::single(lines, peer, self.options)
         } else if self.name == FORWARDED {
-            reference::forwarded(lines, peer, self.trust, self.nearest)
+            reference::forwarded(lines, peer, self.trust, self.options)
         } else {
-            reference::forwarded_for(lines, peer, self.trust, self.nearest)
+            reference::forwarded_for(lines, peer, self.trust, self.options)
         }
     }
 
@@ -274,9 +280,10 @@ impl Reader {
 fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
     let random = Random(Cell::new(seed));
     let readers = readers();
-    let mut peers: Vec<Option<IpAddr>> = ["10.0.0.1", "fd00::1", "198.51.100.1"]
-        .map(|ip| Some(ip.parse().expect("an address")))
-        .into();
+    let mut peers: Vec<Option<IpAddr>> =
+        ["10.0.0.1", "fd00::1", "64:ff9b::9.9.9.3", "198.51.100.1"]
+            .map(|ip| Some(ip.parse().expect("an address")))
+            .into();
     peers.push(None); // a Unix socket
     let mut seen = BTreeMap::new();
     let mut request = Request::new(());
@@ -285,7 +292,7 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
     while done < count {
         let reader = &readers[random.below(readers.len())];
         // The proxies of most requests are ours.
-        let peer = peers[random.below(12).saturating_sub(8)];
+        let peer = peers[random.below(13).saturating_sub(8)];
         let lines = 1 + random.below(5) / 4;
         for value in &mut values[..lines] {
             value.clear();
@@ -321,8 +328,8 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
                 .map(|line| line.escape_ascii().to_string())
                 .collect();
             panic!(
-                "{} of {peer:?} by {:?}, nearest {}: {lines:?}\n    expected {expected:?}\n    actual   {actual:?}",
-                reader.name, reader.trust, reader.nearest
+                "{} of {peer:?} by {:?}, {:?}: {lines:?}\n    expected {expected:?}\n    actual   {actual:?}",
+                reader.name, reader.trust, reader.options
             );
         }
         let kind = match actual {

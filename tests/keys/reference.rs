@@ -3,11 +3,17 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What is configured. Networks of proxies are 10.0.0.0/8 and fd00::/8, and of IPv4 and IPv6 the whole address counts.
+/// What is configured. Networks of proxies are 10.0.0.0/8, fd00::/8 and 64:ff9b::9.9.9.0/120. The whole address counts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trust {
     Networks,
     Hops(usize),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) nearest: bool,
+    pub(crate) nat64: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +31,33 @@ enum Element {
     Malformed,
 }
 
-fn is_trusted(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.octets()[0] == 10,
-        IpAddr::V6(ip) => ip.octets()[0] == 0xfd,
+impl Options {
+    /// With `nat64`, the IPv4 address in `64:ff9b::/96` if it is global.
+    fn decoded(self, ip: IpAddr) -> IpAddr {
+        let IpAddr::V6(v6) = ip else { return ip };
+        let [0x00, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] = v6.octets() else {
+            return ip;
+        };
+        let is_global = match (a, b) {
+            (0 | 10 | 127 | 224..=255, _) => false,
+            (100, 64..=127) | (169, 254) | (172, 16..=31) | (192, 168) => false,
+            _ => true,
+        };
+        if self.nat64 && is_global {
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        } else {
+            ip
+        }
+    }
+
+    fn is_trusted(self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => ip.octets()[0] == 10 || self.nat64 && ip.octets()[..3] == [9; 3],
+            IpAddr::V6(ip) => {
+                let written = ip.segments()[..7] == [0x64, 0xff9b, 0, 0, 0, 0, 0x909];
+                ip.octets()[0] == 0xfd || written && ip.octets()[14] == 9
+            }
+        }
     }
 }
 
@@ -36,7 +65,7 @@ pub(crate) fn forwarded_for(
     lines: &[&[u8]],
     peer: Option<IpAddr>,
     trust: Trust,
-    nearest: bool,
+    options: Options,
 ) -> Answer {
     let mut elements = Vec::new();
     for line in lines {
@@ -47,14 +76,14 @@ pub(crate) fn forwarded_for(
             }
         }
     }
-    walk(&elements, peer, trust, nearest)
+    walk(&elements, peer, trust, options)
 }
 
 pub(crate) fn forwarded(
     lines: &[&[u8]],
     peer: Option<IpAddr>,
     trust: Trust,
-    nearest: bool,
+    options: Options,
 ) -> Answer {
     let mut elements = Vec::new();
     for line in lines {
@@ -63,17 +92,18 @@ pub(crate) fn forwarded(
             None => elements.push(Element::Malformed),
         }
     }
-    walk(&elements, peer, trust, nearest)
+    walk(&elements, peer, trust, options)
 }
 
-pub(crate) fn single(lines: &[&[u8]], peer: Option<IpAddr>, nearest: bool) -> Answer {
+pub(crate) fn single(lines: &[&[u8]], peer: Option<IpAddr>, options: Options) -> Answer {
     let Some(peer) = peer else {
         return Answer::MissingPeer;
     };
-    if !is_trusted(peer) {
+    let peer = options.decoded(peer);
+    if !options.is_trusted(peer) {
         return Answer::Ip(peer);
     }
-    let malformed = if nearest {
+    let malformed = if options.nearest {
         Answer::Ip(peer)
     } else {
         Answer::Malformed
@@ -82,33 +112,38 @@ pub(crate) fn single(lines: &[&[u8]], peer: Option<IpAddr>, nearest: bool) -> An
         [] => Answer::Ip(peer),
         [line] if without_space(line).is_empty() => Answer::Ip(peer),
         [line] => match element(&without_space(line), Field::Other) {
-            Element::Ip(ip) => Answer::Ip(ip),
+            Element::Ip(ip) => Answer::Ip(options.decoded(ip)),
             _ => malformed,
         },
         _ => malformed,
     }
 }
 
-fn walk(elements: &[Element], peer: Option<IpAddr>, trust: Trust, nearest: bool) -> Answer {
+fn walk(elements: &[Element], peer: Option<IpAddr>, trust: Trust, options: Options) -> Answer {
     if peer.is_none() && matches!(trust, Trust::Networks | Trust::Hops(0)) {
         return Answer::MissingPeer;
     }
     // The peer is the rightmost of all. A connection without an address is as silent as `unknown`.
     let mut all = vec![peer.map_or(Element::Silent, Element::Ip)];
     all.extend(elements.iter().rev());
+    for element in &mut all {
+        if let Element::Ip(ip) = element {
+            *ip = options.decoded(*ip);
+        }
+    }
     let place = match trust {
         Trust::Hops(hops) if hops >= all.len() => return Answer::TooFewHops,
         Trust::Hops(hops) => hops,
         Trust::Networks => {
             let is_passed =
-                |element: &Element| matches!(element, Element::Ip(ip) if is_trusted(*ip));
+                |element: &Element| matches!(element, Element::Ip(ip) if options.is_trusted(*ip));
             let first = all.iter().position(|element| !is_passed(element));
             first.unwrap_or(all.len() - 1)
         }
     };
     match all[place] {
         Element::Ip(ip) => Answer::Ip(ip),
-        Element::Malformed if !nearest => Answer::Malformed,
+        Element::Malformed if !options.nearest => Answer::Malformed,
         _ => {
             let mut right = all[..place].iter().rev();
             let ip = right.find_map(|element| match element {

@@ -14,8 +14,8 @@ use self::element::Element;
 use self::forwarded::Value;
 use self::proxies::Trust;
 pub use self::proxies::TrustedProxies;
-use super::peer;
 use super::{Key, KeyError, KeyExtractor, Networks, trim};
+use super::{nat64, peer};
 use crate::head::Head;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -59,6 +59,7 @@ pub struct ClientIp {
     source: Source,
     on_malformed: OnMalformed,
     prefixes: Prefixes,
+    nat64: bool,
     /// None, for those who have none.
     lists: Option<Lists>,
 }
@@ -129,6 +130,7 @@ impl ClientIp {
             source: Source::Peer,
             on_malformed: OnMalformed::Refuse,
             prefixes: Prefixes { v4: 32, v6: 64 },
+            nat64: false,
             lists: None,
         }
     }
@@ -214,6 +216,39 @@ impl ClientIp {
         Ok(self)
     }
 
+    /// Decodes the IPv4 addresses that a translator writes into `64:ff9b::/96` (RFC 6052); off by default.
+    ///
+    /// Behind a stateless translator (SIIT, RFC 7915) all clients of IPv4 come from `64:ff9b::/96`, which is in one /64: without
+    /// this option they share one bucket. With it, `64:ff9b::203.0.113.7` is the client `203.0.113.7` everywhere: as the peer, in the
+    /// header, in networks of proxies, in both lists, and for [`ipv4_prefix`](Self::ipv4_prefix).
+    ///
+    /// **Turn it on only if your network routes `64:ff9b::/96` to a translator of its own.** Elsewhere a peer that owns this route
+    /// chooses any IPv4 address: one that you trust, or another one for each request.
+    ///
+    /// These addresses stay as they are:
+    ///
+    /// - Private, shared, loopback, link-local and reserved addresses in the prefix. RFC 6052 §3.1 forbids them there, and
+    ///   `64:ff9b::10.0.0.1` must not pass for the proxy `10.0.0.1`.
+    /// - `64:ff9b:1::/48` (RFC 8215) and prefixes of your own. The place of the IPv4 address in them depends on your network. Decode
+    ///   them in front of the limit, and insert a [`PeerAddr`](super::PeerAddr).
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::ClientIp;
+    /// use tower_sluice::key::{KeyExtractor, PeerAddr};
+    ///
+    /// let peer = PeerAddr("[64:ff9b::203.0.113.7]:4711".parse()?);
+    /// let request = Request::builder().extension(peer).body(())?;
+    /// assert_eq!(ClientIp::new().key(&request)?.as_bytes(), b"64:ff9b::/64");
+    /// assert_eq!(ClientIp::new().nat64(true).key(&request)?.as_bytes(), b"203.0.113.7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub const fn nat64(mut self, decode: bool) -> Self {
+        self.nat64 = decode;
+        self
+    }
+
     /// Clients in these networks are not limited at all. Their requests are passed on without being counted.
     #[must_use]
     pub fn allow_list(mut self, networks: Networks) -> Self {
@@ -246,12 +281,13 @@ impl ClientIp {
     fn beyond(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Key, KeyError> {
         let ip = self.read(peer, headers)?;
         if let Some(lists) = &self.lists {
-            lists.screen(ip)?;
+            lists.screen(ip, self.nat64)?;
         }
         Ok(self.prefixes.key(ip))
     }
 
     fn read(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
+        let peer = peer.map(|ip| self.decoded(ip));
         match &self.source {
             Source::Peer => peer.ok_or(KeyError::MissingPeer),
             Source::ForwardedFor(proxies) => {
@@ -273,14 +309,14 @@ impl ClientIp {
             }
             Source::Header(name, proxies) => {
                 let peer = peer.ok_or(KeyError::MissingPeer)?;
-                if !proxies.contains(peer) {
+                if !self.trusts(proxies, peer) {
                     return Ok(peer);
                 }
                 let mut lines = headers.get_all(name).iter();
                 match (lines.next().map(|line| trim(line.as_bytes())), lines.next()) {
                     (None | Some([]), None) => Ok(peer),
                     (Some(text), None) => match Element::parse(text) {
-                        Element::Address(ip) => Ok(ip),
+                        Element::Address(ip) => Ok(self.decoded(ip)),
                         Element::Silent | Element::Malformed => self.malformed(name, Some(peer)),
                     },
                     _ => self.malformed(name, Some(peer)),
@@ -297,15 +333,19 @@ impl ClientIp {
         name: &HeaderName,
         elements: impl Iterator<Item = Element>,
     ) -> Result<IpAddr, KeyError> {
+        let elements = elements.map(|element| match element {
+            Element::Address(ip) => Element::Address(self.decoded(ip)),
+            other => other,
+        });
         match &proxies.0 {
             Trust::In(networks) => {
                 let mut nearest = peer.ok_or(KeyError::MissingPeer)?;
-                if !networks.contains(nearest) {
+                if !self.trusts(networks, nearest) {
                     return Ok(nearest);
                 }
                 for element in elements {
                     match element {
-                        Element::Address(ip) if networks.contains(ip) => nearest = ip,
+                        Element::Address(ip) if self.trusts(networks, ip) => nearest = ip,
                         Element::Address(ip) => return Ok(ip),
                         Element::Silent => return Ok(nearest),
                         Element::Malformed => return self.malformed(name, Some(nearest)),
@@ -335,6 +375,15 @@ impl ClientIp {
         }
     }
 
+    #[inline]
+    fn decoded(&self, ip: IpAddr) -> IpAddr {
+        if self.nat64 { nat64::decoded(ip) } else { ip }
+    }
+
+    fn trusts(&self, networks: &Networks, ip: IpAddr) -> bool {
+        networks.contains_decoded(ip, self.nat64)
+    }
+
     #[cold]
     fn malformed(&self, name: &HeaderName, nearest: Option<IpAddr>) -> Result<IpAddr, KeyError> {
         match self.on_malformed {
@@ -357,11 +406,11 @@ impl Prefixes {
 }
 
 impl Lists {
-    fn screen(&self, ip: IpAddr) -> Result<(), KeyError> {
-        if self.denied.contains(ip) {
+    fn screen(&self, ip: IpAddr, nat64: bool) -> Result<(), KeyError> {
+        if self.denied.contains_decoded(ip, nat64) {
             return Err(KeyError::Denied);
         }
-        if self.allowed.contains(ip) {
+        if self.allowed.contains_decoded(ip, nat64) {
             return Err(KeyError::Exempt);
         }
         Ok(())
