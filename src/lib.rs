@@ -75,6 +75,7 @@ mod head;
 pub mod key;
 pub mod limit;
 pub mod limiter;
+mod message;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(sluice_model)]
@@ -85,7 +86,6 @@ mod park;
 mod partition;
 pub mod policy;
 pub mod quota;
-mod quoted;
 mod report;
 pub mod response;
 pub mod semaphore;

@@ -53,7 +53,8 @@ impl fmt::Display for ShortSecret {
         let length = self.length;
         write!(
             f,
-            "a secret of {length} bytes for partition keys: use {SHORTEST} or more, at random"
+            "invalid secret of {length} bytes for partition keys: use at least {SHORTEST} random bytes, such as the output of \
+             `openssl rand -hex 16`"
         )
     }
 }
@@ -133,7 +134,8 @@ mod tests {
     #[test]
     fn a_secret_that_could_be_guessed_is_refused() {
         let short = Partitioner::try_new(b"fifteen bytes..").err();
-        let why = "a secret of 15 bytes for partition keys: use 16 or more, at random";
+        let why = "invalid secret of 15 bytes for partition keys: use at least 16 random bytes, such as the output of \
+                   `openssl rand -hex 16`";
         assert_eq!(short.map(|short| short.to_string()).as_deref(), Some(why));
         assert!(Partitioner::try_new(b"sixteen bytes...").is_ok());
     }

@@ -47,7 +47,7 @@ use tower_sluice::{
 #[derive(Parser)]
 struct Options {
     /// Where to listen; port 0 picks one.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000", value_parser = address)]
     listen: SocketAddr,
     /// Where the state is kept: `memory:`, or with the feature `redis` a URL such as `redis://127.0.0.1/`.
     #[arg(long, value_name = "URL", default_value = "memory:", value_parser = Where::parse)]
@@ -56,7 +56,7 @@ struct Options {
     #[arg(long, value_name = "CHOICE", default_value = "deny")]
     on_backend_error: OnError,
     /// How long the backend may take for an answer, in milliseconds; 250 if not said.
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
     backend_timeout: Option<u64>,
     /// A quota, such as `10/second burst 20` or `fixed-window:100/minute`; may be repeated, all must allow a request. An
     /// algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
@@ -69,7 +69,7 @@ struct Options {
     #[arg(long, value_name = "CIDR", value_parser = network)]
     trusted_proxy: Vec<String>,
     /// The header in which they name it: a list, if it is `x-forwarded-for` or `forwarded` (RFC 7239), otherwise one address.
-    #[arg(long, value_name = "NAME", default_value = "x-forwarded-for")]
+    #[arg(long, value_name = "NAME", default_value = "x-forwarded-for", value_parser = header_name)]
     forwarded_header: HeaderName,
     /// The name of the policy.
     #[arg(long, value_name = "NAME", default_value = "default")]
@@ -81,7 +81,7 @@ struct Options {
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     wait: Option<Duration>,
     /// The most requests of one key that are served at a time, to the end of their bodies; no bound if not said.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    #[arg(long, value_name = "N", value_parser = permits)]
     in_flight: Option<u32>,
     /// How long a permit to be in flight lasts in Redis after its server has died, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = lease, allow_negative_numbers = true)]
@@ -118,6 +118,30 @@ impl Fields {
             Self::XDelta => x(Reset::Delta),
             Self::None => HeaderFormat::None,
         }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse();
+    address.map_err(|_| "use an address and a port, such as 127.0.0.1:3000".into())
+}
+
+fn milliseconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(ms @ 1..) => Ok(ms),
+        _ => Err("use milliseconds from 1 on, such as 250".into()),
+    }
+}
+
+fn header_name(text: &str) -> Result<HeaderName, String> {
+    let name = text.parse();
+    name.map_err(|_| "use the name of a header, such as x-forwarded-for".into())
+}
+
+fn permits(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(permits @ 1..=65_535) => Ok(permits),
+        _ => Err("use a number from 1 to 65535, such as 10".into()),
     }
 }
 
@@ -201,14 +225,16 @@ fn keyed_by(text: &str) -> Result<KeyedBy, String> {
         ("path", _) => Ok(KeyedBy::Path),
         (_, Some(("header", name))) => match name.parse::<HeaderName>() {
             Ok(name) => Ok(KeyedBy::Header(name.into())),
-            Err(_) => Err(format!("`{name}` is no header name")),
+            Err(_) => Err(format!("invalid header name {name:?}; use for example header:x-api-key")),
         },
         (_, Some(("cookie", name))) => match Cookie::try_new(name) {
             Ok(cookie) => Ok(KeyedBy::Cookie(cookie)),
             Err(error) => Err(error.to_string()),
         },
         (_, Some(("query", name))) if !name.is_empty() => Ok(KeyedBy::Query(Query::new(name))),
-        _ => Err("use ip, global, header:NAME, cookie:NAME, bearer, query:NAME or path".into()),
+        _ => Err(
+            "use ip, global, header:NAME, cookie:NAME, bearer, query:NAME or path, such as header:x-api-key".into(),
+        ),
     }
 }
 

@@ -7,6 +7,7 @@ use super::{Answer, Backend, BackendError, Lobby, MemoryBackend};
 use crate::backend::PermitBackend;
 use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
+use crate::message::Quoted;
 use crate::policy::{Permits, Policy};
 
 /// A backend that is chosen at run time, by a URL or from one made elsewhere.
@@ -16,7 +17,7 @@ use crate::policy::{Permits, Policy};
 ///
 /// let backend = AnyBackend::from_url("memory:")?;
 /// let why = AnyBackend::from_url("etcd://localhost").unwrap_err().to_string();
-/// assert!(why.starts_with("unknown backend `etcd:`; use memory:"), "{why}");
+/// assert!(why.starts_with(r#"unknown backend "etcd:"; use "memory:""#), "{why}");
 /// # Ok::<(), tower_sluice::backend::BackendError>(())
 /// ```
 ///
@@ -44,8 +45,7 @@ const REDIS: [(&str, bool); 7] = [
 ];
 
 /// What can be had, for those who wrote something else.
-const KNOWN: &str =
-    "memory:, redis://, rediss:// or redis+unix:// (or valkey in the place of redis)";
+const KNOWN: &str = r#"use "memory:", "redis://127.0.0.1/", "rediss://127.0.0.1/" or "redis+unix:///run/redis.sock""#;
 
 impl AnyBackend {
     /// The backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`) or
@@ -66,14 +66,8 @@ impl AnyBackend {
             Some((_, by_tls)) => Self::redis(url, &scheme, *by_tls),
             None => Err(BackendError::config(match &*scheme {
                 // It may be anything, a password for instance.
-                "" | "memory" => format!("this is no URL of a backend; use {KNOWN}"),
-                _ => {
-                    let shown = scheme.chars().take(40).flat_map(char::escape_debug);
-                    format!(
-                        "unknown backend `{}:`; use {KNOWN}",
-                        shown.collect::<String>()
-                    )
-                }
+                "" | "memory" => format!("invalid backend URL: it has no scheme; {KNOWN}"),
+                _ => format!("unknown backend {}; {KNOWN}", Quoted(&format!("{scheme}:"))),
             })),
         }
     }
@@ -95,7 +89,7 @@ impl AnyBackend {
 #[cfg_attr(feature = "tls", allow(dead_code))]
 fn lacking(scheme: &str, feature: &str) -> BackendError {
     BackendError::config(format!(
-        "`{scheme}:` needs the feature `{feature}` of tower-sluice, which is not built in; memory: always is"
+        r#"backend "{scheme}:" needs the feature "{feature}" of tower-sluice; enable it in Cargo.toml, or use "memory:""#
     ))
 }
 

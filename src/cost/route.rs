@@ -10,6 +10,7 @@ use http::{Method, Request};
 
 use super::CostOf;
 use crate::head::Head;
+use crate::message::Quoted;
 use crate::quota::Cost;
 
 /// A table of costs by method and route, for one layer around all of them: what is not in it costs 1.
@@ -356,26 +357,44 @@ impl fmt::Display for RouteCostsError {
         match self {
             Self::Path(path) => write!(
                 f,
-                "path `{}`: begin it with `/`, and leave out `?`, `#` and what follows",
-                path.escape_debug()
+                r##"invalid path {}: begin with "/", and leave out the query and "#", such as {}"##,
+                Quoted(path),
+                Quoted(&path_of(path))
             ),
             Self::Prefix(path) => write!(
                 f,
-                "prefix `{}`: leave out `{{`, `}}` and `*`; a prefix holds for all that is below it",
-                path.escape_debug()
+                r#"invalid prefix {}: leave out "{{", "}}" and "*"; a prefix holds for all paths below it, such as {}"#,
+                Quoted(path),
+                Quoted(prefix_of(path))
             ),
             Self::Duplicate(entry) => {
-                write!(
-                    f,
-                    "`{}` is listed twice: keep one of them",
-                    entry.escape_debug()
-                )
+                write!(f, "duplicate entry {}: keep one of them", Quoted(entry))
             }
         }
     }
 }
 
 impl std::error::Error for RouteCostsError {}
+
+/// The path that was probably meant, without a method, an authority or a query.
+fn path_of(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let text = text.split_whitespace().next_back().unwrap_or_default();
+    let path = match text.split_once("://") {
+        Some((_, rest)) => rest.split_once('/').map_or("", |(_, path)| path),
+        None => text.trim_start_matches('/'),
+    };
+    format!("/{path}")
+}
+
+/// The segments in front of the first pattern.
+fn prefix_of(path: &str) -> &str {
+    let plain = path.split(['{', '}', '*']).next().unwrap_or_default();
+    match plain.rsplit_once('/') {
+        Some(("", _)) | None => "/",
+        Some((prefix, _)) => prefix,
+    }
+}
 
 fn must(made: Result<RouteCosts, RouteCostsError>) -> RouteCosts {
     match made {
@@ -527,11 +546,11 @@ mod tests {
         }
         assert_eq!(
             why(new().try_route("sea\nrch", 1)),
-            "path `sea\\nrch`: begin it with `/`, and leave out `?`, `#` and what follows"
+            r##"invalid path "sea\nrch": begin with "/", and leave out the query and "#", such as "/rch""##
         );
         assert_eq!(
             why(new().try_prefix("/files/{*rest}", 1)),
-            "prefix `/files/{*rest}`: leave out `{`, `}` and `*`; a prefix holds for all that is below it"
+            r#"invalid prefix "/files/{*rest}": leave out "{", "}" and "*"; a prefix holds for all paths below it, such as "/files""#
         );
         assert!(new().try_prefix("/files/*", 1).is_err());
 
@@ -540,7 +559,7 @@ mod tests {
             one.method(Method::GET, "/a", 1)
                 .method(Method::HEAD, "/a", 1)
         };
-        let twice = |entry: &str| format!("`{entry}` is listed twice: keep one of them");
+        let twice = |entry: &str| format!("duplicate entry {entry:?}: keep one of them");
         assert_eq!(why(all().try_route("/a", 2)), twice("/a"));
         assert_eq!(why(all().try_prefix("/a", 2)), twice("prefix /a"));
         let again = all().try_method(Method::HEAD, "/a", 2);
@@ -548,7 +567,33 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "`POST /a` is listed twice: keep one of them")]
+    fn the_example_is_the_path_that_was_meant() {
+        for (text, path) in [
+            ("", "/"),
+            ("search", "/search"),
+            ("search/", "/search/"),
+            ("/search?q=/x", "/search"),
+            ("/search#top", "/search"),
+            ("POST /search", "/search"),
+            ("https://host/a/b?c", "/a/b"),
+            ("https://host", "/"),
+        ] {
+            assert_eq!(path_of(text), path, "{text}");
+            assert!(RouteCosts::new().try_route(&path_of(text), 1).is_ok());
+        }
+        for (text, prefix) in [
+            ("/files/{*rest}", "/files"),
+            ("/files/a*", "/files"),
+            ("/{id}/x", "/"),
+            ("/*", "/"),
+        ] {
+            assert_eq!(prefix_of(text), prefix, "{text}");
+            assert!(RouteCosts::new().try_prefix(prefix_of(text), 1).is_ok());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "duplicate entry \"POST /a\": keep one of them")]
     fn a_mistake_is_found_at_set_up() {
         let costs = RouteCosts::new().method(Method::POST, "/a", 1);
         let _ = costs.method(Method::POST, "/a", 2);

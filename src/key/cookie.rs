@@ -6,6 +6,7 @@ use http::header::{COOKIE, HeaderMap};
 use smallvec::SmallVec;
 
 use super::{Key, KeyError, KeyExtractor, Part, decoded, trim};
+use crate::message::Quoted;
 
 /// The value of one cookie, such as a session. It is taken for a secret ([`Key::secret`]): backends keep and send a fingerprint of
 /// it, nothing that can be read.
@@ -24,11 +25,10 @@ pub struct InvalidCookieName(Box<str>);
 
 impl fmt::Display for InvalidCookieName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letters = self.0.chars().take(80);
-        let name: String = letters.flat_map(char::escape_debug).collect();
         write!(
             f,
-            "cookie name `{name}`: use letters, digits and !#$%&'*+-.^_`|~"
+            r##"invalid cookie name {}: use letters, digits and !#$%&'*+-.^_`|~, such as "session""##,
+            Quoted(&self.0)
         )
     }
 }
@@ -148,7 +148,7 @@ mod tests {
         for name in ["", "a b", "a=b", "a;b", "ä"] {
             let error = Cookie::try_new(name).expect_err(name).to_string();
             assert!(
-                error.starts_with(&format!("cookie name `{name}`: use")),
+                error.starts_with(&format!("invalid cookie name {name:?}: use")),
                 "{error}"
             );
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::nat64;
-use crate::quoted::Quoted;
+use crate::message::Quoted;
 
 /// A set of networks, such as the addresses of your proxies. Clones share it.
 ///

@@ -9,7 +9,10 @@
 //! assert_eq!(api.quotas()[1].name(), "daily");
 //!
 //! let why = Policy::try_new("per ip", Quota::per_second(1)).unwrap_err();
-//! assert_eq!(why.to_string(), "policy name `per ip`: use 1 to 64 of A-Z a-z 0-9 _ . -");
+//! assert_eq!(
+//!     why.to_string(),
+//!     r#"invalid policy name "per ip": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "per-ip""#
+//! );
 //! ```
 
 mod cache;
@@ -23,6 +26,7 @@ use std::sync::Arc;
 
 use self::cache::{Cache, Derived};
 pub use self::semaphore::{Permits, PermitsError};
+use crate::message::{Quoted, plain_name};
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 
 /// A name and 1 to 8 quotas. Clones are cheap and the same policy.
@@ -67,33 +71,27 @@ pub enum PolicyError {
 
 impl fmt::Display for PolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let short = |name: &str| {
-            name.chars()
-                .take(80)
-                .flat_map(char::escape_debug)
-                .collect::<String>()
-        };
         match self {
             Self::Name(name) => write!(
                 f,
-                "policy name `{}`: use 1 to 64 of A-Z a-z 0-9 _ . -",
-                short(name)
+                "invalid policy name {}: use 1 to 64 of A-Z a-z 0-9 _ . -, such as {:?}",
+                Quoted(name),
+                plain_name(name)
             ),
-            Self::QuotaName(name) => {
-                write!(
-                    f,
-                    "quota name `{}`: use 1 to 64 printable ASCII characters",
-                    short(name)
-                )
+            Self::QuotaName(name) => write!(
+                f,
+                "invalid quota name {}: use 1 to 64 printable ASCII characters, such as {:?}",
+                Quoted(name),
+                plain_name(name)
+            ),
+            Self::DuplicateName(name) => write!(
+                f,
+                "duplicate quota name {}: give each quota of a policy its own name, such as \"daily\"",
+                Quoted(name)
+            ),
+            Self::Count(count) => {
+                write!(f, "invalid policy of {count} quotas: use 1 to {MAX_QUOTAS}")
             }
-            Self::DuplicateName(name) => {
-                write!(
-                    f,
-                    "two quotas are named `{}`: give each of a policy its own name",
-                    short(name)
-                )
-            }
-            Self::Count(count) => write!(f, "a policy of {count} quotas: use 1 to {MAX_QUOTAS}"),
         }
     }
 }
@@ -422,15 +420,21 @@ mod tests {
         let why = read(r#"{"name":"a b","quota":"1/s"}"#)
             .unwrap_err()
             .to_string();
-        assert!(why.starts_with("policy name `a b`: use 1 to 64"), "{why}");
+        assert!(
+            why.starts_with(r#"invalid policy name "a b": use 1 to 64"#),
+            "{why}"
+        );
         let why = read(r#"{"name":"api","quotas":["5/s"]}"#)
             .unwrap_err()
             .to_string();
         assert!(
-            why.contains("expected a map with `name` and `quota`"),
+            why.contains(r#"expected a map such as {"name": "burst", "quota": "10/second"}"#),
             "{why}"
         );
         let why = read(r#"{"name":"api"}"#).unwrap_err().to_string();
-        assert!(why.starts_with("a policy of 0 quotas: use 1 to 8"), "{why}");
+        assert!(
+            why.starts_with("invalid policy of 0 quotas: use 1 to 8"),
+            "{why}"
+        );
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::micros_up;
+use crate::message::{Quoted, plain_name};
 
 /// What a semaphore is made of: a name, how many permits each key has, and how long one lasts without a sign of life. Clones
 /// are cheap.
@@ -142,16 +143,19 @@ impl Permits {
 impl fmt::Display for PermitsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(name) => {
-                let shown = name.chars().take(80).flat_map(char::escape_debug);
-                let shown: String = shown.collect();
-                write!(
-                    f,
-                    "name of permits `{shown}`: use 1 to 64 of A-Z a-z 0-9 _ . -"
-                )
+            Self::Name(name) => write!(
+                f,
+                "invalid name of permits {}: use 1 to 64 of A-Z a-z 0-9 _ . -, such as {:?}",
+                Quoted(name),
+                plain_name(name)
+            ),
+            Self::Capacity(capacity) => {
+                write!(f, "invalid number of permits {capacity}: use 1 to 65535")
             }
-            Self::Capacity(capacity) => write!(f, "{capacity} permits: use 1 to 65535"),
-            Self::Lease(lease) => write!(f, "a lease of {lease:?}: use 100 ms to a day"),
+            Self::Lease(lease) => write!(
+                f,
+                "invalid lease of {lease:?}: use 100 ms to 1 day, such as 30 s"
+            ),
         }
     }
 }
@@ -185,7 +189,7 @@ mod tests {
         let why = Permits::try_new("a\nb", 1).unwrap_err().to_string();
         assert_eq!(
             why,
-            "name of permits `a\\nb`: use 1 to 64 of A-Z a-z 0-9 _ . -"
+            r#"invalid name of permits "a\nb": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "a-b""#
         );
     }
 

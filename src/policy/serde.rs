@@ -9,7 +9,7 @@ use super::{Policy, Quota};
 #[derive(Serialize, Deserialize)]
 #[serde(
     deny_unknown_fields,
-    expecting = "a policy: a map with `name`, and `quota` or `quotas`"
+    expecting = "a policy such as {\"name\": \"api\", \"quota\": \"100/minute\"}"
 )]
 struct Form {
     name: String,
@@ -22,7 +22,10 @@ struct Form {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields, expecting = "a map with `name` and `quota`")]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a map such as {\"name\": \"burst\", \"quota\": \"10/second\"}"
+)]
 struct Named {
     name: String,
     quota: Quota,

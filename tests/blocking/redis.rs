@@ -288,7 +288,7 @@ fn a_url_that_cannot_be_is_told_and_no_password() {
             let BackendErrorKind::Config(why) = error.kind() else {
                 panic!("{url}: {error:?}");
             };
-            assert!(why.starts_with("the URL of Redis cannot be used: "));
+            assert!(why.starts_with("invalid Redis URL: "));
             told(&error);
         }
     }

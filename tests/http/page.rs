@@ -172,7 +172,7 @@ async fn a_text_that_is_no_quota_is_answered_in_the_servers_own_words() {
         ),
         (
             "1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s",
-            "a policy of 9 quotas: use 1 to 8",
+            "invalid policy of 9 quotas: use 1 to 8",
         ),
     ] {
         let refused = replace(&playground, text).await;

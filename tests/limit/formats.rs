@@ -646,7 +646,8 @@ mod partition_key {
     fn a_secret_from_outside_is_checked() {
         let limit = || RateLimitLayer::new(two_a_minute(), Global, memory());
         let short = limit().try_partition_key("secret").err();
-        let why = "a secret of 6 bytes for partition keys: use 16 or more, at random";
+        let why = "invalid secret of 6 bytes for partition keys: use at least 16 random bytes, such as the output of \
+                   `openssl rand -hex 16`";
         assert_eq!(short.expect("an error").to_string(), why);
         assert!(limit().try_partition_key(SECRET).is_ok());
         let panics = std::panic::catch_unwind(|| limit().partition_key("secret"));

@@ -319,7 +319,9 @@ impl RedisBuilder {
 fn client(url: &str) -> Result<Client, BackendError> {
     let unreadable = |error: RedisError| {
         // Its words are about the parts of a URL, and never hold one.
-        BackendError::config(format!("the URL of Redis cannot be used: {error}"))
+        BackendError::config(format!(
+            r#"invalid Redis URL: {error}; use for example "redis://127.0.0.1:6379/0""#
+        ))
     };
     let info: ConnectionInfo = url.into_connection_info().map_err(unreadable)?;
     #[cfg(feature = "tls")]

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::super::BackendError;
 use crate::key::Key;
+use crate::message::{Quoted, plain_name};
 
 /// How names are made, the same on all servers of a fleet.
 #[derive(Clone)]
@@ -39,13 +40,10 @@ impl Naming {
     pub(super) fn with_prefix(self, prefix: &str) -> Result<Self, BackendError> {
         let safe = (1..=64).contains(&prefix.len()) && prefix.bytes().all(is_plain);
         if !safe {
-            let shown: String = prefix
-                .chars()
-                .take(80)
-                .flat_map(char::escape_debug)
-                .collect();
             return Err(BackendError::config(format!(
-                "prefix `{shown}`: use 1 to 64 of A-Z a-z 0-9 _ . -"
+                "invalid prefix {}: use 1 to 64 of A-Z a-z 0-9 _ . -, such as {:?}",
+                Quoted(prefix),
+                plain_name(prefix)
             )));
         }
         let prefix = prefix.into();
@@ -162,7 +160,10 @@ mod tests {
     fn a_prefix_that_could_choose_the_slot_is_refused() {
         for prefix in ["", "a{b", "a b", "a:b", &"x".repeat(65)] {
             let error = Naming::default().with_prefix(prefix).unwrap_err();
-            assert!(error.to_string().starts_with("prefix `"), "{error}");
+            assert!(
+                error.to_string().starts_with("invalid prefix \""),
+                "{error}"
+            );
         }
     }
 }

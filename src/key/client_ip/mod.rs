@@ -99,11 +99,11 @@ pub struct PrefixError {
 
 impl fmt::Display for PrefixError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let version = if self.most == 32 { 4 } else { 6 };
+        let (version, default) = if self.most == 32 { (4, 32) } else { (6, 64) };
         let Self { bits, most } = self;
         write!(
             f,
-            "a prefix of {bits} bits for IPv{version}: use 1 to {most}"
+            "invalid prefix of {bits} bits for IPv{version}: use 1 to {most}, such as {default}"
         )
     }
 }
@@ -461,19 +461,19 @@ mod tests {
         assert_eq!(why(1, 128), Ok(()));
         assert_eq!(
             why(0, 64),
-            Err("a prefix of 0 bits for IPv4: use 1 to 32".into())
+            Err("invalid prefix of 0 bits for IPv4: use 1 to 32, such as 32".into())
         );
         assert_eq!(
             why(33, 64),
-            Err("a prefix of 33 bits for IPv4: use 1 to 32".into())
+            Err("invalid prefix of 33 bits for IPv4: use 1 to 32, such as 32".into())
         );
         assert_eq!(
             why(32, 0),
-            Err("a prefix of 0 bits for IPv6: use 1 to 128".into())
+            Err("invalid prefix of 0 bits for IPv6: use 1 to 128, such as 64".into())
         );
         assert_eq!(
             why(32, 129),
-            Err("a prefix of 129 bits for IPv6: use 1 to 128".into())
+            Err("invalid prefix of 129 bits for IPv6: use 1 to 128, such as 64".into())
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Text from outside, as messages show it.
+//! Text from outside, as messages show it, and what was probably meant.
 
 use std::fmt;
 
@@ -17,9 +17,37 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// Returns a name of 1 to 64 of `A-Z a-z 0-9 _ . -` that is close to `text`, as an example.
+pub(crate) fn plain_name(text: &str) -> String {
+    let is_plain = |letter: &char| letter.is_ascii_alphanumeric() || "_.-".contains(*letter);
+    let letters = text.trim().chars().take(64);
+    let name: String = letters
+        .map(|letter| if is_plain(&letter) { letter } else { '-' })
+        .collect();
+    if name.bytes().any(|byte| byte.is_ascii_alphanumeric()) {
+        name
+    } else {
+        "api".to_owned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_example_of_a_name_is_close_to_the_text() {
+        for (text, name) in [
+            ("per ip", "per-ip"),
+            (" a:b{c}\n", "a-b-c-"),
+            ("", "api"),
+            ("é!", "api"),
+            ("über", "-ber"),
+        ] {
+            assert_eq!(plain_name(text), name);
+        }
+        assert_eq!(plain_name(&"x".repeat(65)), "x".repeat(64));
+    }
 
     #[test]
     fn a_long_text_is_cut_and_a_control_character_is_escaped() {
