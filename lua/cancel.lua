@@ -1,21 +1,27 @@
--- cancel.lua: gives a turn up: its charge goes back if all quotas are still as the turn has left them, else it passes unused.
--- extra    what the turn has left stored, nothing if no key
--- own      0; the first quota's retry is 1 if the charge stays, 0 if it went back
+-- cancel.lua: cancels a reservation: its charges go back if nothing but time has changed any of the charged quotas since it was
+-- taken. What the reservation has left is brought forward to the time of the stored state; the clock plays no part.
+-- extra    what the reservation has left stored, nothing if no key
+-- own      0; of each quota, retry is 0 if the charge went back, 1 if it stays, 2 if there was nothing to give back
 
 --# member
+local since = 2
 if go == nil then
   --@load
-  if type(raw) == 'table' then return raw.err end
-  return nil, (raw or '') == extra and 0 or 1
 end
-local back = go and raw and cost > 0
+--@view
+if fault then return fault end
+if raw and cost > 0 then
+  --@since
+end
+if go == nil then return nil, since % 2 end
+local back = go and since == 0
 if back then
   --@take_back
 end
 --@view
-if fault then return fault end
 --@tell
 if back then
   --@store
 end
-return fault, go and 0 or 1, remaining, reset, place
+if not go and since == 0 then since = 1 end
+return fault, since, remaining, reset, place

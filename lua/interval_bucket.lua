@@ -58,6 +58,18 @@ raw = struct.pack('<c2i8i8i8', 'i1', debt, anchor, limit)
 --# answer
 answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
 count = count + 3
+--# since
+since = 1
+if #extra == 26 then
+  local _, owed, anchor, capacity = struct.unpack('<c2i8i8i8', raw)
+  local _, left, began, capacity_then = struct.unpack('<c2i8i8i8', extra)
+  local passed = anchor - began
+  if owed == 0 then
+    since = 2
+  elseif capacity == capacity_then and passed >= 0 and passed % period == 0 then
+    if passed / period * refill == left - owed then since = 0 end
+  end
+end
 --# take_back
 local tag, was, since, capacity = struct.unpack('<c2i8i8i8', raw)
 raw = struct.pack('<c2i8i8i8', tag, math.max(0, was - cost), since, capacity)

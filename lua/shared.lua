@@ -41,4 +41,6 @@ answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] =
 count = count + 4
 --# can_wait
 local can_wait = false
+--# since
+since = 1
 --# take_back

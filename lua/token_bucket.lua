@@ -54,6 +54,18 @@ raw = struct.pack('<c2i8i8i8i8', 'b1', debt, at, per_token, limit)
 --# answer
 answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
 count = count + 3
+--# since
+since = 1
+if #extra == 34 then
+  local _, owed, at, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
+  local _, left, taken, had_then, capacity_then = struct.unpack('<c2i8i8i8i8', extra)
+  if owed == 0 then
+    since = 2
+  elseif had == had_then and capacity == capacity_then and (at == taken or (at > taken and had == per_token)) then
+    -- A product above 2^53 is not exact, but it is no difference of two debts.
+    if (at - taken) * per_micro == left - owed then since = 0 end
+  end
+end
 --# take_back
 local tag, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
 raw = struct.pack('<c2i8i8i8i8', tag, math.max(0, was - cost * had), since, had, capacity)

@@ -8,7 +8,8 @@
 //! A full bucket has no clock, so that it equals one never seen: the first charge that leaves full starts it.
 
 use super::{
-    Algorithm, Back, Kept, MOST_DEBT, Place, clock_back, micros_between, signed, start_of, tokens,
+    Algorithm, Back, Kept, MOST_DEBT, Place, Since, clock_back, micros_between, signed, start_of,
+    tokens,
 };
 use crate::quota::IntervalBucket;
 
@@ -171,6 +172,21 @@ impl Algorithm for IntervalBucket {
 
     fn can_wait(&self, view: &View, cost: u32) -> bool {
         view.tokens + u64::from(cost) < MOST_DEBT
+    }
+
+    fn since(&self, left: &Debt, stored: &Debt) -> Since {
+        if stored.tokens == 0 {
+            return Since::Paid;
+        }
+        let passed = micros_between(left.anchor, stored.anchor);
+        let whole = stored.anchor >= left.anchor && passed.is_multiple_of(self.period);
+        let paid = (passed / self.period).checked_mul(u64::from(self.refill));
+        let owed = paid.and_then(|paid| left.tokens.checked_sub(paid));
+        if whole && left.capacity == stored.capacity && owed == Some(stored.tokens) {
+            Since::Unchanged
+        } else {
+            Since::Changed
+        }
     }
 
     fn take_back(&self, debt: &mut Debt, tokens: u32) {

@@ -33,7 +33,9 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 pub(crate) use self::operation::decide;
-use self::operation::{Algorithm, Penalize, Refund, Take, TakeBack, Wait, fits, with_algorithm};
+use self::operation::{
+    Algorithm, Compare, Penalize, Refund, Since, Take, TakeBack, Wait, fits, with_algorithm,
+};
 
 use crate::clock::{Timestamp, micros_up};
 use crate::decision::{
@@ -148,16 +150,27 @@ pub fn reserve(
     reply
 }
 
-/// Gives a turn up. Its charge goes back if the states are still those that it left: to others behind it their times were
-/// told, and a token given back to them would let two through at once. Time plays no part.
+/// Cancels a reservation. Its charge goes back if nothing but time has changed the states since it was taken: those that it
+/// left, brought forward to the time of the stored ones by the quotas as they are now, equal the stored ones to the grain.
+/// Otherwise the charge stays: reservations behind it keep their times, and a token given back late would let two through at
+/// once. `now` plays no part in that.
+///
+/// A cancel that did not return the charge may be tried again when the reservations behind it have gone back. One that
+/// returned it must not be.
 ///
 /// # Panics
 ///
 /// If there is not one state for each quota.
 pub fn cancel(policy: &Policy, states: &mut [Option<State>], now: Timestamp, turn: &Turn) -> Reply {
-    let returned = turn.is_last(states);
+    assert_one_each(policy, states);
+    let mut since = SmallVec::<[Since; 2]>::new();
+    for (index, named, state) in members(policy, states) {
+        let compare = Compare(turn.left(index), turn.cost().of(index));
+        since.push(with_algorithm(&named.quota, state, compare));
+    }
+    let returned = since.contains(&Since::Unchanged) && !since.contains(&Since::Changed);
     let mut reply = answers(policy, states, |index, named, state| {
-        if returned {
+        if returned && since[index] == Since::Unchanged {
             with_algorithm(&named.quota, state, TakeBack(turn.cost().of(index)));
         }
         decide(&named.quota, state, now, 0, true).0

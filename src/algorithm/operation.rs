@@ -45,7 +45,12 @@ pub(super) trait Algorithm {
     fn can_wait(&self, _: &Self::View, _: u32) -> bool {
         false
     }
-    /// Takes a turn's charge off the state that it left, without bringing it to any time.
+    /// Compares the stored state with what time alone has made of the state that a reservation left. Windows have no
+    /// reservations.
+    fn since(&self, _left: &Self::State, _stored: &Self::State) -> Since {
+        Since::Changed
+    }
+    /// Takes a reservation's charge off a state that only time has changed, without bringing it to any time.
     fn take_back(&self, _: &mut Self::State, _: u32) {}
     /// Adds `tokens` to the view and writes it: they fit, or are a turn's.
     fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32) -> Place;
@@ -159,6 +164,36 @@ impl Operation for Take {
             });
         }
         (snapshot(algorithm, &view, 0), place)
+    }
+}
+
+/// What has become of the charge of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// Nothing but time has changed the state: the charge can be taken back.
+    Unchanged,
+    /// Nothing is owed any more, as by a key never seen: there is nothing to take back.
+    Paid,
+    /// Something else has changed the state: the charge stays.
+    Changed,
+}
+
+/// Finds out what has become of a reservation that left this state and charged so much.
+pub(super) struct Compare<'a>(pub(super) Option<&'a State>, pub(super) u32);
+
+impl Operation for Compare<'_> {
+    type Output = Since;
+
+    fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Since {
+        let Self(left, tokens) = self;
+        let Some(stored) = stored::<A>(slot) else {
+            return Since::Paid;
+        };
+        match left.and_then(|left| A::peel(&left.0)) {
+            _ if tokens == 0 => Since::Paid,
+            Some(left) => algorithm.since(left, stored),
+            None => Since::Changed,
+        }
     }
 }
 

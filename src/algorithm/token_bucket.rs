@@ -7,7 +7,7 @@
 //! ```
 //! A token is P grains and a microsecond refills A of them: whole numbers, so that nothing is rounded while it is kept.
 
-use super::{Algorithm, Back, Kept, MOST_DEBT, Place, clock_back, micros_between, tokens};
+use super::{Algorithm, Back, Kept, MOST_DEBT, Place, Since, clock_back, micros_between, tokens};
 use crate::quota::TokenBucket;
 
 /// What is owed, and when that was true. `per_token` and `capacity` tell whether the quota has changed since.
@@ -213,6 +213,27 @@ impl Algorithm for TokenBucket {
 
     fn can_wait(&self, view: &View, cost: u32) -> bool {
         view.grains + self.grains(cost) < MOST_DEBT
+    }
+
+    fn since(&self, left: &Debt, stored: &Debt) -> Since {
+        if stored.grains == 0 {
+            return Since::Paid;
+        }
+        let same_quota = (left.per_token, left.capacity) == (stored.per_token, stored.capacity);
+        let paid = if stored.at == left.at {
+            Some(0)
+        } else if stored.at > left.at && stored.per_token == self.per_token() {
+            micros_between(left.at, stored.at).checked_mul(self.units.per_micro.get())
+        } else {
+            // The clock went back, or the grains of this quota have another size than those of the debts.
+            None
+        };
+        if same_quota && paid.and_then(|paid| left.grains.checked_sub(paid)) == Some(stored.grains)
+        {
+            Since::Unchanged
+        } else {
+            Since::Changed
+        }
     }
 
     fn take_back(&self, debt: &mut Debt, tokens: u32) {

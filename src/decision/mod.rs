@@ -352,14 +352,22 @@ impl Turn {
         self.0.cost
     }
 
-    /// What it left of the quota at `index`.
+    /// The same reservation once more, for a cancel that did not return its charge.
     #[cfg(feature = "redis")]
-    pub(crate) fn left(&self, index: usize) -> Option<&State> {
-        self.0.left.get(index)?.as_ref()
+    pub(crate) fn again(&self) -> Self {
+        let Taken {
+            cost,
+            left,
+            receipt,
+        } = &*self.0;
+        let receipt = receipt.as_ref().map(|receipt| Receipt {
+            charges: receipt.charges.clone(),
+        });
+        Self::new(*cost, left, receipt)
     }
 
-    /// Whether it was the last charge of these states.
-    pub(crate) fn is_last(&self, states: &[Option<State>]) -> bool {
-        *self.0.left == *states
+    /// What it left of the quota at `index`.
+    pub(crate) fn left(&self, index: usize) -> Option<&State> {
+        self.0.left.get(index)?.as_ref()
     }
 }

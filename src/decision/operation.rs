@@ -18,7 +18,8 @@ pub enum Op {
         /// The longest wait that is accepted; zero makes it a check.
         max_wait: Duration,
     },
-    /// Gives a turn up: its charge goes back if nothing was charged or changed after it, else the turn passes unused.
+    /// Cancels a reservation: its charge goes back if nothing but time has changed the state of the key since. Otherwise the
+    /// charge stays, and the reply holds the reservation, so that it can be cancelled again when those behind it are gone.
     Cancel(Turn),
     /// Charges the cost without asking, up to a debt of twice each limit.
     Penalty(Cost),
@@ -39,9 +40,10 @@ pub struct Reply {
     pub receipt: Option<Receipt>,
     /// How long to wait before going on; zero unless a turn was reserved.
     pub go_after: Duration,
-    /// The turn that a reservation took, so that it can be given up or, later, refunded.
+    /// The turn that a reservation took, so that it can be given up or, later, refunded; and one whose cancel did not return
+    /// its charge.
     pub turn: Option<Turn>,
-    /// Whether a turn that was given up has been given back, or passes unused.
+    /// Whether a cancelled reservation has returned its charge.
     pub returned: bool,
 }
 

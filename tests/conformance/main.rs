@@ -269,9 +269,12 @@ fn run(
             }
             Some("cancel") => {
                 only(step, &["op", "at_us", "of", "expect"]);
-                // A turn can be given up once; a second time there is nothing left to give up.
+                // A charge goes back once; then there is nothing left to cancel.
                 let turn = turns.remove(&of(step));
-                let returned = turn.is_some_and(|turn| subject.cancel(&policy, now, turn));
+                let was_there = turn.is_some();
+                let kept = turn.and_then(|turn| subject.cancel(&policy, now, turn));
+                let returned = was_there && kept.is_none();
+                turns.extend(kept.map(|turn| (of(step), turn)));
                 let look = subject.check(&policy, now, Cost::ZERO);
                 let mut actual = told(&look.decision.snapshot().quotas()[0], false);
                 actual.insert("returned".into(), returned.into());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tower_sluice::algorithm::{self, State};
-use tower_sluice::backend::{Backend, Reply};
+use tower_sluice::backend::{Answer, Backend, Op, Reply};
 #[cfg(feature = "blocking")]
 use tower_sluice::blocking;
 use tower_sluice::clock::{ManualClock, Timestamp};
@@ -16,8 +16,8 @@ pub(crate) trait Subject {
     fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply;
     fn reserve(&mut self, policy: &Policy, now: Timestamp, cost: Cost, max_wait: Duration)
     -> Reply;
-    /// Whether the turn was given back. (A look afterwards tells the rest.)
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool;
+    /// The reservation, if its charge did not go back. (A look afterwards tells the rest.)
+    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn>;
     fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot>;
     fn refund(
         &mut self,
@@ -56,8 +56,9 @@ impl Subject for Core {
         algorithm::reserve(policy, &mut self.0, now, cost, max_wait)
     }
 
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool {
-        algorithm::cancel(policy, &mut self.0, now, &turn).returned
+    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn> {
+        let returned = algorithm::cancel(policy, &mut self.0, now, &turn).returned;
+        (!returned).then_some(turn)
     }
 
     fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
@@ -112,6 +113,12 @@ impl<B: Backend> Through<'_, B> {
     }
 }
 
+/// The reservation whose charge did not go back.
+fn kept(reply: Reply) -> Option<Turn> {
+    assert_eq!(reply.turn.is_none(), reply.returned);
+    reply.turn
+}
+
 fn own(snapshot: Snapshot) -> Vec<QuotaSnapshot> {
     snapshot.quotas().to_vec()
 }
@@ -135,10 +142,16 @@ impl<B: Backend> Subject for Through<'_, B> {
         })
     }
 
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool {
-        self.at(policy, now, async |limiter, key| {
-            limiter.cancel(key, turn).await
-        })
+    // Asked of the backend: a limiter tries others again by itself.
+    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn> {
+        let reply = self.at(policy, now, async |limiter, key| {
+            let op = Op::Cancel(turn);
+            match limiter.backend().ask(op, policy, key) {
+                Answer::Now(reply) => reply,
+                Answer::Later(reply) => reply.await,
+            }
+        });
+        kept(reply)
     }
 
     fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
@@ -204,8 +217,11 @@ impl<B: blocking::BlockingBackend> Subject for Threads<B> {
         })
     }
 
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> bool {
-        self.at(policy, now, |limiter, key| limiter.cancel(key, turn))
+    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn> {
+        let reply = self.at(policy, now, |limiter, key| {
+            limiter.backend().ask(Op::Cancel(turn), policy, key)
+        });
+        kept(reply)
     }
 
     fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {

@@ -235,7 +235,11 @@ impl<C: Clock> MemoryBackend<C> {
             Op::Reserve { cost, max_wait } => {
                 algorithm::reserve(policy, states, moment.now, cost, max_wait)
             }
-            Op::Cancel(turn) => algorithm::cancel(policy, states, moment.now, &turn),
+            Op::Cancel(turn) => {
+                let mut reply = algorithm::cancel(policy, states, moment.now, &turn);
+                reply.turn = (!reply.returned).then_some(turn);
+                reply
+            }
             Op::Penalty(cost) => algorithm::penalize(policy, states, moment.now, cost),
             Op::Refund(receipt) => algorithm::refund(policy, states, moment.now, &receipt),
             Op::Reset => algorithm::reset(policy, states, moment.now),

@@ -232,11 +232,11 @@ impl Request {
         let mut snapshots = SmallVec::new();
         let mut charges = SmallVec::new();
         let (numbers, left) = rest.split_at_checked(4 * self.key_count())?;
-        let mut stays = false;
+        let mut since = SmallVec::<[u64; 2]>::new();
         for (index, numbers) in numbers.chunks_exact(4).enumerate() {
             let (mut snapshot, place) = self.snapshot(index, numbers)?;
             if matches!(self.op, Op::Cancel(_)) {
-                stays |= snapshot.retry_after > 0;
+                since.push(snapshot.retry_after);
                 snapshot.retry_after = 0;
             }
             snapshots.push(snapshot);
@@ -253,9 +253,10 @@ impl Request {
                     reply.turn = Some(Turn::new(cost, &left?, reply.receipt.take()));
                 }
             }
-            Op::Cancel(_) => {
+            Op::Cancel(ref turn) => {
                 reply.receipt = None;
-                reply.returned = !stays;
+                reply.returned = since.contains(&0) && !since.contains(&1);
+                reply.turn = (!reply.returned).then(|| turn.again());
             }
             Op::Penalty(_) | Op::Refund(_) | Op::Reset => reply.receipt = None,
         }
