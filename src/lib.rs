@@ -66,6 +66,7 @@ pub mod algorithm;
 pub mod backend;
 #[cfg(feature = "blocking")]
 pub mod blocking;
+mod cancel;
 pub mod charge;
 pub mod clock;
 pub mod concurrency;

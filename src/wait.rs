@@ -42,6 +42,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::backend::{Answer, Backend, Fault, Head, Lobby, MemoryBackend, Place, Queue};
+use crate::cancel;
 use crate::charge::Admitted;
 use crate::clock::{Clock, SystemClock, Timestamp, micros_up};
 use crate::decision::{Decision, Op, Reply, RetryAfter, Turn};
@@ -268,6 +269,7 @@ impl<B: Backend> Waiter<'_, B> {
         if reply.decision.is_allowed() && !reply.go_after.is_zero() {
             let lobby = self.lobby();
             let answered = lobby.now();
+            cancel::set_due(&mut reply, lobby);
             let turn = GivenUp {
                 waiter: self,
                 turn: reply.turn.take(),
@@ -378,23 +380,7 @@ impl<B: Backend> Drop for GivenUp<'_, B> {
                 key,
                 ..
             } = self.waiter;
-            undo(*backend, Op::Cancel(turn), policy, key);
-        }
-    }
-}
-
-/// Does `op` for somebody who has gone.
-fn undo<B: Backend>(backend: &B, op: Op, policy: &Policy, key: &Key) {
-    let lobby = backend.lobby();
-    match backend.ask(op, policy, key) {
-        Answer::Now(Ok(_)) => {}
-        Answer::Now(Err(error)) => drop(lobby.lost(Fault::of(error))),
-        Answer::Later(reply) => {
-            let errands = Arc::clone(lobby.errand_runner());
-            lobby.errand_runner().give_back(async move {
-                let _turn = errands.in_turn().await;
-                reply.await.map_err(Fault::of).map(drop)
-            });
+            cancel::in_background(*backend, policy, key, turn);
         }
     }
 }
@@ -443,17 +429,19 @@ impl<B: Backend> Drop for Kept<B> {
         let errands = Arc::clone(backend.lobby().errand_runner());
         Arc::clone(&errands).give_back(async move {
             // Nothing is known to be charged if that fails, and it is not this errand that does.
-            let Ok(reply) = reply.await else {
+            let Ok(mut reply) = reply.await else {
                 return Ok(());
             };
-            let op = match (reply.turn, reply.receipt) {
+            cancel::set_due(&mut reply, backend.lobby());
+            if let Some(turn) = reply.turn {
                 // Also one that would have come at once: a token that came back with others in line would let two go together.
-                (Some(turn), _) => Some(Op::Cancel(turn)),
-                (None, receipt) => receipt.map(Op::Refund),
-            };
-            let Some(op) = op else {
+                let cancelled = cancel::cancel_alone(&backend, &policy, &key, turn).await;
+                return cancelled.map_err(Fault::of).map(drop);
+            }
+            let Some(receipt) = reply.receipt else {
                 return Ok(());
             };
+            let op = Op::Refund(receipt);
             let _turn = errands.in_turn().await;
             let done = match backend.ask(op, &policy, &key) {
                 Answer::Now(done) => done,

@@ -1145,6 +1145,8 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
                         granted.remove(place);
                     } else {
                         seen.note("passes unused");
+                        // Another attempt may come when those behind are gone.
+                        granted[place].2 = Some(turn);
                     }
                     continue;
                 }
@@ -1181,10 +1183,8 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
             Ok(())
         },
     );
-    seen.at_least(
-        100,
-        &["waits", "goes at once", "given back", "passes unused"],
-    );
+    seen.at_least(100, &["waits", "goes at once", "given back"]);
+    seen.at_least(40, &["passes unused"]);
 }
 
 // -- The memory backend

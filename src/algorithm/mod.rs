@@ -59,6 +59,18 @@ enum Kept {
 
 const _: () = assert!(size_of::<Option<State>>() == 32);
 
+impl State {
+    /// The time of a bucket's state and its debt: those that were written later compare as greater, unless something was given
+    /// back in between.
+    pub(crate) fn order(&self) -> (i64, u64) {
+        match &self.0 {
+            Kept::TokenBucket(debt) => (debt.at, debt.grains),
+            Kept::IntervalBucket(debt) => (debt.anchor, debt.tokens),
+            _ => (0, 0),
+        }
+    }
+}
+
 /// Decides one request: every quota of the policy allows its cost and all are charged, or none is.
 ///
 /// A refusal writes nothing, with two exceptions that later answers show: the first check of a bucket with other initial

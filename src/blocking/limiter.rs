@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::Blocking;
 use crate::backend::BlockingBackend;
+use crate::cancel;
 use crate::charge::Charge;
 use crate::decision::{Decision, Op, Receipt, Reply, Snapshot, Turn};
 use crate::key::Key;
@@ -170,19 +171,24 @@ impl<B: BlockingBackend> Limiter<B> {
         max_wait: Duration,
     ) -> Result<Reply, B::Error> {
         let cost = cost.into();
-        let reply = self.ask(Op::Reserve { cost, max_wait }, key)?;
+        let mut reply = self.ask(Op::Reserve { cost, max_wait }, key)?;
+        cancel::set_due(&mut reply, self.backend.lobby());
         report::answered(&self.policy, reply.decision.is_allowed());
         Ok(reply)
     }
 
-    /// Gives a turn of `key` up, before going on. Whether its charge went back; if somebody stands behind it the turn passes
-    /// unused. Give it up at the key that took it: at another one it may free somebody else's.
+    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if nothing but
+    /// time has changed the state of the key since. Otherwise the reservation is kept until it is due, and cancelled again when
+    /// one behind it goes back by a cancel of the same backend: the call then returns after those, too.
+    ///
+    /// Cancel it at the key that took it: at another one it may free another reservation.
     ///
     /// # Errors
     ///
     /// If the backend gave no answer.
     pub fn cancel(&self, key: &Key, turn: Turn) -> Result<bool, B::Error> {
-        Ok(self.ask(Op::Cancel(turn), key)?.returned)
+        let backend = Blocking(self.backend.clone());
+        park::block_on(cancel::cancel(&backend, &self.policy, key, turn))
     }
 
     /// Looks at `key`, and changes nothing.

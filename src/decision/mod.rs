@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 pub use self::operation::{Op, Reply};
 pub use self::permit::{PermitId, PermitOp, PermitReply};
 use crate::algorithm::State;
-use crate::clock::micros_up;
+use crate::clock::{Timestamp, micros_up};
 use crate::quota::Cost;
 
 /// How long to wait before the same request is allowed.
@@ -331,6 +331,8 @@ struct Taken {
     /// What the reservation left: while it is there unchanged, nothing came after it.
     left: SmallVec<[Option<State>; 2]>,
     receipt: Option<Receipt>,
+    /// When it is due, by the clock of those who wait; the beginning of time if nobody has said.
+    due: Timestamp,
 }
 
 impl Turn {
@@ -339,7 +341,26 @@ impl Turn {
             cost,
             left: left.iter().cloned().collect(),
             receipt,
+            due: Timestamp::default(),
         }))
+    }
+
+    pub(crate) fn due(&self) -> Timestamp {
+        self.0.due
+    }
+
+    pub(crate) fn set_due(&mut self, due: Timestamp) {
+        self.0.due = due;
+    }
+
+    /// Later reservations of a key come after earlier ones: by the time of the state that they have left, and the debt in it.
+    pub(crate) fn order(&self) -> (i64, u64) {
+        let charged = |(index, left): (usize, &Option<State>)| {
+            let left = left.as_ref().filter(|_| self.0.cost.of(index) > 0);
+            left.map(State::order)
+        };
+        let mut each = self.0.left.iter().enumerate();
+        each.find_map(charged).unwrap_or_default()
     }
 
     /// The receipt of its charge, once the turn has been used: what can be refunded can no longer be cancelled.
@@ -359,11 +380,14 @@ impl Turn {
             cost,
             left,
             receipt,
+            due,
         } = &*self.0;
         let receipt = receipt.as_ref().map(|receipt| Receipt {
             charges: receipt.charges.clone(),
         });
-        Self::new(*cost, left, receipt)
+        let mut again = Self::new(*cost, left, receipt);
+        again.set_due(*due);
+        again
     }
 
     /// What it left of the quota at `index`.

@@ -61,6 +61,7 @@ pub use self::failure::{HandlesFailure, NoAnswer, NoChoice, OnBackendError, Outc
 pub use self::rejected::Rejected;
 pub use self::resilient::Resilient;
 use crate::backend::{Answer, Backend, MemoryBackend};
+use crate::cancel;
 use crate::charge::Charge;
 use crate::clock::Clock;
 use crate::decision::{Decision, Op, Receipt, Reply, Snapshot, Turn};
@@ -156,7 +157,8 @@ impl<B: Backend> Limiter<B> {
         max_wait: Duration,
     ) -> Result<Reply, B::Error> {
         let cost = cost.into();
-        let reply = self.ask(Op::Reserve { cost, max_wait }, key).await?;
+        let mut reply = self.ask(Op::Reserve { cost, max_wait }, key).await?;
+        cancel::set_due(&mut reply, self.backend.lobby());
         report::answered(&self.policy, reply.decision.is_allowed());
         Ok(reply)
     }
@@ -239,14 +241,17 @@ impl<B: Backend> Limiter<B> {
         }
     }
 
-    /// Gives a turn of `key` up, before going on. Whether its charge went back; if somebody stands behind it the turn passes
-    /// unused. Give it up at the key that took it: at another one it may free somebody else's.
+    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if nothing but
+    /// time has changed the state of the key since. Otherwise the reservation is kept until it is due, and cancelled again when
+    /// one behind it goes back by a cancel of the same backend, with a remote backend in the background.
+    ///
+    /// Cancel it at the key that took it: at another one it may free another reservation.
     ///
     /// # Errors
     ///
     /// If the backend gave no answer.
     pub async fn cancel(&self, key: &Key, turn: Turn) -> Result<bool, B::Error> {
-        Ok(self.ask(Op::Cancel(turn), key).await?.returned)
+        cancel::cancel(&self.backend, &self.policy, key, turn).await
     }
 
     /// Looks at `key`, and changes nothing.

@@ -167,6 +167,14 @@ pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Told> {
     if let Some(turn) = reserved.turn.take() {
         told.push((next().cancel(key, turn), Vec::new(), [false; 3]));
     }
+    // A crowd that leaves from the front: the last cancel returns all charges.
+    let mut crowd: Vec<_> = (0..5).map(|_| next().reserve(key, 1, 30 * DAY)).collect();
+    for reserved in &mut crowd {
+        if let Some(turn) = reserved.turn.take() {
+            told.push((next().cancel(key, turn), Vec::new(), [false; 3]));
+        }
+    }
+    told.push(of_snapshot(&next().peek(key)));
     told.push(of_reply(&next().reserve(key, 8, HOUR)));
     told.push(of_snapshot(&next().penalty(key, 15)));
     told.push(of_reply(&next().check(key, 1)));

@@ -1,6 +1,7 @@
 //! Waiting on a real Redis: turns across processes, waiters that go away, settlements, and what becomes of them all when it fails.
 
 mod books;
+mod cancels;
 mod harness;
 mod monitor;
 mod outage;

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestCaseResult};
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::clock::{Clock, Timestamp};
 use tower_sluice::limiter::Rejected;
-use tower_sluice::{Cost, Decision, Key, Policy, Quota, RetryAfter, Snapshot};
+use tower_sluice::{Cost, Decision, Key, Policy, Quota, RetryAfter, Snapshot, Turn};
 
 use crate::crowd::us;
 use crate::line::Line;
@@ -204,6 +204,8 @@ fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
         let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
         let mut turns = BTreeMap::new();
         let mut charges: [Vec<Charged>; KEYS] = Default::default();
+        // Cancelled reservations that stay charged for the time being, and when they are due.
+        let mut unreturned: [Vec<(usize, Timestamp, Turn)>; KEYS] = Default::default();
         let mut is_late = false;
         for step in steps {
             let now = line.clock.now();
@@ -253,15 +255,28 @@ fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
                     prop_assert!(line.crowd.leave(who));
                     let turn = reply.turn.expect("it waits");
                     let (now, states) = (line.clock.now(), &mut books[number].states);
-                    let back = algorithm::cancel(&policy, states, now, &turn).returned;
-                    let place = charges[number].iter().position(|c| c.who == Some(who));
-                    let place = place.expect("it was charged");
-                    if back {
+                    let due = asked.after(reply.go_after);
+                    let mut cancelled = vec![(who, due, turn)];
+                    unreturned[number].retain(|(_, due, _)| *due > now);
+                    let mut is_retry = false;
+                    while let Some((who, due, turn)) = cancelled.pop() {
+                        if !algorithm::cancel(&policy, states, now, &turn).returned {
+                            seen.note("passes unused");
+                            unreturned[number].extend((due > now).then_some((who, due, turn)));
+                            continue;
+                        }
+                        let place = charges[number].iter().position(|c| c.who == Some(who));
+                        let place = place.expect("it was charged");
                         prop_assert_eq!(place + 1, charges[number].len(), "it was the last");
                         charges[number].remove(place);
-                        seen.note("given back");
-                    } else {
-                        seen.note("passes unused");
+                        seen.note(if is_retry {
+                            "given back later"
+                        } else {
+                            "given back"
+                        });
+                        is_retry = true;
+                        // Whichever can go back now.
+                        cancelled.append(&mut unreturned[number]);
                     }
                     line.crowd.run();
                 }
@@ -318,6 +333,7 @@ fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
         Ok(())
     });
     seen.at_least(10_000, &["joined"]);
+    seen.at_least(50, &["given back later"]);
     seen.at_least(
         400,
         &[

@@ -3,6 +3,7 @@
 mod books;
 mod bounds;
 mod buckets;
+mod cancels;
 mod charges;
 mod crowd;
 mod limiter;

@@ -154,6 +154,11 @@ impl Lines {
         self.names.hash_one(self.drawn.fetch_add(1, Relaxed))
     }
 
+    pub(super) fn print(&self, policy: &str, key: &Key) -> u64 {
+        let policy = self.names.hash_one(policy);
+        self.prints.of(key).under(policy).hash()
+    }
+
     pub(super) fn enter(&self, policy: &str, key: &Key) -> Option<Place<'_>> {
         // Counted before it is there, and only if there is room: the count is never above the bound.
         let one_more = |waiting| (waiting < self.in_all).then_some(waiting + 1);
@@ -165,11 +170,7 @@ impl Lines {
             self.turned_away.fetch_add(1, Relaxed);
             return None;
         }
-        let print = self
-            .prints
-            .of(key)
-            .under(self.names.hash_one(policy))
-            .hash();
+        let print = self.print(policy, key);
         let mut shard = self.shard(print).lock();
         let line = shard.entry(print).or_default();
         // With a bound of 0 the entry may be new.

@@ -2,6 +2,7 @@
 
 mod errands;
 mod lines;
+mod unreturned;
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,11 +10,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) use self::errands::{Errands, Fault};
 pub(crate) use self::lines::{Head, Place, Queue};
+pub(crate) use self::unreturned::Unspent;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use self::lines::Lines;
+use self::unreturned::Unreturned;
 use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -36,6 +39,7 @@ pub struct Lobby {
     clock: AnyClock,
     lines: Lines,
     is_shared: bool,
+    unreturned: Unreturned,
     errands: Arc<Errands>,
     /// Those who wait for permits.
     permits: PermitLines,
@@ -57,6 +61,7 @@ impl Lobby {
             clock,
             lines: Lines::new(each_key, in_all),
             is_shared: false,
+            unreturned: Unreturned::new(each_key, in_all),
             errands: Arc::default(),
             permits: PermitLines::default(),
             keeper: Keeper::default(),
@@ -67,9 +72,12 @@ impl Lobby {
     /// The most requests that wait at a time, of one key and in all; 1 024 and 65 536 by default. Above it nobody waits: who
     /// is not allowed at once is refused. A request counts from when it asks, so that a bound on waiters is also one on those
     /// whose turn is still being asked for.
+    ///
+    /// As many cancelled reservations are kept, until they are due, whose charge did not go back because others stood behind them.
     #[must_use]
     pub fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.lines = Lines::new(each_key, in_all);
+        self.unreturned = Unreturned::new(each_key, in_all);
         self
     }
 
@@ -153,6 +161,16 @@ impl Lobby {
     /// A place among those who wait for a permit of `key`; none if too many do.
     pub(crate) fn enter_named(&self, name: &str, key: &Key) -> Option<Place<'_>> {
         self.lines.enter(name, key)
+    }
+
+    /// What stands for a key of a policy.
+    pub(crate) fn print(&self, policy: &Policy, key: &Key) -> u64 {
+        self.lines.print(policy.name(), key)
+    }
+
+    /// Cancelled reservations that may still return their charges.
+    pub(crate) fn unreturned(&self) -> &Unreturned {
+        &self.unreturned
     }
 
     /// When to look again after a refusal of `wait` µs.

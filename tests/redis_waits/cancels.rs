@@ -1,0 +1,131 @@
+//! Crowds on a real Redis that leave before they are due, in any order: what stays charged is what those who stay have reserved.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::clock::{Clock, ManualClock, Timestamp};
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Charge, Limiter, MaxWait, Policy, Quota};
+
+use crate::harness::{Redis, ann, guarded, lobby, ms, patient, secs, until, us};
+use crate::support::clock_proxy::ClockProxy;
+use crate::support::frozen::Frozen;
+use crate::support::redis::RedisServer;
+
+/// A time in the year 2027, µs.
+const START: u64 = 1_800_000_000_000_000;
+
+type Outcome = Result<Charge, Rejected<tower_sluice::backend::BackendError>>;
+type Waiter = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// Two tokens are spent; `count` waiters come 5 ms after each other.
+async fn crowd(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<Waiter>> {
+    clock.set(Timestamp::from_micros(START));
+    limiter.admit(&ann(), 2).await.expect("they are there");
+    let mut waiters = Vec::new();
+    for number in 1..=count {
+        clock.set(Timestamp::from_micros(START + 5_000 * number));
+        let own = limiter.clone();
+        let mut wait: Waiter =
+            Box::pin(async move { own.wait(&ann(), 1, MaxWait::Unbounded).await });
+        let owed = owed(clock, 2 + number);
+        loop {
+            assert!(wait.as_mut().now_or_never().is_none(), "it waits");
+            if reset_after(limiter).await == owed {
+                break;
+            }
+        }
+        waiters.push(Some(wait));
+    }
+    waiters
+}
+
+/// What is owed of so many tokens, at one a second.
+fn owed(clock: &ManualClock, tokens: u64) -> Duration {
+    secs(tokens) - us(clock.now().as_micros() - START)
+}
+
+async fn reset_after(limiter: &Redis) -> Duration {
+    let snapshot = limiter.peek(&ann()).await.expect("it runs");
+    snapshot.reset_after()
+}
+
+/// The orders in which `count` leave.
+fn orders(count: usize) -> Vec<Vec<usize>> {
+    let mut random: Vec<_> = (0..count).collect();
+    random.shuffle(&mut StdRng::seed_from_u64(7));
+    vec![(0..count).collect(), (0..count).rev().collect(), random]
+}
+
+/// Of `count` the first `stay` stay, and what they owe is owed.
+async fn leaves(limiter: &Redis, clock: &ManualClock, count: usize, stay: usize) {
+    for order in orders(count - stay) {
+        for is_at_once in [false, true] {
+            let mut waiters = crowd(limiter, clock, count as u64).await;
+            // The answers have come, and nobody is due.
+            clock.advance(ms(1));
+            for who in &order {
+                drop(waiters[stay + who].take());
+                if !is_at_once {
+                    until("it is done", secs(5), || lobby(limiter).1 == 0).await;
+                    clock.advance(us(1));
+                }
+            }
+            until("all is done", secs(10), || lobby(limiter).1 == 0).await;
+            assert_eq!(lobby(limiter), (stay, 0, 0));
+            let owed = owed(clock, 2 + stay as u64);
+            assert_eq!(reset_after(limiter).await, owed, "{order:?}, {is_at_once}");
+            // What stays is as good as ever.
+            drop(waiters);
+            until("all is done", secs(10), || lobby(limiter).1 == 0).await;
+            limiter.reset(&ann()).await.expect("it runs");
+        }
+    }
+}
+
+fn policies() -> [Policy; 2] {
+    let steady = Quota::per_second(1).burst(2);
+    [
+        Policy::new("steady", steady),
+        Policy::new("both", steady).and("more", Quota::per_second(7).burst(9)),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_leaves_in_any_order_leaves_the_debt_of_those_who_stay() {
+    guarded(async {
+        let server = RedisServer::start();
+        for policy in policies() {
+            let clock = ManualClock::at(Timestamp::from_micros(START));
+            let connection = Frozen::connect(&server.url(), &clock).await;
+            let backend = patient().clock(clock.clone()).idle_ttl(secs(3_600));
+            let limiter = Limiter::new(policy, backend.from_connection(connection));
+            leaves(&limiter, &clock, 100, 3).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_without_scripts_leaves_no_debt_either() {
+    guarded(async {
+        let (server, clock) = (
+            RedisServer::start(),
+            ManualClock::at(Timestamp::from_micros(START)),
+        );
+        let proxy = ClockProxy::to(server.port(), &clock).await;
+        let backend = patient().clock(clock.clone()).idle_ttl(secs(3_600));
+        let backend = backend.atomicity(Atomicity::Optimistic);
+        let backend = backend.connect_lazy(proxy.url()).expect("a URL");
+        let [policy, _] = policies();
+        let limiter = Limiter::new(policy, backend);
+        leaves(&limiter, &clock, 12, 2).await;
+    })
+    .await;
+}

@@ -1,0 +1,282 @@
+//! Cancelled reservations: a charge goes back as soon as only time has changed the state since, in whatever order a crowd leaves.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::Config;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use tower_sluice::algorithm::{self, State};
+use tower_sluice::clock::Timestamp;
+use tower_sluice::decision::Receipt;
+use tower_sluice::{Cost, MaxWait, Policy, Quota, Snapshot, Turn};
+
+use crate::crowd::{START, ms, secs, us};
+use crate::line::Line;
+use crate::property::try_all;
+
+/// Policies of buckets, all of which are slower than the crowd comes.
+fn slow() -> [Policy; 3] {
+    [
+        Policy::new("steady", Quota::per_second(1)),
+        Policy::new("ticks", Quota::interval_bucket(2, 3, secs(2))),
+        Policy::new("both", Quota::per_second(1)).and("more", Quota::per_minute(30)),
+    ]
+}
+
+fn fast() -> Policy {
+    Policy::new("fast", Quota::per_second(5).burst(1))
+}
+
+/// `count` waiters, 5 ms after each other.
+fn crowd(policy: &Policy, count: u64) -> (Line, Vec<usize>) {
+    let mut line = Line::of(policy);
+    while line.check(1).decision.is_allowed() {}
+    let mut all = Vec::new();
+    for number in 1..=count {
+        line.crowd.until(ms(5 * number));
+        all.push(line.join(1, MaxWait::Unbounded));
+    }
+    assert!(all.iter().all(|who| line.crowd.waits(*who)));
+    (line, all)
+}
+
+/// The orders in which `all` leave.
+fn orders(all: &[usize]) -> Vec<Vec<usize>> {
+    let (first_first, mut last_first) = (all.to_vec(), all.to_vec());
+    last_first.reverse();
+    let random = (0..5).map(|seed| {
+        let mut order = all.to_vec();
+        order.shuffle(&mut StdRng::seed_from_u64(seed));
+        order
+    });
+    [first_first, last_first]
+        .into_iter()
+        .chain(random)
+        .collect()
+}
+
+#[test]
+fn a_crowd_that_leaves_in_any_order_leaves_the_debt_of_those_who_stay() {
+    for policy in slow() {
+        for stay in [0, 1, 4] {
+            for order in 0..7 {
+                let (mut line, all) = crowd(&policy, 100);
+                let (without, _) = crowd(&policy, stay as u64);
+                let leave = &orders(&all[stay..])[order];
+                for (step, who) in leave.iter().enumerate() {
+                    // At different times, but before the first of those who wait is due.
+                    line.clock.jump(ms(500) + us(step as u64 + 1));
+                    assert!(line.crowd.leave(*who));
+                }
+                without.clock.jump(line.clock.passed());
+                assert_eq!(line.books(), without.books(), "{policy:?}, {order}");
+                let decision = line.check(0).decision;
+                assert_eq!(decision, without.check(0).decision);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reservation_in_front_of_one_that_is_used_stays_charged() {
+    let (mut line, all) = crowd(&fast(), 3);
+    let books = line.books();
+    assert!(line.crowd.leave(all[0]));
+    assert!(line.crowd.leave(all[1]));
+    assert_eq!(line.books(), books);
+    line.crowd.until(ms(600));
+    assert!(!line.crowd.waits(all[2]), "its time has come");
+    let asks = line.asks();
+    // Both were due before; nothing is tried again.
+    let last = line.join(1, MaxWait::Unbounded);
+    assert!(line.crowd.leave(last));
+    assert_eq!(line.asks(), asks + 2);
+    assert_eq!(line.books(), (0, ms(200)));
+}
+
+#[test]
+fn a_cancel_by_hand_is_tried_again_too() {
+    let policy = &fast();
+    let line = Line::of(policy);
+    let key = tower_sluice::Key::from("ann");
+    let mut turns: Vec<Turn> = Vec::new();
+    for _ in 0..4 {
+        let reserved = line.limiter.reserve(&key, 1, secs(9));
+        let Ok(reply) = futures_util::FutureExt::now_or_never(reserved).expect("memory");
+        turns.push(reply.turn.expect("it waits"));
+    }
+    let cancel = |turn| {
+        let cancelled = line.limiter.cancel(&key, turn);
+        let Ok(returned) = futures_util::FutureExt::now_or_never(cancelled).expect("memory");
+        returned
+    };
+    let (last, third) = (turns.pop().expect("four"), turns.pop().expect("three"));
+    assert!(!cancel(third));
+    assert_eq!(line.books().1, ms(800));
+    assert!(cancel(last));
+    assert_eq!(line.books().1, ms(400), "both are gone");
+}
+
+// -- The core, by random operations
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    Reserve {
+        tier: usize,
+        cost: u32,
+        max_wait: u64,
+    },
+    Penalize {
+        tier: usize,
+        cost: u32,
+    },
+    /// Gives back a part of a charge that was used.
+    Refund {
+        tier: usize,
+        which: Index,
+        cost: u32,
+    },
+    /// A reservation is used: from then on it can be refunded.
+    Use(Index),
+    Cancel(Index),
+    CancelLast,
+}
+
+fn step(span: u64) -> impl Strategy<Value = Step> {
+    let tier = || 0..3_usize;
+    let cost = || 1..=6_u32;
+    prop_oneof![
+        4 => (0..=span).prop_map(Step::Pass),
+        8 => (tier(), cost(), 0..=20 * span)
+            .prop_map(|(tier, cost, max_wait)| Step::Reserve { tier, cost, max_wait }),
+        1 => (tier(), cost()).prop_map(|(tier, cost)| Step::Penalize { tier, cost }),
+        1 => (tier(), any::<Index>(), cost())
+            .prop_map(|(tier, which, cost)| Step::Refund { tier, which, cost }),
+        1 => any::<Index>().prop_map(Step::Use),
+        4 => any::<Index>().prop_map(Step::Cancel),
+        6 => Just(Step::CancelLast),
+    ]
+}
+
+/// A reservation, the tier that took it, and the state of the key before.
+struct Reserved {
+    tier: usize,
+    turn: Turn,
+    before: [Option<State>; 1],
+}
+
+fn look(policy: &Policy, states: &[Option<State>; 1], at: u64) -> Snapshot {
+    let (mut states, now) = (states.clone(), Timestamp::from_micros(at));
+    let decision = algorithm::check(policy, &mut states, now, Cost::ZERO).decision;
+    decision.snapshot().clone()
+}
+
+/// Whatever was done in between, by whichever tier: what a cancel returns is the charge of its reservation and nothing else.
+#[test]
+fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
+    let case = (
+        1..=6_u32,
+        1..=6_u32,
+        1..=200_u64,
+        any::<bool>(),
+        any::<bool>(),
+    );
+    let case = case.prop_flat_map(|parts| (Just(parts), vec(step(parts.2), 1..80)));
+    let seeds = "tests/waits.proptest-regressions";
+    let seen = try_all(
+        seeds,
+        Config::default().cases,
+        case,
+        |(parts, steps), seen| {
+            let (capacity, refill, period, ticks, has_tiers) = parts;
+            // Of other sizes, and of another grain.
+            let tiers = [
+                (capacity, refill),
+                (capacity + 1, refill),
+                (2 * capacity, refill + 1),
+            ];
+            let tiers = tiers.map(|(capacity, refill)| {
+                let span = Duration::from_micros(period);
+                let quota = match ticks {
+                    true => Quota::interval_bucket(capacity, refill, span),
+                    false => Quota::token_bucket(capacity, refill, span),
+                };
+                Policy::new("tiers", quota)
+            });
+            let tier = |tier: usize| if has_tiers { tier } else { 0 };
+            let (mut states, mut now) = ([None], START);
+            let mut reserved: Vec<Reserved> = Vec::new();
+            let mut receipts: Vec<Receipt> = Vec::new();
+            for step in steps {
+                let at = Timestamp::from_micros(now);
+                let which = match &step {
+                    Step::Cancel(index) | Step::Use(index) if !reserved.is_empty() => {
+                        index.index(reserved.len())
+                    }
+                    _ => reserved.len().saturating_sub(1),
+                };
+                match step {
+                    Step::Pass(span) => now += span,
+                    Step::Reserve {
+                        tier: of,
+                        cost,
+                        max_wait,
+                    } => {
+                        let (before, tier) = (states.clone(), tier(of));
+                        let max_wait = us(max_wait);
+                        let cost = Cost::new(cost);
+                        let reply =
+                            algorithm::reserve(&tiers[tier], &mut states, at, cost, max_wait);
+                        reserved.extend(reply.turn.map(|turn| Reserved { tier, turn, before }));
+                    }
+                    Step::Penalize { tier: of, cost } => {
+                        let _ =
+                            algorithm::penalize(&tiers[tier(of)], &mut states, at, Cost::new(cost));
+                    }
+                    Step::Refund {
+                        tier: of,
+                        which,
+                        cost,
+                    } if !receipts.is_empty() => {
+                        let place = which.index(receipts.len());
+                        let receipt = receipts[place].take(Cost::new(cost));
+                        let _ = algorithm::refund(&tiers[tier(of)], &mut states, at, &receipt);
+                        seen.note("refunded");
+                    }
+                    Step::Use(_) if !reserved.is_empty() => {
+                        receipts.extend(reserved.remove(which).turn.into_receipt());
+                    }
+                    Step::Cancel(_) | Step::CancelLast if !reserved.is_empty() => {
+                        let Reserved { tier, turn, before } = &reserved[which];
+                        let policy = &tiers[*tier];
+                        let reply = algorithm::cancel(policy, &mut states, at, turn);
+                        if !reply.returned {
+                            seen.note("stays charged");
+                            continue;
+                        }
+                        seen.note(if which + 1 < reserved.len() {
+                            "out of order"
+                        } else {
+                            "returned"
+                        });
+                        for later in [now, now + 1, now + period / 2, now + 3 * period] {
+                            let (actual, expected) =
+                                (look(policy, &states, later), look(policy, before, later));
+                            prop_assert_eq!(actual, expected);
+                        }
+                        reserved.remove(which);
+                    }
+                    _ => {}
+                }
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(200, &["returned", "stays charged"]);
+    seen.at_least(50, &["refunded"]);
+}
