@@ -26,10 +26,10 @@
 //!
 //! # Cancel safety
 //!
-//! A waiter that is dropped before its turn gives the turn up: its charge goes back if the state of its key is still the one that
-//! it has left, that is if nothing was charged to it or changed since. Else the turn passes unused, for those behind were told
-//! their times; of several that are given up one after the other, only the last one goes back. With a remote backend that is done
-//! in the background, and needs the Tokio runtime in which the waiter is dropped.
+//! Dropping a waiter before it is due cancels its reservation. The charge goes back if nothing but time has changed the state of
+//! the key since. While other reservations stand behind it the charge stays, because those were told their times. It goes back
+//! later if those behind it are cancelled in this process, too, before it is due: a crowd that leaves in any order leaves no debt.
+//! With a remote backend that is done in the background, and needs the Tokio runtime in which the waiter is dropped.
 //!
 //! Under a window those who wait for one key in one process take turns at asking. A waiter that is kept but not polled, beside
 //! another one in a `select!` loop say, holds up those behind it, as one that has been handed a lock would: do not wait for the same

@@ -456,7 +456,11 @@ impl Backend for Core {
             Op::Reserve { cost, max_wait } => {
                 algorithm::reserve(policy, states, now, cost, max_wait)
             }
-            Op::Cancel(turn) => algorithm::cancel(policy, states, now, &turn),
+            Op::Cancel(turn) => {
+                let mut reply = algorithm::cancel(policy, states, now, &turn);
+                reply.turn = (!reply.returned).then_some(turn);
+                reply
+            }
             Op::Penalty(cost) => algorithm::penalize(policy, states, now, cost),
             Op::Refund(receipt) => algorithm::refund(policy, states, now, &receipt),
             Op::Reset => algorithm::reset(policy, states, now),
@@ -776,13 +780,9 @@ fn memory_and_redis_tell_the_same_step_by_step() {
         (settings(), start(), forward()),
         |(setting, start, mut events), seen| {
             if setting.limits.len() > 1 {
-                // What owes nothing memory may have forgotten: a quota with other numbers would notice, and a turn that is
-                // given up passes unused.
+                // What owes nothing memory may have forgotten: a quota with other numbers would notice.
                 for event in &mut events {
                     event.other_numbers = false;
-                    if let Act::Cancel(which) = event.act {
-                        event.act = Act::Use(which);
-                    }
                 }
             }
             let backends = (stand.memory(), redis.clone());

@@ -174,7 +174,7 @@ impl<B: Backend> Limiter<B> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its turn it gives the turn up: what it has been charged goes back if nothing was charged to the key since; see
+    /// Dropped before its turn it gives the turn up: what it has been charged goes back if nothing stays charged behind it; see
     /// [`wait`](crate::wait#cancel-safety).
     pub async fn wait(
         &self,
