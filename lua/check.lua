@@ -16,6 +16,8 @@ for index = 1, #KEYS do
     quota, cost, left = ARGV[args + 1], tonumber(ARGV[args + 2]), tonumber(ARGV[args + 3])
     args = args + 3
     --@quota
+    --@word_size
+    if narrow then return redis.error_reply(narrow) end
   end
   left = left - 1
   local retry, remaining, reset, place = 0, 0, 0, 0

@@ -16,6 +16,8 @@ do
   members['@letter'] = function(go)
     local retry, remaining, reset, place = 0, 0, 0, 0
     --@quota
+    --@word_size
+    if narrow then return narrow end
     --@member
   end
 end

@@ -5,6 +5,10 @@
 
 --# load
 raw = redis.pcall('GET', key)
+--# word_size
+-- The limit comes with 2^41 added: a 32-bit server, which loses the upper half of a packed number, reads less.
+limit = limit - 2199023255552
+local narrow = limit < 0 and 'WORDSIZE 32-bit server' or nil
 --# why
 -- The text of an error. Those of Redis begin with a code in capitals. One without is an error of Lua itself, which only contents
 -- that are not ours cause.

@@ -54,6 +54,11 @@ package() {
     done
 }
 
+# A 32-bit redis-server, for the tests that such a server is refused. Without one they say that they did not run.
+redis32() {
+    tests/redis32.sh target/redis32 || say "NOT TESTED: no 32-bit redis-server, see above"
+}
+
 command -v cargo >/dev/null || die "'cargo' is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later (https://rustup.rs)"
 cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: run 'rustup component add rustfmt'"
 cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: run 'rustup component add clippy'"
@@ -66,6 +71,7 @@ step format cargo fmt --check
 step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings
 step docs env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --all-features
 step features each_feature_alone
+step redis32 redis32
 step tests cargo test --all-features
 step package package
 say "all good after $SECONDS s"

@@ -11,3 +11,4 @@ mod runtimes;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;
+mod word_size;

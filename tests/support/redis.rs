@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     lines: Vec<String>,
+    /// The program that serves; `redis-server` by default.
+    program: Option<PathBuf>,
     password: Option<String>,
 }
 
@@ -24,6 +26,12 @@ impl Options {
     /// A line of `redis.conf`: `appendonly yes`, `user limiter on >secret ~{sluice:* +evalsha`.
     pub(crate) fn line(mut self, line: &str) -> Self {
         self.lines.push(line.to_owned());
+        self
+    }
+
+    /// Another build of `redis-server`.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
         self
     }
 
@@ -144,7 +152,8 @@ impl RedisServer {
         }
         let path = self.dir.join("redis.conf");
         fs::write(&path, config).expect("a folder of our own");
-        Command::new("redis-server")
+        let usual = Path::new("redis-server");
+        Command::new(self.options.program.as_deref().unwrap_or(usual))
             .arg(path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -59,6 +59,7 @@ pub(super) fn of_redis(error: RedisError) -> BackendError {
             BackendError::because(BackendErrorKind::Lost, error)
         }
         (_, Some("WRONGTYPE")) => BackendError::because(BackendErrorKind::Corrupt, error),
+        (_, Some("WORDSIZE")) => of_word_size(),
         (_, Some(code)) if code != "ERR" => {
             let code = code.to_owned();
             BackendError::because(BackendErrorKind::Server(code), error)
@@ -84,9 +85,17 @@ pub(super) fn of_text(text: &str) -> BackendError {
         .unwrap_or("ERR");
     let kind = match code {
         "CORRUPT" | "WRONGTYPE" => BackendErrorKind::Corrupt,
+        "WORDSIZE" => return of_word_size(),
         code => BackendErrorKind::Server(code.to_owned()),
     };
     BackendError::because(kind, Told(text.to_owned()))
+}
+
+/// The scripts refuse to decide on a server that cannot keep their numbers.
+fn of_word_size() -> BackendError {
+    BackendError::config(
+        "this Redis server is a 32-bit build, whose Lua loses the upper half of 64-bit integers; use a 64-bit build",
+    )
 }
 
 /// An answer that is none of the script's.

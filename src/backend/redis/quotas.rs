@@ -140,9 +140,16 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
+/// Added to the limit, the first number, so that a 32-bit server is found out: it loses the upper half of each number and reads
+/// less than this.
+const WORD_MARK: i64 = 1 << 41;
+
 fn pack(letter: u8, numbers: &[i64]) -> Vec<u8> {
     let mut packed = vec![letter];
-    packed.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    for (index, number) in numbers.iter().enumerate() {
+        let mark = if index == 0 { WORD_MARK } else { 0 };
+        packed.extend((number + mark).to_le_bytes());
+    }
     packed
 }
 
