@@ -11,6 +11,7 @@
 --          a request for it that arrives later is denied. No other id has a negative score
 
 --@prelude
+if struct.size('l') < 8 then return redis.error_reply('WORDSIZE 32-bit server') end
 -- Those who wait ask again sooner; who does not is forgotten after so long, in µs.
 local FORGOTTEN = 1000000
 -- The most revoked ids of a key.

@@ -69,6 +69,9 @@ pub enum PermitOp {
     Renew(SmallVec<[PermitId; 1]>),
     /// Gives a permit back, and a place in the line.
     Release(PermitId),
+    /// The same if the outcome of a request for this permit is unknown, or if it was sent more than once. A copy that arrives later
+    /// is denied, for one lease.
+    Revoke(PermitId),
     /// Looks, and changes nothing.
     Peek,
 }
@@ -85,6 +88,8 @@ pub struct PermitReply {
     pub lasting: SmallVec<[bool; 1]>,
     /// What stands in line in front of one who waits, in permits; those behind him in his own process do not count.
     pub in_front: u32,
+    /// Whether the request was sent more than once: a copy of it may arrive later.
+    pub(crate) is_repeated: bool,
 }
 
 impl PermitReply {
@@ -94,6 +99,7 @@ impl PermitReply {
             decision: Decision::of(Snapshot::single(numbers)),
             lasting: SmallVec::new(),
             in_front: 0,
+            is_repeated: false,
         }
     }
 }

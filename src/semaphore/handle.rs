@@ -246,7 +246,14 @@ impl<B: PermitBackend> Semaphore<B> {
         } else {
             None
         };
-        let ticket = Ticket::new(asking.id(), weight, asking.permits(), asking.key(), at);
+        let ticket = Ticket::new(
+            asking.id(),
+            weight,
+            asking.permits(),
+            asking.key(),
+            at,
+            asking.may_arrive_late(),
+        );
         if leased {
             let keeper = self.backend.lobby().keeper();
             keeper.keep(&self.backend, &ticket, asked);

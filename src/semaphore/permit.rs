@@ -40,6 +40,8 @@ pub(super) struct Ticket {
     pub(super) key: Key,
     /// Where it was acquired; None if it is given back at once.
     pub(super) runtime: Option<Handle>,
+    /// Whether a copy of the request for it may arrive after it was released.
+    may_arrive_late: bool,
     is_lost: AtomicBool,
     told: Notify,
 }
@@ -51,6 +53,7 @@ impl Ticket {
         permits: &Permits,
         key: &Key,
         runtime: Option<Handle>,
+        may_arrive_late: bool,
     ) -> Arc<Self> {
         Arc::new(Self {
             id,
@@ -58,6 +61,7 @@ impl Ticket {
             permits: permits.clone(),
             key: key.clone(),
             runtime,
+            may_arrive_late,
             is_lost: AtomicBool::new(false),
             told: Notify::new(),
         })
@@ -281,7 +285,8 @@ impl<B: PermitBackend> Giver for B {
         let Ticket {
             id, permits, key, ..
         } = ticket;
-        match self.ask(PermitOp::Release(*id), permits, key) {
+        let release = release(*id, ticket.may_arrive_late);
+        match self.ask(release, permits, key) {
             Answer::Now(reply) => {
                 lobby.permits().released(permits, key);
                 let given = reply.map_err(|error| lobby.lost(Fault::of(error)));
@@ -311,6 +316,20 @@ pub(super) fn runtime(other: Option<&Handle>) -> Option<Handle> {
     Handle::try_current().ok().or_else(|| other.cloned())
 }
 
+/// Whether a request with this answer, or a copy of it, may still arrive.
+fn arrives_late<E>(reply: &Result<super::PermitReply, E>) -> bool {
+    reply.as_ref().map_or(true, |reply| reply.is_repeated)
+}
+
+/// What gives a permit back.
+const fn release(id: PermitId, may_arrive_late: bool) -> PermitOp {
+    if may_arrive_late {
+        PermitOp::Revoke(id)
+    } else {
+        PermitOp::Release(id)
+    }
+}
+
 /// A permit that is asked for. Dropped before it is there, it is given back: the answer may still come.
 pub(super) struct Asking<'a, B: PermitBackend> {
     backend: &'a B,
@@ -323,6 +342,8 @@ pub(super) struct Asking<'a, B: PermitBackend> {
     runtime: Option<Handle>,
     /// Whether the backend may know of the id.
     is_known: bool,
+    /// Whether a request may arrive later: its outcome is unknown, or it was sent more than once.
+    may_arrive_late: bool,
 }
 
 impl<'a, B: PermitBackend> Asking<'a, B> {
@@ -335,7 +356,12 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
             reply: None,
             runtime: None,
             is_known: false,
+            may_arrive_late: false,
         }
+    }
+
+    pub(super) const fn may_arrive_late(&self) -> bool {
+        self.may_arrive_late
     }
 
     pub(super) const fn id(&self) -> PermitId {
@@ -356,8 +382,9 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
         match self.backend.ask(op, self.permits, self.key) {
             // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by blocking.
             Answer::Now(reply) => {
-                let may_stay = |reply: &super::PermitReply| reply.decision.is_allowed() || is_place;
-                self.is_known = self.backend.blocks() && reply.as_ref().map_or(true, may_stay);
+                if self.backend.blocks() {
+                    self.learn(&reply, is_place);
+                }
                 Some(reply)
             }
             Answer::Later(reply) => {
@@ -365,6 +392,13 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
                 None
             }
         }
+    }
+
+    /// Notes what an answer to a request that was sent says of the id.
+    fn learn(&mut self, reply: &Result<super::PermitReply, B::Error>, is_place: bool) {
+        self.may_arrive_late |= arrives_late(reply);
+        let may_stay = |reply: &super::PermitReply| reply.decision.is_allowed() || is_place;
+        self.is_known = self.may_arrive_late || reply.as_ref().is_ok_and(may_stay);
     }
 
     /// Asks `op`, which is of this id.
@@ -388,9 +422,7 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
         })
         .await;
         self.reply = None;
-        if let Ok(reply) = &reply {
-            self.is_known = reply.decision.is_allowed() || is_place;
-        }
+        self.learn(&reply, is_place);
         reply
     }
 
@@ -407,8 +439,9 @@ impl<B: PermitBackend> Drop for Asking<'_, B> {
         }
         let lobby: &Lobby = self.backend.lobby();
         let runtime = runtime(self.runtime.as_ref());
-        let release = PermitOp::Release(self.id);
+        let (id, may_arrive_late) = (self.id, self.may_arrive_late);
         let Some(reply) = self.reply.take() else {
+            let release = release(id, may_arrive_late);
             match self.backend.ask(release, self.permits, self.key) {
                 Answer::Now(Ok(_)) => lobby.permits().released(self.permits, self.key),
                 Answer::Now(Err(error)) => drop(lobby.lost(Fault::of(error))),
@@ -429,8 +462,9 @@ impl<B: PermitBackend> Drop for Asking<'_, B> {
         let (backend, permits, key) =
             (self.backend.clone(), self.permits.clone(), self.key.clone());
         let give_up = async move {
-            // Whatever it says, it is over then: what is given back after it stays given back.
-            let _ = reply.await;
+            // Without an answer the request may arrive after its release.
+            let may_arrive_late = arrives_late(&reply.await) || may_arrive_late;
+            let release = release(id, may_arrive_late);
             let _turn = backend.lobby().errand_runner().in_turn().await;
             let done = match backend.ask(release, &permits, &key) {
                 Answer::Now(done) => done,

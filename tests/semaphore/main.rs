@@ -2,6 +2,8 @@
 //! stands still, dies, or loses its Redis.
 
 mod drops;
+#[cfg(feature = "redis")]
+mod late;
 mod leases;
 mod line;
 mod orders;

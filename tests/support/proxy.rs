@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// What the proxy does to all connections, those that are open included.
@@ -54,6 +54,9 @@ struct Shared {
     connections: AtomicUsize,
     /// The first so many connections are holes.
     lost: AtomicUsize,
+    /// Requests of the first so many connections are held back.
+    held: watch::Sender<usize>,
+    close: Notify,
     to_server: AtomicU64,
     to_client: AtomicU64,
     commands: Mutex<HashMap<String, usize>>,
@@ -75,6 +78,8 @@ impl Proxy {
             until_cut: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
+            held: watch::Sender::new(0),
+            close: Notify::new(),
             to_server: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
             commands: Mutex::default(),
@@ -133,6 +138,21 @@ impl Proxy {
     /// Decisions that have gone to the server.
     pub(crate) fn decisions(&self) -> usize {
         DECISIONS.iter().map(|command| self.count(command)).sum()
+    }
+
+    /// Holds back what all connections that are open send from now on. New ones pass.
+    pub(crate) fn hold(&self) {
+        self.shared.held.send_replace(self.connections());
+    }
+
+    /// Closes the clients' side of the connections that are held. What they have sent stays held.
+    pub(crate) fn close_held(&self) {
+        self.shared.close.notify_waiters();
+    }
+
+    /// Lets the server have what was held back, also of clients that have gone.
+    pub(crate) fn let_go(&self) {
+        self.shared.held.send_replace(0);
     }
 
     /// Turns all connections that are open into holes, as a firewall does that forgets them. New ones pass.
@@ -207,6 +227,9 @@ impl Shared {
             if self.swallows(hole) {
                 continue;
             }
+            let mut held = self.held.subscribe();
+            let passes = held.wait_for(|held| hole.number > *held);
+            drop(passes.await.expect("its sender is here"));
             let command = first_word(&frame);
             let is_decision = DECISIONS.contains(&&*command);
             fates.lock().push_back(self.fate(is_decision));
@@ -224,7 +247,19 @@ impl Shared {
         hole: &Hole,
     ) -> io::Result<()> {
         let mut frames = Frames::of(from);
-        while let Some(frame) = frames.next().await? {
+        loop {
+            let frame = tokio::select! {
+                frame = frames.next() => frame?,
+                () = self.close.notified() => {
+                    if hole.number <= *self.held.borrow() {
+                        to.shutdown().await?;
+                    }
+                    continue;
+                }
+            };
+            let Some(frame) = frame else {
+                return Ok(());
+            };
             // A server that closes at once says why without having been asked.
             let fate = fates.lock().pop_front().unwrap_or(Fate::Whole);
             if self.swallows(hole) {
@@ -239,7 +274,6 @@ impl Shared {
                 }
             }
         }
-        Ok(())
     }
 
     fn fate(&self, is_decision: bool) -> Fate {

@@ -161,7 +161,7 @@ impl<C: Clock> MemorySemaphore<C> {
         let Some(holders) = shard.get_mut(&print) else {
             let lasting = match op {
                 PermitOp::Renew(ids) => SmallVec::from_elem(false, ids.len()),
-                PermitOp::Release(_) => SmallVec::from_elem(false, 1),
+                PermitOp::Release(_) | PermitOp::Revoke(_) => SmallVec::from_elem(false, 1),
                 _ => SmallVec::new(),
             };
             let reply = PermitReply::of(Holders::default().told(&at, 0));
@@ -169,7 +169,10 @@ impl<C: Clock> MemorySemaphore<C> {
         };
         let lasting = match op {
             PermitOp::Renew(ids) => ids.iter().map(|id| holders.renew(&at, *id)).collect(),
-            PermitOp::Release(id) => SmallVec::from_elem(holders.release(&at, *id), 1),
+            // Nothing arrives late in memory.
+            PermitOp::Release(id) | PermitOp::Revoke(id) => {
+                SmallVec::from_elem(holders.release(&at, *id), 1)
+            }
             _ => SmallVec::new(),
         };
         let reply = PermitReply::of(holders.told(&at, 0));

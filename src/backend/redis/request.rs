@@ -28,6 +28,9 @@ pub(super) trait Ask: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Notes in the answer that the request was sent more than once although it may have been done.
+    fn note_repeat(_: &mut Self::Reply) {}
+
     /// The script that does it.
     fn script(&self) -> &'static Script;
     /// What asks for all `requests`, which have the same script: `EVALSHA` and its hash, or `EVAL` and its text.

@@ -163,6 +163,10 @@ impl Ask for Errand {
     /// An id has one permit, however often it is asked for, renewed or released.
     const IS_REPEATABLE: bool = true;
 
+    fn note_repeat(reply: &mut PermitReply) {
+        reply.is_repeated = true;
+    }
+
     fn keeps(&self) -> bool {
         matches!(self.op, PermitOp::Renew(_))
     }
@@ -239,6 +243,7 @@ impl Errand {
             PermitOp::Wait { weight, waited, .. } => ("wait", *weight, *waited),
             PermitOp::Renew(_) => ("renew", 0, Duration::ZERO),
             PermitOp::Release(_) => ("release", 0, Duration::ZERO),
+            PermitOp::Revoke(_) => ("revoke", 0, Duration::ZERO),
             PermitOp::Peek => ("peek", 0, Duration::ZERO),
         };
         // Who says that he has waited for longer than a year would come from before the epoch.
@@ -247,7 +252,10 @@ impl Errand {
         command.arg(self.permits.lease_micros());
         command.arg(weight).arg(waited);
         match &self.op {
-            PermitOp::Acquire { id, .. } | PermitOp::Wait { id, .. } | PermitOp::Release(id) => {
+            PermitOp::Acquire { id, .. }
+            | PermitOp::Wait { id, .. }
+            | PermitOp::Release(id)
+            | PermitOp::Revoke(id) => {
                 command.arg(1).arg(&id.as_bytes()[..]);
             }
             PermitOp::Renew(ids) => {

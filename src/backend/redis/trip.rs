@@ -56,6 +56,7 @@ impl Line {
             requests,
             outcomes: requests.iter().map(|_| None).collect(),
             lent: None,
+            is_repeated: false,
         };
         let late = tokio::time::timeout(self.time_limit, trip.go())
             .await
@@ -100,6 +101,8 @@ struct Trip<'a, R: Ask> {
     outcomes: Vec<Option<Outcome<R::Reply>>>,
     /// What the requests were sent over last.
     lent: Option<Lent>,
+    /// Whether they were sent again although they may have been done.
+    is_repeated: bool,
 }
 
 impl<R: Ask> Trip<'_, R> {
@@ -156,7 +159,9 @@ impl<R: Ask> Trip<'_, R> {
                 }
                 Err(error) if was_not_done(&error) && !is_last => {}
                 // What was lost on the way may have been done.
-                Err(error) if R::IS_REPEATABLE && is_broken(&error) && !is_last => {}
+                Err(error) if R::IS_REPEATABLE && is_broken(&error) && !is_last => {
+                    self.is_repeated = true;
+                }
                 Err(error) => return self.fail(&of_redis(error)),
             }
         }
@@ -171,6 +176,7 @@ impl<R: Ask> Trip<'_, R> {
                     requests: &self.requests[index..=index],
                     outcomes: std::iter::once(None).collect(),
                     lent: None,
+                    is_repeated: self.is_repeated,
                 };
                 Box::pin(alone.go()).await;
                 self.outcomes[index] = alone.outcomes.pop().flatten();
@@ -186,7 +192,12 @@ impl<R: Ask> Trip<'_, R> {
         let mut answers = answers.iter();
         for (request, outcome) in self.requests.iter().zip(&mut self.outcomes) {
             if outcome.is_none() {
-                let read = request.read(&mut answers).unwrap_or_else(|| Err(garbled()));
+                let mut read = request.read(&mut answers).unwrap_or_else(|| Err(garbled()));
+                if self.is_repeated
+                    && let Ok(reply) = &mut read
+                {
+                    R::note_repeat(reply);
+                }
                 let open = matches!(&read, Err(error) if is_read_only(error)) && !is_last;
                 *outcome = (!open).then_some(read);
             }

@@ -67,11 +67,20 @@ impl Line {
         deadline: Instant,
         since: &mut Option<Instant>,
     ) -> Outcome<R::Reply> {
-        let mut repeats = 0;
+        let (mut repeats, mut is_repeated) = (0, false);
         loop {
             let undone = match self.attempt(request, deadline, since) {
-                Attempt::Ended(outcome) => return outcome,
+                Attempt::Ended(mut outcome) => {
+                    if is_repeated && let Ok(reply) = &mut outcome {
+                        R::note_repeat(reply);
+                    }
+                    return outcome;
+                }
                 Attempt::NotDone(error) => error,
+                Attempt::Unknown(error) => {
+                    is_repeated = true;
+                    error
+                }
             };
             repeats += 1;
             let pause = pause(repeats);
@@ -119,7 +128,7 @@ impl Line {
             Ok(_) => Attempt::Ended(Err(garbled())),
             Err(error) if was_not_done(&error) => Attempt::NotDone(of_redis(error)),
             Err(error) if R::IS_REPEATABLE && is_broken(&error) && !error.is_timeout() => {
-                Attempt::NotDone(of_redis(error))
+                Attempt::Unknown(of_redis(error))
             }
             Err(error) if error.is_timeout() => Attempt::Ended(Err(BackendError::new(
                 BackendErrorKind::Timeout(self.time_limit),
@@ -131,6 +140,8 @@ impl Line {
 
 enum Attempt<T> {
     Ended(Outcome<T>),
-    /// Provably, or it does not matter whether it was.
+    /// Provably.
     NotDone(BackendError),
+    /// It may have been done, but done twice it is as if done once.
+    Unknown(BackendError),
 }
