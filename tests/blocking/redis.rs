@@ -1,4 +1,4 @@
-//! In Redis, by synchronous connections.
+//! In Redis, asked from plain threads.
 
 use std::error::Error;
 use std::net::TcpListener;
@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::blocking::{Limiter, RedisBackend};
@@ -17,6 +17,7 @@ use crate::laws::{Awaited, HOUR, every_operation, policies, runtime};
 use crate::support::free_port;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
+use crate::support::stalls;
 
 /// How long a check may take unless a test says otherwise.
 const LIMIT: Duration = Duration::from_millis(250);
@@ -222,11 +223,12 @@ fn scripts_that_were_flushed_are_loaded_again() {
     let server = RedisServer::start();
     let limiter = connect(&server, 10);
     let key = Key::from("ann");
+    assert_eq!(check(&limiter, &key), Ok(1));
     for count in 1..=3 {
         server.command(&["SCRIPT", "FLUSH"]);
         server.command(&["CONFIG", "RESETSTAT"]);
-        assert_eq!(check(&limiter, &key), Ok(2 * count - 1));
         assert_eq!(check(&limiter, &key), Ok(2 * count));
+        assert_eq!(check(&limiter, &key), Ok(2 * count + 1));
         assert_eq!((server.calls("EVALSHA"), server.calls("EVAL")), (2, 1));
     }
 }
@@ -415,8 +417,73 @@ fn tls_leads_to_whom_the_system_or_the_client_trusts() {
     tls.server.pause();
     assert_eq!(fails(&limiter, &key), BackendErrorKind::Timeout(LIMIT));
     tls.server.resume();
-    let spent = check(&limiter, &key).expect("it goes on");
-    assert!((2..=3).contains(&spent), "{spent}");
+    recovers(&limiter, &key, LIMIT);
+}
+
+// -- Distance
+
+/// A server at the end of a proxy, so far away.
+fn far(runtime: &Runtime, millis: u64) -> (RedisServer, Proxy, RedisBackend) {
+    let server = RedisServer::start();
+    let proxy = runtime.block_on(Proxy::to(server.port()));
+    let delay = Mode::Delay(Duration::from_millis(millis) / 2);
+    runtime.block_on(proxy.set(delay));
+    let backend = asking().connect_blocking(proxy.url()).expect("it runs");
+    (server, proxy, backend)
+}
+
+#[test]
+fn a_quiet_program_far_away_from_redis_gets_every_answer() {
+    let runtime = runtime();
+    let series = |millis| {
+        let (_server, _proxy, backend) = far(&runtime, millis);
+        let limiters = [
+            Limiter::new(tokens(100), backend.clone()),
+            Limiter::new(Policy::new("log", Quota::sliding_log(100, HOUR)), backend),
+        ];
+        for round in 1..=5 {
+            for limiter in &limiters {
+                let spent = check(limiter, &Key::from("ann"));
+                if spent != Ok(round) {
+                    return Err(format!("{spent:?} at {millis} ms"));
+                }
+            }
+            thread::sleep(Duration::from_millis(1500));
+        }
+        Ok(())
+    };
+    stalls::excused_blocking(|| {
+        thread::scope(|scope| {
+            let all =
+                [1, 20, 63, 70, 90, 150, 200].map(|millis| scope.spawn(move || series(millis)));
+            all.into_iter()
+                .try_for_each(|one| one.join().expect("no panic"))
+        })
+    });
+}
+
+#[test]
+fn a_burst_of_threads_far_away_from_redis_gets_every_answer() {
+    let runtime = runtime();
+    stalls::excused_blocking(|| {
+        let (_server, _proxy, backend) = far(&runtime, 200);
+        let limiter = &Limiter::new(tokens(1_000), backend);
+        for pause in [0, 1500] {
+            thread::sleep(Duration::from_millis(pause));
+            thread::scope(|scope| {
+                let check = |number| check(limiter, &Key::from(number));
+                let all: Vec<_> = (0..64_u64)
+                    .map(|number| scope.spawn(move || check(number)))
+                    .collect();
+                let mut all = all.into_iter();
+                all.try_for_each(|one| match one.join().expect("no panic") {
+                    Ok(_) => Ok(()),
+                    Err(why) => Err(format!("{why:?} in a burst")),
+                })
+            })?;
+        }
+        Ok(())
+    });
 }
 
 // -- Failures
@@ -478,7 +545,7 @@ fn one_failure_retires_all_connections_to_a_server_that_was_restarted() {
     for _ in 0..3 {
         open(&limiter, 8);
         let clients: String = server.get(&["CLIENT", "LIST"]);
-        assert!(clients.lines().count() > 4, "{clients}");
+        assert!(clients.lines().count() > 1, "{clients}");
         server.kill9();
         server.restart();
         let key = Key::from("ann");
@@ -498,7 +565,6 @@ fn a_restart_while_nobody_asks_costs_no_decision() {
     let limiter = connect(&server, 1_000);
     open(&limiter, 8);
     server.kill9();
-    // So long a connection is trusted.
     thread::sleep(Duration::from_millis(1_100));
     server.restart();
     let key = Key::from("ann");
@@ -578,9 +644,16 @@ fn an_answer_that_comes_late_is_nobody_elses() {
         runtime.block_on(proxy.set(Mode::Trickle(Duration::from_millis(110))));
         assert!(limiter.check(&key, 1).is_err());
         runtime.block_on(proxy.set(Mode::Pass));
-        let reply = limiter.check(&key, limit / 2).expect("it passes");
+        let start = Instant::now();
+        let reply = loop {
+            match limiter.check(&key, limit / 2) {
+                Ok(reply) => break reply,
+                // The next connection was begun while everything was slow.
+                Err(why) => assert!(start.elapsed() < SLACK, "{why:?}"),
+            }
+        };
         assert_eq!(reply.decision.snapshot().limit(), limit);
-        assert_eq!(proxy.connections(), connections + 1, "by another one");
+        assert!(proxy.connections() > connections, "by another one");
     }
 }
 

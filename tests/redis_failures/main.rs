@@ -3,6 +3,7 @@
 mod access;
 mod contents;
 mod corrupt;
+mod distance;
 mod drops;
 mod harness;
 mod network;

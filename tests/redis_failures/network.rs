@@ -40,12 +40,16 @@ impl Way {
             through: through.expect("it passes"),
             direct: direct.expect("it runs"),
         };
-        // Whatever is asked first loads its script: what is cut later has been executed.
+        // Opens connections. A busy machine may need more than the time limit for so many.
         let warm = distinct(&way.through, 64);
         for _ in 0..3 {
             let key = Key::from("first");
-            let all = join_all(warm.iter().map(|limiter| check(limiter, &key))).await;
-            assert!(all.iter().all(Result::is_ok), "{all:?}");
+            let all = warm.iter().map(|limiter| async {
+                while check(limiter, &key).await.is_err() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            });
+            join_all(all).await;
         }
         way
     }

@@ -6,6 +6,7 @@ pub(crate) mod frozen;
 pub(crate) mod property;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod stalls;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 

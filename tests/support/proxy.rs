@@ -6,13 +6,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// What the proxy does to all connections, those that are open included.
@@ -27,6 +27,9 @@ pub(crate) enum Mode {
     CutInReply(usize, usize),
     /// Each byte, in each direction, is a packet of its own and this much later than the one before.
     Trickle(Duration),
+    /// Everything arrives this much later, as from a server that is half of such a round trip away. What is sent meanwhile is on
+    /// the way at the same time. A connection takes a whole round trip more.
+    Delay(Duration),
     /// Reads and never answers. A connection that has lost a byte this way is dead for good, and nobody is told: a hole.
     Swallow,
     /// Nobody listens, and what was open is closed.
@@ -206,8 +209,13 @@ impl Shared {
         let server = TcpStream::connect(self.server).await?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
+        let mode = *self.mode.borrow();
+        if let Mode::Delay(delay) = mode {
+            tokio::time::sleep(2 * delay).await;
+        }
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
+        let (to_client, to_server) = (Way::Straight(to_client), Way::Straight(to_server));
         let (fates, hole) = (Mutex::default(), Hole::of(number));
         tokio::select! {
             ended = self.requests(from_client, to_server, &fates, &hole) => ended,
@@ -218,7 +226,7 @@ impl Shared {
     async fn requests(
         &self,
         from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
+        mut to: Way,
         fates: &Mutex<VecDeque<Fate>>,
         hole: &Hole,
     ) -> io::Result<()> {
@@ -236,13 +244,13 @@ impl Shared {
             self.forward(&mut to, &frame, &self.to_server).await?;
             *self.commands.lock().entry(command).or_default() += 1;
         }
-        Ok(())
+        to.shutdown().await
     }
 
     async fn replies(
         &self,
         from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
+        mut to: Way,
         fates: &Mutex<VecDeque<Fate>>,
         hole: &Hole,
     ) -> io::Result<()> {
@@ -258,7 +266,7 @@ impl Shared {
                 }
             };
             let Some(frame) = frame else {
-                return Ok(());
+                return to.shutdown().await;
             };
             // A server that closes at once says why without having been asked.
             let fate = fates.lock().pop_front().unwrap_or(Fate::Whole);
@@ -267,9 +275,10 @@ impl Shared {
             }
             match fate {
                 Fate::Whole => self.forward(&mut to, &frame, &self.to_client).await?,
-                Fate::Lost => return Ok(()),
+                Fate::Lost => return to.shutdown().await,
                 Fate::Part(bytes) => {
-                    to.write_all(&frame[..bytes.min(frame.len() - 1)]).await?;
+                    to.write(&frame[..bytes.min(frame.len() - 1)], Duration::ZERO)
+                        .await?;
                     return to.shutdown().await;
                 }
             }
@@ -304,12 +313,7 @@ impl Shared {
         hole.is_one.load(SeqCst)
     }
 
-    async fn forward(
-        &self,
-        to: &mut OwnedWriteHalf,
-        bytes: &[u8],
-        count: &AtomicU64,
-    ) -> io::Result<()> {
+    async fn forward(&self, to: &mut Way, bytes: &[u8], count: &AtomicU64) -> io::Result<()> {
         let mode = || *self.mode.borrow();
         let mut rest = bytes;
         while let Mode::Trickle(delay) = mode()
@@ -319,13 +323,83 @@ impl Shared {
                 Duration::ZERO => tokio::task::yield_now().await,
                 delay => tokio::time::sleep(delay).await,
             }
-            to.write_all(&[*byte]).await?;
+            to.write(&[*byte], Duration::ZERO).await?;
             rest = after;
         }
-        to.write_all(rest).await?;
+        let delay = match mode() {
+            Mode::Delay(delay) => delay,
+            _ => Duration::ZERO,
+        };
+        to.write(rest, delay).await?;
         count.fetch_add(bytes.len() as u64, SeqCst);
         Ok(())
     }
+}
+
+/// The way to one side: what is written arrives in order, each at its time.
+enum Way {
+    Straight(OwnedWriteHalf),
+    /// From the first delay on.
+    Long(Option<mpsc::UnboundedSender<(Instant, Vec<u8>)>>, Writer),
+}
+
+/// Aborted when it is dropped.
+struct Writer(JoinHandle<io::Result<()>>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Way {
+    async fn write(&mut self, bytes: &[u8], delay: Duration) -> io::Result<()> {
+        if let Self::Straight(side) = self
+            && delay.is_zero()
+        {
+            return side.write_all(bytes).await;
+        }
+        if let Self::Straight(_) = self {
+            let (parcels, sent) = mpsc::unbounded_channel();
+            let idle = Writer(tokio::spawn(async { Ok(()) }));
+            if let Self::Straight(side) = std::mem::replace(self, Self::Long(None, idle)) {
+                *self = Self::Long(Some(parcels), Writer(tokio::spawn(deliver(sent, side))));
+            }
+        }
+        if let Self::Long(Some(parcels), _) = self {
+            // A side that is gone is noticed by its reader.
+            let _ = parcels.send((Instant::now() + delay, bytes.to_vec()));
+        }
+        Ok(())
+    }
+
+    /// Returns when everything has arrived, and the side is closed.
+    async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            Self::Straight(side) => side.shutdown().await,
+            Self::Long(parcels, writer) => {
+                let is_open = parcels.take().is_some();
+                if is_open {
+                    (&mut writer.0).await.unwrap_or(Ok(()))
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+}
+
+async fn deliver(
+    mut sent: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
+    mut side: OwnedWriteHalf,
+) -> io::Result<()> {
+    while let Some((due, bytes)) = sent.recv().await {
+        if due > Instant::now() {
+            tokio::time::sleep_until(due.into()).await;
+        }
+        side.write_all(&bytes).await?;
+    }
+    side.shutdown().await
 }
 
 /// Whether a connection, the `number`-th, is one that nothing gets through any more.

@@ -11,9 +11,8 @@ use crate::report;
 
 /// Failures in a row that open the circuit.
 const MOST_FAILURES: u32 = 5;
-/// The first pause; it doubles with each probe that fails.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The time between two probes of an open circuit.
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Breaker {
@@ -28,7 +27,6 @@ struct Open {
     until: Instant,
     /// When the next one may that keeps what is held.
     keeping: Instant,
-    pause: Duration,
 }
 
 /// The right to ask Redis once.
@@ -46,7 +44,6 @@ impl Breaker {
             open: Mutex::new(Open {
                 until: Instant::now(),
                 keeping: Instant::now(),
-                pause: FIRST_PAUSE,
             }),
         }
     }
@@ -78,7 +75,7 @@ impl Breaker {
     }
 
     /// The same as [`admit`](Self::admit) for what keeps something that would end meanwhile, a lease: it asks once a second
-    /// however long the pause is. No request is the slower for that, and an answer closes the circuit for all.
+    /// beside the probes of requests. No request is the slower for that, and an answer closes the circuit for all.
     pub(super) fn admit_keeping(&self) -> Option<Permit<'_>> {
         if let Some(permit) = self.admit() {
             return Some(permit);
@@ -87,7 +84,7 @@ impl Breaker {
         if now < open.keeping {
             return None;
         }
-        open.keeping = now + FIRST_PAUSE;
+        open.keeping = now + PAUSE;
         Some(Permit {
             breaker: self,
             is_probe: false,
@@ -105,7 +102,7 @@ impl Breaker {
                 return None;
             }
             // Until this one has told what it found; it may also be dropped, or its thread.
-            open.until = now + open.pause;
+            open.until = now + PAUSE;
         }
         Some(Permit {
             breaker: self,
@@ -132,7 +129,6 @@ impl Permit<'_> {
             return;
         }
         if breaker.failures.swap(0, Ordering::Relaxed) >= MOST_FAILURES {
-            breaker.open.lock().pause = FIRST_PAUSE;
             report::circuit_closed();
         }
     }
@@ -143,11 +139,9 @@ impl Permit<'_> {
         let breaker = self.breaker;
         let mut open = breaker.open.lock();
         if self.is_probe {
-            open.pause = (2 * open.pause).min(LONGEST_PAUSE);
-            open.until = Instant::now() + open.pause;
+            open.until = Instant::now() + PAUSE;
         } else if breaker.failures.fetch_add(1, Ordering::Relaxed) + 1 == MOST_FAILURES {
-            open.pause = FIRST_PAUSE;
-            open.until = Instant::now() + open.pause;
+            open.until = Instant::now() + PAUSE;
             report::circuit_opened();
         }
     }
@@ -193,14 +187,11 @@ mod tests {
     }
 
     #[test]
-    fn one_probe_goes_after_each_pause_and_the_pauses_double_to_thirty_seconds() {
+    fn an_open_circuit_sends_one_probe_a_second_however_long_it_is_open() {
         let breaker = Breaker::new();
         fail(&breaker, 5);
-        for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            pass(
-                &breaker,
-                Duration::from_secs(seconds) - Duration::from_millis(500),
-            );
+        for seconds in 1..=60 {
+            pass(&breaker, Duration::from_millis(500));
             assert!(breaker.refuses(), "{seconds}");
             pass(&breaker, Duration::from_millis(500));
             assert!(!breaker.refuses(), "{seconds}");
@@ -208,31 +199,25 @@ mod tests {
             assert!(breaker.admit().is_none(), "only one at a time");
             probe.failed();
         }
-        pass(&breaker, Duration::from_secs(30));
+        pass(&breaker, Duration::from_secs(1));
         breaker.admit().expect("a probe").succeeded();
         assert!(!breaker.refuses());
-        fail(&breaker, 5);
-        pass(&breaker, Duration::from_secs(1));
-        assert!(!breaker.refuses(), "it begins with the first pause again");
     }
 
     #[test]
-    fn what_keeps_something_asks_once_a_second_and_makes_no_pause_longer() {
+    fn what_keeps_something_asks_once_a_second_beside_the_probes() {
         let breaker = Breaker::new();
         fail(&breaker, 5);
-        for seconds in [1, 2, 4] {
-            pass(&breaker, Duration::from_secs(seconds));
-            breaker.admit().expect("a probe").failed();
-        }
         for _ in 0..7 {
-            pass(&breaker, Duration::from_millis(500));
-            assert!(!breaker.refuses_keeping() && breaker.refuses());
+            pass(&breaker, Duration::from_secs(1));
+            let probe = breaker.admit().expect("a probe");
+            assert!(breaker.refuses() && !breaker.refuses_keeping());
             breaker.admit_keeping().expect("once").failed();
             assert!(breaker.refuses_keeping() && breaker.admit_keeping().is_none());
-            pass(&breaker, Duration::from_millis(500));
+            probe.failed();
         }
-        pass(&breaker, Duration::from_millis(500));
-        assert!(breaker.refuses(), "the pause is 8 s");
+        pass(&breaker, Duration::from_secs(1));
+        drop(breaker.admit().expect("a probe"));
         breaker.admit_keeping().expect("once").succeeded();
         assert!(!breaker.refuses() && !breaker.refuses_keeping());
     }
@@ -259,7 +244,7 @@ mod tests {
             pass(&closes, Duration::from_secs(1));
             closes.admit().expect("a probe").failed();
             assert_eq!(open(), "2", "it is open already");
-            pass(&closes, Duration::from_secs(2));
+            pass(&closes, Duration::from_secs(1));
             closes.admit().expect("a probe").succeeded();
             closes.admit().expect("closed").succeeded();
             drop(closes);

@@ -9,13 +9,12 @@ use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use super::super::lobby::DEFAULT_MAX_WAITERS;
-use super::super::{BackendError, BackendErrorKind, Lobby};
+use super::super::{BackendError, Lobby};
 #[cfg(feature = "blocking")]
 use super::blocking::RedisBackend as RedisThreads;
 use super::breaker::Breaker;
 use super::connections::Connections;
 use super::denials::Denials;
-use super::fault::Slow;
 use super::front::Front;
 use super::manager::{ByClient, ByPool, Connect};
 use super::name::Naming;
@@ -129,15 +128,14 @@ impl RedisBuilder {
         self
     }
 
-    /// Whether decisions that arrive while others are in flight go together, up to 64 in one call; they do by default. From plain
-    /// threads each goes alone.
+    /// Whether decisions that arrive while others are in flight go together, up to 64 in one call; they do by default.
     pub fn batching(mut self, batching: bool) -> Self {
         self.batching = batching;
         self
     }
 
-    /// The most connections; 4 by default, which all decisions share, or 16 for [`Atomicity::Optimistic`] and for plain threads,
-    /// where each decision has one to itself.
+    /// The most connections; 4 by default, which all decisions share, or 16 for [`Atomicity::Optimistic`], where each decision
+    /// has one to itself.
     pub fn connections(mut self, most: NonZeroU32) -> Self {
         self.connections = Some(most);
         self
@@ -170,13 +168,7 @@ impl RedisBuilder {
     pub async fn connect(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
         let patience = self.time_limit.max(PATIENCE);
         let backend = self.connect_lazy(url)?;
-        let first = tokio::time::timeout(patience, backend.0.first_connection()).await;
-        first.unwrap_or_else(|_| {
-            Err(BackendError::because(
-                BackendErrorKind::Unreachable,
-                Slow(patience),
-            ))
-        })?;
+        backend.ready_within(patience).await?;
         Ok(backend)
     }
 
@@ -203,7 +195,7 @@ impl RedisBuilder {
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
-        self.over(Source::Shared(Box::new(connection)))
+        self.over(Source::shared(connection))
     }
 
     /// Connects to the server of `url` for plain threads; see [`blocking::RedisBackend::connect`](RedisThreads::connect).
@@ -264,9 +256,8 @@ impl RedisBuilder {
     pub(super) fn threads(self, client: Client) -> RedisThreads {
         #[cfg(feature = "tls")]
         super::tls::prepare(client.get_connection_info());
-        let most = self.connections.unwrap_or(EXCLUSIVE);
-        let (time_limit, expiry) = (self.time_limit, self.expiry());
-        RedisThreads::over(client, most.get(), time_limit, expiry, self.front())
+        let time_limit = self.time_limit;
+        RedisThreads::over(self.pooled(Arc::new(ByClient(client))), time_limit)
     }
 
     fn pooled(self, maker: Arc<dyn Connect>) -> RedisBackend {

@@ -1,46 +1,88 @@
 //! Connections of ours: a pool of `bb8` makes and replaces them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
 use bb8_redis::redis::RedisError;
+use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
+use bb8_redis::redis::cmd;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
 
 use super::super::{BackendError, BackendErrorKind};
-use super::life::{Doubt, IDLE, TRUSTED};
+use super::life::{Doubt, KEEP_ALIVE};
 use super::manager::{Connect, Connection, Manager};
 
-/// Connections of ours, made when they are first needed.
+/// Connections of ours, made when they are first needed. Its drop ends their background tasks.
 pub(super) struct Connections {
-    manager: Manager,
-    most: u32,
+    pooled: Arc<Pooled>,
     /// One for each connection, for those who need one to themselves.
     pub(super) turns: Semaphore,
+    _open: watch::Sender<()>,
+}
+
+/// The part that background tasks use.
+pub(super) struct Pooled {
+    manager: Manager,
+    most: u32,
     /// Made at the first use: then there is a runtime.
     pool: Mutex<Option<Pool<Manager>>>,
+    /// Whether a background task makes a connection.
+    is_refilling: Arc<AtomicBool>,
+    /// Ends when the backend is dropped.
+    closed: watch::Receiver<()>,
 }
 
 /// Who waits for a connection asks the pool anew after so long: nobody is told that an attempt has failed which was made for
 /// others, and counted on.
 const REASK: Duration = Duration::from_millis(20);
 
+/// A connection that was silent for less is used without a look whether it is still open.
+const FRESH: Duration = Duration::from_millis(20);
+
+/// The pauses between attempts to connect in the background.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 impl Connections {
     pub(super) fn new(maker: Arc<dyn Connect>, most: u32, time_limit: Duration) -> Self {
-        Self {
-            manager: Manager::new(maker, time_limit),
+        let (open, closed) = watch::channel(());
+        let pooled = Arc::new_cyclic(|home| Pooled {
+            manager: Manager::new(maker, time_limit, home.clone()),
             most,
+            pool: Mutex::new(None),
+            is_refilling: Arc::default(),
+            closed,
+        });
+        Self {
+            pooled,
             turns: Semaphore::new(
                 usize::try_from(most).map_or(Semaphore::MAX_PERMITS, |most| {
                     most.min(Semaphore::MAX_PERMITS)
                 }),
             ),
-            pool: Mutex::new(None),
+            _open: open,
         }
     }
 
+    /// Makes the first connection and sees that it answers.
+    pub(super) async fn first(&self) -> Result<(), BackendError> {
+        self.pooled.first().await
+    }
+
+    /// A connection for this caller alone, as long as it is held.
+    pub(super) async fn check_out(
+        &self,
+    ) -> Result<PooledConnection<'static, Manager>, BackendError> {
+        self.pooled.check_out().await
+    }
+}
+
+impl Pooled {
     fn pool(&self) -> Pool<Manager> {
         let make = || {
             Pool::builder()
@@ -48,7 +90,9 @@ impl Connections {
                 .test_on_check_out(false)
                 .retry_connection(false)
                 .connection_timeout(self.manager.time_limit)
-                .idle_timeout(IDLE)
+                // Connections are kept open by their keep-alive tasks: a request must not wait for a new one.
+                .idle_timeout(None)
+                .max_lifetime(None)
                 .build_unchecked(self.manager.clone())
         };
         self.pool.lock().get_or_insert_with(make).clone()
@@ -60,7 +104,7 @@ impl Connections {
         let mut since = self.manager.in_vain_since.lock();
         match *since {
             None => *since = Some(Instant::now()),
-            Some(start) if start.elapsed() > self.manager.patience() + REASK => {
+            Some(start) if start.elapsed() > self.manager.patience().saturating_add(REASK) => {
                 *since = None;
                 *self.pool.lock() = None;
             }
@@ -68,8 +112,7 @@ impl Connections {
         }
     }
 
-    /// Makes the first connection and sees that it answers.
-    pub(super) async fn first(&self) -> Result<(), BackendError> {
+    async fn first(&self) -> Result<(), BackendError> {
         let mut connection = self.manager.connect().await.map_err(unreachable)?;
         self.manager
             .is_valid(&mut connection)
@@ -80,10 +123,31 @@ impl Connections {
         Ok(())
     }
 
-    /// A connection for this caller alone, as long as it is held.
-    pub(super) async fn check_out(
-        &self,
-    ) -> Result<PooledConnection<'static, Manager>, BackendError> {
+    /// Makes sure in the background that there is a connection, as long as the backend is there.
+    pub(super) fn refill(self: &Arc<Self>) {
+        if self.is_refilling.swap(true, SeqCst) {
+            return;
+        }
+        let refilling = Refilling(Arc::clone(&self.is_refilling));
+        let (pooled, mut closed) = (Arc::clone(self), self.closed.clone());
+        tokio::spawn(async move {
+            let _refilling = refilling;
+            tokio::select! {
+                _ = closed.changed() => {}
+                () = pooled.until_connected() => {}
+            }
+        });
+    }
+
+    async fn until_connected(&self) {
+        let mut pause = FIRST_PAUSE;
+        while self.check_out().await.is_err() {
+            sleep(pause).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn check_out(&self) -> Result<PooledConnection<'static, Manager>, BackendError> {
         // A failure is heard of at once, and not when time is up. From now on: an old one is no news.
         let mut failure = self.manager.failure.subscribe();
         loop {
@@ -100,8 +164,7 @@ impl Connections {
             tokio::select! {
                 biased;
                 got = sound => match got {
-                    Ok(Some(mut connection)) => {
-                        connection.used = Instant::now();
+                    Ok(Some(connection)) => {
                         *self.manager.in_vain_since.lock() = None;
                         return Ok(connection);
                     }
@@ -117,13 +180,20 @@ impl Connections {
         }
     }
 
-    /// Whether a connection is not over, and leads somewhere if it was idle.
+    /// Whether a connection is not over, and leads somewhere as far as is known. A connection whose keep-alive task has not run,
+    /// as the runtime or the process stood still, is asked here.
     async fn is_sound(&self, connection: &mut Connection) -> bool {
         if connection.life.is_over() {
             return false;
         }
+        let silence = connection.life.silence();
+        if silence > FRESH && is_closed(&mut connection.io) {
+            connection.life.retire();
+            return false;
+        }
         let doubts = self.manager.marks.doubts();
-        if connection.used.elapsed() < TRUSTED && connection.answered == doubts {
+        let trusted = self.manager.patience().saturating_add(2 * KEEP_ALIVE);
+        if silence < trusted && connection.answered == doubts {
             return true;
         }
         // Dropped before the answer, this future knows no better than if none came.
@@ -134,10 +204,29 @@ impl Connections {
         let answers = timeout(self.manager.time_limit / 4, ping).await;
         let answers = matches!(answers, Ok(Ok(())));
         if answers {
+            life.hear();
             connection.answered = doubts;
             doubt.0 = None;
         }
         answers
+    }
+}
+
+/// Whether the server has closed this connection, told without a round trip: only then a command fails at once. One that would
+/// be sent is dropped before it is.
+fn is_closed(io: &mut MultiplexedConnection) -> bool {
+    let ping = cmd("PING");
+    let mut sent = io.req_packed_command(&ping);
+    let mut context = Context::from_waker(Waker::noop());
+    matches!(sent.as_mut().poll(&mut context), Poll::Ready(Err(_)))
+}
+
+/// A background task makes a connection as long as this is there.
+struct Refilling(Arc<AtomicBool>);
+
+impl Drop for Refilling {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
     }
 }
 

@@ -2,28 +2,48 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// A connection that nobody has used for so long is closed, before a firewall or the server does it unseen.
-pub(super) const IDLE: Duration = Duration::from_secs(60);
+use tokio::sync::Notify;
 
-/// A connection that was not used for so long is asked whether it still leads anywhere: a restart meanwhile costs no decision.
-pub(super) const TRUSTED: Duration = Duration::from_secs(1);
+use super::known::KnownScripts;
+
+/// A background task sends a `PING` over a connection that was silent for this long.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// How long a connection is good for: until it is retired, or its generation.
 pub(super) struct Life {
     generation: u64,
     marks: Arc<Marks>,
     retired: AtomicBool,
+    /// When the server last answered over it, in ms of the marks' time.
+    heard: AtomicU64,
+    pub(super) scripts: KnownScripts,
 }
 
 /// What is known of all connections of a backend.
-#[derive(Default)]
 pub(super) struct Marks {
+    start: Instant,
     /// Older generations are over.
     youngest: AtomicU64,
     /// How often one has not answered in time.
     doubts: AtomicU64,
+    /// Wakes the keep-alive tasks when connections may be over.
+    changed: Notify,
+    /// How often the server has lost its scripts.
+    flushes: Arc<AtomicU64>,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            youngest: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            changed: Notify::new(),
+            flushes: Arc::default(),
+        }
+    }
 }
 
 // Relaxed: the marks carry no other memory, and one that is seen late costs an operation.
@@ -36,6 +56,10 @@ impl Marks {
     pub(super) fn doubts(&self) -> u64 {
         self.doubts.load(Relaxed)
     }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Life {
@@ -44,6 +68,8 @@ impl Life {
             generation,
             marks: Arc::clone(marks),
             retired: AtomicBool::new(false),
+            heard: AtomicU64::new(marks.now()),
+            scripts: KnownScripts::new(&marks.flushes),
         })
     }
 
@@ -51,9 +77,26 @@ impl Life {
         self.retired.load(Relaxed) || self.generation < self.marks.generation()
     }
 
+    /// Notes that the server has answered over this connection.
+    pub(super) fn hear(&self) {
+        self.heard.fetch_max(self.marks.now(), Relaxed);
+    }
+
+    /// The time since the server last answered over this connection.
+    pub(super) fn silence(&self) -> Duration {
+        let silent = self.marks.now().saturating_sub(self.heard.load(Relaxed));
+        Duration::from_millis(silent)
+    }
+
+    /// Waits until connections may have been retired.
+    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.marks.changed.notified()
+    }
+
     /// This connection is not to be used again.
     pub(super) fn retire(&self) {
         self.retired.store(true, Relaxed);
+        self.marks.changed.notify_waiters();
     }
 
     /// It did not answer in time. The others are asked whether they do before they are used again.
@@ -65,6 +108,7 @@ impl Life {
     /// them has cost an operation.
     pub(super) fn retire_generation(&self) {
         self.marks.youngest.fetch_max(self.generation + 1, Relaxed);
+        self.marks.changed.notify_waiters();
     }
 }
 

@@ -1,17 +1,20 @@
 //! Makes connections, whoever knows how to, and tells bb8 which are over.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool};
 use bb8_redis::redis::aio::MultiplexedConnection;
 use bb8_redis::redis::{AsyncConnectionConfig, Client, RedisError, cmd};
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
+use super::connections::Pooled;
+use super::keep_alive::KeepAlive;
 use super::life::{Life, Marks};
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -54,15 +57,21 @@ where
 pub(super) struct Connection {
     pub(super) io: MultiplexedConnection,
     pub(super) life: Arc<Life>,
-    pub(super) used: Instant,
     /// The doubts that it has answered.
     pub(super) answered: u64,
+    /// Dropped with it: that ends its keep-alive task.
+    _open: oneshot::Sender<Infallible>,
 }
+
+/// The longest time that the keep-alive task waits for an answer, and that an attempt to connect takes, at least. A connection
+/// costs up to six round trips.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Around whatever makes connections.
 #[derive(Clone)]
 pub(super) struct Manager {
     maker: Arc<dyn Connect>,
+    home: Weak<Pooled>,
     /// The latest failure to connect: bb8 would tell those who wait only that time is up.
     pub(super) failure: Arc<watch::Sender<Option<RedisError>>>,
     pub(super) marks: Arc<Marks>,
@@ -72,9 +81,10 @@ pub(super) struct Manager {
 }
 
 impl Manager {
-    pub(super) fn new(maker: Arc<dyn Connect>, time_limit: Duration) -> Self {
+    pub(super) fn new(maker: Arc<dyn Connect>, time_limit: Duration, home: Weak<Pooled>) -> Self {
         Self {
             maker,
+            home,
             failure: Arc::new(watch::Sender::new(None)),
             marks: Arc::default(),
             in_vain_since: Arc::default(),
@@ -84,7 +94,7 @@ impl Manager {
 
     /// No attempt to connect takes longer, even if those for whom it was made wait no more: others will.
     pub(super) fn patience(&self) -> Duration {
-        self.time_limit.max(Duration::from_secs(1))
+        self.time_limit.max(PATIENCE)
     }
 }
 
@@ -102,12 +112,22 @@ impl ManageConnection for Manager {
         match made {
             Ok(mut io) => {
                 // Ours decides, not the half second that redis-rs has by itself.
-                io.set_response_timeout(self.time_limit.saturating_mul(2));
+                io.set_response_timeout(self.patience().saturating_mul(2));
+                let life = Life::new(generation, &self.marks);
+                let (open, closed) = oneshot::channel();
+                let keep_alive = KeepAlive {
+                    io: io.clone(),
+                    life: Arc::clone(&life),
+                    closed,
+                    patience: self.patience(),
+                    home: Weak::clone(&self.home),
+                };
+                tokio::spawn(keep_alive.run());
                 Ok(Connection {
                     io,
-                    life: Life::new(generation, &self.marks),
-                    used: Instant::now(),
+                    life,
                     answered: self.marks.doubts(),
+                    _open: open,
                 })
             }
             Err(error) => {

@@ -9,6 +9,8 @@ mod connections;
 mod denials;
 mod fault;
 mod front;
+mod keep_alive;
+mod known;
 mod life;
 mod manager;
 mod name;
@@ -27,11 +29,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bb8::{ManageConnection, Pool};
 use bb8_redis::redis::RedisError;
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 
+use self::fault::Slow;
 use self::front::Front;
 use self::queue::{OwnTrip, Queue};
 use self::request::Request;
@@ -115,6 +119,17 @@ impl RedisBackend {
     }
 }
 
+impl RedisBackend {
+    /// Makes sure within `patience` that there is a connection and that it answers.
+    async fn ready_within(&self, patience: Duration) -> Result<(), BackendError> {
+        let ready = tokio::time::timeout(patience, self.0.first_connection()).await;
+        ready.unwrap_or_else(|_| {
+            let why = Slow(patience);
+            Err(BackendError::because(BackendErrorKind::Unreachable, why))
+        })
+    }
+}
+
 impl Backend for RedisBackend {
     type Error = BackendError;
     type Future = Pin<Box<dyn Future<Output = Result<Reply, BackendError>> + Send>>;
@@ -158,7 +173,7 @@ impl Inner {
     async fn first_connection(&self) -> Result<(), BackendError> {
         match &self.queue.line().source {
             Source::Pool(connections) => connections.first().await,
-            Source::Shared(_) => Ok(()),
+            Source::Shared(..) => Ok(()),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Decisions on their way together: with nothing in flight one goes out at once, alone; those that arrive meanwhile go as one
-//! batch, a few batches at a time. There is no timer: a batch is what has arrived since the last one left.
+//! batch, a few batches at a time. A batch is what has arrived since the last one left. If Redis is far away, a batch leaves
+//! every few milliseconds: no decision waits for a whole round trip before its own.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -7,12 +8,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::super::{BackendError, BackendErrorKind};
 use super::request::Ask;
@@ -22,6 +23,10 @@ use super::trip::{Line, Outcome};
 const MOST_TOGETHER: usize = 64;
 /// Trips in flight at a time; more would only be smaller.
 const MOST_TRIPS: usize = 4;
+/// Trips in flight if none of them has ended for the length of [`PACE`].
+const MOST_FAR_TRIPS: usize = 256;
+/// The longest time that a decision waits for others before its trip begins.
+const PACE: Duration = Duration::from_millis(2);
 
 /// Requests that wait for a trip, over one line.
 #[derive(Debug)]
@@ -30,6 +35,8 @@ pub(super) struct Queue<R: Ask> {
     /// Off: every request makes a trip of its own.
     batching: bool,
     state: Mutex<State<R>>,
+    /// Wakes a carrier that waits although it could leave.
+    wake: Notify,
 }
 
 #[derive(Debug)]
@@ -37,6 +44,8 @@ struct State<R: Ask> {
     /// Those in flight, and a carrier that has been called and has not come yet.
     trips: SmallVec<[InFlight; MOST_TRIPS]>,
     waiting: VecDeque<Waiting<R>>,
+    /// When a batch was last taken.
+    left: Instant,
     /// How many trips there have been.
     begun: u64,
 }
@@ -93,8 +102,10 @@ impl<R: Ask> Queue<R> {
             state: Mutex::new(State {
                 trips: SmallVec::new(),
                 waiting: VecDeque::new(),
+                left: Instant::now(),
                 begun: 0,
             }),
+            wake: Notify::new(),
         })
     }
 
@@ -144,15 +155,30 @@ impl<R: Ask> Queue<R> {
             return Entered::Alone(request, number);
         }
         let (outcome, answer) = oneshot::channel();
+        if state.waiting.is_empty() {
+            state.left = Instant::now();
+        }
         state.waiting.push_back(Waiting { request, outcome });
-        let may_call = state.trips.len() < MOST_TRIPS && !state.is_called();
+        let is_called = state.is_called();
+        if is_called && state.trips.len() <= MOST_TRIPS {
+            self.wake.notify_one();
+        }
+        let may_call = state.trips.len() < MOST_FAR_TRIPS && !is_called;
         let carrier = may_call.then(|| self.call_carrier(&mut state));
         // A runtime that is ending drops it at once, and it looks at the state then.
         drop(state);
         if let Some(carrier) = carrier {
-            tokio::spawn(carrier.run());
+            carrier.spawn();
         }
         Entered::Waits(answer)
+    }
+
+    /// The carrier of those that a batch has left behind.
+    fn call_next(self: &Arc<Self>) -> Option<Carrier<R>> {
+        let mut state = self.state.lock();
+        let wanted = !state.waiting.is_empty() && !state.is_called();
+        let may_call = wanted && state.trips.len() < MOST_FAR_TRIPS;
+        may_call.then(|| self.call_carrier(&mut state))
     }
 
     fn call_carrier(self: &Arc<Self>, state: &mut State<R>) -> Carrier<R> {
@@ -163,12 +189,40 @@ impl<R: Ask> Queue<R> {
         }
     }
 
+    /// How long a carrier that was called waits: not at all unless enough trips are in flight. `None`, and the trip is over, if
+    /// nobody waits for it.
+    fn next_departure(&self, number: u64) -> Option<Duration> {
+        let mut state = self.state.lock();
+        if state.waiting.is_empty() {
+            state.end(number);
+        }
+        if !state.trips.iter().any(|trip| trip.number == number) {
+            return None;
+        }
+        if state.trips.len() <= MOST_TRIPS {
+            return Some(Duration::ZERO);
+        }
+        Some(PACE.saturating_sub(state.left.elapsed()))
+    }
+
+    /// Whether a carrier that has come back is one too many.
+    fn is_spare(&self, number: u64) -> bool {
+        let mut state = self.state.lock();
+        let is_spare =
+            state.trips.len() > MOST_TRIPS && (state.waiting.is_empty() || state.is_called());
+        if is_spare {
+            state.end(number);
+        }
+        is_spare
+    }
+
     /// The next batch: requests of the script that has waited longest. Nobody waits any more for those that were given up.
     /// `None`, and the trip is over, if nobody waits or it is not counted any more.
     fn take(&self, number: u64) -> Option<Batch<R>> {
         let mut state = self.state.lock();
         let own = state.trips.iter_mut().find(|trip| trip.number == number)?;
         (own.since, own.called) = (Instant::now(), false);
+        state.left = Instant::now();
         let (mut requests, mut outcomes, mut others) = (Vec::new(), Vec::new(), Vec::new());
         let mut script = None;
         // Those behind the batch are not touched, however many there are: all others wait for this lock.
@@ -199,7 +253,11 @@ impl<R: Ask> Queue<R> {
     /// A trip has ended: if anybody waits, somebody else makes the next one.
     fn ended(self: &Arc<Self>, number: u64) {
         let mut state = self.state.lock();
-        if !state.end(number) || state.waiting.is_empty() || state.is_called() {
+        if !state.end(number) || state.waiting.is_empty() {
+            return;
+        }
+        if state.is_called() {
+            self.wake.notify_one();
             return;
         }
         let carrier = self.call_carrier(&mut state);
@@ -280,14 +338,38 @@ struct Carrier<R: Ask> {
 }
 
 impl<R: Ask> Carrier<R> {
+    /// Runs it in this runtime. Boxed, for a carrier calls the next one.
+    fn spawn(self) {
+        let run: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(self.run());
+        tokio::spawn(run);
+    }
+
     async fn run(mut self) {
         // Everything that is ready to run may ask first: then the batch is whole.
         tokio::task::yield_now().await;
-        while let Some((requests, senders)) = self.queue.take(self.number) {
+        loop {
+            match self.queue.next_departure(self.number) {
+                None => break,
+                Some(Duration::ZERO) => {}
+                Some(wait) => {
+                    // Woken early or late, it looks again.
+                    let _ = tokio::time::timeout(wait, self.queue.wake.notified()).await;
+                    continue;
+                }
+            }
+            let Some((requests, senders)) = self.queue.take(self.number) else {
+                break;
+            };
+            if let Some(next) = self.queue.call_next() {
+                next.spawn();
+            }
             let outcomes = self.queue.line.deliver(&requests).await;
             for (sender, outcome) in senders.into_iter().zip(outcomes) {
                 // Who has given up meanwhile does not hear it.
                 let _ = sender.send(outcome);
+            }
+            if self.queue.is_spare(self.number) {
+                break;
             }
         }
         self.is_done = true;

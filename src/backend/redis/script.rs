@@ -13,6 +13,8 @@ use super::quotas::Algorithms;
 pub(super) struct Script {
     text: String,
     hash: redis::Script,
+    /// Below [`COUNT`](Self::COUNT), and of no other script.
+    index: usize,
 }
 
 /// What a script does.
@@ -64,6 +66,9 @@ impl Task {
 static SEMAPHORE: OnceLock<Script> = OnceLock::new();
 
 impl Script {
+    /// How many there can be.
+    pub(super) const COUNT: usize = TASKS * SETS + 1;
+
     /// The script that does all that is asked of a semaphore.
     pub(super) fn of_semaphore() -> &'static Self {
         SEMAPHORE.get_or_init(|| {
@@ -74,8 +79,7 @@ impl Script {
                 &[SHARED],
                 0,
             );
-            let hash = redis::Script::new(&text);
-            Self { text, hash }
+            Self::new(text, TASKS * SETS)
         })
     }
 
@@ -83,9 +87,17 @@ impl Script {
     pub(super) fn of(task: Task, algorithms: Algorithms) -> &'static Self {
         SCRIPTS[task as usize][algorithms.bits()].get_or_init(|| {
             let text = compose(task, algorithms);
-            let hash = redis::Script::new(&text);
-            Self { text, hash }
+            Self::new(text, task as usize * SETS + algorithms.bits())
         })
+    }
+
+    fn new(text: String, index: usize) -> Self {
+        let hash = redis::Script::new(&text);
+        Self { text, hash, index }
+    }
+
+    pub(super) const fn index(&self) -> usize {
+        self.index
     }
 
     pub(super) fn text(&self) -> &str {

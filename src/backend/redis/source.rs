@@ -12,7 +12,9 @@ use bb8_redis::redis::{Cmd, RedisError, Value};
 use super::super::BackendError;
 use super::connections::Connections;
 use super::fault::is_broken;
+use super::known::KnownScripts;
 use super::life::Life;
+use super::script::Script;
 
 /// A connection of the user's own, cloned for each use.
 pub(super) trait Shared: Send + Sync {
@@ -28,22 +30,26 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Shared for C {
 /// Where commands go.
 pub(super) enum Source {
     Pool(Connections),
-    Shared(Box<dyn Shared>),
+    Shared(Box<dyn Shared>, Arc<KnownScripts>),
 }
 
 impl Source {
+    pub(super) fn shared(connection: impl Shared + 'static) -> Self {
+        Self::Shared(Box::new(connection), Arc::default())
+    }
+
     pub(super) async fn lend(&self) -> Result<Lent, BackendError> {
         match self {
             Self::Pool(connections) => {
                 let connection = connections.check_out().await?;
                 Ok(Lent {
                     io: Box::new(connection.io.clone()),
-                    life: Some(Arc::clone(&connection.life)),
+                    way: Way::Own(Arc::clone(&connection.life)),
                 })
             }
-            Self::Shared(shared) => Ok(Lent {
+            Self::Shared(shared, scripts) => Ok(Lent {
                 io: shared.lend(),
-                life: None,
+                way: Way::Shared(Arc::clone(scripts)),
             }),
         }
     }
@@ -53,7 +59,7 @@ impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pool(_) => "Pool",
-            Self::Shared(_) => "Shared",
+            Self::Shared(..) => "Shared",
         })
     }
 }
@@ -61,13 +67,23 @@ impl fmt::Debug for Source {
 /// A clone of a connection.
 pub(super) struct Lent {
     io: Box<dyn ConnectionLike + Send>,
-    life: Option<Arc<Life>>,
+    way: Way,
+}
+
+/// Whose connection it is, and what is known of it.
+enum Way {
+    Own(Arc<Life>),
+    /// It may lead to several servers.
+    Shared(Arc<KnownScripts>),
 }
 
 impl Lent {
     /// Sends one command and waits for its answer.
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
         let answer = self.io.req_packed_command(command).await;
+        if let (Ok(_), Way::Own(life)) = (&answer, &self.way) {
+            life.hear();
+        }
         let answer = answer.and_then(Value::extract_error);
         if let Err(error) = &answer
             && is_broken(error)
@@ -77,9 +93,35 @@ impl Lent {
         answer
     }
 
+    fn scripts(&self) -> &KnownScripts {
+        match &self.way {
+            Way::Own(life) => &life.scripts,
+            Way::Shared(scripts) => scripts,
+        }
+    }
+
+    /// Whether the server is known to have this script.
+    pub(super) fn knows(&self, script: &Script) -> bool {
+        self.scripts().has(script)
+    }
+
+    /// The server has run this script.
+    pub(super) fn learn(&self, script: &Script) {
+        if !self.knows(script) {
+            self.scripts().add(script);
+        }
+    }
+
+    /// The server did not have a script that it was known to have.
+    pub(super) fn forget_scripts(&self) {
+        if let Way::Own(life) = &self.way {
+            life.scripts.forget_all();
+        }
+    }
+
     /// Lets the pool replace it, and those of its generation.
     pub(super) fn retire(&self) {
-        if let Some(life) = &self.life {
+        if let Way::Own(life) = &self.way {
             life.retire_generation();
         }
     }

@@ -1,9 +1,9 @@
-//! One trip to Redis: requests of one script as one EVALSHA, within the time limit, and never twice if it may have been done.
+//! One trip to Redis: requests of one script as one EVALSHA or EVAL, within the time limit, and never twice if it may have been done.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use bb8_redis::redis::{ErrorKind, ServerErrorKind, Value};
+use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::super::{BackendError, BackendErrorKind};
 use super::breaker::Breaker;
@@ -90,6 +90,11 @@ impl Line {
     }
 }
 
+/// Whether the server lacks the script.
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
 /// The same error for all.
 fn all<R: Ask>(requests: &[R], error: &BackendError) -> Vec<Outcome<R::Reply>> {
     requests.iter().map(|_| Err(error.clone())).collect()
@@ -127,20 +132,23 @@ impl<R: Ask> Trip<'_, R> {
                 .collect();
             let Some(first) = open.first() else { return };
             let script = first.script();
-            let mut answer = lent
-                .send(&R::command(
-                    "EVALSHA",
-                    script.hash(),
-                    &open,
-                    self.line.expiry,
-                ))
-                .await;
-            if matches!(&answer, Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript))
-            {
-                // Done and loaded in one step, on the node that lacks it.
-                answer = lent
-                    .send(&R::command("EVAL", script.text(), &open, self.line.expiry))
-                    .await;
+            let expiry = self.line.expiry;
+            let eval = || R::command("EVAL", script.text(), &open, expiry);
+            let answer = if lent.knows(script) {
+                let command = R::command("EVALSHA", script.hash(), &open, expiry);
+                let answer = lent.send(&command).await;
+                if matches!(&answer, Err(error) if is_unknown(error)) {
+                    // Done and loaded in one step, on the node that lacks it.
+                    lent.forget_scripts();
+                    lent.send(&eval()).await
+                } else {
+                    answer
+                }
+            } else {
+                lent.send(&eval()).await
+            };
+            if answer.is_ok() {
+                lent.learn(script);
             }
             match answer {
                 Ok(answer) => {

@@ -1,8 +1,6 @@
-//! Redis from plain threads: [`RedisBackend`], by redis-rs' synchronous connections.
+//! Redis from plain threads: [`RedisBackend`], the asynchronous one and a thread that drives it.
 
-mod connections;
-mod manager;
-mod trip;
+mod driver;
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,15 +8,13 @@ use std::time::Duration;
 
 use bb8_redis::redis::Client;
 
-use self::connections::Connections;
-use self::trip::Line;
-use super::super::{BackendError, BackendErrorKind, Lobby};
-use super::breaker::Breaker;
+use self::driver::Driver;
+use super::super::{
+    self as backend, Answer, BackendError, BackendErrorKind, BlockingBackend,
+    BlockingPermitBackend, Lobby, PermitBackend,
+};
+use super::RedisBackend as Tasks;
 use super::builder::RedisBuilder;
-use super::front::Front;
-use super::request::Expiry;
-use super::semaphore::{Errand, next_look, refuses};
-use crate::backend::{BlockingBackend, BlockingPermitBackend};
 use crate::decision::{Op, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::policy::Permits;
@@ -30,9 +26,8 @@ use crate::policy::Policy;
 /// errors: an operation has 250 ms ([`RedisBuilder::time_limit`]), is never sent again if it may have been done, and after 5
 /// failures in a row Redis is left alone for a while. Refusals are remembered for up to 1 s ([`RedisBuilder::deny_cache`]).
 ///
-/// Each operation has a connection to itself, one of up to 16 ([`RedisBuilder::connections`]), and makes a trip of its own: who
-/// finds none free waits in line, within the time limit. Connections are made when they are needed and kept by `r2d2`, of whose
-/// threads each backend has three. An answer that has begun in time may end later, if it comes in drops.
+/// A background thread with a Tokio runtime sends the operations of all threads over a few connections, in batches, as
+/// [`crate::RedisBackend`] does. The thread ends when the last clone of the backend is dropped.
 ///
 /// ```no_run
 /// use tower_sluice::blocking::{Limiter, RedisBackend};
@@ -47,8 +42,9 @@ use crate::policy::Policy;
 pub struct RedisBackend(Arc<Inner>);
 
 struct Inner {
-    front: Front,
-    line: Line,
+    tasks: Tasks,
+    driver: Driver,
+    time_limit: Duration,
 }
 
 impl RedisBackend {
@@ -98,57 +94,60 @@ impl RedisBackend {
         Self::builder().threads(client)
     }
 
-    pub(super) fn over(
-        client: Client,
-        most: u32,
-        time_limit: Duration,
-        expiry: Expiry,
-        front: Front,
-    ) -> Self {
-        // So that no sum of times is too large.
-        let time_limit = time_limit.min(LONGEST_LIMIT);
+    pub(super) fn over(tasks: Tasks, time_limit: Duration) -> Self {
         Self(Arc::new(Inner {
-            front,
-            line: Line {
-                connections: Connections::new(client, most, time_limit),
-                breaker: Breaker::new(),
-                time_limit,
-                expiry,
-            },
+            tasks,
+            driver: Driver::start().expect("a thread for the connections to Redis"),
+            time_limit,
         }))
     }
 
     /// Makes sure that there is a connection and that it answers.
     pub(super) fn first_connection(&self, patience: Duration) -> Result<(), BackendError> {
-        let connections = &self.0.line.connections;
-        connections.first(patience.min(LONGEST_LIMIT))
+        let tasks = self.0.tasks.clone();
+        self.0
+            .wait(patience, async move { tasks.ready_within(patience).await })
     }
 }
 
-/// A year.
-const LONGEST_LIMIT: Duration = Duration::from_secs(365 * 86_400);
+/// What a busy machine may add to a time limit.
+const SLACK: Duration = Duration::from_secs(5);
+
+impl Inner {
+    /// The outcome of `future`, which keeps the time limit by itself.
+    fn wait<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        future: impl Future<Output = Result<T, BackendError>> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let outcome = self.driver.run(limit.saturating_add(SLACK), future);
+        outcome.unwrap_or_else(|| Err(BackendError::new(BackendErrorKind::Timeout(limit))))
+    }
+
+    fn answer<T: Send + 'static>(
+        &self,
+        answer: Answer<
+            Result<T, BackendError>,
+            impl Future<Output = Result<T, BackendError>> + Send + 'static,
+        >,
+    ) -> Result<T, BackendError> {
+        match answer {
+            Answer::Now(outcome) => outcome,
+            Answer::Later(outcome) => self.wait(self.time_limit, outcome),
+        }
+    }
+}
 
 impl BlockingBackend for RedisBackend {
     type Error = BackendError;
 
     fn lobby(&self) -> &Lobby {
-        &self.0.front.lobby
+        backend::Backend::lobby(&self.0.tasks)
     }
 
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, BackendError> {
-        let Inner { front, line } = &*self.0;
-        let question = match front.recall(&op, policy, key) {
-            Ok(refusal) => return Ok(refusal),
-            Err(question) => question,
-        };
-        if line.breaker.refuses() {
-            return Err(BackendError::new(BackendErrorKind::CircuitOpen));
-        }
-        let (request, note) = front.request(op, policy, key, question);
-        front.forget(&note);
-        let outcome = line.deliver(&request);
-        front.learn(&note, &outcome);
-        outcome
+        let inner = &*self.0;
+        inner.answer(backend::Backend::ask(&inner.tasks, op, policy, key))
     }
 }
 
@@ -156,15 +155,12 @@ impl BlockingPermitBackend for RedisBackend {
     type Error = BackendError;
 
     fn ask(&self, op: PermitOp, permits: &Permits, key: &Key) -> Result<PermitReply, BackendError> {
-        let Inner { front, line } = &*self.0;
-        if refuses(&line.breaker, &op) {
-            return Err(BackendError::new(BackendErrorKind::CircuitOpen));
-        }
-        line.deliver(&Errand::new(op, permits, &front.naming, key))
+        let inner = &*self.0;
+        inner.answer(PermitBackend::ask(&inner.tasks, op, permits, key))
     }
 
     fn lobby(&self) -> &Lobby {
-        &self.0.front.lobby
+        backend::Backend::lobby(&self.0.tasks)
     }
 
     fn has_leases(&self) -> bool {
@@ -177,7 +173,7 @@ impl BlockingPermitBackend for RedisBackend {
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        Some(next_look(permits, reply, waiters))
+        PermitBackend::next_look(&self.0.tasks, permits, reply, waiters)
     }
 }
 
@@ -185,7 +181,7 @@ impl BlockingPermitBackend for RedisBackend {
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")
-            .field("naming", &self.0.front.naming)
+            .field("naming", &self.0.tasks.0.front.naming)
             .finish_non_exhaustive()
     }
 }

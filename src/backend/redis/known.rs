@@ -1,0 +1,88 @@
+//! Which scripts a server is known to have. A script that it lacks goes out as `EVAL` at once: the text costs less than the round
+//! trip of an `EVALSHA` that fails.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::script::Script;
+
+const WORDS: usize = Script::COUNT.div_ceil(64);
+
+/// The scripts that were sent over one connection.
+#[derive(Debug, Default)]
+pub(super) struct KnownScripts {
+    bits: [AtomicU64; WORDS],
+    /// The number of flushes that `bits` has seen.
+    seen: AtomicU64,
+    /// The number of flushes, shared by all connections of a backend.
+    flushes: Arc<AtomicU64>,
+}
+
+// Relaxed: a script that is missed costs a text, one that is believed wrongly a round trip.
+impl KnownScripts {
+    pub(super) fn new(flushes: &Arc<AtomicU64>) -> Self {
+        Self {
+            bits: Default::default(),
+            seen: AtomicU64::new(flushes.load(Relaxed)),
+            flushes: Arc::clone(flushes),
+        }
+    }
+
+    pub(super) fn has(&self, script: &Script) -> bool {
+        let (word, bit) = place(script);
+        self.seen.load(Relaxed) == self.flushes.load(Relaxed)
+            && self.bits[word].load(Relaxed) & bit != 0
+    }
+
+    /// The server has run this script.
+    pub(super) fn add(&self, script: &Script) {
+        let flushes = self.flushes.load(Relaxed);
+        if self.seen.swap(flushes, Relaxed) != flushes {
+            self.bits.iter().for_each(|word| word.store(0, Relaxed));
+        }
+        let (word, bit) = place(script);
+        self.bits[word].fetch_or(bit, Relaxed);
+    }
+
+    /// The server has lost its scripts, which all connections lead to.
+    pub(super) fn forget_all(&self) {
+        self.flushes.fetch_add(1, Relaxed);
+    }
+}
+
+fn place(script: &Script) -> (usize, u64) {
+    let index = script.index();
+    (index / 64, 1 << (index % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::quotas::Algorithms;
+    use super::super::script::Task;
+    use super::*;
+
+    #[test]
+    fn a_flush_is_forgotten_by_every_connection() {
+        let scripts = || {
+            let bits = [1, 31].map(Algorithms::of_bits);
+            let tasks = [Task::Check, Task::Reset];
+            let all = tasks.map(|task| bits.map(|bits| Script::of(task, bits)));
+            all.into_iter().flatten().chain([Script::of_semaphore()])
+        };
+        let flushes = Arc::default();
+        let (one, two) = (KnownScripts::new(&flushes), KnownScripts::new(&flushes));
+        for (position, script) in scripts().enumerate() {
+            assert!(!one.has(script));
+            one.add(script);
+            two.add(script);
+            let known = scripts().filter(|script| one.has(script)).count();
+            assert_eq!(known, position + 1);
+        }
+        one.forget_all();
+        assert!(!scripts().any(|script| one.has(script) || two.has(script)));
+        let first = scripts().next().expect("a script");
+        two.add(first);
+        assert_eq!(scripts().filter(|script| two.has(script)).count(), 1);
+        assert!(!one.has(first));
+    }
+}

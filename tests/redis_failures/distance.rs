@@ -1,0 +1,199 @@
+//! Redis is far away, and well.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+use tower_sluice::backend::BackendErrorKind;
+use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
+
+use crate::harness::{LIMIT, Redis, asking, check, distinct, guarded, tokens};
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::redis::RedisServer;
+use crate::support::stalls;
+
+/// Round trips that the default time limit leaves room for.
+const ROUND_TRIPS: [u64; 7] = [1, 20, 63, 70, 90, 150, 200];
+
+struct Far {
+    server: RedisServer,
+    proxy: Proxy,
+    round_trip: Duration,
+}
+
+impl Far {
+    async fn away(millis: u64) -> Self {
+        let server = RedisServer::start();
+        let proxy = Proxy::to(server.port()).await;
+        let round_trip = Duration::from_millis(millis);
+        proxy.set(Mode::Delay(round_trip / 2)).await;
+        Self {
+            server,
+            proxy,
+            round_trip,
+        }
+    }
+
+    async fn connect(&self) -> RedisBackend {
+        asking().connect(self.proxy.url()).await.expect("it runs")
+    }
+
+    fn told<T: std::fmt::Debug>(&self, what: &str, outcome: T) -> String {
+        format!("{what} at {:?}: {outcome:?}", self.round_trip)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_service_far_away_from_redis_gets_every_answer() {
+    stalls::excused(|| async {
+        let all = ROUND_TRIPS.map(|millis| async move {
+            let far = Far::away(millis).await;
+            let backend = far.connect().await;
+            // Each policy has a script of its own, which the server lacks at its first check.
+            let hour = Duration::from_secs(3600);
+            let policies = [
+                tokens("token", 100),
+                Policy::new("fixed", Quota::fixed_window(100, hour)),
+                tokens("both", 100).and("log", Quota::sliding_log(100, hour)),
+            ];
+            let limiters = policies.map(|policy| Limiter::new(policy, backend.clone()));
+            let key = Key::from("ann");
+            for round in 0..5 {
+                for limiter in &limiters {
+                    let spent = check(limiter, &key).await;
+                    if spent != Ok(round + 1) {
+                        return Err(far.told("one check", spent));
+                    }
+                }
+                sleep(Duration::from_millis(1500)).await;
+            }
+            Ok(())
+        });
+        join_all(all).await.into_iter().collect()
+    })
+    .await;
+}
+
+async fn burst(limiters: &[Redis], key: &Key) -> Vec<Result<u32, BackendErrorKind>> {
+    let one = |(position, limiter): (usize, _)| async move {
+        // Some at once, some one after the other.
+        let later = u64::try_from(position / 8).expect("few");
+        sleep(Duration::from_millis(later)).await;
+        check(limiter, key).await
+    };
+    join_all(limiters.iter().enumerate().map(one)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_burst_far_away_from_redis_gets_every_answer() {
+    stalls::excused(|| async {
+        let all = [63, 150, 200].map(|millis| async move {
+            let far = Far::away(millis).await;
+            let limiters = distinct(&far.connect().await, 200);
+            let key = Key::from("ann");
+            for pause in [0, 1500, 3000] {
+                sleep(Duration::from_millis(pause)).await;
+                let answers = burst(&limiters, &key).await;
+                if let Some(failed) = answers.into_iter().find_map(Result::err) {
+                    return Err(far.told("a burst", failed));
+                }
+            }
+            Ok(())
+        });
+        join_all(all).await.into_iter().collect()
+    })
+    .await;
+}
+
+/// More decisions are under way at a time than there are trips nearby.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_steady_stream_far_away_from_redis_gets_every_answer() {
+    stalls::excused(|| async {
+        let far = Far::away(200).await;
+        let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
+        let checks = (0..200_u64).map(|number| {
+            let limiter = &limiter;
+            async move {
+                sleep(Duration::from_millis(5 * number)).await;
+                check(limiter, &Key::from("ann")).await
+            }
+        });
+        let answers = join_all(checks).await;
+        match answers.into_iter().find_map(Result::err) {
+            Some(failed) => Err(far.told("a stream", failed)),
+            None => Ok(()),
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_died_unseen_is_replaced_in_the_background() {
+    guarded(async {
+        let far = Far::away(150).await;
+        let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        let before = far.proxy.connections();
+        far.proxy.lose_connections();
+        let start = Instant::now();
+        while far.proxy.connections() == before {
+            assert!(start.elapsed() < 40 * LIMIT, "nobody has noticed");
+            sleep(Duration::from_millis(10)).await;
+        }
+        // Nobody has asked, and now the new connection is there.
+        sleep(6 * far.round_trip).await;
+        assert_eq!(check(&limiter, &key).await, Ok(2));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_back_is_found_in_the_background() {
+    guarded(async {
+        let mut far = Far::away(150).await;
+        let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        far.server.kill9();
+        sleep(Duration::from_millis(2500)).await;
+        far.server.restart();
+        let before = far.proxy.connections();
+        let start = Instant::now();
+        while far.proxy.connections() == before {
+            assert!(start.elapsed() < 40 * LIMIT, "nobody calls");
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(6 * far.round_trip).await;
+        assert_eq!(check(&limiter, &key).await, Ok(1), "it has lost its data");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_background_task_outlives_its_backend() {
+    guarded(async {
+        let server = RedisServer::start();
+        let tasks = || {
+            let runtime = tokio::runtime::Handle::current();
+            runtime.metrics().num_alive_tasks()
+        };
+        let before = tasks();
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let limiters = distinct(&backend, 64);
+        let key = Key::from("ann");
+        assert!(burst(&limiters, &key).await.iter().all(Result::is_ok));
+        assert!(tasks() > before);
+        // Connections that died are being replaced, in vain.
+        drop(server);
+        sleep(Duration::from_millis(1500)).await;
+        drop((backend, limiters));
+        let start = Instant::now();
+        while tasks() > before {
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(1), "{} after {before}", tasks());
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}

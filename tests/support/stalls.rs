@@ -1,0 +1,58 @@
+//! Tests that need the machine to run without a pause.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A pause of the machine that proves nothing about the crate: a check of 200 ms has 50 ms to spare.
+const SPARE: Duration = Duration::from_millis(15);
+
+/// Runs `series` until it passes, or fails although the machine ran all the time.
+pub(crate) async fn excused<F: Future<Output = Result<(), String>>>(series: impl Fn() -> F) {
+    for _ in 0..5 {
+        let stalls = Stalls::watch();
+        let Err(why) = series().await else { return };
+        stalls.excuse(&why);
+    }
+    panic!("the machine stands still all the time");
+}
+
+/// The same without a runtime.
+pub(crate) fn excused_blocking(series: impl Fn() -> Result<(), String>) {
+    for _ in 0..5 {
+        let stalls = Stalls::watch();
+        let Err(why) = series() else { return };
+        stalls.excuse(&why);
+    }
+    panic!("the machine stands still all the time");
+}
+
+/// Measures the longest time in µs for which the machine did not run a thread that wanted to.
+struct Stalls(Arc<AtomicU64>);
+
+impl Stalls {
+    fn watch() -> Self {
+        let longest = Arc::new(AtomicU64::new(0));
+        let seen = Arc::downgrade(&longest);
+        thread::spawn(move || {
+            let step = Duration::from_millis(1);
+            while let Some(longest) = seen.upgrade() {
+                let start = Instant::now();
+                thread::sleep(step);
+                let late = start.elapsed().saturating_sub(step).as_micros();
+                longest.fetch_max(u64::try_from(late).unwrap_or(u64::MAX), Relaxed);
+            }
+        });
+        Self(longest)
+    }
+
+    fn excuse(&self, why: &str) {
+        let longest = Duration::from_micros(self.0.load(Relaxed));
+        assert!(
+            longest > SPARE,
+            "{why}; the machine stood still for {longest:?}"
+        );
+        println!("again, for the machine stood still for {longest:?}: {why}");
+    }
+}
