@@ -7,9 +7,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Permit;
-use super::line::{Line, Place};
-use super::permit::{Asking, Giver, Ticket, runtime};
-use crate::backend::{Answer, PermitBackend};
+use super::permit::{Asking, Giver, runtime};
+use super::renewal;
+use crate::backend::{Answer, Lease, PermitBackend, PermitLine, PermitPlace};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, PermitOp, PermitReply, RetryAfter, Snapshot};
 use crate::key::Key;
@@ -154,7 +154,7 @@ impl<B: PermitBackend> Semaphore<B> {
         &self,
         key: &Key,
         weight: u32,
-        place: &Place<'_>,
+        place: &PermitPlace<'_>,
         began: Timestamp,
         deadline: Timestamp,
     ) -> Result<Permit, NoPermit<B::Error>> {
@@ -191,7 +191,13 @@ impl<B: PermitBackend> Semaphore<B> {
     }
 
     /// Until it may pay to ask again.
-    async fn pause(&self, line: &Line, reply: &PermitReply, now: Timestamp, deadline: Timestamp) {
+    async fn pause(
+        &self,
+        line: &PermitLine,
+        reply: &PermitReply,
+        now: Timestamp,
+        deadline: Timestamp,
+    ) {
         let standing = line.standing();
         let look = self.backend.next_look(&self.permits, reply, standing);
         let look = look.map_or(deadline, |look| now.after(look).min(deadline));
@@ -211,7 +217,7 @@ impl<B: PermitBackend> Semaphore<B> {
     /// The right to ask, once everybody in front has gone; none if that is too late.
     async fn reach_head<'l>(
         &self,
-        line: &'l Line,
+        line: &'l PermitLine,
         deadline: Timestamp,
         at_once: &mut bool,
     ) -> Option<tokio::sync::MutexGuard<'l, ()>> {
@@ -246,7 +252,7 @@ impl<B: PermitBackend> Semaphore<B> {
         } else {
             None
         };
-        let ticket = Ticket::new(
+        let lease = Lease::new(
             asking.id(),
             weight,
             asking.permits(),
@@ -255,12 +261,11 @@ impl<B: PermitBackend> Semaphore<B> {
             asking.may_arrive_late(),
         );
         if leased {
-            let keeper = self.backend.lobby().keeper();
-            keeper.keep(&self.backend, &ticket, asked);
+            renewal::keep(&self.backend, &lease, asked);
         }
         asking.done();
         let giver = Arc::clone(&self.giver);
-        Ok(Permit::new(ticket, giver, reply.decision, waited))
+        Ok(Permit::new(lease, giver, reply.decision, waited))
     }
 }
 

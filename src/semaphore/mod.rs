@@ -96,15 +96,12 @@
 
 mod handle;
 mod held;
-mod keeper;
-mod line;
 mod permit;
+mod renewal;
 mod resilient;
 
 pub use self::handle::{NoPermit, Semaphore};
 pub use self::held::{AnyLost, HeldPermit, Hold, KeptPermit};
-pub(crate) use self::keeper::Keeper;
-pub(crate) use self::line::Lines;
 pub use self::permit::{Lost, Permit, ReleaseError};
 pub use self::resilient::Resilient;
 pub use crate::backend::{MemorySemaphore, MemorySemaphoreBuilder, PermitBackend};

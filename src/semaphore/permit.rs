@@ -1,16 +1,15 @@
 use std::error::Error;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
-use crate::backend::{Answer, Fault, Lobby, PermitBackend};
+use crate::backend::{Answer, Fault, Lease, Lobby, PermitBackend};
 use crate::decision::{Decision, PermitId, PermitOp};
 use crate::key::Key;
 use crate::policy::Permits;
@@ -25,74 +24,22 @@ use crate::report;
 /// acquired in. If neither is there any more, it ends with its lease.
 #[must_use = "a permit that is dropped is given back at once"]
 pub struct Permit {
-    ticket: Arc<Ticket>,
+    lease: Arc<Lease>,
     /// None: it has been released.
     giver: Option<Arc<dyn Giver>>,
     decision: Decision,
     waited: Duration,
 }
 
-/// What is known of a permit, to its holder and to what renews it.
-pub(super) struct Ticket {
-    pub(super) id: PermitId,
-    pub(super) weight: u32,
-    pub(super) permits: Permits,
-    pub(super) key: Key,
-    /// Where it was acquired; None if it is given back at once.
-    pub(super) runtime: Option<Handle>,
-    /// Whether a copy of the request for it may arrive after it was released.
-    may_arrive_late: bool,
-    is_lost: AtomicBool,
-    told: Notify,
-}
-
-impl Ticket {
-    pub(super) fn new(
-        id: PermitId,
-        weight: u32,
-        permits: &Permits,
-        key: &Key,
-        runtime: Option<Handle>,
-        may_arrive_late: bool,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            id,
-            weight,
-            permits: permits.clone(),
-            key: key.clone(),
-            runtime,
-            may_arrive_late,
-            is_lost: AtomicBool::new(false),
-            told: Notify::new(),
-        })
-    }
-
-    /// Tells the holder.
-    pub(super) fn lose(&self) {
-        self.is_lost.store(true, SeqCst);
-        report::lost(&self.permits);
-        self.told.notify_waiters();
-    }
-
-    async fn lost(&self) {
-        // Listens first: it may be lost between the look and the listening.
-        let mut told = pin!(self.told.notified());
-        told.as_mut().enable();
-        if !self.is_lost.load(SeqCst) {
-            told.await;
-        }
-    }
-}
-
 impl Permit {
     pub(super) fn new(
-        ticket: Arc<Ticket>,
+        lease: Arc<Lease>,
         giver: Arc<dyn Giver>,
         decision: Decision,
         waited: Duration,
     ) -> Self {
         let permit = Self {
-            ticket,
+            lease,
             giver: Some(giver),
             decision,
             waited,
@@ -104,19 +51,19 @@ impl Permit {
     /// What names it.
     #[must_use]
     pub fn id(&self) -> PermitId {
-        self.ticket.id
+        self.lease.id
     }
 
     /// What it is one of.
     #[must_use]
     pub fn permits(&self) -> &Permits {
-        &self.ticket.permits
+        &self.lease.permits
     }
 
     /// How many permits it counts for.
     #[must_use]
     pub fn weight(&self) -> u32 {
-        self.ticket.weight
+        self.lease.weight
     }
 
     /// The numbers when it was given.
@@ -136,9 +83,9 @@ impl Permit {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         if let Some(giver) = &self.giver {
-            giver.look_at(&self.ticket);
+            giver.look_at(&self.lease);
         }
-        self.ticket.is_lost.load(SeqCst)
+        self.lease.is_lost()
     }
 
     /// Completes when its lease was lost; never, while it lasts or after it was given back. It lives by itself. What tells it is the
@@ -148,8 +95,8 @@ impl Permit {
     ///
     /// Dropping the future changes nothing.
     pub fn lost(&self) -> Lost {
-        let ticket = Arc::clone(&self.ticket);
-        Lost(Box::pin(async move { ticket.lost().await }))
+        let lease = Arc::clone(&self.lease);
+        Lost(Box::pin(async move { lease.lost().await }))
     }
 
     /// Gives it back, and tells whether it still lasted: `false` if its lease was over, or if a first answer was lost on the way and
@@ -166,8 +113,8 @@ impl Permit {
         let Some(giver) = self.giver.take() else {
             return Ok(false);
         };
-        report::given_back(&self.ticket.permits, self.ticket.weight);
-        match giver.give(&self.ticket) {
+        report::given_back(&self.lease.permits, self.lease.weight);
+        match giver.give(&self.lease) {
             Given::Done(given) => given.map_err(ReleaseError),
             Given::UnderWay(answer) => match answer.await {
                 Ok(given) => given.map_err(ReleaseError),
@@ -192,8 +139,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(giver) = self.giver.take() {
-            report::given_back(&self.ticket.permits, self.ticket.weight);
-            drop(giver.give(&self.ticket));
+            report::given_back(&self.lease.permits, self.lease.weight);
+            drop(giver.give(&self.lease));
         }
     }
 }
@@ -201,7 +148,7 @@ impl Drop for Permit {
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("permits", &self.ticket.permits)
+            .field("permits", &self.lease.permits)
             .field("weight", &self.weight())
             .field("is_lost", &self.is_lost())
             .finish_non_exhaustive()
@@ -254,10 +201,10 @@ impl Error for ReleaseError {
 /// A backend, whichever its type.
 pub(super) trait Giver: Send + Sync {
     /// Gives a permit back, in the background as soon as it takes time.
-    fn give(&self, ticket: &Ticket) -> Given;
+    fn give(&self, lease: &Lease) -> Given;
 
     /// Sees whether its lease is over.
-    fn look_at(&self, ticket: &Ticket);
+    fn look_at(&self, lease: &Lease);
 }
 
 pub(super) enum Given {
@@ -266,26 +213,26 @@ pub(super) enum Given {
 }
 
 impl<B: PermitBackend> Giver for B {
-    fn look_at(&self, ticket: &Ticket) {
+    fn look_at(&self, lease: &Lease) {
         if self.has_leases() {
             let lobby = self.lobby();
-            lobby.keeper().look_at(ticket.id, || lobby.now());
+            lobby.leases().look_at(lease.id, || lobby.now());
         }
     }
 
-    fn give(&self, ticket: &Ticket) -> Given {
+    fn give(&self, lease: &Lease) -> Given {
         let lobby = self.lobby();
         // First: what is given back is not renewed.
         if self.has_leases() {
-            lobby.keeper().forget(ticket.id);
+            lobby.leases().forget(lease.id);
         }
-        if ticket.weight == 0 {
+        if lease.weight == 0 {
             return Given::Done(Ok(false));
         }
-        let Ticket {
+        let Lease {
             id, permits, key, ..
-        } = ticket;
-        let release = release(*id, ticket.may_arrive_late);
+        } = lease;
+        let release = release(*id, lease.may_arrive_late);
         match self.ask(release, permits, key) {
             Answer::Now(reply) => {
                 lobby.permits().released(permits, key);
@@ -302,7 +249,7 @@ impl<B: PermitBackend> Giver for B {
                     backend.lobby().permits().released(&permits, &key);
                     Ok(reply.map_err(Fault::of)?.lasting.contains(&true))
                 };
-                match lobby.run_at(runtime(ticket.runtime.as_ref()), release) {
+                match lobby.run_at(runtime(lease.runtime.as_ref()), release) {
                     Ok(answer) => Given::UnderWay(answer),
                     Err(fault) => Given::Done(Err(fault)),
                 }

@@ -1,7 +1,10 @@
 //! What those who use a backend share beside its state.
 
 mod errands;
+mod lease;
+mod leases;
 mod lines;
+mod permit_line;
 mod unreturned;
 
 use std::fmt;
@@ -9,7 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) use self::errands::{Errands, Fault};
+pub(crate) use self::lease::Lease;
+pub(crate) use self::leases::{Group, Insertion, Leases, Renewed};
 pub(crate) use self::lines::{Head, Place, Queue};
+pub(crate) use self::permit_line::{PermitLine, PermitLines, PermitPlace};
 pub(crate) use self::unreturned::Unspent;
 
 use tokio::runtime::Handle;
@@ -20,7 +26,6 @@ use self::unreturned::Unreturned;
 use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};
 use crate::key::Key;
 use crate::policy::Policy;
-use crate::semaphore::{Keeper, Lines as PermitLines};
 
 /// Waiters of one key and in all, if nothing else is said.
 pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_536);
@@ -43,7 +48,7 @@ pub struct Lobby {
     errands: Arc<Errands>,
     /// Those who wait for permits.
     permits: PermitLines,
-    keeper: Keeper,
+    leases: Leases,
     /// Who was let in without a permit.
     unguarded: AtomicUsize,
 }
@@ -64,7 +69,7 @@ impl Lobby {
             unreturned: Unreturned::new(each_key, in_all),
             errands: Arc::default(),
             permits: PermitLines::default(),
-            keeper: Keeper::default(),
+            leases: Leases::default(),
             unguarded: AtomicUsize::new(0),
         }
     }
@@ -117,13 +122,13 @@ impl Lobby {
     /// How many permits of semaphores are held that end with a lease, and are renewed until they are given back.
     #[must_use]
     pub fn held_permits(&self) -> usize {
-        self.keeper.held()
+        self.leases.held()
     }
 
     /// How many permits were lost: a renewal found them gone, or none was answered for a whole lease.
     #[must_use]
     pub fn lost_permits(&self) -> usize {
-        self.keeper.lost()
+        self.leases.lost()
     }
 
     /// How many were let in without a permit, because the backend failed and
@@ -137,8 +142,8 @@ impl Lobby {
         &self.permits
     }
 
-    pub(crate) fn keeper(&self) -> &Keeper {
-        &self.keeper
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     pub(crate) fn let_in(&self) {

@@ -21,7 +21,7 @@ use crate::sync::{AtomicUsize, Mutex};
 const SHARDS: usize = 16;
 
 /// The lines of a backend.
-pub(crate) struct Lines {
+pub(crate) struct PermitLines {
     seed: RandomState,
     /// How many stand in line, of all keys. Relaxed: who releases and sees nobody has released before the newcomer asks, for
     /// both hold the lock of the state in between.
@@ -30,37 +30,37 @@ pub(crate) struct Lines {
 }
 
 /// One line for each capacity: who may have less must not keep those out who may have more.
-type Tiers = SmallVec<[(u32, Arc<Line>); 1]>;
+type Tiers = SmallVec<[(u32, Arc<PermitLine>); 1]>;
 
 /// Those who wait for one key.
 #[derive(Default)]
-pub(super) struct Line {
+pub(crate) struct PermitLine {
     /// Held by the one who asks.
-    pub(super) head: tokio::sync::Mutex<()>,
+    pub(crate) head: tokio::sync::Mutex<()>,
     /// Something was released in this process.
-    pub(super) released: Notify,
+    pub(crate) released: Notify,
     /// How many stand here, the head included.
     standing: AtomicUsize,
     /// What the head was told last.
-    pub(super) refusal: Mutex<Option<Decision>>,
+    pub(crate) refusal: Mutex<Option<Decision>>,
 }
 
 /// A place in a line, left when it is dropped.
-pub(super) struct Place<'a> {
-    lines: &'a Lines,
+pub(crate) struct PermitPlace<'a> {
+    lines: &'a PermitLines,
     print: u64,
     capacity: u32,
-    pub(super) line: Arc<Line>,
+    pub(crate) line: Arc<PermitLine>,
 }
 
-impl Line {
+impl PermitLine {
     /// How many stand here, the head included.
-    pub(super) fn standing(&self) -> usize {
+    pub(crate) fn standing(&self) -> usize {
         self.standing.load(Relaxed)
     }
 }
 
-impl Default for Lines {
+impl Default for PermitLines {
     fn default() -> Self {
         Self {
             seed: RandomState::new(),
@@ -70,9 +70,9 @@ impl Default for Lines {
     }
 }
 
-impl Lines {
+impl PermitLines {
     /// A place at the end.
-    pub(super) fn enter(&self, permits: &Permits, key: &Key) -> Place<'_> {
+    pub(crate) fn enter(&self, permits: &Permits, key: &Key) -> PermitPlace<'_> {
         let print = self.print(permits, key);
         let capacity = permits.capacity();
         self.standing.fetch_add(1, Relaxed);
@@ -89,7 +89,7 @@ impl Lines {
         };
         line.standing.fetch_add(1, Relaxed);
         drop(shard);
-        Place {
+        PermitPlace {
             lines: self,
             print,
             capacity,
@@ -98,7 +98,7 @@ impl Lines {
     }
 
     /// Something was released: the first one looks again.
-    pub(super) fn released(&self, permits: &Permits, key: &Key) {
+    pub(crate) fn released(&self, permits: &Permits, key: &Key) {
         if self.standing.load(Relaxed) == 0 {
             return;
         }
@@ -119,7 +119,7 @@ impl Lines {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for PermitPlace<'_> {
     fn drop(&mut self) {
         let mut shard = self.lines.shard(self.print).lock();
         // Under this lock nobody comes to a line that all have left.
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn each_tier_has_a_line_and_nothing_stays_of_those_who_leave() {
-        let lines = Lines::default();
+        let lines = PermitLines::default();
         let (key, permits) = (Key::from("ann"), Permits::new("p", 1));
         let one = lines.enter(&permits, &key);
         let two = lines.enter(&permits.clone(), &key);

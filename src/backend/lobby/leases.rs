@@ -1,11 +1,8 @@
-//! Renews the permits that are held: one task for each process and backend, as long as there are any.
+//! The leases of permits that this process holds, and when each is to be renewed.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::task::Poll;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -14,21 +11,17 @@ use smallvec::SmallVec;
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
-use super::permit::Ticket;
-use crate::backend::{Answer, PermitBackend};
+use super::lease::Lease;
 use crate::clock::Timestamp;
-use crate::decision::{PermitId, PermitOp};
+use crate::decision::PermitId;
 use crate::key::Key;
 use crate::policy::Permits;
 
 /// The most permits of one key that are renewed by one operation.
 const MOST_TOGETHER: usize = 256;
-/// The most operations under way: more would only wait in the backend, run out of their time there, and requests with them.
-const MOST_FLIGHTS: usize = 64;
-
-/// What renews permits.
+/// The leases that this process renews.
 #[derive(Default)]
-pub(crate) struct Keeper {
+pub(crate) struct Leases {
     state: Mutex<State>,
     lost: AtomicUsize,
 }
@@ -47,7 +40,7 @@ struct State {
 }
 
 struct Held {
-    ticket: Arc<Ticket>,
+    lease: Arc<Lease>,
     due: Timestamp,
     /// A whole lease after the last time that it was asked for with success. By the server's clock it ends no sooner: its lease
     /// began after it was asked.
@@ -57,33 +50,39 @@ struct Held {
 }
 
 /// Permits of one key, to be renewed together.
-struct Group {
-    permits: Permits,
-    key: Key,
-    ids: SmallVec<[PermitId; 1]>,
+pub(crate) struct Group {
+    pub(crate) permits: Permits,
+    pub(crate) key: Key,
+    pub(crate) ids: SmallVec<[PermitId; 1]>,
 }
 
-/// What became of a group.
-struct Renewed {
-    group: Group,
-    asked: Timestamp,
-    /// Of each whether it lasts; none if there was no answer.
-    lasting: Option<SmallVec<[bool; 1]>>,
+/// The outcome of one renewal.
+pub(crate) struct Renewed {
+    pub(crate) group: Group,
+    pub(crate) asked: Timestamp,
+    /// Whether each permit lasts; `None` if there was no answer.
+    pub(crate) lasting: Option<SmallVec<[bool; 1]>>,
 }
 
-type Flight = Pin<Box<dyn Future<Output = Renewed> + Send>>;
+/// The effect of a new lease on the task that renews.
+pub(crate) enum Insertion {
+    /// A task runs.
+    Renewed,
+    /// The caller starts a task, which is woken by this.
+    NeedsTask(Arc<Notify>),
+}
 
 fn micros(permits: &Permits, part: u64) -> Duration {
     Duration::from_micros(permits.lease_micros() / part)
 }
 
 impl State {
-    fn insert(&mut self, ticket: Arc<Ticket>, due: Timestamp, ends: Timestamp) {
-        let id = ticket.id;
+    fn insert(&mut self, lease: Arc<Lease>, due: Timestamp, ends: Timestamp) {
+        let id = lease.id;
         self.remove(id);
         self.due.insert((due, id));
         let held = Held {
-            ticket,
+            lease,
             due,
             ends,
             waits: false,
@@ -128,7 +127,7 @@ impl State {
     }
 }
 
-impl Keeper {
+impl Leases {
     /// How many permits are renewed.
     pub(crate) fn held(&self) -> usize {
         self.state.lock().held.len()
@@ -139,45 +138,55 @@ impl Keeper {
         self.lost.load(Relaxed)
     }
 
-    /// Sees to it that a permit is renewed that was asked for at `asked`.
-    pub(super) fn keep<B: PermitBackend>(
+    /// Adds a lease that was requested at `requested`. Returns whether its renewal needs a new task, or the running one sooner.
+    pub(crate) fn insert(
         &self,
-        backend: &B,
-        ticket: &Arc<Ticket>,
-        asked: Timestamp,
-    ) {
-        let permits = &ticket.permits;
-        let due = next(permits, asked);
-        let ends = asked.after(permits.lease());
+        lease: &Arc<Lease>,
+        requested: Timestamp,
+        now: Timestamp,
+    ) -> Insertion {
+        let permits = &lease.permits;
+        let due = next(permits, requested);
+        let ends = requested.after(permits.lease());
         let mut state = self.state.lock();
-        state.insert(Arc::clone(ticket), due, ends);
+        state.insert(Arc::clone(lease), due, ends);
         let is_sooner = due < state.look;
-        let now = backend.lobby().now();
-        if let Some(sooner) = state.begin(now, due, micros(permits, 6)) {
-            drop(state);
-            let runtime = super::permit::runtime(ticket.runtime.as_ref());
-            let task = Task::new(backend.clone(), sooner, runtime.as_ref());
-            match runtime {
-                _ if backend.blocks() => on_a_thread(task),
-                Some(runtime) => drop(runtime.spawn(task.run())),
-                // Where others hold permits, perhaps; if nobody can renew it, it ends with its lease.
-                None => drop(task),
-            }
-        } else if is_sooner && let Some(task) = state.task.clone() {
+        if let Some(task) = state.begin(now, due, micros(permits, 6)) {
+            return Insertion::NeedsTask(task);
+        }
+        if is_sooner && let Some(task) = state.task.clone() {
             drop(state);
             task.notify_one();
         }
+        Insertion::Renewed
+    }
+
+    /// Passes the renewals on after the runtime of `task` has ended: to a runtime of another lease, which is none of `ended`. Returns
+    /// `None` if there is no such runtime, or if another task renews.
+    pub(crate) fn pass_on(&self, task: &Arc<Notify>, ended: &[runtime::Id]) -> Option<Handle> {
+        let mut state = self.state.lock();
+        if !state.is_of(task) {
+            return None;
+        }
+        let others = state.held.values();
+        let mut others = others.filter_map(|held| held.lease.runtime.as_ref());
+        let other = others.find(|runtime| !ended.contains(&runtime.id()));
+        let other = other.cloned();
+        if other.is_none() {
+            state.task = None;
+        }
+        other
     }
 
     /// It is not renewed any more.
-    pub(super) fn forget(&self, id: PermitId) {
+    pub(crate) fn forget(&self, id: PermitId) {
         self.state.lock().remove(id);
     }
 
     /// Tells the holder if its lease is over by the time of `clock`, should the task not have had its turn since.
     ///
     /// The clock is read under the lock, so that the answer does not precede a renewal that the state already shows.
-    pub(super) fn look_at(&self, id: PermitId, clock: impl FnOnce() -> Timestamp) {
+    pub(crate) fn look_at(&self, id: PermitId, clock: impl FnOnce() -> Timestamp) {
         let mut state = self.state.lock();
         let now = clock();
         let is_over = state.held.get(&id).is_some_and(|held| held.ends <= now);
@@ -189,7 +198,7 @@ impl Keeper {
     }
 
     /// When this task looks next; `None`, and it is over, if there is nothing to renew or another one does it.
-    fn next_look(&self, task: &Arc<Notify>) -> Option<Timestamp> {
+    pub(crate) fn next_look(&self, task: &Arc<Notify>) -> Option<Timestamp> {
         let mut state = self.state.lock();
         if !state.is_of(task) {
             return None;
@@ -204,7 +213,7 @@ impl Keeper {
     }
 
     /// Lets all that is due wait for its turn, by keys, and tells those whose lease is over.
-    fn gather(&self, now: Timestamp) {
+    pub(crate) fn gather(&self, now: Timestamp) {
         let mut groups: HashMap<(Permits, Key), Vec<Group>, RandomState> = HashMap::default();
         let mut over = Vec::new();
         let mut state = self.state.lock();
@@ -219,7 +228,7 @@ impl Keeper {
                 over.extend(state.remove(id));
                 continue;
             }
-            let (permits, key) = (held.ticket.permits.clone(), held.ticket.key.clone());
+            let (permits, key) = (held.lease.permits.clone(), held.lease.key.clone());
             // If there is no answer it is asked again, several times before its end.
             let again = now.after(micros(&permits, 24)).min(held.ends);
             let waits = held.waits;
@@ -248,7 +257,7 @@ impl Keeper {
     }
 
     /// Takes the next group that is to be asked for, at `now`, without those who have gone or were renewed meanwhile.
-    fn take(&self, now: Timestamp) -> Option<Group> {
+    pub(crate) fn take(&self, now: Timestamp) -> Option<Group> {
         let mut state = self.state.lock();
         loop {
             let mut group = state.waiting.pop_front()?;
@@ -267,7 +276,7 @@ impl Keeper {
         }
     }
 
-    fn settle(&self, renewed: &Renewed) {
+    pub(crate) fn settle(&self, renewed: &Renewed) {
         let Renewed {
             group,
             asked,
@@ -288,7 +297,7 @@ impl Keeper {
 
     fn lose(&self, held: &Held) {
         self.lost.fetch_add(1, Relaxed);
-        held.ticket.lose();
+        held.lease.lose();
     }
 }
 
@@ -297,116 +306,4 @@ fn next(permits: &Permits, asked: Timestamp) -> Timestamp {
     let due = asked.after(micros(permits, 3)).as_micros();
     let step = (permits.lease_micros() / 24).max(1);
     Timestamp::from_micros((due / step * step).max(asked.as_micros()))
-}
-
-/// For a backend that blocks. If there is no thread for it, permits end with their leases.
-#[cfg(feature = "blocking")]
-fn on_a_thread<B: PermitBackend>(task: Task<B>) {
-    let thread = std::thread::Builder::new().name("permits".to_owned());
-    drop(thread.spawn(move || crate::park::block_on(task.run())));
-}
-
-#[cfg(not(feature = "blocking"))]
-fn on_a_thread<B: PermitBackend>(task: Task<B>) {
-    drop(task);
-}
-
-/// The task that renews.
-struct Task<B: PermitBackend> {
-    backend: B,
-    sooner: Arc<Notify>,
-    runtime: Option<Handle>,
-    /// Runtimes that had ended before it could begin there.
-    ended: SmallVec<[runtime::Id; 1]>,
-}
-
-impl<B: PermitBackend> Task<B> {
-    fn new(backend: B, sooner: Arc<Notify>, runtime: Option<&Handle>) -> Self {
-        Self {
-            backend,
-            sooner,
-            runtime: runtime.cloned(),
-            ended: SmallVec::new(),
-        }
-    }
-
-    async fn run(mut self) {
-        self.ended.clear();
-        let mut flights: Vec<Flight> = Vec::new();
-        loop {
-            let lobby = self.backend.lobby();
-            let keeper = lobby.keeper();
-            let Some(look) = keeper.next_look(&self.sooner) else {
-                return;
-            };
-            let mut sleep = lobby.sleep_until(look);
-            let mut sooner = std::pin::pin!(self.sooner.notified());
-            poll_fn(|cx| {
-                let before = flights.len();
-                flights.retain_mut(|flight| match flight.as_mut().poll(cx) {
-                    Poll::Ready(renewed) => {
-                        keeper.settle(&renewed);
-                        false
-                    }
-                    Poll::Pending => true,
-                });
-                let woken = sleep.as_mut().poll(cx).is_ready()
-                    || sooner.as_mut().poll(cx).is_ready()
-                    || flights.len() < before;
-                if woken {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            })
-            .await;
-            keeper.gather(lobby.now());
-            while flights.len() < MOST_FLIGHTS {
-                let now = lobby.now();
-                let Some(group) = keeper.take(now) else { break };
-                flights.push(Box::pin(renew(self.backend.clone(), group, now)));
-            }
-        }
-    }
-}
-
-async fn renew<B: PermitBackend>(backend: B, group: Group, asked: Timestamp) -> Renewed {
-    let op = PermitOp::Renew(group.ids.clone());
-    let reply = match backend.ask(op, &group.permits, &group.key) {
-        Answer::Now(reply) => reply,
-        Answer::Later(reply) => reply.await,
-    };
-    Renewed {
-        group,
-        asked,
-        lasting: reply.ok().map(|reply| reply.lasting),
-    }
-}
-
-impl<B: PermitBackend> Drop for Task<B> {
-    fn drop(&mut self) {
-        let keeper = self.backend.lobby().keeper();
-        let mut state = keeper.state.lock();
-        if !state.is_of(&self.sooner) {
-            return;
-        }
-        // The runtime ends. If others hold permits, the first one of theirs that lasts goes on; if none does, the next one who
-        // acquires begins anew.
-        let mut ended = std::mem::take(&mut self.ended);
-        ended.extend(self.runtime.as_ref().map(Handle::id));
-        let others = state.held.values();
-        let mut others = others.filter_map(|held| held.ticket.runtime.as_ref());
-        let other = others.find(|runtime| !ended.contains(&runtime.id()));
-        let other = other.cloned();
-        if other.is_none() {
-            state.task = None;
-        }
-        drop(state);
-        if let Some(other) = other {
-            let sooner = Arc::clone(&self.sooner);
-            let mut task = Self::new(self.backend.clone(), sooner, Some(&other));
-            task.ended = ended;
-            other.spawn(task.run());
-        }
-    }
 }

@@ -1,0 +1,135 @@
+//! Renews the leases of permits: one task for each process and backend, as long as permits are held.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use smallvec::SmallVec;
+use tokio::runtime::{self, Handle};
+use tokio::sync::Notify;
+
+use crate::backend::{Answer, Group, Insertion, Lease, PermitBackend, Renewed};
+use crate::clock::Timestamp;
+use crate::decision::PermitOp;
+
+/// The most renewals under way. More would only wait in the backend and exceed their time limit there, and delay requests.
+const MOST_FLIGHTS: usize = 64;
+
+type Flight = Pin<Box<dyn Future<Output = Renewed> + Send>>;
+
+/// Renews a lease that was requested at `requested`, for as long as it is held.
+pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested: Timestamp) {
+    let lobby = backend.lobby();
+    let Insertion::NeedsTask(sooner) = lobby.leases().insert(lease, requested, lobby.now()) else {
+        return;
+    };
+    let runtime = super::permit::runtime(lease.runtime.as_ref());
+    let task = Task::new(backend.clone(), sooner, runtime.as_ref());
+    match runtime {
+        _ if backend.blocks() => on_a_thread(task),
+        Some(runtime) => drop(runtime.spawn(task.run())),
+        // Another runtime that holds permits may renew it. Otherwise it ends with its lease.
+        None => drop(task),
+    }
+}
+
+/// For a backend that blocks. If there is no thread for it, permits end with their leases.
+#[cfg(feature = "blocking")]
+fn on_a_thread<B: PermitBackend>(task: Task<B>) {
+    let thread = std::thread::Builder::new().name("permits".to_owned());
+    drop(thread.spawn(move || crate::park::block_on(task.run())));
+}
+
+#[cfg(not(feature = "blocking"))]
+fn on_a_thread<B: PermitBackend>(task: Task<B>) {
+    drop(task);
+}
+
+/// The task that renews.
+struct Task<B: PermitBackend> {
+    backend: B,
+    sooner: Arc<Notify>,
+    runtime: Option<Handle>,
+    /// Runtimes that had ended before it could begin there.
+    ended: SmallVec<[runtime::Id; 1]>,
+}
+
+impl<B: PermitBackend> Task<B> {
+    fn new(backend: B, sooner: Arc<Notify>, runtime: Option<&Handle>) -> Self {
+        Self {
+            backend,
+            sooner,
+            runtime: runtime.cloned(),
+            ended: SmallVec::new(),
+        }
+    }
+
+    async fn run(mut self) {
+        self.ended.clear();
+        let mut flights: Vec<Flight> = Vec::new();
+        loop {
+            let lobby = self.backend.lobby();
+            let leases = lobby.leases();
+            let Some(look) = leases.next_look(&self.sooner) else {
+                return;
+            };
+            let mut sleep = lobby.sleep_until(look);
+            let mut sooner = std::pin::pin!(self.sooner.notified());
+            poll_fn(|cx| {
+                let before = flights.len();
+                flights.retain_mut(|flight| match flight.as_mut().poll(cx) {
+                    Poll::Ready(renewed) => {
+                        leases.settle(&renewed);
+                        false
+                    }
+                    Poll::Pending => true,
+                });
+                let woken = sleep.as_mut().poll(cx).is_ready()
+                    || sooner.as_mut().poll(cx).is_ready()
+                    || flights.len() < before;
+                if woken {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
+            leases.gather(lobby.now());
+            while flights.len() < MOST_FLIGHTS {
+                let now = lobby.now();
+                let Some(group) = leases.take(now) else { break };
+                flights.push(Box::pin(renew(self.backend.clone(), group, now)));
+            }
+        }
+    }
+}
+
+async fn renew<B: PermitBackend>(backend: B, group: Group, asked: Timestamp) -> Renewed {
+    let op = PermitOp::Renew(group.ids.clone());
+    let reply = match backend.ask(op, &group.permits, &group.key) {
+        Answer::Now(reply) => reply,
+        Answer::Later(reply) => reply.await,
+    };
+    Renewed {
+        group,
+        asked,
+        lasting: reply.ok().map(|reply| reply.lasting),
+    }
+}
+
+impl<B: PermitBackend> Drop for Task<B> {
+    fn drop(&mut self) {
+        // The runtime ends. If others hold permits, the first one of theirs that lasts goes on; if none does, the next acquire
+        // starts a new task.
+        let mut ended = std::mem::take(&mut self.ended);
+        ended.extend(self.runtime.as_ref().map(Handle::id));
+        let leases = self.backend.lobby().leases();
+        if let Some(other) = leases.pass_on(&self.sooner, &ended) {
+            let sooner = Arc::clone(&self.sooner);
+            let mut task = Self::new(self.backend.clone(), sooner, Some(&other));
+            task.ended = ended;
+            other.spawn(task.run());
+        }
+    }
+}
