@@ -68,10 +68,12 @@ need chromium chromium
 need chromedriver chromium-driver
 
 step format cargo fmt --check
+step format-model cargo fmt --check --manifest-path tests/model/Cargo.toml
 step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings
 step docs env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --all-features
 step features each_feature_alone
 step redis32 redis32
 step tests cargo test --all-features
+step model tests/model/run.sh
 step package package
 say "all good after $SECONDS s"

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Runs the model in a target folder of its own: its cfg would rebuild everything else.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export CARGO_TARGET_DIR="$PWD/target/model" RUSTFLAGS='--cfg sluice_model'
+exec cargo test --quiet --manifest-path tests/model/Cargo.toml "$@"

@@ -1,0 +1,35 @@
+//! Permits in memory: those who leave at any point lose no permit and no word of a release.
+
+use shuttle::future::{block_on, spawn};
+use tower_sluice::semaphore::MemorySemaphore;
+use tower_sluice::{Key, MaxWait, Permits, Semaphore};
+
+use crate::check;
+use crate::clock::ModelClock;
+
+#[test]
+fn waiters_get_what_is_released_although_one_leaves() {
+    check(|| {
+        let memory = MemorySemaphore::builder().clock(ModelClock::new()).build();
+        let semaphore = Semaphore::new(Permits::new("exports", 1), memory.clone());
+        block_on(async move {
+            let acquires = || {
+                let semaphore = semaphore.clone();
+                spawn(async move {
+                    let permit = semaphore
+                        .acquire(&Key::from("ann"), 1, MaxWait::Unbounded)
+                        .await;
+                    let held = semaphore.backend().held();
+                    assert_eq!(held, 1);
+                    drop(permit);
+                })
+            };
+            let (one, leaves, two) = (acquires(), acquires(), acquires());
+            leaves.abort();
+            one.await.expect("no panic");
+            two.await.expect("no panic");
+            let _ = leaves.await;
+            assert_eq!((memory.held(), memory.keys()), (0, 0));
+        });
+    });
+}

@@ -1,0 +1,114 @@
+//! Read the clock, lock, decide, sweep.
+
+use shuttle::thread;
+use tower_sluice::Cost;
+use tower_sluice::backend::Op;
+
+use crate::history::{Algorithm, HORIZON, History, LIMIT};
+use crate::{check, convicts_late_readings};
+
+/// Three threads on one key, while the clock moves beyond its horizon.
+fn charge(algorithm: Algorithm) {
+    let history = History::new(algorithm);
+    let start = |work: fn(&History)| {
+        let history = history.clone();
+        thread::spawn(move || work(&history))
+    };
+    let threads = [
+        start(|history| history.clock.advance(3 * HORIZON)),
+        start(|history| history.check(1)),
+        start(|history| {
+            history.check(LIMIT);
+            history.check(LIMIT);
+        }),
+        start(|history| history.check(LIMIT)),
+    ];
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().expect("no panic"));
+    history.check(LIMIT);
+    history.is_within_bounds();
+}
+
+/// A key is charged, owes nothing any more and is swept by newcomers, while a thread is late with its reading.
+fn sweep(algorithm: Algorithm) {
+    let history = History::new(algorithm);
+    let start = |work: fn(&History)| {
+        let history = history.clone();
+        thread::spawn(move || work(&history))
+    };
+    let late = start(|history| history.check(LIMIT));
+    let other = start(|history| {
+        history.clock.advance(HORIZON - 1);
+        history.check(LIMIT);
+        history.clock.advance(HORIZON);
+        for newcomer in ["bob", "cid"] {
+            let _ = history.ask(newcomer, Op::Check(Cost::new(1)));
+        }
+    });
+    [late, other]
+        .into_iter()
+        .for_each(|thread| thread.join().expect("no panic"));
+    history.check(LIMIT);
+    history.is_within_bounds();
+}
+
+/// Other operations come late, and free nothing.
+fn change(algorithm: Algorithm) {
+    let history = History::new(algorithm);
+    let start = |work: fn(&History)| {
+        let history = history.clone();
+        thread::spawn(move || work(&history))
+    };
+    let threads = [
+        start(|history| drop(history.ask("ann", Op::Penalty(Cost::new(1))))),
+        start(|history| {
+            history.clock.advance(3 * HORIZON);
+            history.check(LIMIT);
+            history.check(LIMIT);
+        }),
+    ];
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().expect("no panic"));
+    history.check(LIMIT);
+    history.is_within_bounds();
+}
+
+macro_rules! models {
+    ($($name:ident: $algorithm:ident,)*) => { $(
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn threads_are_allowed_no_more_than_the_quota() {
+                check(|| charge(Algorithm::$algorithm));
+                check(|| sweep(Algorithm::$algorithm));
+                check(|| change(Algorithm::$algorithm));
+            }
+
+            #[test]
+            fn the_model_convicts_late_readings() {
+                assert!(convicts_late_readings(|| charge(Algorithm::$algorithm)));
+            }
+        }
+    )* };
+}
+
+models! {
+    token_bucket: TokenBucket,
+    interval_bucket: IntervalBucket,
+    fixed_window: FixedWindow,
+    sliding_window: SlidingWindow,
+    sliding_log: SlidingLog,
+}
+
+#[test]
+fn the_model_convicts_a_key_that_begins_before_it_was_swept() {
+    assert!(convicts_late_readings(|| sweep(Algorithm::TokenBucket)));
+}
+
+#[test]
+fn the_model_convicts_a_late_penalty() {
+    assert!(convicts_late_readings(|| change(Algorithm::TokenBucket)));
+}
