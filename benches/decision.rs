@@ -20,7 +20,7 @@ use tower_sluice::clock::{Clock, SystemClock};
 use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
 
 /// Tokens that no run uses up, coming back so slowly that every key owes something: none may be forgotten meanwhile.
-const PLENTY: u32 = 4_000_000_000;
+const PLENTY: u64 = 4_000_000_000;
 
 /// A limiter that answers by the number of a key.
 trait Subject: Sync {
@@ -181,7 +181,7 @@ fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject
     } else {
         let second = Duration::from_secs(1);
         let theirs = governor::Quota::with_period(second).expect("not 0");
-        let plenty = NonZeroU32::new(PLENTY).expect("not 0");
+        let plenty = NonZeroU32::new(PLENTY as u32).expect("not 0");
         (
             Quota::token_bucket(PLENTY, 1, second),
             theirs.allow_burst(plenty),

@@ -90,7 +90,7 @@ where
     group.finish();
 }
 
-const PLENTY: u32 = 1_000_000_000;
+const PLENTY: u64 = 1_000_000_000;
 
 fn ours(quota: Quota) -> RateLimitLayer<PeerIp, MemoryBackend> {
     RateLimitLayer::new(
@@ -145,7 +145,7 @@ fn layers(c: &mut Criterion) {
     );
     let config = GovernorConfigBuilder::default()
         .per_nanosecond(1)
-        .burst_size(PLENTY)
+        .burst_size(PLENTY as u32)
         .finish()
         .expect("valid");
     bench(
@@ -157,7 +157,7 @@ fn layers(c: &mut Criterion) {
     );
     let config = GovernorConfigBuilder::default()
         .per_nanosecond(1)
-        .burst_size(PLENTY)
+        .burst_size(PLENTY as u32)
         .use_headers()
         .finish();
     bench(

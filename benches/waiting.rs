@@ -26,7 +26,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const SERVERS: usize = 2;
 const WAITERS: usize = 50;
-const RATE: u32 = 200;
+const RATE: u64 = 200;
 
 #[derive(Clone, Copy)]
 enum Way {

@@ -178,13 +178,13 @@ impl Charge {
     /// Charges `extra` beside the estimate, without asking.
     pub fn charge(&self, extra: impl Into<Cost>) -> Settlement {
         let extra = extra.into();
-        self.settle_by(|estimate, quotas| estimate.with(extra, quotas, u32::saturating_add))
+        self.settle_by(|estimate, quotas| estimate.with(&extra, quotas, u64::saturating_add))
     }
 
     /// Gives back `less` of the estimate, all of it at the most.
     pub fn refund(&self, less: impl Into<Cost>) -> Settlement {
         let less = less.into();
-        self.settle_by(|estimate, quotas| estimate.with(less, quotas, u32::saturating_sub))
+        self.settle_by(|estimate, quotas| estimate.with(&less, quotas, u64::saturating_sub))
     }
 
     /// Charges `actual` in place of the estimate: the rest is charged without asking, or given back.
@@ -201,7 +201,7 @@ impl Charge {
     /// What has been charged and can be settled: the estimate. `None` after a settlement, or if nothing was counted.
     #[must_use]
     pub fn estimate(&self) -> Option<Cost> {
-        self.with(|entry| entry.open.as_ref().map(|open| open.cost))
+        self.with(|entry| entry.open.as_ref().map(|open| open.cost.clone()))
     }
 
     /// The policy that decided; `None` if the request passed uncounted.
@@ -253,13 +253,13 @@ impl Charge {
     }
 
     /// Adds what another check has charged for the same request. If it has been settled meanwhile, that stays charged.
-    pub(crate) fn extend(&self, charged: Cost, admitted: Admitted) {
+    pub(crate) fn extend(&self, charged: &Cost, admitted: Admitted) {
         self.with(|entry| {
             entry.decision = Some(admitted.decision);
             entry.waited += admitted.waited;
             if let (Some(open), Some(policy)) = (&mut entry.open, &entry.policy) {
                 let quotas = policy.quotas().len();
-                open.cost = open.cost.with(charged, quotas, u32::saturating_add);
+                open.cost = open.cost.with(charged, quotas, u64::saturating_add);
                 open.more.extend(admitted.receipt);
             }
         });
@@ -271,12 +271,12 @@ impl Charge {
     }
 
     /// Gives back what the charge is above `cost`, and leaves it open; `None` if that is nothing.
-    pub(crate) fn lower(&self, cost: Cost) -> Option<Settlement> {
+    pub(crate) fn lower(&self, cost: &Cost) -> Option<Settlement> {
         self.with(|entry| {
             let (open, policy) = (entry.open.as_mut()?, entry.policy.as_ref()?);
             let quotas = policy.quotas().len();
             let ops = open.give_back(cost, quotas);
-            open.cost = open.cost.with(cost, quotas, u32::min);
+            open.cost = open.cost.with(cost, quotas, u64::min);
             let some = !ops.is_empty();
             some.then(|| open.settler.begin(ops, policy, &open.key))
         })
@@ -296,7 +296,7 @@ impl Charge {
         self.with(|entry| entry.outer.as_ref()?.refused_at())
     }
 
-    fn settle_by(&self, actual: impl FnOnce(Cost, usize) -> Cost) -> Settlement {
+    fn settle_by(&self, actual: impl FnOnce(&Cost, usize) -> Cost) -> Settlement {
         // Taken out in one step: of any number of callers one finds it.
         let taken = self.with(|entry| {
             let (open, settled) = (entry.open.take(), entry.settled);
@@ -309,9 +309,9 @@ impl Charge {
             (None, false) => return Settlement::done(None),
         };
         let quotas = policy.quotas().len();
-        let actual = actual(open.cost, quotas);
-        let mut ops = open.give_back(actual, quotas);
-        let more = actual.with(open.cost, quotas, u32::saturating_sub);
+        let actual = actual(&open.cost, quotas);
+        let mut ops = open.give_back(&actual, quotas);
+        let more = actual.with(&open.cost, quotas, u64::saturating_sub);
         if !more.is_zero() {
             ops.push(Op::Penalty(more));
         }
@@ -328,16 +328,17 @@ impl Charge {
 
 impl Open {
     /// What gives back as much as the charge is above `cost`, the latest charge first.
-    fn give_back(&mut self, cost: Cost, quotas: usize) -> SmallVec<[Op; 2]> {
-        let mut left = self.cost.with(cost, quotas, u32::saturating_sub);
+    fn give_back(&mut self, cost: &Cost, quotas: usize) -> SmallVec<[Op; 2]> {
+        let mut left = self.cost.with(cost, quotas, u64::saturating_sub);
         let mut ops = SmallVec::new();
         for receipt in self.more.iter_mut().rev().chain(&mut self.receipt) {
             if left.is_zero() {
                 break;
             }
-            let part = receipt.take(left);
-            if !part.cost().is_zero() {
-                left = left.with(part.cost(), quotas, u32::saturating_sub);
+            let part = receipt.take(left.clone());
+            let cost = part.cost();
+            if !cost.is_zero() {
+                left = left.with(&cost, quotas, u64::saturating_sub);
                 ops.push(Op::Refund(part));
             }
         }
@@ -366,7 +367,7 @@ impl fmt::Debug for Charge {
         self.with(|entry| {
             f.debug_struct("Charge")
                 .field("policy", &entry.policy.as_ref().map(Policy::name))
-                .field("estimate", &entry.open.as_ref().map(|open| open.cost))
+                .field("estimate", &entry.open.as_ref().map(|open| &open.cost))
                 .field("waited", &entry.waited)
                 .finish_non_exhaustive()
         })

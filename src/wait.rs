@@ -154,13 +154,14 @@ pub(crate) fn begin<B: Backend>(
     backend: &B,
     policy: &Policy,
     key: &Key,
-    cost: Cost,
+    cost: &Cost,
     bound: Bound,
 ) -> Wait<B::Error> {
-    let (backend, policy, key) = (backend.clone(), policy.clone(), key.clone());
+    let (backend, policy) = (backend.clone(), policy.clone());
+    let (key, cost) = (key.clone(), cost.clone());
     Box::pin(async move {
         let max_wait = bound.left(backend.lobby());
-        until_allowed(&backend, &policy, &key, cost, max_wait).await
+        until_allowed(&backend, &policy, &key, &cost, max_wait).await
     })
 }
 
@@ -169,12 +170,13 @@ pub(crate) fn begin_local<E: Send + 'static>(
     local: &MemoryBackend,
     policy: &Policy,
     key: &Key,
-    cost: Cost,
+    cost: &Cost,
     max_wait: MaxWait,
 ) -> Wait<E> {
-    let (local, policy, key) = (local.clone(), policy.clone(), key.clone());
+    let (local, policy) = (local.clone(), policy.clone());
+    let (key, cost) = (key.clone(), cost.clone());
     Box::pin(async move {
-        let wait = until_allowed(&local, &policy, &key, cost, max_wait);
+        let wait = until_allowed(&local, &policy, &key, &cost, max_wait);
         wait.await.map_err(Rejected::of_infallible)
     })
 }
@@ -211,7 +213,7 @@ pub(crate) async fn until_allowed<B: Backend>(
     backend: &B,
     policy: &Policy,
     key: &Key,
-    cost: Cost,
+    cost: &Cost,
     max_wait: MaxWait,
 ) -> Result<Admitted, Rejected<B::Error>> {
     let waiter = Waiter {
@@ -240,7 +242,7 @@ struct Waiter<'a, B> {
     backend: &'a B,
     policy: &'a Policy,
     key: &'a Key,
-    cost: Cost,
+    cost: &'a Cost,
 }
 
 impl<B: Backend> Waiter<'_, B> {
@@ -258,13 +260,13 @@ impl<B: Backend> Waiter<'_, B> {
 
     /// Asks once.
     async fn check(&self) -> Result<Admitted, Rejected<B::Error>> {
-        let reply = self.ask(Op::Check(self.cost)).await?;
+        let reply = self.ask(Op::Check(self.cost.clone())).await?;
         allowed(reply, Duration::ZERO)
     }
 
     /// Reserves a turn and sleeps until it comes.
     async fn take_turn(&self, max_wait: MaxWait) -> Result<Admitted, Rejected<B::Error>> {
-        let (cost, max_wait) = (self.cost, max_wait.longest());
+        let (cost, max_wait) = (self.cost.clone(), max_wait.longest());
         let mut reply = self.ask(Op::Reserve { cost, max_wait }).await?;
         if reply.decision.is_allowed() && !reply.go_after.is_zero() {
             let lobby = self.lobby();
@@ -306,7 +308,7 @@ impl<B: Backend> Waiter<'_, B> {
             };
         };
         loop {
-            let reply = self.ask(Op::Check(self.cost)).await?;
+            let reply = self.ask(Op::Check(self.cost.clone())).await?;
             let now = lobby.now();
             let Decision::Deny(snapshot, RetryAfter::In(wait)) = &reply.decision else {
                 let waited = if at_once { 0 } else { now.micros_since(began) };

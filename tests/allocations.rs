@@ -64,11 +64,11 @@ fn inner()
 
 type Answer = Ready<Result<Response<()>, Infallible>>;
 
-fn one_quota(limit: u32) -> Policy {
+fn one_quota(limit: u64) -> Policy {
     Policy::new("one", Quota::per_hour(limit))
 }
 
-fn two_quotas(limit: u32) -> Policy {
+fn two_quotas(limit: u64) -> Policy {
     let day = std::time::Duration::from_secs(86_400);
     Policy::new("two", Quota::per_hour(limit)).and("daily", Quota::fixed_window(limit, day))
 }
@@ -118,8 +118,8 @@ where
     counts[0].1
 }
 
-const ALLOWED: u32 = 1_000;
-const USED_UP: u32 = 10;
+const ALLOWED: u64 = 1_000;
+const USED_UP: u64 = 10;
 
 /// What any layer needs that does this to requests and responses.
 fn by_hand(

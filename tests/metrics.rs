@@ -162,7 +162,7 @@ fn near_or_far_with_or_without_an_answer_each_decision_is_counted_once() {
 
 #[test]
 fn of_layers_within_each_other_each_counts_that_had_to_ask() {
-    let counted = |inner: u32, policy: Policy| {
+    let counted = |inner: u64, policy: Policy| {
         outcomes(async || {
             let outer = RateLimitLayer::new(policy, Global, memory());
             let mut service = outer.clone().layer(outer.cost(inner).layer(hello()));

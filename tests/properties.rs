@@ -64,11 +64,11 @@ const KINDS: [Kind; 5] = [
 #[derive(Clone, Copy, Debug)]
 struct Shape {
     kind: Kind,
-    limit: u32,
-    refill: u32,
+    limit: u64,
+    refill: u64,
     /// Period or window, µs.
     span: u64,
-    initial: u32,
+    initial: u64,
     anchor: Anchor,
 }
 
@@ -106,9 +106,9 @@ impl Shape {
         match self.kind {
             Kind::Bucket => {
                 let (per_micro, per_token) = self.quota().grains().expect("a bucket");
-                (u64::from(self.limit) * per_token).div_ceil(per_micro)
+                (self.limit * per_token).div_ceil(per_micro)
             }
-            Kind::IntervalBucket => u64::from(self.limit.div_ceil(self.refill)) * self.span,
+            Kind::IntervalBucket => self.limit.div_ceil(self.refill) * self.span,
             _ => self.span,
         }
     }
@@ -147,10 +147,10 @@ fn small_shape(kinds: &'static [Kind], full: bool) -> impl Strategy<Value = Shap
     let offset = prop_oneof![1 => Just(None), 2 => (0..1_000_u64).prop_map(Some)];
     let parts = (
         proptest::sample::select(kinds),
-        1..=20_u32,
-        1..=20_u32,
+        1..=20_u64,
+        1..=20_u64,
         span,
-        prop_oneof![Just(u32::MAX), 0..=20_u32],
+        prop_oneof![Just(u64::MAX), 0..=20_u64],
         offset,
     );
     parts.prop_map(move |(kind, limit, refill, span, initial, offset)| Shape {
@@ -165,22 +165,25 @@ fn small_shape(kinds: &'static [Kind], full: bool) -> impl Strategy<Value = Shap
     })
 }
 
+/// The most tokens of a quota.
+const MOST: u64 = 1 << 40;
+
 /// Numbers near the ends of their ranges.
 fn huge_shape(kinds: &'static [Kind], full: bool) -> impl Strategy<Value = Shape> {
     let count = || {
         prop_oneof![
             Just(1),
-            Just(u32::MAX),
-            (u32::MAX - 9)..=u32::MAX,
-            65_530..=65_535_u32,
-            1..=u32::MAX
+            Just(MOST),
+            (MOST - 9)..=MOST,
+            65_530..=65_535_u64,
+            1..=MOST
         ]
     };
     let span = prop_oneof![
         Just(1_u64),
         Just(LONGEST),
         (LONGEST - 9)..=LONGEST,
-        (0..=52_u32).prop_map(|bits| 1 << bits),
+        (0..=52_u64).prop_map(|bits| 1 << bits),
         1..=LONGEST,
         Just(86_400_000_000)
     ];
@@ -190,7 +193,7 @@ fn huge_shape(kinds: &'static [Kind], full: bool) -> impl Strategy<Value = Shape
         count(),
         span,
         count(),
-        any::<Option<u32>>(),
+        any::<Option<u64>>(),
     );
     parts.prop_filter_map(
         "more than 142 years",
@@ -207,7 +210,7 @@ fn huge_shape(kinds: &'static [Kind], full: bool) -> impl Strategy<Value = Shape
                 span,
                 initial: if full { limit } else { initial.min(limit) },
                 anchor: offset.map_or(Anchor::FirstUse, |offset| Anchor::Epoch {
-                    offset: Duration::from_micros(u64::from(offset) % span),
+                    offset: Duration::from_micros(offset % span),
                 }),
             };
             shape.try_quota().map(|_| shape)
@@ -235,11 +238,11 @@ enum Step {
 
 #[derive(Clone, Copy, Debug)]
 enum Spend {
-    Tokens(u32),
+    Tokens(u64),
     /// So many 255ths of the limit.
-    Part(u32),
+    Part(u64),
     /// More than the limit, if there is more.
-    TooMuch(u32),
+    TooMuch(u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -267,12 +270,10 @@ impl Step {
 }
 
 impl Spend {
-    fn of(self, limit: u32) -> u32 {
+    fn of(self, limit: u64) -> u64 {
         match self {
             Self::Tokens(tokens) => tokens,
-            Self::Part(part) => {
-                u32::try_from(u64::from(limit) * u64::from(part) / 255).expect("fits")
-            }
+            Self::Part(part) => limit * part / 255,
             Self::TooMuch(tokens) => limit.saturating_add(tokens),
         }
     }
@@ -290,9 +291,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn spend() -> impl Strategy<Value = Spend> {
     prop_oneof![
-        8 => (0..=3_u32).prop_map(Spend::Tokens),
-        8 => (0..=255_u32).prop_map(Spend::Part),
-        1 => prop_oneof![1..=3_u32, Just(u32::MAX)].prop_map(Spend::TooMuch),
+        8 => (0..=3_u64).prop_map(Spend::Tokens),
+        8 => (0..=255_u64).prop_map(Spend::Part),
+        1 => prop_oneof![1..=3_u64, Just(u64::MAX)].prop_map(Spend::TooMuch),
     ]
 }
 
@@ -320,7 +321,7 @@ fn start() -> impl Strategy<Value = u64> {
 #[derive(Clone, Copy, Debug)]
 struct Ask {
     now: u64,
-    cost: u32,
+    cost: u64,
     penalty: bool,
 }
 
@@ -371,7 +372,7 @@ impl Core {
         )
     }
 
-    fn penalize(&mut self, now: u64, cost: u32) -> Reply {
+    fn penalize(&mut self, now: u64, cost: u64) -> Reply {
         let now = Timestamp::from_micros(now);
         algorithm::penalize(&self.policy, &mut self.states, now, Cost::new(cost))
     }
@@ -696,11 +697,14 @@ fn a_log_refuses_only_what_would_exceed_its_limit() {
             let (mut core, mut charges) = (Core::of(&[shape]), Vec::<(u64, u64)>::new());
             for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
                 let counting = charges.iter().filter(|(at, _)| now - at < shape.span);
-                let sum = counting.map(|(_, cost)| cost).sum::<u64>() + u64::from(cost);
-                let fits = cost == 0 || sum <= shape.limit.into();
+                let sum = counting
+                    .map(|(_, cost)| cost)
+                    .sum::<u64>()
+                    .saturating_add(cost);
+                let fits = cost == 0 || sum <= shape.limit;
                 prop_assert_eq!(core.check(now, cost).decision.is_allowed(), fits);
                 if fits {
-                    charges.push((now, cost.into()));
+                    charges.push((now, cost));
                 }
             }
             Ok(())
@@ -985,7 +989,7 @@ fn a_refund_at_once_leaves_no_trace() {
                 let _ = core.act(ask);
                 let before = core.peek(ask.now);
                 if let Some(mut receipt) = core.check(ask.now, spend.of(shape.limit)).receipt {
-                    let taken = receipt.take(Cost::new(u32::MAX));
+                    let taken = receipt.take(Cost::new(u64::MAX));
                     prop_assert_eq!(
                         (taken.tokens(), receipt.tokens()),
                         (spend.of(shape.limit), 0)
@@ -1003,7 +1007,7 @@ fn a_refund_at_once_leaves_no_trace() {
 
 #[test]
 fn refunds_give_back_what_was_charged_at_the_most_and_once() {
-    let refund = (any::<prop::sample::Index>(), 0..=5_u32);
+    let refund = (any::<prop::sample::Index>(), 0..=5_u64);
     let seen = for_all(
         (shape(&KINDS, false), start(), traffic(), vec(refund, 60)),
         |(shape, start, traffic, refunds), seen| {
@@ -1025,16 +1029,13 @@ fn refunds_give_back_what_was_charged_at_the_most_and_once() {
                 prop_assert!(after.remaining() <= shape.limit);
                 prop_assert!(after.remaining() >= before.remaining());
                 // A fraction that the clock has paid counts for less than a token.
-                prop_assert!(
-                    u64::from(after.remaining())
-                        <= u64::from(before.remaining()) + u64::from(taken.tokens()) + 1
-                );
+                prop_assert!(after.remaining() <= before.remaining() + taken.tokens() + 1);
                 if after.remaining() > before.remaining() {
                     seen.note("given back");
                 }
                 if worth > 0 && receipt.tokens() == 0 {
                     let spent = core.clone();
-                    let nothing = receipt.take(Cost::new(u32::MAX));
+                    let nothing = receipt.take(Cost::new(u64::MAX));
                     prop_assert_eq!(nothing.tokens(), 0);
                     core.refund(ask.now, &nothing);
                     prop_assert_eq!(&core.states, &spent.states);
@@ -1101,15 +1102,15 @@ fn a_reset_makes_a_key_unseen() {
 fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
     let step = (
         0..=40_u64,
-        1..=6_u32,
+        1..=6_u64,
         0..=2_000_u64,
         0..10_u8,
         any::<prop::sample::Index>(),
     );
     let seen = for_all(
         (
-            1..=6_u32,
-            1..=6_u32,
+            1..=6_u64,
+            1..=6_u64,
             1..=200_u64,
             any::<bool>(),
             vec(step, 1..80),
@@ -1122,7 +1123,7 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
             };
             let (policy, mut states, mut now) = (Policy::new("turns", quota), [None], TODAY);
             // (moment, cost, turn), in the order of asking; what was given back is taken out.
-            let mut granted: Vec<(u64, u32, Option<Turn>)> = Vec::new();
+            let mut granted: Vec<(u64, u64, Option<Turn>)> = Vec::new();
             for (pause, cost, max_wait, what, index) in steps {
                 now += pause;
                 let at = Timestamp::from_micros(now);
@@ -1203,7 +1204,7 @@ struct Asked {
     event: Event,
     op: Op,
     /// Other numbers for the quota, of the same identity.
-    numbers: Option<(u32, u32, u64)>,
+    numbers: Option<(u64, u64, u64)>,
 }
 
 fn asked(keys: usize) -> impl Strategy<Value = Asked> {
@@ -1213,7 +1214,7 @@ fn asked(keys: usize) -> impl Strategy<Value = Asked> {
         4 => any::<prop::sample::Index>().prop_map(Op::Refund),
         1 => Just(Op::Reset),
     ];
-    let numbers = proptest::option::weighted(0.15, (1..=20_u32, 1..=20_u32, 1..=5_000_u64));
+    let numbers = proptest::option::weighted(0.15, (1..=20_u64, 1..=20_u64, 1..=5_000_u64));
     (0..keys, event(), op, numbers).prop_map(|(key, event, op, numbers)| Asked {
         key,
         event,
@@ -1243,7 +1244,7 @@ impl Twins {
         }
     }
 
-    fn reconfigure(&mut self, (limit, refill, span): (u32, u32, u64)) {
+    fn reconfigure(&mut self, (limit, refill, span): (u64, u64, u64)) {
         // Full stays full: what a bucket without initial tokens has left is forgotten when it owes nothing, and to one with
         // initial tokens that is a difference.
         let full = self.shape.initial == self.shape.limit;
@@ -1440,9 +1441,9 @@ fn no_number_panics() {
     let cost = prop_oneof![
         Just(0),
         Just(1),
-        Just(u32::MAX),
-        (u32::MAX - 9)..=u32::MAX,
-        any::<u32>()
+        Just(u64::MAX),
+        (u64::MAX - 9)..=u64::MAX,
+        any::<u64>()
     ];
     let op = prop_oneof![
         8 => Just(Op::Check),

@@ -21,7 +21,7 @@ use crate::support::redis::RedisServer;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn an_hour(limit: u32) -> Policy {
+fn an_hour(limit: u64) -> Policy {
     Policy::new("api", Quota::per_hour(limit))
 }
 
@@ -31,7 +31,7 @@ fn builder() -> RedisBuilder {
 }
 
 /// Whether one of ten tokens of this key can be spent, and how many are left.
-async fn spend<B: Backend>(backend: &B, key: &str) -> Result<u32, B::Error> {
+async fn spend<B: Backend>(backend: &B, key: &str) -> Result<u64, B::Error> {
     let limiter = Limiter::new(an_hour(10), backend.clone());
     let reply = limiter.check(&Key::from(key), 1).await?;
     assert!(reply.decision.is_allowed());

@@ -64,19 +64,19 @@ fn limit(backend: &RedisBackend) -> Limit {
 }
 
 /// What was spent of the bucket.
-async fn gone(backend: &RedisBackend) -> u32 {
+async fn gone(backend: &RedisBackend) -> u64 {
     let limiter = Limiter::new(bucket(), backend.clone());
     100 - limiter.peek(&key()).await.expect("an answer").remaining()
 }
 
-async fn spend(backend: &RedisBackend, tokens: u32) {
+async fn spend(backend: &RedisBackend, tokens: u64) {
     let limiter = Limiter::new(bucket(), backend.clone());
     let reply = limiter.check(&key(), tokens).await.expect("an answer");
     assert!(reply.decision.is_allowed());
 }
 
 /// Waits until so much was spent, and nothing is under way.
-async fn until_gone(backend: &RedisBackend, tokens: u32) {
+async fn until_gone(backend: &RedisBackend, tokens: u64) {
     let start = Instant::now();
     while backend.lobby().errands() > 0 || gone(backend).await != tokens {
         let late = start.elapsed() > PATIENCE;
@@ -245,8 +245,8 @@ async fn two_layers_over_redis_answer_as_one_over_memory() {
         let builder = builder().clock(clock.clone()).deny_cache(Duration::ZERO);
         let backend = builder.from_connection(connection);
         let twin = MemoryBackend::builder().clock(clock.clone()).build();
-        for step in 0..150_u32 {
-            clock.advance(Duration::from_micros(u64::from(step * 7_919 % 4_001) * 997));
+        for step in 0..150_u64 {
+            clock.advance(Duration::from_micros((step * 7_919 % 4_001) * 997));
             let (outer, inner) = (step % 3, step * 31 % 12);
             let left = match twin.ask(Op::Check(Cost::ZERO), &policy, &key()) {
                 Answer::Now(Ok(reply)) => reply.decision.snapshot().remaining(),
@@ -269,7 +269,7 @@ async fn two_layers_over_redis_answer_as_one_over_memory() {
                 Some(&alone),
                 "{policy:?}, step {step}, {outer} and {inner}"
             );
-            refused += u32::from(matches!(alone.retry_after(), Some(RetryAfter::In(_))));
+            refused += u64::from(matches!(alone.retry_after(), Some(RetryAfter::In(_))));
         }
     }
     assert!(refused > 100, "{refused}");

@@ -30,7 +30,7 @@ fn limiter(policy: Policy, url: impl AsRef<str>) -> Limiter<RedisBackend> {
     Limiter::new(policy, builder().connect_lazy(url).expect("a URL"))
 }
 
-fn a_day(limit: u32) -> Policy {
+fn a_day(limit: u64) -> Policy {
     Policy::new("api", Quota::fixed_window(limit, DAY))
 }
 
@@ -158,7 +158,7 @@ async fn a_dropped_transaction_leaves_no_connection_half_way() {
     }
     // Found anew as it goes: the machine may be busier, or less, than it was.
     let mut usual = start.elapsed() / 20;
-    let key = |round: u32| format!("{{sluice:api:rdropped-{round}}}:f86400000000");
+    let key = |round: u64| format!("{{sluice:api:rdropped-{round}}}:f86400000000");
     let mut charged = 0;
     for round in 0..1_000 {
         let dropped = Key::from(&*format!("dropped-{round}"));

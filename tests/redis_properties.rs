@@ -118,9 +118,9 @@ struct Shape {
 /// What may change in it.
 #[derive(Clone, Copy, Debug)]
 struct Counts {
-    limit: u32,
-    refill: u32,
-    initial: u32,
+    limit: u64,
+    refill: u64,
+    initial: u64,
 }
 
 /// A quota, and the spans of time that matter to it.
@@ -164,8 +164,8 @@ impl Limit {
         };
         let quota = quota.ok()?;
         let horizon = match quota.grains() {
-            Some((per_micro, per_token)) => (u64::from(limit) * per_token).div_ceil(per_micro),
-            None if kind == Kind::IntervalBucket => u64::from(limit.div_ceil(refill)) * span,
+            Some((per_micro, per_token)) => (limit * per_token).div_ceil(per_micro),
+            None if kind == Kind::IntervalBucket => limit.div_ceil(refill) * span,
             None => span,
         };
         Some(Self {
@@ -181,16 +181,19 @@ impl Limit {
     }
 }
 
+/// The most tokens of a quota.
+const MOST: u64 = 1 << 40;
+
 /// Fractions and edges occur with small odd numbers; some are at the ends of their ranges.
 fn counts() -> impl Strategy<Value = Counts> {
-    let small = || 1..=20_u32;
+    let small = || 1..=20_u64;
     let huge = || {
         prop_oneof![
             Just(1),
-            Just(u32::MAX),
-            (u32::MAX - 9)..=u32::MAX,
-            65_530..=65_540_u32,
-            1..=u32::MAX
+            Just(MOST),
+            (MOST - 9)..=MOST,
+            65_530..=65_540_u64,
+            1..=MOST
         ]
     };
     prop_oneof![
@@ -210,7 +213,7 @@ fn shape(kinds: &'static [Kind]) -> impl Strategy<Value = Shape> {
         4 => 1..=20_u64,
         8 => 1..=5_000_u64,
         3 => 1..=(3 * 86_400_000_000_u64),
-        1 => (0..=52_u32).prop_map(|bits| 1 << bits),
+        1 => (0..=52_u64).prop_map(|bits| 1 << bits),
         1 => (LONGEST - 9)..=LONGEST,
     ];
     let offset = prop_oneof![1 => Just(None), 2 => (0..1_000_u64).prop_map(Some)];
@@ -311,20 +314,18 @@ impl Step {
 
 #[derive(Clone, Copy, Debug)]
 enum Spend {
-    Tokens(u32),
+    Tokens(u64),
     /// So many 255ths of the limit.
-    Part(u32),
+    Part(u64),
     /// More than the limit, if there is more.
-    TooMuch(u32),
+    TooMuch(u64),
 }
 
 impl Spend {
-    fn of(self, limit: u32) -> u32 {
+    fn of(self, limit: u64) -> u64 {
         match self {
             Self::Tokens(tokens) => tokens,
-            Self::Part(part) => {
-                u32::try_from(u64::from(limit) * u64::from(part) / 255).expect("fits")
-            }
+            Self::Part(part) => limit * part / 255,
             Self::TooMuch(tokens) => limit.saturating_add(tokens),
         }
     }
@@ -385,9 +386,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn spend() -> impl Strategy<Value = Spend> {
     prop_oneof![
-        8 => (0..=3_u32).prop_map(Spend::Tokens),
-        8 => (0..=255_u32).prop_map(Spend::Part),
-        1 => prop_oneof![1..=3_u32, Just(u32::MAX)].prop_map(Spend::TooMuch),
+        8 => (0..=3_u64).prop_map(Spend::Tokens),
+        8 => (0..=255_u64).prop_map(Spend::Part),
+        1 => prop_oneof![1..=3_u64, Just(u64::MAX)].prop_map(Spend::TooMuch),
     ]
 }
 
@@ -497,7 +498,7 @@ impl<B: Backend> Side<B> {
             Act::Refund(which, whole) => {
                 let receipt =
                     (!self.receipts.is_empty()).then(|| which.get_mut(&mut self.receipts));
-                let part = if *whole { Cost::new(u32::MAX) } else { cost };
+                let part = if *whole { Cost::new(u64::MAX) } else { cost };
                 Op::Refund(receipt?.take(part))
             }
             Act::Reserve(part) => {
@@ -546,7 +547,7 @@ struct Told {
     quotas: Vec<QuotaSnapshot>,
     go_after: Duration,
     returned: bool,
-    receipt: Option<u32>,
+    receipt: Option<u64>,
     turn: bool,
 }
 
@@ -657,8 +658,8 @@ impl Stand {
             self.clock.set(Timestamp::from_micros(now));
             let cost = event.cost(policy);
             let ops = (
-                one.op(&event.act, cost, limit.horizon),
-                other.op(&event.act, cost, limit.horizon),
+                one.op(&event.act, cost.clone(), limit.horizon),
+                other.op(&event.act, cost.clone(), limit.horizon),
             );
             let (Some(first), Some(second)) = ops else {
                 prop_assert!(ops.0.is_none() && ops.1.is_none(), "step {}", index);
@@ -677,7 +678,10 @@ impl Stand {
                 one.receipts.clear();
                 other.receipts.clear();
             }
-            let asked = Asked { cost, at_once };
+            let asked = Asked {
+                cost: cost.clone(),
+                at_once,
+            };
             if !expected.allowed {
                 seen.note(format!(
                     "refused by {:?}",
@@ -916,7 +920,7 @@ fn the_deny_cache_refuses_only_what_is_refused_and_says_for_how_long() {
             let mut asked_last = None;
             let judge = |asked: &Asked, expected: &Told, actual: Told| {
                 if !asked.at_once {
-                    asked_last = Some(asked.cost);
+                    asked_last = Some(asked.cost.clone());
                     prop_assert_eq!(expected, &actual);
                     return Ok(());
                 }
@@ -1003,12 +1007,12 @@ fn kinds_of_policies() -> Vec<Policy> {
 #[derive(Clone, Debug)]
 struct Question {
     policy: Index,
-    cost: u32,
+    cost: u64,
     act: Act,
 }
 
 fn question() -> impl Strategy<Value = Question> {
-    (any::<Index>(), 0..=6_u32, act()).prop_map(|(policy, cost, act)| Question {
+    (any::<Index>(), 0..=6_u64, act()).prop_map(|(policy, cost, act)| Question {
         policy,
         cost,
         act,

@@ -354,7 +354,7 @@ impl Options {
             .route("/", get(|| async { "ok\n" }))
             .route(
                 "/cost/{n}",
-                get(|Path(cost): Path<u32>| async move { format!("cost {cost}\n") }),
+                get(|Path(cost): Path<u64>| async move { format!("cost {cost}\n") }),
             )
             .route("/sleep/{ms}", get(sleep))
             .route("/status/{code}", get(status))
@@ -385,7 +385,7 @@ fn named(name: &str, quotas: &[Quota]) -> Result<Policy, tower_sluice::policy::P
 }
 
 /// The routes whose path says what they cost, by the template that they were matched by; all others cost 1.
-fn cost(head: &Head<'_>) -> u32 {
+fn cost(head: &Head<'_>) -> u64 {
     let segment = match matched(head.extensions) {
         "/cost/{n}" | "/settle/{estimate}/{actual}" => head.path().split('/').nth(2),
         _ => None,
@@ -398,7 +398,7 @@ fn matched(extensions: &Extensions) -> &str {
 }
 
 /// Charged what was estimated, and settled at what it came to.
-async fn settle(Path((estimate, actual)): Path<(u32, u32)>, charge: Charge) -> impl IntoResponse {
+async fn settle(Path((estimate, actual)): Path<(u64, u64)>, charge: Charge) -> impl IntoResponse {
     match charge.settle(actual).await {
         Ok(_) if charge.policy().is_none() => (StatusCode::OK, "passed uncounted\n".to_owned()),
         Ok(after) => {

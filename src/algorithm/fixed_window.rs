@@ -6,7 +6,7 @@
 //! retry_after  start + window - now
 //! ```
 
-use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, start_of, tokens};
+use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, start_of};
 use crate::quota::FixedWindow;
 
 /// What was charged in the window that begins at `start`.
@@ -33,7 +33,7 @@ impl Algorithm for FixedWindow {
     type State = Count;
     type View = View;
 
-    fn limit(&self) -> u32 {
+    fn limit(&self) -> u64 {
         self.limit
     }
 
@@ -97,16 +97,16 @@ impl Algorithm for FixedWindow {
         view.must_note
     }
 
-    fn fits(&self, view: &View, cost: u32) -> bool {
-        view.count.used + u64::from(cost) <= u64::from(self.limit)
+    fn fits(&self, view: &View, cost: u64) -> bool {
+        view.count.used + cost <= self.limit
     }
 
-    fn retry_after(&self, view: &View, _: Option<&Count>, _: u32) -> u64 {
+    fn retry_after(&self, view: &View, _: Option<&Count>, _: u64) -> u64 {
         self.until_end(view)
     }
 
-    fn remaining(&self, view: &View) -> u32 {
-        tokens(u64::from(self.limit).saturating_sub(view.count.used))
+    fn remaining(&self, view: &View) -> u64 {
+        self.limit.saturating_sub(view.count.used)
     }
 
     fn reset_after(&self, view: &View) -> u64 {
@@ -121,8 +121,8 @@ impl Algorithm for FixedWindow {
         *count = view.count;
     }
 
-    fn charge(&self, view: &mut View, count: &mut Count, tokens: u32) -> Place {
-        view.count.used += u64::from(tokens);
+    fn charge(&self, view: &mut View, count: &mut Count, tokens: u64) -> Place {
+        view.count.used += tokens;
         *count = view.count;
         Place {
             at: count.start,
@@ -130,16 +130,16 @@ impl Algorithm for FixedWindow {
         }
     }
 
-    fn refund(&self, view: &mut View, count: &mut Count, tokens: u32, place: Place) {
+    fn refund(&self, view: &mut View, count: &mut Count, tokens: u64, place: Place) {
         if place.at == view.count.start {
-            view.count.used = view.count.used.saturating_sub(u64::from(tokens));
+            view.count.used = view.count.used.saturating_sub(tokens);
         }
         *count = view.count;
     }
 
-    fn penalize(&self, view: &mut View, count: &mut Count, tokens: u32) {
-        let most = view.count.used.max(2 * u64::from(self.limit));
-        view.count.used = view.count.used.saturating_add(u64::from(tokens)).min(most);
+    fn penalize(&self, view: &mut View, count: &mut Count, tokens: u64) {
+        let most = view.count.used.max(2 * self.limit);
+        view.count.used = view.count.used.saturating_add(tokens).min(most);
         *count = view.count;
     }
 }

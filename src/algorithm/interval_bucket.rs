@@ -9,7 +9,6 @@
 
 use super::{
     Algorithm, Back, Kept, MOST_DEBT, Place, Since, clock_back, micros_between, signed, start_of,
-    tokens,
 };
 use crate::quota::IntervalBucket;
 
@@ -18,7 +17,7 @@ use crate::quota::IntervalBucket;
 pub(super) struct Debt {
     pub(super) tokens: u64,
     pub(super) anchor: i64,
-    pub(super) capacity: u32,
+    pub(super) capacity: u64,
 }
 
 pub(super) struct View {
@@ -32,9 +31,7 @@ pub(super) struct View {
 
 impl IntervalBucket {
     fn time_to_pay(&self, tokens: u64) -> u64 {
-        tokens
-            .div_ceil(u64::from(self.refill))
-            .saturating_mul(self.period)
+        tokens.div_ceil(self.refill).saturating_mul(self.period)
     }
 
     /// From the time decided at to the tick that pays `tokens`.
@@ -49,7 +46,7 @@ impl IntervalBucket {
         if debt.capacity == self.capacity {
             debt.tokens
         } else {
-            debt.tokens.min(2 * u64::from(self.capacity))
+            debt.tokens.min(2 * self.capacity)
         }
     }
 
@@ -76,7 +73,7 @@ impl Algorithm for IntervalBucket {
     type State = Debt;
     type View = View;
 
-    fn limit(&self) -> u32 {
+    fn limit(&self) -> u64 {
         self.capacity
     }
 
@@ -109,7 +106,7 @@ impl Algorithm for IntervalBucket {
     fn view(&self, state: Option<&Debt>, now: i64) -> View {
         let Some(debt) = state else {
             return self.fresh(
-                u64::from(self.capacity - self.initial),
+                self.capacity - self.initial,
                 now,
                 self.initial < self.capacity,
             );
@@ -118,13 +115,13 @@ impl Algorithm for IntervalBucket {
         let (now, ahead) = if now >= debt.anchor {
             (now, 0)
         } else {
-            match clock_back(debt.anchor, now, self.time_to_pay(u64::from(self.capacity))) {
+            match clock_back(debt.anchor, now, self.time_to_pay(self.capacity)) {
                 Back::StandStill(ahead) => (debt.anchor, ahead),
                 Back::Rebase => return self.fresh(owed, now, true),
             }
         };
         let ended = micros_between(debt.anchor, now) / self.period;
-        let owed = owed.saturating_sub(ended.saturating_mul(u64::from(self.refill)));
+        let owed = owed.saturating_sub(ended.saturating_mul(self.refill));
         let anchor = if owed == 0 {
             start_of(self.origin, self.period, now)
         } else {
@@ -143,19 +140,16 @@ impl Algorithm for IntervalBucket {
         view.must_note
     }
 
-    fn fits(&self, view: &View, cost: u32) -> bool {
-        view.tokens + u64::from(cost) <= u64::from(self.capacity)
+    fn fits(&self, view: &View, cost: u64) -> bool {
+        view.tokens + cost <= self.capacity
     }
 
-    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u32) -> u64 {
-        self.until_paid(
-            view,
-            view.tokens + u64::from(cost) - u64::from(self.capacity),
-        )
+    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u64) -> u64 {
+        self.until_paid(view, view.tokens + cost - self.capacity)
     }
 
-    fn remaining(&self, view: &View) -> u32 {
-        tokens(u64::from(self.capacity).saturating_sub(view.tokens))
+    fn remaining(&self, view: &View) -> u64 {
+        self.capacity.saturating_sub(view.tokens)
     }
 
     fn reset_after(&self, view: &View) -> u64 {
@@ -170,8 +164,8 @@ impl Algorithm for IntervalBucket {
         *debt = self.written(view);
     }
 
-    fn can_wait(&self, view: &View, cost: u32) -> bool {
-        view.tokens + u64::from(cost) < MOST_DEBT
+    fn can_wait(&self, view: &View, cost: u64) -> bool {
+        view.tokens + cost < MOST_DEBT
     }
 
     fn since(&self, left: &Debt, stored: &Debt) -> Since {
@@ -180,7 +174,7 @@ impl Algorithm for IntervalBucket {
         }
         let passed = micros_between(left.anchor, stored.anchor);
         let whole = stored.anchor >= left.anchor && passed.is_multiple_of(self.period);
-        let paid = (passed / self.period).checked_mul(u64::from(self.refill));
+        let paid = (passed / self.period).checked_mul(self.refill);
         let owed = paid.and_then(|paid| left.tokens.checked_sub(paid));
         if whole && left.capacity == stored.capacity && owed == Some(stored.tokens) {
             Since::Unchanged
@@ -189,24 +183,24 @@ impl Algorithm for IntervalBucket {
         }
     }
 
-    fn take_back(&self, debt: &mut Debt, tokens: u32) {
-        debt.tokens = debt.tokens.saturating_sub(u64::from(tokens));
+    fn take_back(&self, debt: &mut Debt, tokens: u64) {
+        debt.tokens = debt.tokens.saturating_sub(tokens);
     }
 
-    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u32) -> Place {
-        view.tokens += u64::from(tokens);
+    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> Place {
+        view.tokens += tokens;
         *debt = self.written(view);
         Place::default()
     }
 
-    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u32, _: Place) {
-        view.tokens = view.tokens.saturating_sub(u64::from(tokens));
+    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: Place) {
+        view.tokens = view.tokens.saturating_sub(tokens);
         *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u32) {
-        let most = view.tokens.max(2 * u64::from(self.capacity));
-        view.tokens = view.tokens.saturating_add(u64::from(tokens)).min(most);
+    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u64) {
+        let most = view.tokens.max(2 * self.capacity);
+        view.tokens = view.tokens.saturating_add(tokens).min(most);
         *debt = self.written(view);
     }
 }

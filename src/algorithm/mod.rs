@@ -85,11 +85,7 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
     if let ([named], [state]) = (policy.quotas(), &mut *states) {
         let tokens = cost.of(0);
         let (snapshot, place) = decide(&named.quota, state, now, tokens, true);
-        let charge = Part {
-            quota: named.mark(),
-            tokens,
-            place,
-        };
+        let charge = Part::new(named.mark(), tokens, place);
         return Reply::to_check_of_one(snapshot, charge);
     }
     assert_one_each(policy, states);
@@ -101,11 +97,7 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
         let tokens = cost.of(index);
         let (snapshot, place) = decide(&named.quota, state, now, tokens, all_fit);
         snapshots.push(snapshot);
-        charges.push(Part {
-            quota: named.mark(),
-            tokens,
-            place,
-        });
+        charges.push(Part::new(named.mark(), tokens, place));
     }
     Reply::to_check(Snapshot::new(snapshots), || charges)
 }
@@ -143,17 +135,13 @@ pub fn reserve(
                 let (snapshot, place) =
                     with_algorithm(&named.quota, state, Take(now.into(), tokens));
                 snapshots.push(snapshot);
-                charges.push(Part {
-                    quota: named.mark(),
-                    tokens,
-                    place,
-                });
+                charges.push(Part::new(named.mark(), tokens, place));
             }
             let mut reply = Reply::to_check(Snapshot::new(snapshots), || charges);
             reply.go_after = Duration::from_micros(wait);
             reply
         }
-        _ => check(policy, states, now, cost),
+        _ => check(policy, states, now, cost.clone()),
     };
     if of_buckets && reply.decision.is_allowed() {
         // The turn has the receipt: a charge is cancelled or refunded, not both.
@@ -226,7 +214,7 @@ pub fn refund(
             .iter()
             .find(|charge| charge.quota == named.mark());
         let (tokens, place) = charge.map_or((0, Place::default()), |charge| {
-            (charge.tokens, charge.place)
+            (charge.tokens, charge.place())
         });
         with_algorithm(&named.quota, state, Refund(now.into(), tokens, place))
     })
@@ -338,12 +326,6 @@ fn start_of(origin: Origin, period: u64, now: i64) -> i64 {
 
 /// Debts stay below it, so that a double holds them too.
 const MOST_DEBT: u64 = 1 << 53;
-
-/// A number of tokens that fits: a debt is compared before it is narrowed.
-#[inline]
-fn tokens(count: u64) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
-}
 
 #[cfg(test)]
 mod tests {

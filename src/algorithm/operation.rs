@@ -22,7 +22,7 @@ pub(super) trait Algorithm {
     type State;
     type View;
 
-    fn limit(&self) -> u32;
+    fn limit(&self) -> u64;
     fn peel(kept: &Kept) -> Option<&Self::State>;
     fn peel_mut(kept: &mut Kept) -> Option<&mut Self::State>;
     /// A state to be written into.
@@ -33,16 +33,16 @@ pub(super) trait Algorithm {
     /// Whether a check that is refused has to write the view down.
     fn must_note(&self, view: &Self::View) -> bool;
     /// Whether `0 < cost <= limit` is allowed.
-    fn fits(&self, view: &Self::View, cost: u32) -> bool;
+    fn fits(&self, view: &Self::View, cost: u64) -> bool;
     /// The smallest wait after which a refused `cost` fits, from the caller's now.
-    fn retry_after(&self, view: &Self::View, state: Option<&Self::State>, cost: u32) -> u64;
-    fn remaining(&self, view: &Self::View) -> u32;
+    fn retry_after(&self, view: &Self::View, state: Option<&Self::State>, cost: u64) -> u64;
+    fn remaining(&self, view: &Self::View) -> u64;
     fn reset_after(&self, view: &Self::View) -> u64;
 
     /// Writes the view.
     fn note(&self, view: &Self::View, state: &mut Self::State);
     /// Whether a turn of `cost` keeps the debt below 2^53. Windows have no turns.
-    fn can_wait(&self, _: &Self::View, _: u32) -> bool {
+    fn can_wait(&self, _: &Self::View, _: u64) -> bool {
         false
     }
     /// Compares the stored state with what time alone has made of the state that a reservation left. Windows have no
@@ -51,13 +51,13 @@ pub(super) trait Algorithm {
         Since::Changed
     }
     /// Takes a reservation's charge off a state that only time has changed, without bringing it to any time.
-    fn take_back(&self, _: &mut Self::State, _: u32) {}
+    fn take_back(&self, _: &mut Self::State, _: u64) {}
     /// Adds `tokens` to the view and writes it: they fit, or are a turn's.
-    fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32) -> Place;
+    fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64) -> Place;
     /// Takes up to `tokens` of a charge back and writes it.
-    fn refund(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32, place: Place);
+    fn refund(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64, place: Place);
     /// Adds `tokens`, but takes no debt beyond twice the limit, and writes it.
-    fn penalize(&self, view: &mut Self::View, state: &mut Self::State, tokens: u32);
+    fn penalize(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64);
 }
 
 /// Something to do with whichever algorithm a quota has.
@@ -81,7 +81,7 @@ pub(super) fn with_algorithm<O: Operation>(
     }
 }
 
-pub(super) fn fits(quota: &Quota, slot: &mut Option<State>, now: Timestamp, cost: u32) -> bool {
+pub(super) fn fits(quota: &Quota, slot: &mut Option<State>, now: Timestamp, cost: u64) -> bool {
     with_algorithm(quota, slot, Fits(now.into(), cost))
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn decide(
     quota: &Quota,
     slot: &mut Option<State>,
     now: Timestamp,
-    cost: u32,
+    cost: u64,
     go: bool,
 ) -> (QuotaSnapshot, Place) {
     with_algorithm(quota, slot, Decide(now.into(), cost, go))
@@ -112,7 +112,7 @@ fn written<A: Algorithm>(slot: &mut Option<State>, write: impl FnOnce(&mut A::St
     }
 }
 
-pub(super) struct Fits(pub(super) Micros, pub(super) u32);
+pub(super) struct Fits(pub(super) Micros, pub(super) u64);
 
 impl Operation for Fits {
     type Output = bool;
@@ -126,7 +126,7 @@ impl Operation for Fits {
 }
 
 /// How long a cost has to wait: 0 if it fits, [`NEVER`] if it never can, or not as a turn.
-pub(super) struct Wait(pub(super) Micros, pub(super) u32);
+pub(super) struct Wait(pub(super) Micros, pub(super) u64);
 
 impl Operation for Wait {
     type Output = u64;
@@ -149,7 +149,7 @@ impl Operation for Wait {
 }
 
 /// Charges beyond the limit.
-pub(super) struct Take(pub(super) Micros, pub(super) u32);
+pub(super) struct Take(pub(super) Micros, pub(super) u64);
 
 impl Operation for Take {
     type Output = (QuotaSnapshot, Place);
@@ -179,7 +179,7 @@ pub(super) enum Since {
 }
 
 /// Finds out what has become of a reservation that left this state and charged so much.
-pub(super) struct Compare<'a>(pub(super) Option<&'a State>, pub(super) u32);
+pub(super) struct Compare<'a>(pub(super) Option<&'a State>, pub(super) u64);
 
 impl Operation for Compare<'_> {
     type Output = Since;
@@ -198,7 +198,7 @@ impl Operation for Compare<'_> {
 }
 
 /// Undoes a charge that nothing came after.
-pub(super) struct TakeBack(pub(super) u32);
+pub(super) struct TakeBack(pub(super) u64);
 
 impl Operation for TakeBack {
     type Output = ();
@@ -210,7 +210,7 @@ impl Operation for TakeBack {
     }
 }
 
-pub(super) struct Decide(pub(super) Micros, pub(super) u32, pub(super) bool);
+pub(super) struct Decide(pub(super) Micros, pub(super) u64, pub(super) bool);
 
 impl Operation for Decide {
     type Output = (QuotaSnapshot, Place);
@@ -252,7 +252,7 @@ fn snapshot<A: Algorithm>(algorithm: &A, view: &A::View, retry_after: u64) -> Qu
     }
 }
 
-pub(super) struct Penalize(pub(super) Micros, pub(super) u32);
+pub(super) struct Penalize(pub(super) Micros, pub(super) u64);
 
 impl Operation for Penalize {
     type Output = QuotaSnapshot;
@@ -267,7 +267,7 @@ impl Operation for Penalize {
     }
 }
 
-pub(super) struct Refund(pub(super) Micros, pub(super) u32, pub(super) Place);
+pub(super) struct Refund(pub(super) Micros, pub(super) u64, pub(super) Place);
 
 impl Operation for Refund {
     type Output = QuotaSnapshot;

@@ -122,8 +122,8 @@ impl Algorithm for SlidingLog {
     type State = Box<Log>;
     type View = View;
 
-    fn limit(&self) -> u32 {
-        self.limit
+    fn limit(&self) -> u64 {
+        self.limit.into()
     }
 
     #[inline]
@@ -188,14 +188,14 @@ impl Algorithm for SlidingLog {
         view.rebase
     }
 
-    fn fits(&self, view: &View, cost: u32) -> bool {
-        view.sum.saturating_add(cost) <= self.limit
+    fn fits(&self, view: &View, cost: u64) -> bool {
+        u64::from(view.sum).saturating_add(cost) <= self.limit.into()
     }
 
-    fn retry_after(&self, view: &View, state: Option<&Box<Log>>, cost: u32) -> u64 {
+    fn retry_after(&self, view: &View, state: Option<&Box<Log>>, cost: u64) -> u64 {
         let Some(log) = state else { return 0 };
         let before = log.sum_before(view.passed);
-        let room = self.limit - cost;
+        let room = self.limit.saturating_sub(small(cost));
         // The first entry after which what is left fits; the last one leaves nothing, so there is one.
         let leaves = log.entries.partition_point(|entry| {
             let gone = entry.sum.wrapping_sub(before);
@@ -209,8 +209,8 @@ impl Algorithm for SlidingLog {
         micros_between(view.now, at + signed(self.window))
     }
 
-    fn remaining(&self, view: &View) -> u32 {
-        self.limit.saturating_sub(view.sum)
+    fn remaining(&self, view: &View) -> u64 {
+        self.limit.saturating_sub(view.sum).into()
     }
 
     fn reset_after(&self, view: &View) -> u64 {
@@ -225,11 +225,11 @@ impl Algorithm for SlidingLog {
         Self::note(self, view, log);
     }
 
-    fn charge(&self, view: &mut View, log: &mut Box<Log>, tokens: u32) -> Place {
-        self.append(view, log, tokens)
+    fn charge(&self, view: &mut View, log: &mut Box<Log>, tokens: u64) -> Place {
+        self.append(view, log, small(tokens))
     }
 
-    fn refund(&self, view: &mut View, log: &mut Box<Log>, tokens: u32, place: Place) {
+    fn refund(&self, view: &mut View, log: &mut Box<Log>, tokens: u64, place: Place) {
         Self::note(self, view, log);
         // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start elsewhere
         // after a reset: an older receipt does not meet a newer entry, whichever way the clock went.)
@@ -239,7 +239,7 @@ impl Algorithm for SlidingLog {
         };
         let index = found + view.passed;
         let own = log.entries[index].sum.wrapping_sub(log.sum_before(index));
-        let back = own.min(tokens);
+        let back = own.min(small(tokens));
         for entry in log.entries.range_mut(index..) {
             entry.sum = entry.sum.wrapping_sub(back);
         }
@@ -252,13 +252,18 @@ impl Algorithm for SlidingLog {
             .map_or(view.newest, |newest| newest.min(view.at));
     }
 
-    fn penalize(&self, view: &mut View, log: &mut Box<Log>, tokens: u32) {
+    fn penalize(&self, view: &mut View, log: &mut Box<Log>, tokens: u64) {
         let room = (2 * self.limit).saturating_sub(view.sum);
-        match tokens.min(room) {
+        match small(tokens).min(room) {
             0 => Self::note(self, view, log),
             tokens => drop(self.append(view, log, tokens)),
         }
     }
+}
+
+/// A cost as the log counts it. One that is charged is at most the limit; what is compared may be cut.
+fn small(tokens: u64) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! The carried part is a fraction and compared as one, never rounded down: 2.9 + 1 > 3. A tick is 1 µs unless limit × window
 //! passes 2^51; coarser ticks round the carried part up, so that they admit less, never more.
 
-use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, tokens};
+use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed};
 use crate::quota::SlidingWindow;
 
 /// What was charged in the window that begins at `start`, and in the one before it.
@@ -27,17 +27,13 @@ pub(super) struct View {
 }
 
 impl SlidingWindow {
-    fn limit(&self) -> u64 {
-        u64::from(self.limit)
-    }
-
     fn start_of(&self, now: i64) -> i64 {
         super::start_of(Some(0), self.window, now)
     }
 
     /// Counts beyond twice the limit are of a larger limit that was lowered since.
     fn cut(&self, counts: &Counts) -> Counts {
-        let most = 2 * self.limit();
+        let most = 2 * self.limit;
         Counts {
             start: counts.start,
             current: counts.current.min(most),
@@ -55,7 +51,7 @@ impl Algorithm for SlidingWindow {
     type State = Counts;
     type View = View;
 
-    fn limit(&self) -> u32 {
+    fn limit(&self) -> u64 {
         self.limit
     }
 
@@ -143,26 +139,23 @@ impl Algorithm for SlidingWindow {
         view.must_note
     }
 
-    fn fits(&self, view: &View, cost: u32) -> bool {
+    fn fits(&self, view: &View, cost: u64) -> bool {
         // previous × ticks <= 2 × limit × 2^51 / limit; room × ticks likewise: both fit.
-        match self
-            .limit()
-            .checked_sub(view.counts.current + u64::from(cost))
-        {
+        match self.limit().checked_sub(view.counts.current + cost) {
             Some(room) => view.counts.previous * self.ticks_left(view) <= room * self.ticks,
             None => false,
         }
     }
 
     /// The first time at which the comparison holds, in this window or the two after it: then everything is forgotten.
-    fn retry_after(&self, view: &View, _: Option<&Counts>, cost: u32) -> u64 {
+    fn retry_after(&self, view: &View, _: Option<&Counts>, cost: u64) -> u64 {
         let Counts {
             mut start,
             mut current,
             mut previous,
         } = view.counts;
         loop {
-            if let Some(room) = self.limit().checked_sub(current + u64::from(cost)) {
+            if let Some(room) = self.limit.checked_sub(current + cost) {
                 let passed = if previous <= room {
                     0
                 } else {
@@ -176,9 +169,9 @@ impl Algorithm for SlidingWindow {
         }
     }
 
-    fn remaining(&self, view: &View) -> u32 {
+    fn remaining(&self, view: &View) -> u64 {
         let carried = (view.counts.previous * self.ticks_left(view)).div_ceil(self.ticks);
-        tokens(self.limit().saturating_sub(view.counts.current + carried))
+        self.limit.saturating_sub(view.counts.current + carried)
     }
 
     fn reset_after(&self, view: &View) -> u64 {
@@ -198,8 +191,8 @@ impl Algorithm for SlidingWindow {
         *counts = view.counts;
     }
 
-    fn charge(&self, view: &mut View, counts: &mut Counts, tokens: u32) -> Place {
-        view.counts.current += u64::from(tokens);
+    fn charge(&self, view: &mut View, counts: &mut Counts, tokens: u64) -> Place {
+        view.counts.current += tokens;
         *counts = view.counts;
         Place {
             at: counts.start,
@@ -207,27 +200,23 @@ impl Algorithm for SlidingWindow {
         }
     }
 
-    fn refund(&self, view: &mut View, counts: &mut Counts, tokens: u32, place: Place) {
+    fn refund(&self, view: &mut View, counts: &mut Counts, tokens: u64, place: Place) {
         let Counts {
             start,
             current,
             previous,
         } = &mut view.counts;
         if place.at == *start {
-            *current = current.saturating_sub(u64::from(tokens));
+            *current = current.saturating_sub(tokens);
         } else if place.at == *start - signed(self.window) {
-            *previous = previous.saturating_sub(u64::from(tokens));
+            *previous = previous.saturating_sub(tokens);
         }
         *counts = view.counts;
     }
 
-    fn penalize(&self, view: &mut View, counts: &mut Counts, tokens: u32) {
-        let most = view.counts.current.max(2 * self.limit());
-        view.counts.current = view
-            .counts
-            .current
-            .saturating_add(u64::from(tokens))
-            .min(most);
+    fn penalize(&self, view: &mut View, counts: &mut Counts, tokens: u64) {
+        let most = view.counts.current.max(2 * self.limit);
+        view.counts.current = view.counts.current.saturating_add(tokens).min(most);
         *counts = view.counts;
     }
 }

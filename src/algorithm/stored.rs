@@ -1,7 +1,9 @@
 //! States as a store keeps them: a mark of two bytes, then whole numbers of 64 bits, as in the legends of `lua/`. Logs are lists
 //! there and never come through here.
 
+use super::token_bucket::Capacity;
 use super::{Kept, State, fixed_window, interval_bucket, sliding_window, token_bucket};
+use crate::quota::MOST_TOKENS;
 
 /// No stored number is larger.
 const LARGEST: u64 = 1 << 53;
@@ -42,12 +44,12 @@ pub(crate) fn encode(state: &State) -> Option<Vec<u8>> {
                 signed(debt.grains),
                 debt.at,
                 signed(debt.per_token),
-                debt.capacity.into(),
+                signed(debt.capacity.tokens()),
             ],
         ),
         Kept::IntervalBucket(debt) => pack(
             b"i1",
-            [signed(debt.tokens), debt.anchor, debt.capacity.into()],
+            [signed(debt.tokens), debt.anchor, signed(debt.capacity)],
         ),
         Kept::FixedWindow(count) => pack(b"f1", [count.start, signed(count.used)]),
         Kept::SlidingWindow(counts) => pack(
@@ -65,23 +67,23 @@ pub(crate) fn encode(state: &State) -> Option<Vec<u8>> {
 /// What was stored; nothing if it is not of this format, or of a number that cannot be.
 pub(crate) fn decode(packed: &[u8]) -> Option<State> {
     let unsigned = |number: i64| u64::try_from(number).ok();
-    let small = |number: i64| u32::try_from(number).ok();
+    let capacity_of = |number: i64| unsigned(number).filter(|n| (1..=MOST_TOKENS).contains(n));
     let kept = match packed.first()? {
         b'b' => {
             let [grains, at, per_token, capacity] = unpack(b"b1", packed)?;
-            Kept::TokenBucket(token_bucket::Debt::of(
-                unsigned(grains)?,
+            Kept::TokenBucket(token_bucket::Debt {
+                grains: unsigned(grains)?,
                 at,
-                unsigned(per_token).filter(|per_token| *per_token > 0)?,
-                small(capacity).filter(|capacity| *capacity > 0)?,
-            ))
+                per_token: unsigned(per_token).filter(|per_token| *per_token > 0)?,
+                capacity: Capacity::new(capacity_of(capacity)?),
+            })
         }
         b'i' => {
             let [tokens, anchor, capacity] = unpack(b"i1", packed)?;
             Kept::IntervalBucket(interval_bucket::Debt {
                 tokens: unsigned(tokens)?,
                 anchor,
-                capacity: small(capacity).filter(|capacity| *capacity > 0)?,
+                capacity: capacity_of(capacity)?,
             })
         }
         b'f' => {

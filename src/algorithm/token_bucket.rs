@@ -7,7 +7,7 @@
 //! ```
 //! A token is P grains and a microsecond refills A of them: whole numbers, so that nothing is rounded while it is kept.
 
-use super::{Algorithm, Back, Kept, MOST_DEBT, Place, Since, clock_back, micros_between, tokens};
+use super::{Algorithm, Back, Kept, MOST_DEBT, Place, Since, clock_back, micros_between};
 use crate::quota::TokenBucket;
 
 /// What is owed, and when that was true. `per_token` and `capacity` tell whether the quota has changed since.
@@ -16,8 +16,32 @@ pub(super) struct Debt {
     pub(super) grains: u64,
     pub(super) at: i64,
     pub(super) per_token: u64,
-    pub(super) capacity: u32,
+    pub(super) capacity: Capacity,
+}
+
+/// A number of at most 48 bits, split so that a [`Niche`] fits beside it into 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capacity {
+    low: u32,
+    high: u16,
     niche: Niche,
+}
+
+impl Capacity {
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)]
+    pub(super) const fn new(tokens: u64) -> Self {
+        Self {
+            low: tokens as u32,
+            high: (tokens >> 32) as u16,
+            niche: Niche::TokenBucket,
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn tokens(self) -> u64 {
+        u64::from(self.high) << 32 | u64::from(self.low)
+    }
 }
 
 /// A byte with 255 values to spare, in which the compiler tells the algorithms' states apart: without it every state would
@@ -26,20 +50,6 @@ pub(super) struct Debt {
 #[repr(u8)]
 enum Niche {
     TokenBucket,
-}
-
-impl Debt {
-    #[cfg(feature = "redis")]
-    pub(super) const fn of(grains: u64, at: i64, per_token: u64, capacity: u32) -> Self {
-        let niche = Niche::TokenBucket;
-        Self {
-            grains,
-            at,
-            per_token,
-            capacity,
-            niche,
-        }
-    }
 }
 
 pub(super) struct View {
@@ -58,12 +68,12 @@ impl TokenBucket {
 
     #[inline]
     fn full(&self) -> u64 {
-        u64::from(self.capacity) * self.per_token()
+        self.capacity * self.per_token()
     }
 
     #[inline]
-    fn grains(&self, count: u32) -> u64 {
-        u64::from(count).saturating_mul(self.per_token())
+    fn grains(&self, count: u64) -> u64 {
+        count.saturating_mul(self.per_token())
     }
 
     #[inline]
@@ -73,13 +83,11 @@ impl TokenBucket {
 
     #[inline]
     fn written(&self, view: &View) -> Debt {
-        let (per_token, capacity, niche) = (self.per_token(), self.capacity, Niche::TokenBucket);
         Debt {
             grains: view.grains,
             at: view.at,
-            per_token,
-            capacity,
-            niche,
+            per_token: self.per_token(),
+            capacity: Capacity::new(self.capacity),
         }
     }
 
@@ -87,7 +95,7 @@ impl TokenBucket {
     /// at twice the capacity if that or the size has changed.
     #[inline]
     fn converted(&self, debt: &Debt) -> u64 {
-        if debt.per_token == self.per_token() && debt.capacity == self.capacity {
+        if debt.per_token == self.per_token() && debt.capacity == Capacity::new(self.capacity) {
             return debt.grains;
         }
         let grains = if debt.per_token == self.per_token() {
@@ -106,7 +114,7 @@ impl Algorithm for TokenBucket {
     type View = View;
 
     #[inline]
-    fn limit(&self) -> u32 {
+    fn limit(&self) -> u64 {
         self.capacity
     }
 
@@ -133,8 +141,7 @@ impl Algorithm for TokenBucket {
             grains: 0,
             at: 0,
             per_token: 1,
-            capacity: 0,
-            niche: Niche::TokenBucket,
+            capacity: Capacity::new(0),
         })
     }
 
@@ -181,21 +188,19 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn fits(&self, view: &View, cost: u32) -> bool {
+    fn fits(&self, view: &View, cost: u64) -> bool {
         view.grains + self.grains(cost) <= self.full()
     }
 
-    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u32) -> u64 {
+    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u64) -> u64 {
         self.time_to_pay(view.grains + self.grains(cost) - self.full()) + view.ahead
     }
 
     #[inline]
-    fn remaining(&self, view: &View) -> u32 {
-        tokens(
-            self.units
-                .per_token
-                .floor(self.full().saturating_sub(view.grains)),
-        )
+    fn remaining(&self, view: &View) -> u64 {
+        self.units
+            .per_token
+            .floor(self.full().saturating_sub(view.grains))
     }
 
     #[inline]
@@ -211,7 +216,7 @@ impl Algorithm for TokenBucket {
         *debt = self.written(view);
     }
 
-    fn can_wait(&self, view: &View, cost: u32) -> bool {
+    fn can_wait(&self, view: &View, cost: u64) -> bool {
         view.grains + self.grains(cost) < MOST_DEBT
     }
 
@@ -236,25 +241,25 @@ impl Algorithm for TokenBucket {
         }
     }
 
-    fn take_back(&self, debt: &mut Debt, tokens: u32) {
+    fn take_back(&self, debt: &mut Debt, tokens: u64) {
         debt.grains = debt
             .grains
-            .saturating_sub(u64::from(tokens).saturating_mul(debt.per_token));
+            .saturating_sub(tokens.saturating_mul(debt.per_token));
     }
 
     #[inline]
-    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u32) -> Place {
+    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> Place {
         view.grains += self.grains(tokens);
         *debt = self.written(view);
         Place::default()
     }
 
-    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u32, _: Place) {
+    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: Place) {
         view.grains = view.grains.saturating_sub(self.grains(tokens));
         *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u32) {
+    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u64) {
         let most = view.grains.max(2 * self.full());
         view.grains = view.grains.saturating_add(self.grains(tokens)).min(most);
         *debt = self.written(view);

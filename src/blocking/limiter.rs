@@ -125,7 +125,7 @@ impl<B: BlockingBackend> Limiter<B> {
     ) -> Result<Charge, Rejected<B::Error>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let backend = Blocking(self.backend.clone());
-        let wait = wait::until_allowed(&backend, &self.policy, key, cost, max_wait);
+        let wait = wait::until_allowed(&backend, &self.policy, key, &cost, max_wait);
         let admitted = wait::told(&self.policy, park::block_on(wait))?;
         let (policy, key) = (self.policy.clone(), key.clone());
         Ok(Charge::new(Arc::new(backend), policy, key, cost, admitted))

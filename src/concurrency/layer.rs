@@ -122,14 +122,14 @@ impl<K, S: PermitBackend> SemaphoreLayer<K, S> {
 
 impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
     /// Every request counts for so many permits; 1 by default. 0 takes none, and is never refused.
-    pub fn weight(self, weight: u32) -> SemaphoreLayer<K, S, Cost, F, R, P> {
+    pub fn weight(self, weight: u64) -> SemaphoreLayer<K, S, Cost, F, R, P> {
         self.with_weight(Cost::from(weight))
     }
 
     /// A request counts for as many permits as `f` says of its [`Head`].
     pub fn weight_fn<G>(self, f: G) -> SemaphoreLayer<K, S, CostFn<G>, F, R, P>
     where
-        G: Fn(&Head<'_>) -> u32,
+        G: Fn(&Head<'_>) -> u64,
     {
         self.with_weight(cost_fn(f))
     }

@@ -65,7 +65,9 @@ where
             }
         };
         let permits = layer.permits.permits(&request, &key);
+        // More than a `u32` is above any capacity, as is its largest number.
         let weight = layer.weight.cost(&request).of(0);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let bound = (layer.max_wait != MaxWait::NONE).then(|| {
             let began = layer.semaphore.backend().lobby().now();
             Bound {

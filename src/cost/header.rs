@@ -25,8 +25,8 @@ use crate::quota::Cost;
 ///
 /// A number is digits and nothing else. What comes without one costs `missing`, whatever the reason: no such field (a body in
 /// chunks has no length), several of them (even if they agree: nobody can say which one counts), a sign, a space, a list. So
-/// does `content-length` beside `transfer-encoding`, which overrides it (RFC 9112 §6.3). What is too large costs [`u32::MAX`],
-/// and is refused for good by any quota of less; `HeaderCost::new(name, u32::MAX)` refuses likewise what has no number.
+/// does `content-length` beside `transfer-encoding`, which overrides it (RFC 9112 §6.3). What is too large costs [`u64::MAX`],
+/// and is refused for good by any quota of less; `HeaderCost::new(name, u64::MAX)` refuses likewise what has no number.
 ///
 /// **A request without a body has usually no `content-length`, and costs `missing`**: put the limit on the routes that take
 /// bodies. The number in it is checked by the server, which ends the body there. **Another field can be chosen by the client**:
@@ -57,14 +57,14 @@ use crate::quota::Cost;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderCost {
     name: HeaderName,
-    missing: u32,
-    per: u32,
+    missing: u64,
+    per: u64,
 }
 
 impl HeaderCost {
     /// A request costs the number in the field `name`, and `missing` tokens if it does not have exactly one.
     #[must_use]
-    pub const fn new(name: HeaderName, missing: u32) -> Self {
+    pub const fn new(name: HeaderName, missing: u64) -> Self {
         let per = 1;
         Self { name, missing, per }
     }
@@ -76,7 +76,7 @@ impl HeaderCost {
     ///
     /// If `units` is 0.
     #[must_use]
-    pub const fn per(mut self, units: u32) -> Self {
+    pub const fn per(mut self, units: u64) -> Self {
         assert!(units > 0, "0 units for a token: use at least 1");
         self.per = units;
         self
@@ -84,9 +84,9 @@ impl HeaderCost {
 
     /// What a request of this head costs, in tokens, for closures that make more of it.
     #[must_use]
-    pub fn of(&self, head: &Head<'_>) -> u32 {
+    pub fn of(&self, head: &Head<'_>) -> u64 {
         match number(head.headers, &self.name) {
-            Some(units) => u32::try_from(units.div_ceil(u64::from(self.per))).unwrap_or(u32::MAX),
+            Some(units) => units.div_ceil(self.per),
             None => self.missing,
         }
     }
@@ -121,17 +121,17 @@ fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const MISSING: u32 = 77;
+    const MISSING: u64 = 77;
     const UNITS: HeaderCost = HeaderCost::new(HeaderName::from_static("x-units"), MISSING);
 
-    fn cost(cost: &HeaderCost, fields: &[(&str, &[u8])]) -> u32 {
+    fn cost(cost: &HeaderCost, fields: &[(&str, &[u8])]) -> u64 {
         let request = fields.iter().fold(Request::builder(), |request, field| {
             request.header(field.0, field.1)
         });
         cost.cost(&request.body(()).expect("a valid head")).of(0)
     }
 
-    fn units(cost: &HeaderCost, value: &str) -> u32 {
+    fn units(cost: &HeaderCost, value: &str) -> u64 {
         self::cost(cost, &[("x-units", value.as_bytes())])
     }
 
@@ -176,15 +176,15 @@ mod tests {
         let ten_to_the_64th = format!("1{:064}", 0); // a multiple of 2^64
         let asked = |cost: &HeaderCost| {
             [
-                "4294967295",
-                "4294967296",
+                "18446744073709551615",
                 "18446744073709551616",
+                "18446744073709551617",
                 &ten_to_the_64th,
             ]
             .map(|value| units(cost, value))
         };
-        assert_eq!(asked(&UNITS), [u32::MAX; 4]);
-        assert_eq!(asked(&UNITS.per(2)), [1 << 31, 1 << 31, u32::MAX, u32::MAX]);
+        assert_eq!(asked(&UNITS), [u64::MAX; 4]);
+        assert_eq!(asked(&UNITS.per(2)), [1 << 63; 4]);
     }
 
     #[test]

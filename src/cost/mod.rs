@@ -48,7 +48,7 @@ pub trait CostOf<R> {
 
 impl<R> CostOf<R> for Cost {
     fn cost(&self, _: &R) -> Cost {
-        *self
+        self.clone()
     }
 }
 

@@ -192,9 +192,9 @@ impl RouteCosts {
         match self.0.find(head) {
             Some(entry) => {
                 entry.mark();
-                entry.cost
+                entry.cost.clone()
             }
-            None => self.0.otherwise,
+            None => self.0.otherwise.clone(),
         }
     }
 
@@ -340,7 +340,7 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// `{POST /search: Entry { cost: Cost([5]), matched: false }, otherwise: Cost([1])}`
+/// `{POST /search: Entry { cost: Cost(5), matched: false }, otherwise: Cost(1)}`
 impl fmt::Debug for RouteCosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut map = f.debug_map();
@@ -407,12 +407,12 @@ fn must(made: Result<RouteCosts, RouteCostsError>) -> RouteCosts {
 mod tests {
     use super::*;
 
-    fn cost(costs: &RouteCosts, method: &Method, path: &str) -> u32 {
+    fn cost(costs: &RouteCosts, method: &Method, path: &str) -> u64 {
         let request = Request::builder().method(method).uri(path).body(());
         costs.cost(&request.expect("a valid head")).of(0)
     }
 
-    fn get(costs: &RouteCosts, path: &str) -> u32 {
+    fn get(costs: &RouteCosts, path: &str) -> u64 {
         cost(costs, &Method::GET, path)
     }
 
@@ -611,9 +611,9 @@ mod tests {
         assert_eq!(costs.unmatched(), ["POST /serach", "prefix /assets"]);
         assert_eq!(
             format!("{costs:?}"),
-            "{POST /serach: Entry { cost: Cost([5]), matched: false }, \
-             prefix /assets: Entry { cost: Cost([0]), matched: false }, \
-             /a: Entry { cost: Cost([1, 2]), matched: true }, otherwise: Cost([1])}"
+            "{POST /serach: Entry { cost: Cost(5), matched: false }, \
+             prefix /assets: Entry { cost: Cost(0), matched: false }, \
+             /a: Entry { cost: Cost([1, 2]), matched: true }, otherwise: Cost(1)}"
         );
     }
 

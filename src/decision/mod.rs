@@ -38,8 +38,8 @@ pub enum RetryAfter {
 /// What one quota says of a request; see [`Snapshot`] for a policy's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaSnapshot {
-    pub(crate) limit: u32,
-    pub(crate) remaining: u32,
+    pub(crate) limit: u64,
+    pub(crate) remaining: u64,
     /// 0 if allowed, [`NEVER`] if no wait helps; µs.
     pub(crate) retry_after: u64,
     /// µs
@@ -54,8 +54,8 @@ impl QuotaSnapshot {
     /// 1 µs.
     #[must_use]
     pub fn new(
-        limit: u32,
-        remaining: u32,
+        limit: u64,
+        remaining: u64,
         retry_after: Option<RetryAfter>,
         reset_after: Duration,
     ) -> Self {
@@ -80,13 +80,13 @@ impl QuotaSnapshot {
 
     /// The most a bucket holds or a window admits, in tokens.
     #[must_use]
-    pub const fn limit(&self) -> u32 {
+    pub const fn limit(&self) -> u64 {
         self.limit
     }
 
     /// The largest cost that would be allowed now, after this answer, in tokens.
     #[must_use]
-    pub const fn remaining(&self) -> u32 {
+    pub const fn remaining(&self) -> u64 {
         self.remaining
     }
 
@@ -154,13 +154,13 @@ impl Snapshot {
 
     /// The governing quota's limit, in tokens.
     #[must_use]
-    pub fn limit(&self) -> u32 {
+    pub fn limit(&self) -> u64 {
         self.governor().limit
     }
 
     /// The governing quota's remaining tokens, after this answer.
     #[must_use]
-    pub fn remaining(&self) -> u32 {
+    pub fn remaining(&self) -> u64 {
         self.governor().remaining
     }
 
@@ -173,7 +173,7 @@ impl Snapshot {
     /// What is left of a refusal's waits and spans after `passed` µs, for a request of `cost`; what remained then is by now the
     /// least that remains. A cost above the limit never passes, whatever was waited for. It stays a refusal: if all waits are over,
     /// of 1 µs.
-    pub(crate) fn aged(&self, cost: Cost, passed: u64) -> Self {
+    pub(crate) fn aged(&self, cost: &Cost, passed: u64) -> Self {
         let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
             retry_after: match quota.retry_after {
                 _ if cost.of(index) > quota.limit => NEVER,
@@ -217,11 +217,11 @@ impl Clone for Snapshot {
 }
 
 /// Refusals before permissions, the longest wait first; then the least remaining, then the latest reset.
-fn rank(quota: &QuotaSnapshot) -> (u64, u32, u64) {
+fn rank(quota: &QuotaSnapshot) -> (u64, u64, u64) {
     if quota.retry_after > 0 {
         (quota.retry_after, 0, 0)
     } else {
-        (0, u32::MAX - quota.remaining, quota.reset_after)
+        (0, u64::MAX - quota.remaining, quota.reset_after)
     }
 }
 
@@ -281,9 +281,13 @@ pub struct Receipt {
 pub(crate) struct Part {
     /// The identity of the quota that was charged (its low half: a receipt only meets quotas of its own policy).
     pub(crate) quota: u32,
-    pub(crate) tokens: u32,
-    pub(crate) place: Place,
+    /// The [`Place`] in two parts: together they would take 8 bytes more.
+    number: u32,
+    at: i64,
+    pub(crate) tokens: u64,
 }
+
+const _: () = assert!(size_of::<Part>() == 24);
 
 /// Where in the state a charge lies: the start of its window, or the time and number of its log entry. Buckets: nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -292,10 +296,30 @@ pub(crate) struct Place {
     pub(crate) number: u32,
 }
 
+impl Part {
+    #[inline]
+    pub(crate) const fn new(quota: u32, tokens: u64, place: Place) -> Self {
+        let Place { at, number } = place;
+        Self {
+            quota,
+            number,
+            at,
+            tokens,
+        }
+    }
+
+    pub(crate) const fn place(&self) -> Place {
+        Place {
+            at: self.at,
+            number: self.number,
+        }
+    }
+}
+
 impl Receipt {
     /// The most that is still to be given back: the largest of its quotas' charges, in tokens.
     #[must_use]
-    pub fn tokens(&self) -> u32 {
+    pub fn tokens(&self) -> u64 {
         self.charges
             .iter()
             .map(|charge| charge.tokens)
@@ -369,8 +393,8 @@ impl Turn {
         self.0.receipt
     }
 
-    pub(crate) fn cost(&self) -> Cost {
-        self.0.cost
+    pub(crate) fn cost(&self) -> &Cost {
+        &self.0.cost
     }
 
     /// The same reservation once more, for a cancel that did not return its charge.
@@ -385,7 +409,7 @@ impl Turn {
         let receipt = receipt.as_ref().map(|receipt| Receipt {
             charges: receipt.charges.clone(),
         });
-        let mut again = Self::new(*cost, left, receipt);
+        let mut again = Self::new(cost.clone(), left, receipt);
         again.set_due(*due);
         again
     }

@@ -226,7 +226,7 @@ where
                     report::failed(&error, policy);
                     asked.fall_back(policy);
                     let left = bound.left(shared.layer.backend.lobby());
-                    let wait = wait::begin_local(local, policy, &asked.key, asked.missing, left);
+                    let wait = wait::begin_local(local, policy, &asked.key, &asked.missing, left);
                     let parked = Some(self);
                     return State::Waiting { wait, parked };
                 }
@@ -285,7 +285,7 @@ where
         let matters = !self.asked.elsewhere;
         if matters
             && self.must_ask_again()
-            && let Some(settlement) = charge.lower(Cost::ZERO)
+            && let Some(settlement) = charge.lower(&Cost::ZERO)
         {
             self.asked.joined = Some(charge);
             return self.settle(settlement, Next::AskAgain(refusal));
@@ -356,13 +356,16 @@ where
             asked,
             ..
         } = &mut *self;
-        asked.missing = asked.cost;
+        asked.missing = asked.cost.clone();
         let layer = &shared.layer;
         if let Some(local) = layer.on_error.fallback().filter(|_| asked.by_fallback) {
-            let reply = local.check(policy, &asked.key, asked.cost);
+            let reply = local.check(policy, &asked.key, asked.cost.clone());
             return self.decided(Ok(reply));
         }
-        match layer.backend.ask(Op::Check(asked.cost), policy, &asked.key) {
+        match layer
+            .backend
+            .ask(Op::Check(asked.cost.clone()), policy, &asked.key)
+        {
             Answer::Now(reply) => self.decided(reply),
             Answer::Later(reply) => self.decide_later(reply),
         }

@@ -427,7 +427,7 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     ///     }
     /// });
     /// let as_the_response_says = limit.cost(10).on_response(|parts, charge| {
-    ///     let tokens = parts.headers.get("x-tokens").and_then(|tokens| tokens.to_str().ok()?.parse::<u32>().ok());
+    ///     let tokens = parts.headers.get("x-tokens").and_then(|tokens| tokens.to_str().ok()?.parse::<u64>().ok());
     ///     if let Some(tokens) = tokens {
     ///         charge.settle(tokens);
     ///     }

@@ -97,7 +97,7 @@ where
                 report::failed(&error, policy);
                 let on_error = &self.layer.on_error;
                 asked.fall_back(policy);
-                match on_error.handle(error, policy, &asked.key, asked.missing) {
+                match on_error.handle(error, policy, &asked.key, asked.missing.clone()) {
                     Outcome::Decided(reply) => reply,
                     Outcome::Unavailable if !policy.is_shadow() => {
                         report::decided(policy, report::Outcome::Unavailable);
@@ -137,9 +137,9 @@ where
                 admitted.receipt = None;
             }
             let decision = admitted.decision.clone();
-            charge.extend(asked.missing, admitted);
+            charge.extend(&asked.missing, admitted);
             // What another quota was charged too much for.
-            return match charge.lower(asked.cost) {
+            return match charge.lower(&asked.cost) {
                 Some(settlement) if !asked.elsewhere => {
                     asked.joined = Some(charge);
                     Verdict::Settle(settlement)
@@ -165,7 +165,7 @@ where
         let key = mem::replace(&mut asked.key, Key::new(""));
         if self.layer.refund_unserved {
             let decision = admitted.decision.clone();
-            let charge = Charge::new(settler, policy.clone(), key, asked.cost, admitted);
+            let charge = Charge::new(settler, policy.clone(), key, asked.cost.clone(), admitted);
             return Verdict::Go(Grant {
                 decision: Some(decision),
                 unserved: Some(Unserved::new(charge.clone())),
@@ -178,7 +178,7 @@ where
             offer: Offer::New {
                 settler: Cow::Owned(settler),
                 key,
-                cost: asked.cost,
+                cost: asked.cost.clone(),
                 receipt: admitted.receipt,
                 waited: admitted.waited,
             },
@@ -280,8 +280,8 @@ where
         let partition_key = layer.partitioner.as_ref().map(|by| by.of(&key));
         let mut asked = Asked {
             key,
+            missing: cost.clone(),
             cost,
-            missing: cost,
             joined: None,
             local: None,
             by_fallback: false,
@@ -299,7 +299,7 @@ where
         }
         let answer = layer
             .backend
-            .ask(Op::Check(asked.missing), &policy, &asked.key);
+            .ask(Op::Check(asked.missing.clone()), &policy, &asked.key);
         let reply = match answer {
             // The usual case by itself: what is below moves everything once more.
             Answer::Now(Ok(reply))
@@ -313,7 +313,7 @@ where
                     offer: Offer::New {
                         settler: Cow::Borrowed(&shared.settler),
                         key: asked.key,
-                        cost,
+                        cost: asked.cost,
                         receipt: reply.receipt,
                         waited: Duration::ZERO,
                     },
@@ -491,7 +491,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         F: HandlesFailure<B::Error>,
         R: Reject<Req, S::Response, S::Error>,
     {
-        let state = match charge.lower(asked.cost) {
+        let state = match charge.lower(&asked.cost) {
             Some(settlement) => {
                 asked.joined = Some(charge);
                 let parked = self.park(request, policy, asked, None);
@@ -538,7 +538,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             max_wait,
             end: layer.reject.deadline(&mut request, now),
         };
-        let wait = wait::begin(&layer.backend, &policy, &asked.key, asked.missing, bound);
+        let wait = wait::begin(&layer.backend, &policy, &asked.key, &asked.missing, bound);
         let parked = Some(self.park(request, policy, asked, Some(bound)));
         let state = State::Waiting { wait, parked };
         ResponseFuture { state }

@@ -183,7 +183,8 @@ impl<B: Backend> Limiter<B> {
         max_wait: impl Into<MaxWait>,
     ) -> Result<Charge, Rejected<B::Error>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
-        let waited = wait::until_allowed(&self.backend, &self.policy, key, cost, max_wait).await;
+        let wait = wait::until_allowed(&self.backend, &self.policy, key, &cost, max_wait);
+        let waited = wait.await;
         let admitted = wait::told(&self.policy, waited)?;
         let settler = Arc::new(self.backend.clone());
         let (policy, key) = (self.policy.clone(), key.clone());

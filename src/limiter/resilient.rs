@@ -45,7 +45,7 @@ impl<B: Backend> Resilient<B> {
     /// Spends `cost` tokens of `key`, or says what becomes of the request without an answer of the backend.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Outcome {
         let cost = cost.into();
-        match self.limiter.check(key, cost).await {
+        match self.limiter.check(key, cost.clone()).await {
             Ok(reply) => Outcome::Decided(reply),
             Err(error) => self
                 .on_error
@@ -72,7 +72,8 @@ impl<B: Backend> Resilient<B> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let lobby = self.limiter.backend().lobby();
         let began = lobby.now();
-        match (self.limiter.wait(key, cost, max_wait).await, &self.on_error) {
+        let waited = self.limiter.wait(key, cost.clone(), max_wait).await;
+        match (waited, &self.on_error) {
             (Ok(charge), _) => Ok(Some(charge)),
             (Err(Rejected::Backend(_)), OnBackendError::Allow) => Ok(None),
             (Err(Rejected::Backend(_)), OnBackendError::Fallback(local)) => {

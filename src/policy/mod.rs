@@ -247,7 +247,7 @@ impl Policy {
     }
 
     /// Whether a quota can never allow `cost`.
-    pub(crate) fn is_exceeded_by(&self, cost: Cost) -> bool {
+    pub(crate) fn is_exceeded_by(&self, cost: &Cost) -> bool {
         let mut quotas = self.quotas().iter().enumerate();
         quotas.any(|(index, named)| cost.of(index) > named.quota.limit())
     }

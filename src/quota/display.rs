@@ -42,7 +42,7 @@ impl fmt::Display for Quota {
                 rate(f, "sliding-window:", limit, window)
             }
             Rule::SlidingLog(SlidingLog { limit, window }) => {
-                rate(f, "sliding-log:", limit, window)
+                rate(f, "sliding-log:", limit.into(), window)
             }
         }
     }
@@ -51,10 +51,10 @@ impl fmt::Display for Quota {
 fn bucket(
     f: &mut fmt::Formatter<'_>,
     algorithm: &str,
-    capacity: u32,
-    refill: u32,
+    capacity: u64,
+    refill: u64,
     period: u64,
-    initial: u32,
+    initial: u64,
 ) -> fmt::Result {
     rate(f, algorithm, refill, period)?;
     if capacity != refill {
@@ -66,7 +66,7 @@ fn bucket(
     Ok(())
 }
 
-fn rate(f: &mut fmt::Formatter<'_>, algorithm: &str, count: u32, period: u64) -> fmt::Result {
+fn rate(f: &mut fmt::Formatter<'_>, algorithm: &str, count: u64, period: u64) -> fmt::Result {
     write!(f, "{algorithm}{count}/")?;
     let whole = UNITS.iter().find(|(micros, _)| {
         period.is_multiple_of(*micros) && period / micros <= u64::from(u32::MAX)

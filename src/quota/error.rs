@@ -21,9 +21,9 @@ pub enum QuotaError {
     /// Filling the bucket would take more than 2^52 µs, 142 years.
     TooSlow {
         /// Tokens the bucket holds.
-        capacity: u32,
+        capacity: u64,
         /// Tokens that come back each period.
-        refill: u32,
+        refill: u64,
         /// The period, in µs.
         period_us: u64,
     },
@@ -35,9 +35,9 @@ pub enum QuotaError {
     /// A bucket would start with more than it holds.
     InitialAboveCapacity {
         /// Tokens at the start.
-        initial: u32,
+        initial: u64,
         /// Tokens the bucket holds.
-        capacity: u32,
+        capacity: u64,
     },
     /// A setting of another algorithm.
     NotASettingOf {
@@ -63,17 +63,17 @@ impl QuotaError {
                 s.str(what).str(" is ").number(value).str(": use at most ").number(max)
             }
             Self::TooSlow { capacity, refill, period_us } => s
-                .number(capacity as u64)
+                .number(capacity)
                 .str(" tokens at ")
-                .number(refill as u64)
+                .number(refill)
                 .str(" per ")
                 .number(period_us)
                 .str(" us take more than 142 years to come back: use a shorter period or a smaller capacity"),
             Self::InitialAboveCapacity { initial, capacity } => s
                 .str("initial tokens are ")
-                .number(initial as u64)
+                .number(initial)
                 .str(" and the capacity is ")
-                .number(capacity as u64)
+                .number(capacity)
                 .str(": start with at most the capacity"),
             Self::NotASettingOf { setting, algorithm, of } => {
                 s.str(setting).str(" is no setting of the ").str(algorithm).str(": leave it out or use ").str(of)
@@ -166,11 +166,11 @@ mod tests {
         );
         says(
             QuotaError::TooSlow {
-                capacity: u32::MAX,
-                refill: u32::MAX,
+                capacity: 1 << 40,
+                refill: 1,
                 period_us: u64::MAX,
             },
-            "4294967295 tokens at 4294967295 per 18446744073709551615 us take more than 142 years to come back: use a \
+            "1099511627776 tokens at 1 per 18446744073709551615 us take more than 142 years to come back: use a \
              shorter period or a smaller capacity",
         );
         says(

@@ -8,6 +8,8 @@
 //! | sliding window, counter | [`Quota::sliding_window`] | an estimate that never exceeds `limit` | constant |
 //! | sliding window, log | [`Quota::sliding_log`] | `limit` in every span of one window | 16 bytes for each request admitted in the window |
 //!
+//! Numbers of tokens are 1 to 2^40: 1.1 TB if a token is a byte.
+//!
 //! The short constructors are `const` and meant for literals: they panic on a value that cannot be, at compile time in a
 //! constant. Values that come from outside go through the `try_` constructors, [`FromStr`](std::str::FromStr) or serde,
 //! and get a [`QuotaError`] or a [`ParseQuotaError`] that says the same.
@@ -49,7 +51,10 @@ pub(crate) use self::rule::{
 };
 
 /// The largest number of requests in a sliding window log.
-const LOG_MAX: u32 = 65_535;
+const LOG_MAX: u16 = u16::MAX;
+
+/// The most tokens of a capacity, a refill or a limit: 2^40, 1.1 TB if a token is a byte.
+pub(crate) const MOST_TOKENS: u64 = 1 << 40;
 
 /// How much is allowed in how much time, and by which algorithm. See the [module](self) for a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,9 +99,9 @@ impl Quota {
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0.
+    /// If `tokens` is 0 or above 2^40.
     #[must_use]
-    pub const fn per_second(tokens: u32) -> Self {
+    pub const fn per_second(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(1))
     }
 
@@ -104,9 +109,9 @@ impl Quota {
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0.
+    /// If `tokens` is 0 or above 2^40.
     #[must_use]
-    pub const fn per_minute(tokens: u32) -> Self {
+    pub const fn per_minute(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(60))
     }
 
@@ -114,9 +119,9 @@ impl Quota {
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0.
+    /// If `tokens` is 0 or above 2^40.
     #[must_use]
-    pub const fn per_hour(tokens: u32) -> Self {
+    pub const fn per_hour(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(3_600))
     }
 
@@ -124,9 +129,9 @@ impl Quota {
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0.
+    /// If `tokens` is 0 or above 2^40.
     #[must_use]
-    pub const fn per_day(tokens: u32) -> Self {
+    pub const fn per_day(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(86_400))
     }
 
@@ -136,7 +141,7 @@ impl Quota {
     ///
     /// Where [`try_per`](Self::try_per) errs, with the same sentence.
     #[must_use]
-    pub const fn per(tokens: u32, period: Duration) -> Self {
+    pub const fn per(tokens: u64, period: Duration) -> Self {
         must(Self::try_per(tokens, period))
     }
 
@@ -144,9 +149,9 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If either is 0, or refilling takes more than 142 years.
-    pub const fn try_per(tokens: u32, period: Duration) -> Result<Self, QuotaError> {
-        match nonzero("count", tokens as u64) {
+    /// If either is 0, `tokens` is above 2^40, or refilling takes more than 142 years.
+    pub const fn try_per(tokens: u64, period: Duration) -> Result<Self, QuotaError> {
+        match checked("count", tokens) {
             Ok(()) => Self::try_token_bucket(tokens, tokens, period),
             Err(error) => Err(error),
         }
@@ -158,31 +163,31 @@ impl Quota {
     ///
     /// Where [`try_token_bucket`](Self::try_token_bucket) errs, with the same sentence.
     #[must_use]
-    pub const fn token_bucket(capacity: u32, refill: u32, period: Duration) -> Self {
+    pub const fn token_bucket(capacity: u64, refill: u64, period: Duration) -> Self {
         must(Self::try_token_bucket(capacity, refill, period))
     }
 
     /// A token bucket that holds `capacity` tokens and gets `refill` of them back in each `period`, evenly.
     ///
-    /// Refill is exact: a rate that does not fit into 2^52 parts of the capacity is slower by less than 2e-6 in
+    /// Refill is exact: a rate that does not fit into 2^52 parts of the capacity is slower by less than 5e-4 in
     /// proportion (usually 1e-13), never faster.
     ///
     /// # Errors
     ///
-    /// If a number is 0, or filling takes more than 142 years.
+    /// If a number is 0, one of tokens is above 2^40, or filling takes more than 142 years.
     pub const fn try_token_bucket(
-        capacity: u32,
-        refill: u32,
+        capacity: u64,
+        refill: u64,
         period: Duration,
     ) -> Result<Self, QuotaError> {
         Self::bucket_of_micros(capacity, refill, micros_up(period), capacity)
     }
 
     const fn bucket_of_micros(
-        capacity: u32,
-        refill: u32,
+        capacity: u64,
+        refill: u64,
         period: u64,
-        initial: u32,
+        initial: u64,
     ) -> Result<Self, QuotaError> {
         if let Err(error) = positive(capacity, refill, period) {
             return Err(error);
@@ -215,7 +220,7 @@ impl Quota {
     ///
     /// Where [`try_interval_bucket`](Self::try_interval_bucket) errs, with the same sentence.
     #[must_use]
-    pub const fn interval_bucket(capacity: u32, refill: u32, period: Duration) -> Self {
+    pub const fn interval_bucket(capacity: u64, refill: u64, period: Duration) -> Self {
         must(Self::try_interval_bucket(capacity, refill, period))
     }
 
@@ -225,17 +230,17 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If a number is 0, or filling takes more than 142 years.
+    /// If a number is 0, one of tokens is above 2^40, or filling takes more than 142 years.
     pub const fn try_interval_bucket(
-        capacity: u32,
-        refill: u32,
+        capacity: u64,
+        refill: u64,
         period: Duration,
     ) -> Result<Self, QuotaError> {
         let period = micros_up(period);
         if let Err(error) = positive(capacity, refill, period) {
             return Err(error);
         }
-        match (capacity.div_ceil(refill) as u64).checked_mul(period) {
+        match capacity.div_ceil(refill).checked_mul(period) {
             Some(0..=MOST_GRAINS) => {
                 let (initial, origin) = (capacity, None);
                 Ok(Self::of(Rule::IntervalBucket(IntervalBucket {
@@ -262,7 +267,7 @@ impl Quota {
     ///
     /// Where [`try_fixed_window`](Self::try_fixed_window) errs, with the same sentence.
     #[must_use]
-    pub const fn fixed_window(limit: u32, window: Duration) -> Self {
+    pub const fn fixed_window(limit: u64, window: Duration) -> Self {
         must(Self::try_fixed_window(limit, window))
     }
 
@@ -270,8 +275,8 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If a number is 0, or the window is longer than 142 years.
-    pub const fn try_fixed_window(limit: u32, window: Duration) -> Result<Self, QuotaError> {
+    /// If a number is 0, the limit is above 2^40, or the window is longer than 142 years.
+    pub const fn try_fixed_window(limit: u64, window: Duration) -> Result<Self, QuotaError> {
         match checked_window(limit, micros_up(window)) {
             Ok(window) => Ok(Self::of(Rule::FixedWindow(FixedWindow {
                 limit,
@@ -289,7 +294,7 @@ impl Quota {
     ///
     /// Where [`try_sliding_window`](Self::try_sliding_window) errs, with the same sentence.
     #[must_use]
-    pub const fn sliding_window(limit: u32, window: Duration) -> Self {
+    pub const fn sliding_window(limit: u64, window: Duration) -> Self {
         must(Self::try_sliding_window(limit, window))
     }
 
@@ -297,11 +302,11 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If a number is 0, or the window is longer than 142 years.
-    pub const fn try_sliding_window(limit: u32, window: Duration) -> Result<Self, QuotaError> {
+    /// If a number is 0, the limit is above 2^40, or the window is longer than 142 years.
+    pub const fn try_sliding_window(limit: u64, window: Duration) -> Result<Self, QuotaError> {
         match checked_window(limit, micros_up(window)) {
             Ok(window) => {
-                // At least 1 µs; more where limit × window passes 2^51. The quotient is at most 2^33.
+                // At least 1 µs; more where limit × window passes 2^51. The quotient is at most 2^41.
                 #[allow(clippy::cast_possible_truncation)]
                 let tick = (limit as u128 * window as u128).div_ceil(1 << 51) as u64;
                 let ticks = window.div_ceil(tick);
@@ -323,7 +328,7 @@ impl Quota {
     ///
     /// Where [`try_sliding_log`](Self::try_sliding_log) errs, with the same sentence.
     #[must_use]
-    pub const fn sliding_log(limit: u32, window: Duration) -> Self {
+    pub const fn sliding_log(limit: u64, window: Duration) -> Self {
         must(Self::try_sliding_log(limit, window))
     }
 
@@ -332,16 +337,21 @@ impl Quota {
     /// # Errors
     ///
     /// If a number is 0, the limit is above 65535, or the window is longer than 142 years.
-    pub const fn try_sliding_log(limit: u32, window: Duration) -> Result<Self, QuotaError> {
-        if limit > LOG_MAX {
+    pub const fn try_sliding_log(limit: u64, window: Duration) -> Result<Self, QuotaError> {
+        if limit > LOG_MAX as u64 {
             return Err(QuotaError::TooLarge {
                 what: "limit of a log",
-                value: limit as u64,
+                value: limit,
                 max: LOG_MAX as u64,
             });
         }
         match checked_window(limit, micros_up(window)) {
-            Ok(window) => Ok(Self::of(Rule::SlidingLog(SlidingLog { limit, window }))),
+            Ok(window) => {
+                // Checked above: at most 65535.
+                #[allow(clippy::cast_possible_truncation)]
+                let limit = limit as u32;
+                Ok(Self::of(Rule::SlidingLog(SlidingLog { limit, window })))
+            }
             Err(error) => Err(error),
         }
     }
@@ -360,7 +370,7 @@ impl Quota {
     ///
     /// Where [`try_burst`](Self::try_burst) errs, with the same sentence.
     #[must_use]
-    pub const fn burst(self, capacity: u32) -> Self {
+    pub const fn burst(self, capacity: u64) -> Self {
         must(self.try_burst(capacity))
     }
 
@@ -369,8 +379,8 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If `capacity` is 0, below the initial tokens, or takes more than 142 years to fill, or this is no bucket.
-    pub const fn try_burst(self, capacity: u32) -> Result<Self, QuotaError> {
+    /// If `capacity` is 0, above 2^40, below the initial tokens, or takes more than 142 years to fill, or this is no bucket.
+    pub const fn try_burst(self, capacity: u64) -> Result<Self, QuotaError> {
         let made = match self.rule {
             Rule::TokenBucket(bucket) => {
                 let initial = kept(bucket.initial, bucket.capacity, capacity);
@@ -414,7 +424,7 @@ impl Quota {
     ///
     /// Where [`try_initial_tokens`](Self::try_initial_tokens) errs, with the same sentence.
     #[must_use]
-    pub const fn initial_tokens(self, initial: u32) -> Self {
+    pub const fn initial_tokens(self, initial: u64) -> Self {
         must(self.try_initial_tokens(initial))
     }
 
@@ -423,7 +433,7 @@ impl Quota {
     /// # Errors
     ///
     /// If `initial` is above the capacity, or this is no bucket.
-    pub const fn try_initial_tokens(mut self, initial: u32) -> Result<Self, QuotaError> {
+    pub const fn try_initial_tokens(mut self, initial: u64) -> Result<Self, QuotaError> {
         let capacity = self.limit();
         match &mut self.rule {
             Rule::TokenBucket(bucket) => bucket.initial = initial,
@@ -484,19 +494,19 @@ impl Quota {
     /// The capacity of a bucket or the limit of a window, in tokens.
     #[must_use]
     #[inline]
-    pub const fn limit(&self) -> u32 {
+    pub const fn limit(&self) -> u64 {
         match self.rule {
             Rule::TokenBucket(TokenBucket { capacity, .. })
             | Rule::IntervalBucket(IntervalBucket { capacity, .. }) => capacity,
             Rule::FixedWindow(FixedWindow { limit, .. })
-            | Rule::SlidingWindow(SlidingWindow { limit, .. })
-            | Rule::SlidingLog(SlidingLog { limit, .. }) => limit,
+            | Rule::SlidingWindow(SlidingWindow { limit, .. }) => limit,
+            Rule::SlidingLog(SlidingLog { limit, .. }) => limit as u64,
         }
     }
 
     /// A bucket's refill: so many tokens in so much time. `None` for windows.
     #[must_use]
-    pub const fn rate(&self) -> Option<(u32, Duration)> {
+    pub const fn rate(&self) -> Option<(u64, Duration)> {
         match self.rule {
             Rule::TokenBucket(TokenBucket { refill, period, .. })
             | Rule::IntervalBucket(IntervalBucket { refill, period, .. }) => {
@@ -536,7 +546,7 @@ impl Quota {
 }
 
 /// Initial tokens after a change of the capacity: full stays full, less stays what it was.
-const fn kept(initial: u32, old: u32, new: u32) -> u32 {
+const fn kept(initial: u64, old: u64, new: u64) -> u64 {
     if initial == old { new } else { initial }
 }
 
@@ -566,27 +576,35 @@ const fn must(made: Result<Quota, QuotaError>) -> Quota {
     }
 }
 
-const fn nonzero(what: &'static str, value: u64) -> Result<(), QuotaError> {
-    if value == 0 {
-        Err(QuotaError::Zero { what })
-    } else {
-        Ok(())
+/// Accepts 1 to 2^40 tokens.
+const fn checked(what: &'static str, value: u64) -> Result<(), QuotaError> {
+    match value {
+        0 => Err(QuotaError::Zero { what }),
+        1..=MOST_TOKENS => Ok(()),
+        _ => Err(QuotaError::TooLarge {
+            what,
+            value,
+            max: MOST_TOKENS,
+        }),
     }
 }
 
-const fn positive(capacity: u32, refill: u32, period: u64) -> Result<(), QuotaError> {
-    if capacity == 0 {
-        return Err(QuotaError::Zero { what: "capacity" });
+const fn positive(capacity: u64, refill: u64, period: u64) -> Result<(), QuotaError> {
+    if let Err(error) = checked("capacity", capacity) {
+        return Err(error);
     }
-    if refill == 0 {
-        return Err(QuotaError::Zero { what: "refill" });
+    if let Err(error) = checked("refill", refill) {
+        return Err(error);
     }
-    nonzero("period", period)
+    if period == 0 {
+        return Err(QuotaError::Zero { what: "period" });
+    }
+    Ok(())
 }
 
-const fn checked_window(limit: u32, window: u64) -> Result<u64, QuotaError> {
-    if limit == 0 {
-        return Err(QuotaError::Zero { what: "limit" });
+const fn checked_window(limit: u64, window: u64) -> Result<u64, QuotaError> {
+    if let Err(error) = checked("limit", limit) {
+        return Err(error);
     }
     if window == 0 {
         return Err(QuotaError::Zero { what: "window" });

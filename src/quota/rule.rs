@@ -15,27 +15,27 @@ pub(crate) enum Rule {
 /// A bucket that refills all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TokenBucket {
-    pub(crate) capacity: u32,
-    pub(crate) refill: u32,
+    pub(crate) capacity: u64,
+    pub(crate) refill: u64,
     pub(crate) period: u64,
-    pub(crate) initial: u32,
+    pub(crate) initial: u64,
     pub(crate) units: Units,
 }
 
 /// A bucket that gets `refill` tokens at the end of each `period`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct IntervalBucket {
-    pub(crate) capacity: u32,
-    pub(crate) refill: u32,
+    pub(crate) capacity: u64,
+    pub(crate) refill: u64,
     pub(crate) period: u64,
-    pub(crate) initial: u32,
+    pub(crate) initial: u64,
     pub(crate) origin: Origin,
 }
 
 /// A count that starts again with each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FixedWindow {
-    pub(crate) limit: u32,
+    pub(crate) limit: u64,
     pub(crate) window: u64,
     pub(crate) origin: Origin,
 }
@@ -43,7 +43,7 @@ pub(crate) struct FixedWindow {
 /// Two counts, the older one weighted by the part of its window that still counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlidingWindow {
-    pub(crate) limit: u32,
+    pub(crate) limit: u64,
     pub(crate) window: u64,
     /// The weight falls in steps of so many µs, chosen so that no product passes 2^53.
     pub(crate) tick: u64,

@@ -22,11 +22,11 @@ enum Form {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Bucket {
-    capacity: u32,
-    refill: u32,
+    capacity: u64,
+    refill: u64,
     period_us: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    initial_tokens: Option<u32>,
+    initial_tokens: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     anchor: Option<Start>,
     #[serde(default, skip_serializing_if = "Unit::is_default")]
@@ -36,7 +36,7 @@ struct Bucket {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Window {
-    limit: u32,
+    limit: u64,
     window_us: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     anchor: Option<Start>,
@@ -167,7 +167,7 @@ impl From<&Quota> for Form {
             }),
             Rule::FixedWindow(w) => Self::FixedWindow(window(w.limit, w.window, w.origin)),
             Rule::SlidingWindow(w) => Self::SlidingWindow(window(w.limit, w.window, Some(0))),
-            Rule::SlidingLog(w) => Self::SlidingLog(window(w.limit, w.window, Some(0))),
+            Rule::SlidingLog(w) => Self::SlidingLog(window(w.limit.into(), w.window, Some(0))),
         }
     }
 }

@@ -20,14 +20,14 @@ fn nonsense_is_refused_by_every_try_constructor() {
         Quota::try_per(1, none),
         Quota::try_token_bucket(0, 1, SECOND),
         Quota::try_token_bucket(1, 0, SECOND),
-        Quota::try_token_bucket(u32::MAX, 1, Duration::from_secs(86_400)),
+        Quota::try_token_bucket(MOST_TOKENS, 1, Duration::from_secs(86_400)),
         Quota::try_per(1, Duration::MAX),
-        Quota::try_token_bucket(1, u32::MAX, Duration::MAX),
+        Quota::try_token_bucket(1, MOST_TOKENS, Duration::MAX),
         Quota::try_interval_bucket(0, 1, SECOND),
         Quota::try_interval_bucket(1, 0, SECOND),
         Quota::try_interval_bucket(1, 1, none),
         Quota::try_interval_bucket(2, 1, age / 2 + SECOND),
-        Quota::try_interval_bucket(u32::MAX, 1, Duration::MAX),
+        Quota::try_interval_bucket(MOST_TOKENS, 1, Duration::MAX),
         Quota::try_fixed_window(0, SECOND),
         Quota::try_fixed_window(1, none),
         Quota::try_fixed_window(1, age),
@@ -45,6 +45,54 @@ fn nonsense_is_refused_by_every_try_constructor() {
     }
     assert!(Quota::try_interval_bucket(1, 1, Duration::from_micros(MOST_GRAINS)).is_ok());
     assert!(Quota::try_fixed_window(1, Duration::from_micros(MOST_GRAINS)).is_ok());
+}
+
+#[test]
+fn tokens_are_at_most_two_to_the_fortieth() {
+    let (most, over) = (MOST_TOKENS, MOST_TOKENS + 1);
+    for accepted in [
+        Quota::try_per(most, SECOND),
+        Quota::try_token_bucket(most, 1 << 20, SECOND),
+        Quota::try_token_bucket(1, most, SECOND),
+        Quota::try_interval_bucket(most, most, SECOND),
+        Quota::try_fixed_window(most, SECOND),
+        Quota::try_sliding_window(most, Duration::from_micros(MOST_GRAINS)),
+    ] {
+        accepted.expect("in range");
+    }
+    for refused in [
+        Quota::try_per(over, SECOND),
+        Quota::try_token_bucket(over, 1, SECOND),
+        Quota::try_token_bucket(1, over, SECOND),
+        Quota::try_interval_bucket(over, over, SECOND),
+        Quota::try_interval_bucket(1, over, SECOND),
+        Quota::try_fixed_window(over, SECOND),
+        Quota::try_sliding_window(over, SECOND),
+        Quota::try_sliding_window(u64::MAX, SECOND),
+        Quota::per_second(5).try_burst(over),
+    ] {
+        let value = refused.expect_err("out of range");
+        assert!(
+            matches!(
+                value,
+                QuotaError::TooLarge {
+                    max: MOST_TOKENS,
+                    ..
+                }
+            ),
+            "{value}"
+        );
+    }
+}
+
+#[test]
+fn ten_gigabytes_a_day_keep_their_exact_rate() {
+    let quota = Quota::per_day(10_000_000_000).unit(Unit::ContentBytes);
+    assert_eq!(quota.grains(), Some((25, 216)));
+    assert_eq!(
+        quota.to_string().parse::<Quota>().map(|read| read.limit()),
+        Ok(quota.limit())
+    );
 }
 
 #[test]

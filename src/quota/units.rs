@@ -59,11 +59,10 @@ impl Divisor {
 impl Units {
     /// `refill / period` in lowest terms if `capacity` tokens of it fit into [`MOST_GRAINS`], else the largest fraction
     /// below it that does: never faster than asked. `None` if that is nothing at all.
-    pub(crate) const fn of(capacity: u32, refill: u32, period: u64) -> Option<Self> {
-        let refill = refill as u64;
+    pub(crate) const fn of(capacity: u64, refill: u64, period: u64) -> Option<Self> {
         let divisor = gcd(refill, period);
         let (per_micro, per_token) = (refill / divisor, period / divisor);
-        let most = MOST_GRAINS / capacity as u64;
+        let most = MOST_GRAINS / capacity;
         let (per_micro, per_token) = if per_token <= most {
             (per_micro, per_token)
         } else {
@@ -126,6 +125,7 @@ const fn largest_below(n: u64, d: u64, most: u64) -> (u64, u64) {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::MOST_TOKENS;
     use super::*;
 
     proptest! {
@@ -161,6 +161,6 @@ mod tests {
             .map(|units| (units.per_micro.get(), units.per_token.get()));
         assert_eq!(longest, Some((1, MOST_GRAINS)));
         assert_eq!(Units::of(1, 1, MOST_GRAINS + 1), None);
-        assert_eq!(Units::of(u32::MAX, 1, u64::MAX), None);
+        assert_eq!(Units::of(MOST_TOKENS, 1, u64::MAX), None);
     }
 }

@@ -15,7 +15,7 @@ pub(super) const MICROS: u64 = 1_000_000;
 pub(super) struct Item {
     /// The name as an RFC 9651 string, with its quotes.
     name: Box<str>,
-    quota: u32,
+    quota: u64,
     unit: Option<&'static str>,
     /// Whole seconds; none for concurrency.
     window: Option<u64>,
@@ -67,7 +67,7 @@ impl Item {
     pub(super) fn of_permits(permits: &Permits) -> Self {
         Self {
             name: quoted(permits.name()),
-            quota: permits.capacity(),
+            quota: permits.capacity().into(),
             unit: Some("concurrent-requests"),
             window: None,
             one_token: None,
@@ -108,7 +108,7 @@ impl Item {
     pub(super) fn policy(&self, partition_key: Option<&[u8]>, out: &mut Field) {
         separate(out);
         out.extend_from_slice(self.name.as_bytes());
-        Self::parameter(out, ";q=", self.quota.into());
+        Self::parameter(out, ";q=", self.quota);
         if let Some(unit) = self.unit {
             out.extend_from_slice(b";qu=\"");
             out.extend_from_slice(unit.as_bytes());
@@ -129,7 +129,7 @@ impl Item {
     ) {
         separate(out);
         out.extend_from_slice(self.name.as_bytes());
-        Self::parameter(out, ";r=", answer.remaining.into());
+        Self::parameter(out, ";r=", answer.remaining);
         if let Some(seconds) = self.effective_window(answer) {
             Self::parameter(out, ";t=", seconds);
         }
@@ -187,7 +187,7 @@ impl Item {
     pub(super) fn raw(name: &str, capacity: u32) -> Self {
         Self {
             name: quoted(name),
-            quota: capacity,
+            quota: capacity.into(),
             unit: Some("concurrent-requests"),
             window: None,
             one_token: None,

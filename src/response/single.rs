@@ -26,8 +26,8 @@ pub(super) const X: Names = Names([
 /// What is said of the governing quota.
 #[derive(Clone, Copy)]
 pub(super) struct Single {
-    limit: u32,
-    remaining: u32,
+    limit: u64,
+    remaining: u64,
     /// µs from now.
     reset: u64,
 }
@@ -64,8 +64,8 @@ impl Single {
         }
         let seconds = since.map_or_else(|| self.delta(), |now| self.epoch(now));
         let told: [(_, u64); 3] = [
-            (limit, self.limit.into()),
-            (remaining, self.remaining.into()),
+            (limit, self.limit),
+            (remaining, self.remaining),
             (reset, seconds),
         ];
         for (name, number) in told {
@@ -88,8 +88,8 @@ impl Single {
         }
         let mut field = Field::new();
         let told: [(&str, u64); 3] = [
-            ("limit=", self.limit.into()),
-            (", remaining=", self.remaining.into()),
+            ("limit=", self.limit),
+            (", remaining=", self.remaining),
             (", reset=", self.delta()),
         ];
         for (text, number) in told {
@@ -108,7 +108,7 @@ impl Single {
         remaining: impl FnOnce(&HeaderValue) -> Option<u64>,
     ) -> bool {
         there.is_some_and(|there| {
-            remaining(there).is_none_or(|remaining| remaining <= self.remaining.into())
+            remaining(there).is_none_or(|remaining| remaining <= self.remaining)
         })
     }
 }

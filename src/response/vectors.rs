@@ -14,11 +14,8 @@ use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};
 use crate::policy::Policy;
 use crate::quota::{Quota, Unit};
 
-fn small(value: &Value) -> u32 {
-    value
-        .as_u64()
-        .and_then(|value| u32::try_from(value).ok())
-        .expect("a number")
+fn number(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
 }
 
 fn micros(value: &Value) -> std::time::Duration {
@@ -29,17 +26,17 @@ fn micros(value: &Value) -> std::time::Duration {
 fn quota(policy: &Value) -> Option<Quota> {
     let quota = match policy["algorithm"].as_str().expect("a name") {
         "token_bucket" => Quota::token_bucket(
-            small(&policy["capacity"]),
-            small(&policy["refill"]),
+            number(&policy["capacity"]),
+            number(&policy["refill"]),
             micros(&policy["period_us"]),
         ),
         "token_bucket_interval" => Quota::interval_bucket(
-            small(&policy["capacity"]),
-            small(&policy["refill"]),
+            number(&policy["capacity"]),
+            number(&policy["refill"]),
             micros(&policy["period_us"]),
         ),
         "fixed_window" => {
-            Quota::fixed_window(small(&policy["limit"]), micros(&policy["window_us"]))
+            Quota::fixed_window(number(&policy["limit"]), micros(&policy["window_us"]))
         }
         "semaphore" => {
             assert_eq!(policy["unit"], "concurrent-requests");
@@ -59,15 +56,16 @@ fn name(policy: &Value) -> &str {
 }
 
 /// Its item, and its limit.
-fn item(policy: &Value) -> (Item, u32) {
+fn item(policy: &Value) -> (Item, u64) {
     match quota(policy) {
         Some(quota) => {
             let named = Policy::try_of("p", [(name(policy), quota)]).expect("a policy");
             (Item::of(&named.quotas()[0]), quota.limit())
         }
         None => {
-            let capacity = small(&policy["capacity"]);
-            (Item::raw(name(policy), capacity), capacity)
+            let capacity = number(&policy["capacity"]);
+            let narrow = u32::try_from(capacity).expect("permits");
+            (Item::raw(name(policy), narrow), capacity)
         }
     }
 }
@@ -98,13 +96,13 @@ fn formats(name: &str) -> HeaderFormats {
     .into()
 }
 
-fn decision(results: &[Value], limits: &[u32]) -> Decision {
+fn decision(results: &[Value], limits: &[u64]) -> Decision {
     let answers = results
         .iter()
         .zip(limits)
         .map(|(result, limit)| QuotaSnapshot {
             limit: *limit,
-            remaining: small(&result["remaining"]),
+            remaining: number(&result["remaining"]),
             retry_after: match (
                 result["allowed"].as_bool().expect("a bool"),
                 result["retry_after_us"].as_u64(),

@@ -29,12 +29,12 @@ pub(crate) fn policies() -> Vec<Policy> {
 
 /// A limiter, whichever way it is asked. Every answer must come.
 pub(crate) trait Asked {
-    fn check(&self, key: &Key, cost: u32) -> Reply;
-    fn reserve(&self, key: &Key, cost: u32, max_wait: Duration) -> Reply;
+    fn check(&self, key: &Key, cost: u64) -> Reply;
+    fn reserve(&self, key: &Key, cost: u64, max_wait: Duration) -> Reply;
     fn cancel(&self, key: &Key, turn: Turn) -> bool;
     fn peek(&self, key: &Key) -> Snapshot;
-    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u32) -> Snapshot;
-    fn penalty(&self, key: &Key, cost: u32) -> Snapshot;
+    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u64) -> Snapshot;
+    fn penalty(&self, key: &Key, cost: u64) -> Snapshot;
     fn reset(&self, key: &Key) -> Snapshot;
 }
 
@@ -43,11 +43,11 @@ fn answer<T, E: Debug>(answer: Result<T, E>) -> T {
 }
 
 impl<B: blocking::BlockingBackend> Asked for blocking::Limiter<B> {
-    fn check(&self, key: &Key, cost: u32) -> Reply {
+    fn check(&self, key: &Key, cost: u64) -> Reply {
         answer(self.check(key, cost))
     }
 
-    fn reserve(&self, key: &Key, cost: u32, max_wait: Duration) -> Reply {
+    fn reserve(&self, key: &Key, cost: u64, max_wait: Duration) -> Reply {
         answer(self.reserve(key, cost, max_wait))
     }
 
@@ -59,11 +59,11 @@ impl<B: blocking::BlockingBackend> Asked for blocking::Limiter<B> {
         answer(self.peek(key))
     }
 
-    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u32) -> Snapshot {
+    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u64) -> Snapshot {
         answer(self.refund(key, receipt, cost))
     }
 
-    fn penalty(&self, key: &Key, cost: u32) -> Snapshot {
+    fn penalty(&self, key: &Key, cost: u64) -> Snapshot {
         answer(self.penalty(key, cost))
     }
 
@@ -85,11 +85,11 @@ impl<B> Awaited<'_, B> {
 }
 
 impl<B: backend::Backend> Asked for Awaited<'_, B> {
-    fn check(&self, key: &Key, cost: u32) -> Reply {
+    fn check(&self, key: &Key, cost: u64) -> Reply {
         self.wait(self.limiter.check(key, cost))
     }
 
-    fn reserve(&self, key: &Key, cost: u32, max_wait: Duration) -> Reply {
+    fn reserve(&self, key: &Key, cost: u64, max_wait: Duration) -> Reply {
         self.wait(self.limiter.reserve(key, cost, max_wait))
     }
 
@@ -101,11 +101,11 @@ impl<B: backend::Backend> Asked for Awaited<'_, B> {
         self.wait(self.limiter.peek(key))
     }
 
-    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u32) -> Snapshot {
+    fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u64) -> Snapshot {
         self.wait(self.limiter.refund(key, receipt, cost))
     }
 
-    fn penalty(&self, key: &Key, cost: u32) -> Snapshot {
+    fn penalty(&self, key: &Key, cost: u64) -> Snapshot {
         self.wait(self.limiter.penalty(key, cost))
     }
 
@@ -124,7 +124,7 @@ pub(crate) fn runtime() -> Runtime {
 
 /// What an operation did, when time plays no part: whether it was allowed or given back, what remains of each quota, and
 /// whether there is a receipt, a turn, a wait.
-type Told = (bool, Vec<u32>, [bool; 3]);
+type Told = (bool, Vec<u64>, [bool; 3]);
 
 fn of_reply(reply: &Reply) -> Told {
     let holds = [

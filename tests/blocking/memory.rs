@@ -87,7 +87,7 @@ fn threads_and_tasks_share_their_buckets() {
 
 #[test]
 fn any_number_of_threads_and_tasks_admit_exactly_the_limit() {
-    const LIMIT: u32 = 5_000;
+    const LIMIT: u64 = 5_000;
     let runtime = runtime();
     for quota in [
         Quota::per_day(1).burst(LIMIT),
@@ -105,26 +105,26 @@ fn any_number_of_threads_and_tasks_admit_exactly_the_limit() {
                     let mut allowed = 0;
                     for _ in 0..LIMIT / 4 {
                         let reply = limiter.check(&key, 1).await.expect("memory");
-                        allowed += u32::from(reply.decision.is_allowed());
+                        allowed += u64::from(reply.decision.is_allowed());
                     }
                     allowed
                 })
             })
             .collect();
-        let admitted: u32 = thread::scope(|scope| {
+        let admitted: u64 = thread::scope(|scope| {
             let check = || {
-                let allowed = |_: &u32| {
+                let allowed = |_: &u64| {
                     let reply = limiter.check(&key, 1).expect("memory");
                     reply.decision.is_allowed()
                 };
-                u32::try_from((0..LIMIT / 4).filter(allowed).count()).expect("few")
+                u64::try_from((0..LIMIT / 4).filter(allowed).count()).expect("few")
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(check)).collect();
             let of_threads = threads.into_iter().map(|thread| thread.join());
             of_threads.map(|allowed| allowed.expect("no panic")).sum()
         });
         let of_tasks = tasks.into_iter().map(|task| runtime.block_on(task));
-        let of_tasks: u32 = of_tasks.map(|allowed| allowed.expect("no panic")).sum();
+        let of_tasks: u64 = of_tasks.map(|allowed| allowed.expect("no panic")).sum();
         assert_eq!(admitted + of_tasks, LIMIT);
     }
 }
@@ -133,7 +133,7 @@ fn any_number_of_threads_and_tasks_admit_exactly_the_limit() {
 fn a_call_over_the_limit_is_not_made() {
     let limiter = Limiter::new(Policy::new("calls", Quota::per_hour(3)), frozen());
     let (key, mut calls) = (Key::from("ann"), 0);
-    let mut call = |cost: u32| {
+    let mut call = |cost: u64| {
         limiter.limit(&key, cost, || {
             calls += 1;
             calls

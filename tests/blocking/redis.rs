@@ -33,17 +33,17 @@ fn asking() -> RedisBuilder {
 }
 
 /// A bucket of so many tokens; none comes back while a test runs.
-fn tokens(limit: u32) -> Policy {
+fn tokens(limit: u64) -> Policy {
     Policy::new("api", Quota::per_day(1).burst(limit))
 }
 
-fn connect(server: &RedisServer, limit: u32) -> Redis {
+fn connect(server: &RedisServer, limit: u64) -> Redis {
     let backend = asking().connect_blocking(server.url()).expect("it runs");
     Limiter::new(tokens(limit), backend)
 }
 
 /// What a check that succeeds says is spent.
-fn check(limiter: &Redis, key: &Key) -> Result<u32, BackendErrorKind> {
+fn check(limiter: &Redis, key: &Key) -> Result<u64, BackendErrorKind> {
     let reply = limiter.check(key, 1);
     let reply = reply.map_err(|why| why.kind().clone())?;
     assert_eq!(reply.decision.is_allowed(), reply.receipt.is_some());
@@ -81,7 +81,7 @@ fn recovers(limiter: &Redis, key: &Key, outage: Duration) {
 }
 
 /// Opens so many connections: none is given back before all are there.
-fn open(limiter: &Redis, count: u32) {
+fn open(limiter: &Redis, count: u64) {
     let all = Barrier::new(usize::try_from(count).expect("few"));
     thread::scope(|scope| {
         for thread in 0..count {
@@ -89,7 +89,7 @@ fn open(limiter: &Redis, count: u32) {
             scope.spawn(move || {
                 all.wait();
                 for _ in 0..50 {
-                    limiter.peek(&Key::from(u64::from(thread))).expect("Redis");
+                    limiter.peek(&Key::from(thread)).expect("Redis");
                 }
             });
         }
@@ -122,7 +122,7 @@ fn the_answers_and_the_buckets_are_those_of_the_asynchronous_backend() {
 
 #[test]
 fn threads_and_tasks_together_admit_exactly_the_limit() {
-    const LIMIT: u32 = 2_000;
+    const LIMIT: u64 = 2_000;
     let (server, runtime) = (RedisServer::start(), runtime());
     let patient = || asking().time_limit(Duration::from_secs(20));
     let threads = patient().connect_blocking(server.url()).expect("it runs");
@@ -143,24 +143,24 @@ fn threads_and_tasks_together_admit_exactly_the_limit() {
                     let mut allowed = 0;
                     for _ in 0..LIMIT / 8 {
                         let reply = limiter.check(&key, 1).await.expect("Redis");
-                        allowed += u32::from(reply.decision.is_allowed());
+                        allowed += u64::from(reply.decision.is_allowed());
                     }
                     allowed
                 })
             })
             .collect();
         let limiter = Limiter::new(policy, threads.clone());
-        let admitted: u32 = thread::scope(|scope| {
-            let check = || -> u32 {
+        let admitted: u64 = thread::scope(|scope| {
+            let check = || -> u64 {
                 let allowed = |_| limiter.check(&key, 1).expect("Redis").decision.is_allowed();
-                (0..LIMIT / 8).map(|check| u32::from(allowed(check))).sum()
+                (0..LIMIT / 8).map(|check| u64::from(allowed(check))).sum()
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(check)).collect();
             let threads = threads.into_iter().map(|thread| thread.join());
             threads.map(|allowed| allowed.expect("no panic")).sum()
         });
         let of_tasks = of_tasks.into_iter().map(|task| runtime.block_on(task));
-        let of_tasks: u32 = of_tasks.map(|allowed| allowed.expect("no panic")).sum();
+        let of_tasks: u64 = of_tasks.map(|allowed| allowed.expect("no panic")).sum();
         assert_eq!(admitted + of_tasks, LIMIT);
         assert!(admitted > 0 && of_tasks > 0, "{admitted} and {of_tasks}");
     }
@@ -636,7 +636,7 @@ fn an_answer_that_comes_late_is_nobody_elses() {
     // Each has another limit: no answer can be taken for another's.
     for limit in 100..110 {
         let limiter = Limiter::new(Policy::new("api", Quota::per_day(limit)), backend.clone());
-        let key = Key::from(u64::from(limit));
+        let key = Key::from(limit);
         let told = limiter.peek(&key).expect("it passes").limit();
         assert_eq!(told, limit);
         let connections = proxy.connections();

@@ -60,11 +60,6 @@ fn number(object: &Object, field: &str) -> u64 {
         .unwrap_or_else(|| panic!("no number `{field}` in {object:?}"))
 }
 
-fn small(object: &Object, field: &str) -> u32 {
-    u32::try_from(number(object, field))
-        .unwrap_or_else(|_| panic!("`{field}` is too large in {object:?}"))
-}
-
 fn micros(object: &Object, field: &str) -> Duration {
     Duration::from_micros(number(object, field))
 }
@@ -98,8 +93,8 @@ fn quota(algorithm: &str, limit: &Object) -> Quota {
             );
             (
                 Quota::try_token_bucket(
-                    small(limit, "capacity"),
-                    small(limit, "refill"),
+                    number(limit, "capacity"),
+                    number(limit, "refill"),
                     micros(limit, "period_us"),
                 ),
                 None,
@@ -119,7 +114,7 @@ fn quota(algorithm: &str, limit: &Object) -> Quota {
                     "offset_us",
                 ],
             );
-            let (capacity, refill) = (small(limit, "capacity"), small(limit, "refill"));
+            let (capacity, refill) = (number(limit, "capacity"), number(limit, "refill"));
             (
                 Quota::try_interval_bucket(capacity, refill, micros(limit, "period_us")),
                 anchor("align", "first_use"),
@@ -138,21 +133,21 @@ fn quota(algorithm: &str, limit: &Object) -> Quota {
                 ],
             );
             (
-                Quota::try_fixed_window(small(limit, "limit"), micros(limit, "window_us")),
+                Quota::try_fixed_window(number(limit, "limit"), micros(limit, "window_us")),
                 anchor("anchor", "first"),
             )
         }
         "sliding_counter" => {
             only(limit, &["name", "algorithm", "limit", "window_us"]);
             (
-                Quota::try_sliding_window(small(limit, "limit"), micros(limit, "window_us")),
+                Quota::try_sliding_window(number(limit, "limit"), micros(limit, "window_us")),
                 None,
             )
         }
         "sliding_log" => {
             only(limit, &["name", "algorithm", "limit", "window_us"]);
             (
-                Quota::try_sliding_log(small(limit, "limit"), micros(limit, "window_us")),
+                Quota::try_sliding_log(number(limit, "limit"), micros(limit, "window_us")),
                 None,
             )
         }
@@ -160,7 +155,7 @@ fn quota(algorithm: &str, limit: &Object) -> Quota {
     };
     let mut quota = quota.expect("the vectors' quotas are valid");
     if limit.contains_key("initial_tokens") {
-        quota = quota.initial_tokens(small(limit, "initial_tokens"));
+        quota = quota.initial_tokens(number(limit, "initial_tokens"));
     }
     anchor.map_or(quota, |anchor| quota.anchor(anchor))
 }
@@ -204,15 +199,12 @@ fn run(
             None => {
                 only(step, &["at_us", "cost", "costs", "expect"]);
                 let reply = match step.get("costs").and_then(Value::as_array) {
-                    None => subject.check(&policy, now, Cost::new(small(step, "cost"))),
+                    None => subject.check(&policy, now, Cost::new(number(step, "cost"))),
                     Some(costs) => {
                         let mut each = [0; 8];
                         assert_eq!(costs.len(), policy.quotas().len());
                         for (cost, given) in each.iter_mut().zip(costs) {
-                            *cost = given
-                                .as_u64()
-                                .and_then(|cost| u32::try_from(cost).ok())
-                                .expect("a cost");
+                            *cost = given.as_u64().expect("a cost");
                         }
                         subject.check(&policy, now, Cost::each(each))
                     }
@@ -251,7 +243,7 @@ fn run(
             Some("reserve") => {
                 only(step, &["op", "at_us", "cost", "max_wait_us", "expect"]);
                 let (cost, max_wait) =
-                    (Cost::new(small(step, "cost")), micros(step, "max_wait_us"));
+                    (Cost::new(number(step, "cost")), micros(step, "max_wait_us"));
                 let reply = subject.reserve(&policy, now, cost, max_wait);
                 let allowed = reply.decision.is_allowed();
                 assert_eq!(
@@ -283,7 +275,7 @@ fn run(
             Some("penalty") => {
                 only(step, &["op", "at_us", "cost", "expect"]);
                 told(
-                    &subject.penalty(&policy, now, Cost::new(small(step, "cost")))[0],
+                    &subject.penalty(&policy, now, Cost::new(number(step, "cost")))[0],
                     false,
                 )
             }
@@ -294,7 +286,7 @@ fn run(
                 receipts.extend(used.map(|receipt| (of(step), receipt)));
                 match receipts.get_mut(&of(step)) {
                     Some(receipt) => told(
-                        &subject.refund(&policy, now, receipt, Cost::new(small(step, "cost")))[0],
+                        &subject.refund(&policy, now, receipt, Cost::new(number(step, "cost")))[0],
                         false,
                     ),
                     None => return Err(format!("step {index}: step {} charged nothing", of(step))),

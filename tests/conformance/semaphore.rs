@@ -13,7 +13,11 @@ use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp
 use tower_sluice::{Key, MemoryBackend, Permits, RetryAfter};
 
 use crate::subject::runtime;
-use crate::{Object, micros, number, object, only, read, small};
+use crate::{Object, micros, number, object, only, read};
+
+fn small(object: &Object, field: &str) -> u32 {
+    u32::try_from(number(object, field)).expect("a weight")
+}
 
 fn permits(limit: &Object) -> Permits {
     only(limit, &["capacity", "lease_us"]);

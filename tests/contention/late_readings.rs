@@ -10,7 +10,7 @@ use tower_sluice::{Cost, Decision, Key, MemoryBackend, Policy, Quota};
 use crate::held_clock::HeldClock;
 
 const HORIZON: Duration = Duration::from_secs(1);
-const LIMIT: u32 = 10;
+const LIMIT: u64 = 10;
 
 /// The five algorithms, and several quotas at once; each recovers within [`HORIZON`].
 fn policies() -> Vec<(&'static str, Policy)> {
@@ -87,7 +87,7 @@ impl Stand {
         self.ask_of("ann", op)
     }
 
-    fn check(&self, cost: u32) -> Reply {
+    fn check(&self, cost: u64) -> Reply {
         self.ask(Op::Check(Cost::new(cost)))
     }
 

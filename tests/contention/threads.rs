@@ -13,7 +13,7 @@ use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
 use tower_sluice::limiter::{Outcome, Resilient};
 use tower_sluice::{Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota};
 
-const LIMIT: u32 = 50;
+const LIMIT: u64 = 50;
 
 fn quotas(horizon: Duration) -> [(&'static str, Quota); 5] {
     [

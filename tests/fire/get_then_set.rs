@@ -42,7 +42,7 @@ impl Backend for GetThenSet {
         let quota = *policy.quotas()[0].quota();
         let (per_micro, per_token) = quota.grains().expect("a token bucket");
         Answer::Later(Box::pin(async move {
-            let full = u64::from(quota.limit()) * per_token;
+            let full = quota.limit() * per_token;
             let state: Option<String> = redis.get(&key).await?;
             let now = now();
             let (debt, at): (u64, u64) = state
@@ -52,7 +52,7 @@ impl Backend for GetThenSet {
                     (debt.parse().expect("ours"), at.parse().expect("ours"))
                 });
             let debt = debt.saturating_sub(now.saturating_sub(at) * per_micro);
-            let after = debt + u64::from(cost.of(0)) * per_token;
+            let after = debt + cost.of(0) * per_token;
             let allowed = after <= full;
             let debt = if allowed { after } else { debt };
             if allowed {
@@ -61,7 +61,7 @@ impl Backend for GetThenSet {
             let wait = Duration::from_micros((after.saturating_sub(full)).div_ceil(per_micro));
             Ok(Reply::of(&[QuotaSnapshot::new(
                 quota.limit(),
-                u32::try_from((full - debt) / per_token).expect("at most the limit"),
+                (full - debt) / per_token,
                 (!allowed).then_some(RetryAfter::In(wait)),
                 Duration::from_micros(debt.div_ceil(per_micro)),
             )]))

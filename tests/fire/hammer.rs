@@ -171,7 +171,7 @@ async fn ask<B: Backend>(
     limiter: &Limiter<B>,
     keys: &[Key],
     key: usize,
-    cost: u32,
+    cost: u64,
 ) -> Result<Check, B::Error> {
     let sent = now();
     let decision = limiter.check(&keys[key], cost).await?.decision;
@@ -179,7 +179,7 @@ async fn ask<B: Backend>(
     let snapshot = decision.snapshot();
     let reset_after = snapshot.reset_after().as_micros();
     Ok(Check {
-        key: u32::try_from(key).expect("few"),
+        key: u64::try_from(key).expect("few"),
         sent,
         got,
         cost,
@@ -203,27 +203,32 @@ async fn sleep_until(time: u64) {
 
 impl Check {
     fn write(&self, bytes: &mut Vec<u8>) {
-        for number in [self.sent, self.got, self.reset_after] {
-            bytes.extend(number.to_le_bytes());
-        }
-        for number in [self.key, self.cost, self.remaining, self.allowed.into()] {
+        let (key, allowed) = (self.key, self.allowed.into());
+        let times = [self.sent, self.got, self.reset_after];
+        for number in times
+            .into_iter()
+            .chain([key, self.cost, self.remaining, allowed])
+        {
             bytes.extend(number.to_le_bytes());
         }
     }
 
     pub fn read_all(bytes: &[u8]) -> Vec<Self> {
-        let long = |at: &[u8]| u64::from_le_bytes(at.try_into().expect("8 bytes"));
-        let short = |at: &[u8]| u32::from_le_bytes(at.try_into().expect("4 bytes"));
-        let (records, rest) = bytes.as_chunks::<40>();
-        assert!(rest.is_empty(), "a record was cut off");
-        let read = |record: &[u8; 40]| Self {
-            sent: long(&record[..8]),
-            got: long(&record[8..16]),
-            reset_after: long(&record[16..24]),
-            key: short(&record[24..28]),
-            cost: short(&record[28..32]),
-            remaining: short(&record[32..36]),
-            allowed: short(&record[36..]) != 0,
+        let (numbers, rest) = bytes.as_chunks::<8>();
+        let (records, others) = numbers.as_chunks::<7>();
+        assert!(rest.is_empty() && others.is_empty(), "a record was cut off");
+        let read = |record: &[[u8; 8]; 7]| {
+            let [sent, got, reset_after, key, cost, remaining, allowed] =
+                record.map(u64::from_le_bytes);
+            Self {
+                sent,
+                got,
+                reset_after,
+                key,
+                cost,
+                remaining,
+                allowed: allowed != 0,
+            }
         };
         records.iter().map(read).collect()
     }

@@ -18,12 +18,12 @@ use tower_sluice::Quota;
 /// One check and its answer. Times in µs since the Unix epoch, spans in µs.
 #[derive(Clone, Copy)]
 pub struct Check {
-    pub key: u32,
+    pub key: u64,
     pub sent: u64,
     pub got: u64,
-    pub cost: u32,
+    pub cost: u64,
     pub allowed: bool,
-    pub remaining: u32,
+    pub remaining: u64,
     pub reset_after: u64,
 }
 
@@ -31,25 +31,25 @@ pub struct Check {
 #[derive(Clone, Copy)]
 pub enum Rule {
     TokenBucket {
-        capacity: u32,
-        refill: u32,
+        capacity: u64,
+        refill: u64,
         period: u64,
     },
     IntervalBucket {
-        capacity: u32,
-        refill: u32,
+        capacity: u64,
+        refill: u64,
         period: u64,
     },
     FixedWindow {
-        limit: u32,
+        limit: u64,
         window: u64,
     },
     SlidingWindow {
-        limit: u32,
+        limit: u64,
         window: u64,
     },
     SlidingLog {
-        limit: u32,
+        limit: u64,
         window: u64,
     },
 }
@@ -144,7 +144,7 @@ impl Rule {
                 refill,
                 period,
             } => {
-                let earned = |span| span * u64::from(refill) / period;
+                let earned = |span| span * refill / period;
                 bucket(capacity, earned, 0, checks, demand)
             }
             // In a span that does not begin with the first charge one more interval may end.
@@ -153,27 +153,25 @@ impl Rule {
                 refill,
                 period,
             } => {
-                let earned = |span| span / period * u64::from(refill);
-                bucket(capacity, earned, refill.into(), checks, demand)
+                let earned = |span| span / period * refill;
+                bucket(capacity, earned, refill, checks, demand)
             }
-            Self::FixedWindow { limit, window } => {
-                fixed_window(limit.into(), window, checks, demand)
-            }
-            Self::SlidingWindow { limit, window } => counter(limit.into(), window, checks, demand),
-            Self::SlidingLog { limit, window } => log(limit.into(), window, checks, demand),
+            Self::FixedWindow { limit, window } => fixed_window(limit, window, checks, demand),
+            Self::SlidingWindow { limit, window } => counter(limit, window, checks, demand),
+            Self::SlidingLog { limit, window } => log(limit, window, checks, demand),
         }
     }
 }
 
 /// `earned(span)`: whole tokens that come back in a span from the first charge; any other span may earn `extra` more.
 fn bucket(
-    capacity: u32,
+    capacity: u64,
     earned: impl Fn(u64) -> u64,
     extra: u64,
     checks: &[Check],
     demand: Demand,
 ) -> Judged {
-    let full = u64::from(capacity);
+    let full = capacity;
     let admitted = Admitted::of(checks);
     let mut verdict = Verdict {
         admitted: admitted.total(),
@@ -329,7 +327,7 @@ impl Check {
     /// A refusal is due if no more than `due` was to be had, and `admitted` of it was gone.
     fn was_due(&self, admitted: u64, due: u64, demand: Demand) -> Result<(), Fault> {
         let (cost, after) = (self.cost, self.sent.saturating_sub(demand.run.0));
-        if admitted + u64::from(cost) > due {
+        if admitted + cost > due {
             return Ok(());
         }
         Err(Fault::Wasted(format!(
@@ -340,7 +338,7 @@ impl Check {
 
 fn sum(checks: &[Check]) -> u64 {
     let allowed = checks.iter().filter(|check| check.allowed);
-    allowed.map(|check| u64::from(check.cost)).sum()
+    allowed.map(|check| check.cost).sum()
 }
 
 fn refusals(checks: &[Check]) -> impl Iterator<Item = &Check> {
@@ -370,7 +368,7 @@ impl Admitted {
         let totals = |time: fn(&Check) -> u64| {
             let mut totals: Vec<_> = by_answer
                 .iter()
-                .map(|check| (time(check), u64::from(check.cost)))
+                .map(|check| (time(check), check.cost))
                 .collect();
             totals.sort_unstable();
             let mut total = 0;
@@ -410,7 +408,7 @@ impl Admitted {
             let mut within = 0;
             for check in &self.by_answer[later..] {
                 if check.sent >= start {
-                    within += u64::from(check.cost);
+                    within += check.cost;
                     let span = check.got - start;
                     at_most(most(span), within, "in a span of its middle")?;
                 }

@@ -38,7 +38,7 @@ pub struct Scenario {
     rule: Rule,
     load: Load,
     /// Costs are 1 to this, at random.
-    costs: u32,
+    costs: u64,
     aim: Aim,
 }
 

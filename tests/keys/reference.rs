@@ -38,11 +38,14 @@ impl Options {
         let [0x00, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d] = v6.octets() else {
             return ip;
         };
-        let is_global = match (a, b) {
-            (0 | 10 | 127 | 224..=255, _) => false,
-            (100, 64..=127) | (169, 254) | (172, 16..=31) | (192, 168) => false,
-            _ => true,
-        };
+        let is_global = !matches!(
+            (a, b),
+            (0 | 10 | 127 | 224..=255, _)
+                | (100, 64..=127)
+                | (169, 254)
+                | (172, 16..=31)
+                | (192, 168)
+        );
         if self.nat64 && is_global {
             IpAddr::V4(Ipv4Addr::new(a, b, c, d))
         } else {

@@ -108,7 +108,7 @@ fn each_quota_is_charged_its_own_cost() {
             Cost::each([1, length.unwrap_or(0)])
         })
         .layer(hello());
-    let upload = |bytes: u32| {
+    let upload = |bytes: u64| {
         let request = Request::put("/").header("content-length", bytes);
         request.body(()).expect("a valid head")
     };

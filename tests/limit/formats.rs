@@ -91,13 +91,13 @@ fn each_format_tells_of_the_governing_quota() {
 fn seconds_are_rounded_up_however_odd_the_quota() {
     let ms = Duration::from_millis;
     let ages = Duration::from_micros(1 << 52);
-    let told_of = |quota: Quota, costs: &[u32], format: HeaderFormat| {
+    let told_of = |quota: Quota, costs: &[u64], format: HeaderFormat| {
         let clock = clock();
         clock.advance(Duration::from_micros(1));
         let backend = MemoryBackend::builder().clock(clock).build();
         let policy = Policy::new("q", quota);
         let limit = RateLimitLayer::new(policy, Global, backend).headers(format);
-        let answer = |cost: &u32| {
+        let answer = |cost: &u64| {
             let mut service = limit.clone().cost(*cost).layer(hello());
             seen(&mut service, from("x"))
         };
@@ -219,9 +219,9 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
         ),
         // As much as there can be, and as long.
         (
-            Quota::per_second(u32::MAX),
-            &[u32::MAX],
-            "4294967295;w=1",
+            Quota::per_second(1 << 40),
+            &[1 << 40],
+            "1099511627776;w=1",
             "0;t=1",
             None,
             2,
@@ -296,7 +296,7 @@ fn a_reset_since_the_epoch_is_that_of_the_decision() {
 }
 
 /// An inner layer with `inner` of 10 tokens left and an outer one with `outer`, after this request.
-fn nested(format: HeaderFormat, outer: u32, inner: u32) -> Seen {
+fn nested(format: HeaderFormat, outer: u64, inner: u64) -> Seen {
     let limit = |name, left| {
         let policy = Policy::new(name, Quota::per_hour(10));
         global(policy).headers(format).cost(10 - left)
@@ -609,7 +609,7 @@ mod partition_key {
 
     #[tokio::test]
     async fn whichever_way_a_request_is_decided() {
-        let limit = |cost: u32| {
+        let limit = |cost: u64| {
             RateLimitLayer::new(two_a_minute(), Header::new(USER), Remote::far())
                 .on_backend_error(OnBackendError::Deny)
                 .partition_key(SECRET)

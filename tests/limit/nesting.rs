@@ -48,11 +48,11 @@ fn in_memory(policy: &Policy, memory: &Memory) -> RateLimitLayer<Global, Memory>
 }
 
 /// What was spent of the bucket.
-fn gone(remote: &Remote) -> u32 {
+fn gone(remote: &Remote) -> u64 {
     spent(&remote.memory, &bucket(), &key())[0]
 }
 
-fn spend(remote: &Remote, tokens: u32) {
+fn spend(remote: &Remote, tokens: u64) {
     let limiter = Limiter::new(bucket(), remote.memory.clone());
     assert!(limiter.check_now(&key(), tokens).decision.is_allowed());
 }
@@ -342,7 +342,7 @@ async fn two_layers_answer_as_the_inner_one_alone() {
             let twin = MemoryBackend::builder().clock(clock.clone()).build();
             for step in 0..600 {
                 clock.advance(Duration::from_micros(random.random_range(0..4_000_000)));
-                let (outer, inner) = (random.random_range(0..4_u32), random.random_range(0..12));
+                let (outer, inner) = (random.random_range(0..4_u64), random.random_range(0..12));
                 let left = Limiter::new(policy.clone(), twin.clone()).check_now(&key(), 0);
                 // What the outer one refuses never gets to the inner one.
                 let passes = outer <= left.decision.snapshot().remaining();
@@ -712,7 +712,7 @@ fn a_middleware_that_takes_the_extensions_away_parts_the_layers() {
 #[tokio::test]
 async fn a_handler_settles_what_all_layers_have_charged() {
     type Settle = fn(&Charge);
-    let settlements: [(Settle, u32, &[&str]); 7] = [
+    let settlements: [(Settle, u64, &[&str]); 7] = [
         (|_| {}, 9, &[]),
         (
             |charge| drop(charge.cancel()),
@@ -761,7 +761,7 @@ async fn the_hooks_of_all_layers_see_the_one_charge_the_inner_one_first() {
     for (settles, left) in [([true, false], 20), ([false, true], 21), ([true, true], 21)] {
         for remote in Remote::both() {
             let calls = Arc::new(AtomicUsize::new(0));
-            let hook = |number: usize, cost: u32, actual: u32| {
+            let hook = |number: usize, cost: u64, actual: u64| {
                 let (calls, settles) = (Arc::clone(&calls), settles[number]);
                 limit(&remote).cost(cost).on_response(move |parts, charge| {
                     assert_eq!(parts.status, StatusCode::OK);
@@ -978,14 +978,14 @@ async fn a_refusal_gives_the_slot_back_before_the_outer_charge_has_gone_back() {
 fn falling_back(
     remote: &Remote,
     local: &MemoryBackend,
-    costs: [u32; 2],
+    costs: [u64; 2],
     between: impl Fn() + Clone,
 ) -> impl Service<
     Request<()>,
     Response = Response<impl http_body::Body<Data = Bytes, Error = Infallible>>,
     Error = Infallible,
 > {
-    let limit = |cost: u32| {
+    let limit = |cost: u64| {
         let choice = OnBackendError::Fallback(local.clone());
         limit(remote).cost(cost).on_backend_error(choice)
     };
@@ -997,7 +997,7 @@ fn falling_back(
 }
 
 /// What was spent of the bucket in the process, which refills by the system's clock: one token in 36 s.
-fn gone_locally(local: &MemoryBackend) -> u32 {
+fn gone_locally(local: &MemoryBackend) -> u64 {
     let limiter = Limiter::new(bucket(), local.clone());
     100 - limiter.check_now(&key(), 0).decision.snapshot().remaining()
 }
@@ -1029,7 +1029,7 @@ async fn if_the_inner_layer_refuses_by_the_fallback_its_outer_charge_goes_back()
             let local = MemoryBackend::new();
             let limiter = Limiter::new(policy.clone(), local.clone());
             assert!(limiter.check_now(&key(), 60).decision.is_allowed());
-            let limit = |cost: u32| {
+            let limit = |cost: u64| {
                 let choice = OnBackendError::Fallback(local.clone());
                 over(&policy, &remote).cost(cost).on_backend_error(choice)
             };
@@ -1089,7 +1089,7 @@ async fn an_inner_layer_that_falls_back_charges_what_is_missing_there() {
 async fn what_an_inner_fallback_has_charged_stays_when_the_rest_is_settled() {
     for remote in Remote::both() {
         let (local, fails) = (MemoryBackend::new(), remote.clone());
-        let limit = |cost: u32| {
+        let limit = |cost: u64| {
             let choice = OnBackendError::Fallback(local.clone());
             limit(&remote).cost(cost).on_backend_error(choice)
         };
@@ -1249,7 +1249,7 @@ async fn if_the_whole_cannot_be_asked_for_the_choice_for_failures_holds() {
 async fn dropped_while_the_inner_layer_asks_everything_is_paid_back_if_told_so() {
     for (refunds, sent, left) in [(false, &[][..], 2), (true, &["refund 2", "refund 3"], 0)] {
         let remote = Remote::answering(1);
-        let layer = |cost: u32| {
+        let layer = |cost: u64| {
             let limit = limit(&remote).cost(cost);
             if refunds {
                 limit.refund_on_disconnect()
@@ -1387,7 +1387,7 @@ async fn whoever_is_dropped_whenever_only_what_has_begun_is_charged() {
         let begun = Arc::new(AtomicUsize::new(0));
         let mut requests = Vec::new();
         for _ in 0..random.random_range(1..8) {
-            let costs = [0; 3].map(|_| random.random_range(0..40_u32));
+            let costs = [0; 3].map(|_| random.random_range(0..40_u64));
             let (counter, cost) = (Arc::clone(&begun), costs[2]);
             let stays = random.random_bool(0.5);
             let handler = tower::service_fn(move |_: Request<()>| {
@@ -1407,7 +1407,7 @@ async fn whoever_is_dropped_whenever_only_what_has_begun_is_charged() {
             } else {
                 MaxWait::NONE
             };
-            let layer = |cost: u32| {
+            let layer = |cost: u64| {
                 let limit = over(policy, &remote).cost(cost);
                 limit.refund_on_disconnect().wait(max_wait)
             };

@@ -247,7 +247,7 @@ async fn hyper_client_is_kept_from_sending_too_much() {
 }
 
 #[derive(Debug, PartialEq)]
-struct Odd(u32);
+struct Odd(u64);
 
 #[test]
 fn a_service_without_http_is_refused_with_an_error() {
@@ -255,7 +255,7 @@ fn a_service_without_http_is_refused_with_an_error() {
     let limit = RateLimitLayer::new(policy.clone(), Global, memory()).reject_with(AsError);
     let mut service = ServiceBuilder::new()
         .layer(limit)
-        .service_fn(|n: u32| async move {
+        .service_fn(|n: u64| async move {
             if n.is_multiple_of(2) {
                 Ok(n + 1)
             } else {
@@ -286,15 +286,15 @@ fn a_service_without_http_is_refused_with_an_error() {
 fn a_key_of_a_type_of_ones_own_limits_requests_without_http() {
     #[derive(Clone)]
     struct Parity;
-    impl tower_sluice::key::KeyExtractor<u32> for Parity {
-        fn key(&self, n: &u32) -> Result<tower_sluice::Key, tower_sluice::key::KeyError> {
-            Ok(u64::from(n % 2).into())
+    impl tower_sluice::key::KeyExtractor<u64> for Parity {
+        fn key(&self, n: &u64) -> Result<tower_sluice::Key, tower_sluice::key::KeyError> {
+            Ok((n % 2).into())
         }
     }
     let limit = RateLimitLayer::new(two_a_minute(), Parity, memory()).reject_with(AsError);
     let mut service = ServiceBuilder::new()
         .layer(limit)
-        .service_fn(|n: u32| async move { Ok::<_, Infallible>(n) });
+        .service_fn(|n: u64| async move { Ok::<_, Infallible>(n) });
     let passed = [2, 4, 6, 1].map(|n| support::now(&mut service, n).is_ok());
     assert_eq!(passed, [true, true, false, true]);
 }

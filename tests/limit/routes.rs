@@ -18,7 +18,7 @@ use tower_sluice::{Cost, Global, Policy, Quota, RateLimitLayer, RouteCosts};
 
 use crate::support::{Memory, Seen, hello, memory, seen};
 
-const ALL: u32 = 1_000;
+const ALL: u64 = 1_000;
 
 /// One bucket of 1000 tokens for all, full at the start: what is missing was charged.
 fn limit() -> RateLimitLayer<Global, Memory> {
@@ -26,7 +26,7 @@ fn limit() -> RateLimitLayer<Global, Memory> {
 }
 
 /// The status, and what was charged; nothing, if no limit was passed.
-async fn ask<S, B>(app: &S, method: &str, uri: &str) -> (u16, Option<u32>)
+async fn ask<S, B>(app: &S, method: &str, uri: &str) -> (u16, Option<u64>)
 where
     S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone,
     B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
@@ -39,7 +39,7 @@ where
 }
 
 /// `r` of the only quota.
-fn remaining(seen: &Seen) -> Option<u32> {
+fn remaining(seen: &Seen) -> Option<u64> {
     let lines = seen.lines("ratelimit");
     let line = lines.first()?.strip_prefix("\"api\";r=");
     let digits = line.and_then(|line| line.split(';').next());
@@ -47,7 +47,7 @@ fn remaining(seen: &Seen) -> Option<u32> {
 }
 
 /// What each of these requests is charged, each of a full bucket.
-async fn costs<S, B>(app: impl Fn() -> S, asked: &[(&str, &str)]) -> Vec<(u16, u32)>
+async fn costs<S, B>(app: impl Fn() -> S, asked: &[(&str, &str)]) -> Vec<(u16, u64)>
 where
     S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone,
     B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
@@ -362,7 +362,7 @@ async fn a_layer_in_front_leaves_what_it_has_awaited() {
     }
     let app = || {
         let limit = limit().cost_fn(|head| {
-            let cost = head.extensions.get::<Cost>().copied();
+            let cost = head.extensions.get::<Cost>().cloned();
             cost.unwrap_or(Cost::new(100))
         });
         Router::new()
@@ -401,7 +401,7 @@ fn the_length_of_a_body_is_charged_and_what_has_none_as_said() {
 #[test]
 fn a_length_that_no_bucket_holds_is_refused_for_good() {
     let mut service = limit()
-        .with_cost(HeaderCost::new(CONTENT_LENGTH, u32::MAX))
+        .with_cost(HeaderCost::new(CONTENT_LENGTH, u64::MAX))
         .layer(hello());
     for length in [Some("99999999999999999999"), None] {
         let put = http::Request::put("/");

@@ -47,7 +47,7 @@ fn limit<B: Backend>(backend: &B) -> RateLimitLayer<Global, B, Cost, OnBackendEr
         .on_backend_error(OnBackendError::Deny)
 }
 
-fn gone(memory: &Memory) -> u32 {
+fn gone(memory: &Memory) -> u64 {
     spent(memory, &bucket(), &key())[0]
 }
 
@@ -60,7 +60,7 @@ async fn got(app: &Router, path: &str) -> Seen {
 // -- By the handler
 
 /// What the path says is done with the charge.
-async fn settles(charge: Charge, Path((what, tokens)): Path<(String, u32)>) -> String {
+async fn settles(charge: Charge, Path((what, tokens)): Path<(String, u64)>) -> String {
     let settlement = match &*what {
         "charge" => charge.charge(tokens),
         "refund" => charge.refund(tokens),
@@ -409,7 +409,7 @@ async fn a_header_field_of_the_response_says_what_it_has_cost() {
     for remote in Remote::both() {
         let limit = limit(&remote).on_response(|parts, charge| {
             let tokens = parts.headers.get("x-tokens");
-            let tokens = tokens.and_then(|tokens| tokens.to_str().ok()?.parse::<u32>().ok());
+            let tokens = tokens.and_then(|tokens| tokens.to_str().ok()?.parse::<u64>().ok());
             if let Some(tokens) = tokens {
                 drop(charge.settle(tokens));
             }
@@ -572,7 +572,7 @@ async fn the_hook_goes_wherever_the_layer_does() {
         Router::new().route_service("/", limit().layer(ok())),
         Router::new().fallback_service(limit().layer(Router::<()>::new().route("/", ok()))),
     ];
-    let count = u32::try_from(apps.len()).expect("some");
+    let count = u64::try_from(apps.len()).expect("some");
     for app in apps {
         assert_eq!(got(&app, "/").await.status, StatusCode::OK);
     }
@@ -789,7 +789,7 @@ async fn services_without_http_are_paid_back_too() {
     let remote = Remote::near();
     let limit = limit(&remote).reject_with(AsError).refund_on_disconnect();
     let mut service = limit.layer(tower::service_fn(
-        |n: u32| async move { Ok::<_, Infallible>(n) },
+        |n: u64| async move { Ok::<_, Infallible>(n) },
     ));
     let ready = service.ready().await.expect("ready");
     drop(ready.call(1));

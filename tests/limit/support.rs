@@ -150,7 +150,7 @@ pub(crate) async fn others() {
 }
 
 /// What each quota lacks of a full bucket or an empty window.
-pub(crate) fn spent(backend: &Memory, policy: &Policy, key: &Key) -> Vec<u32> {
+pub(crate) fn spent(backend: &Memory, policy: &Policy, key: &Key) -> Vec<u64> {
     let limiter = Limiter::new(policy.clone(), backend.clone());
     let reply = limiter.check_now(key, 0);
     let quotas = reply.decision.snapshot().quotas().iter();

@@ -174,7 +174,7 @@ async fn status(app: Router) -> u16 {
 #[tokio::test]
 async fn closures_of_rates_see_the_whole_target_in_every_place() {
     let targets = Targets::default();
-    let limit = |cost: u32| {
+    let limit = |cost: u64| {
         let [costs, policies] = [(); 2].map(|()| targets.clone());
         RateLimitLayer::new(two_a_minute(), key!(targets), memory())
             .cost_fn(move |head| {

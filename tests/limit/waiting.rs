@@ -742,7 +742,7 @@ async fn over_http_waiters_go_first_come_first_served_and_whoever_hangs_up_leave
     let memory = by(&clock);
     let served = Arc::new(std::sync::Mutex::new(Vec::new()));
     let note = Arc::clone(&served);
-    let handler = async move |Path(number): Path<u32>, charge: Charge| {
+    let handler = async move |Path(number): Path<u64>, charge: Charge| {
         note.lock().expect("no panic").push(number);
         format!("{:?}", charge.waited())
     };
@@ -760,7 +760,7 @@ async fn over_http_waiters_go_first_come_first_served_and_whoever_hangs_up_leave
         }
     };
     let mut clients = JoinSet::new();
-    let come = |number: u32| {
+    let come = |number: u64| {
         let request = crate::support::get(address, &format!("/{number}"));
         async move {
             let response = client(1).request(request).await.expect("an answer");
@@ -769,7 +769,7 @@ async fn over_http_waiters_go_first_come_first_served_and_whoever_hangs_up_leave
     };
     assert_eq!(come(0).await.1.body, "0ns");
     let mut leaves = None;
-    for number in 1..=6_u32 {
+    for number in 1..=6_u64 {
         let handle = clients.spawn(come(number));
         waiters(number as usize).await;
         if number == 6 {
@@ -869,7 +869,7 @@ async fn layers_that_fall_back_to_one_backend_wait_there_for_one_charge() {
     for (_, remote) in each() {
         remote.fail(usize::MAX);
         let local = MemoryBackend::new();
-        let limit = |cost: u32| {
+        let limit = |cost: u64| {
             let choice = OnBackendError::Fallback(local.clone());
             over(&policy, &remote).cost(cost).on_backend_error(choice)
         };
@@ -922,10 +922,10 @@ async fn services_without_http_wait_too() {
         let mut service =
             limit(&remote)
                 .reject_with(AsError)
-                .layer(tower::service_fn(|n: u32| async move {
+                .layer(tower::service_fn(|n: u64| async move {
                     Ok::<_, Infallible>(n + 1)
                 }));
-        let mut call = |n: u32| {
+        let mut call = |n: u64| {
             let ready = service.ready().now_or_never().expect("ready");
             Box::pin(ready.expect("no error").call(n))
         };

@@ -19,7 +19,7 @@ use crate::support::redis::RedisServer;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A policy for each algorithm, of so many tokens each.
-pub(crate) fn each_algorithm(limit: u32) -> [Policy; 5] {
+pub(crate) fn each_algorithm(limit: u64) -> [Policy; 5] {
     [
         tokens("token", limit),
         Policy::new("interval", Quota::interval_bucket(limit, 1, HOUR)),

@@ -16,7 +16,7 @@ use crate::contents::{each_algorithm, stored};
 use crate::harness::{Redis, asking, check, guarded};
 use crate::support::redis::RedisServer;
 
-const LIMIT: u32 = 1000;
+const LIMIT: u64 = 1000;
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
@@ -40,7 +40,7 @@ const KINDS: [Kind; 6] = [
 
 impl Kind {
     /// What remains after it on a key of which nothing was spent; a refund follows a charge of 2.
-    fn remains(self) -> u32 {
+    fn remains(self) -> u64 {
         match self {
             Self::One | Self::Penalty | Self::Reserve => LIMIT - 1,
             Self::All => 0,
@@ -55,7 +55,7 @@ async fn act(
     key: &Key,
     kind: Kind,
     receipt: Option<&mut Receipt>,
-) -> Result<u32, BackendErrorKind> {
+) -> Result<u64, BackendErrorKind> {
     let wait = Duration::from_secs(1);
     let of = |reply: tower_sluice::backend::Reply| reply.decision.snapshot().remaining();
     let outcome = match kind {
@@ -76,7 +76,7 @@ async fn act(
     outcome.map_err(|why| why.kind().clone())
 }
 
-async fn charge(limiter: &Redis, key: &Key, cost: u32) -> Receipt {
+async fn charge(limiter: &Redis, key: &Key, cost: u64) -> Receipt {
     let reply = limiter.check(key, cost).await.expect("an answer");
     reply.receipt.expect("allowed")
 }
@@ -261,14 +261,14 @@ async fn ask(
     permits: &Permits,
     key: &Key,
     op: PermitOp,
-) -> Result<Vec<u32>, BackendErrorKind> {
+) -> Result<Vec<u64>, BackendErrorKind> {
     let reply = match semaphore.ask(op, permits, key) {
         Answer::Now(reply) => reply,
         Answer::Later(reply) => reply.await,
     };
     let reply = reply.map_err(|why| why.kind().clone())?;
     let mut told = vec![reply.decision.snapshot().remaining()];
-    told.extend(reply.lasting.iter().map(|lasts| u32::from(*lasts)));
+    told.extend(reply.lasting.iter().map(|lasts| u64::from(*lasts)));
     Ok(told)
 }
 

@@ -74,7 +74,7 @@ async fn a_quiet_service_far_away_from_redis_gets_every_answer() {
     .await;
 }
 
-async fn burst(limiters: &[Redis], key: &Key) -> Vec<Result<u32, BackendErrorKind>> {
+async fn burst(limiters: &[Redis], key: &Key) -> Vec<Result<u64, BackendErrorKind>> {
     let one = |(position, limiter): (usize, _)| async move {
         // Some at once, some one after the other.
         let later = u64::try_from(position / 8).expect("few");

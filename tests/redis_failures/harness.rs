@@ -57,22 +57,22 @@ pub(crate) fn asking() -> RedisBuilder {
 }
 
 /// A bucket of so many tokens; none comes back while a test runs.
-pub(crate) fn tokens(name: &str, limit: u32) -> Policy {
+pub(crate) fn tokens(name: &str, limit: u64) -> Policy {
     Policy::new(name, Quota::per_hour(1).burst(limit))
 }
 
 /// Limiters whose answers cannot be taken for one another's: each has a limit of its own.
-pub(crate) fn distinct(backend: &RedisBackend, count: u32) -> Vec<Redis> {
+pub(crate) fn distinct(backend: &RedisBackend, count: u64) -> Vec<Redis> {
     let one = |i| Limiter::new(tokens(&format!("p{i}"), 1000 + i), backend.clone());
     (0..count).map(one).collect()
 }
 
-pub(crate) fn limit_of(limiter: &Redis) -> u32 {
+pub(crate) fn limit_of(limiter: &Redis) -> u64 {
     limiter.policy().quotas()[0].quota().limit()
 }
 
 /// What a check that succeeds says is spent. The answer must be one to this limiter.
-pub(crate) async fn check(limiter: &Redis, key: &Key) -> Result<u32, BackendErrorKind> {
+pub(crate) async fn check(limiter: &Redis, key: &Key) -> Result<u64, BackendErrorKind> {
     let reply = limiter.check(key, 1).await;
     let reply = reply.map_err(|why| why.kind().clone())?;
     let snapshot = reply.decision.snapshot();
@@ -91,7 +91,7 @@ pub(crate) async fn fails(limiter: &Redis, key: &Key) -> BackendErrorKind {
 }
 
 /// What is spent, as somebody sees it whose way to Redis is clear.
-pub(crate) async fn spent(limiter: &Redis, key: &Key) -> u32 {
+pub(crate) async fn spent(limiter: &Redis, key: &Key) -> u64 {
     let snapshot = limiter.peek(key).await.expect("a clear way");
     assert_eq!(snapshot.limit(), limit_of(limiter), "another's answer");
     snapshot.limit() - snapshot.remaining()

@@ -55,7 +55,7 @@ impl Way {
     }
 
     /// The same limiter through the proxy and past it.
-    fn both(&self, limit: u32) -> (Redis, Redis) {
+    fn both(&self, limit: u64) -> (Redis, Redis) {
         let policy = tokens("api", limit);
         let limiter = |backend: &RedisBackend| Limiter::new(policy.clone(), backend.clone());
         (limiter(&self.through), limiter(&self.direct))

@@ -28,8 +28,8 @@ fn key_of(number: u64) -> Key {
     Key::from(number % KEYS)
 }
 
-const fn cost_of(number: u64) -> u32 {
-    1 + (number / KEYS % 3) as u32
+const fn cost_of(number: u64) -> u64 {
+    1 + (number / KEYS % 3)
 }
 
 /// Waits, and may go away: before it has asked, while the answer is on its way, or before or after its time.
@@ -109,7 +109,7 @@ async fn ten_thousand_who_go_away_at_random_spend_not_a_token_too_many() {
         let mut moments: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
         for (number, moment) in went {
             let own = moments.entry(number % KEYS).or_default();
-            own.push((moment, u64::from(cost_of(number))));
+            own.push((moment, cost_of(number)));
         }
         let mut tightest = u64::MAX;
         for moments in moments.values_mut() {

@@ -71,7 +71,7 @@ pub(crate) async fn limiter(builder: RedisBuilder, server: &RedisServer, policy:
 
 /// What `quota` says, and when the server said so: a bucket that nobody empties is full again at a known time.
 pub(crate) fn timed(name: &str, quota: Quota) -> Policy {
-    let clock = Quota::interval_bucket(u32::MAX, u32::MAX, us(EACH_HOUR)).anchor(Anchor::EPOCH);
+    let clock = Quota::interval_bucket(1 << 40, 1 << 40, us(EACH_HOUR)).anchor(Anchor::EPOCH);
     Policy::new(name, quota).and("clock", clock)
 }
 

@@ -15,7 +15,7 @@ fn a_hundred() -> Policy {
     Policy::new("charges", Quota::per_day(100))
 }
 
-async fn left(limiter: &Redis, key: &Key) -> u32 {
+async fn left(limiter: &Redis, key: &Key) -> u64 {
     limiter.peek(key).await.expect("it runs").remaining()
 }
 
@@ -33,7 +33,7 @@ async fn of_all_tasks_that_settle_a_charge_at_once_one_does() {
             let charge = admit(&limiter, &key, 30).await;
             let before = server_calls(&server, round);
             let mut tasks = JoinSet::new();
-            for number in 0..8_u32 {
+            for number in 0..8_u64 {
                 let charge = charge.clone();
                 tasks.spawn(async move {
                     let (settlement, spent) = match number % 4 {
@@ -156,15 +156,15 @@ async fn what_is_dearer_than_thought_is_a_debt_of_up_to_twice_the_limit() {
             Quota::sliding_log(100, secs(1_000)),
         ] {
             let limiter = limiter(patient(), &server, &Policy::new("debts", quota)).await;
-            for (number, cost) in [(1, u32::MAX), (2, 201), (3, 150), (4, 0)] {
+            for (number, cost) in [(1, u64::MAX), (2, 201), (3, 150), (4, 0)] {
                 let key = Key::from(number);
                 let charge = admit(&limiter, &key, 30).await;
                 let after = charge.settle(cost).await.expect("the first");
                 let after = after.expect("a change");
-                assert_eq!(after.remaining(), 100_u32.saturating_sub(cost));
+                assert_eq!(after.remaining(), 100_u64.saturating_sub(cost));
                 let rest = after.reset_after();
                 assert!(rest <= secs(2_000), "{rest:?} {quota}");
-                let charge = charge.charge(u32::MAX).await.expect_err("it is settled");
+                let charge = charge.charge(u64::MAX).await.expect_err("it is settled");
                 assert!(charge.is_settled());
             }
             limiter.reset(&Key::from(1_u64)).await.expect("it runs");

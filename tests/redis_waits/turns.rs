@@ -286,7 +286,7 @@ async fn a_process_with_fifty_waiters() {
     // Until the other one has come, too.
     let mut here = redis::cmd("INCR").arg("here").to_owned();
     while 2 > here
-        .query_async::<u32>(&mut own.clone())
+        .query_async::<u64>(&mut own.clone())
         .await
         .expect("it runs")
     {

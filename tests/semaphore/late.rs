@@ -60,7 +60,7 @@ impl Held {
         Semaphore::new(self.beside.permits().clone(), RedisSemaphore::new(&redis))
     }
 
-    async fn remaining(&self) -> u32 {
+    async fn remaining(&self) -> u64 {
         let look = self.beside.peek(&ann()).await;
         look.expect("it answers").remaining()
     }

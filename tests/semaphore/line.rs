@@ -45,7 +45,7 @@ fn wait(
     tokio::spawn(async move { semaphore.acquire(&ann(), weight, max_wait).await })
 }
 
-async fn remaining(semaphore: &Semaphore<Memory>) -> u32 {
+async fn remaining(semaphore: &Semaphore<Memory>) -> u64 {
     let Ok(snapshot) = semaphore.peek(&ann()).await;
     snapshot.remaining()
 }

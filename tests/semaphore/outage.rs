@@ -27,7 +27,7 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-async fn remaining(semaphore: &Semaphore<RedisSemaphore>) -> u32 {
+async fn remaining(semaphore: &Semaphore<RedisSemaphore>) -> u64 {
     let snapshot = semaphore.peek(&ann()).await.expect("it answers");
     snapshot.remaining()
 }

@@ -112,7 +112,7 @@ struct Told {
     is_allowed: bool,
     /// µs; none for never
     retry_after: Option<i64>,
-    remaining: u32,
+    remaining: u64,
     reset_after: i64,
     lasting: Vec<bool>,
     in_front: u32,
@@ -154,7 +154,7 @@ impl Model {
         Told {
             is_allowed: true,
             retry_after: Some(0),
-            remaining: step.capacity - u32::try_from(live).unwrap_or(u32::MAX).min(step.capacity),
+            remaining: u64::from(step.capacity).saturating_sub(live),
             reset_after: (last - now).clamp(0, step.lease),
             lasting: Vec::new(),
             in_front: 0,

@@ -146,7 +146,7 @@ fn nor_does_one_above_that_of_a_whole_service_which_is_not_at_fault() {
 #[test]
 fn requests_weigh_what_a_closure_or_a_table_says() {
     let memory = memory();
-    let by_header = |head: &tower_sluice::Head<'_>| head.headers.len() as u32;
+    let by_header = |head: &tower_sluice::Head<'_>| head.headers.len() as u64;
     let mut service = two_each(&memory).weight_fn(by_header).layer(endless());
     let mut heavy = from("ann");
     heavy

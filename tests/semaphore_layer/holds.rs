@@ -182,7 +182,7 @@ proptest! {
             let memory = memory();
             let (service, mut called) = told();
             let layer = two_each(&memory)
-                .weight_fn(|head| head.headers.len() as u32)
+                .weight_fn(|head| head.headers.len() as u64)
                 .wait(Duration::from_secs(3_600));
             let mut service = layer.layer(service);
             let (mut futures, mut bodies, mut feeds) = (Vec::new(), Vec::new(), Vec::new());

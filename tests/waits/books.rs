@@ -37,7 +37,7 @@ enum Step {
     /// Somebody waits, for up to so many µs.
     Join {
         key: usize,
-        cost: u32,
+        cost: u64,
         max_wait: u64,
     },
     /// One of those who wait goes away.
@@ -50,13 +50,13 @@ enum Step {
     /// Somebody who does not wait.
     Check {
         key: usize,
-        cost: u32,
+        cost: u64,
     },
 }
 
 fn step(span: u64) -> impl Strategy<Value = Step> {
     let key = || 0..KEYS;
-    let cost = || 0..=255_u32;
+    let cost = || 0..=255_u64;
     prop_oneof![
         16 => (key(), cost(), prop_oneof![0..=2 * span, 0..=20 * span])
             .prop_map(|(key, cost, max_wait)| Step::Join { key, cost, max_wait }),
@@ -69,7 +69,7 @@ fn step(span: u64) -> impl Strategy<Value = Step> {
 }
 
 /// A cost for a limit: rarely nothing, rarely too much.
-const fn tokens(cost: u32, limit: u32) -> u32 {
+const fn tokens(cost: u64, limit: u64) -> u64 {
     match cost {
         0..4 => 0,
         4..8 => limit + 1,
@@ -77,7 +77,7 @@ const fn tokens(cost: u32, limit: u32) -> u32 {
     }
 }
 
-fn least_limit(policy: &Policy) -> u32 {
+fn least_limit(policy: &Policy) -> u64 {
     let limits = policy.quotas().iter().map(|named| named.quota().limit());
     limits.min().expect("one at least")
 }
@@ -97,7 +97,7 @@ impl Books {
         }
     }
 
-    fn check(&mut self, now: Timestamp, cost: u32) -> Decision {
+    fn check(&mut self, now: Timestamp, cost: u64) -> Decision {
         algorithm::check(&self.policy, &mut self.states, now, Cost::new(cost)).decision
     }
 
@@ -123,14 +123,14 @@ fn peek(line: &Line, number: usize) -> Snapshot {
 struct Charged {
     who: Option<usize>,
     moment: u64,
-    cost: u32,
+    cost: u64,
     went: bool,
 }
 
 #[derive(Debug)]
 struct Bucket {
-    capacity: u32,
-    refill: u32,
+    capacity: u64,
+    refill: u64,
     period: u64,
     ticks: bool,
 }
@@ -175,7 +175,7 @@ impl Bucket {
 #[test]
 fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
     let bucket = || {
-        let parts = (1..=6_u32, 1..=6_u32, 1..=200_u64, any::<bool>());
+        let parts = (1..=6_u64, 1..=6_u64, 1..=200_u64, any::<bool>());
         parts.prop_map(|(capacity, refill, period, ticks)| Bucket {
             capacity,
             refill,
@@ -388,7 +388,7 @@ fn went(
 // -- Windows
 
 fn with_a_window() -> impl Strategy<Value = (Policy, u64)> {
-    let parts = (1..=6_u32, 1..=500_u64, 0..4_u8, 1..=6_u32, 1..=100_u64);
+    let parts = (1..=6_u64, 1..=500_u64, 0..4_u8, 1..=6_u64, 1..=100_u64);
     parts.prop_map(|(limit, window, kind, refill, period)| {
         let quota = match kind {
             0 => Quota::fixed_window(limit, us(window)),
@@ -409,7 +409,7 @@ fn with_a_window() -> impl Strategy<Value = (Policy, u64)> {
 struct Standing {
     key: usize,
     asked: Timestamp,
-    cost: u32,
+    cost: u64,
     max_wait: Duration,
 }
 

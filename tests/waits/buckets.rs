@@ -116,7 +116,7 @@ fn a_hundred_waiters_go_in_the_order_of_their_asking_whatever_they_cost() {
             line.crowd.until(us(asked));
             line.join(cost, MaxWait::Unbounded);
             // All that was ever charged has come back at `free`; a bucket that full goes back a second.
-            free = free.max(asked) + u64::from(cost) * 200_000;
+            free = free.max(asked) + cost * 200_000;
             moments.push(us(free.saturating_sub(1_000_000).max(asked)));
         }
         line.crowd.until(secs(120));
@@ -232,7 +232,7 @@ fn what_costs_more_than_the_limit_is_refused_for_good_at_once() {
             line.join_all(waiters);
             let books = line.books();
             for max_wait in [MaxWait::NONE, MaxWait::of(secs(1)), MaxWait::Unbounded] {
-                for cost in [6, u32::MAX] {
+                for cost in [6, u64::MAX] {
                     let refused = line.at_once(cost, max_wait);
                     assert_eq!(denied(&refused).retry_after(), Some(RetryAfter::Never));
                 }

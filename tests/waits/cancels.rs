@@ -128,18 +128,18 @@ enum Step {
     Pass(u64),
     Reserve {
         tier: usize,
-        cost: u32,
+        cost: u64,
         max_wait: u64,
     },
     Penalize {
         tier: usize,
-        cost: u32,
+        cost: u64,
     },
     /// Gives back a part of a charge that was used.
     Refund {
         tier: usize,
         which: Index,
-        cost: u32,
+        cost: u64,
     },
     /// A reservation is used: from then on it can be refunded.
     Use(Index),
@@ -149,7 +149,7 @@ enum Step {
 
 fn step(span: u64) -> impl Strategy<Value = Step> {
     let tier = || 0..3_usize;
-    let cost = || 1..=6_u32;
+    let cost = || 1..=6_u64;
     prop_oneof![
         4 => (0..=span).prop_map(Step::Pass),
         8 => (tier(), cost(), 0..=20 * span)
@@ -180,8 +180,8 @@ fn look(policy: &Policy, states: &[Option<State>; 1], at: u64) -> Snapshot {
 #[test]
 fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
     let case = (
-        1..=6_u32,
-        1..=6_u32,
+        1..=6_u64,
+        1..=6_u64,
         1..=200_u64,
         any::<bool>(),
         any::<bool>(),

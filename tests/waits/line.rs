@@ -197,7 +197,7 @@ impl Line {
     }
 
     /// Tokens left, and the time until all are.
-    pub(crate) fn books(&self) -> (u32, Duration) {
+    pub(crate) fn books(&self) -> (u64, Duration) {
         let decision = self.check(0).decision;
         let snapshot = decision.snapshot();
         (snapshot.remaining(), snapshot.reset_after())

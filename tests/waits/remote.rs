@@ -30,14 +30,14 @@ impl Far {
         }
     }
 
-    fn join(&mut self, cost: u32, max_wait: impl Into<MaxWait>) -> usize {
+    fn join(&mut self, cost: u64, max_wait: impl Into<MaxWait>) -> usize {
         let (limiter, max_wait) = (self.limiter.clone(), max_wait.into());
         let wait = async move { limiter.wait(&Key::from("ann"), cost, max_wait).await };
         self.crowd.join(wait)
     }
 
     /// Tokens left, and µs until all are.
-    fn books(&self) -> (u32, std::time::Duration) {
+    fn books(&self) -> (u64, std::time::Duration) {
         self.wire.books(self.limiter.policy(), &Key::from("ann"))
     }
 
@@ -63,7 +63,7 @@ fn window() -> Policy {
     Policy::new("window", Quota::sliding_log(5, secs(1)))
 }
 
-const FRESH: (u32, std::time::Duration) = (5, std::time::Duration::ZERO);
+const FRESH: (u64, std::time::Duration) = (5, std::time::Duration::ZERO);
 
 // -- Gone before the answer
 

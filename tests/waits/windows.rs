@@ -18,12 +18,12 @@ fn three_in_ten_seconds() -> [Policy; 4] {
     ]
 }
 
-fn fixed(limit: u32) -> Policy {
+fn fixed(limit: u64) -> Policy {
     Policy::new("fixed", Quota::fixed_window(limit, secs(10)))
 }
 
 /// `spent` tokens of `policy` are gone, one second after the start.
-fn after(spent: u32, policy: &Policy) -> Line {
+fn after(spent: u64, policy: &Policy) -> Line {
     let mut line = Line::of(policy);
     line.clock.jump(secs(1));
     line.at_once(spent, MaxWait::NONE).expect("they are there");
@@ -161,7 +161,7 @@ fn tiers_of_one_policy_have_lines_of_their_own() {
     line.join_all(2);
     let paid = fixed(8).and("day", Quota::fixed_window(8, secs(86_400)));
     let paid = line.limiter.with(&paid);
-    let wait = |cost: u32, max_wait: Duration| {
+    let wait = |cost: u64, max_wait: Duration| {
         let paid = paid.clone();
         async move { paid.wait(&Key::from("ann"), cost, max_wait).await }
     };

@@ -102,7 +102,7 @@ impl Wire {
     }
 
     /// Tokens left, and the time until all are, as they are at the other end.
-    pub(crate) fn books(&self, policy: &Policy, key: &Key) -> (u32, Duration) {
+    pub(crate) fn books(&self, policy: &Policy, key: &Key) -> (u64, Duration) {
         let reply = self.0.memory.ask(Op::Check(0.into()), policy, key);
         let Answer::Now(Ok(reply)) = reply else {
             unreachable!("memory answers at once");

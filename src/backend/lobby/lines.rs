@@ -92,7 +92,7 @@ impl Queue {
     pub(crate) fn refusal(
         &self,
         clock: impl FnOnce() -> Timestamp,
-        cost: Cost,
+        cost: &Cost,
     ) -> Option<Decision> {
         let known = self.known.lock();
         let Known { snapshot, told, .. } = known.as_ref()?;

@@ -117,8 +117,8 @@ impl Holders {
         let last = self.ends.last().map_or(0, |(end, _)| at.end(*end));
         let capacity = at.permits.capacity();
         QuotaSnapshot {
-            limit: capacity,
-            remaining: capacity.saturating_sub(u32::try_from(live).unwrap_or(u32::MAX)),
+            limit: capacity.into(),
+            remaining: u64::from(capacity).saturating_sub(live),
             retry_after,
             reset_after: last.min(latest).saturating_sub(at.now),
         }

@@ -208,14 +208,7 @@ impl<C: Clock> MemoryBackend<C> {
         let (tokens, limit) = (cost.of(0), print.under(only.id()));
         let (snapshot, place) = shard.decide(only, limit, &moment, tokens);
         drop(shard);
-        Reply::to_check_of_one(
-            snapshot,
-            Part {
-                quota: only.mark(),
-                tokens,
-                place,
-            },
-        )
+        Reply::to_check_of_one(snapshot, Part::new(only.mark(), tokens, place))
     }
 
     #[inline]
@@ -391,7 +384,7 @@ mod tests {
             let (clock, backend) = backend(100);
             let quota = Quota::per_hour(10).initial_tokens(0);
             let limiter = Limiter::new(Policy::new("late", quota), backend.clone());
-            let check = |after: Duration, cost: u32| {
+            let check = |after: Duration, cost: u64| {
                 clock.advance(after);
                 limiter.check_now(&number(0), cost).decision.is_allowed()
             };

@@ -65,7 +65,7 @@ impl Shard {
         named: &NamedQuota,
         print: Fingerprint,
         moment: &Moment<'_>,
-        cost: u32,
+        cost: u64,
     ) -> (QuotaSnapshot, Place) {
         let Some(place) = self.table.find(print) else {
             return self.decide_unseen(named, print, moment, cost);
@@ -88,7 +88,7 @@ impl Shard {
         named: &NamedQuota,
         print: Fingerprint,
         moment: &Moment<'_>,
-        cost: u32,
+        cost: u64,
     ) -> (QuotaSnapshot, Place) {
         let mut state = None;
         let answer = algorithm::decide(named.quota(), &mut state, moment.now, cost, true);

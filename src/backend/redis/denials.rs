@@ -72,7 +72,7 @@ impl Denials {
         &self,
         policy: &Policy,
         key: &Key,
-        cost: Cost,
+        cost: &Cost,
         now: Timestamp,
     ) -> Result<Reply, Ticket> {
         let print = self.print(policy, key);
@@ -98,7 +98,7 @@ impl Denials {
         &self,
         ticket: Ticket,
         policy: &Policy,
-        cost: Cost,
+        cost: &Cost,
         asked: Timestamp,
         answered: impl FnOnce() -> Timestamp,
         decision: &Decision,
@@ -117,7 +117,7 @@ impl Denials {
             place.denial = Some(Box::new(Denial {
                 print: ticket.print,
                 policy: policy.clone(),
-                cost,
+                cost: cost.clone(),
                 asked,
                 answered: answered(),
                 until,
@@ -136,7 +136,7 @@ impl Denials {
 }
 
 impl Denial {
-    fn answer(&self, cost: Cost, now: Timestamp) -> Reply {
+    fn answer(&self, cost: &Cost, now: Timestamp) -> Reply {
         let passed = now.micros_since(self.answered);
         Reply::to_check(self.snapshot.aged(cost, passed), Default::default)
     }
@@ -179,22 +179,22 @@ mod tests {
         }
 
         fn learn(&self, cost: Cost, wait: u64) {
-            let Err(ticket) = self.denials.find(&self.policy, &self.key, cost, at(100)) else {
+            let Err(ticket) = self.denials.find(&self.policy, &self.key, &cost, at(100)) else {
                 panic!("known already");
             };
             self.denials.keep(
                 ticket,
                 &self.policy,
-                cost,
+                &cost,
                 at(100),
                 || at(100),
                 &refused(wait),
             );
         }
 
-        fn knows(&self, cost: u32, now: u64) -> Option<Reply> {
+        fn knows(&self, cost: u64, now: u64) -> Option<Reply> {
             self.denials
-                .find(&self.policy, &self.key, Cost::new(cost), at(now))
+                .find(&self.policy, &self.key, &Cost::new(cost), at(now))
                 .ok()
         }
     }
@@ -231,7 +231,7 @@ mod tests {
         assert!(
             known
                 .denials
-                .find(&other, &known.key, Cost::new(5), at(100))
+                .find(&other, &known.key, &Cost::new(5), at(100))
                 .is_err(),
             "a tier of its own"
         );
@@ -247,9 +247,9 @@ mod tests {
     fn a_quota_that_was_only_looked_at_is_asked_when_it_is_to_pay() {
         let known = Known::new(1_000);
         let policy = Policy::new("p", Quota::per_second(10)).and("bytes", Quota::per_second(10));
-        let find = |costs: [u32; 2]| {
+        let find = |costs: [u64; 2]| {
             let cost = Cost::each(costs);
-            known.denials.find(&policy, &known.key, cost, at(100))
+            known.denials.find(&policy, &known.key, &cost, at(100))
         };
         let Err(ticket) = find([5, 0]) else {
             panic!("nothing is known of this policy");
@@ -257,7 +257,7 @@ mod tests {
         let (cost, asked) = (Cost::each([5, 0]), at(100));
         known
             .denials
-            .keep(ticket, &policy, cost, asked, || asked, &refused(1_000));
+            .keep(ticket, &policy, &cost, asked, || asked, &refused(1_000));
         assert!(find([6, 0]).is_ok());
         assert!(find([6, 1]).is_err());
     }
@@ -265,16 +265,16 @@ mod tests {
     #[test]
     fn a_charge_ends_what_is_known() {
         let known = Known::new(1_000);
-        let keep = |cost: u32| {
+        let keep = |cost: u64| {
             let (key, cost) = (&known.key, Cost::new(cost));
-            let Err(ticket) = known.denials.find(&known.policy, key, cost, at(100)) else {
+            let Err(ticket) = known.denials.find(&known.policy, key, &cost, at(100)) else {
                 panic!("less than what is known");
             };
             let some = QuotaSnapshot::new(10, 2, None, Duration::from_secs(10));
             let decision = Reply::of(&[some]).decision;
             known
                 .denials
-                .keep(ticket, &known.policy, cost, at(100), || at(100), &decision);
+                .keep(ticket, &known.policy, &cost, at(100), || at(100), &decision);
         };
         keep(0);
         assert!(known.knows(5, 100).is_some(), "a look charges nothing");
@@ -287,17 +287,22 @@ mod tests {
         let known = Known::new(1_000);
         let (policy, cost) = (&known.policy, Cost::new(5));
         let other = Key::from("bob");
-        let Err(ticket) = known.denials.find(policy, &other, cost, at(100)) else {
+        let Err(ticket) = known.denials.find(policy, &other, &cost, at(100)) else {
             panic!("known already");
         };
         let answered = || at(150);
         known
             .denials
-            .keep(ticket, policy, cost, at(100), answered, &refused(1_000));
-        let reply = known.denials.find(policy, &other, cost, at(1_099));
+            .keep(ticket, policy, &cost, at(100), answered, &refused(1_000));
+        let reply = known.denials.find(policy, &other, &cost, at(1_099));
         let wait = reply.ok().and_then(|reply| reply.decision.retry_after());
         assert_eq!(wait, Some(RetryAfter::In(Duration::from_micros(51))));
-        assert!(known.denials.find(policy, &other, cost, at(1_100)).is_err());
+        assert!(
+            known
+                .denials
+                .find(policy, &other, &cost, at(1_100))
+                .is_err()
+        );
     }
 
     #[test]
@@ -307,7 +312,7 @@ mod tests {
         assert!(known.knows(5, 100).is_none());
         let Err(ticket) = known
             .denials
-            .find(&known.policy, &known.key, Cost::new(5), at(100))
+            .find(&known.policy, &known.key, &Cost::new(5), at(100))
         else {
             panic!("forgotten");
         };
@@ -315,7 +320,7 @@ mod tests {
         known.denials.keep(
             ticket,
             &known.policy,
-            Cost::new(5),
+            &Cost::new(5),
             at(100),
             || at(100),
             &refused(SECOND),

@@ -43,11 +43,11 @@ impl Front {
         let (Some(denials), Op::Check(cost)) = (&self.denials, op) else {
             return Err(None);
         };
-        let (cost, asked) = (*cost, self.lobby.now());
+        let asked = self.lobby.now();
         let keep = |ticket| {
             Some(Question {
                 ticket,
-                cost,
+                cost: cost.clone(),
                 asked,
             })
         };
@@ -90,7 +90,7 @@ impl Front {
             denials.keep(
                 question.ticket,
                 &note.policy,
-                question.cost,
+                &question.cost,
                 question.asked,
                 || self.lobby.now(),
                 &reply.decision,

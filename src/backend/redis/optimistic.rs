@@ -274,14 +274,16 @@ impl Held<'_> {
 fn decide(request: &Request, states: &mut [Option<State>], now: Timestamp) -> Reply {
     let policy = &request.policy;
     match &request.op {
-        Op::Check(cost) => algorithm::check(policy, states, now, *cost),
-        Op::Reserve { cost, max_wait } => algorithm::reserve(policy, states, now, *cost, *max_wait),
+        Op::Check(cost) => algorithm::check(policy, states, now, cost.clone()),
+        Op::Reserve { cost, max_wait } => {
+            algorithm::reserve(policy, states, now, cost.clone(), *max_wait)
+        }
         Op::Cancel(turn) => {
             let mut reply = algorithm::cancel(policy, states, now, turn);
             reply.turn = (!reply.returned).then(|| turn.again());
             reply
         }
-        Op::Penalty(cost) => algorithm::penalize(policy, states, now, *cost),
+        Op::Penalty(cost) => algorithm::penalize(policy, states, now, cost.clone()),
         Op::Refund(receipt) => algorithm::refund(policy, states, now, receipt),
         Op::Reset => algorithm::reset(policy, states, now),
     }

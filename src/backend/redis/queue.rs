@@ -422,12 +422,12 @@ mod tests {
                 .push_back(Waiting { request, outcome });
         };
         for cost in 0..100 {
-            enter(&policies[cost as usize % 2], cost);
+            enter(&policies[usize::from(cost % 2 == 1)], cost);
         }
         let number = queue.state.lock().begin(false);
         // Number 2 has given up.
         drop(answers.remove(2));
-        let batch = || -> Option<Vec<u32>> {
+        let batch = || -> Option<Vec<u64>> {
             let (requests, _) = queue.take(number)?;
             let cost = |request: &Request| match &request.op {
                 Op::Check(cost) => cost.of(0),
@@ -435,8 +435,8 @@ mod tests {
             };
             Some(requests.iter().map(cost).collect())
         };
-        let even: Vec<u32> = (0..100).step_by(2).filter(|cost| *cost != 2).collect();
-        let odd: Vec<u32> = (1..100).step_by(2).collect();
+        let even: Vec<u64> = (0..100).step_by(2).filter(|cost| *cost != 2).collect();
+        let odd: Vec<u64> = (1..100).step_by(2).collect();
         assert_eq!(batch(), Some(even));
         assert_eq!(batch(), Some(odd));
         assert_eq!(batch(), None);

@@ -94,11 +94,11 @@ fn numbers(rule: &Rule) -> Vec<u8> {
     match *rule {
         Rule::TokenBucket(bucket) => {
             let per_token = bucket.units.per_token.get();
-            let owed = u64::from(bucket.capacity - bucket.initial) * per_token;
+            let owed = (bucket.capacity - bucket.initial) * per_token;
             pack(
                 b'b',
                 &[
-                    bucket.capacity.into(),
+                    signed(bucket.capacity),
                     signed(bucket.units.per_micro.get()),
                     signed(per_token),
                     signed(owed),
@@ -108,17 +108,17 @@ fn numbers(rule: &Rule) -> Vec<u8> {
         Rule::IntervalBucket(bucket) => pack(
             b'i',
             &[
-                bucket.capacity.into(),
-                bucket.refill.into(),
+                signed(bucket.capacity),
+                signed(bucket.refill),
                 signed(bucket.period),
-                (bucket.capacity - bucket.initial).into(),
+                signed(bucket.capacity - bucket.initial),
                 origin(bucket.origin),
             ],
         ),
         Rule::FixedWindow(fixed) => pack(
             b'f',
             &[
-                fixed.limit.into(),
+                signed(fixed.limit),
                 signed(fixed.window),
                 origin(fixed.origin),
             ],
@@ -126,7 +126,7 @@ fn numbers(rule: &Rule) -> Vec<u8> {
         Rule::SlidingWindow(sliding) => pack(
             b's',
             &[
-                sliding.limit.into(),
+                signed(sliding.limit),
                 signed(sliding.window),
                 signed(sliding.tick),
                 signed(sliding.ticks),

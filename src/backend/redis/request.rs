@@ -175,7 +175,7 @@ impl Request {
             match &self.op {
                 Op::Refund(receipt) => {
                     let charge = self.charge(receipt, index);
-                    command.arg(charge.tokens).arg(charge.place.at);
+                    command.arg(charge.tokens).arg(charge.place().at);
                 }
                 Op::Cancel(turn) => {
                     let left = turn.left(index).and_then(stored::encode);
@@ -194,14 +194,12 @@ impl Request {
     fn charge(&self, receipt: &Receipt, index: usize) -> Part {
         let quota = self.policy.quotas()[index].mark();
         let found = receipt.charges.iter().find(|charge| charge.quota == quota);
-        found.copied().unwrap_or(Part {
-            quota,
-            tokens: 0,
-            place: Place::default(),
-        })
+        found
+            .copied()
+            .unwrap_or(Part::new(quota, 0, Place::default()))
     }
 
-    fn cost(&self, index: usize) -> u32 {
+    fn cost(&self, index: usize) -> u64 {
         match &self.op {
             Op::Check(cost) | Op::Penalty(cost) | Op::Reserve { cost, .. } => cost.of(index),
             Op::Cancel(_) | Op::Refund(_) | Op::Reset => 0,
@@ -246,17 +244,17 @@ impl Request {
             charges.push(self.charged(index, place));
         }
         let mut reply = Reply::to_check(Snapshot::new(snapshots), || charges);
-        match self.op {
+        match &self.op {
             Op::Check(_) => {}
             Op::Reserve { cost, .. } => {
                 reply.go_after = Duration::from_micros(own_number);
                 if self.quotas().of_buckets && reply.decision.is_allowed() {
                     let left: Option<SmallVec<[Option<State>; 2]>> =
                         left.iter().map(state).collect();
-                    reply.turn = Some(Turn::new(cost, &left?, reply.receipt.take()));
+                    reply.turn = Some(Turn::new(cost.clone(), &left?, reply.receipt.take()));
                 }
             }
-            Op::Cancel(ref turn) => {
+            Op::Cancel(turn) => {
                 reply.receipt = None;
                 reply.returned = since.contains(&0) && !since.contains(&1);
                 reply.turn = (!reply.returned).then(|| turn.again());
@@ -267,18 +265,15 @@ impl Request {
     }
 
     fn charged(&self, index: usize, at: i64) -> Part {
-        Part {
-            quota: self.policy.quotas()[index].mark(),
-            tokens: self.cost(index),
-            place: Place { at, number: 0 },
-        }
+        let quota = self.policy.quotas()[index].mark();
+        Part::new(quota, self.cost(index), Place { at, number: 0 })
     }
 
     fn snapshot(&self, index: usize, numbers: &[Value]) -> Option<(QuotaSnapshot, i64)> {
         let ([retry, remaining, reset], place) = numbers.split_first_chunk()?;
         let snapshot = QuotaSnapshot {
             limit: self.policy.quotas()[index].quota().limit(),
-            remaining: u32::try_from(unsigned(remaining)?).ok()?,
+            remaining: unsigned(remaining)?,
             retry_after: match signed(retry)? {
                 -1 => NEVER,
                 wait => u64::try_from(wait).ok()?,

@@ -212,8 +212,8 @@ impl Ask for Errand {
         let ([retry, remaining, reset, front], lasting) = own.split_first_chunk()?;
         let lasting: Option<_> = lasting.iter().map(|own| Some(signed(own)? == 1)).collect();
         let numbers = QuotaSnapshot {
-            limit: self.permits.capacity(),
-            remaining: u32::try_from(unsigned(remaining)?).ok()?,
+            limit: self.permits.capacity().into(),
+            remaining: unsigned(remaining)?,
             retry_after: match signed(retry)? {
                 -1 => NEVER,
                 wait => u64::try_from(wait).ok()?,
