@@ -16,6 +16,7 @@ use axum::http::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tower::{Layer, Service, ServiceExt};
+use tower_sluice::backend::Backend as _;
 use tower_sluice::response::HeaderFormat;
 use tower_sluice::{Global, MaxWait, OnBackendError, Policy, Quota, RateLimitLayer, RedisBackend};
 
@@ -29,14 +30,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The upstream allows 5 in a second. A burst of 1 spaces ours evenly, so that what the network delays and then delivers
     // together still fits. If Redis is gone nobody can tell what the others send: better to send nothing.
     let quota = Quota::per_second(5).burst(1);
-    let limit = RateLimitLayer::new(
-        Policy::new("upstream", quota),
-        Global,
-        RedisBackend::connect(redis).await?,
-    )
-    .wait(MaxWait::of(Duration::from_secs(30)))
-    .on_backend_error(OnBackendError::Deny)
-    .headers(HeaderFormat::None); // the upstream's own fields stay alone
+    let redis = RedisBackend::connect(redis).await?;
+    let limit = RateLimitLayer::new(Policy::new("upstream", quota), Global, redis.clone())
+        .wait(MaxWait::of(Duration::from_secs(30)))
+        .on_backend_error(OnBackendError::Deny)
+        .headers(HeaderFormat::None); // the upstream's own fields stay alone
     let mut client = limit.layer(Client::builder(TokioExecutor::new()).build_http::<Body>());
 
     let start = Instant::now();
@@ -49,6 +47,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             response.status().as_u16()
         );
         assert_ne!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    }
+    // What goes on in the background ends before the process does: a refund, a reservation that was cancelled.
+    let report = redis.lobby().idle(Duration::from_secs(5)).await;
+    if !report.is_complete() {
+        eprintln!("{report}");
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::response::Response;
 use axum::routing::{any, get};
 use futures_util::{StreamExt as _, stream};
+use tower_sluice::backend::Backend as _;
 use tower_sluice::concurrency::HeldPermit;
 use tower_sluice::{AnyBackend, OnBackendError, PeerIp, Permits, SemaphoreLayer};
 
@@ -59,5 +60,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = tokio::net::TcpListener::bind(listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
-    Ok(axum::serve(listener, app).await?)
+    let stop = async { drop(tokio::signal::ctrl_c().await) };
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop)
+        .await?;
+    // Permits are released in the background. A process that ends sooner leaves them to their leases.
+    let report = backend.lobby().idle(Duration::from_secs(5)).await;
+    if !report.is_complete() {
+        eprintln!("{report}");
+    }
+    Ok(())
 }

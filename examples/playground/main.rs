@@ -34,6 +34,7 @@ use axum::routing::{get, post};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use http::{Extensions, Request};
 use tokio::signal::unix::{SignalKind, signal};
+use tower_sluice::backend::Backend;
 use tower_sluice::key::{
     self, Bearer, Cookie, Global, Header, KeyError, KeyExtractor, Networks, Query,
 };
@@ -323,10 +324,9 @@ impl Options {
         }
     }
 
-    fn app(self, policy: Policy, told: page::Told) -> Router {
+    fn app(self, backend: AnyBackend, policy: Policy, told: page::Told) -> Router {
         let key = self.key();
         let page = page::Page::new(told, policy.clone());
-        let backend = self.backend.within(self.backend_timeout);
         let free = self.free_status;
         let (max_wait, on_error) = (
             self.wait.map_or(MaxWait::NONE, MaxWait::of),
@@ -453,6 +453,8 @@ fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
 
 /// How long requests that are under way may take to end.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long refunds and released permits may take to reach the backend after that.
+const LAST_TASKS: Duration = Duration::from_secs(2);
 
 async fn serve(options: Options, policy: Policy, told: page::Told) -> std::io::Result<()> {
     // Before anybody is told that this is listening, and may want it to stop.
@@ -467,13 +469,19 @@ async fn serve(options: Options, policy: Policy, told: page::Told) -> std::io::R
             "if the backend fails, {told} (--on-backend-error)"
         );
     }
+    let backend = options.backend.clone().within(options.backend_timeout);
     let app = options
-        .app(policy, told)
+        .app(backend.clone(), policy, told)
         .into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
-        done = axum::serve(listener, app).with_graceful_shutdown(stop) => done,
-        () = async { overdue.await; tokio::time::sleep(PATIENCE).await } => Ok(()),
+        done = axum::serve(listener, app).with_graceful_shutdown(stop) => done?,
+        () = async { overdue.await; tokio::time::sleep(PATIENCE).await } => {}
     }
+    let report = Backend::lobby(&backend).idle(LAST_TASKS).await;
+    if !report.is_complete() {
+        eprintln!("{report}");
+    }
+    Ok(())
 }
 
 fn fail(why: impl Display) -> ExitCode {

@@ -35,10 +35,10 @@ pub use self::any::AnyBackend;
 #[cfg(feature = "blocking")]
 pub use self::blocking::{BlockingBackend, BlockingPermitBackend};
 pub use self::error::{BackendError, BackendErrorKind};
-pub use self::lobby::Lobby;
 pub(crate) use self::lobby::{
     Fault, Group, Head, Insertion, Lease, PermitLine, PermitPlace, Place, Queue, Renewed, Unspent,
 };
+pub use self::lobby::{IdleReport, Lobby};
 pub use self::memory::{MemoryBackend, MemorySemaphore, MemorySemaphoreBuilder};
 pub use self::permits::PermitBackend;
 #[cfg(feature = "redis")]

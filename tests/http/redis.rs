@@ -119,3 +119,51 @@ async fn two_clients_stay_within_a_quota_that_is_not_theirs() {
         "{lines:?}"
     );
 }
+
+#[tokio::test]
+async fn a_playground_that_is_told_to_stop_releases_its_permits_and_gives_back_its_refunds() {
+    let server = RedisServer::start();
+    let arguments = [
+        "--quota",
+        "1000/day",
+        "--in-flight",
+        "100",
+        "--free-status",
+        "2xx",
+    ];
+    let proxy = crate::support::proxy::Proxy::to(server.port()).await;
+    let far = crate::support::proxy::Mode::Delay(Duration::from_millis(20));
+    proxy.set(far).await;
+    let mut playground = over(&proxy.url(), &arguments).await;
+    // Its first connections are made.
+    while playground.get("/").await.status != 200 {}
+    let (client, base) = (playground.client.clone(), playground.base.clone());
+    let sent = (0..60).map(|_| {
+        let uri = format!("{base}/sleep/500").parse().expect("a URI");
+        tokio::spawn(client.get(uri))
+    });
+    let sent: Vec<_> = sent.collect();
+    let holders = || -> u64 {
+        let held = server.keys().into_iter().find(|key| key.ends_with("}:p"));
+        held.map_or(0, |key| server.get(&["ZCARD", &key]))
+    };
+    let start = Instant::now();
+    while holders() < 60 {
+        assert!(
+            start.elapsed() < crate::playground::PATIENCE,
+            "{}",
+            holders()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(playground.stop("-TERM").await.success());
+    for answer in sent {
+        let answer = answer.await.expect("no panic").expect("an answer");
+        assert_eq!(answer.status(), 200);
+    }
+    assert_eq!(holders(), 0);
+    let playground = over(&server.url(), &arguments).await;
+    let answer = playground.get("/status/404").await;
+    let left = answer.field("ratelimit").expect("a decision");
+    assert!(left.starts_with("\"default\";r=999"), "{left}");
+}

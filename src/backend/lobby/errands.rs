@@ -19,6 +19,8 @@ const LONGEST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Errands {
     running: AtomicUsize,
+    /// How many there have been, those that could not be begun aside.
+    begun: AtomicUsize,
     lost: AtomicUsize,
     pace: Semaphore,
 }
@@ -27,6 +29,7 @@ impl Default for Errands {
     fn default() -> Self {
         Self {
             running: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
             lost: AtomicUsize::new(0),
             pace: Semaphore::new(PACE),
         }
@@ -57,6 +60,10 @@ impl Fault {
 impl Errands {
     pub(super) fn running(&self) -> usize {
         self.running.load(Relaxed)
+    }
+
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Relaxed)
     }
 
     pub(super) fn lost(&self) -> usize {
@@ -120,6 +127,7 @@ impl Errands {
         runtime: &Handle,
         errand: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> oneshot::Receiver<Result<T, Fault>> {
+        self.begun.fetch_add(1, Relaxed);
         let slot = Slot(Arc::clone(self), true);
         let (told, outcome) = oneshot::channel();
         runtime.spawn(async move {

@@ -1,6 +1,7 @@
 //! What those who use a backend share beside its state.
 
 mod errands;
+mod idle;
 mod lease;
 mod leases;
 mod lines;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) use self::errands::{Errands, Fault};
+pub use self::idle::IdleReport;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::leases::{Group, Insertion, Leases, Renewed};
 pub(crate) use self::lines::{Head, Place, Queue};
@@ -107,7 +109,8 @@ impl Lobby {
     }
 
     /// How many operations are under way that nobody needs to wait for: settlements, and what is given back for those who have
-    /// gone. At most 1 024 settlements are at a time, and as many as have waited; for 5 s each.
+    /// gone. At most 1 024 settlements are at a time, and as many as have waited; for 5 s each. [`idle`](Self::idle) waits for
+    /// their end.
     #[must_use]
     pub fn errands(&self) -> usize {
         self.errands.running()
