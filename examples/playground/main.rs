@@ -59,7 +59,7 @@ struct Options {
     /// How long the backend may take for an answer, in milliseconds; 250 if not said.
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     backend_timeout: Option<u64>,
-    /// A quota, such as `10/second burst 20` or `fixed-window:100/minute`; may be repeated, all must allow a request. An
+    /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`; may be repeated, all must allow a request. An
     /// algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
     quota: Vec<Quota>,

@@ -273,8 +273,8 @@ impl fmt::Display for KeyError {
             Self::Malformed(part) => write!(f, "{part} cannot be read"),
             Self::TooFewHops { header, hops } => write!(
                 f,
-                "header `{header}` has fewer than {hops} addresses: the request has come past some of the {hops} proxies that \
-                 are counted on"
+                "header `{header}` has fewer than {hops} addresses; count only the proxies that append to it as hops, and block \
+                 requests that bypass them"
             ),
             Self::MalformedAddress(header) => write!(
                 f,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::bytes::Size;
 use super::parse::UNITS;
 use super::{
     FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow, TokenBucket,
@@ -9,9 +10,10 @@ use super::{
 
 /// Writes the quota string. What the grammar can say reads back as the same quota; a period that is no whole number of
 /// milliseconds, other initial tokens or another anchor is written after it in a form that is refused when read, so that no
-/// text ever stands for a different quota.
+/// text ever stands for a different quota. A quota of bytes is written in bytes: `10GB/day`.
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = |tokens| Size(tokens, self.unit);
         match self.rule {
             Rule::TokenBucket(TokenBucket {
                 capacity,
@@ -19,7 +21,7 @@ impl fmt::Display for Quota {
                 period,
                 initial,
                 ..
-            }) => bucket(f, "", capacity, refill, period, initial),
+            }) => bucket(f, "", [capacity, refill, initial].map(size), period),
             Rule::IntervalBucket(IntervalBucket {
                 capacity,
                 refill,
@@ -27,7 +29,12 @@ impl fmt::Display for Quota {
                 initial,
                 origin,
             }) => {
-                bucket(f, "interval:", capacity, refill, period, initial)?;
+                bucket(
+                    f,
+                    "interval:",
+                    [capacity, refill, initial].map(size),
+                    period,
+                )?;
                 anchored(f, origin, None)
             }
             Rule::FixedWindow(FixedWindow {
@@ -35,14 +42,14 @@ impl fmt::Display for Quota {
                 window,
                 origin,
             }) => {
-                rate(f, "fixed-window:", limit, window)?;
+                rate(f, "fixed-window:", size(limit), window)?;
                 anchored(f, origin, Some(0))
             }
             Rule::SlidingWindow(SlidingWindow { limit, window, .. }) => {
-                rate(f, "sliding-window:", limit, window)
+                rate(f, "sliding-window:", size(limit), window)
             }
             Rule::SlidingLog(SlidingLog { limit, window }) => {
-                rate(f, "sliding-log:", limit.into(), window)
+                rate(f, "sliding-log:", size(limit.into()), window)
             }
         }
     }
@@ -51,10 +58,8 @@ impl fmt::Display for Quota {
 fn bucket(
     f: &mut fmt::Formatter<'_>,
     algorithm: &str,
-    capacity: u64,
-    refill: u64,
+    [capacity, refill, initial]: [Size; 3],
     period: u64,
-    initial: u64,
 ) -> fmt::Result {
     rate(f, algorithm, refill, period)?;
     if capacity != refill {
@@ -66,7 +71,7 @@ fn bucket(
     Ok(())
 }
 
-fn rate(f: &mut fmt::Formatter<'_>, algorithm: &str, count: u64, period: u64) -> fmt::Result {
+fn rate(f: &mut fmt::Formatter<'_>, algorithm: &str, count: Size, period: u64) -> fmt::Result {
     write!(f, "{algorithm}{count}/")?;
     let whole = UNITS.iter().find(|(micros, _)| {
         period.is_multiple_of(*micros) && period / micros <= u64::from(u32::MAX)

@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// Why a quota cannot be. Every message names the value and the way out.
+/// The error returned for an invalid quota. Every message shows the value and the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuotaError {
@@ -58,9 +58,9 @@ impl QuotaError {
     pub(crate) const fn sentence(self) -> Sentence {
         let s = Sentence::new();
         match self {
-            Self::Zero { what } => s.str(what).str(" is 0: use at least 1"),
+            Self::Zero { what } => s.str(what).str(" is 0; use at least 1"),
             Self::TooLarge { what, value, max } => {
-                s.str(what).str(" is ").number(value).str(": use at most ").number(max)
+                s.str(what).str(" is ").number(value).str("; use at most ").number(max)
             }
             Self::TooSlow { capacity, refill, period_us } => s
                 .number(capacity)
@@ -68,18 +68,18 @@ impl QuotaError {
                 .number(refill)
                 .str(" per ")
                 .number(period_us)
-                .str(" us take more than 142 years to come back: use a shorter period or a smaller capacity"),
+                .str(" us take more than 142 years to come back; use a shorter period or a smaller capacity"),
             Self::InitialAboveCapacity { initial, capacity } => s
                 .str("initial tokens are ")
                 .number(initial)
                 .str(" and the capacity is ")
                 .number(capacity)
-                .str(": start with at most the capacity"),
+                .str("; start with at most the capacity"),
             Self::NotASettingOf { setting, algorithm, of } => {
-                s.str(setting).str(" is no setting of the ").str(algorithm).str(": leave it out or use ").str(of)
+                s.str(setting).str(" is no setting of the ").str(algorithm).str("; leave it out or use ").str(of)
             }
             Self::WindowTooLong { window_us } => {
-                s.str("a window of ").number(window_us).str(" us is longer than 142 years: use a shorter one")
+                s.str("a window of ").number(window_us).str(" us is longer than 142 years; use a shorter one")
             }
         }
     }
@@ -154,7 +154,7 @@ mod tests {
         let says = |error: QuotaError, text: &str| assert_eq!(error.to_string(), text);
         says(
             QuotaError::Zero { what: "capacity" },
-            "capacity is 0: use at least 1",
+            "capacity is 0; use at least 1",
         );
         says(
             QuotaError::TooLarge {
@@ -162,7 +162,7 @@ mod tests {
                 value: 70_000,
                 max: 65_535,
             },
-            "limit is 70000: use at most 65535",
+            "limit is 70000; use at most 65535",
         );
         says(
             QuotaError::TooSlow {
@@ -170,7 +170,7 @@ mod tests {
                 refill: 1,
                 period_us: u64::MAX,
             },
-            "1099511627776 tokens at 1 per 18446744073709551615 us take more than 142 years to come back: use a \
+            "1099511627776 tokens at 1 per 18446744073709551615 us take more than 142 years to come back; use a \
              shorter period or a smaller capacity",
         );
         says(
@@ -178,7 +178,7 @@ mod tests {
                 initial: 7,
                 capacity: 5,
             },
-            "initial tokens are 7 and the capacity is 5: start with at most the capacity",
+            "initial tokens are 7 and the capacity is 5; start with at most the capacity",
         );
         says(
             QuotaError::NotASettingOf {
@@ -186,7 +186,7 @@ mod tests {
                 algorithm: "fixed window",
                 of: BUCKETS,
             },
-            "burst is no setting of the fixed window: leave it out or use a token bucket or an interval bucket",
+            "burst is no setting of the fixed window; leave it out or use a token bucket or an interval bucket",
         );
     }
 }

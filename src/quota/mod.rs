@@ -17,19 +17,26 @@
 //! ```
 //! use std::time::Duration;
 //! use tower_sluice::Quota;
+//! use tower_sluice::quota::Unit;
 //!
 //! const SEARCH: Quota = Quota::per_second(10).burst(30);
 //! assert_eq!("10/second burst 30".parse::<Quota>()?, SEARCH);
 //! assert_eq!(Quota::fixed_window(1_000, Duration::from_secs(86_400)).to_string(), "fixed-window:1000/day");
-//! assert_eq!("0/s".parse::<Quota>().unwrap_err().to_string(), "quota `0/s`: count is 0: use at least 1");
+//! assert_eq!("10GB/day".parse::<Quota>()?, Quota::per_day(10_000_000_000).unit(Unit::ContentBytes));
+//!
+//! let why = "5/s, burst 20".parse::<Quota>().unwrap_err().to_string();
+//! assert!(why.ends_with(r#"use for example "5/s burst 20""#), "{why}");
 //! # Ok::<(), tower_sluice::quota::ParseQuotaError>(())
 //! ```
 #![cfg_attr(feature = "serde", doc = include_str!("../docs/serde.md"))]
 
+mod bytes;
 mod cost;
 mod display;
 mod error;
+mod meant;
 mod parse;
+mod parse_error;
 mod rule;
 #[cfg(feature = "serde")]
 mod serde;
@@ -45,7 +52,7 @@ use crate::clock::micros_up;
 pub use self::cost::Cost;
 pub(crate) use self::cost::MAX_QUOTAS;
 pub use self::error::QuotaError;
-pub use self::parse::{ParseQuotaError, ParseQuotaErrorKind};
+pub use self::parse_error::{ParseQuotaError, ParseQuotaErrorKind};
 pub(crate) use self::rule::{
     FixedWindow, IntervalBucket, Origin, Rule, SlidingLog, SlidingWindow, TokenBucket,
 };

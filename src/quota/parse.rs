@@ -1,118 +1,17 @@
-//! Quota strings: `100/minute`, `10 per 1 hour`, `5/s burst 20`, `fixed-window:1000/day`.
+//! Quota strings: `100/minute`, `10 per 1 hour`, `5/s burst 20`, `10GB/day`, `fixed-window:1000/day`.
 //!
 //! ```text
 //! list      = quota *( ( "," / ";" ) quota )                 OWS around each
-//! quota     = [ algorithm ":" OWS ] count ( OWS "/" OWS / WSP "per" WSP ) [ multiple OWS ] unit [ WSP "burst" WSP count ]
+//! quota     = [ algorithm ":" OWS ] size ( OWS "/" OWS / WSP "per" WSP ) [ multiple OWS ] unit [ WSP "burst" WSP size ]
+//! size      = count [ OWS bytes ]                        bytes = "B" / "kB" / "KiB" / .. / "TiB", for both sizes or for none
 //! algorithm = "token-bucket" / "interval" / "fixed-window" / "sliding-window" / "sliding-log"
 //! ```
 
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{MOST_TOKENS, Quota, QuotaError};
-
-/// Why a text is no quota; the message names the text and the way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseQuotaError {
-    text: String,
-    cause: Cause,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Cause {
-    Empty,
-    Syntax,
-    List,
-    Unit(String),
-    CalendarUnit(String),
-    Algorithm(String),
-    Quota(QuotaError),
-}
-
-/// The kind of a [`ParseQuotaError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ParseQuotaErrorKind {
-    /// Nothing but white space.
-    Empty,
-    /// Not of the form `count/unit`, `count per unit`, with an optional multiple and burst.
-    Syntax,
-    /// A unit that is not known.
-    Unit,
-    /// A month or a year: they have no fixed length.
-    CalendarUnit,
-    /// An algorithm that is not known.
-    Algorithm,
-    /// A number is 0.
-    Zero,
-    /// A number is above its range.
-    TooLarge,
-    /// More than 142 years to fill.
-    TooSlow,
-    /// A setting that the algorithm does not have, such as the burst of a window.
-    Setting,
-}
-
-impl ParseQuotaError {
-    fn new(text: &str, cause: Cause) -> Self {
-        // Long nonsense is named by its beginning, and control characters do not reach a terminal.
-        let mut shown: String = text.chars().take(60).flat_map(char::escape_debug).collect();
-        if text.chars().nth(60).is_some() {
-            shown.push_str("..");
-        }
-        Self { text: shown, cause }
-    }
-
-    /// What is wrong.
-    #[must_use]
-    pub const fn kind(&self) -> ParseQuotaErrorKind {
-        match self.cause {
-            Cause::Empty => ParseQuotaErrorKind::Empty,
-            Cause::Syntax | Cause::List => ParseQuotaErrorKind::Syntax,
-            Cause::Unit(_) => ParseQuotaErrorKind::Unit,
-            Cause::CalendarUnit(_) => ParseQuotaErrorKind::CalendarUnit,
-            Cause::Algorithm(_) => ParseQuotaErrorKind::Algorithm,
-            Cause::Quota(QuotaError::Zero { .. }) => ParseQuotaErrorKind::Zero,
-            Cause::Quota(QuotaError::TooLarge { .. }) => ParseQuotaErrorKind::TooLarge,
-            Cause::Quota(QuotaError::TooSlow { .. } | QuotaError::WindowTooLong { .. }) => {
-                ParseQuotaErrorKind::TooSlow
-            }
-            Cause::Quota(
-                QuotaError::NotASettingOf { .. } | QuotaError::InitialAboveCapacity { .. },
-            ) => ParseQuotaErrorKind::Setting,
-        }
-    }
-}
-
-impl fmt::Display for ParseQuotaError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "quota `{}`: ", self.text)?;
-        match &self.cause {
-            Cause::Empty => f.write_str("nothing there; write `100/minute`"),
-            Cause::Syntax => f.write_str("write `100/minute`, `10 per 1 hour` or `5/s burst 20`"),
-            Cause::List => f.write_str("one quota is wanted here, not a list"),
-            Cause::Unit(unit) => write!(f, "unknown unit `{unit}`; use ms, s, m, h, d or w"),
-            Cause::CalendarUnit(unit) => {
-                write!(f, "a {unit} has no fixed length; use days or weeks")
-            }
-            Cause::Algorithm(name) => write!(
-                f,
-                "unknown algorithm `{name}`; use token-bucket, interval, fixed-window, sliding-window or sliding-log"
-            ),
-            Cause::Quota(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ParseQuotaError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match &self.cause {
-            Cause::Quota(error) => Some(error),
-            _ => None,
-        }
-    }
-}
+use super::parse_error::{Cause, ParseQuotaError};
+use super::{MOST_TOKENS, Quota, QuotaError, Unit, bytes};
 
 impl FromStr for Quota {
     type Err = ParseQuotaError;
@@ -138,9 +37,16 @@ impl Quota {
         if blank(text) {
             return Err(ParseQuotaError::new(text, Cause::Empty));
         }
-        text.split([',', ';'])
-            .map(|member| parse(trim(member)).map_err(|cause| ParseQuotaError::new(text, cause)))
-            .collect()
+        let members = text.split([',', ';']).map(trim);
+        let read = |member| parse(member).map_err(|cause| (member, cause));
+        members
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map_err(|(member, cause)| match cause {
+                // The list may be cut where it should not be, as in `5/s, burst 20`.
+                Cause::Syntax => ParseQuotaError::new(text, cause),
+                cause => ParseQuotaError::new(member, cause),
+            })
     }
 }
 
@@ -148,12 +54,14 @@ fn blank(text: &str) -> bool {
     trim(text).is_empty()
 }
 
-fn trim(text: &str) -> &str {
+pub(super) fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }
 
-fn parse(text: &str) -> Result<Quota, Cause> {
+pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
     let (algorithm, rest) = match text.split_once(':') {
+        // As in `5/s burst: 20`.
+        Some((name, _)) if name.contains('/') => return Err(Cause::Syntax),
         Some((name, rest)) => (Algorithm::named(trim(name))?, trim(rest)),
         None => (Algorithm::TokenBucket, text),
     };
@@ -163,35 +71,42 @@ fn parse(text: &str) -> Result<Quota, Cause> {
         .filter(|_| cursor.0.is_empty())
         .ok_or(Cause::Syntax)?;
     let unit_us = unit(parts.unit)?;
-    let count = number("count", parts.count, MOST_TOKENS)?;
+    if let Some(burst) = &parts.burst
+        && burst.bytes.is_some() != parts.count.bytes.is_some()
+    {
+        return Err(Cause::MixedUnits);
+    }
+    let token = match parts.count.bytes {
+        Some(_) => Unit::ContentBytes,
+        None => Unit::Requests,
+    };
+    let count = parts.count.tokens("count")?;
     let multiple = parts
         .multiple
-        .map_or(Ok(1), |digits| number("period", digits, u32::MAX.into()))?;
-    let burst = parts
-        .burst
-        .map(|digits| number("burst", digits, MOST_TOKENS))
-        .transpose()?;
+        .map_or(Ok(1), |digits| number("period", digits, 1, u32::MAX.into()))?;
+    let burst = parts.burst.map(|size| size.tokens("burst")).transpose()?;
     let period = Duration::from_micros(multiple.saturating_mul(unit_us));
     let quota = match algorithm {
-        Algorithm::TokenBucket => {
-            return Quota::try_token_bucket(burst.unwrap_or(count), count, period)
-                .map_err(Cause::Quota);
-        }
-        Algorithm::Interval => {
-            return Quota::try_interval_bucket(burst.unwrap_or(count), count, period)
-                .map_err(Cause::Quota);
-        }
-        Algorithm::FixedWindow => Quota::try_fixed_window(count, period),
-        Algorithm::SlidingWindow => Quota::try_sliding_window(count, period),
-        Algorithm::SlidingLog => Quota::try_sliding_log(count, period),
+        Algorithm::TokenBucket => Quota::try_token_bucket(burst.unwrap_or(count), count, period),
+        Algorithm::Interval => Quota::try_interval_bucket(burst.unwrap_or(count), count, period),
+        Algorithm::FixedWindow => window(Quota::try_fixed_window(count, period), burst),
+        Algorithm::SlidingWindow => window(Quota::try_sliding_window(count, period), burst),
+        Algorithm::SlidingLog => window(Quota::try_sliding_log(count, period), burst),
     };
-    quota
-        .and_then(|quota| burst.map_or(Ok(quota), |burst| quota.try_burst(burst)))
-        .map_err(Cause::Quota)
+    let quota = quota.map_err(Cause::Quota)?;
+    Ok(quota.unit(token))
+}
+
+/// A window has no burst: the error says so.
+fn window(made: Result<Quota, QuotaError>, burst: Option<u64>) -> Result<Quota, QuotaError> {
+    match burst {
+        Some(burst) => made?.try_burst(burst),
+        None => made,
+    }
 }
 
 #[derive(Clone, Copy)]
-enum Algorithm {
+pub(super) enum Algorithm {
     TokenBucket,
     Interval,
     FixedWindow,
@@ -200,7 +115,7 @@ enum Algorithm {
 }
 
 impl Algorithm {
-    const NAMES: [(&str, Self); 5] = [
+    pub(super) const NAMES: [(&str, Self); 5] = [
         ("token-bucket", Self::TokenBucket),
         ("interval", Self::Interval),
         ("fixed-window", Self::FixedWindow),
@@ -214,9 +129,7 @@ impl Algorithm {
             .find(|(known, _)| name.eq_ignore_ascii_case(known))
         {
             Some((_, algorithm)) => Ok(*algorithm),
-            None => Err(Cause::Algorithm(
-                name.chars().take(60).flat_map(char::escape_debug).collect(),
-            )),
+            None => Err(Cause::Algorithm(name.into())),
         }
     }
 }
@@ -225,15 +138,27 @@ impl Algorithm {
 struct Cursor<'a>(&'a str);
 
 struct Parts<'a> {
-    count: &'a str,
+    count: Size<'a>,
     multiple: Option<&'a str>,
     unit: &'a str,
-    burst: Option<&'a str>,
+    burst: Option<Size<'a>>,
+}
+
+/// A count, and the bytes of its unit if it has one.
+struct Size<'a> {
+    digits: &'a str,
+    bytes: Option<u64>,
+}
+
+impl Size<'_> {
+    fn tokens(&self, what: &'static str) -> Result<u64, Cause> {
+        number(what, self.digits, self.bytes.unwrap_or(1), MOST_TOKENS)
+    }
 }
 
 impl<'a> Cursor<'a> {
     fn parts(&mut self) -> Option<Parts<'a>> {
-        let count = self.digits()?;
+        let count = self.size()?;
         let spaced = self.space();
         if let Some(rest) = self.0.strip_prefix('/') {
             self.0 = rest;
@@ -250,7 +175,7 @@ impl<'a> Cursor<'a> {
             if !(self.word("burst") && self.space()) {
                 return None;
             }
-            Some(self.digits()?)
+            Some(self.size()?)
         } else {
             None
         };
@@ -260,6 +185,19 @@ impl<'a> Cursor<'a> {
             unit,
             burst,
         })
+    }
+
+    /// A count and its unit of bytes. What comes after a count without one is left to be read.
+    fn size(&mut self) -> Option<Size<'a>> {
+        let digits = self.digits()?;
+        let after = self.0;
+        self.space();
+        let word = self.take(|byte| byte.is_ascii_alphabetic());
+        let bytes = word.and_then(bytes::unit);
+        if bytes.is_none() {
+            self.0 = after;
+        }
+        Some(Size { digits, bytes })
     }
 
     fn digits(&mut self) -> Option<&'a str> {
@@ -289,9 +227,10 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn number(what: &'static str, digits: &str, max: u64) -> Result<u64, Cause> {
+/// The number times `factor`, from 1 to `max`.
+fn number(what: &'static str, digits: &str, factor: u64, max: u64) -> Result<u64, Cause> {
     // Only digits come here: what does not parse is too large.
-    match digits.parse::<u64>().unwrap_or(u64::MAX) {
+    match digits.parse().unwrap_or(u64::MAX).saturating_mul(factor) {
         0 => Err(Cause::Quota(QuotaError::Zero { what })),
         value if value > max => Err(Cause::Quota(QuotaError::TooLarge { what, value, max })),
         value => Ok(value),
@@ -313,21 +252,20 @@ fn unit(name: &str) -> Result<u64, Cause> {
     if let Some((micros, _)) = UNITS.iter().find(|(_, names)| names.iter().any(is)) {
         return Ok(*micros);
     }
-    let shown: String = name.chars().take(60).collect();
     if ["month", "months", "mo", "year", "years", "yr", "y"]
         .iter()
         .any(is)
     {
-        return Err(Cause::CalendarUnit(shown));
+        return Err(Cause::CalendarUnit(name.into()));
     }
-    Err(Cause::Unit(shown))
+    Err(Cause::Unit(name.into()))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::Anchor;
+    use super::super::{Anchor, ParseQuotaErrorKind};
     use super::*;
 
     fn kind(text: &str) -> ParseQuotaErrorKind {
@@ -362,25 +300,40 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_text_and_the_way_out() {
-        let says =
-            |text: &str, why: &str| assert_eq!(text.parse::<Quota>().unwrap_err().to_string(), why);
-        says(
-            "5/fortnight",
-            "quota `5/fortnight`: unknown unit `fortnight`; use ms, s, m, h, d or w",
+    fn bytes_make_a_quota_of_bytes() {
+        let bytes = |quota: Quota| Ok(quota.unit(Unit::ContentBytes));
+        let day = Duration::from_secs(86_400);
+        assert_eq!("10GB/day".parse(), bytes(Quota::per_day(10_000_000_000)));
+        assert_eq!("1tib / D".parse(), bytes(Quota::per_day(1 << 40)));
+        assert_eq!(
+            "fixed-window:10 kB per day".parse(),
+            bytes(Quota::fixed_window(10_000, day))
         );
-        says(
-            "5/month",
-            "quota `5/month`: a month has no fixed length; use days or weeks",
+        assert_eq!(
+            "interval:1KiB/d burst 2 KIB".parse(),
+            bytes(Quota::interval_bucket(2_048, 1_024, day))
         );
-        says(
-            "\u{1b}[2J",
-            "quota `\\u{1b}[2J`: write `100/minute`, `10 per 1 hour` or `5/s burst 20`",
+        assert_eq!(kind("sliding-log:64KiB/s"), ParseQuotaErrorKind::TooLarge);
+        assert_eq!(
+            kind("18446744073709551615TiB/s"),
+            ParseQuotaErrorKind::TooLarge
         );
-        says(
-            "1099511627777/s",
-            "quota `1099511627777/s`: count is 1099511627777: use at most 1099511627776",
+        assert_eq!(kind("0GB/s"), ParseQuotaErrorKind::Zero);
+        assert_eq!(
+            kind("fixed-window:1MB/d burst 2MB"),
+            ParseQuotaErrorKind::Setting
         );
+        for text in [
+            "10Bper d", "10 B B/d", "B/d", "10b", "10/B", "1MB/MB", "1kB /", "1GiB",
+        ] {
+            assert!(
+                matches!(
+                    kind(text),
+                    ParseQuotaErrorKind::Syntax | ParseQuotaErrorKind::Unit
+                ),
+                "{text}"
+            );
+        }
     }
 
     #[test]
@@ -388,6 +341,12 @@ mod tests {
         let second = Duration::from_secs(1);
         for (quota, text) in [
             (Quota::per(5, Duration::from_micros(1_500)), "5/1500 us"),
+            (
+                Quota::per_second(5)
+                    .initial_tokens(0)
+                    .unit(Unit::ContentBytes),
+                "5B/second (initially 0B)",
+            ),
             (
                 Quota::per_second(5).initial_tokens(0),
                 "5/second (initially 0)",
@@ -408,7 +367,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in any::<String>(), shaped in "[0-9]{0,21} ?(/|per| per ) ?[0-9]{0,11} ?[a-zµſ]{0,5}( burst [0-9]{0,21})?[,;:]?") {
+        fn no_text_panics(text in any::<String>(), shaped in "[0-9]{0,21} ?(/|per| per ) ?[0-9]{0,11} ?(B|MiB|tb)?[a-zµſ]{0,5}( burst [0-9]{0,21})?[,;:]?") {
             let _ = (text.parse::<Quota>(), shaped.parse::<Quota>());
             let _ = (Quota::parse_list(&text), Quota::parse_list(&shaped));
         }
@@ -420,7 +379,10 @@ mod tests {
             multiple in 1_u64..1_000,
             unit in 0..UNITS.len(),
             algorithm in 0_u8..5,
+            (shift, is_bytes) in (0_u32..40, any::<bool>()),
         ) {
+            // Round and small numbers, too.
+            let (count, burst) = ((count >> shift).max(1), (burst >> shift << shift).max(1));
             let period = Duration::from_micros(multiple * UNITS[unit].0);
             let made = match algorithm {
                 0 => Quota::try_token_bucket(burst, count, period),
@@ -430,6 +392,8 @@ mod tests {
                 _ => Quota::try_sliding_log(count % 65_535 + 1, period),
             };
             if let Ok(quota) = made {
+                let unit = if is_bytes { Unit::ContentBytes } else { Unit::Requests };
+                let quota = quota.unit(unit);
                 prop_assert_eq!(quota.to_string().parse::<Quota>(), Ok(quota));
             }
         }

@@ -186,7 +186,9 @@ impl<'de> Deserialize<'de> for Quota {
             type Value = Quota;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a quota such as `100/minute`, or a map with its `algorithm`")
+                f.write_str(
+                    r#"a quota such as "100/minute", or a map such as {"algorithm": "fixed-window", "limit": 100, "window_us": 60000000}"#,
+                )
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Quota, E> {
@@ -218,6 +220,7 @@ mod tests {
             }),
             Quota::fixed_window(9, second).anchor(Anchor::FirstUse),
             Quota::fixed_window(9, second).unit(Unit::ContentBytes),
+            Quota::per_day(1 << 40).burst(1).unit(Unit::ContentBytes),
             Quota::sliding_window(9, Duration::from_micros(1_500)),
             Quota::sliding_log(9, second),
         ] {
@@ -232,21 +235,33 @@ mod tests {
             serde_json::from_str::<Quota>("\"5/s burst 20\"").expect("reads"),
             Quota::per_second(5).burst(20)
         );
+        let bytes = Quota::per_day(10_000_000_000).unit(Unit::ContentBytes);
+        assert_eq!(
+            serde_json::from_str::<Quota>("\"10GB/day\"").expect("reads"),
+            bytes
+        );
+        let text = serde_json::to_string(&bytes).expect("serializes");
+        assert!(text.contains("\"unit\":\"content-bytes\""), "{text}");
     }
 
     #[test]
     fn what_cannot_be_is_refused_with_its_own_sentence() {
         let why = |text: &str| serde_json::from_str::<Quota>(text).unwrap_err().to_string();
-        assert!(why("\"0/s\"").starts_with("quota `0/s`: count is 0: use at least 1"));
+        assert!(
+            why("\"0/s\"")
+                .starts_with(r#"invalid quota "0/s": count is 0; use at least 1, such as "1/s""#)
+        );
         assert!(
             why(r#"{"algorithm":"token-bucket","capacity":5,"refill":0,"period_us":1}"#)
-                .starts_with("refill is 0: use at least 1")
+                .starts_with("refill is 0; use at least 1")
         );
         assert!(why(r#"{"algorithm":"leaky","capacity":5}"#).contains("unknown variant `leaky`"));
         assert!(
             why(r#"{"algorithm":"fixed-window","limit":5,"window_us":1,"burst":7}"#)
                 .contains("unknown field `burst`")
         );
-        assert!(why("7").contains("a quota such as `100/minute`"));
+        assert!(
+            why("7").contains(r#"a quota such as "100/minute", or a map such as {"algorithm""#)
+        );
     }
 }

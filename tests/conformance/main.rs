@@ -19,7 +19,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use tower_sluice::clock::Timestamp;
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
-use tower_sluice::quota::{Anchor, ParseQuotaErrorKind};
+use tower_sluice::quota::{Anchor, ParseQuotaErrorKind, Unit};
 use tower_sluice::{Cost, Policy, Quota, RetryAfter, Turn};
 
 use crate::subject::{Subject, Subjects};
@@ -506,10 +506,14 @@ fn quota_strings() {
 fn parts(quota: &Quota) -> Value {
     let (per_micro, per_token) = quota.grains().expect("a token bucket");
     let (refill, period) = quota.rate().expect("a token bucket");
-    serde_json::json!({
+    let mut parts = serde_json::json!({
         "refill": refill,
         "period_us": u64::try_from(period.as_micros()).expect("fits"),
         "capacity": quota.limit(),
         "units": [per_micro, per_token],
-    })
+    });
+    if quota.token_unit() == Unit::ContentBytes {
+        parts["unit"] = "content-bytes".into();
+    }
+    parts
 }

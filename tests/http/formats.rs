@@ -26,6 +26,18 @@ async fn told_in(format: &[&str]) -> (Playground, Answer) {
 }
 
 #[tokio::test]
+async fn a_quota_in_bytes_names_its_unit() {
+    let playground = Playground::start(&["--quota", "10GB/day burst 1GiB"]).await;
+    let answer = playground.get("/cost/1000000").await;
+    let limit = "\"default\";q=1073741824;qu=\"content-bytes\";w=9278";
+    let expected = [
+        ("ratelimit", "\"default\";r=1072741824"),
+        ("ratelimit-policy", limit),
+    ];
+    assert_eq!(told(&answer), expected);
+}
+
+#[tokio::test]
 async fn draft_11_unless_said_otherwise() {
     for format in [&[][..], &["--header-format", "draft11"]] {
         let (_playground, answer) = told_in(format).await;

@@ -354,8 +354,17 @@ async fn bad_arguments_are_named_in_one_line() {
         (["--quota", "0/second"], "0/second"),
         (["--quota", "1/month"], "1/month"),
         (["--quota", "leaky:1/second"], "leaky"),
-        (["--quota", "a\nb"], "`a\\nb`: write"),
+        (["--quota", "a\nb"], r#"invalid quota "a\nb": expected"#),
         (["--quota", ""], "--quota"),
+        (
+            ["--quota", "5/s, burst 20"],
+            "use for example \"5/s burst 20\"",
+        ),
+        (
+            ["--quota", "10/s, 1000/h"],
+            "expected one quota, not a list",
+        ),
+        (["--quota", "2TB/day"], "use at most 1099511627776"),
         (
             ["--backend", "postgres://localhost"],
             "postgres://localhost",

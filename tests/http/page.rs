@@ -163,12 +163,15 @@ async fn a_text_that_is_no_quota_is_answered_in_the_servers_own_words() {
     for (text, why) in [
         (
             "often",
-            "quota `often`: write `100/minute`, `10 per 1 hour` or `5/s burst 20`",
+            r#"invalid quota "often": expected a count, "/" and a unit; use for example "100/minute", "10 per 1 hour" or "5/s burst 20""#,
         ),
-        ("", "quota ``: nothing there; write `100/minute`"),
+        (
+            "",
+            r#"invalid quota "": the text is empty; use for example "100/minute""#,
+        ),
         (
             "<b>:1/s",
-            "quota `<b>:1/s`: unknown algorithm `<b>`; use token-bucket, interval, fixed-window, sliding-window or sliding-log",
+            r#"invalid quota "<b>:1/s": unknown algorithm "<b>"; use token-bucket, interval, fixed-window, sliding-window or sliding-log, such as "token-bucket:1/s""#,
         ),
         (
             "1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s",

@@ -1,0 +1,151 @@
+use std::fmt;
+
+use super::QuotaError;
+use super::meant;
+use crate::message::Quoted;
+
+/// The error returned for a text that is no quota. The message shows the text, the mistake and an example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseQuotaError {
+    text: String,
+    cause: Cause,
+    /// A text that is a quota, close to what was probably meant.
+    example: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Empty,
+    Syntax,
+    List,
+    /// One of count and burst is in bytes, the other is not.
+    MixedUnits,
+    Unit(Box<str>),
+    CalendarUnit(Box<str>),
+    Algorithm(Box<str>),
+    Quota(QuotaError),
+}
+
+/// The kind of a [`ParseQuotaError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ParseQuotaErrorKind {
+    /// Nothing but white space.
+    Empty,
+    /// Not of the form `count/unit`, `count per unit`, with an optional multiple and burst.
+    Syntax,
+    /// A unit that is not known.
+    Unit,
+    /// A month or a year: they have no fixed length.
+    CalendarUnit,
+    /// An algorithm that is not known.
+    Algorithm,
+    /// A number is 0.
+    Zero,
+    /// A number is above its range.
+    TooLarge,
+    /// More than 142 years to fill.
+    TooSlow,
+    /// A setting that the algorithm does not have, such as the burst of a window.
+    Setting,
+}
+
+impl ParseQuotaError {
+    pub(super) fn new(text: &str, cause: Cause) -> Self {
+        Self {
+            // One more than is shown, so that a cut is seen.
+            text: text.chars().take(61).collect(),
+            example: meant::example(text, &cause).map(Into::into),
+            cause,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn example(&self) -> Option<&str> {
+        self.example.as_deref()
+    }
+
+    /// What is wrong.
+    #[must_use]
+    pub const fn kind(&self) -> ParseQuotaErrorKind {
+        match self.cause {
+            Cause::Empty => ParseQuotaErrorKind::Empty,
+            Cause::Syntax | Cause::List | Cause::MixedUnits => ParseQuotaErrorKind::Syntax,
+            Cause::Unit(_) => ParseQuotaErrorKind::Unit,
+            Cause::CalendarUnit(_) => ParseQuotaErrorKind::CalendarUnit,
+            Cause::Algorithm(_) => ParseQuotaErrorKind::Algorithm,
+            Cause::Quota(QuotaError::Zero { .. }) => ParseQuotaErrorKind::Zero,
+            Cause::Quota(QuotaError::TooLarge { .. }) => ParseQuotaErrorKind::TooLarge,
+            Cause::Quota(QuotaError::TooSlow { .. } | QuotaError::WindowTooLong { .. }) => {
+                ParseQuotaErrorKind::TooSlow
+            }
+            Cause::Quota(
+                QuotaError::NotASettingOf { .. } | QuotaError::InitialAboveCapacity { .. },
+            ) => ParseQuotaErrorKind::Setting,
+        }
+    }
+}
+
+impl fmt::Display for ParseQuotaError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid quota {}: ", Quoted(&self.text))?;
+        let example = self.example.as_deref();
+        match &self.cause {
+            Cause::Empty => f.write_str(r#"the text is empty; use for example "100/minute""#),
+            Cause::Syntax => {
+                f.write_str(r#"expected a count, "/" and a unit; use for example "#)?;
+                match example {
+                    Some(example) => write!(f, "{}", Quoted(example)),
+                    None => f.write_str(r#""100/minute", "10 per 1 hour" or "5/s burst 20""#),
+                }
+            }
+            Cause::List => {
+                let example = Quoted(example.unwrap_or("100/minute"));
+                write!(
+                    f,
+                    "expected one quota, not a list; use for example {example}"
+                )
+            }
+            Cause::MixedUnits => {
+                let example = Quoted(example.unwrap_or("1MB/s burst 5MB"));
+                write!(
+                    f,
+                    "count and burst need the same unit; use for example {example}"
+                )
+            }
+            Cause::Unit(_) => {
+                let example = Quoted(example.unwrap_or("10/s"));
+                write!(
+                    f,
+                    "unknown unit; use ms, s, m, h, d or w, such as {example}"
+                )
+            }
+            Cause::CalendarUnit(unit) => {
+                let example = Quoted(example.unwrap_or("10/30 days"));
+                write!(
+                    f,
+                    "a {unit} has no fixed length; use days or weeks, such as {example}"
+                )
+            }
+            Cause::Algorithm(name) => write!(
+                f,
+                "unknown algorithm {}; use token-bucket, interval, fixed-window, sliding-window or sliding-log, such as {}",
+                Quoted(name),
+                Quoted(example.unwrap_or("fixed-window:10/s"))
+            ),
+            Cause::Quota(error) => match example {
+                Some(example) => write!(f, "{error}, such as {}", Quoted(example)),
+                None => error.fmt(f),
+            },
+        }
+    }
+}
+
+impl std::error::Error for ParseQuotaError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Quota(error) => Some(error),
+            _ => None,
+        }
+    }
+}
