@@ -1,0 +1,354 @@
+//! Every order in which requests to Redis from two runtimes can be asked, polled and dropped, answers can come or be lost, and
+//! one runtime can stop.
+//!
+//! What runs between two points of waiting is one step. A future that is not woken is not polled, as in a runtime, so that a
+//! lost wake-up shows. Each request has a key of its own and its own answer, so that a mix-up shows.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use redis::aio::ConnectionLike;
+use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+use tower_sluice::backend::{BackendError, BackendErrorKind, Reply};
+use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
+
+const REQUESTS: usize = 3;
+
+/// A connection whose answers come when the test lets them.
+#[derive(Clone, Default)]
+struct Gate(Arc<Mutex<VecDeque<oneshot::Sender<()>>>>);
+
+impl ConnectionLike for Gate {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let (opens, opened) = oneshot::channel();
+        self.0.lock().push_back(opens);
+        let answer = answer(command);
+        Box::pin(async move {
+            let lost = |_| RedisError::from((ErrorKind::Io, "the connection is lost"));
+            opened.await.map_err(lost)?;
+            Ok(answer)
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a Pipeline,
+        _: usize,
+        _: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        unreachable!("scripts are asked for one at a time")
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
+
+/// Each check is allowed, and as much remains as the number in its key.
+fn answer(command: &Cmd) -> Value {
+    let args: Vec<_> = command
+        .args_iter()
+        .map(|arg| match arg {
+            Arg::Simple(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            other => panic!("an argument of another kind: {other:?}"),
+        })
+        .collect();
+    let keys: usize = args[2].parse().expect("how many keys");
+    let numbers = args[3..3 + keys].iter().map(|key| {
+        let number = key.split(":r").nth(1).and_then(|rest| rest.chars().next());
+        number
+            .and_then(|digit| digit.to_digit(10))
+            .expect("a number in the key")
+    });
+    let answers = numbers.flat_map(|number| [0, i64::from(number), 1].map(Value::Int));
+    Value::Array(answers.collect())
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+type Asks = Pin<Box<dyn Future<Output = Result<Reply, BackendError>>>>;
+
+struct Asked {
+    number: usize,
+    runs: Option<Asks>,
+    woken: Arc<Woken>,
+    outcome: Option<Result<Reply, BackendError>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// The next request is asked, in the runtime where it lives.
+    Ask,
+    /// A request that was woken goes on.
+    Poll(usize),
+    /// A request is given up.
+    Drop(usize),
+    /// The oldest command is answered, or its answer is lost.
+    Answer,
+    Lose,
+    /// A runtime does what is ready.
+    Run(usize),
+    /// The first runtime stops, with the requests in it.
+    Stop,
+}
+
+const STEPS: [Step; 12] = [
+    Step::Ask,
+    Step::Poll(0),
+    Step::Poll(1),
+    Step::Poll(2),
+    Step::Drop(0),
+    Step::Drop(1),
+    Step::Drop(2),
+    Step::Answer,
+    Step::Lose,
+    Step::Run(0),
+    Step::Run(1),
+    Step::Stop,
+];
+
+struct Stand {
+    limiter: Limiter<RedisBackend>,
+    gate: Gate,
+    asked: Vec<Asked>,
+    /// In which runtime each request lives; further ones live in the second.
+    homes: [usize; REQUESTS],
+    runtimes: [Option<Runtime>; 2],
+    was_lost: bool,
+}
+
+impl Stand {
+    fn new(homes: [usize; REQUESTS]) -> Self {
+        let gate = Gate::default();
+        let backend = RedisBackend::builder()
+            .deny_cache(Duration::ZERO)
+            .from_connection(gate.clone());
+        let runtime = || {
+            let mut builder = Builder::new_current_thread();
+            // Time never passes: nothing is saved by a time limit.
+            let runtime = builder.enable_time().start_paused(true).build();
+            Some(runtime.expect("a runtime"))
+        };
+        Self {
+            limiter: Limiter::new(Policy::new("p", Quota::per_second(9)), backend),
+            gate,
+            asked: Vec::new(),
+            homes,
+            runtimes: [runtime(), runtime()],
+            was_lost: false,
+        }
+    }
+
+    fn home(&self, number: usize) -> usize {
+        self.homes.get(number).copied().unwrap_or(1)
+    }
+
+    fn can(&self, step: Step) -> bool {
+        let open = |number: usize| self.asked.get(number).filter(|asked| asked.runs.is_some());
+        match step {
+            Step::Ask => {
+                let next = self.asked.len();
+                next < REQUESTS && self.runtimes[self.home(next)].is_some()
+            }
+            Step::Poll(number) => open(number).is_some_and(|asked| asked.woken.0.load(SeqCst)),
+            Step::Drop(number) => open(number).is_some(),
+            Step::Answer | Step::Lose => !self.gate.0.lock().is_empty(),
+            Step::Run(number) => self.runtimes[number].is_some() && !self.asked.is_empty(),
+            Step::Stop => self.runtimes[0].is_some() && !self.asked.is_empty(),
+        }
+    }
+
+    fn does(&mut self, step: Step) {
+        match step {
+            Step::Ask => self.ask(),
+            Step::Poll(number) => self.poll(number),
+            Step::Drop(number) => self.give_up(number),
+            Step::Answer => drop(self.gate.0.lock().pop_front().map(|opens| opens.send(()))),
+            Step::Lose => {
+                self.was_lost = true;
+                drop(self.gate.0.lock().pop_front());
+            }
+            Step::Run(number) => self.run(number),
+            Step::Stop => {
+                for number in 0..self.asked.len() {
+                    if self.home(number) == 0 {
+                        self.give_up(number);
+                    }
+                }
+                self.was_lost = true;
+                self.runtimes[0] = None;
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        let number = self.asked.len();
+        let limiter = self.limiter.clone();
+        let runs = async move {
+            limiter
+                .check(&Key::from(number.to_string().as_str()), 1)
+                .await
+        };
+        self.asked.push(Asked {
+            number,
+            runs: Some(Box::pin(runs)),
+            woken: Arc::default(),
+            outcome: None,
+        });
+        self.poll(number);
+    }
+
+    fn poll(&mut self, number: usize) {
+        let Some(runtime) = &self.runtimes[self.home(number)] else {
+            return;
+        };
+        let _inside = runtime.enter();
+        let asked = &mut self.asked[number];
+        asked.woken.0.store(false, SeqCst);
+        let waker = Waker::from(Arc::clone(&asked.woken));
+        let Some(runs) = &mut asked.runs else { return };
+        if let Poll::Ready(outcome) = runs.as_mut().poll(&mut Context::from_waker(&waker)) {
+            asked.outcome = Some(outcome);
+            asked.runs = None;
+        }
+    }
+
+    fn give_up(&mut self, number: usize) {
+        if let Some(runtime) = &self.runtimes[self.home(number)] {
+            let _inside = runtime.enter();
+            self.asked[number].runs = None;
+        }
+    }
+
+    fn run(&self, number: usize) {
+        if let Some(runtime) = &self.runtimes[number] {
+            runtime.block_on(async {
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+    }
+
+    /// Everything goes on that can, until nothing does.
+    fn settle(&mut self) {
+        for _ in 0..4 {
+            while let Some(opens) = self.gate.0.lock().pop_front() {
+                let _ = opens.send(());
+            }
+            self.run(0);
+            self.run(1);
+            for number in 0..self.asked.len() {
+                if self.asked[number].woken.0.load(SeqCst) {
+                    self.poll(number);
+                }
+            }
+        }
+    }
+
+    /// No request that is still there waits for ever, and each has its own answer.
+    fn is_sound(&mut self) {
+        self.settle();
+        for asked in &self.asked {
+            assert!(
+                asked.runs.is_none(),
+                "request {} waits for ever",
+                asked.number
+            );
+        }
+        // The queue goes on with another one, in the runtime that is left.
+        while self.home(self.asked.len()) == 0 {
+            let woken = Arc::default();
+            let number = self.asked.len();
+            self.asked.push(Asked {
+                number,
+                runs: None,
+                woken,
+                outcome: None,
+            });
+        }
+        self.ask();
+        self.settle();
+        let last = self.asked.len() - 1;
+        for asked in &self.asked {
+            assert!(
+                asked.runs.is_none(),
+                "request {} waits for ever",
+                asked.number
+            );
+            match &asked.outcome {
+                Some(Ok(reply)) => {
+                    let remaining = reply.decision.snapshot().remaining();
+                    let remaining = usize::try_from(remaining).expect("small");
+                    assert_eq!(remaining, asked.number, "the answer of another request");
+                }
+                Some(Err(error)) => {
+                    let is_timeout = matches!(error.kind(), BackendErrorKind::Timeout(_));
+                    assert!(self.was_lost && !is_timeout, "{error:?}");
+                    assert!(asked.number != last, "the queue does not go on: {error:?}");
+                }
+                None => assert!(asked.number != last),
+            }
+        }
+    }
+}
+
+/// Runs these steps from the beginning; whether all of them can follow each other.
+fn try_these(steps: &[Step], homes: [usize; REQUESTS]) -> bool {
+    let mut stand = Stand::new(homes);
+    for step in steps {
+        if !stand.can(*step) {
+            return false;
+        }
+        stand.does(*step);
+    }
+    stand.is_sound();
+    true
+}
+
+/// All orders of up to `longest` steps; one more takes five times as long, and 7 have been tried.
+fn try_all(homes: [usize; REQUESTS], longest: usize) {
+    let mut tried = 0;
+    let mut open = vec![vec![Step::Ask]];
+    while let Some(steps) = open.pop() {
+        tried += 1;
+        if steps.len() == longest {
+            continue;
+        }
+        for step in STEPS {
+            let more: Vec<Step> = steps.iter().copied().chain([step]).collect();
+            let sound = std::panic::catch_unwind(|| try_these(&more, homes));
+            match sound {
+                Ok(true) => open.push(more),
+                Ok(false) => {}
+                Err(_) => panic!("not sound: {more:?}"),
+            }
+        }
+    }
+    println!("{tried} orders");
+    assert!(tried > 1_000);
+}
+
+#[test]
+fn no_order_loses_or_mixes_up_an_answer_of_runtimes_that_take_turns() {
+    try_all([0, 1, 0], 5);
+}
+
+#[test]
+fn no_order_loses_or_mixes_up_an_answer_of_one_that_joins_the_trip_of_another_runtime() {
+    try_all([0, 0, 1], 6);
+}
