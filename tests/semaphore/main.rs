@@ -2,6 +2,7 @@
 //! stands still, dies, or loses its Redis.
 
 mod drops;
+mod keeper_orders;
 #[cfg(feature = "redis")]
 mod late;
 mod leases;

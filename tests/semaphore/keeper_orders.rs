@@ -1,0 +1,156 @@
+//! Every order in which permits with leases can be acquired in two runtimes and dropped, time can pass, and the first runtime
+//! can stop, with the task that renews in it or elsewhere.
+
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::semaphore::MemorySemaphore;
+use tower_sluice::{Key, Permit, Permits, Semaphore};
+
+const LEASE: Duration = Duration::from_secs(30);
+/// One more takes six times as long, and has been tried.
+const LONGEST: usize = 5;
+const MOST_HELD: usize = 3;
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Acquire(usize),
+    Drop(usize),
+    /// A sixth of the lease passes, and the runtimes that are left run.
+    Pass,
+    Run(usize),
+    Stop,
+}
+
+const STEPS: [Step; 9] = [
+    Step::Acquire(0),
+    Step::Acquire(1),
+    Step::Drop(0),
+    Step::Drop(1),
+    Step::Drop(2),
+    Step::Pass,
+    Step::Run(0),
+    Step::Run(1),
+    Step::Stop,
+];
+
+struct Stand {
+    clock: ManualClock,
+    semaphore: Semaphore<MemorySemaphore<ManualClock>>,
+    runtimes: [Option<Runtime>; 2],
+    /// Each with the runtime that it was acquired in.
+    held: Vec<Option<(usize, Permit)>>,
+}
+
+impl Stand {
+    fn new() -> Self {
+        let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+        let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
+        let permits = Permits::new("exports", 9).with_lease(LEASE);
+        let runtime = || Builder::new_current_thread().enable_time().build().ok();
+        Self {
+            clock,
+            semaphore: Semaphore::new(permits, memory.build()),
+            runtimes: [runtime(), runtime()],
+            held: Vec::new(),
+        }
+    }
+
+    fn can(&self, step: Step) -> bool {
+        match step {
+            Step::Acquire(home) => self.held.len() < MOST_HELD && self.runtimes[home].is_some(),
+            Step::Drop(number) => self.held.get(number).is_some_and(Option::is_some),
+            Step::Pass => true,
+            Step::Run(number) => self.runtimes[number].is_some(),
+            Step::Stop => self.runtimes[0].is_some(),
+        }
+    }
+
+    fn does(&mut self, step: Step) {
+        match step {
+            Step::Acquire(home) => {
+                let Some(runtime) = &self.runtimes[home] else {
+                    return;
+                };
+                let key = Key::from("ann");
+                let permit = runtime.block_on(self.semaphore.try_acquire(&key, 1));
+                self.held.push(Some((home, permit.expect("free"))));
+            }
+            Step::Drop(number) => self.held[number] = None,
+            Step::Pass => {
+                self.clock.advance(LEASE / 6);
+                (0..2).for_each(|number| self.run(number));
+                // Once more: the task may have moved from one to the other.
+                (0..2).for_each(|number| self.run(number));
+            }
+            Step::Run(number) => self.run(number),
+            Step::Stop => self.runtimes[0] = None,
+        }
+    }
+
+    fn run(&self, number: usize) {
+        if let Some(runtime) = &self.runtimes[number] {
+            runtime.block_on(async {
+                for _ in 0..4 {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+    }
+
+    /// Permits of runtimes that are left are kept, and nothing stays of those that are dropped.
+    fn is_sound(mut self) {
+        for _ in 0..15 {
+            self.does(Step::Pass);
+        }
+        for (home, permit) in self.held.iter().flatten() {
+            assert!(self.runtimes[*home].is_none() || !permit.is_lost(), "lost");
+        }
+        self.held.clear();
+        let memory = self.semaphore.backend();
+        // What a runtime that has stopped could not give back ends with its lease.
+        self.clock.advance(LEASE);
+        let key = Key::from("ann");
+        let Some(runtime) = &self.runtimes[1] else {
+            return;
+        };
+        let permit = runtime.block_on(self.semaphore.try_acquire(&key, 9));
+        drop(permit.expect("all are free"));
+        assert_eq!((memory.held(), memory.keys()), (0, 0));
+    }
+}
+
+fn try_these(steps: &[Step]) -> bool {
+    let mut stand = Stand::new();
+    for step in steps {
+        if !stand.can(*step) {
+            return false;
+        }
+        stand.does(*step);
+    }
+    stand.is_sound();
+    true
+}
+
+#[test]
+fn no_order_of_steps_loses_a_permit_whose_runtime_is_left() {
+    let mut tried = 0;
+    let mut open = vec![vec![Step::Acquire(0)], vec![Step::Acquire(1)]];
+    while let Some(steps) = open.pop() {
+        tried += 1;
+        if steps.len() == LONGEST {
+            continue;
+        }
+        for step in STEPS {
+            let more: Vec<Step> = steps.iter().copied().chain([step]).collect();
+            match std::panic::catch_unwind(|| try_these(&more)) {
+                Ok(true) => open.push(more),
+                Ok(false) => {}
+                Err(_) => panic!("not sound: {more:?}"),
+            }
+        }
+    }
+    println!("{tried} orders");
+    assert!(tried > 1_000);
+}
