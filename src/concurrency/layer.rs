@@ -18,7 +18,9 @@ use crate::policy::Permits;
 use crate::quota::Cost;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
-use crate::response::{HeaderFormats, Http, NoHook, PlainText, Refusal, RejectFn, RespondFn};
+use crate::response::{
+    ExistingHeaders, HeaderFormats, Http, NoHook, PlainText, Refusal, RejectFn, RespondFn,
+};
 use crate::semaphore::Semaphore;
 use crate::wait::MaxWait;
 
@@ -264,6 +266,12 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
     pub fn try_partition_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {
         self.partitioner = Some(Partitioner::try_new(secret.as_ref())?);
         Ok(self)
+    }
+
+    /// What the layer does with rate-limit fields and a `Retry-After` that the service has set itself: appends by default.
+    pub fn existing_headers(mut self, existing: ExistingHeaders) -> Self {
+        self.reject.existing = existing;
+        self
     }
 
     /// Whether the pre-flights of browsers take permits as well; they do not by default. See

@@ -21,7 +21,8 @@ use crate::quota::Cost;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
 use crate::response::{
-    HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType, Refusal, RejectFn, RespondFn,
+    ExistingHeaders, HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType, Refusal,
+    RejectFn, RespondFn,
 };
 use crate::wait::MaxWait;
 
@@ -282,6 +283,12 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     /// ```
     pub fn headers(mut self, formats: impl Into<HeaderFormats>) -> Self {
         self.reject.formats = formats.into();
+        self
+    }
+
+    /// What the layer does with rate-limit fields and a `Retry-After` that the service has set itself: appends by default.
+    pub fn existing_headers(mut self, existing: ExistingHeaders) -> Self {
+        self.reject.existing = existing;
         self
     }
 

@@ -5,7 +5,8 @@ use http::{Request, Response};
 
 use super::headers::{self, Telling};
 use super::{
-    AsError, Entered, HeaderFormats, Http, NoHook, RefusalBody, Reject, ResponseBody, grpc, reject,
+    AsError, Entered, ExistingHeaders, HeaderFormats, Http, NoHook, RefusalBody, Reject,
+    ResponseBody, grpc, reject,
 };
 use crate::clock::Timestamp;
 use crate::partition::PartitionKey;
@@ -30,6 +31,7 @@ pub struct HttpCarried {
     permit: Option<Arc<Permit>>,
     hold: Hold,
     formats: HeaderFormats,
+    existing: ExistingHeaders,
     partition_key: Option<PartitionKey>,
     on_redirects: bool,
     extensions: bool,
@@ -53,6 +55,7 @@ where
             permit,
             hold: entered.hold,
             formats: self.formats,
+            existing: self.existing,
             partition_key: entered.partition_key,
             on_redirects: self.on_redirects,
             extensions: self.extensions,
@@ -69,6 +72,8 @@ where
             let headers = response.headers_mut();
             let telling = Telling {
                 formats: carried.formats,
+                existing: carried.existing,
+                spoken: HeaderFormats::NONE,
                 at: Timestamp::default(), // draft 11 tells no point in time
                 partition_key: carried.partition_key.as_ref().map(PartitionKey::as_bytes),
             };

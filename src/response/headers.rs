@@ -8,9 +8,10 @@ use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
 
 use super::draft11::{Field, Item, seconds};
+use super::existing::{ExistingHeaders, OneLimit};
 use super::format::{Draft, HeaderFormats, Reset};
 use super::problem;
-use super::single::{self, Single};
+use super::single::Single;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, QuotaSnapshot, RetryAfter, Snapshot};
 use crate::policy::{Permits, Policy};
@@ -24,6 +25,10 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 #[derive(Clone, Copy)]
 pub(super) struct Telling<'a> {
     pub(super) formats: HeaderFormats,
+    /// What becomes of fields that are there already.
+    pub(super) existing: ExistingHeaders,
+    /// In which formats a layer further in has told of the same charge.
+    pub(super) spoken: HeaderFormats,
     /// When the answer was given, if a point in time is told.
     pub(super) at: Timestamp,
     pub(super) partition_key: Option<&'a [u8]>,
@@ -39,6 +44,17 @@ pub(super) struct Prepared {
     plain_policy: OnceLock<Option<HeaderValue>>,
     /// The body of a refusal, if the policy has a single quota.
     problem: Option<Bytes>,
+}
+
+impl Telling<'_> {
+    /// This, in the formats that are to be written beside the fields that are there.
+    #[inline]
+    fn among(mut self, headers: &mut HeaderMap) -> Self {
+        self.formats = self
+            .existing
+            .make_room(self.formats, self.spoken, self.at, headers);
+        self
+    }
 }
 
 impl Prepared {
@@ -69,7 +85,7 @@ impl Prepared {
         }
     }
 
-    /// Adds fields behind what a layer further in has written.
+    /// Adds fields to those that are there, as chosen.
     #[inline]
     pub(super) fn write_limits(
         &self,
@@ -77,6 +93,7 @@ impl Prepared {
         decision: &Decision,
         headers: &mut HeaderMap,
     ) {
+        let telling = telling.among(headers);
         match telling.formats {
             HeaderFormats {
                 draft: Some(Draft::D11),
@@ -103,13 +120,13 @@ impl Prepared {
             }
             Some(Draft::D06) => {
                 self.write_plain_policy(headers);
-                governing.write(&single::DRAFT_06, None, headers);
+                governing.write(OneLimit::Draft06, None, headers);
             }
             None => {}
         }
         match x {
-            Some(Reset::Epoch) => governing.write(&single::X, Some(telling.at), headers),
-            Some(Reset::Delta) => governing.write(&single::X, None, headers),
+            Some(Reset::Epoch) => governing.write(OneLimit::X, Some(telling.at), headers),
+            Some(Reset::Delta) => governing.write(OneLimit::X, None, headers),
             None => {}
         }
     }
@@ -148,19 +165,19 @@ impl Prepared {
         append(RATELIMIT, &field, headers);
         // A refusal's own `Retry-After` is as late as the latest of its windows.
         if is_used_up && decision.is_allowed() && headers.contains_key(RETRY_AFTER) {
-            self.put_off(decision, headers);
+            self.put_off(telling, decision, headers);
         }
     }
 
     /// Who comes when a layer further in says would meet this one: until what is used up comes back.
     #[cold]
-    fn put_off(&self, decision: &Decision, headers: &mut HeaderMap) {
+    fn put_off(&self, telling: Telling<'_>, decision: &Decision, headers: &mut HeaderMap) {
         let both = self.items.iter().zip(decision.snapshot().quotas());
         let windows = both
             .filter(|(_, answer)| answer.remaining == 0)
             .filter_map(|(item, answer)| item.effective_window(answer));
         if let Some(seconds) = windows.max() {
-            write_retry_after(seconds, headers);
+            write_retry_after(seconds, telling.existing, || telling.at, headers);
         }
     }
 }
@@ -179,7 +196,19 @@ pub(super) fn write_permits(
     decision: &Decision,
     headers: &mut HeaderMap,
 ) {
-    if telling.formats.draft == Some(Draft::D11) {
+    let told = HeaderFormats {
+        x: None,
+        ..telling.formats
+    };
+    if told.draft != Some(Draft::D11) {
+        return;
+    }
+    let telling = Telling {
+        formats: told,
+        ..telling
+    }
+    .among(headers);
+    if !telling.formats.is_empty() {
         let item = Item::of_permits(permits);
         let (mut policy, mut limit) = (Field::new(), Field::new());
         item.policy(telling.partition_key, &mut policy);
@@ -189,19 +218,6 @@ pub(super) fn write_permits(
         append(RATELIMIT_POLICY, &policy, headers);
         append(RATELIMIT, &limit, headers);
     }
-}
-
-/// The fields of a refusal for want of permits. Nobody knows when a request will end: a second is what is told, not when a lease
-/// would.
-pub(super) fn write_busy(
-    telling: Telling<'_>,
-    permits: &Permits,
-    decision: &Decision,
-    jitter: u64,
-    headers: &mut HeaderMap,
-) {
-    write_refusal(busy_wait(decision), jitter, headers);
-    write_permits(telling, permits, decision, headers);
 }
 
 /// What those are told who are refused for want of permits.
@@ -215,13 +231,19 @@ pub(super) fn busy_wait(decision: &Decision) -> RetryAfter {
 /// What those are told whom waiting may help, and nobody knows when.
 pub(super) const A_SECOND: Duration = Duration::from_secs(1);
 
-/// `Retry-After` of a rejection, `jitter` µs later than the request is allowed.
-pub(super) fn write_refusal(retry_after: RetryAfter, jitter: u64, headers: &mut HeaderMap) {
+/// The wait of a rejection, `jitter` µs later than the request is allowed.
+pub(super) fn write_wait(
+    retry_after: RetryAfter,
+    jitter: u64,
+    existing: ExistingHeaders,
+    now: impl FnOnce() -> Timestamp,
+    headers: &mut HeaderMap,
+) {
     if let RetryAfter::In(wait) = retry_after {
         // Waits are whole microseconds.
         let wait = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
         let wait = wait.saturating_add(jitter);
-        write_retry_after(seconds(wait), headers);
+        write_retry_after(seconds(wait), existing, now, headers);
     }
 }
 
@@ -237,13 +259,15 @@ pub(super) fn write_no_store(headers: &mut HeaderMap) {
     }
 }
 
-/// `Retry-After` in whole seconds (RFC 9110 §10.2.3). If one has been set the longer wait stays, and so does a date.
-fn write_retry_after(seconds: u64, headers: &mut HeaderMap) {
-    if let Some(set) = headers.get(RETRY_AFTER) {
-        let set = set.to_str().unwrap_or_default();
-        if set.ends_with("GMT") || set.parse::<u64>().is_ok_and(|set| set >= seconds) {
-            return;
-        }
+/// `Retry-After` in whole seconds (RFC 9110 §10.2.3), unless the one that is there stays.
+fn write_retry_after(
+    seconds: u64,
+    existing: ExistingHeaders,
+    now: impl FnOnce() -> Timestamp,
+    headers: &mut HeaderMap,
+) {
+    if !existing.gives_way(seconds, now, headers) {
+        return;
     }
     // By way of text: `HeaderValue::from` a number allocates twice.
     if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(seconds)) {

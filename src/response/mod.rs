@@ -9,6 +9,9 @@
 //! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields appended; none on 1xx, and on 3xx only if asked for |
 //!
+//! Rate-limit fields and a `Retry-After` that the service has set itself stay if they are of the same format, and are replaced
+//! otherwise: [`ExistingHeaders`] has other choices for a gateway.
+//!
 //! Every rejection carries `Cache-Control: no-store`, also in gRPC and in a response of a closure: it depends on the client.
 //! A `Cache-Control` of the closure stays if it has `no-store`, and is replaced otherwise.
 //!
@@ -46,6 +49,7 @@ mod base64;
 mod body;
 mod carry;
 mod draft11;
+mod existing;
 mod format;
 mod granted;
 mod grpc;
@@ -56,6 +60,7 @@ mod problem;
 mod protobuf;
 mod reject;
 mod single;
+mod structured;
 #[cfg(test)]
 mod vectors;
 mod words;
@@ -75,6 +80,7 @@ pub use crate::partition::ShortSecret;
 
 pub use self::body::ResponseBody;
 pub use self::carry::{CarryPermit, HttpCarried};
+pub use self::existing::ExistingHeaders;
 pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::granted::Offer;
 pub use self::granted::{Entered, Granted, Refused};

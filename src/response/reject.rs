@@ -1,12 +1,12 @@
 use std::fmt;
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
-use http::{Extensions, Method, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 
 use super::headers::{self, Prepared, Telling};
 use super::{
-    Granted, HeaderFormats, NoHook, Problem, Refusal, RefusalBody, Refused, ResponseBody,
-    ResponseHook, grpc, patience,
+    ExistingHeaders, Granted, HeaderFormats, NoHook, Problem, Refusal, RefusalBody, Refused,
+    ResponseBody, ResponseHook, grpc, patience,
 };
 use crate::backend::Lobby;
 use crate::charge::Charge;
@@ -74,6 +74,7 @@ pub trait Reject<Req, Res, Err>: Clone {
 #[derive(Clone, Copy, Debug)]
 pub struct Http<F = Problem, H = NoHook> {
     pub(crate) formats: HeaderFormats,
+    pub(crate) existing: ExistingHeaders,
     pub(crate) on_redirects: bool,
     /// Whether pre-flights are counted.
     pub(crate) preflights: bool,
@@ -89,6 +90,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             formats: HeaderFormats::default(),
+            existing: ExistingHeaders::default(),
             on_redirects: false,
             preflights: false,
             extensions: true,
@@ -104,6 +106,7 @@ impl<F, H> Http<F, H> {
     pub(crate) fn with_body<G>(self, body: G) -> Http<G, H> {
         Http {
             formats: self.formats,
+            existing: self.existing,
             on_redirects: self.on_redirects,
             preflights: self.preflights,
             extensions: self.extensions,
@@ -117,6 +120,7 @@ impl<F, H> Http<F, H> {
     pub(crate) fn with_hook<G>(self, hook: G) -> Http<F, G> {
         Http {
             formats: self.formats,
+            existing: self.existing,
             on_redirects: self.on_redirects,
             preflights: self.preflights,
             extensions: self.extensions,
@@ -128,8 +132,8 @@ impl<F, H> Http<F, H> {
     }
 
     /// When an answer is given, if that is told.
-    fn at(&self, lobby: &Lobby, joined: bool) -> Timestamp {
-        if self.formats.tells_time() || joined {
+    fn at(&self, lobby: &Lobby, matters: bool) -> Timestamp {
+        if self.formats.tells_time() || matters {
             lobby.now()
         } else {
             Timestamp::default()
@@ -165,6 +169,8 @@ where
         let at = self.at(lobby, joined);
         let telling = Telling {
             formats: self.formats,
+            existing: self.existing,
+            spoken: HeaderFormats::NONE,
             at,
             partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
         };
@@ -175,6 +181,9 @@ where
                 .body
                 .response(&Head::from(request), &refusal)
                 .into_parts();
+            let write_wait = |wait, headers: &mut HeaderMap| {
+                headers::write_wait(wait, jitter, self.existing, || lobby.now(), headers);
+            };
             match &refusal {
                 Refusal::NoKey(_) => {}
                 // A wait would be one before the redirect is followed (RFC 9110 §10.2.3).
@@ -183,20 +192,23 @@ where
                     policy, decision, ..
                 } => {
                     if let Some(retry_after) = decision.retry_after() {
-                        headers::write_refusal(retry_after, jitter, &mut head.headers);
+                        write_wait(retry_after, &mut head.headers);
                     }
                     policy
                         .derived(Prepared::of)
                         .write_limits(telling, decision, &mut head.headers);
                 }
+                // Requests in flight may end at any time: a second is a hint, and the end of a lease is not.
                 Refusal::Busy {
                     permits,
                     decision,
                     is_global: false,
-                } => headers::write_busy(telling, permits, decision, jitter, &mut head.headers),
+                } => {
+                    write_wait(headers::busy_wait(decision), &mut head.headers);
+                    headers::write_permits(telling, permits, decision, &mut head.headers);
+                }
                 Refusal::Busy { .. } | Refusal::Unavailable => {
-                    let wait = RetryAfter::In(headers::A_SECOND);
-                    headers::write_refusal(wait, jitter, &mut head.headers);
+                    write_wait(RetryAfter::In(headers::A_SECOND), &mut head.headers);
                 }
             }
             let body = if request.method() == Method::HEAD {
@@ -253,7 +265,11 @@ where
             offer,
             lobby,
         } = granted;
-        let at = self.at(lobby, joined);
+        // A `Retry-After` of the response is compared with the wait for what is used up.
+        let is_used_up = answer
+            .as_ref()
+            .is_some_and(|(_, decision)| decision.snapshot().remaining() == 0);
+        let at = self.at(lobby, joined || is_used_up);
         let (mut hook, mut depth) = (H::Kept::default(), None);
         if extensions || joined || H::IS_CALLED {
             let charge = offer.into_charge(answer.as_ref());
@@ -279,6 +295,7 @@ where
             policy: policy.clone(),
             decision,
             formats: self.formats,
+            existing: self.existing,
             at,
             partition_key,
             on_redirects: self.on_redirects,
@@ -380,6 +397,7 @@ struct Told {
     policy: Policy,
     decision: Decision,
     formats: HeaderFormats,
+    existing: ExistingHeaders,
     /// When the decision was made, if that matters.
     at: Timestamp,
     partition_key: Option<PartitionKey>,
@@ -417,6 +435,8 @@ impl Told {
             let prepared = self.policy.derived(Prepared::of);
             let telling = Telling {
                 formats: untold,
+                existing: self.existing,
+                spoken: told,
                 at,
                 partition_key: self.partition_key.as_ref().map(PartitionKey::as_bytes),
             };

@@ -4,24 +4,22 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
 use super::draft11::{Field, MICROS};
+use super::existing::{self, OneLimit};
 use super::headers::{RATELIMIT, value};
 use crate::clock::Timestamp;
 use crate::decision::{NEVER, Snapshot};
 
-/// The names of a limit, what remains of it, and when it is reset.
-pub(super) struct Names([HeaderName; 3]);
-
-pub(super) const DRAFT_06: Names = Names([
+const DRAFT_06: [HeaderName; 3] = [
     HeaderName::from_static("ratelimit-limit"),
     HeaderName::from_static("ratelimit-remaining"),
     HeaderName::from_static("ratelimit-reset"),
-]);
+];
 
-pub(super) const X: Names = Names([
+const X: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-limit"),
     HeaderName::from_static("x-ratelimit-remaining"),
     HeaderName::from_static("x-ratelimit-reset"),
-]);
+];
 
 /// What is said of the governing quota.
 #[derive(Clone, Copy)]
@@ -55,13 +53,17 @@ impl Single {
         now.as_micros().saturating_add(self.reset).div_ceil(MICROS)
     }
 
-    /// Writes three fields, unless a layer further in has less to give. `since` is the time now, if the reset is a point in time.
-    pub(super) fn write(self, names: &Names, since: Option<Timestamp>, headers: &mut HeaderMap) {
-        let Names([limit, remaining, reset]) = names;
-        let read = |value: &HeaderValue| value.to_str().ok()?.trim().parse().ok();
-        if self.gives_way(headers.get(remaining), read) {
+    /// Writes three fields, unless those that are there have as few tokens left. `since` is the time now, if the reset is a
+    /// point in time.
+    pub(super) fn write(self, format: OneLimit, since: Option<Timestamp>, headers: &mut HeaderMap) {
+        if self.gives_way(format, headers) {
             return;
         }
+        let names = match format {
+            OneLimit::X => &X,
+            _ => &DRAFT_06,
+        };
+        let [limit, remaining, reset] = names;
         let seconds = since.map_or_else(|| self.delta(), |now| self.epoch(now));
         let told: [(_, u64); 3] = [
             (limit, self.limit),
@@ -76,14 +78,9 @@ impl Single {
         }
     }
 
-    /// Writes the field of draft 07, unless a layer further in has less to give.
+    /// Writes the field of draft 07, unless the one that is there has as few tokens left.
     pub(super) fn write_draft07(self, headers: &mut HeaderMap) {
-        let read = |value: &HeaderValue| {
-            let mut members = value.to_str().ok()?.split(',');
-            let told = members.find_map(|member| member.trim().strip_prefix("remaining="))?;
-            told.parse().ok()
-        };
-        if self.gives_way(headers.get(RATELIMIT), read) {
+        if self.gives_way(OneLimit::Draft07, headers) {
             return;
         }
         let mut field = Field::new();
@@ -101,14 +98,8 @@ impl Single {
         }
     }
 
-    /// Whether what is there already stays: it has as little to give, or it is of a kind that cannot be compared.
-    fn gives_way(
-        self,
-        there: Option<&HeaderValue>,
-        remaining: impl FnOnce(&HeaderValue) -> Option<u64>,
-    ) -> bool {
-        there.is_some_and(|there| {
-            remaining(there).is_none_or(|remaining| remaining <= self.remaining)
-        })
+    /// Whether the limit that is there stays: it has as few tokens left.
+    fn gives_way(self, format: OneLimit, headers: &HeaderMap) -> bool {
+        existing::remaining(format, headers).is_some_and(|remaining| remaining <= self.remaining)
     }
 }

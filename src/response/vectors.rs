@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::draft11::Item;
 use super::format::{HeaderFormat, HeaderFormats, Reset};
-use super::headers::{Prepared, Telling, write_no_store, write_refusal};
-use super::{Refusal, grpc, problem};
+use super::headers::{Prepared, Telling, write_no_store, write_wait};
+use super::{ExistingHeaders, Refusal, grpc, problem};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};
 use crate::policy::Policy;
@@ -140,17 +140,20 @@ fn ratelimit_headers() {
             headers.insert(name, HeaderValue::from_str(&value).expect("a value"));
         }
         let mut status = 200;
+        let existing = ExistingHeaders::default();
         if format == "grpc" {
             let kind = HeaderValue::from_static("application/grpc");
             grpc::write(&limited(policies, decision.clone()), 0, kind, &mut headers);
         } else {
             if let Some(retry_after) = decision.retry_after() {
-                write_refusal(retry_after, 0, &mut headers);
+                write_wait(retry_after, 0, existing, Timestamp::default, &mut headers);
                 write_no_store(&mut headers);
                 status = 429;
             }
             let telling = Telling {
                 formats: formats(format),
+                existing,
+                spoken: HeaderFormats::NONE,
                 at: Timestamp::from_micros(case["now_us"].as_u64().expect("a time")),
                 partition_key: partition_key(policies),
             };

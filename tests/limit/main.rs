@@ -4,6 +4,7 @@ mod answers;
 mod bodies;
 mod contract;
 mod costs;
+mod existing;
 mod formats;
 mod fuzz;
 #[cfg(feature = "tonic")]
