@@ -8,6 +8,7 @@ use axum::http::{Method, Request, StatusCode, header::CONTENT_LENGTH};
 use axum::routing::{get, post};
 use tower::ServiceExt;
 use tower_sluice::cost::HeaderCost;
+use tower_sluice::drain::DrainLayer;
 use tower_sluice::{Charge, Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
 
 fn app() -> Router {
@@ -30,6 +31,7 @@ fn app() -> Router {
         .route("/fail", get(|| async { StatusCode::BAD_GATEWAY }))
         .layer(limit)
         .route("/upload", post(|| async {}).layer(by_size)) // after `.layer`: not under it
+        .layer(DrainLayer::new()) // a client that is still sending sees its 429
 }
 
 /// What an answer costs is known when it is there.

@@ -24,6 +24,7 @@
 //! - [`wait`] lets requests wait for their turn; [`charge`] settles what they cost when it is known.
 //! - [`SemaphoreLayer`] bounds what is in flight at a time, for each key and across servers: [`concurrency`]. [`Semaphore`] is the
 //!   same without Tower: [`semaphore`].
+//! - [`DrainLayer`] reads on when an upload is rejected, so that its client sees the answer: [`drain`].
 //! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
 //! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`] is
 //!   either, chosen by a URL.
@@ -72,6 +73,7 @@ pub mod clock;
 pub mod concurrency;
 pub mod cost;
 pub mod decision;
+pub mod drain;
 mod head;
 pub mod key;
 pub mod limit;
@@ -100,6 +102,7 @@ pub use self::charge::Charge;
 pub use self::concurrency::SemaphoreLayer;
 pub use self::cost::RouteCosts;
 pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
+pub use self::drain::DrainLayer;
 pub use self::head::Head;
 pub use self::key::{ClientIp, Global, Header, Key, PeerIp, key_fn};
 pub use self::limit::RateLimitLayer;

@@ -35,6 +35,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use http::{Extensions, Request};
 use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::backend::Backend;
+use tower_sluice::drain::DrainLayer;
 use tower_sluice::key::{
     self, Bearer, Cookie, Global, Header, KeyError, KeyExtractor, Networks, Query,
 };
@@ -367,6 +368,8 @@ impl Options {
             Some(in_flight) => app.layer(in_flight),
             None => app,
         };
+        // A client that is still sending sees its 429.
+        let app = app.layer(DrainLayer::new());
         // After the layers: looking on is not limited.
         page.serve_beside(app)
     }

@@ -211,6 +211,9 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
     /// ([`Lobby::max_waiters`](crate::backend::Lobby::max_waiters)). A [`Deadline`](crate::Deadline) in its extensions and a
     /// `grpc-timeout` shorten its wait. While it waits it does not hold the inner service's readiness: that is taken afterwards,
     /// and the permit is held meanwhile. If its client goes away it leaves the line.
+    ///
+    /// Over HTTP/1.1 a client that leaves is not noticed while its request has an unread body of some length; see
+    /// [`drain`](crate::drain#clients-that-leave-while-they-wait).
     pub fn wait(mut self, max_wait: impl Into<MaxWait>) -> Self {
         self.max_wait = max_wait.into();
         self

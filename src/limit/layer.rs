@@ -248,6 +248,9 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     /// `grpc-timeout` shorten its wait. While it waits it does not hold the inner service's readiness, a slot of a
     /// `ConcurrencyLimit` say: that is taken afterwards. If its client goes away before its turn, the turn is given up, and so is
     /// what a layer of the same policy around this one has charged.
+    ///
+    /// Over HTTP/1.1 a client that leaves is not noticed while its request has an unread body of some length; see
+    /// [`drain`](crate::drain#clients-that-leave-while-they-wait).
     pub fn wait(mut self, max_wait: impl Into<MaxWait>) -> Self {
         self.max_wait = max_wait.into();
         self

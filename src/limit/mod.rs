@@ -44,6 +44,9 @@
 //!     .route("/report", get(|| async { "long" }).layer(limit.cost(20))); // after `.layer`: not under it, same buckets
 //! ```
 //!
+//! Where clients upload, put a [`DrainLayer`](crate::DrainLayer) around the limit: without it an HTTP/1.1 client that is still sending
+//! gets a reset connection in place of its 429.
+//!
 //! Waiting instead of refusing, in turns that are reserved at once; here on a clock that a test moves:
 //!
 //! ```

@@ -27,7 +27,7 @@ pub(super) fn is_call(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 /// Whether the `content-type` is `application/grpc`, followed by the end, `+`, `;` or `-web`.
-pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return false;
     };

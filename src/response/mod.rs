@@ -84,6 +84,7 @@ pub use self::existing::ExistingHeaders;
 pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::granted::Offer;
 pub use self::granted::{Entered, Granted, Refused};
+pub(crate) use self::grpc::is_grpc;
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
 pub use self::reject::{AsError, Http, HttpPass, LimitError, Reject};
 pub use self::words::{PlainText, Problem, ProblemType, RefusalBody, RejectFn, RespondFn};

@@ -1,0 +1,71 @@
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use super::Drain;
+
+/// Reads the rest of request bodies that a service has not read to their end; see the [module](super).
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sluice::drain::DrainLayer;
+///
+/// let up_to_1_mib = DrainLayer::new().max_bytes(1 << 20).time_limit(Duration::from_secs(2));
+/// let app: axum::Router = axum::Router::new().layer(up_to_1_mib);
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[must_use = "a layer drains nothing until a service is wrapped in it"]
+pub struct DrainLayer {
+    bounds: Bounds,
+}
+
+/// How much of a body is read, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) max_bytes: u64,
+    pub(super) time_limit: Duration,
+}
+
+impl Bounds {
+    pub(super) fn allow_nothing(self) -> bool {
+        self.max_bytes == 0 || self.time_limit.is_zero()
+    }
+}
+
+impl DrainLayer {
+    /// Up to 8 MiB of each body, for up to 5 s.
+    pub const fn new() -> Self {
+        Self {
+            bounds: Bounds {
+                max_bytes: 8 << 20,
+                time_limit: Duration::from_secs(5),
+            },
+        }
+    }
+
+    /// The most bytes that are read of one body; 8 MiB by default. 0 switches the layer off.
+    pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
+        self.bounds.max_bytes = max_bytes;
+        self
+    }
+
+    /// The longest time for which one body is read; 5 s by default. 0 switches the layer off.
+    pub const fn time_limit(mut self, time_limit: Duration) -> Self {
+        self.bounds.time_limit = time_limit;
+        self
+    }
+}
+
+impl Default for DrainLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<S> Layer<S> for DrainLayer {
+    type Service = Drain<S>;
+
+    fn layer(&self, inner: S) -> Drain<S> {
+        Drain::new(inner, self.bounds)
+    }
+}

@@ -1,0 +1,65 @@
+use std::task::{Context, Poll};
+
+use http::{Request, Version};
+use http_body::Body;
+use tower_service::Service;
+
+use super::DrainBody;
+use super::layer::Bounds;
+use crate::response::is_grpc;
+
+/// A service whose unread request bodies are drained; see [`DrainLayer`](super::DrainLayer).
+#[derive(Clone, Debug)]
+pub struct Drain<S> {
+    inner: S,
+    bounds: Bounds,
+}
+
+impl<S> Drain<S> {
+    pub(super) const fn new(inner: S, bounds: Bounds) -> Self {
+        Self { inner, bounds }
+    }
+
+    /// The inner service.
+    pub const fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// The inner service, to be changed.
+    pub const fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// The inner service, whose bodies are not drained.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl<S, B> Service<Request<B>> for Drain<S>
+where
+    S: Service<Request<DrainBody<B>>>,
+    B: Body + Send + Unpin + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        let (head, body) = request.into_parts();
+        let is_drained = !self.bounds.allow_nothing()
+            && head.version <= Version::HTTP_11
+            && !body.is_end_stream()
+            && !is_grpc(&head.headers);
+        let body = if is_drained {
+            DrainBody::drained(body, self.bounds, &head.headers)
+        } else {
+            DrainBody::plain(body)
+        };
+        self.inner.call(Request::from_parts(head, body))
+    }
+}

@@ -1,0 +1,7 @@
+//! Rejected uploads see their answers: `DrainLayer` over real connections, and on bodies that count their polls.
+#![cfg(feature = "axum")]
+
+mod bodies;
+mod uploads;
+mod waiters;
+mod wire;

@@ -1,0 +1,87 @@
+//! Which waiters leave their queue when their client leaves: what an HTTP/1.1 server notices of a closed connection.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::routing::any;
+use tower_sluice::backend::Backend;
+use tower_sluice::clock::ManualClock;
+use tower_sluice::drain::DrainLayer;
+use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+
+use crate::wire::{Memory, PATIENCE, UPLOAD, Wire, blocking, clock, head, serve};
+
+/// One request a second passes; the others wait.
+async fn waiting() -> (SocketAddr, Memory, ManualClock) {
+    let clock = clock();
+    let memory = MemoryBackend::builder().clock(clock.clone()).build();
+    let policy = Policy::new("uploads", Quota::per_second(1));
+    let limit = RateLimitLayer::new(policy, Global, memory.clone()).wait(Duration::from_secs(60));
+    let app = Router::new()
+        .fallback(any(async |body: Bytes| body.len().to_string()))
+        .layer(limit)
+        .layer(DrainLayer::new());
+    let address = serve(app).await;
+    let first = blocking(move || {
+        let mut wire = Wire::open(address);
+        wire.write(crate::wire::GET).expect("written");
+        wire.status()
+    });
+    assert_eq!(first.await, Some(200));
+    (address, memory, clock)
+}
+
+async fn waiters(memory: &Memory, count: usize) {
+    let start = Instant::now();
+    while memory.lobby().waiters() != count {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} wait",
+            memory.lobby().waiters()
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn upload(bytes: usize) -> Vec<u8> {
+    let mut upload = head(&format!("content-length: {bytes}\r\n"));
+    upload.resize(upload.len() + bytes, b'x');
+    upload
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_without_an_unread_body_leaves_the_queue() {
+    let (address, memory, _clock) = waiting().await;
+    for request in [crate::wire::GET.to_vec(), upload(100)] {
+        let mut wire = Wire::open(address);
+        wire.write(&request).expect("written");
+        waiters(&memory, 1).await;
+        drop(wire);
+        waiters(&memory, 0).await;
+    }
+}
+
+/// Nothing reads the connection. The waiter leaves when its wait ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_an_unread_body_stays_in_the_queue_until_its_wait_ends() {
+    let (address, memory, clock) = waiting().await;
+    let writer = std::thread::spawn(move || {
+        let mut wire = Wire::open(address);
+        // More than the sockets hold: the rest is never read.
+        wire.write(&upload(UPLOAD)[..UPLOAD / 4]).ok();
+        wire
+    });
+    waiters(&memory, 1).await;
+    drop(writer.join().expect("no panic"));
+    let (other, _) = (Wire::open(address), ());
+    let mut other = other;
+    other.write(crate::wire::GET).expect("written");
+    waiters(&memory, 2).await;
+    clock.advance(Duration::from_secs(1));
+    waiters(&memory, 1).await;
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(blocking(move || other.status()).await, Some(200));
+    waiters(&memory, 0).await;
+}
