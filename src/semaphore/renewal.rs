@@ -21,7 +21,8 @@ type Flight = Pin<Box<dyn Future<Output = Renewed> + Send>>;
 /// Renews a lease that was requested at `requested`, for as long as it is held.
 pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested: Timestamp) {
     let lobby = backend.lobby();
-    let Insertion::NeedsTask(sooner) = lobby.leases().insert(lease, requested, lobby.now()) else {
+    let Insertion::NeedsTask(sooner) = lobby.leases().insert(lease, requested, || lobby.now())
+    else {
         return;
     };
     let runtime = super::permit::runtime(lease.runtime.as_ref());

@@ -143,7 +143,7 @@ impl Leases {
         &self,
         lease: &Arc<Lease>,
         requested: Timestamp,
-        now: Timestamp,
+        clock: impl FnOnce() -> Timestamp,
     ) -> Insertion {
         let permits = &lease.permits;
         let due = next(permits, requested);
@@ -151,7 +151,8 @@ impl Leases {
         let mut state = self.state.lock();
         state.insert(Arc::clone(lease), due, ends);
         let is_sooner = due < state.look;
-        if let Some(task) = state.begin(now, due, micros(permits, 6)) {
+        // Read under the lock: a late reading would take a task for driven that has looked at nothing for long.
+        if let Some(task) = state.begin(clock(), due, micros(permits, 6)) {
             return Insertion::NeedsTask(task);
         }
         if is_sooner && let Some(task) = state.task.clone() {
