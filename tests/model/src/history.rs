@@ -6,7 +6,7 @@ use tower_sluice::{Cost, Key, MemoryBackend, Policy, Quota};
 
 use crate::clock::ModelClock;
 
-pub(crate) const LIMIT: u32 = 2;
+pub(crate) const LIMIT: u64 = 2;
 pub(crate) const HORIZON: u64 = 4;
 
 /// The five algorithms.
@@ -33,7 +33,7 @@ impl Algorithm {
 
     /// The most that is allowed in a span of `micros`, both ends included, times the horizon.
     fn most(self, micros: u64) -> u64 {
-        let (limit, windows) = (u64::from(LIMIT), micros / HORIZON);
+        let (limit, windows) = (LIMIT, micros / HORIZON);
         match self {
             Self::TokenBucket => limit * HORIZON + limit * micros,
             // At most one end of an interval or a window more than whole ones.
@@ -52,7 +52,7 @@ pub(crate) struct History {
     policy: Policy,
     pub(crate) clock: ModelClock,
     pub(crate) backend: MemoryBackend<ModelClock>,
-    allowed: Arc<Mutex<Vec<(u64, u64, u32)>>>,
+    allowed: Arc<Mutex<Vec<(u64, u64, u64)>>>,
 }
 
 impl History {
@@ -79,7 +79,7 @@ impl History {
         }
     }
 
-    pub(crate) fn check(&self, cost: u32) {
+    pub(crate) fn check(&self, cost: u64) {
         let asked = self.clock.micros();
         let reply = self.ask("ann", Op::Check(Cost::new(cost)));
         let answered = self.clock.micros();
@@ -97,7 +97,7 @@ impl History {
                 let within = allowed
                     .iter()
                     .filter(|(asked, answered, _)| asked >= from && answered <= to);
-                let spent: u64 = within.map(|(_, _, cost)| u64::from(*cost)).sum();
+                let spent: u64 = within.map(|(_, _, cost)| *cost).sum();
                 assert!(
                     spent * HORIZON <= self.algorithm.most(to - from),
                     "{spent} in {} µs of {:?}: {allowed:?}",

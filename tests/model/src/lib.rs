@@ -15,7 +15,7 @@ use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
 /// How many orders a model tries.
-const ORDERS: usize = 3_000;
+const ORDERS: usize = 2_000;
 
 /// The switch of the mutant is one for the process: the mutant runs alone.
 static MUTANT: RwLock<()> = RwLock::new(());
