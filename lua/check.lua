@@ -24,7 +24,8 @@ for index = 1, #KEYS do
   --@load
   --@view
   if not fault then
-    --@decide
+    --@judge
+    --@settle
   end
   if fault then retry, remaining, reset, place = -2, fault, 0, 0 end
   --@answer

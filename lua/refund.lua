@@ -7,6 +7,9 @@ if go == nil then
   --@load
 end
 --@view
+if go == nil and not fault and raw and cost > 0 then
+  --@can_refund
+end
 if fault or go == nil then return fault, 0 end
 local there = raw and cost > 0
 if there then

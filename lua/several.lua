@@ -10,6 +10,7 @@ end
 --@view
 if fault then return fault end
 --@judge
+if fault then return fault end
 if go == nil then
   if retry > 0 and max_wait >= 0 then
     --@can_wait

@@ -16,9 +16,6 @@ local function why(problem)
   local text = type(problem) == 'table' and problem.err or tostring(problem)
   return string.find(text, '%u%u%u') and text or 'CORRUPT'
 end
---# decide
---@judge
---@settle
 --# judge
 if cost > limit then
   retry, note = -1, false
@@ -47,4 +44,5 @@ count = count + 4
 local can_wait = false
 --# since
 since = 1
+--# can_refund
 --# take_back

@@ -162,10 +162,12 @@ async fn each_decision_takes_the_commands_that_it_must() {
         let limiter = Limiter::new(Policy::new("plenty", plenty), backend.clone());
         let _ = all([limiter.check(&ann, 1)]).await;
         let _ = Bill::of(&server);
-        let replies = all((0..TIMES).map(|_| limiter.check(&ann, 1))).await;
+        // A longer log packs its entries into chunks, every now and then.
+        let times = if is_log { 200 } else { TIMES };
+        let replies = all((0..times).map(|_| limiter.check(&ann, 1))).await;
         assert!(replies.iter().all(|reply| reply.decision.is_allowed()));
         let string = [("evalsha", 1), ("time", 1), ("get", 1), ("set", 1)];
-        // The newest entry, the oldest, and the oldest that counts.
+        // The oldest entry, and the newest.
         let log = [
             ("evalsha", 1),
             ("time", 1),
@@ -175,7 +177,11 @@ async fn each_decision_takes_the_commands_that_it_must() {
             ("pexpire", 1),
         ];
         let allowed: &[_] = if is_log { &log } else { &string };
-        Bill::of(&server).is_each(&format!("{name}, allowed"), allowed);
+        let allowed: Vec<_> = allowed
+            .iter()
+            .map(|(name, calls)| (*name, calls * times))
+            .collect();
+        Bill::of(&server).is(&format!("{name}, allowed"), times, &allowed);
 
         let limiter = Limiter::new(Policy::new("one", one), backend.clone());
         let _ = all([limiter.check(&ann, 1)]).await;
@@ -183,8 +189,7 @@ async fn each_decision_takes_the_commands_that_it_must() {
         let replies = all((0..TIMES).map(|_| limiter.check(&ann, 1))).await;
         assert!(!replies.iter().any(|reply| reply.decision.is_allowed()));
         let string = [("evalsha", 1), ("time", 1), ("get", 1)];
-        // And the one whose leaving makes room.
-        let log = [("evalsha", 1), ("time", 1), ("llen", 1), ("lindex", 3)];
+        let log = [("evalsha", 1), ("time", 1), ("llen", 1), ("lindex", 2)];
         let refused: &[_] = if is_log { &log } else { &string };
         Bill::of(&server).is_each(&format!("{name}, refused"), refused);
     }
@@ -219,7 +224,7 @@ async fn a_batch_reads_the_time_once() {
                     ("rpush", count),
                     ("pexpire", count),
                 ]),
-                (true, true) => expected.extend([("llen", count), ("lindex", 3 * count)]),
+                (true, true) => expected.extend([("llen", count), ("lindex", 2 * count)]),
             }
             let word = if spent { "refused" } else { "allowed" };
             Bill::of(&server).is(&format!("{name}, {word}, of a batch"), count, &expected);
