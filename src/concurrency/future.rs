@@ -281,10 +281,7 @@ where
                 StateProj::Acquiring { acquiring, parked } => match acquiring.as_mut().poll(cx) {
                     Poll::Ready(acquired) => parked.take().expect(DONE).acquired(acquired),
                     Poll::Pending => {
-                        let parked = parked.as_mut().expect(DONE);
-                        if parked.bound.is_some() {
-                            parked.give_way();
-                        }
+                        parked.as_mut().expect(DONE).give_way();
                         return Poll::Pending;
                     }
                 },

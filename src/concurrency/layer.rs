@@ -53,6 +53,12 @@ use crate::wait::MaxWait;
 ///     .on_backend_error(OnBackendError::Deny);
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
+///
+/// # Readiness
+///
+/// The service is ready when the inner service is. A request that is rejected, that waits, or that waits for the answer of a
+/// remote backend releases the inner service's readiness, a slot of a `ConcurrencyLimit` say. Once it has its permit it waits
+/// for readiness again. A backend in memory answers at once: the service that was ready is called.
 #[derive(Clone)]
 #[must_use = "a layer limits nothing until a service is wrapped in it"]
 pub struct SemaphoreLayer<K, S, W = Cost, F = NoChoice, R = Http, P = Permits> {

@@ -17,8 +17,8 @@ use crate::wait::{Bound, MaxWait};
 
 /// A service bounded by a [`SemaphoreLayer`].
 ///
-/// It is ready when the inner service is. A request that is refused, or that waits, gives the inner service's readiness back at
-/// once.
+/// It is ready when the inner service is, and releases that readiness while a request has no permit; see
+/// [`SemaphoreLayer`](SemaphoreLayer#readiness).
 pub struct SemaphoreService<I, K, S, W, F, R, P> {
     pub(super) inner: I,
     /// Clones share it.

@@ -413,16 +413,16 @@ where
         loop {
             let next = match state.as_mut().project() {
                 StateProj::Deciding { reply, parked } => {
-                    let reply = ready!(reply.poll(cx));
+                    let Poll::Ready(reply) = reply.poll(cx) else {
+                        parked.as_mut().expect(DONE).give_way();
+                        return Poll::Pending;
+                    };
                     parked.take().expect(DONE).decided(reply)
                 }
                 StateProj::Waiting { wait, parked } => match wait.as_mut().poll(cx) {
                     Poll::Ready(waited) => parked.take().expect(DONE).waited(waited),
                     Poll::Pending => {
-                        let parked = parked.as_mut().expect(DONE);
-                        if parked.bound.is_some() {
-                            parked.give_way();
-                        }
+                        parked.as_mut().expect(DONE).give_way();
                         return Poll::Pending;
                     }
                 },
@@ -435,7 +435,10 @@ where
                     parked.take().expect(DONE).serve(grant)
                 }
                 StateProj::Settling { settlement, parked } => {
-                    let after = ready!(Pin::new(settlement).poll(cx));
+                    let Poll::Ready(after) = Pin::new(settlement).poll(cx) else {
+                        parked.as_mut().expect(DONE).give_way();
+                        return Poll::Pending;
+                    };
                     let mut parked = parked.take().expect(DONE);
                     let next = parked.next.take().expect(DONE);
                     parked.settled(after, next)

@@ -80,6 +80,16 @@ use crate::wait::MaxWait;
 ///     .on_backend_error(OnBackendError::Deny);
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
+///
+/// # Readiness
+///
+/// The service is ready when the inner service is. A request that is rejected, that waits, or that waits for the answer of a
+/// remote backend releases the inner service's readiness, a slot of a `ConcurrencyLimit` say. Once it is allowed it waits for
+/// readiness again. A slow or stalled Redis holds no slots. A backend in memory answers at once: the service that was ready is
+/// called, and nothing is cloned.
+///
+/// With a remote backend a `LoadShed` around this layer sees a slot that is free while requests are decided. Place it inside:
+/// this layer, `LoadShed`, `ConcurrencyLimit`.
 #[derive(Clone)]
 #[must_use = "a layer limits nothing until a service is wrapped in it"]
 pub struct RateLimitLayer<K, B, C = Cost, F = NoChoice, R = Http, P = Policy> {

@@ -27,8 +27,8 @@ use crate::wait::{self, Bound, MaxWait};
 /// Around a service that does not speak HTTP it is none before the layer is told to
 /// [`reject_with(AsError)`](RateLimitLayer::reject_with).
 ///
-/// It is ready when the inner service is. A request that is refused, or that waits, gives the inner service's readiness back at
-/// once.
+/// It is ready when the inner service is, and releases that readiness while a request is not decided; see
+/// [`RateLimitLayer`](RateLimitLayer#readiness).
 pub struct RateLimit<S, K, B, C, F, R, P> {
     pub(super) inner: S,
     /// Everything but the service: clones of it share one limit.

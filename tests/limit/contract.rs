@@ -244,12 +244,62 @@ async fn a_refusal_that_came_late_gives_the_slot_back_before_it_is_dropped() {
     let mut other = service.clone();
     let ready = service.ready().await.expect("ready");
     let mut refused = pin!(ready.call(Request::new(())));
+    assert!(!is_ready(&mut other), "it has not been polled");
     assert!(refused.as_mut().now_or_never().is_none());
-    assert!(!is_ready(&mut other), "the slot is kept for the request");
+    assert!(
+        is_ready(&mut other),
+        "a request that is not decided holds no slot"
+    );
     remote.answer(1);
     let response = refused.as_mut().now_or_never().expect("an answer");
     assert_eq!(response.expect("no error").status(), 429);
-    assert!(is_ready(&mut other));
+}
+
+/// Passes a layer over a stalled backend around two slots, and says how many of `count` requests are not decided.
+async fn stalled(
+    limit: impl Layer<
+        ConcurrencyLimit<Strict>,
+        Service: Service<
+            Request<()>,
+            Response: Send,
+            Error = Infallible,
+            Future: Future<Output: Send> + Send,
+        > + Clone,
+    >,
+    remote: &Remote,
+) {
+    let (strict, calls) = Strict::new();
+    let inner = ConcurrencyLimit::new(strict, 2);
+    let mut slots = [inner.clone(), inner.clone()];
+    let service = limit.layer(inner);
+    let mut requests: Vec<_> = (0..5)
+        .map(|_| Box::pin(service.clone().oneshot(Request::new(()))))
+        .collect();
+    for request in &mut requests {
+        assert!(request.as_mut().now_or_never().is_none(), "no answer yet");
+    }
+    assert!(slots.iter_mut().all(is_ready), "they hold no slot");
+    remote.answer(usize::MAX >> 4);
+    for request in &mut requests {
+        assert!(request.as_mut().now_or_never().is_none(), "no slot");
+    }
+    assert_eq!(calls.load(SeqCst), 0);
+    drop(slots);
+    futures_util::future::join_all(requests).await;
+    assert_eq!(calls.load(SeqCst), 5);
+}
+
+#[tokio::test]
+async fn requests_hold_no_slot_while_a_backend_is_asked() {
+    let policy = || Policy::new("five", Quota::per_hour(5));
+    let deny = OnBackendError::Deny;
+    let remote = Remote::answering(0);
+    let limit = RateLimitLayer::new(policy(), Global, remote.clone());
+    stalled(limit.on_backend_error(deny.clone()), &remote).await;
+    let remote = Remote::answering(0);
+    let limit = RateLimitLayer::new(policy(), Global, remote.clone());
+    let limit = limit.on_backend_error(deny).refund_on_disconnect();
+    stalled(limit, &remote).await;
 }
 
 #[tokio::test]

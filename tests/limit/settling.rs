@@ -707,7 +707,7 @@ fn it_is_paid_back_whatever_is_said_of_the_layer_afterwards() {
 }
 
 #[tokio::test]
-async fn who_might_be_paid_back_keeps_the_slot_while_the_backend_is_asked() {
+async fn who_might_be_paid_back_holds_no_slot_while_the_backend_is_asked() {
     let remote = Remote::answering(0);
     let slots = ConcurrencyLimit::new(hello::<()>(), 1);
     let mut other = slots.clone();
@@ -715,9 +715,14 @@ async fn who_might_be_paid_back_keeps_the_slot_while_the_backend_is_asked() {
     ready(&mut service).await;
     let mut answer = Box::pin(service.call(Request::new(())));
     assert!(answer.as_mut().now_or_never().is_none());
-    assert!(other.ready().now_or_never().is_none(), "there is but one");
+    assert!(other.ready().now_or_never().is_some(), "the slot is free");
     remote.answer(1);
-    assert!(answer.as_mut().now_or_never().is_some(), "it had the slot");
+    assert!(
+        answer.as_mut().now_or_never().is_none(),
+        "another one has it"
+    );
+    drop(other);
+    assert!(answer.as_mut().now_or_never().is_some());
 }
 
 #[tokio::test]
