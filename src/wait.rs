@@ -3,7 +3,8 @@
 //! Under a policy of buckets a waiter **reserves its turn** in one atomic step: first come, first served, across all servers
 //! that share the backend. It knows at once how long it will wait, and is refused at once if that is longer than it may; it
 //! asks once and then sleeps. Under a policy with a window, whose future is not one number, it **looks again** when the wait
-//! that it was told is over; within one process those who wait for one key take turns at that, first come, first served.
+//! that it was told is over; within one process those who wait for one key take turns at that, first come, first served. A request
+//! whose time ends before the first waiter looks again does not wait: it is checked once. So is a waiter whose time is up.
 //!
 //! ```
 //! use std::time::Duration;
@@ -31,14 +32,13 @@
 //! later if those behind it are cancelled in this process, too, before it is due: a crowd that leaves in any order leaves no debt.
 //! With a remote backend that is done in the background, and needs the Tokio runtime in which the waiter is dropped.
 //!
-//! Under a window those who wait for one key in one process take turns at asking. A waiter that is kept but not polled, beside
-//! another one in a `select!` loop say, holds up those behind it, as one that has been handed a lock would: do not wait for the same
-//! key while you keep it.
+//! A waiter under a window that is kept but not polled, beside another one in a `select!` loop say, holds up those behind it, as one
+//! that has been handed a lock would: do not wait for the same key while you keep it.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::backend::{Answer, Backend, Fault, Head, Lobby, MemoryBackend, Place, Queue};
@@ -301,11 +301,17 @@ impl<B: Backend> Waiter<'_, B> {
         let queue = place.queue(self.policy);
         let mut at_once = true;
         let Some(head) = self.reach_head(&queue, deadline, &mut at_once).await else {
-            return match queue.refusal(|| lobby.now(), self.cost) {
-                Some(decision) => Err(Rejected::Denied(decision)),
-                // So soon that nobody in this line has been refused: there may be enough for all.
-                None => self.check().await,
-            };
+            // At this moment those in front ask: they must not be overtaken.
+            let now = lobby.now();
+            let is_asking = queue.next_look().is_some_and(|next| next <= now);
+            let refusal = || queue.refusal(|| lobby.now(), &self.cost);
+            if let Some(decision) = is_asking.then(refusal).flatten() {
+                return Err(Rejected::Denied(decision));
+            }
+            // What the head was told is about another cost: this one may be allowed now.
+            let reply = self.ask(Op::Check(self.cost.clone())).await?;
+            let waited = if at_once { 0 } else { now.micros_since(began) };
+            return allowed(reply, Duration::from_micros(waited));
         };
         loop {
             let reply = self.ask(Op::Check(self.cost.clone())).await?;
@@ -412,10 +418,13 @@ impl<B: Backend> Future for Kept<B> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.is_polled = true;
-        let reply = self.reply.as_mut().expect("polled after completion");
-        let reply = ready!(reply.as_mut().poll(cx));
-        self.reply = None;
-        Poll::Ready(reply)
+        // Taken out: if this poll panics, the drop must not poll it again.
+        let mut reply = self.reply.take().expect("polled after completion");
+        let polled = reply.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.reply = Some(reply);
+        }
+        polled
     }
 }
 

@@ -86,6 +86,22 @@ impl<B: PermitBackend> Semaphore<B> {
         self.permit(asking, reply, weight, asked, Duration::ZERO)
     }
 
+    /// The same for a waiter whose time is up.
+    async fn try_late(
+        &self,
+        key: &Key,
+        weight: u32,
+        began: Timestamp,
+    ) -> Result<Permit, NoPermit<B::Error>> {
+        let asked = self.backend.lobby().now();
+        let waited = Duration::from_micros(asked.micros_since(began));
+        let mut asking = Asking::new(&self.backend, &self.permits, key);
+        let id = asking.id();
+        let reply = asking.ask(PermitOp::Acquire { id, weight }).await;
+        let reply = reply.map_err(NoPermit::Backend)?;
+        self.permit(asking, reply, weight, asked, waited)
+    }
+
     /// As [`try_acquire`](Self::try_acquire) of these permits, if the backend answers there and then. Else nothing was asked.
     pub(crate) fn try_now(
         &self,
@@ -101,8 +117,9 @@ impl<B: PermitBackend> Semaphore<B> {
         Some(reply.and_then(|reply| self.permit(asking, reply, weight, asked, Duration::ZERO)))
     }
 
-    /// A permit of `key` that counts for `weight`, as soon as it is there, within `max_wait`. Those who wait are served in the
-    /// order in which they came: who needs more than is left is not passed by others who need less.
+    /// A permit of `key` that counts for `weight`, as soon as it is there, within `max_wait`. Waiters are served in order of
+    /// arrival: a small one does not overtake a large one that needs more than is free. When its time is up, and before it is
+    /// rejected, it gets a permit that the waiters in front cannot use.
     ///
     /// # Errors
     ///
@@ -163,9 +180,11 @@ impl<B: PermitBackend> Semaphore<B> {
         let Some(_head) = self.reach_head(line, deadline, &mut at_once).await else {
             let refusal = line.refusal.lock().clone();
             return match refusal {
-                Some(decision) => Err(NoPermit::Denied(decision)),
-                // So soon that nobody in this line has been refused: there may be enough for all.
-                None => self.try_acquire(key, weight).await,
+                Some(decision) if decision.snapshot().remaining() < u64::from(weight) => {
+                    Err(NoPermit::Denied(decision))
+                }
+                // The head needs more than is free, and this one no more than that. Or none of this line has been denied yet.
+                _ => self.try_late(key, weight, began).await,
             };
         };
         let mut asking = Asking::new(&self.backend, &self.permits, key);
@@ -182,7 +201,15 @@ impl<B: PermitBackend> Semaphore<B> {
                 return self.permit(asking, reply, weight, asked, waited);
             }
             if now >= deadline {
-                return Err(NoPermit::Denied(reply.decision));
+                if reply.in_front == 0 || reply.decision.snapshot().remaining() < u64::from(weight)
+                {
+                    return Err(NoPermit::Denied(reply.decision));
+                }
+                // A waiter of another process stands in front and needs more than is free, and this one no more than that.
+                let reply = asking.ask(PermitOp::Acquire { id, weight }).await;
+                let reply = reply.map_err(NoPermit::Backend)?;
+                let waited = Duration::from_micros(now.micros_since(began));
+                return self.permit(asking, reply, weight, now, waited);
             }
             at_once = false;
             *line.refusal.lock() = Some(reply.decision.clone());

@@ -291,6 +291,8 @@ pub(super) struct Asking<'a, B: PermitBackend> {
     is_known: bool,
     /// Whether a request may arrive later: its outcome is unknown, or it was sent more than once.
     may_arrive_late: bool,
+    /// Whether it may stand among those who wait there.
+    has_place: bool,
 }
 
 impl<'a, B: PermitBackend> Asking<'a, B> {
@@ -304,6 +306,7 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
             runtime: None,
             is_known: false,
             may_arrive_late: false,
+            has_place: false,
         }
     }
 
@@ -325,12 +328,12 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
 
     /// Asks `op`, which is of this id, and has the answer if it is there at once.
     pub(super) fn ask_now(&mut self, op: PermitOp) -> Option<Result<super::PermitReply, B::Error>> {
-        let is_place = matches!(op, PermitOp::Wait { .. });
+        self.has_place |= matches!(op, PermitOp::Wait { .. });
         match self.backend.ask(op, self.permits, self.key) {
             // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by blocking.
             Answer::Now(reply) => {
                 if self.backend.blocks() {
-                    self.learn(&reply, is_place);
+                    self.learn(&reply);
                 }
                 Some(reply)
             }
@@ -342,34 +345,40 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
     }
 
     /// Notes what an answer to a request that was sent says of the id.
-    fn learn(&mut self, reply: &Result<super::PermitReply, B::Error>, is_place: bool) {
+    fn learn(&mut self, reply: &Result<super::PermitReply, B::Error>) {
         self.may_arrive_late |= arrives_late(reply);
-        let may_stay = |reply: &super::PermitReply| reply.decision.is_allowed() || is_place;
+        let has_place = self.has_place;
+        let may_stay = |reply: &super::PermitReply| reply.decision.is_allowed() || has_place;
         self.is_known = self.may_arrive_late || reply.as_ref().is_ok_and(may_stay);
     }
 
     /// Asks `op`, which is of this id.
     pub(super) async fn ask(&mut self, op: PermitOp) -> Result<super::PermitReply, B::Error> {
-        let is_place = matches!(op, PermitOp::Wait { .. });
         if let Some(reply) = self.ask_now(op) {
             return reply;
         }
         let (is_known, runtime) = (&mut self.is_known, &mut self.runtime);
-        let under_way = &mut self.reply;
+        let (under_way, may_arrive_late) = (&mut self.reply, &mut self.may_arrive_late);
         let reply = poll_fn(|cx| {
             // What was never polled has not been sent.
             *is_known = true;
             if runtime.is_none() {
                 *runtime = self::runtime(None);
             }
-            match under_way {
-                Some(reply) => reply.as_mut().poll(cx),
-                None => Poll::Pending,
+            // Taken out: if this poll panics, the drop must not poll it again.
+            let Some(mut reply) = under_way.take() else {
+                return Poll::Pending;
+            };
+            let was_late = std::mem::replace(may_arrive_late, true);
+            let polled = reply.as_mut().poll(cx);
+            *may_arrive_late = was_late;
+            if polled.is_pending() {
+                *under_way = Some(reply);
             }
+            polled
         })
         .await;
-        self.reply = None;
-        self.learn(&reply, is_place);
+        self.learn(&reply);
         reply
     }
 

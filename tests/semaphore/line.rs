@@ -188,6 +188,34 @@ async fn a_wait_ends_at_its_bound_and_one_in_vain_at_once() {
 }
 
 #[tokio::test]
+async fn one_whose_time_is_up_gets_what_the_head_leaves_unused() {
+    let (clock, semaphore) = of(4);
+    let _held = semaphore.try_acquire(&ann(), 2).await.expect("free");
+    let large = wait(&semaphore, 4, MaxWait::Unbounded);
+    settle().await;
+    let hasty = [2, 3].map(|weight| wait(&semaphore, weight, SECOND));
+    settle().await;
+    clock.advance(SECOND - Duration::from_micros(1));
+    settle().await;
+    assert!(hasty.iter().all(|hasty| !hasty.is_finished()));
+    clock.advance(Duration::from_micros(1));
+    settle().await;
+    let [fits, does_not] = hasty;
+    let permit = fits.await.expect("no panic").expect("two are free");
+    assert_eq!((permit.weight(), permit.waited()), (2, SECOND));
+    let why = does_not.await.expect("no panic").expect_err("two are free");
+    assert_eq!(why.to_string(), "not enough permits are free: 2 of 4");
+    assert!(!large.is_finished());
+    // What the head could use is not for one whose time is up.
+    let hasty = wait(&semaphore, 1, SECOND);
+    settle().await;
+    clock.advance(SECOND);
+    settle().await;
+    assert!(hasty.await.expect("no panic").is_err());
+    drop(permit);
+}
+
+#[tokio::test]
 async fn a_head_that_leaves_lets_the_next_one_ask() {
     let (_, semaphore) = of(4);
     let _one = semaphore.try_acquire(&ann(), 1).await.expect("free");

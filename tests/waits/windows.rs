@@ -222,25 +222,55 @@ fn at_the_head_of_a_line_it_is_refused_as_soon_as_it_is_known_to_be_in_vain() {
 }
 
 #[test]
-fn a_newcomer_that_cannot_be_served_in_time_is_refused_without_asking() {
+fn a_newcomer_that_cannot_be_served_in_time_is_checked_before_it_is_rejected() {
     for policy in three_in_ten_seconds() {
         let mut line = after(1, &policy);
-        line.join(3, MaxWait::Unbounded);
+        let head = line.join(3, MaxWait::Unbounded);
         let wait = retry_after(&line.at_once(3, MaxWait::NONE));
-        let asks = line.asks();
         line.clock.jump(secs(1) + us(5));
-        // One token is there, but not for him.
-        let refused = line.at_once(1, wait - us(6));
-        assert_eq!(retry_after(&refused), wait - us(5), "{policy:?}");
-        assert_eq!(
-            denied(&refused).snapshot().limit(),
-            denied(&refused).snapshot().limit()
-        );
-        assert_eq!((line.asks(), line.waiters()), (asks, 1));
+        let short = wait - us(6);
+        // Two tokens are there, and the head needs three.
+        let asks = line.asks();
+        for _ in 0..2 {
+            let charge = line
+                .at_once(1, short)
+                .expect("it is allowed without a wait");
+            assert_eq!(charge.waited(), Duration::ZERO);
+        }
+        // The numbers of its own check, not those of the head.
+        let check = line.check(1).decision;
+        let refused = line.at_once(1, short);
+        assert_eq!(*denied(&refused), check, "{policy:?}");
+        assert_eq!((line.asks(), line.waiters()), (asks + 3, 1));
+        // One that can wait for so long does not overtake.
         let who = line.join(1, wait - us(5));
-        assert!(line.crowd.waits(who));
-        assert_eq!(line.asks(), asks);
+        assert!(line.crowd.waits(who) && line.crowd.waits(head));
+        assert_eq!(line.asks(), asks + 3);
     }
+}
+
+#[test]
+fn a_waiter_whose_time_is_up_is_checked_before_it_is_rejected() {
+    let mut line = after(2, &fixed(4));
+    let head = line.join(4, MaxWait::Unbounded);
+    let hasty = line.join(1, secs(11));
+    let dear = line.join(4, secs(11));
+    // At the edge another request is faster than the head, which looks again ten seconds later.
+    line.clock.jump(secs(10));
+    assert!(line.check(1).decision.is_allowed());
+    line.crowd.until(secs(12) - us(1));
+    assert!(line.crowd.waits(hasty) && line.crowd.waits(dear));
+    line.crowd.until(secs(12));
+    let ended: Vec<_> = line.crowd.ended.drain(..).collect();
+    assert_eq!(
+        ended.iter().map(|e| e.who).collect::<Vec<_>>(),
+        [hasty, dear]
+    );
+    let charge = ended[0].outcome.as_ref().expect("three tokens are there");
+    assert_eq!(charge.waited(), secs(11));
+    assert_eq!(retry_after(&ended[1].outcome), secs(8));
+    line.crowd.until(secs(20));
+    assert_eq!(line.ended(), [(head, secs(20), true)]);
 }
 
 #[test]
@@ -260,7 +290,7 @@ fn in_the_line_it_is_refused_when_its_time_is_up() {
     // What the head of the line was told, less what has passed since.
     assert_eq!(retry_after(&refused.outcome), secs(7));
     assert_eq!(denied(&refused.outcome).snapshot().limit(), 3);
-    assert_eq!(line.asks(), asks);
+    assert_eq!(line.asks(), asks + 1, "by a check of its own");
     line.ended();
     line.crowd.until(secs(60));
     let who: Vec<_> = line.ended().iter().map(|(who, ..)| *who).collect();
