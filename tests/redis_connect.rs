@@ -48,6 +48,55 @@ async fn recovery<B: Backend>(backend: &B) -> Duration {
     start.elapsed()
 }
 
+// -- Settings
+
+/// No time that can be set is too long to be added to another one.
+#[tokio::test]
+async fn settings_without_bounds_are_bounded() {
+    let server = RedisServer::start();
+    let longest = || {
+        let builder = RedisBackend::builder().time_limit(Duration::MAX);
+        let builder = builder.idle_ttl(Duration::MAX).deny_cache(Duration::MAX);
+        builder.connections(std::num::NonZeroU32::MAX)
+    };
+    let policy = Policy::new("api", Quota::per_hour(2).initial_tokens(1));
+    let transactions = longest().atomicity(tower_sluice::backend::redis::Atomicity::Optimistic);
+    for (number, builder) in [longest(), longest().batching(false), transactions]
+        .into_iter()
+        .enumerate()
+    {
+        let backend = builder.connect(server.url()).await.expect("it runs");
+        let (limiter, key) = (
+            Limiter::new(policy.clone(), backend),
+            Key::from(number as u64),
+        );
+        let _ = limiter.check(&key, 1).await.expect("it runs");
+        // Those that wait for connections and trips of others, too.
+        let checks = (0..20).map(|_| limiter.check(&key, 1));
+        for reply in futures_util::future::join_all(checks).await {
+            assert!(!reply.expect("it runs").decision.is_allowed());
+        }
+        let reply = limiter
+            .reserve(&key, 1, Duration::MAX)
+            .await
+            .expect("it runs");
+        let turn = reply.turn.expect("it waits");
+        assert!(limiter.cancel(&key, turn).await.expect("it runs"));
+        let wait = limiter.wait(&key, 1, Duration::MAX);
+        let wait = tokio::time::timeout(Duration::from_millis(50), wait).await;
+        assert!(wait.is_err(), "it waits for as long as it takes");
+    }
+    let none = RedisBackend::builder().time_limit(Duration::ZERO);
+    let backend = none
+        .idle_ttl(Duration::ZERO)
+        .connect_lazy(server.url())
+        .expect("a URL");
+    // Whether a millisecond is enough is the machine's affair.
+    let _ = Limiter::new(policy, backend)
+        .check(&Key::from("ann"), 1)
+        .await;
+}
+
 // -- Pools and connections of the user's own
 
 #[tokio::test]

@@ -21,6 +21,7 @@ mod routes;
 #[cfg(feature = "axum")]
 mod settling;
 mod shadow;
+mod spans;
 mod storing;
 mod support;
 #[cfg(feature = "axum")]

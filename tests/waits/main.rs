@@ -8,6 +8,7 @@ mod charges;
 mod crowd;
 mod limiter;
 mod line;
+mod panics;
 #[path = "../support/property.rs"]
 mod property;
 mod remote;

@@ -52,6 +52,9 @@ pub enum Atomicity {
     Optimistic,
 }
 
+/// Sums of time limits stay far from overflowing.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(1);
+const LONGEST_LIMIT: Duration = Duration::from_secs(86_400);
 /// Buckets that start below their capacity are kept for so long after they have filled.
 const DEFAULT_IDLE: Duration = Duration::from_secs(86_400);
 /// Connections to share, and connections for one operation at a time.
@@ -106,9 +109,9 @@ impl RedisBuilder {
         self
     }
 
-    /// The time for a whole operation, connecting included; 250 ms by default, at least 1 ms.
+    /// The time for a whole operation, connecting included; 250 ms by default, at least 1 ms and at most a day.
     pub fn time_limit(mut self, limit: Duration) -> Self {
-        self.time_limit = limit.max(Duration::from_millis(1));
+        self.time_limit = limit.clamp(SHORTEST_LIMIT, LONGEST_LIMIT);
         self
     }
 

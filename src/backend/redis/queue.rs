@@ -7,7 +7,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -303,10 +303,13 @@ impl<T> Future for OwnTrip<T> {
     type Output = Outcome<T>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome<T>> {
-        let trip = self.0.as_mut().expect("polled after completion");
-        let outcome = ready!(trip.as_mut().poll(cx));
-        self.0 = None;
-        Poll::Ready(outcome)
+        // Taken out: if this poll panics, the drop must not poll it again.
+        let mut trip = self.0.take().expect("polled after completion");
+        let outcome = trip.as_mut().poll(cx);
+        if outcome.is_pending() {
+            self.0 = Some(trip);
+        }
+        outcome
     }
 }
 
@@ -390,10 +393,31 @@ mod tests {
     use super::super::super::Op;
     use super::super::RedisBackend;
     use super::super::request::Request;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
     use crate::key::Key;
     use crate::policy::Policy;
     use crate::quota::{Cost, Quota};
+
+    #[tokio::test]
+    async fn a_trip_that_panicked_is_not_polled_again() {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&polls);
+        let mut trip = OwnTrip::<()>::new(std::future::poll_fn(move |_| {
+            counted.fetch_add(1, Relaxed);
+            panic!("on purpose")
+        }));
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let poll = || drop(Pin::new(&mut trip).poll(&mut cx));
+        assert!(catch_unwind(AssertUnwindSafe(poll)).is_err());
+        drop(trip);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(polls.load(Relaxed), 1);
+    }
 
     #[test]
     fn a_batch_is_of_one_script_and_leaves_the_others_in_their_order() {
