@@ -2,6 +2,7 @@
 
 mod books;
 mod cancels;
+mod denials;
 mod harness;
 mod monitor;
 mod outage;

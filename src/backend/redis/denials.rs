@@ -2,20 +2,26 @@
 //!
 //! A refusal stays right until its `retry_after`, unless another server refunds, resets or raises the limit meanwhile; so it is
 //! believed for a second at most. Nothing is ever allowed from here.
+//!
+//! A request of the same cost gets what is left of the known wait. A larger cost under a single continuous bucket waits longer by
+//! the time in which the difference comes back. Anything else asks Redis, and so does a reservation that may fit.
 
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
-use crate::decision::{Decision, Reply, Snapshot};
+use crate::decision::{Decision, NEVER, Reply, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
-use crate::quota::Cost;
+use crate::quota::{Cost, Rule};
 
 use super::super::fingerprint::{Fingerprint, Fingerprints};
 use super::quotas::Quotas;
 
 /// Places for refusals. Two keys of one place displace each other, which costs a question to Redis.
 const PLACES: usize = 1 << 13;
+
+/// The longest wait that is told, µs: one more is [`NEVER`].
+const LONGEST_WAIT: u64 = NEVER - 1;
 
 pub(super) struct Denials {
     /// The longest time that a refusal is believed, µs.
@@ -67,13 +73,15 @@ impl Denials {
         &self.places[print.shard(PLACES)]
     }
 
-    /// The refusal of this request, if it is known; else where its answer may be kept.
+    /// The denial of this request, if it is known; else where its answer may be kept. A reservation is denied only if it would
+    /// wait for longer than `max_wait`, µs.
     pub(super) fn find(
         &self,
         policy: &Policy,
         key: &Key,
         cost: &Cost,
         now: Timestamp,
+        max_wait: Option<u64>,
     ) -> Result<Reply, Ticket> {
         let print = self.print(policy, key);
         let place = self.place(print).lock();
@@ -81,13 +89,12 @@ impl Denials {
             && denial.print == print
             && denial.policy.is(policy)
             && (denial.asked..denial.until).contains(&now)
-            && (0..policy.quotas().len()).all(|index| match denial.cost.of(index) {
-                // That was a look. A first check starts the clock of a bucket, even if it is refused.
-                0 => cost.of(index) == 0,
-                known => cost.of(index) >= known,
+            && let Some(more) = denial.more_for(cost)
+            && max_wait.is_none_or(|max_wait| {
+                policy.is_exceeded_by(cost) || denial.least_wait(more, now) > max_wait
             })
         {
-            return Ok(denial.answer(cost, now));
+            return Ok(denial.answer(cost, more, now));
         }
         let epoch = place.epoch;
         Err(Ticket { print, epoch })
@@ -110,7 +117,12 @@ impl Denials {
             }
             return;
         };
-        let wait = snapshot.governor().retry_after.min(self.longest);
+        let wait = snapshot.governor().retry_after;
+        if wait == NEVER && !policy.is_exceeded_by(cost) {
+            // No reservation goes beyond the largest debt. A check is told how long to wait.
+            return;
+        }
+        let wait = wait.min(self.longest);
         let until = Timestamp::from_micros(asked.as_micros().saturating_add(wait));
         let mut place = self.place(ticket.print).lock();
         if place.epoch == ticket.epoch {
@@ -136,9 +148,37 @@ impl Denials {
 }
 
 impl Denial {
-    fn answer(&self, cost: &Cost, now: Timestamp) -> Reply {
+    /// How much longer than the denied request one of this cost waits, µs; `None` if only Redis knows.
+    fn more_for(&self, cost: &Cost) -> Option<u64> {
+        let quotas = self.policy.quotas();
+        if (0..quotas.len()).all(|index| cost.of(index) == self.cost.of(index)) {
+            return Some(0);
+        }
+        let [quota] = quotas else { return None };
+        let Rule::TokenBucket(bucket) = quota.quota.rule else {
+            return None;
+        };
+        let more = u128::from(cost.of(0).checked_sub(self.cost.of(0))?);
+        let grains = more * u128::from(bucket.units.per_token.get());
+        let wait = grains.div_ceil(bucket.units.per_micro.get().into());
+        Some(u64::try_from(wait).unwrap_or(LONGEST_WAIT))
+    }
+
+    /// What is left at least of the wait of a request that waits for so much longer, µs.
+    fn least_wait(&self, more: u64, now: Timestamp) -> u64 {
+        let wait = self.snapshot.governor().retry_after.saturating_add(more);
+        wait.saturating_sub(now.micros_since(self.asked))
+    }
+
+    fn answer(&self, cost: &Cost, more: u64, now: Timestamp) -> Reply {
         let passed = now.micros_since(self.answered);
-        Reply::to_check(self.snapshot.aged(cost, passed), Default::default)
+        let mut snapshot = self.snapshot.aged(cost, passed);
+        for quota in &mut snapshot.quotas {
+            if quota.retry_after != 0 && quota.retry_after != NEVER {
+                quota.retry_after = quota.retry_after.saturating_add(more).min(LONGEST_WAIT);
+            }
+        }
+        Reply::to_check(snapshot, Default::default)
     }
 }
 
@@ -147,6 +187,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::backend::MemoryBackend;
+    use crate::clock::ManualClock;
     use crate::decision::{QuotaSnapshot, RetryAfter};
     use crate::quota::Quota;
 
@@ -179,7 +221,10 @@ mod tests {
         }
 
         fn learn(&self, cost: Cost, wait: u64) {
-            let Err(ticket) = self.denials.find(&self.policy, &self.key, &cost, at(100)) else {
+            let Err(ticket) = self
+                .denials
+                .find(&self.policy, &self.key, &cost, at(100), None)
+            else {
                 panic!("known already");
             };
             self.denials.keep(
@@ -194,7 +239,7 @@ mod tests {
 
         fn knows(&self, cost: u64, now: u64) -> Option<Reply> {
             self.denials
-                .find(&self.policy, &self.key, &Cost::new(cost), at(now))
+                .find(&self.policy, &self.key, &Cost::new(cost), at(now), None)
                 .ok()
         }
     }
@@ -231,7 +276,7 @@ mod tests {
         assert!(
             known
                 .denials
-                .find(&other, &known.key, &Cost::new(5), at(100))
+                .find(&other, &known.key, &Cost::new(5), at(100), None)
                 .is_err(),
             "a tier of its own"
         );
@@ -249,7 +294,9 @@ mod tests {
         let policy = Policy::new("p", Quota::per_second(10)).and("bytes", Quota::per_second(10));
         let find = |costs: [u64; 2]| {
             let cost = Cost::each(costs);
-            known.denials.find(&policy, &known.key, &cost, at(100))
+            known
+                .denials
+                .find(&policy, &known.key, &cost, at(100), None)
         };
         let Err(ticket) = find([5, 0]) else {
             panic!("nothing is known of this policy");
@@ -258,8 +305,141 @@ mod tests {
         known
             .denials
             .keep(ticket, &policy, &cost, asked, || asked, &refused(1_000));
-        assert!(find([6, 0]).is_ok());
-        assert!(find([6, 1]).is_err());
+        assert!(find([5, 0]).is_ok());
+        assert!(find([5, 1]).is_err());
+        assert!(
+            find([6, 0]).is_err(),
+            "of several quotas one alone may deny"
+        );
+    }
+
+    /// A policy's answers by a backend in memory, and what is known of one of them.
+    struct Learned {
+        known: Known,
+        memory: MemoryBackend<ManualClock>,
+    }
+
+    impl Learned {
+        /// Spends `spent`, and learns that `cost` is denied.
+        fn new(quota: Quota, spent: u64, cost: u64) -> Option<Self> {
+            let clock = ManualClock::at(at(1_800_000_000_000_000));
+            let memory = MemoryBackend::builder().clock(clock).build();
+            let known = Known {
+                denials: Denials::new(SECOND),
+                policy: Policy::new("p", quota),
+                key: Key::from("ann"),
+            };
+            let learned = Self { known, memory };
+            assert!(learned.decide(spent).is_allowed());
+            let decision = learned.decide(cost);
+            let Known {
+                denials,
+                policy,
+                key,
+            } = &learned.known;
+            let (cost, asked) = (Cost::new(cost), at(100));
+            let ticket = denials.find(policy, key, &cost, asked, None).err()?;
+            denials.keep(ticket, policy, &cost, asked, || asked, &decision);
+            (!decision.is_allowed()).then_some(learned)
+        }
+
+        fn decide(&self, cost: u64) -> Decision {
+            let Known { policy, key, .. } = &self.known;
+            self.memory.check(policy, key, Cost::new(cost)).decision
+        }
+    }
+
+    #[test]
+    fn a_larger_cost_waits_as_long_as_the_bucket_says() {
+        let periods = [1, 3, 7_777, 60 * SECOND, 86_400 * SECOND];
+        let mut known = 0;
+        for capacity in [1, 2, 10, 77_777, 1 << 40] {
+            for refill in [1, 3, 999, 1 << 40] {
+                for period in periods {
+                    let quota =
+                        Quota::try_token_bucket(capacity, refill, Duration::from_micros(period));
+                    let Ok(quota) = quota else { continue };
+                    let cost = capacity.div_ceil(3);
+                    let Some(learned) = Learned::new(quota, capacity, cost) else {
+                        continue;
+                    };
+                    for more in [0, 1, 2, capacity / 5, capacity - cost, capacity - cost + 1] {
+                        let cost = cost + more;
+                        let reply = learned.known.knows(cost, 100).expect("known");
+                        let told = reply.decision.retry_after();
+                        let right = learned.decide(cost).retry_after();
+                        match (told, right) {
+                            (Some(RetryAfter::In(told)), Some(RetryAfter::In(right))) => {
+                                let late = told.checked_sub(right).expect("not too soon");
+                                assert!(late <= Duration::from_micros(1), "{quota:?}: {cost}");
+                                known += 1;
+                            }
+                            _ => assert_eq!(told, right, "{quota:?}: {cost}"),
+                        }
+                    }
+                }
+            }
+        }
+        assert!(known > 100, "{known}");
+    }
+
+    #[test]
+    fn of_a_larger_cost_under_anything_else_redis_is_asked() {
+        let second = Duration::from_secs(1);
+        for quota in [
+            Quota::interval_bucket(10, 5, second),
+            Quota::fixed_window(10, second),
+            Quota::sliding_window(10, second),
+            Quota::sliding_log(10, second),
+        ] {
+            let learned = Learned::new(quota, 8, 3).expect("denied");
+            assert!(learned.known.knows(3, 100).is_some(), "{quota:?}");
+            assert!(learned.known.knows(4, 100).is_none(), "{quota:?}");
+        }
+        let learned = Learned::new(Quota::per_second(10), 8, 3).expect("denied");
+        assert!(learned.known.knows(4, 100).is_some());
+    }
+
+    #[test]
+    fn a_reservation_is_denied_only_if_it_would_wait_for_too_long() {
+        // It is allowed at 1100 µs.
+        let known = Known::new(1_000);
+        let reserve = |cost: u64, now: u64, max_wait: u64| {
+            let cost = Cost::new(cost);
+            let Known {
+                denials,
+                policy,
+                key,
+            } = &known;
+            denials
+                .find(policy, key, &cost, at(now), Some(max_wait))
+                .ok()
+        };
+        assert!(reserve(5, 400, 699).is_some());
+        assert!(reserve(5, 400, 700).is_none(), "it may fit");
+        assert!(reserve(5, 400, 10_000).is_none());
+        // Two tokens more take 200 ms.
+        assert!(reserve(7, 400, 200_699).is_some());
+        assert!(reserve(7, 400, 200_700).is_none());
+        assert!(reserve(4, 400, 0).is_none(), "less may be allowed");
+        assert!(reserve(11, 400, u64::MAX).is_some(), "it never fits");
+    }
+
+    #[test]
+    fn a_reservation_beyond_the_largest_debt_says_nothing_of_a_check() {
+        let known = Known::new(1_000);
+        known.denials.forget(&known.policy, &known.key);
+        let never = QuotaSnapshot::new(10, 0, Some(RetryAfter::Never), Duration::from_secs(9));
+        let (policy, key, cost) = (&known.policy, &known.key, Cost::new(5));
+        let ticket = known.denials.find(policy, key, &cost, at(100), None);
+        let Err(ticket) = ticket else {
+            panic!("forgotten");
+        };
+        let decision = Reply::of(&[never]).decision;
+        known
+            .denials
+            .keep(ticket, policy, &cost, at(100), || at(100), &decision);
+        assert!(known.knows(5, 100).is_none());
     }
 
     #[test]
@@ -267,7 +447,7 @@ mod tests {
         let known = Known::new(1_000);
         let keep = |cost: u64| {
             let (key, cost) = (&known.key, Cost::new(cost));
-            let Err(ticket) = known.denials.find(&known.policy, key, &cost, at(100)) else {
+            let Err(ticket) = known.denials.find(&known.policy, key, &cost, at(100), None) else {
                 panic!("less than what is known");
             };
             let some = QuotaSnapshot::new(10, 2, None, Duration::from_secs(10));
@@ -287,20 +467,20 @@ mod tests {
         let known = Known::new(1_000);
         let (policy, cost) = (&known.policy, Cost::new(5));
         let other = Key::from("bob");
-        let Err(ticket) = known.denials.find(policy, &other, &cost, at(100)) else {
+        let Err(ticket) = known.denials.find(policy, &other, &cost, at(100), None) else {
             panic!("known already");
         };
         let answered = || at(150);
         known
             .denials
             .keep(ticket, policy, &cost, at(100), answered, &refused(1_000));
-        let reply = known.denials.find(policy, &other, &cost, at(1_099));
+        let reply = known.denials.find(policy, &other, &cost, at(1_099), None);
         let wait = reply.ok().and_then(|reply| reply.decision.retry_after());
         assert_eq!(wait, Some(RetryAfter::In(Duration::from_micros(51))));
         assert!(
             known
                 .denials
-                .find(policy, &other, &cost, at(1_100))
+                .find(policy, &other, &cost, at(1_100), None)
                 .is_err()
         );
     }
@@ -310,9 +490,10 @@ mod tests {
         let known = Known::new(SECOND);
         known.denials.forget(&known.policy, &known.key);
         assert!(known.knows(5, 100).is_none());
-        let Err(ticket) = known
-            .denials
-            .find(&known.policy, &known.key, &Cost::new(5), at(100))
+        let Err(ticket) =
+            known
+                .denials
+                .find(&known.policy, &known.key, &Cost::new(5), at(100), None)
         else {
             panic!("forgotten");
         };

@@ -3,9 +3,10 @@
 use super::super::Lobby;
 use super::denials::{Denials, Ticket};
 use super::name::Naming;
+use super::quotas::Quotas;
 use super::request::Request;
 use super::trip::Outcome;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, micros_up};
 use crate::decision::{Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -20,12 +21,12 @@ pub(super) struct Front {
 /// What is done when the answer is there.
 pub(super) struct Note {
     policy: Policy,
-    /// The key, if something else is done to it than to check it.
+    /// The key, if something else is done to it than to check it or to reserve.
     changed: Option<Key>,
     question: Option<Question>,
 }
 
-/// A check whose answer may be kept.
+/// A check or a reservation whose answer may be kept.
 pub(super) struct Question {
     ticket: Ticket,
     cost: Cost,
@@ -40,7 +41,16 @@ impl Front {
         policy: &Policy,
         key: &Key,
     ) -> Result<Reply, Option<Question>> {
-        let (Some(denials), Op::Check(cost)) = (&self.denials, op) else {
+        let (cost, max_wait) = match op {
+            Op::Check(cost) => (cost, None),
+            // With a window, to reserve is to check.
+            Op::Reserve { cost, max_wait } => {
+                let reserves = Quotas::of(policy).of_buckets;
+                (cost, reserves.then(|| micros_up(*max_wait)))
+            }
+            _ => return Err(None),
+        };
+        let Some(denials) = &self.denials else {
             return Err(None);
         };
         let asked = self.lobby.now();
@@ -51,7 +61,9 @@ impl Front {
                 asked,
             })
         };
-        denials.find(policy, key, cost, asked).map_err(keep)
+        denials
+            .find(policy, key, cost, asked, max_wait)
+            .map_err(keep)
     }
 
     pub(super) fn request(
@@ -61,7 +73,7 @@ impl Front {
         key: &Key,
         question: Option<Question>,
     ) -> (Request, Note) {
-        let changes = !matches!(op, Op::Check(_));
+        let changes = !matches!(op, Op::Check(_) | Op::Reserve { .. });
         let note = Note {
             policy: policy.clone(),
             changed: (changes && self.denials.is_some()).then(|| key.clone()),

@@ -1,0 +1,205 @@
+//! Who waits on an exhausted key asks Redis seldom: what is known to be denied is denied here.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tower_sluice::backend::Backend;
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend, RetryAfter};
+
+use crate::support::redis::RedisServer;
+
+const MILLI: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ann() -> Key {
+    Key::from("ann")
+}
+
+/// Policies of ten tokens that do not come back while a test runs.
+fn policies() -> Vec<Policy> {
+    let bucket = Quota::per_hour(1).burst(10);
+    vec![
+        Policy::new("bucket", bucket),
+        Policy::new("interval", Quota::interval_bucket(10, 1, HOUR)),
+        Policy::new("both", bucket).and("daily", Quota::per_day(10)),
+        Policy::new("fixed", Quota::fixed_window(10, 1_000 * HOUR)),
+        Policy::new("sliding", Quota::sliding_window(10, 1_000 * HOUR)),
+        Policy::new("log", Quota::sliding_log(10, 1_000 * HOUR)),
+    ]
+}
+
+async fn connect(server: &RedisServer, deny_cache: Duration) -> RedisBackend {
+    let builder = RedisBackend::builder()
+        .time_limit(20 * SECOND)
+        .deny_cache(deny_cache);
+    builder.connect(server.url()).await.expect("it runs")
+}
+
+async fn exhausted<B: Backend>(policy: Policy, backend: B) -> Limiter<B> {
+    let limiter = Limiter::new(policy, backend);
+    let all = limiter.check(&ann(), 10).await;
+    assert!(all.is_ok_and(|reply| reply.decision.is_allowed()));
+    limiter
+}
+
+/// Scripts that were asked for. The first call of one is refused, and repeated with its text.
+fn decisions(server: &RedisServer) -> u64 {
+    server.calls("evalsha") + server.calls("eval")
+}
+
+/// As many as a few tries that met cost, and no more: the cache may believe a denial for a second only.
+fn asked_seldom(server: &RedisServer, before: u64, what: &str) {
+    let asked = decisions(server) - before;
+    assert!((1..=200).contains(&asked), "{what}: {asked} of 2000");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_reservations_that_cannot_fit_cost_a_handful_of_commands() {
+    let server = RedisServer::start();
+    let backend = connect(&server, SECOND).await;
+    for policy in policies() {
+        let what = policy.name().to_owned();
+        let limiter = exhausted(policy, backend.clone()).await;
+        let before = decisions(&server);
+        for _ in 0..1_000 {
+            let reply = limiter.reserve(&ann(), 1, MILLI).await.expect("it answers");
+            assert!(!reply.decision.is_allowed() && reply.turn.is_none());
+            assert!(
+                matches!(reply.decision.retry_after(), Some(RetryAfter::In(wait)) if wait > MILLI)
+            );
+        }
+        for _ in 0..1_000 {
+            let waited = limiter.wait(&ann(), 1, MILLI).await;
+            assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
+        }
+        asked_seldom(&server, before, &what);
+        // What is known serves checks as well.
+        let before = decisions(&server);
+        for _ in 0..100 {
+            assert!(limiter.wait(&ann(), 1, MILLI).await.is_err());
+            let reply = limiter.check(&ann(), 1).await.expect("it answers");
+            assert!(!reply.decision.is_allowed());
+        }
+        let asked = decisions(&server) - before;
+        assert!(asked <= 20, "{what}: {asked}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_of_waiters_that_cannot_fit_is_denied_here() {
+    let server = RedisServer::start();
+    let backend = connect(&server, SECOND).await;
+    for policy in policies() {
+        let what = policy.name().to_owned();
+        let limiter = exhausted(policy, backend.clone()).await;
+        assert!(limiter.wait(&ann(), 1, MILLI).await.is_err());
+        // Many of them in one call; each reads its key.
+        let read = || server.calls("get") + server.calls("llen");
+        let before = read();
+        let key = ann();
+        for _ in 0..5 {
+            let crowd = (0..200).map(|_| limiter.wait(&key, 1, MILLI));
+            for waited in join_all(crowd).await {
+                assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
+            }
+        }
+        let asked = read() - before;
+        // By then the cache may have stopped to believe the denial, once.
+        assert!(asked <= 410, "{what}: {asked} of 1000");
+    }
+}
+
+#[cfg(feature = "blocking")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn from_a_thread_reservations_that_cannot_fit_cost_a_handful_of_commands() {
+    use tower_sluice::blocking;
+    let server = RedisServer::start();
+    let url = server.url();
+    let test = move || {
+        let builder = blocking::RedisBackend::builder().time_limit(20 * SECOND);
+        let backend = builder.connect_blocking(url).expect("it runs");
+        for policy in policies() {
+            let what = policy.name().to_owned();
+            let limiter = blocking::Limiter::new(policy, backend.clone());
+            let all = limiter.check(&ann(), 10).expect("it answers");
+            assert!(all.decision.is_allowed());
+            let before = decisions(&server);
+            for _ in 0..1_000 {
+                let reply = limiter.reserve(&ann(), 1, MILLI).expect("it answers");
+                assert!(!reply.decision.is_allowed());
+                let waited = limiter.wait(&ann(), 1, MILLI);
+                assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
+            }
+            asked_seldom(&server, before, &what);
+        }
+    };
+    tokio::task::spawn_blocking(test).await.expect("no panic");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reservation_that_may_fit_is_granted_by_redis() {
+    let server = RedisServer::start();
+    let backend = connect(&server, SECOND).await;
+    let limiter = exhausted(Policy::new("api", Quota::per_second(5).burst(10)), backend).await;
+    let denied = limiter
+        .reserve(&ann(), 10, MILLI)
+        .await
+        .expect("it answers");
+    assert!(!denied.decision.is_allowed());
+    let granted = limiter.reserve(&ann(), 10, 10 * SECOND).await;
+    let granted = granted.expect("it answers");
+    assert!(granted.decision.is_allowed() && granted.go_after > SECOND);
+    // Behind it the wait is longer than what was known before.
+    let denied = limiter
+        .reserve(&ann(), 10, SECOND)
+        .await
+        .expect("it answers");
+    let wait = denied.decision.retry_after();
+    assert!(
+        matches!(wait, Some(RetryAfter::In(wait)) if wait > 2 * SECOND),
+        "{wait:?}"
+    );
+    // Given back, it is open again.
+    let turn = granted.turn.expect("a reservation's");
+    assert!(limiter.cancel(&ann(), turn).await.expect("it answers"));
+    let again = limiter
+        .reserve(&ann(), 10, 5 * SECOND)
+        .await
+        .expect("it answers");
+    assert!(again.decision.is_allowed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_larger_cost_gets_its_own_wait() {
+    let server = RedisServer::start();
+    let (caching, asking) = (
+        connect(&server, SECOND).await,
+        connect(&server, Duration::ZERO).await,
+    );
+    for policy in policies() {
+        let what = policy.name().to_owned();
+        let is_bucket = what == "bucket";
+        let limiter = exhausted(policy, caching.clone()).await;
+        let beside = Limiter::new(limiter.policy().clone(), asking.clone());
+        let denied = limiter.check(&ann(), 1).await.expect("it answers");
+        assert!(!denied.decision.is_allowed());
+        let before = decisions(&server);
+        let told = limiter.check(&ann(), 5).await.expect("it answers");
+        let asked = decisions(&server) - before;
+        // A denial is believed for a second: on a busy machine that may be over.
+        assert!(
+            if is_bucket { asked <= 1 } else { asked == 1 },
+            "{what}: {asked}"
+        );
+        let right = beside.check(&ann(), 5).await.expect("it answers");
+        match (told.decision.retry_after(), right.decision.retry_after()) {
+            (Some(RetryAfter::In(told)), Some(RetryAfter::In(right))) => {
+                assert!(told >= right, "{what}: {told:?} {right:?}");
+                assert!(told - right < 2 * SECOND, "{what}: {told:?} {right:?}");
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+}
