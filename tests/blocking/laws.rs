@@ -182,3 +182,31 @@ pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Told> {
     told.push(of_reply(&next().check(key, 5)));
     told
 }
+
+/// A crowd that leaves from the front: only the last cancel returns its charge at once, and then nothing is left of the others.
+pub(crate) fn a_crowd_leaves_no_debt<B: backend::BlockingBackend>(backend: &B) {
+    let policy = Policy::new("crowd", Quota::per_hour(2));
+    let (limiter, key) = (
+        blocking::Limiter::new(policy, backend.clone()),
+        Key::from("crowd"),
+    );
+    let answer = |reply: Result<Reply, B::Error>| reply.expect("it answers");
+    assert!(answer(limiter.check(&key, 2)).decision.is_allowed());
+    let turns: Vec<_> = (0..20)
+        .map(|_| answer(limiter.reserve(&key, 1, 30 * DAY)).turn)
+        .collect();
+    let owed = || limiter.peek(&key).expect("it answers").reset_after();
+    assert!(owed() > 10 * HOUR);
+    let returned: Vec<_> = turns
+        .into_iter()
+        .map(|turn| {
+            limiter
+                .cancel(&key, turn.expect("it waits"))
+                .expect("it answers")
+        })
+        .collect();
+    let expected: Vec<_> = (0..20).map(|number| number == 19).collect();
+    assert_eq!(returned, expected);
+    // A few minutes may have passed on a busy machine.
+    assert!(owed() <= HOUR && owed() > HOUR / 2, "{:?}", owed());
+}

@@ -10,11 +10,16 @@ use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, MemoryBackend, Policy, Quota, RetryAfter};
 
-use crate::laws::{Awaited, HOUR, every_operation, policies, runtime};
+use crate::laws::{Awaited, HOUR, a_crowd_leaves_no_debt, every_operation, policies, runtime};
 
 fn frozen() -> MemoryBackend<ManualClock> {
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     MemoryBackend::builder().clock(clock).build()
+}
+
+#[test]
+fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
+    a_crowd_leaves_no_debt(&MemoryBackend::new());
 }
 
 #[test]

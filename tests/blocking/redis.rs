@@ -13,7 +13,7 @@ use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::blocking::{Limiter, RedisBackend};
 use tower_sluice::{Key, Policy, Quota};
 
-use crate::laws::{Awaited, HOUR, every_operation, policies, runtime};
+use crate::laws::{Awaited, HOUR, a_crowd_leaves_no_debt, every_operation, policies, runtime};
 use crate::support::free_port;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
@@ -217,6 +217,13 @@ fn keys_are_kept_for_as_long_as_it_was_set() {
 }
 
 // -- Scripts and refusals
+
+#[test]
+fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
+    let server = RedisServer::start();
+    let backend = asking().time_limit(HOUR).connect_blocking(server.url());
+    a_crowd_leaves_no_debt(&backend.expect("it runs"));
+}
 
 #[test]
 fn scripts_that_were_flushed_are_loaded_again() {
