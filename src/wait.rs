@@ -304,7 +304,7 @@ impl<B: Backend> Waiter<'_, B> {
             // At this moment those in front ask: they must not be overtaken.
             let now = lobby.now();
             let is_asking = queue.next_look().is_some_and(|next| next <= now);
-            let refusal = || queue.refusal(|| lobby.now(), &self.cost);
+            let refusal = || queue.refusal(|| lobby.now(), self.cost);
             if let Some(decision) = is_asking.then(refusal).flatten() {
                 return Err(Rejected::Denied(decision));
             }

@@ -48,16 +48,16 @@ pub(super) fn is_dictionary(line: &[u8], mut see: impl FnMut(&[u8], Value)) -> b
 }
 
 fn members<'a>(line: &'a [u8], mut member: impl FnMut(&mut Rest<'a>) -> Option<()>) -> bool {
-    let mut rest = Rest(trim(line, &[b' ']));
+    let mut rest = Rest(trim(line, b" "));
     let mut whole = || {
         loop {
             member(&mut rest)?;
-            rest.skip(&[b' ', b'\t']);
+            rest.skip(b" \t");
             if rest.0.is_empty() {
                 return Some(());
             }
             rest.expect(b',')?;
-            rest.skip(&[b' ', b'\t']);
+            rest.skip(b" \t");
             // A comma at the end leaves nothing for `member`, which fails.
         }
     };

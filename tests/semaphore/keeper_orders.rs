@@ -100,7 +100,7 @@ impl Stand {
     }
 
     /// Permits of runtimes that are left are kept, and nothing stays of those that are dropped.
-    fn is_sound(mut self) {
+    fn assert_sound(mut self) {
         for _ in 0..15 {
             self.does(Step::Pass);
         }
@@ -129,7 +129,7 @@ fn try_these(steps: &[Step]) -> bool {
         }
         stand.does(*step);
     }
-    stand.is_sound();
+    stand.assert_sound();
     true
 }
 
