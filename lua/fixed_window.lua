@@ -1,11 +1,10 @@
 -- fixed_window.lua: a count that starts again with each window, which holds its start and not its end.
 -- state    string: 'f1', start of the window in µs, tokens used in it; no key has used none
 -- quota    limit | window in µs | offset of the windows from the epoch in µs, -1: the first charge begins one
--- expiry   the end of the window, as all charges in it say: none moves it
+-- expiry   the end of the window, by every write: all quotas of this key have the same window
 
 --# names
-local limit, window, origin
-local hold = 0
+local limit, window, origin, keep
 --# quota
 limit, window, origin = struct.unpack('<i8i8i8', quota, 2)
 --# view
@@ -36,6 +35,7 @@ used = math.max(used, math.min(used + cost, 2 * limit))
 if place == start then used = math.max(0, used - cost) end
 --# tell
 remaining = math.max(0, limit - used)
-reset = used > 0 and start - now + window or 0
+keep = start - now + window
+reset = used > 0 and keep or 0
 --# pack
 raw = struct.pack('<c2i8i8', 'f1', start, used)

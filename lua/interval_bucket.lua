@@ -1,23 +1,28 @@
 -- interval_bucket.lua: a bucket that gets `refill` tokens at once at the end of each period.
--- state    string: 'i1', debt in tokens, when the running period began, capacity (tells whether the quota has changed
---          since); no key owes `initial`
+-- state    string: 'i2', debt in tokens, when the running period began, capacity (tells whether the quota has changed
+--          since), the time in µs until which the key is kept; no key owes `initial`. 'i1' is the same without the last
+--          number. It is read and never written
 -- quota    capacity | refill | period in µs | tokens owed by a key never seen | offset of the periods from the epoch in µs,
 --          -1: the first use begins one
+-- expiry   the latest time that any write needed: a write by a faster quota of the same name does not shorten it
 
 --# names
 local limit, refill, period, initial, origin, hold
 --# quota
 limit, refill, period, initial, origin = struct.unpack('<i8i8i8i8i8', quota, 2)
-hold = initial > 0 and idle or 0
+hold = initial > 0 and idle * 1000 or 0
 --# view
-local debt, at, ahead, note, fault = initial, now, 0, initial > 0, nil
+local debt, at, ahead, note, fault, keep = initial, now, 0, initial > 0, nil, 0
 -- A full bucket has no clock: nil is the latest start of a period.
 local anchor = nil
 if raw then
-  if #raw == 26 then
-    local tag, was, since, capacity = struct.unpack('<c2i8i8i8', raw)
-    local fine = was >= 0 and was <= 9007199254740992 and since >= -9007199254740992 and since <= 9007199254740992 and capacity > 0
-    if tag == 'i1' and fine then
+  local new = #raw == 34
+  if new or #raw == 26 then
+    local tag, was, since, capacity, till = struct.unpack(new and '<c2i8i8i8i8' or '<c2i8i8i8', raw)
+    if not new then till = 0 end
+    local fine = tag == (new and 'i2' or 'i1') and till >= 0 and till <= 9007199254740992 and capacity > 0
+    fine = fine and was >= 0 and was <= 9007199254740992 and since >= -9007199254740992 and since <= 9007199254740992
+    if fine then
       if capacity ~= limit then was = math.min(was, 2 * limit) end
       debt, note = was, false
       if now >= since or since - now <= math.ceil(limit / refill) * period then
@@ -28,7 +33,9 @@ if raw then
         if debt > 0 then anchor = since + ended * period end
       else
         note = true
+        till = till - (since - now)
       end
+      keep = math.max(0, till - now)
       -- No reservation waits for longer.
       if debt / refill * period > 9007199254740992 then fault = 'CORRUPT' end
     else
@@ -53,14 +60,15 @@ debt = math.max(0, debt - cost)
 --# tell
 remaining = math.max(0, limit - debt)
 reset = debt > 0 and math.ceil(debt / refill) * period - (at - anchor) + ahead or 0
+keep = math.max(keep, reset + hold)
 --# pack
-raw = struct.pack('<c2i8i8i8', 'i1', debt, anchor, limit)
+raw = struct.pack('<c2i8i8i8i8', 'i2', debt, anchor, limit, math.min(now + keep, 9007199254740992))
 --# answer
 answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
 count = count + 3
 --# since
 since = 1
-if #extra == 26 then
+if #extra == 34 then
   local _, owed, anchor, capacity = struct.unpack('<c2i8i8i8', raw)
   local _, left, began, capacity_then = struct.unpack('<c2i8i8i8', extra)
   local passed = anchor - began
@@ -71,5 +79,6 @@ if #extra == 26 then
   end
 end
 --# take_back
-local tag, was, since, capacity = struct.unpack('<c2i8i8i8', raw)
-raw = struct.pack('<c2i8i8i8', tag, math.max(0, was - cost), since, capacity)
+local _, was, since, capacity = struct.unpack('<c2i8i8i8', raw)
+was = math.max(0, was - cost)
+raw = struct.pack('<c2i8i8i8i8', 'i2', was, since, capacity, math.min(now + keep, 9007199254740992))

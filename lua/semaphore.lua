@@ -88,10 +88,12 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
     end
   end
 
+  -- Never for a shorter time than before: a revoked id of a longer lease may be among them.
   local function keep()
-    local px = text(math.max(math.ceil(lease / 1000) + 1000, floor))
-    redis.call('PEXPIRE', held, px)
-    if sum > 0 then redis.call('PEXPIRE', weights, px) end
+    local px = math.max(math.ceil(lease / 1000) + 1000, floor)
+    for _, key in ipairs({ held, sum > 0 and weights or nil }) do
+      if redis.call('PTTL', key) < px then redis.call('PEXPIRE', key, text(px)) end
+    end
   end
 
   if op == 'peek' then return tell(live) end

@@ -1,7 +1,7 @@
 -- shared.lua: what the algorithms have in common; a section of the same name in theirs goes before.
 -- A section is code in place: it reads key, quota (packed), cost and now, and leaves raw (the stored string), retry (0: the cost
--- fits, -1: it never will, else µs), remaining, reset (µs), place (where the charge lies), fault (text) and note (whether even a
--- refusal has to be written down).
+-- fits, -1: it never will, else µs), remaining, reset (µs), keep (µs from now for which the key is needed, reset or longer), place
+-- (where the charge lies), fault (text) and note (whether even a refusal has to be written down).
 
 --# load
 raw = redis.pcall('GET', key)
@@ -35,7 +35,7 @@ if note then
   --@store
 end
 --# store
-local px = math.max(math.ceil(reset / 1000) + 1000 + hold, floor)
+local px = math.max(math.ceil(keep / 1000) + 1000, floor)
 fault = redis.pcall('SET', key, raw, 'PX', string.format('%.0f', px)).err
 --# answer
 answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = retry, remaining, reset, place

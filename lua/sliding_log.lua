@@ -8,8 +8,9 @@
 -- rebase   a clock that went back beyond the window moves what lies in the future to that time: entries up to the number
 --          `rebased to` have passed as if they were charged at `rebased at`, if not sooner
 -- quota    limit | window in µs
--- expiry   one window after the newest charge; what has passed is dropped by the next charge, not by a refusal. Of a chunk that
---          has passed in part nothing is dropped; entries with numbers below `forgotten` do not count even if the clock goes back
+-- expiry   one window after the newest charge, also after a refund of that one: all quotas of this key have the same window.
+--          What has passed is dropped by the next charge, not by a refusal. Of a chunk that has passed in part nothing is dropped;
+--          entries with numbers below `forgotten` do not count even if the clock goes back
 -- place    the number of the entry
 
 --# names
@@ -333,10 +334,10 @@ limit, window = struct.unpack('<i8i8', quota, 2)
 --# load
 raw = nil
 --# view
-local add, note, fault = 0, false, nil
+local add, note, fault, keep = 0, false, nil, 0
 do
   local fine, problem = pcall(read)
-  if fine then note, raw = rebase, oldest ~= nil else fault = why(problem) end
+  if fine then note, raw, keep = rebase, oldest ~= nil, newest - now + window else fault = why(problem) end
 end
 --# wait
 if counted + cost > limit then
@@ -359,7 +360,7 @@ reset = counted > 0 and newest - now + window or 0
 --# pack
 --# store
 do
-  local px = string.format('%.0f', math.max(math.ceil(reset / 1000) + 1000, floor))
+  local px = string.format('%.0f', math.max(math.ceil(math.max(keep, reset) / 1000) + 1000, floor))
   local fine, problem = pcall(write, add, px)
   if not fine then fault = why(problem) end
 end

@@ -1,11 +1,11 @@
 -- sliding_window.lua: two counts; the older one weighs with the part of its window that a window ending now still covers.
 -- state    string: 's1', start of the current window in µs, tokens used in it, tokens used in the one before it
 -- quota    limit | window in µs | tick in µs, by which the weight falls | ticks of a window, rounded up
+-- expiry   the end of the next window, by every write: all quotas of this key have the same window
 -- numbers  limit × ticks is at most 2^51, so that no product passes 2^53; the carried part is compared as a fraction
 
 --# names
-local limit, window, tick, ticks
-local hold = 0
+local limit, window, tick, ticks, keep
 --# quota
 limit, window, tick, ticks = struct.unpack('<i8i8i8i8', quota, 2)
 --# view
@@ -59,9 +59,9 @@ elseif place == start - window then
 end
 --# tell
 remaining = math.max(0, limit - current - math.ceil(previous * left / ticks))
-reset = 0
+keep, reset = start - now + 2 * window, 0
 if current > 0 then
-  reset = start - now + 2 * window
+  reset = keep
 elseif previous > 0 then
   reset = start - now + window
 end

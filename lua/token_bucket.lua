@@ -1,22 +1,27 @@
 -- token_bucket.lua: a bucket that refills all the time.
--- state    string: 'b1', debt in grains, the time in µs when it was true, grains per token, capacity (the last two tell
---          whether the quota has changed since); no key owes `initial`
+-- state    string: 'b2', debt in grains, the time in µs when it was true, grains per token, capacity (the last two tell
+--          whether the quota has changed since), the time in µs until which the key is kept; no key owes `initial`.
+--          'b1' is the same without the last number. It is read and never written
 -- quota    capacity in tokens | grains refilled per µs | grains per token | grains owed by a key never seen
+-- expiry   the latest time that any write needed: a write by a faster quota of the same name does not shorten it
 -- numbers  a token is P grains and a µs refills A of them: whole numbers, all below 2^53
 
 --# names
 local limit, per_micro, per_token, initial, hold
 --# quota
 limit, per_micro, per_token, initial = struct.unpack('<i8i8i8i8', quota, 2)
-hold = initial > 0 and idle or 0
+hold = initial > 0 and idle * 1000 or 0
 --# view
 local full = limit * per_token
-local debt, at, ahead, note, fault = initial, now, 0, initial > 0, nil
+local debt, at, ahead, note, fault, keep = initial, now, 0, initial > 0, nil, 0
 if raw then
-  if #raw == 34 then
-    local tag, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
-    local fine = was >= 0 and was <= 9007199254740992 and since >= 0 and since <= 9007199254740992 and had > 0 and had <= 9007199254740992
-    if tag == 'b1' and fine and capacity > 0 then
+  local new = #raw == 42
+  if new or #raw == 34 then
+    local tag, was, since, had, capacity, till = struct.unpack(new and '<c2i8i8i8i8i8' or '<c2i8i8i8i8', raw)
+    if not new then till = 0 end
+    local fine = tag == (new and 'b2' or 'b1') and till >= 0 and till <= 9007199254740992 and capacity > 0
+    fine = fine and was >= 0 and was <= 9007199254740992 and since >= 0 and since <= 9007199254740992 and had > 0 and had <= 9007199254740992
+    if fine then
       if had ~= per_token then was = math.min(math.ceil(was / had) * per_token, 2 * full) end
       if capacity ~= limit then was = math.min(was, 2 * full) end
       if now >= since then
@@ -26,7 +31,9 @@ if raw then
         debt, at, ahead, note = was, since, since - now, false
       else
         debt, note = was, true
+        till = till - (since - now)
       end
+      keep = math.max(0, till - now)
     else
       fault = 'CORRUPT'
     end
@@ -49,14 +56,15 @@ debt = math.max(0, debt - cost * per_token)
 --# tell
 remaining = debt < full and math.floor((full - debt) / per_token) or 0
 reset = debt > 0 and math.ceil(debt / per_micro) + ahead or 0
+keep = math.max(keep, reset + hold)
 --# pack
-raw = struct.pack('<c2i8i8i8i8', 'b1', debt, at, per_token, limit)
+raw = struct.pack('<c2i8i8i8i8i8', 'b2', debt, at, per_token, limit, math.min(now + keep, 9007199254740992))
 --# answer
 answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
 count = count + 3
 --# since
 since = 1
-if #extra == 34 then
+if #extra == 42 then
   local _, owed, at, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
   local _, left, taken, had_then, capacity_then = struct.unpack('<c2i8i8i8i8', extra)
   if owed == 0 then
@@ -67,5 +75,6 @@ if #extra == 34 then
   end
 end
 --# take_back
-local tag, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
-raw = struct.pack('<c2i8i8i8i8', tag, math.max(0, was - cost * had), since, had, capacity)
+local _, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
+was = math.max(0, was - cost * had)
+raw = struct.pack('<c2i8i8i8i8i8', 'b2', was, since, had, capacity, math.min(now + keep, 9007199254740992))

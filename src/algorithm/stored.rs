@@ -2,8 +2,10 @@
 //! there and never come through here.
 
 use super::token_bucket::Capacity;
-use super::{Kept, State, fixed_window, interval_bucket, sliding_window, token_bucket};
-use crate::quota::MOST_TOKENS;
+use super::{
+    Kept, State, fixed_window, interval_bucket, micros_between, sliding_window, token_bucket,
+};
+use crate::quota::{MOST_TOKENS, Quota, Rule};
 
 /// No stored number is larger.
 const LARGEST: u64 = 1 << 53;
@@ -35,21 +37,29 @@ fn signed(number: u64) -> i64 {
     super::signed(number)
 }
 
-/// The state as it is stored; nothing of a log.
-pub(crate) fn encode(state: &State) -> Option<Vec<u8>> {
+/// The state as it is stored; nothing of a log. A bucket is written with `keep_until`, the time in µs until which its key is
+/// kept.
+pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
+    let keep_until = signed(keep_until.min(LARGEST));
     Some(match &state.0 {
         Kept::TokenBucket(debt) => pack(
-            b"b1",
+            b"b2",
             [
                 signed(debt.grains),
                 debt.at,
                 signed(debt.per_token),
                 signed(debt.capacity.tokens()),
+                keep_until,
             ],
         ),
         Kept::IntervalBucket(debt) => pack(
-            b"i1",
-            [signed(debt.tokens), debt.anchor, signed(debt.capacity)],
+            b"i2",
+            [
+                signed(debt.tokens),
+                debt.anchor,
+                signed(debt.capacity),
+                keep_until,
+            ],
         ),
         Kept::FixedWindow(count) => pack(b"f1", [count.start, signed(count.used)]),
         Kept::SlidingWindow(counts) => pack(
@@ -64,13 +74,19 @@ pub(crate) fn encode(state: &State) -> Option<Vec<u8>> {
     })
 }
 
-/// What was stored; nothing if it is not of this format, or of a number that cannot be.
-pub(crate) fn decode(packed: &[u8]) -> Option<State> {
+/// What was stored, and the time until which its key is kept: 0 for windows, whose start tells it, and for buckets of the
+/// format before, without that time. Nothing if it is of no known format, or of a number that cannot be.
+pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
     let unsigned = |number: i64| u64::try_from(number).ok();
     let capacity_of = |number: i64| unsigned(number).filter(|n| (1..=MOST_TOKENS).contains(n));
+    let mut keep_until = 0;
     let kept = match packed.first()? {
         b'b' => {
-            let [grains, at, per_token, capacity] = unpack(b"b1", packed)?;
+            let [grains, at, per_token, capacity, until] = match unpack(b"b1", packed) {
+                Some([grains, at, per_token, capacity]) => [grains, at, per_token, capacity, 0],
+                None => unpack(b"b2", packed)?,
+            };
+            keep_until = unsigned(until)?;
             Kept::TokenBucket(token_bucket::Debt {
                 grains: unsigned(grains)?,
                 at,
@@ -79,7 +95,11 @@ pub(crate) fn decode(packed: &[u8]) -> Option<State> {
             })
         }
         b'i' => {
-            let [tokens, anchor, capacity] = unpack(b"i1", packed)?;
+            let [tokens, anchor, capacity, until] = match unpack(b"i1", packed) {
+                Some([tokens, anchor, capacity]) => [tokens, anchor, capacity, 0],
+                None => unpack(b"i2", packed)?,
+            };
+            keep_until = unsigned(until)?;
             Kept::IntervalBucket(interval_bucket::Debt {
                 tokens: unsigned(tokens)?,
                 anchor,
@@ -103,5 +123,42 @@ pub(crate) fn decode(packed: &[u8]) -> Option<State> {
         }
         _ => return None,
     };
-    Some(State(kept))
+    Some((State(kept), keep_until))
+}
+
+/// For how many µs from `now` the key of a state that was written now is needed, if its answer says that nothing is owed after
+/// `owed` µs, and the key was kept until `keep_until` when it held the state `before`. A write never shortens it.
+pub(crate) fn keep_for(
+    quota: &Quota,
+    before: Option<&State>,
+    after: &State,
+    owed: u64,
+    keep_until: u64,
+    now: u64,
+) -> u64 {
+    let now_signed = signed(now);
+    let to_end = |start: i64, windows: u64, window: u64| {
+        micros_between(now_signed, start)
+            .saturating_add(windows.saturating_mul(window))
+            .saturating_sub(micros_between(start, now_signed))
+    };
+    match (&quota.rule, &after.0) {
+        (Rule::FixedWindow(fixed), Kept::FixedWindow(count)) => {
+            to_end(count.start, 1, fixed.window)
+        }
+        (Rule::SlidingWindow(sliding), Kept::SlidingWindow(counts)) => {
+            to_end(counts.start, 2, sliding.window)
+        }
+        _ => {
+            let before = before.map_or(0, |state| state.order().0);
+            let went_back = before > now_signed && after.order().0 <= now_signed;
+            // The state has moved to now with all its debt, and what is left of its time as well.
+            let moved = if went_back {
+                micros_between(now_signed, before)
+            } else {
+                0
+            };
+            owed.max(keep_until.saturating_sub(moved).saturating_sub(now))
+        }
+    }
 }

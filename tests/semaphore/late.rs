@@ -287,3 +287,22 @@ async fn revoked_ids_are_bounded_and_end_with_their_key() {
     let ttl: i64 = server.get(&["PTTL", &holders]);
     assert!((1..=2_000).contains(&ttl), "{ttl}");
 }
+
+/// A write never shortens the expiry of a key.
+#[tokio::test]
+async fn a_permit_with_a_shorter_lease_keeps_what_was_revoked_with_a_longer_one() {
+    let server = RedisServer::start();
+    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisSemaphore::new(&redis);
+    let long = Permits::new("exports", 2).with_lease(Duration::from_secs(3_600));
+    let short = Permits::new("exports", 2).with_lease(SECOND);
+    let late = PermitId::random();
+    let _ = ask(&redis, &long, PermitOp::Revoke(late)).await;
+    let id = PermitId::random();
+    let got = ask(&redis, &short, PermitOp::Acquire { id, weight: 2 }).await;
+    assert!(got.decision.is_allowed());
+    let renewed = ask(&redis, &short, PermitOp::Renew([id].into_iter().collect())).await;
+    assert_eq!(renewed.lasting[..], [true]);
+    let ttl: i64 = server.get(&["PTTL", &format!("{NAME}p")]);
+    assert!(ttl > 3_000_000, "{ttl}");
+}

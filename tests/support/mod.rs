@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod clock_proxy;
+#[cfg(feature = "redis")]
+pub(crate) mod expiring;
 pub(crate) mod frozen;
 pub(crate) mod property;
 pub(crate) mod proxy;

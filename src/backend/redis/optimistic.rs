@@ -158,10 +158,11 @@ impl Drop for Held<'_> {
     }
 }
 
-/// A key of the request, what was stored under it, and the state that it stands for.
+/// A key of the request, the state that was stored under it, and the time in µs until which it is kept.
 struct Entry {
     key: Vec<u8>,
-    raw: Option<Vec<u8>>,
+    state: Option<State>,
+    keep_until: u64,
 }
 
 impl Held<'_> {
@@ -206,11 +207,11 @@ impl Held<'_> {
         let mut states = Vec::with_capacity(keys.len());
         for ((key, value), quota) in keys.into_iter().zip(stored).zip(&quotas.each) {
             let raw: Option<Vec<u8>> = from_redis_value(value).map_err(garbled)?;
-            let state = match &raw {
-                None => None,
+            let (state, keep_until) = match &raw {
+                None => (None, 0),
                 Some(raw) => {
                     match stored::decode(raw).filter(|_| raw.first() == quota.numbers.first()) {
-                        Some(state) => Some(state),
+                        Some((state, keep_until)) => (Some(state), keep_until),
                         None => {
                             self.unwatch().await?;
                             return Err(BackendError::new(BackendErrorKind::Corrupt));
@@ -218,40 +219,46 @@ impl Held<'_> {
                     }
                 }
             };
-            entries.push(Entry { key, raw });
-            states.push(state);
+            states.push(state.clone());
+            entries.push(Entry {
+                key,
+                state,
+                keep_until,
+            });
         }
         let reply = decide(request, &mut states, now);
         let mut write = pipe();
         write.atomic();
         let answers = reply.decision.snapshot().quotas();
-        for ((entry, state), (named, answer)) in entries
+        for (index, ((entry, state), (named, answer))) in entries
             .iter()
             .zip(&states)
             .zip(request.policy.quotas().iter().zip(answers))
+            .enumerate()
         {
-            let packed = state.as_ref().and_then(stored::encode);
-            if packed == entry.raw {
+            // A penalty that changes nothing keeps the key for as long as its own quota needs.
+            if *state == entry.state && !request.is_penalty(index) {
                 continue;
             }
-            match packed {
-                Some(packed) => {
-                    let starts_below = algorithm::starts_below_capacity(named.quota());
-                    let idle = if starts_below { line.expiry.idle } else { 0 };
-                    let px =
-                        (answer.reset_after.div_ceil(1_000) + 1_000 + idle).max(line.expiry.floor);
-                    write
-                        .cmd("SET")
-                        .arg(&entry.key)
-                        .arg(packed)
-                        .arg("PX")
-                        .arg(px)
-                        .ignore();
-                }
-                None => {
-                    write.cmd("DEL").arg(&entry.key).ignore();
-                }
+            let Some(state) = state else {
+                write.cmd("DEL").arg(&entry.key).ignore();
+                continue;
+            };
+            let mut owed = answer.reset_after;
+            if algorithm::starts_below_capacity(named.quota()) {
+                owed = owed.saturating_add(line.expiry.idle.saturating_mul(1_000));
             }
+            let (before, now) = (entry.state.as_ref(), now.as_micros());
+            let keep = stored::keep_for(named.quota(), before, state, owed, entry.keep_until, now);
+            let packed = stored::encode(state, now.saturating_add(keep)).unwrap_or_default();
+            let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(line.expiry.floor);
+            write
+                .cmd("SET")
+                .arg(&entry.key)
+                .arg(packed)
+                .arg("PX")
+                .arg(px)
+                .ignore();
         }
         if write.is_empty() {
             self.unwatch().await?;

@@ -178,7 +178,7 @@ impl Request {
                     command.arg(charge.tokens).arg(charge.place().at);
                 }
                 Op::Cancel(turn) => {
-                    let left = turn.left(index).and_then(stored::encode);
+                    let left = turn.left(index).and_then(|left| stored::encode(left, 0));
                     command
                         .arg(turn.cost().of(index))
                         .arg(left.unwrap_or_default());
@@ -197,6 +197,11 @@ impl Request {
         found
             .copied()
             .unwrap_or(Part::new(quota, 0, Place::default()))
+    }
+
+    /// Whether it charges the quota at `index` without asking.
+    pub(super) fn is_penalty(&self, index: usize) -> bool {
+        matches!(&self.op, Op::Penalty(cost) if cost.of(index) > 0)
     }
 
     fn cost(&self, index: usize) -> u64 {
@@ -289,7 +294,7 @@ impl Request {
 fn state(value: &Value) -> Option<Option<State>> {
     match value {
         Value::BulkString(bytes) if bytes.is_empty() => Some(None),
-        Value::BulkString(bytes) => stored::decode(bytes).map(Some),
+        Value::BulkString(bytes) => stored::decode(bytes).map(|(state, _)| Some(state)),
         _ => None,
     }
 }

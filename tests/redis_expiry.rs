@@ -1,0 +1,231 @@
+//! How long Redis keeps a key that quotas of different speed share: no write shortens it.
+
+mod support;
+
+use std::time::Duration;
+
+use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
+use tower_sluice::backend::{Answer, Backend, BackendErrorKind, Op, Reply};
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::{Cost, Key, Limiter, Policy, Quota, Receipt, RedisBackend, Turn};
+
+use crate::support::expiring::Expiring;
+use crate::support::frozen::Frozen;
+use crate::support::redis::RedisServer;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
+
+const KEY_PREFIX: &str = "{sluice:api:rann}";
+
+fn ann() -> Key {
+    Key::from("ann")
+}
+
+fn builder(atomicity: Atomicity) -> RedisBuilder {
+    RedisBackend::builder()
+        .atomicity(atomicity)
+        .deny_cache(Duration::ZERO)
+        .time_limit(Duration::from_secs(20))
+}
+
+/// What is left of the only key of this server, ms.
+fn left(server: &RedisServer) -> u64 {
+    let keys = server.keys();
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    let left: i64 = server.get(&["PTTL", &keys[0]]);
+    u64::try_from(left).expect("it expires")
+}
+
+/// Two quotas of one key, the slower one first.
+fn pairs() -> [(Quota, Quota); 4] {
+    let bucket = Quota::interval_bucket;
+    [
+        (Quota::per_hour(60), Quota::per_second(100)),
+        // A token of both has the same number of grains.
+        (
+            Quota::per_second(1).burst(9_000),
+            Quota::per_second(3).burst(9_000),
+        ),
+        (bucket(60, 60, HOUR), bucket(100, 100, SECOND)),
+        (bucket(9_000, 1, SECOND), bucket(9_000, 3, SECOND)),
+    ]
+}
+
+/// What is done by the faster quota.
+const OPERATIONS: [&str; 6] = [
+    "check",
+    "denied check",
+    "reserve",
+    "penalty",
+    "refund",
+    "cancel",
+];
+
+/// What it has charged before.
+struct Charged {
+    receipt: Receipt,
+    turn: Turn,
+}
+
+async fn operate(limiter: &Limiter<RedisBackend>, operation: &str, charged: Charged) -> Reply {
+    let Charged { mut receipt, turn } = charged;
+    let limit = limiter.policy().quotas()[0].quota().limit();
+    let op = match operation {
+        "check" => Op::Check(Cost::ONE),
+        "denied check" => Op::Check(Cost::new(limit)),
+        "reserve" => Op::Reserve {
+            cost: Cost::ONE,
+            max_wait: HOUR,
+        },
+        "penalty" => Op::Penalty(Cost::ONE),
+        "refund" => Op::Refund(receipt.take(Cost::ONE)),
+        "cancel" => Op::Cancel(turn),
+        other => panic!("{other}"),
+    };
+    match limiter.backend().ask(op, limiter.policy(), &ann()) {
+        Answer::Now(reply) => reply.expect("an answer"),
+        Answer::Later(reply) => reply.await.expect("an answer"),
+    }
+}
+
+#[tokio::test]
+async fn an_operation_by_a_faster_quota_keeps_the_expiry_of_a_slower_one() {
+    let server = RedisServer::start();
+    for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
+        let backend = builder(atomicity)
+            .connect(server.url())
+            .await
+            .expect("it runs");
+        for (slow, fast) in pairs() {
+            let what = format!("{fast} after {slow}, {atomicity:?}");
+            let slow = Limiter::new(Policy::new("api", slow), backend.clone());
+            let fast = slow.with(&Policy::new("api", fast));
+            for operation in OPERATIONS {
+                let most = slow.policy().quotas()[0].quota().limit() - 10;
+                let first = slow.check(&ann(), most).await.expect("an answer").decision;
+                assert!(first.is_allowed(), "{what}");
+                let owed = first.snapshot().reset_after();
+                let receipt = fast.check(&ann(), 1).await.expect("an answer").receipt;
+                let turn = fast.reserve(&ann(), 1, HOUR).await.expect("an answer").turn;
+                let charged = Charged {
+                    receipt: receipt.expect("allowed"),
+                    turn: turn.expect("a reservation"),
+                };
+                let reply = operate(&fast, operation, charged).await;
+                assert_eq!(reply.decision.is_allowed(), operation != "denied check");
+                assert_eq!(reply.returned, operation == "cancel", "{what}: {operation}");
+                let kept = Duration::from_millis(left(&server));
+                // All of this takes no minute on the busiest machine.
+                assert!(
+                    kept + 60 * SECOND > owed,
+                    "{what}: {operation}, {kept:?} of {owed:?}"
+                );
+                let _ = slow.reset(&ann()).await.expect("an answer");
+            }
+        }
+    }
+}
+
+/// Both clocks are moved by hand: the one that decides, and the one by which keys expire.
+#[tokio::test]
+async fn a_debt_outlives_the_charge_of_a_faster_quota() {
+    let server = RedisServer::start();
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let frozen = Frozen::connect(&server.url(), &clock).await;
+    let redis = builder(Atomicity::Script).from_connection(frozen);
+    let redis = Expiring::new(&server.url(), redis, &clock, true);
+    let slow = Limiter::new(Policy::new("api", Quota::per_hour(60)), redis);
+    let fast = slow.with(&Policy::new("api", Quota::per_second(100)));
+    let reply = slow.check(&ann(), 60).await.expect("an answer");
+    assert!(reply.decision.is_allowed());
+    for _ in 0..2 {
+        let reply = fast.check(&ann(), 1).await.expect("an answer");
+        assert!(reply.decision.is_allowed());
+    }
+    clock.advance(Duration::from_millis(2_300));
+    let reply = slow.check(&ann(), 1).await.expect("an answer");
+    assert!(!reply.decision.is_allowed());
+}
+
+/// The state of a version before, which did not know until when its key is kept.
+#[tokio::test]
+async fn a_bucket_of_the_format_before_keeps_its_debt() {
+    const OLD_BUCKET: &str =
+        "return redis.call('SET', KEYS[1], struct.pack('<c2i8i8i8i8', 'b1', unpack(ARGV)))";
+    const OLD_INTERVAL: &str =
+        "return redis.call('SET', KEYS[1], struct.pack('<c2i8i8i8', 'i1', unpack(ARGV)))";
+    let server = RedisServer::start();
+    let [seconds, micros]: [u64; 2] = server.get(&["TIME"]);
+    let now = (seconds * 1_000_000 + micros).to_string();
+    for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
+        let backend = builder(atomicity)
+            .connect(server.url())
+            .await
+            .expect("it runs");
+        // 7 tokens are owed, and one comes back in an hour.
+        let cases: [(Quota, &str, &str, &[&str]); 2] = [
+            (
+                Quota::token_bucket(10, 1, HOUR),
+                "b",
+                OLD_BUCKET,
+                &["25200000000", &now, "3600000000", "10"],
+            ),
+            (
+                Quota::interval_bucket(10, 1, HOUR),
+                "i",
+                OLD_INTERVAL,
+                &["7", &now, "10"],
+            ),
+        ];
+        for (quota, suffix, script, numbers) in cases {
+            let limiter = Limiter::new(Policy::new("api", quota), backend.clone());
+            let key = format!("{KEY_PREFIX}:{suffix}");
+            let mut words = vec!["EVAL", script, "1", &key];
+            words.extend(numbers);
+            let _ = server.command(&words);
+            let look = limiter.peek(&ann()).await.expect("an answer");
+            assert_eq!(look.remaining(), 3, "{quota}");
+            let length: usize = server.get(&["STRLEN", &key]);
+            let reply = limiter.check(&ann(), 1).await.expect("an answer");
+            assert_eq!(reply.decision.snapshot().remaining(), 2, "{quota}");
+            assert_eq!(
+                server.get::<usize>(&["STRLEN", &key]),
+                length + 8,
+                "{quota}"
+            );
+            assert!(left(&server) > 7 * 3_600_000, "{quota}");
+            let _ = limiter.reset(&ann()).await.expect("an answer");
+        }
+    }
+}
+
+/// Neither format with the length of the other one is ours.
+#[tokio::test]
+async fn a_mark_of_one_format_before_numbers_of_another_is_corrupt() {
+    let server = RedisServer::start();
+    for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
+        let backend = builder(atomicity)
+            .connect(server.url())
+            .await
+            .expect("it runs");
+        for (quota, suffix, mark, numbers) in [
+            (Quota::per_hour(9), "b", "b1", 5),
+            (Quota::per_hour(9), "b", "b2", 4),
+            (Quota::interval_bucket(9, 9, HOUR), "i", "i1", 4),
+            (Quota::interval_bucket(9, 9, HOUR), "i", "i2", 3),
+        ] {
+            let key = format!("{KEY_PREFIX}:{suffix}");
+            let zeros = "\u{1}\0\0\0\0\0\0\0".repeat(numbers);
+            let _ = server.command(&["SET", &key, &format!("{mark}{zeros}")]);
+            let limiter = Limiter::new(Policy::new("api", quota), backend.clone());
+            let error = limiter.check(&ann(), 1).await.expect_err("not ours");
+            assert_eq!(
+                *error.kind(),
+                BackendErrorKind::Corrupt,
+                "{mark}, {atomicity:?}"
+            );
+            let _ = server.command(&["DEL", &key]);
+        }
+    }
+}

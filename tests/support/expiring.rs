@@ -1,0 +1,159 @@
+//! A Redis whose keys expire by a clock moved by hand.
+//!
+//! Redis counts expiry by its own clock. This wrapper reads the expiry that each write has set, takes it off the key, and
+//! deletes the key when the manual clock has passed it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tower_sluice::backend::{Answer, Backend, BackendError, Lobby, Op, Reply};
+use tower_sluice::clock::{Clock, ManualClock};
+use tower_sluice::{Key, Policy, RedisBackend};
+
+/// Every key with its expiry in ms, which is taken off it; -1 if nothing has been written since.
+const TAKE_EXPIRIES: &str = "
+    local found = {}
+    for _, key in ipairs(redis.call('KEYS', '*')) do
+        found[#found + 1] = key
+        found[#found + 1] = string.format('%.0f', redis.call('PTTL', key))
+        redis.call('PERSIST', key)
+    end
+    return found";
+
+/// A backend on a server of its own that forgets keys by the clock of a test, and checks what each write has set.
+#[derive(Clone)]
+pub(crate) struct Expiring {
+    backend: RedisBackend,
+    clock: ManualClock,
+    /// Whether keys expire at all.
+    forgets: bool,
+    books: Arc<Mutex<Books>>,
+}
+
+struct Books {
+    connection: redis::Connection,
+    /// When keys expire, at the earliest and at the latest: µs of the manual clock. An operation takes some real time.
+    ends: BTreeMap<String, (u64, u64)>,
+}
+
+impl Expiring {
+    /// Removes everything from the server.
+    pub(crate) fn new(
+        url: &str,
+        backend: RedisBackend,
+        clock: &ManualClock,
+        forgets: bool,
+    ) -> Self {
+        let client = redis::Client::open(url).expect("a URL");
+        let mut connection = client.get_connection().expect("a server");
+        let _: () = redis::cmd("FLUSHALL")
+            .query(&mut connection)
+            .expect("it runs");
+        Self {
+            backend,
+            clock: clock.clone(),
+            forgets,
+            books: Arc::new(Mutex::new(Books {
+                connection,
+                ends: BTreeMap::new(),
+            })),
+        }
+    }
+}
+
+impl Books {
+    /// Deletes the keys whose time is over.
+    fn forget(&mut self, now: u64) {
+        let Self { connection, ends } = self;
+        ends.retain(|key, (_, latest)| {
+            let lasts = now < *latest;
+            if !lasts {
+                let _: () = redis::cmd("DEL")
+                    .arg(&*key)
+                    .query(connection)
+                    .expect("it runs");
+            }
+            lasts
+        });
+    }
+
+    /// Reads what an operation has set.
+    fn note(&mut self, now: u64, began: Instant, op: &str, reply: &Reply) {
+        let mut command = redis::cmd("EVAL");
+        let found: Vec<String> = command
+            .arg(TAKE_EXPIRIES)
+            .arg(0)
+            .query(&mut self.connection)
+            .expect("it runs");
+        let took = u64::try_from(began.elapsed().as_micros()).expect("short");
+        let mut ends = BTreeMap::new();
+        for pair in found.chunks_exact(2) {
+            let (key, left) = (pair[0].clone(), pair[1].parse::<i64>().expect("a number"));
+            let before = self.ends.remove(&key);
+            let Ok(left) = u64::try_from(left) else {
+                // A key that was written once has an expiry.
+                ends.insert(key, before.expect("a write sets an expiry"));
+                continue;
+            };
+            // The answer of the server is in whole ms, cut off.
+            let (earliest, latest) = (now + left * 1_000, now + (left + 1) * 1_000 + took);
+            // Quotas of several are named by their place.
+            let place = key.rsplit(' ').next().unwrap_or_default();
+            let place = place.parse::<usize>().unwrap_or(0);
+            let answer = reply.decision.snapshot().quotas()[place];
+            let needed =
+                now.saturating_add(u64::try_from(answer.reset_after().as_micros()).expect("fits"));
+            assert!(
+                latest >= needed + 1_000_000,
+                "{op}: {key} is needed until {needed}, kept until {latest}"
+            );
+            // The newest charge of a log may have been refunded.
+            let is_log = key.contains("}:l");
+            if let Some((before, _)) = before.filter(|_| !is_log) {
+                // In whole ms from now, rounded up; beyond 2^53 µs there is no time.
+                let before = before.min(1 << 53);
+                assert!(
+                    latest + 1_000 >= before,
+                    "{op}: {key} is kept until {latest}, and was until {before}"
+                );
+            }
+            ends.insert(key, (earliest, latest));
+        }
+        self.ends = ends;
+    }
+}
+
+impl Backend for Expiring {
+    type Error = BackendError;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, BackendError>> + Send>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+    ) -> Answer<Result<Reply, BackendError>, Self::Future> {
+        let now = self.clock.now().as_micros();
+        if self.forgets {
+            self.books.lock().forget(now);
+        }
+        let (name, began) = (format!("{op:?}"), Instant::now());
+        let Answer::Later(reply) = self.backend.ask(op, policy, key) else {
+            panic!("without a deny cache Redis is asked");
+        };
+        let books = Arc::clone(&self.books);
+        Answer::Later(Box::pin(async move {
+            let reply = reply.await?;
+            books.lock().note(now, began, &name, &reply);
+            Ok(reply)
+        }))
+    }
+
+    fn lobby(&self) -> &Lobby {
+        self.backend.lobby()
+    }
+}
