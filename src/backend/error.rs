@@ -3,6 +3,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "redis")]
+use super::misconfiguration::Misconfiguration;
+
 /// Why Redis gave no answer. Keys and passwords are in none of its words.
 ///
 /// Clones share what caused it: all decisions of a batch fail by the same error.
@@ -85,7 +88,14 @@ impl fmt::Display for BackendError {
             BackendErrorKind::CircuitOpen => {
                 f.write_str("Redis was not asked: it has failed repeatedly")
             }
-            BackendErrorKind::Server(code) => write!(f, "Redis has answered with the error {code}"),
+            BackendErrorKind::Server(code) => {
+                write!(f, "Redis answered with the error {code}")?;
+                #[cfg(feature = "redis")]
+                if let Some(fault) = Misconfiguration::of_code(code) {
+                    write!(f, ": {}; {}", fault.cause(), fault.remedy())?;
+                }
+                Ok(())
+            }
             BackendErrorKind::Corrupt => f.write_str(
                 "the key holds something else: delete it, or give this limiter a prefix of its own",
             ),

@@ -24,6 +24,8 @@ mod error;
 mod fingerprint;
 mod lobby;
 pub mod memory;
+#[cfg(feature = "redis")]
+mod misconfiguration;
 mod permits;
 #[cfg(feature = "redis")]
 pub mod redis;

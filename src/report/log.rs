@@ -1,6 +1,10 @@
 //! Events. What a server that is set up wrongly is told is at level error, once; what is lost or changes at warn or info, and what
 //! happens to single requests at debug.
 
+#[cfg(feature = "redis")]
+use std::error::Error;
+#[cfg(feature = "redis")]
+use std::fmt;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
@@ -103,13 +107,41 @@ pub(super) fn errand_lost(fault: &Fault) {
 }
 
 #[cfg(feature = "redis")]
-pub(super) fn circuit_opened() {
+pub(super) fn circuit_opened(failures: u32, pause: Duration, error: &dyn Error) {
     tracing::warn!(
-        "Redis fails: it is left alone, and requests are treated as chosen for a failing backend"
+        error = %Chain(error),
+        "Redis circuit opened after {failures} consecutive failures; next attempt in {pause:?}"
     );
 }
 
+/// `error` is the one that had opened it.
 #[cfg(feature = "redis")]
-pub(super) fn circuit_closed() {
-    tracing::info!("Redis answers again");
+pub(super) fn circuit_closed(error: Option<&dyn Error>) {
+    let error = error.map(|error| tracing::field::display(Chain(error)));
+    tracing::info!(error, "Redis circuit closed");
+}
+
+#[cfg(feature = "redis")]
+pub(super) fn misconfigured(error: &dyn Error, cause: &str, remedy: &str) {
+    tracing::error!(error = %Chain(error), "{cause}; {remedy}");
+}
+
+/// An error and its causes. A cause that repeats what was said before it is left out.
+#[cfg(feature = "redis")]
+struct Chain<'a>(&'a dyn Error);
+
+#[cfg(feature = "redis")]
+impl Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = self.0.to_string();
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let words = error.to_string();
+            if !told.contains(&words) {
+                told = format!("{told}: {words}");
+            }
+            cause = error.source();
+        }
+        f.write_str(&told)
+    }
 }

@@ -6,6 +6,8 @@ mod log;
 #[cfg(feature = "metrics")]
 mod meter;
 
+#[cfg(feature = "redis")]
+use std::error::Error;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -149,18 +151,16 @@ pub(crate) fn evicted() {
 
 /// Tells of a circuit that has opened: once for each change, not for each failure.
 #[cfg(feature = "redis")]
-pub(crate) fn circuit_opened() {
-    #[cfg(feature = "tracing")]
-    log::circuit_opened();
+pub(crate) fn circuit_opened(failures: u32, pause: Duration, error: &dyn Error) {
+    log::circuit_opened(failures, pause, error);
     #[cfg(feature = "metrics")]
     meter::circuit(true);
 }
 
-/// Tells of a circuit that has closed.
+/// Tells of a circuit that has closed, which `error` had opened.
 #[cfg(feature = "redis")]
-pub(crate) fn circuit_closed() {
-    #[cfg(feature = "tracing")]
-    log::circuit_closed();
+pub(crate) fn circuit_closed(error: Option<&dyn Error>) {
+    log::circuit_closed(error);
     #[cfg(feature = "metrics")]
     meter::circuit(false);
 }
@@ -170,6 +170,12 @@ pub(crate) fn circuit_closed() {
 pub(crate) fn circuit_dropped() {
     #[cfg(feature = "metrics")]
     meter::circuit(false);
+}
+
+/// Sends an event about a server that is set up wrongly, at level error.
+#[cfg(feature = "redis")]
+pub(crate) fn misconfigured(error: &dyn Error, cause: &str, remedy: &str) {
+    log::misconfigured(error, cause, remedy);
 }
 
 /// Tells how long Redis took to answer.

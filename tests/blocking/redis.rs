@@ -316,6 +316,20 @@ fn a_url_that_cannot_be_is_told_and_no_password() {
 }
 
 #[test]
+fn a_server_that_cannot_decide_is_found_at_start() {
+    let server = RedisServer::options()
+        .line("user limiter on >sesame ~{sluice:* +@all -evalsha")
+        .start();
+    let why = RedisBackend::connect(server.url_of("limiter", "sesame"));
+    let why = why.expect_err("a right is missing");
+    assert_eq!(*why.kind(), BackendErrorKind::Server("NOPERM".to_owned()));
+    assert!(why.to_string().contains("ACL SETUSER"), "{why}");
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let why = RedisBackend::connect(server.url()).expect_err("no memory is left");
+    assert_eq!(*why.kind(), BackendErrorKind::Server("OOM".to_owned()));
+}
+
+#[test]
 fn transactions_are_refused_with_what_can_be_had() {
     let optimistic = || asking().atomicity(Atomicity::Optimistic);
     let client = redis::Client::open("redis://host").expect("a URL");

@@ -73,7 +73,7 @@ impl Books {
             let lasts = now < *latest;
             if !lasts {
                 let _: () = redis::cmd("DEL")
-                    .arg(&*key)
+                    .arg(key)
                     .query(connection)
                     .expect("it runs");
             }

@@ -1,6 +1,7 @@
 //! A circuit breaker (Nygard, Release It!, 2007): after repeated failures Redis is left alone for a while, so that one that is
 //! gone costs a request nothing. A single trip then finds out whether it is back.
 
+use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ struct Open {
     until: Instant,
     /// When the next one may that keeps what is held.
     keeping: Instant,
+    /// The error that opened it.
+    error: Option<BackendError>,
 }
 
 /// The right to ask Redis once.
@@ -44,6 +47,7 @@ impl Breaker {
             open: Mutex::new(Open {
                 until: Instant::now(),
                 keeping: Instant::now(),
+                error: None,
             }),
         }
     }
@@ -129,12 +133,13 @@ impl Permit<'_> {
             return;
         }
         if breaker.failures.swap(0, Ordering::Relaxed) >= MOST_FAILURES {
-            report::circuit_closed();
+            let error = breaker.open.lock().error.take();
+            report::circuit_closed(error.as_ref().map(|error| error as &dyn Error));
         }
     }
 
-    /// Redis has not.
-    pub(super) fn failed(mut self) {
+    /// Redis has not, because of `error`.
+    pub(super) fn failed(mut self, error: &BackendError) {
         self.told = true;
         let breaker = self.breaker;
         let mut open = breaker.open.lock();
@@ -142,7 +147,8 @@ impl Permit<'_> {
             open.until = Instant::now() + PAUSE;
         } else if breaker.failures.fetch_add(1, Ordering::Relaxed) + 1 == MOST_FAILURES {
             open.until = Instant::now() + PAUSE;
-            report::circuit_opened();
+            open.error = Some(error.clone());
+            report::circuit_opened(MOST_FAILURES, PAUSE, error);
         }
     }
 }
@@ -160,9 +166,13 @@ impl Drop for Permit<'_> {
 mod tests {
     use super::*;
 
+    fn lost() -> BackendError {
+        BackendError::new(BackendErrorKind::Lost)
+    }
+
     fn fail(breaker: &Breaker, times: u32) {
         for _ in 0..times {
-            breaker.admit().expect("closed, or a probe").failed();
+            breaker.admit().expect("closed, or a probe").failed(&lost());
         }
     }
 
@@ -197,7 +207,7 @@ mod tests {
             assert!(!breaker.refuses(), "{seconds}");
             let probe = breaker.admit().expect("a probe");
             assert!(breaker.admit().is_none(), "only one at a time");
-            probe.failed();
+            probe.failed(&lost());
         }
         pass(&breaker, Duration::from_secs(1));
         breaker.admit().expect("a probe").succeeded();
@@ -212,9 +222,9 @@ mod tests {
             pass(&breaker, Duration::from_secs(1));
             let probe = breaker.admit().expect("a probe");
             assert!(breaker.refuses() && !breaker.refuses_keeping());
-            breaker.admit_keeping().expect("once").failed();
+            breaker.admit_keeping().expect("once").failed(&lost());
             assert!(breaker.refuses_keeping() && breaker.admit_keeping().is_none());
-            probe.failed();
+            probe.failed(&lost());
         }
         pass(&breaker, Duration::from_secs(1));
         drop(breaker.admit().expect("a probe"));
@@ -238,11 +248,11 @@ mod tests {
             let (closes, stays) = (Breaker::new(), Breaker::new());
             let late = closes.admit().expect("closed");
             fail(&closes, 5);
-            late.failed(); // begun before it opened
+            late.failed(&lost()); // begun before it opened
             fail(&stays, 5);
             assert_eq!(open(), "2");
             pass(&closes, Duration::from_secs(1));
-            closes.admit().expect("a probe").failed();
+            closes.admit().expect("a probe").failed(&lost());
             assert_eq!(open(), "2", "it is open already");
             pass(&closes, Duration::from_secs(1));
             closes.admit().expect("a probe").succeeded();

@@ -10,6 +10,7 @@ use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
 use super::super::lobby::DEFAULT_MAX_WAITERS;
 use super::super::{BackendError, Lobby};
+use super::alerts::Alerts;
 #[cfg(feature = "blocking")]
 use super::blocking::RedisBackend as RedisThreads;
 use super::breaker::Breaker;
@@ -276,6 +277,7 @@ impl RedisBuilder {
         let line = Line {
             source,
             breaker: Breaker::new(),
+            alerts: Alerts::default(),
             time_limit: self.time_limit,
             is_cluster: AtomicBool::new(false),
             expiry: self.expiry(),

@@ -6,14 +6,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
-use bb8_redis::redis::RedisError;
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use bb8_redis::redis::cmd;
+use bb8_redis::redis::{ErrorKind, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::super::{BackendError, BackendErrorKind};
+use super::fault::of_redis;
 use super::life::{Doubt, KEEP_ALIVE};
 use super::manager::{Connect, Connection, Manager};
 
@@ -114,10 +115,11 @@ impl Pooled {
 
     async fn first(&self) -> Result<(), BackendError> {
         let mut connection = self.manager.connect().await.map_err(unreachable)?;
-        self.manager
-            .is_valid(&mut connection)
-            .await
-            .map_err(unreachable)?;
+        let answer = self.manager.is_valid(&mut connection).await;
+        answer.map_err(|why| match why.kind() {
+            ErrorKind::Server(_) | ErrorKind::Extension => of_redis(why),
+            _ => unreachable(why),
+        })?;
         // If others have filled the pool meanwhile it is not needed.
         let _ = self.pool().add(connection);
         Ok(())

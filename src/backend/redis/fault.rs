@@ -54,6 +54,11 @@ pub(super) fn of_redis(error: RedisError) -> BackendError {
         .into_server_errors()
         .and_then(|errors| errors.first().map(|(_, first)| first.code().to_owned()));
     match (error.kind(), own.as_deref().or(error.code())) {
+        // The error of an unknown command repeats its arguments, which are bytes of ours. No other error does.
+        (ErrorKind::Parse, _) if error.to_string().contains("invalid utf-8") => {
+            let told = Told("unknown command".to_owned());
+            BackendError::because(BackendErrorKind::Server("ERR".to_owned()), told)
+        }
         // A reply that ends in the middle cannot be read.
         (ErrorKind::Io | ErrorKind::Parse, _) => {
             BackendError::because(BackendErrorKind::Lost, error)
@@ -86,10 +91,22 @@ pub(super) fn of_text(text: &str) -> BackendError {
     let kind = match code {
         "CORRUPT" | "WRONGTYPE" => BackendErrorKind::Corrupt,
         "WORDSIZE" => return of_word_size(),
+        // Within a script the code of a denied command is `ERR` (6.2, 7.0), or the first word of "ACL failure in script".
+        "ERR" | "ACL" if DENIED.iter().any(|words| text.contains(words)) => {
+            BackendErrorKind::Server("NOPERM".to_owned())
+        }
         code => BackendErrorKind::Server(code.to_owned()),
     };
     BackendError::because(kind, Told(text.to_owned()))
 }
+
+/// What Redis says when the user of a script lacks a right.
+const DENIED: [&str; 4] = [
+    "ACL failure in script",
+    "can't run this command",
+    "can't access at least one of the keys",
+    "has no permissions",
+];
 
 /// The scripts refuse to decide on a server that cannot keep their numbers.
 fn of_word_size() -> BackendError {

@@ -1,6 +1,7 @@
 //! State in Redis, shared by a fleet: [`RedisBackend`].
 #![doc = include_str!("../../docs/redis.md")]
 
+mod alerts;
 #[cfg(feature = "blocking")]
 pub(crate) mod blocking;
 mod breaker;
@@ -15,6 +16,7 @@ mod life;
 mod manager;
 mod name;
 mod optimistic;
+mod probe;
 mod queue;
 mod quotas;
 mod request;
@@ -73,14 +75,17 @@ impl RedisBackend {
         RedisBuilder::default()
     }
 
-    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it answers.
+    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it can decide: it runs
+    /// a script once, on a key of its own below the prefix, and deletes that key.
     ///
     /// The forms of [redis-rs](https://docs.rs/redis) are understood: `redis://`, `rediss://` (feature `tls`), `redis+unix://`.
     ///
     /// # Errors
     ///
     /// [`Config`](BackendErrorKind::Config) if the URL cannot be read; [`Unreachable`](BackendErrorKind::Unreachable) if nobody
-    /// listens there, or user and password are wrong, which its source tells.
+    /// listens there, or user and password are wrong, which its source tells. The error of the script, if it fails:
+    /// [`Server`](BackendErrorKind::Server) if the user lacks a right (`NOPERM`), the memory is full (`OOM`), the server is a
+    /// replica (`READONLY`) or a node of a cluster (`MOVED`); `Config` if the server is a 32-bit build.
     pub async fn connect(url: impl AsRef<str>) -> Result<Self, BackendError> {
         Self::builder().connect(url).await
     }
@@ -123,10 +128,14 @@ impl RedisBackend {
     /// Makes sure within `patience` that there is a connection and that it answers.
     async fn ready_within(&self, patience: Duration) -> Result<(), BackendError> {
         let ready = tokio::time::timeout(patience, self.0.first_connection()).await;
-        ready.unwrap_or_else(|_| {
+        let ready = ready.unwrap_or_else(|_| {
             let why = Slow(patience);
             Err(BackendError::because(BackendErrorKind::Unreachable, why))
-        })
+        });
+        if let Err(error) = &ready {
+            self.0.queue.line().tell(error);
+        }
+        ready
     }
 }
 
@@ -172,9 +181,10 @@ impl Inner {
     /// Makes sure that there is a connection and that it answers.
     async fn first_connection(&self) -> Result<(), BackendError> {
         match &self.queue.line().source {
-            Source::Pool(connections) => connections.first().await,
-            Source::Shared(..) => Ok(()),
+            Source::Pool(connections) => connections.first().await?,
+            Source::Shared(..) => {}
         }
+        probe::run(self).await
     }
 }
 

@@ -38,8 +38,16 @@ pub(super) async fn deliver(line: &Line, request: &Request) -> Outcome {
     let began = Instant::now();
     let outcome = within_limit(line, request).await;
     match &outcome {
-        Ok(_) => report::trip(began.elapsed()),
-        Err(error) => report::failure(error),
+        Ok(reply) => {
+            report::trip(began.elapsed());
+            if request.wrote(reply) {
+                line.alerts.wrote();
+            }
+        }
+        Err(error) => {
+            report::failure(error);
+            line.tell(error);
+        }
     }
     outcome
 }
@@ -76,7 +84,7 @@ async fn within_limit(line: &Line, request: &Request) -> Outcome {
         }
     };
     match &outcome {
-        Err(error) if error.is_outage() => permit.failed(),
+        Err(error) if error.is_outage() => permit.failed(error),
         _ => permit.succeeded(),
     }
     outcome

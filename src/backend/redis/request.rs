@@ -31,6 +31,8 @@ pub(super) trait Ask: fmt::Debug + Send + Sync + 'static {
     /// Notes in the answer that the request was sent more than once although it may have been done.
     fn note_repeat(_: &mut Self::Reply) {}
 
+    /// Whether it has written something, by what was answered.
+    fn wrote(&self, reply: &Self::Reply) -> bool;
     /// The script that does it.
     fn script(&self) -> &'static Script;
     /// What asks for all `requests`, which have the same script: `EVALSHA` and its hash, or `EVAL` and its text.
@@ -46,6 +48,10 @@ impl Ask for Request {
     type Reply = Reply;
     /// Charging twice is worse than once for nothing.
     const IS_REPEATABLE: bool = false;
+
+    fn wrote(&self, reply: &Reply) -> bool {
+        self.wrote(reply)
+    }
 
     fn script(&self) -> &'static Script {
         self.script()
@@ -202,6 +208,11 @@ impl Request {
     /// Whether it charges the quota at `index` without asking.
     pub(super) fn is_penalty(&self, index: usize) -> bool {
         matches!(&self.op, Op::Penalty(cost) if cost.of(index) > 0)
+    }
+
+    /// Whether it has written something, by what was answered.
+    pub(super) fn wrote(&self, reply: &Reply) -> bool {
+        reply.decision.is_allowed() && (0..self.key_count()).any(|index| self.cost(index) > 0)
     }
 
     fn cost(&self, index: usize) -> u64 {

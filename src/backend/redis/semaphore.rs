@@ -167,6 +167,11 @@ impl Ask for Errand {
         reply.is_repeated = true;
     }
 
+    fn wrote(&self, reply: &PermitReply) -> bool {
+        let asks = matches!(self.op, PermitOp::Acquire { .. } | PermitOp::Wait { .. });
+        asks && reply.decision.is_allowed()
+    }
+
     fn keeps(&self) -> bool {
         matches!(self.op, PermitOp::Renew(_))
     }

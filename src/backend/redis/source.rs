@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bb8_redis::redis::aio::ConnectionLike;
-use bb8_redis::redis::{Cmd, RedisError, Value};
+use bb8_redis::redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::super::BackendError;
 use super::connections::Connections;
@@ -91,6 +91,19 @@ impl Lent {
             self.retire();
         }
         answer
+    }
+
+    /// Sends `count` commands at once. Those that failed have their error as answer.
+    pub(super) async fn send_all(
+        &mut self,
+        commands: &Pipeline,
+        count: usize,
+    ) -> Result<Vec<Value>, RedisError> {
+        let answers = self.io.req_packed_commands(commands, 0, count).await;
+        if let (Ok(_), Way::Own(life)) = (&answers, &self.way) {
+            life.hear();
+        }
+        answers
     }
 
     fn scripts(&self) -> &KnownScripts {

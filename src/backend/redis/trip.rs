@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::super::{BackendError, BackendErrorKind};
+use super::alerts::Alerts;
 use super::breaker::Breaker;
 use super::fault::{
     Slow, garbled, is_broken, is_of_cluster, is_read_only, is_refusal, of_redis, was_not_done,
@@ -20,6 +21,7 @@ use crate::report;
 pub(super) struct Line {
     pub(super) source: Source,
     pub(super) breaker: Breaker,
+    pub(super) alerts: Alerts,
     /// For the whole of it, connecting included.
     pub(super) time_limit: Duration,
     /// Whether keys of different clients are on different nodes, so that no script can have both.
@@ -38,6 +40,12 @@ pub(super) const fn pause(repeats: u32) -> Duration {
 }
 
 impl Line {
+    /// Sends an event if `error` is a fault that an operator must put right.
+    pub(super) fn tell(&self, error: &BackendError) {
+        let is_shared = matches!(self.source, Source::Shared(..));
+        self.alerts.failed(error, is_shared);
+    }
+
     /// Does `requests`, which have the same script. There is one outcome for each.
     pub(super) async fn deliver<R: Ask>(&self, requests: &[R]) -> Vec<Outcome<R::Reply>> {
         let permit = if requests.iter().any(R::keeps) {
@@ -79,9 +87,16 @@ impl Line {
             |outcome: &Outcome<R::Reply>| matches!(outcome, Err(error) if error.is_outage());
         for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
             report::failure(error);
+            self.tell(error);
         }
-        if outcomes.iter().all(failed) {
-            permit.failed();
+        let wrote = |(request, outcome): (&R, &Outcome<R::Reply>)| matches!(outcome, Ok(reply) if request.wrote(reply));
+        if requests.iter().zip(&outcomes).any(wrote) {
+            self.alerts.wrote();
+        }
+        if let Some(Err(error)) = outcomes.first()
+            && outcomes.iter().all(failed)
+        {
+            permit.failed(error);
         } else {
             permit.succeeded();
             report::trip(began.elapsed());

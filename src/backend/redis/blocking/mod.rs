@@ -53,14 +53,15 @@ impl RedisBackend {
         RedisBuilder::default()
     }
 
-    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it answers.
+    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it can decide: it runs
+    /// a script once, on a key of its own below the prefix, and deletes that key.
     ///
     /// The forms of [redis-rs](https://docs.rs/redis) are understood: `redis://`, `rediss://` (feature `tls`), `redis+unix://`.
     ///
     /// # Errors
     ///
     /// [`Config`](BackendErrorKind::Config) if the URL cannot be read; [`Unreachable`](BackendErrorKind::Unreachable) if nobody
-    /// listens there, or user and password are wrong, which its source tells.
+    /// listens there, or user and password are wrong, which its source tells; the error of the script, if it fails.
     ///
     /// # Panics
     ///

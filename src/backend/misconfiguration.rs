@@ -1,0 +1,62 @@
+//! Faults of a server that an operator must put right.
+
+/// Why a server that answers is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Misconfiguration {
+    Permission,
+    Memory,
+    WrongType,
+    ClusterNode,
+    Replica,
+    WordSize,
+    Authentication,
+    UnknownCommand,
+}
+
+impl Misconfiguration {
+    pub(super) const COUNT: usize = Self::UnknownCommand as usize + 1;
+
+    /// What the code of an error says.
+    pub(super) fn of_code(code: &str) -> Option<Self> {
+        match code {
+            "NOPERM" => Some(Self::Permission),
+            "OOM" => Some(Self::Memory),
+            "MOVED" | "ASK" | "CLUSTERDOWN" => Some(Self::ClusterNode),
+            "READONLY" => Some(Self::Replica),
+            "NOAUTH" | "WRONGPASS" => Some(Self::Authentication),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn cause(self) -> &'static str {
+        match self {
+            Self::Permission => "the user of Redis lacks a right",
+            Self::Memory => "Redis is out of memory and takes no writes",
+            Self::WrongType => "a key of this prefix holds a value of another format",
+            Self::ClusterNode => "the server is a node of a Redis Cluster and lacks some keys",
+            Self::Replica => "the server is a replica of Redis and takes no writes",
+            Self::WordSize => "the server is a 32-bit build of Redis",
+            Self::Authentication => "Redis rejects the user or its password",
+            Self::UnknownCommand => "the server does not know a command that is needed",
+        }
+    }
+
+    pub(super) const fn remedy(self) -> &'static str {
+        match self {
+            Self::Permission => {
+                "grant the commands and keys that `tower_sluice::backend::redis` lists, by ACL SETUSER"
+            }
+            Self::Memory => "raise maxmemory, or use a Redis of its own for limits",
+            Self::WrongType => "delete the key, or set another prefix by `RedisBuilder::prefix`",
+            Self::ClusterNode => {
+                "use a standalone server, or pass a cluster connection without retries to `RedisBackend::from_connection`"
+            }
+            Self::Replica => "connect to the primary",
+            Self::WordSize => "use a 64-bit build",
+            Self::Authentication => "set both in the URL, as in redis://user:password@host",
+            Self::UnknownCommand => {
+                "enable EVAL and EVALSHA, or set `Atomicity::Optimistic` by `RedisBuilder::atomicity`"
+            }
+        }
+    }
+}
