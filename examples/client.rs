@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
         assert_ne!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     }
-    // What goes on in the background ends before the process does: a refund, a reservation that was cancelled.
+    // Background tasks end before the process does: refunds, and cancelled reservations.
     let report = redis.lobby().idle(Duration::from_secs(5)).await;
     if !report.is_complete() {
         eprintln!("{report}");

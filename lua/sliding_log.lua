@@ -141,7 +141,7 @@ local function read()
   else
     corrupt()
   end
-  -- What lies in the future counts: it moves to now. What had passed when the newest entry was added stays so.
+  -- An entry in the future counts: it moves to now. What had passed when the newest entry was added stays so.
   local reference = math.max(now, newest_time)
   if now < newest_time then
     if newest_time - now <= window then at = newest_time else rebase = true end

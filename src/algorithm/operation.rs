@@ -167,7 +167,7 @@ impl Operation for Take {
     }
 }
 
-/// What has become of the charge of a reservation.
+/// The fate of the charge of a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     /// Nothing but time has changed the state: the charge can be taken back.

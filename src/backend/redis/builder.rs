@@ -207,7 +207,7 @@ impl RedisBuilder {
     /// # Errors
     ///
     /// As [`blocking::RedisBackend::connect`](RedisThreads::connect);
-    /// [`Config`](BackendErrorKind::Config) for [`Atomicity::Optimistic`], too.
+    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`], too.
     ///
     /// # Panics
     ///
@@ -225,7 +225,7 @@ impl RedisBuilder {
     ///
     /// # Errors
     ///
-    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read, or for [`Atomicity::Optimistic`].
+    /// [`Config`](crate::backend::BackendErrorKind::Config) if the URL cannot be read, or for [`Atomicity::Optimistic`].
     ///
     /// # Panics
     ///
@@ -241,7 +241,7 @@ impl RedisBuilder {
     ///
     /// # Errors
     ///
-    /// [`Config`](BackendErrorKind::Config) for [`Atomicity::Optimistic`].
+    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`].
     ///
     /// # Panics
     ///
