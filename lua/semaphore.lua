@@ -49,7 +49,8 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
   local latest = now + lease
   local answer = { 0, 0, 0, 0 }
   local sum = stored(redis.call('HGET', weights, 'sum'))
-  local over = redis.call('ZRANGEBYSCORE', held, '0', text(now))
+  -- A look without weights counts what lasts, and needs no more.
+  local over = (op ~= 'peek' or sum > 0) and redis.call('ZRANGEBYSCORE', held, '0', text(now)) or {}
   local standing = redis.call('ZCOUNT', held, '(' .. text(now), '+inf')
   -- Weights alone are left if the holders were deleted by other tools: kept, they would count as long as others come.
   local orphaned = sum > 0 and #over + standing == 0
@@ -92,14 +93,14 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
   local function keep()
     local px = math.max(math.ceil(lease / 1000) + 1000, floor)
     for _, key in ipairs({ held, sum > 0 and weights or nil }) do
-      if redis.call('PTTL', key) < px then redis.call('PEXPIRE', key, text(px)) end
+      redis.call('PEXPIRE', key, text(math.max(px, redis.call('PTTL', key))))
     end
   end
 
   if op == 'peek' then return tell(live) end
 
   if op == 'renew' then
-    -- First, for it is done while memory is full, and after a first write all others are: no permit is lost by that.
+    -- First, and always: it is done while memory is full, and after a first write all others are. No permit is lost by that.
     keep()
     tidy()
     for index = 1, count do
@@ -129,10 +130,13 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
       live = live - 1 - extra
     end
     if op == 'revoke' then
-      redis.call('ZREMRANGEBYSCORE', held, text(-now), '(0')
+      -- The highest scores end first. Those that have ended go, and one that has not if there are too many.
+      local ended = redis.call('ZRANGEBYSCORE', held, text(-now), '(0')
       local revoked = redis.call('ZCOUNT', held, '-inf', '(0')
-      -- The lowest scores end last: others make room.
-      if revoked >= MOST_REVOKED then redis.call('ZREMRANGEBYRANK', held, MOST_REVOKED - 1, revoked - 1) end
+      if revoked - #ended >= MOST_REVOKED then
+        ended = redis.call('ZRANGE', held, MOST_REVOKED - 1, revoked - 1)
+      end
+      for _, other in ipairs(ended) do redis.call('ZREM', held, other) end
       redis.call('ZADD', held, text(-latest), id)
       keep()
     end

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use redis::Value;
 use tower_sluice::backend::redis::Atomicity;
 use tower_sluice::backend::{BackendError, BackendErrorKind};
@@ -16,9 +17,9 @@ use crate::support::redis::{RedisServer, command};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// What the backend does in all, as the docs list it.
-const COMMANDS: [&str; 14] = [
-    "evalsha", "eval", "time", "ping", "get", "set", "del", "llen", "lindex", "rpush", "lset",
-    "ltrim", "lrem", "pexpire",
+const COMMANDS: [&str; 16] = [
+    "evalsha", "eval", "time", "ping", "get", "set", "del", "llen", "lindex", "lrange", "lpush",
+    "rpush", "lset", "ltrim", "lrem", "pexpire",
 ];
 
 /// Everything that the words of an error tell, its causes included.
@@ -177,6 +178,22 @@ async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
             let _ = limiter.check(&key, 1).await?;
         }
         limiter.reset(&key).await?;
+    }
+    // A long log packs its entries, and drops a pack of which nothing is left.
+    let long = Limiter::new(
+        Policy::new("long", Quota::sliding_log(1_000, HOUR)),
+        backend.clone(),
+    );
+    let key = Key::from("ann");
+    let mut receipts = Vec::new();
+    for reply in join_all((0..300).map(|_| long.check(&key, 1))).await {
+        receipts.extend(reply?.receipt);
+    }
+    let refunds = receipts
+        .iter_mut()
+        .map(|receipt| long.refund(&key, receipt, 1));
+    for refund in join_all(refunds).await {
+        refund?;
     }
     Ok(())
 }

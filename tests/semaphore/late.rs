@@ -73,7 +73,7 @@ impl Held {
     /// Lets what was held back arrive, and returns when one more request was done.
     async fn late_request_arrives(&self) {
         let passed = self.passed();
-        let calls = || self.server.calls("evalsha");
+        let calls = || self.server.calls("evalsha") + self.server.calls("eval");
         let done = calls();
         self.proxy.let_go();
         until("a late request arrives", || self.passed() > passed).await;
