@@ -204,7 +204,7 @@ async fn what_is_kept_expires_a_second_after_the_last_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
     let server = RedisServer::start();
-    let commands = "+evalsha +eval +time +ping +del +zadd +zrem +zcard +zcount +zscore +zrange +zrevrange +zrangebyscore +hget \
+    let commands = "+evalsha +eval +time +ping +get +set +del +zadd +zrem +zcard +zcount +zscore +zrange +zrevrange +zrangebyscore +hget \
                     +hset +hdel +hgetall +hincrby +pexpire +pttl";
     let mut user = vec!["ACL", "SETUSER", "holder", "on", ">pass", "~{sluice:*"];
     user.extend(commands.split_whitespace());
