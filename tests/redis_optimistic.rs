@@ -126,7 +126,9 @@ async fn a_user_without_scripting_commands_can_limit() {
         limiter.reset(&ann).await.expect(name);
         assert!(server.keys().is_empty());
 
-        let scripts = RedisBackend::connect(&url).await.expect("may ping");
+        let refused = RedisBackend::connect(&url).await.expect_err("no scripts");
+        assert_eq!(*refused.kind(), BackendErrorKind::Server("NOPERM".into()));
+        let scripts = RedisBackend::connect_lazy(&url).expect("a URL");
         let error = Limiter::new(policy, scripts).check(&ann, 1).await;
         let error = error.expect_err("scripts are forbidden");
         assert_eq!(*error.kind(), BackendErrorKind::Server("NOPERM".into()));

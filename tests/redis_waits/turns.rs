@@ -375,7 +375,8 @@ async fn turns_of_two_processes_come_in_the_order_in_which_the_server_took_them(
         }
         let asked = asked(&server);
         println!("{asked} questions for 100 turns");
-        assert!(asked <= 105, "{asked}");
+        // Beside them each process connects, by three.
+        assert!(asked <= 105 + 2 * 3, "{asked}");
     })
     .await;
 }
