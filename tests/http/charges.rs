@@ -61,7 +61,7 @@ async fn an_estimate_above_what_is_left_is_refused_whatever_it_would_come_to() {
     for nonsense in [
         "/settle/-1/0",
         "/settle/1/-1",
-        "/settle/1/4294967296",
+        "/settle/1/18446744073709551616",
         "/settle/a/b",
     ] {
         assert_eq!(post(&playground, nonsense).await.status, 400, "{nonsense}");
