@@ -14,8 +14,13 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-/// 16 threads are inside as often as they can, five at a time.
-fn never_more_than_five<B: BlockingPermitBackend>(semaphore: &Semaphore<B>, rounds: usize) {
+/// 16 threads are inside as often as they can, five at a time. One stays inside for `hold`, which must be longer than five
+/// threads need to enter one after the other.
+fn never_more_than_five<B: BlockingPermitBackend>(
+    semaphore: &Semaphore<B>,
+    rounds: usize,
+    hold: Duration,
+) {
     let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     thread::scope(|scope| {
         for _ in 0..16 {
@@ -24,7 +29,7 @@ fn never_more_than_five<B: BlockingPermitBackend>(semaphore: &Semaphore<B>, roun
                     let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded);
                     let permit = permit.expect("it has no bound");
                     most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
-                    thread::sleep(Duration::from_millis(1));
+                    thread::sleep(hold);
                     inside.fetch_sub(1, SeqCst);
                     if round % 2 == 0 {
                         assert!(permit.release_blocking().expect("it answers"));
@@ -41,7 +46,7 @@ fn never_more_than_five<B: BlockingPermitBackend>(semaphore: &Semaphore<B>, roun
 #[test]
 fn in_memory_never_more_than_the_capacity_are_inside() {
     let semaphore = Semaphore::new(Permits::new("exports", 5), MemorySemaphore::new());
-    never_more_than_five(&semaphore, 50);
+    never_more_than_five(&semaphore, 50, SECOND / 1_000);
     assert_eq!(semaphore.backend().keys(), 0);
 }
 
@@ -78,7 +83,7 @@ mod redis {
     fn in_redis_never_more_than_the_capacity_are_inside() {
         let server = RedisServer::start();
         let semaphore = connect(&server, 5);
-        never_more_than_five(&semaphore, 20);
+        never_more_than_five(&semaphore, 20, SECOND / 50);
         assert!(server.keys().is_empty(), "{:?}", server.keys());
     }
 
