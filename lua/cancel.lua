@@ -21,6 +21,7 @@ end
 --@view
 --@tell
 if back then
+  --@keep_until
   --@store
 end
 if not go and since == 0 then since = 1 end

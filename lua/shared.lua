@@ -46,3 +46,4 @@ local can_wait = false
 since = 1
 --# can_refund
 --# take_back
+--# keep_until

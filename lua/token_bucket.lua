@@ -78,3 +78,5 @@ end
 local _, was, since, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
 was = math.max(0, was - cost * had)
 raw = struct.pack('<c2i8i8i8i8i8', 'b2', was, since, had, capacity, math.min(now + keep, 9007199254740992))
+--# keep_until
+raw = string.sub(raw, 1, -9) .. struct.pack('<i8', math.min(now + keep, 9007199254740992))

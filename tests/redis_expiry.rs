@@ -127,6 +127,43 @@ async fn an_operation_by_a_faster_quota_keeps_the_expiry_of_a_slower_one() {
     }
 }
 
+/// A cancel by a slower quota than the one that reserved needs the key for longer, and what it stores says so.
+#[tokio::test]
+async fn a_cancel_by_a_slower_quota_lengthens_the_expiry_for_good() {
+    let server = RedisServer::start();
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let frozen = Frozen::connect(&server.url(), &clock).await;
+    let backend = builder(Atomicity::Script).from_connection(frozen);
+    for (slow, fast) in pairs() {
+        let what = format!("{fast} after {slow}");
+        let slow = Limiter::new(Policy::new("api", slow), backend.clone());
+        let fast = slow.with(&Policy::new("api", fast));
+        let most = slow.policy().quotas()[0].quota().limit() - 10;
+        let first = fast.check(&ann(), most).await.expect("an answer").decision;
+        assert!(first.is_allowed(), "{what}");
+        let turn = fast.reserve(&ann(), 1, HOUR).await.expect("an answer").turn;
+        let op = Op::Cancel(turn.expect("a reservation"));
+        let reply = match backend.ask(op, slow.policy(), &ann()) {
+            Answer::Now(reply) => reply.expect("an answer"),
+            Answer::Later(reply) => reply.await.expect("an answer"),
+        };
+        assert!(reply.returned, "{what}");
+        let owed = reply.decision.snapshot().reset_after();
+        assert!(owed > 30 * 60 * SECOND, "{what}: {owed:?}");
+        for step in ["a cancel", "a check"] {
+            let kept = Duration::from_millis(left(&server));
+            // All of this takes no minute on the busiest machine.
+            assert!(
+                kept + 60 * SECOND > owed,
+                "{what}, after {step}: {kept:?} of {owed:?}"
+            );
+            let next = fast.check(&ann(), 1).await.expect("an answer").decision;
+            assert!(next.is_allowed(), "{what}");
+        }
+        let _ = slow.reset(&ann()).await.expect("an answer");
+    }
+}
+
 /// Both clocks are moved by hand: the one that decides, and the one by which keys expire.
 #[tokio::test]
 async fn a_debt_outlives_the_charge_of_a_faster_quota() {

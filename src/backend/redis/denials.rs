@@ -49,6 +49,14 @@ struct Denial {
     snapshot: Snapshot,
 }
 
+/// How much longer a larger cost waits, µs. The known wait was rounded up, so the sum is exact only if the bucket gains the
+/// difference in whole microseconds.
+#[derive(Clone, Copy)]
+struct More {
+    least: u64,
+    most: u64,
+}
+
 /// Where an answer may be kept.
 #[derive(Clone, Copy)]
 pub(super) struct Ticket {
@@ -91,10 +99,10 @@ impl Denials {
             && (denial.asked..denial.until).contains(&now)
             && let Some(more) = denial.more_for(cost)
             && max_wait.is_none_or(|max_wait| {
-                policy.is_exceeded_by(cost) || denial.least_wait(more, now) > max_wait
+                policy.is_exceeded_by(cost) || denial.least_wait(more.least, now) > max_wait
             })
         {
-            return Ok(denial.answer(cost, more, now));
+            return Ok(denial.answer(cost, more.most, now));
         }
         let epoch = place.epoch;
         Err(Ticket { print, epoch })
@@ -148,11 +156,11 @@ impl Denials {
 }
 
 impl Denial {
-    /// How much longer than the denied request one of this cost waits, µs; `None` if only Redis knows.
-    fn more_for(&self, cost: &Cost) -> Option<u64> {
+    /// How much longer than the denied request one of this cost waits; `None` if only Redis knows.
+    fn more_for(&self, cost: &Cost) -> Option<More> {
         let quotas = self.policy.quotas();
         if (0..quotas.len()).all(|index| cost.of(index) == self.cost.of(index)) {
-            return Some(0);
+            return Some(More { least: 0, most: 0 });
         }
         let [quota] = quotas else { return None };
         let Rule::TokenBucket(bucket) = quota.quota.rule else {
@@ -160,8 +168,12 @@ impl Denial {
         };
         let more = u128::from(cost.of(0).checked_sub(self.cost.of(0))?);
         let grains = more * u128::from(bucket.units.per_token.get());
-        let wait = grains.div_ceil(bucket.units.per_micro.get().into());
-        Some(u64::try_from(wait).unwrap_or(LONGEST_WAIT))
+        let per_micro = u128::from(bucket.units.per_micro.get());
+        let micros = |wait: u128| u64::try_from(wait).unwrap_or(LONGEST_WAIT);
+        Some(More {
+            least: micros(grains / per_micro),
+            most: micros(grains.div_ceil(per_micro)),
+        })
     }
 
     /// What is left at least of the wait of a request that waits for so much longer, µs.
@@ -423,6 +435,28 @@ mod tests {
         assert!(reserve(7, 400, 200_700).is_none());
         assert!(reserve(4, 400, 0).is_none(), "less may be allowed");
         assert!(reserve(11, 400, u64::MAX).is_some(), "it never fits");
+    }
+
+    #[test]
+    fn a_reservation_that_may_fit_to_the_microsecond_asks_redis() {
+        // A token takes 1/3 µs: cost 2 waits ceil(1/3) µs and cost 4 waits ceil(3/3) µs, which is the same.
+        let quota = Quota::try_token_bucket(9, 3, Duration::from_micros(1)).expect("a quota");
+        let learned = Learned::new(quota, 8, 2).expect("denied");
+        let Known {
+            denials,
+            policy,
+            key,
+        } = &learned.known;
+        let reserve = |cost: u64, max_wait: u64| {
+            let cost = Cost::new(cost);
+            denials.find(policy, key, &cost, at(100), Some(max_wait))
+        };
+        assert!(reserve(4, 1).is_err(), "it fits");
+        assert!(reserve(4, 0).is_ok());
+        assert_eq!(
+            learned.decide(4).retry_after(),
+            Some(RetryAfter::In(Duration::from_micros(1)))
+        );
     }
 
     #[test]
