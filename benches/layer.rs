@@ -168,12 +168,12 @@ fn layers(c: &mut Criterion) {
         GovernorLayer::new(config.expect("valid")).layer(Inner),
     );
 
-    let refused = StatusCode::TOO_MANY_REQUESTS;
+    let denied = StatusCode::TOO_MANY_REQUESTS;
     bench(
         c,
         "refused",
         "ours, headers, body and extensions",
-        refused,
+        denied,
         ours(Quota::per_hour(1)).layer(Inner),
     );
     let config = GovernorConfigBuilder::default()
@@ -185,7 +185,7 @@ fn layers(c: &mut Criterion) {
         c,
         "refused",
         "tower_governor, bare",
-        refused,
+        denied,
         GovernorLayer::new(config).layer(Inner),
     );
     let config = GovernorConfigBuilder::default()
@@ -197,7 +197,7 @@ fn layers(c: &mut Criterion) {
         c,
         "refused",
         "tower_governor, headers",
-        refused,
+        denied,
         GovernorLayer::new(config.expect("valid")).layer(Inner),
     );
 }

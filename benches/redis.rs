@@ -1,5 +1,5 @@
-//! Decisions by Redis: how many, how fast, and what they cost on either side. Our modes beside what others do and beside
-//! redis-benchmark, on one server in one run.
+//! Decisions by Redis: how many, how fast, and what they cost on either side. Our modes beside what others do and
+//! beside redis-benchmark, on one server in one run.
 //!
 //! | mode | what it is |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | bb8 | the same EVALSHA over a pool of bb8-redis as it comes: a PING, then one connection held for one decision |
 //! | redis-benchmark | the same script by `redis-benchmark -P 16 -c 50` |
 //!
-//! 10 000 keys, one token bucket each, never empty. Latencies are those of tasks that ask again as soon as they are answered.
-//! Redis and its clients share the machine.
+//! 10 000 keys, one token bucket each, never empty. Latencies are those of tasks that ask again as soon as they are
+//! answered. Redis and its clients share the machine.
 //!
 //! Run: `cargo bench --features redis --bench redis`, for a quick look with `-- --seconds 0.2`.
 
@@ -86,7 +86,7 @@ fn main() -> Result<(), Error> {
     bench.rows("optimistic", &optimistic, &[1, 64])?;
 
     println!("\n| budget | is | of |\n|---|---|---|");
-    let [limit, at_64, at_256] = bench.rates_in_turns(&rival, &batch)?;
+    let [limit, at_64, at_256] = bench.alternating_rates(&rival, &batch)?;
     let budget = |name: &str, is: f64, of: String| println!("| {name} | {is:.2} | {of} |");
     let of_limit = |rate: f64| format!("{rate:.0} of {limit:.0}/s, the best of {TURNS} turns each");
     budget(
@@ -99,7 +99,7 @@ fn main() -> Result<(), Error> {
         at_256 / limit,
         of_limit(at_256),
     );
-    let [alone, plainly] = bench.medians_in_turns(&batch, &plain)?;
+    let [alone, plainly] = bench.alternating_medians(&batch, &plain)?;
     let of = format!("{alone:.1} of {plainly:.1} µs, in turns");
     budget("1 task, p50 ≤ 1.1 × plain", alone / plainly, of);
     let Denied {
@@ -226,9 +226,9 @@ impl Bench {
         seconds("used_cpu_user:").unwrap_or(0.0) + seconds("used_cpu_sys:").unwrap_or(0.0)
     }
 
-    /// The most decisions/s of redis-benchmark and of ours with 64 and 256 tasks. In turns, and the best of each: a machine has
-    /// other work, too, and it comes and goes.
-    fn rates_in_turns(
+    /// The most decisions/s of redis-benchmark and of ours with 64 and 256 tasks. In turns, and the best of each: a
+    /// machine has other work, too, and it comes and goes.
+    fn alternating_rates(
         &self,
         rival: &RedisBenchmark,
         ours: &impl Decide,
@@ -248,10 +248,14 @@ impl Bench {
         Ok(best)
     }
 
-    /// The p50 of one task that asks the two by turns, µs. Of some hundred decisions at a time, and the pair in the middle by
-    /// their ratio: the machine has two speeds for a single task, and changes between them.
-    fn medians_in_turns(&self, one: &impl Decide, other: &impl Decide) -> Result<[f64; 2], Error> {
-        let in_turns = InTurns(one.clone(), other.clone(), false);
+    /// The p50 of one task that asks the two by turns, µs. Of some hundred decisions at a time, and the pair in the
+    /// middle by their ratio: the machine has two speeds for a single task, and changes between them.
+    fn alternating_medians(
+        &self,
+        one: &impl Decide,
+        other: &impl Decide,
+    ) -> Result<[f64; 2], Error> {
+        let in_turns = Alternating(one.clone(), other.clone(), false);
         let (_, spans) = self.run(&in_turns, 1, 2 * self.time)?;
         let median = |spans: &[Duration], which| {
             let mut spans: Vec<_> = spans.iter().skip(which).step_by(2).copied().collect();
@@ -270,9 +274,9 @@ impl Bench {
 
 /// Asks the first, then the second, and so on.
 #[derive(Clone)]
-struct InTurns<A, B>(A, B, bool);
+struct Alternating<A, B>(A, B, bool);
 
-impl<A: Decide, B: Decide> Decide for InTurns<A, B> {
+impl<A: Decide, B: Decide> Decide for Alternating<A, B> {
     async fn decide(&mut self, key: u32) -> Result<bool, Error> {
         self.2 = !self.2;
         match self.2 {

@@ -1,8 +1,8 @@
 //! Permits: what one costs to acquire and to give back, in memory and in Redis, all in one run.
 //!
-//! In memory beside tower's `ConcurrencyLimit`, which has no keys, and a tokio semaphore for each key in a `DashMap`, which has no
-//! end. In Redis beside a list with an item for each free permit, which is taken by `BLPOP` and given back by `LPUSH`: whoever dies
-//! with one keeps it, and each who asks needs a connection to himself.
+//! In memory beside tower's `ConcurrencyLimit`, which has no keys, and a tokio semaphore for each key in a `DashMap`,
+//! which has no end. In Redis beside a list with an item for each free permit, which is taken by `BLPOP` and given back
+//! by `LPUSH`: whoever dies with one keeps it, and each who asks needs a connection to himself.
 //!
 //! Run: `cargo bench --features redis --bench semaphore`, for a quick look with `-- --seconds 0.5`.
 
@@ -27,7 +27,8 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::response::HeaderFormat;
 use tower_sluice::{
-    Global, Key, MemorySemaphore, Permits, RedisBackend, RedisSemaphore, Semaphore, SemaphoreLayer,
+    Global, Key, MemorySemaphore, RedisBackend, RedisSemaphore, Semaphore, SemaphoreLayer,
+    SemaphorePolicy,
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -73,7 +74,7 @@ async fn row(
 
 async fn in_memory(time: Duration) -> Result<(), Error> {
     let keys: Vec<_> = (0..1_000_u64).map(Key::from).collect();
-    let ours = Semaphore::new(Permits::new("bench", 5), MemorySemaphore::new());
+    let ours = Semaphore::new(SemaphorePolicy::new("bench", 5), MemorySemaphore::new());
     for (name, count) in [("ours, one key", 1), ("ours, 1 000 keys", 1_000)] {
         row(name, time, async |number| {
             drop(black_box(ours.try_acquire(&keys[number % count], 1).await?));
@@ -114,7 +115,11 @@ async fn around_a_service(time: Duration) -> Result<(), Error> {
     call("a service without a bound", bare, time).await?;
     let limited = ConcurrencyLimit::new(bare, 5);
     call("tower's ConcurrencyLimit around it", limited, time).await?;
-    let layer = SemaphoreLayer::new(Permits::new("bench", 5), Global, MemorySemaphore::new());
+    let layer = SemaphoreLayer::new(
+        SemaphorePolicy::new("bench", 5),
+        Global,
+        MemorySemaphore::new(),
+    );
     let silent = layer.clone().headers(HeaderFormat::None).extensions(false);
     call(
         "`SemaphoreLayer`, neither fields nor extensions",
@@ -206,7 +211,7 @@ async fn ours(server: &RedisServer, capacity: u32) -> Result<Ours, Error> {
     let redis = RedisBackend::builder().time_limit(Duration::from_secs(20));
     let redis = redis.connect(server.url()).await?;
     Ok(Ours(Semaphore::new(
-        Permits::new("bench", capacity),
+        SemaphorePolicy::new("bench", capacity),
         RedisSemaphore::new(&redis),
     )))
 }

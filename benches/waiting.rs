@@ -2,13 +2,13 @@
 //!
 //! | way | what a waiter does |
 //! |---|---|
-//! | reserve | `Limiter::wait`: asks once, and sleeps until its turn |
+//! | reserve | `Limiter::acquire`: asks once, and sleeps until its turn |
 //! | as told | checks, sleeps for `retry_after`, and checks again |
 //! | poll | checks every 10 ms |
 //!
-//! 100 waiters of two backends, as of two servers, want one bucket of 200 a second with a burst of 1, and want it again as soon
-//! as they have had it. Requests of one backend that arrive together share a command, in every way alike. A wait is unfair by as
-//! much as the longest is above the mean.
+//! 100 waiters of two backends, as of two servers, want one bucket of 200 a second with a burst of 1, and want it again
+//! as soon as they have had it. Requests of one backend that arrive together share a command, in every way alike. A
+//! wait is unfair by as much as the longest is above the mean.
 //!
 //! Run: `cargo bench --features redis --bench waiting`, for a quick look with `-- --seconds 0.5`.
 
@@ -41,13 +41,13 @@ impl Way {
         loop {
             let pause = match self {
                 Self::Reserve => {
-                    limiter.wait(key, 1, MaxWait::Unbounded).await?;
+                    limiter.acquire(key, 1, MaxWait::Unbounded).await?;
                     return Ok(());
                 }
                 Self::AsTold | Self::Poll => {
                     match limiter.check(key, 1).await?.decision.retry_after() {
                         None => return Ok(()),
-                        Some(RetryAfter::In(told)) if matches!(self, Self::AsTold) => told,
+                        Some(RetryAfter::In(reported)) if matches!(self, Self::AsTold) => reported,
                         Some(_) => Duration::from_millis(10),
                     }
                 }

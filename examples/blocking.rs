@@ -13,12 +13,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // With the feature `redis` it may be `tower_sluice::blocking::RedisBackend::connect("redis://127.0.0.1/")?`.
     let backend = MemoryBackend::new();
 
-    // A job that is refused, and one that is settled at what it came to.
+    // A job that is rejected, and one that is settled at what it came to.
     let exports = Limiter::new(Policy::new("exports", Quota::per_hour(10)), backend.clone());
     let ann = Key::from("ann");
-    let charge = exports.admit(&ann, 8)?;
-    let refused = exports.limit(&ann, 3, || "not called");
-    assert!(matches!(refused, Err(Rejected::Denied(_))));
+    let charge = exports.try_acquire(&ann, 8)?;
+    let rejected = exports.limit(&ann, 3, || "not called");
+    assert!(matches!(rejected, Err(Rejected::Denied(_))));
     charge.settle(2).join()?;
     assert_eq!(exports.limit(&ann, 3, || "called"), Ok("called"));
 
@@ -30,14 +30,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     exports.reset(&ann)?;
     assert_eq!(exports.peek(&ann)?.remaining(), 10);
 
-    // Four threads call somebody who allows 50 calls a second: each waits for its turn, none is refused.
+    // Four threads call somebody who allows 50 calls a second: each waits, none is rejected.
     let calls = Limiter::new(
         Policy::new("upstream", Quota::per_second(50).burst(1)),
         backend,
     );
     let (host, max_wait) = (
         Key::from("api.example.org"),
-        MaxWait::of(Duration::from_secs(5)),
+        MaxWait::within(Duration::from_secs(5)),
     );
     let start = Instant::now();
     thread::scope(|scope| {
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             scope.spawn(move || {
                 for _ in 0..3 {
                     let charge = calls
-                        .wait(host, 1, max_wait)
+                        .acquire(host, 1, max_wait)
                         .expect("its turn comes in time");
                     println!("thread {number} has waited {:?}", charge.waited());
                 }

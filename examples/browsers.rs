@@ -14,27 +14,27 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use tower::ServiceExt;
-use tower_sluice::response::Refusal;
+use tower_sluice::response::Rejection;
 use tower_sluice::{Global, Head, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 fn app() -> Router {
     let policy = Policy::new("site", Quota::per_hour(1));
-    let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new()).respond_fn(refused);
+    let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new()).respond_fn(rejected);
     Router::new()
         .route("/", get(|| async { "hello" }))
         .layer(limit)
-        .layer(from_fn(cors)) // around the limit: refusals need its fields, too
+        .layer(from_fn(cors)) // around the limit: rejections need its fields, too
 }
 
 /// `Retry-After` and the rate-limit fields are added by the layer.
-fn refused(head: &Head<'_>, refusal: &Refusal) -> Response {
+fn rejected(head: &Head<'_>, rejection: &Rejection) -> Response {
     let accepts = head.headers.get(ACCEPT);
     let accepts = accepts.and_then(|accepts| accepts.to_str().ok());
     if accepts.is_some_and(|accepts| accepts.contains("text/html")) {
         let page = "<!doctype html><title>Too fast</title><p>Please try again in a while.";
-        (refusal.status(), Html(page)).into_response()
+        (rejection.status(), Html(page)).into_response()
     } else {
-        refusal.problem().map(Body::from)
+        rejection.problem().map(Body::from)
     }
 }
 

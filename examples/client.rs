@@ -1,4 +1,5 @@
-//! A client that stays within somebody else's quota, however many processes there are of it: it waits instead of being refused.
+//! A client that stays within somebody else's quota, however many processes there are of it: it waits instead of being
+//! rejected.
 //!
 //! Somebody else: `cargo run --example playground -- --quota 5/second --key global`
 //! Run, in two terminals: `cargo run --features redis --example client -- http://127.0.0.1:3000/ redis://127.0.0.1/ 12`
@@ -18,7 +19,7 @@ use hyper_util::rt::TokioExecutor;
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::backend::Backend as _;
 use tower_sluice::response::HeaderFormat;
-use tower_sluice::{Global, MaxWait, OnBackendError, Policy, Quota, RateLimitLayer, RedisBackend};
+use tower_sluice::{FailurePolicy, Global, MaxWait, Policy, Quota, RateLimitLayer, RedisBackend};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,13 +28,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: client URL REDIS COUNT".into());
     };
 
-    // The upstream allows 5 in a second. A burst of 1 spaces ours evenly, so that what the network delays and then delivers
-    // together still fits. If Redis is gone nobody can tell what the others send: better to send nothing.
+    // The upstream allows 5 in a second. A burst of 1 spaces ours evenly, so that what the network delays and then
+    // delivers together still fits. If Redis is gone nobody can tell what the others send: better to send nothing.
     let quota = Quota::per_second(5).burst(1);
     let redis = RedisBackend::connect(redis).await?;
     let limit = RateLimitLayer::new(Policy::new("upstream", quota), Global, redis.clone())
-        .wait(MaxWait::of(Duration::from_secs(30)))
-        .on_backend_error(OnBackendError::Deny)
+        .wait(MaxWait::within(Duration::from_secs(30)))
+        .on_backend_error(FailurePolicy::FailClosed)
         .headers(HeaderFormat::None); // the upstream's own fields stay alone
     let mut client = limit.layer(Client::builder(TokioExecutor::new()).build_http::<Body>());
 
@@ -49,7 +50,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         assert_ne!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     }
     // Background tasks end before the process does: refunds, and cancelled reservations.
-    let report = redis.lobby().idle(Duration::from_secs(5)).await;
+    let report = redis.context().idle(Duration::from_secs(5)).await;
     if !report.is_complete() {
         eprintln!("{report}");
     }

@@ -16,7 +16,7 @@ use axum::routing::{any, get};
 use futures_util::{StreamExt as _, stream};
 use tower_sluice::backend::Backend as _;
 use tower_sluice::concurrency::HeldPermit;
-use tower_sluice::{AnyBackend, OnBackendError, PeerIp, Permits, SemaphoreLayer};
+use tower_sluice::{AnyBackend, FailurePolicy, PeerIp, SemaphoreLayer, SemaphorePolicy};
 
 /// Ten lines, one every 100 ms. The permit ends with the last one, or with a client that goes away.
 async fn export() -> Body {
@@ -50,9 +50,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listen = arguments.next().unwrap_or("127.0.0.1:3000".into());
     let backend = AnyBackend::from_url(&arguments.next().unwrap_or("memory:".into()))?;
     let each = |name, permits| {
-        let permits = Permits::new(name, permits).with_lease(Duration::from_secs(10));
+        let permits = SemaphorePolicy::new(name, permits).with_lease(Duration::from_secs(10));
         SemaphoreLayer::new(permits, PeerIp::new(), backend.clone())
-            .on_backend_error(OnBackendError::Deny)
+            .on_backend_error(FailurePolicy::FailClosed)
     };
     let app = Router::new()
         .route("/export", get(export).layer(each("exports", 2)))
@@ -65,7 +65,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_graceful_shutdown(stop)
         .await?;
     // Permits are released in the background. A process that ends sooner leaves them to their leases.
-    let report = backend.lobby().idle(Duration::from_secs(5)).await;
+    let report = backend.context().idle(Duration::from_secs(5)).await;
     if !report.is_complete() {
         eprintln!("{report}");
     }

@@ -10,7 +10,8 @@ use axum::Router;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower_sluice::{
-    MemoryBackend, MemorySemaphore, PeerIp, Permits, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    MemoryBackend, MemorySemaphore, PeerIp, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    SemaphorePolicy,
 };
 
 #[tokio::main]
@@ -20,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let policy = Policy::new("per-ip", Quota::per_minute(5));
     let trial = Policy::new("stricter", Quota::per_minute(2)).shadow(); // seen in the numbers, never enforced
-    let exports = Permits::new("exports", 1);
+    let exports = SemaphorePolicy::new("exports", 1);
     let app = Router::new()
         .route("/", get(|| async { "hello\n" }))
         .layer(RateLimitLayer::new(

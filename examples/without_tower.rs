@@ -1,4 +1,4 @@
-//! Limits without Tower: a job that is refused, one that is settled, a function that waits for its turn.
+//! Limits without Tower: a job that is rejected, one that is settled, a function that waits.
 //!
 //! Run: `cargo run --example without_tower`
 
@@ -17,8 +17,8 @@ fn limited<A, T, F: Future<Output = T>>(
     work: impl Fn(A) -> F,
 ) -> impl AsyncFn(A) -> Result<T, Rejected<Infallible>> {
     async move |argument| {
-        let max_wait = MaxWait::of(Duration::from_secs(2));
-        limiter.wait(&key, 1, max_wait).await?;
+        let max_wait = MaxWait::within(Duration::from_secs(2));
+        limiter.acquire(&key, 1, max_wait).await?;
         Ok(work(argument).await)
     }
 }
@@ -34,14 +34,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Does the work, or says when it may be done.
     let rows = exports.limit(&ann, 4, async { 1_000 }).await?;
     assert_eq!(rows, 1_000);
-    let refused = exports.limit(&ann, 7, async {}).await.unwrap_err();
-    println!("{refused}"); // rate limit exceeded, allowed after 359.99..s
+    let rejected = exports.limit(&ann, 7, async {}).await.unwrap_err();
+    println!("{rejected}"); // rate limit exceeded, allowed after 359.99..s
 
     // The guard: an estimate first, and what it came to in the end. Dropped, the estimate stays.
-    let charge = exports.admit(&ann, 5).await?;
+    let charge = exports.try_acquire(&ann, 5).await?;
     charge.settle(2).await?;
     assert_eq!(exports.peek(&ann).await?.remaining(), 4);
-    exports.admit(&ann, 1).await?.cancel().await?; // it failed, and failures are free
+    exports.try_acquire(&ann, 1).await?.cancel().await?; // it failed, and failures are free
     assert_eq!(exports.peek(&ann).await?.remaining(), 4);
 
     // Five calls, one at once and then one every 50 ms.

@@ -1,8 +1,8 @@
 //! Cancelling a reservation, and those in front of it whose cancel came too early.
 //!
-//! A cancel returns its charge only if nothing was charged behind it. One that came too early is kept by the backend's [`Lobby`],
-//! and tried again as soon as a cancel of the same key has returned its charge: the newest first, as each stands behind the
-//! next one. One task at a time does that for a key.
+//! A cancel returns its charge only if nothing was charged behind it. One that came too early is kept by the backend's
+//! [`BackendContext`], and tried again as soon as a cancel of the same key has returned its charge: the newest first,
+//! as each stands behind the next one. One task at a time does that for a key.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Answer, Backend, Fault, Lobby, Unspent};
-use crate::decision::{Op, Reply, Turn};
+use crate::backend::{Answer, Backend, BackendContext, TaskError, Unspent};
+use crate::decision::{Op, Reply, Reservation};
 use crate::key::Key;
 use crate::policy::Policy;
 
@@ -22,23 +22,23 @@ const MOST_TOGETHER: usize = 64;
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Notes when the reservation of this reply is due; the reply has just come.
-pub(crate) fn set_due(reply: &mut Reply, lobby: &Lobby) {
-    if let Some(turn) = &mut reply.turn {
-        turn.set_due(lobby.now().after(reply.go_after));
+pub(crate) fn set_due(reply: &mut Reply, context: &BackendContext) {
+    if let Some(reservation) = &mut reply.reservation {
+        reservation.set_due(context.now().after(reply.wait));
     }
 }
 
-/// Cancels a reservation and, if its charge went back, those that were kept in front of it: at once if the backend answers at once,
-/// and else in the background.
+/// Cancels a reservation and, if its charge went back, those that were kept in front of it: at once if the backend
+/// answers at once, and else in the background.
 pub(crate) async fn cancel<B: Backend>(
     backend: &B,
     policy: &Policy,
     key: &Key,
-    turn: Turn,
+    reservation: Reservation,
 ) -> Result<bool, B::Error> {
-    let print = backend.lobby().print(policy, key);
-    let returned = backend.lobby().unreturned().returned(print);
-    let reply = match backend.ask(Op::Cancel(turn), policy, key) {
+    let fingerprint = backend.context().fingerprint(policy, key);
+    let returned = backend.context().unreturned().returned(fingerprint);
+    let reply = match backend.ask(Op::Cancel(reservation), policy, key) {
         Answer::Now(reply) => reply?,
         Answer::Later(reply) => reply.await?,
     };
@@ -50,15 +50,15 @@ pub(crate) async fn cancel_alone<B: Backend>(
     backend: &B,
     policy: &Policy,
     key: &Key,
-    turn: Turn,
+    reservation: Reservation,
 ) -> Result<bool, B::Error> {
-    let print = backend.lobby().print(policy, key);
-    let returned = backend.lobby().unreturned().returned(print);
-    let reply = match backend.ask(Op::Cancel(turn), policy, key) {
+    let fingerprint = backend.context().fingerprint(policy, key);
+    let returned = backend.context().unreturned().returned(fingerprint);
+    let reply = match backend.ask(Op::Cancel(reservation), policy, key) {
         Answer::Now(reply) => reply?,
         Answer::Later(reply) => {
             hand_over().await;
-            let _pace = backend.lobby().errand_runner().in_turn().await;
+            let _slot = backend.context().background().acquire_slot().await;
             reply.await?
         }
     };
@@ -66,17 +66,22 @@ pub(crate) async fn cancel_alone<B: Backend>(
 }
 
 /// Cancels a reservation that was given up: at once if the backend answers at once, and else in the background.
-pub(crate) fn in_background<B: Backend>(backend: &B, policy: &Policy, key: &Key, turn: Turn) {
+pub(crate) fn in_background<B: Backend>(
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+    reservation: Reservation,
+) {
     let (of, policy, key) = (backend.clone(), policy.clone(), key.clone());
     let task = async move {
-        let cancelled = cancel_alone(&of, &policy, &key, turn).await;
-        cancelled.map_err(Fault::of).map(drop)
+        let cancelled = cancel_alone(&of, &policy, &key, reservation).await;
+        cancelled.map_err(TaskError::from_error).map(drop)
     };
     start(backend, Box::pin(task));
 }
 
-/// What comes after the answer to a cancel: whether the charge went back. `returned` is the count of cancels that had returned
-/// theirs before it was asked for.
+/// What comes after the answer to a cancel: whether the charge went back. `returned` is the count of cancels that had
+/// returned theirs before it was asked for.
 fn cancelled<B: Backend>(
     backend: &B,
     policy: &Policy,
@@ -84,54 +89,55 @@ fn cancelled<B: Backend>(
     returned: u64,
     reply: Reply,
 ) -> bool {
-    let lobby = backend.lobby();
-    let print = lobby.print(policy, key);
-    let unreturned = lobby.unreturned();
+    let context = backend.context();
+    let fingerprint = context.fingerprint(policy, key);
+    let unreturned = context.unreturned();
     if reply.returned {
-        unreturned.note_returned(print);
-    } else if let Some(turn) = reply.turn {
-        unreturned.keep(print, policy, turn, lobby.now());
+        unreturned.note_returned(fingerprint);
+    } else if let Some(reservation) = reply.reservation {
+        unreturned.keep(fingerprint, policy, reservation, context.now());
     }
-    // Also if another cancel has returned its charge meanwhile: it may not have seen this one among those that are kept.
-    if unreturned.returned(print) != returned {
+    // Also if another cancel has returned its charge meanwhile: it may not have seen this one among those that are
+    // kept.
+    if unreturned.returned(fingerprint) != returned {
         start(backend, retry(backend.clone(), policy.clone(), key.clone()));
     }
     reply.returned
 }
 
-type Task = Pin<Box<dyn Future<Output = Result<(), Fault>> + Send>>;
+type CancelTask = Pin<Box<dyn Future<Output = Result<(), TaskError>> + Send>>;
 
 /// Cancels those again that are kept of a key, as long as one returns its charge.
-fn retry<B: Backend>(backend: B, policy: Policy, key: Key) -> Task {
+fn retry<B: Backend>(backend: B, policy: Policy, key: Key) -> CancelTask {
     Box::pin(async move {
-        let lobby = backend.lobby();
-        let (unreturned, print) = (lobby.unreturned(), lobby.print(&policy, &key));
-        let Some(mut retry_of_key) = unreturned.retry(print) else {
+        let context = backend.context();
+        let (unreturned, fingerprint) = (context.unreturned(), context.fingerprint(&policy, &key));
+        let Some(mut retry_of_key) = unreturned.retry(fingerprint) else {
             return Ok(());
         };
         let (began, mut most, mut longest) = (Instant::now(), 1, MOST_TOGETHER);
         loop {
-            let returned = unreturned.returned(print);
-            let newest = retry_of_key.newest(most, lobby.now());
+            let returned = unreturned.returned(fingerprint);
+            let newest = retry_of_key.newest(most, context.now());
             let count = newest.len();
             let (mut went_back, mut failed) = (0, None);
             for (policy, answer) in all(&backend, &key, newest).await {
                 match answer {
                     Ok(reply) if reply.returned => {
                         went_back += 1;
-                        unreturned.note_returned(print);
+                        unreturned.note_returned(fingerprint);
                     }
                     Ok(reply) => {
-                        if let Some(turn) = reply.turn {
-                            unreturned.keep(print, &policy, turn, lobby.now());
+                        if let Some(reservation) = reply.reservation {
+                            unreturned.keep(fingerprint, &policy, reservation, context.now());
                         }
                     }
                     // Nobody knows whether its charge went back.
-                    Err(error) => failed = Some(Fault::of(error)),
+                    Err(error) => failed = Some(TaskError::from_error(error)),
                 }
             }
-            if let Some(fault) = failed {
-                return Err(fault);
+            if let Some(error) = failed {
+                return Err(error);
             }
             if went_back == 0 && retry_of_key.end(returned) {
                 return Ok(());
@@ -161,8 +167,13 @@ async fn all<B: Backend>(
 ) -> Vec<(Policy, Result<Reply, B::Error>)> {
     let mut answers = Vec::with_capacity(unspent.len());
     let mut later = Vec::new();
-    for Unspent { policy, turn, .. } in unspent {
-        match backend.ask(Op::Cancel(turn), &policy, key) {
+    for Unspent {
+        policy,
+        reservation,
+        ..
+    } in unspent
+    {
+        match backend.ask(Op::Cancel(reservation), &policy, key) {
             Answer::Now(reply) => answers.push((policy, reply)),
             Answer::Later(reply) => later.push((Some(policy), Box::pin(reply))),
         }
@@ -171,7 +182,7 @@ async fn all<B: Backend>(
         return answers;
     }
     hand_over().await;
-    let _pace = backend.lobby().errand_runner().in_turn().await;
+    let _slot = backend.context().background().acquire_slot().await;
     poll_fn(|cx| {
         for (policy, reply) in &mut later {
             if policy.is_some()
@@ -190,17 +201,17 @@ async fn all<B: Backend>(
 }
 
 /// Does a task at once, if the backend answers at once; what is left of it goes on in the background.
-fn start<B: Backend>(backend: &B, mut task: Task) {
-    let errands = backend.lobby().errand_runner();
+fn start<B: Backend>(backend: &B, mut task: CancelTask) {
+    let background = backend.context().background();
     match task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(())) => {}
-        Poll::Ready(Err(fault)) => drop(errands.note(fault)),
-        Poll::Pending => Arc::clone(errands).give_back(task),
+        Poll::Ready(Err(error)) => drop(background.record_failure(error)),
+        Poll::Pending => Arc::clone(background).spawn_unbounded(task),
     }
 }
 
-/// Comes before the first poll of what a backend answers later: that needs a runtime, and [`start`] polls a task where there may be
-/// none.
+/// Comes before the first poll of what a backend answers later: that needs a runtime, and [`start`] polls a task where
+/// there may be none.
 async fn hand_over() {
     let mut is_first = true;
     let hand_over = poll_fn(|cx| {

@@ -8,9 +8,9 @@
 //! | [`settle(actual)`](Charge::settle) | `actual` |
 //! | [`cancel()`](Charge::cancel) | nothing |
 //!
-//! One of them takes effect, the first that is called on any clone; whatever comes later is told so. More than the estimate is
-//! charged without asking, as a debt of up to twice the limit; less is given back, windows taking it back from the window that
-//! was charged.
+//! One of them takes effect, the first that is called on any clone; whatever comes later is told so. More than the
+//! estimate is charged without asking, as a debt of up to twice the limit; less is given back, windows taking it back
+//! from the window that was charged.
 //!
 //! ```
 //! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
@@ -18,7 +18,7 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let limiter = Limiter::new(Policy::new("llm", Quota::per_hour(100)), MemoryBackend::new());
 //! let ann = Key::from("ann");
-//! let charge = limiter.admit(&ann, 30).await?;
+//! let charge = limiter.try_acquire(&ann, 30).await?;
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 70);
 //! charge.settle(45).await?; // it was dearer than thought
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 55);
@@ -53,9 +53,10 @@
 //!
 //! In other services it is in the request's extensions: `request.extensions().get::<Charge>()`.
 //!
-//! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background of the
-//! Tokio runtime that it is called in (on a thread without one it fails), so that the answer to a client need not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the
-//! backend's [`Lobby`].
+//! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background
+//! of the Tokio runtime that it is called in (on a thread without one it fails), so that the answer to a client need
+//! not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the backend's
+//! [`BackendContext`].
 
 use std::error::Error;
 use std::fmt;
@@ -69,7 +70,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use crate::backend::{Answer, Backend, Fault, Lobby};
+use crate::backend::{Answer, Backend, BackendContext, TaskError};
 use crate::decision::{Decision, Op, Receipt, Reply, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -77,43 +78,44 @@ use crate::quota::Cost;
 
 /// What a request was charged, worth one settlement. Clones are the same charge.
 ///
-/// Requests that a [`RateLimitLayer`](crate::RateLimitLayer) has let through carry it in their extensions, and with the feature
-/// `axum` it is an extractor. One that passed uncharged, because the backend failed, it has no key, or only a
-/// [shadow](Policy::shadow) policy would have refused it, carries one of which nothing can be taken and to which nothing can be
-/// added: settling it does nothing, and is no error.
+/// Requests that a [`RateLimitLayer`](crate::RateLimitLayer) has let through carry it in their extensions, and with the
+/// feature `axum` it is an extractor. One that passed uncharged, because the backend failed, it has no key, or only a
+/// [shadow](Policy::shadow) policy would have rejected it, carries one of which nothing can be taken and to which
+/// nothing can be added: settling it does nothing, and is no error.
 pub struct Charge(Mutex<Account>);
 
-/// The entry is in place until there is a second handle to it: a request that nobody settles needs no allocation of its own.
+/// The entry is in place until there is a second handle to it: a request that nobody settles needs no allocation of its
+/// own.
 #[allow(clippy::large_enum_variant)] // the large one is the usual one
 enum Account {
-    Own(Entry),
-    Shared(Arc<Mutex<Entry>>),
+    Own(ChargeEntry),
+    Shared(Arc<Mutex<ChargeEntry>>),
 }
 
 #[derive(Default)]
-struct Entry {
+struct ChargeEntry {
     decision: Option<Decision>,
     waited: Duration,
     /// None: it has been settled, or there never was anything to settle.
-    open: Option<Open>,
+    open: Option<OpenCharge>,
     policy: Option<Policy>,
     /// Whether there was something, and a settlement has taken it.
     settled: bool,
-    /// Whether a layer further in has given it back, because it refused the request.
-    refused: bool,
+    /// Whether a layer further in has given it back, because it rejected the request.
+    rejected: bool,
     /// That of a layer around this one, by another policy or key.
     outer: Option<Box<Charge>>,
 }
 
 /// Who may go on, by which charge, and after which wait.
-pub(crate) struct Admitted {
+pub(crate) struct Acquired {
     pub(crate) decision: Decision,
     pub(crate) receipt: Option<Receipt>,
     pub(crate) waited: Duration,
 }
 
 /// What can still be settled.
-struct Open {
+struct OpenCharge {
     settler: Arc<dyn Settle>,
     key: Key,
     /// What all receipts together have charged.
@@ -128,7 +130,7 @@ pub(crate) trait Settle: Send + Sync {
     /// Does `ops` one after the other, in the background as soon as one takes time.
     fn begin(&self, ops: SmallVec<[Op; 2]>, policy: &Policy, key: &Key) -> Settlement;
     /// What tells it from others.
-    fn lobby(&self) -> &Lobby;
+    fn context(&self) -> &BackendContext;
 }
 
 impl Charge {
@@ -138,41 +140,41 @@ impl Charge {
         policy: Policy,
         key: Key,
         cost: Cost,
-        admitted: Admitted,
+        acquired: Acquired,
     ) -> Self {
-        let Admitted {
+        let Acquired {
             decision,
             receipt,
             waited,
-        } = admitted;
-        let open = Open {
+        } = acquired;
+        let open = OpenCharge {
             settler,
             key,
             cost,
             receipt,
             more: Vec::new(),
         };
-        Self(Mutex::new(Account::Own(Entry {
+        Self(Mutex::new(Account::Own(ChargeEntry {
             decision: Some(decision),
             waited,
             open: Some(open),
             policy: Some(policy),
-            ..Entry::default()
+            ..ChargeEntry::default()
         })))
     }
 
     /// Of a request that goes on by this decision, and was charged nothing that could be settled.
-    pub(crate) fn noted(policy: Policy, decision: Decision) -> Self {
-        Self(Mutex::new(Account::Own(Entry {
+    pub(crate) fn from_decision(policy: Policy, decision: Decision) -> Self {
+        Self(Mutex::new(Account::Own(ChargeEntry {
             decision: Some(decision),
             policy: Some(policy),
-            ..Entry::default()
+            ..ChargeEntry::default()
         })))
     }
 
     /// Of a request that passed uncounted.
     pub(crate) fn uncounted() -> Self {
-        Self(Mutex::new(Account::Own(Entry::default())))
+        Self(Mutex::new(Account::Own(ChargeEntry::default())))
     }
 
     /// Charges `extra` beside the estimate, without asking.
@@ -201,78 +203,84 @@ impl Charge {
     /// What has been charged and can be settled: the estimate. `None` after a settlement, or if nothing was counted.
     #[must_use]
     pub fn estimate(&self) -> Option<Cost> {
-        self.with(|entry| entry.open.as_ref().map(|open| open.cost.clone()))
+        self.with_entry(|entry| entry.open.as_ref().map(|open| open.cost.clone()))
     }
 
     /// The policy that decided; `None` if the request passed uncounted.
     #[must_use]
     pub fn policy(&self) -> Option<Policy> {
-        self.with(|entry| entry.policy.clone())
+        self.with_entry(|entry| entry.policy.clone())
     }
 
-    /// The answer by which the request was let through, with the numbers after its estimate was charged; a refusal, if its
-    /// policy is a [shadow](Policy::shadow). `None` if it passed uncounted.
+    /// The answer by which the request was let through, with the numbers after its estimate was charged; a rejection,
+    /// if its policy is a [shadow](Policy::shadow). `None` if it passed uncounted.
     #[must_use]
     pub fn decision(&self) -> Option<Decision> {
-        self.with(|entry| entry.decision.clone())
+        self.with_entry(|entry| entry.decision.clone())
     }
 
     /// How long the request has waited to be allowed; zero if it was at once.
     #[must_use]
     pub fn waited(&self) -> Duration {
-        self.with(|entry| entry.waited)
+        self.with_entry(|entry| entry.waited)
     }
 
     /// The charge of the next layer around the one that made this one, if that was by another policy or key.
     #[must_use]
     pub fn outer(&self) -> Option<Self> {
-        self.with(|entry| entry.outer.as_deref().cloned())
+        self.with_entry(|entry| entry.outer.as_deref().cloned())
     }
 
     pub(crate) fn set_outer(&self, outer: Self) {
-        self.with(|entry| entry.outer = Some(Box::new(outer)));
+        self.with_entry(|entry| entry.outer = Some(Box::new(outer)));
     }
 
-    /// The open charge among this one and those around it that was made for `key` by `policy` in the backend of `lobby`.
-    pub(crate) fn find(&self, lobby: &Lobby, policy: &Policy, key: &Key) -> Option<Self> {
-        let is_it = |entry: &Entry| {
+    /// The open charge among this one and those around it that was made for `key` by `policy` in the backend of
+    /// `context`.
+    pub(crate) fn find(
+        &self,
+        context: &BackendContext,
+        policy: &Policy,
+        key: &Key,
+    ) -> Option<Self> {
+        let is_it = |entry: &ChargeEntry| {
             entry.policy.as_ref() == Some(policy)
                 && entry.open.as_ref().is_some_and(|open| {
-                    std::ptr::eq(open.settler.lobby(), lobby) && open.key == *key
+                    std::ptr::eq(open.settler.context(), context) && open.key == *key
                 })
         };
-        if self.with(|entry| is_it(entry)) {
+        if self.with_entry(|entry| is_it(entry)) {
             return Some(self.clone());
         }
-        self.with(|entry| entry.outer.as_ref()?.find(lobby, policy, key))
+        self.with_entry(|entry| entry.outer.as_ref()?.find(context, policy, key))
     }
 
     /// How many there are around it.
     pub(crate) fn depth(&self) -> usize {
-        self.with(|entry| entry.outer.as_ref().map_or(0, |outer| outer.depth() + 1))
+        self.with_entry(|entry| entry.outer.as_ref().map_or(0, |outer| outer.depth() + 1))
     }
 
     /// Adds what another check has charged for the same request. If it has been settled meanwhile, that stays charged.
-    pub(crate) fn extend(&self, charged: &Cost, admitted: Admitted) {
-        self.with(|entry| {
-            entry.decision = Some(admitted.decision);
-            entry.waited += admitted.waited;
+    pub(crate) fn extend(&self, charged: &Cost, acquired: Acquired) {
+        self.with_entry(|entry| {
+            entry.decision = Some(acquired.decision);
+            entry.waited += acquired.waited;
             if let (Some(open), Some(policy)) = (&mut entry.open, &entry.policy) {
                 let quotas = policy.quotas().len();
                 open.cost = open.cost.with(charged, quotas, u64::saturating_add);
-                open.more.extend(admitted.receipt);
+                open.more.extend(acquired.receipt);
             }
         });
     }
 
     /// The numbers have changed.
     pub(crate) fn set_decision(&self, decision: Decision) {
-        self.with(|entry| entry.decision = Some(decision));
+        self.with_entry(|entry| entry.decision = Some(decision));
     }
 
     /// Gives back what the charge is above `cost`, and leaves it open; `None` if that is nothing.
     pub(crate) fn lower(&self, cost: &Cost) -> Option<Settlement> {
-        self.with(|entry| {
+        self.with_entry(|entry| {
             let (open, policy) = (entry.open.as_mut()?, entry.policy.as_ref()?);
             let quotas = policy.quotas().len();
             let ops = open.give_back(cost, quotas);
@@ -282,30 +290,30 @@ impl Charge {
         })
     }
 
-    /// Gives everything back, for a layer further in that refuses the request.
-    pub(crate) fn refuse(&self) -> Settlement {
-        self.with(|entry| entry.refused = true);
+    /// Gives everything back, for a layer further in that rejects the request.
+    pub(crate) fn reject(&self) -> Settlement {
+        self.with_entry(|entry| entry.rejected = true);
         self.cancel()
     }
 
-    /// The [depth](Self::depth) of the one among this and those around it that was [refused](Self::refuse).
-    pub(crate) fn refused_at(&self) -> Option<usize> {
-        if self.with(|entry| entry.refused) {
+    /// The [depth](Self::depth) of the one among this and those around it that was [rejected](Self::reject).
+    pub(crate) fn rejected_at(&self) -> Option<usize> {
+        if self.with_entry(|entry| entry.rejected) {
             return Some(self.depth());
         }
-        self.with(|entry| entry.outer.as_ref()?.refused_at())
+        self.with_entry(|entry| entry.outer.as_ref()?.rejected_at())
     }
 
     fn settle_by(&self, actual: impl FnOnce(&Cost, usize) -> Cost) -> Settlement {
         // Taken out in one step: of any number of callers one finds it.
-        let taken = self.with(|entry| {
+        let taken = self.with_entry(|entry| {
             let (open, settled) = (entry.open.take(), entry.settled);
             entry.settled |= open.is_some();
             (open.zip(entry.policy.clone()), settled)
         });
         let (mut open, policy) = match taken {
             (Some(taken), _) => taken,
-            (None, true) => return Settlement::failed(Kind::Settled),
+            (None, true) => return Settlement::failed(SettleErrorKind::Settled),
             (None, false) => return Settlement::done(None),
         };
         let quotas = policy.quotas().len();
@@ -313,12 +321,12 @@ impl Charge {
         let mut ops = open.give_back(&actual, quotas);
         let more = actual.with(&open.cost, quotas, u64::saturating_sub);
         if !more.is_zero() {
-            ops.push(Op::Penalty(more));
+            ops.push(Op::Penalize(more));
         }
         open.settler.begin(ops, &policy, &open.key)
     }
 
-    fn with<R>(&self, f: impl FnOnce(&mut Entry) -> R) -> R {
+    fn with_entry<R>(&self, f: impl FnOnce(&mut ChargeEntry) -> R) -> R {
         match &mut *self.0.lock() {
             Account::Own(entry) => f(entry),
             Account::Shared(entry) => f(&mut entry.lock()),
@@ -326,7 +334,7 @@ impl Charge {
     }
 }
 
-impl Open {
+impl OpenCharge {
     /// What gives back as much as the charge is above `cost`, the latest charge first.
     fn give_back(&mut self, cost: &Cost, quotas: usize) -> SmallVec<[Op; 2]> {
         let mut left = self.cost.with(cost, quotas, u64::saturating_sub);
@@ -364,7 +372,7 @@ impl Clone for Charge {
 /// Shows no key.
 impl fmt::Debug for Charge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.with(|entry| {
+        self.with_entry(|entry| {
             f.debug_struct("Charge")
                 .field("policy", &entry.policy.as_ref().map(Policy::name))
                 .field("estimate", &entry.open.as_ref().map(|open| &open.cost))
@@ -382,25 +390,26 @@ impl<B: Backend> Settle for B {
             match self.ask(op, policy, key) {
                 Answer::Now(Ok(reply)) => last = Some(snapshot(reply)),
                 Answer::Now(Err(error)) => {
-                    let fault = Backend::lobby(self).lost(Fault::of(error));
-                    return Settlement::failed(fault.into());
+                    let error =
+                        Backend::context(self).record_task_failure(TaskError::from_error(error));
+                    return Settlement::failed(error.into());
                 }
                 Answer::Later(reply) => {
                     let (backend, policy, key) = (self.clone(), policy.clone(), key.clone());
-                    let errand = async move {
-                        let mut last = snapshot(reply.await.map_err(Fault::of)?);
+                    let task = async move {
+                        let mut last = snapshot(reply.await.map_err(TaskError::from_error)?);
                         for op in ops {
                             let reply = match backend.ask(op, &policy, &key) {
                                 Answer::Now(reply) => reply,
                                 Answer::Later(reply) => reply.await,
                             };
-                            last = snapshot(reply.map_err(Fault::of)?);
+                            last = snapshot(reply.map_err(TaskError::from_error)?);
                         }
                         Ok(last)
                     };
-                    return match Backend::lobby(self).run(errand) {
-                        Ok(outcome) => Settlement(Progress::Running(outcome)),
-                        Err(fault) => Settlement::failed(fault.into()),
+                    return match Backend::context(self).spawn(task) {
+                        Ok(outcome) => Settlement(SettlementState::Running(outcome)),
+                        Err(error) => Settlement::failed(error.into()),
                     };
                 }
             }
@@ -408,8 +417,8 @@ impl<B: Backend> Settle for B {
         Settlement::done(last)
     }
 
-    fn lobby(&self) -> &Lobby {
-        Backend::lobby(self)
+    fn context(&self) -> &BackendContext {
+        Backend::context(self)
     }
 }
 
@@ -419,32 +428,32 @@ fn snapshot(reply: Reply) -> Snapshot {
     }
 }
 
-/// How a settlement goes on; it does so whether or not this is awaited. With a remote backend it needs the Tokio runtime that
-/// it was begun in.
+/// How a settlement goes on; it does so whether or not this is awaited. With a remote backend it needs the Tokio
+/// runtime that it was begun in.
 ///
 /// # Cancel safety
 ///
 /// Dropping it changes nothing.
 #[derive(Debug)]
-pub struct Settlement(Progress);
+pub struct Settlement(SettlementState);
 
 #[derive(Debug)]
-enum Progress {
+enum SettlementState {
     Done(Option<Result<Option<Snapshot>, SettleError>>),
-    Running(oneshot::Receiver<Result<Snapshot, Fault>>),
+    Running(oneshot::Receiver<Result<Snapshot, TaskError>>),
 }
 
 impl Settlement {
     fn done(snapshot: Option<Snapshot>) -> Self {
-        Self(Progress::Done(Some(Ok(snapshot))))
+        Self(SettlementState::Done(Some(Ok(snapshot))))
     }
 
-    fn failed(kind: Kind) -> Self {
-        Self(Progress::Done(Some(Err(SettleError(kind)))))
+    fn failed(kind: SettleErrorKind) -> Self {
+        Self(SettlementState::Done(Some(Err(SettleError(kind)))))
     }
 
-    /// Blocks this thread until it is done. A charge of a [`blocking::Limiter`](crate::blocking::Limiter) is settled by then; one
-    /// of a task goes on in its runtime, which must not be driven by this thread.
+    /// Blocks this thread until it is done. A charge of a [`blocking::Limiter`](crate::blocking::Limiter) is settled by
+    /// then; one of a task goes on in its runtime, which must not be driven by this thread.
     ///
     /// # Errors
     ///
@@ -461,15 +470,15 @@ impl Future for Settlement {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Progress::Done(outcome) => Poll::Ready(
+            SettlementState::Done(outcome) => Poll::Ready(
                 outcome
                     .take()
                     .expect("`Settlement` polled after completion"),
             ),
-            Progress::Running(outcome) => Pin::new(outcome).poll(cx).map(|outcome| {
-                match outcome.unwrap_or(Err(Fault::Lost)) {
+            SettlementState::Running(outcome) => Pin::new(outcome).poll(cx).map(|outcome| {
+                match outcome.unwrap_or(Err(TaskError::RuntimeEnded)) {
                     Ok(snapshot) => Ok(Some(snapshot)),
-                    Err(fault) => Err(SettleError(fault.into())),
+                    Err(error) => Err(SettleError(error.into())),
                 }
             }),
         }
@@ -478,41 +487,45 @@ impl Future for Settlement {
 
 /// Why a settlement had no effect, or none that is known.
 #[derive(Clone, Debug)]
-pub struct SettleError(Kind);
+pub struct SettleError(SettleErrorKind);
 
 #[derive(Clone, Debug)]
-enum Kind {
+enum SettleErrorKind {
     /// Another one came first.
     Settled,
-    Fault(Fault),
+    Task(TaskError),
 }
 
-impl From<Fault> for Kind {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
+impl From<TaskError> for SettleErrorKind {
+    fn from(error: TaskError) -> Self {
+        Self::Task(error)
     }
 }
 
 impl SettleError {
-    /// Whether another settlement of the same charge came first; else the backend gave no answer, too many settlements were under
-    /// way, or there is no runtime.
+    /// Whether another settlement of the same charge came first; else the backend gave no answer, too many settlements
+    /// were under way, or there is no runtime.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
-        matches!(self.0, Kind::Settled)
+        matches!(self.0, SettleErrorKind::Settled)
     }
 }
 
 impl fmt::Display for SettleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            Kind::Settled => "the charge has been settled already",
-            Kind::Fault(Fault::Crowded) => "too many settlements are under way",
-            Kind::Fault(Fault::NoRuntime) => {
+            SettleErrorKind::Settled => "the charge has been settled already",
+            SettleErrorKind::Task(TaskError::TooMany) => "too many settlements are under way",
+            SettleErrorKind::Task(TaskError::NoRuntime) => {
                 "settling with a remote backend needs a Tokio runtime, and there is none here"
             }
-            Kind::Fault(Fault::Lost) => "the runtime ended before the settlement was done",
-            Kind::Fault(Fault::Slow) => "the settlement took too long",
-            Kind::Fault(Fault::Failed(_)) => "the backend gave no answer to the settlement",
+            SettleErrorKind::Task(TaskError::RuntimeEnded) => {
+                "the runtime ended before the settlement was done"
+            }
+            SettleErrorKind::Task(TaskError::TimedOut) => "the settlement took too long",
+            SettleErrorKind::Task(TaskError::Failed(_)) => {
+                "the backend gave no answer to the settlement"
+            }
         })
     }
 }
@@ -520,7 +533,7 @@ impl fmt::Display for SettleError {
 impl Error for SettleError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
-            Kind::Fault(Fault::Failed(error)) => Some(&**error),
+            SettleErrorKind::Task(TaskError::Failed(error)) => Some(&**error),
             _ => None,
         }
     }

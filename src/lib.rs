@@ -1,7 +1,7 @@
 //! Exact rate limits for [Tower] services: per key, weighted, with five algorithms.
 //!
-//! A limiter is a [`Policy`] (a name and its quotas) applied to a [`Key`] at a [`Cost`] by a backend; everything HTTP is a thin
-//! adapter around that one call.
+//! A limiter is a [`Policy`] (a name and its quotas) applied to a [`Key`] at a [`Cost`] by a backend; everything HTTP
+//! is a thin adapter around that one call.
 //!
 //! ```text
 //! Request -> key -> cost -> Limiter { policy, backend } -> Decision -> header fields / 429 / grpc-status -> Response
@@ -21,18 +21,18 @@
 //! - [`Limiter`] is the same without Tower: [`limiter`]; for plain threads there is `blocking` (feature `blocking`).
 //! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
 //! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
-//! - [`wait`] lets requests wait for their turn; [`charge`] settles what they cost when it is known.
-//! - [`SemaphoreLayer`] bounds what is in flight at a time, for each key and across servers: [`concurrency`]. [`Semaphore`] is the
-//!   same without Tower: [`semaphore`].
+//! - [`wait`] lets requests wait; [`charge`] settles what they cost when it is known.
+//! - [`SemaphoreLayer`] bounds what is in flight at a time, for each key and across servers: [`concurrency`].
+//!   [`Semaphore`] is the same without Tower: [`semaphore`].
 //! - [`DrainLayer`] reads on when an upload is rejected, so that its client sees the answer: [`drain`].
 //! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
-//! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`] is
-//!   either, chosen by a URL.
+//! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`]
+//!   is either, chosen by a URL.
 //!
 //! # Features
 //!
-//! - `axum` (default): [`PeerIp`] and [`ClientIp`] read axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`; [`Charge`] is an
-//!   extractor.
+//! - `axum` (default): [`PeerIp`] and [`ClientIp`] read axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`;
+//!   [`Charge`] is an extractor.
 //! - `tonic`: [`PeerIp`] and [`ClientIp`] read the connect info of tonic's server.
 //! - `redis`: buckets in Redis, shared by a fleet.
 //! - `partition-key`: clients can be told which share of a limit is theirs, by a keyed hash.
@@ -40,8 +40,8 @@
 //! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
 //! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
 //! - `metrics`: counters, gauges and histograms for the facade of that name; see the module `metrics`.
-//! - `tracing`: an event for each refusal, one at level error if the server is set up wrongly, and one whenever Redis is given
-//!   up or taken back.
+//! - `tracing`: an event for each rejection, one at level error if the server is set up wrongly, and one whenever Redis
+//!   is given up or taken back.
 //!
 //! [Tower]: https://docs.rs/tower
 
@@ -89,10 +89,10 @@ mod park;
 mod partition;
 pub mod policy;
 pub mod quota;
-mod report;
 pub mod response;
 pub mod semaphore;
 mod sync;
+mod telemetry;
 pub mod wait;
 
 pub use self::backend::{AnyBackend, MemoryBackend, MemorySemaphore};
@@ -101,13 +101,13 @@ pub use self::backend::{RedisBackend, RedisSemaphore};
 pub use self::charge::Charge;
 pub use self::concurrency::SemaphoreLayer;
 pub use self::cost::RouteCosts;
-pub use self::decision::{Decision, Receipt, RetryAfter, Snapshot, Turn};
+pub use self::decision::{Decision, Receipt, Reservation, RetryAfter, Snapshot};
 pub use self::drain::DrainLayer;
 pub use self::head::Head;
 pub use self::key::{ClientIp, Global, Header, Key, PeerIp, key_fn};
 pub use self::limit::RateLimitLayer;
-pub use self::limiter::{Limiter, OnBackendError};
-pub use self::policy::{Permits, Policy};
+pub use self::limiter::{FailurePolicy, Limiter};
+pub use self::policy::{Policy, SemaphorePolicy};
 pub use self::quota::{Cost, Quota};
 pub use self::semaphore::{Permit, Semaphore};
 pub use self::wait::{Deadline, MaxWait};

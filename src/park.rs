@@ -80,7 +80,7 @@ mod tests {
     use crate::clock::{Clock, ManualClock, SystemClock, Timestamp};
 
     #[test]
-    fn a_thread_sleeps_by_the_system_clock_without_a_runtime_and_never_too_short() {
+    fn thread_sleeps_by_the_system_clock_without_a_runtime() {
         let clock = SystemClock::new();
         let deadline = clock.now().after(Duration::from_millis(20));
         block_on(clock.sleep_until(deadline));
@@ -88,15 +88,15 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_is_woken_by_another_one_before_its_time() {
-        let (told, hears) = tokio::sync::oneshot::channel();
-        let other = thread::spawn(move || told.send(7).expect("it waits"));
+    fn thread_is_woken_before_its_timeout() {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let other = thread::spawn(move || sender.send(7).expect("it waits"));
         let far = SystemClock::new().now().after(Duration::from_secs(3_600));
         let mut sleep = SystemClock::new().sleep_until(far);
-        let mut hears = pin!(hears);
+        let mut receiver = pin!(receiver);
         let heard = block_on(poll_fn(|cx| {
             assert!(sleep.as_mut().poll(cx).is_pending());
-            hears.as_mut().poll(cx)
+            receiver.as_mut().poll(cx)
         }));
         assert_eq!(heard, Ok(7));
         other.join().expect("no panic");
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_sleeps_by_a_clock_that_another_one_moves() {
+    fn thread_sleeps_by_a_manual_clock() {
         let clock = ManualClock::at(Timestamp::from_micros(100));
         let sleep = clock.sleep_until(Timestamp::from_micros(200));
         let other = thread::spawn(move || clock.advance(Duration::from_micros(100)));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn one_wait_may_stand_in_another() {
+    fn block_on_can_be_nested() {
         let seven = block_on(async {
             block_on(pause(Duration::from_millis(2)));
             assert!(is_blocked());

@@ -11,8 +11,8 @@ const LENGTH: usize = 16;
 #[cfg(feature = "partition-key")]
 const SHORTEST: usize = 16;
 
-/// A keyed hash of a key, for the parameter `pk` of draft 11: the same for a key on all servers that have the same secret, and
-/// nobody without it can tell of which key, or try out keys.
+/// A keyed hash of a key, for the parameter `pk` of draft 11: the same for a key on all servers that have the same
+/// secret, and nobody without it can tell of which key, or try out keys.
 // In a box of its own: where there is none, nothing large is moved about.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PartitionKey(Box<[u8; LENGTH]>);
@@ -86,7 +86,7 @@ impl Partitioner {
         }
     }
 
-    pub(crate) fn of(&self, key: &Key) -> PartitionKey {
+    pub(crate) fn partition_key(&self, key: &Key) -> PartitionKey {
         use hmac::Mac;
 
         let mut mac = hmac::Hmac::clone(&self.0);
@@ -101,7 +101,7 @@ impl Partitioner {
 
 #[cfg(not(feature = "partition-key"))]
 impl Partitioner {
-    pub(crate) fn of(&self, _: &Key) -> PartitionKey {
+    pub(crate) fn partition_key(&self, _: &Key) -> PartitionKey {
         match self.0 {}
     }
 }
@@ -114,15 +114,15 @@ mod tests {
 
     /// As `openssl dgst -sha256 -hmac` has it, so that servers of any version agree.
     #[test]
-    fn it_is_the_first_half_of_an_hmac() {
+    fn partition_key_is_the_first_half_of_an_hmac() {
         let known = 0x6e00_b5ba_aef0_d7c7_0b07_909a_7917_8322_u128;
-        let ann = Partitioner::new(SECRET).of(&Key::from("ann"));
+        let ann = Partitioner::new(SECRET).partition_key(&Key::from("ann"));
         assert_eq!(ann.as_bytes(), known.to_be_bytes());
     }
 
     #[test]
-    fn it_differs_by_key_by_secrecy_and_by_secret() {
-        let of = |secret, key: &Key| Partitioner::new(secret).of(key);
+    fn partition_key_differs_by_key_secrecy_and_secret() {
+        let of = |secret, key: &Key| Partitioner::new(secret).partition_key(key);
         let ann = of(SECRET, &Key::from("ann"));
         assert_eq!(ann, of(SECRET, &Key::from("ann")), "on any server");
         assert_ne!(ann, of(SECRET, &Key::from("bob")));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_could_be_guessed_is_refused() {
+    fn short_secret_is_an_error() {
         let short = Partitioner::try_new(b"fifteen bytes..").err();
         let why = "invalid secret of 15 bytes for partition keys: use at least 16 random bytes, such as the output of \
                    `openssl rand -hex 16`";

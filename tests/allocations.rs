@@ -163,7 +163,7 @@ fn the_counter_counts() {
 }
 
 #[test]
-fn a_request_that_passes_allocates_nothing() {
+fn allowed_request_allocates_nothing() {
     let shadow = one_quota(USED_UP).shadow();
     for policy in [one_quota(ALLOWED), two_quotas(ALLOWED), shadow] {
         let silent = silent(policy.clone()).layer(inner());
@@ -177,7 +177,7 @@ fn a_request_that_passes_allocates_nothing() {
 }
 
 #[test]
-fn a_cost_by_route_allocates_nothing() {
+fn route_costs_allocate_nothing() {
     let costs = RouteCosts::new().route("/export/{id}", 5);
     let method = http::Method::from_bytes(b"A-METHOD-OF-ITS-OWN").expect("a method");
     let costs = costs.method(method, "/", 5).prefix("/", 2);
@@ -292,7 +292,7 @@ fn default_by_hand() -> usize {
 }
 
 #[test]
-fn a_charge_that_nobody_touches_allocates_as_any_extension() {
+fn unused_charge_allocates_like_any_extension() {
     assert_eq!(default_by_hand(), 7);
     for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
         let limited = limit(policy.clone()).layer(inner());
@@ -310,7 +310,7 @@ fn a_charge_that_nobody_touches_allocates_as_any_extension() {
 }
 
 #[test]
-fn whoever_settles_a_charge_allocates_at_most_the_second_handle_to_it() {
+fn settling_allocates_at_most_one_handle() {
     let settled = |charge: &Charge| drop(charge.settle(0));
     for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
         let service = tower::service_fn(move |request: Request<()>| {
@@ -335,15 +335,15 @@ const REFUNDABLE: usize = 3;
 
 /// It finds the charge, which has two handles from then on, and puts the second one aside.
 #[test]
-fn a_layer_within_another_one_that_costs_as_much_allocates_a_handle() {
+fn inner_layer_of_equal_cost_allocates_one_handle() {
     let limited = limit(one_quota(ALLOWED));
     let nested = limited.layer(limited.layer(inner()));
     assert_eq!(allocations(nested, StatusCode::OK), default_by_hand() + 2);
 }
 
 #[test]
-fn a_refusal_allocates_its_head_and_no_more() {
-    let refused = StatusCode::TOO_MANY_REQUESTS;
+fn rejection_allocates_only_its_head() {
+    let rejected = StatusCode::TOO_MANY_REQUESTS;
     let policy = kept("\"one\";q=10;w=3600");
     let head = |response: &mut Response<()>| {
         let headers = response.headers_mut();
@@ -352,24 +352,24 @@ fn a_refusal_allocates_its_head_and_no_more() {
         headers.insert("retry-after", kept("360"));
         headers.insert("cache-control", HeaderValue::from_static("no-store"));
     };
-    let silently = by_hand(|_| {}, head, refused);
+    let silently = by_hand(|_| {}, head, rejected);
     let with_fields = |response: &mut Response<()>| {
         head(response);
         write_fields(response, &policy, "\"one\";r=0;t=360");
     };
-    let with_fields = by_hand(|_| {}, with_fields, refused);
+    let with_fields = by_hand(|_| {}, with_fields, rejected);
 
     // The body is made once for a policy of one quota.
     let one = || silent(one_quota(USED_UP)).layer(inner());
-    assert_eq!(allocations(one(), refused), silently);
+    assert_eq!(allocations(one(), rejected), silently);
     let one = limit(one_quota(USED_UP)).extensions(false).layer(inner());
-    assert_eq!(allocations(one, refused), with_fields);
+    assert_eq!(allocations(one, rejected), with_fields);
 
     // With more quotas it says which of them refused, and is written for each refusal.
     let two = silent(two_quotas(USED_UP)).layer(inner());
-    assert_eq!(allocations(two, refused), silently + BODY);
+    assert_eq!(allocations(two, rejected), silently + BODY);
     let two = limit(two_quotas(USED_UP)).extensions(false).layer(inner());
-    assert_eq!(allocations(two, refused), with_fields + BODY);
+    assert_eq!(allocations(two, rejected), with_fields + BODY);
 }
 
 /// The text, made as long as it gets, and the count of who shares it.

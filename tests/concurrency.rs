@@ -71,7 +71,7 @@ async fn clones_of_a_limiter_on_many_tasks_admit_exactly_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn clones_of_a_service_on_many_tasks_call_the_inner_one_exactly_as_often_as_the_limit_says() {
+async fn clones_on_many_tasks_call_the_inner_service_exactly_limit_times() {
     for quota in ALGORITHMS {
         for _ in 0..ROUNDS {
             let called = Arc::new(AtomicUsize::new(0));
@@ -115,7 +115,7 @@ const MAX_KEYS: usize = 10_000;
 const FLOOD: u64 = 10 * MAX_KEYS as u64;
 
 #[test]
-fn a_flood_of_keys_neither_shuts_new_clients_out_nor_lets_those_in_who_are_shut_out() {
+fn flood_of_keys_keeps_new_clients_allowed_and_denied_clients_denied() {
     // In a window newcomers are reset later than who came before, or all together.
     let epoch = Quota::interval_bucket(LIMIT, LIMIT, DAY).anchor(Anchor::EPOCH);
     for quota in ALGORITHMS.into_iter().chain([epoch]) {
@@ -163,7 +163,7 @@ fn flood(quota: Quota) {
 }
 
 #[test]
-fn keys_that_owe_nothing_make_room_before_others_are_forgotten() {
+fn full_buckets_are_evicted_first() {
     let (backend, clock) = backend(MAX_KEYS);
     let limiter = Limiter::new(Policy::new("sweep", Quota::per_hour(10)), backend.clone());
     // A token comes back in 6 minutes: at any time 3600 clients owe one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::Method;
 use tower_sluice::key::{Cookie, Networks, TrustedProxies};
 use tower_sluice::policy::PolicyError;
-use tower_sluice::{AnyBackend, ClientIp, Permits, Policy, Quota, RouteCosts};
+use tower_sluice::{AnyBackend, ClientIp, Policy, Quota, RouteCosts, SemaphorePolicy};
 
 fn why<T>(made: Result<T, impl Error>) -> String {
     match made {
@@ -128,7 +128,7 @@ fn names() {
             r#"duplicate quota name "p": give each quota of a policy its own name, such as "daily""#,
         ),
         (
-            why(Policy::try_of("p", nine)),
+            why(Policy::try_from_quotas("p", nine)),
             "invalid policy of 9 quotas: use 1 to 8",
         ),
         (
@@ -140,15 +140,15 @@ fn names() {
             ),
         ),
         (
-            why(Permits::try_new("a:b", 1)),
+            why(SemaphorePolicy::try_new("a:b", 1)),
             r#"invalid name of permits "a:b": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "a-b""#,
         ),
         (
-            why(Permits::try_new("p", 0)),
+            why(SemaphorePolicy::try_new("p", 0)),
             "invalid number of permits 0: use 1 to 65535",
         ),
         (
-            why(Permits::new("p", 1).try_lease(Duration::from_millis(50))),
+            why(SemaphorePolicy::new("p", 1).try_lease(Duration::from_millis(50))),
             "invalid lease of 50ms: use 100 ms to 1 day, such as 30 s",
         ),
         (

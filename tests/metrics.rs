@@ -20,8 +20,8 @@ use tower::{Layer, Service, ServiceExt};
 use tower_sluice::backend::Backend as _;
 use tower_sluice::clock::ManualClock;
 use tower_sluice::{
-    Cost, Global, Header, Key, Limiter, MaxWait, MemoryBackend, MemorySemaphore, OnBackendError,
-    Permits, Policy, Quota, RateLimitLayer, Semaphore, SemaphoreLayer,
+    Cost, FailurePolicy, Global, Header, Key, Limiter, MaxWait, MemoryBackend, MemorySemaphore,
+    Policy, Quota, RateLimitLayer, Semaphore, SemaphoreLayer, SemaphorePolicy,
 };
 
 use crate::remote::Remote;
@@ -74,19 +74,19 @@ fn each_decision_of_a_layer_is_counted_once() {
 }
 
 #[test]
-fn what_is_asked_without_a_layer_is_counted_too_and_looks_are_not() {
+fn limiter_checks_are_counted_and_peeks_are_not() {
     let lines = counted(async || {
         let limiter = Limiter::new(two_a_minute(), memory());
         let ann = Key::from("ann");
         limiter.peek(&ann).await.expect("memory");
         let _ = limiter.check_now(&ann, 1);
         let _ = limiter.check(&ann, 1).await;
-        assert!(limiter.admit(&ann, 1).await.is_err());
-        limiter.penalty(&ann, 1).await.expect("memory");
+        assert!(limiter.try_acquire(&ann, 1).await.is_err());
+        limiter.penalize(&ann, 1).await.expect("memory");
         #[cfg(feature = "blocking")]
         {
             let blocking = tower_sluice::blocking::Limiter::new(two_a_minute(), memory());
-            assert!(blocking.admit(&ann, 2).is_ok());
+            assert!(blocking.try_acquire(&ann, 2).is_ok());
             let _ = blocking.check(&ann, 1);
         }
     });
@@ -116,9 +116,10 @@ fn outcomes(run: impl AsyncFnOnce()) -> Vec<String> {
     outcomes
 }
 
-type Limit = RateLimitLayer<Global, Remote, Cost, OnBackendError>;
+type Limit = RateLimitLayer<Global, Remote, Cost, FailurePolicy>;
 
-/// Compares what is counted of three requests, of which `policy` allows two, before a backend that is near and one that is far.
+/// Compares what is counted of three requests, of which `policy` allows two, before a backend that is near and one that
+/// is far.
 #[track_caller]
 fn assert_outcomes(policy: &Policy, fails: bool, of: impl Fn(Limit) -> Limit, expected: &[&str]) {
     let hurries = |limit: Limit| limit.wait(Duration::from_millis(1));
@@ -130,7 +131,7 @@ fn assert_outcomes(policy: &Policy, fails: bool, of: impl Fn(Limit) -> Limit, ex
                     remote.fail(usize::MAX);
                 }
                 let limit = RateLimitLayer::new(policy.clone(), Global, remote);
-                let limit = also(of(limit.on_backend_error(OnBackendError::Deny)));
+                let limit = also(of(limit.on_backend_error(FailurePolicy::FailClosed)));
                 let mut service = limit.layer(hello());
                 for _ in 0..3 {
                     ask(&mut service, Request::new(())).await;
@@ -142,12 +143,12 @@ fn assert_outcomes(policy: &Policy, fails: bool, of: impl Fn(Limit) -> Limit, ex
 }
 
 #[test]
-fn near_or_far_with_or_without_an_answer_each_decision_is_counted_once() {
+fn each_decision_is_counted_once_on_every_backend() {
     let (real, shadow) = (two_a_minute(), two_a_minute().shadow());
-    let allow = |limit: Limit| limit.on_backend_error(OnBackendError::Allow);
+    let allow = |limit: Limit| limit.on_backend_error(FailurePolicy::FailOpen);
     let falls_back = |limit: Limit| {
         let local = MemoryBackend::builder().build();
-        limit.on_backend_error(OnBackendError::Fallback(local))
+        limit.on_backend_error(FailurePolicy::Fallback(local))
     };
     assert_outcomes(&real, false, |limit| limit, &["allowed 2", "denied 1"]);
     assert_outcomes(&shadow, false, |limit| limit, &["allowed 2", "shadow 1"]);
@@ -161,7 +162,7 @@ fn near_or_far_with_or_without_an_answer_each_decision_is_counted_once() {
 }
 
 #[test]
-fn of_layers_within_each_other_each_counts_that_had_to_ask() {
+fn nested_layers_count_each_backend_check() {
     let counted = |inner: u64, policy: Policy| {
         outcomes(async || {
             let outer = RateLimitLayer::new(policy, Global, memory());
@@ -171,7 +172,7 @@ fn of_layers_within_each_other_each_counts_that_had_to_ask() {
     };
     assert_eq!(counted(1, two_a_minute()), ["allowed 1"]);
     assert_eq!(counted(2, two_a_minute()), ["allowed 2"]);
-    // Refused a part, it asks for the whole, and counts once.
+    // Rejected a part, it asks for the whole, and counts once.
     let minute = Duration::from_secs(60);
     for policy in [
         two_a_minute(),
@@ -195,7 +196,7 @@ fn waits_are_measured_and_permits_in_use_known() {
         let (clock, second) = (clock(), Duration::from_secs(1));
         let backend = MemoryBackend::builder().clock(clock.clone()).build();
         let policy = Policy::new("api", Quota::per_minute(30).burst(1));
-        let layer = RateLimitLayer::new(policy, Global, backend).wait(MaxWait::of(3 * second));
+        let layer = RateLimitLayer::new(policy, Global, backend).wait(MaxWait::within(3 * second));
         let mut service = layer.layer(hello());
         ask(&mut service, Request::new(())).await;
         tokio::join!(
@@ -206,15 +207,15 @@ fn waits_are_measured_and_permits_in_use_known() {
         let waits = Policy::new("mails", Quota::per_minute(30).burst(1));
         let backend = MemoryBackend::builder().clock(clock.clone()).build();
         let (limiter, ann) = (Limiter::new(waits, backend), Key::from("ann"));
-        assert!(limiter.wait(&ann, 1, 3 * second).await.is_ok());
+        assert!(limiter.acquire(&ann, 1, 3 * second).await.is_ok());
         let (second_one, ()) = tokio::join!(
-            limiter.wait(&ann, 1, 3 * second),
+            limiter.acquire(&ann, 1, 3 * second),
             pass(&clock, 1, 2 * second)
         );
         assert!(second_one.is_ok());
 
         let memory = MemorySemaphore::builder().clock(clock.clone()).build();
-        let permits = Permits::new("exports", 3);
+        let permits = SemaphorePolicy::new("exports", 3);
         let semaphore = Semaphore::new(permits.clone(), memory.clone());
         let key = Key::from("global");
         let held = semaphore.try_acquire(&key, 2).await.expect("free");
@@ -250,10 +251,10 @@ fn waits_are_measured_and_permits_in_use_known() {
 }
 
 #[test]
-fn however_it_ends_a_permit_is_no_longer_in_use() {
+fn ended_permit_is_not_counted_as_in_use() {
     let lines = counted(async || {
         let memory = MemorySemaphore::builder().clock(clock()).build();
-        let limit = SemaphoreLayer::new(Permits::new("exports", 2), Global, memory.clone());
+        let limit = SemaphoreLayer::new(SemaphorePolicy::new("exports", 2), Global, memory.clone());
         let answers = tower::service_fn(async |request: Request<()>| match request.uri().path() {
             "/error" => Err("broken"),
             "/panic" => panic!("on purpose"),
@@ -269,7 +270,7 @@ fn however_it_ends_a_permit_is_no_longer_in_use() {
         let mut service = limit.layer(hello());
         drop(service.ready().await.expect("ready").call(Request::new(())));
 
-        let semaphore = Semaphore::new(Permits::new("exports", 2), memory);
+        let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 2), memory);
         let key = Key::from("global");
         drop(semaphore.try_acquire(&key, 2).await.expect("free"));
         let held = semaphore.try_acquire(&key, 1).await.expect("free");
@@ -305,7 +306,7 @@ fn evictions_and_lost_leases_are_counted() {
             .clock(clock.clone())
             .leases_end()
             .build();
-        let semaphore = Semaphore::new(Permits::new("exports", 1), memory);
+        let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), memory);
         let held = semaphore.try_acquire(&Key::from("ann"), 1).await;
         let held = held.expect("free");
         others().await;
@@ -333,9 +334,11 @@ fn how_redis_does_is_counted() {
         let layer = RateLimitLayer::new(two_a_minute(), Global, redis.clone());
         let mut deny = layer
             .clone()
-            .on_backend_error(OnBackendError::Deny)
+            .on_backend_error(FailurePolicy::FailClosed)
             .layer(hello());
-        let mut allow = layer.on_backend_error(OnBackendError::Allow).layer(hello());
+        let mut allow = layer
+            .on_backend_error(FailurePolicy::FailOpen)
+            .layer(hello());
         assert_eq!(ask(&mut deny, Request::new(())).await.status, 200);
 
         server.kill9();
@@ -344,15 +347,17 @@ fn how_redis_does_is_counted() {
         }
         assert_eq!(ask(&mut allow, Request::new(())).await.status, 200);
         let semaphore = RedisSemaphore::new(&redis);
-        let layer = SemaphoreLayer::new(Permits::new("exports", 1), Global, semaphore);
+        let layer = SemaphoreLayer::new(SemaphorePolicy::new("exports", 1), Global, semaphore);
         let mut allow = layer
             .clone()
-            .on_backend_error(OnBackendError::Allow)
+            .on_backend_error(FailurePolicy::FailOpen)
             .layer(hello());
         assert_eq!(ask(&mut allow, Request::new(())).await.status, 200);
-        let mut deny = layer.on_backend_error(OnBackendError::Deny).layer(hello());
+        let mut deny = layer
+            .on_backend_error(FailurePolicy::FailClosed)
+            .layer(hello());
         assert_eq!(ask(&mut deny, Request::new(())).await.status, 503);
-        let lost = redis.lobby().lost_errands();
+        let lost = redis.context().failed_background_tasks();
         assert_eq!(lost, 0);
         std::mem::forget(redis); // its circuit is open to the end
     });

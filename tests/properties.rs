@@ -1,7 +1,7 @@
 //! Promises that hold for every quota and all traffic, tried with random ones of both.
 //!
-//! Each property counts what it met, and fails if the interesting cases did not occur: a property of refusals proves nothing
-//! where nobody is refused. `PROPTEST_CASES` sets how many cases each one tries.
+//! Each property counts what it met, and fails if the interesting cases did not occur: a property of denials proves
+//! nothing where nobody is denied. `PROPTEST_CASES` sets how many cases each one tries.
 
 #[path = "support/property.rs"]
 mod property;
@@ -20,7 +20,7 @@ use tower_sluice::backend::Reply;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::quota::Anchor;
-use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RetryAfter, Turn};
+use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, Reservation, RetryAfter};
 
 use crate::property::{Seen, try_all};
 
@@ -358,7 +358,7 @@ impl Core {
             .enumerate()
             .map(|(index, shape)| (format!("quota {index}"), shape.quota()));
         Self {
-            policy: Policy::try_of("properties", named).expect("1 to 8 quotas"),
+            policy: Policy::try_from_quotas("properties", named).expect("1 to 8 quotas"),
             states: vec![None; shapes.len()],
         }
     }
@@ -421,7 +421,7 @@ fn micros(duration: Duration) -> u64 {
 // -- The properties
 
 #[test]
-fn a_refused_request_is_refused_until_exactly_retry_after_and_allowed_then() {
+fn denied_request_is_allowed_at_exactly_retry_after() {
     let seen = for_all(
         (shape(&KINDS, false), start(), traffic(), 0..=3_u64),
         |(shape, start, traffic, reach), seen| {
@@ -483,9 +483,9 @@ fn a_refused_request_is_refused_until_exactly_retry_after_and_allowed_then() {
 }
 
 #[test]
-fn refused_checks_are_invisible() {
+fn denied_checks_change_nothing() {
     let seen = for_all(
-        // A bucket that starts below its capacity is created by its first check, even a refused one.
+        // A bucket that starts below its capacity is created by its first check, even a denied one.
         (shape(&KINDS, true), start(), traffic(), 0..=1_u64),
         |(shape, start, traffic, reach), seen| {
             let (mut all, mut allowed_only) = (Core::of(&[shape]), Core::of(&[shape]));
@@ -544,7 +544,7 @@ fn spans(charges: &[Charge]) -> impl Iterator<Item = (&Charge, &Charge, u128)> {
 }
 
 #[test]
-fn a_bucket_admits_at_most_its_capacity_and_its_rate_in_every_span() {
+fn token_bucket_admits_at_most_capacity_plus_rate_in_every_span() {
     let seen = for_all(
         (shape(&[Kind::Bucket], false), start(), traffic(), 0..=1_u64),
         |(shape, start, traffic, reach), seen| {
@@ -628,7 +628,7 @@ fn an_interval_bucket_admits_at_most_its_capacity_and_what_ticks_brought_in_ever
 }
 
 #[test]
-fn a_fixed_window_admits_whatever_fits_into_its_window_and_nothing_else() {
+fn fixed_window_admits_exactly_its_limit_per_window() {
     let seen = for_all(
         (shape(&[Kind::FixedWindow], true), start(), traffic()),
         |(shape, start, traffic), seen| {
@@ -661,7 +661,7 @@ fn a_fixed_window_admits_whatever_fits_into_its_window_and_nothing_else() {
 }
 
 #[test]
-fn a_log_admits_at_most_its_limit_in_every_span_of_a_window() {
+fn sliding_log_admits_at_most_its_limit_in_every_window() {
     let seen = for_all(
         (
             shape(&[Kind::SlidingLog], true),
@@ -690,7 +690,7 @@ fn a_log_admits_at_most_its_limit_in_every_span_of_a_window() {
 }
 
 #[test]
-fn a_log_refuses_only_what_would_exceed_its_limit() {
+fn sliding_log_denies_only_above_its_limit() {
     for_all(
         (shape(&[Kind::SlidingLog], true), start(), traffic()),
         |(shape, start, traffic), _| {
@@ -848,7 +848,7 @@ fn a_token_bucket_is_gcra() {
 }
 
 #[test]
-fn what_remains_is_allowed_and_one_more_is_not() {
+fn remaining_tokens_are_allowed_and_one_more_is_denied() {
     let seen = for_all(
         (shape(&KINDS, false), start(), traffic(), 0..=3_u64),
         |(shape, start, traffic, reach), seen| {
@@ -876,7 +876,7 @@ fn what_remains_is_allowed_and_one_more_is_not() {
 }
 
 #[test]
-fn what_is_allowed_now_is_allowed_at_every_later_time() {
+fn allowed_cost_stays_allowed_later() {
     let seen = for_all(
         (shape(&KINDS, false), start(), traffic(), vec(step(), 40)),
         |(shape, start, traffic, later), seen| {
@@ -980,7 +980,7 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
 }
 
 #[test]
-fn a_refund_at_once_leaves_no_trace() {
+fn immediate_refund_restores_the_state() {
     let seen = for_all(
         (shape(&KINDS, false), start(), traffic(), spend(), 0..=3_u64),
         |(shape, start, traffic, spend, reach), seen| {
@@ -1006,7 +1006,7 @@ fn a_refund_at_once_leaves_no_trace() {
 }
 
 #[test]
-fn refunds_give_back_what_was_charged_at_the_most_and_once() {
+fn refunds_return_at_most_the_charge_once() {
     let refund = (any::<prop::sample::Index>(), 0..=5_u64);
     let seen = for_all(
         (shape(&KINDS, false), start(), traffic(), vec(refund, 60)),
@@ -1049,7 +1049,7 @@ fn refunds_give_back_what_was_charged_at_the_most_and_once() {
 }
 
 #[test]
-fn penalties_shut_nobody_out_for_longer_than_two_times_the_time_to_recover() {
+fn penalties_are_capped_at_twice_the_limit() {
     let seen = for_all(
         (shape(&KINDS, false), start(), traffic()),
         |(shape, start, traffic), seen| {
@@ -1076,7 +1076,7 @@ fn penalties_shut_nobody_out_for_longer_than_two_times_the_time_to_recover() {
 }
 
 #[test]
-fn a_reset_makes_a_key_unseen() {
+fn reset_forgets_a_key() {
     for_all(
         (shape(&KINDS, false), start(), traffic(), traffic()),
         |(shape, start, traffic, more), _| {
@@ -1097,9 +1097,9 @@ fn a_reset_makes_a_key_unseen() {
     );
 }
 
-/// Turns are charged ahead of their time: the bound holds at the moments at which they go, whatever is given up.
+/// Reservations are charged ahead of their time: the bound holds at the moments at which they go, whatever is given up.
 #[test]
-fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
+fn reservations_keep_the_rate_and_the_order_of_requests() {
     let step = (
         0..=40_u64,
         1..=6_u64,
@@ -1123,7 +1123,7 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
             };
             let (policy, mut states, mut now) = (Policy::new("turns", quota), [None], TODAY);
             // (moment, cost, turn), in the order of asking; what was given back is taken out.
-            let mut granted: Vec<(u64, u64, Option<Turn>)> = Vec::new();
+            let mut granted: Vec<(u64, u64, Option<Reservation>)> = Vec::new();
             for (pause, cost, max_wait, what, index) in steps {
                 now += pause;
                 let at = Timestamp::from_micros(now);
@@ -1135,10 +1135,10 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
                     if granted[place].0 <= now {
                         continue; // it has gone ahead
                     }
-                    let Some(turn) = granted[place].2.take() else {
+                    let Some(reservation) = granted[place].2.take() else {
                         continue;
                     };
-                    let reply = algorithm::cancel(&policy, &mut states, at, &turn);
+                    let reply = algorithm::cancel(&policy, &mut states, at, &reservation);
                     let last = place + 1 == granted.len();
                     prop_assert!(last || !reply.returned, "only the last turn goes back");
                     if reply.returned {
@@ -1147,13 +1147,13 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
                     } else {
                         seen.note("passes unused");
                         // Another attempt may come when those behind are gone.
-                        granted[place].2 = Some(turn);
+                        granted[place].2 = Some(reservation);
                     }
                     continue;
                 }
                 let max_wait = Duration::from_micros(max_wait);
                 let reply = algorithm::reserve(&policy, &mut states, at, Cost::new(cost), max_wait);
-                prop_assert!(reply.go_after <= max_wait);
+                prop_assert!(reply.wait <= max_wait);
                 let rightly = match reply.decision.retry_after() {
                     None => true,
                     Some(RetryAfter::Never) => cost > capacity,
@@ -1161,9 +1161,9 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
                 };
                 prop_assert!(rightly, "{:?}", reply.decision);
                 if reply.decision.is_allowed() {
-                    let wait = u64::try_from(reply.go_after.as_micros()).expect("fits");
+                    let wait = u64::try_from(reply.wait.as_micros()).expect("fits");
                     seen.note(if wait > 0 { "waits" } else { "goes at once" });
-                    granted.push((now + wait, cost, reply.turn));
+                    granted.push((now + wait, cost, reply.reservation));
                 }
             }
             prop_assert!(granted.is_sorted_by_key(|(moment, ..)| *moment));
@@ -1193,7 +1193,7 @@ fn turns_keep_the_bound_at_their_moments_and_the_order_of_their_asking() {
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Check,
-    Penalty,
+    Penalize,
     Refund(prop::sample::Index),
     Reset,
 }
@@ -1210,7 +1210,7 @@ struct Asked {
 fn asked(keys: usize) -> impl Strategy<Value = Asked> {
     let op = prop_oneof![
         12 => Just(Op::Check),
-        2 => Just(Op::Penalty),
+        2 => Just(Op::Penalize),
         4 => any::<prop::sample::Index>().prop_map(Op::Refund),
         1 => Just(Op::Reset),
     ];
@@ -1245,8 +1245,8 @@ impl Twins {
     }
 
     fn reconfigure(&mut self, (limit, refill, span): (u64, u64, u64)) {
-        // Full stays full: what a bucket without initial tokens has left is forgotten when it owes nothing, and to one with
-        // initial tokens that is a difference.
+        // Full stays full: what a bucket without initial tokens has left is forgotten when it owes nothing, and to one
+        // with initial tokens that is a difference.
         let full = self.shape.initial == self.shape.limit;
         self.shape.limit = limit;
         self.shape.initial = if full {
@@ -1262,7 +1262,7 @@ impl Twins {
             _ => self.shape.refill = refill,
         }
         let policy = Core::of(&[self.shape]).policy;
-        self.limiter = self.limiter.with(&policy);
+        self.limiter = self.limiter.with_policy(&policy);
         for (core, _) in &mut self.cores {
             core.policy = policy.clone();
         }
@@ -1291,10 +1291,10 @@ impl Twins {
                 receipts.extend(memory.receipt.zip(own.receipt).map(<[_; 2]>::from));
                 return Ok(());
             }
-            Op::Penalty => {
+            Op::Penalize => {
                 let Ok(memory) = self
                     .limiter
-                    .penalty(&key, cost)
+                    .penalize(&key, cost)
                     .now_or_never()
                     .expect(at_once);
                 (memory, one(&core.penalize(now, cost)))
@@ -1321,7 +1321,7 @@ impl Twins {
 
 /// A key that is alone is never swept: it answers the same even when it is reconfigured and its clock goes back.
 #[test]
-fn memory_answers_as_the_core_does_whatever_is_asked() {
+fn memory_decides_as_the_core_for_every_operation() {
     let seen = for_all(
         (small_shape(&KINDS, true), start(), vec(asked(1), 1..100)),
         |(mut shape, start, traffic), seen| {
@@ -1348,7 +1348,7 @@ fn memory_answers_as_the_core_does_whatever_is_asked() {
 
 /// Keys that owe nothing are swept meanwhile, which no answer shows.
 #[test]
-fn memory_answers_as_the_core_does_while_it_sweeps() {
+fn memory_decides_as_the_core_while_it_sweeps() {
     const KEYS: usize = 40;
     let seen = for_all(
         (
@@ -1385,7 +1385,7 @@ fn memory_answers_as_the_core_does_while_it_sweeps() {
 }
 
 #[test]
-fn looking_at_a_key_does_not_keep_it_from_expiring() {
+fn peek_does_not_extend_expiry() {
     const HOUR: Duration = Duration::from_secs(3_600);
     let clock = ManualClock::at(Timestamp::from_micros(TODAY));
     let backend = MemoryBackend::builder().clock(clock.clone()).idle_ttl(HOUR);
@@ -1398,20 +1398,20 @@ fn looking_at_a_key_does_not_keep_it_from_expiring() {
         assert!(!limiter.check_now(&key, 11).decision.is_allowed());
     }
     clock.advance(HOUR / 2);
-    // It has expired, and is created anew with 2 tokens by its first check, even a refused one.
+    // It has expired, and is created anew with 2 tokens by its first check, even a denied one.
     assert!(!limiter.check_now(&key, 10).decision.is_allowed());
     clock.advance(Duration::from_millis(800));
     assert!(limiter.check_now(&key, 10).decision.is_allowed());
 }
 
 #[test]
-fn looking_at_a_key_by_another_tier_does_not_make_it_expire_sooner() {
+fn peek_by_another_tier_does_not_shorten_expiry() {
     let clock = ManualClock::at(Timestamp::from_micros(TODAY));
     // One shard, so that every new key sweeps past the old one.
     let backend = MemoryBackend::builder().max_keys(NonZeroUsize::new(100).expect("not 0"));
     let backend = backend.clock(clock.clone()).build();
     let limiter = Limiter::new(Policy::new("tiers", Quota::per_hour(10)), backend);
-    let faster = limiter.with(&Policy::new("tiers", Quota::per_second(1_000)));
+    let faster = limiter.with_policy(&Policy::new("tiers", Quota::per_second(1_000)));
     let key = Key::from("ann");
     assert!(limiter.check_now(&key, 10).decision.is_allowed());
     assert!(faster.check_now(&key, 0).decision.is_allowed());
@@ -1447,7 +1447,7 @@ fn no_number_panics() {
     ];
     let op = prop_oneof![
         8 => Just(Op::Check),
-        4 => Just(Op::Penalty),
+        4 => Just(Op::Penalize),
         2 => any::<prop::sample::Index>().prop_map(Op::Refund),
         1 => Just(Op::Reset),
     ];
@@ -1495,7 +1495,7 @@ fn no_number_panics() {
                         receipts.extend(reply.receipt);
                         own
                     }
-                    Op::Penalty => one(&core.penalize(now, cost)),
+                    Op::Penalize => one(&core.penalize(now, cost)),
                     Op::Refund(index) if !receipts.is_empty() => {
                         let taken = index.get_mut(&mut receipts).take(Cost::new(cost));
                         core.refund(now, &taken)

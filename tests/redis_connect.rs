@@ -11,10 +11,10 @@ use bb8_redis::RedisConnectionManager;
 use redis::aio::ConnectionManager;
 use tower_sluice::backend::redis::RedisBuilder;
 use tower_sluice::backend::{Backend, BackendError, BackendErrorKind};
-use tower_sluice::limiter::{Outcome, Resilient};
+use tower_sluice::limiter::{CheckOutcome, WithFailurePolicy};
 use tower_sluice::quota::Unit;
 use tower_sluice::{
-    AnyBackend, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota, RedisBackend,
+    AnyBackend, FailurePolicy, Key, Limiter, MemoryBackend, Policy, Quota, RedisBackend,
 };
 
 use crate::support::redis::RedisServer;
@@ -80,9 +80,9 @@ async fn settings_without_bounds_are_bounded() {
             .reserve(&key, 1, Duration::MAX)
             .await
             .expect("it runs");
-        let turn = reply.turn.expect("it waits");
-        assert!(limiter.cancel(&key, turn).await.expect("it runs"));
-        let wait = limiter.wait(&key, 1, Duration::MAX);
+        let reservation = reply.reservation.expect("it waits");
+        assert!(limiter.cancel(&key, reservation).await.expect("it runs"));
+        let wait = limiter.acquire(&key, 1, Duration::MAX);
         let wait = tokio::time::timeout(Duration::from_millis(50), wait).await;
         assert!(wait.is_err(), "it waits for as long as it takes");
     }
@@ -100,7 +100,7 @@ async fn settings_without_bounds_are_bounded() {
 // -- Pools and connections of the user's own
 
 #[tokio::test]
-async fn a_pool_lends_its_way_to_connect_and_keeps_its_connections() {
+async fn given_pool_provides_new_connections_only() {
     let mut server = RedisServer::options().password("sesame").start();
     let manager = RedisConnectionManager::new(server.url()).expect("a URL");
     let pool = bb8::Pool::builder().max_size(1).build(manager).await;
@@ -132,7 +132,7 @@ async fn a_pool_lends_its_way_to_connect_and_keeps_its_connections() {
 }
 
 #[tokio::test]
-async fn a_connection_of_the_users_own_is_shared() {
+async fn given_connection_is_shared() {
     let mut server = RedisServer::start();
     let client = redis::Client::open(server.url()).expect("a URL");
     let multiplexed = client.get_multiplexed_async_connection().await;
@@ -193,7 +193,7 @@ fn a_url_is_read_without_a_runtime_and_without_a_server() {
 }
 
 #[tokio::test]
-async fn a_service_that_started_first_finds_its_server() {
+async fn service_connects_when_redis_starts_later() {
     let mut server = RedisServer::options().prepare();
     let backend = AnyBackend::from_url(&server.url()).expect("a URL");
     let error = spend(&backend, "ann").await.unwrap_err();
@@ -203,7 +203,7 @@ async fn a_service_that_started_first_finds_its_server() {
 }
 
 #[test]
-fn a_url_that_cannot_be_is_told_with_what_can() {
+fn invalid_url_error_lists_valid_schemes() {
     let why = |url: &str| {
         let error = AnyBackend::from_url(url).unwrap_err();
         assert!(
@@ -236,11 +236,11 @@ fn a_url_that_cannot_be_is_told_with_what_can() {
         assert!(AnyBackend::from_url(url).is_ok(), "{url}");
     }
     for url in ["redis://", "redis://host:port/", "redis://host/name"] {
-        let told = why(url);
+        let reported = why(url);
         assert!(
-            told.starts_with("invalid Redis URL: ")
-                && told.ends_with(r#"; use for example "redis://127.0.0.1:6379/0""#),
-            "{told}"
+            reported.starts_with("invalid Redis URL: ")
+                && reported.ends_with(r#"; use for example "redis://127.0.0.1:6379/0""#),
+            "{reported}"
         );
     }
     #[cfg(not(feature = "tls"))]
@@ -250,19 +250,19 @@ fn a_url_that_cannot_be_is_told_with_what_can() {
 }
 
 #[tokio::test]
-async fn no_password_is_ever_told() {
+async fn errors_contain_no_password() {
     const PASSWORD: &str = "0pen-Sesame";
     let server = RedisServer::options().password("another").start();
-    let told = |what: &dyn Debug, text: String| {
+    let reported = |what: &dyn Debug, text: String| {
         for text in [format!("{what:?}"), format!("{what:#?}"), text] {
             assert!(!text.contains(PASSWORD), "{text}");
         }
     };
     let of_error = |error: &BackendError| {
-        told(error, error.to_string());
+        reported(error, error.to_string());
         let mut cause = error.source();
         while let Some(error) = cause {
-            told(&error, error.to_string());
+            reported(&error, error.to_string());
             cause = error.source();
         }
     };
@@ -272,8 +272,8 @@ async fn no_password_is_ever_told() {
         server.url_of("ann", PASSWORD),
         nobody,
     ] {
-        told(&RedisBackend::connect_lazy(&url), String::new());
-        told(&AnyBackend::from_url(&url), String::new());
+        reported(&RedisBackend::connect_lazy(&url), String::new());
+        reported(&AnyBackend::from_url(&url), String::new());
         let backend = AnyBackend::from_url(&url).expect("a URL");
         let error = spend(&backend, "ann").await.unwrap_err();
         assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
@@ -292,8 +292,8 @@ async fn no_password_is_ever_told() {
         of_error(&RedisBackend::connect_lazy(&url).unwrap_err());
     }
     let secret = RedisBackend::builder().secret(PASSWORD);
-    told(&secret, String::new());
-    told(
+    reported(&secret, String::new());
+    reported(
         &secret.connect_lazy(server.url()).expect("a URL"),
         String::new(),
     );
@@ -302,7 +302,7 @@ async fn no_password_is_ever_told() {
 // -- Names
 
 #[tokio::test]
-async fn keys_are_named_as_they_are_promised() {
+async fn keys_follow_the_documented_layout() {
     let server = RedisServer::start();
     let backend = RedisBackend::connect(server.url()).await.expect("a server");
     let minute = Duration::from_secs(60);
@@ -311,7 +311,10 @@ async fn keys_are_named_as_they_are_promised() {
         .and("steps", Quota::interval_bucket(5, 1, minute))
         .and("even", Quota::sliding_window(9, minute))
         .and("log", Quota::sliding_log(9, minute))
-        .and("bytes", Quota::per_hour(1 << 20).unit(Unit::ContentBytes));
+        .and(
+            "bytes",
+            Quota::per_hour(1 << 20).with_unit(Unit::ContentBytes),
+        );
     let limiter = Limiter::new(policy, backend.clone());
     let _ = limiter.check(&Key::from("alice"), 1).await.expect("Redis");
     let suffixes = [
@@ -344,7 +347,7 @@ async fn keys_are_named_as_they_are_promised() {
 }
 
 #[tokio::test]
-async fn who_has_another_prefix_or_secret_shares_nothing() {
+async fn other_prefixes_and_secrets_share_no_state() {
     let server = RedisServer::start();
     let connect =
         async |builder: RedisBuilder| builder.connect(server.url()).await.expect("a server");
@@ -382,25 +385,25 @@ async fn who_has_another_prefix_or_secret_shares_nothing() {
 }
 
 #[test]
-fn a_prefix_that_cannot_be_is_refused() {
+fn invalid_prefix_is_an_error() {
     for prefix in ["", "a b", "a:b", "a{b", "ü", &"x".repeat(65)] {
         let error = builder().try_prefix(prefix).unwrap_err();
         assert!(
             matches!(error.kind(), BackendErrorKind::Config(_)),
             "{error:?}"
         );
-        let told = error.to_string();
+        let reported = error.to_string();
         assert!(
-            told.starts_with("invalid prefix \"")
-                && told.contains(": use 1 to 64 of A-Z a-z 0-9 _ . -, such as \""),
-            "{told}"
+            reported.starts_with("invalid prefix \"")
+                && reported.contains(": use 1 to 64 of A-Z a-z 0-9 _ . -, such as \""),
+            "{reported}"
         );
         let panics = std::panic::catch_unwind(|| builder().prefix(prefix));
         let words = panics
             .expect_err("the same")
             .downcast::<String>()
             .expect("a text");
-        assert_eq!(*words, told);
+        assert_eq!(*words, reported);
     }
     assert!(builder().try_prefix(&"x".repeat(64)).is_ok());
 }
@@ -426,22 +429,22 @@ async fn without_tower_failures_are_treated_as_chosen() {
     let nobody = format!("redis://127.0.0.1:{}/", support::free_port());
     let key = Key::from("ann");
     for (choice, outcomes) in [
-        (OnBackendError::Allow, ["pass"; 3]),
-        (OnBackendError::Deny, ["unavailable"; 3]),
+        (FailurePolicy::FailOpen, ["pass"; 3]),
+        (FailurePolicy::FailClosed, ["unavailable"; 3]),
         (
-            OnBackendError::Fallback(MemoryBackend::new()),
+            FailurePolicy::Fallback(MemoryBackend::new()),
             ["allowed", "allowed", "denied"],
         ),
     ] {
         let policy = Policy::new("api", Quota::per_day(2));
         let backend = AnyBackend::from_url(&nobody).expect("a URL");
-        let limiter = Resilient::new(Limiter::new(policy, backend), choice.clone());
+        let limiter = WithFailurePolicy::new(Limiter::new(policy, backend), choice.clone());
         for expected in outcomes {
             let outcome = match limiter.check(&key, 1).await {
-                Outcome::Pass => "pass",
-                Outcome::Unavailable => "unavailable",
-                Outcome::Decided(reply) if reply.decision.is_allowed() => "allowed",
-                Outcome::Decided(_) => "denied",
+                CheckOutcome::Uncounted => "pass",
+                CheckOutcome::Unavailable => "unavailable",
+                CheckOutcome::Decided(reply) if reply.decision.is_allowed() => "allowed",
+                CheckOutcome::Decided(_) => "denied",
             };
             assert_eq!(outcome, expected, "{choice:?}");
         }
@@ -492,7 +495,7 @@ mod tls {
     use crate::support::tls::TlsServer;
 
     #[tokio::test]
-    async fn tls_leads_to_whom_the_system_trusts_and_to_nobody_else() {
+    async fn tls_accepts_only_system_trust_roots() {
         let tls = TlsServer::start();
         let (server, url, ca) = (&tls.server, tls.url(), tls.authority());
         // Who is trusted is read from the environment: that of another process can be chosen.

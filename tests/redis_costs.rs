@@ -116,7 +116,7 @@ impl Bill {
     /// Prints what one of so many has cost, and makes sure that it was these commands and no others.
     fn is(&self, what: &str, count: u64, expected: &[(&str, u64)]) {
         let each = |calls: u64| calls as f64 / count as f64;
-        let told: Vec<_> = self
+        let reported: Vec<_> = self
             .calls
             .iter()
             .map(|(name, calls)| format!("{name} {}", (each(*calls) * 1e3).round() / 1e3))
@@ -126,7 +126,7 @@ impl Bill {
         writeln!(
             std::io::stderr(),
             "{what:<40} {micros:>6.1} µs  {}",
-            told.join(", ")
+            reported.join(", ")
         )
         .expect("stderr");
         let expected: BTreeMap<_, _> = expected
@@ -190,8 +190,8 @@ async fn each_decision_takes_the_commands_that_it_must() {
         assert!(!replies.iter().any(|reply| reply.decision.is_allowed()));
         let string = [("evalsha", 1), ("time", 1), ("get", 1)];
         let log = [("evalsha", 1), ("time", 1), ("llen", 1), ("lindex", 2)];
-        let refused: &[_] = if is_log { &log } else { &string };
-        Bill::of(&server).is_each(&format!("{name}, refused"), refused);
+        let denied: &[_] = if is_log { &log } else { &string };
+        Bill::of(&server).is_each(&format!("{name}, refused"), denied);
     }
 }
 
@@ -267,20 +267,20 @@ async fn each_operation_takes_the_commands_that_it_must() {
     // The second turn of each comes a day later.
     let _ = all(keys.iter().map(later)).await;
     let _ = Bill::of(&server);
-    let turns = all(keys[1..].iter().map(later)).await;
+    let reservations = all(keys[1..].iter().map(later)).await;
     Bill::of(&server).is_each("a turn reserved", &write);
     let first = all([later(&keys[0])]).await.into_iter();
-    let mut turns = first.chain(turns).map(|reply| {
-        assert!(reply.go_after > Duration::ZERO);
-        reply.turn.expect("a turn")
+    let mut reservations = first.chain(reservations).map(|reply| {
+        assert!(reply.wait > Duration::ZERO);
+        reply.reservation.expect("a turn")
     });
-    let warm = turns.next().expect("the first");
+    let warm = reservations.next().expect("the first");
     assert!(limiter.cancel(&keys[0], warm).await.expect("Redis"));
     let _ = Bill::of(&server);
     let back = all(keys[1..]
         .iter()
-        .zip(turns)
-        .map(|(key, turn)| limiter.cancel(key, turn)))
+        .zip(reservations)
+        .map(|(key, reservation)| limiter.cancel(key, reservation)))
     .await;
     assert!(back.into_iter().all(|back| back));
     Bill::of(&server).is_each("a turn cancelled", &write);
@@ -292,11 +292,11 @@ async fn each_operation_takes_the_commands_that_it_must() {
         .map(|reply| reply.receipt.as_mut().expect("of a charge"));
     let warm = receipts.next().expect("the first");
     let _ = all([limiter.refund(&ann, warm, 1)]).await;
-    let _ = all([limiter.penalty(&ann, 1)]).await;
+    let _ = all([limiter.penalize(&ann, 1)]).await;
     let _ = Bill::of(&server);
     let _ = all(receipts.map(|receipt| limiter.refund(&ann, receipt, 1))).await;
     Bill::of(&server).is_each("a refund", &write);
-    let _ = all((0..TIMES).map(|_| limiter.penalty(&ann, 1))).await;
+    let _ = all((0..TIMES).map(|_| limiter.penalize(&ann, 1))).await;
     Bill::of(&server).is_each("a penalty", &write);
     let _ = all((0..TIMES).map(|_| limiter.peek(&ann))).await;
     let look = [("evalsha", 1), ("time", 1), ("get", 1)];
@@ -349,15 +349,15 @@ async fn expires_as_it_should(
         let after = reply.decision.snapshot().reset_after();
         assert_ttl(server, expected(after), &format!("{quota}, charged"));
         let after = limiter
-            .penalty(&ann, 20)
+            .penalize(&ann, 20)
             .await
             .expect("Redis")
             .reset_after();
         assert_ttl(server, expected(after), &format!("{quota}, penalized"));
         let before = ttl(server);
         tokio::time::sleep(Duration::from_millis(30)).await;
-        let refused = limiter.check(&ann, 1).await.expect("Redis");
-        assert!(!refused.decision.is_allowed());
+        let denied = limiter.check(&ann, 1).await.expect("Redis");
+        assert!(!denied.decision.is_allowed());
         let _ = limiter.peek(&ann).await.expect("Redis");
         assert!(
             ttl(server) <= before - 25,
@@ -369,11 +369,11 @@ async fn expires_as_it_should(
         let after = limiter.refund(&ann, receipt, 2).await.expect("Redis");
         assert!(after.reset_after() <= longest);
         assert_ttl(server, expected(longest), &format!("{quota}, refunded"));
-        let turn = limiter.reserve(&ann, 1, 99 * DAY).await.expect("Redis");
-        longest = longest.max(turn.decision.snapshot().reset_after());
-        if let Some(turn) = turn.turn {
+        let reservation = limiter.reserve(&ann, 1, 99 * DAY).await.expect("Redis");
+        longest = longest.max(reservation.decision.snapshot().reset_after());
+        if let Some(reservation) = reservation.reservation {
             assert_ttl(server, expected(longest), &format!("{quota}, reserved"));
-            assert!(limiter.cancel(&ann, turn).await.expect("Redis"));
+            assert!(limiter.cancel(&ann, reservation).await.expect("Redis"));
             assert_ttl(server, expected(longest), &format!("{quota}, cancelled"));
         }
         let _ = limiter.reset(&ann).await.expect("Redis");
@@ -415,7 +415,7 @@ async fn every_key_expires_a_second_after_nothing_is_owed() {
 }
 
 #[tokio::test]
-async fn a_floor_keeps_keys_longer_and_never_shorter() {
+async fn idle_ttl_lengthens_expiry_and_never_shortens_it() {
     let server = RedisServer::start();
     for hours in [1, 30] {
         let floor = Duration::from_secs(hours * 3_600);
@@ -429,7 +429,7 @@ async fn a_floor_keeps_keys_longer_and_never_shorter() {
 }
 
 #[tokio::test]
-async fn a_bucket_that_starts_lower_is_kept_for_the_idle_time_after_it_has_filled() {
+async fn bucket_below_capacity_at_start_is_kept_for_the_idle_ttl() {
     let server = RedisServer::start();
     let ann = Key::from("ann");
     let hour = Duration::from_secs(3_600);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::backend::{Answer, Backend, BackendErrorKind, Op, Reply};
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::{Cost, Key, Limiter, Policy, Quota, Receipt, RedisBackend, Turn};
+use tower_sluice::{Cost, Key, Limiter, Policy, Quota, Receipt, RedisBackend, Reservation};
 
 use crate::support::expiring::Expiring;
 use crate::support::frozen::Frozen;
@@ -65,11 +65,14 @@ const OPERATIONS: [&str; 6] = [
 /// What it has charged before.
 struct Charged {
     receipt: Receipt,
-    turn: Turn,
+    reservation: Reservation,
 }
 
 async fn operate(limiter: &Limiter<RedisBackend>, operation: &str, charged: Charged) -> Reply {
-    let Charged { mut receipt, turn } = charged;
+    let Charged {
+        mut receipt,
+        reservation,
+    } = charged;
     let limit = limiter.policy().quotas()[0].quota().limit();
     let op = match operation {
         "check" => Op::Check(Cost::ONE),
@@ -78,9 +81,9 @@ async fn operate(limiter: &Limiter<RedisBackend>, operation: &str, charged: Char
             cost: Cost::ONE,
             max_wait: HOUR,
         },
-        "penalty" => Op::Penalty(Cost::ONE),
+        "penalty" => Op::Penalize(Cost::ONE),
         "refund" => Op::Refund(receipt.take(Cost::ONE)),
-        "cancel" => Op::Cancel(turn),
+        "cancel" => Op::Cancel(reservation),
         other => panic!("{other}"),
     };
     match limiter.backend().ask(op, limiter.policy(), &ann()) {
@@ -100,17 +103,21 @@ async fn an_operation_by_a_faster_quota_keeps_the_expiry_of_a_slower_one() {
         for (slow, fast) in pairs() {
             let what = format!("{fast} after {slow}, {atomicity:?}");
             let slow = Limiter::new(Policy::new("api", slow), backend.clone());
-            let fast = slow.with(&Policy::new("api", fast));
+            let fast = slow.with_policy(&Policy::new("api", fast));
             for operation in OPERATIONS {
                 let most = slow.policy().quotas()[0].quota().limit() - 10;
                 let first = slow.check(&ann(), most).await.expect("an answer").decision;
                 assert!(first.is_allowed(), "{what}");
                 let owed = first.snapshot().reset_after();
                 let receipt = fast.check(&ann(), 1).await.expect("an answer").receipt;
-                let turn = fast.reserve(&ann(), 1, HOUR).await.expect("an answer").turn;
+                let reservation = fast
+                    .reserve(&ann(), 1, HOUR)
+                    .await
+                    .expect("an answer")
+                    .reservation;
                 let charged = Charged {
                     receipt: receipt.expect("allowed"),
-                    turn: turn.expect("a reservation"),
+                    reservation: reservation.expect("a reservation"),
                 };
                 let reply = operate(&fast, operation, charged).await;
                 assert_eq!(reply.decision.is_allowed(), operation != "denied check");
@@ -137,12 +144,16 @@ async fn a_cancel_by_a_slower_quota_lengthens_the_expiry_for_good() {
     for (slow, fast) in pairs() {
         let what = format!("{fast} after {slow}");
         let slow = Limiter::new(Policy::new("api", slow), backend.clone());
-        let fast = slow.with(&Policy::new("api", fast));
+        let fast = slow.with_policy(&Policy::new("api", fast));
         let most = slow.policy().quotas()[0].quota().limit() - 10;
         let first = fast.check(&ann(), most).await.expect("an answer").decision;
         assert!(first.is_allowed(), "{what}");
-        let turn = fast.reserve(&ann(), 1, HOUR).await.expect("an answer").turn;
-        let op = Op::Cancel(turn.expect("a reservation"));
+        let reservation = fast
+            .reserve(&ann(), 1, HOUR)
+            .await
+            .expect("an answer")
+            .reservation;
+        let op = Op::Cancel(reservation.expect("a reservation"));
         let reply = match backend.ask(op, slow.policy(), &ann()) {
             Answer::Now(reply) => reply.expect("an answer"),
             Answer::Later(reply) => reply.await.expect("an answer"),
@@ -173,7 +184,7 @@ async fn a_debt_outlives_the_charge_of_a_faster_quota() {
     let redis = builder(Atomicity::Script).from_connection(frozen);
     let redis = Expiring::new(&server.url(), redis, &clock, true);
     let slow = Limiter::new(Policy::new("api", Quota::per_hour(60)), redis);
-    let fast = slow.with(&Policy::new("api", Quota::per_second(100)));
+    let fast = slow.with_policy(&Policy::new("api", Quota::per_second(100)));
     let reply = slow.check(&ann(), 60).await.expect("an answer");
     assert!(reply.decision.is_allowed());
     for _ in 0..2 {

@@ -22,7 +22,7 @@ use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::backend::{Answer, Backend, Op};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::{
-    Charge, Cost, Decision, Global, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota,
+    Charge, Cost, Decision, FailurePolicy, Global, Key, Limiter, MemoryBackend, Policy, Quota,
     RateLimitLayer, RedisBackend, RetryAfter,
 };
 
@@ -52,11 +52,11 @@ async fn connect(server: &RedisServer) -> RedisBackend {
     builder().connect(server.url()).await.expect("a server")
 }
 
-type Limit = RateLimitLayer<Global, RedisBackend, Cost, OnBackendError>;
+type Limit = RateLimitLayer<Global, RedisBackend, Cost, FailurePolicy>;
 
 fn over(policy: &Policy, backend: &RedisBackend) -> Limit {
     RateLimitLayer::new(policy.clone(), Global, backend.clone())
-        .on_backend_error(OnBackendError::Deny)
+        .on_backend_error(FailurePolicy::FailClosed)
 }
 
 fn limit(backend: &RedisBackend) -> Limit {
@@ -78,7 +78,7 @@ async fn spend(backend: &RedisBackend, tokens: u64) {
 /// Waits until so much was spent, and nothing is under way.
 async fn until_gone(backend: &RedisBackend, tokens: u64) {
     let start = Instant::now();
-    while backend.lobby().errands() > 0 || gone(backend).await != tokens {
+    while backend.context().background_tasks() > 0 || gone(backend).await != tokens {
         let late = start.elapsed() > PATIENCE;
         assert!(!late, "{} are gone", gone(backend).await);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -89,7 +89,7 @@ async fn until_gone(backend: &RedisBackend, tokens: u64) {
 async fn warm_up(server: &RedisServer, backend: &RedisBackend) {
     let limiter = Limiter::new(bucket(), backend.clone());
     for actual in [1, 3] {
-        let charge = limiter.admit(&key(), 2).await.expect("allowed");
+        let charge = limiter.try_acquire(&key(), 2).await.expect("allowed");
         charge.settle(actual).await.expect("an answer");
     }
     limiter.reset(&key()).await.expect("an answer");
@@ -122,7 +122,7 @@ async fn hello(_: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
 // -- Commands
 
 #[tokio::test]
-async fn a_charge_that_nobody_touches_costs_no_command() {
+async fn unused_charge_sends_no_command() {
     let server = RedisServer::start();
     let backend = connect(&server).await;
     let policy = Policy::new("api", Quota::per_day(100_000));
@@ -137,7 +137,7 @@ async fn a_charge_that_nobody_touches_costs_no_command() {
     for _ in 0..100 {
         assert_eq!(ask(&mut service).await.0, 200);
     }
-    assert_eq!(backend.lobby().errands(), 0);
+    assert_eq!(backend.context().background_tasks(), 0);
     assert_eq!(scripts(&server), 100);
 
     // Settled at what it was thought to be it costs none either; at something else, one.
@@ -149,7 +149,7 @@ async fn a_charge_that_nobody_touches_costs_no_command() {
         for _ in 0..100 {
             assert_eq!(ask(&mut service).await.0, 200);
         }
-        while backend.lobby().errands() > 0 {
+        while backend.context().background_tasks() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(scripts(&server), count, "settled at {actual}");
@@ -157,7 +157,7 @@ async fn a_charge_that_nobody_touches_costs_no_command() {
 }
 
 #[tokio::test]
-async fn layers_within_each_other_send_no_more_than_they_must() {
+async fn nested_layers_send_the_fewest_commands() {
     for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
         let server = RedisServer::start();
         let backend = builder().atomicity(atomicity).connect(server.url()).await;
@@ -202,7 +202,7 @@ async fn layers_within_each_other_send_no_more_than_they_must() {
 
 /// A refusal within is kept for a second at most, and not beyond the refund that follows it.
 #[tokio::test]
-async fn what_was_refused_within_keeps_nobody_from_what_has_gone_back() {
+async fn refunded_tokens_are_available_after_an_inner_rejection() {
     let server = RedisServer::start();
     let backend = connect(&server).await;
     spend(&backend, 60).await;
@@ -236,7 +236,7 @@ async fn two_layers_over_redis_answer_as_one_over_memory() {
         Quota::sliding_window(10, span),
         Quota::sliding_log(10, span),
     ];
-    let mut refused = 0;
+    let mut denied = 0;
     for (number, quota) in quotas.into_iter().enumerate() {
         let policy = Policy::new(&format!("p{number}"), quota);
         let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
@@ -263,16 +263,16 @@ async fn two_layers_over_redis_answer_as_one_over_memory() {
                 .service_fn(hello);
             let Ok(ready) = service.ready().await;
             let Ok(response) = ready.call(Request::new(())).await;
-            let told = response.extensions().get::<Decision>();
+            let reported = response.extensions().get::<Decision>();
             assert_eq!(
-                told,
+                reported,
                 Some(&alone),
                 "{policy:?}, step {step}, {outer} and {inner}"
             );
-            refused += u64::from(matches!(alone.retry_after(), Some(RetryAfter::In(_))));
+            denied += u64::from(matches!(alone.retry_after(), Some(RetryAfter::In(_))));
         }
     }
-    assert!(refused > 100, "{refused}");
+    assert!(denied > 100, "{denied}");
 }
 
 // -- Clients that go away, over real connections
@@ -295,7 +295,7 @@ async fn send(address: SocketAddr, path: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_settlement_is_done_although_the_answer_has_been_sent_and_the_connection_closed() {
+async fn settlement_completes_after_the_connection_closes() {
     let server = Arc::new(RedisServer::start());
     let backend = connect(&server).await;
     let stops = Arc::clone(&server);
@@ -313,15 +313,15 @@ async fn a_settlement_is_done_although_the_answer_has_been_sent_and_the_connecti
     stream.read_exact(&mut head).await.expect("an answer");
     assert_eq!(&head, b"HTTP/1.1 200");
     drop(stream);
-    assert_eq!(backend.lobby().errands(), 1);
+    assert_eq!(backend.context().background_tasks(), 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.resume();
     until_gone(&backend, 4).await;
-    assert_eq!(backend.lobby().lost_errands(), 0);
+    assert_eq!(backend.context().failed_background_tasks(), 0);
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_leaves_the_handlers_settlement() {
+async fn client_disconnect_keeps_the_handlers_settlement() {
     struct Measured(Charge);
     impl Drop for Measured {
         fn drop(&mut self) {
@@ -358,7 +358,7 @@ impl Drop for Dropped {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_while_redis_is_asked_is_paid_back_if_told_so() {
+async fn refund_on_disconnect_applies_during_a_redis_check() {
     for (refunds, left) in [(false, 10), (true, 0)] {
         let server = RedisServer::start();
         let backend = connect(&server).await;
@@ -388,12 +388,12 @@ async fn a_client_that_hangs_up_while_redis_is_asked_is_paid_back_if_told_so() {
         dropped.notified().await;
         server.resume();
         until_gone(&backend, 1 + left).await;
-        assert_eq!(backend.lobby().lost_errands(), 0);
+        assert_eq!(backend.context().failed_background_tasks(), 0);
     }
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_while_it_waits_gives_its_turn_up() {
+async fn client_disconnect_while_waiting_cancels_its_reservation() {
     let server = RedisServer::start();
     let backend = connect(&server).await;
     spend(&backend, 100).await;
@@ -404,7 +404,7 @@ async fn a_client_that_hangs_up_while_it_waits_gives_its_turn_up() {
     let stream = send(address, "/").await;
     let waiters = async |count: usize| {
         let start = Instant::now();
-        while backend.lobby().waiters() != count {
+        while backend.context().waiting() != count {
             assert!(start.elapsed() < PATIENCE);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -419,16 +419,16 @@ async fn a_client_that_hangs_up_while_it_waits_gives_its_turn_up() {
             other => panic!("{other:?}"),
         }
     };
-    let turn = DAY / 100;
+    let reservation = DAY / 100;
     let start = Instant::now();
-    while wait().await <= turn {
+    while wait().await <= reservation {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(stream);
     waiters(0).await;
     let start = Instant::now();
-    while wait().await > turn {
+    while wait().await > reservation {
         assert!(start.elapsed() < PATIENCE);
         // A refusal is known for up to a second.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -438,7 +438,7 @@ async fn a_client_that_hangs_up_while_it_waits_gives_its_turn_up() {
 // -- What is lost
 
 #[tokio::test]
-async fn a_settlement_that_redis_does_not_answer_is_counted_and_no_client_waits_for_it() {
+async fn unanswered_settlement_is_counted_and_delays_no_client() {
     let server = Arc::new(RedisServer::start());
     let backend = RedisBackend::connect(server.url()).await;
     let backend = backend.expect("a server");
@@ -453,13 +453,16 @@ async fn a_settlement_that_redis_does_not_answer_is_counted_and_no_client_waits_
     assert_eq!(ask(&mut service).await.0, 200);
     assert!(start.elapsed() < Duration::from_millis(200));
     assert_eq!(
-        (backend.lobby().errands(), backend.lobby().lost_errands()),
+        (
+            backend.context().background_tasks(),
+            backend.context().failed_background_tasks()
+        ),
         (1, 0)
     );
-    while backend.lobby().errands() > 0 {
+    while backend.context().background_tasks() > 0 {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(backend.lobby().lost_errands(), 1);
+    assert_eq!(backend.context().failed_background_tasks(), 1);
     server.resume();
 }

@@ -73,9 +73,9 @@ impl Both {
         }
     }
 
-    async fn penalty(&mut self, cost: u64) {
-        let redis = self.redis.penalty(&ann(), cost).await;
-        let memory = self.memory.penalty(&ann(), cost).await;
+    async fn penalize(&mut self, cost: u64) {
+        let redis = self.redis.penalize(&ann(), cost).await;
+        let memory = self.memory.penalize(&ann(), cost).await;
         assert_eq!(redis.expect("it answers"), memory.expect("it answers"));
     }
 
@@ -115,7 +115,7 @@ impl Both {
         };
         let count = self.receipts.len();
         match self.random.random_range(0..20) {
-            0 => self.penalty(cost).await,
+            0 => self.penalize(cost).await,
             1..6 if count > 0 => {
                 let at = self.random.random_range(0..count);
                 self.refund(at, cost).await;
@@ -159,10 +159,10 @@ async fn long_logs_decide_in_redis_as_in_memory() {
 /// µs of the server for a call, the least of several tries: other work on this machine must not fail the test.
 async fn least_micros(restored: &Restored<'_>, mut call: impl AsyncFnMut(usize)) -> u64 {
     let mut least = u64::MAX;
-    for turn in 0..TRIES {
+    for reservation in 0..TRIES {
         restored.again();
         restored.server.command(&["CONFIG", "RESETSTAT"]);
-        call(turn).await;
+        call(reservation).await;
         let stats: String = restored.server.get(&["INFO", "commandstats"]);
         // The first call may bring the script along.
         let of_scripts = stats
@@ -220,8 +220,8 @@ async fn no_call_on_the_longest_log_takes_longer_than_a_millisecond() {
     // Penalties make it longer.
     for _ in 0..32 {
         clock.advance(micros(500));
-        for told in join_all((0..1_024).map(|_| limiter.penalty(&key, 1))).await {
-            assert_eq!(told.expect("it answers").remaining(), 0);
+        for reported in join_all((0..1_024).map(|_| limiter.penalize(&key, 1))).await {
+            assert_eq!(reported.expect("it answers").remaining(), 0);
         }
     }
     let now = clock.now();
@@ -233,41 +233,42 @@ async fn no_call_on_the_longest_log_takes_longer_than_a_millisecond() {
         key: name,
         dump,
     };
-    // The longest waits: all counts, a part has passed, all has passed, and the clock went back by more than the window.
+    // The longest waits: all counts, a part has passed, all has passed, and the clock went back by more than the
+    // window.
     let times = [
         ("all counts", now),
         ("some passed", now.after(WINDOW - micros(40_000))),
         ("all passed", now.after(Duration::from_secs(3))),
         ("step back", back(now, 3_000_000)),
     ];
-    let mut told = Vec::new();
-    for (turn, (at, when)) in times.into_iter().enumerate() {
+    let mut reported = Vec::new();
+    for (reservation, (at, when)) in times.into_iter().enumerate() {
         clock.set(when);
         for cost in [0, 1, MOST] {
             let call = async |_| drop(limiter.check(key, cost).await.expect("it answers"));
             let least = least_micros(&restored, call).await;
-            told.push((format!("{at}: check of {cost}"), least));
+            reported.push((format!("{at}: check of {cost}"), least));
         }
-        let call = async |_| drop(limiter.penalty(key, MOST).await.expect("it answers"));
-        told.push((
+        let call = async |_| drop(limiter.penalize(key, MOST).await.expect("it answers"));
+        reported.push((
             format!("{at}: penalty"),
             least_micros(&restored, call).await,
         ));
         for (of, from) in [("first", 0), ("middle", 32_000), ("last", 65_400)] {
             // Another one each time: a receipt is good for one refund, which takes the whole entry away.
             let call = async |number| {
-                let receipt = &mut receipts[from + TRIES * turn + number];
+                let receipt = &mut receipts[from + TRIES * reservation + number];
                 let refund = limiter.refund(key, receipt, 1).await;
                 drop(refund.expect("it answers"));
             };
             let least = least_micros(&restored, call).await;
-            told.push((format!("{at}: refund of the {of}"), least));
+            reported.push((format!("{at}: refund of the {of}"), least));
         }
     }
-    for (what, micros) in &told {
+    for (what, micros) in &reported {
         println!("{what}: {micros} µs");
     }
-    for (what, micros) in told {
+    for (what, micros) in reported {
         assert!(micros <= 1_000, "{what} took {micros} µs");
     }
 }

@@ -1,4 +1,5 @@
-//! A Redis that is set up wrongly, with a service that lets requests pass when the backend fails: operators see it at once.
+//! A Redis that is set up wrongly, with a service that lets requests pass when the backend fails: operators see it at
+//! once.
 //!
 //! In a process of its own, for events of all threads go to one subscriber.
 
@@ -18,7 +19,7 @@ use tower::{Layer, ServiceExt};
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::key::{KeyError, KeyExtractor};
-use tower_sluice::{Key, Limiter, OnBackendError, Policy, Quota, RateLimitLayer, RedisBackend};
+use tower_sluice::{FailurePolicy, Key, Limiter, Policy, Quota, RateLimitLayer, RedisBackend};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -114,7 +115,7 @@ impl<R> KeyExtractor<R> for Always {
 /// Twenty requests of this key, all of which pass.
 async fn pass(backend: &RedisBackend, key: &str) {
     let layer = RateLimitLayer::new(policy(), Always(Key::from(key)), backend.clone())
-        .on_backend_error(OnBackendError::Allow);
+        .on_backend_error(FailurePolicy::FailOpen);
     let hello =
         |_: Request<()>| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("hello"))) };
     let service = layer.layer(tower::service_fn(hello));

@@ -1,5 +1,5 @@
-//! WATCH, MULTI and EXEC on a real server: for those that forbid scripts. That the answers are the same is shown by the vectors
-//! (`conformance`) and at random (`redis_properties`).
+//! WATCH, MULTI and EXEC on a real server: for those that forbid scripts. That the answers are the same is shown by the
+//! vectors (`conformance`) and at random (`redis_properties`).
 
 mod support;
 
@@ -37,7 +37,7 @@ fn a_day(limit: u64) -> Policy {
 const ANN_A_DAY: &str = "{sluice:api:rann}:f86400000000";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_all_want_admits_exactly_its_limit() {
+async fn contended_key_admits_exactly_its_limit() {
     let server = RedisServer::start();
     for quota in [
         Quota::per_day(100),
@@ -71,7 +71,7 @@ async fn a_key_that_all_want_admits_exactly_its_limit() {
 }
 
 #[tokio::test]
-async fn who_is_never_first_is_told_so() {
+async fn waiter_that_never_reaches_the_head_is_denied() {
     let server = RedisServer::start();
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let proxy = ClockProxy::to(server.port(), &clock).await;
@@ -93,8 +93,8 @@ async fn who_is_never_first_is_told_so() {
     assert_eq!(server.calls("exec") - before, 12);
     // A look and a refusal write nothing, and so meet nobody.
     assert_eq!(limiter.peek(&ann).await.expect("Redis").remaining(), 8);
-    let refused = limiter.check(&ann, 9).await.expect("Redis");
-    assert!(!refused.decision.is_allowed());
+    let denied = limiter.check(&ann, 9).await.expect("Redis");
+    assert!(!denied.decision.is_allowed());
 
     proxy.stop_meddling();
     let reply = limiter.check(&ann, 1).await.expect("Redis");
@@ -117,17 +117,17 @@ async fn a_user_without_scripting_commands_can_limit() {
         assert!(reply.decision.is_allowed());
         let receipt = reply.receipt.as_mut().expect("of a charge");
         limiter.refund(&ann, receipt, 1).await.expect(name);
-        limiter.penalty(&ann, 2).await.expect(name);
+        limiter.penalize(&ann, 2).await.expect(name);
         assert_eq!(limiter.peek(&ann).await.expect(name).remaining(), 5);
-        let turn = limiter.reserve(&ann, 6, DAY).await.expect(name);
-        assert!(turn.go_after > Duration::ZERO);
-        let turn = turn.turn.expect("a turn");
-        assert!(limiter.cancel(&ann, turn).await.expect(name));
+        let reservation = limiter.reserve(&ann, 6, DAY).await.expect(name);
+        assert!(reservation.wait > Duration::ZERO);
+        let reservation = reservation.reservation.expect("a turn");
+        assert!(limiter.cancel(&ann, reservation).await.expect(name));
         limiter.reset(&ann).await.expect(name);
         assert!(server.keys().is_empty());
 
-        let refused = RedisBackend::connect(&url).await.expect_err("no scripts");
-        assert_eq!(*refused.kind(), BackendErrorKind::Server("NOPERM".into()));
+        let denied = RedisBackend::connect(&url).await.expect_err("no scripts");
+        assert_eq!(*denied.kind(), BackendErrorKind::Server("NOPERM".into()));
         let scripts = RedisBackend::connect_lazy(&url).expect("a URL");
         let error = Limiter::new(policy, scripts).check(&ann, 1).await;
         let error = error.expect_err("scripts are forbidden");
@@ -144,7 +144,7 @@ async fn busy(span: Duration) {
 }
 
 #[tokio::test]
-async fn a_dropped_transaction_leaves_no_connection_half_way() {
+async fn dropped_transaction_closes_its_connection() {
     let server = RedisServer::start();
     let four = NonZeroU32::new(4).expect("not 0");
     let backend = builder().connections(four).connect(server.url()).await;
@@ -154,7 +154,7 @@ async fn a_dropped_transaction_leaves_no_connection_half_way() {
     let start = Instant::now();
     for _ in 0..20 {
         let _ = limiter
-            .penalty(&Key::from("usual"), 1)
+            .penalize(&Key::from("usual"), 1)
             .await
             .expect("Redis");
     }
@@ -207,7 +207,7 @@ async fn a_dropped_transaction_leaves_no_connection_half_way() {
 }
 
 #[tokio::test]
-async fn what_is_not_ours_is_an_error_and_stays() {
+async fn foreign_value_is_an_error_and_is_kept() {
     let server = RedisServer::start();
     let (limiter, ann) = (limiter(a_day(10), server.url()), Key::from("ann"));
     let corrupt = |outcome: Result<_, BackendError>| {
@@ -236,7 +236,7 @@ async fn what_is_not_ours_is_an_error_and_stays() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_full_says_so() {
+async fn server_out_of_memory_returns_oom() {
     let server = RedisServer::start();
     let (limiter, ann) = (limiter(a_day(10), server.url()), Key::from("ann"));
     let _ = limiter.check(&ann, 9).await.expect("there is room");
@@ -247,18 +247,18 @@ async fn a_server_that_is_full_says_so() {
         BackendErrorKind::Server("OOM".into()),
         "{error:?}"
     );
-    let refused = limiter
+    let denied = limiter
         .check(&ann, 2)
         .await
         .expect("a refusal writes nothing");
-    assert!(!refused.decision.is_allowed());
+    assert!(!denied.decision.is_allowed());
     let _: Value = server.get(&["CONFIG", "SET", "maxmemory", "0"]);
     let reply = limiter.check(&ann, 1).await.expect("there is room again");
     assert!(reply.decision.is_allowed());
 }
 
 #[tokio::test]
-async fn what_needs_scripts_is_named() {
+async fn optimistic_mode_names_unsupported_operations() {
     let server = RedisServer::start();
     let unsupported = |error: BackendError, words: &str| {
         assert!(
@@ -287,7 +287,7 @@ async fn what_needs_scripts_is_named() {
 
 /// Whoever gives a connection back and asks again stands behind those that wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_had_first_come_first_served() {
+async fn connections_are_checked_out_in_order_of_arrival() {
     const ROUNDS: usize = 3_000;
     let server = RedisServer::start();
     let four = NonZeroU32::new(4).expect("not 0");

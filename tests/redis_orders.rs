@@ -1,8 +1,8 @@
-//! Every order in which requests to Redis from two runtimes can be asked, polled and dropped, answers can come or be lost, and
-//! one runtime can stop.
+//! Every order in which requests to Redis from two runtimes can be asked, polled and dropped, answers can come or be
+//! lost, and one runtime can stop.
 //!
-//! What runs between two points of waiting is one step. A future that is not woken is not polled, as in a runtime, so that a
-//! lost wake-up shows. Each request has a key of its own and its own answer, so that a mix-up shows.
+//! What runs between two points of waiting is one step. A future that is not woken is not polled, as in a runtime, so
+//! that a lost wake-up shows. Each request has a key of its own and its own answer, so that a mix-up shows.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -344,7 +344,7 @@ fn try_all(homes: [usize; REQUESTS], longest: usize) {
 }
 
 #[test]
-fn no_order_loses_or_mixes_up_an_answer_of_runtimes_that_take_turns() {
+fn no_interleaving_of_runtimes_loses_or_mixes_up_a_reply() {
     try_all([0, 1, 0], 5);
 }
 

@@ -1,7 +1,8 @@
 //! Memory and Redis give the same answers, tried with random quotas and random traffic on a real server.
 //!
-//! Scripts are told the time of the clock that memory reads ([`Frozen`]), and so is the optimistic mode ([`ClockProxy`]). Keys
-//! expire by the server's own clock meanwhile: both backends keep idle buckets for longer than any clock goes here.
+//! Scripts are told the time of the clock that memory reads ([`Frozen`]), and so is the optimistic mode
+//! ([`ClockProxy`]). Keys expire by the server's own clock meanwhile: both backends keep idle buckets for longer than
+//! any clock goes here.
 
 mod support;
 
@@ -21,12 +22,13 @@ use proptest::test_runner::{Config, TestCaseResult};
 use tokio::runtime::Runtime;
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
-use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::decision::QuotaSnapshot;
 use tower_sluice::quota::{Anchor, Unit};
 use tower_sluice::{
-    Cost, Key, Limiter, MemoryBackend, Policy, Quota, Receipt, RedisBackend, RetryAfter, Turn,
+    Cost, Key, Limiter, MemoryBackend, Policy, Quota, Receipt, RedisBackend, Reservation,
+    RetryAfter,
 };
 
 use crate::support::clock_proxy::ClockProxy;
@@ -41,7 +43,8 @@ const TODAY: u64 = 1_800_000_000_000_000;
 /// The first time that is none, µs.
 const END: u64 = 1 << 53;
 
-/// The latest time that is tried. In the very last µs the entries of a log, numbered from their time, would pass the end.
+/// The latest time that is tried. In the very last µs the entries of a log, numbered from their time, would pass the
+/// end.
 const LATEST: u64 = END - 1_000;
 
 /// The longest time to fill, and the longest window, µs.
@@ -111,8 +114,8 @@ struct Shape {
     /// In thousandths of a span.
     offset: Option<u64>,
     bytes: bool,
-    /// Whether it starts full. Not a part of its identity, but state that one who starts full has left may be gone as soon as it
-    /// owes nothing, and then one who does not would notice.
+    /// Whether it starts full. Not a part of its identity, but state that one who starts full has left may be gone as
+    /// soon as it owes nothing, and then one who does not would notice.
     full: bool,
 }
 
@@ -171,7 +174,7 @@ impl Limit {
         };
         Some(Self {
             quota: if shape.bytes {
-                quota.unit(Unit::ContentBytes)
+                quota.with_unit(Unit::ContentBytes)
             } else {
                 quota
             },
@@ -254,7 +257,7 @@ fn setting(kinds: &'static [Kind], most: usize) -> impl Strategy<Value = Setting
                 .iter()
                 .enumerate()
                 .map(|(index, limit)| (format!("quota {index}"), limit[which].quota));
-            Policy::try_of("properties", named).expect("1 to 4 quotas")
+            Policy::try_from_quotas("properties", named).expect("1 to 4 quotas")
         };
         let policies = [policy(0), policy(1)];
         Setting { limits, policies }
@@ -337,12 +340,12 @@ enum Act {
     Check,
     Penalty,
     Reset,
-    /// Of a check, or of a turn that was used; in whole or in part.
+    /// Of a check, or of a reservation that was used; in whole or in part.
     Refund(Index, bool),
     /// The longest wait, in thousandths of the horizon.
     Reserve(u64),
     Cancel(Index),
-    /// A turn is used: from then on it can be refunded.
+    /// A reservation is used: from then on it can be refunded.
     Use(Index),
 }
 
@@ -432,13 +435,13 @@ fn start() -> impl Strategy<Value = u64> {
 
 // -- Two backends and one clock
 
-/// The core, with the states of one key that it never forgets. Of several quotas memory forgets those that owe nothing, which
-/// shows if the clock then goes back, the numbers of the quota change, or a turn is given up.
+/// The core, with the states of one key that it never forgets. Of several quotas memory forgets those that owe nothing,
+/// which shows if the clock then goes back, the numbers of the quota change, or a reservation is given up.
 #[derive(Clone)]
 struct Core {
     states: Arc<Mutex<Vec<Option<State>>>>,
     clock: ManualClock,
-    lobby: Arc<Lobby>,
+    context: Arc<BackendContext>,
 }
 
 impl Backend for Core {
@@ -458,19 +461,19 @@ impl Backend for Core {
             Op::Reserve { cost, max_wait } => {
                 algorithm::reserve(policy, states, now, cost, max_wait)
             }
-            Op::Cancel(turn) => {
-                let mut reply = algorithm::cancel(policy, states, now, &turn);
-                reply.turn = (!reply.returned).then_some(turn);
+            Op::Cancel(reservation) => {
+                let mut reply = algorithm::cancel(policy, states, now, &reservation);
+                reply.reservation = (!reply.returned).then_some(reservation);
                 reply
             }
-            Op::Penalty(cost) => algorithm::penalize(policy, states, now, cost),
+            Op::Penalize(cost) => algorithm::penalize(policy, states, now, cost),
             Op::Refund(receipt) => algorithm::refund(policy, states, now, &receipt),
             Op::Reset => algorithm::reset(policy, states, now),
         }))
     }
 
-    fn lobby(&self) -> &Lobby {
-        &self.lobby
+    fn context(&self) -> &BackendContext {
+        &self.context
     }
 }
 
@@ -478,7 +481,7 @@ impl Backend for Core {
 struct Side<B> {
     backend: B,
     receipts: Vec<Receipt>,
-    turns: Vec<Turn>,
+    reservations: Vec<Reservation>,
 }
 
 impl<B: Backend> Side<B> {
@@ -486,7 +489,7 @@ impl<B: Backend> Side<B> {
         Self {
             backend,
             receipts: Vec::new(),
-            turns: Vec::new(),
+            reservations: Vec::new(),
         }
     }
 
@@ -494,7 +497,7 @@ impl<B: Backend> Side<B> {
     fn op(&mut self, act: &Act, cost: Cost, horizon: u64) -> Option<Op> {
         Some(match act {
             Act::Check => Op::Check(cost),
-            Act::Penalty => Op::Penalty(cost),
+            Act::Penalty => Op::Penalize(cost),
             Act::Reset => Op::Reset,
             Act::Refund(which, whole) => {
                 let receipt =
@@ -507,21 +510,24 @@ impl<B: Backend> Side<B> {
                 let max_wait = Duration::from_micros(u64::try_from(micros).expect("fits"));
                 Op::Reserve { cost, max_wait }
             }
-            Act::Cancel(which) => Op::Cancel(self.turn(which)?),
+            Act::Cancel(which) => Op::Cancel(self.reservation(which)?),
             Act::Use(which) => {
-                let used = self.turn(which)?;
+                let used = self.reservation(which)?;
                 self.receipts.extend(used.into_receipt());
                 return None;
             }
         })
     }
 
-    fn turn(&mut self, which: &Index) -> Option<Turn> {
-        (!self.turns.is_empty()).then(|| self.turns.swap_remove(which.index(self.turns.len())))
+    fn reservation(&mut self, which: &Index) -> Option<Reservation> {
+        (!self.reservations.is_empty()).then(|| {
+            self.reservations
+                .swap_remove(which.index(self.reservations.len()))
+        })
     }
 
     /// The answer as it can be compared, and whether it was there at once.
-    async fn ask(&mut self, op: Op, policy: &Policy, key: &Key) -> (Told, bool) {
+    async fn ask(&mut self, op: Op, policy: &Policy, key: &Key) -> (Reported, bool) {
         let (reply, at_once) = match self.backend.ask(op, policy, key) {
             Answer::Now(reply) => (reply, true),
             Answer::Later(reply) => (reply.await, false),
@@ -530,29 +536,29 @@ impl<B: Backend> Side<B> {
         (self.keep(reply), at_once)
     }
 
-    fn keep(&mut self, reply: Reply) -> Told {
-        let told = Told::of(&reply);
+    fn keep(&mut self, reply: Reply) -> Reported {
+        let reported = Reported::of(&reply);
         self.receipts.extend(reply.receipt);
-        self.turns.extend(reply.turn);
-        told
+        self.reservations.extend(reply.reservation);
+        reported
     }
 }
 
-/// All of an answer; of receipts what they are worth, and of spans beyond 2^53 µs, 285 years, that they are: there Lua has no odd
-/// numbers.
+/// All of an answer; of receipts what they are worth, and of spans beyond 2^53 µs, 285 years, that they are: there Lua
+/// has no odd numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
+struct Reported {
     allowed: bool,
     retry_after: Option<RetryAfter>,
     governing: usize,
     quotas: Vec<QuotaSnapshot>,
-    go_after: Duration,
+    wait: Duration,
     returned: bool,
     receipt: Option<u64>,
-    turn: bool,
+    reservation: bool,
 }
 
-impl Told {
+impl Reported {
     fn of(reply: &Reply) -> Self {
         let snapshot = reply.decision.snapshot();
         Self {
@@ -560,10 +566,10 @@ impl Told {
             retry_after: reply.decision.retry_after().map(in_sight),
             governing: snapshot.governing(),
             quotas: snapshot.quotas().iter().map(quota_in_sight).collect(),
-            go_after: reply.go_after,
+            wait: reply.wait,
             returned: reply.returned,
             receipt: reply.receipt.as_ref().map(Receipt::tokens),
-            turn: reply.turn.is_some(),
+            reservation: reply.reservation.is_some(),
         }
     }
 }
@@ -629,7 +635,7 @@ impl Stand {
         Core {
             states: Arc::default(),
             clock: self.clock.clone(),
-            lobby: Arc::default(),
+            context: Arc::default(),
         }
     }
 
@@ -646,7 +652,7 @@ impl Stand {
         start: u64,
         events: &[Event],
         seen: &Seen,
-        mut judge: impl FnMut(&Asked, &Told, Told) -> TestCaseResult,
+        mut judge: impl FnMut(&Asked, &Reported, Reported) -> TestCaseResult,
     ) -> TestCaseResult {
         let key = self.fresh_key();
         let (mut one, mut other) = (Side::of(one), Side::of(other));
@@ -689,7 +695,7 @@ impl Stand {
                     setting.limits[expected.governing][which].kind
                 ));
             }
-            seen.note_told(&expected);
+            seen.note_reported(&expected);
             judge(&asked, &expected, actual).map_err(|why| {
                 TestCaseError::fail(format!("step {index} at {now}, cost {cost:?}: {why}"))
             })?;
@@ -709,24 +715,24 @@ fn note(seen: &Seen, event: &Event, op: &Op, kind: Kind) {
         Op::Check(_) => "check",
         Op::Reserve { .. } => "reserve",
         Op::Cancel(_) => "cancel",
-        Op::Penalty(_) => "penalty",
+        Op::Penalize(_) => "penalty",
         Op::Refund(_) => "refund",
         Op::Reset => "reset",
     });
 }
 
 impl Seen {
-    fn note_told(&self, told: &Told) {
-        if told.go_after > Duration::ZERO {
+    fn note_reported(&self, reported: &Reported) {
+        if reported.wait > Duration::ZERO {
             self.note("a turn to come");
         }
-        if told.returned {
+        if reported.returned {
             self.note("a turn given back");
         }
-        if told.retry_after == Some(RetryAfter::Never) {
+        if reported.retry_after == Some(RetryAfter::Never) {
             self.note("never");
         }
-        if told.quotas.len() > 1 && told.governing > 0 {
+        if reported.quotas.len() > 1 && reported.governing > 0 {
             self.note("governed by a later quota");
         }
     }
@@ -739,7 +745,7 @@ struct Asked {
     at_once: bool,
 }
 
-fn same(_: &Asked, expected: &Told, actual: Told) -> TestCaseResult {
+fn same(_: &Asked, expected: &Reported, actual: Reported) -> TestCaseResult {
     prop_assert_eq!(expected, &actual);
     Ok(())
 }
@@ -758,7 +764,7 @@ const EVERYTHING: &[&str] = &[
     "governed by a later quota",
 ];
 
-/// Only the latest of several turns goes back.
+/// Only the latest of several reservations goes back.
 const RARE: &[&str] = &["a turn given back"];
 
 fn traffic() -> impl Strategy<Value = Vec<Event>> {
@@ -780,7 +786,7 @@ fn forward() -> impl Strategy<Value = Vec<Event>> {
 // -- The properties
 
 #[test]
-fn memory_and_redis_tell_the_same_step_by_step() {
+fn memory_and_redis_agree_step_by_step() {
     let stand = Stand::new();
     let redis = Stand::builder().from_connection(stand.frozen());
     let seen = for_all(
@@ -801,7 +807,7 @@ fn memory_and_redis_tell_the_same_step_by_step() {
 }
 
 #[test]
-fn they_do_so_wherever_the_clock_goes() {
+fn memory_and_redis_agree_when_the_clock_moves() {
     let stand = Stand::new();
     let redis = Stand::builder().from_connection(stand.frozen());
     let seen = for_all(
@@ -835,7 +841,7 @@ fn they_do_so_wherever_the_clock_goes() {
 }
 
 #[test]
-fn a_refund_first_moves_a_log_that_lies_in_the_future() {
+fn refund_rebases_a_log_in_the_future() {
     let stand = Stand::new();
     let policy = Policy::new("log", Quota::sliding_log(6, Duration::from_micros(7)));
     let (key, redis) = (stand.fresh_key(), Stand::builder());
@@ -855,14 +861,14 @@ fn a_refund_first_moves_a_log_that_lies_in_the_future() {
     let (mut ours, mut theirs) = check();
     // More than a window ago: both charges move to this time, and then the second one goes.
     at(10);
-    let told = stand.runtime.block_on(async {
+    let reported = stand.runtime.block_on(async {
         (
             memory.refund(&key, &mut ours, 1).await.expect("memory"),
             redis.refund(&key, &mut theirs, 1).await.expect("Redis"),
         )
     });
-    assert_eq!(told.0.reset_after(), Duration::from_micros(7));
-    assert_eq!(told.0, told.1);
+    assert_eq!(reported.0.reset_after(), Duration::from_micros(7));
+    assert_eq!(reported.0, reported.1);
     at(17);
     let left = stand.runtime.block_on(redis.peek(&key)).expect("Redis");
     assert_eq!(left.remaining(), 6);
@@ -870,7 +876,7 @@ fn a_refund_first_moves_a_log_that_lies_in_the_future() {
 
 /// Nearer to either end of a log, a part and all of each charge, and what counts afterwards until none of it does.
 #[test]
-fn a_refund_from_anywhere_in_a_log_leaves_the_others() {
+fn refund_from_a_log_keeps_the_other_entries() {
     const CHARGES: u64 = 9;
     let stand = Stand::new();
     let policy = Policy::new("log", Quota::sliding_log(30, Duration::from_micros(100)));
@@ -890,13 +896,13 @@ fn a_refund_from_anywhere_in_a_log_leaves_the_others() {
             receipts.push((ours, theirs.receipt.expect("allowed")));
         }
         let (mut ours, mut theirs) = receipts.swap_remove(place as usize);
-        let told = stand.runtime.block_on(async {
+        let reported = stand.runtime.block_on(async {
             (
                 memory.refund(&key, &mut ours, back).await.expect("memory"),
                 redis.refund(&key, &mut theirs, back).await.expect("Redis"),
             )
         });
-        assert_eq!(told.0, told.1, "{back} of charge {place}");
+        assert_eq!(reported.0, reported.1, "{back} of charge {place}");
         for later in 80..=190 {
             at(later);
             let ours = memory.check_now(&key, 0).decision;
@@ -909,10 +915,10 @@ fn a_refund_from_anywhere_in_a_log_leaves_the_others() {
     }
 }
 
-/// One process, and a clock that does not go back: what the deny cache answers by itself is what would be answered, as far as it
-/// knows the question. A higher cost waits no shorter, and by now more may remain.
+/// One process, and a clock that does not go back: what the deny cache answers by itself is what would be answered, as
+/// far as it knows the question. A higher cost waits no shorter, and by now more may remain.
 #[test]
-fn the_deny_cache_refuses_only_what_is_refused_and_says_for_how_long() {
+fn deny_cache_denies_only_denied_checks_with_their_wait() {
     let stand = Stand::new();
     let redis = Stand::builder()
         .deny_cache(FOR_EVER)
@@ -921,9 +927,9 @@ fn the_deny_cache_refuses_only_what_is_refused_and_says_for_how_long() {
     let seen = for_all(
         (settings(), start(), forward()),
         |(setting, start, events), seen| {
-            // What the latest answer from Redis was about: the cache knows no other refusal of this key.
+            // What the latest answer from Redis was about: the cache knows no other denial of this key.
             let mut asked_last = None;
-            let judge = |asked: &Asked, expected: &Told, actual: Told| {
+            let judge = |asked: &Asked, expected: &Reported, actual: Reported| {
                 if !asked.at_once {
                     asked_last = Some(asked.cost.clone());
                     prop_assert_eq!(expected, &actual);
@@ -940,10 +946,10 @@ fn the_deny_cache_refuses_only_what_is_refused_and_says_for_how_long() {
                 for (index, (ours, real)) in actual.quotas.iter().zip(&expected.quotas).enumerate()
                 {
                     prop_assert!(ours.remaining() <= real.remaining(), "quota {}", index);
-                    // The clock of a bucket that starts below its capacity has perhaps not begun: a look does not start it, nor
-                    // does a cost that can never pass.
+                    // The clock of a bucket that starts below its capacity has perhaps not begun: a look does not start
+                    // it, nor does a cost that can never pass.
                     let resets = (ours.reset_after(), real.reset_after());
-                    let runs = (1..=ours.limit()).contains(&asked.cost.of(index));
+                    let runs = (1..=ours.limit()).contains(&asked.cost.get(index));
                     prop_assert!(resets.0 <= resets.1, "quota {}: {:?}", index, resets);
                     prop_assert!(
                         !runs || resets.0 == resets.1,
@@ -951,7 +957,7 @@ fn the_deny_cache_refuses_only_what_is_refused_and_says_for_how_long() {
                         index,
                         resets
                     );
-                    let never = asked.cost.of(index) > ours.limit();
+                    let never = asked.cost.get(index) > ours.limit();
                     prop_assert_eq!(ours.retry_after() == Some(RetryAfter::Never), never);
                     let waits = (wait(ours.retry_after()), wait(real.retry_after()));
                     // The known wait of the lower cost was rounded up, and so is the time for the difference.
@@ -1035,7 +1041,7 @@ struct Twins {
 }
 
 #[test]
-fn a_batch_answers_as_each_of_it_would_alone() {
+fn batched_requests_get_the_same_replies_as_single_requests() {
     let stand = Stand::new();
     let with = |prefix: &str, batching: bool| {
         let builder = Stand::builder().prefix(prefix).batching(batching);
@@ -1070,14 +1076,18 @@ fn a_batch_answers_as_each_of_it_would_alone() {
                     continue;
                 };
                 let answer = twins.alone.ask(one, &twins.policy, &twins.key);
-                let (told, _) = stand.runtime.block_on(answer);
-                seen.note(if told.allowed { "allowed" } else { "refused" });
-                expected.push(told);
+                let (reported, _) = stand.runtime.block_on(answer);
+                seen.note(if reported.allowed {
+                    "allowed"
+                } else {
+                    "refused"
+                });
+                expected.push(reported);
                 asked.push(twins.together.ask(other, &twins.policy, &twins.key));
             }
             calls.set(calls.get() + asked.len());
             let actual: Vec<_> = stand.runtime.block_on(join_all(asked));
-            let actual: Vec<_> = actual.into_iter().map(|(told, _)| told).collect();
+            let actual: Vec<_> = actual.into_iter().map(|(reported, _)| reported).collect();
             prop_assert_eq!(expected, actual);
         }
         Ok(())
@@ -1092,7 +1102,7 @@ fn a_batch_answers_as_each_of_it_would_alone() {
 }
 
 #[test]
-fn what_is_decided_without_scripts_is_what_scripts_decide() {
+fn optimistic_mode_decides_like_scripts() {
     let stand = Stand::new();
     let proxy = ClockProxy::to(stand.server.port(), &stand.clock);
     let proxy = stand.runtime.block_on(proxy);
@@ -1126,8 +1136,8 @@ fn settings_of_strings() -> impl Strategy<Value = Setting> {
 
 /// Runs the traffic on a Redis whose keys expire by its own rule, not by an endless `idle_ttl`.
 ///
-/// With one quota of each name nothing that is forgotten changes an answer. With several the core would know what a faster
-/// quota has forgotten: then keys stay, and what each write sets is checked.
+/// With one quota of each name nothing that is forgotten changes an answer. With several the core would know what a
+/// faster quota has forgotten: then keys stay, and what each write sets is checked.
 fn expiry_is_invisible(
     stand: &Stand,
     backend: &RedisBackend,

@@ -21,8 +21,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tower_sluice::backend::{Backend, IdleReport};
 use tower_sluice::{
-    Global, Key, Limiter, OnBackendError, Permits, Policy, Quota, RateLimitLayer, RedisBackend,
-    Semaphore, SemaphoreLayer,
+    FailurePolicy, Global, Key, Limiter, Policy, Quota, RateLimitLayer, RedisBackend, Semaphore,
+    SemaphoreLayer, SemaphorePolicy,
 };
 
 use crate::support::proxy::{Mode, Proxy};
@@ -41,8 +41,8 @@ fn policy() -> Policy {
     Policy::new("api", Quota::per_day(1).burst(1000))
 }
 
-fn permits() -> Permits {
-    Permits::new("exports", 100).with_lease(Duration::from_secs(60))
+fn permits() -> SemaphorePolicy {
+    SemaphorePolicy::new("exports", 100).with_lease(Duration::from_secs(60))
 }
 
 fn key() -> Key {
@@ -52,9 +52,9 @@ fn key() -> Key {
 /// Every request holds a permit to the end of its body, and gets its token back after its response.
 fn app(redis: &RedisBackend, gate: watch::Receiver<bool>) -> Router {
     let exports = SemaphoreLayer::new(permits(), Global, redis.clone())
-        .on_backend_error(OnBackendError::Deny);
+        .on_backend_error(FailurePolicy::FailClosed);
     let limit = RateLimitLayer::new(policy(), Global, redis.clone())
-        .on_backend_error(OnBackendError::Deny)
+        .on_backend_error(FailurePolicy::FailClosed)
         .on_response(|_, charge| {
             charge.cancel();
         });
@@ -123,7 +123,7 @@ impl Service {
         let ended = timeout(PATIENCE, self.ended).await;
         ended.expect("in time").expect("no panic");
         let redis = self.redis.clone();
-        let idle = async move { redis.lobby().idle(limit).await };
+        let idle = async move { redis.context().idle(limit).await };
         let report = self.runtime.spawn(idle).await.expect("no panic");
         self.runtime.shutdown_background();
         report
@@ -132,7 +132,7 @@ impl Service {
     /// Waits until so many permits are held.
     async fn holds(&self, count: usize) {
         let start = Instant::now();
-        while self.redis.lobby().held_permits() < count {
+        while self.redis.context().held_permits() < count {
             assert!(start.elapsed() < PATIENCE);
             sleep(Duration::from_millis(1)).await;
         }
@@ -253,23 +253,23 @@ fn the_wait_never_takes_longer_than_its_limit() {
         let acquire = || semaphore.try_acquire(&ann, 1);
         let (held, released) = (acquire().await.expect("free"), acquire().await);
         let limit = Duration::from_millis(200);
-        let report = redis.lobby().idle(limit).await;
+        let report = redis.context().idle(limit).await;
         assert_eq!((report.held_permits, report.background_tasks), (2, 0));
         server.pause();
         drop(released);
         let start = Instant::now();
-        let report = redis.lobby().idle(limit).await;
+        let report = redis.context().idle(limit).await;
         let took = start.elapsed();
         assert!(
             took >= limit && took < limit + Duration::from_secs(2),
             "{took:?}"
         );
         assert_eq!((report.held_permits, report.background_tasks), (1, 1));
-        let told = "background tasks: 1 unfinished, 0 failed; permits still held: 1";
-        assert_eq!(report.to_string(), told);
+        let reported = "background tasks: 1 unfinished, 0 failed; permits still held: 1";
+        assert_eq!(report.to_string(), reported);
         server.resume();
         drop(held);
-        let report = redis.lobby().idle(PATIENCE).await;
+        let report = redis.context().idle(PATIENCE).await;
         assert!(report.is_complete(), "{report}");
         assert_eq!(
             semaphore

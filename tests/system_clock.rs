@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use tower_sluice::clock::{Clock, SystemClock, TokioClock};
 use tower_sluice::{
-    Key, Limiter, MaxWait, MemoryBackend, MemorySemaphore, Permits, Policy, Quota, Semaphore,
+    Key, Limiter, MaxWait, MemoryBackend, MemorySemaphore, Policy, Quota, Semaphore,
+    SemaphorePolicy,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -74,7 +75,9 @@ fn policies() -> [Policy; 2] {
 async fn a_wait_for_a_reservation_by_paused_time_panics() {
     let limiter = Limiter::new(policies()[0].clone(), MemoryBackend::new());
     for _ in 0..2 {
-        let _ = limiter.wait(&Key::from("ann"), 1, MaxWait::Unbounded).await;
+        let _ = limiter
+            .acquire(&Key::from("ann"), 1, MaxWait::Unbounded)
+            .await;
     }
 }
 
@@ -83,27 +86,29 @@ async fn a_wait_for_a_reservation_by_paused_time_panics() {
 async fn a_wait_for_a_window_by_paused_time_panics() {
     let limiter = Limiter::new(policies()[1].clone(), MemoryBackend::new());
     for _ in 0..2 {
-        let _ = limiter.wait(&Key::from("ann"), 1, MaxWait::Unbounded).await;
+        let _ = limiter
+            .acquire(&Key::from("ann"), 1, MaxWait::Unbounded)
+            .await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "give the backend a `tower_sluice::clock::TokioClock`")]
 async fn a_wait_for_a_permit_by_paused_time_panics() {
-    let semaphore = Semaphore::new(Permits::new("p", 1), MemorySemaphore::new());
+    let semaphore = Semaphore::new(SemaphorePolicy::new("p", 1), MemorySemaphore::new());
     let _held = semaphore.try_acquire(&Key::from("ann"), 1).await;
     let _ = semaphore.acquire(&Key::from("ann"), 1, HOUR).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_does_not_wait_needs_no_other_clock_by_paused_time() {
+async fn non_waiting_limiter_works_under_paused_time() {
     let (real, virtual_start) = (Instant::now(), tokio::time::Instant::now());
     for policy in policies() {
         let limiter = Limiter::new(policy, MemoryBackend::new());
-        let wait = limiter.wait(&Key::from("ann"), 1, HOUR * 2).await;
+        let wait = limiter.acquire(&Key::from("ann"), 1, HOUR * 2).await;
         assert!(wait.is_ok());
         let denied = limiter
-            .wait(&Key::from("ann"), 1, Duration::from_secs(1))
+            .acquire(&Key::from("ann"), 1, Duration::from_secs(1))
             .await;
         assert!(denied.is_err(), "it is rejected at once");
     }
@@ -118,12 +123,14 @@ async fn waits_on_tokios_clock_move_paused_time_by_as_much_as_they_wait() {
         let backend = MemoryBackend::builder().clock(TokioClock::new()).build();
         let limiter = Limiter::new(policy, backend);
         for _ in 0..2 {
-            let wait = limiter.wait(&Key::from("ann"), 1, MaxWait::Unbounded).await;
+            let wait = limiter
+                .acquire(&Key::from("ann"), 1, MaxWait::Unbounded)
+                .await;
             assert!(wait.is_ok());
         }
     }
     let memory = MemorySemaphore::builder().clock(TokioClock::new()).build();
-    let semaphore = Semaphore::new(Permits::new("p", 1), memory);
+    let semaphore = Semaphore::new(SemaphorePolicy::new("p", 1), memory);
     let _held = semaphore.try_acquire(&Key::from("ann"), 1).await;
     assert!(semaphore.acquire(&Key::from("ann"), 1, HOUR).await.is_err());
     let hours = start.elapsed().as_secs_f64() / HOUR.as_secs_f64();

@@ -1,4 +1,5 @@
-//! What the log is told of refusals, in a process of its own: whether an event is of interest is remembered for all threads.
+//! What the log is told of rejections, in a process of its own: whether an event is of interest is remembered for all
+//! threads.
 #![cfg(feature = "tracing")]
 
 #[allow(dead_code, reason = "for all tests of the layer")]
@@ -15,8 +16,8 @@ use http::Request;
 use tower::Layer;
 use tower_sluice::key::{Header, Networks, PeerAddr, TrustedProxies};
 use tower_sluice::{
-    ClientIp, Global, Key, MemorySemaphore, PeerIp, Permits, RateLimitLayer, Semaphore,
-    SemaphoreLayer,
+    ClientIp, Global, Key, MemorySemaphore, PeerIp, RateLimitLayer, Semaphore, SemaphoreLayer,
+    SemaphorePolicy,
 };
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -58,7 +59,7 @@ impl Subscriber for Lines {
 }
 
 /// What is told while `run` runs, which nothing else does meanwhile.
-fn told(run: impl FnOnce()) -> Vec<String> {
+fn reported(run: impl FnOnce()) -> Vec<String> {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lines = Lines::default();
@@ -67,10 +68,10 @@ fn told(run: impl FnOnce()) -> Vec<String> {
 }
 
 #[test]
-fn a_server_that_is_set_up_wrongly_is_told_once_with_the_way_out() {
+fn misconfigured_server_is_logged_once_with_the_remedy() {
     let proxies = TrustedProxies::loopback_and_private();
     let client = ClientIp::new().forwarded_for(proxies);
-    let lines = told(|| {
+    let lines = reported(|| {
         let mut service = RateLimitLayer::new(two_a_minute(), client, memory()).layer(hello());
         let mut request = Request::new(());
         for _ in 0..2 {
@@ -116,17 +117,17 @@ fn on_a_unix_socket_the_log_names_a_remedy_that_works() {
         })
     };
     let proxies = Networks::loopback_and_private();
-    let lines = told(|| assert_eq!(status(ClientIp::new().forwarded_for(proxies)), 500));
+    let lines = reported(|| assert_eq!(status(ClientIp::new().forwarded_for(proxies)), 500));
     let remedy = "behind a proxy on a Unix socket use `ClientIp` with `TrustedProxies::hops(1)`";
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(lines[0].contains(remedy), "{lines:?}");
     let followed = ClientIp::new().forwarded_for(TrustedProxies::hops(1));
-    assert_eq!(told(|| assert_eq!(status(followed), 200)), [""; 0]);
+    assert_eq!(reported(|| assert_eq!(status(followed), 200)), [""; 0]);
 }
 
 #[test]
-fn a_limit_that_nobody_falls_under_is_told_of_too() {
-    let lines = told(|| {
+fn limit_that_applies_to_no_request_is_logged() {
+    let lines = reported(|| {
         let key = tower_sluice::key_fn(|_| Err(tower_sluice::key::KeyError::server("no tenant")));
         let limit = RateLimitLayer::new(two_a_minute(), key, memory()).skip_unkeyed();
         let mut service = limit.layer(hello());
@@ -150,10 +151,10 @@ fn a_limit_that_nobody_falls_under_is_told_of_too() {
 }
 
 #[test]
-fn another_fault_is_told_once_too() {
-    let lines = told(|| {
+fn each_kind_of_fault_is_logged_once() {
+    let lines = reported(|| {
         let key = tower_sluice::key::Extension::<u64>::new();
-        let permits = Permits::new("exports", 1);
+        let permits = SemaphorePolicy::new("exports", 1);
         let limit = SemaphoreLayer::new(permits, key, MemorySemaphore::new()).skip_unkeyed();
         let passed = seen(&mut limit.layer(hello()), Request::new(()));
         assert_eq!(passed.status, 200, "and nobody is limited");
@@ -171,8 +172,8 @@ fn another_fault_is_told_once_too() {
 }
 
 #[test]
-fn refusals_are_told_without_their_keys() {
-    let lines = told(|| {
+fn rejections_are_logged_without_keys() {
+    let lines = reported(|| {
         let limit = RateLimitLayer::new(two_a_minute(), Header::new("x-api-key"), memory());
         let mut service = limit.layer(hello());
         let request = || {
@@ -194,8 +195,8 @@ fn refusals_are_told_without_their_keys() {
 }
 
 #[test]
-fn what_a_shadow_lets_through_is_told_and_not_as_a_refusal() {
-    let lines = told(|| {
+fn shadow_denials_are_logged_as_allowed() {
+    let lines = reported(|| {
         let policy = two_a_minute().shadow();
         let limit = RateLimitLayer::new(policy, Header::new("x-user"), memory());
         let mut service = limit.layer(hello());
@@ -212,9 +213,9 @@ fn what_a_shadow_lets_through_is_told_and_not_as_a_refusal() {
 }
 
 #[test]
-fn a_client_that_cannot_be_told_is_told_of_without_what_it_sent() {
+fn log_of_an_unkeyed_request_omits_client_data() {
     let proxies = TrustedProxies::loopback_and_private();
-    let lines = told(|| {
+    let lines = reported(|| {
         let limit = RateLimitLayer::new(
             two_a_minute(),
             ClientIp::new().forwarded_for(proxies),
@@ -239,19 +240,19 @@ fn a_client_that_cannot_be_told_is_told_of_without_what_it_sent() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_failing_backend_is_told_of_each_time_and_its_circuit_once() {
+fn failures_are_logged_each_time_and_the_circuit_once() {
     use tower::ServiceExt;
-    use tower_sluice::{Global, OnBackendError, RedisBackend};
+    use tower_sluice::{FailurePolicy, Global, RedisBackend};
 
     let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
     let url = format!("redis://{}/", port.expect("a free port"));
-    let lines = told(|| {
+    let lines = reported(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let backend = RedisBackend::connect_lazy(url).expect("a URL");
             let limit = RateLimitLayer::new(two_a_minute(), Global, backend)
-                .on_backend_error(OnBackendError::Allow);
+                .on_backend_error(FailurePolicy::FailOpen);
             let service = limit.layer(hello());
             for _ in 0..6 {
                 let answer = service.clone().oneshot(Request::new(())).await;
@@ -267,18 +268,18 @@ fn a_failing_backend_is_told_of_each_time_and_its_circuit_once() {
 }
 
 #[test]
-fn a_permit_that_is_refused_waited_for_or_lost_is_told() {
+fn denied_awaited_and_lost_permits_are_logged() {
     let clock = crate::support::clock();
     let memory = MemorySemaphore::builder()
         .clock(clock.clone())
         .leases_end()
         .build();
-    let permits = Permits::new("exports", 1);
+    let permits = SemaphorePolicy::new("exports", 1);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .expect("a runtime");
-    let lines = told(|| {
+    let lines = reported(|| {
         runtime.block_on(async {
             let semaphore = Semaphore::new(permits.clone(), memory.clone());
             let key = Key::from("global");

@@ -1,15 +1,17 @@
 //! A server to try limits with curl, without writing code.
 //!
 //! Run: `cargo run --example playground -- --quota '5/10s burst 3' --quota fixed-window:20/minute`
-//! Then: `curl -i localhost:3000/cost/2`, or look at a page that shows what the limit does: <http://localhost:3000/_playground>
+//! Then: `curl -i localhost:3000/cost/2`, or look at a page that shows what the limit does:
+//! <http://localhost:3000/_playground>
 //!
-//! Also: `--wait 10`, and requests wait for their turn; `curl -X POST localhost:3000/settle/5/2` is charged 5 and settled at 2;
+//! Also: `--wait 10`, and requests wait; `curl -X POST localhost:3000/settle/5/2` is charged 5 and settled at 2;
 //! `--free-status 5xx`, and what the server failed at costs nothing.
 //!
 //! `--in-flight 2`, and no more requests of a client are served at a time: `curl localhost:3000/stream/30 & curl
 //! localhost:3000/sleep/3000 & curl -i localhost:3000/`.
 //!
-//! Behind a proxy: `--trusted-proxy 127.0.0.1`; then `curl -H 'x-forwarded-for: 203.0.113.7' localhost:3000` is from there.
+//! Behind a proxy: `--trusted-proxy 127.0.0.1`; then `curl -H 'x-forwarded-for: 203.0.113.7' localhost:3000` is from
+//! there.
 //!
 //! With the feature `redis` several of them share a limit: `--backend redis://127.0.0.1/`.
 //!
@@ -41,8 +43,8 @@ use tower_sluice::key::{
 };
 use tower_sluice::response::{HeaderFormat, Reset};
 use tower_sluice::{
-    AnyBackend, Charge, ClientIp, Head, Key, MaxWait, MemoryBackend, OnBackendError, Permits,
-    Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    AnyBackend, Charge, ClientIp, FailurePolicy, Head, Key, MaxWait, MemoryBackend, Policy, Quota,
+    RateLimitLayer, SemaphoreLayer, SemaphorePolicy,
 };
 
 /// A server to try rate limits with curl, and a page at /_playground that shows what they do.
@@ -60,23 +62,25 @@ struct Options {
     /// How long the backend may take for an answer, in milliseconds; 250 if not said.
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     backend_timeout: Option<u64>,
-    /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`; may be repeated, all must allow a request. An
-    /// algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
+    /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`; may be repeated, all must allow
+    /// a request. An algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
     quota: Vec<Quota>,
     /// Whose limit it is: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.
     #[arg(long, value_name = "KEY", default_value = "ip", value_parser = keyed_by)]
     key: KeyedBy,
-    /// A network of proxies that are believed, such as `10.0.0.0/8`; may be repeated. Then `--key ip` is the address that they name.
+    /// A network of proxies that are believed, such as `10.0.0.0/8`; may be repeated. Then `--key ip` is the address
+    /// that they name.
     #[arg(long, value_name = "CIDR", value_parser = network)]
     trusted_proxy: Vec<String>,
-    /// The header in which they name it: a list, if it is `x-forwarded-for` or `forwarded` (RFC 7239), otherwise one address.
+    /// The header in which they name it: a list, if it is `x-forwarded-for` or `forwarded` (RFC 7239), otherwise one
+    /// address.
     #[arg(long, value_name = "NAME", default_value = "x-forwarded-for", value_parser = header_name)]
     forwarded_header: HeaderName,
     /// The name of the policy.
     #[arg(long, value_name = "NAME", default_value = "default")]
     name: String,
-    /// Decides and charges, and lets every request through; `x-ratelimit-shadow` says which would have been refused.
+    /// Decides and charges, and lets every request through; `x-ratelimit-shadow` says which would have been rejected.
     #[arg(long)]
     shadow: bool,
     /// How long a request may wait to be allowed, in seconds (say 0.5); not at all if not said.
@@ -156,7 +160,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn lease(text: &str) -> Result<Duration, String> {
     let lease = seconds(text)?;
-    let permits = Permits::new(IN_FLIGHT, 1).try_lease(lease);
+    let permits = SemaphorePolicy::new(IN_FLIGHT, 1).try_lease(lease);
     permits.map(|_| lease).map_err(|error| error.to_string())
 }
 
@@ -288,7 +292,7 @@ enum OnError {
 }
 
 impl OnError {
-    const fn told(self) -> &'static str {
+    const fn reported(self) -> &'static str {
         match self {
             Self::Allow => "requests pass uncounted",
             Self::Deny => "requests are refused with 503",
@@ -296,11 +300,11 @@ impl OnError {
         }
     }
 
-    fn choice(self) -> OnBackendError {
+    fn choice(self) -> FailurePolicy {
         match self {
-            Self::Allow => OnBackendError::Allow,
-            Self::Deny => OnBackendError::Deny,
-            Self::Memory => OnBackendError::Fallback(MemoryBackend::new()),
+            Self::Allow => FailurePolicy::FailOpen,
+            Self::Deny => FailurePolicy::FailClosed,
+            Self::Memory => FailurePolicy::Fallback(MemoryBackend::new()),
         }
     }
 }
@@ -325,16 +329,16 @@ impl Options {
         }
     }
 
-    fn app(self, backend: AnyBackend, policy: Policy, told: page::Told) -> Router {
+    fn app(self, backend: AnyBackend, policy: Policy, reported: page::Reported) -> Router {
         let key = self.key();
-        let page = page::Page::new(told, policy.clone());
+        let page = page::Page::new(reported, policy.clone());
         let free = self.free_status;
         let (max_wait, on_error) = (
-            self.wait.map_or(MaxWait::NONE, MaxWait::of),
+            self.wait.map_or(MaxWait::NONE, MaxWait::within),
             self.on_backend_error.choice(),
         );
         let in_flight = self.in_flight.map(|capacity| {
-            let permits = Permits::new(IN_FLIGHT, capacity).with_lease(self.lease);
+            let permits = SemaphorePolicy::new(IN_FLIGHT, capacity).with_lease(self.lease);
             SemaphoreLayer::new(permits, key.clone(), backend.clone())
                 .on_backend_error(on_error.clone())
                 .wait(max_wait)
@@ -364,7 +368,7 @@ impl Options {
             .route("/settle/{estimate}/{actual}", post(settle))
             .layer(limit);
         let app = match in_flight {
-            // Around the other one: who is refused here is charged nothing.
+            // Around the other one: who is rejected here is charged nothing.
             Some(in_flight) => app.layer(in_flight),
             None => app,
         };
@@ -382,7 +386,7 @@ fn named(name: &str, quotas: &[Quota]) -> Result<Policy, tower_sluice::policy::P
         several => {
             let numbered =
                 |(index, quota): (usize, &Quota)| (format!("{name}-{}", index + 1), *quota);
-            Policy::try_of(name, several.iter().enumerate().map(numbered))
+            Policy::try_from_quotas(name, several.iter().enumerate().map(numbered))
         }
     }
 }
@@ -443,7 +447,7 @@ async fn stream(Path(chunks): Path<u32>) -> Body {
 }
 
 /// Ends with SIGTERM or SIGINT. They are caught from the call on, not from the first poll.
-fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -459,28 +463,28 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How long refunds and released permits may take to reach the backend after that.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
-async fn serve(options: Options, policy: Policy, told: page::Told) -> std::io::Result<()> {
+async fn serve(options: Options, policy: Policy, reported: page::Reported) -> std::io::Result<()> {
     // Before anybody is told that this is listening, and may want it to stop.
-    let (stop, overdue) = (told_to_stop()?, told_to_stop()?);
+    let (stop, overdue) = (stop_signal()?, stop_signal()?);
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     if !options.backend.is_memory() {
         // Who starts this may have read as much as it wants to.
-        let told = options.on_backend_error.told();
+        let reported = options.on_backend_error.reported();
         let _ = writeln!(
             stdout(),
-            "if the backend fails, {told} (--on-backend-error)"
+            "if the backend fails, {reported} (--on-backend-error)"
         );
     }
     let backend = options.backend.clone().within(options.backend_timeout);
     let app = options
-        .app(backend.clone(), policy, told)
+        .app(backend.clone(), policy, reported)
         .into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
         done = axum::serve(listener, app).with_graceful_shutdown(stop) => done?,
         () = async { overdue.await; tokio::time::sleep(PATIENCE).await } => {}
     }
-    let report = Backend::lobby(&backend).idle(LAST_TASKS).await;
+    let report = Backend::context(&backend).idle(LAST_TASKS).await;
     if !report.is_complete() {
         eprintln!("{report}");
     }
@@ -498,10 +502,10 @@ async fn main() -> ExitCode {
     let parsed = parsed.and_then(|matches| {
         Ok((
             Options::from_arg_matches(&matches)?,
-            page::Told::of(&matches),
+            page::Reported::of(&matches),
         ))
     });
-    let (options, told) = match parsed {
+    let (options, reported) = match parsed {
         Ok(parsed) => parsed,
         // One line: what is wrong, not the whole usage. An argument may have line breaks of its own.
         Err(error) if error.use_stderr() => {
@@ -517,7 +521,7 @@ async fn main() -> ExitCode {
         Err(error) => return fail(error),
     };
     let address = options.listen;
-    match serve(options, policy, told).await {
+    match serve(options, policy, reported).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("cannot serve on {address}: {error}")),
     }

@@ -25,7 +25,7 @@ const LONGEST_QUOTAS: usize = 4096;
 
 /// What the command line said, as far as the page shows it.
 #[derive(Debug)]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     key: String,
     header_format: String,
     in_flight: Option<u32>,
@@ -33,7 +33,7 @@ pub(crate) struct Told {
     wait: Option<Duration>,
 }
 
-impl Told {
+impl Reported {
     pub(crate) fn of(matches: &ArgMatches) -> Self {
         let text = |id: &str| {
             let mut values = matches.try_get_raw(id).ok().flatten()?;
@@ -53,14 +53,14 @@ impl Told {
 /// The page and the policy that it may replace.
 #[derive(Clone)]
 pub(crate) struct Page {
-    told: Arc<Told>,
+    reported: Arc<Reported>,
     policy: Arc<RwLock<Policy>>,
 }
 
 impl Page {
-    pub(crate) fn new(told: Told, policy: Policy) -> Self {
+    pub(crate) fn new(reported: Reported, policy: Policy) -> Self {
         Self {
-            told: Arc::new(told),
+            reported: Arc::new(reported),
             policy: Arc::new(RwLock::new(policy)),
         }
     }
@@ -76,7 +76,8 @@ impl Page {
         move |_, _| page.policy()
     }
 
-    /// Adds the page to routes that are limited already. One by one: a merged router would bring its own fallback, without limits.
+    /// Adds the page to routes that are limited already. One by one: a merged router would bring its own fallback,
+    /// without limits.
     pub(crate) fn serve_beside(self, app: Router) -> Router {
         let page = (
             [(CONTENT_SECURITY_POLICY, ITSELF_ONLY), NO_STORE],
@@ -97,12 +98,12 @@ async fn config(State(page): State<Page>) -> impl IntoResponse {
     let config = json!({
         "policy": policy.name(),
         "quotas": policy.quotas().iter().map(numbers).collect::<Vec<_>>(),
-        "key": page.told.key,
-        "header_format": page.told.header_format,
+        "key": page.reported.key,
+        "header_format": page.reported.header_format,
         "shadow": policy.is_shadow(),
-        "in_flight": page.told.in_flight,
-        "lease": seconds(page.told.lease),
-        "wait": seconds(page.told.wait),
+        "in_flight": page.reported.in_flight,
+        "lease": seconds(page.reported.lease),
+        "wait": seconds(page.reported.wait),
     });
     ([NO_STORE], Json(config))
 }
@@ -127,10 +128,10 @@ async fn replace(
     State(page): State<Page>,
     text: String,
 ) -> Result<impl IntoResponse, (StatusCode, String)> {
-    let refused = |why: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, why.to_string());
-    let quotas = Quota::parse_list(&text).map_err(|why| refused(&why))?;
+    let rejected = |why: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, why.to_string());
+    let quotas = Quota::parse_list(&text).map_err(|why| rejected(&why))?;
     let running = page.policy();
-    let policy = crate::named(running.name(), &quotas).map_err(|why| refused(&why))?;
+    let policy = crate::named(running.name(), &quotas).map_err(|why| rejected(&why))?;
     let policy = if running.is_shadow() {
         policy.shadow()
     } else {

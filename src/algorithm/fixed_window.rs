@@ -6,7 +6,9 @@
 //! retry_after  start + window - now
 //! ```
 
-use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed, start_of};
+use super::{
+    Algorithm, ChargePosition, ClockStep, StoredState, clock_back, micros_between, signed, start_of,
+};
 use crate::quota::FixedWindow;
 
 /// What was charged in the window that begins at `start`.
@@ -38,8 +40,8 @@ impl Algorithm for FixedWindow {
     }
 
     #[inline]
-    fn peel(kept: &Kept) -> Option<&Count> {
-        if let Kept::FixedWindow(state) = kept {
+    fn peel(kept: &StoredState) -> Option<&Count> {
+        if let StoredState::FixedWindow(state) = kept {
             Some(state)
         } else {
             None
@@ -47,16 +49,16 @@ impl Algorithm for FixedWindow {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut Kept) -> Option<&mut Count> {
-        if let Kept::FixedWindow(state) = kept {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut Count> {
+        if let StoredState::FixedWindow(state) = kept {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> Kept {
-        Kept::FixedWindow(Count { start: 0, used: 0 })
+    fn blank() -> StoredState {
+        StoredState::FixedWindow(Count { start: 0, used: 0 })
     }
 
     fn view(&self, state: Option<&Count>, now: i64) -> View {
@@ -80,12 +82,12 @@ impl Algorithm for FixedWindow {
             };
         }
         match clock_back(count.start, now, self.window) {
-            Back::StandStill(_) => View {
+            ClockStep::StandStill(_) => View {
                 count,
                 now,
                 must_note: false,
             },
-            Back::Rebase => View {
+            ClockStep::Rebase => View {
                 count: at(now, count.used),
                 now,
                 must_note: true,
@@ -121,17 +123,17 @@ impl Algorithm for FixedWindow {
         *count = view.count;
     }
 
-    fn charge(&self, view: &mut View, count: &mut Count, tokens: u64) -> Place {
+    fn charge(&self, view: &mut View, count: &mut Count, tokens: u64) -> ChargePosition {
         view.count.used += tokens;
         *count = view.count;
-        Place {
+        ChargePosition {
             at: count.start,
             number: 0,
         }
     }
 
-    fn refund(&self, view: &mut View, count: &mut Count, tokens: u64, place: Place) {
-        if place.at == view.count.start {
+    fn refund(&self, view: &mut View, count: &mut Count, tokens: u64, position: ChargePosition) {
+        if position.at == view.count.start {
             view.count.used = view.count.used.saturating_sub(tokens);
         }
         *count = view.count;

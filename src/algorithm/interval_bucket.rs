@@ -8,7 +8,8 @@
 //! A full bucket has no clock, so that it equals one never seen: the first charge that leaves full starts it.
 
 use super::{
-    Algorithm, Back, Kept, MOST_DEBT, Place, Since, clock_back, micros_between, signed, start_of,
+    Algorithm, ChargePosition, ClockStep, MOST_DEBT, Since, StoredState, clock_back,
+    micros_between, signed, start_of,
 };
 use crate::quota::IntervalBucket;
 
@@ -78,8 +79,8 @@ impl Algorithm for IntervalBucket {
     }
 
     #[inline]
-    fn peel(kept: &Kept) -> Option<&Debt> {
-        if let Kept::IntervalBucket(state) = kept {
+    fn peel(kept: &StoredState) -> Option<&Debt> {
+        if let StoredState::IntervalBucket(state) = kept {
             Some(state)
         } else {
             None
@@ -87,16 +88,16 @@ impl Algorithm for IntervalBucket {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut Kept) -> Option<&mut Debt> {
-        if let Kept::IntervalBucket(state) = kept {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut Debt> {
+        if let StoredState::IntervalBucket(state) = kept {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> Kept {
-        Kept::IntervalBucket(Debt {
+    fn blank() -> StoredState {
+        StoredState::IntervalBucket(Debt {
             tokens: 0,
             anchor: 0,
             capacity: 0,
@@ -116,8 +117,8 @@ impl Algorithm for IntervalBucket {
             (now, 0)
         } else {
             match clock_back(debt.anchor, now, self.time_to_pay(self.capacity)) {
-                Back::StandStill(ahead) => (debt.anchor, ahead),
-                Back::Rebase => return self.fresh(owed, now, true),
+                ClockStep::StandStill(ahead) => (debt.anchor, ahead),
+                ClockStep::Rebase => return self.fresh(owed, now, true),
             }
         };
         let ended = micros_between(debt.anchor, now) / self.period;
@@ -187,13 +188,13 @@ impl Algorithm for IntervalBucket {
         debt.tokens = debt.tokens.saturating_sub(tokens);
     }
 
-    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> Place {
+    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> ChargePosition {
         view.tokens += tokens;
         *debt = self.written(view);
-        Place::default()
+        ChargePosition::default()
     }
 
-    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: Place) {
+    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: ChargePosition) {
         view.tokens = view.tokens.saturating_sub(tokens);
         *debt = self.written(view);
     }

@@ -1,9 +1,9 @@
 //! The five algorithms as pure functions on integers: quota, state, time and cost in, answer and new state out.
 //!
-//! Nothing here reads a clock, takes a lock or knows what a key is. A backend keeps one [`State`] for each quota of a key
-//! (`None` for one never seen) and passes them in, in the order of the policy; everything that decides is in this module, and the project's test vectors
-//! bind it to every backend. Sources: the leaky bucket as a meter (ITU-T I.371; Turner, 1986) for the buckets; the window
-//! algorithms are folklore, stated exactly in each file.
+//! Nothing here reads a clock, takes a lock or knows what a key is. A backend keeps one [`State`] for each quota of a
+//! key (`None` for one never seen) and passes them in, in the order of the policy; everything that decides is in this
+//! module, and the project's test vectors bind it to every backend. Sources: the leaky bucket as a meter (ITU-T I.371;
+//! Turner, 1986) for the buckets; the window algorithms are folklore, stated exactly in each file.
 //!
 //! ```
 //! use tower_sluice::algorithm;
@@ -34,22 +34,23 @@ use smallvec::SmallVec;
 
 pub(crate) use self::operation::decide;
 use self::operation::{
-    Algorithm, Compare, Penalize, Refund, Since, Take, TakeBack, Wait, fits, with_algorithm,
+    Algorithm, Compare, Penalize, Refund, ReserveWait, Since, Take, TakeBack, fits, with_algorithm,
 };
 
 use crate::clock::{Timestamp, micros_up};
 use crate::decision::{
-    Decision, NEVER, Part, Place, QuotaSnapshot, Receipt, Reply, Snapshot, Turn,
+    ChargePart, ChargePosition, Decision, NEVER, QuotaSnapshot, Receipt, Reply, Reservation,
+    Snapshot,
 };
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Cost, Origin, Quota, Rule};
 
 /// What has been spent under one quota and has not come back, and since when: all that a backend keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State(Kept);
+pub struct State(StoredState);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Kept {
+enum StoredState {
     TokenBucket(token_bucket::Debt),
     IntervalBucket(interval_bucket::Debt),
     FixedWindow(fixed_window::Count),
@@ -60,12 +61,12 @@ enum Kept {
 const _: () = assert!(size_of::<Option<State>>() == 32);
 
 impl State {
-    /// The time of a bucket's state and its debt: those that were written later compare as greater, unless something was given
-    /// back in between.
+    /// The time of a bucket's state and its debt: those that were written later compare as greater, unless something
+    /// was given back in between.
     pub(crate) fn order(&self) -> (i64, u64) {
         match &self.0 {
-            Kept::TokenBucket(debt) => (debt.at, debt.grains),
-            Kept::IntervalBucket(debt) => (debt.anchor, debt.tokens),
+            StoredState::TokenBucket(debt) => (debt.at, debt.grains),
+            StoredState::IntervalBucket(debt) => (debt.anchor, debt.tokens),
             _ => (0, 0),
         }
     }
@@ -73,7 +74,7 @@ impl State {
 
 /// Decides one request: every quota of the policy allows its cost and all are charged, or none is.
 ///
-/// A refusal writes nothing, with two exceptions that later answers show: the first check of a bucket with other initial
+/// A denial writes nothing, with two exceptions that later answers show: the first check of a bucket with other initial
 /// tokens starts its refill, and a step back of the clock beyond the quota's own horizon is written down.
 ///
 /// # Panics
@@ -83,30 +84,31 @@ impl State {
 pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost: Cost) -> Reply {
     // The common case by itself: what is below costs as much again.
     if let ([named], [state]) = (policy.quotas(), &mut *states) {
-        let tokens = cost.of(0);
-        let (snapshot, place) = decide(&named.quota, state, now, tokens, true);
-        let charge = Part::new(named.mark(), tokens, place);
+        let tokens = cost.get(0);
+        let (snapshot, position) = decide(&named.quota, state, now, tokens, true);
+        let charge = ChargePart::new(named.mark(), tokens, position);
         return Reply::to_check_of_one(snapshot, charge);
     }
     assert_one_each(policy, states);
     let all_fit = members(policy, states)
-        .all(|(index, named, state)| fits(&named.quota, state, now, cost.of(index)));
+        .all(|(index, named, state)| fits(&named.quota, state, now, cost.get(index)));
     let mut snapshots = SmallVec::new();
     let mut charges = SmallVec::new();
     for (index, named, state) in members(policy, states) {
-        let tokens = cost.of(index);
-        let (snapshot, place) = decide(&named.quota, state, now, tokens, all_fit);
+        let tokens = cost.get(index);
+        let (snapshot, position) = decide(&named.quota, state, now, tokens, all_fit);
         snapshots.push(snapshot);
-        charges.push(Part::new(named.mark(), tokens, place));
+        charges.push(ChargePart::new(named.mark(), tokens, position));
     }
     Reply::to_check(Snapshot::new(snapshots), || charges)
 }
 
-/// Decides one request that may wait: if it is allowed at once it is charged, and else, if every quota is a bucket and its
-/// turn comes within `max_wait`, charged beyond the capacity, to go on after the wait. Turns are first come, first served.
+/// Decides one request that may wait: if it is allowed at once it is charged, and else, if every quota is a bucket and
+/// its reservation comes due within `max_wait`, charged beyond the capacity, to go on after the wait. Reservations are
+/// first come, first served.
 ///
-/// A debt stays below 2^53 grains (interval refill: tokens); a turn that would pass that is refused, as is one under a policy
-/// with a window, whose future is not one number.
+/// A debt stays below 2^53 grains (interval refill: tokens); a reservation that would pass that is denied, as is one
+/// under a policy with a window, whose future is not one number.
 ///
 /// # Panics
 ///
@@ -123,7 +125,11 @@ pub fn reserve(
     let of_buckets = policy.is_of_buckets();
     let wait = members(policy, states)
         .map(|(index, named, state)| {
-            with_algorithm(&named.quota, state, Wait(now.into(), cost.of(index)))
+            with_algorithm(
+                &named.quota,
+                state,
+                ReserveWait(now.into(), cost.get(index)),
+            )
         })
         .max();
     let mut reply = match wait {
@@ -131,29 +137,29 @@ pub fn reserve(
             let mut snapshots = SmallVec::new();
             let mut charges = SmallVec::new();
             for (index, named, state) in members(policy, states) {
-                let tokens = cost.of(index);
-                let (snapshot, place) =
+                let tokens = cost.get(index);
+                let (snapshot, position) =
                     with_algorithm(&named.quota, state, Take(now.into(), tokens));
                 snapshots.push(snapshot);
-                charges.push(Part::new(named.mark(), tokens, place));
+                charges.push(ChargePart::new(named.mark(), tokens, position));
             }
             let mut reply = Reply::to_check(Snapshot::new(snapshots), || charges);
-            reply.go_after = Duration::from_micros(wait);
+            reply.wait = Duration::from_micros(wait);
             reply
         }
         _ => check(policy, states, now, cost.clone()),
     };
     if of_buckets && reply.decision.is_allowed() {
-        // The turn has the receipt: a charge is cancelled or refunded, not both.
-        reply.turn = Some(Turn::new(cost, states, reply.receipt.take()));
+        // The reservation has the receipt: a charge is cancelled or refunded, not both.
+        reply.reservation = Some(Reservation::new(cost, states, reply.receipt.take()));
     }
     reply
 }
 
-/// Cancels a reservation. Its charge goes back if nothing but time has changed the states since it was taken: those that it
-/// left, brought forward to the time of the stored ones by the quotas as they are now, equal the stored ones to the grain.
-/// Otherwise the charge stays: reservations behind it keep their times, and a token given back late would let two through at
-/// once. `now` plays no part in that.
+/// Cancels a reservation. Its charge goes back if nothing but time has changed the states since it was taken: those
+/// that it left, brought forward to the time of the stored ones by the quotas as they are now, equal the stored ones to
+/// the grain. Otherwise the charge stays: reservations behind it keep their times, and a token given back late would
+/// let two through at once. `now` plays no part in that.
 ///
 /// A cancel that did not return the charge may be tried again when the reservations behind it have gone back. One that
 /// returned it must not be.
@@ -161,17 +167,22 @@ pub fn reserve(
 /// # Panics
 ///
 /// If there is not one state for each quota.
-pub fn cancel(policy: &Policy, states: &mut [Option<State>], now: Timestamp, turn: &Turn) -> Reply {
+pub fn cancel(
+    policy: &Policy,
+    states: &mut [Option<State>],
+    now: Timestamp,
+    reservation: &Reservation,
+) -> Reply {
     assert_one_each(policy, states);
     let mut since = SmallVec::<[Since; 2]>::new();
     for (index, named, state) in members(policy, states) {
-        let compare = Compare(turn.left(index), turn.cost().of(index));
+        let compare = Compare(reservation.left(index), reservation.cost().get(index));
         since.push(with_algorithm(&named.quota, state, compare));
     }
     let returned = since.contains(&Since::Unchanged) && !since.contains(&Since::Changed);
     let mut reply = answers(policy, states, |index, named, state| {
         if returned && since[index] == Since::Unchanged {
-            with_algorithm(&named.quota, state, TakeBack(turn.cost().of(index)));
+            with_algorithm(&named.quota, state, TakeBack(reservation.cost().get(index)));
         }
         decide(&named.quota, state, now, 0, true).0
     });
@@ -179,8 +190,8 @@ pub fn cancel(policy: &Policy, states: &mut [Option<State>], now: Timestamp, tur
     reply
 }
 
-/// Charges `cost` without asking. No debt is taken beyond twice the limit, so that nobody is shut out for longer than two
-/// times the time to recover.
+/// Charges `cost` without asking. No debt is taken beyond twice the limit, so that nobody is shut out for longer than
+/// two times the time to recover.
 ///
 /// # Panics
 ///
@@ -192,7 +203,7 @@ pub fn penalize(
     cost: Cost,
 ) -> Reply {
     answers(policy, states, |index, named, state| {
-        with_algorithm(&named.quota, state, Penalize(now.into(), cost.of(index)))
+        with_algorithm(&named.quota, state, Penalize(now.into(), cost.get(index)))
     })
 }
 
@@ -213,10 +224,10 @@ pub fn refund(
             .charges
             .iter()
             .find(|charge| charge.quota == named.mark());
-        let (tokens, place) = charge.map_or((0, Place::default()), |charge| {
-            (charge.tokens, charge.place())
+        let (tokens, position) = charge.map_or((0, ChargePosition::default()), |charge| {
+            (charge.tokens, charge.position())
         });
-        with_algorithm(&named.quota, state, Refund(now.into(), tokens, place))
+        with_algorithm(&named.quota, state, Refund(now.into(), tokens, position))
     })
 }
 
@@ -278,28 +289,28 @@ fn answers(
     Reply {
         decision: Decision::Allow(Snapshot::new(snapshots)),
         receipt: None,
-        go_after: Duration::ZERO,
-        turn: None,
+        wait: Duration::ZERO,
+        reservation: None,
         returned: false,
     }
 }
 
 /// Which of two readings of a clock that went back holds: the state's time (time stands still) or the new one.
-enum Back {
-    /// The caller's clock lags behind the state by no more than the horizon: decide at the state's time, which is so many
-    /// µs ahead.
+enum ClockStep {
+    /// The caller's clock lags behind the state by no more than the horizon: decide at the state's time, which is so
+    /// many µs ahead.
     StandStill(u64),
     /// It lags further: the state moves to the caller's now with all its debt.
     Rebase,
 }
 
 #[inline]
-fn clock_back(state_time: i64, now: i64, horizon: u64) -> Back {
+fn clock_back(state_time: i64, now: i64, horizon: u64) -> ClockStep {
     let gap = micros_between(now, state_time);
     if gap <= horizon {
-        Back::StandStill(gap)
+        ClockStep::StandStill(gap)
     } else {
-        Back::Rebase
+        ClockStep::Rebase
     }
 }
 
@@ -334,7 +345,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_quota_is_left_out_for_want_of_a_state() {
+    fn operations_panic_without_one_state_for_each_quota() {
         let day = Duration::from_secs(86_400);
         let policy =
             Policy::new("two", Quota::per_second(9)).and("day", Quota::token_bucket(1, 1, day));

@@ -1,8 +1,8 @@
 //! What can be done to the state of one quota, written once for all algorithms.
 
-use super::{Kept, State};
+use super::{State, StoredState};
 use crate::clock::Timestamp;
-use crate::decision::{NEVER, Place, QuotaSnapshot};
+use crate::decision::{ChargePosition, NEVER, QuotaSnapshot};
 use crate::quota::{Quota, Rule};
 
 impl From<Timestamp> for Micros {
@@ -23,25 +23,25 @@ pub(super) trait Algorithm {
     type View;
 
     fn limit(&self) -> u64;
-    fn peel(kept: &Kept) -> Option<&Self::State>;
-    fn peel_mut(kept: &mut Kept) -> Option<&mut Self::State>;
+    fn peel(kept: &StoredState) -> Option<&Self::State>;
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut Self::State>;
     /// A state to be written into.
-    fn blank() -> Kept;
+    fn blank() -> StoredState;
 
     /// Brings a state to `now`, that of an unseen key if there is none.
     fn view(&self, state: Option<&Self::State>, now: i64) -> Self::View;
-    /// Whether a check that is refused has to write the view down.
+    /// Whether a check that is denied has to write the view down.
     fn must_note(&self, view: &Self::View) -> bool;
     /// Whether `0 < cost <= limit` is allowed.
     fn fits(&self, view: &Self::View, cost: u64) -> bool;
-    /// The smallest wait after which a refused `cost` fits, from the caller's now.
+    /// The smallest wait after which a denied `cost` fits, from the caller's now.
     fn retry_after(&self, view: &Self::View, state: Option<&Self::State>, cost: u64) -> u64;
     fn remaining(&self, view: &Self::View) -> u64;
     fn reset_after(&self, view: &Self::View) -> u64;
 
     /// Writes the view.
     fn note(&self, view: &Self::View, state: &mut Self::State);
-    /// Whether a turn of `cost` keeps the debt below 2^53. Windows have no turns.
+    /// Whether a reservation of `cost` keeps the debt below 2^53. Windows have no reservations.
     fn can_wait(&self, _: &Self::View, _: u64) -> bool {
         false
     }
@@ -52,10 +52,17 @@ pub(super) trait Algorithm {
     }
     /// Takes a reservation's charge off a state that only time has changed, without bringing it to any time.
     fn take_back(&self, _: &mut Self::State, _: u64) {}
-    /// Adds `tokens` to the view and writes it: they fit, or are a turn's.
-    fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64) -> Place;
+    /// Adds `tokens` to the view and writes it: they fit, or are a reservation's.
+    fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64)
+    -> ChargePosition;
     /// Takes up to `tokens` of a charge back and writes it.
-    fn refund(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64, place: Place);
+    fn refund(
+        &self,
+        view: &mut Self::View,
+        state: &mut Self::State,
+        tokens: u64,
+        position: ChargePosition,
+    );
     /// Adds `tokens`, but takes no debt beyond twice the limit, and writes it.
     fn penalize(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64);
 }
@@ -92,7 +99,7 @@ pub(crate) fn decide(
     now: Timestamp,
     cost: u64,
     go: bool,
-) -> (QuotaSnapshot, Place) {
+) -> (QuotaSnapshot, ChargePosition) {
     with_algorithm(quota, slot, Decide(now.into(), cost, go))
 }
 
@@ -125,10 +132,10 @@ impl Operation for Fits {
     }
 }
 
-/// How long a cost has to wait: 0 if it fits, [`NEVER`] if it never can, or not as a turn.
-pub(super) struct Wait(pub(super) Micros, pub(super) u64);
+/// How long a cost has to wait: 0 if it fits, [`NEVER`] if it never can, or not as a reservation.
+pub(super) struct ReserveWait(pub(super) Micros, pub(super) u64);
 
-impl Operation for Wait {
+impl Operation for ReserveWait {
     type Output = u64;
 
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> u64 {
@@ -152,18 +159,18 @@ impl Operation for Wait {
 pub(super) struct Take(pub(super) Micros, pub(super) u64);
 
 impl Operation for Take {
-    type Output = (QuotaSnapshot, Place);
+    type Output = (QuotaSnapshot, ChargePosition);
 
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output {
         let Self(now, cost) = self;
         let mut view = algorithm.view(stored::<A>(slot), now.0);
-        let mut place = Place::default();
+        let mut position = ChargePosition::default();
         if cost > 0 {
             written::<A>(slot, |state| {
-                place = algorithm.charge(&mut view, state, cost)
+                position = algorithm.charge(&mut view, state, cost)
             });
         }
-        (snapshot(algorithm, &view, 0), place)
+        (snapshot(algorithm, &view, 0), position)
     }
 }
 
@@ -213,13 +220,13 @@ impl Operation for TakeBack {
 pub(super) struct Decide(pub(super) Micros, pub(super) u64, pub(super) bool);
 
 impl Operation for Decide {
-    type Output = (QuotaSnapshot, Place);
+    type Output = (QuotaSnapshot, ChargePosition);
 
     #[inline]
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output {
         let Self(now, cost, go) = self;
         let mut view = algorithm.view(stored::<A>(slot), now.0);
-        let mut place = Place::default();
+        let mut position = ChargePosition::default();
         let mut retry_after = 0;
         if cost > algorithm.limit() {
             retry_after = NEVER;
@@ -227,7 +234,7 @@ impl Operation for Decide {
             let fits = algorithm.fits(&view, cost);
             if fits && go {
                 written::<A>(slot, |state| {
-                    place = algorithm.charge(&mut view, state, cost)
+                    position = algorithm.charge(&mut view, state, cost)
                 });
             } else {
                 if !fits {
@@ -238,7 +245,7 @@ impl Operation for Decide {
                 }
             }
         }
-        (snapshot(algorithm, &view, retry_after), place)
+        (snapshot(algorithm, &view, retry_after), position)
     }
 }
 
@@ -267,17 +274,17 @@ impl Operation for Penalize {
     }
 }
 
-pub(super) struct Refund(pub(super) Micros, pub(super) u64, pub(super) Place);
+pub(super) struct Refund(pub(super) Micros, pub(super) u64, pub(super) ChargePosition);
 
 impl Operation for Refund {
     type Output = QuotaSnapshot;
 
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> QuotaSnapshot {
-        let Self(now, tokens, place) = self;
+        let Self(now, tokens, position) = self;
         let mut view = algorithm.view(stored::<A>(slot), now.0);
         if tokens > 0 && stored::<A>(slot).is_some() {
             written::<A>(slot, |state| {
-                algorithm.refund(&mut view, state, tokens, place)
+                algorithm.refund(&mut view, state, tokens, position)
             });
         }
         snapshot(algorithm, &view, 0)

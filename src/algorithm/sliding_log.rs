@@ -8,14 +8,16 @@
 
 use std::collections::VecDeque;
 
-use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed};
+use super::{
+    Algorithm, ChargePosition, ClockStep, StoredState, clock_back, micros_between, signed,
+};
 use crate::quota::SlidingLog;
 
 /// The charges of about one window, oldest first. Those that have passed are dropped when the next one is added and not
-/// sooner: a refused check changes nothing, even for a clock that goes back.
+/// sooner: a denied check changes nothing, even for a clock that goes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Log {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<LogEntry>,
     /// The running sum before the oldest entry.
     base: u32,
     /// The number of the next entry.
@@ -23,9 +25,10 @@ pub(super) struct Log {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
+struct LogEntry {
     at: i64,
-    /// Running sum of all charges up to this one. It wraps; differences within a window are at most 2 × 65535 and right.
+    /// Running sum of all charges up to this one. It wraps; differences within a window are at most 2 × 65535 and
+    /// right.
     sum: u32,
     /// By which a receipt finds it: charges of the same µs stay apart.
     number: u32,
@@ -48,18 +51,18 @@ impl Log {
     }
 
     #[allow(clippy::cast_possible_truncation)] // the low bits tell one log from another
-    fn append(&mut self, at: i64, tokens: u32) -> Place {
+    fn append(&mut self, at: i64, tokens: u32) -> ChargePosition {
         if *self == Self::default() {
             self.next = at as u32;
         }
-        let entry = Entry {
+        let entry = LogEntry {
             at,
             sum: self.total().wrapping_add(tokens),
             number: self.next,
         };
         self.next = self.next.wrapping_add(1);
         self.entries.push_back(entry);
-        Place {
+        ChargePosition {
             at,
             number: entry.number,
         }
@@ -102,7 +105,7 @@ pub(super) struct View {
 }
 
 impl SlidingLog {
-    fn append(&self, view: &mut View, log: &mut Log, tokens: u32) -> Place {
+    fn append(&self, view: &mut View, log: &mut Log, tokens: u32) -> ChargePosition {
         self.note(view, log);
         log.forget(view.passed);
         view.passed = 0;
@@ -127,8 +130,8 @@ impl Algorithm for SlidingLog {
     }
 
     #[inline]
-    fn peel(kept: &Kept) -> Option<&Box<Log>> {
-        if let Kept::SlidingLog(state) = kept {
+    fn peel(kept: &StoredState) -> Option<&Box<Log>> {
+        if let StoredState::SlidingLog(state) = kept {
             Some(state)
         } else {
             None
@@ -136,16 +139,16 @@ impl Algorithm for SlidingLog {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut Kept) -> Option<&mut Box<Log>> {
-        if let Kept::SlidingLog(state) = kept {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut Box<Log>> {
+        if let StoredState::SlidingLog(state) = kept {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> Kept {
-        Kept::SlidingLog(Box::default())
+    fn blank() -> StoredState {
+        StoredState::SlidingLog(Box::default())
     }
 
     fn view(&self, state: Option<&Box<Log>>, now: i64) -> View {
@@ -165,8 +168,8 @@ impl Algorithm for SlidingLog {
             (now, false)
         } else {
             match clock_back(newest, now, self.window) {
-                Back::StandStill(_) => (newest, false),
-                Back::Rebase => (now, true),
+                ClockStep::StandStill(_) => (newest, false),
+                ClockStep::Rebase => (now, true),
             }
         };
         // Entries after `at` count too: they move to it.
@@ -225,15 +228,15 @@ impl Algorithm for SlidingLog {
         Self::note(self, view, log);
     }
 
-    fn charge(&self, view: &mut View, log: &mut Box<Log>, tokens: u64) -> Place {
+    fn charge(&self, view: &mut View, log: &mut Box<Log>, tokens: u64) -> ChargePosition {
         self.append(view, log, small(tokens))
     }
 
-    fn refund(&self, view: &mut View, log: &mut Box<Log>, tokens: u64, place: Place) {
+    fn refund(&self, view: &mut View, log: &mut Box<Log>, tokens: u64, position: ChargePosition) {
         Self::note(self, view, log);
-        // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start elsewhere
-        // after a reset: an older receipt does not meet a newer entry, whichever way the clock went.)
-        let is = |entry: &Entry| entry.number == place.number && entry.at <= place.at;
+        // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start
+        // elsewhere after a reset: an older receipt does not meet a newer entry, whichever way the clock went.)
+        let is = |entry: &LogEntry| entry.number == position.number && entry.at <= position.at;
         let Some(found) = log.entries.iter().skip(view.passed).position(is) else {
             return;
         };
@@ -272,11 +275,11 @@ mod tests {
 
     #[test]
     fn an_entry_takes_sixteen_bytes() {
-        assert_eq!(size_of::<Entry>(), 16);
+        assert_eq!(size_of::<LogEntry>(), 16);
     }
 
     #[test]
-    fn a_receipt_from_before_a_reset_takes_nothing_from_after_it() {
+    fn receipt_from_before_a_reset_refunds_nothing() {
         let quota = SlidingLog {
             limit: 10,
             window: 1_000,

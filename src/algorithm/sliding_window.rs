@@ -1,13 +1,16 @@
-//! Sliding window, counter: two counts; the older one weighs with the part of its window that a window ending now covers.
+//! Sliding window, counter: two counts; the older one weighs with the part of its window that a window ending now
+//! covers.
 //!
 //! ```text
 //! to now       a window later: previous = current, current = 0; two windows later: both 0
 //! allowed      previous × (W - e) <= (limit - current - cost) × W      for e of W ticks of the window passed
 //! ```
-//! The carried part is a fraction and compared as one, never rounded down: 2.9 + 1 > 3. A tick is 1 µs unless limit × window
-//! passes 2^51; coarser ticks round the carried part up, so that they admit less, never more.
+//! The carried part is a fraction and compared as one, never rounded down: 2.9 + 1 > 3. A tick is 1 µs unless limit ×
+//! window passes 2^51; coarser ticks round the carried part up, so that they admit less, never more.
 
-use super::{Algorithm, Back, Kept, Place, clock_back, micros_between, signed};
+use super::{
+    Algorithm, ChargePosition, ClockStep, StoredState, clock_back, micros_between, signed,
+};
 use crate::quota::SlidingWindow;
 
 /// What was charged in the window that begins at `start`, and in the one before it.
@@ -56,8 +59,8 @@ impl Algorithm for SlidingWindow {
     }
 
     #[inline]
-    fn peel(kept: &Kept) -> Option<&Counts> {
-        if let Kept::SlidingWindow(state) = kept {
+    fn peel(kept: &StoredState) -> Option<&Counts> {
+        if let StoredState::SlidingWindow(state) = kept {
             Some(state)
         } else {
             None
@@ -65,16 +68,16 @@ impl Algorithm for SlidingWindow {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut Kept) -> Option<&mut Counts> {
-        if let Kept::SlidingWindow(state) = kept {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut Counts> {
+        if let StoredState::SlidingWindow(state) = kept {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> Kept {
-        Kept::SlidingWindow(Counts {
+    fn blank() -> StoredState {
+        StoredState::SlidingWindow(Counts {
             start: 0,
             current: 0,
             previous: 0,
@@ -117,13 +120,13 @@ impl Algorithm for SlidingWindow {
             };
         }
         match clock_back(counts.start, now, self.window) {
-            Back::StandStill(_) => View {
+            ClockStep::StandStill(_) => View {
                 counts,
                 at: counts.start,
                 now,
                 must_note: false,
             },
-            Back::Rebase => View {
+            ClockStep::Rebase => View {
                 counts: Counts {
                     start: fresh.start,
                     ..counts
@@ -191,24 +194,24 @@ impl Algorithm for SlidingWindow {
         *counts = view.counts;
     }
 
-    fn charge(&self, view: &mut View, counts: &mut Counts, tokens: u64) -> Place {
+    fn charge(&self, view: &mut View, counts: &mut Counts, tokens: u64) -> ChargePosition {
         view.counts.current += tokens;
         *counts = view.counts;
-        Place {
+        ChargePosition {
             at: counts.start,
             number: 0,
         }
     }
 
-    fn refund(&self, view: &mut View, counts: &mut Counts, tokens: u64, place: Place) {
+    fn refund(&self, view: &mut View, counts: &mut Counts, tokens: u64, position: ChargePosition) {
         let Counts {
             start,
             current,
             previous,
         } = &mut view.counts;
-        if place.at == *start {
+        if position.at == *start {
             *current = current.saturating_sub(tokens);
-        } else if place.at == *start - signed(self.window) {
+        } else if position.at == *start - signed(self.window) {
             *previous = previous.saturating_sub(tokens);
         }
         *counts = view.counts;

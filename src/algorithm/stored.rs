@@ -1,9 +1,9 @@
-//! States as a store keeps them: a mark of two bytes, then whole numbers of 64 bits, as in the legends of `lua/`. Logs are lists
-//! there and never come through here.
+//! States as a store keeps them: a mark of two bytes, then whole numbers of 64 bits, as in the legends of `lua/`. Logs
+//! are lists there and never come through here.
 
 use super::token_bucket::Capacity;
 use super::{
-    Kept, State, fixed_window, interval_bucket, micros_between, sliding_window, token_bucket,
+    State, StoredState, fixed_window, interval_bucket, micros_between, sliding_window, token_bucket,
 };
 use crate::quota::{MOST_TOKENS, Quota, Rule};
 
@@ -37,12 +37,12 @@ fn signed(number: u64) -> i64 {
     super::signed(number)
 }
 
-/// The state as it is stored; nothing of a log. A bucket is written with `keep_until`, the time in µs until which its key is
-/// kept.
+/// The state as it is stored; nothing of a log. A bucket is written with `keep_until`, the time in µs until which its
+/// key is kept.
 pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
     let keep_until = signed(keep_until.min(LARGEST));
     Some(match &state.0 {
-        Kept::TokenBucket(debt) => pack(
+        StoredState::TokenBucket(debt) => pack(
             b"b2",
             [
                 signed(debt.grains),
@@ -52,7 +52,7 @@ pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
                 keep_until,
             ],
         ),
-        Kept::IntervalBucket(debt) => pack(
+        StoredState::IntervalBucket(debt) => pack(
             b"i2",
             [
                 signed(debt.tokens),
@@ -61,8 +61,8 @@ pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
                 keep_until,
             ],
         ),
-        Kept::FixedWindow(count) => pack(b"f1", [count.start, signed(count.used)]),
-        Kept::SlidingWindow(counts) => pack(
+        StoredState::FixedWindow(count) => pack(b"f1", [count.start, signed(count.used)]),
+        StoredState::SlidingWindow(counts) => pack(
             b"s1",
             [
                 counts.start,
@@ -70,12 +70,12 @@ pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
                 signed(counts.previous),
             ],
         ),
-        Kept::SlidingLog(_) => return None,
+        StoredState::SlidingLog(_) => return None,
     })
 }
 
-/// What was stored, and the time until which its key is kept: 0 for windows, whose start tells it, and for buckets of the
-/// format before, without that time. Nothing if it is of no known format, or of a number that cannot be.
+/// What was stored, and the time until which its key is kept: 0 for windows, whose start tells it, and for buckets of
+/// the format before, without that time. Nothing if it is of no known format, or of a number that cannot be.
 pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
     let unsigned = |number: i64| u64::try_from(number).ok();
     let capacity_of = |number: i64| unsigned(number).filter(|n| (1..=MOST_TOKENS).contains(n));
@@ -87,7 +87,7 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
                 None => unpack(b"b2", packed)?,
             };
             keep_until = unsigned(until)?;
-            Kept::TokenBucket(token_bucket::Debt {
+            StoredState::TokenBucket(token_bucket::Debt {
                 grains: unsigned(grains)?,
                 at,
                 per_token: unsigned(per_token).filter(|per_token| *per_token > 0)?,
@@ -100,7 +100,7 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
                 None => unpack(b"i2", packed)?,
             };
             keep_until = unsigned(until)?;
-            Kept::IntervalBucket(interval_bucket::Debt {
+            StoredState::IntervalBucket(interval_bucket::Debt {
                 tokens: unsigned(tokens)?,
                 anchor,
                 capacity: capacity_of(capacity)?,
@@ -108,14 +108,14 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
         }
         b'f' => {
             let [start, used] = unpack(b"f1", packed)?;
-            Kept::FixedWindow(fixed_window::Count {
+            StoredState::FixedWindow(fixed_window::Count {
                 start,
                 used: unsigned(used)?,
             })
         }
         b's' => {
             let [start, current, previous] = unpack(b"s1", packed)?;
-            Kept::SlidingWindow(sliding_window::Counts {
+            StoredState::SlidingWindow(sliding_window::Counts {
                 start,
                 current: unsigned(current)?,
                 previous: unsigned(previous)?,
@@ -126,8 +126,9 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
     Some((State(kept), keep_until))
 }
 
-/// For how many µs from `now` the key of a state that was written now is needed, if its answer says that nothing is owed after
-/// `owed` µs, and the key was kept until `keep_until` when it held the state `before`. A write never shortens it.
+/// For how many µs from `now` the key of a state that was written now is needed, if its answer says that nothing is
+/// owed after `owed` µs, and the key was kept until `keep_until` when it held the state `before`. A write never
+/// shortens it.
 pub(crate) fn keep_for(
     quota: &Quota,
     before: Option<&State>,
@@ -143,10 +144,10 @@ pub(crate) fn keep_for(
             .saturating_sub(micros_between(start, now_signed))
     };
     match (&quota.rule, &after.0) {
-        (Rule::FixedWindow(fixed), Kept::FixedWindow(count)) => {
+        (Rule::FixedWindow(fixed), StoredState::FixedWindow(count)) => {
             to_end(count.start, 1, fixed.window)
         }
-        (Rule::SlidingWindow(sliding), Kept::SlidingWindow(counts)) => {
+        (Rule::SlidingWindow(sliding), StoredState::SlidingWindow(counts)) => {
             to_end(counts.start, 2, sliding.window)
         }
         _ => {

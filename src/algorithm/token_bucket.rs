@@ -7,7 +7,9 @@
 //! ```
 //! A token is P grains and a microsecond refills A of them: whole numbers, so that nothing is rounded while it is kept.
 
-use super::{Algorithm, Back, Kept, MOST_DEBT, Place, Since, clock_back, micros_between};
+use super::{
+    Algorithm, ChargePosition, ClockStep, MOST_DEBT, Since, StoredState, clock_back, micros_between,
+};
 use crate::quota::TokenBucket;
 
 /// What is owed, and when that was true. `per_token` and `capacity` tell whether the quota has changed since.
@@ -44,8 +46,8 @@ impl Capacity {
     }
 }
 
-/// A byte with 255 values to spare, in which the compiler tells the algorithms' states apart: without it every state would
-/// take 8 bytes more.
+/// A byte with 255 values to spare, in which the compiler tells the algorithms' states apart: without it every state
+/// would take 8 bytes more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Niche {
@@ -91,8 +93,8 @@ impl TokenBucket {
         }
     }
 
-    /// The debt in today's grains: what was spent stays spent, in whole tokens if a token has another size now, and is cut
-    /// at twice the capacity if that or the size has changed.
+    /// The debt in today's grains: what was spent stays spent, in whole tokens if a token has another size now, and is
+    /// cut at twice the capacity if that or the size has changed.
     #[inline]
     fn converted(&self, debt: &Debt) -> u64 {
         if debt.per_token == self.per_token() && debt.capacity == Capacity::new(self.capacity) {
@@ -119,8 +121,8 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn peel(kept: &Kept) -> Option<&Debt> {
-        if let Kept::TokenBucket(state) = kept {
+    fn peel(kept: &StoredState) -> Option<&Debt> {
+        if let StoredState::TokenBucket(state) = kept {
             Some(state)
         } else {
             None
@@ -128,16 +130,16 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut Kept) -> Option<&mut Debt> {
-        if let Kept::TokenBucket(state) = kept {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut Debt> {
+        if let StoredState::TokenBucket(state) = kept {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> Kept {
-        Kept::TokenBucket(Debt {
+    fn blank() -> StoredState {
+        StoredState::TokenBucket(Debt {
             grains: 0,
             at: 0,
             per_token: 1,
@@ -167,13 +169,13 @@ impl Algorithm for TokenBucket {
             };
         }
         match clock_back(debt.at, now, self.time_to_pay(self.full())) {
-            Back::StandStill(ahead) => View {
+            ClockStep::StandStill(ahead) => View {
                 grains,
                 at: debt.at,
                 ahead,
                 must_note: false,
             },
-            Back::Rebase => View {
+            ClockStep::Rebase => View {
                 grains,
                 at: now,
                 ahead: 0,
@@ -248,13 +250,13 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> Place {
+    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> ChargePosition {
         view.grains += self.grains(tokens);
         *debt = self.written(view);
-        Place::default()
+        ChargePosition::default()
     }
 
-    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: Place) {
+    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: ChargePosition) {
         view.grains = view.grains.saturating_sub(self.grains(tokens));
         *debt = self.written(view);
     }

@@ -3,12 +3,12 @@ use std::time::Duration;
 
 #[cfg(feature = "redis")]
 use super::RedisBackend;
-use super::{Answer, Backend, BackendError, Lobby, MemoryBackend};
+use super::{Answer, Backend, BackendContext, BackendError, MemoryBackend};
 use crate::backend::PermitBackend;
 use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::message::Quoted;
-use crate::policy::{Permits, Policy};
+use crate::policy::{Policy, SemaphorePolicy};
 
 /// A backend that is chosen at run time, by a URL or from one made elsewhere.
 ///
@@ -24,10 +24,10 @@ use crate::policy::{Permits, Policy};
 /// It can always fail, so that a layer over it asks for a choice
 /// ([`on_backend_error`](crate::RateLimitLayer::on_backend_error)).
 #[derive(Clone)]
-pub struct AnyBackend(Either);
+pub struct AnyBackend(AnyInner);
 
 #[derive(Clone)]
-enum Either {
+enum AnyInner {
     Memory(MemoryBackend),
     #[cfg(feature = "redis")]
     Redis(RedisBackend),
@@ -49,18 +49,18 @@ const KNOWN: &str = r#"use "memory:", "redis://127.0.0.1/", "rediss://127.0.0.1/
 
 impl AnyBackend {
     /// The backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`) or
-    /// `redis+unix:` URL as [redis-rs](https://docs.rs/redis) reads them. It does not connect: configuration can be read before
-    /// Redis is there, and outside of a runtime.
+    /// `redis+unix:` URL as [redis-rs](https://docs.rs/redis) reads them. It does not connect: configuration can be
+    /// read before Redis is there, and outside of a runtime.
     ///
     /// # Errors
     ///
-    /// [`Config`](super::BackendErrorKind::Config) for a scheme that is unknown, one whose feature is missing, or a URL that
-    /// cannot be read; the text says which, and what is known.
+    /// [`Config`](super::BackendErrorKind::Config) for a scheme that is unknown, one whose feature is missing, or a URL
+    /// that cannot be read; the text says which, and what is known.
     pub fn from_url(url: &str) -> Result<Self, BackendError> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         let scheme = scheme.to_ascii_lowercase();
         if scheme == "memory" && matches!(&url[scheme.len()..], ":" | "://") {
-            return Ok(Self(Either::Memory(MemoryBackend::new())));
+            return Ok(Self(AnyInner::Memory(MemoryBackend::new())));
         }
         match REDIS.iter().find(|(name, _)| *name == scheme) {
             Some((_, by_tls)) => Self::redis(url, &scheme, *by_tls),
@@ -95,14 +95,14 @@ fn lacking(scheme: &str, feature: &str) -> BackendError {
 
 impl From<MemoryBackend> for AnyBackend {
     fn from(backend: MemoryBackend) -> Self {
-        Self(Either::Memory(backend))
+        Self(AnyInner::Memory(backend))
     }
 }
 
 #[cfg(feature = "redis")]
 impl From<RedisBackend> for AnyBackend {
     fn from(backend: RedisBackend) -> Self {
-        Self(Either::Redis(backend))
+        Self(AnyInner::Redis(backend))
     }
 }
 
@@ -121,7 +121,7 @@ impl Backend for AnyBackend {
         key: &Key,
     ) -> Answer<Result<Reply, BackendError>, Self::Future> {
         match &self.0 {
-            Either::Memory(memory) => match Backend::ask(memory, op, policy, key) {
+            AnyInner::Memory(memory) => match Backend::ask(memory, op, policy, key) {
                 Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
                 Answer::Later(reply) => Answer::Now(match reply.into_inner() {
                     Ok(reply) => Ok(reply),
@@ -129,15 +129,15 @@ impl Backend for AnyBackend {
                 }),
             },
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => Backend::ask(redis, op, policy, key),
+            AnyInner::Redis(redis) => Backend::ask(redis, op, policy, key),
         }
     }
 
-    fn lobby(&self) -> &Lobby {
+    fn context(&self) -> &BackendContext {
         match &self.0 {
-            Either::Memory(memory) => Backend::lobby(memory),
+            AnyInner::Memory(memory) => Backend::context(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => Backend::lobby(redis),
+            AnyInner::Redis(redis) => Backend::context(redis),
         }
     }
 }
@@ -153,11 +153,11 @@ impl PermitBackend for AnyBackend {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         match &self.0 {
-            Either::Memory(memory) => match PermitBackend::ask(memory, op, permits, key) {
+            AnyInner::Memory(memory) => match PermitBackend::ask(memory, op, policy, key) {
                 Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
                 Answer::Later(reply) => Answer::Now(match reply.into_inner() {
                     Ok(reply) => Ok(reply),
@@ -165,44 +165,44 @@ impl PermitBackend for AnyBackend {
                 }),
             },
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => PermitBackend::ask(redis, op, permits, key),
+            AnyInner::Redis(redis) => PermitBackend::ask(redis, op, policy, key),
         }
     }
 
-    fn lobby(&self) -> &Lobby {
+    fn context(&self) -> &BackendContext {
         match &self.0 {
-            Either::Memory(memory) => PermitBackend::lobby(memory),
+            AnyInner::Memory(memory) => PermitBackend::context(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => PermitBackend::lobby(redis),
+            AnyInner::Redis(redis) => PermitBackend::context(redis),
         }
     }
 
     fn has_leases(&self) -> bool {
         match &self.0 {
-            Either::Memory(memory) => PermitBackend::has_leases(memory),
+            AnyInner::Memory(memory) => PermitBackend::has_leases(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => PermitBackend::has_leases(redis),
+            AnyInner::Redis(redis) => PermitBackend::has_leases(redis),
         }
     }
 
-    fn next_look(
+    fn next_attempt(
         &self,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
         match &self.0 {
-            Either::Memory(memory) => PermitBackend::next_look(memory, permits, reply, waiters),
+            AnyInner::Memory(memory) => PermitBackend::next_attempt(memory, policy, reply, waiters),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => PermitBackend::next_look(redis, permits, reply, waiters),
+            AnyInner::Redis(redis) => PermitBackend::next_attempt(redis, policy, reply, waiters),
         }
     }
 
     fn new_id(&self) -> PermitId {
         match &self.0 {
-            Either::Memory(memory) => PermitBackend::new_id(memory),
+            AnyInner::Memory(memory) => PermitBackend::new_id(memory),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => PermitBackend::new_id(redis),
+            AnyInner::Redis(redis) => PermitBackend::new_id(redis),
         }
     }
 }
@@ -210,9 +210,9 @@ impl PermitBackend for AnyBackend {
 impl fmt::Debug for AnyBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Either::Memory(memory) => memory.fmt(f),
+            AnyInner::Memory(memory) => memory.fmt(f),
             #[cfg(feature = "redis")]
-            Either::Redis(redis) => redis.fmt(f),
+            AnyInner::Redis(redis) => redis.fmt(f),
         }
     }
 }

@@ -1,11 +1,11 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use super::{Answer, Backend, Lobby, MemoryBackend, MemorySemaphore, PermitBackend};
+use super::{Answer, Backend, BackendContext, MemoryBackend, MemorySemaphore, PermitBackend};
 use crate::clock::Clock;
 use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
-use crate::policy::{Permits, Policy};
+use crate::policy::{Policy, SemaphorePolicy};
 
 /// Decides and keeps what keys have spent, on the thread that asks. Clones share their state.
 ///
@@ -22,7 +22,7 @@ pub trait BlockingBackend: Clone + Send + Sync + 'static {
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Self::Error>;
 
     /// Where those wait who use it: the same one for all clones, and for no other backend.
-    fn lobby(&self) -> &Lobby;
+    fn context(&self) -> &BackendContext;
 }
 
 impl<C: Clock> BlockingBackend for MemoryBackend<C> {
@@ -33,8 +33,8 @@ impl<C: Clock> BlockingBackend for MemoryBackend<C> {
         Ok(self.decide(op, policy, key))
     }
 
-    fn lobby(&self) -> &Lobby {
-        Backend::lobby(self)
+    fn context(&self) -> &BackendContext {
+        Backend::context(self)
     }
 }
 
@@ -48,17 +48,26 @@ pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
     /// # Errors
     ///
     /// If there is no answer.
-    fn ask(&self, op: PermitOp, permits: &Permits, key: &Key) -> Result<PermitReply, Self::Error>;
+    fn ask(
+        &self,
+        op: PermitOp,
+        policy: &SemaphorePolicy,
+        key: &Key,
+    ) -> Result<PermitReply, Self::Error>;
 
-    /// As [`PermitBackend::lobby`].
-    fn lobby(&self) -> &Lobby;
+    /// As [`PermitBackend::context`].
+    fn context(&self) -> &BackendContext;
 
     /// As [`PermitBackend::has_leases`].
     fn has_leases(&self) -> bool;
 
-    /// As [`PermitBackend::next_look`].
-    fn next_look(&self, permits: &Permits, reply: &PermitReply, waiters: usize)
-    -> Option<Duration>;
+    /// As [`PermitBackend::next_attempt`].
+    fn next_attempt(
+        &self,
+        policy: &SemaphorePolicy,
+        reply: &PermitReply,
+        waiters: usize,
+    ) -> Option<Duration>;
 
     /// As [`PermitBackend::new_id`].
     fn new_id(&self) -> PermitId {
@@ -72,28 +81,28 @@ macro_rules! at_once {
         impl<C: Clock> BlockingPermitBackend for $backend<C> {
             type Error = Infallible;
 
-            fn ask(&self, op: PermitOp, permits: &Permits, key: &Key) -> Result<PermitReply, Infallible> {
-                match PermitBackend::ask(self, op, permits, key) {
+            fn ask(&self, op: PermitOp, policy: &SemaphorePolicy, key: &Key) -> Result<PermitReply, Infallible> {
+                match PermitBackend::ask(self, op, policy, key) {
                     Answer::Now(reply) => reply,
                     Answer::Later(reply) => reply.into_inner(),
                 }
             }
 
-            fn lobby(&self) -> &Lobby {
-                PermitBackend::lobby(self)
+            fn context(&self) -> &BackendContext {
+                PermitBackend::context(self)
             }
 
             fn has_leases(&self) -> bool {
                 PermitBackend::has_leases(self)
             }
 
-            fn next_look(
+            fn next_attempt(
                 &self,
-                permits: &Permits,
+                policy: &SemaphorePolicy,
                 reply: &PermitReply,
                 waiters: usize,
             ) -> Option<Duration> {
-                PermitBackend::next_look(self, permits, reply, waiters)
+                PermitBackend::next_attempt(self, policy, reply, waiters)
             }
 
             fn new_id(&self) -> PermitId {

@@ -23,7 +23,7 @@ pub enum BackendErrorKind {
     Config(String),
     /// No answer within the time limit. The charge may have been made.
     Timeout(Duration),
-    /// No connection could be had: nobody listens, or the server refuses the user or its password. Nothing was charged.
+    /// No connection could be had: nobody listens, or the server rejects the user or its password. Nothing was charged.
     Unreachable,
     /// The connection was lost before the answer came. The charge may have been made; it is never sent again.
     Lost,

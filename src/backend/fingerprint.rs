@@ -7,7 +7,8 @@ use crate::key::Key;
 /// A keyed hash function with a random seed: what a client sends chooses neither its shard nor its neighbours.
 pub(in crate::backend) struct Fingerprints(RandomState);
 
-/// What stands for a key, or for a key under one limit. Two share one with a chance of 2^-64: beside a million others, 5 in 10^14.
+/// What stands for a key, or for a key under one limit. Two share one with a chance of 2^-64: beside a million others,
+/// 5 in 10^14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend) struct Fingerprint(u64);
 
@@ -17,7 +18,7 @@ impl Fingerprints {
     }
 
     #[inline]
-    pub(in crate::backend) fn of(&self, key: &Key) -> Fingerprint {
+    pub(in crate::backend) fn fingerprint(&self, key: &Key) -> Fingerprint {
         let mut hasher = self.0.build_hasher();
         hasher.write(key.as_bytes());
         // Set apart by a constant, as limits are: one more round of the hash would cost as much again.

@@ -1,7 +1,8 @@
 //! Where the state of keys is kept: [`Backend`], and the one in this process, [`MemoryBackend`].
 //!
-//! A backend is one method. It gets an operation, a policy and a key, never a request, and answers at once ([`Answer::Now`])
-//! or with a future ([`Answer::Later`]). Beside it, it shows its [`Lobby`], where requests wait for their turn.
+//! A backend is one method. It gets an operation, a policy and a key, never a request, and answers at once
+//! ([`Answer::Now`]) or with a future ([`Answer::Later`]). Beside it, it shows its [`BackendContext`], where requests
+//! wait.
 //!
 //! ```
 //! use tower_sluice::backend::{Answer, Backend, Op};
@@ -20,9 +21,9 @@
 mod any;
 #[cfg(feature = "blocking")]
 mod blocking;
+mod context;
 mod error;
 mod fingerprint;
-mod lobby;
 pub mod memory;
 #[cfg(feature = "redis")]
 mod misconfiguration;
@@ -36,11 +37,12 @@ use crate::policy::Policy;
 pub use self::any::AnyBackend;
 #[cfg(feature = "blocking")]
 pub use self::blocking::{BlockingBackend, BlockingPermitBackend};
-pub use self::error::{BackendError, BackendErrorKind};
-pub(crate) use self::lobby::{
-    Fault, Group, Head, Insertion, Lease, PermitLine, PermitPlace, Place, Queue, Renewed, Unspent,
+pub use self::context::{BackendContext, IdleReport};
+pub(crate) use self::context::{
+    Insertion, Lease, PermitQueue, PermitWaiter, QueueHead, RenewalGroup, RenewalResult, TaskError,
+    TierQueue, Unspent, WaiterGuard,
 };
-pub use self::lobby::{IdleReport, Lobby};
+pub use self::error::{BackendError, BackendErrorKind};
 pub use self::memory::{MemoryBackend, MemorySemaphore, MemorySemaphoreBuilder};
 pub use self::permits::PermitBackend;
 #[cfg(feature = "redis")]
@@ -62,8 +64,8 @@ pub enum Answer<T, F> {
 pub trait Backend: Clone + Send + Sync + 'static {
     /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
     type Error: std::error::Error + Send + Sync + 'static;
-    /// What [`Answer::Later`] holds. One that is never polled must do nothing; one that was may go on in another task, when
-    /// whoever asked has gone.
+    /// What [`Answer::Later`] holds. One that is never polled must do nothing; one that was may go on in another task,
+    /// when whoever asked has gone.
     type Future: Future<Output = Result<Reply, Self::Error>> + Send + 'static;
 
     /// Does `op` to the state of `key` under `policy`.
@@ -75,5 +77,5 @@ pub trait Backend: Clone + Send + Sync + 'static {
     ) -> Answer<Result<Reply, Self::Error>, Self::Future>;
 
     /// Where those wait who use it: the same one for all clones, and for no other backend.
-    fn lobby(&self) -> &Lobby;
+    fn context(&self) -> &BackendContext;
 }

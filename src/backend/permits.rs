@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use super::{Answer, Lobby};
+use super::{Answer, BackendContext};
 use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
-use crate::policy::Permits;
+use crate::policy::SemaphorePolicy;
 
 /// Keeps who holds which permit. Clones share their state.
 ///
@@ -18,20 +18,25 @@ pub trait PermitBackend: Clone + Send + Sync + 'static {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, Self::Error>, Self::Future>;
 
-    /// Where those wait who use it, and what renews their permits: the same one for all clones, and for no other backend.
-    fn lobby(&self) -> &Lobby;
+    /// Where those wait who use it, and what renews their permits: the same one for all clones, and for no other
+    /// backend.
+    fn context(&self) -> &BackendContext;
 
     /// Whether permits end with their lease, and so have to be renewed.
     fn has_leases(&self) -> bool;
 
-    /// When one who waits should ask again although nobody in this process has released anything; `None` if nobody else can.
-    /// `reply` is the refusal, and `waiters` how many wait here for the same key, he included.
-    fn next_look(&self, permits: &Permits, reply: &PermitReply, waiters: usize)
-    -> Option<Duration>;
+    /// When one who waits should ask again although nobody in this process has released anything; `None` if nobody else
+    /// can. `reply` is the denial, and `waiters` how many wait here for the same key, he included.
+    fn next_attempt(
+        &self,
+        policy: &SemaphorePolicy,
+        reply: &PermitReply,
+        waiters: usize,
+    ) -> Option<Duration>;
 
     /// Whether it blocks the thread that asks: then it is not asked by tasks, and a thread of its own renews permits.
     fn blocks(&self) -> bool {

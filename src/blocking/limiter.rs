@@ -1,17 +1,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Blocking;
+use super::BlockingAdapter;
 use crate::backend::BlockingBackend;
 use crate::cancel;
 use crate::charge::Charge;
-use crate::decision::{Decision, Op, Receipt, Reply, Snapshot, Turn};
+use crate::decision::{Decision, Op, Receipt, Reply, Reservation, Snapshot};
 use crate::key::Key;
 use crate::limiter::Rejected;
 use crate::park;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::report;
+use crate::telemetry;
 use crate::wait::{self, MaxWait};
 
 /// Limits keys by one policy, from plain threads. Clones are cheap; limiters of one backend and policy name share their
@@ -29,7 +29,7 @@ use crate::wait::{self, MaxWait};
 /// if let Some(receipt) = &mut reply.receipt {
 ///     limiter.refund(&ann, receipt, 3)?; // it was cheaper than thought
 /// }
-/// limiter.penalty(&ann, 2)?;
+/// limiter.penalize(&ann, 2)?;
 /// assert_eq!(limiter.peek(&ann)?.remaining(), 7);
 /// limiter.reset(&ann)?;
 /// assert_eq!(limiter.peek(&ann)?.remaining(), 10);
@@ -50,7 +50,7 @@ impl<B: BlockingBackend> Limiter<B> {
 
     /// The same state by another policy: a tier, made beforehand and of the same name.
     #[must_use]
-    pub fn with(&self, policy: &Policy) -> Self {
+    pub fn with_policy(&self, policy: &Policy) -> Self {
         Self {
             policy: policy.clone(),
             backend: self.backend.clone(),
@@ -76,7 +76,7 @@ impl<B: BlockingBackend> Limiter<B> {
     /// If the backend gave no answer; one in memory always does.
     pub fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
         let reply = self.ask(Op::Check(cost.into()), key)?;
-        report::answered(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(&self.policy, reply.decision.is_allowed());
         Ok(reply)
     }
 
@@ -110,40 +110,46 @@ impl<B: BlockingBackend> Limiter<B> {
         }
     }
 
-    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`; see [`crate::Limiter::wait`]. A settlement of the
-    /// charge is done when the call returns; [`Settlement::join`](crate::charge::Settlement::join) tells how it went.
+    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`; see [`crate::Limiter::acquire`]. A
+    /// settlement of the charge is done when the call returns; [`Settlement::join`](crate::charge::Settlement::join)
+    /// tells how it went.
     ///
     /// # Errors
     ///
     /// [`Rejected::Denied`] as soon as it is known that the wait would be longer, or if too many wait already;
     /// [`Rejected::Backend`] if there was no answer.
-    pub fn wait(
+    pub fn acquire(
         &self,
         key: &Key,
         cost: impl Into<Cost>,
         max_wait: impl Into<MaxWait>,
     ) -> Result<Charge, Rejected<B::Error>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
-        let backend = Blocking(self.backend.clone());
-        let wait = wait::until_allowed(&backend, &self.policy, key, &cost, max_wait);
-        let admitted = wait::told(&self.policy, park::block_on(wait))?;
+        let backend = BlockingAdapter(self.backend.clone());
+        let wait = wait::acquire(&backend, &self.policy, key, &cost, max_wait);
+        let acquired = wait::record_outcome(&self.policy, park::block_on(wait))?;
         let (policy, key) = (self.policy.clone(), key.clone());
-        Ok(Charge::new(Arc::new(backend), policy, key, cost, admitted))
+        Ok(Charge::new(Arc::new(backend), policy, key, cost, acquired))
     }
 
-    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`] that can be
-    /// settled later, and with refusals as errors.
+    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`]
+    /// that can be settled later, and with denials as errors.
     ///
     /// # Errors
     ///
     /// [`Rejected::Denied`] if it is not allowed now; [`Rejected::Backend`] if there was no answer.
-    pub fn admit(&self, key: &Key, cost: impl Into<Cost>) -> Result<Charge, Rejected<B::Error>> {
-        self.wait(key, cost, MaxWait::NONE)
+    pub fn try_acquire(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+    ) -> Result<Charge, Rejected<B::Error>> {
+        self.acquire(key, cost, MaxWait::NONE)
     }
 
-    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: first
-    /// come, first served, and charged at once. It does not wait: who is allowed goes on after [`go_after`](Reply::go_after), or
-    /// gives the turn up with [`cancel`](Self::cancel). A turn stays charged when the [`Reply`] is dropped: then it passes unused.
+    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, makes a reservation that comes within
+    /// `max_wait`: first come, first served, and charged at once. It does not wait: who is allowed goes on after
+    /// [`wait`](Reply::wait), or cancels the reservation with [`cancel`](Self::cancel). A reservation stays charged
+    /// when the [`Reply`] is dropped: then it passes unused.
     ///
     /// ```
     /// use std::time::Duration;
@@ -155,7 +161,7 @@ impl<B: BlockingBackend> Limiter<B> {
     /// for _ in 0..3 {
     ///     let reply = limiter.reserve(&key, 1, max_wait)?;
     ///     assert!(reply.decision.is_allowed());
-    ///     std::thread::sleep(reply.go_after);
+    ///     std::thread::sleep(reply.wait);
     ///     // the call
     /// }
     /// # Ok::<(), std::convert::Infallible>(())
@@ -172,23 +178,24 @@ impl<B: BlockingBackend> Limiter<B> {
     ) -> Result<Reply, B::Error> {
         let cost = cost.into();
         let mut reply = self.ask(Op::Reserve { cost, max_wait }, key)?;
-        cancel::set_due(&mut reply, self.backend.lobby());
-        report::answered(&self.policy, reply.decision.is_allowed());
+        cancel::set_due(&mut reply, self.backend.context());
+        telemetry::checked(&self.policy, reply.decision.is_allowed());
         Ok(reply)
     }
 
-    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if nothing but
-    /// time has changed the state of the key since. Otherwise the reservation is kept until it is due, and cancelled again when
-    /// one behind it goes back by a cancel of the same backend: the call then returns after those, too.
+    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if
+    /// nothing but time has changed the state of the key since. Otherwise the reservation is kept until it is due, and
+    /// cancelled again when one behind it goes back by a cancel of the same backend: the call then returns after those,
+    /// too.
     ///
     /// Cancel it at the key that took it: at another one it may free another reservation.
     ///
     /// # Errors
     ///
     /// If the backend gave no answer.
-    pub fn cancel(&self, key: &Key, turn: Turn) -> Result<bool, B::Error> {
-        let backend = Blocking(self.backend.clone());
-        park::block_on(cancel::cancel(&backend, &self.policy, key, turn))
+    pub fn cancel(&self, key: &Key, reservation: Reservation) -> Result<bool, B::Error> {
+        let backend = BlockingAdapter(self.backend.clone());
+        park::block_on(cancel::cancel(&backend, &self.policy, key, reservation))
     }
 
     /// Looks at `key`, and changes nothing.
@@ -215,13 +222,13 @@ impl<B: BlockingBackend> Limiter<B> {
         self.snapshot(Op::Refund(receipt.take(cost.into())), key)
     }
 
-    /// Charges `cost` to `key` without asking, up to a debt of twice the limit; see [`crate::Limiter::penalty`].
+    /// Charges `cost` to `key` without asking, up to a debt of twice the limit; see [`crate::Limiter::penalize`].
     ///
     /// # Errors
     ///
     /// If the backend gave no answer.
-    pub fn penalty(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
-        self.snapshot(Op::Penalty(cost.into()), key)
+    pub fn penalize(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Penalize(cost.into()), key)
     }
 
     /// Forgets `key`: it is unseen again.

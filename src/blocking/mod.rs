@@ -1,8 +1,9 @@
 //! The limiter for plain threads: no runtime, no futures, the same buckets.
 //!
-//! [`Semaphore`] bounds what is in flight. [`Limiter`] has the operations of [`crate::Limiter`] and gives the same answers. Where the state is kept is the same, too: a
-//! [`MemoryBackend`](crate::MemoryBackend) serves threads and tasks at once, and `RedisBackend` (feature `redis`) counts with every process that uses
-//! its prefix and policy names, whichever way they ask.
+//! [`Semaphore`] bounds what is in flight. [`Limiter`] has the operations of [`crate::Limiter`] and gives the same
+//! answers. Where the state is kept is the same, too: a [`MemoryBackend`](crate::MemoryBackend) serves threads and
+//! tasks at once, and `RedisBackend` (feature `redis`) counts with every process that uses its prefix and policy names,
+//! whichever way they ask.
 //!
 //! ```
 //! use std::thread;
@@ -22,7 +23,8 @@
 //! # Ok::<(), std::convert::Infallible>(())
 //! ```
 //!
-//! Who must wait and not fail, waits: in turns that threads, tasks and other processes take together, first come, first served.
+//! Who must wait and not fail, waits: in reservations that threads, tasks and other processes take together, first
+//! come, first served.
 //!
 //! ```
 //! use std::time::Duration;
@@ -30,22 +32,22 @@
 //! use tower_sluice::{Key, MaxWait, MemoryBackend, Policy, Quota};
 //!
 //! let limiter = Limiter::new(Policy::new("upstream", Quota::per_second(50).burst(1)), MemoryBackend::new());
-//! let (host, max_wait) = (Key::from("api.example.org"), MaxWait::of(Duration::from_secs(1)));
-//! limiter.wait(&host, 1, max_wait)?;
-//! let charge = limiter.wait(&host, 1, max_wait)?;
+//! let (host, max_wait) = (Key::from("api.example.org"), MaxWait::within(Duration::from_secs(1)));
+//! limiter.acquire(&host, 1, max_wait)?;
+//! let charge = limiter.acquire(&host, 1, max_wait)?;
 //! assert!(charge.waited() > Duration::from_millis(10));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Do not call it from asynchronous code: while Redis is asked or a turn is waited for, the thread blocks, and every task that it
-//! drives.
+//! Do not call it from asynchronous code: while Redis is asked or a reservation is waited for, the thread blocks, and
+//! every task that it drives.
 
 mod limiter;
 mod semaphore;
 
 use std::future::Ready;
 
-use crate::backend::{Answer, Backend, Lobby};
+use crate::backend::{Answer, Backend, BackendContext};
 use crate::decision::{Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -58,9 +60,9 @@ pub use crate::backend::{BlockingBackend, BlockingPermitBackend};
 
 /// A backend that blocks, for what awaits one that does not: nothing is left to be awaited.
 #[derive(Clone)]
-struct Blocking<B>(B);
+struct BlockingAdapter<B>(B);
 
-impl<B: BlockingBackend> Backend for Blocking<B> {
+impl<B: BlockingBackend> Backend for BlockingAdapter<B> {
     type Error = B::Error;
     type Future = Ready<Result<Reply, B::Error>>;
 
@@ -73,7 +75,7 @@ impl<B: BlockingBackend> Backend for Blocking<B> {
         Answer::Now(self.0.ask(op, policy, key))
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.0.lobby()
+    fn context(&self) -> &BackendContext {
+        self.0.context()
     }
 }

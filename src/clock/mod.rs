@@ -1,9 +1,9 @@
 //! Time as an argument: what decides and what sleeps is one [`Clock`].
 //!
-//! [`SystemClock`] is the wall clock read once, at the first use in the process, plus monotonic time since then: windows
-//! aligned to the epoch are where people expect them, and no step of the wall clock moves a limit. Its rate follows the
-//! operating system's. [`ManualClock`] stands still until a test moves it, and wakes what sleeps on it; [`TokioClock`] goes
-//! with Tokio's time, also if that is paused.
+//! [`SystemClock`] is the wall clock read once, at the first use in the process, plus monotonic time since then:
+//! windows aligned to the epoch are where people expect them, and no step of the wall clock moves a limit. Its rate
+//! follows the operating system's. [`ManualClock`] stands still until a test moves it, and wakes what sleeps on it;
+//! [`TokioClock`] goes with Tokio's time, also if that is paused.
 //!
 //! ```
 //! use std::time::Duration;
@@ -111,19 +111,19 @@ pub(crate) struct AnyClock(Arc<dyn Erased>);
 
 /// A [`Clock`] as an object.
 trait Erased: Send + Sync {
-    fn shown(&self) -> Timestamp;
-    fn asleep_until(&self, deadline: Timestamp) -> Sleep;
+    fn erased_now(&self) -> Timestamp;
+    fn erased_sleep_until(&self, deadline: Timestamp) -> Sleep;
 }
 
 /// What a clock of any type returns to sleep by.
 pub(crate) type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<C: Clock> Erased for C {
-    fn shown(&self) -> Timestamp {
+    fn erased_now(&self) -> Timestamp {
         self.now()
     }
 
-    fn asleep_until(&self, deadline: Timestamp) -> Sleep {
+    fn erased_sleep_until(&self, deadline: Timestamp) -> Sleep {
         Box::pin(self.sleep_until(deadline))
     }
 }
@@ -134,12 +134,12 @@ impl AnyClock {
     }
 
     pub(crate) fn now(&self) -> Timestamp {
-        self.0.shown()
+        self.0.erased_now()
     }
 
     /// As [`Clock::sleep_until`].
     pub(crate) fn sleep_until(&self, deadline: Timestamp) -> Sleep {
-        self.0.asleep_until(deadline)
+        self.0.erased_sleep_until(deadline)
     }
 }
 

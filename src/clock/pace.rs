@@ -1,17 +1,17 @@
 //! Time by a hardware counter whose rate is corrected against the operating system's monotonic clock.
 //!
-//! A counter is read in about half the time of the operating system's clock. But its rate is known only by measuring, which
-//! is wrong by up to some hundred parts in a million, and it does not follow corrections of the operating system's clock.
-//! Therefore time is a row of segments. In each of them time is a linear function of the counter, for a quarter of a second
-//! at most. The reader that finds the segment over reads both clocks and begins the next one:
+//! A counter is read in about half the time of the operating system's clock. But its rate is known only by measuring,
+//! which is wrong by up to some hundred parts in a million, and it does not follow corrections of the operating
+//! system's clock. Therefore time is a row of segments. In each of them time is a linear function of the counter, for a
+//! quarter of a second at most. The reader that finds the segment over reads both clocks and begins the next one:
 //!
 //! ```text
 //! rate   operating system's time / ticks, since the last correction that was precise enough
 //! start  the operating system's time, but never before the end of the segment that is over
 //! scale  the rate; less if the start is ahead, so that the operating system's clock catches up within the segment
 //! ```
-//! No reader goes on in a segment that is over. So its end is the latest time that any thread can have read, and time never
-//! goes back. The rate error of a segment is not carried on to the next one.
+//! No reader goes on in a segment that is over. So its end is the latest time that any thread can have read, and time
+//! never goes back. The rate error of a segment is not carried on to the next one.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
@@ -52,12 +52,12 @@ pub(super) struct Pace<S> {
     source: S,
     /// The number of the current segment, which is in the slot of this parity. The other slot is free to be written.
     current: CachePadded<AtomicUsize>,
-    slots: [CachePadded<Slot>; 2],
+    slots: [CachePadded<RateSlot>; 2],
     correction: Mutex<Correction>,
 }
 
 #[derive(Default)]
-struct Slot {
+struct RateSlot {
     first: AtomicU64,
     ticks: AtomicU64,
     micros: AtomicU64,
@@ -95,7 +95,7 @@ impl Segment {
     }
 }
 
-impl Slot {
+impl RateSlot {
     #[inline]
     fn load(&self) -> Segment {
         Segment {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use super::{Clock, SystemClock, Timestamp};
 
 /// The wall clock when it was made plus the time of Tokio since: under paused time
-/// ([`tokio::time::pause`](https://docs.rs/tokio/latest/tokio/time/fn.pause.html)) it stands still and moves with Tokio's timers, so
-/// that what decides and what sleeps stay one in a test that pauses. In service [`SystemClock`] is quicker.
+/// ([`tokio::time::pause`](https://docs.rs/tokio/latest/tokio/time/fn.pause.html)) it stands still and moves with
+/// Tokio's timers, so that what decides and what sleeps stay one in a test that pauses. In service [`SystemClock`] is
+/// quicker.
 ///
 /// ```
 /// use std::time::Duration;
@@ -18,7 +19,7 @@ use super::{Clock, SystemClock, Timestamp};
 /// let limiter = Limiter::new(Policy::new("reports", Quota::per_hour(1)), backend);
 /// let ann = Key::from("ann");
 /// for waited in [0, 3_600, 3_600] {
-///     let charge = limiter.wait(&ann, 1, MaxWait::Unbounded).await.expect("allowed");
+///     let charge = limiter.acquire(&ann, 1, MaxWait::Unbounded).await.expect("allowed");
 ///     assert_eq!(charge.waited().as_secs(), waited);
 /// }
 /// # }

@@ -11,11 +11,11 @@ use super::SemaphoreLayer;
 use crate::backend::PermitBackend;
 use crate::decision::RetryAfter;
 use crate::key::{Key, KeyExtractor};
-use crate::limiter::{HandlesFailure, NoAnswer};
-use crate::policy::Permits;
-use crate::report::{self, Outcome};
-use crate::response::{CarryPermit, Entered, Refusal, Refused};
-use crate::semaphore::{NoPermit, Permit, Semaphore};
+use crate::limiter::{Failure, HandleFailure};
+use crate::policy::SemaphorePolicy;
+use crate::response::{PermitContext, PermitProtocol, RejectedContext, Rejection};
+use crate::semaphore::{AcquireError, Permit, Semaphore};
+use crate::telemetry::{self, DecisionOutcome};
 use crate::wait::{Bound, MaxWait};
 
 pin_project! {
@@ -23,21 +23,21 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, before its first poll too, it gives back what it holds, and what it may have been given. In memory
-    /// a permit is taken by `call`, unless the layer waits; elsewhere from the first poll on.
+    /// Dropped at any point, before its first poll too, it gives back what it holds, and what it may have been given.
+    /// In memory a permit is taken by `call`, unless the layer waits; elsewhere from the first poll on.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<I, Req, K, S, W, F, R, P>
     where
         I: Service<Req>,
         S: PermitBackend,
-        R: CarryPermit<Req, I::Response, I::Error>,
+        R: PermitProtocol<Req, I::Response, I::Error>,
     {
         #[pin]
-        pub(super) state: State<
-            Parked<I, Req, K, S, W, F, R, P>,
-            Acquiring<S::Error>,
+        pub(super) state: PermitRequestState<
+            PendingAcquire<I, Req, K, S, W, F, R, P>,
+            AcquireFuture<S::Error>,
             I::Future,
-            R::Carried,
+            R::PermitHolder,
             Result<R::Response, R::Error>,
         >,
     }
@@ -45,27 +45,27 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    pub(super) enum State<Parked, Acquiring, Inner, Carried, Output> {
+    pub(super) enum PermitRequestState<PendingAcquire, AcquireFuture, Inner, PermitHolder, Output> {
         /// A permit is asked for, and perhaps waited for.
-        Acquiring { acquiring: Acquiring, parked: Option<Box<Parked>> },
+        Acquiring { acquiring: AcquireFuture, pending: Option<Box<PendingAcquire>> },
         /// It is there, and the inner service has to be ready.
-        Readying { parked: Option<Box<Parked>> },
+        WaitingForService { pending: Option<Box<PendingAcquire>> },
         /// The inner service has been called. Dropped in this order: the work ends before its permit does.
-        Calling { #[pin] response: Inner, carried: Option<Carried> },
-        /// The request was refused.
+        Calling { #[pin] response: Inner, holder: Option<PermitHolder> },
+        /// The request was rejected.
         Done { result: Option<Output> },
     }
 }
 
 /// A permit that is asked for, wherever it goes.
-type Acquiring<E> = Pin<Box<dyn Future<Output = Result<Permit, NoPermit<E>>> + Send>>;
+type AcquireFuture<E> = Pin<Box<dyn Future<Output = Result<Permit, AcquireError<E>>> + Send>>;
 
 /// What waits for a permit, the service that is ready included.
-pub(super) struct Parked<I, Req, K, S, W, F, R, P> {
+pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
     pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,
     pub(super) service: I,
     pub(super) request: Req,
-    pub(super) permits: Permits,
+    pub(super) policy: SemaphorePolicy,
     pub(super) key: Key,
     pub(super) weight: u32,
     /// What the request goes on with, when the service is ready.
@@ -73,29 +73,29 @@ pub(super) struct Parked<I, Req, K, S, W, F, R, P> {
     /// Since when it may wait, and for how long.
     pub(super) bound: Option<Bound>,
     /// Whether the service's readiness has been given back.
-    pub(super) has_given_way: bool,
+    pub(super) has_released_readiness: bool,
 }
 
 /// A future is not polled after it has completed.
 const DONE: &str = "`ResponseFuture` polled after completion";
 
 /// The state of the future of `I`.
-type StateOf<I, Req, K, S, W, F, R, P> = State<
-    Parked<I, Req, K, S, W, F, R, P>,
-    Acquiring<<S as PermitBackend>::Error>,
+type PermitRequestStateOf<I, Req, K, S, W, F, R, P> = PermitRequestState<
+    PendingAcquire<I, Req, K, S, W, F, R, P>,
+    AcquireFuture<<S as PermitBackend>::Error>,
     <I as Service<Req>>::Future,
-    <R as CarryPermit<Req, <I as Service<Req>>::Response, <I as Service<Req>>::Error>>::Carried,
-    OutputOf<I, Req, R>,
+    <R as PermitProtocol<Req, <I as Service<Req>>::Response, <I as Service<Req>>::Error>>::PermitHolder,
+    SemaphoreOutput<I, Req, R>,
 >;
 
 /// What a bounded service answers.
-type OutputOf<I, Req, R> = Result<
-    <R as crate::response::Reject<
+type SemaphoreOutput<I, Req, R> = Result<
+    <R as crate::response::Protocol<
         Req,
         <I as Service<Req>>::Response,
         <I as Service<Req>>::Error,
     >>::Response,
-    <R as crate::response::Reject<
+    <R as crate::response::Protocol<
         Req,
         <I as Service<Req>>::Response,
         <I as Service<Req>>::Error,
@@ -103,23 +103,23 @@ type OutputOf<I, Req, R> = Result<
 >;
 
 /// Answers in place of the service.
-pub(super) fn refuse<Req, Res, Err, K, S, W, F, R, P>(
+pub(super) fn reject<Req, Res, Err, K, S, W, F, R, P>(
     layer: &SemaphoreLayer<K, S, W, F, R, P>,
     request: &Req,
     key: Option<&Key>,
-    refusal: Refusal,
+    rejection: Rejection,
 ) -> Result<R::Response, R::Error>
 where
     S: PermitBackend,
-    R: CarryPermit<Req, Res, Err>,
+    R: PermitProtocol<Req, Res, Err>,
 {
-    report::refused(&refusal);
-    let refused = Refused {
-        refusal,
-        partition_key: key.and_then(|key| layer.share_of(key)),
-        lobby: layer.semaphore.backend().lobby(),
+    telemetry::rejected(&rejection);
+    let rejected = RejectedContext {
+        rejection,
+        partition_key: key.and_then(|key| layer.partition_key_of(key)),
+        context: layer.semaphore.backend().context(),
     };
-    layer.reject.refuse(request, refused)
+    layer.protocol.reject(request, rejected)
 }
 
 /// Passes a request on to a service that is ready, with what it holds.
@@ -129,21 +129,21 @@ pub(super) fn serve<I, Req, K, S, W, F, R, P>(
     mut request: Req,
     key: Option<&Key>,
     permit: Option<Permit>,
-) -> StateOf<I, Req, K, S, W, F, R, P>
+) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P>
 where
     I: Service<Req>,
     S: PermitBackend,
-    R: CarryPermit<Req, I::Response, I::Error>,
+    R: PermitProtocol<Req, I::Response, I::Error>,
 {
     // First: if the call panics, it is given back.
-    let entered = Entered {
+    let context = PermitContext {
         permit,
         hold: layer.hold,
-        partition_key: key.and_then(|key| layer.share_of(key)),
+        partition_key: key.and_then(|key| layer.partition_key_of(key)),
     };
-    let carried = Some(layer.reject.enter(&mut request, entered));
+    let holder = Some(layer.protocol.hold_permit(&mut request, context));
     let response = service.call(request);
-    State::Calling { response, carried }
+    PermitRequestState::Calling { response, holder }
 }
 
 /// Asks for a permit, from the first poll on.
@@ -152,88 +152,93 @@ fn acquire<B: PermitBackend, E: 'static>(
     key: Key,
     weight: u32,
     max_wait: impl FnOnce() -> MaxWait + Send + 'static,
-    of: impl FnOnce(NoPermit<B::Error>) -> NoPermit<E> + Send + 'static,
-) -> Acquiring<E> {
+    map_error: impl FnOnce(AcquireError<B::Error>) -> AcquireError<E> + Send + 'static,
+) -> AcquireFuture<E> {
     Box::pin(async move {
         let acquired = semaphore.acquire(&key, weight, max_wait()).await;
-        acquired.map_err(of)
+        acquired.map_err(map_error)
     })
 }
 
-impl<I, Req, K, S, W, F, R, P> Parked<I, Req, K, S, W, F, R, P>
+impl<I, Req, K, S, W, F, R, P> PendingAcquire<I, Req, K, S, W, F, R, P>
 where
     I: Service<Req> + Clone,
     K: KeyExtractor<Req>,
     S: PermitBackend,
-    F: HandlesFailure<S::Error>,
-    R: CarryPermit<Req, I::Response, I::Error>,
+    F: HandleFailure<S::Error>,
+    R: PermitProtocol<Req, I::Response, I::Error>,
 {
     /// Asks for a permit.
-    pub(super) fn acquire(self: Box<Self>) -> StateOf<I, Req, K, S, W, F, R, P> {
-        let semaphore = self.layer.semaphore.with(&self.permits);
+    pub(super) fn acquire(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        let semaphore = self.layer.semaphore.with_policy(&self.policy);
         let (backend, bound) = (semaphore.backend().clone(), self.bound);
-        let left = move || bound.map_or(MaxWait::NONE, |bound| bound.left(backend.lobby()));
+        let left = move || bound.map_or(MaxWait::NONE, |bound| bound.left(backend.context()));
         let acquiring = acquire(semaphore, self.key.clone(), self.weight, left, |no| no);
-        let parked = Some(self);
-        State::Acquiring { acquiring, parked }
+        let pending = Some(self);
+        PermitRequestState::Acquiring { acquiring, pending }
     }
 
     /// What comes after the answer.
     pub(super) fn acquired(
         mut self: Box<Self>,
-        acquired: Result<Permit, NoPermit<S::Error>>,
-    ) -> StateOf<I, Req, K, S, W, F, R, P> {
+        acquired: Result<Permit, AcquireError<S::Error>>,
+    ) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         let error = match acquired {
             Ok(permit) => {
-                report::permit(&self.permits, Outcome::Allowed);
+                telemetry::permit_decided(&self.policy, DecisionOutcome::Allowed);
                 self.permit = Some(permit);
-                return self.go();
+                return self.call_when_ready();
             }
-            Err(NoPermit::Denied(decision)) => {
+            Err(AcquireError::Denied(decision)) => {
                 // A weight above the capacity is too much for any service: that is the client's.
                 let never = decision.retry_after() == Some(RetryAfter::Never);
-                let refusal = Refusal::Busy {
-                    permits: self.permits.clone(),
+                let rejection = Rejection::Busy {
+                    policy: self.policy.clone(),
                     decision,
                     is_global: self.layer.key.is_global() && !never,
                 };
-                return self.refuse(refusal);
+                return self.reject(rejection);
             }
-            Err(NoPermit::Backend(error)) => error,
+            Err(AcquireError::Backend(error)) => error,
         };
-        report::no_permit(&error, &self.permits);
-        let lobby = self.layer.semaphore.backend().lobby();
-        match self.layer.on_error.without_answer(&error) {
-            NoAnswer::Pass => {
-                report::permit(&self.permits, Outcome::Passed);
-                lobby.let_in();
-                self.go()
+        telemetry::permit_backend_failed(&error, &self.policy);
+        let context = self.layer.semaphore.backend().context();
+        match self.layer.on_error.on_failure(&error) {
+            Failure::FailOpen => {
+                telemetry::permit_decided(&self.policy, DecisionOutcome::Passed);
+                context.count_unpermitted();
+                self.call_when_ready()
             }
-            NoAnswer::Refuse => {
-                report::permit(&self.permits, Outcome::Unavailable);
-                self.refuse(Refusal::Unavailable)
+            Failure::FailClosed => {
+                telemetry::permit_decided(&self.policy, DecisionOutcome::Unavailable);
+                self.reject(Rejection::Unavailable)
             }
-            NoAnswer::Ask(local) => {
-                let local = Semaphore::new(self.permits.clone(), local.clone());
-                let left = self.bound.map_or(MaxWait::NONE, |bound| bound.left(lobby));
+            Failure::Fallback(local) => {
+                let local = Semaphore::new(self.policy.clone(), local.clone());
+                let left = self
+                    .bound
+                    .map_or(MaxWait::NONE, |bound| bound.left(context));
                 let (key, weight) = (self.key.clone(), self.weight);
-                let acquiring = acquire(local, key, weight, move || left, NoPermit::of_infallible);
-                let parked = Some(self);
-                State::Acquiring { acquiring, parked }
+                let acquiring =
+                    acquire(local, key, weight, move || left, AcquireError::widen_error);
+                let pending = Some(self);
+                PermitRequestState::Acquiring { acquiring, pending }
             }
         }
     }
 
     /// Goes on as soon as the service is ready; it is if its readiness was kept.
-    fn go(self: Box<Self>) -> StateOf<I, Req, K, S, W, F, R, P> {
-        if self.has_given_way {
-            return State::Readying { parked: Some(self) };
+    fn call_when_ready(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        if self.has_released_readiness {
+            return PermitRequestState::WaitingForService {
+                pending: Some(self),
+            };
         }
         self.serve()
     }
 
     /// Goes on to the service, which is ready.
-    fn serve(self) -> StateOf<I, Req, K, S, W, F, R, P> {
+    fn serve(self) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         let Self {
             layer,
             mut service,
@@ -245,21 +250,21 @@ where
         serve(&layer, &mut service, request, Some(&key), permit)
     }
 
-    fn refuse(self, refusal: Refusal) -> StateOf<I, Req, K, S, W, F, R, P> {
-        let result = Some(refuse(
+    fn reject(self, rejection: Rejection) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        let result = Some(reject(
             &*self.layer,
             &self.request,
             Some(&self.key),
-            refusal,
+            rejection,
         ));
-        State::Done { result }
+        PermitRequestState::Done { result }
     }
 
     /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.
-    fn give_way(&mut self) {
-        if !self.has_given_way {
+    fn release_readiness(&mut self) {
+        if !self.has_released_readiness {
             self.service = self.service.clone();
-            self.has_given_way = true;
+            self.has_released_readiness = true;
         }
     }
 }
@@ -269,8 +274,8 @@ where
     I: Service<Req> + Clone,
     K: KeyExtractor<Req>,
     S: PermitBackend,
-    F: HandlesFailure<S::Error>,
-    R: CarryPermit<Req, I::Response, I::Error>,
+    F: HandleFailure<S::Error>,
+    R: PermitProtocol<Req, I::Response, I::Error>,
 {
     type Output = Result<R::Response, R::Error>;
 
@@ -278,26 +283,28 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Acquiring { acquiring, parked } => match acquiring.as_mut().poll(cx) {
-                    Poll::Ready(acquired) => parked.take().expect(DONE).acquired(acquired),
+                StateProj::Acquiring { acquiring, pending } => match acquiring.as_mut().poll(cx) {
+                    Poll::Ready(acquired) => pending.take().expect(DONE).acquired(acquired),
                     Poll::Pending => {
-                        parked.as_mut().expect(DONE).give_way();
+                        pending.as_mut().expect(DONE).release_readiness();
                         return Poll::Pending;
                     }
                 },
-                StateProj::Readying { parked } => {
-                    let waiting = parked.as_mut().expect(DONE);
+                StateProj::WaitingForService { pending } => {
+                    let waiting = pending.as_mut().expect(DONE);
                     if let Err(error) = ready!(waiting.service.poll_ready(cx)) {
-                        drop(parked.take());
+                        drop(pending.take());
                         return Poll::Ready(Err(R::error(error)));
                     }
-                    parked.take().expect(DONE).serve()
+                    pending.take().expect(DONE).serve()
                 }
-                StateProj::Calling { response, carried } => {
+                StateProj::Calling { response, holder } => {
                     return Poll::Ready(match ready!(response.poll(cx)) {
-                        Ok(response) => Ok(R::leave(carried.take().expect(DONE), response)),
+                        Ok(response) => {
+                            Ok(R::permit_response(holder.take().expect(DONE), response))
+                        }
                         Err(error) => {
-                            drop(carried.take());
+                            drop(holder.take());
                             Err(R::error(error))
                         }
                     });
@@ -313,7 +320,7 @@ impl<I, Req, K, S, W, F, R, P> fmt::Debug for ResponseFuture<I, Req, K, S, W, F,
 where
     I: Service<Req>,
     S: PermitBackend,
-    R: CarryPermit<Req, I::Response, I::Error>,
+    R: PermitProtocol<Req, I::Response, I::Error>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ResponseFuture")

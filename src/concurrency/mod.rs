@@ -1,19 +1,19 @@
 //! [`SemaphoreLayer`]: bounds what any Tower service has in flight at a time, by key, in one process or across servers.
 //!
-//! "At most 5 exports in flight for each customer, over all replicas, also while the file is still being sent, also after a replica
-//! was killed." Answers `429` to a client that has too many, or lets it [wait](SemaphoreLayer::wait). How permits are kept, renewed
-//! and lost is said at [`semaphore`](crate::semaphore), which is the same without Tower.
+//! "At most 5 exports in flight for each customer, over all replicas, also while the file is still being sent, also
+//! after a replica was killed." Answers `429` to a client that has too many, or lets it [wait](SemaphoreLayer::wait).
+//! How permits are kept, renewed and lost is said at [`semaphore`](crate::semaphore), which is the same without Tower.
 //!
 //! ```
 //! use std::time::Duration;
 //! use axum::Router;
 //! use axum::routing::get;
 //! use tower_sluice::concurrency::{Hold, SemaphoreLayer};
-//! use tower_sluice::{Header, MemorySemaphore, Permits};
+//! use tower_sluice::{Header, MemorySemaphore, SemaphorePolicy};
 //!
 //! let customer = Header::new("x-api-key");
-//! let exports = SemaphoreLayer::new(Permits::new("exports", 5), customer.clone(), MemorySemaphore::new());
-//! let renders = SemaphoreLayer::new(Permits::new("renders", 8), customer, MemorySemaphore::new())
+//! let exports = SemaphoreLayer::new(SemaphorePolicy::new("exports", 5), customer.clone(), MemorySemaphore::new());
+//! let renders = SemaphoreLayer::new(SemaphorePolicy::new("renders", 8), customer, MemorySemaphore::new())
 //!     .weight_fn(|head| if head.path().ends_with("/large") { 4 } else { 1 })
 //!     .wait(Duration::from_secs(2))
 //!     .hold(Hold::Head);
@@ -24,15 +24,16 @@
 //!
 //! # When a permit ends
 //!
-//! [`Hold`] says with what: by default with the last byte of the response's body, so that a stream counts until it ends. It
-//! ends sooner with the service's error or panic, and with a client that goes away: server and layer then drop the future or the body. It
-//! is given back once, whichever of these comes first.
+//! [`Hold`] says with what: by default with the last byte of the response's body, so that a stream counts until it
+//! ends. It ends sooner with the service's error or panic, and with a client that goes away: server and layer then drop
+//! the future or the body. It is given back once, whichever of these comes first.
 //!
-//! **The trap: upgrades.** The response to a WebSocket handshake has no body: for every layer it is over at once, while the
-//! connection lives on. The handler has to keep the permit and move it into the task that lives on: [`HeldPermit::keep`].
+//! **The trap: upgrades.** The response to a WebSocket handshake has no body: for every layer it is over at once, while
+//! the connection lives on. The handler has to keep the permit and move it into the task that lives on:
+//! [`HeldPermit::keep`].
 //!
-//! **Leases.** Work goes on that has lost its permit (see [`semaphore`](crate::semaphore#leases)); the layer cannot stop it. Work that must not overlap
-//! watches [`HeldPermit::lost`], and needs a check of its own at its end.
+//! **Leases.** Work goes on that has lost its permit (see [`semaphore`](crate::semaphore#leases)); the layer cannot
+//! stop it. Work that must not overlap watches [`HeldPermit::lost`], and needs a check of its own at its end.
 //!
 //! # What clients are told
 //!
@@ -44,13 +45,14 @@
 //! | no answer from the backend, and `Deny` chosen | 503 | as for rates |
 //! | allowed | the service's own | rate-limit fields appended, with `qu="concurrent-requests"` |
 //!
-//! Nobody knows when a request will end, so a second is what clients are told; the decision in the response's extensions has
-//! the time at which enough leases would end by themselves. gRPC clients are told `grpc-status` 8, or 14 in place of 503.
+//! Nobody knows when a request will end, so a second is what clients are told; the decision in the response's
+//! extensions has the time at which enough leases would end by themselves. gRPC clients are told `grpc-status` 8, or 14
+//! in place of 503.
 //!
 //! # With rate limits
 //!
-//! Put this layer around a [`RateLimitLayer`](crate::RateLimitLayer), outside, if a request that is refused for want of a permit
-//! should cost nothing; within it, if requests that are over the rate should hold nothing while they wait.
+//! Put this layer around a [`RateLimitLayer`](crate::RateLimitLayer), outside, if a request that is rejected for want
+//! of a permit should cost nothing; within it, if requests that are over the rate should hold nothing while they wait.
 
 #[cfg(feature = "axum")]
 mod extract;
@@ -61,6 +63,6 @@ mod service;
 #[cfg(feature = "axum")]
 pub use self::extract::MissingPermit;
 pub use self::future::ResponseFuture;
-pub use self::layer::{PermitsFn, PermitsOf, SemaphoreLayer};
+pub use self::layer::{SemaphoreLayer, SemaphorePolicyFn, SemaphorePolicyOf};
 pub use self::service::SemaphoreService;
 pub use crate::semaphore::{AnyLost, HeldPermit, Hold, KeptPermit};

@@ -5,14 +5,14 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::future::{Parked, ResponseFuture, State, refuse, serve};
-use super::{PermitsOf, SemaphoreLayer};
+use super::future::{PendingAcquire, PermitRequestState, ResponseFuture, reject, serve};
+use super::{SemaphoreLayer, SemaphorePolicyOf};
 use crate::backend::PermitBackend;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
-use crate::limiter::HandlesFailure;
-use crate::report::{self, Outcome};
-use crate::response::{CarryPermit, Refusal};
+use crate::limiter::HandleFailure;
+use crate::response::{PermitProtocol, Rejection};
+use crate::telemetry::{self, DecisionOutcome};
 use crate::wait::{Bound, MaxWait};
 
 /// A service bounded by a [`SemaphoreLayer`].
@@ -31,9 +31,9 @@ where
     K: KeyExtractor<Req>,
     S: PermitBackend,
     W: CostOf<Req>,
-    F: HandlesFailure<S::Error>,
-    R: CarryPermit<Req, I::Response, I::Error>,
-    P: PermitsOf<Req>,
+    F: HandleFailure<S::Error>,
+    R: PermitProtocol<Req, I::Response, I::Error>,
+    P: SemaphorePolicyOf<Req>,
 {
     type Response = R::Response;
     type Error = R::Error;
@@ -45,68 +45,68 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let layer = &*self.layer;
-        let is_free = layer.reject.is_free(&request);
+        let is_exempt = layer.protocol.is_exempt(&request);
         let key = match layer.key.key(&request) {
-            Ok(key) if !is_free => key,
-            Err(error) if !error.lets_pass(layer.skip_unkeyed || is_free) => {
-                let refusal = Refusal::NoKey(error);
-                let result = Some(refuse(layer, &request, None, refusal));
+            Ok(key) if !is_exempt => key,
+            Err(error) if !error.skips_limit(layer.skip_unkeyed || is_exempt) => {
+                let rejection = Rejection::NoKey(error);
+                let result = Some(reject(layer, &request, None, rejection));
                 // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
                 self.inner = self.inner.clone();
-                let state = State::Done { result };
+                let state = PermitRequestState::Done { result };
                 return ResponseFuture { state };
             }
             passes => {
                 if let Err(error) = &passes {
-                    report::skipped(error);
+                    telemetry::unkeyed(error);
                 }
                 let state = serve(layer, &mut self.inner, request, None, None);
                 return ResponseFuture { state };
             }
         };
-        let permits = layer.permits.permits(&request, &key);
+        let policy = layer.policy.policy(&request, &key);
         // More than a `u32` is above any capacity, as is its largest number.
-        let weight = layer.weight.cost(&request).of(0);
+        let weight = layer.weight.cost(&request).get(0);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let bound = (layer.max_wait != MaxWait::NONE).then(|| {
-            let began = layer.semaphore.backend().lobby().now();
+            let began = layer.semaphore.backend().context().now();
             Bound {
                 began,
                 max_wait: layer.max_wait,
-                end: layer.reject.deadline(&mut request, began),
+                end: layer.protocol.deadline(&mut request, began),
             }
         });
         // What is in this process answers there and then: nothing is put aside.
         let is_here = bound.is_none() && !layer.semaphore.backend().has_leases();
         let acquired = if is_here {
-            layer.semaphore.try_now(&permits, &key, weight)
+            layer.semaphore.try_now(&policy, &key, weight)
         } else {
             None
         };
         let acquired = match acquired {
             Some(Ok(permit)) => {
-                report::permit(&permits, Outcome::Allowed);
+                telemetry::permit_decided(&policy, DecisionOutcome::Allowed);
                 let state = serve(layer, &mut self.inner, request, Some(&key), Some(permit));
                 return ResponseFuture { state };
             }
             other => other,
         };
         let fresh = self.inner.clone();
-        let parked = Box::new(Parked {
+        let pending = Box::new(PendingAcquire {
             layer: Arc::clone(&self.layer),
             // The service that `poll_ready` vouched for goes along; a clone is never ready.
             service: mem::replace(&mut self.inner, fresh),
             request,
-            permits,
+            policy,
             key,
             weight,
             permit: None,
             bound,
-            has_given_way: false,
+            has_released_readiness: false,
         });
         let state = match acquired {
-            Some(acquired) => parked.acquired(acquired),
-            None => parked.acquire(),
+            Some(acquired) => pending.acquired(acquired),
+            None => pending.acquire(),
         };
         ResponseFuture { state }
     }

@@ -23,14 +23,15 @@ use crate::quota::Cost;
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// A number is digits and nothing else. What comes without one costs `missing`, whatever the reason: no such field (a body in
-/// chunks has no length), several of them (even if they agree: nobody can say which one counts), a sign, a space, a list. So
-/// does `content-length` beside `transfer-encoding`, which overrides it (RFC 9112 §6.3). What is too large costs [`u64::MAX`],
-/// and is refused for good by any quota of less; `HeaderCost::new(name, u64::MAX)` refuses likewise what has no number.
+/// A number is digits and nothing else. What comes without one costs `missing`, whatever the reason: no such field (a
+/// body in chunks has no length), several of them (even if they agree: nobody can say which one counts), a sign, a
+/// space, a list. So does `content-length` beside `transfer-encoding`, which overrides it (RFC 9112 §6.3). What is too
+/// large costs [`u64::MAX`], and is denied for good by any quota of less; `HeaderCost::new(name, u64::MAX)` denies
+/// likewise what has no number.
 ///
-/// **A request without a body has usually no `content-length`, and costs `missing`**: put the limit on the routes that take
-/// bodies. The number in it is checked by the server, which ends the body there. **Another field can be chosen by the client**:
-/// take a cost from it only behind something that has checked it.
+/// **A request without a body has usually no `content-length`, and costs `missing`**: put the limit on the routes that
+/// take bodies. The number in it is checked by the server, which ends the body there. **Another field can be chosen by
+/// the client**: take a cost from it only behind something that has checked it.
 ///
 /// A number of 0 is free. With a quota of requests beside the one of bytes it still counts as a request,
 ///
@@ -43,17 +44,17 @@ use crate::quota::Cost;
 /// use tower_sluice::{Cost, Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 ///
 /// let policy = Policy::new("requests", Quota::per_minute(60))
-///     .and("bytes", Quota::per_minute(10_000_000).unit(Unit::ContentBytes));
+///     .and("bytes", Quota::per_minute(10_000_000).with_unit(Unit::ContentBytes));
 /// let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
 /// let bytes = HeaderCost::new(CONTENT_LENGTH, 1_000_000);
-/// let uploads = limit.clone().cost_fn(move |head| Cost::each([1, bytes.of(head)]));
+/// let uploads = limit.clone().cost_fn(move |head| Cost::each([1, bytes.get(head)]));
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "welcome" }))
 ///     .layer(limit.cost(Cost::each([1, 0])))
 ///     .route("/upload", post(|| async { "kept" }).route_layer(uploads)); // after `.layer`: not under it
 /// ```
 ///
-/// and with one quota `1_u32.saturating_add(kibibytes.of(head))` is never free.
+/// and with one quota `1_u32.saturating_add(kibibytes.get(head))` is never free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderCost {
     name: HeaderName,
@@ -69,8 +70,8 @@ impl HeaderCost {
         Self { name, missing, per }
     }
 
-    /// One token stands for `units` of what the field counts, and for each that is begun; 1 by default. The cost of a request
-    /// without a number stays as it is.
+    /// One token stands for `units` of what the field counts, and for each that is begun; 1 by default. The cost of a
+    /// request without a number stays as it is.
     ///
     /// # Panics
     ///
@@ -84,7 +85,7 @@ impl HeaderCost {
 
     /// What a request of this head costs, in tokens, for closures that make more of it.
     #[must_use]
-    pub fn of(&self, head: &Head<'_>) -> u64 {
+    pub fn cost_for(&self, head: &Head<'_>) -> u64 {
         match number(head.headers, &self.name) {
             Some(units) => units.div_ceil(self.per),
             None => self.missing,
@@ -94,7 +95,7 @@ impl HeaderCost {
 
 impl<B> CostOf<Request<B>> for HeaderCost {
     fn cost(&self, request: &Request<B>) -> Cost {
-        Cost::new(self.of(&Head::from(request)))
+        Cost::new(self.cost_for(&Head::from(request)))
     }
 }
 
@@ -128,7 +129,7 @@ mod tests {
         let request = fields.iter().fold(Request::builder(), |request, field| {
             request.header(field.0, field.1)
         });
-        cost.cost(&request.body(()).expect("a valid head")).of(0)
+        cost.cost(&request.body(()).expect("a valid head")).get(0)
     }
 
     fn units(cost: &HeaderCost, value: &str) -> u64 {
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_rounded_up_and_the_missing_stay() {
+    fn header_cost_rounds_up_and_uses_the_default_when_missing() {
         let kibi = UNITS.per(1_024);
         let asked = ["0", "1", "1024", "1025"].map(|value| units(&kibi, value));
         assert_eq!(asked, [0, 1, 1, 2]);
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_costs_the_most() {
+    fn too_large_numbers_cost_the_maximum() {
         let ten_to_the_64th = format!("1{:064}", 0); // a multiple of 2^64
         let asked = |cost: &HeaderCost| {
             [
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_is_overridden_is_none() {
+    fn overridden_content_length_counts_as_missing() {
         let length = HeaderCost::new(CONTENT_LENGTH, MISSING);
         let five: (&str, &[u8]) = ("content-length", b"5");
         assert_eq!(cost(&length, &[five]), 5);
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "0 units for a token: use at least 1")]
-    fn a_token_for_nothing_is_found_at_set_up() {
+    fn zero_units_per_token_panics_at_setup() {
         let _ = UNITS.per(0);
     }
 }

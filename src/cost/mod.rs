@@ -8,8 +8,8 @@
 //! | [`.cost_fn(\|head\| ..)`](crate::RateLimitLayer::cost_fn) | what a closure makes of its head, [awaited](#what-must-be-awaited) in front if need be |
 //! | `.with_cost(..)` a [`CostOf`] of your own | what it makes of the whole request, of any type |
 //!
-//! Each says a number or a [`Cost`]: [`Cost::each`] has one for each quota of the policy, 0 is free. A cost above a limit is
-//! refused for good.
+//! Each says a number or a [`Cost`]: [`Cost::each`] has one for each quota of the policy, 0 is free. A cost above a
+//! limit is denied for good.
 //!
 //! ```
 //! use http::Request;

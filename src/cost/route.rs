@@ -42,47 +42,48 @@ use crate::quota::Cost;
 /// 3. the longest prefix of that path;
 /// 4. [`otherwise`](Self::otherwise).
 ///
-/// At one path, the entry of a method comes before that of any method. `HEAD` without an entry of its own costs what `GET`
-/// does, which is how axum answers it: asking for the head is no cheap way in. A path that is listed for other methods only is
-/// not listed for this one. The [module](super#which-places-know-the-route) says in which places there is a template.
+/// At one path, the entry of a method comes before that of any method. `HEAD` without an entry of its own costs what
+/// `GET` does, which is how axum answers it: asking for the head is no cheap way in. A path that is listed for other
+/// methods only is not listed for this one. The [module](super#which-places-know-the-route) says in which places there
+/// is a template.
 ///
 /// # The path is taken as sent
 ///
-/// Nothing is decoded, resolved or changed in case, and in nested routers it is the whole path as the outermost router got it,
-/// as the template is. Routers match paths as sent, too: a prefix up to where a service is mounted sees all of its requests.
-/// **A prefix that reaches into a service which reads paths in its own way does not**: `/files/%62ig`, `/files//big` or
-/// `/files/x/../big` may be served as `/files/big`. List such a service by its mount, at the cost of the dearest part of it. A
-/// layer that rewrites paths belongs in front of the limit and of all routers.
+/// Nothing is decoded, resolved or changed in case, and in nested routers it is the whole path as the outermost router
+/// got it, as the template is. Routers match paths as sent, too: a prefix up to where a service is mounted sees all of
+/// its requests. **A prefix that reaches into a service which reads paths in its own way does not**: `/files/%62ig`,
+/// `/files//big` or `/files/x/../big` may be served as `/files/big`. List such a service by its mount, at the cost of
+/// the dearest part of it. A layer that rewrites paths belongs in front of the limit and of all routers.
 ///
 /// # What it costs
 ///
-/// Clones share the table, and their marks of what has been [matched](Self::unmatched). A lookup allocates nothing; it hashes
-/// the template, and if that is not listed the path, and goes through the prefixes.
+/// Clones share the table, and their marks of what has been [matched](Self::unmatched). A lookup allocates nothing; it
+/// hashes the template, and if that is not listed the path, and goes through the prefixes.
 #[derive(Clone, Default)]
 #[must_use = "a table charges nothing until a layer has it: `.costs(table)`"]
-pub struct RouteCosts(Arc<Table>);
+pub struct RouteCosts(Arc<RouteTable>);
 
 /// Copied when a table is added to of which there are clones. The entries, and so the marks, stay shared.
 #[derive(Clone, Default)]
-struct Table {
+struct RouteTable {
     otherwise: Cost,
     /// In the order in which they were listed.
-    entries: Vec<Arc<Entry>>,
+    entries: Vec<Arc<RouteCost>>,
     /// Those of whole paths. There is one entry for each method, and one for any.
-    routes: HashMap<Box<str>, Vec<Arc<Entry>>, RandomState>,
+    routes: HashMap<Box<str>, Vec<Arc<RouteCost>>, RandomState>,
     /// The longest first. There are few, and most differ from a path in their length or their first bytes.
-    prefixes: Vec<Arc<Entry>>,
+    prefixes: Vec<Arc<RouteCost>>,
 }
 
-struct Entry {
-    place: Place,
+struct RouteCost {
+    pattern: RoutePattern,
     path: Box<str>,
     cost: Cost,
     matched: AtomicBool,
 }
 
 #[derive(PartialEq, Eq)]
-enum Place {
+enum RoutePattern {
     /// The path itself, by one method or by any.
     Route(Option<Method>),
     /// The path and what is below it.
@@ -128,7 +129,7 @@ impl RouteCosts {
     ///
     /// If `path` does not begin with `/`, has a query or fragment, or is listed for any method already.
     pub fn try_route(self, path: &str, cost: impl Into<Cost>) -> Result<Self, RouteCostsError> {
-        self.and(Place::Route(None), path, cost.into())
+        self.and(RoutePattern::Route(None), path, cost.into())
     }
 
     /// One method at `path` costs `cost`, and others what [`route`](Self::route) says of it.
@@ -151,12 +152,12 @@ impl RouteCosts {
         path: &str,
         cost: impl Into<Cost>,
     ) -> Result<Self, RouteCostsError> {
-        self.and(Place::Route(Some(method)), path, cost.into())
+        self.and(RoutePattern::Route(Some(method)), path, cost.into())
     }
 
-    /// What is at `path` or below it, and not listed by itself, costs `cost`, by any method: `/files` holds for `/files` and
-    /// `/files/x`, not for `/filesystem`; `/files/` for what is below it only, `/` for all; `/pkg.Service` for all methods of a gRPC
-    /// service. Of several prefixes the longest holds.
+    /// What is at `path` or below it, and not listed by itself, costs `cost`, by any method: `/files` holds for
+    /// `/files` and `/files/x`, not for `/filesystem`; `/files/` for what is below it only, `/` for all; `/pkg.Service`
+    /// for all methods of a gRPC service. Of several prefixes the longest holds.
     ///
     /// It is compared with the path [as sent](Self#the-path-is-taken-as-sent).
     ///
@@ -171,9 +172,10 @@ impl RouteCosts {
     ///
     /// # Errors
     ///
-    /// If `path` does not begin with `/`, has a query or fragment, has one of `{ } *`, or is listed as a prefix already.
+    /// If `path` does not begin with `/`, has a query or fragment, has one of `{ } *`, or is listed as a prefix
+    /// already.
     pub fn try_prefix(self, path: &str, cost: impl Into<Cost>) -> Result<Self, RouteCostsError> {
-        self.and(Place::Prefix, path, cost.into())
+        self.and(RoutePattern::Prefix, path, cost.into())
     }
 
     /// What a request of this head costs, for closures that make more of it:
@@ -183,12 +185,12 @@ impl RouteCosts {
     /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_minute(600)), Global, MemoryBackend::new());
     /// let costs = RouteCosts::new().route("/search", 5);
     /// let limit = limit.cost_fn(move |head| {
-    ///     if head.headers.contains_key("x-internal") { Cost::ZERO } else { costs.of(head) }
+    ///     if head.headers.contains_key("x-internal") { Cost::ZERO } else { costs.get(head) }
     /// });
     /// # let _: axum::Router = axum::Router::new().layer(limit);
     /// ```
     #[must_use]
-    pub fn of(&self, head: &Head<'_>) -> Cost {
+    pub fn cost_for(&self, head: &Head<'_>) -> Cost {
         match self.0.find(head) {
             Some(entry) => {
                 entry.mark();
@@ -198,39 +200,45 @@ impl RouteCosts {
         }
     }
 
-    /// The entries that no request has had the cost of so far, through this table or a clone of it: in the order in which they
-    /// were listed, as `/export/{id}`, `POST /serach`, `prefix /assets`.
+    /// The entries that no request has had the cost of so far, through this table or a clone of it: in the order in
+    /// which they were listed, as `/export/{id}`, `POST /serach`, `prefix /assets`.
     ///
-    /// One that stays here is misspelt, stands behind another one, or is looked for where there is no template. Ask it at the
-    /// end of a test that goes through all routes, or of a busy day.
+    /// One that stays here is misspelt, stands behind another one, or is looked for where there is no template. Ask it
+    /// at the end of a test that goes through all routes, or of a busy day.
     #[must_use]
     pub fn unmatched(&self) -> Vec<String> {
         let unmatched = self.0.entries.iter().filter(|entry| !entry.is_matched());
         unmatched.map(|entry| entry.to_string()).collect()
     }
 
-    fn and(mut self, place: Place, path: &str, cost: Cost) -> Result<Self, RouteCostsError> {
+    fn and(
+        mut self,
+        pattern: RoutePattern,
+        path: &str,
+        cost: Cost,
+    ) -> Result<Self, RouteCostsError> {
         if !path.starts_with('/') || path.contains(['?', '#']) {
             return Err(RouteCostsError::Path(path.to_owned()));
         }
-        let is_prefix = place == Place::Prefix;
+        let is_prefix = pattern == RoutePattern::Prefix;
         if is_prefix && path.contains(['{', '}', '*']) {
             return Err(RouteCostsError::Prefix(path.to_owned()));
         }
-        let entry = Arc::new(Entry {
-            place,
+        let entry = Arc::new(RouteCost {
+            pattern,
             path: path.into(),
             cost,
             matched: AtomicBool::new(false),
         });
-        let same = |other: &Arc<Entry>| other.place == entry.place && other.path == entry.path;
+        let same =
+            |other: &Arc<RouteCost>| other.pattern == entry.pattern && other.path == entry.path;
         if self.0.entries.iter().any(same) {
             return Err(RouteCostsError::Duplicate(entry.to_string()));
         }
         let table = Arc::make_mut(&mut self.0);
         table.entries.push(Arc::clone(&entry));
         if is_prefix {
-            let longer = |other: &Arc<Entry>| other.path.len() > path.len();
+            let longer = |other: &Arc<RouteCost>| other.path.len() > path.len();
             let index = table.prefixes.partition_point(longer);
             table.prefixes.insert(index, entry);
         } else {
@@ -242,12 +250,12 @@ impl RouteCosts {
 
 impl<B> CostOf<Request<B>> for RouteCosts {
     fn cost(&self, request: &Request<B>) -> Cost {
-        self.of(&Head::from(request))
+        self.cost_for(&Head::from(request))
     }
 }
 
-impl Table {
-    fn find(&self, head: &Head<'_>) -> Option<&Entry> {
+impl RouteTable {
+    fn find(&self, head: &Head<'_>) -> Option<&RouteCost> {
         if let Some(template) = template(head)
             && let Some(entry) = self.route(template, head.method)
         {
@@ -257,11 +265,11 @@ impl Table {
         self.route(path, head.method).or_else(|| self.prefix(path))
     }
 
-    fn route(&self, path: &str, method: &Method) -> Option<&Entry> {
+    fn route(&self, path: &str, method: &Method) -> Option<&RouteCost> {
         let entries = self.routes.get(path)?;
         let of = |wanted: Option<&Method>| {
             let mut entries = entries.iter();
-            entries.find(|entry| entry.place.route() == Some(wanted))
+            entries.find(|entry| entry.pattern.route() == Some(wanted))
         };
         let head_of_get = || {
             let of_get = of(Some(&Method::GET));
@@ -273,13 +281,13 @@ impl Table {
             .map(|entry| &**entry)
     }
 
-    fn prefix(&self, path: &str) -> Option<&Entry> {
+    fn prefix(&self, path: &str) -> Option<&RouteCost> {
         let found = self.prefixes.iter().find(|entry| entry.is_above(path));
         found.map(|entry| &**entry)
     }
 }
 
-impl Place {
+impl RoutePattern {
     fn route(&self) -> Option<Option<&Method>> {
         match self {
             Self::Route(method) => Some(method.as_ref()),
@@ -288,7 +296,7 @@ impl Place {
     }
 }
 
-impl Entry {
+impl RouteCost {
     /// Whether its path is a prefix of `path` in whole segments.
     fn is_above(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
@@ -320,27 +328,27 @@ fn template<'a>(_: &Head<'a>) -> Option<&'a str> {
     None
 }
 
-impl fmt::Display for Entry {
+impl fmt::Display for RouteCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Route(None) => {}
-            Place::Route(Some(method)) => write!(f, "{method} ")?,
-            Place::Prefix => f.write_str("prefix ")?,
+        match &self.pattern {
+            RoutePattern::Route(None) => {}
+            RoutePattern::Route(Some(method)) => write!(f, "{method} ")?,
+            RoutePattern::Prefix => f.write_str("prefix ")?,
         }
         f.write_str(&self.path)
     }
 }
 
-impl fmt::Debug for Entry {
+impl fmt::Debug for RouteCost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry")
+        f.debug_struct("RouteCost")
             .field("cost", &self.cost)
             .field("matched", &self.is_matched())
             .finish()
     }
 }
 
-/// `{POST /search: Entry { cost: Cost(5), matched: false }, otherwise: Cost(1)}`
+/// `{POST /search: RouteCost { cost: Cost(5), matched: false }, otherwise: Cost(1)}`
 impl fmt::Debug for RouteCosts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut map = f.debug_map();
@@ -409,7 +417,7 @@ mod tests {
 
     fn cost(costs: &RouteCosts, method: &Method, path: &str) -> u64 {
         let request = Request::builder().method(method).uri(path).body(());
-        costs.cost(&request.expect("a valid head")).of(0)
+        costs.cost(&request.expect("a valid head")).get(0)
     }
 
     fn get(costs: &RouteCosts, path: &str) -> u64 {
@@ -417,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_listed_costs_one_or_as_said() {
+    fn unlisted_routes_cost_one_or_the_default() {
         assert_eq!(get(&RouteCosts::new(), "/"), 1);
         assert_eq!(get(&RouteCosts::new().otherwise(7), "/"), 7);
         let asked_late = RouteCosts::new()
@@ -449,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_comes_before_any_method_in_whichever_order() {
+    fn route_with_a_method_takes_precedence_in_any_order() {
         let one = RouteCosts::new()
             .route("/a", 2)
             .method(Method::POST, "/a", 5);
@@ -478,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_listed_for_other_methods_is_not_listed() {
+    fn path_listed_for_other_methods_does_not_match() {
         let costs = RouteCosts::new()
             .method(Method::POST, "/a/b", 5)
             .prefix("/a", 3);
@@ -528,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_the_way_out() {
+    fn errors_name_the_remedy() {
         let why = |made: Result<RouteCosts, RouteCostsError>| made.unwrap_err().to_string();
         let new = RouteCosts::new;
         for path in [
@@ -594,13 +602,13 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "duplicate entry \"POST /a\": keep one of them")]
-    fn a_mistake_is_found_at_set_up() {
+    fn invalid_setting_fails_at_setup() {
         let costs = RouteCosts::new().method(Method::POST, "/a", 1);
         let _ = costs.method(Method::POST, "/a", 2);
     }
 
     #[test]
-    fn what_was_never_matched_is_listed_in_order_of_declaration() {
+    fn unmatched_routes_are_listed_in_order_of_declaration() {
         let costs = RouteCosts::new()
             .method(Method::POST, "/serach", 5)
             .prefix("/assets", 0)
@@ -611,14 +619,14 @@ mod tests {
         assert_eq!(costs.unmatched(), ["POST /serach", "prefix /assets"]);
         assert_eq!(
             format!("{costs:?}"),
-            "{POST /serach: Entry { cost: Cost(5), matched: false }, \
-             prefix /assets: Entry { cost: Cost(0), matched: false }, \
-             /a: Entry { cost: Cost([1, 2]), matched: true }, otherwise: Cost(1)}"
+            "{POST /serach: RouteCost { cost: Cost(5), matched: false }, \
+             prefix /assets: RouteCost { cost: Cost(0), matched: false }, \
+             /a: RouteCost { cost: Cost([1, 2]), matched: true }, otherwise: Cost(1)}"
         );
     }
 
     #[test]
-    fn a_table_that_is_added_to_is_another_one_with_the_same_marks() {
+    fn extended_route_costs_share_their_match_marks() {
         let costs = RouteCosts::new().route("/a", 5);
         let more = costs.clone().route("/b", 6).otherwise(2);
         assert_eq!(["/a", "/b", "/c"].map(|path| get(&more, path)), [5, 6, 2]);

@@ -28,8 +28,8 @@ use crate::quota::Cost;
 /// How long to wait before the same request is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// The smallest wait after which the same request is allowed if nothing else happens: refused one microsecond sooner,
-    /// allowed then. At least 1 µs.
+    /// The smallest wait after which the same request is allowed if nothing else happens: denied one microsecond
+    /// sooner, allowed then. At least 1 µs.
     In(Duration),
     /// Waiting does not help: the cost is above the limit.
     Never,
@@ -50,8 +50,8 @@ pub struct QuotaSnapshot {
 pub(crate) const NEVER: u64 = u64::MAX;
 
 impl QuotaSnapshot {
-    /// An answer in numbers, for a backend that decides by itself: times are rounded up to whole µs, and a wait is at least
-    /// 1 µs.
+    /// An answer in numbers, for a backend that decides by itself: times are rounded up to whole µs, and a wait is at
+    /// least 1 µs.
     #[must_use]
     pub fn new(
         limit: u64,
@@ -109,7 +109,7 @@ impl QuotaSnapshot {
 
 /// The numbers of one answer: those of the governing quota, and each quota's own.
 ///
-/// The governing quota is the one that single-valued headers speak of: of those that refuse, the longest wait; if all
+/// The governing quota is the one that single-valued headers speak of: of those that deny, the longest wait; if all
 /// allow, the least remaining, then the latest reset, then the order of declaration.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
@@ -170,13 +170,13 @@ impl Snapshot {
         self.governor().reset_after()
     }
 
-    /// What is left of a refusal's waits and spans after `passed` µs, for a request of `cost`; what remained then is by now the
-    /// least that remains. A cost above the limit never passes, whatever was waited for. It stays a refusal: if all waits are over,
-    /// of 1 µs.
+    /// What is left of a denial's waits and spans after `passed` µs, for a request of `cost`; what remained then is by
+    /// now the least that remains. A cost above the limit never passes, whatever was waited for. It stays a denial: if
+    /// all waits are over, of 1 µs.
     pub(crate) fn aged(&self, cost: &Cost, passed: u64) -> Self {
         let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
             retry_after: match quota.retry_after {
-                _ if cost.of(index) > quota.limit => NEVER,
+                _ if cost.get(index) > quota.limit => NEVER,
                 wait => wait.saturating_sub(passed),
             },
             reset_after: quota.reset_after.saturating_sub(passed),
@@ -189,14 +189,14 @@ impl Snapshot {
         Self::new(left)
     }
 
-    /// The waits of this refusal, beside the numbers of `after`, which something has been given back before.
-    pub(crate) fn with_numbers_of(&self, after: &Self) -> Self {
+    /// The waits of this denial, beside the numbers of `after`, which something has been given back before.
+    pub(crate) fn with_numbers_from(&self, after: &Self) -> Self {
         let both = self.quotas.iter().zip(&after.quotas);
-        let told = |(refused, after): (&QuotaSnapshot, &QuotaSnapshot)| QuotaSnapshot {
-            retry_after: refused.retry_after,
+        let merged = |(denied, after): (&QuotaSnapshot, &QuotaSnapshot)| QuotaSnapshot {
+            retry_after: denied.retry_after,
             ..*after
         };
-        Self::new(both.map(told).collect())
+        Self::new(both.map(merged).collect())
     }
 
     #[inline]
@@ -216,7 +216,7 @@ impl Clone for Snapshot {
     }
 }
 
-/// Refusals before permissions, the longest wait first; then the least remaining, then the latest reset.
+/// Denials before permissions, the longest wait first; then the least remaining, then the latest reset.
 fn rank(quota: &QuotaSnapshot) -> (u64, u64, u64) {
     if quota.retry_after > 0 {
         (quota.retry_after, 0, 0)
@@ -230,13 +230,13 @@ fn rank(quota: &QuotaSnapshot) -> (u64, u64, u64) {
 pub enum Decision {
     /// Every quota allowed the cost, and it has been charged.
     Allow(Snapshot),
-    /// At least one quota refused, and nothing has been charged; the wait is the longest of those that refused.
+    /// At least one quota denied, and nothing has been charged; the wait is the longest of those that denied.
     Deny(Snapshot, RetryAfter),
 }
 
 impl Decision {
     #[inline]
-    pub(crate) fn of(snapshot: Snapshot) -> Self {
+    pub(crate) fn from_snapshot(snapshot: Snapshot) -> Self {
         match snapshot.governor().retry_after() {
             None => Self::Allow(snapshot),
             Some(retry_after) => Self::Deny(snapshot, retry_after),
@@ -273,33 +273,34 @@ impl Decision {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "without its receipt a charge cannot be given back"]
 pub struct Receipt {
-    pub(crate) charges: SmallVec<[Part; 2]>,
+    pub(crate) charges: SmallVec<[ChargePart; 2]>,
 }
 
 /// One quota's part of a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Part {
+pub(crate) struct ChargePart {
     /// The identity of the quota that was charged (its low half: a receipt only meets quotas of its own policy).
     pub(crate) quota: u32,
-    /// The [`Place`] in two parts: together they would take 8 bytes more.
+    /// The [`ChargePosition`] in two parts: together they would take 8 bytes more.
     number: u32,
     at: i64,
     pub(crate) tokens: u64,
 }
 
-const _: () = assert!(size_of::<Part>() == 24);
+const _: () = assert!(size_of::<ChargePart>() == 24);
 
-/// Where in the state a charge lies: the start of its window, or the time and number of its log entry. Buckets: nowhere.
+/// Where in the state a charge lies: the start of its window, or the time and number of its log entry. Buckets:
+/// nowhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct ChargePosition {
     pub(crate) at: i64,
     pub(crate) number: u32,
 }
 
-impl Part {
+impl ChargePart {
     #[inline]
-    pub(crate) const fn new(quota: u32, tokens: u64, place: Place) -> Self {
-        let Place { at, number } = place;
+    pub(crate) const fn new(quota: u32, tokens: u64, position: ChargePosition) -> Self {
+        let ChargePosition { at, number } = position;
         Self {
             quota,
             number,
@@ -308,8 +309,8 @@ impl Part {
         }
     }
 
-    pub(crate) const fn place(&self) -> Place {
-        Place {
+    pub(crate) const fn position(&self) -> ChargePosition {
+        ChargePosition {
             at: self.at,
             number: self.number,
         }
@@ -330,14 +331,14 @@ impl Receipt {
     /// What it is still worth, from each quota.
     pub(crate) fn cost(&self) -> Cost {
         let tokens = |index: usize| self.charges.get(index).map_or(0, |part| part.tokens);
-        Cost::of_each(self.charges.len(), tokens)
+        Cost::from_fn(self.charges.len(), tokens)
     }
 
     /// Takes up to `cost` of each quota off this receipt: what is returned can be refunded, what is left stays.
     pub fn take(&mut self, cost: Cost) -> Self {
         let mut taken = self.charges.clone();
         for (index, (own, part)) in self.charges.iter_mut().zip(&mut taken).enumerate() {
-            part.tokens = own.tokens.min(cost.of(index));
+            part.tokens = own.tokens.min(cost.get(index));
             own.tokens -= part.tokens;
         }
         Self { charges: taken }
@@ -347,10 +348,10 @@ impl Receipt {
 /// A place in the line that a reservation took, worth giving up as long as nobody stands behind it.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a turn that is not wanted should be cancelled"]
-pub struct Turn(Box<Taken>);
+pub struct Reservation(Box<ReservedCharge>);
 
 #[derive(Debug, PartialEq, Eq)]
-struct Taken {
+struct ReservedCharge {
     cost: Cost,
     /// What the reservation left: while it is there unchanged, nothing came after it.
     left: SmallVec<[Option<State>; 2]>,
@@ -359,9 +360,9 @@ struct Taken {
     due: Timestamp,
 }
 
-impl Turn {
+impl Reservation {
     pub(crate) fn new(cost: Cost, left: &[Option<State>], receipt: Option<Receipt>) -> Self {
-        Self(Box::new(Taken {
+        Self(Box::new(ReservedCharge {
             cost,
             left: left.iter().cloned().collect(),
             receipt,
@@ -377,17 +378,18 @@ impl Turn {
         self.0.due = due;
     }
 
-    /// Later reservations of a key come after earlier ones: by the time of the state that they have left, and the debt in it.
+    /// Later reservations of a key come after earlier ones: by the time of the state that they have left, and the debt
+    /// in it.
     pub(crate) fn order(&self) -> (i64, u64) {
         let charged = |(index, left): (usize, &Option<State>)| {
-            let left = left.as_ref().filter(|_| self.0.cost.of(index) > 0);
+            let left = left.as_ref().filter(|_| self.0.cost.get(index) > 0);
             left.map(State::order)
         };
         let mut each = self.0.left.iter().enumerate();
         each.find_map(charged).unwrap_or_default()
     }
 
-    /// The receipt of its charge, once the turn has been used: what can be refunded can no longer be cancelled.
+    /// The receipt of its charge, once the reservation has been used: what can be refunded can no longer be cancelled.
     #[must_use]
     pub fn into_receipt(self) -> Option<Receipt> {
         self.0.receipt
@@ -400,7 +402,7 @@ impl Turn {
     /// The same reservation once more, for a cancel that did not return its charge.
     #[cfg(feature = "redis")]
     pub(crate) fn again(&self) -> Self {
-        let Taken {
+        let ReservedCharge {
             cost,
             left,
             receipt,

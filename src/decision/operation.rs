@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{Decision, Part, QuotaSnapshot, Receipt, Snapshot, Turn};
+use super::{ChargePart, Decision, QuotaSnapshot, Receipt, Reservation, Snapshot};
 use crate::quota::Cost;
 
 /// What is asked of a backend.
@@ -10,19 +10,20 @@ use crate::quota::Cost;
 pub enum Op {
     /// Spends the cost from every quota of the policy, or nothing at all; a cost of 0 looks.
     Check(Cost),
-    /// Spends the cost now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: it is charged at
-    /// once, and later turns and checks stand behind it.
+    /// Spends the cost now or, under a policy of buckets only, makes a reservation that comes within `max_wait`: it is
+    /// charged at once, and later reservations and checks stand behind it.
     Reserve {
         /// What is spent.
         cost: Cost,
         /// The longest wait that is accepted; zero makes it a check.
         max_wait: Duration,
     },
-    /// Cancels a reservation: its charge goes back if nothing but time has changed the state of the key since. Otherwise the
-    /// charge stays, and the reply holds the reservation, so that it can be cancelled again when those behind it are gone.
-    Cancel(Turn),
+    /// Cancels a reservation: its charge goes back if nothing but time has changed the state of the key since.
+    /// Otherwise the charge stays, and the reply holds the reservation, so that it can be cancelled again when those
+    /// behind it are gone.
+    Cancel(Reservation),
     /// Charges the cost without asking, up to a debt of twice each limit.
-    Penalty(Cost),
+    Penalize(Cost),
     /// Gives back what the receipt says.
     Refund(Receipt),
     /// Forgets the key.
@@ -38,11 +39,11 @@ pub struct Reply {
     pub decision: Decision,
     /// What an allowed check has charged; that of a reservation is in its turn.
     pub receipt: Option<Receipt>,
-    /// How long to wait before going on; zero unless a turn was reserved.
-    pub go_after: Duration,
-    /// The turn that a reservation took, so that it can be given up or, later, refunded; and one whose cancel did not return
-    /// its charge.
-    pub turn: Option<Turn>,
+    /// How long to wait before going on; zero unless a reservation was made.
+    pub wait: Duration,
+    /// The reservation that a reservation took, so that it can be given up or, later, refunded; and one whose cancel
+    /// did not return its charge.
+    pub reservation: Option<Reservation>,
     /// Whether a cancelled reservation has returned its charge.
     pub returned: bool,
 }
@@ -54,24 +55,24 @@ impl Reply {
     /// # Panics
     ///
     /// If there is no quota.
-    pub fn of(quotas: &[QuotaSnapshot]) -> Self {
+    pub fn from_quotas(quotas: &[QuotaSnapshot]) -> Self {
         assert!(
             !quotas.is_empty(),
             "a policy has at least one quota, and so has its answer"
         );
-        let decision = Decision::of(Snapshot::new(SmallVec::from_slice(quotas)));
+        let decision = Decision::from_snapshot(Snapshot::new(SmallVec::from_slice(quotas)));
         Self {
             decision,
             receipt: None,
-            go_after: Duration::ZERO,
-            turn: None,
+            wait: Duration::ZERO,
+            reservation: None,
             returned: false,
         }
     }
 
     /// The answer of a policy's only quota to a check.
     #[inline]
-    pub(crate) fn to_check_of_one(snapshot: QuotaSnapshot, charge: Part) -> Self {
+    pub(crate) fn to_check_of_one(snapshot: QuotaSnapshot, charge: ChargePart) -> Self {
         Self::to_check(Snapshot::single(snapshot), || {
             SmallVec::from_buf_and_len([charge; 2], 1)
         })
@@ -81,17 +82,17 @@ impl Reply {
     #[inline]
     pub(crate) fn to_check(
         snapshot: Snapshot,
-        charges: impl FnOnce() -> SmallVec<[Part; 2]>,
+        charges: impl FnOnce() -> SmallVec<[ChargePart; 2]>,
     ) -> Self {
-        let decision = Decision::of(snapshot);
+        let decision = Decision::from_snapshot(snapshot);
         let receipt = decision
             .is_allowed()
             .then(|| Receipt { charges: charges() });
         Self {
             decision,
             receipt,
-            go_after: Duration::ZERO,
-            turn: None,
+            wait: Duration::ZERO,
+            reservation: None,
             returned: false,
         }
     }

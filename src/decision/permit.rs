@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 
 use super::{Decision, QuotaSnapshot, Snapshot};
 
-/// What names a permit: 128 bits that its holder makes before it asks. Who knows them can release it, so they are not printed.
+/// What names a permit: 128 bits that its holder makes before it asks. Who knows them can release it, so they are not
+/// printed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PermitId([u8; 16]);
 
@@ -47,16 +48,17 @@ impl fmt::Debug for PermitId {
 /// What is asked of a semaphore's backend, of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PermitOp {
-    /// Takes a permit of this weight now, or nothing. The same id again, while its permit lasts, is the same permit with its
-    /// first weight, and renews its lease. Weight 0 looks.
+    /// Takes a permit of this weight now, or nothing. The same id again, while its permit lasts, is the same permit
+    /// with its first weight, and renews its lease. Weight 0 looks.
     Acquire {
         /// What names the permit.
         id: PermitId,
         /// How many permits it counts for.
         weight: u32,
     },
-    /// The same for one who waits: those who came earlier go first, in other processes too. Who is refused has a place in the
-    /// line, by the time that he has waited, for long enough to ask again; [`Release`](Self::Release) gives it up.
+    /// The same for one who waits: those who came earlier go first, in other processes too. Who is denied has a place
+    /// in the line, by the time that he has waited, for long enough to ask again; [`Release`](Self::Release) gives it
+    /// up.
     Wait {
         /// What names the permit.
         id: PermitId,
@@ -69,8 +71,8 @@ pub enum PermitOp {
     Renew(SmallVec<[PermitId; 1]>),
     /// Gives a permit back, and a place in the line.
     Release(PermitId),
-    /// The same if the outcome of a request for this permit is unknown, or if it was sent more than once. A copy that arrives later
-    /// is denied, for one lease.
+    /// The same if the outcome of a request for this permit is unknown, or if it was sent more than once. A copy that
+    /// arrives later is denied, for one lease.
     Revoke(PermitId),
     /// Looks, and changes nothing.
     Peek,
@@ -81,8 +83,8 @@ pub enum PermitOp {
 #[must_use = "the decision is in the reply"]
 #[non_exhaustive]
 pub struct PermitReply {
-    /// Whether there is a permit, and the numbers after it: the capacity, permits that remain, of a refusal when enough leases
-    /// will have ended by themselves (a hint: releases come sooner, renewals later), and when the last one will.
+    /// Whether there is a permit, and the numbers after it: the capacity, permits that remain, of a denial when enough
+    /// leases will have ended by themselves (a hint: releases come sooner, renewals later), and when the last one will.
     pub decision: Decision,
     /// Of each id of a renewal whether its permit lasts; of a release whether there was something to give back.
     pub lasting: SmallVec<[bool; 1]>,
@@ -94,9 +96,9 @@ pub struct PermitReply {
 
 impl PermitReply {
     /// An answer in numbers, for a backend that decides by itself.
-    pub fn of(numbers: QuotaSnapshot) -> Self {
+    pub fn from_snapshot(numbers: QuotaSnapshot) -> Self {
         Self {
-            decision: Decision::of(Snapshot::single(numbers)),
+            decision: Decision::from_snapshot(Snapshot::single(numbers)),
             lasting: SmallVec::new(),
             in_front: 0,
             is_repeated: false,

@@ -3,13 +3,13 @@ use http::header::AUTHORIZATION;
 
 use super::{Key, KeyError, KeyExtractor, Part};
 
-/// The bearer token in `Authorization` (RFC 6750 §2.1), always a secret ([`Key::secret`]): it is neither stored nor sent nor shown as
-/// it is, backends get a fingerprint of it.
+/// The bearer token in `Authorization` (RFC 6750 §2.1), always a secret ([`Key::secret`]): it is neither stored nor
+/// sent nor shown as it is, backends get a fingerprint of it.
 ///
-/// What `Bearer` is written in front of and is no such token is refused, never taken for none.
+/// What `Bearer` is written in front of and is no such token is rejected, never taken for none.
 ///
-/// A client that can choose the token can choose its bucket: limit by it only behind something that has checked it, or beside a
-/// limit by [`ClientIp`](super::ClientIp).
+/// A client that can choose the token can choose its bucket: limit by it only behind something that has checked it, or
+/// beside a limit by [`ClientIp`](super::ClientIp).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bearer;
 
@@ -24,7 +24,8 @@ impl<B> KeyExtractor<Request<B>> for Bearer {
     }
 }
 
-/// `"Bearer" 1*SP b64token`; schemes have no case (RFC 9110 §11.1). An application may make something of what is almost that.
+/// `"Bearer" 1*SP b64token`; schemes have no case (RFC 9110 §11.1). An application may make something of what is almost
+/// that.
 fn token(line: &[u8]) -> Result<&[u8], KeyError> {
     let (scheme, after) = line.split_at_checked(6).unwrap_or((line, b""));
     let is_longer = after.first().is_some_and(|letter| super::is_token(*letter));
@@ -45,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_token_is_a_key_and_anything_else_a_refusal() {
+    fn exactly_one_bearer_token_is_a_key() {
         let key = |lines: &[&[u8]]| {
             let request = lines.iter().fold(Request::builder(), |request, line| {
                 request.header(AUTHORIZATION, *line)

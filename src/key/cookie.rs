@@ -8,14 +8,14 @@ use smallvec::SmallVec;
 use super::{Key, KeyError, KeyExtractor, Part, decoded, trim};
 use crate::message::Quoted;
 
-/// The value of one cookie, such as a session. It is taken for a secret ([`Key::secret`]): backends keep and send a fingerprint of
-/// it, nothing that can be read.
+/// The value of one cookie, such as a session. It is taken for a secret ([`Key::secret`]): backends keep and send a
+/// fingerprint of it, nothing that can be read.
 ///
-/// Names and values are decoded (`%61`), as many frameworks do, so that a value has one bucket however it is written. Quotes around
-/// it are not part of it; an empty one is none, and the same name twice is refused.
+/// Names and values are decoded (`%61`), as many frameworks do, so that a value has one bucket however it is written.
+/// Quotes around it are not part of it; an empty one is none, and the same name twice is rejected.
 ///
-/// A client that can choose the value can choose its bucket: limit by a cookie only behind something that has checked it, or
-/// beside a limit by [`ClientIp`](super::ClientIp).
+/// A client that can choose the value can choose its bucket: limit by a cookie only behind something that has checked
+/// it, or beside a limit by [`ClientIp`](super::ClientIp).
 #[derive(Clone, Debug)]
 pub struct Cookie(Arc<str>);
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_value_is_a_key_and_anything_else_a_refusal() {
+    fn exactly_one_cookie_value_is_a_key() {
         let key = |lines: &[&[u8]]| {
             let request = lines.iter().fold(Request::builder(), |request, line| {
                 request.header(COOKIE, *line)

@@ -19,10 +19,10 @@ pub struct FirstOf<T>(T);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// The next one is asked if there is none: no such header field, cookie, parameter, token, route or extension, or as a closure says with
-/// [`KeyError::client`]. Anything else decides: two values where one is expected, an address that cannot be read, a server that
-/// is set up wrongly, a request that is not to be limited. If there is none at all, the last one says how the request is
-/// refused.
+/// The next one is asked if there is none: no such header field, cookie, parameter, token, route or extension, or as a
+/// closure says with [`KeyError::client`]. Anything else decides: two values where one is expected, an address that
+/// cannot be read, a server that is set up wrongly, a request that is not to be limited. If there is none at all, the
+/// last one says how the request is rejected.
 pub const fn first_of<T>(extractors: T) -> FirstOf<T> {
     FirstOf(extractors)
 }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_next_is_asked_only_if_there_is_none() {
+    fn first_of_asks_the_next_extractor_only_without_a_key() {
         let none = Request::get("/").body(()).expect("valid");
         let with = |name: &str, values: &[&str]| {
             let request = values.iter().fold(Request::get("/"), |request, value| {

@@ -3,11 +3,11 @@ use http::header::{HeaderName, InvalidHeaderName};
 
 use super::{Key, KeyError, KeyExtractor};
 
-/// The value of one header field, such as an API key. It is taken for a secret ([`Key::secret`]): backends keep and send a
-/// fingerprint of it, nothing that can be read.
+/// The value of one header field, such as an API key. It is taken for a secret ([`Key::secret`]): backends keep and
+/// send a fingerprint of it, nothing that can be read.
 ///
-/// A client that can choose the value can choose its bucket: limit by a header only what has been checked, or beside a limit
-/// by [`PeerIp`](super::PeerIp).
+/// A client that can choose the value can choose its bucket: limit by a header only what has been checked, or beside a
+/// limit by [`PeerIp`](super::PeerIp).
 #[derive(Clone, Debug)]
 pub struct Header(HeaderName);
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_value_is_a_key_and_anything_else_a_refusal() {
+    fn exactly_one_cookie_value_is_a_key() {
         let key = |values: &[&[u8]]| {
             let request = values.iter().fold(Request::builder(), |request, value| {
                 request.header("x-api-key", *value)

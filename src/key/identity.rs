@@ -7,8 +7,8 @@ pub(super) const INLINE: usize = 40;
 
 /// Whose limit it is: an address, a customer, an API key. Up to 40 bytes are kept without allocating.
 ///
-/// A secret is another key than the same bytes in the open. Neither is ever printed, and the memory backend keeps only a
-/// keyed fingerprint of them.
+/// A secret is another key than the same bytes in the open. Neither is ever printed, and the memory backend keeps only
+/// a keyed fingerprint of them.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; INLINE]>,
@@ -36,8 +36,8 @@ impl Key {
         }
     }
 
-    /// Several parts as one key, each with its length in front: ("a:b", "c") and ("a", "b:c") stay two keys. A secret part
-    /// makes the whole secret.
+    /// Several parts as one key, each with its length in front: ("a:b", "c") and ("a", "b:c") stay two keys. A secret
+    /// part makes the whole secret.
     #[must_use]
     pub fn join<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut joined = Self::new("");
@@ -65,7 +65,7 @@ impl Key {
     }
 
     /// A secret whose bytes are not at hand as one.
-    pub(super) fn of_secret_bytes(bytes: impl Iterator<Item = u8>) -> Self {
+    pub(super) fn from_secret_bytes(bytes: impl Iterator<Item = u8>) -> Self {
         Self {
             bytes: bytes.collect(),
             secret: true,
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn joined_parts_cannot_be_taken_for_others() {
+    fn joined_parts_are_unambiguous() {
         let join = |parts: &[&str]| Key::join(&parts.iter().map(Key::new).collect::<Vec<_>>());
         assert_eq!(join(&["user", "ab"]).as_bytes(), b"4:user2:ab");
         assert_ne!(join(&["a:b", "c"]), join(&["a", "b:c"]));

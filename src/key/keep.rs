@@ -4,11 +4,11 @@ use std::marker::PhantomData;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-/// Leaves what an extractor of axum finds in the request's extensions, for [`Extension<T>`](super::Extension) to read: the way for
-/// keys that must be awaited.
+/// Leaves what an extractor of axum finds in the request's extensions, for [`Extension<T>`](super::Extension) to read:
+/// the way for keys that must be awaited.
 ///
-/// The extractor runs once, in a layer in front of the limit; handlers read the same value with [`axum::Extension`]. If it refuses a
-/// request, that is the answer.
+/// The extractor runs once, in a layer in front of the limit; handlers read the same value with [`axum::Extension`]. If
+/// it rejects a request, that is the answer.
 ///
 /// ```
 /// use axum::extract::FromRequestParts;

@@ -1,6 +1,6 @@
 //! Whose limit it is: [`Key`], and what takes it from a request.
 //!
-//! | extractor | key | refused, if there is none |
+//! | extractor | key | rejected, if there is none |
 //! |---|---|---|
 //! | [`PeerIp`] | the peer of the connection: IPv4 address, IPv6 /64 | 500: the server was not told to leave it |
 //! | [`ClientIp`] | the client [behind proxies](#behind-a-proxy) that are trusted | 400: what they say cannot be read; 500 as above |
@@ -16,9 +16,9 @@
 //! | [`first_of`] | the first of several that a request has | as the last of them |
 //! | a tuple of these | all parts together | as the first that is missing |
 //!
-//! A request without a key is refused ([`KeyError`] says how) or let through unlimited
-//! ([`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed)); it never falls into a bucket that all share. [`KeyExt`] has what a limit
-//! [passes over](#what-is-not-limited).
+//! A request without a key is rejected ([`KeyError`] says how) or let through unlimited
+//! ([`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed)); it never falls into a bucket that all share. [`KeyExt`] has
+//! what a limit [passes over](#what-is-not-limited).
 //!
 //! ```
 //! use http::Request;
@@ -121,11 +121,11 @@ pub trait KeyExtractor<R> {
     ///
     /// # Errors
     ///
-    /// If there is none; the request is then refused, unless the layer lets such requests through.
+    /// If there is none; the request is then rejected, unless the layer lets such requests through.
     fn key(&self, request: &R) -> Result<Key, KeyError>;
 
-    /// Whether all requests have the same key, so that it is the service and not the client that is over a limit on what is in
-    /// flight: then they are refused with 503 in place of 429. False unless an extractor says so.
+    /// Whether all requests have the same key, so that it is the service and not the client that is over a limit on
+    /// what is in flight: then they are rejected with 503 in place of 429. False unless an extractor says so.
     fn is_global(&self) -> bool {
         false
     }
@@ -135,7 +135,8 @@ pub trait KeyExtractor<R> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// The address of the peer is not in the request. The server does not insert it, or the connection has none (a Unix socket).
+    /// The address of the peer is not in the request. The server does not insert it, or the connection has none (a Unix
+    /// socket).
     MissingPeer,
     /// A layer in front should have left a value of this type.
     MissingExtension(&'static str),
@@ -156,8 +157,8 @@ pub enum KeyError {
         /// How many there should be.
         hops: usize,
     },
-    /// The element for the client in this header field is no address. Or it is `unknown` or `_name`, and the connection of that
-    /// proxy has no address, as on a Unix socket.
+    /// The element for the client in this header field is no address. Or it is `unknown` or `_name`, and the connection
+    /// of that proxy has no address, as on a Unix socket.
     MalformedAddress(HeaderName),
     /// The client's address is in a [`deny_list`](ClientIp::deny_list).
     Denied,
@@ -195,19 +196,19 @@ impl fmt::Display for Part {
 }
 
 impl KeyError {
-    /// The request is at fault: refused with 400. The reason is for logs, the client is not told.
+    /// The request is at fault: rejected with 400. The reason is for logs, the client is not told.
     #[must_use]
     pub fn client(why: impl Into<Cow<'static, str>>) -> Self {
         Self::Client(why.into())
     }
 
-    /// The server is set up wrongly: refused with 500. The reason is for logs, the client is not told.
+    /// The server is set up wrongly: rejected with 500. The reason is for logs, the client is not told.
     #[must_use]
     pub fn server(why: impl Into<Cow<'static, str>>) -> Self {
         Self::Server(why.into())
     }
 
-    /// With which status the request is refused: 400, 403, 404 or 500.
+    /// With which status the request is rejected: 400, 403, 404 or 500.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -221,16 +222,16 @@ impl KeyError {
             | Self::MalformedAddress(_)
             | Self::Client(_) => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
-            // A layer does not refuse what is exempt; whoever does has not looked.
+            // A layer does not reject what is exempt; whoever does has not looked.
             Self::MissingPeer | Self::MissingExtension(_) | Self::Server(_) | Self::Exempt => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         }
     }
 
-    /// Whether the request goes on uncounted, in a layer that lets requests without a key through or in one that does not. What
-    /// cannot be read frees nobody, nor does what is said twice: an application may know a way to read it.
-    pub(crate) const fn lets_pass(&self, unkeyed: bool) -> bool {
+    /// Whether the request goes on uncounted, in a layer that lets requests without a key through or in one that does
+    /// not. What cannot be read frees nobody, nor does what is said twice: an application may know a way to read it.
+    pub(crate) const fn skips_limit(&self, unkeyed: bool) -> bool {
         match self {
             Self::Exempt => true,
             Self::Denied

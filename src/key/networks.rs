@@ -24,14 +24,15 @@ use crate::message::Quoted;
 /// let why = "10.0.0.0/8\n10.1.2.3/16".parse::<Networks>().unwrap_err();
 /// assert_eq!(
 ///     why.to_string(),
-///     r#"line 2: invalid network "10.1.2.3/16": the address has bits beyond the prefix; use "10.1.0.0/16" or "10.1.2.3/32""#
+///     r#"line 2: invalid network "10.1.2.3/16": the address has bits beyond the prefix; use "10.1.0.0/16" or
+///     "10.1.2.3/32""#
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Addresses and networks that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4; `::/0` holds no address of IPv4. For a
-/// [`ClientIp`](super::ClientIp) with [`nat64`](super::ClientIp::nat64), networks in `64:ff9b::/96` are those of IPv4 as well. A
-/// look-up takes a few comparisons, however many networks there are.
+/// Addresses and networks that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4; `::/0` holds no address of
+/// IPv4. For a [`ClientIp`](super::ClientIp) with [`nat64`](super::ClientIp::nat64), networks in `64:ff9b::/96` are
+/// those of IPv4 as well. A look-up takes a few comparisons, however many networks there are.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Networks(Arc<Ranges>);
 
@@ -109,8 +110,9 @@ impl Networks {
         Ok(networks.into_iter().collect())
     }
 
-    /// Loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and `fc00::/7`
-    /// (RFC 1918, RFC 4193). Whoever can send from one of these is in it, neighbours in a shared data centre included.
+    /// Loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and
+    /// `fc00::/7` (RFC 1918, RFC 4193). Whoever can send from one of these is in it, neighbours in a shared data centre
+    /// included.
     #[must_use]
     pub fn loopback_and_private() -> Self {
         Self::new([
@@ -132,7 +134,8 @@ impl Networks {
         }
     }
 
-    /// Whether a decoded address is in one of them. A network in the prefix of NAT64 holds the addresses that are decoded from it.
+    /// Whether a decoded address is in one of them. A network in the prefix of NAT64 holds the addresses that are
+    /// decoded from it.
     pub(super) fn contains_decoded(&self, address: IpAddr, nat64: bool) -> bool {
         let is_in_prefix = || match address {
             IpAddr::V4(ip) if nat64::is_translated(&ip) => holds(&self.0.nat64, ip.to_bits()),
@@ -319,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn edges_are_within_and_what_is_next_to_them_is_not() {
+    fn network_edges_match_and_their_neighbours_do_not() {
         let networks = Networks::new(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7", "2001:db8::/33"]);
         for within in [
             "10.0.0.0",
@@ -348,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn all_of_one_family_is_nothing_of_the_other() {
+    fn all_ipv4_addresses_match_no_ipv6_address() {
         let (four, six) = (Networks::new(["0.0.0.0/0"]), Networks::new(["::/0"]));
         for (address, is_four) in [
             ("0.0.0.0", true),
@@ -382,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_preset_is_what_it_says_and_no_more() {
+    fn preset_sets_only_its_documented_options() {
         let preset = Networks::loopback_and_private();
         for within in [
             "127.0.0.1",

@@ -10,22 +10,25 @@ use tonic::transport::server::TcpConnectInfo;
 use super::identity::INLINE;
 use super::{Key, KeyError, KeyExtractor, nat64};
 
-/// The network of the connection's peer: an IPv4 address, or an IPv6 /64, which is what one customer owns at least. IPv4
-/// addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so that nobody can choose a bucket.
+/// The network of the connection's peer: an IPv4 address, or an IPv6 /64, which is what one customer owns at least.
+/// IPv4 addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so that nobody can choose a
+/// bucket.
 ///
-/// Behind a proxy every peer is the proxy, and all its clients share one bucket: use [`ClientIp`](super::ClientIp) there.
+/// Behind a proxy every peer is the proxy, and all its clients share one bucket: use [`ClientIp`](super::ClientIp)
+/// there.
 ///
-/// The address comes from the server: in axum from `into_make_service_with_connect_info::<SocketAddr>()` (feature `axum`), in
-/// tonic by itself (feature `tonic`; its TLS hides the address in a type of its own, an interceptor in front can read
-/// `request.remote_addr()` and leave a [`PeerAddr`]); with plain hyper, insert a [`PeerAddr`] into each request. A connection on a Unix
-/// socket has no address: use [`ClientIp`](super::ClientIp) with [`hops`](super::TrustedProxies::hops) there.
+/// The address comes from the server: in axum from `into_make_service_with_connect_info::<SocketAddr>()` (feature
+/// `axum`), in tonic by itself (feature `tonic`; its TLS hides the address in a type of its own, an interceptor in
+/// front can read `request.remote_addr()` and leave a [`PeerAddr`]); with plain hyper, insert a [`PeerAddr`] into each
+/// request. A connection on a Unix socket has no address: use [`ClientIp`](super::ClientIp) with
+/// [`hops`](super::TrustedProxies::hops) there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerIp {
     nat64: bool,
 }
 
-/// The address of a connection's peer, as a request extension: for servers that leave none of their own, or not the right one
-/// (behind the PROXY protocol, say). It comes before theirs.
+/// The address of a connection's peer, as a request extension: for servers that leave none of their own, or not the
+/// right one (behind the PROXY protocol, say). It comes before theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
@@ -120,7 +123,8 @@ pub(super) fn network(ip: IpAddr, v4: u8, v6: u8) -> Key {
     }
 }
 
-/// By hand, in a register: this is done for every request, and bytes that are stored one by one cannot be read as one at once.
+/// By hand, in a register: this is done for every request, and bytes that are stored one by one cannot be read as one
+/// at once.
 #[inline]
 pub(super) fn ipv4(ip: Ipv4Addr) -> Key {
     let (mut text, mut len) = (0_u128, 0_u8);
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_a_refusal_that_says_what_to_add() {
+    fn missing_address_error_names_the_remedy() {
         let error = PeerIp::new().key(&Request::new(())).unwrap_err();
         assert_eq!(
             (error.status().as_u16(), &error),
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_our_own_is_read() {
+    fn peer_addr_extension_is_read() {
         let peer = PeerAddr("192.0.2.1:80".parse().expect("an address"));
         let request = Request::builder().extension(peer).body(()).expect("valid");
         assert_eq!(PeerIp::new().key(&request), Ok(Key::from("192.0.2.1")));

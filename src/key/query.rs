@@ -5,11 +5,11 @@ use http::{Request, Uri};
 use super::{Key, KeyError, KeyExtractor, Part};
 use crate::head::Head;
 
-/// The value of one parameter of the query, such as `?api_key=..`. It is taken for a secret ([`Key::secret`]): backends keep and
-/// send a fingerprint of it, nothing that can be read.
+/// The value of one parameter of the query, such as `?api_key=..`. It is taken for a secret ([`Key::secret`]): backends
+/// keep and send a fingerprint of it, nothing that can be read.
 ///
-/// Names and values are decoded as forms are (`%61` and `+`), so that a value has one bucket however it is written; an empty one is
-/// none, and the same name twice is refused. A client that can choose the value can choose its bucket.
+/// Names and values are decoded as forms are (`%61` and `+`), so that a value has one bucket however it is written; an
+/// empty one is none, and the same name twice is rejected. A client that can choose the value can choose its bucket.
 #[derive(Clone, Debug)]
 pub struct Query(Arc<str>);
 
@@ -33,7 +33,7 @@ impl<B> KeyExtractor<Request<B>> for Query {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         let mut values = self.values(Head::from(request).uri);
         match (values.next(), values.next()) {
-            (Some(value), None) if !value.is_empty() => Ok(Key::of_secret_bytes(decoded(value))),
+            (Some(value), None) if !value.is_empty() => Ok(Key::from_secret_bytes(decoded(value))),
             (Some(_), Some(_)) => Err(KeyError::Repeated(Part::Query(Arc::clone(&self.0)))),
             _ => Err(KeyError::Missing(Part::Query(Arc::clone(&self.0)))),
         }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_value_is_a_key_and_anything_else_a_refusal() {
+    fn exactly_one_cookie_value_is_a_key() {
         let key = |query: &str| {
             let request = Request::get(format!("/path?{query}")).body(());
             Query::new("api key").key(&request.expect("valid"))

@@ -11,8 +11,8 @@ use crate::head::Head;
 
 /// The path, without its query, as the client has sent it; in nested routers of axum the whole of it.
 ///
-/// **A client that can write one path in many ways (`/a`, `/%61`, `//a`) has as many buckets**, and so has one that asks for what
-/// is not there: `MatchedPath` has one for each route.
+/// **A client that can write one path in many ways (`/a`, `/%61`, `//a`) has as many buckets**, and so has one that
+/// asks for what is not there: `MatchedPath` has one for each route.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path;
 
@@ -24,8 +24,8 @@ impl<B> KeyExtractor<Request<B>> for Path {
 
 /// The template of the route that axum has matched, `/users/{id}`; in nested routers the whole of it.
 ///
-/// It is known under [`Router::layer`](axum::Router::layer) and at the routes, not around a router nor for its fallback; see
-/// [`cost`](crate::cost#which-places-know-the-route). Requests without it are refused with 404;
+/// It is known under [`Router::layer`](axum::Router::layer) and at the routes, not around a router nor for its
+/// fallback; see [`cost`](crate::cost#which-places-know-the-route). Requests without it are rejected with 404;
 /// `first_of((MatchedPath, Global))` has one bucket for all of them.
 #[cfg(feature = "axum")]
 #[derive(Clone, Copy, Debug, Default)]

@@ -8,42 +8,41 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::RateLimitLayer;
-use super::service::{Asked, Grant, Shared, Verdict};
+use super::service::{Admission, Admitted, CheckRequest, SharedLayer};
 use crate::backend::{Answer, Backend};
-use crate::charge::{Admitted, Charge, SettleError, Settlement};
+use crate::charge::{Acquired, Charge, SettleError, Settlement};
 use crate::decision::{Decision, Op, Reply, Snapshot};
-use crate::limiter::{HandlesFailure, Rejected};
+use crate::limiter::{HandleFailure, Rejected};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::report;
-use crate::response::{Granted, Refusal, Refused, Reject};
-use crate::wait::{self, Bound, Wait};
+use crate::response::{AllowedContext, Protocol, RejectedContext, Rejection};
+use crate::telemetry;
+use crate::wait::{self, Bound, WaitFuture};
 
 pin_project! {
     /// The answer of a [`RateLimit`](super::RateLimit).
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its first poll or after, a charge that the backend has made stays: the request was admitted. In memory it
-    /// is made by `call`, or by the first poll if the layer waits; a backend that answers later may make it although nobody waits
-    /// for the answer. With
-    /// [`refund_on_disconnect`](super::RateLimitLayer::refund_on_disconnect) it goes back if the inner service has not begun.
-    /// Dropped while it waits for its turn, it gives the turn up.
+    /// Dropped before its first poll or after, a charge that the backend has made stays: the request was admitted. In
+    /// memory it is made by `call`, or by the first poll if the layer waits; a backend that answers later may make it
+    /// although nobody waits for the answer. With [`refund_on_disconnect`](super::RateLimitLayer::refund_on_disconnect)
+    /// it goes back if the inner service has not begun. Dropped while it waits, it cancels the reservation.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
         B: Backend,
-        R: Reject<Req, S::Response, S::Error>,
+        R: Protocol<Req, S::Response, S::Error>,
     {
         #[pin]
-        pub(super) state: State<
-            Parked<S, Req, K, B, C, F, R, P>,
+        pub(super) state: RequestState<
+            PendingRequest<S, Req, K, B, C, F, R, P>,
             B::Future,
-            Wait<B::Error>,
+            WaitFuture<B::Error>,
             S::Future,
-            R::Pass,
+            R::InFlight,
             Result<R::Response, R::Error>,
         >,
     }
@@ -51,54 +50,54 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    pub(super) enum State<Parked, Reply, Wait, Inner, Pass, Output> {
+    pub(super) enum RequestState<PendingRequest, Reply, WaitFuture, Inner, InFlight, Output> {
         /// The backend answers later; only then anything is put aside.
-        Deciding { #[pin] reply: Reply, parked: Option<Box<Parked>> },
+        Deciding { #[pin] reply: Reply, pending: Option<Box<PendingRequest>> },
         /// The request waits to be allowed, or for an answer that must not be lost.
-        Waiting { wait: Wait, parked: Option<Box<Parked>> },
+        Waiting { wait: WaitFuture, pending: Option<Box<PendingRequest>> },
         /// It may go on, and the inner service has to be ready.
-        Readying { parked: Option<Box<Parked>> },
+        WaitingForService { pending: Option<Box<PendingRequest>> },
         /// The charge of a layer around this one is being changed.
-        Settling { settlement: Settlement, parked: Option<Box<Parked>> },
+        Settling { settlement: Settlement, pending: Option<Box<PendingRequest>> },
         /// The inner service has been called.
-        Calling { #[pin] response: Inner, pass: Option<Pass>, unserved: Option<Unserved> },
-        /// The request was refused.
+        Calling { #[pin] response: Inner, in_flight: Option<InFlight>, unserved: Option<RefundUnlessServed> },
+        /// The request was rejected.
         Done { result: Option<Output> },
     }
 }
 
 /// What comes after a charge has been changed.
-pub(super) enum Next {
+pub(super) enum AfterSettlement {
     /// The request goes on.
-    Go,
-    /// It was refused a part of its cost, and the rest has gone back: it is asked for as a whole.
-    AskAgain(Refusal),
-    Refuse(Refusal),
+    Allow,
+    /// It was rejected a part of its cost, and the rest has gone back: it is asked for as a whole.
+    CheckAgain(Rejection),
+    Reject(Rejection),
 }
 
 /// What waits for the decision, the service that is ready included.
-pub(super) struct Parked<S, Req, K, B, C, F, R, P> {
-    pub(super) shared: Arc<Shared<K, B, C, F, R, P>>,
+pub(super) struct PendingRequest<S, Req, K, B, C, F, R, P> {
+    pub(super) shared: Arc<SharedLayer<K, B, C, F, R, P>>,
     pub(super) service: S,
     pub(super) request: Req,
     pub(super) policy: Policy,
-    pub(super) asked: Asked,
+    pub(super) check: CheckRequest,
     /// What gives the charge of a layer around this one back, if the request is given up.
-    pub(super) unserved: Option<Unserved>,
+    pub(super) unserved: Option<RefundUnlessServed>,
     /// What it goes on with, when the service is ready.
-    pub(super) grant: Option<Grant>,
+    pub(super) admitted: Option<Admitted>,
     /// What comes when a charge has been changed.
-    pub(super) next: Option<Next>,
+    pub(super) next: Option<AfterSettlement>,
     /// Since when the request may wait, and for how long.
     pub(super) bound: Option<Bound>,
     /// Whether the service's readiness has been given back.
-    pub(super) has_given_way: bool,
+    pub(super) has_released_readiness: bool,
 }
 
 /// Gives a charge back unless the inner service begins with its request.
-pub(super) struct Unserved(Option<Box<Charge>>);
+pub(super) struct RefundUnlessServed(Option<Box<Charge>>);
 
-impl Unserved {
+impl RefundUnlessServed {
     pub(super) fn new(charge: Charge) -> Self {
         Self(Some(Box::new(charge)))
     }
@@ -108,7 +107,7 @@ impl Unserved {
     }
 }
 
-impl Drop for Unserved {
+impl Drop for RefundUnlessServed {
     fn drop(&mut self) {
         if let Some(charge) = self.0.take() {
             drop(charge.cancel());
@@ -120,22 +119,23 @@ impl Drop for Unserved {
 const DONE: &str = "`ResponseFuture` polled after completion";
 
 /// The state of the future of `S`.
-type StateOf<S, Req, K, B, C, F, R, P> = State<
-    Parked<S, Req, K, B, C, F, R, P>,
+type RequestStateOf<S, Req, K, B, C, F, R, P> = RequestState<
+    PendingRequest<S, Req, K, B, C, F, R, P>,
     <B as Backend>::Future,
-    Wait<<B as Backend>::Error>,
+    WaitFuture<<B as Backend>::Error>,
     <S as Service<Req>>::Future,
-    <R as Reject<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Pass,
-    OutputOf<S, Req, R>,
+    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::InFlight,
+    RateLimitOutput<S, Req, R>,
 >;
 
 /// A request that is put aside.
-pub(super) type ParkedOf<S, Req, K, B, C, F, R, P> = Box<Parked<S, Req, K, B, C, F, R, P>>;
+pub(super) type PendingRequestOf<S, Req, K, B, C, F, R, P> =
+    Box<PendingRequest<S, Req, K, B, C, F, R, P>>;
 
 /// What a limited service answers.
-pub(super) type OutputOf<S, Req, R> = Result<
-    <R as Reject<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Response,
-    <R as Reject<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
+pub(super) type RateLimitOutput<S, Req, R> = Result<
+    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Response,
+    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
 >;
 
 /// Passes a request on to a service that is ready.
@@ -146,171 +146,186 @@ pub(super) fn serve<S, Req, K, B, C, F, R, P>(
     layer: &RateLimitLayer<K, B, C, F, R, P>,
     policy: &Policy,
     partition_key: Option<PartitionKey>,
-    grant: Grant,
-) -> StateOf<S, Req, K, B, C, F, R, P>
+    admitted: Admitted,
+) -> RequestStateOf<S, Req, K, B, C, F, R, P>
 where
     S: Service<Req>,
     B: Backend,
-    R: Reject<Req, S::Response, S::Error>,
+    R: Protocol<Req, S::Response, S::Error>,
 {
-    let granted = Granted {
-        answer: grant.decision.map(|decision| (policy, decision)),
-        offer: grant.offer,
-        joined: grant.joined,
+    let allowed = AllowedContext {
+        answer: admitted.decision.map(|decision| (policy, decision)),
+        deferred_charge: admitted.deferred_charge,
+        joined: admitted.joined,
         partition_key,
-        lobby: layer.backend.lobby(),
+        context: layer.backend.context(),
     };
-    let pass = Some(layer.reject.admit(&mut request, granted));
+    let in_flight = Some(layer.protocol.allow(&mut request, allowed));
     let response = service.call(request);
-    State::Calling {
+    RequestState::Calling {
         response,
-        pass,
-        unserved: grant.unserved,
+        in_flight,
+        unserved: admitted.unserved,
     }
 }
 
-impl<S, Req, K, B, C, F, R, P> Parked<S, Req, K, B, C, F, R, P>
+impl<S, Req, K, B, C, F, R, P> PendingRequest<S, Req, K, B, C, F, R, P>
 where
     S: Service<Req> + Clone,
     B: Backend,
-    F: HandlesFailure<B::Error>,
-    R: Reject<Req, S::Response, S::Error>,
+    F: HandleFailure<B::Error>,
+    R: Protocol<Req, S::Response, S::Error>,
 {
     /// The backend answers later.
     pub(super) fn decide_later(
         self: Box<Self>,
         reply: B::Future,
-    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let layer = &self.shared.layer;
         if layer.refund_unserved {
-            let wait = wait::kept(reply, &layer.backend, &self.policy, &self.asked.key);
-            let parked = Some(self);
-            return State::Waiting { wait, parked };
+            let wait = wait::refund_on_drop(reply, &layer.backend, &self.policy, &self.check.key);
+            let pending = Some(self);
+            return RequestState::Waiting { wait, pending };
         }
-        let parked = Some(self);
-        State::Deciding { reply, parked }
+        let pending = Some(self);
+        RequestState::Deciding { reply, pending }
     }
 
     /// What comes after the backend's answer.
     fn decided(
         mut self: Box<Self>,
         reply: Result<Reply, B::Error>,
-    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let Self {
             shared,
             policy,
-            asked,
+            check,
             ..
         } = &mut *self;
-        let verdict = shared.judge(reply, policy, asked);
-        self.follow(verdict)
+        let admission = shared.admission(reply, policy, check);
+        self.proceed(admission)
     }
 
     /// What comes after a wait.
     fn waited(
         mut self: Box<Self>,
-        waited: Result<Admitted, Rejected<B::Error>>,
-    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        waited: Result<Acquired, Rejected<B::Error>>,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let Self {
             shared,
             policy,
-            asked,
+            check,
             bound,
             ..
         } = &mut *self;
-        let verdict = match waited {
-            Ok(admitted) => shared.grant(admitted, policy, asked),
-            Err(Rejected::Denied(decision)) => shared.deny(decision, policy, asked),
+        let admission = match waited {
+            Ok(acquired) => shared.allow(acquired, policy, check),
+            Err(Rejected::Denied(decision)) => shared.deny(decision, policy, check),
             Err(Rejected::Backend(error)) => {
                 if let (Some(bound), Some(local)) = (*bound, shared.layer.on_error.fallback()) {
-                    report::failed(&error, policy);
-                    asked.fall_back(policy);
-                    let left = bound.left(shared.layer.backend.lobby());
-                    let wait = wait::begin_local(local, policy, &asked.key, &asked.missing, left);
-                    let parked = Some(self);
-                    return State::Waiting { wait, parked };
+                    telemetry::backend_failed(&error, policy);
+                    check.use_fallback(policy);
+                    let left = bound.left(shared.layer.backend.context());
+                    let wait = wait::acquire_local(local, policy, &check.key, &check.missing, left);
+                    let pending = Some(self);
+                    return RequestState::Waiting { wait, pending };
                 }
-                shared.judge(Err(error), policy, asked)
+                shared.admission(Err(error), policy, check)
             }
         };
-        self.follow(verdict)
+        self.proceed(admission)
     }
 
-    pub(super) fn follow(
+    pub(super) fn proceed(
         mut self: Box<Self>,
-        verdict: Verdict,
-    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        admission: Admission,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         if !self.shared.layer.refund_unserved {
-            // Its turn has come: from now on nothing is given up.
+            // Its reservation is due: from now on nothing is given up.
             self.keep_charge();
         }
-        match verdict {
-            Verdict::Go(grant) => self.go(grant),
-            Verdict::Settle(settlement) => self.settle(settlement, Next::Go),
-            Verdict::Refuse(refusal) => self.refuse(refusal),
+        match admission {
+            Admission::Allow(admitted) => self.call_when_ready(admitted),
+            Admission::Settle(settlement) => self.settle(settlement, AfterSettlement::Allow),
+            Admission::Reject(rejection) => self.reject(rejection),
         }
     }
 
     /// Goes on as soon as the service is ready; it is if its readiness was kept.
-    fn go(mut self: Box<Self>, grant: Grant) -> StateOf<S, Req, K, B, C, F, R, P> {
-        if self.has_given_way {
-            self.grant = Some(grant);
-            return State::Readying { parked: Some(self) };
+    fn call_when_ready(
+        mut self: Box<Self>,
+        admitted: Admitted,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        if self.has_released_readiness {
+            self.admitted = Some(admitted);
+            return RequestState::WaitingForService {
+                pending: Some(self),
+            };
         }
-        self.serve(grant)
+        self.serve(admitted)
     }
 
     /// Goes on to the service, which is ready.
-    fn serve(mut self, grant: Grant) -> StateOf<S, Req, K, B, C, F, R, P> {
+    fn serve(mut self, admitted: Admitted) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         self.keep_charge();
         let Self {
             shared,
             mut service,
             request,
             policy,
-            asked,
+            check,
             ..
         } = self;
-        let (layer, partition_key) = (&shared.layer, asked.partition_key);
-        serve(&mut service, request, layer, &policy, partition_key, grant)
+        let (layer, partition_key) = (&shared.layer, check.partition_key);
+        serve(
+            &mut service,
+            request,
+            layer,
+            &policy,
+            partition_key,
+            admitted,
+        )
     }
 
     /// Answers in place of the service, after a charge of a layer around this one has gone back.
-    fn refuse(mut self: Box<Self>, refusal: Refusal) -> StateOf<S, Req, K, B, C, F, R, P> {
-        let Some(charge) = self.asked.joined.take() else {
-            return self.answer(refusal);
+    fn reject(
+        mut self: Box<Self>,
+        rejection: Rejection,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        let Some(charge) = self.check.joined.take() else {
+            return self.respond(rejection);
         };
-        self.give_way();
+        self.release_readiness();
         // Else what goes back does not change the answer, and nobody waits for it.
-        let matters = !self.asked.elsewhere;
+        let matters = !self.check.elsewhere;
         if matters
-            && self.must_ask_again()
+            && self.must_check_again()
             && let Some(settlement) = charge.lower(&Cost::ZERO)
         {
-            self.asked.joined = Some(charge);
-            return self.settle(settlement, Next::AskAgain(refusal));
+            self.check.joined = Some(charge);
+            return self.settle(settlement, AfterSettlement::CheckAgain(rejection));
         }
-        let settlement = charge.refuse();
+        let settlement = charge.reject();
         if matters {
-            return self.settle(settlement, Next::Refuse(refusal));
+            return self.settle(settlement, AfterSettlement::Reject(rejection));
         }
-        self.answer(refusal)
+        self.respond(rejection)
     }
 
     /// Whether the wait for what was missing is not the one for the whole cost.
-    fn must_ask_again(&self) -> bool {
-        self.asked.missing != self.asked.cost && !self.policy.has_waits_that_add_up()
+    fn must_check_again(&self) -> bool {
+        self.check.missing != self.check.cost && !self.policy.has_waits_that_add_up()
     }
 
     pub(super) fn settle(
         mut self: Box<Self>,
         settlement: Settlement,
-        next: Next,
-    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        next: AfterSettlement,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         self.next = Some(next);
-        State::Settling {
+        RequestState::Settling {
             settlement,
-            parked: Some(self),
+            pending: Some(self),
         }
     }
 
@@ -318,77 +333,79 @@ where
     fn settled(
         mut self: Box<Self>,
         after: Result<Option<Snapshot>, SettleError>,
-        next: Next,
-    ) -> StateOf<S, Req, K, B, C, F, R, P> {
+        next: AfterSettlement,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let gone_back = after.is_ok();
         let after = after.ok().flatten();
         match next {
-            Next::Go => {
-                let charge = self.asked.joined.take().expect(DONE);
+            AfterSettlement::Allow => {
+                let charge = self.check.joined.take().expect(DONE);
                 if let Some(after) = after {
                     charge.set_decision(Decision::Allow(after));
                 }
                 let decision = charge.decision();
-                let grant = self.shared.join(charge, decision);
-                self.go(grant)
+                let admitted = self.shared.join(charge, decision);
+                self.call_when_ready(admitted)
             }
-            Next::AskAgain(_) if gone_back => self.ask_again(),
-            Next::AskAgain(refusal) => {
-                if let Some(charge) = self.asked.joined.take() {
-                    drop(charge.refuse());
+            AfterSettlement::CheckAgain(_) if gone_back => self.check_again(),
+            AfterSettlement::CheckAgain(rejection) => {
+                if let Some(charge) = self.check.joined.take() {
+                    drop(charge.reject());
                 }
-                self.answer(refusal)
+                self.respond(rejection)
             }
-            Next::Refuse(mut refusal) => {
-                if let (Refusal::Limited { decision, .. }, Some(after)) = (&mut refusal, &after) {
-                    *decision = Decision::of(decision.snapshot().with_numbers_of(after));
+            AfterSettlement::Reject(mut rejection) => {
+                if let (Rejection::Limited { decision, .. }, Some(after)) = (&mut rejection, &after)
+                {
+                    *decision =
+                        Decision::from_snapshot(decision.snapshot().with_numbers_from(after));
                 }
-                self.answer(refusal)
+                self.respond(rejection)
             }
         }
     }
 
-    /// Asks for the whole cost, where a part of it was refused.
-    fn ask_again(mut self: Box<Self>) -> StateOf<S, Req, K, B, C, F, R, P> {
+    /// Asks for the whole cost, where a part of it was rejected.
+    fn check_again(mut self: Box<Self>) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let Self {
             shared,
             policy,
-            asked,
+            check,
             ..
         } = &mut *self;
-        asked.missing = asked.cost.clone();
+        check.missing = check.cost.clone();
         let layer = &shared.layer;
-        if let Some(local) = layer.on_error.fallback().filter(|_| asked.by_fallback) {
-            let reply = local.check(policy, &asked.key, asked.cost.clone());
+        if let Some(local) = layer.on_error.fallback().filter(|_| check.by_fallback) {
+            let reply = local.check(policy, &check.key, check.cost.clone());
             return self.decided(Ok(reply));
         }
         match layer
             .backend
-            .ask(Op::Check(asked.cost.clone()), policy, &asked.key)
+            .ask(Op::Check(check.cost.clone()), policy, &check.key)
         {
             Answer::Now(reply) => self.decided(reply),
             Answer::Later(reply) => self.decide_later(reply),
         }
     }
 
-    fn answer(self, refusal: Refusal) -> StateOf<S, Req, K, B, C, F, R, P> {
-        report::refused(&refusal);
+    fn respond(self, rejection: Rejection) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        telemetry::rejected(&rejection);
         let layer = &self.shared.layer;
-        let refused = Refused {
-            refusal,
-            partition_key: self.asked.partition_key,
-            lobby: layer.backend.lobby(),
+        let rejected = RejectedContext {
+            rejection,
+            partition_key: self.check.partition_key,
+            context: layer.backend.context(),
         };
-        let result = layer.reject.refuse(&self.request, refused);
+        let result = layer.protocol.reject(&self.request, rejected);
         let result = Some(result);
-        State::Done { result }
+        RequestState::Done { result }
     }
 
     /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.
-    fn give_way(&mut self) {
-        if !self.has_given_way {
+    fn release_readiness(&mut self) {
+        if !self.has_released_readiness {
             self.service = self.service.clone();
-            self.has_given_way = true;
+            self.has_released_readiness = true;
         }
     }
 
@@ -403,8 +420,8 @@ impl<S, Req, K, B, C, F, R, P> Future for ResponseFuture<S, Req, K, B, C, F, R, 
 where
     S: Service<Req> + Clone,
     B: Backend,
-    F: HandlesFailure<B::Error>,
-    R: Reject<Req, S::Response, S::Error>,
+    F: HandleFailure<B::Error>,
+    R: Protocol<Req, S::Response, S::Error>,
 {
     type Output = Result<R::Response, R::Error>;
 
@@ -412,47 +429,50 @@ where
         let mut state = self.project().state;
         loop {
             let next = match state.as_mut().project() {
-                StateProj::Deciding { reply, parked } => {
+                StateProj::Deciding { reply, pending } => {
                     let Poll::Ready(reply) = reply.poll(cx) else {
-                        parked.as_mut().expect(DONE).give_way();
+                        pending.as_mut().expect(DONE).release_readiness();
                         return Poll::Pending;
                     };
-                    parked.take().expect(DONE).decided(reply)
+                    pending.take().expect(DONE).decided(reply)
                 }
-                StateProj::Waiting { wait, parked } => match wait.as_mut().poll(cx) {
-                    Poll::Ready(waited) => parked.take().expect(DONE).waited(waited),
+                StateProj::Waiting { wait, pending } => match wait.as_mut().poll(cx) {
+                    Poll::Ready(waited) => pending.take().expect(DONE).waited(waited),
                     Poll::Pending => {
-                        parked.as_mut().expect(DONE).give_way();
+                        pending.as_mut().expect(DONE).release_readiness();
                         return Poll::Pending;
                     }
                 },
-                StateProj::Readying { parked } => {
-                    let waiting = parked.as_mut().expect(DONE);
+                StateProj::WaitingForService { pending } => {
+                    let waiting = pending.as_mut().expect(DONE);
                     if let Err(error) = ready!(waiting.service.poll_ready(cx)) {
                         return Poll::Ready(Err(R::error(error)));
                     }
-                    let grant = waiting.grant.take().expect(DONE);
-                    parked.take().expect(DONE).serve(grant)
+                    let admitted = waiting.admitted.take().expect(DONE);
+                    pending.take().expect(DONE).serve(admitted)
                 }
-                StateProj::Settling { settlement, parked } => {
+                StateProj::Settling {
+                    settlement,
+                    pending,
+                } => {
                     let Poll::Ready(after) = Pin::new(settlement).poll(cx) else {
-                        parked.as_mut().expect(DONE).give_way();
+                        pending.as_mut().expect(DONE).release_readiness();
                         return Poll::Pending;
                     };
-                    let mut parked = parked.take().expect(DONE);
-                    let next = parked.next.take().expect(DONE);
-                    parked.settled(after, next)
+                    let mut pending = pending.take().expect(DONE);
+                    let next = pending.next.take().expect(DONE);
+                    pending.settled(after, next)
                 }
                 StateProj::Calling {
                     response,
-                    pass,
+                    in_flight,
                     unserved,
                 } => {
                     if let Some(mut unserved) = unserved.take() {
                         unserved.served();
                     }
                     return Poll::Ready(match ready!(response.poll(cx)) {
-                        Ok(response) => Ok(R::response(pass.take().expect(DONE), response)),
+                        Ok(response) => Ok(R::response(in_flight.take().expect(DONE), response)),
                         Err(error) => Err(R::error(error)),
                     });
                 }
@@ -467,7 +487,7 @@ impl<S, Req, K, B, C, F, R, P> fmt::Debug for ResponseFuture<S, Req, K, B, C, F,
 where
     S: Service<Req>,
     B: Backend,
-    R: Reject<Req, S::Response, S::Error>,
+    R: Protocol<Req, S::Response, S::Error>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ResponseFuture")

@@ -1,7 +1,7 @@
 //! [`RateLimitLayer`]: limits any Tower service, by key.
 //!
-//! Answers `429` to clients that ask too often, or lets them [wait](RateLimitLayer::wait). Behind a proxy every peer is the proxy: use
-//! [`ClientIp`](crate::ClientIp) and name the proxies that you trust.
+//! Answers `429` to clients that ask too often, or lets them [wait](RateLimitLayer::wait). Behind a proxy every peer is
+//! the proxy: use [`ClientIp`](crate::ClientIp) and name the proxies that you trust.
 //!
 //! ```
 //! use http::{Request, Response, StatusCode};
@@ -33,9 +33,9 @@
 //! let limit = RateLimitLayer::new(free.clone(), PeerIp::new(), MemoryBackend::new())
 //!     .policy_fn(move |head, _key| if head.headers.contains_key("x-paid") { paid.clone() } else { free.clone() })
 //!     .cost_fn(|head| if head.method == "POST" { 5 } else { 1 })
-//!     .reject_fn(|_head, refusal| {
-//!         let mut response = Response::new(format!("{refusal}\n"));
-//!         *response.status_mut() = refusal.status();
+//!     .reject_fn(|_head, rejection| {
+//!         let mut response = Response::new(format!("{rejection}\n"));
+//!         *response.status_mut() = rejection.status();
 //!         response
 //!     });
 //! let app: Router = Router::new()
@@ -44,10 +44,10 @@
 //!     .route("/report", get(|| async { "long" }).layer(limit.cost(20))); // after `.layer`: not under it, same buckets
 //! ```
 //!
-//! Where clients upload, put a [`DrainLayer`](crate::DrainLayer) around the limit: without it an HTTP/1.1 client that is still sending
-//! gets a reset connection in place of its 429.
+//! Where clients upload, put a [`DrainLayer`](crate::DrainLayer) around the limit: without it an HTTP/1.1 client that
+//! is still sending gets a reset connection in place of its 429.
 //!
-//! Waiting instead of refusing, in turns that are reserved at once; here on a clock that a test moves:
+//! Waiting instead of rejecting, by reservations that are made at once; here on a clock that a test moves:
 //!
 //! ```
 //! use std::time::Duration;
@@ -61,7 +61,7 @@
 //! let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
 //! let backend = MemoryBackend::builder().clock(clock.clone()).build();
 //! let limit = RateLimitLayer::new(Policy::new("upstream", Quota::per_second(2).burst(1)), Global, backend)
-//!     .wait(MaxWait::of(Duration::from_secs(1)));
+//!     .wait(MaxWait::within(Duration::from_secs(1)));
 //! let mut service = ServiceBuilder::new().layer(limit).service_fn(|request: Request<()>| async move {
 //!     let waited = request.extensions().get::<Charge>().map(Charge::waited);
 //!     Ok::<_, std::convert::Infallible>(Response::new(format!("{waited:?}")))

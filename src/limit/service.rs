@@ -7,42 +7,45 @@ use std::time::Duration;
 
 use tower_service::Service;
 
-use super::future::{Next, Parked, ParkedOf, ResponseFuture, State, Unserved, serve};
+use super::future::{
+    AfterSettlement, PendingRequest, PendingRequestOf, RefundUnlessServed, RequestState,
+    ResponseFuture, serve,
+};
 use super::{PolicyOf, RateLimitLayer};
 use crate::backend::{Answer, Backend};
-use crate::charge::{Admitted, Charge, Settle, Settlement};
+use crate::charge::{Acquired, Charge, Settle, Settlement};
 use crate::cost::CostOf;
 use crate::decision::{Decision, Op, Reply};
 use crate::key::{Key, KeyError, KeyExtractor};
-use crate::limiter::{HandlesFailure, Outcome};
+use crate::limiter::{CheckOutcome, HandleFailure};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::report;
-use crate::response::{Granted, Offer, Refusal, Refused, Reject};
+use crate::response::{AllowedContext, DeferredCharge, Protocol, RejectedContext, Rejection};
+use crate::telemetry;
 use crate::wait::{self, Bound, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
 ///
 /// Around a service that does not speak HTTP it is none before the layer is told to
-/// [`reject_with(AsError)`](RateLimitLayer::reject_with).
+/// [`protocol(AsError)`](RateLimitLayer::protocol).
 ///
 /// It is ready when the inner service is, and releases that readiness while a request is not decided; see
 /// [`RateLimitLayer`](RateLimitLayer#readiness).
 pub struct RateLimit<S, K, B, C, F, R, P> {
     pub(super) inner: S,
     /// Everything but the service: clones of it share one limit.
-    pub(super) shared: Arc<Shared<K, B, C, F, R, P>>,
+    pub(super) shared: Arc<SharedLayer<K, B, C, F, R, P>>,
 }
 
-pub(super) struct Shared<K, B, C, F, R, P> {
+pub(super) struct SharedLayer<K, B, C, F, R, P> {
     pub(super) layer: RateLimitLayer<K, B, C, F, R, P>,
     /// The layer's backend, for charges to be settled in.
     pub(super) settler: Arc<dyn Settle>,
 }
 
 /// What is asked for a request.
-pub(super) struct Asked {
+pub(super) struct CheckRequest {
     pub(super) key: Key,
     /// What the request costs.
     pub(super) cost: Cost,
@@ -61,126 +64,126 @@ pub(super) struct Asked {
 }
 
 /// What becomes of a request.
-pub(super) enum Verdict {
-    Go(Grant),
+pub(super) enum Admission {
+    Allow(Admitted),
     /// Goes on by the charge that it has joined, when what that was above the cost has gone back.
     Settle(Settlement),
-    Refuse(Refusal),
+    Reject(Rejection),
 }
 
 /// What a request goes on with.
-pub(super) struct Grant {
+pub(super) struct Admitted {
     /// None: it passes uncounted, or there is nothing new to tell.
     pub(super) decision: Option<Decision>,
-    pub(super) offer: Offer<'static>,
+    pub(super) deferred_charge: DeferredCharge<'static>,
     /// Whether the offer is the charge of a layer around this one.
     pub(super) joined: bool,
     /// What gives it back unless the inner service begins with it.
-    pub(super) unserved: Option<Unserved>,
+    pub(super) unserved: Option<RefundUnlessServed>,
 }
 
-impl<K, B, C, F, R, P> Shared<K, B, C, F, R, P>
+impl<K, B, C, F, R, P> SharedLayer<K, B, C, F, R, P>
 where
     B: Backend,
-    F: HandlesFailure<B::Error>,
+    F: HandleFailure<B::Error>,
 {
     /// What a reply, or its failure, means for the request.
-    pub(super) fn judge(
+    pub(super) fn admission(
         &self,
         reply: Result<Reply, B::Error>,
         policy: &Policy,
-        asked: &mut Asked,
-    ) -> Verdict {
+        check: &mut CheckRequest,
+    ) -> Admission {
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
-                report::failed(&error, policy);
+                telemetry::backend_failed(&error, policy);
                 let on_error = &self.layer.on_error;
-                asked.fall_back(policy);
-                match on_error.handle(error, policy, &asked.key, asked.missing.clone()) {
-                    Outcome::Decided(reply) => reply,
-                    Outcome::Unavailable if !policy.is_shadow() => {
-                        report::decided(policy, report::Outcome::Unavailable);
-                        return Verdict::Refuse(Refusal::Unavailable);
+                check.use_fallback(policy);
+                match on_error.handle(error, policy, &check.key, check.missing.clone()) {
+                    CheckOutcome::Decided(reply) => reply,
+                    CheckOutcome::Unavailable if !policy.is_shadow() => {
+                        telemetry::decided(policy, telemetry::DecisionOutcome::Unavailable);
+                        return Admission::Reject(Rejection::Unavailable);
                     }
-                    Outcome::Pass | Outcome::Unavailable => {
-                        report::decided(policy, report::Outcome::Passed);
-                        return Verdict::Go(self.uncounted(asked));
+                    CheckOutcome::Uncounted | CheckOutcome::Unavailable => {
+                        telemetry::decided(policy, telemetry::DecisionOutcome::Passed);
+                        return Admission::Allow(self.uncounted(check));
                     }
                 }
             }
         };
         if reply.decision.is_allowed() {
-            let admitted = Admitted {
+            let acquired = Acquired {
                 decision: reply.decision,
                 receipt: reply.receipt,
                 waited: Duration::ZERO,
             };
-            self.grant(admitted, policy, asked)
+            self.allow(acquired, policy, check)
         } else {
-            self.deny(reply.decision, policy, asked)
+            self.deny(reply.decision, policy, check)
         }
     }
 
     /// What a request goes on with that the backend, or the one in its place, has let through.
-    pub(super) fn grant(
+    pub(super) fn allow(
         &self,
-        mut admitted: Admitted,
+        mut acquired: Acquired,
         policy: &Policy,
-        asked: &mut Asked,
-    ) -> Verdict {
-        report::decided(policy, report::Outcome::Allowed);
-        report::waited(admitted.waited, policy);
-        if let Some(charge) = asked.joined.take() {
-            if asked.elsewhere {
+        check: &mut CheckRequest,
+    ) -> Admission {
+        telemetry::decided(policy, telemetry::DecisionOutcome::Allowed);
+        telemetry::waited(acquired.waited, policy);
+        if let Some(charge) = check.joined.take() {
+            if check.elsewhere {
                 // It cannot be given back where the charge lies.
-                admitted.receipt = None;
+                acquired.receipt = None;
             }
-            let decision = admitted.decision.clone();
-            charge.extend(&asked.missing, admitted);
+            let decision = acquired.decision.clone();
+            charge.extend(&check.missing, acquired);
             // What another quota was charged too much for.
-            return match charge.lower(&asked.cost) {
-                Some(settlement) if !asked.elsewhere => {
-                    asked.joined = Some(charge);
-                    Verdict::Settle(settlement)
+            return match charge.lower(&check.cost) {
+                Some(settlement) if !check.elsewhere => {
+                    check.joined = Some(charge);
+                    Admission::Settle(settlement)
                 }
-                _ => Verdict::Go(self.join(charge, Some(decision))),
+                _ => Admission::Allow(self.join(charge, Some(decision))),
             };
         }
-        let settler: Option<Arc<dyn Settle>> = if asked.by_fallback {
+        let settler: Option<Arc<dyn Settle>> = if check.by_fallback {
             let fallback = self.layer.on_error.fallback();
             fallback.map(|local| Arc::new(local.clone()) as _)
         } else {
             Some(Arc::clone(&self.settler))
         };
         let Some(settler) = settler else {
-            return Verdict::Go(Grant {
-                decision: Some(admitted.decision),
-                offer: Offer::Uncounted,
+            return Admission::Allow(Admitted {
+                decision: Some(acquired.decision),
+                deferred_charge: DeferredCharge::Uncounted,
                 joined: false,
                 unserved: None,
             });
         };
         // Nobody asks for the key any more.
-        let key = mem::replace(&mut asked.key, Key::new(""));
+        let key = mem::replace(&mut check.key, Key::new(""));
         if self.layer.refund_unserved {
-            let decision = admitted.decision.clone();
-            let charge = Charge::new(settler, policy.clone(), key, asked.cost.clone(), admitted);
-            return Verdict::Go(Grant {
+            let decision = acquired.decision.clone();
+            let charge = Charge::new(settler, policy.clone(), key, check.cost.clone(), acquired);
+            return Admission::Allow(Admitted {
                 decision: Some(decision),
-                unserved: Some(Unserved::new(charge.clone())),
-                offer: Offer::Made(Box::new(charge)),
+                unserved: Some(RefundUnlessServed::new(charge.clone())),
+                deferred_charge: DeferredCharge::Existing(Box::new(charge)),
                 joined: false,
             });
         }
-        Verdict::Go(Grant {
-            decision: Some(admitted.decision),
-            offer: Offer::New {
+        Admission::Allow(Admitted {
+            decision: Some(acquired.decision),
+            deferred_charge: DeferredCharge::New {
                 settler: Cow::Owned(settler),
                 key,
-                cost: asked.cost.clone(),
-                receipt: admitted.receipt,
-                waited: admitted.waited,
+                cost: check.cost.clone(),
+                receipt: acquired.receipt,
+                waited: acquired.waited,
             },
             joined: false,
             unserved: None,
@@ -188,43 +191,48 @@ where
     }
 
     /// To go on with the charge of a layer around this one.
-    pub(super) fn join(&self, charge: Box<Charge>, decision: Option<Decision>) -> Grant {
+    pub(super) fn join(&self, charge: Box<Charge>, decision: Option<Decision>) -> Admitted {
         let unserved = self.layer.refund_unserved;
-        Grant {
+        Admitted {
             decision,
-            unserved: unserved.then(|| Unserved::new(Charge::clone(&charge))),
-            offer: Offer::Made(charge),
+            unserved: unserved.then(|| RefundUnlessServed::new(Charge::clone(&charge))),
+            deferred_charge: DeferredCharge::Existing(charge),
             joined: true,
         }
     }
 
     /// What becomes of a request that is over the limit.
-    pub(super) fn deny(&self, decision: Decision, policy: &Policy, asked: &mut Asked) -> Verdict {
+    pub(super) fn deny(
+        &self,
+        decision: Decision,
+        policy: &Policy,
+        check: &mut CheckRequest,
+    ) -> Admission {
         if !policy.is_shadow() {
-            return Verdict::Refuse(Refusal::Limited {
+            return Admission::Reject(Rejection::Limited {
                 policy: policy.clone(),
                 decision,
-                joined: asked.joined.is_some(),
+                joined: check.joined.is_some(),
             });
         }
-        report::decided(policy, report::Outcome::Shadow);
-        Verdict::Go(match asked.joined.take() {
+        telemetry::decided(policy, telemetry::DecisionOutcome::Shadow);
+        Admission::Allow(match check.joined.take() {
             Some(charge) => self.join(charge, Some(decision)),
-            None => Grant {
+            None => Admitted {
                 decision: Some(decision),
-                offer: Offer::Uncounted,
+                deferred_charge: DeferredCharge::Uncounted,
                 joined: false,
                 unserved: None,
             },
         })
     }
 
-    fn uncounted(&self, asked: &mut Asked) -> Grant {
-        match asked.joined.take() {
+    fn uncounted(&self, check: &mut CheckRequest) -> Admitted {
+        match check.joined.take() {
             Some(charge) => self.join(charge, None),
-            None => Grant {
+            None => Admitted {
                 decision: None,
-                offer: Offer::Uncounted,
+                deferred_charge: DeferredCharge::Uncounted,
                 joined: false,
                 unserved: None,
             },
@@ -238,8 +246,8 @@ where
     K: KeyExtractor<Req>,
     B: Backend,
     C: CostOf<Req>,
-    F: HandlesFailure<B::Error>,
-    R: Reject<Req, S::Response, S::Error>,
+    F: HandleFailure<B::Error>,
+    R: Protocol<Req, S::Response, S::Error>,
     P: PolicyOf<Req>,
 {
     type Response = R::Response;
@@ -253,22 +261,22 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
-        let is_free = layer.reject.is_free(&request);
+        let is_exempt = layer.protocol.is_exempt(&request);
         let key = match layer.key.key(&request) {
-            Ok(key) if !is_free => key,
+            Ok(key) if !is_exempt => key,
             Ok(_) => return self.skip(request),
-            Err(error) if error.lets_pass(layer.skip_unkeyed || is_free) => {
-                report::skipped(&error);
+            Err(error) if error.skips_limit(layer.skip_unkeyed || is_exempt) => {
+                telemetry::unkeyed(&error);
                 return self.skip(request);
             }
             Err(error) => {
                 let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
                 let passes = is_shadow && error != KeyError::Denied;
-                let refusal = Refusal::NoKey(error);
+                let rejection = Rejection::NoKey(error);
                 if !passes {
-                    return self.refuse(&request, refusal, None);
+                    return self.reject(&request, rejection, None);
                 }
-                report::refused(&refusal);
+                telemetry::rejected(&rejection);
                 return self.skip(request);
             }
         };
@@ -277,8 +285,8 @@ where
             None => Cow::Owned(layer.policy.policy(&request, &key)),
         };
         let cost = layer.cost.cost(&request);
-        let partition_key = layer.partitioner.as_ref().map(|by| by.of(&key));
-        let mut asked = Asked {
+        let partition_key = layer.partitioner.as_ref().map(|by| by.partition_key(&key));
+        let mut check = CheckRequest {
             key,
             missing: cost.clone(),
             cost,
@@ -288,109 +296,109 @@ where
             elsewhere: false,
             partition_key,
         };
-        if let Some(outer) = layer.reject.charge(&request) {
-            shared.find(outer, &policy, &mut asked);
-            if let Some(charge) = asked.joined.take_if(|_| asked.missing.is_zero()) {
-                return self.join(request, policy.into_owned(), asked, charge);
+        if let Some(outer) = layer.protocol.charge(&request) {
+            shared.find(outer, &policy, &mut check);
+            if let Some(charge) = check.joined.take_if(|_| check.missing.is_zero()) {
+                return self.join(request, policy.into_owned(), check, charge);
             }
         }
         if layer.max_wait != MaxWait::NONE && !policy.is_shadow() {
-            return self.wait(request, policy.into_owned(), asked);
+            return self.wait_for_admission(request, policy.into_owned(), check);
         }
         let answer = layer
             .backend
-            .ask(Op::Check(asked.missing.clone()), &policy, &asked.key);
+            .ask(Op::Check(check.missing.clone()), &policy, &check.key);
         let reply = match answer {
             // The usual case by itself: what is below moves everything once more.
             Answer::Now(Ok(reply))
                 if reply.decision.is_allowed()
-                    && asked.joined.is_none()
+                    && check.joined.is_none()
                     && !layer.refund_unserved =>
             {
-                report::decided(&policy, report::Outcome::Allowed);
-                let granted = Granted {
+                telemetry::decided(&policy, telemetry::DecisionOutcome::Allowed);
+                let allowed = AllowedContext {
                     answer: Some((&policy, reply.decision)),
-                    offer: Offer::New {
+                    deferred_charge: DeferredCharge::New {
                         settler: Cow::Borrowed(&shared.settler),
-                        key: asked.key,
-                        cost: asked.cost,
+                        key: check.key,
+                        cost: check.cost,
                         receipt: reply.receipt,
                         waited: Duration::ZERO,
                     },
                     joined: false,
-                    partition_key: asked.partition_key,
-                    lobby: layer.backend.lobby(),
+                    partition_key: check.partition_key,
+                    context: layer.backend.context(),
                 };
-                let pass = Some(layer.reject.admit(&mut request, granted));
-                let state = State::Calling {
+                let in_flight = Some(layer.protocol.allow(&mut request, allowed));
+                let state = RequestState::Calling {
                     response: self.inner.call(request),
-                    pass,
+                    in_flight,
                     unserved: None,
                 };
                 return ResponseFuture { state };
             }
             Answer::Now(reply) => reply,
             Answer::Later(reply) => {
-                let parked = self.park(request, policy.into_owned(), asked, None);
-                let state = parked.decide_later(reply);
+                let pending = self.set_aside(request, policy.into_owned(), check, None);
+                let state = pending.decide_later(reply);
                 return ResponseFuture { state };
             }
         };
-        let state = match shared.judge(reply, &policy, &mut asked) {
-            Verdict::Go(grant) => serve(
+        let state = match shared.admission(reply, &policy, &mut check) {
+            Admission::Allow(admitted) => serve(
                 &mut self.inner,
                 request,
                 layer,
                 &policy,
-                asked.partition_key,
-                grant,
+                check.partition_key,
+                admitted,
             ),
-            Verdict::Refuse(refusal) if asked.joined.is_none() => {
-                return self.refuse(&request, refusal, asked.partition_key);
+            Admission::Reject(rejection) if check.joined.is_none() => {
+                return self.reject(&request, rejection, check.partition_key);
             }
-            verdict => {
-                let parked = self.park(request, policy.into_owned(), asked, None);
-                parked.follow(verdict)
+            admission => {
+                let pending = self.set_aside(request, policy.into_owned(), check, None);
+                pending.proceed(admission)
             }
         };
         ResponseFuture { state }
     }
 }
 
-impl<K, B, C, F, R, P> Shared<K, B, C, F, R, P>
+impl<K, B, C, F, R, P> SharedLayer<K, B, C, F, R, P>
 where
     B: Backend,
-    F: HandlesFailure<B::Error>,
+    F: HandleFailure<B::Error>,
 {
     /// Looks for a charge that a layer around this one has made for the same bucket, here or in the fallback.
-    fn find(&self, outer: &Charge, policy: &Policy, asked: &mut Asked) {
+    fn find(&self, outer: &Charge, policy: &Policy, check: &mut CheckRequest) {
         let backend = &self.layer.backend;
-        if let Some(charge) = outer.find(backend.lobby(), policy, &asked.key) {
-            asked.join(charge, policy);
+        if let Some(charge) = outer.find(backend.context(), policy, &check.key) {
+            check.join(charge, policy);
         } else if let Some(local) = self.layer.on_error.fallback() {
-            let charge = outer.find(Backend::lobby(local), policy, &asked.key);
-            asked.local = charge.map(Box::new);
+            let charge = outer.find(Backend::context(local), policy, &check.key);
+            check.local = charge.map(Box::new);
         }
     }
 }
 
-impl Asked {
+impl CheckRequest {
     /// Lets a charge that a layer around this one has made for the same bucket pay its part.
     fn join(&mut self, charge: Charge, policy: &Policy) {
         let Some(paid) = charge.estimate() else {
             return;
         };
         let quotas = policy.quotas();
-        self.missing = Cost::of_each(quotas.len(), |index| match self.cost.of(index) {
+        self.missing = Cost::from_fn(quotas.len(), |index| match self.cost.get(index) {
             // It never passes, not in parts either.
             whole if whole > quotas[index].quota().limit() => whole,
-            whole => whole.saturating_sub(paid.of(index)),
+            whole => whole.saturating_sub(paid.get(index)),
         });
         self.joined = Some(Box::new(charge));
     }
 
     /// For want of an answer of the backend somebody else decides from now on.
-    pub(super) fn fall_back(&mut self, policy: &Policy) {
+    pub(super) fn use_fallback(&mut self, policy: &Policy) {
         self.by_fallback = true;
         self.elsewhere = self.joined.is_some();
         if let Some(charge) = self.local.take() {
@@ -401,29 +409,29 @@ impl Asked {
 
 impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     /// Answers in place of the inner service.
-    fn refuse<Req>(
+    fn reject<Req>(
         &mut self,
         request: &Req,
-        refusal: Refusal,
+        rejection: Rejection,
         partition_key: Option<PartitionKey>,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
         B: Backend,
-        R: Reject<Req, S::Response, S::Error>,
+        R: Protocol<Req, S::Response, S::Error>,
     {
         // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
         self.inner = self.inner.clone();
-        report::refused(&refusal);
+        telemetry::rejected(&rejection);
         let layer = &self.shared.layer;
-        let refused = Refused {
-            refusal,
+        let rejected = RejectedContext {
+            rejection,
             partition_key,
-            lobby: layer.backend.lobby(),
+            context: layer.backend.context(),
         };
-        let result = Some(layer.reject.refuse(request, refused));
+        let result = Some(layer.protocol.reject(request, rejected));
         ResponseFuture {
-            state: State::Done { result },
+            state: RequestState::Done { result },
         }
     }
 
@@ -432,48 +440,48 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     where
         S: Service<Req>,
         B: Backend,
-        R: Reject<Req, S::Response, S::Error>,
+        R: Protocol<Req, S::Response, S::Error>,
     {
         let layer = &self.shared.layer;
-        let granted = Granted {
+        let allowed = AllowedContext {
             answer: None,
-            offer: Offer::Uncounted,
+            deferred_charge: DeferredCharge::Uncounted,
             joined: false,
             partition_key: None,
-            lobby: layer.backend.lobby(),
+            context: layer.backend.context(),
         };
-        let pass = Some(layer.reject.admit(&mut request, granted));
-        let state = State::Calling {
+        let in_flight = Some(layer.protocol.allow(&mut request, allowed));
+        let state = RequestState::Calling {
             response: self.inner.call(request),
-            pass,
+            in_flight,
             unserved: None,
         };
         ResponseFuture { state }
     }
 
-    /// Puts a request aside that is not decided at once. The service that `poll_ready` vouched for goes along; a clone is never
-    /// ready.
-    fn park<Req>(
+    /// Puts a request aside that is not decided at once. The service that `poll_ready` vouched for goes along; a clone
+    /// is never ready.
+    fn set_aside<Req>(
         &mut self,
         request: Req,
         policy: Policy,
-        asked: Asked,
+        check: CheckRequest,
         bound: Option<Bound>,
-    ) -> ParkedOf<S, Req, K, B, C, F, R, P> {
+    ) -> PendingRequestOf<S, Req, K, B, C, F, R, P> {
         let fresh = self.inner.clone();
         let is_given_up = bound.is_some() || self.shared.layer.refund_unserved;
-        let joined = asked.joined.as_ref().filter(|_| is_given_up);
-        Box::new(Parked {
+        let joined = check.joined.as_ref().filter(|_| is_given_up);
+        Box::new(PendingRequest {
             shared: Arc::clone(&self.shared),
             service: mem::replace(&mut self.inner, fresh),
             request,
             policy,
-            unserved: joined.map(|charge| Unserved::new(Charge::clone(charge))),
-            asked,
-            grant: None,
+            unserved: joined.map(|charge| RefundUnlessServed::new(Charge::clone(charge))),
+            check,
+            admitted: None,
             next: None,
             bound,
-            has_given_way: false,
+            has_released_readiness: false,
         })
     }
 
@@ -482,32 +490,32 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         &mut self,
         request: Req,
         policy: Policy,
-        mut asked: Asked,
+        mut check: CheckRequest,
         charge: Box<Charge>,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
         B: Backend,
-        F: HandlesFailure<B::Error>,
-        R: Reject<Req, S::Response, S::Error>,
+        F: HandleFailure<B::Error>,
+        R: Protocol<Req, S::Response, S::Error>,
     {
-        let state = match charge.lower(&asked.cost) {
+        let state = match charge.lower(&check.cost) {
             Some(settlement) => {
-                asked.joined = Some(charge);
-                let parked = self.park(request, policy, asked, None);
-                parked.settle(settlement, Next::Go)
+                check.joined = Some(charge);
+                let pending = self.set_aside(request, policy, check, None);
+                pending.settle(settlement, AfterSettlement::Allow)
             }
             None => {
-                let grant = self.shared.join(charge, None);
+                let admitted = self.shared.join(charge, None);
                 let layer = &self.shared.layer;
-                let partition_key = asked.partition_key;
+                let partition_key = check.partition_key;
                 serve(
                     &mut self.inner,
                     request,
                     layer,
                     &policy,
                     partition_key,
-                    grant,
+                    admitted,
                 )
             }
         };
@@ -515,32 +523,32 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     }
 
     /// Waits until the request is allowed.
-    fn wait<Req>(
+    fn wait_for_admission<Req>(
         &mut self,
         mut request: Req,
         policy: Policy,
-        asked: Asked,
+        check: CheckRequest,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
         B: Backend,
-        R: Reject<Req, S::Response, S::Error>,
+        R: Protocol<Req, S::Response, S::Error>,
     {
         let layer = &self.shared.layer;
-        let now = layer.backend.lobby().now();
+        let now = layer.backend.context().now();
         let mut max_wait = layer.max_wait;
-        if let (MaxWait::Within(longest), Some(charge)) = (&mut max_wait, &asked.joined) {
+        if let (MaxWait::Within(longest), Some(charge)) = (&mut max_wait, &check.joined) {
             // It may have waited for that charge already.
             *longest = longest.saturating_sub(charge.waited());
         }
         let bound = Bound {
             began: now,
             max_wait,
-            end: layer.reject.deadline(&mut request, now),
+            end: layer.protocol.deadline(&mut request, now),
         };
-        let wait = wait::begin(&layer.backend, &policy, &asked.key, &asked.missing, bound);
-        let parked = Some(self.park(request, policy, asked, Some(bound)));
-        let state = State::Waiting { wait, parked };
+        let wait = wait::acquire_boxed(&layer.backend, &policy, &check.key, &check.missing, bound);
+        let pending = Some(self.set_aside(request, policy, check, Some(bound)));
+        let state = RequestState::Waiting { wait, pending };
         ResponseFuture { state }
     }
 }

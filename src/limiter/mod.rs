@@ -12,7 +12,7 @@
 //! if let Some(receipt) = &mut reply.receipt {
 //!     limiter.refund(&ann, receipt, 3).await?; // it was cheaper than thought
 //! }
-//! limiter.penalty(&ann, 2).await?;
+//! limiter.penalize(&ann, 2).await?;
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 7);
 //! limiter.reset(&ann).await?;
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 10);
@@ -21,9 +21,9 @@
 //!
 //! # Work that is limited
 //!
-//! [`limit`](Limiter::limit) does a piece of work or says no; [`admit`](Limiter::admit) gives a [`Charge`], to be settled at
-//! what the work came to; [`wait`](Limiter::wait) gives one too, after a wait. A decorator is a function that returns a
-//! function:
+//! [`limit`](Limiter::limit) does a piece of work or denies it; [`try_acquire`](Limiter::try_acquire) gives a
+//! [`Charge`], to be settled at what the work came to; [`acquire`](Limiter::acquire) gives one too, after a wait. A
+//! decorator is a function that returns a function:
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -38,7 +38,7 @@
 //!     work: impl Fn(A) -> F,
 //! ) -> impl AsyncFn(A) -> Result<T, Rejected<Infallible>> {
 //!     async move |argument| {
-//!         limiter.wait(&key, 1, MaxWait::of(Duration::from_secs(30))).await?;
+//!         limiter.acquire(&key, 1, MaxWait::within(Duration::from_secs(30))).await?;
 //!         Ok(work(argument).await)
 //!     }
 //! }
@@ -52,32 +52,32 @@
 
 mod failure;
 mod rejected;
-mod resilient;
+mod with_failure_policy;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::failure::{HandlesFailure, NoAnswer, NoChoice, OnBackendError, Outcome};
+pub use self::failure::{CheckOutcome, Failure, FailurePolicy, HandleFailure, Unspecified};
 pub use self::rejected::Rejected;
-pub use self::resilient::Resilient;
+pub use self::with_failure_policy::WithFailurePolicy;
 use crate::backend::{Answer, Backend, MemoryBackend};
 use crate::cancel;
 use crate::charge::Charge;
 use crate::clock::Clock;
-use crate::decision::{Decision, Op, Receipt, Reply, Snapshot, Turn};
+use crate::decision::{Decision, Op, Receipt, Reply, Reservation, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::report;
+use crate::telemetry;
 use crate::wait::{self, MaxWait};
 
-/// Limits keys by one policy. Clones are cheap; limiters of one backend and policy name share their buckets, with each other
-/// and with the layers.
+/// Limits keys by one policy. Clones are cheap; limiters of one backend and policy name share their buckets, with each
+/// other and with the layers.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped before it was polled has done nothing. In memory the first poll completes, unless it waits; dropped
-/// while a remote backend is asked, the operation may still be done.
+/// A future that is dropped before it was polled has done nothing. In memory the first poll completes, unless it waits;
+/// dropped while a remote backend is asked, the operation may still be done.
 #[derive(Clone, Debug)]
 pub struct Limiter<B> {
     policy: Policy,
@@ -93,7 +93,7 @@ impl<B: Backend> Limiter<B> {
 
     /// The same state by another policy: a tier, made beforehand and of the same name.
     #[must_use]
-    pub fn with(&self, policy: &Policy) -> Self {
+    pub fn with_policy(&self, policy: &Policy) -> Self {
         Self {
             policy: policy.clone(),
             backend: self.backend.clone(),
@@ -119,13 +119,13 @@ impl<B: Backend> Limiter<B> {
     /// If the backend gave no answer; one in memory always does.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
         let reply = self.ask(Op::Check(cost.into()), key).await?;
-        report::answered(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(&self.policy, reply.decision.is_allowed());
         Ok(reply)
     }
 
-    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, reserves a turn that comes within `max_wait`: first
-    /// come, first served, and charged at once. Who is allowed goes on after [`go_after`](Reply::go_after), or gives the turn
-    /// up with [`cancel`](Self::cancel).
+    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, makes a reservation that comes within
+    /// `max_wait`: first come, first served, and charged at once. Who is allowed goes on after [`wait`](Reply::wait),
+    /// or gives the reservation up with [`cancel`](Self::cancel).
     ///
     /// ```
     /// use std::time::Duration;
@@ -137,7 +137,7 @@ impl<B: Backend> Limiter<B> {
     /// for _ in 0..3 {
     ///     let reply = limiter.reserve(&key, 1, max_wait).await?;
     ///     assert!(reply.decision.is_allowed());
-    ///     tokio::time::sleep(reply.go_after).await;
+    ///     tokio::time::sleep(reply.wait).await;
     ///     // the call
     /// }
     /// # Ok(()) }
@@ -149,7 +149,7 @@ impl<B: Backend> Limiter<B> {
     ///
     /// # Cancel safety
     ///
-    /// A turn stays charged when the [`Reply`] is dropped: then it passes unused.
+    /// A reservation stays charged when the [`Reply`] is dropped: then it passes unused.
     pub async fn reserve(
         &self,
         key: &Key,
@@ -158,41 +158,42 @@ impl<B: Backend> Limiter<B> {
     ) -> Result<Reply, B::Error> {
         let cost = cost.into();
         let mut reply = self.ask(Op::Reserve { cost, max_wait }, key).await?;
-        cancel::set_due(&mut reply, self.backend.lobby());
-        report::answered(&self.policy, reply.decision.is_allowed());
+        cancel::set_due(&mut reply, self.backend.context());
+        telemetry::checked(&self.policy, reply.decision.is_allowed());
         Ok(reply)
     }
 
-    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`: under a policy of buckets in a turn that is reserved
-    /// at once, first come, first served; under a window by looking again. See [`wait`]. The charge tells
-    /// [how long it has waited](Charge::waited), and can be settled; dropped, it stays.
+    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`: under a policy of buckets in a reservation
+    /// that is reserved at once, first come, first served; under a window by looking again. See [`wait`]. The charge
+    /// tells [how long it has waited](Charge::waited), and can be settled; dropped, it stays.
     ///
     /// # Errors
     ///
     /// [`Rejected::Denied`] as soon as it is known that the wait would be longer, or if too many wait already
-    /// ([`Lobby::max_waiters`](crate::backend::Lobby::max_waiters)); [`Rejected::Backend`] if there was no answer.
+    /// ([`BackendContext::max_waiters`](crate::backend::BackendContext::max_waiters)); [`Rejected::Backend`] if there
+    /// was no answer.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its turn it gives the turn up: what it has been charged goes back if nothing stays charged behind it; see
-    /// [`wait`](crate::wait#cancel-safety).
-    pub async fn wait(
+    /// Dropped before its time it cancels the reservation: what it has been charged goes back if nothing stays charged
+    /// behind it; see [`wait`](crate::wait#cancel-safety).
+    pub async fn acquire(
         &self,
         key: &Key,
         cost: impl Into<Cost>,
         max_wait: impl Into<MaxWait>,
     ) -> Result<Charge, Rejected<B::Error>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
-        let wait = wait::until_allowed(&self.backend, &self.policy, key, &cost, max_wait);
+        let wait = wait::acquire(&self.backend, &self.policy, key, &cost, max_wait);
         let waited = wait.await;
-        let admitted = wait::told(&self.policy, waited)?;
+        let acquired = wait::record_outcome(&self.policy, waited)?;
         let settler = Arc::new(self.backend.clone());
         let (policy, key) = (self.policy.clone(), key.clone());
-        Ok(Charge::new(settler, policy, key, cost, admitted))
+        Ok(Charge::new(settler, policy, key, cost, acquired))
     }
 
-    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`] that can be
-    /// settled later, and with refusals as errors.
+    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`]
+    /// that can be settled later, and with denials as errors.
     ///
     /// ```
     /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
@@ -200,7 +201,7 @@ impl<B: Backend> Limiter<B> {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let limiter = Limiter::new(Policy::new("llm", Quota::per_minute(10_000)), MemoryBackend::new());
     /// let ann = Key::from("ann");
-    /// let charge = limiter.admit(&ann, 4_000).await?; // an estimate
+    /// let charge = limiter.try_acquire(&ann, 4_000).await?; // an estimate
     /// // the work
     /// charge.settle(2_900).await?; // what it came to
     /// assert_eq!(limiter.peek(&ann).await?.remaining(), 7_100);
@@ -210,21 +211,22 @@ impl<B: Backend> Limiter<B> {
     /// # Errors
     ///
     /// [`Rejected::Denied`] if it is not allowed now; [`Rejected::Backend`] if there was no answer.
-    pub async fn admit(
+    pub async fn try_acquire(
         &self,
         key: &Key,
         cost: impl Into<Cost>,
     ) -> Result<Charge, Rejected<B::Error>> {
-        self.wait(key, cost, MaxWait::NONE).await
+        self.acquire(key, cost, MaxWait::NONE).await
     }
 
     /// Does `work` if `cost` tokens of `key` can be spent now.
     ///
-    /// With [`wait`](Self::wait) in front, `limiter.wait(&key, cost, max_wait).await?; work.await`, it waits for them.
+    /// With [`acquire`](Self::acquire) in front, `limiter.acquire(&key, cost, max_wait).await?; work.await`, it waits
+    /// for them.
     ///
     /// # Errors
     ///
-    /// As [`admit`](Self::admit); `work` is then dropped as it is, never polled.
+    /// As [`try_acquire`](Self::try_acquire); `work` is then dropped as it is, never polled.
     ///
     /// # Cancel safety
     ///
@@ -242,17 +244,18 @@ impl<B: Backend> Limiter<B> {
         }
     }
 
-    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if nothing but
-    /// time has changed the state of the key since. Otherwise the reservation is kept until it is due, and cancelled again when
-    /// one behind it goes back by a cancel of the same backend, with a remote backend in the background.
+    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if
+    /// nothing but time has changed the state of the key since. Otherwise the reservation is kept until it is due, and
+    /// cancelled again when one behind it goes back by a cancel of the same backend, with a remote backend in the
+    /// background.
     ///
     /// Cancel it at the key that took it: at another one it may free another reservation.
     ///
     /// # Errors
     ///
     /// If the backend gave no answer.
-    pub async fn cancel(&self, key: &Key, turn: Turn) -> Result<bool, B::Error> {
-        cancel::cancel(&self.backend, &self.policy, key, turn).await
+    pub async fn cancel(&self, key: &Key, reservation: Reservation) -> Result<bool, B::Error> {
+        cancel::cancel(&self.backend, &self.policy, key, reservation).await
     }
 
     /// Looks at `key`, and changes nothing.
@@ -264,8 +267,9 @@ impl<B: Backend> Limiter<B> {
         self.snapshot(Op::Check(Cost::ZERO), key).await
     }
 
-    /// Gives back up to `cost` of what `receipt` says was charged to `key`, and takes it off the receipt, so that nothing is
-    /// given back twice. Give it back to the key that was charged: another one would be paid instead. Windows take it back from the window that was charged; if that has passed, nothing happens.
+    /// Gives back up to `cost` of what `receipt` says was charged to `key`, and takes it off the receipt, so that
+    /// nothing is given back twice. Give it back to the key that was charged: another one would be paid instead.
+    /// Windows take it back from the window that was charged; if that has passed, nothing happens.
     ///
     /// # Errors
     ///
@@ -280,14 +284,14 @@ impl<B: Backend> Limiter<B> {
             .await
     }
 
-    /// Charges `cost` to `key` without asking. A debt never passes twice the limit, so that nobody is shut out for longer than
-    /// two times the time to recover.
+    /// Charges `cost` to `key` without asking. A debt never passes twice the limit, so that nobody is shut out for
+    /// longer than two times the time to recover.
     ///
     /// # Errors
     ///
     /// If the backend gave no answer.
-    pub async fn penalty(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
-        self.snapshot(Op::Penalty(cost.into()), key).await
+    pub async fn penalize(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
+        self.snapshot(Op::Penalize(cost.into()), key).await
     }
 
     /// Forgets `key`: it is unseen again.
@@ -318,7 +322,7 @@ impl<C: Clock> Limiter<MemoryBackend<C>> {
     #[inline]
     pub fn check_now(&self, key: &Key, cost: impl Into<Cost>) -> Reply {
         let reply = self.backend.check(&self.policy, key, cost.into());
-        report::answered(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(&self.policy, reply.decision.is_allowed());
         reply
     }
 }

@@ -26,7 +26,7 @@ impl<E> Rejected<E> {
 
 impl Rejected<Infallible> {
     /// The same of a backend that can fail.
-    pub(crate) fn of_infallible<E>(self) -> Rejected<E> {
+    pub(crate) fn widen_error<E>(self) -> Rejected<E> {
         match self {
             Self::Denied(decision) => Rejected::Denied(decision),
             Self::Backend(never) => match never {},

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 /// Values that other modules derive from a policy, one for each type.
 ///
-/// It is a list that only grows, with one entry for each module that derives something: three today. A lookup takes no lock.
+/// It is a list that only grows, with one entry for each module that derives something: three today. A lookup takes no
+/// lock.
 #[derive(Default)]
 pub(super) struct Cache {
     first: OnceLock<Box<Entry>>,
@@ -49,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_has_one_value_which_is_made_once() {
+    fn each_type_has_one_value_made_once() {
         let cache = Cache::default();
         assert_eq!(*cache.get_or_insert_with(|| 7_u32), 7);
         assert_eq!(*cache.get_or_insert_with(|| "text"), "text");

@@ -25,22 +25,22 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use self::cache::{Cache, Derived};
-pub use self::semaphore::{Permits, PermitsError};
+pub use self::semaphore::{SemaphorePolicy, SemaphorePolicyError};
 use crate::message::{Quoted, plain_name};
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 
 /// A name and 1 to 8 quotas. Clones are cheap and the same policy.
 ///
 /// The name and a key together are what a bucket belongs to: limits of one policy name share their state, wherever they
-/// stand, also with different quotas (tiers, or a quota that was changed: what was spent stays spent). A quota of another
-/// name, algorithm, window, anchor or unit is another limit.
+/// stand, also with different quotas (tiers, or a quota that was changed: what was spent stays spent). A quota of
+/// another name, algorithm, window, anchor or unit is another limit.
 #[derive(Clone)]
 pub struct Policy {
-    inner: Arc<Inner>,
+    inner: Arc<PolicyInner>,
     is_shadow: bool,
 }
 
-struct Inner {
+struct PolicyInner {
     name: Box<str>,
     quotas: Vec<NamedQuota>,
     /// What other modules derive from the policy.
@@ -115,7 +115,7 @@ impl Policy {
     ///
     /// If the name is not 1 to 64 of `A-Z a-z 0-9 _ . -`.
     pub fn try_new(name: &str, quota: Quota) -> Result<Self, PolicyError> {
-        Self::try_of(name, [(name, quota)])
+        Self::try_from_quotas(name, [(name, quota)])
     }
 
     /// Adds a quota: a request passes if all allow it, and is charged to all or to none.
@@ -139,7 +139,7 @@ impl Policy {
             .quotas
             .iter()
             .map(|named| (&*named.name, named.quota));
-        let made = Self::try_of(&self.inner.name, had.chain([(name, quota)]))?;
+        let made = Self::try_from_quotas(&self.inner.name, had.chain([(name, quota)]))?;
         Ok(Self {
             is_shadow: self.is_shadow,
             ..made
@@ -151,7 +151,7 @@ impl Policy {
     /// # Errors
     ///
     /// If a name or their number cannot be.
-    pub fn try_of<N: AsRef<str>>(
+    pub fn try_from_quotas<N: AsRef<str>>(
         name: &str,
         quotas: impl IntoIterator<Item = (N, Quota)>,
     ) -> Result<Self, PolicyError> {
@@ -178,7 +178,7 @@ impl Policy {
         if !(1..=MAX_QUOTAS).contains(&made.len()) {
             return Err(PolicyError::Count(made.len()));
         }
-        let inner = Inner {
+        let inner = PolicyInner {
             name: name.into(),
             quotas: made,
             cache: Cache::default(),
@@ -189,18 +189,18 @@ impl Policy {
         })
     }
 
-    /// The same policy, not enforced: a layer decides and charges as always, and lets every request through. To see what a limit
-    /// would do before it does.
+    /// The same policy, not enforced: a layer decides and charges as always, and lets every request through. To see
+    /// what a limit would do before it does.
     ///
-    /// A request that would have been refused, or would have waited, goes on at once, charged nothing; its refusal is the
-    /// [`Decision`](crate::Decision) in the extensions of request and response, is told to `tracing` and `metrics`, and to clients by
-    /// a header field of its own if asked for ([`shadow_header`](crate::RateLimitLayer::shadow_header)); rate-limit fields are not sent.
-    /// A request without a key goes on too, unless the policy is picked for each request, and so does one without an answer of the
-    /// backend.
+    /// A request that would have been rejected, or would have waited, goes on at once, charged nothing; its rejection
+    /// is the [`Decision`](crate::Decision) in the extensions of request and response, is told to `tracing` and
+    /// `metrics`, and to clients by a header field of its own if asked for
+    /// ([`shadow_header`](crate::RateLimitLayer::shadow_header)); rate-limit fields are not sent. A request without a
+    /// key goes on too, unless the policy is picked for each request, and so does one without an answer of the backend.
     ///
-    /// It shares the state of the enforced policy of its name, and a request that passes layers of both is charged by each; give it
-    /// another name to keep them apart. Without a layer nothing is
-    /// different: a [`Limiter`](crate::Limiter) tells the truth, and whoever asks it does as he likes.
+    /// It shares the state of the enforced policy of its name, and a request that passes layers of both is charged by
+    /// each; give it another name to keep them apart. Without a layer nothing is different: a
+    /// [`Limiter`](crate::Limiter) tells the truth, and whoever asks it does as he likes.
     #[must_use]
     pub fn shadow(self) -> Self {
         Self {
@@ -228,7 +228,7 @@ impl Policy {
         &self.inner.quotas
     }
 
-    /// Whether a turn can be reserved: the future of a window is not one number.
+    /// Whether a reservation can be made: the future of a window is not one number.
     pub(crate) fn is_of_buckets(&self) -> bool {
         let is_bucket = |named: &NamedQuota| {
             matches!(
@@ -239,8 +239,8 @@ impl Policy {
         self.quotas().iter().all(is_bucket)
     }
 
-    /// Whether the wait for a part of a cost, behind the rest of it, is that for the whole. In a sliding window it is not: what has
-    /// been charged fades, what is asked for does not.
+    /// Whether the wait for a part of a cost, behind the rest of it, is that for the whole. In a sliding window it is
+    /// not: what has been charged fades, what is asked for does not.
     pub(crate) fn has_waits_that_add_up(&self) -> bool {
         let adds_up = |named: &NamedQuota| !matches!(named.quota.rule, Rule::SlidingWindow(_));
         self.quotas().iter().all(adds_up)
@@ -249,7 +249,7 @@ impl Policy {
     /// Whether a quota can never allow `cost`.
     pub(crate) fn is_exceeded_by(&self, cost: &Cost) -> bool {
         let mut quotas = self.quotas().iter().enumerate();
-        quotas.any(|(index, named)| cost.of(index) > named.quota.limit())
+        quotas.any(|(index, named)| cost.get(index) > named.quota.limit())
     }
 
     /// Whether it is the very same, and not one that looks like it.
@@ -330,7 +330,8 @@ fn hash_of(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What makes a quota another limit: its policy, name, algorithm, window, anchor and unit. A bucket's numbers may change.
+/// What makes a quota another limit: its policy, name, algorithm, window, anchor and unit. A bucket's numbers may
+/// change.
 fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
     let shape = match quota.rule {
         Rule::TokenBucket(_) => (0, 0, None),
@@ -339,7 +340,7 @@ fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
         Rule::SlidingWindow(sliding) => (3, sliding.window, None),
         Rule::SlidingLog(log) => (4, log.window, None),
     };
-    hash_of((policy, name, shape, quota.token_unit()))
+    hash_of((policy, name, shape, quota.unit()))
 }
 
 #[cfg(test)]
@@ -351,7 +352,7 @@ mod tests {
     const Q: Quota = Quota::per_second(1);
 
     #[test]
-    fn names_that_a_key_or_a_header_cannot_hold_are_refused() {
+    fn invalid_names_are_errors() {
         let long = "x".repeat(65);
         for name in ["", "a b", "a{b", "é", "a\n", "a:b", &long] {
             assert!(
@@ -376,10 +377,16 @@ mod tests {
             Policy::new("p", Q).try_and("p", Q),
             Err(PolicyError::DuplicateName("p".into()))
         );
-        assert_eq!(Policy::try_of::<&str>("p", []), Err(PolicyError::Count(0)));
+        assert_eq!(
+            Policy::try_from_quotas::<&str>("p", []),
+            Err(PolicyError::Count(0))
+        );
         let names = |count| (0..count).map(|index: u32| (index.to_string(), Q));
-        assert!(Policy::try_of("p", names(8)).is_ok());
-        assert_eq!(Policy::try_of("p", names(9)), Err(PolicyError::Count(9)));
+        assert!(Policy::try_from_quotas("p", names(8)).is_ok());
+        assert_eq!(
+            Policy::try_from_quotas("p", names(9)),
+            Err(PolicyError::Count(9))
+        );
     }
 
     #[test]
@@ -401,7 +408,7 @@ mod tests {
         ));
         assert!(!same(
             window(1),
-            window(1).unit(crate::quota::Unit::ContentBytes)
+            window(1).with_unit(crate::quota::Unit::ContentBytes)
         ));
     }
 
@@ -410,7 +417,8 @@ mod tests {
     fn a_policy_reads_from_a_file() {
         let read = |text: &str| serde_json::from_str::<Policy>(text);
         let daily = Quota::fixed_window(9, Duration::from_secs(86_400));
-        let policy = Policy::try_of("api", [("burst", Q), ("daily", daily)]).expect("valid");
+        let policy =
+            Policy::try_from_quotas("api", [("burst", Q), ("daily", daily)]).expect("valid");
         let text = serde_json::to_string(&policy).expect("serializes");
         assert_eq!(read(&text).expect(&text), policy);
         assert_eq!(

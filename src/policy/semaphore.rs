@@ -5,14 +5,15 @@ use std::time::Duration;
 use crate::clock::micros_up;
 use crate::message::{Quoted, plain_name};
 
-/// What a semaphore is made of: a name, how many permits each key has, and how long one lasts without a sign of life. Clones
-/// are cheap.
+/// What a semaphore is made of: a name, how many permits each key has, and how long one lasts without a sign of life.
+/// Clones are cheap.
 ///
-/// The name and a key together are what permits belong to: semaphores of one name share them, also with other capacities
-/// (tiers, or a capacity that was changed). A lowered capacity throws nobody out: nobody enters until there is room. A lease
-/// that is made shorter should still be longer than a third of the one that others use: they renew theirs as often as that.
+/// The name and a key together are what permits belong to: semaphores of one name share them, also with other
+/// capacities (tiers, or a capacity that was changed). A lowered capacity throws nobody out: nobody enters until there
+/// is room. A lease that is made shorter should still be longer than a third of the one that others use: they renew
+/// theirs as often as that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Permits {
+pub struct SemaphorePolicy {
     name: Arc<str>,
     capacity: u16,
     /// µs
@@ -22,7 +23,7 @@ pub struct Permits {
 /// Why permits cannot be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum PermitsError {
+pub enum SemaphorePolicyError {
     /// The name is part of keys in a shared store.
     Name(String),
     /// The capacity is 0, or above 65 535.
@@ -36,7 +37,7 @@ const DEFAULT_LEASE: u64 = 30_000_000;
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
-impl Permits {
+impl SemaphorePolicy {
     /// The largest capacity: 65 535.
     pub const MAX_CAPACITY: u32 = u16::MAX as u32;
 
@@ -55,10 +56,10 @@ impl Permits {
     /// # Errors
     ///
     /// If the name is not 1 to 64 of `A-Z a-z 0-9 _ . -`, or the capacity not 1 to 65 535.
-    pub fn try_new(name: &str, capacity: u32) -> Result<Self, PermitsError> {
+    pub fn try_new(name: &str, capacity: u32) -> Result<Self, SemaphorePolicyError> {
         let safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         if !(1..=64).contains(&name.len()) || !name.bytes().all(safe) {
-            return Err(PermitsError::Name(name.to_owned()));
+            return Err(SemaphorePolicyError::Name(name.to_owned()));
         }
         Ok(Self {
             name: name.into(),
@@ -82,13 +83,13 @@ impl Permits {
     /// # Errors
     ///
     /// If the capacity is not 1 to 65 535.
-    pub fn try_capacity(self, capacity: u32) -> Result<Self, PermitsError> {
+    pub fn try_capacity(self, capacity: u32) -> Result<Self, SemaphorePolicyError> {
         let capacity = checked(capacity)?;
         Ok(Self { capacity, ..self })
     }
 
-    /// How long a permit lasts if its holder gives no sign of life; 30 s by default, 100 ms to a day. Holders renew it three
-    /// times as often. In memory it ends with its guard instead.
+    /// How long a permit lasts if its holder gives no sign of life; 30 s by default, 100 ms to a day. Holders renew it
+    /// three times as often. In memory it ends with its guard instead.
     ///
     /// # Panics
     ///
@@ -103,9 +104,9 @@ impl Permits {
     /// # Errors
     ///
     /// If it is shorter than 100 ms or longer than a day.
-    pub fn try_lease(self, lease: Duration) -> Result<Self, PermitsError> {
+    pub fn try_lease(self, lease: Duration) -> Result<Self, SemaphorePolicyError> {
         if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) {
-            return Err(PermitsError::Lease(lease));
+            return Err(SemaphorePolicyError::Lease(lease));
         }
         let lease = micros_up(lease);
         Ok(Self { lease, ..self })
@@ -140,7 +141,7 @@ impl Permits {
     }
 }
 
-impl fmt::Display for PermitsError {
+impl fmt::Display for SemaphorePolicyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => write!(
@@ -160,18 +161,18 @@ impl fmt::Display for PermitsError {
     }
 }
 
-impl std::error::Error for PermitsError {}
+impl std::error::Error for SemaphorePolicyError {}
 
-fn checked(capacity: u32) -> Result<u16, PermitsError> {
+fn checked(capacity: u32) -> Result<u16, SemaphorePolicyError> {
     match u16::try_from(capacity) {
         Ok(capacity @ 1..) => Ok(capacity),
-        _ => Err(PermitsError::Capacity(capacity)),
+        _ => Err(SemaphorePolicyError::Capacity(capacity)),
     }
 }
 
-fn must(made: Result<Permits, PermitsError>) -> Permits {
+fn must(made: Result<SemaphorePolicy, SemaphorePolicyError>) -> SemaphorePolicy {
     match made {
-        Ok(permits) => permits,
+        Ok(policy) => policy,
         Err(error) => panic!("{error}"),
     }
 }
@@ -181,12 +182,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_a_key_cannot_hold_is_refused() {
+    fn invalid_name_is_an_error() {
         for name in ["", "a b", "a{b", "é", "a:b", &"x".repeat(65)] {
-            let error = Permits::try_new(name, 1).unwrap_err();
-            assert!(matches!(error, PermitsError::Name(_)), "{error}");
+            let error = SemaphorePolicy::try_new(name, 1).unwrap_err();
+            assert!(matches!(error, SemaphorePolicyError::Name(_)), "{error}");
         }
-        let why = Permits::try_new("a\nb", 1).unwrap_err().to_string();
+        let why = SemaphorePolicy::try_new("a\nb", 1).unwrap_err().to_string();
         assert_eq!(
             why,
             r#"invalid name of permits "a\nb": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "a-b""#
@@ -196,22 +197,25 @@ mod tests {
     #[test]
     fn no_capacity_is_unlimited_and_none_is_zero() {
         for capacity in [0, 65_536, u32::MAX] {
-            let error = Permits::try_new("p", capacity).unwrap_err();
-            assert_eq!(error, PermitsError::Capacity(capacity));
+            let error = SemaphorePolicy::try_new("p", capacity).unwrap_err();
+            assert_eq!(error, SemaphorePolicyError::Capacity(capacity));
         }
-        assert_eq!(Permits::new("p", 65_535).capacity(), Permits::MAX_CAPACITY);
-        assert!(Permits::new("p", 1).try_capacity(0).is_err());
+        assert_eq!(
+            SemaphorePolicy::new("p", 65_535).capacity(),
+            SemaphorePolicy::MAX_CAPACITY
+        );
+        assert!(SemaphorePolicy::new("p", 1).try_capacity(0).is_err());
     }
 
     #[test]
-    fn a_lease_is_a_tenth_of_a_second_to_a_day() {
-        let permits = Permits::new("p", 1);
-        assert_eq!(permits.lease(), Duration::from_secs(30));
+    fn lease_is_100_ms_to_a_day() {
+        let policy = SemaphorePolicy::new("p", 1);
+        assert_eq!(policy.lease(), Duration::from_secs(30));
         for lease in [Duration::ZERO, Duration::from_millis(99), Duration::MAX] {
-            let error = permits.clone().try_lease(lease).unwrap_err();
-            assert_eq!(error, PermitsError::Lease(lease));
+            let error = policy.clone().try_lease(lease).unwrap_err();
+            assert_eq!(error, SemaphorePolicyError::Lease(lease));
         }
-        let short = permits.with_lease(Duration::from_millis(100));
+        let short = policy.with_lease(Duration::from_millis(100));
         assert_eq!(short.lease_micros(), 100_000);
     }
 }

@@ -1,5 +1,5 @@
-//! A policy in a configuration file: `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one; with `shadow: true`
-//! it is not enforced.
+//! A policy in a configuration file: `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one;
+//! with `shadow: true` it is not enforced.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -11,7 +11,7 @@ use super::{Policy, Quota};
     deny_unknown_fields,
     expecting = "a policy such as {\"name\": \"api\", \"quota\": \"100/minute\"}"
 )]
-struct Form {
+struct PolicyForm {
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     quota: Option<Quota>,
@@ -41,7 +41,7 @@ impl Serialize for Policy {
                 quota: *named.quota(),
             })
             .collect();
-        Form {
+        PolicyForm {
             name,
             quota: None,
             quotas,
@@ -53,17 +53,17 @@ impl Serialize for Policy {
 
 impl<'de> Deserialize<'de> for Policy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Form {
+        let PolicyForm {
             name,
             quota,
             quotas,
             shadow,
-        } = Form::deserialize(deserializer)?;
+        } = PolicyForm::deserialize(deserializer)?;
         let single = quota.map(|quota| (name.clone(), quota));
         let all = single
             .into_iter()
             .chain(quotas.into_iter().map(|named| (named.name, named.quota)));
-        let policy = Self::try_of(&name, all).map_err(D::Error::custom)?;
+        let policy = Self::try_from_quotas(&name, all).map_err(D::Error::custom)?;
         Ok(if shadow { policy.shadow() } else { policy })
     }
 }

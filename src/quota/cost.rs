@@ -36,8 +36,8 @@ impl Cost {
         Self(Tokens::Same(tokens))
     }
 
-    /// A cost for each quota of the policy, in order of declaration, say `[1, bytes]`: 1 to 8 of them. The last one also
-    /// holds for any further quotas; a cost of 0 looks at that quota only.
+    /// A cost for each quota of the policy, in order of declaration, say `[1, bytes]`: 1 to 8 of them. The last one
+    /// also holds for any further quotas; a cost of 0 looks at that quota only.
     #[must_use]
     pub fn each<const N: usize>(tokens: [u64; N]) -> Self {
         const {
@@ -52,7 +52,7 @@ impl Cost {
     /// What the quota at `index` is charged.
     #[must_use]
     #[inline]
-    pub fn of(&self, index: usize) -> u64 {
+    pub fn get(&self, index: usize) -> u64 {
         match &self.0 {
             Tokens::Same(tokens) => *tokens,
             Tokens::Each(each) => each.get(index).or(each.last()).copied().unwrap_or(0),
@@ -76,7 +76,7 @@ impl Cost {
     }
 
     /// What `tokens` says for each of `quotas` quotas.
-    pub(crate) fn of_each(quotas: usize, tokens: impl Fn(usize) -> u64) -> Self {
+    pub(crate) fn from_fn(quotas: usize, tokens: impl Fn(usize) -> u64) -> Self {
         let len = quotas.clamp(1, MAX_QUOTAS);
         let mut each = [0; MAX_QUOTAS];
         for (index, place) in each.iter_mut().enumerate().take(len) {
@@ -87,7 +87,7 @@ impl Cost {
 
     /// What `f` makes of both costs of each of `quotas` quotas.
     pub(crate) fn with(&self, other: &Self, quotas: usize, f: impl Fn(u64, u64) -> u64) -> Self {
-        Self::of_each(quotas, |index| f(self.of(index), other.of(index)))
+        Self::from_fn(quotas, |index| f(self.get(index), other.get(index)))
     }
 
     /// Whether nothing is spent from any quota.
@@ -127,9 +127,9 @@ mod tests {
 
     #[test]
     fn the_last_cost_holds_for_further_quotas() {
-        assert_eq!([0, 1, 7].map(|index| Cost::new(3).of(index)), [3, 3, 3]);
+        assert_eq!([0, 1, 7].map(|index| Cost::new(3).get(index)), [3, 3, 3]);
         assert_eq!(
-            [0, 1, 2, 9].map(|index| Cost::each([1, 0, 4096]).of(index)),
+            [0, 1, 2, 9].map(|index| Cost::each([1, 0, 4096]).get(index)),
             [1, 0, 4096, 4096]
         );
         assert_eq!(format!("{:?}", Cost::each([1, 2])), "Cost([1, 2])");

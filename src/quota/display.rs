@@ -9,8 +9,8 @@ use super::{
 };
 
 /// Writes the quota string. What the grammar can say reads back as the same quota; a period that is no whole number of
-/// milliseconds, other initial tokens or another anchor is written after it in a form that is refused when read, so that no
-/// text ever stands for a different quota. A quota of bytes is written in bytes: `10GB/day`.
+/// milliseconds, other initial tokens or another anchor is written after it in a form that is rejected when read, so
+/// that no text ever stands for a different quota. A quota of bytes is written in bytes: `10GB/day`.
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = |tokens| Size(tokens, self.unit);

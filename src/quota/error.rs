@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_name_the_value_and_the_way_out() {
+    fn messages_name_the_value_and_the_remedy() {
         let says = |error: QuotaError, text: &str| assert_eq!(error.to_string(), text);
         says(
             QuotaError::Zero { what: "capacity" },

@@ -1,7 +1,7 @@
 //! What a text that is no quota was probably meant to say. Every example that is returned is a quota.
 
 use super::QuotaError;
-use super::parse::{Algorithm, parse, trim};
+use super::parse::{AlgorithmName, parse, trim};
 use super::parse_error::Cause;
 
 /// Longer texts are not repaired.
@@ -215,7 +215,7 @@ fn with_unit(text: &str, unit: &str, other: &str) -> Option<String> {
 fn with_algorithm(text: &str, name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let (_, rest) = text.split_once(':')?;
-    let names = || Algorithm::NAMES.iter().map(|(known, _)| *known);
+    let names = || AlgorithmName::NAMES.iter().map(|(known, _)| *known);
     let closest = names().find(|known| !name.is_empty() && known.contains(&*name));
     let closest = closest.unwrap_or("token-bucket");
     checked(format!("{closest}:{}", trim(rest)), is_list)

@@ -10,9 +10,9 @@
 //!
 //! Numbers of tokens are 1 to 2^40: 1.1 TB if a token is a byte.
 //!
-//! The short constructors are `const` and meant for literals: they panic on a value that cannot be, at compile time in a
-//! constant. Values that come from outside go through the `try_` constructors, [`FromStr`](std::str::FromStr) or serde,
-//! and get a [`QuotaError`] or a [`ParseQuotaError`] that says the same.
+//! The short constructors are `const` and meant for literals: they panic on a value that cannot be, at compile time in
+//! a constant. Values that come from outside go through the `try_` constructors, [`FromStr`](std::str::FromStr) or
+//! serde, and get a [`QuotaError`] or a [`ParseQuotaError`] that says the same.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,7 +22,7 @@
 //! const SEARCH: Quota = Quota::per_second(10).burst(30);
 //! assert_eq!("10/second burst 30".parse::<Quota>()?, SEARCH);
 //! assert_eq!(Quota::fixed_window(1_000, Duration::from_secs(86_400)).to_string(), "fixed-window:1000/day");
-//! assert_eq!("10GB/day".parse::<Quota>()?, Quota::per_day(10_000_000_000).unit(Unit::ContentBytes));
+//! assert_eq!("10GB/day".parse::<Quota>()?, Quota::per_day(10_000_000_000).with_unit(Unit::ContentBytes));
 //!
 //! let why = "5/s, burst 20".parse::<Quota>().unwrap_err().to_string();
 //! assert!(why.ends_with(r#"use for example "5/s burst 20""#), "{why}");
@@ -199,7 +199,7 @@ impl Quota {
         if let Err(error) = positive(capacity, refill, period) {
             return Err(error);
         }
-        match Units::of(capacity, refill, period) {
+        match Units::new(capacity, refill, period) {
             // A period that does not fit would be shorter than asked for, and so the rate faster.
             Some(_) if period == u64::MAX => Err(QuotaError::TooSlow {
                 capacity,
@@ -211,7 +211,7 @@ impl Quota {
                 refill,
                 period_us: period,
             }),
-            Some(units) => Ok(Self::of(Rule::TokenBucket(TokenBucket {
+            Some(units) => Ok(Self::from_rule(Rule::TokenBucket(TokenBucket {
                 capacity,
                 refill,
                 period,
@@ -250,7 +250,7 @@ impl Quota {
         match capacity.div_ceil(refill).checked_mul(period) {
             Some(0..=MOST_GRAINS) => {
                 let (initial, origin) = (capacity, None);
-                Ok(Self::of(Rule::IntervalBucket(IntervalBucket {
+                Ok(Self::from_rule(Rule::IntervalBucket(IntervalBucket {
                     capacity,
                     refill,
                     period,
@@ -285,7 +285,7 @@ impl Quota {
     /// If a number is 0, the limit is above 2^40, or the window is longer than 142 years.
     pub const fn try_fixed_window(limit: u64, window: Duration) -> Result<Self, QuotaError> {
         match checked_window(limit, micros_up(window)) {
-            Ok(window) => Ok(Self::of(Rule::FixedWindow(FixedWindow {
+            Ok(window) => Ok(Self::from_rule(Rule::FixedWindow(FixedWindow {
                 limit,
                 window,
                 origin: Some(0),
@@ -294,8 +294,8 @@ impl Quota {
         }
     }
 
-    /// At most `limit` in a sliding `window`, by a counter: the last window's count weighs with the part of it that still
-    /// counts. Constant memory; for steady traffic within a few percent of [`sliding_log`](Self::sliding_log).
+    /// At most `limit` in a sliding `window`, by a counter: the last window's count weighs with the part of it that
+    /// still counts. Constant memory; for steady traffic within a few percent of [`sliding_log`](Self::sliding_log).
     ///
     /// # Panics
     ///
@@ -317,7 +317,7 @@ impl Quota {
                 #[allow(clippy::cast_possible_truncation)]
                 let tick = (limit as u128 * window as u128).div_ceil(1 << 51) as u64;
                 let ticks = window.div_ceil(tick);
-                Ok(Self::of(Rule::SlidingWindow(SlidingWindow {
+                Ok(Self::from_rule(Rule::SlidingWindow(SlidingWindow {
                     limit,
                     window,
                     tick,
@@ -328,8 +328,8 @@ impl Quota {
         }
     }
 
-    /// At most `limit` (up to 65535) in **every** span of `window`, by a log of all charges: exact, at 16 bytes for each
-    /// request admitted in the window. [`sliding_window`](Self::sliding_window) does with constant memory.
+    /// At most `limit` (up to 65535) in **every** span of `window`, by a log of all charges: exact, at 16 bytes for
+    /// each request admitted in the window. [`sliding_window`](Self::sliding_window) does with constant memory.
     ///
     /// # Panics
     ///
@@ -357,21 +357,24 @@ impl Quota {
                 // Checked above: at most 65535.
                 #[allow(clippy::cast_possible_truncation)]
                 let limit = limit as u32;
-                Ok(Self::of(Rule::SlidingLog(SlidingLog { limit, window })))
+                Ok(Self::from_rule(Rule::SlidingLog(SlidingLog {
+                    limit,
+                    window,
+                })))
             }
             Err(error) => Err(error),
         }
     }
 
-    const fn of(rule: Rule) -> Self {
+    const fn from_rule(rule: Rule) -> Self {
         Self {
             rule,
             unit: Unit::Requests,
         }
     }
 
-    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was told to
-    /// start with less.
+    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was
+    /// told to start with less.
     ///
     /// # Panics
     ///
@@ -381,12 +384,13 @@ impl Quota {
         must(self.try_burst(capacity))
     }
 
-    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was told to
-    /// start with less.
+    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was
+    /// told to start with less.
     ///
     /// # Errors
     ///
-    /// If `capacity` is 0, above 2^40, below the initial tokens, or takes more than 142 years to fill, or this is no bucket.
+    /// If `capacity` is 0, above 2^40, below the initial tokens, or takes more than 142 years to fill, or this is no
+    /// bucket.
     pub const fn try_burst(self, capacity: u64) -> Result<Self, QuotaError> {
         let made = match self.rule {
             Rule::TokenBucket(bucket) => {
@@ -402,7 +406,7 @@ impl Quota {
                     bucket.refill,
                     Duration::from_micros(bucket.period),
                 ) {
-                    Ok(quota) => match quota.try_anchor(Anchor::of(bucket.origin)) {
+                    Ok(quota) => match quota.try_anchor(Anchor::from_origin(bucket.origin)) {
                         Ok(quota) => quota.try_initial_tokens(kept(
                             bucket.initial,
                             bucket.capacity,
@@ -420,7 +424,7 @@ impl Quota {
             }),
         };
         match made {
-            Ok(quota) => Ok(quota.unit(self.unit)),
+            Ok(quota) => Ok(quota.with_unit(self.unit)),
             Err(error) => Err(error),
         }
     }
@@ -460,8 +464,8 @@ impl Quota {
         }
     }
 
-    /// Where intervals or fixed windows begin: an interval bucket's by default with its first charge, a fixed window's at
-    /// multiples of the window.
+    /// Where intervals or fixed windows begin: an interval bucket's by default with its first charge, a fixed window's
+    /// at multiples of the window.
     ///
     /// # Panics
     ///
@@ -493,7 +497,7 @@ impl Quota {
 
     /// What a token stands for; requests by default. A quota of another unit is another limit, with its own state.
     #[must_use]
-    pub const fn unit(mut self, unit: Unit) -> Self {
+    pub const fn with_unit(mut self, unit: Unit) -> Self {
         self.unit = unit;
         self
     }
@@ -523,8 +527,8 @@ impl Quota {
         }
     }
 
-    /// The rate of a bucket with continuous refill as two integers, in lowest terms: the grains that a microsecond brings,
-    /// and the grains of a token. `None` for the other algorithms.
+    /// The rate of a bucket with continuous refill as two integers, in lowest terms: the grains that a microsecond
+    /// brings, and the grains of a token. `None` for the other algorithms.
     #[must_use]
     pub const fn grains(&self) -> Option<(u64, u64)> {
         match self.rule {
@@ -537,7 +541,7 @@ impl Quota {
 
     /// What a token stands for.
     #[must_use]
-    pub const fn token_unit(&self) -> Unit {
+    pub const fn unit(&self) -> Unit {
         self.unit
     }
 
@@ -565,7 +569,7 @@ impl Anchor {
         }
     }
 
-    const fn of(origin: Origin) -> Self {
+    const fn from_origin(origin: Origin) -> Self {
         match origin {
             None => Self::FirstUse,
             Some(offset) => Self::Epoch {
@@ -575,7 +579,8 @@ impl Anchor {
     }
 }
 
-/// The constructors for literals panic with the error's own sentence: a start-up failure, or a compile error in a `const`.
+/// The constructors for literals panic with the error's own sentence: a start-up failure, or a compile error in a
+/// `const`.
 const fn must(made: Result<Quota, QuotaError>) -> Quota {
     match made {
         Ok(quota) => quota,

@@ -62,8 +62,8 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
     let (algorithm, rest) = match text.split_once(':') {
         // As in `5/s burst: 20`.
         Some((name, _)) if name.contains('/') => return Err(Cause::Syntax),
-        Some((name, rest)) => (Algorithm::named(trim(name))?, trim(rest)),
-        None => (Algorithm::TokenBucket, text),
+        Some((name, rest)) => (AlgorithmName::named(trim(name))?, trim(rest)),
+        None => (AlgorithmName::TokenBucket, text),
     };
     let mut cursor = Cursor(rest);
     let parts = cursor
@@ -87,14 +87,18 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
     let burst = parts.burst.map(|size| size.tokens("burst")).transpose()?;
     let period = Duration::from_micros(multiple.saturating_mul(unit_us));
     let quota = match algorithm {
-        Algorithm::TokenBucket => Quota::try_token_bucket(burst.unwrap_or(count), count, period),
-        Algorithm::Interval => Quota::try_interval_bucket(burst.unwrap_or(count), count, period),
-        Algorithm::FixedWindow => window(Quota::try_fixed_window(count, period), burst),
-        Algorithm::SlidingWindow => window(Quota::try_sliding_window(count, period), burst),
-        Algorithm::SlidingLog => window(Quota::try_sliding_log(count, period), burst),
+        AlgorithmName::TokenBucket => {
+            Quota::try_token_bucket(burst.unwrap_or(count), count, period)
+        }
+        AlgorithmName::Interval => {
+            Quota::try_interval_bucket(burst.unwrap_or(count), count, period)
+        }
+        AlgorithmName::FixedWindow => window(Quota::try_fixed_window(count, period), burst),
+        AlgorithmName::SlidingWindow => window(Quota::try_sliding_window(count, period), burst),
+        AlgorithmName::SlidingLog => window(Quota::try_sliding_log(count, period), burst),
     };
     let quota = quota.map_err(Cause::Quota)?;
-    Ok(quota.unit(token))
+    Ok(quota.with_unit(token))
 }
 
 /// A window has no burst: the error says so.
@@ -106,7 +110,7 @@ fn window(made: Result<Quota, QuotaError>, burst: Option<u64>) -> Result<Quota, 
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Algorithm {
+pub(super) enum AlgorithmName {
     TokenBucket,
     Interval,
     FixedWindow,
@@ -114,7 +118,7 @@ pub(super) enum Algorithm {
     SlidingLog,
 }
 
-impl Algorithm {
+impl AlgorithmName {
     pub(super) const NAMES: [(&str, Self); 5] = [
         ("token-bucket", Self::TokenBucket),
         ("interval", Self::Interval),
@@ -137,27 +141,27 @@ impl Algorithm {
 /// What is left to read.
 struct Cursor<'a>(&'a str);
 
-struct Parts<'a> {
-    count: Size<'a>,
+struct RateParts<'a> {
+    count: ParsedSize<'a>,
     multiple: Option<&'a str>,
     unit: &'a str,
-    burst: Option<Size<'a>>,
+    burst: Option<ParsedSize<'a>>,
 }
 
 /// A count, and the bytes of its unit if it has one.
-struct Size<'a> {
+struct ParsedSize<'a> {
     digits: &'a str,
     bytes: Option<u64>,
 }
 
-impl Size<'_> {
+impl ParsedSize<'_> {
     fn tokens(&self, what: &'static str) -> Result<u64, Cause> {
         number(what, self.digits, self.bytes.unwrap_or(1), MOST_TOKENS)
     }
 }
 
 impl<'a> Cursor<'a> {
-    fn parts(&mut self) -> Option<Parts<'a>> {
+    fn parts(&mut self) -> Option<RateParts<'a>> {
         let count = self.size()?;
         let spaced = self.space();
         if let Some(rest) = self.0.strip_prefix('/') {
@@ -179,7 +183,7 @@ impl<'a> Cursor<'a> {
         } else {
             None
         };
-        Some(Parts {
+        Some(RateParts {
             count,
             multiple,
             unit,
@@ -188,7 +192,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A count and its unit of bytes. What comes after a count without one is left to be read.
-    fn size(&mut self) -> Option<Size<'a>> {
+    fn size(&mut self) -> Option<ParsedSize<'a>> {
         let digits = self.digits()?;
         let after = self.0;
         self.space();
@@ -197,7 +201,7 @@ impl<'a> Cursor<'a> {
         if bytes.is_none() {
             self.0 = after;
         }
-        Some(Size { digits, bytes })
+        Some(ParsedSize { digits, bytes })
     }
 
     fn digits(&mut self) -> Option<&'a str> {
@@ -301,7 +305,7 @@ mod tests {
 
     #[test]
     fn bytes_make_a_quota_of_bytes() {
-        let bytes = |quota: Quota| Ok(quota.unit(Unit::ContentBytes));
+        let bytes = |quota: Quota| Ok(quota.with_unit(Unit::ContentBytes));
         let day = Duration::from_secs(86_400);
         assert_eq!("10GB/day".parse(), bytes(Quota::per_day(10_000_000_000)));
         assert_eq!("1tib / D".parse(), bytes(Quota::per_day(1 << 40)));
@@ -337,14 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn what_the_grammar_cannot_say_is_written_but_never_read_as_something_else() {
+    fn quotas_beyond_the_grammar_never_parse_as_another_quota() {
         let second = Duration::from_secs(1);
         for (quota, text) in [
             (Quota::per(5, Duration::from_micros(1_500)), "5/1500 us"),
             (
                 Quota::per_second(5)
                     .initial_tokens(0)
-                    .unit(Unit::ContentBytes),
+                    .with_unit(Unit::ContentBytes),
                 "5B/second (initially 0B)",
             ),
             (
@@ -373,7 +377,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_reads_back(
+        fn display_parses_back(
             count in 1..=MOST_TOKENS,
             burst in 1..=MOST_TOKENS,
             multiple in 1_u64..1_000,
@@ -393,7 +397,7 @@ mod tests {
             };
             if let Ok(quota) = made {
                 let unit = if is_bytes { Unit::ContentBytes } else { Unit::Requests };
-                let quota = quota.unit(unit);
+                let quota = quota.with_unit(unit);
                 prop_assert_eq!(quota.to_string().parse::<Quota>(), Ok(quota));
             }
         }

@@ -11,7 +11,7 @@ use super::{Anchor, Origin, Quota, QuotaError, Rule, Unit};
 
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "algorithm", rename_all = "kebab-case")]
-enum Form {
+enum QuotaForm {
     TokenBucket(Bucket),
     Interval(Bucket),
     FixedWindow(Window),
@@ -28,7 +28,7 @@ struct Bucket {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     initial_tokens: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    anchor: Option<Start>,
+    anchor: Option<AnchorForm>,
     #[serde(default, skip_serializing_if = "Unit::is_default")]
     unit: Unit,
 }
@@ -39,14 +39,14 @@ struct Window {
     limit: u64,
     window_us: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    anchor: Option<Start>,
+    anchor: Option<AnchorForm>,
     #[serde(default, skip_serializing_if = "Unit::is_default")]
     unit: Unit,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Start {
+enum AnchorForm {
     FirstUse,
     Epoch { offset_us: u64 },
 }
@@ -79,54 +79,54 @@ impl<'de> Deserialize<'de> for Unit {
     }
 }
 
-impl From<Start> for Anchor {
-    fn from(start: Start) -> Self {
+impl From<AnchorForm> for Anchor {
+    fn from(start: AnchorForm) -> Self {
         match start {
-            Start::FirstUse => Self::FirstUse,
-            Start::Epoch { offset_us } => Self::Epoch {
+            AnchorForm::FirstUse => Self::FirstUse,
+            AnchorForm::Epoch { offset_us } => Self::Epoch {
                 offset: Duration::from_micros(offset_us),
             },
         }
     }
 }
 
-impl From<Origin> for Start {
+impl From<Origin> for AnchorForm {
     fn from(origin: Origin) -> Self {
         origin.map_or(Self::FirstUse, |offset_us| Self::Epoch { offset_us })
     }
 }
 
-impl TryFrom<Form> for Quota {
+impl TryFrom<QuotaForm> for Quota {
     type Error = QuotaError;
 
-    fn try_from(form: Form) -> Result<Self, QuotaError> {
+    fn try_from(form: QuotaForm) -> Result<Self, QuotaError> {
         let micros = Duration::from_micros;
         let (quota, initial, anchor, unit) = match form {
-            Form::TokenBucket(b) => (
+            QuotaForm::TokenBucket(b) => (
                 Self::try_token_bucket(b.capacity, b.refill, micros(b.period_us))?,
                 b.initial_tokens,
                 b.anchor,
                 b.unit,
             ),
-            Form::Interval(b) => (
+            QuotaForm::Interval(b) => (
                 Self::try_interval_bucket(b.capacity, b.refill, micros(b.period_us))?,
                 b.initial_tokens,
                 b.anchor,
                 b.unit,
             ),
-            Form::FixedWindow(w) => (
+            QuotaForm::FixedWindow(w) => (
                 Self::try_fixed_window(w.limit, micros(w.window_us))?,
                 None,
                 w.anchor,
                 w.unit,
             ),
-            Form::SlidingWindow(w) => (
+            QuotaForm::SlidingWindow(w) => (
                 Self::try_sliding_window(w.limit, micros(w.window_us))?,
                 None,
                 w.anchor,
                 w.unit,
             ),
-            Form::SlidingLog(w) => (
+            QuotaForm::SlidingLog(w) => (
                 Self::try_sliding_log(w.limit, micros(w.window_us))?,
                 None,
                 w.anchor,
@@ -135,17 +135,17 @@ impl TryFrom<Form> for Quota {
         };
         let quota = initial.map_or(Ok(quota), |initial| quota.try_initial_tokens(initial))?;
         let quota = anchor.map_or(Ok(quota), |anchor| quota.try_anchor(anchor.into()))?;
-        Ok(quota.unit(unit))
+        Ok(quota.with_unit(unit))
     }
 }
 
-impl From<&Quota> for Form {
+impl From<&Quota> for QuotaForm {
     fn from(quota: &Quota) -> Self {
         let unit = quota.unit;
         let window = |limit, window_us, origin: Origin| Window {
             limit,
             window_us,
-            anchor: (origin != Some(0)).then(|| Start::from(origin)),
+            anchor: (origin != Some(0)).then(|| AnchorForm::from(origin)),
             unit,
         };
         match quota.rule {
@@ -162,7 +162,7 @@ impl From<&Quota> for Form {
                 refill: b.refill,
                 period_us: b.period,
                 initial_tokens: (b.initial != b.capacity).then_some(b.initial),
-                anchor: b.origin.map(|_| Start::from(b.origin)),
+                anchor: b.origin.map(|_| AnchorForm::from(b.origin)),
                 unit,
             }),
             Rule::FixedWindow(w) => Self::FixedWindow(window(w.limit, w.window, w.origin)),
@@ -174,7 +174,7 @@ impl From<&Quota> for Form {
 
 impl Serialize for Quota {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        Form::from(self).serialize(serializer)
+        QuotaForm::from(self).serialize(serializer)
     }
 }
 
@@ -196,7 +196,7 @@ impl<'de> Deserialize<'de> for Quota {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Quota, A::Error> {
-                Form::deserialize(MapAccessDeserializer::new(map))?
+                QuotaForm::deserialize(MapAccessDeserializer::new(map))?
                     .try_into()
                     .map_err(A::Error::custom)
             }
@@ -219,8 +219,10 @@ mod tests {
                 offset: Duration::from_micros(7),
             }),
             Quota::fixed_window(9, second).anchor(Anchor::FirstUse),
-            Quota::fixed_window(9, second).unit(Unit::ContentBytes),
-            Quota::per_day(1 << 40).burst(1).unit(Unit::ContentBytes),
+            Quota::fixed_window(9, second).with_unit(Unit::ContentBytes),
+            Quota::per_day(1 << 40)
+                .burst(1)
+                .with_unit(Unit::ContentBytes),
             Quota::sliding_window(9, Duration::from_micros(1_500)),
             Quota::sliding_log(9, second),
         ] {
@@ -235,7 +237,7 @@ mod tests {
             serde_json::from_str::<Quota>("\"5/s burst 20\"").expect("reads"),
             Quota::per_second(5).burst(20)
         );
-        let bytes = Quota::per_day(10_000_000_000).unit(Unit::ContentBytes);
+        let bytes = Quota::per_day(10_000_000_000).with_unit(Unit::ContentBytes);
         assert_eq!(
             serde_json::from_str::<Quota>("\"10GB/day\"").expect("reads"),
             bytes
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused_with_its_own_sentence() {
+    fn invalid_values_fail_with_their_own_text() {
         let why = |text: &str| serde_json::from_str::<Quota>(text).unwrap_err().to_string();
         assert!(
             why("\"0/s\"")

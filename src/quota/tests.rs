@@ -5,14 +5,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const _: Quota = Quota::per_day(77_777).burst(5).initial_tokens(0);
 
 #[test]
-fn a_literal_that_cannot_be_panics_with_the_sentence_of_the_error() {
+fn invalid_literal_panics_with_the_text_of_its_error() {
     let payload = std::panic::catch_unwind(|| Quota::fixed_window(5, SECOND).burst(9)).unwrap_err();
     let error = Quota::fixed_window(5, SECOND).try_burst(9).unwrap_err();
     assert_eq!(payload.downcast_ref::<String>(), Some(&error.to_string()));
 }
 
 #[test]
-fn nonsense_is_refused_by_every_try_constructor() {
+fn invalid_values_are_errors_of_every_try_constructor() {
     let none = Duration::ZERO;
     let age = Duration::from_micros(MOST_GRAINS + 1);
     for refused in [
@@ -87,7 +87,7 @@ fn tokens_are_at_most_two_to_the_fortieth() {
 
 #[test]
 fn ten_gigabytes_a_day_keep_their_exact_rate() {
-    let quota = Quota::per_day(10_000_000_000).unit(Unit::ContentBytes);
+    let quota = Quota::per_day(10_000_000_000).with_unit(Unit::ContentBytes);
     assert_eq!(quota.grains(), Some((25, 216)));
     assert_eq!(
         quota.to_string().parse::<Quota>().map(|read| read.limit()),
@@ -104,8 +104,8 @@ fn settings_survive_a_later_burst() {
     assert!(Quota::per_second(5).initial_tokens(4).try_burst(3).is_err());
     let quota = Quota::interval_bucket(5, 1, SECOND)
         .anchor(Anchor::EPOCH)
-        .unit(Unit::ContentBytes)
+        .with_unit(Unit::ContentBytes)
         .burst(9);
-    assert_eq!((quota.limit(), quota.token_unit()), (9, Unit::ContentBytes));
+    assert_eq!((quota.limit(), quota.unit()), (9, Unit::ContentBytes));
     assert!(matches!(quota.rule, Rule::IntervalBucket(bucket) if bucket.origin == Some(0)));
 }

@@ -1,4 +1,4 @@
-//! Rates as two integers: a token is `per_token` grains, a microsecond refills `per_micro` grains (see [`Units::of`]).
+//! Rates as two integers: a token is `per_token` grains, a microsecond refills `per_micro` grains (see [`Units::new`]).
 
 /// The largest bucket, in grains: debts reach twice this and stay exact in a double as in a `u64`.
 pub(crate) const MOST_GRAINS: u64 = 1 << 52;
@@ -31,8 +31,8 @@ impl Divisor {
         self.number
     }
 
-    /// Quotient and remainder of a `dividend` below 2^60. The inverse is too small by less than one part in 2^64, so the
-    /// product is right or one too small.
+    /// Quotient and remainder of a `dividend` below 2^60. The inverse is too small by less than one part in 2^64, so
+    /// the product is right or one too small.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
     const fn divide(self, dividend: u64) -> (u64, u64) {
@@ -59,7 +59,7 @@ impl Divisor {
 impl Units {
     /// `refill / period` in lowest terms if `capacity` tokens of it fit into [`MOST_GRAINS`], else the largest fraction
     /// below it that does: never faster than asked. `None` if that is nothing at all.
-    pub(crate) const fn of(capacity: u64, refill: u64, period: u64) -> Option<Self> {
+    pub(crate) const fn new(capacity: u64, refill: u64, period: u64) -> Option<Self> {
         let divisor = gcd(refill, period);
         let (per_micro, per_token) = (refill / divisor, period / divisor);
         let most = MOST_GRAINS / capacity;
@@ -156,11 +156,11 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_over_142_years_has_no_units() {
-        let longest = Units::of(1, 1, MOST_GRAINS)
+    fn periods_above_142_years_have_no_units() {
+        let longest = Units::new(1, 1, MOST_GRAINS)
             .map(|units| (units.per_micro.get(), units.per_token.get()));
         assert_eq!(longest, Some((1, MOST_GRAINS)));
-        assert_eq!(Units::of(1, 1, MOST_GRAINS + 1), None);
-        assert_eq!(Units::of(MOST_TOKENS, 1, u64::MAX), None);
+        assert_eq!(Units::new(1, 1, MOST_GRAINS + 1), None);
+        assert_eq!(Units::new(MOST_TOKENS, 1, u64::MAX), None);
     }
 }

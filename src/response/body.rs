@@ -9,20 +9,20 @@ use pin_project_lite::pin_project;
 use crate::semaphore::Permit;
 
 pin_project! {
-    /// The inner service's body, or the short one of a refusal. A [`Body`] of [`Bytes`], if the inner one is.
+    /// The inner service's body, or the short one of a rejection. A [`Body`] of [`Bytes`], if the inner one is.
     ///
     /// Around a permit it gives it back with its last byte, its error, or its drop.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
-        kind: Kind<B>,
+        kind: BodyKind<B>,
     }
 }
 
 pin_project! {
     #[project = KindProj]
     #[derive(Debug)]
-    enum Kind<B> {
+    enum BodyKind<B> {
         // Dropped in this order: what is sent ends before its permit does.
         Inner { #[pin] body: B, permit: Option<Arc<Permit>> },
         Ours { body: Option<Bytes> },
@@ -35,7 +35,7 @@ impl<B> ResponseBody<B> {
     /// The inner service's body, or one like it.
     pub fn inner(body: B) -> Self {
         Self {
-            kind: Kind::Inner { body, permit: None },
+            kind: BodyKind::Inner { body, permit: None },
         }
     }
 
@@ -43,38 +43,38 @@ impl<B> ResponseBody<B> {
     pub(crate) fn holding(body: B, permit: Arc<Permit>) -> Self {
         let permit = Some(permit);
         Self {
-            kind: Kind::Inner { body, permit },
+            kind: BodyKind::Inner { body, permit },
         }
     }
 
     /// How long a short one is.
     pub(crate) fn own_length(&self) -> Option<usize> {
         match &self.kind {
-            Kind::Inner { .. } | Kind::Omitted => None,
-            Kind::Ours { body } => Some(body.as_ref().map_or(0, Bytes::len)),
+            BodyKind::Inner { .. } | BodyKind::Omitted => None,
+            BodyKind::Ours { body } => Some(body.as_ref().map_or(0, Bytes::len)),
         }
     }
 
     /// Nothing, in place of a body of any length.
     pub(crate) fn omitted() -> Self {
         Self {
-            kind: Kind::Omitted,
+            kind: BodyKind::Omitted,
         }
     }
 
     pub(crate) fn empty() -> Self {
         Self {
-            kind: Kind::Ours { body: None },
+            kind: BodyKind::Ours { body: None },
         }
     }
 }
 
-/// The short one of a refusal.
+/// The short one of a rejection.
 impl<B> From<Bytes> for ResponseBody<B> {
     fn from(body: Bytes) -> Self {
         let body = (!body.is_empty()).then_some(body);
         Self {
-            kind: Kind::Ours { body },
+            kind: BodyKind::Ours { body },
         }
     }
 }
@@ -109,19 +109,19 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Inner { body, .. } => body.is_end_stream(),
-            Kind::Ours { body } => body.is_none(),
-            Kind::Omitted => true,
+            BodyKind::Inner { body, .. } => body.is_end_stream(),
+            BodyKind::Ours { body } => body.is_none(),
+            BodyKind::Omitted => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Inner { body, .. } => body.size_hint(),
-            Kind::Ours { body } => {
+            BodyKind::Inner { body, .. } => body.size_hint(),
+            BodyKind::Ours { body } => {
                 SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
             }
-            Kind::Omitted => SizeHint::default(),
+            BodyKind::Omitted => SizeHint::default(),
         }
     }
 }

@@ -1,18 +1,18 @@
-//! The `RateLimit` and `RateLimit-Policy` fields of draft-ietf-httpapi-ratelimit-headers-11 (23 May 2026): RFC 9651 lists of
-//! strings with parameters, written canonically.
+//! The `RateLimit` and `RateLimit-Policy` fields of draft-ietf-httpapi-ratelimit-headers-11 (23 May 2026): RFC 9651
+//! lists of strings with parameters, written canonically.
 
 use smallvec::SmallVec;
 
 use super::base64;
 use crate::decision::{NEVER, QuotaSnapshot};
-use crate::policy::{NamedQuota, Permits};
+use crate::policy::{NamedQuota, SemaphorePolicy};
 use crate::quota::{Rule, Unit};
 
 pub(super) const MICROS: u64 = 1_000_000;
 
 /// What the fields say of one limit, whoever keeps it.
 #[derive(Clone, Debug)]
-pub(super) struct Item {
+pub(super) struct FieldItem {
     /// The name as an RFC 9651 string, with its quotes.
     name: Box<str>,
     quota: u64,
@@ -23,8 +23,8 @@ pub(super) struct Item {
     one_token: Option<u64>,
 }
 
-impl Item {
-    pub(super) fn of(named: &NamedQuota) -> Self {
+impl FieldItem {
+    pub(super) fn from_quota(named: &NamedQuota) -> Self {
         let quota = named.quota();
         let (window, one_token) = match quota.rule {
             Rule::TokenBucket(bucket) => {
@@ -50,7 +50,7 @@ impl Item {
             Rule::SlidingWindow(sliding) => (seconds(sliding.window), None),
             Rule::SlidingLog(log) => (seconds(log.window), None),
         };
-        let unit = match quota.token_unit() {
+        let unit = match quota.unit() {
             Unit::Requests => None,
             Unit::ContentBytes => Some("content-bytes"),
         };
@@ -64,10 +64,10 @@ impl Item {
         }
     }
 
-    pub(super) fn of_permits(permits: &Permits) -> Self {
+    pub(super) fn from_policy(policy: &SemaphorePolicy) -> Self {
         Self {
-            name: quoted(permits.name()),
-            quota: permits.capacity().into(),
+            name: quoted(policy.name()),
+            quota: policy.capacity().into(),
             unit: Some("concurrent-requests"),
             window: None,
             one_token: None,
@@ -182,7 +182,7 @@ fn quoted(name: &str) -> Box<str> {
 }
 
 #[cfg(test)]
-impl Item {
+impl FieldItem {
     /// An item of a concurrency limit, whatever its name.
     pub(super) fn raw(name: &str, capacity: u32) -> Self {
         Self {

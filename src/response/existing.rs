@@ -1,4 +1,5 @@
-//! What becomes of the rate-limit fields that the limited service has set itself: a gateway whose upstream has limits of its own.
+//! What becomes of the rate-limit fields that the limited service has set itself: a gateway whose upstream has limits
+//! of its own.
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, header};
@@ -7,11 +8,11 @@ use super::format::{Draft, HeaderFormats, Reset};
 use super::structured::{Value, is_dictionary, is_list};
 use crate::clock::Timestamp;
 
-/// What a layer does with rate-limit fields and a `Retry-After` that a response has already: those of the limited service, of a
-/// layer further in, or of the closure that makes a rejection.
+/// What a layer does with rate-limit fields and a `Retry-After` that a response has already: those of the limited
+/// service, of a layer further in, or of the closure that makes a rejection.
 ///
-/// The fields of a format are `RateLimit`, `RateLimit-Policy`, `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset`
-/// for the drafts, and `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`.
+/// The fields of a format are `RateLimit`, `RateLimit-Policy`, `RateLimit-Limit`, `RateLimit-Remaining` and
+/// `RateLimit-Reset` for the drafts, and `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`.
 ///
 /// | | fields of the layer's format | of another format | `Retry-After` |
 /// |---|---|---|---|
@@ -19,7 +20,8 @@ use crate::clock::Timestamp;
 /// | `Replace` | the layer replaces them | the layer removes them | the layer replaces it, if it has a wait |
 /// | `Keep` | they stay, and the layer adds none | they stay, and the layer adds none | it stays |
 ///
-/// A response on which the layer writes no fields stays as it is: an uncounted request, a redirect, gRPC, a shadow policy.
+/// A response on which the layer writes no fields stays as it is: an uncounted request, a redirect, gRPC, a shadow
+/// policy.
 ///
 /// ```
 /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
@@ -42,8 +44,8 @@ pub enum ExistingHeaders {
 }
 
 impl ExistingHeaders {
-    /// Makes room for fields of `formats`: the formats that are to be written. Fields of `spoken` were written by a layer that
-    /// speaks for this one, and stay.
+    /// Makes room for fields of `formats`: the formats that are to be written. Fields of `spoken` were written by a
+    /// layer that speaks for this one, and stay.
     #[inline]
     pub(super) fn make_room(
         self,
@@ -100,7 +102,7 @@ impl ExistingHeaders {
     }
 
     /// Whether a `Retry-After` that is there gives way to one in `seconds`.
-    pub(super) fn gives_way(
+    pub(super) fn keeps_existing(
         self,
         seconds: u64,
         now: impl FnOnce() -> Timestamp,

@@ -1,7 +1,7 @@
 //! In which header fields clients are told of limits.
 
-/// How clients are told of limits, beside the `Retry-After` of a refusal. The version of a draft is part of its name and never
-/// moves under a user's feet.
+/// How clients are told of limits, beside the `Retry-After` of a rejection. The version of a draft is part of its name
+/// and never moves under a user's feet.
 ///
 /// | format | fields |
 /// |---|---|
@@ -10,9 +10,9 @@
 /// | `Draft06` | `RateLimit-Limit`, `RateLimit-Remaining`, `RateLimit-Reset`, `RateLimit-Policy: 10;w=60` |
 /// | `XRateLimit` | `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset` |
 ///
-/// All but `Draft11` have room for one limit: that of the [governing quota](crate::Snapshot), and of nested layers that with the
-/// least remaining, the innermost if equal. Their reset is when the request may come again if it was refused, and else when
-/// nothing is owed any more.
+/// All but `Draft11` have room for one limit: that of the [governing quota](crate::Snapshot), and of nested layers that
+/// with the least remaining, the innermost if equal. Their reset is when the request may come again if it was rejected,
+/// and else when nothing is owed any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeaderFormat {
@@ -43,8 +43,8 @@ pub enum Reset {
 
 /// One or several formats of a layer, at no cost for those that are not used.
 ///
-/// The drafts give the same names to different fields, and so do the two kinds of `X-RateLimit-Reset`: of each of these families
-/// the last one counts.
+/// The drafts give the same names to different fields, and so do the two kinds of `X-RateLimit-Reset`: of each of these
+/// families the last one counts.
 ///
 /// ```
 /// use tower_sluice::response::{HeaderFormat, HeaderFormats, Reset};
@@ -80,7 +80,7 @@ impl HeaderFormats {
 
     /// Whether a point in time is told.
     #[inline]
-    pub(super) const fn tells_time(self) -> bool {
+    pub(super) const fn needs_time(self) -> bool {
         matches!(self.x, Some(Reset::Epoch))
     }
 
@@ -115,11 +115,11 @@ impl HeaderFormats {
         }
     }
 
-    /// Those of whose family none has been `said`.
-    pub(super) fn without(self, said: Self) -> Self {
+    /// Those of whose family none has been `written`.
+    pub(super) fn without(self, written: Self) -> Self {
         Self {
-            draft: self.draft.filter(|_| said.draft.is_none()),
-            x: self.x.filter(|_| said.x.is_none()),
+            draft: self.draft.filter(|_| written.draft.is_none()),
+            x: self.x.filter(|_| written.x.is_none()),
         }
     }
 }

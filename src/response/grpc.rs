@@ -1,8 +1,8 @@
-//! Refusals that a gRPC client understands: trailers-only answers with HTTP status 200.
+//! Rejections that a gRPC client understands: trailers-only answers with HTTP status 200.
 //!
-//! A plain 429 would be read as `UNAVAILABLE` and retried at once; with a text body it becomes `INTERNAL`. When to come back is
-//! said twice: to the client's own retries (`grpc-retry-pushback-ms`, gRFC A6), and to its application, with the names of what is
-//! used up (`grpc-status-details-bin`, a `google.rpc.Status`).
+//! A plain 429 would be read as `UNAVAILABLE` and retried at once; with a text body it becomes `INTERNAL`. When to come
+//! back is said twice: to the client's own retries (`grpc-retry-pushback-ms`, gRFC A6), and to its application, with
+//! the names of what is used up (`grpc-status-details-bin`, a `google.rpc.Status`).
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 
 use super::headers::{self, A_SECOND};
-use super::{Refusal, ResponseBody, base64, protobuf};
+use super::{Rejection, ResponseBody, base64, protobuf};
 use crate::clock::micros_up;
 use crate::decision::RetryAfter;
 
@@ -43,7 +43,7 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// What a call is answered with.
-struct Status {
+struct GrpcStatus {
     code: u8,
     message: &'static str,
     /// When it may come again; `None` if that is not a question of time.
@@ -57,30 +57,30 @@ const UNIMPLEMENTED: u8 = 12;
 const INTERNAL: u8 = 13;
 const UNAVAILABLE: u8 = 14;
 
-impl Status {
-    fn of(refusal: &Refusal) -> Self {
-        let (code, message, retry_after) = match refusal {
-            Refusal::Limited { decision, .. } => (
+impl GrpcStatus {
+    fn from_rejection(rejection: &Rejection) -> Self {
+        let (code, message, retry_after) = match rejection {
+            Rejection::Limited { decision, .. } => (
                 RESOURCE_EXHAUSTED,
                 "rate limit exceeded",
                 decision.retry_after(),
             ),
-            Refusal::Busy {
+            Rejection::Busy {
                 decision,
                 is_global: false,
                 ..
             } => (
                 RESOURCE_EXHAUSTED,
                 "too many requests in flight",
-                Some(headers::busy_wait(decision)),
+                Some(headers::busy_retry_after(decision)),
             ),
-            Refusal::NoKey(error) => match error.status() {
+            Rejection::NoKey(error) => match error.status() {
                 StatusCode::BAD_REQUEST => (INVALID_ARGUMENT, "bad request", None),
                 StatusCode::FORBIDDEN => (PERMISSION_DENIED, "forbidden", None),
                 StatusCode::NOT_FOUND => (UNIMPLEMENTED, "not found", None),
                 _ => (INTERNAL, "internal error", None),
             },
-            Refusal::Busy { .. } | Refusal::Unavailable => (
+            Rejection::Busy { .. } | Rejection::Unavailable => (
                 UNAVAILABLE,
                 "service unavailable",
                 Some(RetryAfter::In(A_SECOND)),
@@ -103,13 +103,13 @@ impl Status {
 }
 
 /// One head that ends the stream. gRPC-Web is answered in its own type.
-pub(super) fn refuse<B>(
+pub(super) fn reject<B>(
     request: &HeaderMap,
-    refusal: &Refusal,
+    rejection: &Rejection,
     jitter: u64,
 ) -> Response<ResponseBody<B>> {
     let mut response = Response::new(ResponseBody::empty());
-    write(refusal, jitter, kind(request), response.headers_mut());
+    write(rejection, jitter, kind(request), response.headers_mut());
     response
 }
 
@@ -135,8 +135,13 @@ fn kind(request: &HeaderMap) -> HeaderValue {
     HeaderValue::from_static(known.copied().unwrap_or(GRPC))
 }
 
-pub(super) fn write(refusal: &Refusal, jitter: u64, kind: HeaderValue, headers: &mut HeaderMap) {
-    let status = Status::of(refusal).delayed(jitter);
+pub(super) fn write(
+    rejection: &Rejection,
+    jitter: u64,
+    kind: HeaderValue,
+    headers: &mut HeaderMap,
+) {
+    let status = GrpcStatus::from_rejection(rejection).delayed(jitter);
     headers.insert(CONTENT_TYPE, kind);
     insert(GRPC_STATUS, &number(status.code.into()), headers);
     insert(GRPC_MESSAGE, &percent_encoded(status.message), headers);
@@ -149,22 +154,22 @@ pub(super) fn write(refusal: &Refusal, jitter: u64, kind: HeaderValue, headers: 
     };
     insert(PUSHBACK, &pushback, headers);
 
-    let mut message = protobuf::Status::new(status.code, status.message);
+    let mut message = protobuf::StatusMessage::new(status.code, status.message);
     if let RetryAfter::In(wait) = retry_after {
         message.retry_info(wait);
     }
-    match refusal {
-        Refusal::Limited {
+    match rejection {
+        Rejection::Limited {
             policy, decision, ..
         } => message.quota_failure(
             headers::violated(policy, decision.snapshot()),
             "quota exceeded",
         ),
-        Refusal::Busy {
-            permits,
+        Rejection::Busy {
+            policy,
             is_global: false,
             ..
-        } => message.quota_failure([permits.name()].into_iter(), status.message),
+        } => message.quota_failure([policy.name()].into_iter(), status.message),
         _ => {}
     }
     let details: String = base64::digits(&message.into_bytes())
@@ -184,7 +189,8 @@ fn number(number: u64) -> Cow<'static, str> {
     Cow::Owned(itoa::Buffer::new().format(number).to_owned())
 }
 
-/// A `grpc-message`: all but space to `~` is written as `%` and two digits, and so is `%` (PROTOCOL-HTTP2 of gRPC, "Responses").
+/// A `grpc-message`: all but space to `~` is written as `%` and two digits, and so is `%` (PROTOCOL-HTTP2 of gRPC,
+/// "Responses").
 fn percent_encoded(message: &str) -> Cow<'_, str> {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
@@ -209,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_content_type_of_grpc_ends_there_or_goes_on_as_grpc_says() {
+    fn grpc_content_type_has_a_known_suffix_or_none() {
         let is = |text: &'static str| {
             let kind = (CONTENT_TYPE, HeaderValue::from_static(text));
             is_grpc(&HeaderMap::from_iter([kind]))
@@ -239,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_what_a_client_decodes() {
+    fn grpc_status_details_decode() {
         let messages = [
             ("rate limit exceeded", "rate limit exceeded"),
             ("100% of ~\u{7f}\n", "100%25 of ~%7F%0A"),

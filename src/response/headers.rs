@@ -7,14 +7,14 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
 
-use super::draft11::{Field, Item, seconds};
+use super::draft11::{Field, FieldItem, seconds};
 use super::existing::{ExistingHeaders, OneLimit};
 use super::format::{Draft, HeaderFormats, Reset};
+use super::legacy_headers::GoverningQuota;
 use super::problem;
-use super::single::Single;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, QuotaSnapshot, RetryAfter, Snapshot};
-use crate::policy::{Permits, Policy};
+use crate::policy::{Policy, SemaphorePolicy};
 
 pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -23,7 +23,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How one answer is told.
 #[derive(Clone, Copy)]
-pub(super) struct Telling<'a> {
+pub(super) struct FieldOptions<'a> {
     pub(super) formats: HeaderFormats,
     /// What becomes of fields that are there already.
     pub(super) existing: ExistingHeaders,
@@ -36,17 +36,17 @@ pub(super) struct Telling<'a> {
 
 /// What a policy's answers have in common, made once.
 #[derive(Debug)]
-pub(super) struct Prepared {
-    items: Vec<Item>,
+pub(super) struct PreparedFields {
+    items: Vec<FieldItem>,
     /// The value of `RateLimit-Policy`, without a partition key.
     policy: Option<HeaderValue>,
     /// That of drafts 06 and 07, made when it is first wanted.
     plain_policy: OnceLock<Option<HeaderValue>>,
-    /// The body of a refusal, if the policy has a single quota.
+    /// The body of a rejection, if the policy has a single quota.
     problem: Option<Bytes>,
 }
 
-impl Telling<'_> {
+impl FieldOptions<'_> {
     /// This, in the formats that are to be written beside the fields that are there.
     #[inline]
     fn among(mut self, headers: &mut HeaderMap) -> Self {
@@ -57,16 +57,19 @@ impl Telling<'_> {
     }
 }
 
-impl Prepared {
-    pub(super) fn of(policy: &Policy) -> Self {
+impl PreparedFields {
+    pub(super) fn from_policy(policy: &Policy) -> Self {
         let problem = match policy.quotas() {
             [only] => Some(problem::quota_exceeded([only.name()].into_iter())),
             _ => None,
         };
-        Self::new(policy.quotas().iter().map(Item::of).collect(), problem)
+        Self::new(
+            policy.quotas().iter().map(FieldItem::from_quota).collect(),
+            problem,
+        )
     }
 
-    pub(super) fn new(items: Vec<Item>, problem: Option<Bytes>) -> Self {
+    pub(super) fn new(items: Vec<FieldItem>, problem: Option<Bytes>) -> Self {
         let mut field = Field::new();
         items.iter().for_each(|item| item.policy(None, &mut field));
         Self {
@@ -77,7 +80,7 @@ impl Prepared {
         }
     }
 
-    /// The names of the quotas that refused, as a problem body.
+    /// The names of the quotas that rejected, as a problem body.
     pub(super) fn problem(&self, policy: &Policy, snapshot: &Snapshot) -> Bytes {
         match &self.problem {
             Some(problem) => problem.clone(),
@@ -89,31 +92,36 @@ impl Prepared {
     #[inline]
     pub(super) fn write_limits(
         &self,
-        telling: Telling<'_>,
+        options: FieldOptions<'_>,
         decision: &Decision,
         headers: &mut HeaderMap,
     ) {
-        let telling = telling.among(headers);
-        match telling.formats {
+        let options = options.among(headers);
+        match options.formats {
             HeaderFormats {
                 draft: Some(Draft::D11),
                 x: None,
-            } => self.write_draft11(telling, decision, headers),
+            } => self.write_draft11(options, decision, headers),
             HeaderFormats {
                 draft: None,
                 x: None,
             } => {}
-            _ => self.write_others(telling, decision, headers),
+            _ => self.write_others(options, decision, headers),
         }
     }
 
     /// The same, if it is not the usual format alone.
     #[cold]
-    fn write_others(&self, telling: Telling<'_>, decision: &Decision, headers: &mut HeaderMap) {
-        let HeaderFormats { draft, x } = telling.formats;
-        let governing = Single::of(decision.snapshot());
+    fn write_others(
+        &self,
+        options: FieldOptions<'_>,
+        decision: &Decision,
+        headers: &mut HeaderMap,
+    ) {
+        let HeaderFormats { draft, x } = options.formats;
+        let governing = GoverningQuota::from_snapshot(decision.snapshot());
         match draft {
-            Some(Draft::D11) => self.write_draft11(telling, decision, headers),
+            Some(Draft::D11) => self.write_draft11(options, decision, headers),
             Some(Draft::D07) => {
                 self.write_plain_policy(headers);
                 governing.write_draft07(headers);
@@ -125,7 +133,7 @@ impl Prepared {
             None => {}
         }
         match x {
-            Some(Reset::Epoch) => governing.write(OneLimit::X, Some(telling.at), headers),
+            Some(Reset::Epoch) => governing.write(OneLimit::X, Some(options.at), headers),
             Some(Reset::Delta) => governing.write(OneLimit::X, None, headers),
             None => {}
         }
@@ -142,8 +150,13 @@ impl Prepared {
         }
     }
 
-    fn write_draft11(&self, telling: Telling<'_>, decision: &Decision, headers: &mut HeaderMap) {
-        let partition_key = telling.partition_key;
+    fn write_draft11(
+        &self,
+        options: FieldOptions<'_>,
+        decision: &Decision,
+        headers: &mut HeaderMap,
+    ) {
+        let partition_key = options.partition_key;
         match (&self.policy, partition_key) {
             (Some(policy), None) => drop(headers.append(RATELIMIT_POLICY, policy.clone())),
             _ => {
@@ -155,34 +168,39 @@ impl Prepared {
         }
         let mut field = Field::new();
         let mut is_used_up = false;
-        let told = |answer: &QuotaSnapshot| decision.is_allowed() || !answer.is_allowed();
+        let is_listed = |answer: &QuotaSnapshot| decision.is_allowed() || !answer.is_allowed();
         for (item, answer) in self.items.iter().zip(decision.snapshot().quotas()) {
-            if told(answer) {
+            if is_listed(answer) {
                 item.limit(answer, partition_key, &mut field);
                 is_used_up |= answer.remaining == 0;
             }
         }
         append(RATELIMIT, &field, headers);
-        // A refusal's own `Retry-After` is as late as the latest of its windows.
+        // A rejection's own `Retry-After` is as late as the latest of its windows.
         if is_used_up && decision.is_allowed() && headers.contains_key(RETRY_AFTER) {
-            self.put_off(telling, decision, headers);
+            self.extend_retry_after(options, decision, headers);
         }
     }
 
     /// Who comes when a layer further in says would meet this one: until what is used up comes back.
     #[cold]
-    fn put_off(&self, telling: Telling<'_>, decision: &Decision, headers: &mut HeaderMap) {
+    fn extend_retry_after(
+        &self,
+        options: FieldOptions<'_>,
+        decision: &Decision,
+        headers: &mut HeaderMap,
+    ) {
         let both = self.items.iter().zip(decision.snapshot().quotas());
         let windows = both
             .filter(|(_, answer)| answer.remaining == 0)
             .filter_map(|(item, answer)| item.effective_window(answer));
         if let Some(seconds) = windows.max() {
-            write_retry_after(seconds, telling.existing, || telling.at, headers);
+            write_retry_after(seconds, options.existing, || options.at, headers);
         }
     }
 }
 
-/// Tells of a refusal that is not enforced.
+/// Tells of a rejection that is not enforced.
 pub(super) fn write_shadow(policy: &Policy, headers: &mut HeaderMap) {
     if let Ok(name) = HeaderValue::from_str(policy.name()) {
         headers.append(SHADOW, name);
@@ -191,37 +209,37 @@ pub(super) fn write_shadow(policy: &Policy, headers: &mut HeaderMap) {
 
 /// Adds the fields of permits behind what a layer further in has written. Only draft 11 knows of concurrency.
 pub(super) fn write_permits(
-    telling: Telling<'_>,
-    permits: &Permits,
+    options: FieldOptions<'_>,
+    policy: &SemaphorePolicy,
     decision: &Decision,
     headers: &mut HeaderMap,
 ) {
-    let told = HeaderFormats {
+    let is_listed = HeaderFormats {
         x: None,
-        ..telling.formats
+        ..options.formats
     };
-    if told.draft != Some(Draft::D11) {
+    if is_listed.draft != Some(Draft::D11) {
         return;
     }
-    let telling = Telling {
-        formats: told,
-        ..telling
+    let options = FieldOptions {
+        formats: is_listed,
+        ..options
     }
     .among(headers);
-    if !telling.formats.is_empty() {
-        let item = Item::of_permits(permits);
+    if !options.formats.is_empty() {
+        let item = FieldItem::from_policy(policy);
         let (mut policy, mut limit) = (Field::new(), Field::new());
-        item.policy(telling.partition_key, &mut policy);
+        item.policy(options.partition_key, &mut policy);
         for answer in decision.snapshot().quotas() {
-            item.limit(answer, telling.partition_key, &mut limit);
+            item.limit(answer, options.partition_key, &mut limit);
         }
         append(RATELIMIT_POLICY, &policy, headers);
         append(RATELIMIT, &limit, headers);
     }
 }
 
-/// What those are told who are refused for want of permits.
-pub(super) fn busy_wait(decision: &Decision) -> RetryAfter {
+/// What those are told who are rejected for want of permits.
+pub(super) fn busy_retry_after(decision: &Decision) -> RetryAfter {
     match decision.retry_after() {
         Some(RetryAfter::In(wait)) => RetryAfter::In(wait.min(A_SECOND)),
         _ => RetryAfter::Never,
@@ -247,8 +265,8 @@ pub(super) fn write_wait(
     }
 }
 
-/// Forbids caches to store a rejection, which depends on the client (RFC 6585 §4 for 429). A `Cache-Control` with `no-store`
-/// stays as it is; any other one is replaced.
+/// Forbids caches to store a rejection, which depends on the client (RFC 6585 §4 for 429). A `Cache-Control` with
+/// `no-store` stays as it is; any other one is replaced.
 pub(super) fn write_no_store(headers: &mut HeaderMap) {
     let forbids = |value: &HeaderValue| {
         let mut directives = value.as_bytes().split(|byte| *byte == b',');
@@ -266,7 +284,7 @@ fn write_retry_after(
     now: impl FnOnce() -> Timestamp,
     headers: &mut HeaderMap,
 ) {
-    if !existing.gives_way(seconds, now, headers) {
+    if !existing.keeps_existing(seconds, now, headers) {
         return;
     }
     // By way of text: `HeaderValue::from` a number allocates twice.

@@ -1,4 +1,4 @@
-//! What clients are told: refusals, header fields, and how a service of any protocol is answered for ([`Reject`]).
+//! What clients are told: rejections, header fields, and how a service of any protocol is answered for ([`Protocol`]).
 //!
 //! | case | status | fields |
 //! |---|---|---|
@@ -9,23 +9,25 @@
 //! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields appended; none on 1xx, and on 3xx only if asked for |
 //!
-//! Rate-limit fields and a `Retry-After` that the service has set itself stay if they are of the same format, and are replaced
-//! otherwise: [`ExistingHeaders`] has other choices for a gateway.
+//! Rate-limit fields and a `Retry-After` that the service has set itself stay if they are of the same format, and are
+//! replaced otherwise: [`ExistingHeaders`] has other choices for a gateway.
 //!
-//! Every rejection carries `Cache-Control: no-store`, also in gRPC and in a response of a closure: it depends on the client.
-//! A `Cache-Control` of the closure stays if it has `no-store`, and is replaced otherwise.
+//! Every rejection carries `Cache-Control: no-store`, also in gRPC and in a response of a closure: it depends on the
+//! client. A `Cache-Control` of the closure stays if it has `no-store`, and is replaced otherwise.
 //!
-//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). Policy names are public; keys and the texts of
-//! errors are never sent. [`HeaderFormat`] says in which fields limits are told, [`RefusalBody`] what is told to people:
-//! [`reject_fn`](crate::RateLimitLayer::reject_fn) has a page for browsers. To scripts of other origins browsers show only the
-//! fields that the server exposes (`Access-Control-Expose-Headers`), which is for a layer of CORS around this one.
+//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). Policy names are public; keys and the
+//! texts of errors are never sent. [`HeaderFormat`] says in which fields limits are told, [`RejectionBody`] what is
+//! told to people: [`reject_fn`](crate::RateLimitLayer::reject_fn) has a page for browsers. To scripts of other origins
+//! browsers show only the fields that the server exposes (`Access-Control-Expose-Headers`), which is for a layer of
+//! CORS around this one.
 //!
-//! A request is a gRPC call if its method is POST and its `content-type` is `application/grpc`, followed by the end, `+`, `;` or
-//! `-web`. Any other request is plain HTTP.
+//! A request is a gRPC call if its method is POST and its `content-type` is `application/grpc`, followed by the end,
+//! `+`, `;` or `-web`. Any other request is plain HTTP.
 //!
-//! A gRPC request is refused with `grpc-status` 8 (without a key 3, 7, 12 or 13; without a backend 14) in one head, as its clients expect, and without rate-limit fields.
-//! When it may come again is in `grpc-retry-pushback-ms` (whole milliseconds, rounded up; -1: never) and, as `RetryInfo`, in
-//! `grpc-status-details-bin`, beside a `QuotaFailure` with the names of what is used up.
+//! A gRPC request is rejected with `grpc-status` 8 (without a key 3, 7, 12 or 13; without a backend 14) in one head, as
+//! its clients expect, and without rate-limit fields. When it may come again is in `grpc-retry-pushback-ms` (whole
+//! milliseconds, rounded up; -1: never) and, as `RetryInfo`, in `grpc-status-details-bin`, beside a `QuotaFailure` with
+//! the names of what is used up.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -47,23 +49,23 @@
 
 mod base64;
 mod body;
-mod carry;
+mod context;
+mod deadline;
 mod draft11;
 mod existing;
 mod format;
-mod granted;
 mod grpc;
 mod headers;
 mod hook;
-mod patience;
+mod legacy_headers;
+mod permit_protocol;
 mod problem;
 mod protobuf;
-mod reject;
-mod single;
+mod protocol;
+mod rejection_body;
 mod structured;
 #[cfg(test)]
 mod vectors;
-mod words;
 
 use std::fmt;
 
@@ -72,30 +74,32 @@ use http::{Response, StatusCode};
 
 use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
-use crate::policy::{Permits, Policy};
+use crate::policy::{Policy, SemaphorePolicy};
 
 pub use crate::partition::PartitionKey;
 #[cfg(feature = "partition-key")]
 pub use crate::partition::ShortSecret;
 
 pub use self::body::ResponseBody;
-pub use self::carry::{CarryPermit, HttpCarried};
+pub(crate) use self::context::DeferredCharge;
+pub use self::context::{AllowedContext, PermitContext, RejectedContext};
 pub use self::existing::ExistingHeaders;
 pub use self::format::{HeaderFormat, HeaderFormats, Reset};
-pub(crate) use self::granted::Offer;
-pub use self::granted::{Entered, Granted, Refused};
 pub(crate) use self::grpc::is_grpc;
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
-pub use self::reject::{AsError, Http, HttpPass, LimitError, Reject};
-pub use self::words::{PlainText, Problem, ProblemType, RefusalBody, RejectFn, RespondFn};
+pub use self::permit_protocol::{HttpPermitHolder, PermitProtocol};
+pub use self::protocol::{AsError, Http, HttpInFlight, LimitError, Protocol};
+pub use self::rejection_body::{
+    PlainText, Problem, ProblemType, RejectFn, RejectionBody, RespondFn,
+};
 
 /// Why a request does not reach the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum Rejection {
     /// Over the limit.
     Limited {
-        /// The policy that refused.
+        /// The policy that rejected.
         policy: Policy,
         /// Its answer.
         decision: Decision,
@@ -105,7 +109,7 @@ pub enum Refusal {
     /// Too many are in flight.
     Busy {
         /// What they hold.
-        permits: Permits,
+        policy: SemaphorePolicy,
         /// What the semaphore answered: when enough leases will have ended by themselves is in it, a hint.
         decision: Decision,
         /// Whether it is the whole service that has too many in flight, not the client.
@@ -117,7 +121,7 @@ pub enum Refusal {
     Unavailable,
 }
 
-impl Refusal {
+impl Rejection {
     /// The status for HTTP: 429, 400, 500 or 503.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
@@ -140,7 +144,7 @@ impl Refusal {
         response
     }
 
-    /// The answer of the policy or the semaphore that refused, if it was that.
+    /// The answer of the policy or the semaphore that rejected, if it was that.
     #[must_use]
     pub const fn decision(&self) -> Option<&Decision> {
         match self {
@@ -149,8 +153,8 @@ impl Refusal {
         }
     }
 
-    /// The wait after which the same request is allowed, if the policy refused; of a semaphore a hint, for requests end sooner
-    /// than leases.
+    /// The wait after which the same request is allowed, if the policy rejected; of a semaphore a hint, for requests
+    /// end sooner than leases.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {
@@ -160,12 +164,12 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limited { policy, .. } => write!(f, "rate limit `{}` exceeded", policy.name()),
-            Self::Busy { permits, .. } => {
-                write!(f, "too many requests of `{}` in flight", permits.name())
+            Self::Busy { policy, .. } => {
+                write!(f, "too many requests of `{}` in flight", policy.name())
             }
             Self::NoKey(error) => error.fmt(f),
             Self::Unavailable => f.write_str("the rate limiter gave no answer"),
@@ -173,4 +177,4 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl std::error::Error for Refusal {}
+impl std::error::Error for Rejection {}

@@ -1,35 +1,35 @@
-//! Bodies of refusals: problem details (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers-11.
+//! Bodies of rejections: problem details (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers-11.
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::headers::{self, Prepared};
-use super::{ProblemType, Refusal};
+use super::headers::{self, PreparedFields};
+use super::{ProblemType, Rejection};
 
 /// What is answered if nothing else is said.
-pub(super) fn body(refusal: &Refusal, kind: ProblemType) -> Bytes {
-    match refusal {
-        Refusal::Limited {
+pub(super) fn body(rejection: &Rejection, kind: ProblemType) -> Bytes {
+    match rejection {
+        Rejection::Limited {
             policy, decision, ..
         } => match kind {
             ProblemType::QuotaExceeded => policy
-                .derived(Prepared::of)
+                .derived(PreparedFields::from_policy)
                 .problem(policy, decision.snapshot()),
             ProblemType::AbnormalUsageDetected => {
                 abnormal_usage(headers::violated(policy, decision.snapshot()))
             }
         },
-        Refusal::Busy {
+        Rejection::Busy {
             is_global: true, ..
         } => reduced_capacity(),
-        Refusal::Busy { permits, .. } => quota_exceeded([permits.name()].into_iter()),
-        _ => about_blank(refusal.status()),
+        Rejection::Busy { policy, .. } => quota_exceeded([policy.name()].into_iter()),
+        _ => about_blank(rejection.status()),
     }
 }
 
-pub(super) fn write_head<B>(refusal: &Refusal, response: &mut Response<B>) {
-    *response.status_mut() = refusal.status();
+pub(super) fn write_head<B>(rejection: &Rejection, response: &mut Response<B>) {
+    *response.status_mut() = rejection.status();
     let kind = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
 }

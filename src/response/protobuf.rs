@@ -1,5 +1,5 @@
-//! A `google.rpc.Status` with what a refusal has to say, in the encoding of protocol buffers: three messages do not pay for a
-//! compiler of them.
+//! A `google.rpc.Status` with what a rejection has to say, in the encoding of protocol buffers: three messages do not
+//! pay for a compiler of them.
 //!
 //! ```text
 //! Status       { int32 code = 1; string message = 2; repeated Any details = 3; }
@@ -10,9 +10,9 @@
 
 use std::time::Duration;
 
-pub(super) struct Status(Vec<u8>);
+pub(super) struct StatusMessage(Vec<u8>);
 
-impl Status {
+impl StatusMessage {
     pub(super) fn new(code: u8, message: &str) -> Self {
         let mut out = Vec::with_capacity(256);
         integer(1, code.into(), &mut out);

@@ -5,10 +5,10 @@ use std::path::Path;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use super::draft11::Item;
+use super::draft11::FieldItem;
 use super::format::{HeaderFormat, HeaderFormats, Reset};
-use super::headers::{Prepared, Telling, write_no_store, write_wait};
-use super::{ExistingHeaders, Refusal, grpc, problem};
+use super::headers::{FieldOptions, PreparedFields, write_no_store, write_wait};
+use super::{ExistingHeaders, Rejection, grpc, problem};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};
 use crate::policy::Policy;
@@ -46,7 +46,7 @@ fn quota(policy: &Value) -> Option<Quota> {
     };
     Some(match policy["unit"].as_str() {
         None => quota,
-        Some("content-bytes") => quota.unit(Unit::ContentBytes),
+        Some("content-bytes") => quota.with_unit(Unit::ContentBytes),
         Some(other) => panic!("unknown unit {other}"),
     })
 }
@@ -56,16 +56,16 @@ fn name(policy: &Value) -> &str {
 }
 
 /// Its item, and its limit.
-fn item(policy: &Value) -> (Item, u64) {
+fn item(policy: &Value) -> (FieldItem, u64) {
     match quota(policy) {
         Some(quota) => {
-            let named = Policy::try_of("p", [(name(policy), quota)]).expect("a policy");
-            (Item::of(&named.quotas()[0]), quota.limit())
+            let named = Policy::try_from_quotas("p", [(name(policy), quota)]).expect("a policy");
+            (FieldItem::from_quota(&named.quotas()[0]), quota.limit())
         }
         None => {
             let capacity = number(&policy["capacity"]);
             let narrow = u32::try_from(capacity).expect("permits");
-            (Item::raw(name(policy), narrow), capacity)
+            (FieldItem::raw(name(policy), narrow), capacity)
         }
     }
 }
@@ -113,7 +113,7 @@ fn decision(results: &[Value], limits: &[u64]) -> Decision {
             },
             reset_after: result["reset_after_us"].as_u64().expect("a number"),
         });
-    Decision::of(Snapshot::new(answers.collect()))
+    Decision::from_snapshot(Snapshot::new(answers.collect()))
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn ratelimit_headers() {
         let policies = case["policies"].as_array().expect("policies");
         let (items, limits): (Vec<_>, Vec<_>) = policies.iter().map(item).unzip();
         let decision = decision(case["results"].as_array().expect("results"), &limits);
-        let prepared = Prepared::new(items, None);
+        let prepared = PreparedFields::new(items, None);
 
         let mut headers = HeaderMap::new();
         let field = |pair: &Value| {
@@ -150,14 +150,14 @@ fn ratelimit_headers() {
                 write_no_store(&mut headers);
                 status = 429;
             }
-            let telling = Telling {
+            let options = FieldOptions {
                 formats: formats(format),
                 existing,
                 spoken: HeaderFormats::NONE,
                 at: Timestamp::from_micros(case["now_us"].as_u64().expect("a time")),
                 partition_key: partition_key(policies),
             };
-            prepared.write_limits(telling, &decision, &mut headers);
+            prepared.write_limits(options, &decision, &mut headers);
         }
 
         let expect = &case["expect"];
@@ -206,13 +206,13 @@ fn ratelimit_headers() {
     assert_eq!(ran, 35, "all there are");
 }
 
-/// A refusal by these policies.
-fn limited(policies: &[Value], decision: Decision) -> Refusal {
+/// A rejection by these policies.
+fn limited(policies: &[Value], decision: Decision) -> Rejection {
     let quotas = policies
         .iter()
         .map(|policy| (name(policy), quota(policy).expect("a quota")));
-    Refusal::Limited {
-        policy: Policy::try_of("p", quotas).expect("a policy"),
+    Rejection::Limited {
+        policy: Policy::try_from_quotas("p", quotas).expect("a policy"),
         decision,
         joined: false,
     }

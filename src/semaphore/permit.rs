@@ -9,24 +9,25 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::backend::{Answer, Fault, Lease, Lobby, PermitBackend};
+use crate::backend::{Answer, BackendContext, Lease, PermitBackend, TaskError};
 use crate::decision::{Decision, PermitId, PermitOp};
 use crate::key::Key;
-use crate::policy::Permits;
-use crate::report;
+use crate::policy::SemaphorePolicy;
+use crate::telemetry;
 
-/// The right to be in flight. It is given back once: when it is dropped, by whatever way (a return, a panic, a future that is
-/// cancelled), or by [`release`](Self::release).
+/// The right to be in flight. It is given back once: when it is dropped, by whatever way (a return, a panic, a future
+/// that is cancelled), or by [`release`](Self::release).
 ///
-/// It may be moved anywhere, and lasts as long as it is kept: into a task, into the body of a response, beside a connection.
+/// It may be moved anywhere, and lasts as long as it is kept: into a task, into the body of a response, beside a
+/// connection.
 ///
-/// From a backend that is remote it is given back in the background, by the runtime that drops it or else by the one it was
-/// acquired in. If neither is there any more, it ends with its lease.
+/// From a backend that is remote it is given back in the background, by the runtime that drops it or else by the one it
+/// was acquired in. If neither is there any more, it ends with its lease.
 #[must_use = "a permit that is dropped is given back at once"]
 pub struct Permit {
     lease: Arc<Lease>,
     /// None: it has been released.
-    giver: Option<Arc<dyn Giver>>,
+    releaser: Option<Arc<dyn ReleasePermit>>,
     decision: Decision,
     waited: Duration,
 }
@@ -34,17 +35,17 @@ pub struct Permit {
 impl Permit {
     pub(super) fn new(
         lease: Arc<Lease>,
-        giver: Arc<dyn Giver>,
+        releaser: Arc<dyn ReleasePermit>,
         decision: Decision,
         waited: Duration,
     ) -> Self {
         let permit = Self {
             lease,
-            giver: Some(giver),
+            releaser: Some(releaser),
             decision,
             waited,
         };
-        report::held(&permit);
+        telemetry::permit_acquired(&permit);
         permit
     }
 
@@ -56,8 +57,8 @@ impl Permit {
 
     /// What it is one of.
     #[must_use]
-    pub fn permits(&self) -> &Permits {
-        &self.lease.permits
+    pub fn policy(&self) -> &SemaphorePolicy {
+        &self.lease.policy
     }
 
     /// How many permits it counts for.
@@ -78,18 +79,18 @@ impl Permit {
         self.waited
     }
 
-    /// Whether its lease was lost: somebody else may be in its place. It looks at the time, too, and so is right also where nothing
-    /// else had a turn for a whole lease.
+    /// Whether its lease was lost: somebody else may be in its place. It looks at the time, too, and so is right also
+    /// where nothing else had a turn for a whole lease.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        if let Some(giver) = &self.giver {
-            giver.look_at(&self.lease);
+        if let Some(releaser) = &self.releaser {
+            releaser.check_lease(&self.lease);
         }
         self.lease.is_lost()
     }
 
-    /// Completes when its lease was lost; never, while it lasts or after it was given back. It lives by itself. What tells it is the
-    /// task that renews.
+    /// Completes when its lease was lost; never, while it lasts or after it was given back. It lives by itself. What
+    /// tells it is the task that renews.
     ///
     /// # Cancel safety
     ///
@@ -99,26 +100,27 @@ impl Permit {
         Lost(Box::pin(async move { lease.lost().await }))
     }
 
-    /// Gives it back, and tells whether it still lasted: `false` if its lease was over, or if a first answer was lost on the way and
-    /// it had been given back already.
+    /// Gives it back, and tells whether it still lasted: `false` if its lease was over, or if a first answer was lost
+    /// on the way and it had been given back already.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer. It is not asked again: if it has not released the permit, that ends with its lease.
+    /// If the backend gave no answer. It is not asked again: if it has not released the permit, that ends with its
+    /// lease.
     ///
     /// # Cancel safety
     ///
     /// It is given back by the first poll, or by the drop. Whoever waits for the answer may stop waiting.
     pub async fn release(mut self) -> Result<bool, ReleaseError> {
-        let Some(giver) = self.giver.take() else {
+        let Some(releaser) = self.releaser.take() else {
             return Ok(false);
         };
-        report::given_back(&self.lease.permits, self.lease.weight);
-        match giver.give(&self.lease) {
-            Given::Done(given) => given.map_err(ReleaseError),
-            Given::UnderWay(answer) => match answer.await {
-                Ok(given) => given.map_err(ReleaseError),
-                Err(_) => Err(ReleaseError(Fault::Lost)),
+        telemetry::permit_released(&self.lease.policy, self.lease.weight);
+        match releaser.release(&self.lease) {
+            ReleaseProgress::Done(released) => released.map_err(ReleaseError),
+            ReleaseProgress::UnderWay(answer) => match answer.await {
+                Ok(released) => released.map_err(ReleaseError),
+                Err(_) => Err(ReleaseError(TaskError::RuntimeEnded)),
             },
         }
     }
@@ -138,9 +140,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(giver) = self.giver.take() {
-            report::given_back(&self.lease.permits, self.lease.weight);
-            drop(giver.give(&self.lease));
+        if let Some(releaser) = self.releaser.take() {
+            telemetry::permit_released(&self.lease.policy, self.lease.weight);
+            drop(releaser.release(&self.lease));
         }
     }
 }
@@ -148,7 +150,7 @@ impl Drop for Permit {
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
-            .field("permits", &self.lease.permits)
+            .field("policy", &self.lease.policy)
             .field("weight", &self.weight())
             .field("is_lost", &self.is_lost())
             .finish_non_exhaustive()
@@ -175,15 +177,17 @@ impl fmt::Debug for Lost {
 
 /// Why it is not known whether a permit was given back. It ends with its lease.
 #[derive(Debug)]
-pub struct ReleaseError(Fault);
+pub struct ReleaseError(TaskError);
 
 impl fmt::Display for ReleaseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Fault::NoRuntime => f.write_str("there is no runtime to release the permit in"),
-            Fault::Slow | Fault::Crowded => f.write_str("the release took too long"),
-            Fault::Lost => f.write_str("the runtime ended before the permit was released"),
-            Fault::Failed(error) => error.fmt(f),
+            TaskError::NoRuntime => f.write_str("there is no runtime to release the permit in"),
+            TaskError::TimedOut | TaskError::TooMany => f.write_str("the release took too long"),
+            TaskError::RuntimeEnded => {
+                f.write_str("the runtime ended before the permit was released")
+            }
+            TaskError::Failed(error) => error.fmt(f),
         }
     }
 }
@@ -192,66 +196,70 @@ impl Error for ReleaseError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
             // Shown in place of this one, so its causes are ours.
-            Fault::Failed(error) => error.source(),
+            TaskError::Failed(error) => error.source(),
             _ => None,
         }
     }
 }
 
 /// A backend, whichever its type.
-pub(super) trait Giver: Send + Sync {
+pub(super) trait ReleasePermit: Send + Sync {
     /// Gives a permit back, in the background as soon as it takes time.
-    fn give(&self, lease: &Lease) -> Given;
+    fn release(&self, lease: &Lease) -> ReleaseProgress;
 
     /// Sees whether its lease is over.
-    fn look_at(&self, lease: &Lease);
+    fn check_lease(&self, lease: &Lease);
 }
 
-pub(super) enum Given {
-    Done(Result<bool, Fault>),
-    UnderWay(oneshot::Receiver<Result<bool, Fault>>),
+pub(super) enum ReleaseProgress {
+    Done(Result<bool, TaskError>),
+    UnderWay(oneshot::Receiver<Result<bool, TaskError>>),
 }
 
-impl<B: PermitBackend> Giver for B {
-    fn look_at(&self, lease: &Lease) {
+impl<B: PermitBackend> ReleasePermit for B {
+    fn check_lease(&self, lease: &Lease) {
         if self.has_leases() {
-            let lobby = self.lobby();
-            lobby.leases().look_at(lease.id, || lobby.now());
+            let context = self.context();
+            context.leases().check_lease(lease.id, || context.now());
         }
     }
 
-    fn give(&self, lease: &Lease) -> Given {
-        let lobby = self.lobby();
+    fn release(&self, lease: &Lease) -> ReleaseProgress {
+        let context = self.context();
         // First: what is given back is not renewed.
         if self.has_leases() {
-            lobby.leases().forget(lease.id);
+            context.leases().forget(lease.id);
         }
         if lease.weight == 0 {
-            return Given::Done(Ok(false));
+            return ReleaseProgress::Done(Ok(false));
         }
         let Lease {
-            id, permits, key, ..
+            id, policy, key, ..
         } = lease;
         let release = release(*id, lease.may_arrive_late);
-        match self.ask(release, permits, key) {
+        match self.ask(release, policy, key) {
             Answer::Now(reply) => {
-                lobby.permits().released(permits, key);
-                let given = reply.map_err(|error| lobby.lost(Fault::of(error)));
-                Given::Done(given.map(|reply| reply.lasting.contains(&true)))
+                context.permit_queues().released(policy, key);
+                let released = reply
+                    .map_err(|error| context.record_task_failure(TaskError::from_error(error)));
+                ReleaseProgress::Done(released.map(|reply| reply.lasting.contains(&true)))
             }
             Answer::Later(reply) => {
                 let backend = self.clone();
-                let (permits, key) = (permits.clone(), key.clone());
+                let (policy, key) = (policy.clone(), key.clone());
                 let release = async move {
                     // However many leave together, none is late because of the others.
-                    let _turn = backend.lobby().errand_runner().in_turn().await;
+                    let _slot = backend.context().background().acquire_slot().await;
                     let reply = reply.await;
-                    backend.lobby().permits().released(&permits, &key);
-                    Ok(reply.map_err(Fault::of)?.lasting.contains(&true))
+                    backend.context().permit_queues().released(&policy, &key);
+                    Ok(reply
+                        .map_err(TaskError::from_error)?
+                        .lasting
+                        .contains(&true))
                 };
-                match lobby.run_at(runtime(lease.runtime.as_ref()), release) {
-                    Ok(answer) => Given::UnderWay(answer),
-                    Err(fault) => Given::Done(Err(fault)),
+                match context.spawn_on(runtime(lease.runtime.as_ref()), release) {
+                    Ok(answer) => ReleaseProgress::UnderWay(answer),
+                    Err(error) => ReleaseProgress::Done(Err(error)),
                 }
             }
         }
@@ -278,9 +286,9 @@ const fn release(id: PermitId, may_arrive_late: bool) -> PermitOp {
 }
 
 /// A permit that is asked for. Dropped before it is there, it is given back: the answer may still come.
-pub(super) struct Asking<'a, B: PermitBackend> {
+pub(super) struct PendingPermit<'a, B: PermitBackend> {
     backend: &'a B,
-    permits: &'a Permits,
+    policy: &'a SemaphorePolicy,
     key: &'a Key,
     id: PermitId,
     /// An answer under way.
@@ -295,11 +303,11 @@ pub(super) struct Asking<'a, B: PermitBackend> {
     has_place: bool,
 }
 
-impl<'a, B: PermitBackend> Asking<'a, B> {
-    pub(super) fn new(backend: &'a B, permits: &'a Permits, key: &'a Key) -> Self {
+impl<'a, B: PermitBackend> PendingPermit<'a, B> {
+    pub(super) fn new(backend: &'a B, policy: &'a SemaphorePolicy, key: &'a Key) -> Self {
         Self {
             backend,
-            permits,
+            policy,
             key,
             id: backend.new_id(),
             reply: None,
@@ -318,8 +326,8 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
         self.id
     }
 
-    pub(super) const fn permits(&self) -> &Permits {
-        self.permits
+    pub(super) const fn policy(&self) -> &SemaphorePolicy {
+        self.policy
     }
 
     pub(super) const fn key(&self) -> &Key {
@@ -329,8 +337,9 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
     /// Asks `op`, which is of this id, and has the answer if it is there at once.
     pub(super) fn ask_now(&mut self, op: PermitOp) -> Option<Result<super::PermitReply, B::Error>> {
         self.has_place |= matches!(op, PermitOp::Wait { .. });
-        match self.backend.ask(op, self.permits, self.key) {
-            // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by blocking.
+        match self.backend.ask(op, self.policy, self.key) {
+            // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by
+            // blocking.
             Answer::Now(reply) => {
                 if self.backend.blocks() {
                     self.learn(&reply);
@@ -388,47 +397,48 @@ impl<'a, B: PermitBackend> Asking<'a, B> {
     }
 }
 
-impl<B: PermitBackend> Drop for Asking<'_, B> {
+impl<B: PermitBackend> Drop for PendingPermit<'_, B> {
     fn drop(&mut self) {
         if !self.is_known {
             return;
         }
-        let lobby: &Lobby = self.backend.lobby();
+        let context: &BackendContext = self.backend.context();
         let runtime = runtime(self.runtime.as_ref());
         let (id, may_arrive_late) = (self.id, self.may_arrive_late);
         let Some(reply) = self.reply.take() else {
             let release = release(id, may_arrive_late);
-            match self.backend.ask(release, self.permits, self.key) {
-                Answer::Now(Ok(_)) => lobby.permits().released(self.permits, self.key),
-                Answer::Now(Err(error)) => drop(lobby.lost(Fault::of(error))),
+            match self.backend.ask(release, self.policy, self.key) {
+                Answer::Now(Ok(_)) => context.permit_queues().released(self.policy, self.key),
+                Answer::Now(Err(error)) => {
+                    drop(context.record_task_failure(TaskError::from_error(error)))
+                }
                 Answer::Later(done) => {
                     let backend = self.backend.clone();
-                    let (permits, key) = (self.permits.clone(), self.key.clone());
-                    let give_up = async move {
-                        let _turn = backend.lobby().errand_runner().in_turn().await;
+                    let (policy, key) = (self.policy.clone(), self.key.clone());
+                    let release = async move {
+                        let _slot = backend.context().background().acquire_slot().await;
                         let done = done.await;
-                        backend.lobby().permits().released(&permits, &key);
-                        done.map_err(Fault::of).map(drop)
+                        backend.context().permit_queues().released(&policy, &key);
+                        done.map_err(TaskError::from_error).map(drop)
                     };
-                    drop(lobby.run_at(runtime, give_up));
+                    drop(context.spawn_on(runtime, release));
                 }
             }
             return;
         };
-        let (backend, permits, key) =
-            (self.backend.clone(), self.permits.clone(), self.key.clone());
-        let give_up = async move {
+        let (backend, policy, key) = (self.backend.clone(), self.policy.clone(), self.key.clone());
+        let release = async move {
             // Without an answer the request may arrive after its release.
             let may_arrive_late = arrives_late(&reply.await) || may_arrive_late;
             let release = release(id, may_arrive_late);
-            let _turn = backend.lobby().errand_runner().in_turn().await;
-            let done = match backend.ask(release, &permits, &key) {
+            let _slot = backend.context().background().acquire_slot().await;
+            let done = match backend.ask(release, &policy, &key) {
                 Answer::Now(done) => done,
                 Answer::Later(done) => done.await,
             };
-            backend.lobby().permits().released(&permits, &key);
-            done.map_err(Fault::of).map(drop)
+            backend.context().permit_queues().released(&policy, &key);
+            done.map_err(TaskError::from_error).map(drop)
         };
-        drop(lobby.run_at(runtime, give_up));
+        drop(context.spawn_on(runtime, release));
     }
 }

@@ -9,24 +9,25 @@ use smallvec::SmallVec;
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
-use crate::backend::{Answer, Group, Insertion, Lease, PermitBackend, Renewed};
+use crate::backend::{Answer, Insertion, Lease, PermitBackend, RenewalGroup, RenewalResult};
 use crate::clock::Timestamp;
 use crate::decision::PermitOp;
 
-/// The most renewals under way. More would only wait in the backend and exceed their time limit there, and delay requests.
-const MOST_FLIGHTS: usize = 64;
+/// The most renewals under way. More would only wait in the backend and exceed their time limit there, and delay
+/// requests.
+const MAX_RENEWALS: usize = 64;
 
-type Flight = Pin<Box<dyn Future<Output = Renewed> + Send>>;
+type RenewalFuture = Pin<Box<dyn Future<Output = RenewalResult> + Send>>;
 
 /// Renews a lease that was requested at `requested`, for as long as it is held.
 pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested: Timestamp) {
-    let lobby = backend.lobby();
-    let Insertion::NeedsTask(sooner) = lobby.leases().insert(lease, requested, || lobby.now())
+    let context = backend.context();
+    let Insertion::NeedsTask(sooner) = context.leases().insert(lease, requested, || context.now())
     else {
         return;
     };
     let runtime = super::permit::runtime(lease.runtime.as_ref());
-    let task = Task::new(backend.clone(), sooner, runtime.as_ref());
+    let task = RenewalTask::new(backend.clone(), sooner, runtime.as_ref());
     match runtime {
         _ if backend.blocks() => on_a_thread(task),
         Some(runtime) => drop(runtime.spawn(task.run())),
@@ -37,18 +38,18 @@ pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested:
 
 /// For a backend that blocks. If there is no thread for it, permits end with their leases.
 #[cfg(feature = "blocking")]
-fn on_a_thread<B: PermitBackend>(task: Task<B>) {
+fn on_a_thread<B: PermitBackend>(task: RenewalTask<B>) {
     let thread = std::thread::Builder::new().name("permits".to_owned());
     drop(thread.spawn(move || crate::park::block_on(task.run())));
 }
 
 #[cfg(not(feature = "blocking"))]
-fn on_a_thread<B: PermitBackend>(task: Task<B>) {
+fn on_a_thread<B: PermitBackend>(task: RenewalTask<B>) {
     drop(task);
 }
 
 /// The task that renews.
-struct Task<B: PermitBackend> {
+struct RenewalTask<B: PermitBackend> {
     backend: B,
     sooner: Arc<Notify>,
     runtime: Option<Handle>,
@@ -56,7 +57,7 @@ struct Task<B: PermitBackend> {
     ended: SmallVec<[runtime::Id; 1]>,
 }
 
-impl<B: PermitBackend> Task<B> {
+impl<B: PermitBackend> RenewalTask<B> {
     fn new(backend: B, sooner: Arc<Notify>, runtime: Option<&Handle>) -> Self {
         Self {
             backend,
@@ -68,18 +69,18 @@ impl<B: PermitBackend> Task<B> {
 
     async fn run(mut self) {
         self.ended.clear();
-        let mut flights: Vec<Flight> = Vec::new();
+        let mut renewals: Vec<RenewalFuture> = Vec::new();
         loop {
-            let lobby = self.backend.lobby();
-            let leases = lobby.leases();
-            let Some(look) = leases.next_look(&self.sooner) else {
+            let context = self.backend.context();
+            let leases = context.leases();
+            let Some(next_attempt) = leases.next_attempt(&self.sooner) else {
                 return;
             };
-            let mut sleep = lobby.sleep_until(look);
+            let mut sleep = context.sleep_until(next_attempt);
             let mut sooner = std::pin::pin!(self.sooner.notified());
             poll_fn(|cx| {
-                let before = flights.len();
-                flights.retain_mut(|flight| match flight.as_mut().poll(cx) {
+                let before = renewals.len();
+                renewals.retain_mut(|renewal| match renewal.as_mut().poll(cx) {
                     Poll::Ready(renewed) => {
                         leases.settle(&renewed);
                         false
@@ -88,7 +89,7 @@ impl<B: PermitBackend> Task<B> {
                 });
                 let woken = sleep.as_mut().poll(cx).is_ready()
                     || sooner.as_mut().poll(cx).is_ready()
-                    || flights.len() < before;
+                    || renewals.len() < before;
                 if woken {
                     Poll::Ready(())
                 } else {
@@ -96,36 +97,40 @@ impl<B: PermitBackend> Task<B> {
                 }
             })
             .await;
-            leases.gather(lobby.now());
-            while flights.len() < MOST_FLIGHTS {
-                let now = lobby.now();
+            leases.gather(context.now());
+            while renewals.len() < MAX_RENEWALS {
+                let now = context.now();
                 let Some(group) = leases.take(now) else { break };
-                flights.push(Box::pin(renew(self.backend.clone(), group, now)));
+                renewals.push(Box::pin(renew(self.backend.clone(), group, now)));
             }
         }
     }
 }
 
-async fn renew<B: PermitBackend>(backend: B, group: Group, asked: Timestamp) -> Renewed {
+async fn renew<B: PermitBackend>(
+    backend: B,
+    group: RenewalGroup,
+    asked_at: Timestamp,
+) -> RenewalResult {
     let op = PermitOp::Renew(group.ids.clone());
-    let reply = match backend.ask(op, &group.permits, &group.key) {
+    let reply = match backend.ask(op, &group.policy, &group.key) {
         Answer::Now(reply) => reply,
         Answer::Later(reply) => reply.await,
     };
-    Renewed {
+    RenewalResult {
         group,
-        asked,
+        asked_at,
         lasting: reply.ok().map(|reply| reply.lasting),
     }
 }
 
-impl<B: PermitBackend> Drop for Task<B> {
+impl<B: PermitBackend> Drop for RenewalTask<B> {
     fn drop(&mut self) {
-        // The runtime ends. If others hold permits, the first one of theirs that lasts goes on; if none does, the next acquire
-        // starts a new task.
+        // The runtime ends. If others hold permits, the first one of theirs that lasts goes on; if none does, the next
+        // acquire starts a new task.
         let mut ended = std::mem::take(&mut self.ended);
         ended.extend(self.runtime.as_ref().map(Handle::id));
-        let leases = self.backend.lobby().leases();
+        let leases = self.backend.context().leases();
         if let Some(other) = leases.pass_on(&self.sooner, &ended) {
             let sooner = Arc::clone(&self.sooner);
             let mut task = Self::new(self.backend.clone(), sooner, Some(&other));

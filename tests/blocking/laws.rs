@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tower_sluice::backend::{self, Reply};
 use tower_sluice::blocking;
-use tower_sluice::{Key, Policy, Quota, Receipt, Snapshot, Turn};
+use tower_sluice::{Key, Policy, Quota, Receipt, Reservation, Snapshot};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -31,10 +31,10 @@ pub(crate) fn policies() -> Vec<Policy> {
 pub(crate) trait Asked {
     fn check(&self, key: &Key, cost: u64) -> Reply;
     fn reserve(&self, key: &Key, cost: u64, max_wait: Duration) -> Reply;
-    fn cancel(&self, key: &Key, turn: Turn) -> bool;
+    fn cancel(&self, key: &Key, reservation: Reservation) -> bool;
     fn peek(&self, key: &Key) -> Snapshot;
     fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u64) -> Snapshot;
-    fn penalty(&self, key: &Key, cost: u64) -> Snapshot;
+    fn penalize(&self, key: &Key, cost: u64) -> Snapshot;
     fn reset(&self, key: &Key) -> Snapshot;
 }
 
@@ -51,8 +51,8 @@ impl<B: blocking::BlockingBackend> Asked for blocking::Limiter<B> {
         answer(self.reserve(key, cost, max_wait))
     }
 
-    fn cancel(&self, key: &Key, turn: Turn) -> bool {
-        answer(self.cancel(key, turn))
+    fn cancel(&self, key: &Key, reservation: Reservation) -> bool {
+        answer(self.cancel(key, reservation))
     }
 
     fn peek(&self, key: &Key) -> Snapshot {
@@ -63,8 +63,8 @@ impl<B: blocking::BlockingBackend> Asked for blocking::Limiter<B> {
         answer(self.refund(key, receipt, cost))
     }
 
-    fn penalty(&self, key: &Key, cost: u64) -> Snapshot {
-        answer(self.penalty(key, cost))
+    fn penalize(&self, key: &Key, cost: u64) -> Snapshot {
+        answer(self.penalize(key, cost))
     }
 
     fn reset(&self, key: &Key) -> Snapshot {
@@ -93,8 +93,8 @@ impl<B: backend::Backend> Asked for Awaited<'_, B> {
         self.wait(self.limiter.reserve(key, cost, max_wait))
     }
 
-    fn cancel(&self, key: &Key, turn: Turn) -> bool {
-        self.wait(self.limiter.cancel(key, turn))
+    fn cancel(&self, key: &Key, reservation: Reservation) -> bool {
+        self.wait(self.limiter.cancel(key, reservation))
     }
 
     fn peek(&self, key: &Key) -> Snapshot {
@@ -105,8 +105,8 @@ impl<B: backend::Backend> Asked for Awaited<'_, B> {
         self.wait(self.limiter.refund(key, receipt, cost))
     }
 
-    fn penalty(&self, key: &Key, cost: u64) -> Snapshot {
-        self.wait(self.limiter.penalty(key, cost))
+    fn penalize(&self, key: &Key, cost: u64) -> Snapshot {
+        self.wait(self.limiter.penalize(key, cost))
     }
 
     fn reset(&self, key: &Key) -> Snapshot {
@@ -122,21 +122,21 @@ pub(crate) fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
-/// What an operation did, when time plays no part: whether it was allowed or given back, what remains of each quota, and
-/// whether there is a receipt, a turn, a wait.
-type Told = (bool, Vec<u64>, [bool; 3]);
+/// What an operation did, when time plays no part: whether it was allowed or given back, what remains of each quota,
+/// and whether there is a receipt, a reservation, a wait.
+type Reported = (bool, Vec<u64>, [bool; 3]);
 
-fn of_reply(reply: &Reply) -> Told {
+fn of_reply(reply: &Reply) -> Reported {
     let holds = [
         reply.receipt.is_some(),
-        reply.turn.is_some(),
-        !reply.go_after.is_zero(),
+        reply.reservation.is_some(),
+        !reply.wait.is_zero(),
     ];
     let (_, remaining, _) = of_snapshot(reply.decision.snapshot());
     (reply.decision.is_allowed(), remaining, holds)
 }
 
-fn of_snapshot(snapshot: &Snapshot) -> Told {
+fn of_snapshot(snapshot: &Snapshot) -> Reported {
     let quotas = snapshot.quotas().iter();
     (
         true,
@@ -146,44 +146,45 @@ fn of_snapshot(snapshot: &Snapshot) -> Told {
 }
 
 /// Does every operation, on a key that is unseen: by turns each asks one of those that share the state.
-pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Told> {
-    let mut turns = limiters.iter().cycle();
-    let mut next = || *turns.next().expect("at least one");
-    let mut told = Vec::new();
+pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Reported> {
+    let mut reservations = limiters.iter().cycle();
+    let mut next = || *reservations.next().expect("at least one");
+    let mut reported = Vec::new();
     let mut first = next().check(key, 4);
-    told.push(of_reply(&first));
+    reported.push(of_reply(&first));
     let receipt = first.receipt.as_mut().expect("allowed");
     // More than what was charged is never given back.
     for _ in 0..3 {
-        told.push(of_snapshot(&next().refund(key, receipt, 3)));
+        reported.push(of_snapshot(&next().refund(key, receipt, 3)));
     }
-    told.push(of_snapshot(&next().penalty(key, 2)));
+    reported.push(of_snapshot(&next().penalize(key, 2)));
     for cost in [20, 9, 0, 1] {
-        told.push(of_reply(&next().check(key, cost)));
-        told.push(of_snapshot(&next().peek(key)));
+        reported.push(of_reply(&next().check(key, cost)));
+        reported.push(of_snapshot(&next().peek(key)));
     }
     let mut reserved = next().reserve(key, 8, 30 * DAY);
-    told.push(of_reply(&reserved));
-    if let Some(turn) = reserved.turn.take() {
-        told.push((next().cancel(key, turn), Vec::new(), [false; 3]));
+    reported.push(of_reply(&reserved));
+    if let Some(reservation) = reserved.reservation.take() {
+        reported.push((next().cancel(key, reservation), Vec::new(), [false; 3]));
     }
     // A crowd that leaves from the front: the last cancel returns all charges.
     let mut crowd: Vec<_> = (0..5).map(|_| next().reserve(key, 1, 30 * DAY)).collect();
     for reserved in &mut crowd {
-        if let Some(turn) = reserved.turn.take() {
-            told.push((next().cancel(key, turn), Vec::new(), [false; 3]));
+        if let Some(reservation) = reserved.reservation.take() {
+            reported.push((next().cancel(key, reservation), Vec::new(), [false; 3]));
         }
     }
-    told.push(of_snapshot(&next().peek(key)));
-    told.push(of_reply(&next().reserve(key, 8, HOUR)));
-    told.push(of_snapshot(&next().penalty(key, 15)));
-    told.push(of_reply(&next().check(key, 1)));
-    told.push(of_snapshot(&next().reset(key)));
-    told.push(of_reply(&next().check(key, 5)));
-    told
+    reported.push(of_snapshot(&next().peek(key)));
+    reported.push(of_reply(&next().reserve(key, 8, HOUR)));
+    reported.push(of_snapshot(&next().penalize(key, 15)));
+    reported.push(of_reply(&next().check(key, 1)));
+    reported.push(of_snapshot(&next().reset(key)));
+    reported.push(of_reply(&next().check(key, 5)));
+    reported
 }
 
-/// A crowd that leaves from the front: only the last cancel returns its charge at once, and then nothing is left of the others.
+/// A crowd that leaves from the front: only the last cancel returns its charge at once, and then nothing is left of the
+/// others.
 pub(crate) fn a_crowd_leaves_no_debt<B: backend::BlockingBackend>(backend: &B) {
     let policy = Policy::new("crowd", Quota::per_hour(2));
     let (limiter, key) = (
@@ -192,16 +193,16 @@ pub(crate) fn a_crowd_leaves_no_debt<B: backend::BlockingBackend>(backend: &B) {
     );
     let answer = |reply: Result<Reply, B::Error>| reply.expect("it answers");
     assert!(answer(limiter.check(&key, 2)).decision.is_allowed());
-    let turns: Vec<_> = (0..20)
-        .map(|_| answer(limiter.reserve(&key, 1, 30 * DAY)).turn)
+    let reservations: Vec<_> = (0..20)
+        .map(|_| answer(limiter.reserve(&key, 1, 30 * DAY)).reservation)
         .collect();
     let owed = || limiter.peek(&key).expect("it answers").reset_after();
     assert!(owed() > 10 * HOUR);
-    let returned: Vec<_> = turns
+    let returned: Vec<_> = reservations
         .into_iter()
-        .map(|turn| {
+        .map(|reservation| {
             limiter
-                .cancel(&key, turn.expect("it waits"))
+                .cancel(&key, reservation.expect("it waits"))
                 .expect("it answers")
         })
         .collect();

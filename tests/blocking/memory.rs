@@ -34,24 +34,24 @@ fn every_operation_works_without_a_runtime() {
     let receipt = reply.receipt.as_mut().expect("allowed");
     let left = limiter.refund(&ann, receipt, 3).expect("memory");
     assert_eq!(left.remaining(), 9);
-    let left = limiter.penalty(&ann, 5).expect("memory");
+    let left = limiter.penalize(&ann, 5).expect("memory");
     assert_eq!(left.remaining(), 4);
     let reply = limiter.reserve(&ann, 6, HOUR).expect("memory");
     assert!(reply.decision.is_allowed());
-    assert!((Duration::from_secs(700)..HOUR).contains(&reply.go_after));
+    assert!((Duration::from_secs(700)..HOUR).contains(&reply.wait));
     assert_eq!(limiter.peek(&ann).expect("memory").remaining(), 0);
-    let turn = reply.turn.expect("a turn");
-    assert!(limiter.cancel(&ann, turn).expect("memory"));
+    let reservation = reply.reservation.expect("a turn");
+    assert!(limiter.cancel(&ann, reservation).expect("memory"));
     assert_eq!(limiter.peek(&ann).expect("memory").remaining(), 4);
-    let refused = limiter.check(&ann, 11).expect("memory").decision;
-    assert_eq!(refused.retry_after(), Some(RetryAfter::Never));
+    let denied = limiter.check(&ann, 11).expect("memory").decision;
+    assert_eq!(denied.retry_after(), Some(RetryAfter::Never));
     let left = limiter.reset(&ann).expect("memory");
     assert_eq!(left.remaining(), 10);
     assert!(limiter.backend().is_empty(), "unseen again");
 }
 
 #[test]
-fn the_answers_are_those_of_the_asynchronous_limiter() {
+fn blocking_limiter_decides_like_the_async_limiter() {
     let (runtime, key) = (runtime(), Key::from("ann"));
     for policy in policies() {
         let limiter = Limiter::new(policy.clone(), frozen());
@@ -59,11 +59,11 @@ fn the_answers_are_those_of_the_asynchronous_limiter() {
             runtime: &runtime,
             limiter: tower_sluice::Limiter::new(policy.clone(), frozen()),
         };
-        let (told, expected) = (
+        let (reported, expected) = (
             every_operation(&[&limiter], &key),
             every_operation(&[&awaited], &key),
         );
-        assert_eq!(told, expected, "{policy:?}");
+        assert_eq!(reported, expected, "{policy:?}");
     }
 }
 
@@ -82,7 +82,7 @@ fn threads_and_tasks_share_their_buckets() {
         let together = every_operation(&[&limiter, &awaited], &key);
         assert_eq!(together, alone, "{policy:?}");
         // A tier of the same name stands behind the same state.
-        let tier = limiter.with(&policy);
+        let tier = limiter.with_policy(&policy);
         assert_eq!(
             limiter.peek(&key).expect("memory"),
             tier.peek(&key).expect("memory")
@@ -135,7 +135,7 @@ fn any_number_of_threads_and_tasks_admit_exactly_the_limit() {
 }
 
 #[test]
-fn a_call_over_the_limit_is_not_made() {
+fn call_over_the_limit_is_not_made() {
     let limiter = Limiter::new(Policy::new("calls", Quota::per_hour(3)), frozen());
     let (key, mut calls) = (Key::from("ann"), 0);
     let mut call = |cost: u64| {
@@ -146,16 +146,16 @@ fn a_call_over_the_limit_is_not_made() {
     };
     assert_eq!(call(1), Ok(1));
     assert_eq!(call(2), Ok(2));
-    let refused = call(1).expect_err("nothing is left");
-    let Rejected::Denied(decision) = &refused else {
-        panic!("{refused:?}");
+    let denied = call(1).expect_err("nothing is left");
+    let Rejected::Denied(decision) = &denied else {
+        panic!("{denied:?}");
     };
     assert!(!decision.is_allowed());
     assert_eq!(
-        refused.to_string(),
+        denied.to_string(),
         "rate limit exceeded, allowed after 1200s"
     );
-    assert!(refused.source().is_none());
+    assert!(denied.source().is_none());
     let never = call(4).expect_err("it never passes");
     assert_eq!(
         never.to_string(),

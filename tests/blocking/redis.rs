@@ -67,8 +67,8 @@ fn is_unasked(why: &BackendErrorKind) -> bool {
     )
 }
 
-/// Checks until Redis decides again, after an outage as long as `outage`: the circuit probes after one second, then after twice
-/// as long each time.
+/// Checks until Redis decides again, after an outage as long as `outage`: the circuit probes after one second, then
+/// after twice as long each time.
 fn recovers(limiter: &Redis, key: &Key, outage: Duration) {
     let second = Duration::from_secs(1);
     let most = 2 * outage.max(second) + SLACK;
@@ -99,7 +99,7 @@ fn open(limiter: &Redis, count: u64) {
 // -- The same answers, the same buckets
 
 #[test]
-fn the_answers_and_the_buckets_are_those_of_the_asynchronous_backend() {
+fn blocking_backend_shares_state_and_replies_with_the_async_backend() {
     assert!(Handle::try_current().is_err());
     let (server, runtime) = (RedisServer::start(), runtime());
     let threads = asking().connect_blocking(server.url()).expect("it runs");
@@ -203,7 +203,7 @@ fn keys_have_the_same_names() {
 }
 
 #[test]
-fn keys_are_kept_for_as_long_as_it_was_set() {
+fn idle_ttl_sets_how_long_keys_are_kept() {
     let server = RedisServer::start();
     let day = Duration::from_secs(86_400);
     let backend = asking().idle_ttl(7 * day).connect_blocking(server.url());
@@ -216,7 +216,7 @@ fn keys_are_kept_for_as_long_as_it_was_set() {
     );
 }
 
-// -- Scripts and refusals
+// -- Scripts and denials
 
 #[test]
 fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
@@ -226,7 +226,7 @@ fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
 }
 
 #[test]
-fn scripts_that_were_flushed_are_loaded_again() {
+fn flushed_scripts_are_loaded_again() {
     let server = RedisServer::start();
     let limiter = connect(&server, 10);
     let key = Key::from("ann");
@@ -241,15 +241,15 @@ fn scripts_that_were_flushed_are_loaded_again() {
 }
 
 #[test]
-fn a_refusal_is_remembered_and_needs_no_command() {
+fn cached_denial_sends_no_command() {
     let mut server = RedisServer::start();
     let backend = RedisBackend::builder().deny_cache(HOUR);
     let backend = backend.connect_blocking(server.url()).expect("it runs");
     let limiter = Limiter::new(tokens(1), backend);
     let ann = Key::from("ann");
     assert_eq!(check(&limiter, &ann), Ok(1));
-    let refused = limiter.check(&ann, 1).expect("Redis").decision;
-    assert!(!refused.is_allowed());
+    let denied = limiter.check(&ann, 1).expect("Redis").decision;
+    assert!(!denied.is_allowed());
     server.command(&["CONFIG", "RESETSTAT"]);
     for _ in 0..10 {
         let again = limiter.check(&ann, 1).expect("it is remembered").decision;
@@ -270,10 +270,10 @@ fn a_refusal_is_remembered_and_needs_no_command() {
 // -- Where Redis is
 
 #[test]
-fn a_url_that_cannot_be_is_told_and_no_password() {
+fn invalid_url_error_contains_no_password() {
     const PASSWORD: &str = "0pen-Sesame";
     let server = RedisServer::options().password("another").start();
-    let told = |error: &BackendError| {
+    let reported = |error: &BackendError| {
         let mut text = format!("{error} {error:?}");
         let mut cause = error.source();
         while let Some(error) = cause {
@@ -298,7 +298,7 @@ fn a_url_that_cannot_be_is_told_and_no_password() {
                 panic!("{url}: {error:?}");
             };
             assert!(why.starts_with("invalid Redis URL: "));
-            told(&error);
+            reported(&error);
         }
     }
     let wrong = server.url_of("", PASSWORD);
@@ -306,11 +306,11 @@ fn a_url_that_cannot_be_is_told_and_no_password() {
     let error = RedisBackend::connect(&wrong).unwrap_err();
     assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
     assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
-    told(&error);
+    reported(&error);
     let lazy = RedisBackend::connect_lazy(&wrong).expect("a URL");
     assert!(!format!("{lazy:?} {:?}", asking().secret(PASSWORD)).contains(PASSWORD));
     let limiter = Limiter::new(tokens(10), lazy);
-    told(&limiter.check(&Key::from("ann"), 1).unwrap_err());
+    reported(&limiter.check(&Key::from("ann"), 1).unwrap_err());
     let right = connect(&server, 10);
     assert_eq!(check(&right, &Key::from("ann")), Ok(1));
 }
@@ -330,7 +330,7 @@ fn a_server_that_cannot_decide_is_found_at_start() {
 }
 
 #[test]
-fn transactions_are_refused_with_what_can_be_had() {
+fn blocking_optimistic_mode_is_a_config_error_with_a_remedy() {
     let optimistic = || asking().atomicity(Atomicity::Optimistic);
     let client = redis::Client::open("redis://host").expect("a URL");
     let errors: [BackendError; 3] = [
@@ -342,10 +342,10 @@ fn transactions_are_refused_with_what_can_be_had() {
     ];
     for error in errors {
         assert!(matches!(error.kind(), BackendErrorKind::Config(_)));
-        let told = error.to_string();
+        let reported = error.to_string();
         assert!(
-            told.starts_with("`Atomicity::Optimistic` cannot be had from plain threads: use"),
-            "{told}"
+            reported.starts_with("`Atomicity::Optimistic` cannot be had from plain threads: use"),
+            "{reported}"
         );
     }
 }
@@ -376,7 +376,7 @@ fn settings_without_bounds_are_bounded() {
 }
 
 #[test]
-fn a_program_that_started_first_finds_its_server() {
+fn lazy_connection_works_when_the_server_starts_later() {
     let mut server = RedisServer::options().prepare();
     let start = Instant::now();
     let error = RedisBackend::connect(server.url()).unwrap_err();
@@ -405,7 +405,7 @@ fn a_program_that_started_first_finds_its_server() {
 }
 
 #[test]
-fn a_client_of_the_users_own_makes_the_connections() {
+fn connections_are_made_by_the_given_client() {
     let server = RedisServer::options().password("sesame").start();
     let client = redis::Client::open(server.url()).expect("a URL");
     let plain = Limiter::new(tokens(10), RedisBackend::from_client(client.clone()));
@@ -417,7 +417,7 @@ fn a_client_of_the_users_own_makes_the_connections() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn tls_leads_to_whom_the_system_or_the_client_trusts() {
+fn tls_accepts_system_or_client_trust_roots() {
     let tls = crate::support::tls::TlsServer::start();
     // The system does not know who vouches for this server.
     let error = RedisBackend::connect(tls.url()).unwrap_err();
@@ -510,7 +510,7 @@ fn a_burst_of_threads_far_away_from_redis_gets_every_answer() {
 // -- Failures
 
 #[test]
-fn a_server_that_stands_still_costs_no_more_than_the_time_limit() {
+fn stalled_server_costs_at_most_the_time_limit() {
     let server = RedisServer::start();
     let limiter = connect(&server, 100);
     open(&limiter, 8);
@@ -520,8 +520,8 @@ fn a_server_that_stands_still_costs_no_more_than_the_time_limit() {
     let start = Instant::now();
     assert_eq!(fails(&limiter, &key), BackendErrorKind::Timeout(LIMIT));
     assert!(start.elapsed() >= LIMIT, "{:?}", start.elapsed());
-    // The other connections are asked first whether they answer. New ones can be made, for the system answers in the server's
-    // place; but nothing more comes.
+    // The other connections are asked first whether they answer. New ones can be made, for the system answers in the
+    // server's place; but nothing more comes.
     for _ in 0..4 {
         assert_eq!(fails(&limiter, &key), BackendErrorKind::Unreachable);
     }
@@ -534,7 +534,7 @@ fn a_server_that_stands_still_costs_no_more_than_the_time_limit() {
 }
 
 #[test]
-fn a_server_that_was_killed_is_used_again_by_itself() {
+fn killed_server_is_used_again_after_a_restart() {
     let options = RedisServer::options().line("appendonly yes");
     let mut server = options.line("appendfsync always").start();
     let limiter = connect(&server, 1_000);
@@ -581,7 +581,7 @@ fn one_failure_retires_all_connections_to_a_server_that_was_restarted() {
 }
 
 #[test]
-fn a_restart_while_nobody_asks_costs_no_decision() {
+fn restart_while_idle_fails_no_check() {
     let mut server = RedisServer::start();
     let limiter = connect(&server, 1_000);
     open(&limiter, 8);
@@ -595,7 +595,7 @@ fn a_restart_while_nobody_asks_costs_no_decision() {
 }
 
 #[test]
-fn a_server_that_takes_no_writes_costs_its_connections() {
+fn read_only_server_retires_its_connections() {
     let server = RedisServer::start();
     let limiter = connect(&server, 1_000);
     let key = Key::from("ann");
@@ -623,7 +623,7 @@ fn a_server_that_takes_no_writes_costs_its_connections() {
 }
 
 #[test]
-fn a_lost_reply_is_not_asked_for_again() {
+fn lost_reply_is_not_requested_again() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
     let backend = asking().connect_blocking(proxy.url()).expect("it passes");
@@ -648,7 +648,7 @@ fn a_lost_reply_is_not_asked_for_again() {
 }
 
 #[test]
-fn an_answer_that_comes_late_is_nobody_elses() {
+fn late_reply_reaches_no_other_request() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
     let backend = asking().time_limit(Duration::from_millis(100));
@@ -658,8 +658,8 @@ fn an_answer_that_comes_late_is_nobody_elses() {
     for limit in 100..110 {
         let limiter = Limiter::new(Policy::new("api", Quota::per_day(limit)), backend.clone());
         let key = Key::from(limit);
-        let told = limiter.peek(&key).expect("it passes").limit();
-        assert_eq!(told, limit);
+        let reported = limiter.peek(&key).expect("it passes").limit();
+        assert_eq!(reported, limit);
         let connections = proxy.connections();
         // The answer comes when nobody waits for it any more.
         runtime.block_on(proxy.set(Mode::Trickle(Duration::from_millis(110))));
@@ -679,7 +679,7 @@ fn an_answer_that_comes_late_is_nobody_elses() {
 }
 
 #[test]
-fn a_redis_that_fails_is_left_alone_and_costs_nothing() {
+fn open_circuit_answers_without_redis() {
     // It takes calls, says nothing, and then hangs up.
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.set_nonblocking(true).expect("a socket");
@@ -713,7 +713,7 @@ fn a_redis_that_fails_is_left_alone_and_costs_nothing() {
 }
 
 #[test]
-fn a_crowd_that_finds_no_connection_free_does_not_open_the_circuit() {
+fn waiting_for_a_free_connection_does_not_open_the_circuit() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
     let backend = asking()
@@ -740,7 +740,7 @@ fn a_crowd_that_finds_no_connection_free_does_not_open_the_circuit() {
 }
 
 #[test]
-fn more_threads_than_connections_are_served_in_turn() {
+fn threads_share_connections_in_order_of_arrival() {
     let server = RedisServer::start();
     let backend = asking()
         .time_limit(Duration::from_secs(20))
@@ -764,7 +764,7 @@ fn more_threads_than_connections_are_served_in_turn() {
 }
 
 #[test]
-fn a_backend_that_is_dropped_closes_its_connections() {
+fn dropped_backend_closes_its_connections() {
     let server = RedisServer::start();
     let limiter = connect(&server, 100);
     open(&limiter, 8);

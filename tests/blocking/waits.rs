@@ -44,23 +44,23 @@ impl Drop for LetGo<'_> {
 }
 
 #[test]
-fn threads_go_on_in_their_turns_when_the_clock_gets_there() {
+fn threads_proceed_in_order_as_the_clock_advances() {
     for policy in [
         one_a_second(),
         Policy::new("window", Quota::fixed_window(1, SECOND)),
     ] {
         let (clock, limiter) = by_hand(policy);
         let key = Key::from("host");
-        assert!(limiter.wait(&key, 1, MaxWait::NONE).is_ok());
-        let (told, hears) = mpsc::channel();
+        assert!(limiter.acquire(&key, 1, MaxWait::NONE).is_ok());
+        let (reported, hears) = mpsc::channel();
         thread::scope(|scope| {
             let _let_go = LetGo(&clock);
             for number in 0..3 {
-                let (limiter, key, told) = (&limiter, &key, told.clone());
+                let (limiter, key, reported) = (&limiter, &key, reported.clone());
                 scope.spawn(move || {
-                    let charge = limiter.wait(key, 1, 100 * HOUR).expect("in time");
+                    let charge = limiter.acquire(key, 1, 100 * HOUR).expect("in time");
                     // Nobody hears it once the test has failed.
-                    let _ = told.send((number, charge.waited()));
+                    let _ = reported.send((number, charge.waited()));
                 });
                 until_asleep(&clock, number + 1);
             }
@@ -76,21 +76,21 @@ fn threads_go_on_in_their_turns_when_the_clock_gets_there() {
                 assert_eq!(waited, SECOND * u32::try_from(number + 1).expect("small"));
             }
         });
-        assert_eq!(limiter.backend().lobby().waiters(), 0);
+        assert_eq!(limiter.backend().context().waiting(), 0);
     }
 }
 
 #[test]
-fn a_wait_that_would_be_too_long_is_refused_at_once_and_charges_nothing() {
+fn wait_beyond_max_wait_is_denied_at_once_and_charges_nothing() {
     let (_, limiter) = by_hand(one_a_second());
     let key = Key::from("host");
-    assert!(limiter.admit(&key, 1).is_ok());
+    assert!(limiter.try_acquire(&key, 1).is_ok());
     let almost = SECOND - Duration::from_micros(1);
-    for max_wait in [MaxWait::NONE, MaxWait::of(almost)] {
-        let refused = limiter.wait(&key, 1, max_wait).expect_err("too long");
-        assert_eq!(refused.retry_after(), Some(RetryAfter::In(SECOND)));
+    for max_wait in [MaxWait::NONE, MaxWait::within(almost)] {
+        let denied = limiter.acquire(&key, 1, max_wait).expect_err("too long");
+        assert_eq!(denied.retry_after(), Some(RetryAfter::In(SECOND)));
     }
-    let never = limiter.wait(&key, 2, MaxWait::Unbounded);
+    let never = limiter.acquire(&key, 2, MaxWait::Unbounded);
     assert_eq!(
         never.expect_err("never").retry_after(),
         Some(RetryAfter::Never)
@@ -99,7 +99,7 @@ fn a_wait_that_would_be_too_long_is_refused_at_once_and_charges_nothing() {
 }
 
 #[test]
-fn threads_and_tasks_stand_in_one_line() {
+fn threads_and_tasks_share_one_queue() {
     let backend = MemoryBackend::new();
     let policy = Policy::new("upstream", Quota::per_second(100).burst(1));
     let threads = Limiter::new(policy.clone(), backend.clone());
@@ -108,14 +108,14 @@ fn threads_and_tasks_stand_in_one_line() {
     let total = thread::scope(|scope| {
         let wait = || {
             (0..10)
-                .filter(|_| threads.wait(&key, 1, HOUR).is_ok())
+                .filter(|_| threads.acquire(&key, 1, HOUR).is_ok())
                 .count()
         };
         let of_threads: Vec<_> = (0..2).map(|_| scope.spawn(wait)).collect();
         let of_tasks = runtime.block_on(async {
             let mut passed = 0;
             for _ in 0..10 {
-                passed += usize::from(tasks.wait(&key, 1, HOUR).await.is_ok());
+                passed += usize::from(tasks.acquire(&key, 1, HOUR).await.is_ok());
             }
             passed
         });
@@ -135,25 +135,25 @@ fn threads_and_tasks_stand_in_one_line() {
 }
 
 #[test]
-fn what_a_thread_was_charged_is_settled_when_the_call_returns() {
+fn charge_of_a_thread_is_settled_when_its_call_returns() {
     let limiter = Limiter::new(
         Policy::new("llm", Quota::per_hour(100)),
         MemoryBackend::new(),
     );
     let key = Key::from("ann");
     let left = || limiter.peek(&key).expect("memory").remaining();
-    let charge = limiter.admit(&key, 30).expect("allowed");
+    let charge = limiter.try_acquire(&key, 30).expect("allowed");
     charge.settle(45);
     assert_eq!(left(), 55);
     assert!(charge.cancel().join().expect_err("settled").is_settled());
-    let charge = limiter.admit(&key, 5).expect("allowed");
+    let charge = limiter.try_acquire(&key, 5).expect("allowed");
     let after = charge.cancel().join().expect("memory");
     assert_eq!(after.map(|after| after.remaining()), Some(55));
     assert_eq!(left(), 55);
 }
 
 #[test]
-fn only_so_many_threads_wait() {
+fn threads_above_max_waiters_do_not_wait() {
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let backend = MemoryBackend::builder()
         .clock(clock.clone())
@@ -161,17 +161,17 @@ fn only_so_many_threads_wait() {
         .build();
     let limiter = Limiter::new(one_a_second(), backend);
     let key = Key::from("host");
-    assert!(limiter.admit(&key, 1).is_ok());
+    assert!(limiter.try_acquire(&key, 1).is_ok());
     thread::scope(|scope| {
         let _let_go = LetGo(&clock);
-        let first = scope.spawn(|| limiter.wait(&key, 1, HOUR).map(|charge| charge.waited()));
+        let first = scope.spawn(|| limiter.acquire(&key, 1, HOUR).map(|charge| charge.waited()));
         until_asleep(&clock, 1);
-        let second = limiter.wait(&key, 1, HOUR);
+        let second = limiter.acquire(&key, 1, HOUR);
         assert!(matches!(second, Err(Rejected::Denied(_))), "{second:?}");
         clock.advance(SECOND);
         assert_eq!(first.join().expect("no panic"), Ok(SECOND));
     });
-    assert_eq!(limiter.backend().lobby().turned_away(), 1);
+    assert_eq!(limiter.backend().context().rejected_waiters(), 1);
 }
 
 #[cfg(feature = "redis")]
@@ -195,11 +195,11 @@ mod redis {
         let (key, start) = (Key::from("host"), Instant::now());
         thread::scope(|scope| {
             let threads = scope.spawn(|| {
-                (0..10).for_each(|_| drop(threads.wait(&key, 1, HOUR).expect("its turn")));
+                (0..10).for_each(|_| drop(threads.acquire(&key, 1, HOUR).expect("its turn")));
             });
             runtime.block_on(async {
                 for _ in 0..10 {
-                    drop(tasks.wait(&key, 1, HOUR).await.expect("its turn"));
+                    drop(tasks.acquire(&key, 1, HOUR).await.expect("its turn"));
                 }
             });
             threads.join().expect("no panic");
@@ -215,7 +215,7 @@ mod redis {
     }
 
     #[test]
-    fn a_window_is_looked_at_again() {
+    fn waiter_checks_a_window_again() {
         let server = RedisServer::start();
         let backend = RedisBackend::connect(server.url()).expect("it runs");
         let window = Duration::from_millis(300);
@@ -225,11 +225,11 @@ mod redis {
         );
         let (key, start) = (Key::from("host"), Instant::now());
         for _ in 0..5 {
-            limiter.wait(&key, 1, HOUR).expect("in time");
+            limiter.acquire(&key, 1, HOUR).expect("in time");
         }
         assert!(start.elapsed() >= 2 * window, "{:?}", start.elapsed());
-        let refused = limiter.wait(&key, 2, Duration::from_millis(1));
-        assert!(matches!(refused, Err(Rejected::Denied(_))), "{refused:?}");
+        let denied = limiter.acquire(&key, 2, Duration::from_millis(1));
+        assert!(matches!(denied, Err(Rejected::Denied(_))), "{denied:?}");
     }
 
     #[test]
@@ -238,10 +238,10 @@ mod redis {
         let backend = RedisBackend::connect(server.url()).expect("it runs");
         let limiter = Limiter::new(Policy::new("llm", Quota::per_day(100)), backend);
         let key = Key::from("ann");
-        limiter.admit(&key, 30).expect("allowed").settle(45);
+        limiter.try_acquire(&key, 30).expect("allowed").settle(45);
         assert_eq!(limiter.peek(&key).expect("it runs").remaining(), 55);
         drop(server);
-        let charge = limiter.admit(&key, 1);
+        let charge = limiter.try_acquire(&key, 1);
         assert!(matches!(charge, Err(Rejected::Backend(_))), "{charge:?}");
     }
 }

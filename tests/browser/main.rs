@@ -88,7 +88,7 @@ impl Page {
     /// That the page said nothing against itself and asked nobody else.
     fn ends_well(self) {
         for entry in self.log("browser") {
-            // The browser notes each refusal, and each quota that is none: they are what is shown here.
+            // The browser notes each rejection, and each quota that is none: they are what is shown here.
             let text = entry["message"].as_str().expect("text");
             let is_answer = entry["source"] == "network"
                 && text.contains("the server responded with a status of 4");
@@ -290,7 +290,7 @@ async fn complaint(playground: &Playground, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_quota_is_replaced_or_the_server_says_why_not() {
+async fn quota_is_replaced_or_the_server_returns_an_error() {
     let page = Page::open(&["--quota", "6/week", "--name", "try"]).await;
     page.click("#one");
     page.answered(1);
@@ -344,7 +344,7 @@ async fn a_quota_is_replaced_or_the_server_says_why_not() {
 }
 
 #[tokio::test]
-async fn nothing_is_drawn_that_was_not_said() {
+async fn page_draws_only_server_data() {
     let mut page = Page::open(&["--quota", "6/week", "--key", "header:X-Api-Key"]).await;
     let silent = "document.querySelector('.gauge').classList.contains('silent') \
                   && document.querySelector('.gauge').dataset.level === undefined \
@@ -385,7 +385,7 @@ async fn nothing_is_drawn_that_was_not_said() {
 }
 
 #[tokio::test]
-async fn a_server_without_fields_is_said_to_be_one() {
+async fn server_without_rate_limit_fields_is_reported() {
     let page = Page::open(&["--quota", "2/week", "--header-format", "none"]).await;
     let none = "This server sends no rate-limit fields (--header-format none): nobody but it knows what is left.";
     assert_eq!(page.text("#silence"), none);
@@ -416,13 +416,13 @@ async fn a_server_without_fields_is_said_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_shadow_is_said_to_be_one() {
+async fn shadow_policy_is_shown_as_shadow() {
     let page = Page::open(&["--quota", "2/week", "--shadow"]).await;
     page.fill("#burst-size", "4");
     page.click("#burst");
     page.answered(4);
-    let told = page.text("#silence");
-    assert!(told.contains("not enforced"), "{told}");
+    let reported = page.text("#silence");
+    assert!(reported.contains("not enforced"), "{reported}");
     assert_eq!(page.marks("server", "allowed"), 4);
     assert_eq!(page.marks("token-bucket", "refused"), 2);
     assert!(page.text("#fields").contains("x-ratelimit-shadow: default"));
@@ -430,7 +430,7 @@ async fn a_shadow_is_said_to_be_one() {
 }
 
 #[tokio::test]
-async fn a_key_that_requests_must_bring_can_be_typed() {
+async fn playground_accepts_a_typed_key() {
     for key in ["header:x-tenant", "bearer", "cookie:sid", "query:tenant"] {
         let page = Page::open(&["--quota", "1/week", "--key", key]).await;
         for (tenant, answers) in [("ann", 2), ("bob", 3)] {
@@ -488,7 +488,7 @@ const ENTER: &str = "\u{e007}";
 const SPACE: &str = " ";
 
 #[tokio::test]
-async fn a_keyboard_is_enough() {
+async fn playground_works_by_keyboard() {
     let page = Page::open(&[
         "--quota",
         "100/week",
@@ -580,7 +580,7 @@ const CONTRAST: &str = "
     return worst;";
 
 #[tokio::test]
-async fn it_is_readable_in_both_themes_on_wide_and_narrow_screens() {
+async fn page_is_readable_in_both_themes_at_any_width() {
     let page = Page::open(&[
         "--quota",
         "5/10s burst 12",
@@ -727,18 +727,18 @@ async fn the_fields_of_every_format_are_read() {
             assert!(said.is_empty(), "{case}: {said:?}");
             continue;
         }
-        // A refusal names those that refuse; the older formats name one of all.
-        let told = results
+        // A rejection names those that reject; the older formats name one of all.
+        let reported = results
             .iter()
             .zip(case["policies"].as_array().expect("policies"));
-        let told: Vec<_> = told
+        let reported: Vec<_> = reported
             .filter(|(result, _)| !denied || result["allowed"] == false)
             .collect();
         if format == "draft11" {
-            assert_eq!(said.len(), told.len(), "{case}");
+            assert_eq!(said.len(), reported.len(), "{case}");
         }
         for item in said {
-            let matching = told.iter().any(|(result, policy)| {
+            let matching = reported.iter().any(|(result, policy)| {
                 let named = item["name"].is_null() || item["name"] == policy["name"];
                 let limit = [&policy["limit"], &policy["capacity"]];
                 named && item["left"] == result["remaining"] && limit.contains(&&item["limit"])

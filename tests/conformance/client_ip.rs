@@ -90,7 +90,7 @@ fn request(case: &Object) -> Request<()> {
 
 /// What the request is found to be, as the file says it.
 fn found(client: &ClientIp, request: &Request<()>) -> Value {
-    let ip = client.of(&Head::from(request));
+    let ip = client.ip(&Head::from(request));
     let key = client.key(request);
     match (ip, key) {
         (Ok(ip), Ok(key)) => {

@@ -1,5 +1,5 @@
-//! Every vector of `tests/vectors` against the pure core and against the backends, to the microsecond. No case is left out, but
-//! for sliding logs in a Redis without scripts: the manual clock goes back where a case asks for it.
+//! Every vector of `tests/vectors` against the pure core and against the backends, to the microsecond. No case is left
+//! out, but for sliding logs in a Redis without scripts: the manual clock goes back where a case asks for it.
 
 mod client_ip;
 #[cfg(feature = "redis")]
@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use tower_sluice::clock::Timestamp;
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::quota::{Anchor, ParseQuotaErrorKind, Unit};
-use tower_sluice::{Cost, Policy, Quota, RetryAfter, Turn};
+use tower_sluice::{Cost, Policy, Quota, Reservation, RetryAfter};
 
 use crate::subject::{Subject, Subjects};
 
@@ -161,7 +161,7 @@ fn quota(algorithm: &str, limit: &Object) -> Quota {
 }
 
 /// An answer in the vectors' own words, to be compared field by field.
-fn told(quota: &QuotaSnapshot, checked: bool) -> Object {
+fn reported(quota: &QuotaSnapshot, checked: bool) -> Object {
     let mut answer = Object::new();
     let us = |duration: Duration| u64::try_from(duration.as_micros()).expect("fits");
     answer.insert("remaining".into(), quota.remaining().into());
@@ -190,7 +190,7 @@ fn run(
 ) -> Result<(), String> {
     let steps = vector["steps"].as_array().expect("steps");
     let mut receipts: BTreeMap<usize, Receipt> = BTreeMap::new();
-    let mut turns: BTreeMap<usize, Turn> = BTreeMap::new();
+    let mut reservations: BTreeMap<usize, Reservation> = BTreeMap::new();
     for (index, step) in steps.iter().enumerate() {
         let step = object(step);
         let now = Timestamp::from_micros(number(step, "at_us"));
@@ -220,7 +220,7 @@ fn run(
                 }
                 let snapshot = decision.snapshot();
                 let governing = snapshot.governing();
-                let mut actual = told(&snapshot.quotas()[governing], true);
+                let mut actual = reported(&snapshot.quotas()[governing], true);
                 assert_eq!(decision.is_allowed(), decision.retry_after().is_none());
                 assert_eq!(
                     decision.retry_after(),
@@ -234,7 +234,7 @@ fn run(
                     let each = snapshot
                         .quotas()
                         .iter()
-                        .map(|quota| Value::Object(told(quota, true)))
+                        .map(|quota| Value::Object(reported(quota, true)))
                         .collect();
                     actual.insert("limits".into(), Value::Array(each));
                 }
@@ -247,12 +247,12 @@ fn run(
                 let reply = subject.reserve(&policy, now, cost, max_wait);
                 let allowed = reply.decision.is_allowed();
                 assert_eq!(
-                    (reply.receipt.is_some(), reply.turn.is_some()),
+                    (reply.receipt.is_some(), reply.reservation.is_some()),
                     (false, allowed)
                 );
-                turns.extend(reply.turn.map(|turn| (index, turn)));
-                let mut actual = told(&reply.decision.snapshot().quotas()[0], true);
-                let wait = u64::try_from(reply.go_after.as_micros()).expect("fits");
+                reservations.extend(reply.reservation.map(|reservation| (index, reservation)));
+                let mut actual = reported(&reply.decision.snapshot().quotas()[0], true);
+                let wait = u64::try_from(reply.wait.as_micros()).expect("fits");
                 actual.insert(
                     "wait_us".into(),
                     if allowed { wait.into() } else { Value::Null },
@@ -262,30 +262,33 @@ fn run(
             Some("cancel") => {
                 only(step, &["op", "at_us", "of", "expect"]);
                 // A charge goes back once; then there is nothing left to cancel.
-                let turn = turns.remove(&of(step));
-                let was_there = turn.is_some();
-                let kept = turn.and_then(|turn| subject.cancel(&policy, now, turn));
+                let reservation = reservations.remove(&of(step));
+                let was_there = reservation.is_some();
+                let kept =
+                    reservation.and_then(|reservation| subject.cancel(&policy, now, reservation));
                 let returned = was_there && kept.is_none();
-                turns.extend(kept.map(|turn| (of(step), turn)));
+                reservations.extend(kept.map(|reservation| (of(step), reservation)));
                 let look = subject.check(&policy, now, Cost::ZERO);
-                let mut actual = told(&look.decision.snapshot().quotas()[0], false);
+                let mut actual = reported(&look.decision.snapshot().quotas()[0], false);
                 actual.insert("returned".into(), returned.into());
                 actual
             }
             Some("penalty") => {
                 only(step, &["op", "at_us", "cost", "expect"]);
-                told(
-                    &subject.penalty(&policy, now, Cost::new(number(step, "cost")))[0],
+                reported(
+                    &subject.penalize(&policy, now, Cost::new(number(step, "cost")))[0],
                     false,
                 )
             }
             Some("refund") => {
                 only(step, &["op", "at_us", "cost", "of", "expect"]);
                 // A turn that is refunded has been used.
-                let used = turns.remove(&of(step)).and_then(Turn::into_receipt);
+                let used = reservations
+                    .remove(&of(step))
+                    .and_then(Reservation::into_receipt);
                 receipts.extend(used.map(|receipt| (of(step), receipt)));
                 match receipts.get_mut(&of(step)) {
-                    Some(receipt) => told(
+                    Some(receipt) => reported(
                         &subject.refund(&policy, now, receipt, Cost::new(number(step, "cost")))[0],
                         false,
                     ),
@@ -294,12 +297,12 @@ fn run(
             }
             Some("reset") => {
                 only(step, &["op", "at_us", "expect"]);
-                told(&subject.reset(&policy, now)[0], false)
+                reported(&subject.reset(&policy, now)[0], false)
             }
             Some("reconfigure") => {
                 only(step, &["op", "at_us", "limit", "expect"]);
                 policy = Policy::new("vectors", quota(algorithm, object(&step["limit"])));
-                told(
+                reported(
                     subject
                         .check(&policy, now, Cost::ZERO)
                         .decision
@@ -354,7 +357,7 @@ fn run_file<S: Subjects>(file: &str, mut subjects: S) {
                     let text = |field: &str| limit[field].as_str().expect("text");
                     (text("name"), quota(text("algorithm"), limit))
                 });
-                Policy::try_of("vectors", named).expect("a policy")
+                Policy::try_from_quotas("vectors", named).expect("a policy")
             }
         };
         if !S::keeps(&policy) {
@@ -512,7 +515,7 @@ fn parts(quota: &Quota) -> Value {
         "capacity": quota.limit(),
         "units": [per_micro, per_token],
     });
-    if quota.token_unit() == Unit::ContentBytes {
+    if quota.unit() == Unit::ContentBytes {
         parts["unit"] = "content-bytes".into();
     }
     parts

@@ -1,4 +1,5 @@
-//! `semaphore.json`: in memory with leases that end, in memory as it is as far as no lease ends or is renewed, and in Redis.
+//! `semaphore.json`: in memory with leases that end, in memory as it is as far as no lease ends or is renewed, and in
+//! Redis.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,7 +11,7 @@ use tokio::runtime::Runtime;
 use tower_sluice::backend::Answer;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
-use tower_sluice::{Key, MemoryBackend, Permits, RetryAfter};
+use tower_sluice::{Key, MemoryBackend, RetryAfter, SemaphorePolicy};
 
 use crate::subject::runtime;
 use crate::{Object, micros, number, object, only, read};
@@ -19,9 +20,9 @@ fn small(object: &Object, field: &str) -> u32 {
     u32::try_from(number(object, field)).expect("a weight")
 }
 
-fn permits(limit: &Object) -> Permits {
+fn permits(limit: &Object) -> SemaphorePolicy {
     only(limit, &["capacity", "lease_us"]);
-    Permits::new("vectors", small(limit, "capacity")).with_lease(micros(limit, "lease_us"))
+    SemaphorePolicy::new("vectors", small(limit, "capacity")).with_lease(micros(limit, "lease_us"))
 }
 
 /// The vectors' ids, which are short texts.
@@ -33,7 +34,7 @@ fn id(step: &Object) -> PermitId {
 }
 
 /// An answer in the vectors' own words.
-fn told(reply: &PermitReply) -> Object {
+fn reported(reply: &PermitReply) -> Object {
     let us = |span: Duration| u64::try_from(span.as_micros()).expect("fits");
     let snapshot = reply.decision.snapshot();
     let mut answer = Object::new();
@@ -50,7 +51,7 @@ fn run<B: PermitBackend>(
     key: &Key,
 ) -> Result<(), String> {
     let mut permits = permits(object(&vector["limit"]));
-    let ask = |op: PermitOp, permits: &Permits| {
+    let ask = |op: PermitOp, permits: &SemaphorePolicy| {
         let answer = runtime.block_on(async {
             match backend.ask(op, permits, key) {
                 Answer::Now(reply) => reply,
@@ -72,7 +73,7 @@ fn run<B: PermitBackend>(
                 only(step, &["op", "at_us", "id", "weight", "expect"]);
                 let (id, weight) = (id(step), small(step, "weight"));
                 let reply = ask(PermitOp::Acquire { id, weight }, &permits);
-                let mut actual = told(&reply);
+                let mut actual = reported(&reply);
                 let (wait, never) = match reply.decision.retry_after() {
                     None => (Value::Null, false),
                     Some(RetryAfter::Never) => (Value::Null, true),
@@ -95,7 +96,7 @@ fn run<B: PermitBackend>(
                     _ => (PermitOp::Release(id(step)), "released"),
                 };
                 let reply = ask(op, &permits);
-                let mut actual = told(&reply);
+                let mut actual = reported(&reply);
                 assert_eq!(reply.lasting.len(), 1);
                 actual.insert(word.into(), reply.lasting[0].into());
                 actual
@@ -103,7 +104,7 @@ fn run<B: PermitBackend>(
             "reconfigure" => {
                 only(step, &["op", "at_us", "limit", "expect"]);
                 permits = self::permits(object(&step["limit"]));
-                told(&ask(PermitOp::Peek, &permits))
+                reported(&ask(PermitOp::Peek, &permits))
             }
             other => return Err(format!("step {index}: `{other}` is unknown to the runner")),
         };
@@ -116,7 +117,7 @@ fn run<B: PermitBackend>(
             ));
         }
         // A look says the same, and changes nothing.
-        let look = told(&ask(PermitOp::Peek, &permits));
+        let look = reported(&ask(PermitOp::Peek, &permits));
         for (field, value) in &look {
             if step["expect"][field] != *value {
                 return Err(format!("step {index}: a look says {field} {value}"));

@@ -9,7 +9,7 @@ use tower_sluice::backend::{Answer, Backend, Op, Reply};
 use tower_sluice::blocking;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
-use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Snapshot, Turn};
+use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Reservation, Snapshot};
 
 /// Something that answers a vector's steps, on one key that starts unseen.
 pub(crate) trait Subject {
@@ -17,8 +17,13 @@ pub(crate) trait Subject {
     fn reserve(&mut self, policy: &Policy, now: Timestamp, cost: Cost, max_wait: Duration)
     -> Reply;
     /// The reservation, if its charge did not go back. (A look afterwards tells the rest.)
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn>;
-    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot>;
+    fn cancel(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        reservation: Reservation,
+    ) -> Option<Reservation>;
+    fn penalize(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot>;
     fn refund(
         &mut self,
         policy: &Policy,
@@ -56,12 +61,17 @@ impl Subject for Core {
         algorithm::reserve(policy, &mut self.0, now, cost, max_wait)
     }
 
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn> {
-        let returned = algorithm::cancel(policy, &mut self.0, now, &turn).returned;
-        (!returned).then_some(turn)
+    fn cancel(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        reservation: Reservation,
+    ) -> Option<Reservation> {
+        let returned = algorithm::cancel(policy, &mut self.0, now, &reservation).returned;
+        (!returned).then_some(reservation)
     }
 
-    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
+    fn penalize(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
         quotas(&algorithm::penalize(policy, &mut self.0, now, cost))
     }
 
@@ -114,9 +124,9 @@ impl<B: Backend> Through<'_, B> {
 }
 
 /// The reservation whose charge did not go back.
-fn kept(reply: Reply) -> Option<Turn> {
-    assert_eq!(reply.turn.is_none(), reply.returned);
-    reply.turn
+fn kept(reply: Reply) -> Option<Reservation> {
+    assert_eq!(reply.reservation.is_none(), reply.returned);
+    reply.reservation
 }
 
 fn own(snapshot: Snapshot) -> Vec<QuotaSnapshot> {
@@ -143,9 +153,14 @@ impl<B: Backend> Subject for Through<'_, B> {
     }
 
     // Asked of the backend: a limiter tries others again by itself.
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn> {
+    fn cancel(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        reservation: Reservation,
+    ) -> Option<Reservation> {
         let reply = self.at(policy, now, async |limiter, key| {
-            let op = Op::Cancel(turn);
+            let op = Op::Cancel(reservation);
             match limiter.backend().ask(op, policy, key) {
                 Answer::Now(reply) => reply,
                 Answer::Later(reply) => reply.await,
@@ -154,9 +169,9 @@ impl<B: Backend> Subject for Through<'_, B> {
         kept(reply)
     }
 
-    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
+    fn penalize(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
         own(self.at(policy, now, async |limiter, key| {
-            limiter.penalty(key, cost).await
+            limiter.penalize(key, cost).await
         }))
     }
 
@@ -217,15 +232,20 @@ impl<B: blocking::BlockingBackend> Subject for Threads<B> {
         })
     }
 
-    fn cancel(&mut self, policy: &Policy, now: Timestamp, turn: Turn) -> Option<Turn> {
+    fn cancel(
+        &mut self,
+        policy: &Policy,
+        now: Timestamp,
+        reservation: Reservation,
+    ) -> Option<Reservation> {
         let reply = self.at(policy, now, |limiter, key| {
-            limiter.backend().ask(Op::Cancel(turn), policy, key)
+            limiter.backend().ask(Op::Cancel(reservation), policy, key)
         });
         kept(reply)
     }
 
-    fn penalty(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
-        own(self.at(policy, now, |limiter, key| limiter.penalty(key, cost)))
+    fn penalize(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Vec<QuotaSnapshot> {
+        own(self.at(policy, now, |limiter, key| limiter.penalize(key, cost)))
     }
 
     fn refund(

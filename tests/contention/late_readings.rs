@@ -1,5 +1,5 @@
-//! An operation whose thread is held between reading the clock and taking the lock answers as one that came when it took
-//! the lock, and leaves the same state.
+//! An operation whose thread is held between reading the clock and taking the lock answers as one that came when it
+//! took the lock, and leaves the same state.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -101,12 +101,12 @@ impl Stand {
             "check" => Op::Check(Cost::new(7)),
             "peek" => Op::Check(Cost::new(0)),
             "reserve" => reserve(HORIZON),
-            "cancel" => match self.ask(reserve(HORIZON)).turn {
-                Some(turn) => Op::Cancel(turn),
+            "cancel" => match self.ask(reserve(HORIZON)).reservation {
+                Some(reservation) => Op::Cancel(reservation),
                 // Windows have no reservations.
                 None => Op::Check(Cost::new(1)),
             },
-            "penalty" => Op::Penalty(Cost::new(4)),
+            "penalty" => Op::Penalize(Cost::new(4)),
             "refund" => Op::Refund(self.check(3).receipt.expect("allowed")),
             "reset" => Op::Reset,
             _ => unreachable!("{op}"),
@@ -126,7 +126,7 @@ impl Stand {
             }
             "penalized beyond the horizon" => {
                 self.clock.advance(3 * HORIZON + HORIZON / 4);
-                let _ = self.ask(Op::Penalty(Cost::new(2 * LIMIT)));
+                let _ = self.ask(Op::Penalize(Cost::new(2 * LIMIT)));
             }
             "swept" => {
                 self.clock.advance(3 * HORIZON);
@@ -182,7 +182,7 @@ fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
                         stand.ask(op)
                     };
                     (
-                        (reply.decision, reply.go_after, reply.returned),
+                        (reply.decision, reply.wait, reply.returned),
                         stand.answers(),
                     )
                 };

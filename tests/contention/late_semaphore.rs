@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_sluice::backend::Answer;
 use tower_sluice::backend::PermitBackend;
 use tower_sluice::decision::{PermitId, PermitOp, PermitReply};
-use tower_sluice::{Key, MemorySemaphore, Permits};
+use tower_sluice::{Key, MemorySemaphore, SemaphorePolicy};
 
 use crate::held_clock::HeldClock;
 
@@ -14,7 +14,7 @@ const LEASE: Duration = Duration::from_secs(30);
 struct Stand {
     clock: HeldClock,
     semaphore: MemorySemaphore<HeldClock>,
-    permits: Permits,
+    permits: SemaphorePolicy,
 }
 
 fn id(number: u8) -> PermitId {
@@ -30,7 +30,7 @@ impl Stand {
                 .leases_end()
                 .build(),
             clock,
-            permits: Permits::new("exports", 2).with_lease(LEASE),
+            permits: SemaphorePolicy::new("exports", 2).with_lease(LEASE),
         }
     }
 

@@ -9,9 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
-use tower_sluice::limiter::{Outcome, Resilient};
-use tower_sluice::{Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota};
+use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
+use tower_sluice::limiter::{CheckOutcome, WithFailurePolicy};
+use tower_sluice::{FailurePolicy, Key, Limiter, MemoryBackend, Policy, Quota};
 
 const LIMIT: u64 = 50;
 
@@ -30,7 +30,7 @@ fn quotas(horizon: Duration) -> [(&'static str, Quota); 5] {
 
 /// A backend that never answers, so that its fallback does.
 #[derive(Clone, Default)]
-struct Failing(std::sync::Arc<Lobby>);
+struct Failing(std::sync::Arc<BackendContext>);
 
 impl Backend for Failing {
     type Error = fmt::Error;
@@ -40,7 +40,7 @@ impl Backend for Failing {
         Answer::Now(Err(fmt::Error))
     }
 
-    fn lobby(&self) -> &Lobby {
+    fn context(&self) -> &BackendContext {
         &self.0
     }
 }
@@ -59,9 +59,9 @@ fn checks(number: usize, policy: &Policy, memory: &MemoryBackend) -> Box<dyn Fn(
         }
         2 => {
             let limiter = Limiter::new(policy.clone(), Failing::default());
-            let limiter = Resilient::new(limiter, OnBackendError::Fallback(memory.clone()));
+            let limiter = WithFailurePolicy::new(limiter, FailurePolicy::Fallback(memory.clone()));
             Box::new(move |key| match limiter.check(key, 1).now_or_never() {
-                Some(Outcome::Decided(reply)) => reply.decision.is_allowed(),
+                Some(CheckOutcome::Decided(reply)) => reply.decision.is_allowed(),
                 other => unreachable!("the fallback decides: {other:?}"),
             })
         }

@@ -97,7 +97,7 @@ async fn polls(layer: DrainLayer, frames_read: usize, request: Request<Counted>)
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_service_has_not_read_is_read_up_to_the_bound() {
+async fn unread_body_is_drained_up_to_the_bound() {
     let layer = DrainLayer::new();
     // Ten frames, and no poll after the last one.
     for frames_read in [0, 1, 9, 10] {

@@ -150,7 +150,7 @@ async fn a_client_that_was_asked_to_continue_is_drained() {
 
 /// The answer does not wait for the drain, and the connection ends with its time limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_body_is_given_up_after_the_time_limit() {
+async fn slow_body_is_abandoned_after_the_time_limit() {
     let hours = DrainLayer::new().time_limit(Duration::from_secs(36_000));
     let short = DrainLayer::new().time_limit(Duration::from_millis(100));
     let slow = |layer: DrainLayer| async move {
@@ -216,7 +216,7 @@ async fn http_2_is_answered_without_a_drain() {
 
 /// One layer around another changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_layer_goes_around_a_whole_router() {
+async fn drain_layer_wraps_a_router() {
     let inner = Router::new()
         .route("/upload", post(async |body: Bytes| body.len().to_string()))
         .layer(denies())

@@ -35,11 +35,11 @@ async fn waiting() -> (SocketAddr, Memory, ManualClock) {
 
 async fn waiters(memory: &Memory, count: usize) {
     let start = Instant::now();
-    while memory.lobby().waiters() != count {
+    while memory.context().waiting() != count {
         assert!(
             start.elapsed() < PATIENCE,
             "{} wait",
-            memory.lobby().waiters()
+            memory.context().waiting()
         );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

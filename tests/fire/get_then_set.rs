@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncCommands, RedisError};
-use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::decision::QuotaSnapshot;
 use tower_sluice::{Key, Policy, RetryAfter};
 
 use crate::hammer::now;
 
-/// An honest token bucket in three steps, GET, decide, SET: all who read before the first one writes spend the same tokens.
+/// An honest token bucket in three steps, GET, decide, SET: all who read before the first one writes spend the same
+/// tokens.
 #[derive(Clone)]
-pub struct GetThenSet(MultiplexedConnection, Arc<Lobby>);
+pub struct GetThenSet(MultiplexedConnection, Arc<BackendContext>);
 
 impl GetThenSet {
     pub async fn connect(url: &str) -> Result<Self, RedisError> {
@@ -52,14 +53,14 @@ impl Backend for GetThenSet {
                     (debt.parse().expect("ours"), at.parse().expect("ours"))
                 });
             let debt = debt.saturating_sub(now.saturating_sub(at) * per_micro);
-            let after = debt + cost.of(0) * per_token;
+            let after = debt + cost.get(0) * per_token;
             let allowed = after <= full;
             let debt = if allowed { after } else { debt };
             if allowed {
                 let _: () = redis.set(&key, format!("{debt} {now}")).await?;
             }
             let wait = Duration::from_micros((after.saturating_sub(full)).div_ceil(per_micro));
-            Ok(Reply::of(&[QuotaSnapshot::new(
+            Ok(Reply::from_quotas(&[QuotaSnapshot::new(
                 quota.limit(),
                 (full - debt) / per_token,
                 (!allowed).then_some(RetryAfter::In(wait)),
@@ -68,7 +69,7 @@ impl Backend for GetThenSet {
         }))
     }
 
-    fn lobby(&self) -> &Lobby {
+    fn context(&self) -> &BackendContext {
         &self.1
     }
 }

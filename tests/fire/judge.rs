@@ -1,13 +1,15 @@
 //! What the checks of one key must add up to: never more than the rule allows, and nothing wasted.
 //!
-//! Every check is known with the times at which it was sent and answered, by the clock of the server (it is this machine's);
-//! the server decided somewhere between the two. From that follow two facts that need no assumption on speed:
+//! Every check is known with the times at which it was sent and answered, by the clock of the server (it is this
+//! machine's); the server decided somewhere between the two. From that follow two facts that need no assumption on
+//! speed:
 //!
 //! - **never more**: whatever was surely admitted within a span is at most what the rule allows in it, for all spans;
-//! - **nothing wasted**: every refusal was due. What had been admitted by then leaves no room for the cost that was refused.
+//! - **nothing wasted**: every refusal was due. What had been admitted by then leaves no room for the cost that was
+//!   refused.
 //!
-//! The second says something of the whole run only if the demand never paused: a bucket that was full in between has thrown
-//! tokens away, rightly. [`Verdict::saturated`] tells.
+//! The second says something of the whole run only if the demand never paused: a bucket that was full in between has
+//! thrown tokens away, rightly. [`Verdict::saturated`] tells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -181,7 +183,8 @@ fn bucket(
     verdict.within_most()?;
     admitted.in_all_spans(|span| full + extra + earned(span))?;
 
-    // Who finds the bucket full cannot know since when. The first charge does; if no other one does, the refill never paused.
+    // Who finds the bucket full cannot know since when. The first charge does; if no other one does, the refill never
+    // paused.
     let mut full_at = checks
         .iter()
         .filter(|check| check.allowed && check.remaining.checked_add(check.cost) == Some(capacity));
@@ -190,11 +193,11 @@ fn bucket(
         return Ok(verdict);
     };
     let due_at = |time: u64| full + earned(time.saturating_sub(started));
-    for refused in refusals(checks) {
-        refused.was_due(admitted.sent_by(refused.got), due_at(refused.sent), demand)?;
+    for denied in denials(checks) {
+        denied.was_due(admitted.sent_by(denied.got), due_at(denied.sent), demand)?;
     }
     let ended = checks.iter().map(|check| check.sent).max();
-    if let Some(last) = single(checks).map(|refused| refused.sent).max() {
+    if let Some(last) = single(checks).map(|denied| denied.sent).max() {
         (verdict.due, verdict.of) = (due_at(last), verdict.admitted);
         verdict.saturated = Some(last + demand.pause) >= ended;
     }
@@ -213,8 +216,8 @@ fn fixed_window(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Ju
         for checks in moments(checks) {
             used += sum(checks);
             at_most(limit, used, "in one window")?;
-            for refused in refusals(checks) {
-                refused.was_due(used, limit, demand)?;
+            for denied in denials(checks) {
+                denied.was_due(used, limit, demand)?;
             }
         }
         verdict.admitted += used;
@@ -252,8 +255,8 @@ fn counter(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged 
             if allowed > 0 {
                 at_most(had, used, "in one window, by the estimate")?;
             }
-            for refused in refusals(checks) {
-                refused.was_due(used, had, demand)?;
+            for denied in denials(checks) {
+                denied.was_due(used, had, demand)?;
             }
             if single(checks).next().is_some() {
                 (due, of) = (had, used);
@@ -283,21 +286,21 @@ fn log(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
     };
     verdict.within_most()?;
     admitted.in_all_spans(most)?;
-    for refused in refusals(checks) {
-        let passed = admitted.got_by(refused.sent - window);
-        refused.was_due(admitted.sent_by(refused.got) - passed, limit, demand)?;
+    for denied in denials(checks) {
+        let passed = admitted.got_by(denied.sent - window);
+        denied.was_due(admitted.sent_by(denied.got) - passed, limit, demand)?;
     }
 
-    // The refusal of a single token shows a whole limit in the window before it. Count such windows that do not touch, from
-    // the last one back.
+    // The refusal of a single token shows a whole limit in the window before it. Count such windows that do not touch,
+    // from the last one back.
     let mut shown: Vec<_> = single(checks).collect();
-    shown.sort_unstable_by_key(|refused| refused.got);
+    shown.sort_unstable_by_key(|denied| denied.got);
     let mut until = u64::MAX;
-    for refused in shown.iter().rev() {
-        if refused.got <= until {
+    for denied in shown.iter().rev() {
+        if denied.got <= until {
             verdict.due += limit;
             verdict.of += limit;
-            until = refused.sent - window;
+            until = denied.sent - window;
         }
     }
     let first = checks.iter().map(|check| check.sent).min().unwrap_or(0);
@@ -341,13 +344,13 @@ fn sum(checks: &[Check]) -> u64 {
     allowed.map(|check| check.cost).sum()
 }
 
-fn refusals(checks: &[Check]) -> impl Iterator<Item = &Check> {
+fn denials(checks: &[Check]) -> impl Iterator<Item = &Check> {
     checks.iter().filter(|check| !check.allowed)
 }
 
 /// Refusals of a single token: nothing at all was to be had.
 fn single(checks: &[Check]) -> impl Iterator<Item = &Check> {
-    refusals(checks).filter(|check| check.cost == 1)
+    denials(checks).filter(|check| check.cost == 1)
 }
 
 /// The allowed checks in the order of their answers, and running totals by either time.

@@ -16,8 +16,8 @@ async fn post(playground: &Playground, path: &str) -> Answer {
 /// What is left of a bucket that hardly refills.
 async fn left(playground: &Playground) -> String {
     let answer = playground.get("/cost/0").await;
-    let told = answer.field("ratelimit").expect("a limit");
-    let parameters = told.split(';').nth(1).expect("r");
+    let reported = answer.field("ratelimit").expect("a limit");
+    let parameters = reported.split(';').nth(1).expect("r");
     parameters.to_owned()
 }
 
@@ -47,13 +47,13 @@ async fn an_estimate_is_settled_below_above_and_as_it_is() {
         assert_eq!(left(&playground).await, remaining, "{path}");
     }
     // A debt of 33 beyond the limit was asked for; no more than as much as the limit is owed: 20 a day, so 1.05 days.
-    let refused = playground.get("/").await;
-    assert_eq!(refused.status, 429);
-    assert!(refused.retry_after() > 86_400 && refused.retry_after() <= 2 * 86_400);
+    let rejected = playground.get("/").await;
+    assert_eq!(rejected.status, 429);
+    assert!(rejected.retry_after() > 86_400 && rejected.retry_after() <= 2 * 86_400);
 }
 
 #[tokio::test]
-async fn an_estimate_above_what_is_left_is_refused_whatever_it_would_come_to() {
+async fn estimate_above_the_remaining_tokens_is_denied() {
     let playground = Playground::start(&["--quota", "5/day"]).await;
     assert_eq!(post(&playground, "/settle/6/0").await.status, 429);
     assert_eq!(post(&playground, "/settle/5/0").await.status, 200);
@@ -69,7 +69,7 @@ async fn an_estimate_above_what_is_left_is_refused_whatever_it_would_come_to() {
 }
 
 #[tokio::test]
-async fn answers_of_a_free_status_cost_nothing() {
+async fn responses_with_a_free_status_cost_nothing() {
     let free = ["--free-status", "5xx", "--free-status", "404"];
     let arguments = [&["--quota", "3/day"], &free[..]].concat();
     let playground = Playground::start(&arguments).await;
@@ -83,7 +83,7 @@ async fn answers_of_a_free_status_cost_nothing() {
 }
 
 #[tokio::test]
-async fn requests_wait_for_their_turns_and_are_refused_at_once_if_those_are_too_late() {
+async fn requests_wait_for_their_reservations_and_are_rejected_beyond_max_wait() {
     let arguments = ["--quota", "2/second burst 1", "--wait", "1.2"];
     let playground = Playground::start(&arguments).await;
     let start = Instant::now();

@@ -5,18 +5,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::playground::{Answer, Playground};
 
 /// The fields of limits, in alphabetical order.
-fn told(answer: &Answer) -> Vec<(&str, &str)> {
-    let mut told: Vec<_> = answer
+fn reported(answer: &Answer) -> Vec<(&str, &str)> {
+    let mut reported: Vec<_> = answer
         .headers
         .iter()
         .map(|(name, value)| (name.as_str(), value.to_str().expect("ASCII")))
         .filter(|(name, _)| name.contains("ratelimit"))
         .collect();
-    told.sort_unstable();
-    told
+    reported.sort_unstable();
+    reported
 }
 
-async fn told_in(format: &[&str]) -> (Playground, Answer) {
+async fn reported_in(format: &[&str]) -> (Playground, Answer) {
     // A bucket of 3 that hardly refills: an hour for each.
     let arguments = [&["--quota", "3/3h"], format].concat();
     let playground = Playground::start(&arguments).await;
@@ -34,18 +34,18 @@ async fn a_quota_in_bytes_names_its_unit() {
         ("ratelimit", "\"default\";r=1072741824"),
         ("ratelimit-policy", limit),
     ];
-    assert_eq!(told(&answer), expected);
+    assert_eq!(reported(&answer), expected);
 }
 
 #[tokio::test]
-async fn draft_11_unless_said_otherwise() {
+async fn draft_11_is_the_default() {
     for format in [&[][..], &["--header-format", "draft11"]] {
-        let (_playground, answer) = told_in(format).await;
+        let (_playground, answer) = reported_in(format).await;
         let expected = [
             ("ratelimit", "\"default\";r=0;t=3600"),
             ("ratelimit-policy", "\"default\";q=3;w=10800"),
         ];
-        assert_eq!(told(&answer), expected);
+        assert_eq!(reported(&answer), expected);
     }
 }
 
@@ -77,11 +77,11 @@ async fn every_other_format_by_its_name() {
         ("none", &[]),
     ];
     for (format, fields) in expected {
-        let (playground, answer) = told_in(&["--header-format", format]).await;
-        assert_eq!(told(&answer), fields);
-        let refused = playground.get("/").await;
-        assert_eq!(refused.status, 429);
-        let wait = refused.retry_after();
+        let (playground, answer) = reported_in(&["--header-format", format]).await;
+        assert_eq!(reported(&answer), fields);
+        let rejected = playground.get("/").await;
+        assert_eq!(rejected.status, 429);
+        let wait = rejected.retry_after();
         assert!((3_590..=3_600).contains(&wait), "{wait}");
     }
 }
@@ -90,7 +90,7 @@ async fn every_other_format_by_its_name() {
 async fn x_epoch_is_a_point_in_time() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after");
     let before = now().as_secs();
-    let (_playground, answer) = told_in(&["--header-format", "x-epoch"]).await;
+    let (_playground, answer) = reported_in(&["--header-format", "x-epoch"]).await;
     let reset: u64 = answer
         .field("x-ratelimit-reset")
         .expect("a reset")
@@ -105,7 +105,7 @@ async fn x_epoch_is_a_point_in_time() {
 }
 
 #[test]
-fn a_format_that_does_not_exist_is_refused_with_those_that_do() {
+fn unknown_format_error_lists_the_known_formats() {
     let playground = std::process::Command::new(crate::playground::playground())
         .args(["--header-format", "draft12"])
         .output()

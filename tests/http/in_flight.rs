@@ -16,7 +16,7 @@ async fn open(playground: &Playground, path: &str) -> http::Response<hyper::body
 }
 
 #[tokio::test]
-async fn a_stream_is_in_flight_until_its_last_byte_and_what_is_refused_costs_nothing() {
+async fn stream_is_in_flight_until_its_last_byte() {
     let playground = Playground::start(&["--quota", "100/day", "--in-flight", "2"]).await;
     let stream = open(&playground, "/stream/5").await;
     let lines = |response: &http::Response<_>, name| {
@@ -36,12 +36,12 @@ async fn a_stream_is_in_flight_until_its_last_byte_and_what_is_refused_costs_not
         ]
     );
     let other = open(&playground, "/stream/50").await;
-    let refused = playground.get("/").await;
-    assert_eq!(refused.status, 429);
-    assert_eq!(refused.field("ratelimit"), Some("\"in-flight\";r=0;t=1"));
-    assert_eq!(refused.retry_after(), 1);
+    let rejected = playground.get("/").await;
+    assert_eq!(rejected.status, 429);
+    assert_eq!(rejected.field("ratelimit"), Some("\"in-flight\";r=0;t=1"));
+    assert_eq!(rejected.retry_after(), 1);
     assert!(
-        refused
+        rejected
             .body
             .contains("\"violated-policies\":[\"in-flight\"]")
     );
@@ -59,7 +59,7 @@ async fn a_stream_is_in_flight_until_its_last_byte_and_what_is_refused_costs_not
 }
 
 #[tokio::test]
-async fn who_may_wait_is_served_when_another_one_has_slept() {
+async fn waiter_is_served_after_another_has_slept() {
     let playground = Playground::start(&["--in-flight", "1", "--wait", "10"]).await;
     let order = std::sync::Mutex::new(Vec::new());
     let ask = async |name, path| {
@@ -74,17 +74,17 @@ async fn who_may_wait_is_served_when_another_one_has_slept() {
 }
 
 #[tokio::test]
-async fn a_whole_service_with_too_much_in_flight_is_unavailable() {
+async fn global_capacity_exceeded_is_503() {
     let playground = Playground::start(&["--in-flight", "1", "--key", "global"]).await;
     let _stream = open(&playground, "/stream/50").await;
-    let refused = playground.get("/").await;
-    assert_eq!((refused.status.as_u16(), refused.retry_after()), (503, 1));
-    assert!(refused.field("ratelimit").is_none());
+    let rejected = playground.get("/").await;
+    assert_eq!((rejected.status.as_u16(), rejected.retry_after()), (503, 1));
+    assert!(rejected.field("ratelimit").is_none());
 }
 
 #[cfg(feature = "redis")]
 #[tokio::test]
-async fn two_servers_count_together_and_one_that_is_killed_holds_its_permit_for_one_lease() {
+async fn killed_server_holds_its_permit_for_one_lease() {
     let redis = crate::support::redis::RedisServer::start();
     let url = redis.url();
     let arguments = ["--backend", &url, "--in-flight", "1", "--lease", "2"];
@@ -122,7 +122,7 @@ async fn the_example_holds_permits_for_streams_and_sockets() {
     let address = example.base.replace("http", "ws") + "/chat";
     let (chat, _) = connect_async(&address).await.expect("a socket");
     match connect_async(&address).await {
-        Err(Error::Http(refused)) => assert_eq!(refused.status(), 429),
+        Err(Error::Http(rejected)) => assert_eq!(rejected.status(), 429),
         other => panic!("{other:?}"),
     }
     drop(chat);

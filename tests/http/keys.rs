@@ -93,7 +93,7 @@ async fn the_header_is_the_one_that_is_named() {
 }
 
 #[tokio::test]
-async fn the_key_is_a_cookie_or_a_token_if_told_so() {
+async fn key_can_be_a_cookie_or_a_token() {
     let requests: [&[_]; 5] = [
         &[("cookie", "a=b; sid=hunter2")],
         &[("cookie", "sid=hunter2"), ("cookie", "a=c")],
@@ -117,7 +117,7 @@ async fn the_key_is_a_cookie_or_a_token_if_told_so() {
 }
 
 #[tokio::test]
-async fn the_key_is_a_part_of_the_target_if_told_so() {
+async fn key_can_be_a_part_of_the_target() {
     let query = Playground::start(&[&ONCE[..], &["--key", "query:tenant"]].concat()).await;
     let paths = [
         "/?tenant=a",

@@ -33,7 +33,7 @@ use tokio::time::timeout;
 use crate::playground::{PATIENCE, Playground, playground};
 
 #[tokio::test]
-async fn a_burst_passes_then_a_client_that_waits_as_told() {
+async fn burst_is_allowed_then_a_client_that_obeys_retry_after() {
     let playground = Playground::start(&["--quota", "1/2s burst 3"]).await;
     for remaining in (0..3).rev() {
         let answer = playground.get("/").await;
@@ -42,25 +42,27 @@ async fn a_burst_passes_then_a_client_that_waits_as_told() {
             answer.field("ratelimit-policy"),
             Some("\"default\";q=3;w=6")
         );
-        let told = answer.field("ratelimit").expect("a limit");
+        let reported = answer.field("ratelimit").expect("a limit");
         assert!(
-            told.starts_with(&format!("\"default\";r={remaining}")),
-            "{told}"
+            reported.starts_with(&format!("\"default\";r={remaining}")),
+            "{reported}"
         );
     }
-    let refused = playground.get("/").await;
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let rejected = playground.get("/").await;
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(
-        refused.field("content-type"),
+        rejected.field("content-type"),
         Some("application/problem+json")
     );
-    assert_eq!(refused.field("cache-control"), Some("no-store"));
+    assert_eq!(rejected.field("cache-control"), Some("no-store"));
     assert!(
-        refused.body.contains("\"violated-policies\":[\"default\"]"),
+        rejected
+            .body
+            .contains("\"violated-policies\":[\"default\"]"),
         "{}",
-        refused.body
+        rejected.body
     );
-    let wait = refused.retry_after();
+    let wait = rejected.retry_after();
     assert!((1..=2).contains(&wait), "{wait}");
     // Real time on purpose: this is the promise that a client relies on.
     tokio::time::sleep(Duration::from_secs(wait)).await;
@@ -72,19 +74,19 @@ async fn a_burst_passes_then_a_client_that_waits_as_told() {
 }
 
 #[tokio::test]
-async fn a_shadow_refuses_nobody_and_says_whom_it_would() {
+async fn shadow_policy_rejects_nothing_and_logs_denials() {
     let playground = Playground::start(&["--quota", "2/day", "--shadow"]).await;
-    for refused in [false, false, true, true] {
+    for rejected in [false, false, true, true] {
         let answer = playground.get("/").await;
         assert_eq!((answer.status, &*answer.body), (StatusCode::OK, "ok\n"));
-        let told = answer.field("x-ratelimit-shadow");
-        assert_eq!(told, refused.then_some("default"));
+        let reported = answer.field("x-ratelimit-shadow");
+        assert_eq!(reported, rejected.then_some("default"));
         assert!(answer.field("ratelimit").is_none());
     }
 }
 
 #[tokio::test]
-async fn every_path_does_what_it_says() {
+async fn every_path_behaves_as_documented() {
     let playground = Playground::start(&["--quota", "1000/day"]).await;
     assert_eq!(playground.get("/cost/2").await.body, "cost 2\n");
 
@@ -118,7 +120,7 @@ async fn every_path_does_what_it_says() {
 }
 
 #[tokio::test]
-async fn a_path_says_what_a_request_costs() {
+async fn path_sets_the_cost_of_a_request() {
     let playground = Playground::start(&["--quota", "10/day"]).await;
     let remaining = async |path| {
         let answer = playground.get(path).await;
@@ -151,7 +153,7 @@ async fn a_path_says_what_a_request_costs() {
 }
 
 #[tokio::test]
-async fn the_key_is_a_header_if_told_so() {
+async fn key_can_be_a_header() {
     let playground = Playground::start(&["--quota", "1/day", "--key", "header:X-Api-Key"]).await;
     let with = |keys: &[&str]| {
         let mut request = playground.request(Method::GET, "/");
@@ -162,9 +164,9 @@ async fn the_key_is_a_header_if_told_so() {
         playground.send(request)
     };
     assert_eq!(with(&["hunter2"]).await.status, 200);
-    let refused = with(&["hunter2"]).await;
-    assert_eq!(refused.status, 429);
-    assert!(!refused.body.contains("hunter2"));
+    let rejected = with(&["hunter2"]).await;
+    assert_eq!(rejected.status, 429);
+    assert!(!rejected.body.contains("hunter2"));
     assert_eq!(with(&["bob"]).await.status, 200);
     assert_eq!(with(&[]).await.status, 400);
     assert_eq!(with(&["cid", "dan"]).await.status, 400);
@@ -172,7 +174,7 @@ async fn the_key_is_a_header_if_told_so() {
 }
 
 #[tokio::test]
-async fn the_key_is_the_address_unless_told_otherwise() {
+async fn key_is_the_address_by_default() {
     let playground = Playground::start(&["--quota", "1/day"]).await;
     let mut connector = HttpConnector::new();
     connector.set_local_address(Some([127, 0, 0, 2].into()));
@@ -218,14 +220,14 @@ async fn quotas_bear_the_name_and_several_are_numbered() {
         Some("\"api-1\";r=1, \"api-2\";r=8")
     );
     two.get("/").await;
-    let refused = two.get("/").await;
-    assert_eq!(refused.status, 429);
-    assert!(refused.body.contains("[\"api-1\"]"), "{}", refused.body);
+    let rejected = two.get("/").await;
+    assert_eq!(rejected.status, 429);
+    assert!(rejected.body.contains("[\"api-1\"]"), "{}", rejected.body);
 }
 
 #[tokio::test]
 async fn every_algorithm_can_be_asked_for() {
-    // Three a day: what a refusal says of the wait tells the algorithms apart. Some seconds may pass meanwhile.
+    // Three a day: what a rejection says of the wait tells the algorithms apart. Some seconds may pass meanwhile.
     let about = |seconds: u64| seconds - 60..=seconds;
     for (algorithm, wait) in [
         ("token-bucket", about(28_800)),
@@ -239,15 +241,19 @@ async fn every_algorithm_can_be_asked_for() {
         let first = playground.get("/").await;
         let policy = first.field("ratelimit-policy");
         assert_eq!(policy, Some("\"default\";q=3;w=86400"), "{algorithm}");
-        let told = first.field("ratelimit").expect("a limit");
+        let reported = first.field("ratelimit").expect("a limit");
         let bucket = matches!(algorithm, "token-bucket" | "interval");
-        assert_eq!(told == "\"default\";r=2", bucket, "{algorithm}: {told}");
+        assert_eq!(
+            reported == "\"default\";r=2",
+            bucket,
+            "{algorithm}: {reported}"
+        );
         let rest = playground.statuses(&["/"; 2]).await;
         assert_eq!(rest, [200; 2], "{algorithm}");
-        let refused = playground.get("/").await;
-        assert_eq!(refused.status, 429, "{algorithm}");
-        let told = refused.retry_after();
-        assert!(wait.contains(&told), "{algorithm}: {told}");
+        let rejected = playground.get("/").await;
+        assert_eq!(rejected.status, 429, "{algorithm}");
+        let reported = rejected.retry_after();
+        assert!(wait.contains(&reported), "{algorithm}: {reported}");
     }
 }
 
@@ -288,7 +294,7 @@ async fn sigint_stops_it_also_while_it_streams() {
 
 /// Fixed: the handlers came after the first line, and who read it could stop the process otherwise than with 0.
 #[test]
-fn a_signal_right_after_the_first_line_is_heeded() {
+fn signal_right_after_start_stops_the_server() {
     for _ in 0..10 {
         let mut process = Killed(
             StdCommand::new(playground())
@@ -334,7 +340,7 @@ async fn run(arguments: &[&str]) -> Output {
     output.expect("the playground runs")
 }
 
-/// That these arguments are refused with 2 and one line, and the line.
+/// That these arguments are rejected with 2 and one line, and the line.
 async fn complaint(arguments: &[&str]) -> String {
     let output = run(arguments).await;
     let stderr = String::from_utf8(output.stderr).expect("text");

@@ -3,7 +3,7 @@
 use crate::playground::Playground;
 
 #[tokio::test]
-async fn what_limits_do_can_be_scraped() {
+async fn metrics_can_be_scraped() {
     let example = Playground::start_example("prometheus", &["127.0.0.1:0"]).await;
     let statuses = example.statuses(&["/"; 7]).await;
     assert_eq!(statuses, [200, 200, 200, 200, 200, 429, 429]);

@@ -48,7 +48,7 @@ async fn the_page_is_not_limited_and_loads_nothing() {
 }
 
 #[tokio::test]
-async fn the_configuration_is_what_the_server_was_told() {
+async fn playground_shows_its_configuration() {
     let playground = Playground::start(&[]).await;
     let plain = json!({
         "policy": "default",
@@ -60,7 +60,7 @@ async fn the_configuration_is_what_the_server_was_told() {
     });
     assert_eq!(config(&playground).await, plain);
 
-    let mut told = vec![
+    let mut reported = vec![
         "--name",
         "api",
         "--key",
@@ -78,9 +78,9 @@ async fn the_configuration_is_what_the_server_was_told() {
         "sliding-window:1000000/day",
         "sliding-log:5/250ms",
     ] {
-        told.extend(["--quota", quota]);
+        reported.extend(["--quota", quota]);
     }
-    let config = config(&Playground::start(&told).await).await;
+    let config = config(&Playground::start(&reported).await).await;
     let quota = |name, text, algorithm, limit, refill, period_us: u64| {
         json!({
             "name": name, "text": text, "algorithm": algorithm, "limit": limit, "refill": refill, "period_us": period_us,
@@ -129,14 +129,14 @@ async fn the_configuration_is_what_the_server_was_told() {
 }
 
 #[tokio::test]
-async fn another_quota_holds_from_the_next_request_on() {
+async fn replaced_quota_applies_from_the_next_request() {
     let playground = Playground::start(&["--quota", "1/week", "--name", "try"]).await;
     assert_eq!(playground.statuses(&["/", "/"]).await, [200, 429]);
     let replaced = replace(&playground, "4/week").await;
     assert_eq!(replaced.status, 200);
-    let told: Value = serde_json::from_str(&replaced.body).expect("JSON");
-    assert_eq!(told["quotas"][0]["text"], "4/week");
-    assert_eq!(told, config(&playground).await);
+    let reported: Value = serde_json::from_str(&replaced.body).expect("JSON");
+    assert_eq!(reported["quotas"][0]["text"], "4/week");
+    assert_eq!(reported, config(&playground).await);
     // What was spent stays spent: of a bucket the numbers may change.
     assert_eq!(
         playground.get("/").await.field("ratelimit"),
@@ -150,15 +150,15 @@ async fn another_quota_holds_from_the_next_request_on() {
         200
     );
     let answer = playground.get("/").await;
-    let told = answer.field("ratelimit").expect("two limits");
+    let reported = answer.field("ratelimit").expect("two limits");
     assert!(
-        told.starts_with("\"try-1\";r=8, \"try-2\";r=1;t="),
-        "{told}"
+        reported.starts_with("\"try-1\";r=8, \"try-2\";r=1;t="),
+        "{reported}"
     );
 }
 
 #[tokio::test]
-async fn a_text_that_is_no_quota_is_answered_in_the_servers_own_words() {
+async fn invalid_quota_text_gets_the_parse_error() {
     let playground = Playground::start(&["--quota", "3/week"]).await;
     for (text, why) in [
         (
@@ -178,10 +178,10 @@ async fn a_text_that_is_no_quota_is_answered_in_the_servers_own_words() {
             "invalid policy of 9 quotas: use 1 to 8",
         ),
     ] {
-        let refused = replace(&playground, text).await;
-        assert_eq!((refused.status.as_u16(), &*refused.body), (400, why));
+        let rejected = replace(&playground, text).await;
+        assert_eq!((rejected.status.as_u16(), &*rejected.body), (400, why));
         assert_eq!(
-            refused.field("content-type"),
+            rejected.field("content-type"),
             Some("text/plain; charset=utf-8")
         );
     }

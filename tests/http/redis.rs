@@ -28,10 +28,10 @@ async fn two_playgrounds_share_one_limit_exactly() {
     assert_eq!((asks(&one, 10).await, asks(&two, 10).await), (10, 10));
     let (by_one, by_two) = tokio::join!(asks(&one, 40), asks(&two, 40));
     assert_eq!(by_one + by_two, 10, "{by_one} and {by_two}");
-    let refused = two.get("/").await;
-    assert_eq!(refused.status, 429);
+    let rejected = two.get("/").await;
+    assert_eq!(rejected.status, 429);
     assert_eq!(
-        refused.field("ratelimit-policy"),
+        rejected.field("ratelimit-policy"),
         Some("\"shared\";q=30;w=86400")
     );
     assert_eq!(server.keys(), ["{sluice:shared:r127.0.0.1}:f86400000000"]);
@@ -57,8 +57,8 @@ async fn without_redis_requests_are_treated_as_chosen() {
         if answer.status == 503 {
             assert_eq!(answer.field("retry-after"), Some("1"));
             assert_eq!(answer.field("cache-control"), Some("no-store"));
-            let told = r#"{"type":"about:blank","title":"Service Unavailable","status":503}"#;
-            assert_eq!(answer.body, told, "and nothing about what failed");
+            let reported = r#"{"type":"about:blank","title":"Service Unavailable","status":503}"#;
+            assert_eq!(answer.body, reported, "and nothing about what failed");
         }
     }
 }
@@ -89,17 +89,17 @@ async fn the_time_for_an_answer_can_be_set() {
     let playground = over(&server.url(), &["--backend-timeout", "1500"]).await;
     assert_eq!(playground.get("/").await.status, 200);
     server.pause();
-    let (start, refused) = (Instant::now(), playground.get("/").await);
+    let (start, rejected) = (Instant::now(), playground.get("/").await);
     let took = start.elapsed();
     server.resume();
-    assert_eq!(refused.status, 503);
+    assert_eq!(rejected.status, 503);
     assert!(took >= Duration::from_millis(1_400), "{took:?}");
 }
 
 #[tokio::test]
-async fn two_clients_stay_within_a_quota_that_is_not_theirs() {
+async fn two_clients_stay_within_an_upstream_quota() {
     let server = RedisServer::start();
-    // It allows 5 in a second and refuses the sixth.
+    // It allows 5 in a second and rejects the sixth.
     let upstream = Playground::start(&["--quota", "5/second", "--key", "global"]).await;
     let (url, redis) = (format!("{}/", upstream.base), server.url());
     let client = || async {
@@ -121,7 +121,7 @@ async fn two_clients_stay_within_a_quota_that_is_not_theirs() {
 }
 
 #[tokio::test]
-async fn a_playground_that_is_told_to_stop_releases_its_permits_and_gives_back_its_refunds() {
+async fn stopping_the_playground_completes_releases_and_refunds() {
     let server = RedisServer::start();
     let arguments = [
         "--quota",

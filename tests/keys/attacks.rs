@@ -46,13 +46,13 @@ const CLIENT: [u8; 4] = [203, 0, 113, 7];
 /// The address that a request from our proxy is of, or the status that it is refused with.
 fn who(client: &ClientIp, name: &HeaderName, lines: &[&[u8]]) -> Result<String, u16> {
     let request = request(PROXY, name, lines);
-    let ip = client.of(&Head::from(&request));
+    let ip = client.ip(&Head::from(&request));
     ip.map(|ip| ip.to_string())
         .map_err(|error| error.status().as_u16())
 }
 
 #[test]
-fn whatever_a_client_claims_it_has_one_bucket() {
+fn client_has_one_bucket_whatever_it_claims() {
     let claims = [
         "1.2.3.4",
         "10.0.0.9",
@@ -133,7 +133,7 @@ fn other_headers_and_other_spellings_are_not_read() {
 }
 
 #[test]
-fn a_thousand_lines_are_one_list() {
+fn thousand_lines_are_one_network_list() {
     let claims = [&b"1.2.3.4"[..]; 999];
     let lines = [&claims[..], &[b"203.0.113.7, 10.0.0.2"]].concat();
     assert_eq!(
@@ -154,7 +154,7 @@ fn a_thousand_lines_are_one_list() {
 }
 
 #[test]
-fn letters_that_are_no_text_are_malformed_where_they_are_reached() {
+fn non_ascii_bytes_are_malformed_where_they_are_read() {
     for (client, name, left, right) in [
         (
             behind_proxies(),
@@ -300,7 +300,7 @@ fn secrets_are_found_in_a_hundred_lines_of_64_kib() {
 }
 
 /// A server that takes this host for its proxy; what it answers to these bytes.
-async fn told(client: ClientIp, bytes: &[u8]) -> String {
+async fn reported(client: ClientIp, bytes: &[u8]) -> String {
     let (listener, address) = listen().await;
     let service = RateLimitLayer::new(two_a_minute(), client, memory()).layer(hello());
     tokio::spawn(async move {
@@ -326,7 +326,7 @@ async fn told(client: ClientIp, bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn folded_lines_do_not_get_to_the_parser() {
+async fn folded_lines_never_reach_the_parser() {
     let client = || ClientIp::new().forwarded_for(TrustedProxies::loopback_and_private());
     for folded in [
         "x-forwarded-for: 1.2.3.4,\r\n 203.0.113.7",
@@ -334,15 +334,15 @@ async fn folded_lines_do_not_get_to_the_parser() {
         "x-forwarded-for:\r\n 1.2.3.4",
     ] {
         let bytes = format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{folded}\r\n\r\n");
-        let answer = told(client(), bytes.as_bytes()).await;
+        let answer = reported(client(), bytes.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 400"), "{folded:?}: {answer}");
         assert!(!answer.contains("ratelimit"), "{answer}");
     }
     let whole = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nX-Forwarded-FOR: 1.2.3.4, \t203.0.113.7 \r\n\r\n";
-    assert!(told(client(), whole).await.starts_with("HTTP/1.1 200"));
+    assert!(reported(client(), whole).await.starts_with("HTTP/1.1 200"));
     let raw =
         b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-forwarded-for: \xff\xfe\r\n\r\n";
-    assert!(told(client(), raw).await.starts_with("HTTP/1.1 400"));
+    assert!(reported(client(), raw).await.starts_with("HTTP/1.1 400"));
 }
 
 // -- Keys
@@ -411,7 +411,7 @@ fn any_bytes_are_a_key_and_no_two_share_a_bucket() {
 
 #[cfg(feature = "redis")]
 #[tokio::test]
-async fn any_bytes_are_a_key_in_redis_and_none_of_them_get_there() {
+async fn any_bytes_are_a_key_and_are_digested_for_redis() {
     use tower_sluice::RedisBackend;
 
     use crate::shared::redis::RedisServer;
@@ -447,10 +447,10 @@ async fn any_bytes_are_a_key_in_redis_and_none_of_them_get_there() {
 
 #[cfg(feature = "redis")]
 #[tokio::test]
-async fn no_secret_gets_to_redis() {
+async fn secrets_are_digested_before_redis() {
     use http::Response;
     use tower_sluice::key::{Header, first_of};
-    use tower_sluice::{OnBackendError, RedisBackend};
+    use tower_sluice::{FailurePolicy, RedisBackend};
 
     use crate::shared::redis::RedisServer;
 
@@ -460,7 +460,7 @@ async fn no_secret_gets_to_redis() {
         request: http::request::Builder,
     ) {
         let limit = RateLimitLayer::new(twice(), key, backend.clone())
-            .on_backend_error(OnBackendError::Deny);
+            .on_backend_error(FailurePolicy::FailClosed);
         let request = request.body(()).expect("a valid head");
         let Ok(answer): Result<Response<_>, _> = limit.layer(hello()).oneshot(request).await;
         assert_eq!(answer.status(), 200);
@@ -530,19 +530,19 @@ fn names_cannot_end_a_line() {
             ("one".to_owned(), Quota::per_day(1)),
             (name.to_owned(), Quota::per_day(2)),
         ];
-        let policy = Policy::try_of("api", quotas);
+        let policy = Policy::try_from_quotas("api", quotas);
         assert!(matches!(policy, Err(PolicyError::QuotaName(_))), "{name:?}");
     }
 }
 
 #[test]
-fn quotes_in_names_stay_in_their_string() {
+fn quotes_in_names_are_escaped() {
     let name = r#"a";r=99, "b\"#;
     let quotas = [
         ("one".to_owned(), Quota::per_day(9)),
         (name.to_owned(), Quota::per_day(1)),
     ];
-    let policy = Policy::try_of("api", quotas).expect("printable");
+    let policy = Policy::try_from_quotas("api", quotas).expect("printable");
     let mut service =
         RateLimitLayer::new(policy, tower_sluice::Global, memory()).layer(hello::<()>());
     let allowed = seen(&mut service, Request::new(()));
@@ -550,7 +550,7 @@ fn quotes_in_names_stay_in_their_string() {
     assert_eq!(allowed.lines("ratelimit"), [limit]);
     let policy = r#""one";q=9;w=86400, "a\";r=99, \"b\\";q=1;w=86400"#;
     assert_eq!(allowed.lines("ratelimit-policy"), [policy]);
-    let refused = seen(&mut service, Request::new(()));
-    let body: serde_json::Value = serde_json::from_str(&refused.body).expect("JSON");
+    let rejected = seen(&mut service, Request::new(()));
+    let body: serde_json::Value = serde_json::from_str(&rejected.body).expect("JSON");
     assert_eq!(body["violated-policies"], serde_json::json!([name]));
 }

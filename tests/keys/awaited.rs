@@ -57,7 +57,7 @@ async fn status(app: &Router, request: http::request::Builder) -> u16 {
 }
 
 #[tokio::test]
-async fn what_an_extractor_has_awaited_is_the_key_and_the_handler_sees_it() {
+async fn awaited_extractor_value_is_the_key_and_reaches_the_handler() {
     let sessions = Sessions(Arc::new(HashMap::from([
         ("one", 1),
         ("uno", 1),
@@ -79,7 +79,7 @@ async fn what_an_extractor_has_awaited_is_the_key_and_the_handler_sees_it() {
 }
 
 #[tokio::test]
-async fn without_the_layer_in_front_requests_are_refused() {
+async fn missing_outer_layer_rejects_requests() {
     let limit = RateLimitLayer::new(two_a_minute(), key::Extension::<User>::new(), memory());
     let app = Router::new().route("/", get(async || "hello")).layer(limit);
     assert_eq!(status(&app, Request::get("/")).await, 500);
@@ -133,7 +133,7 @@ async fn routes_have_buckets_of_their_own_for_each_client() {
 }
 
 #[tokio::test]
-async fn what_no_route_matches_may_have_one_bucket_together() {
+async fn unmatched_routes_can_share_one_bucket() {
     let limit = RateLimitLayer::new(two_a_minute(), first_of((MatchedPath, Global)), memory());
     let app = Router::new().route("/", get(async || "home")).layer(limit);
     let mut seen = Vec::new();

@@ -46,7 +46,7 @@ const FREE: [u16; 3] = [200; 3];
 const CLIENT: [u8; 4] = [198, 51, 100, 1];
 
 #[test]
-fn clients_of_the_allow_list_are_not_counted_and_not_told() {
+fn allow_listed_clients_are_not_counted_and_get_no_fields() {
     let key = ClientIp::new().allow_list(Networks::new(["203.0.113.0/24"]));
     for seen in answers(limit(key.clone()), || from([203, 0, 113, 9]), 3) {
         assert_eq!(seen.status, 200);
@@ -56,7 +56,7 @@ fn clients_of_the_allow_list_are_not_counted_and_not_told() {
 }
 
 #[test]
-fn clients_of_the_deny_list_are_refused_without_a_reason() {
+fn deny_listed_clients_are_rejected_without_a_reason() {
     let both = Networks::new(["203.0.113.0/24"]);
     let key = ClientIp::new().allow_list(both.clone()).deny_list(both);
     for limit in [limit(key.clone()), limit(key.clone()).skip_unkeyed()] {
@@ -96,7 +96,7 @@ fn lists_hold_for_the_client_and_not_for_its_proxy() {
 }
 
 #[test]
-fn a_guard_has_its_lists_in_front_of_any_key() {
+fn guarded_by_applies_its_lists_before_any_key() {
     let guard = ClientIp::new()
         .allow_list(Networks::loopback_and_private())
         .deny_list(Networks::new(["203.0.113.0/24"]));
@@ -124,7 +124,7 @@ fn some_requests_are_skipped_by_a_closure_or_a_method() {
 }
 
 #[test]
-fn what_cannot_be_read_frees_nobody() {
+fn unreadable_addresses_are_rejected() {
     let proxies = TrustedProxies::loopback_and_private();
     let walk = ClientIp::new().forwarded_for(proxies);
     let hops = ClientIp::new().forwarded_for(TrustedProxies::hops(1));
@@ -153,22 +153,22 @@ fn what_cannot_be_read_frees_nobody() {
 
 /// An application may read the first one, or what is in between.
 #[test]
-fn who_says_it_twice_or_garbled_is_not_taken_for_one_without_a_key() {
-    let refused = |statuses: Vec<Seen>| statuses.iter().all(|seen| seen.status == 400);
+fn repeated_or_malformed_key_is_not_a_missing_key() {
+    let rejected = |statuses: Vec<Seen>| statuses.iter().all(|seen| seen.status == 400);
     let twice = || {
         let request = from(CLIENT).header("x-api-key", "mine");
         request.header("x-api-key", "mine")
     };
     let key = limit(Header::new("x-api-key")).skip_unkeyed();
-    assert!(refused(answers(key, twice, 3)));
+    assert!(rejected(answers(key, twice, 3)));
     let cookie = || from(CLIENT).header("cookie", "sid=mine; sid=mine");
-    assert!(refused(answers(
+    assert!(rejected(answers(
         limit(Cookie::new("sid")).skip_unkeyed(),
         cookie,
         3
     )));
     let query = || from(CLIENT).uri("/?key=mine&key=mine");
-    assert!(refused(answers(
+    assert!(rejected(answers(
         limit(Query::new("key")).skip_unkeyed(),
         query,
         3
@@ -181,9 +181,9 @@ fn who_says_it_twice_or_garbled_is_not_taken_for_one_without_a_key() {
     ] {
         let request = || from(CLIENT).header("authorization", garbled);
         let unkeyed = limit(Bearer).skip_unkeyed();
-        assert!(refused(answers(unkeyed, request, 3)), "{garbled}");
+        assert!(rejected(answers(unkeyed, request, 3)), "{garbled}");
         let either = limit(first_of((Bearer, ClientIp::new())));
-        assert!(refused(answers(either, request, 3)), "{garbled}");
+        assert!(rejected(answers(either, request, 3)), "{garbled}");
     }
     for other in ["Basic YTpi", "Bearer", "Bearers mine", ""] {
         let request = || from(CLIENT).header("authorization", other);
@@ -245,7 +245,7 @@ fn preflight() -> http::request::Builder {
 }
 
 #[test]
-fn preflights_are_not_counted_unless_asked_for() {
+fn preflights_are_not_counted_by_default() {
     let count = |limit: RateLimitLayer<_, _>| answers(limit, preflight, 3);
     for seen in count(limit(ClientIp::new())) {
         assert_eq!(seen.status, 200);
@@ -269,7 +269,7 @@ fn a_preflight_needs_no_key() {
 }
 
 #[test]
-fn what_only_looks_like_a_preflight_is_counted() {
+fn requests_that_resemble_a_preflight_are_counted() {
     let bare = || from(CLIENT).method("OPTIONS");
     assert_eq!(statuses(ClientIp::new(), bare), LIMITED);
     assert_eq!(
@@ -293,7 +293,7 @@ fn what_only_looks_like_a_preflight_is_counted() {
 }
 
 #[test]
-fn who_is_denied_is_denied_also_a_preflight() {
+fn denied_clients_are_rejected_in_preflights() {
     let key = ClientIp::new().deny_list(Networks::new(["198.51.100.0/24"]));
     assert_eq!(statuses(key, preflight), [403; 3]);
 }
@@ -301,7 +301,7 @@ fn who_is_denied_is_denied_also_a_preflight() {
 // -- Keys of other kinds
 
 #[test]
-fn each_kind_of_secret_has_a_bucket_of_its_own_and_is_told_to_nobody() {
+fn secret_keys_have_their_own_buckets_and_are_not_shown() {
     fn check<K>(key: K, with: impl Fn(&str) -> http::request::Builder)
     where
         K: KeyExtractor<Request<()>> + Clone,

@@ -65,7 +65,7 @@ proptest! {
         prop_assert_eq!(plain, decoded);
         // Off by default.
         let raw = request(written(ip), &[]);
-        prop_assert_eq!(ClientIp::new().of(&Head::from(&raw)), Ok(written(ip)));
+        prop_assert_eq!(ClientIp::new().ip(&Head::from(&raw)), Ok(written(ip)));
         let key = PeerIp::new().key(&raw).expect("a key");
         prop_assert_eq!(key.as_bytes(), b"64:ff9b::/64");
     }

@@ -215,7 +215,7 @@ fn readers() -> Vec<Reader> {
     let mut readers = Vec::new();
     for (nearest, nat64) in [(false, false), (false, true), (true, false), (true, true)] {
         let on_malformed = match nearest {
-            false => OnMalformed::Refuse,
+            false => OnMalformed::Reject,
             true => OnMalformed::Nearest,
         };
         let client = ClientIp::new().on_malformed(on_malformed).nat64(nat64);
@@ -266,7 +266,7 @@ impl Reader {
     }
 
     fn actual(&self, request: &Request<()>) -> Answer {
-        match self.client.of(&Head::from(request)) {
+        match self.client.ip(&Head::from(request)) {
             Ok(ip) => Answer::Ip(ip),
             Err(KeyError::TooFewHops { .. }) => Answer::TooFewHops,
             Err(KeyError::MalformedAddress(name)) if name == self.name => Answer::Malformed,

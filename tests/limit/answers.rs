@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceBuilder};
 use tower_sluice::key::{Header, KeyError, key_fn};
-use tower_sluice::response::{HeaderFormat, Refusal};
+use tower_sluice::response::{HeaderFormat, Rejection};
 use tower_sluice::{
     Charge, Decision, Global, Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer,
 };
@@ -38,7 +38,7 @@ fn answers(
 }
 
 #[test]
-fn a_refusal_is_429_with_this_head_and_body() {
+fn rejection_is_429_with_exact_head_and_body() {
     let clock = clock();
     let backend = MemoryBackend::builder().clock(clock.clone()).build();
     let limit = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend);
@@ -46,8 +46,8 @@ fn a_refusal_is_429_with_this_head_and_body() {
     seen(&mut service, from("ann"));
     seen(&mut service, from("ann"));
 
-    let refused = seen(&mut service, from("ann"));
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let rejected = seen(&mut service, from("ann"));
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
     let head = [
         ("cache-control", "no-store"),
         ("content-type", "application/problem+json"),
@@ -55,8 +55,8 @@ fn a_refusal_is_429_with_this_head_and_body() {
         ("ratelimit-policy", "\"api\";q=2;w=60"),
         ("retry-after", "30"),
     ];
-    assert_eq!(refused.head(), head);
-    let problem: Value = serde_json::from_str(&refused.body).expect("JSON");
+    assert_eq!(rejected.head(), head);
+    let problem: Value = serde_json::from_str(&rejected.body).expect("JSON");
     let expected = json!({
         "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
         "title": "Request cannot be satisfied as assigned quota has been exceeded",
@@ -73,10 +73,10 @@ fn a_refusal_is_429_with_this_head_and_body() {
         (999_999, "1"),
     ] {
         clock.advance(Duration::from_micros(advance));
-        let refused = seen(&mut service, from("ann"));
-        assert_eq!(refused.lines("retry-after"), [said]);
+        let rejected = seen(&mut service, from("ann"));
+        assert_eq!(rejected.lines("retry-after"), [said]);
         assert_eq!(
-            refused.lines("ratelimit"),
+            rejected.lines("ratelimit"),
             [format!("\"api\";r=0;t={said}")]
         );
     }
@@ -85,20 +85,20 @@ fn a_refusal_is_429_with_this_head_and_body() {
 }
 
 #[test]
-fn a_cost_above_the_limit_is_refused_without_a_time_to_come_back() {
-    let refused = seen(&mut global().cost(3).layer(hello()), Request::new(()));
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+fn cost_above_the_limit_is_rejected_without_retry_after() {
+    let rejected = seen(&mut global().cost(3).layer(hello()), Request::new(()));
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
     let head = [
         ("cache-control", "no-store"),
         ("content-type", "application/problem+json"),
         ("ratelimit", "\"api\";r=2"),
         ("ratelimit-policy", "\"api\";q=2;w=60"),
     ];
-    assert_eq!(refused.head(), head);
+    assert_eq!(rejected.head(), head);
 }
 
 #[test]
-fn an_allowed_response_carries_the_limit() {
+fn allowed_response_has_rate_limit_fields() {
     let mut service = global().layer(hello());
     let first = seen(&mut service, Request::new(()));
     let policy = ("ratelimit-policy", "\"api\";q=2;w=60");
@@ -109,7 +109,7 @@ fn an_allowed_response_carries_the_limit() {
 }
 
 #[test]
-fn errors_of_the_service_carry_the_limit_too() {
+fn service_error_responses_have_rate_limit_fields() {
     for status in [204, 400, 404, 429, 500, 503] {
         let seen = seen(&mut global().layer(answers(status)), Request::new(()));
         assert_eq!(
@@ -120,7 +120,7 @@ fn errors_of_the_service_carry_the_limit_too() {
 }
 
 #[test]
-fn redirects_carry_the_limit_only_if_asked_for() {
+fn redirects_have_fields_only_if_enabled() {
     for status in [301, 302, 303, 304, 307, 308] {
         let plain = seen(&mut global().layer(answers(status)), Request::new(()));
         assert!(plain.says_nothing_of_limits(), "{plain:?}");
@@ -131,7 +131,7 @@ fn redirects_carry_the_limit_only_if_asked_for() {
 }
 
 #[test]
-fn responses_that_are_not_final_never_carry_the_limit() {
+fn informational_responses_never_have_fields() {
     for status in [100, 101, 103] {
         let limit = global().headers_on_redirects(true);
         let seen = seen(&mut limit.layer(answers(status)), Request::new(()));
@@ -141,7 +141,7 @@ fn responses_that_are_not_final_never_carry_the_limit() {
 }
 
 #[test]
-fn a_head_request_is_refused_with_the_head_of_a_get_and_no_body() {
+fn rejected_head_request_has_the_fields_of_a_get_and_no_body() {
     let mut service = global().layer(hello());
     seen(&mut service, Request::new(()));
     seen(&mut service, Request::new(()));
@@ -156,7 +156,7 @@ fn a_head_request_is_refused_with_the_head_of_a_get_and_no_body() {
 }
 
 #[tokio::test]
-async fn head_and_get_are_refused_alike_on_the_wire() {
+async fn head_and_get_rejections_are_equal_on_the_wire() {
     let (listener, address) = listen().await;
     let app = Router::new()
         .route("/", get(async || "hello"))
@@ -183,15 +183,15 @@ async fn head_and_get_are_refused_alike_on_the_wire() {
 }
 
 #[test]
-fn without_a_format_only_retry_after_is_said() {
+fn format_none_writes_only_retry_after() {
     let mut service = global().headers(HeaderFormat::None).layer(hello());
     assert_eq!(seen(&mut service, Request::new(())).head(), []);
     seen(&mut service, Request::new(()));
-    let refused = seen(&mut service, Request::new(()));
-    assert_eq!(refused.status, 429);
-    assert!(refused.says_nothing_of_limits(), "{refused:?}");
-    assert_eq!(refused.lines("retry-after"), ["30"]);
-    assert_eq!(refused.lines("cache-control"), ["no-store"]);
+    let rejected = seen(&mut service, Request::new(()));
+    assert_eq!(rejected.status, 429);
+    assert!(rejected.says_nothing_of_limits(), "{rejected:?}");
+    assert_eq!(rejected.lines("retry-after"), ["30"]);
+    assert_eq!(rejected.lines("cache-control"), ["no-store"]);
 }
 
 /// A service that tells what it found in its request.
@@ -216,8 +216,8 @@ fn handlers_and_layers_outside_see_the_decision() {
     assert_eq!(decision.snapshot().remaining(), 1);
     assert_eq!(seen(&mut service, Request::new(())).body, "0");
 
-    let refused = now(&mut service, Request::new(())).expect("no error");
-    let decision = refused.extensions().get::<Decision>().expect("a decision");
+    let rejected = now(&mut service, Request::new(())).expect("no error");
+    let decision = rejected.extensions().get::<Decision>().expect("a decision");
     assert!(!decision.is_allowed());
 }
 
@@ -227,9 +227,9 @@ fn extensions_can_be_left_alone() {
     let response = now(&mut service, Request::new(())).expect("no error");
     assert!(response.extensions().is_empty());
     assert_eq!(seen(&mut service, Request::new(())).body, "nothing");
-    let refused = now(&mut service, Request::new(())).expect("no error");
-    assert_eq!(refused.status(), 429);
-    assert!(refused.extensions().is_empty());
+    let rejected = now(&mut service, Request::new(())).expect("no error");
+    assert_eq!(rejected.status(), 429);
+    assert!(rejected.extensions().is_empty());
 }
 
 #[test]
@@ -245,17 +245,17 @@ fn nested_layers_append_their_lines() {
     assert_eq!(allowed.lines("ratelimit-policy"), policies);
 
     seen(&mut service, from("ann"));
-    let refused = seen(&mut service, from("ann"));
-    assert_eq!(refused.status, 429);
+    let rejected = seen(&mut service, from("ann"));
+    assert_eq!(rejected.status, 429);
     assert_eq!(
-        refused.lines("ratelimit"),
+        rejected.lines("ratelimit"),
         ["\"api\";r=0;t=30", "\"outer\";r=7"]
     );
-    assert_eq!(refused.lines("retry-after"), ["30"]);
+    assert_eq!(rejected.lines("retry-after"), ["30"]);
 }
 
 #[test]
-fn of_nested_layers_a_handler_sees_the_innermost_and_a_response_tells_the_outermost() {
+fn handler_sees_the_innermost_charge_and_outer_services_the_outermost_decision() {
     let outer = Policy::new("outer", Quota::per_hour(10));
     let mut service = ServiceBuilder::new()
         .layer(RateLimitLayer::new(outer, Global, memory()))
@@ -268,7 +268,7 @@ fn of_nested_layers_a_handler_sees_the_innermost_and_a_response_tells_the_outerm
 }
 
 #[test]
-fn what_the_service_says_of_limits_of_its_own_stays() {
+fn fields_of_the_service_are_kept() {
     let mut service = global().layer(tower::service_fn(|_: Request<()>| async {
         let response = Response::builder().header("ratelimit", "\"own\";r=3");
         let response = response
@@ -282,9 +282,9 @@ fn what_the_service_says_of_limits_of_its_own_stays() {
 }
 
 #[test]
-fn a_closure_says_how_refusals_look() {
-    let limit = global().reject_fn(|head, refusal| {
-        let mut response = Response::new(format!("{} {}: {refusal}", head.method, head.uri));
+fn reject_fn_builds_the_response() {
+    let limit = global().reject_fn(|head, rejection| {
+        let mut response = Response::new(format!("{} {}: {rejection}", head.method, head.uri));
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         response
             .headers_mut()
@@ -293,9 +293,9 @@ fn a_closure_says_how_refusals_look() {
     });
     let mut service = limit.cost(2).layer(hello());
     assert_eq!(seen(&mut service, Request::new(())).body, "hello");
-    let refused = seen(&mut service, Request::new(()));
-    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(refused.body, "GET /: rate limit `api` exceeded");
+    let rejected = seen(&mut service, Request::new(()));
+    assert_eq!(rejected.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(rejected.body, "GET /: rate limit `api` exceeded");
     let head = [
         ("cache-control", "no-store"),
         ("ratelimit", "\"api\";r=0;t=60"),
@@ -303,29 +303,29 @@ fn a_closure_says_how_refusals_look() {
         ("retry-after", "60"),
         ("x-own", "yes"),
     ];
-    assert_eq!(refused.head(), head);
+    assert_eq!(rejected.head(), head);
 }
 
 #[test]
-fn a_closure_may_answer_with_text_that_is_always_the_same() {
-    let limit = global().cost(3).reject_fn(|_, refusal| {
+fn reject_fn_accepts_static_text() {
+    let limit = global().cost(3).reject_fn(|_, rejection| {
         let mut response = Response::new("slow down");
-        *response.status_mut() = refusal.status();
+        *response.status_mut() = rejection.status();
         response
     });
-    let refused = seen(&mut limit.layer(hello()), Request::new(()));
+    let rejected = seen(&mut limit.layer(hello()), Request::new(()));
     assert_eq!(
-        (refused.status.as_u16(), &*refused.body),
+        (rejected.status.as_u16(), &*rejected.body),
         (429, "slow down")
     );
 }
 
 #[test]
-fn a_longer_wait_that_the_closure_asks_for_stays() {
+fn longer_retry_after_of_reject_fn_is_kept() {
     let date = "Tue, 31 Dec 2199 23:59:59 GMT";
     for (own, said) in [("120", "120"), ("1", "60"), ("soon", "60"), (date, date)] {
-        let limit = global().cost(2).reject_fn(move |_, refusal| {
-            let response = Response::builder().status(refusal.status());
+        let limit = global().cost(2).reject_fn(move |_, rejection| {
+            let response = Response::builder().status(rejection.status());
             response
                 .header("retry-after", own)
                 .body("")
@@ -346,7 +346,7 @@ fn grpc(kind: &str) -> Request<()> {
 }
 
 #[test]
-fn a_grpc_call_is_refused_in_one_head() {
+fn grpc_rejection_is_trailers_only() {
     for (kind, answered) in [
         ("application/grpc", "application/grpc"),
         ("application/grpc+proto", "application/grpc"),
@@ -390,7 +390,7 @@ fn a_grpc_call_is_refused_in_one_head() {
 }
 
 #[test]
-fn a_grpc_call_that_passes_carries_no_limit() {
+fn allowed_grpc_response_has_no_rate_limit_fields() {
     let mut service = global().layer(tower::service_fn(|_: Request<()>| async {
         let response = Response::builder().header("content-type", "application/grpc");
         let response = response.body(Full::<Bytes>::default());
@@ -401,7 +401,7 @@ fn a_grpc_call_that_passes_carries_no_limit() {
 }
 
 #[test]
-fn a_grpc_call_without_a_key_is_refused_as_one() {
+fn grpc_call_without_a_key_gets_a_grpc_rejection() {
     let call = || grpc("application/grpc");
     let status = |response: Response<_>| {
         let _: &tower_sluice::response::ResponseBody<Full<Bytes>> = response.body();
@@ -416,7 +416,7 @@ fn a_grpc_call_without_a_key_is_refused_as_one() {
 }
 
 #[test]
-fn a_request_without_a_key_is_refused_and_not_told_more() {
+fn request_without_a_key_is_rejected_without_details() {
     let problem =
         |title: &str, status: u16| json!({"type": "about:blank", "title": title, "status": status});
     let check = |seen: Seen, status: u16, title: &str| {
@@ -471,7 +471,7 @@ fn layers_outside_see_why_there_was_no_key() {
 }
 
 #[test]
-fn requests_without_a_key_pass_if_told_so() {
+fn skip_unkeyed_allows_unkeyed_requests() {
     let mut by_user = by_user().skip_unkeyed().layer(tells_remaining());
     let by_peer = RateLimitLayer::new(two_a_minute(), PeerIp::new(), memory());
     let mut by_peer = by_peer.skip_unkeyed().layer(tells_remaining());
@@ -499,24 +499,24 @@ fn no_response_contains_the_key() {
         let secret = head.headers.get(USER).ok_or(KeyError::MissingPeer)?;
         Ok(Key::new(secret))
     });
-    let refusals: [fn(&Refusal) -> String; 2] = [
-        |refusal| refusal.to_string(),
-        |refusal| format!("{refusal:?}"),
+    let refusals: [fn(&Rejection) -> String; 2] = [
+        |rejection| rejection.to_string(),
+        |rejection| format!("{rejection:?}"),
     ];
     for shown in refusals {
         let limit = RateLimitLayer::new(two_a_minute(), by_secret, memory()).cost(2);
         let mut plain = limit.clone().layer(hello());
-        let mut told = limit
-            .reject_fn(move |_, refusal| {
-                let mut response = Response::new(shown(refusal));
-                *response.status_mut() = refusal.status();
+        let mut reported = limit
+            .reject_fn(move |_, rejection| {
+                let mut response = Response::new(shown(rejection));
+                *response.status_mut() = rejection.status();
                 response
             })
             .layer(hello());
         assert_eq!(seen(&mut plain, from(secret)).status, 200);
         for seen in [
             seen(&mut plain, from(secret)),
-            seen(&mut told, from(secret)),
+            seen(&mut reported, from(secret)),
         ] {
             assert_eq!(seen.status, 429);
             assert!(!format!("{seen:?}").contains(secret), "{seen:?}");
@@ -530,9 +530,9 @@ fn bodies_pass_through_with_their_length() {
     let response = now(&mut service, Request::new(())).expect("no error");
     assert_eq!(response.body().size_hint().exact(), Some(5));
     now(&mut service, Request::new(())).expect("no error");
-    let refused = now(&mut service, Request::new(())).expect("no error");
-    let length = refused.body().size_hint().exact().expect("a length");
-    let body = futures_util::FutureExt::now_or_never(refused.into_body().collect());
+    let rejected = now(&mut service, Request::new(())).expect("no error");
+    let length = rejected.body().size_hint().exact().expect("a length");
+    let body = futures_util::FutureExt::now_or_never(rejected.into_body().collect());
     let body = body.expect("at once").expect("no error").to_bytes();
     assert_eq!(body.len() as u64, length);
 }

@@ -1,4 +1,4 @@
-//! What refusals say to people.
+//! What rejections say to people.
 
 use axum::Router;
 use axum::body::Body;
@@ -13,17 +13,17 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
 use tower_sluice::key::{Header, KeyError, Part, key_fn};
-use tower_sluice::response::{ProblemType, Refusal};
+use tower_sluice::response::{ProblemType, Rejection};
 use tower_sluice::{
-    Global, Head, Key, MemorySemaphore, OnBackendError, Permits, Policy, Quota, RateLimitLayer,
-    Semaphore, SemaphoreLayer,
+    FailurePolicy, Global, Head, Key, MemorySemaphore, Policy, Quota, RateLimitLayer, Semaphore,
+    SemaphoreLayer, SemaphorePolicy,
 };
 
 use crate::remote::Remote;
 use crate::support::{Memory, Seen, client, from, hello, listen, memory, now, seen, two_a_minute};
 
-/// Every request is refused: it costs more than there ever is.
-fn refuses() -> RateLimitLayer<Global, Memory> {
+/// Every request is rejected: it costs more than there ever is.
+fn rejecting() -> RateLimitLayer<Global, Memory> {
     RateLimitLayer::new(two_a_minute(), Global, memory()).cost(3)
 }
 
@@ -33,29 +33,29 @@ fn problem(seen: &Seen) -> Value {
 }
 
 #[test]
-fn a_limit_on_abuse_says_so() {
+fn abuse_limit_uses_its_problem_type() {
     let policy = two_a_minute().and("never \"more\"", Quota::per_hour(3));
     let limit = RateLimitLayer::new(policy, Global, memory()).cost(4);
     let limit = limit.problem_type(ProblemType::AbnormalUsageDetected);
-    let refused = seen(&mut limit.layer(hello()), Request::new(()));
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let rejected = seen(&mut limit.layer(hello()), Request::new(()));
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
     let expected = json!({
         "type": "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
         "title": "Request not satisifed due to detection of abnormal request pattern",
         "status": 429,
         "violated-policies": ["api", "never \"more\""],
     });
-    assert_eq!(problem(&refused), expected);
-    assert!(!refused.says_nothing_of_limits());
+    assert_eq!(problem(&rejected), expected);
+    assert!(!rejected.says_nothing_of_limits());
 }
 
 #[test]
-fn plain_text_is_one_line_that_tells_nothing_but_the_case() {
+fn plain_text_is_one_generic_line() {
     let check = |seen: Seen, status: u16, text: &str| {
         assert_eq!((seen.status.as_u16(), &*seen.body), (status, text));
         assert_eq!(seen.lines("content-type"), ["text/plain; charset=utf-8"]);
     };
-    let limited = refuses().plain_text().layer(hello());
+    let limited = rejecting().plain_text().layer(hello());
     check(
         seen(&mut limited.clone(), Request::new(())),
         429,
@@ -81,14 +81,14 @@ fn plain_text_is_one_line_that_tells_nothing_but_the_case() {
     check(keyless(unrouted), 404, "not found\n");
     let down = Remote::near();
     down.fail(1);
-    let failing =
-        RateLimitLayer::new(two_a_minute(), Global, down).on_backend_error(OnBackendError::Deny);
+    let failing = RateLimitLayer::new(two_a_minute(), Global, down)
+        .on_backend_error(FailurePolicy::FailClosed);
     check(
         seen(&mut failing.plain_text().layer(hello()), Request::new(())),
         503,
         "service unavailable\n",
     );
-    let permits = || Permits::new("in-flight", 1);
+    let permits = || SemaphorePolicy::new("in-flight", 1);
     let of_one = SemaphoreLayer::new(permits(), Header::new("x-user"), MemorySemaphore::new());
     let mut of_one = of_one.plain_text().weight(2).layer(hello());
     check(
@@ -113,21 +113,21 @@ fn plain_text_is_one_line_that_tells_nothing_but_the_case() {
 // -- The user's own
 
 /// A page for browsers, and problem details for all others.
-fn page(head: &Head<'_>, refusal: &Refusal) -> Response<Bytes> {
+fn page(head: &Head<'_>, rejection: &Rejection) -> Response<Bytes> {
     let accepts = head.headers.get(ACCEPT);
     let accepts = accepts.and_then(|accepts| accepts.to_str().ok());
     if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
-        return refusal.problem();
+        return rejection.problem();
     }
     let path = head.uri.path();
-    let mut page = Response::new(format!("<h1>{path}: {}</h1>", refusal.status()).into());
-    *page.status_mut() = refusal.status();
+    let mut page = Response::new(format!("<h1>{path}: {}</h1>", rejection.status()).into());
+    *page.status_mut() = rejection.status();
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     page.headers_mut().insert(CONTENT_TYPE, html);
     page
 }
 
-/// What is refused to a client on the wire that accepts `accept`.
+/// What is rejected to a client on the wire that accepts `accept`.
 async fn asked(app: Router, method: Method, accept: &str) -> Seen {
     let (listener, address) = listen().await;
     tokio::spawn(axum::serve(listener, app).into_future());
@@ -148,8 +148,8 @@ fn routed() -> Router {
 }
 
 #[tokio::test]
-async fn a_browser_is_shown_a_page_and_all_others_get_problem_details() {
-    let app = || routed().layer(refuses().reject_fn(page));
+async fn browsers_get_a_page_and_other_clients_get_problem_details() {
+    let app = || routed().layer(rejecting().reject_fn(page));
     let browser = asked(app(), Method::GET, BROWSER).await;
     assert_eq!(browser.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(browser.lines("content-type"), ["text/html; charset=utf-8"]);
@@ -158,37 +158,37 @@ async fn a_browser_is_shown_a_page_and_all_others_get_problem_details() {
     assert_eq!(browser.lines("ratelimit"), ["\"api\";r=2"]);
     let curl = asked(app(), Method::GET, "*/*").await;
     assert_eq!(problem(&curl)["violated-policies"], json!(["api"]));
-    let bare = asked(routed().layer(refuses()), Method::GET, BROWSER).await;
+    let bare = asked(routed().layer(rejecting()), Method::GET, BROWSER).await;
     assert_eq!((bare.headers, bare.body), (curl.headers, curl.body));
 }
 
 /// A wait on a redirect is one before it is followed (RFC 9110 §10.2.3).
 #[test]
-fn a_redirect_to_an_explanation_can_be_followed_at_once() {
-    let limit = refuses().cost(2).respond_fn(|_, _| {
+fn rejection_by_redirect_has_no_retry_after() {
+    let limit = rejecting().cost(2).respond_fn(|_, _| {
         let response = Response::builder().status(303).header("location", "/busy");
         response.body(Full::from("")).expect("a valid head")
     });
-    let refused = |limit: RateLimitLayer<_, _, _, _, _>| {
+    let rejected = |limit: RateLimitLayer<_, _, _, _, _>| {
         let mut service = limit.layer(hello());
         seen(&mut service, Request::new(()));
-        let refused = seen(&mut service, Request::new(()));
-        assert_eq!(refused.status, StatusCode::SEE_OTHER);
-        assert_eq!(refused.lines("cache-control"), ["no-store"]);
+        let rejected = seen(&mut service, Request::new(()));
+        assert_eq!(rejected.status, StatusCode::SEE_OTHER);
+        assert_eq!(rejected.lines("cache-control"), ["no-store"]);
         (
-            refused.lines("retry-after").len(),
-            refused.says_nothing_of_limits(),
+            rejected.lines("retry-after").len(),
+            rejected.says_nothing_of_limits(),
         )
     };
-    assert_eq!(refused(limit.clone()), (0, true));
-    assert_eq!(refused(limit.headers_on_redirects(true)), (1, false));
+    assert_eq!(rejected(limit.clone()), (0, true));
+    assert_eq!(rejected(limit.headers_on_redirects(true)), (1, false));
 }
 
 #[tokio::test]
-async fn a_response_of_axum_is_answered_as_it_is() {
-    let limit = refuses().respond_fn(|head, refusal| {
-        let page = format!("<p>{} {}</p>", head.method, refusal.status().as_u16());
-        let mut response = (refusal.status(), Html(page)).into_response();
+async fn axum_response_passes_unchanged() {
+    let limit = rejecting().respond_fn(|head, rejection| {
+        let page = format!("<p>{} {}</p>", head.method, rejection.status().as_u16());
+        let mut response = (rejection.status(), Html(page)).into_response();
         response
             .headers_mut()
             .insert("x-own", HeaderValue::from_static("yes"));
@@ -210,12 +210,12 @@ async fn a_response_of_axum_is_answered_as_it_is() {
     assert_eq!((headed.status.as_u16(), &*headed.body), (429, ""));
     assert_eq!(headed.lines("content-length"), ["15"], "of `HEAD`");
 
-    let (permits, memory) = (Permits::new("one", 1), MemorySemaphore::new());
+    let (permits, memory) = (SemaphorePolicy::new("one", 1), MemorySemaphore::new());
     let semaphore = Semaphore::new(permits.clone(), memory.clone());
     let held = semaphore.try_acquire(&Key::from("global"), 1).await;
     let _held = held.expect("free");
     let bounded = SemaphoreLayer::new(permits, Global, memory)
-        .respond_fn(|_, refusal| (refusal.status(), "busy").into_response());
+        .respond_fn(|_, rejection| (rejection.status(), "busy").into_response());
     let busy = asked(routed().layer(bounded), Method::GET, BROWSER).await;
     assert_eq!((busy.status.as_u16(), &*busy.body), (503, "busy"));
 }
@@ -223,7 +223,8 @@ async fn a_response_of_axum_is_answered_as_it_is() {
 /// As the service's own, it may take its time.
 #[tokio::test]
 async fn a_body_of_the_services_type_may_be_a_stream() {
-    let limit = refuses().respond_fn(|_, refusal| (refusal.status(), unknown()).into_response());
+    let limit =
+        rejecting().respond_fn(|_, rejection| (rejection.status(), unknown()).into_response());
     let app = routed().layer(limit);
     let answer = async |method: Method| {
         let request = Request::builder().method(method).uri("/x");
@@ -237,12 +238,12 @@ async fn a_body_of_the_services_type_may_be_a_stream() {
 }
 
 #[test]
-fn a_head_request_is_answered_without_the_users_body() {
+fn head_request_gets_no_body_from_respond_fn() {
     for (body, length) in [(Body::from("no"), Some("2")), (unknown(), None)] {
         let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
-        let limit = refuses().respond_fn(move |_, refusal| {
+        let limit = rejecting().respond_fn(move |_, rejection| {
             let body = body.lock().expect("no panic").take().expect("once");
-            (refusal.status(), body).into_response()
+            (rejection.status(), body).into_response()
         });
         let service = tower::service_fn(async |_: Request<()>| {
             Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
@@ -251,8 +252,8 @@ fn a_head_request_is_answered_without_the_users_body() {
         let response = now(&mut limit.layer(service), head).expect("no error");
         assert_eq!(response.status(), 429);
         assert!(response.body().is_end_stream());
-        let told = response.headers().get("content-length").cloned();
-        assert_eq!(told, length.map(HeaderValue::from_static));
+        let reported = response.headers().get("content-length").cloned();
+        assert_eq!(reported, length.map(HeaderValue::from_static));
         let body = response.into_body().collect();
         let body = futures_util::FutureExt::now_or_never(body).expect("at once");
         assert!(body.expect("no error").to_bytes().is_empty());
@@ -266,18 +267,18 @@ fn unknown() -> Body {
 }
 
 #[test]
-fn outside_axum_it_is_the_services_own_type_too() {
+fn respond_fn_uses_the_services_body_type_without_axum() {
     let limit = RateLimitLayer::new(Policy::new("p", Quota::per_hour(1)), Global, memory());
-    let limit = limit.respond_fn(|_, refusal| {
+    let limit = limit.respond_fn(|_, rejection| {
         let mut response = Response::new(Full::from("no"));
-        *response.status_mut() = refusal.status();
+        *response.status_mut() = rejection.status();
         response
     });
     let mut service = limit.layer(hello());
     assert_eq!(seen(&mut service, Request::new(())).body, "hello");
-    let refused = seen(&mut service, Request::new(()));
-    assert_eq!((refused.status.as_u16(), &*refused.body), (429, "no"));
-    assert_eq!(refused.lines("retry-after"), ["3600"]);
+    let rejected = seen(&mut service, Request::new(()));
+    assert_eq!((rejected.status.as_u16(), &*rejected.body), (429, "no"));
+    assert_eq!(rejected.lines("retry-after"), ["3600"]);
     let call = Request::post("/").header("content-type", "application/grpc");
     let call = seen(&mut service, call.body(()).expect("a valid head"));
     assert_eq!(

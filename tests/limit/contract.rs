@@ -1,4 +1,5 @@
-//! What Tower services owe each other: readiness, its return, errors by type; and what a backend that waits or fails does to it.
+//! What Tower services owe each other: readiness, its return, errors by type; and what a backend that waits or fails
+//! does to it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -14,7 +15,7 @@ use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::Backend;
-use tower_sluice::{Charge, Global, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer};
+use tower_sluice::{Charge, FailurePolicy, Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 use crate::remote::{Down, Remote};
 use crate::support::{self, by_user, from, memory, now, seen, two_a_minute};
@@ -70,8 +71,8 @@ fn fails_at_once() -> Remote {
     remote
 }
 
-fn over<B: Backend>(backend: B) -> RateLimitLayer<Global, B, tower_sluice::Cost, OnBackendError> {
-    RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(OnBackendError::Deny)
+fn over<B: Backend>(backend: B) -> RateLimitLayer<Global, B, tower_sluice::Cost, FailurePolicy> {
+    RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(FailurePolicy::FailClosed)
 }
 
 /// Whether `service` is ready, asked once.
@@ -127,7 +128,7 @@ fn an_error_of_the_service_passes_with_its_type() {
 }
 
 #[test]
-fn the_service_that_was_ready_is_the_one_called() {
+fn ready_service_is_the_one_called() {
     let (strict, calls) = Strict::new();
     let mut service = by_user().layer(strict);
     let statuses = ["ann", "ann", "ann", "bob", "ann", "bob"]
@@ -151,7 +152,7 @@ fn a_request_without_a_key_does_not_reach_the_service() {
 }
 
 #[tokio::test]
-async fn the_service_that_was_ready_is_called_after_an_answer_that_came_late() {
+async fn ready_service_is_called_after_a_late_reply() {
     let (strict, calls) = Strict::new();
     let remote = Remote::answering(0);
     let mut service = over(remote.clone()).layer(strict);
@@ -170,7 +171,7 @@ async fn the_service_that_was_ready_is_called_after_an_answer_that_came_late() {
 }
 
 #[tokio::test]
-async fn a_service_is_ready_for_more_while_a_late_answer_is_under_way() {
+async fn service_is_ready_while_a_late_reply_is_pending() {
     let (strict, calls) = Strict::new();
     let remote = Remote::answering(0);
     let mut service = over(remote.clone()).layer(strict);
@@ -183,7 +184,7 @@ async fn a_service_is_ready_for_more_while_a_late_answer_is_under_way() {
     assert_eq!(calls.load(SeqCst), 2);
 }
 
-/// Uses up the limit, then has a refusal hold the inner service's only slot.
+/// Uses up the limit, then has a rejection hold the inner service's only slot.
 async fn a_refusal_gives_the_slot_back<S>(inner: S)
 where
     S: Service<Request<()>, Response = Response<()>, Error: fmt::Debug> + Clone,
@@ -203,12 +204,12 @@ where
     let mut other = service.clone();
     service.ready().await.expect("ready");
     assert!(!is_ready(&mut other), "there is but one slot");
-    let refused = service.call(Request::new(()));
+    let rejected = service.call(Request::new(()));
     assert!(
         is_ready(&mut other),
         "the refusal, not polled yet, holds it"
     );
-    assert_eq!(refused.await.expect("no error").status(), 429);
+    assert_eq!(rejected.await.expect("no error").status(), 429);
 }
 
 async fn empty(_: Request<()>) -> Result<Response<()>, Infallible> {
@@ -216,17 +217,17 @@ async fn empty(_: Request<()>) -> Result<Response<()>, Infallible> {
 }
 
 #[tokio::test]
-async fn a_refusal_gives_the_slot_of_a_concurrency_limit_back_at_once() {
+async fn rejection_releases_the_slot_of_a_concurrency_limit() {
     a_refusal_gives_the_slot_back(ConcurrencyLimit::new(tower::service_fn(empty), 1)).await;
 }
 
 #[tokio::test]
-async fn a_refusal_gives_the_slot_of_a_buffer_back_at_once() {
+async fn rejection_releases_the_slot_of_a_buffer() {
     a_refusal_gives_the_slot_back(Buffer::new(tower::service_fn(empty), 1)).await;
 }
 
 #[tokio::test]
-async fn a_refusal_that_came_late_gives_the_slot_back_before_it_is_dropped() {
+async fn late_rejection_releases_readiness() {
     let remote = Remote::answering(2);
     let inner = ConcurrencyLimit::new(tower::service_fn(empty), 1);
     let mut service = over(remote.clone()).layer(inner);
@@ -243,15 +244,15 @@ async fn a_refusal_that_came_late_gives_the_slot_back_before_it_is_dropped() {
     }
     let mut other = service.clone();
     let ready = service.ready().await.expect("ready");
-    let mut refused = pin!(ready.call(Request::new(())));
+    let mut rejected = pin!(ready.call(Request::new(())));
     assert!(!is_ready(&mut other), "it has not been polled");
-    assert!(refused.as_mut().now_or_never().is_none());
+    assert!(rejected.as_mut().now_or_never().is_none());
     assert!(
         is_ready(&mut other),
         "a request that is not decided holds no slot"
     );
     remote.answer(1);
-    let response = refused.as_mut().now_or_never().expect("an answer");
+    let response = rejected.as_mut().now_or_never().expect("an answer");
     assert_eq!(response.expect("no error").status(), 429);
 }
 
@@ -292,7 +293,7 @@ async fn stalled(
 #[tokio::test]
 async fn requests_hold_no_slot_while_a_backend_is_asked() {
     let policy = || Policy::new("five", Quota::per_hour(5));
-    let deny = OnBackendError::Deny;
+    let deny = FailurePolicy::FailClosed;
     let remote = Remote::answering(0);
     let limit = RateLimitLayer::new(policy(), Global, remote.clone());
     stalled(limit.on_backend_error(deny.clone()), &remote).await;
@@ -303,7 +304,7 @@ async fn requests_hold_no_slot_while_a_backend_is_asked() {
 }
 
 #[tokio::test]
-async fn a_future_dropped_before_a_late_answer_gives_the_slot_back_and_charges_nothing() {
+async fn future_dropped_before_a_late_reply_releases_readiness_and_charges_nothing() {
     let remote = Remote::answering(0);
     let inner = ConcurrencyLimit::new(tower::service_fn(empty), 1);
     let mut service = over(remote.clone()).layer(inner);
@@ -368,7 +369,7 @@ fn two_services_of_one_layer_share_their_limit() {
     assert_eq!(seen(&mut two, from("ann")).status, 429);
 }
 
-fn on_failure<B: Backend<Error = Down>>(backend: B, choice: OnBackendError) -> Vec<support::Seen> {
+fn on_failure<B: Backend<Error = Down>>(backend: B, choice: FailurePolicy) -> Vec<support::Seen> {
     let limit = RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(choice);
     let mut service =
         ServiceBuilder::new()
@@ -384,10 +385,10 @@ fn on_failure<B: Backend<Error = Down>>(backend: B, choice: OnBackendError) -> V
 }
 
 #[test]
-fn a_failed_backend_allows_if_told_so_and_says_nothing_of_limits() {
+fn fail_open_allows_without_rate_limit_fields() {
     let both = [
-        on_failure(Remote::failing(), OnBackendError::Allow),
-        on_failure(fails_at_once(), OnBackendError::Allow),
+        on_failure(Remote::failing(), FailurePolicy::FailOpen),
+        on_failure(fails_at_once(), FailurePolicy::FailOpen),
     ];
     for seen in both.iter().flatten() {
         assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "false"));
@@ -396,10 +397,10 @@ fn a_failed_backend_allows_if_told_so_and_says_nothing_of_limits() {
 }
 
 #[test]
-fn a_failed_backend_denies_if_told_so_and_does_not_say_why() {
+fn fail_closed_rejects_without_the_cause() {
     let both = [
-        on_failure(Remote::failing(), OnBackendError::Deny),
-        on_failure(fails_at_once(), OnBackendError::Deny),
+        on_failure(Remote::failing(), FailurePolicy::FailClosed),
+        on_failure(fails_at_once(), FailurePolicy::FailClosed),
     ];
     for seen in both.iter().flatten() {
         assert_eq!(seen.status, 503);
@@ -418,15 +419,15 @@ fn a_failed_backend_denies_if_told_so_and_does_not_say_why() {
 }
 
 #[test]
-fn a_fallback_decides_in_place_of_a_failed_backend() {
+fn fallback_decides_when_the_backend_fails() {
     let both = [
         on_failure(
             Remote::failing(),
-            OnBackendError::Fallback(MemoryBackend::new()),
+            FailurePolicy::Fallback(MemoryBackend::new()),
         ),
         on_failure(
             fails_at_once(),
-            OnBackendError::Fallback(MemoryBackend::new()),
+            FailurePolicy::Fallback(MemoryBackend::new()),
         ),
     ];
     for seen in both {

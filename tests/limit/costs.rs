@@ -15,7 +15,7 @@ fn ten_an_hour() -> Policy {
 }
 
 #[test]
-fn a_clone_of_another_cost_spends_from_the_same_buckets() {
+fn clone_with_another_cost_shares_the_buckets() {
     let limit = RateLimitLayer::new(ten_an_hour(), Global, memory());
     let mut cheap = limit.clone().layer(hello());
     let mut dear = limit.cost(4).layer(hello());
@@ -58,7 +58,7 @@ fn layers_of_one_policy_name_over_one_backend_share_their_buckets() {
 }
 
 #[test]
-fn a_closure_says_what_a_request_costs() {
+fn cost_fn_sets_the_cost_of_a_request() {
     let limit = RateLimitLayer::new(ten_an_hour(), Global, memory());
     let mut service = limit
         .cost_fn(|head| if head.method == "POST" { 5 } else { 1 })
@@ -77,7 +77,7 @@ fn a_closure_says_what_a_request_costs() {
 }
 
 #[test]
-fn a_cost_of_zero_is_free_and_looks() {
+fn zero_cost_is_allowed_and_charges_nothing() {
     let limit = RateLimitLayer::new(ten_an_hour(), Global, memory());
     let mut free = limit.clone().cost(0).layer(hello());
     for _ in 0..20 {
@@ -99,7 +99,7 @@ fn a_cost_of_zero_is_free_and_looks() {
 
 #[test]
 fn each_quota_is_charged_its_own_cost() {
-    let bytes = Quota::per_hour(1_000).unit(Unit::ContentBytes);
+    let bytes = Quota::per_hour(1_000).with_unit(Unit::ContentBytes);
     let policy = Policy::new("requests", Quota::per_hour(10)).and("bytes", bytes);
     let mut service = RateLimitLayer::new(policy, Global, memory())
         .cost_fn(|head| {
@@ -175,7 +175,7 @@ fn an_upgrade_keeps_what_was_spent() {
 }
 
 #[test]
-fn the_key_decides_the_policy_too() {
+fn policy_fn_can_use_the_key() {
     let (free, paid) = (
         Policy::new("tier", Quota::per_hour(1)),
         Policy::new("tier", Quota::per_hour(2)),
@@ -195,7 +195,7 @@ fn the_key_decides_the_policy_too() {
 }
 
 #[test]
-fn what_was_spent_comes_back_with_time() {
+fn spent_tokens_refill_with_time() {
     let clock = clock();
     let backend = MemoryBackend::builder().clock(clock.clone()).build();
     let policy = Policy::new("api", Quota::per_minute(2));
@@ -209,7 +209,7 @@ fn what_was_spent_comes_back_with_time() {
 }
 
 #[test]
-fn a_refused_request_is_not_charged() {
+fn rejected_request_is_not_charged() {
     let limit = by_user();
     let mut service = limit.clone().layer(hello());
     let mut dear = limit.cost(2).layer(hello());

@@ -11,7 +11,7 @@ use tower_sluice::response::ExistingHeaders::{self, Append, Keep, Replace};
 use tower_sluice::response::HeaderFormat::{self, Draft06, Draft07, Draft11};
 use tower_sluice::response::Reset;
 use tower_sluice::{
-    Global, MemorySemaphore, Permits, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    Global, MemorySemaphore, Policy, Quota, RateLimitLayer, SemaphoreLayer, SemaphorePolicy,
 };
 
 use crate::support::{Memory, Seen, hello, memory, seen, two_a_minute};
@@ -219,7 +219,7 @@ fn fields_of_the_same_format_are_appended_to() {
 }
 
 #[test]
-fn of_two_limits_the_one_with_fewer_tokens_left_is_told() {
+fn field_shows_the_limit_with_fewer_remaining_tokens() {
     let triplet = |prefix: &str, existing: Fields, format: HeaderFormat| {
         let seen = answer(format, Append, existing);
         ["limit", "remaining"]
@@ -318,8 +318,8 @@ fn a_retry_after_of_the_service_gives_way_to_a_longer_wait() {
 #[test]
 fn a_response_of_a_closure_is_treated_alike() {
     let rejected = |existing: ExistingHeaders| {
-        let limit = limit(Draft11, existing).cost(2).reject_fn(|_, refusal| {
-            let response = Response::builder().status(refusal.status());
+        let limit = limit(Draft11, existing).cost(2).reject_fn(|_, rejection| {
+            let response = Response::builder().status(rejection.status());
             let response = response
                 .header("ratelimit", "mine")
                 .header("retry-after", "7");
@@ -344,7 +344,7 @@ fn a_response_of_a_closure_is_treated_alike() {
 #[test]
 fn permits_treat_fields_of_the_service_alike() {
     let answer = |existing: ExistingHeaders, fields: Fields| {
-        let permits = Permits::new("p", 3);
+        let permits = SemaphorePolicy::new("p", 3);
         let limit = SemaphoreLayer::new(permits, Global, MemorySemaphore::new());
         let limit = limit.existing_headers(existing);
         seen(&mut limit.layer(upstream(fields)), Request::new(()))

@@ -12,7 +12,8 @@ use tower_sluice::key::Header;
 use tower_sluice::response::HeaderFormat::{self, Draft06, Draft07, Draft11};
 use tower_sluice::response::{HeaderFormats, Reset};
 use tower_sluice::{
-    Global, MemoryBackend, MemorySemaphore, Permits, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    Global, MemoryBackend, MemorySemaphore, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    SemaphorePolicy,
 };
 
 use crate::support::{Memory, Seen, USER, clock, from, hello, memory, now, seen, two_a_minute};
@@ -29,14 +30,14 @@ fn global(policy: Policy) -> RateLimitLayer<Global, Memory> {
 }
 
 /// The fields of limits, in alphabetical order.
-fn told(seen: &Seen) -> Vec<(&str, &str)> {
+fn reported(seen: &Seen) -> Vec<(&str, &str)> {
     let mut head = seen.head();
     head.retain(|(name, _)| name.contains("ratelimit"));
     head
 }
 
 #[test]
-fn each_format_tells_of_the_governing_quota() {
+fn each_format_shows_the_governing_quota() {
     let policy = Policy::new("api", Quota::per_minute(2).burst(9))
         .and("daily", Quota::fixed_window(5, Duration::from_secs(86_400)));
     // The clock stands at 08:00 UTC; a cost of 2 takes a minute of the bucket, and leaves less of the window.
@@ -82,7 +83,7 @@ fn each_format_tells_of_the_governing_quota() {
             .iter()
             .map(|(name, value)| (*name, value.as_str()))
             .collect();
-        assert_eq!(told(&allowed), fields, "{format:?}");
+        assert_eq!(reported(&allowed), fields, "{format:?}");
     }
 }
 
@@ -105,7 +106,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
         answers.into_iter().next_back().expect("a cost")
     };
     let day = ms(86_400_000);
-    for (quota, costs, policy, told, wait, epoch) in [
+    for (quota, costs, policy, reported, wait, epoch) in [
         // A token in 333 334 µs.
         (
             Quota::token_bucket(1, 3, ms(1_000)),
@@ -241,7 +242,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
             (seen.lines("ratelimit-policy"), seen.lines("ratelimit")),
             (
                 vec![&*format!("\"q\";q={policy}")],
-                vec![&*format!("\"q\";r={told}")]
+                vec![&*format!("\"q\";r={reported}")]
             ),
             "{case}"
         );
@@ -253,13 +254,13 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
 }
 
 #[test]
-fn a_layer_tells_in_several_formats_at_once() {
+fn layer_writes_several_formats() {
     let mut service = global(two_a_minute())
         .headers([Draft11, EPOCH])
         .layer(hello());
     seen(&mut service, Request::new(()));
     seen(&mut service, Request::new(()));
-    let refused = seen(&mut service, Request::new(()));
+    let rejected = seen(&mut service, Request::new(()));
     let fields = [
         ("ratelimit", "\"api\";r=0;t=30"),
         ("ratelimit-policy", "\"api\";q=2;w=60"),
@@ -267,8 +268,8 @@ fn a_layer_tells_in_several_formats_at_once() {
         ("x-ratelimit-remaining", "0"),
         ("x-ratelimit-reset", "1800000030"),
     ];
-    assert_eq!(told(&refused), fields);
-    assert_eq!(refused.lines("retry-after"), ["30"]);
+    assert_eq!(reported(&rejected), fields);
+    assert_eq!(rejected.lines("retry-after"), ["30"]);
 }
 
 #[test]
@@ -283,7 +284,7 @@ fn formats_that_share_a_field_exclude_each_other() {
 
 /// The time that is told is when the request was decided on, however long it took.
 #[test]
-fn a_reset_since_the_epoch_is_that_of_the_decision() {
+fn epoch_reset_field_uses_the_time_of_the_decision() {
     let clock = clock();
     let backend = MemoryBackend::builder().clock(clock.clone()).build();
     let slow = tower::service_fn(move |_: Request<()>| {
@@ -309,7 +310,7 @@ fn nested(format: HeaderFormat, outer: u64, inner: u64) -> Seen {
 }
 
 #[test]
-fn of_nested_layers_the_one_with_less_left_is_told_and_the_inner_one_if_equal() {
+fn single_valued_fields_show_the_layer_with_the_least_remaining() {
     for format in [Draft06, Draft07, DELTA, EPOCH] {
         let remaining = |seen: &Seen| match format {
             Draft06 => seen.lines("ratelimit-remaining").join("|"),
@@ -319,11 +320,14 @@ fn of_nested_layers_the_one_with_less_left_is_told_and_the_inner_one_if_equal() 
         for (outer, inner) in [(9, 4), (4, 9), (5, 5)] {
             let seen = nested(format, outer, inner);
             let least = outer.min(inner);
-            let told = remaining(&seen);
+            let reported = remaining(&seen);
             let reset = (10 - least) * 360;
             match format {
-                Draft07 => assert_eq!(told, format!("limit=10, remaining={least}, reset={reset}")),
-                _ => assert_eq!(told, least.to_string()),
+                Draft07 => assert_eq!(
+                    reported,
+                    format!("limit=10, remaining={least}, reset={reset}")
+                ),
+                _ => assert_eq!(reported, least.to_string()),
             }
             if matches!(format, Draft06 | Draft07) {
                 assert_eq!(
@@ -349,7 +353,7 @@ fn of_nested_layers_the_one_with_less_left_is_told_and_the_inner_one_if_equal() 
 }
 
 #[test]
-fn redirects_and_answers_that_are_not_final_say_nothing_in_any_format() {
+fn redirects_and_informational_responses_have_no_fields() {
     for format in [Draft11, Draft07, Draft06, EPOCH, DELTA] {
         for status in [101, 103, 302, 308] {
             let service = tower::service_fn(move |_: Request<()>| async move {
@@ -359,17 +363,21 @@ fn redirects_and_answers_that_are_not_final_say_nothing_in_any_format() {
             });
             let limit = global(two_a_minute()).headers(format);
             let plain = seen(&mut limit.clone().layer(service), Request::new(()));
-            assert_eq!(told(&plain), [], "{format:?} {status}");
+            assert_eq!(reported(&plain), [], "{format:?} {status}");
             let limit = limit.headers_on_redirects(true);
             let asked = seen(&mut limit.layer(service), Request::new(()));
-            assert_eq!(told(&asked).is_empty(), status < 200, "{format:?} {status}");
+            assert_eq!(
+                reported(&asked).is_empty(),
+                status < 200,
+                "{format:?} {status}"
+            );
         }
     }
 }
 
 /// Who comes back when the inner limit says must not meet the outer one.
 #[test]
-fn retry_after_is_never_sooner_than_the_window_of_a_layer_that_has_nothing_left() {
+fn retry_after_covers_the_window_of_an_exhausted_layer() {
     let answers = |status: u16, wait: &'static str| {
         tower::service_fn(move |_: Request<()>| async move {
             let response = Response::builder().status(status);
@@ -388,7 +396,7 @@ fn retry_after_is_never_sooner_than_the_window_of_a_layer_that_has_nothing_left(
 // -- Layers of one policy within each other: they charge once and tell once
 
 #[test]
-fn layers_that_charge_once_tell_once_in_each_format() {
+fn joined_layers_write_each_format_once() {
     let limit = global(Policy::new("api", Quota::per_hour(10)));
     for (outer, inner, lines) in [
         (Draft11, Draft11, (1, 0)),
@@ -432,9 +440,9 @@ fn jitter_is_only_ever_added_to_retry_after() {
     seen(&mut service, Request::new(()));
     let mut waits = BTreeSet::new();
     for _ in 0..200 {
-        let refused = seen(&mut service, Request::new(()));
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=0;t=60"], "exact");
-        waits.insert(refused.lines("retry-after")[0].parse::<u64>().expect("s"));
+        let rejected = seen(&mut service, Request::new(()));
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=0;t=60"], "exact");
+        waits.insert(rejected.lines("retry-after")[0].parse::<u64>().expect("s"));
     }
     // 60 itself only if nothing at all was added.
     waits.remove(&60);
@@ -442,7 +450,7 @@ fn jitter_is_only_ever_added_to_retry_after() {
 }
 
 #[test]
-fn without_jitter_or_with_none_every_refusal_says_the_same() {
+fn zero_jitter_gives_equal_rejections() {
     for jitter in [None, Some(Duration::ZERO)] {
         let mut limit = global(two_a_minute()).cost(2);
         if let Some(jitter) = jitter {
@@ -451,26 +459,26 @@ fn without_jitter_or_with_none_every_refusal_says_the_same() {
         let mut service = limit.layer(hello());
         seen(&mut service, Request::new(()));
         for _ in 0..50 {
-            let refused = seen(&mut service, Request::new(()));
-            assert_eq!(refused.lines("retry-after"), ["60"]);
+            let rejected = seen(&mut service, Request::new(()));
+            assert_eq!(rejected.lines("retry-after"), ["60"]);
         }
     }
 }
 
 #[test]
-fn any_jitter_leaves_a_cost_that_never_passes_without_a_time() {
+fn jitter_adds_no_retry_after_to_a_cost_above_the_limit() {
     let limit = global(two_a_minute())
         .cost(3)
         .retry_after_jitter(Duration::MAX);
-    let refused = seen(&mut limit.layer(hello()), Request::new(()));
-    assert!(refused.lines("retry-after").is_empty());
+    let rejected = seen(&mut limit.layer(hello()), Request::new(()));
+    assert!(rejected.lines("retry-after").is_empty());
     let limit = global(two_a_minute())
         .cost(2)
         .retry_after_jitter(Duration::MAX);
     let mut service = limit.layer(hello());
     seen(&mut service, Request::new(()));
-    let refused = seen(&mut service, Request::new(()));
-    let wait = refused.lines("retry-after")[0].parse::<u64>();
+    let rejected = seen(&mut service, Request::new(()));
+    let wait = rejected.lines("retry-after")[0].parse::<u64>();
     assert!(wait.expect("a number") >= 60);
 }
 
@@ -484,7 +492,7 @@ fn bounded(
     Error = Infallible,
 > {
     let limit = SemaphoreLayer::new(
-        Permits::new("in-flight", 1),
+        SemaphorePolicy::new("in-flight", 1),
         Header::new(USER),
         MemorySemaphore::new(),
     );
@@ -492,7 +500,7 @@ fn bounded(
 }
 
 #[test]
-fn concurrency_is_told_of_in_draft_11_only() {
+fn concurrency_fields_exist_in_draft_11_only() {
     let fields = [
         ("ratelimit", "\"in-flight\";r=0"),
         (
@@ -503,16 +511,16 @@ fn concurrency_is_told_of_in_draft_11_only() {
     let check = |formats: HeaderFormats, fields: &[(&str, &str)]| {
         let mut service = bounded(formats);
         let first = now(&mut service, from("ann")).expect("no error");
-        let refused = seen(&mut service, from("ann"));
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("retry-after"), ["1"]);
+        let rejected = seen(&mut service, from("ann"));
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("retry-after"), ["1"]);
         let names = |fields: &[(&str, &str)]| {
             let names = fields.iter().map(|(name, _)| (*name).to_owned());
             names.collect::<Vec<_>>()
         };
-        assert_eq!(names(&told(&refused)), names(fields), "{formats:?}");
+        assert_eq!(names(&reported(&rejected)), names(fields), "{formats:?}");
         drop(first);
-        assert_eq!(told(&seen(&mut service, from("ann"))), fields);
+        assert_eq!(reported(&seen(&mut service, from("ann"))), fields);
     };
     check(Draft11.into(), &fields);
     check([Draft11, EPOCH].into(), &fields);
@@ -525,7 +533,7 @@ fn concurrency_is_told_of_in_draft_11_only() {
 
 #[cfg(feature = "partition-key")]
 mod partition_key {
-    use tower_sluice::OnBackendError;
+    use tower_sluice::FailurePolicy;
 
     use super::*;
     use crate::remote::Remote;
@@ -539,7 +547,7 @@ mod partition_key {
     }
 
     #[test]
-    fn each_client_is_told_its_own_which_is_no_key() {
+    fn partition_key_differs_by_client_and_hides_the_key() {
         let limit = |secret: &str| {
             RateLimitLayer::new(two_a_minute(), Header::new(USER), memory())
                 .cost(2)
@@ -569,14 +577,14 @@ mod partition_key {
     }
 
     #[test]
-    fn it_is_a_parameter_of_draft_11_and_of_permits_too() {
+    fn partition_key_is_a_parameter_of_draft_11_and_of_permits() {
         let limit = RateLimitLayer::new(two_a_minute(), Global, memory()).partition_key(SECRET);
         let seen_in = |format| seen(&mut limit.clone().headers(format).layer(hello()), from("x"));
         for format in [Draft07, Draft06, EPOCH, DELTA, HeaderFormat::None] {
             assert!(!format!("{:?}", seen_in(format)).contains("pk="));
         }
         let limit = SemaphoreLayer::new(
-            Permits::new("in-flight", 1),
+            SemaphorePolicy::new("in-flight", 1),
             Header::new(USER),
             MemorySemaphore::new(),
         );
@@ -584,22 +592,22 @@ mod partition_key {
         let first = now(&mut service, from("ann")).expect("no error");
         let line = first.headers()["ratelimit"].to_str().expect("ASCII");
         let own = pk(line).to_owned();
-        let refused = seen(&mut service, from("ann"));
-        assert_eq!(pk(refused.lines("ratelimit")[0]), own);
-        assert_eq!(pk(refused.lines("ratelimit-policy")[0]), own);
+        let rejected = seen(&mut service, from("ann"));
+        assert_eq!(pk(rejected.lines("ratelimit")[0]), own);
+        assert_eq!(pk(rejected.lines("ratelimit-policy")[0]), own);
     }
 
     #[tokio::test]
-    async fn whichever_way_a_request_is_decided() {
+    async fn partition_key_is_written_on_every_path() {
         let limit = |cost: u64| {
             RateLimitLayer::new(two_a_minute(), Header::new(USER), Remote::far())
-                .on_backend_error(OnBackendError::Deny)
+                .on_backend_error(FailurePolicy::FailClosed)
                 .partition_key(SECRET)
                 .cost(cost)
         };
         let mut later = limit(2).layer(hello());
         let allowed = ask(&mut later, from("ann")).await;
-        let refused = ask(&mut later, from("ann")).await;
+        let rejected = ask(&mut later, from("ann")).await;
         let mut waits = limit(2).wait(Duration::from_secs(1)).layer(hello());
         let waited = ask(&mut waits, from("ann")).await;
         let too_late = ask(&mut waits, from("ann")).await;
@@ -607,13 +615,13 @@ mod partition_key {
         let inner = limit(2).headers(HeaderFormat::None);
         let backend = Remote::far();
         let outer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend)
-            .on_backend_error(OnBackendError::Deny)
+            .on_backend_error(FailurePolicy::FailClosed)
             .partition_key(SECRET);
         let joined = ask(&mut outer.layer(inner.layer(hello())), from("ann")).await;
         let own = pk(allowed.lines("ratelimit")[0]);
         for (seen, status) in [
             (&allowed, 200),
-            (&refused, 429),
+            (&rejected, 429),
             (&waited, 200),
             (&too_late, 429),
             (&joined, 200),

@@ -79,7 +79,7 @@ where
 }
 
 #[tokio::test]
-async fn tonic_server_refuses_with_resource_exhausted() {
+async fn tonic_server_rejects_with_resource_exhausted() {
     let (incoming, address) = incoming();
     let server = Server::builder().layer(by_peer()).add_service(health());
     tokio::spawn(server.serve_with_incoming(incoming));
@@ -138,7 +138,7 @@ async fn tonic_server_limits_one_service_of_several() {
 }
 
 #[tokio::test]
-async fn tonic_client_is_refused_before_it_sends() {
+async fn tonic_client_is_rejected_before_it_sends() {
     let (incoming, address) = incoming();
     tokio::spawn(
         Server::builder()
@@ -157,7 +157,7 @@ async fn tonic_client_is_refused_before_it_sends() {
 
 /// The bucket has one token; the next ones come after 30 s each.
 #[tokio::test]
-async fn a_unary_call_waits_for_its_turn_unless_its_timeout_is_sooner() {
+async fn unary_call_waits_unless_its_timeout_is_sooner() {
     let (incoming, address) = incoming();
     let clock = clock();
     let memory = MemoryBackend::builder().clock(clock.clone()).build();
@@ -171,7 +171,7 @@ async fn a_unary_call_waits_for_its_turn_unless_its_timeout_is_sooner() {
     assert_eq!(check(ann.clone()).await, Code::Ok);
     let waits = tokio::spawn(check(ann.clone()));
     let start = Instant::now();
-    while memory.lobby().waiters() == 0 {
+    while memory.context().waiting() == 0 {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -179,19 +179,19 @@ async fn a_unary_call_waits_for_its_turn_unless_its_timeout_is_sooner() {
     let hasty = check_within(ann.clone(), Some(Duration::from_secs(59))).await;
     assert_eq!(hasty, Code::ResourceExhausted);
     let patient = tokio::spawn(check_within(ann, Some(Duration::from_secs(60))));
-    while memory.lobby().waiters() < 2 {
+    while memory.context().waiting() < 2 {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     clock.advance(Duration::from_secs(30));
     assert_eq!(waits.await.expect("no panic"), Code::Ok);
-    assert_eq!(memory.lobby().waiters(), 1);
+    assert_eq!(memory.context().waiting(), 1);
     clock.advance(Duration::from_secs(30));
     assert_eq!(patient.await.expect("no panic"), Code::Ok);
 }
 
 #[tokio::test]
-async fn a_hook_sees_what_calls_were_answered_with() {
+async fn hook_sees_grpc_responses() {
     let (incoming, address) = incoming();
     let (memory, calls) = (memory(), Arc::new(AtomicUsize::new(0)));
     let policy = Policy::new("api", Quota::per_hour(10));

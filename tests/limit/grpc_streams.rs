@@ -10,14 +10,14 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use tonic_health::server::{HealthReporter, health_reporter};
 use tonic_types::StatusExt;
 use tower_sluice::concurrency::Hold;
-use tower_sluice::{MemorySemaphore, PeerIp, Permits, SemaphoreLayer};
+use tower_sluice::{MemorySemaphore, PeerIp, SemaphoreLayer, SemaphorePolicy};
 
 use crate::grpc::{Other, channel, incoming};
 use crate::support::PATIENCE;
 
 fn one_at_a_time() -> SemaphoreLayer<PeerIp, MemorySemaphore> {
     SemaphoreLayer::new(
-        Permits::new("streams", 1),
+        SemaphorePolicy::new("streams", 1),
         PeerIp::new(),
         MemorySemaphore::new(),
     )
@@ -29,7 +29,7 @@ async fn watch(channel: &Channel) -> Result<Streaming<HealthCheckResponse>, Stat
     Ok(stream.into_inner())
 }
 
-async fn is_refused(channel: &Channel) -> bool {
+async fn is_rejected(channel: &Channel) -> bool {
     match watch(channel).await {
         Ok(_) => false,
         Err(status) => {
@@ -56,12 +56,12 @@ async fn watch_in_time(channel: &Channel) -> Streaming<HealthCheckResponse> {
 async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: HealthReporter) {
     let mut stream = watch_in_time(&channel).await;
     assert!(stream.message().await.expect("open").is_some());
-    let refused = watch(&channel).await.expect_err("it is open");
-    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let rejected = watch(&channel).await.expect_err("it is open");
+    assert_eq!(rejected.code(), Code::ResourceExhausted);
     // Nobody knows when it will end: a second is a guess, as in HTTP.
-    let delay = refused.get_details_retry_info().expect("a wait");
+    let delay = rejected.get_details_retry_info().expect("a wait");
     assert_eq!(delay.retry_delay, Some(Duration::from_secs(1)));
-    let pushback = refused.metadata().get("grpc-retry-pushback-ms");
+    let pushback = rejected.metadata().get("grpc-retry-pushback-ms");
     assert_eq!(pushback.expect("a pushback"), "1000");
     assert!(watch(&other).await.is_ok(), "another client");
     // More messages change nothing.
@@ -69,12 +69,12 @@ async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: Health
         .set_service_status("", tonic_health::ServingStatus::NotServing)
         .await;
     assert!(stream.message().await.expect("open").is_some());
-    assert!(is_refused(&channel).await, "while it is open");
+    assert!(is_rejected(&channel).await, "while it is open");
 
     drop(stream);
     let mut stream = watch_in_time(&channel).await;
     assert!(stream.message().await.expect("open").is_some());
-    assert!(is_refused(&channel).await, "while the second one is open");
+    assert!(is_rejected(&channel).await, "while the second one is open");
 
     reporter.clear_service_status("").await;
     assert!(stream.message().await.expect("no error").is_none(), "ended");
@@ -110,7 +110,7 @@ async fn a_stream_counts_until_it_ends_around_one_service_of_several() {
     let (ann, bob) = (channel(address, 1).await, channel(address, 2).await);
 
     let stream = watch(&ann).await.expect("room");
-    assert!(is_refused(&ann).await);
+    assert!(is_rejected(&ann).await);
     let other = http::Request::post(format!("http://{address}/test.Other/Call"))
         .header("content-type", "application/grpc")
         .body(tonic::body::Body::empty());
@@ -126,7 +126,7 @@ async fn a_stream_counts_until_it_ends_around_one_service_of_several() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_held_by_its_head_counts_no_longer() {
+async fn hold_head_releases_a_stream_after_its_head() {
     let (incoming, address) = incoming();
     let (_reporter, health) = health_reporter();
     let server = Server::builder()
@@ -140,7 +140,7 @@ async fn a_stream_that_is_held_by_its_head_counts_no_longer() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_lost_gives_its_streams_back() {
+async fn lost_connection_releases_the_permits_of_its_streams() {
     let (incoming, address) = incoming();
     let (_reporter, health) = health_reporter();
     let server = Server::builder().layer(one_at_a_time()).add_service(health);
@@ -148,7 +148,7 @@ async fn a_connection_that_is_lost_gives_its_streams_back() {
     let first = channel(address, 1).await;
     let stream = watch(&first).await.expect("room");
     let second = channel(address, 1).await; // the same peer by another connection
-    assert!(is_refused(&second).await);
+    assert!(is_rejected(&second).await);
     drop((stream, first));
     drop(watch_in_time(&second).await);
 }

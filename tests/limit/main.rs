@@ -10,7 +10,7 @@ mod fuzz;
 #[cfg(feature = "tonic")]
 mod grpc;
 #[cfg(feature = "tonic")]
-mod grpc_refusals;
+mod grpc_rejections;
 #[cfg(feature = "tonic")]
 mod grpc_streams;
 mod nesting;

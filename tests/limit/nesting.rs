@@ -14,9 +14,9 @@ use rand::{Rng, SeedableRng};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::Backend;
-use tower_sluice::response::{HeaderFormat, Refusal};
+use tower_sluice::response::{HeaderFormat, Rejection};
 use tower_sluice::{
-    Charge, Cost, Decision, Global, Key, Limiter, MaxWait, MemoryBackend, OnBackendError, Policy,
+    Charge, Cost, Decision, FailurePolicy, Global, Key, Limiter, MaxWait, MemoryBackend, Policy,
     Quota, RateLimitLayer, RetryAfter, key_fn,
 };
 
@@ -32,11 +32,11 @@ fn key() -> Key {
     Key::from("global")
 }
 
-type Limit<B> = RateLimitLayer<Global, B, Cost, OnBackendError>;
+type Limit<B> = RateLimitLayer<Global, B, Cost, FailurePolicy>;
 
 fn over(policy: &Policy, remote: &Remote) -> Limit<Remote> {
     RateLimitLayer::new(policy.clone(), Global, remote.clone())
-        .on_backend_error(OnBackendError::Deny)
+        .on_backend_error(FailurePolicy::FailClosed)
 }
 
 fn limit(remote: &Remote) -> Limit<Remote> {
@@ -91,7 +91,7 @@ const POLICY: [&str; 1] = ["\"api\";q=100;w=3600"];
 // -- One charge
 
 #[tokio::test]
-async fn of_two_layers_the_inner_one_says_what_a_request_costs() {
+async fn cost_of_the_inner_layer_applies() {
     for (outer, inner, sent, left) in [
         // As much: nothing is asked.
         (5, 5, &["check 5"][..], "\"api\";r=95"),
@@ -144,15 +144,15 @@ async fn a_route_with_a_cost_of_its_own_under_a_table_of_costs_is_charged_that()
             assert_eq!(seen.lines("ratelimit"), [format!("\"api\";r={left}")]);
         }
         spend(&remote, 66);
-        let refused = asked("/dear/1").await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=10;t=360"]);
+        let rejected = asked("/dear/1").await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=10;t=360"]);
         assert_eq!(asked("/").await.lines("ratelimit"), ["\"api\";r=8"]);
     }
 }
 
 #[tokio::test]
-async fn if_the_inner_layer_refuses_the_charge_of_the_outer_one_goes_back() {
+async fn inner_rejection_refunds_the_outer_charge() {
     for remote in Remote::both() {
         let (inner, calls) = counted();
         let mut service = ServiceBuilder::new()
@@ -160,8 +160,8 @@ async fn if_the_inner_layer_refuses_the_charge_of_the_outer_one_goes_back() {
             .layer(limit(&remote).cost(50))
             .service(inner);
         spend(&remote, 60);
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         // Ten tokens are missing.
         let head = [
             ("cache-control", "no-store"),
@@ -170,7 +170,7 @@ async fn if_the_inner_layer_refuses_the_charge_of_the_outer_one_goes_back() {
             ("ratelimit-policy", POLICY[0]),
             ("retry-after", "360"),
         ];
-        assert_eq!(refused.head(), head);
+        assert_eq!(rejected.head(), head);
         assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
         assert_eq!((gone(&remote), calls.load(SeqCst)), (60, 0));
     }
@@ -192,23 +192,23 @@ fn counted() -> (
 }
 
 #[tokio::test]
-async fn a_cost_that_is_never_allowed_is_not_allowed_in_parts() {
+async fn cost_above_the_limit_is_not_split_across_layers() {
     for remote in Remote::both() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote).cost(60))
             .layer(limit(&remote).cost(101))
             .service(hello());
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=100"]);
-        assert!(refused.lines("retry-after").is_empty());
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=100"]);
+        assert!(rejected.lines("retry-after").is_empty());
         assert_eq!(remote.asked(), ["check 60", "check 101", "refund 60"]);
         assert_eq!(gone(&remote), 0);
     }
 }
 
 #[tokio::test]
-async fn the_innermost_of_three_layers_has_the_last_word() {
+async fn innermost_of_three_layers_decides() {
     for (costs, sent, left) in [
         (
             [1, 5, 9],
@@ -251,7 +251,7 @@ async fn the_innermost_of_three_layers_has_the_last_word() {
 }
 
 #[tokio::test]
-async fn if_the_innermost_of_three_refuses_everything_goes_back() {
+async fn innermost_rejection_refunds_all_layers() {
     for remote in Remote::both() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote))
@@ -259,8 +259,8 @@ async fn if_the_innermost_of_three_refuses_everything_goes_back() {
             .layer(limit(&remote).cost(80))
             .service(hello());
         spend(&remote, 30);
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=70;t=360"]);
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=70;t=360"]);
         let sent = ["check 1", "check 4", "check 75", "refund 4", "refund 1"];
         assert_eq!(remote.asked(), sent);
         assert_eq!(gone(&remote), 30);
@@ -268,7 +268,7 @@ async fn if_the_innermost_of_three_refuses_everything_goes_back() {
 }
 
 #[tokio::test]
-async fn quotas_go_up_and_down_each_for_itself() {
+async fn quotas_settle_up_and_down_independently() {
     let policy = Policy::new("api", Quota::per_hour(100)).and("bytes", Quota::per_hour(100));
     for remote in Remote::both() {
         let mut service = ServiceBuilder::new()
@@ -290,14 +290,14 @@ async fn quotas_go_up_and_down_each_for_itself() {
         assert_eq!(remote.asked(), ["check 1+10", "check 4+0", "refund 8"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [5, 2]);
 
-        // If one of them refuses, both go back.
+        // If one of them rejects, both go back.
         let mut service = ServiceBuilder::new()
             .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
             .layer(over(&policy, &remote).cost(Cost::each([96, 2])))
             .service(hello());
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=95;t=36"]);
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=95;t=36"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [5, 2]);
     }
 }
@@ -325,10 +325,11 @@ fn policies() -> Vec<Policy> {
     policies
 }
 
-/// Beside each request that goes through two layers the same one goes through one layer, on another backend with the same past.
+/// Beside each request that goes through two layers the same one goes through one layer, on another backend with the
+/// same past.
 #[tokio::test]
 async fn two_layers_answer_as_the_inner_one_alone() {
-    let (mut refused, mut allowed) = (0, 0);
+    let (mut rejected, mut allowed) = (0, 0);
     for (seed, policy) in policies().into_iter().enumerate() {
         let mut random = StdRng::seed_from_u64(seed as u64);
         for is_near in [true, false] {
@@ -344,7 +345,7 @@ async fn two_layers_answer_as_the_inner_one_alone() {
                 clock.advance(Duration::from_micros(random.random_range(0..4_000_000)));
                 let (outer, inner) = (random.random_range(0..4_u64), random.random_range(0..12));
                 let left = Limiter::new(policy.clone(), twin.clone()).check_now(&key(), 0);
-                // What the outer one refuses never gets to the inner one.
+                // What the outer one rejects never gets to the inner one.
                 let passes = outer <= left.decision.snapshot().remaining();
                 let cost = if passes { inner } else { outer };
                 let mut alone = in_memory(&policy, &twin).cost(cost).layer(hello());
@@ -355,25 +356,25 @@ async fn two_layers_answer_as_the_inner_one_alone() {
                     .service(hello());
                 let ready = service.ready().await.expect("ready");
                 let both = ready.call(request()).await.expect("no error");
-                let told = |response: &http::Extensions| response.get::<Decision>().cloned();
+                let reported = |response: &http::Extensions| response.get::<Decision>().cloned();
                 assert_eq!(
-                    told(both.extensions()),
-                    told(alone.extensions()),
+                    reported(both.extensions()),
+                    reported(alone.extensions()),
                     "{policy:?}, seed {seed}, step {step}, {outer} and {inner}"
                 );
                 assert_eq!(both.headers(), alone.headers());
                 match both.status() {
                     StatusCode::OK => allowed += 1,
-                    _ => refused += 1,
+                    _ => rejected += 1,
                 }
             }
         }
     }
-    assert!(refused > 2_000 && allowed > 2_000, "{refused}, {allowed}");
+    assert!(rejected > 2_000 && allowed > 2_000, "{rejected}, {allowed}");
 }
 
 #[tokio::test]
-async fn who_is_refused_by_two_layers_is_allowed_when_told_and_no_sooner() {
+async fn two_layer_rejection_reports_an_exact_retry_after() {
     for policy in policies() {
         for remote in Remote::both() {
             let clock = clock();
@@ -408,9 +409,9 @@ async fn who_is_refused_by_two_layers_is_allowed_when_told_and_no_sooner() {
     }
 }
 
-/// Refused a part, a request under a sliding window asks for the whole: its wait is longer.
+/// Rejected a part, a request under a sliding window asks for the whole: its wait is longer.
 #[tokio::test]
-async fn whoever_comes_in_while_the_whole_is_asked_for_is_allowed() {
+async fn request_during_the_second_check_is_allowed() {
     let policy = Policy::new("api", Quota::sliding_window(10, Duration::from_secs(10)));
     let remote = Remote::answering(2);
     let inner = ServiceBuilder::new()
@@ -444,7 +445,7 @@ async fn whoever_comes_in_while_the_whole_is_asked_for_is_allowed() {
 // -- What clients and layers outside are told
 
 #[tokio::test]
-async fn other_policies_in_between_are_told_once_too() {
+async fn policies_between_joined_layers_write_fields_once() {
     let (api, ip) = (bucket(), Policy::new("ip", Quota::per_hour(1_000)));
     for remote in Remote::both() {
         let mut service = ServiceBuilder::new()
@@ -471,26 +472,26 @@ async fn other_policies_in_between_are_told_once_too() {
         assert_eq!(seen.lines("ratelimit"), ["\"ip\";r=990", "\"api\";r=92"]);
         assert_eq!(seen.lines("ratelimit-policy").len(), 2);
 
-        // The inner one refuses: what it shares goes back, and what is the other's stays.
+        // The inner one rejects: what it shares goes back, and what is the other's stays.
         let mut service = ServiceBuilder::new()
             .layer(over(&api, &remote))
             .layer(over(&ip, &remote))
             .layer(over(&api, &remote).cost(94))
             .service(hello());
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        let told = ["\"api\";r=92;t=72", "\"ip\";r=989"];
-        assert_eq!(refused.lines("ratelimit"), told);
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        let reported = ["\"api\";r=92;t=72", "\"ip\";r=989"];
+        assert_eq!(rejected.lines("ratelimit"), reported);
         assert_eq!(gone(&remote), 8);
 
-        // The other one refuses: the outer one keeps its charge.
+        // The other one rejects: the outer one keeps its charge.
         let mut service = ServiceBuilder::new()
             .layer(over(&api, &remote))
             .layer(over(&ip, &remote).cost(1_000))
             .layer(over(&api, &remote).cost(5))
             .service(hello());
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(gone(&remote), 9);
     }
 }
@@ -506,8 +507,8 @@ fn layers_of_one_policy_and_another_key_charge_each_for_itself() {
         .layer(by("user"))
         .layer(by("address").cost(3))
         .service(hello());
-    let told = ["\"api\";r=97", "\"api\";r=99"];
-    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let reported = ["\"api\";r=97", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 
     // One in between is neither joined nor silenced.
     let mut service = ServiceBuilder::new()
@@ -515,8 +516,8 @@ fn layers_of_one_policy_and_another_key_charge_each_for_itself() {
         .layer(by("address").cost(3))
         .layer(by("user").cost(5))
         .service(hello());
-    let told = ["\"api\";r=94", "\"api\";r=94"];
-    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let reported = ["\"api\";r=94", "\"api\";r=94"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
     let left = |name: &str| spent(&memory, &bucket(), &Key::from(name));
     assert_eq!((left("user"), left("address")), (vec![6], vec![6]));
 
@@ -525,9 +526,9 @@ fn layers_of_one_policy_and_another_key_charge_each_for_itself() {
         .layer(by("address").cost(3))
         .layer(by("user").cost(95))
         .service(hello());
-    let refused = seen(&mut service, request());
-    let told = ["\"api\";r=94;t=36", "\"api\";r=91"];
-    assert_eq!(refused.lines("ratelimit"), told);
+    let rejected = seen(&mut service, request());
+    let reported = ["\"api\";r=94;t=36", "\"api\";r=91"];
+    assert_eq!(rejected.lines("ratelimit"), reported);
     assert_eq!((left("user"), left("address")), (vec![6], vec![9]));
 }
 
@@ -538,8 +539,8 @@ fn layers_over_other_backends_or_of_other_policies_charge_each_for_itself() {
         .layer(in_memory(&bucket(), &one))
         .layer(in_memory(&bucket(), &two).cost(5))
         .service(hello());
-    let told = ["\"api\";r=95", "\"api\";r=99"];
-    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let reported = ["\"api\";r=95", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 
     // A tier of its own spends from the same bucket.
     let tier = Policy::new("api", Quota::per_hour(1_000));
@@ -547,20 +548,20 @@ fn layers_over_other_backends_or_of_other_policies_charge_each_for_itself() {
         .layer(in_memory(&bucket(), &one))
         .layer(in_memory(&tier, &one).cost(5))
         .service(hello());
-    let told = ["\"api\";r=993", "\"api\";r=98"];
-    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let reported = ["\"api\";r=993", "\"api\";r=98"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 
     // A policy made again of the same parts is the same.
     let mut service = ServiceBuilder::new()
         .layer(in_memory(&bucket(), &two))
         .layer(in_memory(&bucket(), &two).cost(5))
         .service(hello());
-    let told = ["\"api\";r=90"];
-    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let reported = ["\"api\";r=90"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 }
 
 #[test]
-fn whichever_layer_writes_fields_writes_them_once_with_the_innermost_numbers() {
+fn joined_layers_write_the_innermost_numbers_once() {
     let memory = memory();
     let limit = || in_memory(&bucket(), &memory);
     let silent = || limit().headers(HeaderFormat::None);
@@ -609,29 +610,29 @@ fn whichever_layer_writes_fields_writes_them_once_with_the_innermost_numbers() {
     let silence = Seen::of(response).now_or_never().expect("at once");
     assert!(silence.says_nothing_of_limits(), "{silence:?}");
 
-    // Refused within, the outer one writes what the inner one does not.
-    for told in [limit(), silent()] {
+    // Rejected within, the outer one writes what the inner one does not.
+    for reported in [limit(), silent()] {
         let mut service = ServiceBuilder::new()
             .layer(limit())
-            .layer(told.cost(71))
+            .layer(reported.cost(71))
             .service(hello());
-        let refused = seen(&mut service, request());
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=70;t=36"]);
-        assert_eq!(refused.lines("ratelimit-policy"), POLICY);
+        let rejected = seen(&mut service, request());
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=70;t=36"]);
+        assert_eq!(rejected.lines("ratelimit-policy"), POLICY);
     }
 }
 
 #[test]
-fn a_closure_for_refusals_is_told_whether_an_outer_charge_has_gone_back() {
+fn reject_fn_sees_whether_the_outer_charge_was_refunded() {
     let memory = memory();
     let limit = || in_memory(&bucket(), &memory);
-    let told = limit().cost(101).reject_fn(|_, refusal| match refusal {
-        Refusal::Limited { joined, .. } => Response::new(joined.to_string()),
+    let reported = limit().cost(101).reject_fn(|_, rejection| match rejection {
+        Rejection::Limited { joined, .. } => Response::new(joined.to_string()),
         other => panic!("{other:?}"),
     });
-    let mut alone = told.clone().layer(hello());
+    let mut alone = reported.clone().layer(hello());
     assert_eq!(seen(&mut alone, request()).body, "false");
-    let mut within = limit().layer(told.layer(hello()));
+    let mut within = limit().layer(reported.layer(hello()));
     assert_eq!(seen(&mut within, request()).body, "true");
 }
 
@@ -656,7 +657,7 @@ fn redirects_carry_the_innermost_numbers_if_any_layer_is_to_write_them() {
 }
 
 #[test]
-fn a_layer_that_leaves_no_extensions_is_not_joined_but_may_join() {
+fn layer_without_extensions_is_not_joined_and_can_join() {
     let memory = memory();
     let limit = || in_memory(&bucket(), &memory);
     // The inner one does not know of the outer one: each charges, and each tells.
@@ -664,16 +665,16 @@ fn a_layer_that_leaves_no_extensions_is_not_joined_but_may_join() {
         .layer(limit().extensions(false))
         .layer(limit().cost(5))
         .service(hello());
-    let told = ["\"api\";r=94", "\"api\";r=99"];
-    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let reported = ["\"api\";r=94", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
     let mut service = ServiceBuilder::new()
         .layer(limit().extensions(false))
         .layer(limit().extensions(false).cost(95))
         .service(hello());
-    let refused = seen(&mut service, request());
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-    let told = ["\"api\";r=93;t=72", "\"api\";r=93"];
-    assert_eq!(refused.lines("ratelimit"), told);
+    let rejected = seen(&mut service, request());
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+    let reported = ["\"api\";r=93;t=72", "\"api\";r=93"];
+    assert_eq!(rejected.lines("ratelimit"), reported);
     assert_eq!(
         spent(&memory, &bucket(), &key()),
         [7],
@@ -695,7 +696,7 @@ fn a_layer_that_leaves_no_extensions_is_not_joined_but_may_join() {
 }
 
 #[test]
-fn a_middleware_that_takes_the_extensions_away_parts_the_layers() {
+fn layers_without_shared_extensions_charge_separately() {
     let memory = memory();
     let limit = || in_memory(&bucket(), &memory);
     let mut service = ServiceBuilder::new()
@@ -703,14 +704,14 @@ fn a_middleware_that_takes_the_extensions_away_parts_the_layers() {
         .layer(in_between(|request| request.extensions_mut().clear()))
         .layer(limit().cost(5))
         .service(hello());
-    let told = ["\"api\";r=94", "\"api\";r=99"];
-    assert_eq!(seen(&mut service, request()).lines("ratelimit"), told);
+    let reported = ["\"api\";r=94", "\"api\";r=99"];
+    assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 }
 
 // -- One settlement
 
 #[tokio::test]
-async fn a_handler_settles_what_all_layers_have_charged() {
+async fn handler_settles_the_charges_of_all_layers() {
     type Settle = fn(&Charge);
     let settlements: [(Settle, u64, &[&str]); 7] = [
         (|_| {}, 9, &[]),
@@ -756,7 +757,7 @@ async fn a_handler_settles_what_all_layers_have_charged() {
 }
 
 #[tokio::test]
-async fn the_hooks_of_all_layers_see_the_one_charge_the_inner_one_first() {
+async fn hooks_of_all_layers_see_the_joined_charge_inner_first() {
     // Which of them settle, the outer one and the inner one, and what is charged then.
     for (settles, left) in [([true, false], 20), ([false, true], 21), ([true, true], 21)] {
         for remote in Remote::both() {
@@ -784,7 +785,7 @@ async fn the_hooks_of_all_layers_see_the_one_charge_the_inner_one_first() {
 }
 
 #[tokio::test]
-async fn the_hook_outside_sees_the_refusal_within_and_cannot_charge_for_it() {
+async fn outer_hook_sees_the_inner_rejection_and_cannot_charge_for_it() {
     for remote in Remote::both() {
         let within = limit(&remote)
             .cost(50)
@@ -807,7 +808,7 @@ async fn the_hook_outside_sees_the_refusal_within_and_cannot_charge_for_it() {
 }
 
 #[tokio::test]
-async fn what_was_settled_in_between_is_not_joined() {
+async fn settled_charge_is_not_joined() {
     for remote in Remote::both() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote).cost(3))
@@ -828,7 +829,7 @@ async fn what_was_settled_in_between_is_not_joined() {
 
 /// A layer in between that sends a request again: it is the same one.
 #[tokio::test]
-async fn a_request_that_is_sent_again_within_the_outer_layer_pays_once() {
+async fn request_retried_within_the_outer_layer_is_charged_once() {
     for remote in Remote::both() {
         let inner = limit(&remote).cost(5).layer(hello::<()>());
         let twice = tower::service_fn(move |request: Request<()>| {
@@ -849,7 +850,7 @@ async fn a_request_that_is_sent_again_within_the_outer_layer_pays_once() {
 
 /// Both at once charge what is missing; the second one gives it back.
 #[tokio::test]
-async fn a_request_that_is_sent_twice_at_once_within_the_outer_layer_pays_once() {
+async fn request_sent_twice_within_the_outer_layer_is_charged_once() {
     let remote = Remote::answering(1);
     let inner = limit(&remote).cost(5).layer(hello::<()>());
     let twice = tower::service_fn(move |request: Request<()>| {
@@ -876,10 +877,13 @@ async fn a_request_that_is_sent_twice_at_once_within_the_outer_layer_pays_once()
 }
 
 #[test]
-fn a_charge_made_by_hand_in_front_is_joined() {
+fn charge_made_by_an_outer_service_is_joined() {
     let memory = memory();
     let limiter = Limiter::new(bucket(), memory.clone());
-    let charge = limiter.admit(&key(), 3).now_or_never().expect("at once");
+    let charge = limiter
+        .try_acquire(&key(), 3)
+        .now_or_never()
+        .expect("at once");
     let mut request = request();
     let charge = charge.expect("allowed");
     request.extensions_mut().insert(charge.clone());
@@ -923,7 +927,7 @@ impl Service<Request<()>> for Strict {
 }
 
 #[tokio::test]
-async fn whatever_becomes_of_the_charge_the_service_that_was_ready_is_called() {
+async fn ready_service_is_called_whatever_the_settlement_returns() {
     let sliding = Policy::new("api", Quota::sliding_window(100, Duration::from_secs(60)));
     for policy in [bucket(), sliding] {
         for remote in Remote::both() {
@@ -946,7 +950,7 @@ async fn whatever_becomes_of_the_charge_the_service_that_was_ready_is_called() {
 }
 
 #[tokio::test]
-async fn a_refusal_gives_the_slot_back_before_the_outer_charge_has_gone_back() {
+async fn rejection_releases_readiness_before_the_outer_refund_completes() {
     // The refund is not answered.
     let remote = Remote::answering(2);
     let inner = ConcurrencyLimit::new(Strict::default(), 1);
@@ -961,13 +965,13 @@ async fn a_refusal_gives_the_slot_back_before_the_outer_charge_has_gone_back() {
         other.ready().now_or_never().is_none(),
         "there is but one slot"
     );
-    let mut refused = Box::pin(service.call(request()));
-    assert!(refused.as_mut().now_or_never().is_none());
+    let mut rejected = Box::pin(service.call(request()));
+    assert!(rejected.as_mut().now_or_never().is_none());
     others().await;
     assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
     assert!(other.ready().now_or_never().is_some());
     remote.answer(1);
-    let response = refused.await.expect("no error");
+    let response = rejected.await.expect("no error");
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(gone(&remote), 60);
 }
@@ -986,7 +990,7 @@ fn falling_back(
     Error = Infallible,
 > {
     let limit = |cost: u64| {
-        let choice = OnBackendError::Fallback(local.clone());
+        let choice = FailurePolicy::Fallback(local.clone());
         limit(remote).cost(cost).on_backend_error(choice)
     };
     ServiceBuilder::new()
@@ -1018,7 +1022,7 @@ async fn layers_that_fall_back_to_one_backend_charge_once_there() {
 }
 
 #[tokio::test]
-async fn if_the_inner_layer_refuses_by_the_fallback_its_outer_charge_goes_back() {
+async fn rejection_by_the_inner_fallback_refunds_its_outer_charge() {
     let sliding = Policy::new(
         "api",
         Quota::sliding_window(100, Duration::from_secs(3_600)),
@@ -1030,17 +1034,17 @@ async fn if_the_inner_layer_refuses_by_the_fallback_its_outer_charge_goes_back()
             let limiter = Limiter::new(policy.clone(), local.clone());
             assert!(limiter.check_now(&key(), 60).decision.is_allowed());
             let limit = |cost: u64| {
-                let choice = OnBackendError::Fallback(local.clone());
+                let choice = FailurePolicy::Fallback(local.clone());
                 over(&policy, &remote).cost(cost).on_backend_error(choice)
             };
             let mut service = ServiceBuilder::new()
                 .layer(limit(1))
                 .layer(limit(50))
                 .service(hello());
-            let refused = ask(&mut service, request()).await;
-            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-            let [line] = refused.lines("ratelimit")[..] else {
-                panic!("{refused:?}");
+            let rejected = ask(&mut service, request()).await;
+            assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+            let [line] = rejected.lines("ratelimit")[..] else {
+                panic!("{rejected:?}");
             };
             assert!(line.starts_with("\"api\";r=40;t="), "{line}");
             assert_eq!(remote.asked(), ["check 1", "check 50"]);
@@ -1051,7 +1055,7 @@ async fn if_the_inner_layer_refuses_by_the_fallback_its_outer_charge_goes_back()
 }
 
 #[tokio::test]
-async fn the_inner_layer_charges_in_full_where_the_outer_one_had_fallen_back() {
+async fn inner_layer_charges_in_full_after_an_outer_fallback() {
     for remote in Remote::both() {
         remote.fail(1);
         let local = MemoryBackend::new();
@@ -1059,8 +1063,8 @@ async fn the_inner_layer_charges_in_full_where_the_outer_one_had_fallen_back() {
         let seen = ask(&mut service, request()).await;
         assert_eq!(remote.asked(), ["check 1", "check 5"]);
         assert_eq!((gone(&remote), gone_locally(&local)), (5, 1));
-        let told = ["\"api\";r=95", "\"api\";r=99"];
-        assert_eq!(seen.lines("ratelimit"), told);
+        let reported = ["\"api\";r=95", "\"api\";r=99"];
+        assert_eq!(seen.lines("ratelimit"), reported);
     }
 }
 
@@ -1074,23 +1078,23 @@ async fn an_inner_layer_that_falls_back_charges_what_is_missing_there() {
         assert_eq!(seen.lines("ratelimit"), ["\"api\";r=96"]);
         assert_eq!((gone(&remote), gone_locally(&local)), (1, 4));
 
-        // It refuses: what the outer one has charged goes back, and the numbers are those of who has refused.
+        // It rejects: what the outer one has charged goes back, and the numbers are those of who has rejected.
         let fails = remote.clone();
         let mut service = falling_back(&remote, &local, [1, 100], move || fails.fail(1));
-        let refused = ask(&mut service, request()).await;
+        let rejected = ask(&mut service, request()).await;
         others().await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=96;t=108"]);
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=96;t=108"]);
         assert_eq!((gone(&remote), gone_locally(&local)), (1, 4));
     }
 }
 
 #[tokio::test]
-async fn what_an_inner_fallback_has_charged_stays_when_the_rest_is_settled() {
+async fn charge_of_an_inner_fallback_stays_when_the_rest_is_settled() {
     for remote in Remote::both() {
         let (local, fails) = (MemoryBackend::new(), remote.clone());
         let limit = |cost: u64| {
-            let choice = OnBackendError::Fallback(local.clone());
+            let choice = FailurePolicy::Fallback(local.clone());
             limit(&remote).cost(cost).on_backend_error(choice)
         };
         let mut service = ServiceBuilder::new()
@@ -1111,11 +1115,11 @@ async fn what_an_inner_fallback_has_charged_stays_when_the_rest_is_settled() {
 }
 
 #[tokio::test]
-async fn an_inner_fallback_tells_its_own_numbers_whatever_goes_back_outside() {
+async fn inner_fallback_writes_its_own_numbers() {
     let policy = bucket().and("bytes", Quota::per_hour(100));
     for remote in Remote::both() {
         let (local, fails) = (MemoryBackend::new(), remote.clone());
-        let choice = OnBackendError::Fallback(local.clone());
+        let choice = FailurePolicy::Fallback(local.clone());
         let mut service = ServiceBuilder::new()
             .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
             .layer(in_between(move |_| fails.fail(1)))
@@ -1134,9 +1138,9 @@ async fn an_inner_fallback_tells_its_own_numbers_whatever_goes_back_outside() {
 }
 
 #[tokio::test]
-async fn if_the_inner_layer_gets_no_answer_the_outer_charge_goes_back_or_on() {
+async fn outer_charge_is_refunded_or_kept_if_the_inner_backend_fails() {
     for remote in Remote::both() {
-        let layers = |choice: OnBackendError| {
+        let layers = |choice: FailurePolicy| {
             let fails = remote.clone();
             ServiceBuilder::new()
                 .layer(limit(&remote).cost(3))
@@ -1147,14 +1151,14 @@ async fn if_the_inner_layer_gets_no_answer_the_outer_charge_goes_back_or_on() {
                     drop(charge.settle(4));
                 }))
         };
-        let refused = ask(&mut layers(OnBackendError::Deny), request()).await;
+        let rejected = ask(&mut layers(FailurePolicy::FailClosed), request()).await;
         others().await;
-        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(rejected.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(remote.asked(), ["check 3", "check 2", "refund 3"]);
         assert_eq!(gone(&remote), 0);
 
         // Passed by the inner one, it has been counted by the outer one.
-        let passed = ask(&mut layers(OnBackendError::Allow), request()).await;
+        let passed = ask(&mut layers(FailurePolicy::FailOpen), request()).await;
         others().await;
         assert_eq!(passed.status, StatusCode::OK);
         assert_eq!(passed.lines("ratelimit"), ["\"api\";r=97"]);
@@ -1164,7 +1168,7 @@ async fn if_the_inner_layer_gets_no_answer_the_outer_charge_goes_back_or_on() {
 }
 
 #[tokio::test]
-async fn for_want_of_an_answer_nobody_waits_until_the_outer_charge_has_gone_back() {
+async fn backend_failure_does_not_wait_for_the_outer_refund() {
     // The refund is not answered.
     let remote = Remote::changing(0);
     remote.fail_after(1, 1);
@@ -1172,18 +1176,18 @@ async fn for_want_of_an_answer_nobody_waits_until_the_outer_charge_has_gone_back
         .layer(limit(&remote))
         .layer(limit(&remote).cost(5))
         .service(hello());
-    let refused = ask(&mut service, request()).await;
-    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    let rejected = ask(&mut service, request()).await;
+    assert_eq!(rejected.status, StatusCode::SERVICE_UNAVAILABLE);
     others().await;
     assert_eq!(remote.asked(), ["check 1", "check 4", "refund 1"]);
-    assert_eq!((gone(&remote), remote.lobby().errands()), (1, 1));
+    assert_eq!((gone(&remote), remote.context().background_tasks()), (1, 1));
     remote.answer(1);
     others().await;
     assert_eq!(gone(&remote), 0);
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_although_the_outer_charge_does_not_go_back() {
+async fn rejection_is_sent_when_the_outer_refund_fails() {
     let sliding = Policy::new(
         "api",
         Quota::sliding_window(100, Duration::from_secs(3_600)),
@@ -1197,10 +1201,10 @@ async fn a_refusal_is_told_although_the_outer_charge_does_not_go_back() {
                 .layer(over(&policy, &remote).cost(50))
                 .service(hello());
             remote.fail_after(2, 1);
-            let refused = ask(&mut service, request()).await;
-            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-            let [line] = refused.lines("ratelimit")[..] else {
-                panic!("{refused:?}");
+            let rejected = ask(&mut service, request()).await;
+            assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+            let [line] = rejected.lines("ratelimit")[..] else {
+                panic!("{rejected:?}");
             };
             assert!(line.starts_with("\"api\";r=39;t="), "{line}");
             assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
@@ -1209,15 +1213,15 @@ async fn a_refusal_is_told_although_the_outer_charge_does_not_go_back() {
 }
 
 #[tokio::test]
-async fn if_the_whole_cannot_be_asked_for_the_choice_for_failures_holds() {
+async fn failure_policy_applies_if_the_second_check_fails() {
     let policy = Policy::new(
         "api",
         Quota::sliding_window(100, Duration::from_secs(3_600)),
     );
     let statuses = [
-        (OnBackendError::Deny, 503),
-        (OnBackendError::Allow, 200),
-        (OnBackendError::Fallback(MemoryBackend::new()), 200),
+        (FailurePolicy::FailClosed, 503),
+        (FailurePolicy::FailOpen, 200),
+        (FailurePolicy::Fallback(MemoryBackend::new()), 200),
     ];
     for remote in Remote::both() {
         for (choice, status) in statuses.clone() {
@@ -1246,7 +1250,7 @@ async fn if_the_whole_cannot_be_asked_for_the_choice_for_failures_holds() {
 // -- Clients that go away
 
 #[tokio::test]
-async fn dropped_while_the_inner_layer_asks_everything_is_paid_back_if_told_so() {
+async fn refund_on_disconnect_applies_during_the_inner_check() {
     for (refunds, sent, left) in [(false, &[][..], 2), (true, &["refund 2", "refund 3"], 0)] {
         let remote = Remote::answering(1);
         let layer = |cost: u64| {
@@ -1277,7 +1281,7 @@ async fn dropped_while_the_inner_layer_asks_everything_is_paid_back_if_told_so()
 }
 
 #[tokio::test]
-async fn dropped_while_the_rest_goes_back_everything_is_paid_back_if_told_so() {
+async fn refund_on_disconnect_applies_during_the_inner_refund() {
     for (refunds, left) in [(false, 3), (true, 0)] {
         let remote = Remote::answering(1);
         let mut inner = limit(&remote).cost(3);
@@ -1296,12 +1300,12 @@ async fn dropped_while_the_rest_goes_back_everything_is_paid_back_if_told_so() {
         remote.answer(9);
         others().await;
         assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
-        assert_eq!(remote.lobby().lost_errands(), 0);
+        assert_eq!(remote.context().failed_background_tasks(), 0);
     }
 }
 
 #[tokio::test]
-async fn dropped_while_one_quota_is_given_back_everything_is_paid_back_if_told_so() {
+async fn refund_on_disconnect_applies_during_a_partial_refund() {
     let policy = bucket().and("bytes", Quota::per_hour(100));
     for (refunds, left) in [(false, [5, 2]), (true, [0, 0])] {
         let remote = Remote::answering(2);
@@ -1328,14 +1332,14 @@ async fn dropped_while_one_quota_is_given_back_everything_is_paid_back_if_told_s
 }
 
 #[tokio::test]
-async fn dropped_before_the_service_everything_is_paid_back_if_the_inner_layer_is_told_so() {
+async fn refund_on_disconnect_of_the_inner_layer_refunds_all_layers() {
     for (outer, inner) in [(2, 5), (5, 5), (5, 2)] {
         let remote = Remote::near();
         let inner_layer = limit(&remote).cost(inner).refund_on_disconnect();
         let (counted, calls) = counted();
         let mut service = inner_layer.layer(counted);
         let limiter = Limiter::new(bucket(), remote.clone());
-        let charge = limiter.admit(&key(), outer).await.expect("allowed");
+        let charge = limiter.try_acquire(&key(), outer).await.expect("allowed");
         let mut request = request();
         request.extensions_mut().insert(charge);
         let ready = service.ready().await.expect("ready");
@@ -1347,7 +1351,7 @@ async fn dropped_before_the_service_everything_is_paid_back_if_the_inner_layer_i
 }
 
 #[tokio::test]
-async fn a_refusal_that_nobody_waits_for_pays_back_all_the_same() {
+async fn dropped_rejection_still_refunds_the_outer_charge() {
     for remote in Remote::both() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote).cost(2))
@@ -1363,10 +1367,10 @@ async fn a_refusal_that_nobody_waits_for_pays_back_all_the_same() {
     }
 }
 
-/// Requests through three layers, answers, failures and hang-ups in any order: in the end exactly those are charged whose
-/// service has begun.
+/// Requests through three layers, answers, failures and hang-ups in any order: in the end exactly those are charged
+/// whose service has begun.
 #[tokio::test]
-async fn whoever_is_dropped_whenever_only_what_has_begun_is_charged() {
+async fn only_started_requests_are_charged_after_a_drop() {
     let day = Duration::from_secs(86_400);
     let policies = [
         bucket(),
@@ -1447,8 +1451,12 @@ async fn whoever_is_dropped_whenever_only_what_has_begun_is_charged() {
             "seed {seed}, {begun} has begun, {left:?} is spent: {:?}",
             remote.asked()
         );
-        let lobby = remote.lobby();
-        let idle = (lobby.waiters(), lobby.errands(), lobby.lost_errands());
+        let context = remote.context();
+        let idle = (
+            context.waiting(),
+            context.background_tasks(),
+            context.failed_background_tasks(),
+        );
         assert_eq!(idle, (0, 0, 0), "seed {seed}");
     }
     assert!(begun_in_all > 1_000 && refused_in_all > 100);

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_sluice::key::PeerAddr;
 use tower_sluice::quota::Quota;
-use tower_sluice::response::{AsError, LimitError, Refusal};
+use tower_sluice::response::{AsError, LimitError, Rejection};
 use tower_sluice::{Global, PeerIp, Policy, RateLimitLayer, RetryAfter};
 
 use crate::support::{self, PATIENCE, Seen, USER, by_user, client, listen, memory, two_a_minute};
@@ -205,7 +205,7 @@ async fn axum_server_limits_by_its_connect_info() {
 }
 
 #[tokio::test]
-async fn axum_server_without_connect_info_refuses_with_500() {
+async fn axum_server_without_connect_info_rejects_with_500() {
     let (listener, address) = listen().await;
     let app = Router::new().route("/", get(ok)).layer(by_peer());
     tokio::spawn(axum::serve(listener, app).into_future());
@@ -213,7 +213,7 @@ async fn axum_server_without_connect_info_refuses_with_500() {
 }
 
 #[tokio::test]
-async fn hyper_client_is_kept_from_sending_too_much() {
+async fn hyper_client_is_limited() {
     let (listener, address) = listen().await;
     let arrived = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counter = arrived.clone();
@@ -250,9 +250,9 @@ async fn hyper_client_is_kept_from_sending_too_much() {
 struct Odd(u64);
 
 #[test]
-fn a_service_without_http_is_refused_with_an_error() {
+fn non_http_service_is_rejected_with_an_error() {
     let policy = Policy::new("sums", Quota::per_minute(2));
-    let limit = RateLimitLayer::new(policy.clone(), Global, memory()).reject_with(AsError);
+    let limit = RateLimitLayer::new(policy.clone(), Global, memory()).protocol(AsError);
     let mut service = ServiceBuilder::new()
         .layer(limit)
         .service_fn(|n: u64| async move {
@@ -269,7 +269,7 @@ fn a_service_without_http_is_refused_with_an_error() {
         other => panic!("{other:?} is not the service's own error"),
     }
     match support::now(&mut service, 2) {
-        Err(LimitError::Refused(Refusal::Limited {
+        Err(LimitError::Rejected(Rejection::Limited {
             policy: named,
             decision,
             ..
@@ -283,7 +283,7 @@ fn a_service_without_http_is_refused_with_an_error() {
 }
 
 #[test]
-fn a_key_of_a_type_of_ones_own_limits_requests_without_http() {
+fn custom_extractor_limits_non_http_requests() {
     #[derive(Clone)]
     struct Parity;
     impl tower_sluice::key::KeyExtractor<u64> for Parity {
@@ -291,7 +291,7 @@ fn a_key_of_a_type_of_ones_own_limits_requests_without_http() {
             Ok((n % 2).into())
         }
     }
-    let limit = RateLimitLayer::new(two_a_minute(), Parity, memory()).reject_with(AsError);
+    let limit = RateLimitLayer::new(two_a_minute(), Parity, memory()).protocol(AsError);
     let mut service = ServiceBuilder::new()
         .layer(limit)
         .service_fn(|n: u64| async move { Ok::<_, Infallible>(n) });

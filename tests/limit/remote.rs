@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
-use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::clock::ManualClock;
 use tower_sluice::{Key, MemoryBackend, Policy};
 
@@ -120,14 +120,14 @@ impl Remote {
     fn note(&self, op: &Op, policy: &Policy) {
         let tokens = |cost: &tower_sluice::Cost| {
             let quotas = 0..policy.quotas().len();
-            let each: Vec<_> = quotas.map(|index| cost.of(index).to_string()).collect();
+            let each: Vec<_> = quotas.map(|index| cost.get(index).to_string()).collect();
             each.join("+")
         };
         let op = match op {
             Op::Check(cost) => format!("check {}", tokens(cost)),
             Op::Reserve { cost, .. } => format!("reserve {}", tokens(cost)),
             Op::Cancel(_) => "cancel".to_owned(),
-            Op::Penalty(cost) => format!("penalty {}", tokens(cost)),
+            Op::Penalize(cost) => format!("penalty {}", tokens(cost)),
             Op::Refund(receipt) => format!("refund {}", receipt.tokens()),
             Op::Reset => "reset".to_owned(),
         };
@@ -176,7 +176,7 @@ impl Backend for Remote {
         }))
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.memory.lobby()
+    fn context(&self) -> &BackendContext {
+        self.memory.context()
     }
 }

@@ -103,7 +103,7 @@ async fn route_layer_charges_by_the_template_and_not_the_fallback() {
 }
 
 #[tokio::test]
-async fn a_fallback_is_charged_by_its_path() {
+async fn router_fallback_is_charged_by_path() {
     let fallback = || async { "fallen" };
     let app = || {
         let app = Router::new().route("/export/{id}", ok()).fallback(fallback);
@@ -250,7 +250,7 @@ fn a_service_without_a_router_is_charged_by_the_path() {
 
 /// As tonic's `Routes::into_axum_router` mounts a service.
 #[tokio::test]
-async fn a_path_under_a_template_that_is_not_listed_is_charged_by_itself() {
+async fn path_of_an_unlisted_template_is_matched_by_path() {
     let costs_of = RouteCosts::new()
         .route("/pkg.Dear/Export", 50)
         .prefix("/pkg.Dear", 5);
@@ -303,7 +303,7 @@ async fn methods_have_costs_of_their_own_and_head_that_of_get() {
 }
 
 #[tokio::test]
-async fn what_no_request_has_matched_is_listed() {
+async fn unmatched_routes_are_listed() {
     let kept = RouteCosts::new()
         .method(Method::POST, "/serach", 5)
         .route("/export/{id}", 50)
@@ -352,7 +352,7 @@ async fn each_quota_has_a_cost_by_route() {
 }
 
 #[tokio::test]
-async fn a_layer_in_front_leaves_what_it_has_awaited() {
+async fn outer_layer_leaves_an_awaited_key_in_the_extensions() {
     async fn price(mut request: Request, next: Next) -> Response {
         tokio::task::yield_now().await;
         if let Some(rows) = request.uri().query().and_then(|rows| rows.parse().ok()) {
@@ -379,7 +379,7 @@ async fn a_layer_in_front_leaves_what_it_has_awaited() {
 }
 
 #[test]
-fn the_length_of_a_body_is_charged_and_what_has_none_as_said() {
+fn body_length_is_charged_and_a_missing_length_as_configured() {
     let kibibytes = HeaderCost::new(CONTENT_LENGTH, 300).per(1_024);
     let mut service = limit().with_cost(kibibytes).layer(hello());
     let mut ask = |lengths: &[&str]| {
@@ -399,7 +399,7 @@ fn the_length_of_a_body_is_charged_and_what_has_none_as_said() {
 }
 
 #[test]
-fn a_length_that_no_bucket_holds_is_refused_for_good() {
+fn content_length_above_every_limit_is_rejected_for_good() {
     let mut service = limit()
         .with_cost(HeaderCost::new(CONTENT_LENGTH, u64::MAX))
         .layer(hello());
@@ -416,12 +416,12 @@ fn a_length_that_no_bucket_holds_is_refused_for_good() {
 }
 
 #[test]
-fn a_length_counts_beside_the_request_itself() {
-    let bytes = Quota::per_hour(1_000).unit(Unit::ContentBytes);
+fn content_length_is_charged_beside_the_request() {
+    let bytes = Quota::per_hour(1_000).with_unit(Unit::ContentBytes);
     let policy = Policy::new("requests", Quota::per_hour(10)).and("bytes", bytes);
     let length = HeaderCost::new(CONTENT_LENGTH, 500);
     let mut service = RateLimitLayer::new(policy, Global, memory())
-        .cost_fn(move |head| Cost::each([1, length.of(head)]))
+        .cost_fn(move |head| Cost::each([1, length.cost_for(head)]))
         .layer(hello());
     let mut ask = |put: http::request::Builder| {
         let seen = seen(&mut service, put.body(()).expect("a valid head"));

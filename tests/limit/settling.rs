@@ -22,7 +22,7 @@ use tower_sluice::key::Header;
 use tower_sluice::limit::MissingCharge;
 use tower_sluice::response::{AsError, HeaderFormat};
 use tower_sluice::{
-    Charge, Cost, Decision, Global, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota,
+    Charge, Cost, Decision, FailurePolicy, Global, Key, Limiter, MemoryBackend, Policy, Quota,
     RateLimitLayer,
 };
 
@@ -41,10 +41,10 @@ fn key() -> Key {
 }
 
 /// Ten tokens a request.
-fn limit<B: Backend>(backend: &B) -> RateLimitLayer<Global, B, Cost, OnBackendError> {
+fn limit<B: Backend>(backend: &B) -> RateLimitLayer<Global, B, Cost, FailurePolicy> {
     RateLimitLayer::new(bucket(), Global, backend.clone())
         .cost(10)
-        .on_backend_error(OnBackendError::Deny)
+        .on_backend_error(FailurePolicy::FailClosed)
 }
 
 fn gone(memory: &Memory) -> u64 {
@@ -82,7 +82,7 @@ fn app<B: Backend>(backend: &B) -> Router {
 }
 
 #[tokio::test]
-async fn a_handler_settles_what_its_request_was_charged() {
+async fn handler_settles_the_charge_of_its_request() {
     for (path, left, said, sent) in [
         ("/charge/5", 15, "85 left", &["penalty 5"][..]),
         ("/charge/0", 10, "as it was", &[]),
@@ -109,21 +109,21 @@ async fn a_handler_settles_what_its_request_was_charged() {
 }
 
 #[tokio::test]
-async fn what_is_dearer_than_estimated_becomes_a_debt_of_twice_the_limit_at_most() {
+async fn settlement_above_the_estimate_is_a_debt_of_at_most_twice_the_limit() {
     for remote in Remote::both() {
         let app = app(&remote);
         assert_eq!(got(&app, "/settle/130").await.body, "0 left");
         // 30 tokens are owed, and 10 more are asked for.
-        let refused = got(&app, "/leave/0").await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=0;t=1440"]);
+        let rejected = got(&app, "/leave/0").await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=0;t=1440"]);
 
         let limiter = Limiter::new(bucket(), remote.memory.clone());
         let reset = limiter.reset(&key()).await;
         assert_eq!(reset.expect("memory").remaining(), 100);
         got(&app, "/charge/4000000000").await;
-        let refused = got(&app, "/leave/0").await;
-        assert_eq!(refused.lines("retry-after"), ["3960"]);
+        let rejected = got(&app, "/leave/0").await;
+        assert_eq!(rejected.lines("retry-after"), ["3960"]);
     }
 }
 
@@ -139,7 +139,7 @@ async fn each_quota_is_settled_by_its_own_cost() {
             .layer(
                 RateLimitLayer::new(policy.clone(), Global, remote.clone())
                     .cost(Cost::each([5, 500]))
-                    .on_backend_error(OnBackendError::Deny),
+                    .on_backend_error(FailurePolicy::FailClosed),
             );
         got(&app, "/").await;
         others().await;
@@ -149,7 +149,7 @@ async fn each_quota_is_settled_by_its_own_cost() {
 }
 
 #[tokio::test]
-async fn of_two_settlements_the_first_counts_on_whichever_clone() {
+async fn first_settlement_takes_effect_on_any_clone() {
     for remote in Remote::both() {
         let app = Router::new()
             .route(
@@ -172,7 +172,7 @@ async fn of_two_settlements_the_first_counts_on_whichever_clone() {
 }
 
 #[tokio::test]
-async fn a_handler_sees_what_it_was_charged_and_by_whom() {
+async fn handler_sees_its_charge_and_policy() {
     let memory = memory();
     let two = Policy::new("outside", Quota::per_minute(2));
     let outside = RateLimitLayer::new(two.clone(), Global, memory.clone());
@@ -205,7 +205,7 @@ async fn a_handler_sees_what_it_was_charged_and_by_whom() {
 }
 
 #[tokio::test]
-async fn where_no_limit_is_a_charge_is_missing_and_the_log_can_tell_why() {
+async fn missing_charge_is_500_with_a_reason_in_the_extensions() {
     let app = Router::new()
         .route("/", get(async |_: Charge| "charged"))
         .route(
@@ -229,7 +229,7 @@ async fn where_no_limit_is_a_charge_is_missing_and_the_log_can_tell_why() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_not_counted_has_a_charge_that_does_nothing() {
+async fn uncounted_request_has_an_inert_charge() {
     let failing = Remote::failing();
     let uncounted = Router::new().route("/{what}/{tokens}", get(settles)).route(
         "/",
@@ -239,7 +239,7 @@ async fn a_request_that_was_not_counted_has_a_charge_that_does_nothing() {
             assert_eq!(charge.waited(), Duration::ZERO);
         }),
     );
-    let by_failure = limit(&failing).on_backend_error(OnBackendError::Allow);
+    let by_failure = limit(&failing).on_backend_error(FailurePolicy::FailOpen);
     let memory = memory();
     let by_key = RateLimitLayer::new(bucket(), Header::new(USER), memory.clone()).skip_unkeyed();
     for app in [uncounted.clone().layer(by_failure), uncounted.layer(by_key)] {
@@ -251,13 +251,13 @@ async fn a_request_that_was_not_counted_has_a_charge_that_does_nothing() {
     }
     assert_eq!(failing.asked(), ["check 10"; 5]);
     assert!(memory.is_empty());
-    assert_eq!(failing.lobby().lost_errands(), 0);
+    assert_eq!(failing.context().failed_background_tasks(), 0);
 }
 
 #[tokio::test]
-async fn what_a_fallback_has_charged_is_settled_there() {
+async fn charge_of_a_fallback_is_settled_there() {
     let local = MemoryBackend::new();
-    let choice = OnBackendError::Fallback(local.clone());
+    let choice = FailurePolicy::Fallback(local.clone());
     for backend in [Remote::failing(), {
         let near = Remote::near();
         near.fail(usize::MAX);
@@ -277,7 +277,7 @@ async fn what_a_fallback_has_charged_is_settled_there() {
 // -- In the background
 
 #[tokio::test]
-async fn the_answer_does_not_wait_for_the_settlement() {
+async fn response_does_not_wait_for_the_settlement() {
     // The check is answered, and what comes next is not.
     let remote = Remote::answering(1);
     let app = Router::new()
@@ -286,14 +286,20 @@ async fn the_answer_does_not_wait_for_the_settlement() {
     assert_eq!(got(&app, "/").await.status, StatusCode::OK);
     others().await;
     assert_eq!(remote.asked(), ["check 10", "refund 6"]);
-    assert_eq!((gone(&remote.memory), remote.lobby().errands()), (10, 1));
+    assert_eq!(
+        (gone(&remote.memory), remote.context().background_tasks()),
+        (10, 1)
+    );
     remote.answer(1);
     others().await;
-    assert_eq!((gone(&remote.memory), remote.lobby().errands()), (4, 0));
+    assert_eq!(
+        (gone(&remote.memory), remote.context().background_tasks()),
+        (4, 0)
+    );
 }
 
 #[tokio::test]
-async fn a_handler_that_is_dropped_settles_all_the_same() {
+async fn settlement_completes_after_its_handler_is_dropped() {
     let remote = Remote::far();
     struct Measured(Charge);
     impl Drop for Measured {
@@ -317,38 +323,44 @@ async fn a_handler_that_is_dropped_settles_all_the_same() {
 }
 
 #[tokio::test]
-async fn settlements_under_way_are_bounded_and_what_is_lost_is_counted() {
+async fn running_settlements_are_bounded_and_failures_counted() {
     const MOST: usize = 1_024;
     let policy = Policy::new("api", Quota::per_hour(100_000));
     let remote = Remote::changing(0);
     let mut service = RateLimitLayer::new(policy.clone(), Global, remote.clone())
         .cost(10)
-        .on_backend_error(OnBackendError::Deny)
+        .on_backend_error(FailurePolicy::FailClosed)
         .on_response(|_, charge| drop(charge.cancel()))
         .layer(hello());
     for _ in 0..MOST + 10 {
         let seen = ask(&mut service, Request::new(())).await;
         assert_eq!(seen.status, StatusCode::OK);
     }
-    let lobby = remote.lobby();
-    assert_eq!((lobby.errands(), lobby.lost_errands()), (MOST, 10));
+    let context = remote.context();
+    assert_eq!(
+        (
+            context.background_tasks(),
+            context.failed_background_tasks()
+        ),
+        (MOST, 10)
+    );
     remote.answer(MOST);
-    while remote.lobby().errands() > 0 {
+    while remote.context().background_tasks() > 0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(spent(&remote.memory, &policy, &key()), [100]);
-    assert_eq!(remote.lobby().lost_errands(), 10);
+    assert_eq!(remote.context().failed_background_tasks(), 10);
 }
 
 #[tokio::test]
-async fn a_settlement_that_fails_is_counted_and_hurts_nobody() {
+async fn failed_settlement_is_counted_and_affects_no_request() {
     for remote in Remote::both() {
         remote.fail_after(1, 1);
         let app = app(&remote);
         let seen = got(&app, "/settle/4").await;
         assert_eq!(seen.status, StatusCode::OK);
         assert_eq!(seen.body, "the backend gave no answer to the settlement");
-        assert_eq!(remote.lobby().lost_errands(), 1);
+        assert_eq!(remote.context().failed_background_tasks(), 1);
         assert_eq!(gone(&remote.memory), 10);
     }
 }
@@ -372,7 +384,7 @@ fn answers(
 }
 
 #[tokio::test]
-async fn only_failures_count_if_the_hook_says_so() {
+async fn hook_can_charge_only_failures() {
     for remote in Remote::both() {
         let limit = limit(&remote).on_response(|parts, charge| {
             if !parts.status.is_client_error() {
@@ -389,7 +401,7 @@ async fn only_failures_count_if_the_hook_says_so() {
 }
 
 #[tokio::test]
-async fn errors_of_the_server_are_free_if_the_hook_says_so() {
+async fn hook_can_refund_server_errors() {
     for remote in Remote::both() {
         let limit = limit(&remote).on_response(|parts, charge| {
             if parts.status.is_server_error() {
@@ -405,7 +417,7 @@ async fn errors_of_the_server_are_free_if_the_hook_says_so() {
 }
 
 #[tokio::test]
-async fn a_header_field_of_the_response_says_what_it_has_cost() {
+async fn response_field_sets_the_actual_cost() {
     for remote in Remote::both() {
         let limit = limit(&remote).on_response(|parts, charge| {
             let tokens = parts.headers.get("x-tokens");
@@ -424,7 +436,7 @@ async fn a_header_field_of_the_response_says_what_it_has_cost() {
 }
 
 #[tokio::test]
-async fn what_the_handler_has_settled_the_hook_does_not_change() {
+async fn hook_does_not_change_a_settled_charge() {
     for remote in Remote::both() {
         let hooks = Arc::new(AtomicUsize::new(0));
         let calls = Arc::clone(&hooks);
@@ -454,22 +466,22 @@ async fn the_hook_sees_the_head_as_the_service_wrote_it() {
 }
 
 #[tokio::test]
-async fn the_hook_is_not_called_for_refusals_nor_for_errors_of_the_service() {
+async fn hook_is_not_called_for_rejections_or_service_errors() {
     let never = || {
         let memory = memory();
         limit(&memory).on_response(|_, _| panic!("there is no response of the service"))
     };
-    let refused = seen(&mut never().cost(101).layer(hello()), Request::new(()));
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    let rejected = seen(&mut never().cost(101).layer(hello()), Request::new(()));
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
 
     let by_user = by_user().on_response(|_, _| panic!("there is no key"));
-    let refused = seen(&mut by_user.layer(hello()), Request::new(()));
-    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    let rejected = seen(&mut by_user.layer(hello()), Request::new(()));
+    assert_eq!(rejected.status, StatusCode::BAD_REQUEST);
 
     for remote in [Remote::failing(), Remote::far()] {
         let limit = limit(&remote).on_response(|_, _| panic!("the service is not asked"));
-        let refused = ask(&mut limit.cost(101).layer(hello()), Request::new(())).await;
-        assert!(refused.status == 429 || refused.status == 503);
+        let rejected = ask(&mut limit.cost(101).layer(hello()), Request::new(())).await;
+        assert!(rejected.status == 429 || rejected.status == 503);
     }
 
     #[derive(Debug, PartialEq)]
@@ -481,7 +493,7 @@ async fn the_hook_is_not_called_for_refusals_nor_for_errors_of_the_service() {
 }
 
 #[tokio::test]
-async fn the_hook_is_called_for_what_passed_uncounted_and_changes_nothing() {
+async fn hook_runs_for_uncounted_requests_without_effect() {
     let calls = Arc::new(AtomicUsize::new(0));
     let hook = {
         let calls = Arc::clone(&calls);
@@ -493,7 +505,7 @@ async fn the_hook_is_called_for_what_passed_uncounted_and_changes_nothing() {
         }
     };
     let failing = Remote::failing();
-    let allows = limit(&failing).on_backend_error(OnBackendError::Allow);
+    let allows = limit(&failing).on_backend_error(FailurePolicy::FailOpen);
     for extensions in [true, false] {
         let limit = allows.clone().extensions(extensions);
         let mut service = limit.on_response(hook.clone()).layer(hello());
@@ -526,10 +538,10 @@ async fn the_hook_works_without_extensions_and_header_fields() {
 }
 
 #[test]
-fn the_hook_and_a_closure_for_refusals_go_together_in_any_order() {
-    let refusal = |_: &tower_sluice::Head<'_>, refusal: &tower_sluice::response::Refusal| {
+fn hook_and_reject_fn_combine_in_any_order() {
+    let rejection = |_: &tower_sluice::Head<'_>, rejection: &tower_sluice::response::Rejection| {
         let mut response = Response::new("slow down");
-        *response.status_mut() = refusal.status();
+        *response.status_mut() = rejection.status();
         response
     };
     let check = |one: Seen, two: Seen, memory: Memory| {
@@ -539,7 +551,7 @@ fn the_hook_and_a_closure_for_refusals_go_together_in_any_order() {
     let memory_of_one = memory();
     let limit_of_one = limit(&memory_of_one);
     let mut service = limit_of_one
-        .reject_fn(refusal)
+        .reject_fn(rejection)
         .on_response(|_, charge| drop(charge.settle(96)))
         .layer(hello());
     let both = [(); 2].map(|()| seen(&mut service, Request::new(())));
@@ -549,7 +561,7 @@ fn the_hook_and_a_closure_for_refusals_go_together_in_any_order() {
     let memory_of_two = memory();
     let mut service = limit(&memory_of_two)
         .on_response(|_, charge| drop(charge.settle(96)))
-        .reject_fn(refusal)
+        .reject_fn(rejection)
         .layer(hello());
     let [one, two] = [(); 2].map(|()| seen(&mut service, Request::new(())));
     check(one, two, memory_of_two);
@@ -557,7 +569,7 @@ fn the_hook_and_a_closure_for_refusals_go_together_in_any_order() {
 
 /// The types of the closure need not be written, wherever the layer goes.
 #[tokio::test]
-async fn the_hook_goes_wherever_the_layer_does() {
+async fn hook_works_wherever_the_layer_is_applied() {
     let memory = memory();
     let limit = || limit(&memory).on_response(|_parts, charge| drop(charge.settle(1)));
     let ok = || -> MethodRouter { get(async || "ok") };
@@ -627,7 +639,7 @@ async fn ready<S: Service<Request<()>, Error = Infallible>>(service: &mut S) {
 }
 
 #[tokio::test]
-async fn dropped_before_the_service_has_begun_a_request_is_paid_back_if_told_so() {
+async fn refund_on_disconnect_refunds_before_the_service_is_called() {
     for (refunds, left) in [(false, 10), (true, 0)] {
         for extensions in [true, false] {
             let remote = Remote::near();
@@ -646,7 +658,7 @@ async fn dropped_before_the_service_has_begun_a_request_is_paid_back_if_told_so(
 }
 
 #[tokio::test]
-async fn dropped_after_the_service_has_begun_a_request_stays_charged() {
+async fn request_dropped_in_the_service_stays_charged() {
     for remote in Remote::both() {
         let slow = Slow::new();
         let mut service = limit(&remote).refund_on_disconnect().layer(slow.clone());
@@ -661,7 +673,7 @@ async fn dropped_after_the_service_has_begun_a_request_stays_charged() {
 }
 
 #[tokio::test]
-async fn dropped_while_the_backend_is_asked_a_request_is_paid_back_when_the_answer_comes() {
+async fn request_dropped_during_its_check_is_refunded_by_the_reply() {
     for (refunds, sent) in [(false, &[][..]), (true, &["refund 10"])] {
         let remote = Remote::answering(0);
         let slow = Slow::new();
@@ -685,18 +697,18 @@ async fn dropped_while_the_backend_is_asked_a_request_is_paid_back_when_the_answ
             "the check itself was given up, or paid back"
         );
         assert_eq!(slow.calls.load(SeqCst), 0);
-        assert_eq!(remote.lobby().errands(), 0);
+        assert_eq!(remote.context().background_tasks(), 0);
     }
 }
 
 #[test]
-fn it_is_paid_back_whatever_is_said_of_the_layer_afterwards() {
+fn refund_on_disconnect_survives_later_settings() {
     let remote = Remote::near();
     let limit = RateLimitLayer::new(two_a_minute(), Global, remote.clone()).refund_on_disconnect();
     let policy = bucket();
     let limit = limit
         .cost_fn(|_| 10)
-        .on_backend_error(OnBackendError::Deny)
+        .on_backend_error(FailurePolicy::FailClosed)
         .policy_fn(move |_, _| policy.clone())
         .on_response(|_, _| {})
         .reject_fn(|_, _| Response::new(""));
@@ -726,7 +738,7 @@ async fn who_might_be_paid_back_holds_no_slot_while_the_backend_is_asked() {
 }
 
 #[tokio::test]
-async fn dropped_before_its_first_poll_a_request_is_not_even_asked_for() {
+async fn request_dropped_before_its_first_poll_sends_nothing() {
     let remote = Remote::far();
     let mut service = limit(&remote).refund_on_disconnect().layer(Slow::new());
     ready(&mut service).await;
@@ -736,7 +748,7 @@ async fn dropped_before_its_first_poll_a_request_is_not_even_asked_for() {
 }
 
 #[tokio::test]
-async fn dropped_after_its_wait_and_before_the_service_a_request_is_paid_back() {
+async fn request_dropped_between_wait_and_service_is_refunded() {
     for (refunds, left) in [(false, 100), (true, 90)] {
         for remote in Remote::both() {
             let (clock, slow) = (clock(), Slow::new());
@@ -758,7 +770,10 @@ async fn dropped_after_its_wait_and_before_the_service_a_request_is_paid_back() 
                 assert!(answer.as_mut().now_or_never().is_none());
                 others().await;
             }
-            assert_eq!((remote.lobby().waiters(), slow.calls.load(SeqCst)), (0, 0));
+            assert_eq!(
+                (remote.context().waiting(), slow.calls.load(SeqCst)),
+                (0, 0)
+            );
             drop(answer);
             others().await;
             assert_eq!(gone(&remote.memory), left);
@@ -767,7 +782,7 @@ async fn dropped_after_its_wait_and_before_the_service_a_request_is_paid_back() 
 }
 
 #[tokio::test]
-async fn a_refusal_is_not_paid_back_for() {
+async fn rejection_is_not_refunded() {
     let remote = Remote::near();
     let limiter = Limiter::new(bucket(), remote.memory.clone());
     assert!(limiter.check_now(&key(), 95).decision.is_allowed());
@@ -779,7 +794,7 @@ async fn a_refusal_is_not_paid_back_for() {
 }
 
 #[tokio::test]
-async fn a_client_that_stays_is_not_paid_back() {
+async fn connected_client_is_not_refunded() {
     for remote in Remote::both() {
         let mut service = limit(&remote).refund_on_disconnect().layer(hello());
         ask(&mut service, Request::new(())).await;
@@ -790,9 +805,9 @@ async fn a_client_that_stays_is_not_paid_back() {
 }
 
 #[tokio::test]
-async fn services_without_http_are_paid_back_too() {
+async fn non_http_services_are_refunded() {
     let remote = Remote::near();
-    let limit = limit(&remote).reject_with(AsError).refund_on_disconnect();
+    let limit = limit(&remote).protocol(AsError).refund_on_disconnect();
     let mut service = limit.layer(tower::service_fn(
         |n: u64| async move { Ok::<_, Infallible>(n) },
     ));
@@ -805,12 +820,12 @@ async fn services_without_http_are_paid_back_too() {
 }
 
 #[tokio::test]
-async fn what_a_fallback_has_charged_is_paid_back_there() {
+async fn charge_of_a_fallback_is_refunded_there() {
     let local = MemoryBackend::new();
     let remote = Remote::near();
     remote.fail(usize::MAX);
     let limit = limit(&remote)
-        .on_backend_error(OnBackendError::Fallback(local.clone()))
+        .on_backend_error(FailurePolicy::Fallback(local.clone()))
         .refund_on_disconnect();
     let mut service = limit.layer(hello::<()>());
     let limiter = Limiter::new(bucket(), local);
@@ -824,7 +839,7 @@ async fn what_a_fallback_has_charged_is_paid_back_there() {
 }
 
 #[tokio::test]
-async fn an_answer_that_fails_while_its_client_has_gone_is_nobodys_loss() {
+async fn failed_check_of_a_dropped_request_is_not_counted() {
     let remote = Remote::answering(0);
     let mut service = limit(&remote).refund_on_disconnect().layer(Slow::new());
     ready(&mut service).await;
@@ -835,7 +850,10 @@ async fn an_answer_that_fails_while_its_client_has_gone_is_nobodys_loss() {
     others().await;
     assert_eq!(remote.asked(), ["check 10"]);
     assert_eq!(
-        (remote.lobby().errands(), remote.lobby().lost_errands()),
+        (
+            remote.context().background_tasks(),
+            remote.context().failed_background_tasks()
+        ),
         (0, 0)
     );
 }
@@ -855,7 +873,7 @@ fn without_a_runtime_nothing_is_paid_back_and_nothing_panics() {
     let mut answer = Box::pin(service.call(Request::new(())));
     assert!(answer.as_mut().now_or_never().is_none());
     drop(answer);
-    assert_eq!(remote.lobby().lost_errands(), 1);
+    assert_eq!(remote.context().failed_background_tasks(), 1);
 
     let mut service = limit(&remote)
         .on_response(|_, charge| {

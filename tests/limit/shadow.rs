@@ -9,7 +9,7 @@ use tower::{Layer, Service};
 use tower_sluice::key::{Header, Networks, PeerAddr, TrustedProxies};
 use tower_sluice::response::HeaderFormat;
 use tower_sluice::{
-    Charge, ClientIp, Decision, Global, Key, MaxWait, MemoryBackend, OnBackendError, Policy, Quota,
+    Charge, ClientIp, Decision, FailurePolicy, Global, Key, MaxWait, MemoryBackend, Policy, Quota,
     RateLimitLayer, RetryAfter,
 };
 
@@ -22,8 +22,8 @@ fn shadow() -> RateLimitLayer<Header, Memory> {
     RateLimitLayer::new(two_a_minute().shadow(), Header::new(USER), memory())
 }
 
-/// Answers whether the request was within its limit, and whether a settlement changed anything: it is never an error, which would
-/// be one of the handler's.
+/// Answers whether the request was within its limit, and whether a settlement changed anything: it is never an error,
+/// which would be one of the handler's.
 fn sees() -> impl Service<Request<()>, Response = Response<String>, Error = Infallible> + Clone {
     tower::service_fn(async |request: Request<()>| {
         let charge = request.extensions().get::<Charge>().expect("it is there");
@@ -35,7 +35,7 @@ fn sees() -> impl Service<Request<()>, Response = Response<String>, Error = Infa
 }
 
 #[test]
-fn every_request_passes_and_the_decision_says_which_would_not() {
+fn shadow_allows_all_requests_and_exposes_decisions() {
     let backend = memory();
     let policy = Policy::new("api", Quota::per_minute(4)).shadow();
     let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
@@ -49,13 +49,13 @@ fn every_request_passes_and_the_decision_says_which_would_not() {
             (response.status().as_u16(), decision.is_allowed()),
             (200, passes)
         );
-        let told: Vec<_> = response.headers().iter().collect();
+        let reported: Vec<_> = response.headers().iter().collect();
         if passes {
-            assert_eq!(told, []);
+            assert_eq!(reported, []);
         } else {
             let wait = RetryAfter::In(Duration::from_secs(15));
             assert_eq!(decision.retry_after(), Some(wait));
-            assert_eq!(told.len(), 1, "{told:?}");
+            assert_eq!(reported.len(), 1, "{reported:?}");
             assert_eq!(response.headers()["x-ratelimit-shadow"], "api");
         }
         // What is settled of a request that would not have been served is not charged.
@@ -70,7 +70,7 @@ fn every_request_passes_and_the_decision_says_which_would_not() {
 }
 
 #[test]
-fn nothing_is_told_unless_asked_for() {
+fn shadow_writes_nothing_without_extensions() {
     let mut service = shadow().extensions(false).layer(hello());
     for _ in 0..3 {
         let response = now(&mut service, from("ann")).expect("no error");
@@ -83,26 +83,26 @@ fn nothing_is_told_unless_asked_for() {
 }
 
 #[test]
-fn nobody_waits() {
+fn shadow_requests_do_not_wait() {
     let mut service = shadow()
         .wait(MaxWait::Unbounded)
         .shadow_header(true)
         .layer(hello());
-    let told = [(); 4].map(|()| {
+    let reported = [(); 4].map(|()| {
         seen(&mut service, from("ann"))
             .lines("x-ratelimit-shadow")
             .len()
     });
-    assert_eq!(told, [0, 0, 1, 1]);
+    assert_eq!(reported, [0, 0, 1, 1]);
 }
 
 #[test]
-fn a_request_without_a_key_passes_too() {
+fn skip_unkeyed_allows_requests_without_a_key() {
     assert_eq!(
         seen(&mut shadow().layer(hello()), Request::new(())).status,
         200
     );
-    // Nor is what a proxy says of it refused, but who is denied by name is.
+    // Nor is what a proxy says of it rejected, but who is denied by name is.
     let backend = memory();
     let client = || ClientIp::new().forwarded_for(TrustedProxies::hops(2));
     let with = |key: ClientIp| {
@@ -124,7 +124,7 @@ fn a_request_without_a_key_passes_too() {
 }
 
 #[test]
-fn of_tiers_some_may_be_shadows() {
+fn a_tier_can_be_a_shadow() {
     let (real, tried) = (two_a_minute(), two_a_minute().shadow());
     let mut service = shadow()
         .policy_fn(move |_, key| {
@@ -141,31 +141,31 @@ fn of_tiers_some_may_be_shadows() {
 }
 
 #[tokio::test]
-async fn a_backend_that_fails_refuses_nobody() {
+async fn failing_backend_rejects_no_request() {
     for remote in Remote::both() {
         remote.fail(usize::MAX);
         let policy = two_a_minute().shadow();
         let layer = RateLimitLayer::new(policy, Global, remote);
         let mut deny = layer
             .clone()
-            .on_backend_error(OnBackendError::Deny)
+            .on_backend_error(FailurePolicy::FailClosed)
             .layer(hello());
         assert_eq!(ask(&mut deny, Request::new(())).await.status, 200);
-        let local = OnBackendError::Fallback(MemoryBackend::new());
+        let local = FailurePolicy::Fallback(MemoryBackend::new());
         let mut falls_back = layer
             .on_backend_error(local)
             .shadow_header(true)
             .layer(hello());
-        for told in [0, 0, 1] {
+        for reported in [0, 0, 1] {
             let seen = ask(&mut falls_back, Request::new(())).await;
             assert_eq!(seen.status, 200);
-            assert_eq!(seen.lines("x-ratelimit-shadow").len(), told);
+            assert_eq!(seen.lines("x-ratelimit-shadow").len(), reported);
         }
     }
 }
 
 #[tokio::test]
-async fn layers_within_each_other_pass_everything_also_far_away() {
+async fn nested_layers_allow_all_requests_over_a_remote_backend() {
     let backend = memory();
     let policy = two_a_minute().shadow();
     let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
@@ -175,8 +175,8 @@ async fn layers_within_each_other_pass_everything_also_far_away() {
     }
     assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [2]);
 
-    let layer =
-        RateLimitLayer::new(policy, Global, Remote::far()).on_backend_error(OnBackendError::Deny);
+    let layer = RateLimitLayer::new(policy, Global, Remote::far())
+        .on_backend_error(FailurePolicy::FailClosed);
     let layer = layer.refund_on_disconnect().wait(Duration::from_secs(1));
     let mut nested = layer.clone().layer(layer.cost(2).layer(hello()));
     for _ in 0..3 {
@@ -185,7 +185,7 @@ async fn layers_within_each_other_pass_everything_also_far_away() {
 }
 
 #[test]
-fn one_around_the_enforced_policy_of_its_name_charges_as_well() {
+fn shadow_layer_around_the_enforced_policy_charges_too() {
     let enforced = by_user();
     let shadow = enforced.clone().with_policy(two_a_minute().shadow());
     let mut nested = shadow.shadow_header(true).layer(enforced.layer(hello()));
@@ -198,7 +198,7 @@ fn one_around_the_enforced_policy_of_its_name_charges_as_well() {
 }
 
 #[test]
-fn what_the_outer_one_has_charged_can_be_settled_where_the_inner_one_would_refuse() {
+fn outer_charge_can_be_settled_inside_a_rejecting_layer() {
     let backend = memory();
     let policy = two_a_minute().shadow();
     let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
@@ -216,26 +216,26 @@ fn what_the_outer_one_has_charged_can_be_settled_where_the_inner_one_would_refus
 }
 
 #[test]
-fn its_field_is_sent_where_nothing_else_is() {
+fn shadow_header_is_sent_without_other_fields() {
     let silent = shadow().headers(HeaderFormat::None).extensions(false);
     let mut service = silent.shadow_header(true).layer(hello());
-    let told = [(); 3].map(|()| seen(&mut service, from("ann")).headers.len());
-    assert_eq!(told, [0, 0, 1]);
+    let reported = [(); 3].map(|()| seen(&mut service, from("ann")).headers.len());
+    assert_eq!(reported, [0, 0, 1]);
 }
 
 #[test]
-fn layers_within_each_other_tell_once() {
+fn nested_layers_log_once() {
     let layer = shadow().shadow_header(true);
     let mut nested = layer.clone().layer(layer.cost(3).layer(hello()));
     // The outer one is within the limit, the inner one never is.
-    let told = seen(&mut nested, from("ann"));
-    assert_eq!(told.lines("x-ratelimit-shadow"), ["api"]);
-    assert!(told.says_nothing_of_limits(), "{told:?}");
+    let reported = seen(&mut nested, from("ann"));
+    assert_eq!(reported.lines("x-ratelimit-shadow"), ["api"]);
+    assert!(reported.says_nothing_of_limits(), "{reported:?}");
 }
 
 #[cfg(feature = "serde")]
 #[test]
-fn a_file_can_say_so() {
+fn serde_reads_the_shadow_flag() {
     let text = r#"{"name":"api","quotas":[{"name":"api","quota":"2/m"}],"shadow":true}"#;
     let policy: Policy = serde_json::from_str(text).expect("a policy");
     assert!(policy.is_shadow() && policy == two_a_minute().shadow() && policy != two_a_minute());

@@ -22,16 +22,18 @@ async fn the_longest_spans_are_as_good_as_any() {
             let limit = RateLimitLayer::new(policy, Global, backend.clone());
             let limit = limit.retry_after_jitter(Duration::MAX);
             let mut refuses = limit.clone().layer(hello::<()>());
-            let mut waits = limit.wait(MaxWait::of(Duration::MAX)).layer(hello::<()>());
+            let mut waits = limit
+                .wait(MaxWait::within(Duration::MAX))
+                .layer(hello::<()>());
             for deadline in [Deadline::at(Timestamp::MAX), Deadline::after(Duration::MAX)] {
                 let mut request = Request::new(());
                 request.extensions_mut().insert(deadline);
                 let timeout = http::HeaderValue::from_static("99999999H");
                 request.headers_mut().insert("grpc-timeout", timeout);
                 let _ = waits.call(request).now_or_never();
-                let refused: Option<Result<Response<_>, _>> =
+                let rejected: Option<Result<Response<_>, _>> =
                     refuses.call(Request::new(())).now_or_never();
-                assert!(refused.is_some(), "memory answers at once");
+                assert!(rejected.is_some(), "memory answers at once");
             }
         }
         clock.advance(Duration::MAX);

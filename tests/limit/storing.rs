@@ -1,12 +1,13 @@
-//! No cache may store a rejection: which requests are gRPC calls, and `Cache-Control: no-store` on every rejection of both layers.
+//! No cache may store a rejection: which requests are gRPC calls, and `Cache-Control: no-store` on every rejection of
+//! both layers.
 
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use tower::Layer;
 use tower_sluice::key::{KeyError, Part, key_fn};
 use tower_sluice::{
-    Global, Key, MemorySemaphore, OnBackendError, Permits, RateLimitLayer, Semaphore,
-    SemaphoreLayer,
+    FailurePolicy, Global, Key, MemorySemaphore, RateLimitLayer, Semaphore, SemaphoreLayer,
+    SemaphorePolicy,
 };
 
 use crate::remote::Remote;
@@ -91,7 +92,7 @@ fn faults() -> [(KeyError, u16); 4] {
 fn a_request_without_a_key_is_answered_with_no_store() {
     for (fault, status) in faults() {
         let key = key_fn(move |_| Err(fault.clone()));
-        let permits = Permits::new("exports", 1);
+        let permits = SemaphorePolicy::new("exports", 1);
         for answer in answers!(
             RateLimitLayer::new(two_a_minute(), key.clone(), memory()),
             SemaphoreLayer::new(permits, key, MemorySemaphore::new()),
@@ -105,7 +106,7 @@ fn a_request_without_a_key_is_answered_with_no_store() {
 
 #[tokio::test]
 async fn a_denied_request_and_a_failed_backend_are_answered_with_no_store() {
-    let permits = Permits::new("exports", 1);
+    let permits = SemaphorePolicy::new("exports", 1);
     let full = MemorySemaphore::new();
     let semaphore = Semaphore::new(permits.clone(), full.clone());
     let of_all = semaphore.try_acquire(&Key::from("global"), 1).await;
@@ -115,7 +116,7 @@ async fn a_denied_request_and_a_failed_backend_are_answered_with_no_store() {
     for answer in answers!(
         RateLimitLayer::new(two_a_minute(), Global, memory()).cost(3),
         RateLimitLayer::new(two_a_minute(), Global, Remote::failing())
-            .on_backend_error(OnBackendError::Deny),
+            .on_backend_error(FailurePolicy::FailClosed),
         SemaphoreLayer::new(permits.clone(), ann, MemorySemaphore::new()).weight(3),
         SemaphoreLayer::new(permits.clone(), ann, full.clone()),
         SemaphoreLayer::new(permits, Global, full),
@@ -144,7 +145,7 @@ fn a_response_of_a_closure_cannot_be_stored_and_keeps_a_no_store_of_its_own() {
         };
         let key = key_fn(|_| Err(KeyError::client("no tenant")));
         let limit = RateLimitLayer::new(two_a_minute(), key, memory());
-        let bound = SemaphoreLayer::new(Permits::new("p", 1), key, MemorySemaphore::new());
+        let bound = SemaphoreLayer::new(SemaphorePolicy::new("p", 1), key, MemorySemaphore::new());
         let seen = [
             seen(
                 &mut limit

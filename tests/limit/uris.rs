@@ -11,7 +11,7 @@ use http::{Request, Response};
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::concurrency::SemaphoreLayer;
 use tower_sluice::key::{KeyError, KeyExt, KeyExtractor, Path, Query, key_fn};
-use tower_sluice::{Cost, Head, Key, MemorySemaphore, Permits, RateLimitLayer, RouteCosts};
+use tower_sluice::{Cost, Head, Key, MemorySemaphore, RateLimitLayer, RouteCosts, SemaphorePolicy};
 
 use crate::support::{memory, two_a_minute};
 
@@ -187,15 +187,15 @@ async fn closures_of_rates_see_the_whole_target_in_every_place() {
             })
     };
     let [rejected, responded] = [(); 2].map(|()| targets.clone());
-    let by_text = limit(3).reject_fn(move |head, refusal| {
+    let by_text = limit(3).reject_fn(move |head, rejection| {
         rejected.see("reject_fn", head);
         let mut response = Response::new("text");
-        *response.status_mut() = refusal.status();
+        *response.status_mut() = rejection.status();
         response
     });
-    let by_response = limit(3).respond_fn(move |head, refusal| {
+    let by_response = limit(3).respond_fn(move |head, rejection| {
         responded.see("respond_fn", head);
-        refusal.status().into_response()
+        rejection.status().into_response()
     });
     for ((place, one), (_, two)) in places!(by_text.clone())
         .into_iter()
@@ -211,26 +211,30 @@ async fn closures_of_permits_see_the_whole_target_in_every_place() {
     let targets = Targets::default();
     let bound = || {
         let [weights, permits] = [(); 2].map(|()| targets.clone());
-        SemaphoreLayer::new(Permits::new("p", 1), key!(targets), MemorySemaphore::new())
-            .weight_fn(move |head| {
-                weights.see("weight_fn", head);
-                2
-            })
-            .permits_fn(move |head, _| {
-                permits.see("permits_fn", head);
-                Permits::new("p", 1)
-            })
+        SemaphoreLayer::new(
+            SemaphorePolicy::new("p", 1),
+            key!(targets),
+            MemorySemaphore::new(),
+        )
+        .weight_fn(move |head| {
+            weights.see("weight_fn", head);
+            2
+        })
+        .policy_fn(move |head, _| {
+            permits.see("permits_fn", head);
+            SemaphorePolicy::new("p", 1)
+        })
     };
     let [rejected, responded] = [(); 2].map(|()| targets.clone());
-    let by_text = bound().reject_fn(move |head, refusal| {
+    let by_text = bound().reject_fn(move |head, rejection| {
         rejected.see("reject_fn", head);
         let mut response = Response::new("text");
-        *response.status_mut() = refusal.status();
+        *response.status_mut() = rejection.status();
         response
     });
-    let by_response = bound().respond_fn(move |head, refusal| {
+    let by_response = bound().respond_fn(move |head, rejection| {
         responded.see("respond_fn", head);
-        refusal.status().into_response()
+        rejection.status().into_response()
     });
     for ((place, one), (_, two)) in places!(by_text.clone())
         .into_iter()

@@ -1,4 +1,5 @@
-//! Requests that wait for their turn: for how long, in which order, and what they hold meanwhile. Time is moved by hand.
+//! Requests that wait for their turn: for how long, in which order, and what they hold meanwhile. Time is moved by
+//! hand.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -20,9 +21,9 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::Backend;
 use tower_sluice::clock::{Clock, ManualClock};
 use tower_sluice::key::Header;
-use tower_sluice::response::{AsError, LimitError, Refusal};
+use tower_sluice::response::{AsError, LimitError, Rejection};
 use tower_sluice::{
-    Charge, Cost, Deadline, Decision, Global, Key, Limiter, MaxWait, MemoryBackend, OnBackendError,
+    Charge, Cost, Deadline, Decision, FailurePolicy, Global, Key, Limiter, MaxWait, MemoryBackend,
     Policy, Quota, RateLimitLayer, RetryAfter,
 };
 
@@ -46,12 +47,12 @@ fn key() -> Key {
     Key::from("global")
 }
 
-type Limit<B> = RateLimitLayer<Global, B, Cost, OnBackendError>;
+type Limit<B> = RateLimitLayer<Global, B, Cost, FailurePolicy>;
 
 /// Requests wait for up to ten seconds.
 fn over<B: Backend>(policy: &Policy, backend: &B) -> Limit<B> {
     RateLimitLayer::new(policy.clone(), Global, backend.clone())
-        .on_backend_error(OnBackendError::Deny)
+        .on_backend_error(FailurePolicy::FailClosed)
         .wait(seconds(10))
 }
 
@@ -114,7 +115,7 @@ macro_rules! status {
 // -- For how long
 
 #[tokio::test]
-async fn a_request_waits_until_it_is_allowed_and_no_longer() {
+async fn request_waits_until_exactly_its_allowed_time() {
     for (clock, remote) in each() {
         let mut service = limit(&remote).layer(tower::service_fn(tells_its_wait));
         assert_eq!(ask(&mut service, request()).await.body, "0ns");
@@ -154,7 +155,7 @@ async fn tells_its_wait(request: Request<()>) -> Result<Response<Full<Bytes>>, I
 }
 
 #[tokio::test]
-async fn a_request_that_would_wait_for_too_long_is_refused_at_once() {
+async fn request_beyond_max_wait_is_rejected_at_once() {
     for (clock, remote) in each() {
         let policy = Policy::new("api", Quota::per_second(1).burst(100));
         let mut service = over(&policy, &remote).cost(40).layer(hello());
@@ -162,13 +163,13 @@ async fn a_request_that_would_wait_for_too_long_is_refused_at_once() {
             assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
         }
         // Twenty seconds; by and by just ten.
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("retry-after"), ["20"]);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=20;t=20"]);
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("retry-after"), ["20"]);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=20;t=20"]);
         clock.advance(seconds(10) - Duration::from_micros(1));
-        let refused = ask(&mut service, request()).await;
-        assert_eq!(refused.lines("retry-after"), ["11"]);
+        let rejected = ask(&mut service, request()).await;
+        assert_eq!(rejected.lines("retry-after"), ["11"]);
         clock.advance(Duration::from_micros(1));
         let mut waits = call(&mut service, request());
         assert_waits!(waits);
@@ -179,12 +180,12 @@ async fn a_request_that_would_wait_for_too_long_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn what_no_wait_helps_is_refused_at_once_and_what_is_free_passes() {
+async fn impossible_cost_is_denied_at_once_and_zero_cost_allowed() {
     for (_, remote) in each() {
         let unbounded = || limit(&remote).wait(MaxWait::Unbounded);
-        let refused = ask(&mut unbounded().cost(2).layer(hello()), request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert!(refused.lines("retry-after").is_empty());
+        let rejected = ask(&mut unbounded().cost(2).layer(hello()), request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert!(rejected.lines("retry-after").is_empty());
         ask(&mut unbounded().layer(hello()), request()).await;
         let free = ask(&mut unbounded().cost(0).layer(hello()), request()).await;
         assert_eq!(free.status, StatusCode::OK);
@@ -193,14 +194,14 @@ async fn what_no_wait_helps_is_refused_at_once_and_what_is_free_passes() {
 }
 
 #[tokio::test]
-async fn no_wait_at_all_is_a_limit_that_refuses() {
+async fn zero_max_wait_rejects_at_once() {
     for max_wait in [MaxWait::NONE, Duration::ZERO.into()] {
         for (_, remote) in each() {
             let mut service = limit(&remote).wait(max_wait).layer(hello());
             assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
-            let refused = ask(&mut service, request()).await;
-            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-            assert_eq!(refused.lines("retry-after"), ["1"]);
+            let rejected = ask(&mut service, request()).await;
+            assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+            assert_eq!(rejected.lines("retry-after"), ["1"]);
             assert_eq!(remote.asked(), ["check 1"; 2]);
         }
     }
@@ -226,7 +227,7 @@ async fn without_bound_a_request_waits_however_long_it_takes() {
 }
 
 #[tokio::test]
-async fn under_a_window_a_request_waits_for_the_next_one() {
+async fn request_waits_for_the_next_window() {
     for quota in [
         Quota::fixed_window(2, seconds(5)),
         Quota::sliding_log(2, seconds(5)),
@@ -239,9 +240,9 @@ async fn under_a_window_a_request_waits_for_the_next_one() {
                 assert_eq!(ask(&mut service, request()).await.body, "0ns");
             }
             let limiter = Limiter::new(policy.clone(), remote.memory.clone());
-            let refused = limiter.check_now(&key(), 1).decision;
-            let Some(RetryAfter::In(wait)) = refused.retry_after() else {
-                panic!("{refused:?}");
+            let rejected = limiter.check_now(&key(), 1).decision;
+            let Some(RetryAfter::In(wait)) = rejected.retry_after() else {
+                panic!("{rejected:?}");
             };
             let mut waits = call(&mut service, request());
             assert_waits!(waits);
@@ -256,11 +257,11 @@ async fn under_a_window_a_request_waits_for_the_next_one() {
             );
             assert_eq!(seen.await.body, format!("{wait:?}"));
 
-            // Whoever may wait for a microsecond less is refused at once.
+            // Whoever may wait for a microsecond less is rejected at once.
             while limiter.check_now(&key(), 1).decision.is_allowed() {}
-            let refused = limiter.check_now(&key(), 1).decision;
-            let Some(RetryAfter::In(wait)) = refused.retry_after() else {
-                panic!("{refused:?}");
+            let rejected = limiter.check_now(&key(), 1).decision;
+            let Some(RetryAfter::In(wait)) = rejected.retry_after() else {
+                panic!("{rejected:?}");
             };
             let soon = wait - Duration::from_micros(1);
             let mut service = over(&policy, &remote).wait(soon).layer(hello());
@@ -268,7 +269,7 @@ async fn under_a_window_a_request_waits_for_the_next_one() {
             assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
             let seconds = wait.as_micros().div_ceil(1_000_000).to_string();
             assert_eq!(seen.lines("retry-after"), [seconds]);
-            assert_eq!(remote.lobby().waiters(), 0);
+            assert_eq!(remote.context().waiting(), 0);
         }
     }
 }
@@ -282,7 +283,7 @@ fn with_timeout(timeout: &str) -> Request<()> {
 
 #[tokio::test]
 async fn a_deadline_and_a_grpc_timeout_shorten_the_wait() {
-    for max_wait in [MaxWait::of(seconds(10)), MaxWait::Unbounded] {
+    for max_wait in [MaxWait::within(seconds(10)), MaxWait::Unbounded] {
         for (clock, remote) in each() {
             let mut service = limit(&remote).wait(max_wait).layer(hello());
             ask(&mut service, request()).await;
@@ -308,9 +309,9 @@ async fn a_deadline_and_a_grpc_timeout_shorten_the_wait() {
                 both(soon, "9S"),
                 both(seconds(9), "999m"),
             ] {
-                let refused = ask(&mut service, request).await;
-                assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-                assert_eq!(refused.lines("retry-after"), ["1"]);
+                let rejected = ask(&mut service, request).await;
+                assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+                assert_eq!(rejected.lines("retry-after"), ["1"]);
             }
             assert_eq!(spent(&remote.memory, &one_a_second(), &key()), [1]);
             let in_time: [&dyn Fn() -> Request<()>; 3] =
@@ -328,7 +329,7 @@ async fn a_deadline_and_a_grpc_timeout_shorten_the_wait() {
 }
 
 #[tokio::test]
-async fn a_deadline_that_has_passed_keeps_nobody_from_what_is_there() {
+async fn passed_deadline_still_allows_available_tokens() {
     for (clock, remote) in each() {
         let mut service = limit(&remote).layer(hello());
         let mut late = request();
@@ -349,13 +350,13 @@ async fn a_longer_deadline_does_not_lengthen_the_wait() {
         let mut patient = with_timeout("9H");
         let deadline = Deadline::at(clock.now().after(seconds(3_600)));
         patient.extensions_mut().insert(deadline);
-        let refused = ask(&mut service, patient).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        let rejected = ask(&mut service, patient).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
     }
 }
 
 #[tokio::test]
-async fn a_timeout_that_is_none_is_ignored() {
+async fn invalid_grpc_timeout_is_ignored() {
     let clock = clock();
     let memory = by(&clock);
     let mut service = limit(&memory).layer(hello());
@@ -386,7 +387,7 @@ async fn a_timeout_that_is_none_is_ignored() {
 }
 
 #[tokio::test]
-async fn the_time_that_a_client_waits_is_counted_once_by_layers_within_each_other() {
+async fn nested_layers_count_a_wait_once() {
     let two = Policy::new("api", Quota::per_second(1).burst(2));
     let other = Policy::new("other", Quota::per_second(1));
     for (outer, inner, cost) in [(&two, &two, 2), (&one_a_second(), &other, 1)] {
@@ -399,7 +400,7 @@ async fn the_time_that_a_client_waits_is_counted_once_by_layers_within_each_othe
             let limiter = |policy: &Policy| Limiter::new(policy.clone(), remote.memory.clone());
             let _ = limiter(outer).check_now(&key(), cost);
             if inner == &other {
-                let spent = limiter(inner).penalty(&key(), 2).now_or_never();
+                let spent = limiter(inner).penalize(&key(), 2).now_or_never();
                 assert!(spent.is_some_and(|spent| spent.is_ok()));
             }
             let mut waits = call(&mut service, with_timeout("1500m"));
@@ -428,7 +429,7 @@ async fn a_deadline_is_a_time_whenever_the_request_is_first_looked_at() {
         clock.advance(ms(500));
         // The next turn comes in 200 ms.
         let limiter = Limiter::new(policy.clone(), memory.clone());
-        assert!(limiter.penalty(&key(), 2).now_or_never().is_some());
+        assert!(limiter.penalize(&key(), 2).now_or_never().is_some());
         if status == 200 {
             assert_waits!(answer);
             clock.advance(ms(200));
@@ -441,11 +442,11 @@ async fn a_deadline_is_a_time_whenever_the_request_is_first_looked_at() {
 // -- Readiness
 
 #[tokio::test]
-async fn who_waits_does_not_hold_a_slot_of_the_service() {
+async fn waiting_request_holds_no_readiness() {
     for (clock, remote) in each() {
         let by_user = RateLimitLayer::new(one_a_second(), Header::new(USER), remote.clone());
         let mut service = by_user
-            .on_backend_error(OnBackendError::Deny)
+            .on_backend_error(FailurePolicy::FailClosed)
             .wait(seconds(10))
             .layer(ConcurrencyLimit::new(hello::<()>(), 1));
         ask(&mut service, from("ann")).await;
@@ -455,7 +456,7 @@ async fn who_waits_does_not_hold_a_slot_of_the_service() {
             assert_waits!(one);
             waits.push(one);
         }
-        assert_eq!(remote.lobby().waiters(), 3);
+        assert_eq!(remote.context().waiting(), 3);
         for user in ["bob", "cid", "dan"] {
             assert_eq!(ask(&mut service, from(user)).await.status, StatusCode::OK);
         }
@@ -507,7 +508,7 @@ impl Service<Request<()>> for Strict {
 }
 
 #[tokio::test]
-async fn the_service_that_is_called_was_ready_and_is_not_asked_again_without_a_wait() {
+async fn called_service_was_ready_and_is_not_polled_again() {
     for (clock, remote) in each() {
         let strict = Strict::default();
         let mut service = limit(&remote).layer(strict.clone());
@@ -523,7 +524,7 @@ async fn the_service_that_is_called_was_ready_and_is_not_asked_again_without_a_w
 }
 
 #[tokio::test]
-async fn after_its_wait_a_request_waits_for_the_service() {
+async fn request_waits_for_readiness_after_its_wait() {
     let clock = clock();
     let memory = by(&clock);
     let limiter = Limiter::new(one_a_second(), memory.clone());
@@ -594,14 +595,14 @@ async fn an_error_of_readiness_after_the_wait_passes_with_its_type() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_refused_gives_the_slot_back() {
+async fn rejected_request_releases_readiness() {
     for (_, remote) in each() {
         let inner = ConcurrencyLimit::new(hello::<()>(), 1);
         let mut service = limit(&remote).wait(SECOND / 2).layer(inner);
         ask(&mut service, request()).await;
         for _ in 0..3 {
-            let refused = ask(&mut service, request()).await;
-            assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+            let rejected = ask(&mut service, request()).await;
+            assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         }
     }
 }
@@ -609,16 +610,16 @@ async fn a_request_that_is_refused_gives_the_slot_back() {
 // -- Clients that go away
 
 #[tokio::test]
-async fn a_client_that_goes_away_gives_its_turn_up() {
+async fn client_disconnect_cancels_its_reservation() {
     for (clock, remote) in each() {
         let mut service = limit(&remote).layer(hello());
         ask(&mut service, request()).await;
         let mut waits = call(&mut service, request());
         assert_waits!(waits);
-        assert_eq!(remote.lobby().waiters(), 1);
+        assert_eq!(remote.context().waiting(), 1);
         drop(waits);
         others().await;
-        assert_eq!(remote.lobby().waiters(), 0);
+        assert_eq!(remote.context().waiting(), 0);
         assert_eq!(remote.asked(), ["reserve 1", "reserve 1", "cancel"]);
         // The next one has the turn.
         let mut next = call(&mut service, request());
@@ -629,7 +630,7 @@ async fn a_client_that_goes_away_gives_its_turn_up() {
 }
 
 #[tokio::test]
-async fn a_turn_with_somebody_behind_it_passes_unused() {
+async fn reservation_followed_by_another_is_not_refunded() {
     for (clock, remote) in each() {
         let mut service = limit(&remote).layer(hello());
         ask(&mut service, request()).await;
@@ -647,7 +648,7 @@ async fn a_turn_with_somebody_behind_it_passes_unused() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_while_its_turn_is_asked_for_gives_it_up_when_it_comes() {
+async fn client_disconnect_during_reserve_cancels_the_reservation_later() {
     let remote = Remote::answering(0);
     let mut service = limit(&remote).layer(hello());
     let mut waits = call(&mut service, request());
@@ -661,18 +662,18 @@ async fn a_client_that_goes_away_while_its_turn_is_asked_for_gives_it_up_when_it
 }
 
 #[tokio::test]
-async fn whoever_is_dropped_unpolled_was_never_there() {
+async fn unpolled_waiter_changes_nothing() {
     for (_, remote) in each() {
         let mut service = limit(&remote).layer(hello());
         drop(call(&mut service, request()));
         others().await;
         assert!(remote.asked().is_empty());
-        assert_eq!(remote.lobby().waiters(), 0);
+        assert_eq!(remote.context().waiting(), 0);
     }
 }
 
 #[tokio::test]
-async fn under_a_window_a_client_that_goes_away_has_paid_nothing() {
+async fn client_disconnect_before_a_window_is_charged_nothing() {
     let policy = Policy::new("api", Quota::fixed_window(1, seconds(5)));
     for (clock, remote) in each() {
         let mut service = over(&policy, &remote).layer(hello());
@@ -691,7 +692,7 @@ async fn under_a_window_a_client_that_goes_away_has_paid_nothing() {
 // -- Order, and how many
 
 #[tokio::test]
-async fn waiters_go_first_come_first_served() {
+async fn layer_waiters_are_served_in_order_of_arrival() {
     let window = Policy::new("api", Quota::fixed_window(1, SECOND));
     for policy in [one_a_second(), window] {
         for (clock, remote) in each() {
@@ -713,7 +714,7 @@ async fn waiters_go_first_come_first_served() {
 }
 
 #[tokio::test]
-async fn so_many_wait_and_whoever_comes_then_is_refused_at_once() {
+async fn requests_above_max_waiters_are_rejected_at_once() {
     let clock = clock();
     let memory = MemoryBackend::builder()
         .clock(clock.clone())
@@ -725,10 +726,10 @@ async fn so_many_wait_and_whoever_comes_then_is_refused_at_once() {
     for waits in &mut waits {
         assert_waits!(*waits);
     }
-    let refused = seen(&mut service, request());
-    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(refused.lines("retry-after"), ["3"]);
-    assert_eq!(memory.lobby().turned_away(), 1);
+    let rejected = seen(&mut service, request());
+    assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(rejected.lines("retry-after"), ["3"]);
+    assert_eq!(memory.context().rejected_waiters(), 1);
     clock.advance(seconds(2));
     for waits in &mut waits {
         assert_eq!(status!(*waits), 200);
@@ -737,7 +738,7 @@ async fn so_many_wait_and_whoever_comes_then_is_refused_at_once() {
 
 /// A server that notes who was served, and clients that come one after the other.
 #[tokio::test]
-async fn over_http_waiters_go_first_come_first_served_and_whoever_hangs_up_leaves_the_line() {
+async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
     let clock = clock();
     let memory = by(&clock);
     let served = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -754,7 +755,7 @@ async fn over_http_waiters_go_first_come_first_served_and_whoever_hangs_up_leave
 
     let waiters = async |count: usize| {
         let start = Instant::now();
-        while memory.lobby().waiters() != count {
+        while memory.context().waiting() != count {
             assert!(start.elapsed() < crate::support::PATIENCE);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -799,13 +800,13 @@ async fn over_http_waiters_go_first_come_first_served_and_whoever_hangs_up_leave
 // -- Backends that fail
 
 #[tokio::test]
-async fn if_the_backend_fails_a_request_that_would_wait_is_treated_as_chosen() {
+async fn failure_policy_applies_to_waiting_requests() {
     for (_, remote) in each() {
         remote.fail(usize::MAX);
         let denied = ask(&mut limit(&remote).layer(hello()), request()).await;
         assert_eq!(denied.status, StatusCode::SERVICE_UNAVAILABLE);
         let mut allowed = limit(&remote)
-            .on_backend_error(OnBackendError::Allow)
+            .on_backend_error(FailurePolicy::FailOpen)
             .layer(tower::service_fn(|request: Request<()>| async move {
                 let charge = request.extensions().get::<Charge>().expect("a charge");
                 assert!(charge.policy().is_none() && charge.decision().is_none());
@@ -816,19 +817,19 @@ async fn if_the_backend_fails_a_request_that_would_wait_is_treated_as_chosen() {
         assert_eq!(allowed.status, StatusCode::OK);
         assert!(allowed.says_nothing_of_limits());
         assert_eq!(remote.asked(), ["reserve 1"; 2]);
-        assert_eq!(remote.lobby().waiters(), 0);
+        assert_eq!(remote.context().waiting(), 0);
     }
 }
 
 /// The fallback's clock is the system's: one of these waits for half a second.
 #[tokio::test]
-async fn if_the_backend_fails_a_request_waits_at_the_fallback() {
+async fn request_waits_at_the_fallback_if_the_backend_fails() {
     let policy = Policy::new("api", Quota::per_second(2).burst(1));
     for (remote, longest) in Remote::both().into_iter().zip([10_000_000, 10]) {
         remote.fail(usize::MAX);
         let local = MemoryBackend::new();
         let limit = over(&policy, &remote)
-            .on_backend_error(OnBackendError::Fallback(local.clone()))
+            .on_backend_error(FailurePolicy::Fallback(local.clone()))
             .wait(Duration::from_micros(longest));
         let mut service = limit.layer(tower::service_fn(tells_its_wait));
         assert_eq!(ask(&mut service, request()).await.body, "0ns");
@@ -844,14 +845,14 @@ async fn if_the_backend_fails_a_request_waits_at_the_fallback() {
 }
 
 #[tokio::test]
-async fn what_was_waited_for_at_the_fallback_is_settled_there() {
+async fn charge_after_a_wait_at_the_fallback_is_settled_there() {
     let policy = Policy::new("api", Quota::per_hour(100));
     for (_, remote) in each() {
         remote.fail(usize::MAX);
         let local = MemoryBackend::new();
         let limit = over(&policy, &remote).cost(10);
         let mut service = limit
-            .on_backend_error(OnBackendError::Fallback(local.clone()))
+            .on_backend_error(FailurePolicy::Fallback(local.clone()))
             .layer(tower::service_fn(|request: Request<()>| async move {
                 let charge = request.extensions().get::<Charge>().expect("a charge");
                 let after = charge.settle(3).await.expect("in memory");
@@ -870,7 +871,7 @@ async fn layers_that_fall_back_to_one_backend_wait_there_for_one_charge() {
         remote.fail(usize::MAX);
         let local = MemoryBackend::new();
         let limit = |cost: u64| {
-            let choice = OnBackendError::Fallback(local.clone());
+            let choice = FailurePolicy::Fallback(local.clone());
             over(&policy, &remote).cost(cost).on_backend_error(choice)
         };
         let mut service = ServiceBuilder::new()
@@ -883,8 +884,8 @@ async fn layers_that_fall_back_to_one_backend_wait_there_for_one_charge() {
             .layer(limit(1))
             .layer(limit(96))
             .service(hello());
-        let refused = ask(&mut dear, request()).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        let rejected = ask(&mut dear, request()).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         let limiter = Limiter::new(policy.clone(), local);
         let left = limiter.check_now(&key(), 0).decision.snapshot().remaining();
         assert_eq!(left, 95);
@@ -892,7 +893,7 @@ async fn layers_that_fall_back_to_one_backend_wait_there_for_one_charge() {
 }
 
 #[tokio::test]
-async fn what_the_backend_took_to_fail_is_not_waited_for_again() {
+async fn time_until_the_failure_counts_toward_max_wait() {
     let policy = Policy::new("api", Quota::per_hour(1));
     for (after, status) in [(7, None), (3_601, Some(429))] {
         let clock = clock();
@@ -902,7 +903,7 @@ async fn what_the_backend_took_to_fail_is_not_waited_for_again() {
         assert!(limiter.check_now(&key(), 1).decision.is_allowed());
         let mut service = over(&policy, &remote)
             .wait(seconds(7_200))
-            .on_backend_error(OnBackendError::Fallback(local))
+            .on_backend_error(FailurePolicy::Fallback(local))
             .layer(hello());
         let mut waits = call(&mut service, request());
         assert_waits!(waits);
@@ -917,11 +918,11 @@ async fn what_the_backend_took_to_fail_is_not_waited_for_again() {
 // -- Other protocols
 
 #[tokio::test]
-async fn services_without_http_wait_too() {
+async fn non_http_services_wait() {
     for (clock, remote) in each() {
         let mut service =
             limit(&remote)
-                .reject_with(AsError)
+                .protocol(AsError)
                 .layer(tower::service_fn(|n: u64| async move {
                     Ok::<_, Infallible>(n + 1)
                 }));
@@ -939,7 +940,7 @@ async fn services_without_http_wait_too() {
             assert_waits!(*waits);
         }
         match answer(&mut line[10]).await {
-            Some(Err(LimitError::Refused(Refusal::Limited { decision, .. }))) => {
+            Some(Err(LimitError::Rejected(Rejection::Limited { decision, .. }))) => {
                 let wait = RetryAfter::In(seconds(11));
                 assert_eq!(decision.retry_after(), Some(wait));
             }
@@ -997,7 +998,7 @@ async fn an_inner_layer_waits_for_what_is_missing() {
 }
 
 #[tokio::test]
-async fn an_outer_layer_waits_and_an_inner_one_that_does_not_refuses_or_passes() {
+async fn inner_layer_without_a_wait_decides_at_once() {
     let policy = Policy::new("api", Quota::per_second(1).burst(10));
     for (clock, remote) in each() {
         let inner = || over(&policy, &remote).wait(MaxWait::NONE);
@@ -1010,13 +1011,13 @@ async fn an_outer_layer_waits_and_an_inner_one_that_does_not_refuses_or_passes()
         let mut waits = call(&mut refuses, request());
         assert_waits!(waits);
         clock.advance(SECOND);
-        let refused = answer(&mut waits)
+        let rejected = answer(&mut waits)
             .await
             .expect("its turn")
             .expect("no error");
-        let refused = Seen::of(refused).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=1;t=4"]);
+        let rejected = Seen::of(rejected).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=1;t=4"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [9]);
 
         let mut cheap = ServiceBuilder::new()
@@ -1037,7 +1038,7 @@ async fn an_outer_layer_waits_and_an_inner_one_that_does_not_refuses_or_passes()
 }
 
 #[tokio::test]
-async fn waits_that_share_a_charge_add_up_and_share_their_bound() {
+async fn joined_layers_share_one_max_wait() {
     let policy = Policy::new("api", Quota::per_second(1).burst(10));
     for (clock, remote) in each() {
         let mut service = ServiceBuilder::new()
@@ -1060,33 +1061,33 @@ async fn waits_that_share_a_charge_add_up_and_share_their_bound() {
             .expect("no error");
         assert_eq!(Seen::of(seen).await.body, "10s");
 
-        // A little more than ten, of which six have passed: refused then, and paid back.
+        // A little more than ten, of which six have passed: rejected then, and paid back.
         clock.advance(seconds(60));
         assert!(limiter.check_now(&key(), 10).decision.is_allowed());
         let mut service = ServiceBuilder::new()
             .layer(
                 over(&policy, &remote)
                     .cost(6)
-                    .wait(MaxWait::of(seconds(10))),
+                    .wait(MaxWait::within(seconds(10))),
             )
             .layer(over(&policy, &remote).wait(seconds(9)).cost(10))
             .service(hello());
         let mut waits = call(&mut service, request());
         assert_waits!(waits);
         clock.advance(seconds(6));
-        let refused = answer(&mut waits)
+        let rejected = answer(&mut waits)
             .await
             .expect("an answer")
             .expect("no error");
-        let refused = Seen::of(refused).await;
-        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(refused.lines("ratelimit"), ["\"api\";r=6;t=4"]);
+        let rejected = Seen::of(rejected).await;
+        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=6;t=4"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [4]);
     }
 }
 
 #[tokio::test]
-async fn whoever_gives_an_inner_turn_up_has_paid_nothing_outside() {
+async fn cancelled_inner_reservation_refunds_the_outer_charge() {
     let policy = Policy::new("api", Quota::per_second(1).burst(10));
     for (_, remote) in each() {
         let mut service = ServiceBuilder::new()
@@ -1108,7 +1109,7 @@ async fn whoever_gives_an_inner_turn_up_has_paid_nothing_outside() {
 }
 
 #[tokio::test]
-async fn after_an_inner_turn_what_was_charged_stays_unless_told_otherwise() {
+async fn charge_stays_after_an_inner_reservation_by_default() {
     let policy = Policy::new("api", Quota::per_second(1).burst(10));
     for (refunds, left) in [(false, [10]), (true, [5])] {
         for (clock, remote) in each() {
@@ -1142,7 +1143,7 @@ async fn after_an_inner_turn_what_was_charged_stays_unless_told_otherwise() {
 }
 
 #[tokio::test]
-async fn an_inner_layer_to_which_nothing_is_missing_does_not_wait() {
+async fn inner_layer_with_nothing_missing_does_not_wait() {
     for (_, remote) in each() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote))
@@ -1184,7 +1185,7 @@ async fn layers_of_two_policies_wait_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn an_inner_layer_that_may_wait_is_refused_by_a_sliding_window_with_the_whole_wait() {
+async fn waiting_inner_layer_reports_the_wait_for_the_whole_cost() {
     let policy = Policy::new("api", Quota::sliding_window(10, seconds(10)));
     for (_, remote) in each() {
         let inner = over(&policy, &remote).wait(SECOND).cost(5);
@@ -1196,9 +1197,9 @@ async fn an_inner_layer_that_may_wait_is_refused_by_a_sliding_window_with_the_wh
         assert!(limiter.check_now(&key(), 9).decision.is_allowed());
         let alone = limiter.check_now(&key(), 5).decision;
         let ready = service.ready().await.expect("ready");
-        let refused = ready.call(request()).await.expect("no error");
-        let told = refused.extensions().get::<Decision>().expect("a decision");
-        assert_eq!(*told, alone);
+        let rejected = ready.call(request()).await.expect("no error");
+        let reported = rejected.extensions().get::<Decision>().expect("a decision");
+        assert_eq!(*reported, alone);
         assert_eq!(spent(&remote.memory, &policy, &key()), [9]);
     }
 }

@@ -23,31 +23,31 @@ const COMMANDS: [&str; 16] = [
 ];
 
 /// Everything that the words of an error tell, its causes included.
-fn told(why: &BackendError) -> String {
-    let mut told = format!("{why} {why:?}");
+fn reported(why: &BackendError) -> String {
+    let mut reported = format!("{why} {why:?}");
     let mut cause = why.source();
     while let Some(why) = cause {
-        told += &format!(" {why} {why:?}");
+        reported += &format!(" {why} {why:?}");
         cause = why.source();
     }
-    told
+    reported
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_right_password_opens_and_is_told_to_nobody() {
+async fn right_password_connects_and_is_never_shown() {
     guarded(async {
         let server = RedisServer::options().password("s3cret-w0rd").start();
         let backend = asking().connect(server.url()).await.expect("it is right");
         let limiter = Limiter::new(tokens("api", 5), backend.clone());
         redis_decides(&limiter, &Key::from("ann")).await;
-        let told = format!("{backend:?} {limiter:?}");
-        assert!(!told.contains("s3cret-w0rd"), "{told}");
+        let reported = format!("{backend:?} {limiter:?}");
+        assert!(!reported.contains("s3cret-w0rd"), "{reported}");
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_password_is_said_at_once_and_not_repeated() {
+async fn wrong_password_fails_at_once_without_retries() {
     guarded(async {
         let server = RedisServer::options().password("s3cret-w0rd").start();
         for wrong in [
@@ -60,10 +60,10 @@ async fn a_wrong_password_is_said_at_once_and_not_repeated() {
                 .expect_err("it is wrong");
             assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
             assert_eq!(*why.kind(), BackendErrorKind::Unreachable);
-            let told = told(&why);
+            let reported = reported(&why);
             // redis-rs says so in its own words.
-            assert!(told.contains("authentication failed"), "{told}");
-            assert!(!told.contains("w0rd"), "{told}");
+            assert!(reported.contains("authentication failed"), "{reported}");
+            assert!(!reported.contains("w0rd"), "{reported}");
 
             let lazy = asking().connect_lazy(&wrong).expect("a URL");
             let limiter = Limiter::new(tokens("api", 5), lazy);
@@ -76,31 +76,31 @@ async fn a_wrong_password_is_said_at_once_and_not_repeated() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_missing_password_is_said_at_once() {
+async fn missing_password_fails_at_once() {
     guarded(async {
         let server = RedisServer::options().password("s3cret-w0rd").start();
         let without = format!("redis://127.0.0.1:{}/", server.port());
-        let refusals = [
+        let denials = [
             BackendErrorKind::Unreachable,
             BackendErrorKind::Server("NOAUTH".into()),
         ];
         let why = RedisBackend::connect(&without)
             .await
             .expect_err("it is missing");
-        assert!(refusals.contains(why.kind()), "{why:?}");
-        assert!(told(&why).contains("NOAUTH"), "{}", told(&why));
+        assert!(denials.contains(why.kind()), "{why:?}");
+        assert!(reported(&why).contains("NOAUTH"), "{}", reported(&why));
 
         let lazy = asking().connect_lazy(&without).expect("a URL");
         let limiter = Limiter::new(tokens("api", 5), lazy);
         let why = fails(&limiter, &Key::from("ann")).await;
-        assert!(refusals.contains(&why), "{why:?}");
+        assert!(denials.contains(&why), "{why:?}");
         each_choice_applies(&limiter, &Key::from("ann")).await;
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_password_that_is_set_later_is_an_error_and_then_none() {
+async fn password_set_later_fails_until_it_is_removed() {
     guarded(async {
         let server = RedisServer::start();
         let backend = asking().connect(server.url()).await.expect("it runs");
@@ -128,10 +128,10 @@ async fn a_password_that_is_set_later_is_an_error_and_then_none() {
 
 /// Redis says it by a code, or in the words of a script that was not let.
 fn is_forbidden(why: &BackendError) -> bool {
-    let told = told(why);
+    let reported = reported(why);
     ["NOPERM", "NoPerm", "can't run this command"]
         .iter()
-        .any(|words| told.contains(words))
+        .any(|words| reported.contains(words))
 }
 
 /// Everything that a limiter does, under each algorithm and under all of them together.
@@ -167,10 +167,10 @@ async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
         if let Some(mut last) = last {
             limiter.refund(&key, &mut last, 1).await?;
         }
-        limiter.penalty(&key, 2).await?;
-        let turn = limiter.reserve(&key, 3, 2 * HOUR).await?.turn;
-        if let Some(turn) = turn {
-            limiter.cancel(&key, turn).await?;
+        limiter.penalize(&key, 2).await?;
+        let reservation = limiter.reserve(&key, 3, 2 * HOUR).await?.reservation;
+        if let Some(reservation) = reservation {
+            limiter.cancel(&key, reservation).await?;
         }
         if limiter.policy().name() == "short" {
             // What has passed is dropped by the next charge.
@@ -199,7 +199,7 @@ async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_with_the_least_privileges_is_enough_and_none_of_them_is_too_many() {
+async fn documented_rights_are_sufficient_and_necessary() {
     guarded(async {
         let granted: String = COMMANDS.iter().map(|c| format!(" +{c}")).collect();
         let user = format!("user limiter on >pw resetkeys ~{{sluice:* -@all{granted}");
@@ -235,7 +235,7 @@ async fn a_user_with_the_least_privileges_is_enough_and_none_of_them_is_too_many
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_that_was_forbidden_is_an_error_and_then_none() {
+async fn forbidden_command_fails_until_it_is_permitted() {
     guarded(async {
         let user = "user limiter on >pw ~{sluice:* +@all";
         let server = RedisServer::options().line(user).start();
@@ -267,7 +267,7 @@ async fn a_command_that_was_forbidden_is_an_error_and_then_none() {
 
 /// Redis repeats a command that it does not know, with what it was to be done to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_command_that_the_server_does_not_know_tells_no_key() {
+async fn unknown_command_error_contains_no_key() {
     guarded(async {
         for (unknown, builder) in [
             ("EVALSHA", asking()),
@@ -283,9 +283,9 @@ async fn a_command_that_the_server_does_not_know_tells_no_key() {
             let why = limiter.check(&Key::from("ann-of-cleves"), 1).await;
             let why = why.expect_err("the command is gone");
             assert_eq!(*why.kind(), BackendErrorKind::Server("ERR".to_owned()));
-            let told = told(&why);
-            assert!(told.contains("unknown command"), "{told}");
-            assert!(!told.contains("cleves"), "{told}");
+            let reported = reported(&why);
+            assert!(reported.contains("unknown command"), "{reported}");
+            assert!(!reported.contains("cleves"), "{reported}");
         }
     })
     .await;

@@ -36,7 +36,7 @@ async fn server_and_backend() -> (RedisServer, RedisBackend) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_that_were_flushed_are_sent_once_more() {
+async fn flushed_scripts_are_sent_again() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         let limiter = Limiter::new(tokens("api", 1000), backend);
@@ -58,7 +58,7 @@ async fn scripts_that_were_flushed_are_sent_once_more() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn scripts_that_are_flushed_all_the_time_admit_exactly_the_limit() {
+async fn script_flush_in_a_loop_admits_exactly_the_limit() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         let key = Key::from("ann");
@@ -96,7 +96,7 @@ async fn scripts_that_are_flushed_all_the_time_admit_exactly_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn keys_that_were_flushed_are_fresh() {
+async fn flushed_keys_start_full() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         let caching = RedisBackend::connect(server.url()).await.expect("it runs");
@@ -179,7 +179,7 @@ async fn errs_only_where_it_had_to_write(builder: RedisBuilder, policies: &[Poli
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_without_memory_still_denies_and_errs_where_it_had_to_write() {
+async fn full_server_denies_and_fails_on_writes() {
     let mut policies = each_algorithm(2).to_vec();
     let several = tokens("several", 2).and("fixed", Quota::fixed_window(2, 1000 * HOUR));
     policies.push(several.and("log", Quota::sliding_log(2, 1000 * HOUR)));
@@ -254,7 +254,7 @@ async fn leaves_what_is_not_ours(builder: RedisBuilder, policies: &[Policy]) {
                 ("check", limiter.check(&name, 1).await.map(drop)),
                 ("never", limiter.check(&name, 1001).await.map(drop)),
                 ("peek", limiter.peek(&name).await.map(drop)),
-                ("penalty", limiter.penalty(&name, 1).await.map(drop)),
+                ("penalty", limiter.penalize(&name, 1).await.map(drop)),
                 ("refund", refund.map(drop)),
                 ("reserve", limiter.reserve(&name, 1, wait).await.map(drop)),
             ];
@@ -277,12 +277,12 @@ async fn leaves_what_is_not_ours(builder: RedisBuilder, policies: &[Policy]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_ours_is_an_error_and_stays_as_it_is() {
+async fn foreign_value_is_an_error_and_stays_unchanged() {
     guarded(leaves_what_is_not_ours(asking(), &each_algorithm(1000))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_transactions_what_is_not_ours_is_an_error_and_stays_as_it_is() {
+async fn optimistic_mode_fails_on_foreign_values_and_keeps_them() {
     let optimistic = asking().atomicity(Atomicity::Optimistic);
     guarded(leaves_what_is_not_ours(
         optimistic,
@@ -293,14 +293,17 @@ async fn by_transactions_what_is_not_ours_is_an_error_and_stays_as_it_is() {
 
 /// All or nothing: where one quota cannot be read, no other is charged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quota_that_is_not_ours_leaves_the_others_uncharged() {
+async fn foreign_value_of_one_quota_charges_no_quota() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         let quotas = each_algorithm(1000).map(|policy| policy.quotas()[0].clone());
         let quotas = quotas
             .each_ref()
             .map(|named| (named.name(), *named.quota()));
-        let limiter = Limiter::new(Policy::try_of("all", quotas).expect("names"), backend);
+        let limiter = Limiter::new(
+            Policy::try_from_quotas("all", quotas).expect("names"),
+            backend,
+        );
         let name = Key::from("ann");
         assert_eq!(check(&limiter, &name).await, Ok(1));
         let keys = server.keys();
@@ -313,7 +316,7 @@ async fn a_quota_that_is_not_ours_leaves_the_others_uncharged() {
             let before: Vec<Value> = values().collect();
             for _ in 0..3 {
                 assert_eq!(fails(&limiter, &name).await, BackendErrorKind::Corrupt);
-                let penalty = limiter.penalty(&name, 1).await.map(drop);
+                let penalty = limiter.penalize(&name, 1).await.map(drop);
                 assert!(penalty.is_err_and(|why| *why.kind() == BackendErrorKind::Corrupt));
             }
             assert_eq!(values().collect::<Vec<_>>(), before, "{bad}");
@@ -328,7 +331,7 @@ fn is_about_one_key(outcome: &Result<(), BackendErrorKind>) -> bool {
 
 /// A key whose contents only look like ours may decide anything, but nobody may suffer from it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_that_looks_like_ours_harms_nobody() {
+async fn forged_state_affects_no_other_key() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         let name = Key::from("ann");
@@ -369,7 +372,7 @@ async fn garbage_that_looks_like_ours_harms_nobody() {
                     limiter.peek(&name).await.map(drop),
                     limiter.check(&name, 1000).await.map(drop),
                     limiter.reserve(&name, 1, wait).await.map(drop),
-                    limiter.penalty(&name, 1).await.map(drop),
+                    limiter.penalize(&name, 1).await.map(drop),
                 ];
                 for done in all {
                     let why = done.map_err(|why| why.kind().clone());
@@ -394,7 +397,7 @@ async fn garbage_that_looks_like_ours_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_not_ours_does_not_fail_its_neighbours() {
+async fn foreign_value_fails_only_its_own_request() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         for policy in each_algorithm(1000) {
@@ -429,7 +432,7 @@ async fn what_is_not_ours_does_not_fail_its_neighbours() {
 
 /// A primary that was demoted answers, and takes no writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_primary_that_was_demoted_is_an_error_until_there_is_one_again() {
+async fn demoted_primary_fails_until_a_primary_exists() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         let limiter: Redis = Limiter::new(tokens("api", 1000), backend);
@@ -452,7 +455,7 @@ async fn a_primary_that_was_demoted_is_an_error_until_there_is_one_again() {
 
 /// While somebody's script runs for too long, Redis answers everybody else that it is busy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_busy_with_a_script_of_others_is_an_error_until_it_is_done() {
+async fn busy_server_fails_until_its_script_ends() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
         let limiter = Limiter::new(tokens("api", 1000), backend);
@@ -480,7 +483,7 @@ async fn a_server_that_is_busy_with_a_script_of_others_is_an_error_until_it_is_d
 
 /// Keys of different clients are in different slots, which no script may have together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_refuses_the_first_batch_and_nobody_notices() {
+async fn first_batch_rejected_by_a_cluster_is_retried_one_by_one() {
     guarded(async {
         let server = RedisServer::options().line("cluster-enabled yes").start();
         server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);

@@ -10,7 +10,7 @@ use smallvec::smallvec;
 use tower_sluice::backend::{Answer, BackendErrorKind};
 use tower_sluice::decision::Receipt;
 use tower_sluice::semaphore::{PermitBackend, PermitId, PermitOp};
-use tower_sluice::{Key, Limiter, Permits, Policy, RedisBackend, RedisSemaphore};
+use tower_sluice::{Key, Limiter, Policy, RedisBackend, RedisSemaphore, SemaphorePolicy};
 
 use crate::contents::{each_algorithm, stored};
 use crate::harness::{Redis, asking, check, guarded};
@@ -63,7 +63,7 @@ async fn act(
         Kind::Reserve => limiter.reserve(key, 1, wait).await.map(of),
         Kind::Peek => limiter.peek(key).await.map(|snapshot| snapshot.remaining()),
         Kind::Penalty => limiter
-            .penalty(key, 1)
+            .penalize(key, 1)
             .await
             .map(|snapshot| snapshot.remaining()),
         Kind::Refund => {
@@ -198,7 +198,7 @@ async fn corrupt_keys_fail_alone(policy: Policy, rounds: usize, entries: usize) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn corrupt_buckets_and_windows_fail_alone() {
+async fn corrupt_bucket_or_window_fails_only_its_request() {
     guarded(async {
         for policy in &each_algorithm(LIMIT)[..4] {
             corrupt_keys_fail_alone(policy.clone(), 60, 100).await;
@@ -208,7 +208,7 @@ async fn corrupt_buckets_and_windows_fail_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn corrupt_logs_fail_alone() {
+async fn corrupt_log_fails_only_its_request() {
     guarded(async {
         let [.., log] = each_algorithm(LIMIT);
         corrupt_keys_fail_alone(log.clone(), 150, 40).await;
@@ -219,13 +219,13 @@ async fn corrupt_logs_fail_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_corrupt_key_of_several_quotas_fails_alone() {
+async fn corrupt_key_of_several_quotas_fails_only_its_request() {
     guarded(async {
         let quotas = each_algorithm(LIMIT).map(|policy| policy.quotas()[0].clone());
         let quotas = quotas
             .each_ref()
             .map(|named| (named.name(), *named.quota()));
-        let policy = Policy::try_of("all", quotas).expect("names");
+        let policy = Policy::try_from_quotas("all", quotas).expect("names");
         corrupt_keys_fail_alone(policy, 150, 400).await;
     })
     .await;
@@ -268,7 +268,7 @@ async fn a_log_with_a_corrupt_middle_does_not_fail_its_batch() {
 
 async fn ask(
     semaphore: &RedisSemaphore,
-    permits: &Permits,
+    permits: &SemaphorePolicy,
     key: &Key,
     op: PermitOp,
 ) -> Result<Vec<u64>, BackendErrorKind> {
@@ -277,12 +277,13 @@ async fn ask(
         Answer::Later(reply) => reply.await,
     };
     let reply = reply.map_err(|why| why.kind().clone())?;
-    let mut told = vec![reply.decision.snapshot().remaining()];
-    told.extend(reply.lasting.iter().map(|lasts| u64::from(*lasts)));
-    Ok(told)
+    let mut reported = vec![reply.decision.snapshot().remaining()];
+    reported.extend(reply.lasting.iter().map(|lasts| u64::from(*lasts)));
+    Ok(reported)
 }
 
-/// Contents of the three keys of a semaphore that none of its operations writes: holders, weights, queue. `ID` is a holder.
+/// Contents of the three keys of a semaphore that none of its operations writes: holders, weights, queue. `ID` is a
+/// holder.
 const HOSTILE: [&str; 17] = [
     "SET p hello",
     "SET pw hello",
@@ -304,12 +305,12 @@ const HOSTILE: [&str; 17] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn corrupt_permits_fail_alone() {
+async fn corrupt_permits_fail_only_their_key() {
     guarded(async {
         let server = RedisServer::start();
         let backend = RedisBackend::connect(server.url()).await.expect("it runs");
         let semaphore = RedisSemaphore::new(&backend);
-        let permits = Permits::new("exports", 10);
+        let permits = SemaphorePolicy::new("exports", 10);
         let client = redis::Client::open(server.url()).expect("a URL");
         let mut connection = client.get_connection().expect("it runs");
         let bad = Key::from("bad");
@@ -321,16 +322,16 @@ async fn corrupt_permits_fail_alone() {
                 let acquire = |id, weight| PermitOp::Acquire { id, weight };
                 let held = [acquire(one, 3), acquire(two, 4)];
                 for op in held {
-                    let told = ask(&semaphore, &permits, &bad, op).await;
-                    assert!(told.is_ok(), "{told:?}");
+                    let reported = ask(&semaphore, &permits, &bad, op).await;
+                    assert!(reported.is_ok(), "{reported:?}");
                 }
                 let wait = |id| PermitOp::Wait {
                     id,
                     weight: 9,
                     waited: Duration::ZERO,
                 };
-                let told = ask(&semaphore, &permits, &bad, wait(id())).await;
-                assert_eq!(told, Ok(vec![3]));
+                let reported = ask(&semaphore, &permits, &bad, wait(id())).await;
+                assert_eq!(reported, Ok(vec![3]));
                 let mut command = redis::Cmd::new();
                 let name = "{sluice:exports:rbad}:";
                 let mut words = hostile.split(' ');

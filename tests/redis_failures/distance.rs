@@ -38,7 +38,7 @@ impl Far {
         asking().connect(self.proxy.url()).await.expect("it runs")
     }
 
-    fn told<T: std::fmt::Debug>(&self, what: &str, outcome: T) -> String {
+    fn reported<T: std::fmt::Debug>(&self, what: &str, outcome: T) -> String {
         format!("{what} at {:?}: {outcome:?}", self.round_trip)
     }
 }
@@ -62,7 +62,7 @@ async fn a_quiet_service_far_away_from_redis_gets_every_answer() {
                 for limiter in &limiters {
                     let spent = check(limiter, &key).await;
                     if spent != Ok(round + 1) {
-                        return Err(far.told("one check", spent));
+                        return Err(far.reported("one check", spent));
                     }
                 }
                 sleep(Duration::from_millis(1500)).await;
@@ -95,7 +95,7 @@ async fn a_burst_far_away_from_redis_gets_every_answer() {
                 sleep(Duration::from_millis(pause)).await;
                 let answers = burst(&limiters, &key).await;
                 if let Some(failed) = answers.into_iter().find_map(Result::err) {
-                    return Err(far.told("a burst", failed));
+                    return Err(far.reported("a burst", failed));
                 }
             }
             Ok(())
@@ -120,7 +120,7 @@ async fn a_steady_stream_far_away_from_redis_gets_every_answer() {
         });
         let answers = join_all(checks).await;
         match answers.into_iter().find_map(Result::err) {
-            Some(failed) => Err(far.told("a stream", failed)),
+            Some(failed) => Err(far.reported("a stream", failed)),
             None => Ok(()),
         }
     })

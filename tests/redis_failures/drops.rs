@@ -28,8 +28,8 @@ async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
     false
 }
 
-/// 1000 times a check on one key is dropped at some point while others run, each of a limit of its own and a count that must be
-/// right to the last token: an answer that went to the wrong one would show.
+/// 1000 times a check on one key is dropped at some point while others run, each of a limit of its own and a count that
+/// must be right to the last token: an answer that went to the wrong one would show.
 async fn no_answer_belongs_to_another(builder: RedisBuilder) {
     let server = RedisServer::start();
     let builder = builder.time_limit(Duration::from_secs(10));
@@ -70,7 +70,7 @@ async fn no_answer_belongs_to_another(builder: RedisBuilder) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_future_dropped_while_its_reply_is_on_the_way_leaves_no_answer_to_others() {
+async fn future_dropped_before_its_reply_leaves_no_reply_for_other_requests() {
     guarded(no_answer_belongs_to_another(asking())).await;
 }
 
@@ -84,7 +84,7 @@ async fn without_batches_a_dropped_future_leaves_no_answer_to_others() {
 
 /// A transaction that was given up may still watch its keys: its connection is for nobody else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dropped_transaction_leaves_no_answer_to_others() {
+async fn dropped_transaction_leaves_no_reply_for_other_requests() {
     guarded(no_answer_belongs_to_another(
         asking().atomicity(Atomicity::Optimistic),
     ))
@@ -124,9 +124,10 @@ async fn thousands_of_dropped_futures_leave_no_stuck_batch() {
     .await;
 }
 
-/// A batch is led by one of those in it, or a connection is made by the first who needs it: the others must not hang on him.
+/// A batch is led by one of those in it, or a connection is made by the first who needs it: the others must not hang on
+/// him.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_who_wait_for_the_same_connection_do_not_hang_on_one_who_leaves() {
+async fn dropped_waiter_does_not_block_others_for_the_same_connection() {
     guarded(async {
         let server = RedisServer::start();
         let proxy = Proxy::to(server.port()).await;

@@ -13,9 +13,9 @@ use tower::{Layer, ServiceExt};
 use tower_sluice::backend::redis::RedisBuilder;
 use tower_sluice::backend::{Backend, BackendErrorKind};
 use tower_sluice::key::{KeyError, KeyExtractor};
-use tower_sluice::limiter::HandlesFailure;
+use tower_sluice::limiter::HandleFailure;
 use tower_sluice::{
-    Cost, Key, Limiter, MemoryBackend, OnBackendError, Policy, Quota, RateLimitLayer, RedisBackend,
+    Cost, FailurePolicy, Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer, RedisBackend,
 };
 
 pub(crate) type Redis = Limiter<RedisBackend>;
@@ -97,8 +97,8 @@ pub(crate) async fn spent(limiter: &Redis, key: &Key) -> u64 {
     snapshot.limit() - snapshot.remaining()
 }
 
-/// Checks until Redis decides again. Says and judges how long that took, after an outage as long as `outage`: the circuit
-/// probes after one second, then after twice as long each time.
+/// Checks until Redis decides again. Says and judges how long that took, after an outage as long as `outage`: the
+/// circuit probes after one second, then after twice as long each time.
 pub(crate) async fn recovers(limiter: &Redis, key: &Key, outage: Duration, from: &str) {
     let second = Duration::from_secs(1);
     let most = outage.max(second) + second;
@@ -148,7 +148,7 @@ impl Seen {
 async fn request<B, F>(limiter: &Limiter<B>, key: &Key, choice: F) -> Seen
 where
     B: Backend,
-    F: HandlesFailure<B::Error> + Send + Sync + 'static,
+    F: HandleFailure<B::Error> + Send + Sync + 'static,
 {
     let policy = limiter.policy().clone();
     let cost = Cost::new(policy.quotas()[0].quota().limit());
@@ -181,14 +181,14 @@ pub(crate) async fn each_choice_applies(limiter: &Redis, key: &Key) {
 
 /// A request that Redis cannot decide on passes, uncounted.
 pub(crate) async fn allowed_by_choice(limiter: &Redis, key: &Key) {
-    let seen = request(limiter, key, OnBackendError::Allow).await;
+    let seen = request(limiter, key, FailurePolicy::FailOpen).await;
     assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "hello"));
     assert!(seen.says_nothing_of_limits(), "{seen:?}");
 }
 
 /// A request that Redis cannot decide on is refused, and its client told nothing of the reason.
 pub(crate) async fn denied_by_choice(limiter: &Redis, key: &Key) {
-    let seen = request(limiter, key, OnBackendError::Deny).await;
+    let seen = request(limiter, key, FailurePolicy::FailClosed).await;
     assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(seen.field("retry-after"), Some("1"));
     assert_eq!(seen.field("cache-control"), Some("no-store"));
@@ -200,22 +200,22 @@ pub(crate) async fn denied_by_choice(limiter: &Redis, key: &Key) {
 
 /// Requests that Redis cannot decide on are decided in memory, by the same policy: all there is, then nothing.
 async fn decided_by_choice(limiter: &Redis, key: &Key) {
-    let fallback = OnBackendError::Fallback(MemoryBackend::new());
+    let fallback = FailurePolicy::Fallback(MemoryBackend::new());
     for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
         let seen = request(limiter, key, fallback.clone()).await;
         assert_eq!(seen.status, status);
-        let told = seen.field("ratelimit").expect("a decision");
+        let reported = seen.field("ratelimit").expect("a decision");
         let none_left = format!("\"{}\";r=0", limiter.policy().name());
-        assert!(told.starts_with(&none_left), "{told}");
+        assert!(reported.starts_with(&none_left), "{reported}");
     }
 }
 
 /// Redis decides on requests, whatever was chosen for the other case. `key` must be one that nothing is spent of.
 pub(crate) async fn redis_decides(limiter: &Redis, key: &Key) {
-    let first = request(limiter, key, OnBackendError::Deny).await;
+    let first = request(limiter, key, FailurePolicy::FailClosed).await;
     assert_eq!(first.status, StatusCode::OK, "{first:?}");
-    let fallback = OnBackendError::Fallback(MemoryBackend::new());
-    for choice in [OnBackendError::Allow, OnBackendError::Deny, fallback] {
+    let fallback = FailurePolicy::Fallback(MemoryBackend::new());
+    for choice in [FailurePolicy::FailOpen, FailurePolicy::FailClosed, fallback] {
         let next = request(limiter, key, choice).await;
         assert_eq!(next.status, StatusCode::TOO_MANY_REQUESTS, "{next:?}");
     }

@@ -87,13 +87,13 @@ async fn charges_once(builder: RedisBuilder, cuts: impl IntoIterator<Item = Mode
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_cut_after_the_request_was_written_charges_once() {
+async fn connection_cut_after_the_request_charges_once() {
     let cuts = [Mode::CutAfterRequest(1); 20];
     guarded(charges_once(asking(), cuts)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_cut_in_mid_reply_charges_once() {
+async fn connection_cut_in_the_reply_charges_once() {
     // Before the reply, at each of its bytes, and before the last.
     let cuts = (0..24).chain([1 << 20]);
     guarded(charges_once(
@@ -104,7 +104,7 @@ async fn a_connection_cut_in_mid_reply_charges_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transaction_whose_reply_was_cut_charges_once() {
+async fn transaction_with_a_cut_reply_charges_once() {
     let optimistic = asking().atomicity(Atomicity::Optimistic);
     let cuts = (0..8).map(|bytes| Mode::CutInReply(1, bytes));
     guarded(charges_once(
@@ -115,7 +115,7 @@ async fn a_transaction_whose_reply_was_cut_charges_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_choice_applies_to_a_request_whose_connection_was_cut() {
+async fn failure_policy_applies_to_a_cut_connection() {
     guarded(async {
         let way = Way::open().await;
         for (i, mode) in [Mode::CutAfterRequest(1), Mode::CutInReply(1, 3)]
@@ -137,7 +137,7 @@ async fn each_choice_applies_to_a_request_whose_connection_was_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_that_was_cut_charges_each_of_it_once() {
+async fn interrupted_batch_charges_each_request_once() {
     guarded(async {
         let way = Way::open().await;
         let through = distinct(&way.through, 128);
@@ -174,7 +174,7 @@ async fn a_batch_that_was_cut_charges_each_of_it_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_that_come_byte_by_byte_are_read_right() {
+async fn replies_are_read_byte_by_byte() {
     guarded(async {
         let way = Way::by(asking().time_limit(Duration::from_secs(15))).await;
         let through = distinct(&way.through, 64);
@@ -192,7 +192,7 @@ async fn replies_that_come_byte_by_byte_are_read_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn replies_that_come_too_late_are_answers_to_nobody() {
+async fn late_replies_reach_no_request() {
     guarded(async {
         let way = Way::open().await;
         let through = distinct(&way.through, 64);
@@ -227,7 +227,7 @@ async fn replies_that_come_too_late_are_answers_to_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_everything_is_swallowed_the_circuit_opens_and_a_probe_closes_it() {
+async fn circuit_opens_when_all_replies_are_lost_and_a_probe_closes_it() {
     guarded(async {
         let way = Way::open().await;
         let (through, direct) = way.both(1000);
@@ -315,7 +315,7 @@ async fn connections_that_died_unseen_while_in_use_are_replaced() {
 
 /// Those who give up before the time limit never see it. They must not keep a dead connection for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_of_little_patience_do_not_keep_a_dead_connection() {
+async fn short_deadlines_do_not_keep_a_dead_connection() {
     guarded(async {
         let way = Way::open().await;
         let (through, _) = way.both(1000);
@@ -334,7 +334,7 @@ async fn callers_of_little_patience_do_not_keep_a_dead_connection() {
 
 /// Nor must a server that stands still cost each of them all its patience.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_of_little_patience_open_the_circuit() {
+async fn short_deadlines_open_the_circuit() {
     guarded(async {
         for builder in [asking(), asking().atomicity(Atomicity::Optimistic)] {
             let way = Way::by(builder).await;
@@ -354,7 +354,7 @@ async fn callers_of_little_patience_open_the_circuit() {
 
 /// Each waits for the only connection, most of them in vain: that is no failure of Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_of_transactions_does_not_open_the_circuit() {
+async fn contended_transactions_do_not_open_the_circuit() {
     guarded(async {
         let way = Way::open().await;
         let backend = asking()
@@ -379,7 +379,7 @@ async fn a_crowd_of_transactions_does_not_open_the_circuit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connecting_to_somebody_who_never_answers_ends_in_time() {
+async fn connecting_to_a_silent_server_times_out() {
     guarded(async {
         let way = Way::open().await;
         way.proxy.set(Mode::Swallow).await;
@@ -401,7 +401,7 @@ async fn connecting_to_somebody_who_never_answers_ends_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_network_that_is_gone_and_comes_back_is_used_again() {
+async fn network_is_used_again_after_an_outage() {
     guarded(async {
         let way = Way::open().await;
         let (through, direct) = way.both(1000);

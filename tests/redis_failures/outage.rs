@@ -62,7 +62,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_was_killed_is_used_again_by_itself() {
+async fn killed_server_is_used_again_after_a_restart() {
     let connect = |url| async { asking().connect(url).await.expect("it runs") };
     guarded(is_used_again(connect, "kill -9")).await;
 }
@@ -84,7 +84,7 @@ async fn through_a_pool_of_the_users_own_a_server_is_used_again_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_while_nobody_asks_costs_no_decision() {
+async fn restart_while_idle_fails_no_check() {
     guarded(async {
         let mut server = RedisServer::start();
         let backend = asking().connect(server.url()).await.expect("it runs");
@@ -103,7 +103,7 @@ async fn a_restart_while_nobody_asks_costs_no_decision() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_denial_that_is_remembered_needs_no_redis() {
+async fn cached_denial_needs_no_redis() {
     guarded(async {
         let mut server = RedisServer::start();
         let backend = RedisBackend::builder().deny_cache(Duration::from_secs(3600));
@@ -124,7 +124,7 @@ async fn a_denial_that_is_remembered_needs_no_redis() {
 
 /// A server that was restarted answers that it is loading, for as long as that takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_loads_its_data_is_an_error_until_it_has() {
+async fn loading_server_fails_until_it_is_loaded() {
     guarded(async {
         let options = RedisServer::options().line("enable-debug-command local");
         let options = options.line("loading-process-events-interval-bytes 1024");
@@ -161,7 +161,7 @@ async fn a_server_that_loads_its_data_is_an_error_until_it_has() {
 
 /// Nobody can replace a connection that the user has given: it fails for good, but fast and without harm.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_of_the_users_own_fails_in_time_when_it_is_lost() {
+async fn given_connection_fails_in_time_when_it_is_lost() {
     guarded(async {
         let mut server = RedisServer::start();
         let client = redis::Client::open(server.url()).expect("a URL");
@@ -202,7 +202,7 @@ async fn connections_that_the_administrator_kills_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_stands_still_costs_no_more_than_the_time_limit() {
+async fn stalled_server_costs_at_most_the_time_limit() {
     guarded(async {
         let server = RedisServer::start();
         let backend = asking().connect(server.url()).await.expect("it runs");
@@ -240,7 +240,7 @@ async fn a_server_that_stands_still_costs_no_more_than_the_time_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pause_within_the_time_limit_is_waited_for_and_a_longer_one_is_not() {
+async fn server_pause_within_the_time_limit_is_waited_for() {
     guarded(async {
         let server = RedisServer::start();
         let patient = asking().time_limit(Duration::from_secs(10));
@@ -274,7 +274,7 @@ async fn a_pause_within_the_time_limit_is_waited_for_and_a_longer_one_is_not() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nobody_listens_connecting_fails_and_checks_fail_in_time() {
+async fn connecting_to_a_closed_port_fails_in_time() {
     guarded(async {
         let url = format!("redis://127.0.0.1:{}/", free_port());
         let start = Instant::now();
@@ -303,7 +303,7 @@ async fn where_nobody_listens_connecting_fails_and_checks_fail_in_time() {
 
 /// A refusal is news at once, also for the one who asks in the moment of another's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nobody_listens_no_check_waits_for_an_attempt_that_has_ended() {
+async fn checks_do_not_wait_for_a_finished_connection_attempt() {
     guarded(async {
         let url = format!("redis://127.0.0.1:{}/", free_port());
         let one = |_| async {
@@ -325,7 +325,7 @@ async fn where_nobody_listens_no_check_waits_for_an_attempt_that_has_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_starts_while_redis_is_down_and_uses_it_when_it_comes() {
+async fn service_starts_while_redis_is_down() {
     guarded(async {
         let mut server = RedisServer::options().prepare();
         let backend = asking().connect_lazy(server.url()).expect("a URL");
@@ -381,7 +381,7 @@ async fn failures_leave_no_tasks_behind() {
 
 /// Tests and command-line tools make a runtime, throw it away and make another. Connections die with the first.
 #[test]
-fn a_backend_outlives_the_runtime_it_was_made_in() {
+fn backend_outlives_the_runtime_that_created_it() {
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().expect("a runtime")

@@ -27,7 +27,7 @@ async fn until_answered(limiter: &Redis, most: Duration) -> Duration {
 
 /// What the pool has begun to make goes down with the runtime, and the pool counts on it for ever.
 #[test]
-fn a_runtime_that_ends_while_it_connects_is_outlived() {
+fn backend_outlives_a_runtime_that_ends_while_connecting() {
     let (server, network) = (RedisServer::start(), tokio::runtime::Runtime::new());
     let network = network.expect("a runtime");
     let proxy = network.block_on(Proxy::to(server.port()));
@@ -46,7 +46,7 @@ fn a_runtime_that_ends_while_it_connects_is_outlived() {
 
 /// Trips that were begun in them never end, and were counted among those in flight.
 #[test]
-fn runtimes_that_nobody_drives_hold_nobody_up() {
+fn idle_runtimes_delay_no_request() {
     let server = RedisServer::start();
     let driven = runtime();
     let backend = driven.block_on(asking().connect(server.url()));

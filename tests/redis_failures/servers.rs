@@ -60,7 +60,7 @@ fn a_server_comes_back_at_its_port_with_what_is_on_disk() {
 }
 
 #[test]
-fn a_server_that_is_paused_answers_when_it_goes_on() {
+fn paused_server_replies_after_the_pause() {
     let server = RedisServer::start();
     server.pause();
     let asked = Instant::now();
@@ -121,7 +121,7 @@ async fn the_proxy_delivers_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn the_proxy_swallows_and_refuses_until_it_is_told_otherwise() {
+async fn test_proxy_swallows_and_refuses_until_reset() {
     guarded(async {
         let server = RedisServer::start();
         let proxy = Proxy::to(server.port()).await;
@@ -136,8 +136,8 @@ async fn the_proxy_swallows_and_refuses_until_it_is_told_otherwise() {
 
         let mut open = connect(&proxy).await.expect("it passes again");
         proxy.set(Mode::Refuse).await;
-        let refused = connect(&proxy).await.map(drop);
-        assert!(refused.is_err_and(|why| why.is_connection_refusal()));
+        let denied = connect(&proxy).await.map(drop);
+        assert!(denied.is_err_and(|why| why.is_connection_refusal()));
         let closed: RedisResult<i64> = incr().query_async(&mut open).await;
         assert!(closed.is_err());
 

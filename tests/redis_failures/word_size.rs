@@ -1,5 +1,5 @@
-//! A 32-bit server, whose Lua loses the upper half of 64-bit integers, is refused: by a real one, and by one that reads numbers as
-//! such a server does.
+//! A 32-bit server, whose Lua loses the upper half of 64-bit integers, is refused: by a real one, and by one that reads
+//! numbers as such a server does.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,17 +8,19 @@ use std::time::Duration;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
 use tower_sluice::backend::{BackendError, BackendErrorKind};
-use tower_sluice::semaphore::NoPermit;
-use tower_sluice::{Key, Limiter, Permits, Policy, RedisBackend, RedisSemaphore, Semaphore};
+use tower_sluice::semaphore::AcquireError;
+use tower_sluice::{
+    Key, Limiter, Policy, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy,
+};
 
 use crate::contents::each_algorithm;
 use crate::harness::{asking, guarded};
 use crate::support::redis::RedisServer;
 
-fn is_refused(error: &BackendError) {
+fn is_rejected(error: &BackendError) {
     let kind = error.kind();
-    let told = matches!(kind, BackendErrorKind::Config(why) if why.contains("32-bit"));
-    assert!(told, "{error:?}");
+    let reported = matches!(kind, BackendErrorKind::Config(why) if why.contains("32-bit"));
+    assert!(reported, "{error:?}");
 }
 
 /// No operation is done, and the error is no outage: the circuit stays closed.
@@ -28,19 +30,19 @@ async fn refuses_everything(server: &RedisServer, backend: RedisBackend) {
     let quotas = quotas
         .each_ref()
         .map(|named| (named.name(), *named.quota()));
-    let several = Policy::try_of("several", quotas).expect("names");
+    let several = Policy::try_from_quotas("several", quotas).expect("names");
     for policy in each_algorithm(5).into_iter().chain([several]) {
         let limiter = Limiter::new(policy, backend.clone());
         for _ in 0..10 {
             let wait = Duration::from_secs(1);
-            is_refused(&limiter.check(&key, 1).await.expect_err("refused"));
-            is_refused(&limiter.reserve(&key, 1, wait).await.expect_err("refused"));
-            is_refused(&limiter.penalty(&key, 1).await.expect_err("refused"));
-            is_refused(&limiter.peek(&key).await.expect_err("refused"));
-            is_refused(&limiter.reset(&key).await.expect_err("refused"));
+            is_rejected(&limiter.check(&key, 1).await.expect_err("refused"));
+            is_rejected(&limiter.reserve(&key, 1, wait).await.expect_err("refused"));
+            is_rejected(&limiter.penalize(&key, 1).await.expect_err("refused"));
+            is_rejected(&limiter.peek(&key).await.expect_err("refused"));
+            is_rejected(&limiter.reset(&key).await.expect_err("refused"));
         }
     }
-    let permits = Permits::new("exports", 5);
+    let permits = SemaphorePolicy::new("exports", 5);
     let semaphore = Semaphore::new(permits, RedisSemaphore::new(&backend));
     let wait = Duration::from_millis(10);
     for outcome in [
@@ -48,11 +50,11 @@ async fn refuses_everything(server: &RedisServer, backend: RedisBackend) {
         semaphore.acquire(&key, 1, wait).await,
     ] {
         match outcome {
-            Err(NoPermit::Backend(error)) => is_refused(&error),
+            Err(AcquireError::Backend(error)) => is_rejected(&error),
             other => panic!("{other:?}"),
         }
     }
-    is_refused(&semaphore.peek(&key).await.expect_err("refused"));
+    is_rejected(&semaphore.peek(&key).await.expect_err("refused"));
     assert!(server.keys().is_empty(), "{:?}", server.keys());
 }
 
@@ -103,7 +105,7 @@ impl ConnectionLike for Narrow {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_loses_the_upper_half_of_numbers_is_refused() {
+async fn server_without_64_bit_integers_is_rejected() {
     guarded(async {
         let server = RedisServer::start();
         let client = redis::Client::open(server.url()).expect("a URL");
@@ -115,23 +117,25 @@ async fn a_server_that_loses_the_upper_half_of_numbers_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_real_32_bit_server_is_refused() {
+async fn real_32_bit_server_is_rejected() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/redis32");
     let program = folder.join("redis-server");
     if !program.exists() {
         // Not captured, as what `eprintln` writes would be.
         let mut stderr = std::io::stderr();
-        let told = "NOT TESTED: a real 32-bit server; tests/redis32.sh target/redis32 gets one\n";
-        stderr.write_all(told.as_bytes()).expect("a stderr");
+        let reported =
+            "NOT TESTED: a real 32-bit server; tests/redis32.sh target/redis32 gets one\n";
+        stderr.write_all(reported.as_bytes()).expect("a stderr");
         return;
     }
     guarded(async {
         let server = RedisServer::options().program(&program).start();
         let bits: String = server.get(&["INFO", "server"]);
         assert!(bits.contains("arch_bits:32"), "{bits}");
-        // To connect is enough to find out. The scripts find out by themselves, of a server that was replaced by such a one.
+        // To connect is enough to find out. The scripts find out by themselves, of a server that was replaced by such a
+        // one.
         let connected = asking().connect(server.url()).await;
-        is_refused(&connected.expect_err("refused"));
+        is_rejected(&connected.expect_err("refused"));
         let backend = asking().connect_lazy(server.url()).expect("a URL");
         refuses_everything(&server, backend).await;
         #[cfg(feature = "blocking")]
@@ -149,13 +153,13 @@ async fn a_real_32_bit_server_is_refused() {
 fn from_a_thread(url: String) {
     use tower_sluice::blocking;
     let key = Key::from("ann");
-    is_refused(&blocking::RedisBackend::connect(&url).expect_err("refused"));
+    is_rejected(&blocking::RedisBackend::connect(&url).expect_err("refused"));
     let backend = blocking::RedisBackend::connect_lazy(url).expect("a URL");
     for policy in each_algorithm(5) {
         let limiter = blocking::Limiter::new(policy, backend.clone());
-        is_refused(&limiter.check(&key, 1).expect_err("refused"));
-        is_refused(&limiter.penalty(&key, 1).expect_err("refused"));
+        is_rejected(&limiter.check(&key, 1).expect_err("refused"));
+        is_rejected(&limiter.penalize(&key, 1).expect_err("refused"));
     }
-    let semaphore = blocking::Semaphore::new(Permits::new("exports", 5), backend);
-    is_refused(&semaphore.peek(&key).expect_err("refused"));
+    let semaphore = blocking::Semaphore::new(SemaphorePolicy::new("exports", 5), backend);
+    is_rejected(&semaphore.peek(&key).expect_err("refused"));
 }

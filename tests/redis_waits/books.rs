@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tower_sluice::{Charge, Key, MaxWait, Policy, Quota};
 
 use crate::harness::{
-    Redis, ann, decided, guarded, limiter, lobby, ms, patient, secs, timed, to_fill, until, us,
+    Redis, ann, context, decided, guarded, limiter, ms, patient, secs, timed, to_fill, until, us,
 };
 use crate::support::redis::RedisServer;
 
@@ -36,11 +36,11 @@ const fn cost_of(number: u64) -> u64 {
 async fn one(limiter: &Redis, number: u64) -> Option<Charge> {
     sleep(us(rand::random_range(0..100_000))).await;
     // However busy the machine: what has been given up is undone before there is too much of it.
-    while lobby(limiter).1 > 500 {
+    while context(limiter).1 > 500 {
         sleep(ms(1)).await;
     }
     let key = key_of(number);
-    let mut wait = pin!(limiter.wait(&key, cost_of(number), secs(60)));
+    let mut wait = pin!(limiter.acquire(&key, cost_of(number), secs(60)));
     match rand::random_range(0..10) {
         // Some hundred µs, as the answer takes.
         0..4 => {
@@ -66,7 +66,7 @@ async fn one(limiter: &Redis, number: u64) -> Option<Charge> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_who_go_away_at_random_spend_not_a_token_too_many() {
+async fn ten_thousand_random_drops_spend_no_extra_token() {
     guarded(async {
         let server = RedisServer::start();
         let rate = us(EACH_TOKEN * CAPACITY);
@@ -97,9 +97,9 @@ async fn ten_thousand_who_go_away_at_random_spend_not_a_token_too_many() {
             went.append(&mut ended.expect("no panic"));
         }
         for limiter in &limiters {
-            let is_done = || matches!(lobby(limiter), (0, 0, _));
+            let is_done = || matches!(context(limiter), (0, 0, _));
             until("every errand ends", secs(5), is_done).await;
-            assert_eq!(lobby(limiter), (0, 0, 0));
+            assert_eq!(context(limiter), (0, 0, 0));
         }
         nothing_stays(&server, &limiters[0]).await;
 
@@ -166,15 +166,15 @@ async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
 }
 
 /// Five are spent, and as many more as are given wait.
-async fn line(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Charge>> {
+async fn queue(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Charge>> {
     limiter
-        .wait(&ann(), 5, MaxWait::Unbounded)
+        .acquire(&ann(), 5, MaxWait::Unbounded)
         .await
         .expect("it is there");
     let mut waits = Vec::new();
     for _ in 0..count {
         let own = limiter.clone();
-        let wait = async move { own.wait(&ann(), 1, MaxWait::Unbounded).await };
+        let wait = async move { own.acquire(&ann(), 1, MaxWait::Unbounded).await };
         waits.push(tokio::spawn(async { wait.await.expect("its turn comes") }));
         // In this order.
         let wanted = Duration::from_secs(720) * u32::try_from(5 + waits.len()).expect("few");
@@ -198,14 +198,14 @@ async fn owes(limiter: &Redis, owed: Duration) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_given_up_goes_back_when_nothing_is_charged_behind_it() {
+async fn cancelled_reservation_is_refunded_if_nothing_follows_it() {
     guarded(async {
         const TOKEN: Duration = secs(720);
         let server = RedisServer::start();
         let policy = Policy::new("turns", Quota::per_hour(5));
         let limiter = limiter(patient(), &server, &policy).await;
-        let mut waits = line(&limiter, 10).await;
-        let is_quiet = || lobby(&limiter) == (6, 0, 0);
+        let mut waits = queue(&limiter, 10).await;
+        let is_quiet = || context(&limiter) == (6, 0, 0);
         waits.pop().expect("the last").abort();
         owes(&limiter, TOKEN * 14).await;
         // Behind this one something was charged, and has gone back since.
@@ -216,14 +216,14 @@ async fn what_is_given_up_goes_back_when_nothing_is_charged_behind_it() {
         until("they have gone", secs(5), is_quiet).await;
         owes(&limiter, TOKEN * 13).await;
         // Never asked, and given up in the moment of asking.
-        drop(limiter.wait(&ann(), 1, MaxWait::Unbounded));
+        drop(limiter.acquire(&ann(), 1, MaxWait::Unbounded));
         let key = ann();
-        let asks = limiter.wait(&key, 1, MaxWait::Unbounded).now_or_never();
+        let asks = limiter.acquire(&key, 1, MaxWait::Unbounded).now_or_never();
         assert!(asks.is_none());
         until("it is undone", secs(5), is_quiet).await;
         owes(&limiter, TOKEN * 13).await;
         waits.drain(..).for_each(|wait| wait.abort());
-        let is_over = || lobby(&limiter) == (0, 0, 0);
+        let is_over = || context(&limiter) == (0, 0, 0);
         until("all have gone", secs(5), is_over).await;
         owes(&limiter, TOKEN * 5).await;
     })

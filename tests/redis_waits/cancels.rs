@@ -1,4 +1,5 @@
-//! Crowds on a real Redis that leave before they are due, in any order: what stays charged is what those who stay have reserved.
+//! Crowds on a real Redis that leave before they are due, in any order: what stays charged is what those who stay have
+//! reserved.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,7 +14,7 @@ use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Charge, Limiter, MaxWait, Policy, Quota};
 
-use crate::harness::{Redis, ann, guarded, lobby, ms, patient, secs, until, us};
+use crate::harness::{Redis, ann, context, guarded, ms, patient, secs, until, us};
 use crate::support::clock_proxy::ClockProxy;
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
@@ -27,13 +28,16 @@ type Waiter = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 /// Two tokens are spent; `count` waiters come 5 ms after each other.
 async fn crowd(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<Waiter>> {
     clock.set(Timestamp::from_micros(START));
-    limiter.admit(&ann(), 2).await.expect("they are there");
+    limiter
+        .try_acquire(&ann(), 2)
+        .await
+        .expect("they are there");
     let mut waiters = Vec::new();
     for number in 1..=count {
         clock.set(Timestamp::from_micros(START + 5_000 * number));
         let own = limiter.clone();
         let mut wait: Waiter =
-            Box::pin(async move { own.wait(&ann(), 1, MaxWait::Unbounded).await });
+            Box::pin(async move { own.acquire(&ann(), 1, MaxWait::Unbounded).await });
         let owed = owed(clock, 2 + number);
         loop {
             assert!(wait.as_mut().now_or_never().is_none(), "it waits");
@@ -73,17 +77,17 @@ async fn leaves(limiter: &Redis, clock: &ManualClock, count: usize, stay: usize)
             for who in &order {
                 drop(waiters[stay + who].take());
                 if !is_at_once {
-                    until("it is done", secs(5), || lobby(limiter).1 == 0).await;
+                    until("it is done", secs(5), || context(limiter).1 == 0).await;
                     clock.advance(us(1));
                 }
             }
-            until("all is done", secs(10), || lobby(limiter).1 == 0).await;
-            assert_eq!(lobby(limiter), (stay, 0, 0));
+            until("all is done", secs(10), || context(limiter).1 == 0).await;
+            assert_eq!(context(limiter), (stay, 0, 0));
             let owed = owed(clock, 2 + stay as u64);
             assert_eq!(reset_after(limiter).await, owed, "{order:?}, {is_at_once}");
             // What stays is as good as ever.
             drop(waiters);
-            until("all is done", secs(10), || lobby(limiter).1 == 0).await;
+            until("all is done", secs(10), || context(limiter).1 == 0).await;
             limiter.reset(&ann()).await.expect("it runs");
         }
     }
@@ -98,7 +102,7 @@ fn policies() -> [Policy; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_leaves_in_any_order_leaves_the_debt_of_those_who_stay() {
+async fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
     guarded(async {
         let server = RedisServer::start();
         for policy in policies() {

@@ -44,7 +44,7 @@ async fn exhausted<B: Backend>(policy: Policy, backend: B) -> Limiter<B> {
     limiter
 }
 
-/// Scripts that were asked for. The first call of one is refused, and repeated with its text.
+/// Scripts that were asked for. The first call of one is denied, and repeated with its text.
 fn decisions(server: &RedisServer) -> u64 {
     server.calls("evalsha") + server.calls("eval")
 }
@@ -65,20 +65,20 @@ async fn a_thousand_reservations_that_cannot_fit_cost_a_handful_of_commands() {
         let before = decisions(&server);
         for _ in 0..1_000 {
             let reply = limiter.reserve(&ann(), 1, MILLI).await.expect("it answers");
-            assert!(!reply.decision.is_allowed() && reply.turn.is_none());
+            assert!(!reply.decision.is_allowed() && reply.reservation.is_none());
             assert!(
                 matches!(reply.decision.retry_after(), Some(RetryAfter::In(wait)) if wait > MILLI)
             );
         }
         for _ in 0..1_000 {
-            let waited = limiter.wait(&ann(), 1, MILLI).await;
+            let waited = limiter.acquire(&ann(), 1, MILLI).await;
             assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
         }
         asked_seldom(&server, before, &what);
         // What is known serves checks as well.
         let before = decisions(&server);
         for _ in 0..100 {
-            assert!(limiter.wait(&ann(), 1, MILLI).await.is_err());
+            assert!(limiter.acquire(&ann(), 1, MILLI).await.is_err());
             let reply = limiter.check(&ann(), 1).await.expect("it answers");
             assert!(!reply.decision.is_allowed());
         }
@@ -94,13 +94,13 @@ async fn a_crowd_of_waiters_that_cannot_fit_is_denied_here() {
     for policy in policies() {
         let what = policy.name().to_owned();
         let limiter = exhausted(policy, backend.clone()).await;
-        assert!(limiter.wait(&ann(), 1, MILLI).await.is_err());
+        assert!(limiter.acquire(&ann(), 1, MILLI).await.is_err());
         // Many of them in one call; each reads its key.
         let read = || server.calls("get") + server.calls("llen");
         let before = read();
         let key = ann();
         for _ in 0..5 {
-            let crowd = (0..200).map(|_| limiter.wait(&key, 1, MILLI));
+            let crowd = (0..200).map(|_| limiter.acquire(&key, 1, MILLI));
             for waited in join_all(crowd).await {
                 assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
             }
@@ -129,7 +129,7 @@ async fn from_a_thread_reservations_that_cannot_fit_cost_a_handful_of_commands()
             for _ in 0..1_000 {
                 let reply = limiter.reserve(&ann(), 1, MILLI).expect("it answers");
                 assert!(!reply.decision.is_allowed());
-                let waited = limiter.wait(&ann(), 1, MILLI);
+                let waited = limiter.acquire(&ann(), 1, MILLI);
                 assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
             }
             asked_seldom(&server, before, &what);
@@ -150,7 +150,7 @@ async fn a_reservation_that_may_fit_is_granted_by_redis() {
     assert!(!denied.decision.is_allowed());
     let granted = limiter.reserve(&ann(), 10, 10 * SECOND).await;
     let granted = granted.expect("it answers");
-    assert!(granted.decision.is_allowed() && granted.go_after > SECOND);
+    assert!(granted.decision.is_allowed() && granted.wait > SECOND);
     // Behind it the wait is longer than what was known before.
     let denied = limiter
         .reserve(&ann(), 10, SECOND)
@@ -162,8 +162,13 @@ async fn a_reservation_that_may_fit_is_granted_by_redis() {
         "{wait:?}"
     );
     // Given back, it is open again.
-    let turn = granted.turn.expect("a reservation's");
-    assert!(limiter.cancel(&ann(), turn).await.expect("it answers"));
+    let reservation = granted.reservation.expect("a reservation's");
+    assert!(
+        limiter
+            .cancel(&ann(), reservation)
+            .await
+            .expect("it answers")
+    );
     let again = limiter
         .reserve(&ann(), 10, 5 * SECOND)
         .await
@@ -186,7 +191,7 @@ async fn a_larger_cost_gets_its_own_wait() {
         let denied = limiter.check(&ann(), 1).await.expect("it answers");
         assert!(!denied.decision.is_allowed());
         let before = decisions(&server);
-        let told = limiter.check(&ann(), 5).await.expect("it answers");
+        let reported = limiter.check(&ann(), 5).await.expect("it answers");
         let asked = decisions(&server) - before;
         // A denial is believed for a second: on a busy machine that may be over.
         assert!(
@@ -194,10 +199,16 @@ async fn a_larger_cost_gets_its_own_wait() {
             "{what}: {asked}"
         );
         let right = beside.check(&ann(), 5).await.expect("it answers");
-        match (told.decision.retry_after(), right.decision.retry_after()) {
-            (Some(RetryAfter::In(told)), Some(RetryAfter::In(right))) => {
-                assert!(told >= right, "{what}: {told:?} {right:?}");
-                assert!(told - right < 2 * SECOND, "{what}: {told:?} {right:?}");
+        match (
+            reported.decision.retry_after(),
+            right.decision.retry_after(),
+        ) {
+            (Some(RetryAfter::In(reported)), Some(RetryAfter::In(right))) => {
+                assert!(reported >= right, "{what}: {reported:?} {right:?}");
+                assert!(
+                    reported - right < 2 * SECOND,
+                    "{what}: {reported:?} {right:?}"
+                );
             }
             other => panic!("{what}: {other:?}"),
         }

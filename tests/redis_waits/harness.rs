@@ -101,10 +101,14 @@ pub(crate) fn ann() -> Key {
     Key::from("ann")
 }
 
-/// Waiters, errands that are under way, and those that were lost.
-pub(crate) fn lobby<B: Backend>(limiter: &Limiter<B>) -> (usize, usize, usize) {
-    let lobby = limiter.backend().lobby();
-    (lobby.waiters(), lobby.errands(), lobby.lost_errands())
+/// Waiters, background tasks that are under way, and those that were lost.
+pub(crate) fn context<B: Backend>(limiter: &Limiter<B>) -> (usize, usize, usize) {
+    let context = limiter.backend().context();
+    (
+        context.waiting(),
+        context.background_tasks(),
+        context.failed_background_tasks(),
+    )
 }
 
 /// Looks again and again until it is so.

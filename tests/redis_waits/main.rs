@@ -1,4 +1,5 @@
-//! Waiting on a real Redis: turns across processes, waiters that go away, settlements, and what becomes of them all when it fails.
+//! Waiting on a real Redis: reservations across processes, waiters that go away, settlements, and what becomes of them
+//! all when it fails.
 
 mod books;
 mod cancels;
@@ -6,7 +7,7 @@ mod denials;
 mod harness;
 mod monitor;
 mod outage;
+mod reservations;
 mod settlements;
 #[path = "../support/mod.rs"]
 mod support;
-mod turns;

@@ -1,6 +1,6 @@
 //! What a server was asked, in the order in which it did it.
 //!
-//! Waiters are told apart by how long they would wait: that is an argument of the script that reserves a turn.
+//! Waiters are told apart by how long they would wait: that is an argument of the script that makes a reservation.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -40,22 +40,23 @@ impl Monitor {
         Self { stream, reader }
     }
 
-    /// Those who asked for a turn until now, in the order in which the server heard them. Each must have asked once.
+    /// Those who asked for a reservation until now, in the order in which the server heard them. Each must have asked
+    /// once.
     pub(crate) fn order(self, server: &RedisServer) -> Vec<u64> {
         // Once it has done this, it has shown all that was before.
         server.command(&["ECHO", "the end"]);
         thread::sleep(Duration::from_millis(50));
         self.stream.shutdown(Shutdown::Both).expect("a socket");
         let lines = self.reader.join().expect("no panic");
-        assert!(lines.iter().any(|line| line.ends_with("\"the end\"")));
+        assert!(lines.iter().any(|queue| queue.ends_with("\"the end\"")));
         // +1339518083.107412 [0 127.0.0.1:60866] "EVALSHA" ..
-        let commands = lines.iter().filter(|line| line.contains("] \"EVAL"));
+        let commands = lines.iter().filter(|queue| queue.contains("] \"EVAL"));
         let number = |word: &str| {
             let wait: u64 = word.parse().ok()?;
             wait.checked_sub(FIRST).filter(|number| *number < MOST)
         };
         let order: Vec<_> = commands
-            .flat_map(|line| line.split('"').filter_map(number))
+            .flat_map(|queue| queue.split('"').filter_map(number))
             .collect();
         let different: BTreeSet<_> = order.iter().collect();
         assert_eq!(different.len(), order.len(), "somebody asked twice");

@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tower_sluice::backend::BackendErrorKind;
-use tower_sluice::limiter::{Rejected, Resilient};
-use tower_sluice::{Charge, MaxWait, MemoryBackend, OnBackendError, Policy, Quota};
+use tower_sluice::limiter::{Rejected, WithFailurePolicy};
+use tower_sluice::{Charge, FailurePolicy, MaxWait, MemoryBackend, Policy, Quota};
 
 use crate::harness::{
-    LIMIT, Redis, SLACK, ann, asking, guarded, limiter, lobby, ms, nothing_panicked, secs, until,
+    LIMIT, Redis, SLACK, ann, asking, context, guarded, limiter, ms, nothing_panicked, secs, until,
     watch_for_panics,
 };
 use crate::support::redis::RedisServer;
@@ -48,7 +48,7 @@ fn crowd(limiter: &Redis, count: usize) -> JoinSet<(Duration, Outcome)> {
     for _ in 0..count {
         let limiter = limiter.clone();
         tasks.spawn(async move {
-            let outcome = limiter.wait(&ann(), 1, MaxWait::Unbounded).await;
+            let outcome = limiter.acquire(&ann(), 1, MaxWait::Unbounded).await;
             (start.elapsed(), outcome)
         });
     }
@@ -66,23 +66,23 @@ async fn recovers(limiter: &Redis) {
 
 /// What those get who ask now: an error, or what was chosen for it.
 async fn each_choice_applies(limiter: &Redis) {
-    let failed = limiter.wait(&ann(), 1, secs(5)).await;
+    let failed = limiter.acquire(&ann(), 1, secs(5)).await;
     assert!(matches!(failed, Err(Rejected::Backend(_))), "{failed:?}");
-    let resilient = |choice| Resilient::new(limiter.clone(), choice);
+    let resilient = |choice| WithFailurePolicy::new(limiter.clone(), choice);
     let start = Instant::now();
-    let denied = resilient(OnBackendError::Deny)
-        .wait(&ann(), 1, secs(5))
+    let denied = resilient(FailurePolicy::FailClosed)
+        .acquire(&ann(), 1, secs(5))
         .await;
     assert!(matches!(denied, Err(Rejected::Backend(_))), "{denied:?}");
-    let passes = resilient(OnBackendError::Allow)
-        .wait(&ann(), 1, secs(5))
+    let passes = resilient(FailurePolicy::FailOpen)
+        .acquire(&ann(), 1, secs(5))
         .await;
     assert!(passes.expect("by choice").is_none());
-    let local = OnBackendError::Fallback(MemoryBackend::new());
+    let local = FailurePolicy::Fallback(MemoryBackend::new());
     let local = resilient(local);
-    // By its own books: one goes at once, and the others wait their turns there.
+    // By its own books: one goes at once, and the others wait their reservations there.
     let key = ann();
-    let three = [(); 3].map(|()| local.wait(&key, 1, secs(5)));
+    let three = [(); 3].map(|()| local.acquire(&key, 1, secs(5)));
     let mut waited: Vec<_> = join_all(three)
         .await
         .into_iter()
@@ -94,7 +94,7 @@ async fn each_choice_applies(limiter: &Redis) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_has_a_turn_goes_at_its_time_whatever_becomes_of_redis() {
+async fn reservation_proceeds_at_its_time_despite_an_outage() {
     for outage in [Outage::Killed, Outage::Stopped] {
         guarded(async {
             let mut server = RedisServer::start();
@@ -102,7 +102,7 @@ async fn who_has_a_turn_goes_at_its_time_whatever_becomes_of_redis() {
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 51);
             until("they have turns", secs(5), || {
-                server.calls("set") >= 51 && lobby(&limiter).0 >= 45
+                server.calls("set") >= 51 && context(&limiter).0 >= 45
             })
             .await;
             sleep(ms(50)).await;
@@ -118,20 +118,26 @@ async fn who_has_a_turn_goes_at_its_time_whatever_becomes_of_redis() {
             }
             // The last of them when the bucket lacks one token no more.
             assert!(start.elapsed() < last + SLACK);
-            for (turn, at) in (0..).zip(&ended) {
-                assert!(*at >= ms(30) * turn, "{at:?} is early for {turn}");
+            for (reservation, at) in (0..).zip(&ended) {
+                assert!(
+                    *at >= ms(30) * reservation,
+                    "{at:?} is early for {reservation}"
+                );
             }
-            assert_eq!(lobby(&limiter), (0, 0, 0), "{outage:?}");
+            assert_eq!(context(&limiter), (0, 0, 0), "{outage:?}");
             outage.end(&mut server);
             recovers(&limiter).await;
-            limiter.wait(&ann(), 1, secs(5)).await.expect("it goes on");
+            limiter
+                .acquire(&ann(), 1, secs(5))
+                .await
+                .expect("it goes on");
         })
         .await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_turn_that_cannot_be_given_back_is_counted_and_passes_unused() {
+async fn failed_cancellation_is_counted() {
     for outage in [Outage::Killed, Outage::Stopped] {
         guarded(async {
             let mut server = RedisServer::options()
@@ -142,7 +148,7 @@ async fn a_turn_that_cannot_be_given_back_is_counted_and_passes_unused() {
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 11);
             until("they have turns", secs(5), || {
-                server.calls("set") >= 11 && lobby(&limiter).0 == 10
+                server.calls("set") >= 11 && context(&limiter).0 == 10
             })
             .await;
             sleep(ms(50)).await;
@@ -152,7 +158,7 @@ async fn a_turn_that_cannot_be_given_back_is_counted_and_passes_unused() {
             assert!(first.expect("no panic").1.is_ok());
             tasks.shutdown().await;
             until("all have been lost", secs(5), || {
-                lobby(&limiter) == (0, 0, 10)
+                context(&limiter) == (0, 0, 10)
             })
             .await;
             assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
@@ -170,7 +176,7 @@ async fn a_turn_that_cannot_be_given_back_is_counted_and_passes_unused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_of_a_line_before_a_window_learns_of_the_outage_in_time() {
+async fn every_waiter_before_a_window_sees_the_outage_in_time() {
     for outage in [Outage::Killed, Outage::Stopped] {
         guarded(async {
             let mut server = RedisServer::start();
@@ -178,7 +184,7 @@ async fn each_of_a_line_before_a_window_learns_of_the_outage_in_time() {
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 55);
             until("five have gone", secs(5), || {
-                tasks.len() == 55 && lobby(&limiter).0 == 50
+                tasks.len() == 55 && context(&limiter).0 == 50
             })
             .await;
             sleep(ms(20)).await;
@@ -199,9 +205,9 @@ async fn each_of_a_line_before_a_window_learns_of_the_outage_in_time() {
             // The wait of the first, and five that find out for all.
             let took = start.elapsed();
             assert!(took < ms(440) + 5 * LIMIT + SLACK, "{took:?}");
-            assert_eq!(lobby(&limiter), (0, 0, 0));
-            let choice = Resilient::new(limiter.clone(), OnBackendError::Allow);
-            let passes = choice.wait(&ann(), 1, secs(5)).await;
+            assert_eq!(context(&limiter), (0, 0, 0));
+            let choice = WithFailurePolicy::new(limiter.clone(), FailurePolicy::FailOpen);
+            let passes = choice.acquire(&ann(), 1, secs(5)).await;
             assert!(passes.expect("by choice").is_none());
 
             outage.end(&mut server);
@@ -217,14 +223,14 @@ async fn each_of_a_line_before_a_window_learns_of_the_outage_in_time() {
 
 /// The first of the line sleeps meanwhile, and nobody else asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_outage_that_nobody_asked_in_costs_a_line_nothing() {
+async fn unobserved_outage_costs_a_queue_nothing() {
     for outage in [Outage::Killed, Outage::Stopped] {
         guarded(async {
             let mut server = RedisServer::start();
             let policy = Policy::new("window", Quota::sliding_log(5, ms(1_400)));
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 10);
-            until("five have gone", secs(5), || lobby(&limiter).0 == 5).await;
+            until("five have gone", secs(5), || context(&limiter).0 == 5).await;
             sleep(ms(20)).await;
             outage.begin(&mut server);
             sleep(ms(100)).await;
@@ -232,14 +238,14 @@ async fn an_outage_that_nobody_asked_in_costs_a_line_nothing() {
             while let Some(one) = tasks.join_next().await {
                 one.expect("no panic").1.expect("the line goes on");
             }
-            assert_eq!(lobby(&limiter), (0, 0, 0));
+            assert_eq!(context(&limiter), (0, 0, 0));
         })
         .await;
     }
 }
 
 #[test]
-fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
+fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
     watch_for_panics();
     let runtime = |is_multi_thread| {
         let mut builder = match is_multi_thread {
@@ -262,7 +268,7 @@ fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
                     let one = tasks.join_next().await.expect("five go at once");
                     one.expect("no panic").1.expect("it is there");
                 }
-                let all_told = || lobby(&limiter).0 == 100;
+                let all_told = || context(&limiter).0 == 100;
                 until("the others wait", secs(5), all_told).await;
                 sleep(ms(100)).await;
                 tasks.detach_all();
@@ -271,12 +277,12 @@ fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
             let start = Instant::now();
             drop(first);
             assert!(start.elapsed() < SLACK);
-            assert_eq!(lobby(&limiter), (0, 0, lost), "{policy:?}");
+            assert_eq!(context(&limiter), (0, 0, lost), "{policy:?}");
             // The state is as it was, and another runtime finds it.
             runtime(false).block_on(guarded(async {
                 recovers(&limiter).await;
-                let refused = limiter.wait(&ann(), 1, secs(1)).await;
-                assert!(matches!(refused, Err(Rejected::Denied(_))), "{refused:?}");
+                let rejected = limiter.acquire(&ann(), 1, secs(1)).await;
+                assert!(matches!(rejected, Err(Rejected::Denied(_))), "{rejected:?}");
             }));
             nothing_panicked();
         }

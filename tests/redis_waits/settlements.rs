@@ -7,7 +7,7 @@ use tower_sluice::backend::Backend;
 use tower_sluice::{Charge, Cost, Key, Policy, Quota};
 
 use crate::harness::{
-    LIMIT, Redis, SLACK, ann, asking, guarded, limiter, lobby, ms, patient, secs, until,
+    LIMIT, Redis, SLACK, ann, asking, context, guarded, limiter, ms, patient, secs, until,
 };
 use crate::support::redis::RedisServer;
 
@@ -19,18 +19,18 @@ async fn left(limiter: &Redis, key: &Key) -> u64 {
     limiter.peek(key).await.expect("it runs").remaining()
 }
 
-async fn admit(limiter: &Redis, key: &Key, cost: impl Into<Cost>) -> Charge {
-    limiter.admit(key, cost).await.expect("it is there")
+async fn acquire(limiter: &Redis, key: &Key, cost: impl Into<Cost>) -> Charge {
+    limiter.try_acquire(key, cost).await.expect("it is there")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_all_tasks_that_settle_a_charge_at_once_one_does() {
+async fn one_of_many_concurrent_settlements_takes_effect() {
     guarded(async {
         let server = RedisServer::start();
         let limiter = limiter(patient(), &server, &a_hundred()).await;
         for round in 0..100_u64 {
             let key = Key::from(round);
-            let charge = admit(&limiter, &key, 30).await;
+            let charge = acquire(&limiter, &key, 30).await;
             let before = server_calls(&server, round);
             let mut tasks = JoinSet::new();
             for number in 0..8_u64 {
@@ -52,11 +52,11 @@ async fn of_all_tasks_that_settle_a_charge_at_once_one_does() {
                 });
             }
             let done: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
-            let [(spent, told)] = done[..] else {
+            let [(spent, reported)] = done[..] else {
                 panic!("{done:?}");
             };
             assert_eq!(
-                (told, left(&limiter, &key).await),
+                (reported, left(&limiter, &key).await),
                 (100 - spent, 100 - spent)
             );
             if let Some(before) = before {
@@ -65,7 +65,7 @@ async fn of_all_tasks_that_settle_a_charge_at_once_one_does() {
                 assert!(calls <= before + 4, "{before} and {calls}");
             }
         }
-        assert_eq!(lobby(&limiter), (0, 0, 0));
+        assert_eq!(context(&limiter), (0, 0, 0));
     })
     .await;
 }
@@ -76,13 +76,13 @@ fn server_calls(server: &RedisServer, round: u64) -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_charge_that_nobody_settles_sends_nothing() {
+async fn unsettled_charge_sends_no_command() {
     guarded(async {
         let server = RedisServer::start();
         let limiter = limiter(patient(), &server, &a_hundred()).await;
         let charges = join_all((0..64_u64).map(|number| {
             let limiter = limiter.clone();
-            async move { admit(&limiter, &Key::from(number), 30).await }
+            async move { acquire(&limiter, &Key::from(number), 30).await }
         }))
         .await;
         let asked = || server.calls("evalsha") + server.calls("eval");
@@ -92,16 +92,16 @@ async fn a_charge_that_nobody_settles_sends_nothing() {
             let right = charge.clone().settle(30).await.expect("the first");
             assert!(right.is_none());
         }
-        drop(admit(&limiter, &ann(), 30).await);
+        drop(acquire(&limiter, &ann(), 30).await);
         tokio::time::sleep(ms(50)).await;
-        assert_eq!((asked(), lobby(&limiter)), (before + 1, (0, 0, 0)));
+        assert_eq!((asked(), context(&limiter)), (before + 1, (0, 0, 0)));
         assert_eq!(left(&limiter, &ann()).await, 70);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_settlement_goes_on_when_nobody_waits_for_it() {
+async fn dropped_settlement_completes() {
     guarded(async {
         let server = RedisServer::start();
         let policy = Policy::new("both", Quota::per_day(1_000))
@@ -109,14 +109,14 @@ async fn a_settlement_goes_on_when_nobody_waits_for_it() {
         let limiter = limiter(patient(), &server, &policy).await;
         let mut charges = Vec::new();
         for _ in 0..20 {
-            charges.push(admit(&limiter, &ann(), Cost::each([10, 20])).await);
+            charges.push(acquire(&limiter, &ann(), Cost::each([10, 20])).await);
         }
         for charge in charges {
             // One down, one up.
             drop(charge.settle(Cost::each([5, 30])));
         }
-        assert_eq!(lobby(&limiter).1, 20);
-        until("all are done", secs(5), || lobby(&limiter) == (0, 0, 0)).await;
+        assert_eq!(context(&limiter).1, 20);
+        until("all are done", secs(5), || context(&limiter) == (0, 0, 0)).await;
         let snapshot = limiter.peek(&ann()).await.expect("it runs");
         let spent: Vec<_> = snapshot
             .quotas()
@@ -129,13 +129,13 @@ async fn a_settlement_goes_on_when_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn what_a_window_has_left_behind_stays_behind() {
+async fn passed_windows_are_not_refunded() {
     guarded(async {
         let server = RedisServer::start();
         for cost in [0, 10] {
             let policy = Policy::new("log", Quota::sliding_log(100, ms(60)));
             let limiter = limiter(patient(), &server, &policy).await;
-            let charge = admit(&limiter, &ann(), 30).await;
+            let charge = acquire(&limiter, &ann(), 30).await;
             tokio::time::sleep(ms(61)).await;
             let after = charge.settle(cost).await.expect("the first");
             assert_eq!(after.expect("the numbers").remaining(), 100);
@@ -145,7 +145,7 @@ async fn what_a_window_has_left_behind_stays_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_dearer_than_thought_is_a_debt_of_up_to_twice_the_limit() {
+async fn extra_cost_is_a_debt_of_up_to_twice_the_limit() {
     guarded(async {
         let server = RedisServer::start();
         for quota in [
@@ -158,7 +158,7 @@ async fn what_is_dearer_than_thought_is_a_debt_of_up_to_twice_the_limit() {
             let limiter = limiter(patient(), &server, &Policy::new("debts", quota)).await;
             for (number, cost) in [(1, u64::MAX), (2, 201), (3, 150), (4, 0)] {
                 let key = Key::from(number);
-                let charge = admit(&limiter, &key, 30).await;
+                let charge = acquire(&limiter, &key, 30).await;
                 let after = charge.settle(cost).await.expect("the first");
                 let after = after.expect("a change");
                 assert_eq!(after.remaining(), 100_u64.saturating_sub(cost));
@@ -174,23 +174,23 @@ async fn what_is_dearer_than_thought_is_a_debt_of_up_to_twice_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_1024_settlements_at_a_time_are_refused_and_counted() {
+async fn settlements_above_1024_fail_and_are_counted() {
     guarded(async {
         let server = RedisServer::start();
         let policy = Policy::new("many", Quota::per_day(10_000));
-        // Longer than the server stands still, and shorter than an errand may take.
+        // Longer than the server stands still, and shorter than a background task may take.
         let limiter = limiter(asking().time_limit(secs(4)), &server, &policy).await;
         let ann = ann();
-        let charges = join_all((0..1_030).map(|_| limiter.admit(&ann, 1))).await;
+        let charges = join_all((0..1_030).map(|_| limiter.try_acquire(&ann, 1))).await;
         let charges: Vec<_> = charges
             .into_iter()
             .map(|c| c.expect("it is there"))
             .collect();
         server.pause();
         let settlements: Vec<_> = charges.iter().map(Charge::cancel).collect();
-        assert_eq!(lobby(&limiter), (0, 1_024, 6));
+        assert_eq!(context(&limiter), (0, 1_024, 6));
         tokio::time::sleep(ms(100)).await;
-        assert_eq!(lobby(&limiter), (0, 1_024, 6));
+        assert_eq!(context(&limiter), (0, 1_024, 6));
         server.resume();
         let outcomes = join_all(settlements).await;
         let failed: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
@@ -199,19 +199,19 @@ async fn more_than_1024_settlements_at_a_time_are_refused_and_counted() {
             assert!(!error.is_settled());
             assert_eq!(error.to_string(), "too many settlements are under way");
         }
-        until("all are done", secs(5), || lobby(&limiter) == (0, 0, 6)).await;
+        until("all are done", secs(5), || context(&limiter) == (0, 0, 6)).await;
         assert_eq!(left(&limiter, &ann).await, 10_000 - 6);
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_settlement_that_fails_says_so_and_is_counted() {
+async fn failed_settlement_returns_an_error_and_is_counted() {
     guarded(async {
         let mut server = RedisServer::start();
         let limiter = limiter(asking(), &server, &a_hundred()).await;
         let ann = ann();
-        let charges = join_all((0..8).map(|_| limiter.admit(&ann, 1))).await;
+        let charges = join_all((0..8).map(|_| limiter.try_acquire(&ann, 1))).await;
         let charges: Vec<_> = charges
             .into_iter()
             .map(|c| c.expect("it is there"))
@@ -231,7 +231,7 @@ async fn a_settlement_that_fails_says_so_and_is_counted() {
                 "{source}"
             );
             assert!(start.elapsed() < LIMIT + SLACK);
-            assert_eq!(lobby(&limiter), (0, 0, number));
+            assert_eq!(context(&limiter), (0, 0, number));
         }
         // The circuit is open by now, and that costs no time, nor a task.
         assert!(
@@ -246,13 +246,13 @@ async fn a_settlement_that_fails_says_so_and_is_counted() {
 }
 
 #[test]
-fn without_a_runtime_a_settlement_says_so() {
+fn settlement_without_a_runtime_returns_an_error() {
     let server = RedisServer::start();
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().expect("a runtime");
     let (limiter, charge) = runtime.block_on(async {
         let limiter = limiter(patient(), &server, &a_hundred()).await;
-        let charge = admit(&limiter, &ann(), 30).await;
+        let charge = acquire(&limiter, &ann(), 30).await;
         (limiter, charge)
     });
     let settled = charge.settle(45).now_or_never().expect("at once");
@@ -262,7 +262,7 @@ fn without_a_runtime_a_settlement_says_so() {
         error.to_string(),
         "settling with a remote backend needs a Tokio runtime, and there is none here"
     );
-    assert_eq!(limiter.backend().lobby().lost_errands(), 1);
+    assert_eq!(limiter.backend().context().failed_background_tasks(), 1);
     let left = runtime.block_on(left(&limiter, &ann()));
     assert_eq!(left, 70);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::task::{JoinSet, yield_now};
 use tower_sluice::semaphore::{MemorySemaphore, Permit, PermitBackend};
-use tower_sluice::{Key, Permits, Semaphore};
+use tower_sluice::{Key, Semaphore, SemaphorePolicy};
 
 /// Polls a future so many times, letting others run in between, then drops it, and what it has come to.
 async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
@@ -40,10 +40,10 @@ async fn visit<B: PermitBackend>(semaphore: Semaphore<B>, weight: u32) -> Option
     Some(())
 }
 
-/// 1000 acquires, each dropped after a random number of polls: before it was sent, in the line, on the way, with the permit in
-/// its hands, while it gives it back. `most` polls take about as long as a whole visit.
+/// 1000 acquires, each dropped after a random number of polls: before it was sent, in the line, on the way, with the
+/// permit in its hands, while it gives it back. `most` polls take about as long as a whole visit.
 async fn nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B> {
-    let permits = Permits::new("exports", 5).with_lease(Duration::from_secs(600));
+    let permits = SemaphorePolicy::new("exports", 5).with_lease(Duration::from_secs(600));
     let semaphore = Semaphore::new(permits, backend);
     let (mut tasks, mut ended) = (JoinSet::new(), 0);
     for number in 0..1_000 {
@@ -73,7 +73,7 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_memory() {
     for _ in 0..3 {
         let semaphore = nothing_leaks(MemorySemaphore::new(), 60).await;
         assert_eq!(semaphore.backend().keys(), 0);
-        assert_eq!(semaphore.backend().lobby().waiters(), 0);
+        assert_eq!(semaphore.backend().context().waiting(), 0);
         assert!(semaphore.try_acquire(&Key::from("ann"), 5).await.is_ok());
     }
 }
@@ -89,17 +89,21 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
         let builder = builder.time_limit(Duration::from_secs(20));
         let redis = builder.connect(server.url()).await.expect("it runs");
         let semaphore = nothing_leaks(RedisSemaphore::new(&redis), 200).await;
-        let lobby = semaphore.backend().lobby();
-        // What is given back in the background is done when no errand is left; the lease of 10 minutes would not help.
+        let context = semaphore.backend().context();
+        // What is given back in the background is done when no background task is left; the lease of 10 minutes would
+        // not help.
         let done = async {
-            while lobby.errands() > 0 || !server.keys().is_empty() {
+            while context.background_tasks() > 0 || !server.keys().is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let done = tokio::time::timeout(Duration::from_secs(10), done).await;
         assert!(done.is_ok(), "left behind: {:?}", server.keys());
-        assert_eq!((lobby.waiters(), lobby.held_permits()), (0, 0));
-        assert_eq!((lobby.lost_errands(), lobby.lost_permits()), (0, 0));
+        assert_eq!((context.waiting(), context.held_permits()), (0, 0));
+        assert_eq!(
+            (context.failed_background_tasks(), context.lost_permits()),
+            (0, 0)
+        );
         let all = semaphore.try_acquire(&Key::from("ann"), 5).await;
         assert!(all.is_ok(), "all are free");
     }
@@ -107,12 +111,15 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
 
 #[cfg(feature = "redis")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_thousand_permits_that_end_together_are_all_given_back() {
+async fn three_thousand_concurrent_releases_all_complete() {
     use tower_sluice::{RedisBackend, RedisSemaphore};
 
     let server = crate::support::redis::RedisServer::start();
     let redis = RedisBackend::connect(server.url()).await.expect("it runs");
-    let semaphore = Semaphore::new(Permits::new("exports", 1), RedisSemaphore::new(&redis));
+    let semaphore = Semaphore::new(
+        SemaphorePolicy::new("exports", 1),
+        RedisSemaphore::new(&redis),
+    );
     let mut held = Vec::new();
     for number in 0..3_000_u64 {
         held.push(
@@ -123,19 +130,25 @@ async fn three_thousand_permits_that_end_together_are_all_given_back() {
         );
     }
     drop(held);
-    let lobby = semaphore.backend().lobby();
+    let context = semaphore.backend().context();
     for _ in 0..1_000 {
-        if lobby.errands() > 0 {
+        if context.background_tasks() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    assert_eq!((lobby.errands(), lobby.lost_errands()), (0, 0));
+    assert_eq!(
+        (
+            context.background_tasks(),
+            context.failed_background_tasks()
+        ),
+        (0, 0)
+    );
     assert!(server.keys().is_empty(), "{} are left", server.keys().len());
 }
 
 #[cfg(feature = "redis")]
 #[test]
-fn an_acquire_that_is_dropped_outside_of_its_runtime_is_given_back_in_it() {
+fn acquire_dropped_outside_its_runtime_is_released_in_it() {
     use tower_sluice::{RedisBackend, RedisSemaphore};
 
     let server = crate::support::redis::RedisServer::start();
@@ -147,7 +160,7 @@ fn an_acquire_that_is_dropped_outside_of_its_runtime_is_given_back_in_it() {
     let builder = RedisBackend::builder().time_limit(Duration::from_secs(4));
     let redis = runtime.block_on(builder.connect(server.url()));
     let redis = RedisSemaphore::new(&redis.expect("it runs"));
-    let semaphore = Semaphore::new(Permits::new("exports", 1), redis);
+    let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), redis);
     let key = Key::from("ann");
     assert!(runtime.block_on(semaphore.peek(&key)).is_ok());
     server.pause();
@@ -162,10 +175,10 @@ fn an_acquire_that_is_dropped_outside_of_its_runtime_is_given_back_in_it() {
     runtime.block_on(polled);
     drop(asked);
     server.resume();
-    let lobby = semaphore.backend().lobby();
-    assert_eq!(lobby.lost_errands(), 0);
+    let context = semaphore.backend().context();
+    assert_eq!(context.failed_background_tasks(), 0);
     let since = std::time::Instant::now();
-    while lobby.errands() > 0 || !server.keys().is_empty() {
+    while context.background_tasks() > 0 || !server.keys().is_empty() {
         assert!(since.elapsed() < Duration::from_secs(10), "it stays");
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -1,12 +1,12 @@
-//! Every order in which permits with leases can be acquired in two runtimes and dropped, time can pass, and the first runtime
-//! can stop, with the task that renews in it or elsewhere.
+//! Every order in which permits with leases can be acquired in two runtimes and dropped, time can pass, and the first
+//! runtime can stop, with the task that renews in it or elsewhere.
 
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::MemorySemaphore;
-use tower_sluice::{Key, Permit, Permits, Semaphore};
+use tower_sluice::{Key, Permit, Semaphore, SemaphorePolicy};
 
 const LEASE: Duration = Duration::from_secs(30);
 /// One more takes six times as long, and has been tried.
@@ -47,7 +47,7 @@ impl Stand {
     fn new() -> Self {
         let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
         let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
-        let permits = Permits::new("exports", 9).with_lease(LEASE);
+        let permits = SemaphorePolicy::new("exports", 9).with_lease(LEASE);
         let runtime = || Builder::new_current_thread().enable_time().build().ok();
         Self {
             clock,
@@ -134,7 +134,7 @@ fn try_these(steps: &[Step]) -> bool {
 }
 
 #[test]
-fn no_order_of_steps_loses_a_permit_whose_runtime_is_left() {
+fn no_interleaving_loses_a_permit_of_a_living_runtime() {
     let mut tried = 0;
     let mut open = vec![vec![Step::Acquire(0)], vec![Step::Acquire(1)]];
     while let Some(steps) = open.pop() {

@@ -6,8 +6,8 @@ use smallvec::smallvec;
 use tokio::time::sleep;
 use tower_sluice::backend::{Answer, BackendErrorKind};
 use tower_sluice::clock::{ManualClock, Timestamp};
-use tower_sluice::semaphore::{NoPermit, PermitBackend, PermitId, PermitOp, PermitReply};
-use tower_sluice::{Key, Permits, RedisBackend, RedisSemaphore, Semaphore};
+use tower_sluice::semaphore::{AcquireError, PermitBackend, PermitId, PermitOp, PermitReply};
+use tower_sluice::{Key, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy};
 
 use crate::support::frozen::Frozen;
 use crate::support::proxy::Proxy;
@@ -20,8 +20,8 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-fn permits(capacity: u32) -> Permits {
-    Permits::new("exports", capacity).with_lease(30 * SECOND)
+fn permits(capacity: u32) -> SemaphorePolicy {
+    SemaphorePolicy::new("exports", capacity).with_lease(30 * SECOND)
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -57,7 +57,7 @@ impl Held {
     async fn semaphore(&self) -> Semaphore<RedisSemaphore> {
         let redis = RedisBackend::connect(self.proxy.url()).await;
         let redis = redis.expect("it runs");
-        Semaphore::new(self.beside.permits().clone(), RedisSemaphore::new(&redis))
+        Semaphore::new(self.beside.policy().clone(), RedisSemaphore::new(&redis))
     }
 
     async fn remaining(&self) -> u64 {
@@ -88,7 +88,7 @@ async fn an_acquire_that_arrives_after_its_release_holds_nothing() {
     let before = held.passed();
     held.proxy.hold();
     match semaphore.try_acquire(&ann(), 1).await {
-        Err(NoPermit::Backend(error)) => {
+        Err(AcquireError::Backend(error)) => {
             assert!(matches!(error.kind(), BackendErrorKind::Timeout(_)));
         }
         other => panic!("{other:?}"),
@@ -129,7 +129,7 @@ async fn a_wait_that_arrives_after_its_release_neither_holds_nor_waits() {
         held.proxy.hold();
     };
     let (waits, ()) = tokio::join!(waits, hold);
-    assert!(matches!(waits, Err(NoPermit::Backend(_))), "{waits:?}");
+    assert!(matches!(waits, Err(AcquireError::Backend(_))), "{waits:?}");
     // The place was given up.
     let queue = format!("{NAME}pq");
     until("the release is done", || {
@@ -177,13 +177,13 @@ async fn from_a_thread_an_acquire_that_arrives_after_its_release_holds_nothing()
     let got = tokio::task::spawn_blocking(acquire)
         .await
         .expect("no panic");
-    assert!(matches!(got, Err(NoPermit::Backend(_))), "{got:?}");
+    assert!(matches!(got, Err(AcquireError::Backend(_))), "{got:?}");
     until("the release passes", || held.passed() > before).await;
     held.late_request_arrives().await;
     assert_eq!(held.remaining().await, 1);
 }
 
-async fn ask(redis: &RedisSemaphore, permits: &Permits, op: PermitOp) -> PermitReply {
+async fn ask(redis: &RedisSemaphore, permits: &SemaphorePolicy, op: PermitOp) -> PermitReply {
     let reply = match redis.ask(op, permits, &ann()) {
         Answer::Now(reply) => reply,
         Answer::Later(reply) => reply.await,
@@ -276,7 +276,7 @@ async fn revoked_ids_are_bounded_and_end_with_their_key() {
     let server = RedisServer::start();
     let redis = RedisBackend::connect(server.url()).await.expect("it runs");
     let redis = RedisSemaphore::new(&redis);
-    let permits = Permits::new("exports", 2).with_lease(SECOND);
+    let permits = SemaphorePolicy::new("exports", 2).with_lease(SECOND);
     for _ in 0..1_100 {
         let _ = ask(&redis, &permits, PermitOp::Revoke(PermitId::random())).await;
     }
@@ -298,8 +298,8 @@ async fn a_permit_with_a_shorter_lease_keeps_what_was_revoked_with_a_longer_one(
     let server = RedisServer::start();
     let redis = RedisBackend::connect(server.url()).await.expect("it runs");
     let redis = RedisSemaphore::new(&redis);
-    let long = Permits::new("exports", 2).with_lease(Duration::from_secs(3_600));
-    let short = Permits::new("exports", 2).with_lease(SECOND);
+    let long = SemaphorePolicy::new("exports", 2).with_lease(Duration::from_secs(3_600));
+    let short = SemaphorePolicy::new("exports", 2).with_lease(SECOND);
     let late = PermitId::random();
     let _ = ask(&redis, &long, PermitOp::Revoke(late)).await;
     let id = PermitId::random();

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tower_sluice::backend::{Answer, Lobby};
+use tower_sluice::backend::{Answer, BackendContext};
 use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
-use tower_sluice::{Key, Permits, Semaphore};
+use tower_sluice::{Key, Semaphore, SemaphorePolicy};
 
 use crate::settle;
 
@@ -52,7 +52,7 @@ impl Leases {
     }
 
     pub(crate) fn semaphore(&self, capacity: u32) -> Semaphore<Self> {
-        let permits = Permits::new("exports", capacity).with_lease(12 * SECOND);
+        let permits = SemaphorePolicy::new("exports", capacity).with_lease(12 * SECOND);
         Semaphore::new(permits, self.clone())
     }
 
@@ -76,7 +76,7 @@ impl PermitBackend for Leases {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        permits: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, Down>, Self::Future> {
         if let PermitOp::Renew(ids) = &op {
@@ -93,21 +93,21 @@ impl PermitBackend for Leases {
         Answer::Later(std::future::ready(Ok(reply)))
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.memory.lobby()
+    fn context(&self) -> &BackendContext {
+        self.memory.context()
     }
 
     fn has_leases(&self) -> bool {
         true
     }
 
-    fn next_look(
+    fn next_attempt(
         &self,
-        permits: &Permits,
+        permits: &SemaphorePolicy,
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        self.memory.next_look(permits, reply, waiters)
+        self.memory.next_attempt(permits, reply, waiters)
     }
 
     fn new_id(&self) -> PermitId {
@@ -132,7 +132,7 @@ async fn all_permits_of_a_key_are_renewed_together_three_times_a_lease() {
         .try_acquire(&Key::from("bob"), 1)
         .await
         .expect("free");
-    assert_eq!(leases.lobby().held_permits(), 51);
+    assert_eq!(leases.context().held_permits(), 51);
     leases.pass(60 * SECOND).await;
     assert!(held.iter().all(|permit| !permit.is_lost()) && !bob.is_lost());
     let ann: Vec<_> = leases
@@ -156,7 +156,7 @@ async fn all_permits_of_a_key_are_renewed_together_three_times_a_lease() {
     drop(bob);
     settle().await;
     assert_eq!(
-        (leases.lobby().held_permits(), leases.memory.keys()),
+        (leases.context().held_permits(), leases.memory.keys()),
         (0, 0)
     );
     let before = leases.renewals.lock().len();
@@ -169,7 +169,7 @@ async fn all_permits_of_a_key_are_renewed_together_three_times_a_lease() {
 }
 
 #[tokio::test]
-async fn a_permit_that_a_renewal_finds_gone_is_lost_and_its_release_frees_nothing() {
+async fn permit_missing_at_renewal_is_lost_and_releases_nothing() {
     let leases = Leases::new();
     let semaphore = leases.semaphore(1);
     let permit = semaphore
@@ -181,9 +181,7 @@ async fn a_permit_that_a_renewal_finds_gone_is_lost_and_its_release_frees_nothin
     assert!((&mut lost).now_or_never().is_none());
     // As after a restart that lost everything.
     let op = PermitOp::Release(permit.id());
-    let _ = leases
-        .memory
-        .ask(op, semaphore.permits(), &Key::from("ann"));
+    let _ = leases.memory.ask(op, semaphore.policy(), &Key::from("ann"));
     let other = semaphore
         .try_acquire(&Key::from("ann"), 1)
         .await
@@ -194,7 +192,7 @@ async fn a_permit_that_a_renewal_finds_gone_is_lost_and_its_release_frees_nothin
         permit.lost().now_or_never().is_some(),
         "who asks later hears it too"
     );
-    assert_eq!(leases.lobby().lost_permits(), 1);
+    assert_eq!(leases.context().lost_permits(), 1);
     assert!(
         !permit.release().await.expect("it answers"),
         "nothing to give back"
@@ -220,7 +218,7 @@ async fn a_permit_lasts_through_an_outage_shorter_than_its_lease() {
 }
 
 #[tokio::test]
-async fn a_permit_that_nobody_renewed_for_a_whole_lease_is_lost() {
+async fn permit_not_renewed_for_a_lease_is_lost() {
     let leases = Leases::new();
     let semaphore = leases.semaphore(1);
     let permit = semaphore
@@ -238,7 +236,7 @@ async fn a_permit_that_nobody_renewed_for_a_whole_lease_is_lost() {
 }
 
 #[tokio::test]
-async fn a_permit_of_a_holder_that_stood_still_goes_to_another() {
+async fn permit_of_a_paused_holder_is_given_to_another() {
     let leases = Leases::new();
     let semaphore = leases.semaphore(1);
     let permit = semaphore
@@ -259,14 +257,14 @@ async fn a_permit_of_a_holder_that_stood_still_goes_to_another() {
 }
 
 #[tokio::test]
-async fn one_who_waits_gets_the_permit_of_a_lease_that_ends() {
+async fn waiter_gets_the_permit_of_an_expired_lease() {
     let leases = Leases::new();
     let semaphore = leases.semaphore(1);
     // Held by nobody who would renew it.
     let (id, key) = (PermitId::random(), Key::from("ann"));
     let _ = leases.memory.ask(
         PermitOp::Acquire { id, weight: 1 },
-        semaphore.permits(),
+        semaphore.policy(),
         &key,
     );
     let waiter = {
@@ -281,7 +279,7 @@ async fn one_who_waits_gets_the_permit_of_a_lease_that_ends() {
 }
 
 #[tokio::test]
-async fn a_holder_that_let_nothing_else_run_for_a_lease_sees_at_once_that_its_permit_is_lost() {
+async fn holder_that_blocked_its_runtime_for_a_lease_sees_its_permit_lost() {
     let leases = Leases::new();
     let semaphore = leases.semaphore(1);
     let permit = semaphore
@@ -298,6 +296,6 @@ async fn a_holder_that_let_nothing_else_run_for_a_lease_sees_at_once_that_its_pe
     assert!(permit.is_lost());
     assert!(lost.now_or_never().is_some());
     settle().await;
-    assert_eq!(leases.lobby().lost_permits(), 1);
+    assert_eq!(leases.context().lost_permits(), 1);
     assert!(!permit.release().await.expect("it answers"));
 }

@@ -1,12 +1,11 @@
-//! Permits: who gets one and when, that each is given back once whichever way it ends, and what becomes of those whose holder
-//! stands still, dies, or loses its Redis.
+//! Permits: who gets one and when, that each is given back once whichever way it ends, and what becomes of those whose
+//! holder stands still, dies, or loses its Redis.
 
 mod drops;
 mod keeper_orders;
 #[cfg(feature = "redis")]
 mod late;
 mod leases;
-mod line;
 mod orders;
 #[cfg(feature = "redis")]
 mod outage;
@@ -16,6 +15,7 @@ mod properties;
 #[cfg(not(feature = "redis"))]
 #[path = "../support/property.rs"]
 mod property;
+mod queue;
 mod runtimes;
 #[cfg(feature = "redis")]
 mod script;

@@ -1,8 +1,9 @@
-//! Every order in which two who wait, one who only tries, and releases can follow each other, and every point at which they go.
+//! Every order in which two who wait, one who only tries, and releases can follow each other, and every point at which
+//! they go.
 //!
-//! What runs between two points of waiting is one step here, but for the one place where others can come in between: all else
-//! memory decides under a lock. Who is not woken is not
-//! polled, as in a runtime, so that a word that is lost shows.
+//! What runs between two points of waiting is one step here, but for the one place where others can come in between:
+//! all else memory decides under a lock. Who is not woken is not polled, as in a runtime, so that a word that is lost
+//! shows.
 
 use std::convert::Infallible;
 use std::future::Ready;
@@ -14,17 +15,17 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use tower_sluice::backend::{Answer, Lobby};
+use tower_sluice::backend::{Answer, BackendContext};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{
-    MemorySemaphore, NoPermit, Permit, PermitBackend, PermitOp, PermitReply,
+    AcquireError, MemorySemaphore, Permit, PermitBackend, PermitOp, PermitReply,
 };
-use tower_sluice::{Key, MaxWait, Permits, Semaphore};
+use tower_sluice::{Key, MaxWait, Semaphore, SemaphorePolicy};
 
 /// More make the test five times as long each; 8 have been tried, too.
 const LONGEST: usize = 7;
 
-type Waits<'a> = Pin<Box<dyn Future<Output = Result<Permit, NoPermit<Infallible>>> + 'a>>;
+type Waits<'a> = Pin<Box<dyn Future<Output = Result<Permit, AcquireError<Infallible>>> + 'a>>;
 
 #[derive(Default)]
 struct Woken(AtomicBool);
@@ -65,7 +66,7 @@ struct Stand<'a> {
     /// How many have come: in the order of their numbers, for another one is the same with other weights.
     came: usize,
     /// Those who wait, as they came.
-    line: Vec<usize>,
+    queue: Vec<usize>,
 }
 
 impl Stand<'_> {
@@ -78,7 +79,7 @@ impl Stand<'_> {
             // Who has not come has nothing to give up.
             Step::Drop(who) => {
                 let waiter = &self.waiters[who];
-                !waiter.has_gone && (waiter.held.is_some() || self.line.contains(&who))
+                !waiter.has_gone && (waiter.held.is_some() || self.queue.contains(&who))
             }
             // Otherwise it changes nothing.
             Step::Try => self.semaphore.backend().held() < 2,
@@ -91,7 +92,7 @@ impl Stand<'_> {
             Step::Poll(who) => {
                 if who == self.came {
                     self.came += 1;
-                    self.line.push(who);
+                    self.queue.push(who);
                 }
                 let waiter = &mut self.waiters[who];
                 waiter.woken.0.store(false, SeqCst);
@@ -102,14 +103,14 @@ impl Stand<'_> {
                 if let Poll::Ready(got) = waits.as_mut().poll(&mut Context::from_waker(&waker)) {
                     waiter.held = Some(got.expect("it has no bound"));
                     waiter.waits = None;
-                    assert_eq!(self.line[0], who, "he has passed others");
-                    self.line.remove(0);
+                    assert_eq!(self.queue[0], who, "he has passed others");
+                    self.queue.remove(0);
                 }
             }
             Step::Drop(who) => {
                 let waiter = &mut self.waiters[who];
                 (waiter.waits, waiter.held, waiter.has_gone) = (None, None, true);
-                self.line.retain(|other| *other != who);
+                self.queue.retain(|other| *other != who);
             }
             Step::Try => {
                 let mut tries = Box::pin(self.semaphore.try_acquire(self.key, 1));
@@ -129,7 +130,7 @@ impl Stand<'_> {
         let held = held.chain(&self.first).map(Permit::weight).sum::<u32>();
         assert_eq!(u64::from(held), self.semaphore.backend().held());
         assert!(held <= 2, "{held} of two");
-        if let Some(head) = self.line.first() {
+        if let Some(head) = self.queue.first() {
             let head = &self.waiters[*head];
             let fits = held + head.weight <= 2;
             assert!(
@@ -145,7 +146,7 @@ fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
     let clock = ManualClock::at(Timestamp::from_micros(0));
     let memory = MemorySemaphore::builder().clock(clock).build();
     let (semaphore, key) = (
-        Semaphore::new(Permits::new("exports", 2), memory),
+        Semaphore::new(SemaphorePolicy::new("exports", 2), memory),
         Key::from("ann"),
     );
     let hold = || semaphore.try_acquire(&key, 1).now_or_never();
@@ -166,7 +167,7 @@ fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
         first,
         waiters,
         came: 0,
-        line: Vec::new(),
+        queue: Vec::new(),
     };
     for step in steps {
         if !stand.can(*step) {
@@ -180,7 +181,7 @@ fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
     assert_eq!(
         (
             semaphore.backend().keys(),
-            semaphore.backend().lobby().waiters()
+            semaphore.backend().context().waiting()
         ),
         (0, 0)
     );
@@ -188,7 +189,7 @@ fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
 }
 
 #[test]
-fn no_order_of_steps_loses_a_permit_or_a_word() {
+fn no_interleaving_loses_a_permit_or_a_wakeup() {
     let all: Vec<Step> = (0..3)
         .flat_map(|who| [Step::Poll(who), Step::Drop(who)])
         .chain([Step::Try, Step::Release])
@@ -213,7 +214,7 @@ fn no_order_of_steps_loses_a_permit_or_a_word() {
     assert!(tried > 5_000);
 }
 
-/// Gives a permit back after it has refused one who waits, before he hears of it.
+/// Gives a permit back after it has denied one who waits, before he hears of it.
 #[derive(Clone)]
 struct Sudden {
     memory: MemorySemaphore,
@@ -227,7 +228,7 @@ impl PermitBackend for Sudden {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        permits: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
         let answer = self.memory.ask(op, permits, key);
@@ -236,28 +237,28 @@ impl PermitBackend for Sudden {
         answer
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.memory.lobby()
+    fn context(&self) -> &BackendContext {
+        self.memory.context()
     }
 
     fn has_leases(&self) -> bool {
         false
     }
 
-    fn next_look(&self, _: &Permits, _: &PermitReply, _: usize) -> Option<Duration> {
+    fn next_attempt(&self, _: &SemaphorePolicy, _: &PermitReply, _: usize) -> Option<Duration> {
         None
     }
 }
 
 /// The one step that others can come into, from another thread.
 #[test]
-fn a_release_between_the_refusal_and_the_listening_is_heard() {
+fn release_between_denial_and_sleep_wakes_the_waiter() {
     let (memory, key) = (MemorySemaphore::new(), Key::from("ann"));
-    let holder = Semaphore::new(Permits::new("exports", 1), memory.clone());
+    let holder = Semaphore::new(SemaphorePolicy::new("exports", 1), memory.clone());
     let held = holder.try_acquire(&key, 1).now_or_never();
     let permit = Arc::new(Mutex::new(held.and_then(Result::ok)));
     assert!(permit.lock().is_some());
-    let waiter = Semaphore::new(holder.permits().clone(), Sudden { memory, permit });
+    let waiter = Semaphore::new(holder.policy().clone(), Sudden { memory, permit });
     let got = waiter.acquire(&key, 1, MaxWait::Unbounded).now_or_never();
     assert!(got.is_some_and(|got| got.is_ok()));
 }

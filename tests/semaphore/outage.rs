@@ -6,9 +6,9 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 use tower_sluice::backend::BackendErrorKind;
 use tower_sluice::backend::redis::Atomicity;
-use tower_sluice::semaphore::{NoPermit, PermitBackend, Resilient};
+use tower_sluice::semaphore::{AcquireError, PermitBackend, SemaphoreWithFailurePolicy};
 use tower_sluice::{
-    Key, MemoryBackend, OnBackendError, Permits, RedisBackend, RedisSemaphore, Semaphore,
+    FailurePolicy, Key, MemoryBackend, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy,
 };
 
 use crate::support::proxy::{Mode, Proxy};
@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 async fn connect(url: &str, capacity: u32) -> Semaphore<RedisSemaphore> {
     let redis = RedisBackend::connect(url).await.expect("it runs");
-    let permits = Permits::new("exports", capacity).with_lease(LEASE);
+    let permits = SemaphorePolicy::new("exports", capacity).with_lease(LEASE);
     Semaphore::new(permits, RedisSemaphore::new(&redis))
 }
 
@@ -42,17 +42,20 @@ async fn recovers(semaphore: &Semaphore<RedisSemaphore>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_redis_is_gone_each_choice_applies_and_afterwards_redis_counts_again() {
+async fn failure_policy_applies_during_an_outage_and_redis_counts_afterwards() {
     let mut server = RedisServer::start();
     let semaphore = connect(&server.url(), 2).await;
-    let with = |choice| Resilient::new(semaphore.clone(), choice);
-    let (allow, deny) = (with(OnBackendError::Allow), with(OnBackendError::Deny));
-    let fallback = with(OnBackendError::Fallback(MemoryBackend::new()));
+    let with = |choice| SemaphoreWithFailurePolicy::new(semaphore.clone(), choice);
+    let (allow, deny) = (
+        with(FailurePolicy::FailOpen),
+        with(FailurePolicy::FailClosed),
+    );
+    let fallback = with(FailurePolicy::Fallback(MemoryBackend::new()));
     let held = allow.try_acquire(&ann(), 2).await.expect("free");
     assert!(held.is_some());
     for choice in [&allow, &deny, &fallback] {
         let full = choice.try_acquire(&ann(), 1).await;
-        assert!(matches!(full, Err(NoPermit::Denied(_))), "{full:?}");
+        assert!(matches!(full, Err(AcquireError::Denied(_))), "{full:?}");
     }
 
     server.kill9();
@@ -60,16 +63,16 @@ async fn while_redis_is_gone_each_choice_applies_and_afterwards_redis_counts_aga
         let asked = Instant::now();
         let let_in = allow.try_acquire(&ann(), 1).await;
         assert!(matches!(let_in, Ok(None)), "{let_in:?}");
-        assert_eq!(
-            semaphore.backend().lobby().let_in_without_permit(),
-            round + 1
+        assert_eq!(semaphore.backend().context().unpermitted(), round + 1);
+        let denied = deny.try_acquire(&ann(), 1).await;
+        assert!(
+            matches!(denied, Err(AcquireError::Backend(_))),
+            "{denied:?}"
         );
-        let refused = deny.try_acquire(&ann(), 1).await;
-        assert!(matches!(refused, Err(NoPermit::Backend(_))), "{refused:?}");
         // The local one has its own two.
         let local = fallback.try_acquire(&ann(), 2).await.expect("free here");
         let full = fallback.try_acquire(&ann(), 1).await;
-        assert!(matches!(full, Err(NoPermit::Denied(_))), "{full:?}");
+        assert!(matches!(full, Err(AcquireError::Denied(_))), "{full:?}");
         assert!(local.expect("a local one").release().await.expect("memory"));
         assert!(asked.elapsed() < 2 * SECOND, "{:?}", asked.elapsed());
     }
@@ -86,12 +89,12 @@ async fn while_redis_is_gone_each_choice_applies_and_afterwards_redis_counts_aga
     recovers(&semaphore).await;
     let held = deny.try_acquire(&ann(), 2).await.expect("it has forgotten");
     let full = fallback.try_acquire(&ann(), 1).await;
-    assert!(matches!(full, Err(NoPermit::Denied(_))), "{full:?}");
+    assert!(matches!(full, Err(AcquireError::Denied(_))), "{full:?}");
     drop(held);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn acquires_that_time_out_hold_nothing_when_redis_goes_on() {
+async fn timed_out_acquires_hold_no_permit_later() {
     let server = RedisServer::start();
     let semaphore = connect(&server.url(), 5).await;
     assert!(semaphore.try_acquire(&ann(), 1).await.is_ok());
@@ -99,7 +102,10 @@ async fn acquires_that_time_out_hold_nothing_when_redis_goes_on() {
     let keys = ann();
     let all = join_all((0..4).map(|_| semaphore.try_acquire(&keys, 1))).await;
     for outcome in all {
-        assert!(matches!(outcome, Err(NoPermit::Backend(_))), "{outcome:?}");
+        assert!(
+            matches!(outcome, Err(AcquireError::Backend(_))),
+            "{outcome:?}"
+        );
     }
     server.resume();
     let since = Instant::now();
@@ -111,10 +117,10 @@ async fn acquires_that_time_out_hold_nothing_when_redis_goes_on() {
     println!("all are free {:.2?} after Redis went on", since.elapsed());
 }
 
-/// What is documented: a Redis that loses its state has no holders. Those of before are told within a third of the lease, and
-/// until then more may be inside than there are permits.
+/// What is documented: a Redis that loses its state has no holders. Those of before are told within a third of the
+/// lease, and until then more may be inside than there are permits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_that_loses_the_state_is_told_to_those_who_held_permits() {
+async fn holders_learn_that_a_restart_lost_their_permits() {
     let mut server = RedisServer::start();
     let semaphore = connect(&server.url(), 2).await;
     let old = semaphore.try_acquire(&ann(), 2).await.expect("free");
@@ -136,12 +142,12 @@ async fn a_restart_that_loses_the_state_is_told_to_those_who_held_permits() {
     );
     assert_eq!(remaining(&semaphore).await, 0, "the new one's stay");
     assert!(!new.is_lost());
-    assert_eq!(semaphore.backend().lobby().lost_permits(), 1);
+    assert_eq!(semaphore.backend().context().lost_permits(), 1);
     assert!(new.release().await.expect("it answers"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_acquire_whose_answer_was_lost_is_repeated_and_takes_one_permit() {
+async fn acquire_with_a_lost_reply_is_repeated_and_takes_one_permit() {
     let server = RedisServer::start();
     let proxy = Proxy::to(server.port()).await;
     let semaphore = connect(&proxy.url(), 5).await;
@@ -159,7 +165,7 @@ async fn an_acquire_whose_answer_was_lost_is_repeated_and_takes_one_permit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_holds_something_else_fails_alone_and_is_left_as_it_is() {
+async fn foreign_value_fails_only_its_key_and_stays_unchanged() {
     let server = RedisServer::start();
     let semaphore = connect(&server.url(), 5).await;
     let _ = server.command(&["SET", "{sluice:exports:rann}:p", "mine"]);
@@ -169,7 +175,7 @@ async fn a_key_that_holds_something_else_fails_alone_and_is_left_as_it_is() {
         .pop()
         .expect("the last")
         .expect_err("it holds something else");
-    let NoPermit::Backend(error) = corrupt else {
+    let AcquireError::Backend(error) = corrupt else {
         panic!("{corrupt:?}");
     };
     assert_eq!(error.kind(), &BackendErrorKind::Corrupt);
@@ -181,7 +187,7 @@ async fn a_key_that_holds_something_else_fails_alone_and_is_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_kept_expires_a_second_after_the_last_lease() {
+async fn permit_keys_expire_a_second_after_the_last_lease() {
     let server = RedisServer::start();
     let semaphore = connect(&server.url(), 5).await;
     let permit = semaphore.try_acquire(&ann(), 2).await.expect("free");
@@ -202,7 +208,7 @@ async fn what_is_kept_expires_a_second_after_the_last_lease() {
 
 /// What the docs list is what is used, and enough.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
+async fn user_with_the_documented_rights_can_hold_permits() {
     let server = RedisServer::start();
     let commands = "+evalsha +eval +time +ping +get +set +del +zadd +zrem +zcard +zcount +zscore +zrange +zrevrange +zrangebyscore +hget \
                     +hset +hdel +hgetall +hincrby +pexpire +pttl";
@@ -216,7 +222,7 @@ async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
     assert_eq!(remaining(&semaphore).await, 2);
     // Renewed, and one that is over.
     sleep(LEASE).await;
-    let again = Semaphore::new(semaphore.permits().clone(), semaphore.backend().clone());
+    let again = Semaphore::new(semaphore.policy().clone(), semaphore.backend().clone());
     let _ = server.command(&["ZADD", "{sluice:exports:rann}:p", "5", "somebody else"]);
     let _ = server.command(&["ZADD", "{sluice:exports:rann}:p", "9e15", "from the future"]);
     let third = again.try_acquire(&ann(), 1).await.expect("free");
@@ -224,7 +230,7 @@ async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
     assert_eq!(remaining(&semaphore).await, 1);
     assert!(one.release().await.expect("it may"));
     assert!(two.release().await.expect("it may"));
-    assert_eq!(semaphore.backend().lobby().lost_errands(), 0);
+    assert_eq!(semaphore.backend().context().failed_background_tasks(), 0);
 }
 
 /// Nothing is wrong with Redis here: but what asks for all at once runs out of its time.
@@ -232,7 +238,7 @@ async fn a_user_who_may_do_what_the_docs_list_and_no_more_holds_permits() {
 async fn permits_of_twenty_thousand_keys_are_all_renewed() {
     let server = RedisServer::start();
     let redis = RedisBackend::connect(server.url()).await.expect("it runs");
-    let permits = Permits::new("exports", 1).with_lease(12 * SECOND);
+    let permits = SemaphorePolicy::new("exports", 1).with_lease(12 * SECOND);
     let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
     let keys: Vec<_> = (0..20_000).map(Key::from).collect();
     let mut held = Vec::new();
@@ -241,12 +247,12 @@ async fn permits_of_twenty_thousand_keys_are_all_renewed() {
         let some = join_all(some).await.into_iter();
         held.extend(some.map(|got| got.expect("free")));
     }
-    let lobby = semaphore.backend().lobby();
+    let context = semaphore.backend().context();
     for _ in 0..15 {
         sleep(SECOND).await;
-        assert_eq!(lobby.lost_permits(), 0);
+        assert_eq!(context.lost_permits(), 0);
     }
-    assert_eq!(lobby.held_permits(), 20_000);
+    assert_eq!(context.held_permits(), 20_000);
     // By Redis' clock, too.
     let look = semaphore.peek(&keys[19_999]).await.expect("it answers");
     assert_eq!(look.remaining(), 0);
@@ -254,7 +260,7 @@ async fn permits_of_twenty_thousand_keys_are_all_renewed() {
 
 /// All keys of a permit are in one slot, and those of a batch are not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_keeps_permits_as_any_server_does() {
+async fn cluster_stores_permits_like_a_single_server() {
     let server = RedisServer::options().line("cluster-enabled yes").start();
     let _ = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     let since = Instant::now();
@@ -267,7 +273,7 @@ async fn a_cluster_keeps_permits_as_any_server_does() {
     }
     let builder = RedisBackend::builder().time_limit(10 * SECOND);
     let redis = builder.connect(server.url()).await.expect("it runs");
-    let permits = Permits::new("exports", 3).with_lease(LEASE);
+    let permits = SemaphorePolicy::new("exports", 3).with_lease(LEASE);
     let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
     let keys: Vec<_> = (0..64).map(Key::from).collect();
     let held = join_all(keys.iter().map(|key| semaphore.try_acquire(key, 2))).await;
@@ -279,7 +285,7 @@ async fn a_cluster_keeps_permits_as_any_server_does() {
     assert!(
         waits
             .iter()
-            .all(|got| matches!(got, Err(NoPermit::Denied(_))))
+            .all(|got| matches!(got, Err(AcquireError::Denied(_))))
     );
     sleep(LEASE).await;
     assert!(held.iter().all(|permit| !permit.is_lost()));
@@ -296,7 +302,7 @@ async fn a_cluster_keeps_permits_as_any_server_does() {
 async fn without_scripts_there_are_no_permits() {
     let redis = RedisBackend::builder().atomicity(Atomicity::Optimistic);
     let redis = redis.connect_lazy("redis://127.0.0.1:1/").expect("a URL");
-    let semaphore = Semaphore::new(Permits::new("exports", 1), redis);
+    let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), redis);
     let why = semaphore
         .try_acquire(&ann(), 1)
         .await
@@ -312,7 +318,7 @@ async fn without_scripts_there_are_no_permits() {
 async fn a_permit_outlasts_an_outage_that_ends_well_before_its_lease_does() {
     let server = RedisServer::start();
     let redis = RedisBackend::connect(server.url()).await.expect("it runs");
-    let permits = Permits::new("exports", 1).with_lease(7 * SECOND);
+    let permits = SemaphorePolicy::new("exports", 1).with_lease(7 * SECOND);
     let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
     // Requests, whose failures keep the circuit open.
     let requests = {

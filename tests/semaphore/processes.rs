@@ -1,4 +1,5 @@
-//! Processes that hold permits are killed, stand still, or all ask at once. This test binary starts itself again as them.
+//! Processes that hold permits are killed, stand still, or all ask at once. This test binary starts itself again as
+//! them.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use redis::AsyncCommands;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tower_sluice::{Key, MaxWait, Permits, RedisBackend, RedisSemaphore, Semaphore};
+use tower_sluice::{Key, MaxWait, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy};
 
 use crate::support::redis::RedisServer;
 
@@ -20,15 +21,15 @@ const RUN: Duration = Duration::from_secs(20);
 const PROCESSES: usize = 8;
 const TASKS: usize = 32;
 
-async fn connect(url: &str, permits: Permits) -> Semaphore<RedisSemaphore> {
+async fn connect(url: &str, permits: SemaphorePolicy) -> Semaphore<RedisSemaphore> {
     // A busy machine is no failure here.
     let builder = RedisBackend::builder().time_limit(10 * SECOND);
     let redis = builder.connect(url).await.expect("it runs");
     Semaphore::new(permits, RedisSemaphore::new(&redis))
 }
 
-fn leased(capacity: u32) -> Permits {
-    Permits::new("exports", capacity).with_lease(LEASE)
+fn leased(capacity: u32) -> SemaphorePolicy {
+    SemaphorePolicy::new("exports", capacity).with_lease(LEASE)
 }
 
 fn ann() -> Key {
@@ -62,8 +63,8 @@ impl Process {
 
     /// What it says next, to us and not to its own test runner.
     fn heard(&mut self) -> String {
-        for line in self.says.by_ref() {
-            if let Some((_, said)) = line.expect("text").split_once("child: ") {
+        for queue in self.says.by_ref() {
+            if let Some((_, said)) = queue.expect("text").split_once("child: ") {
                 return said.to_owned();
             }
         }
@@ -137,7 +138,7 @@ async fn one(url: &str) {
 
 /// Many tasks are inside as often as they can, and count who is there by a counter of their own.
 async fn inside(url: &str) {
-    let semaphore = connect(url, Permits::new("exports", 5)).await;
+    let semaphore = connect(url, SemaphorePolicy::new("exports", 5)).await;
     let client = redis::Client::open(url).expect("a URL");
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
     let counter = client
@@ -145,8 +146,8 @@ async fn inside(url: &str) {
         .await;
     let counter = counter.expect("it runs");
     say("ready");
-    let mut line = String::new();
-    let _ = std::io::stdin().read_line(&mut line);
+    let mut queue = String::new();
+    let _ = std::io::stdin().read_line(&mut queue);
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..TASKS {
@@ -183,7 +184,7 @@ async fn inside(url: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn permits_of_a_process_that_was_killed_are_back_when_their_lease_says() {
+async fn permits_of_a_killed_process_return_after_their_lease() {
     let server = RedisServer::start();
     let semaphore = connect(&server.url(), leased(5)).await;
     let _ = semaphore.peek(&ann()).await.expect("it runs");
@@ -198,9 +199,12 @@ async fn permits_of_a_process_that_was_killed_are_back_when_their_lease_says() {
     let _ = process.child.wait();
     let killed = Instant::now();
     let snapshot = look().await;
-    let told = snapshot.reset_after();
+    let reported = snapshot.reset_after();
     assert_eq!(snapshot.remaining(), 2);
-    assert!(told > LEASE / 2, "they were renewed not long ago: {told:?}");
+    assert!(
+        reported > LEASE / 2,
+        "they were renewed not long ago: {reported:?}"
+    );
     let all = {
         let semaphore = semaphore.clone();
         tokio::spawn(async move {
@@ -214,22 +218,22 @@ async fn permits_of_a_process_that_was_killed_are_back_when_their_lease_says() {
         back = killed.elapsed();
         // Told is the last one's end. Those that were not renewed by the same operation end a little sooner.
         assert!(
-            now <= 2 || back + LEASE / 12 >= told,
-            "too early: {back:?} of {told:?}"
+            now <= 2 || back + LEASE / 12 >= reported,
+            "too early: {back:?} of {reported:?}"
         );
         sleep(Duration::from_millis(5)).await;
     }
     let (got, all) = all.await.expect("no panic");
-    println!("told {told:.3?}, back after {got:.3?} ({back:.3?}), of a lease of {LEASE:?}");
+    println!("told {reported:.3?}, back after {got:.3?} ({back:.3?}), of a lease of {LEASE:?}");
     assert!(
-        got >= told - SECOND / 100 && got <= LEASE + SECOND,
+        got >= reported - SECOND / 100 && got <= LEASE + SECOND,
         "{got:?}"
     );
     assert!(all.release().await.expect("it answers"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_holder_that_stood_still_past_its_lease_has_lost_its_permit_to_another() {
+async fn paused_holder_loses_its_permit_after_its_lease() {
     let server = RedisServer::start();
     let semaphore = connect(&server.url(), leased(1)).await;
     let mut process = Process::start("one", &server);
@@ -253,7 +257,7 @@ async fn a_holder_that_stood_still_past_its_lease_has_lost_its_permit_to_another
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_eight_processes_with_32_tasks_each_never_more_than_five_are_inside() {
+async fn eight_processes_never_exceed_the_capacity() {
     let server = RedisServer::start();
     let mut all: Vec<_> = (0..PROCESSES)
         .map(|_| Process::start("inside", &server))

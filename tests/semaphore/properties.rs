@@ -1,5 +1,5 @@
-//! Random operations, on permits of random tiers, by a clock that goes both ways: memory and Redis answer what a model says that
-//! is as plain as the rules themselves.
+//! Random operations, on permits of random tiers, by a clock that goes both ways: memory and Redis answer what a model
+//! says that is as plain as the rules themselves.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use tower_sluice::backend::Answer;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
-use tower_sluice::{Key, Permits, RetryAfter};
+use tower_sluice::{Key, RetryAfter, SemaphorePolicy};
 
 #[cfg(not(feature = "redis"))]
 use crate::property::{Seen, try_all};
@@ -23,7 +23,8 @@ const SEEDS: &str = "tests/semaphore.proptest-regressions";
 const TODAY: i64 = 1_800_000_000_000_000;
 /// For so long a place in line is kept of one who does not ask, µs.
 const KEPT: i64 = 1_000_000;
-/// In Redis places in line are also forgotten by the time of this machine: after so long it cannot be compared any more.
+/// In Redis places in line are also forgotten by the time of this machine: after so long it cannot be compared any
+/// more.
 const MEASURABLE: Duration = Duration::from_secs(1);
 
 // -- What is done
@@ -108,7 +109,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 // -- What it comes to
 
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
+struct Reported {
     is_allowed: bool,
     /// µs; none for never
     retry_after: Option<i64>,
@@ -138,11 +139,11 @@ struct Place {
 struct Model {
     /// Weight, and end of the lease.
     held: BTreeMap<u8, (u32, i64)>,
-    line: BTreeMap<u8, Place>,
+    queue: BTreeMap<u8, Place>,
 }
 
 impl Model {
-    fn told(&self, rules: Rules, now: i64, step: &Step) -> Told {
+    fn reported(&self, rules: Rules, now: i64, step: &Step) -> Reported {
         let lasts = |end: i64| !rules.leases_end || end > now;
         let live: u64 = self
             .held
@@ -151,7 +152,7 @@ impl Model {
             .map(|held| u64::from(held.0))
             .sum();
         let last = self.held.values().map(|held| held.1).max().unwrap_or(now);
-        Told {
+        Reported {
             is_allowed: true,
             retry_after: Some(0),
             remaining: u64::from(step.capacity).saturating_sub(live),
@@ -187,7 +188,7 @@ impl Model {
 
     /// The weights of those in front of one in the line, who come to their turn before him.
     fn front(&mut self, now: i64, id: u8, came: i64, capacity: u32) -> u32 {
-        self.line
+        self.queue
             .retain(|other, place| *other == id || (place.gone > now && place.gone <= now + KEPT));
         let came_before =
             |(other, place): &(&u8, &Place)| **other != id && (place.came, **other) < (came, id);
@@ -195,11 +196,11 @@ impl Model {
             // Who may have less does not keep out who may have more.
             place.capacity >= capacity || self.missing(place.weight, 0, place.capacity).is_none()
         };
-        let front = self.line.iter().filter(came_before).filter(may_enter);
+        let front = self.queue.iter().filter(came_before).filter(may_enter);
         front.map(|(_, place)| place.weight).sum()
     }
 
-    fn apply(&mut self, rules: Rules, now: i64, step: &Step, seen: &Seen) -> Told {
+    fn apply(&mut self, rules: Rules, now: i64, step: &Step, seen: &Seen) -> Reported {
         let (capacity, latest) = (step.capacity, now + step.lease);
         if rules.leases_end && !matches!(step.does, Does::Peek) {
             self.held.retain(|_, held| held.1 > now);
@@ -211,40 +212,49 @@ impl Model {
             held.get_mut(&id).map(|held| held.1 = latest).is_some()
         };
         match &step.does {
-            Does::Peek => self.told(rules, now, step),
+            Does::Peek => self.reported(rules, now, step),
             Does::Renew(ids) => {
                 let lasting = ids.iter().map(|id| renew(&mut self.held, *id)).collect();
-                let told = self.told(rules, now, step);
-                Told { lasting, ..told }
+                let reported = self.reported(rules, now, step);
+                Reported {
+                    lasting,
+                    ..reported
+                }
             }
             Does::Release(id) => {
                 let lasting = vec![self.held.remove(id).is_some()];
-                self.line.remove(id);
-                let told = self.told(rules, now, step);
-                Told { lasting, ..told }
+                self.queue.remove(id);
+                let reported = self.reported(rules, now, step);
+                Reported {
+                    lasting,
+                    ..reported
+                }
             }
             Does::Acquire { id, weight } | Does::Wait { id, weight, .. } => {
                 if renew(&mut self.held, *id) {
                     seen.note("again");
-                    return self.told(rules, now, step);
+                    return self.reported(rules, now, step);
                 }
                 if *weight == 0 {
-                    return self.told(rules, now, step);
+                    return self.reported(rules, now, step);
                 }
                 if *weight > capacity {
                     seen.note("never");
-                    let told = self.told(rules, now, step);
-                    return Told {
+                    let reported = self.reported(rules, now, step);
+                    return Reported {
                         is_allowed: false,
                         retry_after: None,
-                        ..told
+                        ..reported
                     };
                 }
                 let (mut in_front, mut came) = (0, now);
                 let stands = rules.has_line && matches!(step.does, Does::Wait { .. });
                 if let (true, Does::Wait { waited, .. }) = (stands, &step.does) {
                     came = now - waited;
-                    came = self.line.get(id).map_or(came, |place| came.min(place.came));
+                    came = self
+                        .queue
+                        .get(id)
+                        .map_or(came, |place| came.min(place.came));
                     in_front = self.front(now, *id, came, capacity);
                     if in_front > 0 {
                         seen.note("behind others");
@@ -254,16 +264,19 @@ impl Model {
                     seen.note("given");
                     self.held.insert(*id, (*weight, latest));
                     if stands {
-                        self.line.remove(id);
+                        self.queue.remove(id);
                     }
-                    let told = self.told(rules, now, step);
-                    return Told { in_front, ..told };
+                    let reported = self.reported(rules, now, step);
+                    return Reported {
+                        in_front,
+                        ..reported
+                    };
                 };
                 seen.note("refused");
                 let retry_after = Some(self.freed(missing, now));
                 if stands {
                     let (weight, gone) = (*weight, now + KEPT);
-                    self.line.insert(
+                    self.queue.insert(
                         *id,
                         Place {
                             came,
@@ -273,12 +286,12 @@ impl Model {
                         },
                     );
                 }
-                let told = self.told(rules, now, step);
-                Told {
+                let reported = self.reported(rules, now, step);
+                Reported {
                     is_allowed: false,
                     retry_after,
                     in_front,
-                    ..told
+                    ..reported
                 }
             }
         }
@@ -286,10 +299,10 @@ impl Model {
 }
 
 /// An answer in the same words.
-fn told(reply: &PermitReply) -> Told {
+fn reported(reply: &PermitReply) -> Reported {
     let us = |span: Duration| i64::try_from(span.as_micros()).expect("fits");
     let snapshot = reply.decision.snapshot();
-    Told {
+    Reported {
         is_allowed: reply.decision.is_allowed(),
         retry_after: match reply.decision.retry_after() {
             None => Some(0),
@@ -327,16 +340,16 @@ fn op(does: &Does) -> PermitOp {
 }
 
 /// A step on the backend.
-fn ask<B: PermitBackend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key) -> Told {
+fn ask<B: PermitBackend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key) -> Reported {
     let lease = Duration::from_micros(step.lease.unsigned_abs());
-    let permits = Permits::new("model", step.capacity).with_lease(lease);
+    let permits = SemaphorePolicy::new("model", step.capacity).with_lease(lease);
     let reply = runtime.block_on(async {
         match backend.ask(op(&step.does), &permits, key) {
             Answer::Now(reply) => reply,
             Answer::Later(reply) => reply.await,
         }
     });
-    told(&reply.unwrap_or_else(|error| panic!("{error}: {error:?}")))
+    reported(&reply.unwrap_or_else(|error| panic!("{error}: {error:?}")))
 }
 
 fn answers_as_the_model<B: PermitBackend>(

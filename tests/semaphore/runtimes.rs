@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tower_sluice::Key;
-use tower_sluice::backend::Lobby;
+use tower_sluice::backend::BackendContext;
 use tower_sluice::semaphore::{Permit, PermitBackend};
 
 use crate::leases::Leases;
@@ -35,8 +35,8 @@ fn all_end(leases: &Leases, runtime: &Runtime, held: Vec<Permit>) {
         drop(held);
         settle().await;
     });
-    let lobby: &Lobby = leases.lobby();
-    assert_eq!((lobby.held_permits(), lobby.lost_permits()), (0, 0));
+    let context: &BackendContext = leases.context();
+    assert_eq!((context.held_permits(), context.lost_permits()), (0, 0));
     assert_eq!(leases.memory.keys(), 0);
 }
 
@@ -52,7 +52,7 @@ fn the_permits_of_one_runtime_outlive_the_renewals_of_another() {
 }
 
 #[test]
-fn renewals_go_on_in_the_one_runtime_that_lasts_however_many_have_ended() {
+fn renewals_continue_in_the_last_living_runtime() {
     let leases = Leases::new();
     let (first, last) = (make(), make());
     let mut held = vec![acquire(&leases, &first)];
@@ -66,7 +66,7 @@ fn renewals_go_on_in_the_one_runtime_that_lasts_however_many_have_ended() {
 }
 
 #[test]
-fn renewals_in_a_runtime_that_nobody_drives_are_taken_over_by_the_next_one_who_acquires() {
+fn next_acquire_takes_over_renewals_of_an_idle_runtime() {
     let leases = Leases::new();
     let (still, driven) = (make(), make());
     let mut held = vec![acquire(&leases, &still), acquire(&leases, &driven)];
@@ -75,17 +75,13 @@ fn renewals_in_a_runtime_that_nobody_drives_are_taken_over_by_the_next_one_who_a
     held.push(acquire(&leases, &driven));
     driven.block_on(leases.pass(30 * SECOND));
     // Not told to the task of before: a lease that is to be renewed sooner than all others.
-    let brief = leases
-        .semaphore(20)
-        .permits()
-        .clone()
-        .with_lease(3 * SECOND);
-    let brief = leases.semaphore(20).with(&brief);
+    let brief = leases.semaphore(20).policy().clone().with_lease(3 * SECOND);
+    let brief = leases.semaphore(20).with_policy(&brief);
     let brief = driven.block_on(brief.try_acquire(&Key::from("bob"), 1));
     driven.block_on(leases.pass(3 * SECOND / 2));
     let look = driven.block_on(leases.semaphore(20).peek(&Key::from("bob")));
-    let told = look.expect("it answers").reset_after();
-    assert!(told > 3 * SECOND / 2, "it was renewed: {told:?}");
+    let reported = look.expect("it answers").reset_after();
+    assert!(reported > 3 * SECOND / 2, "it was renewed: {reported:?}");
     drop(brief);
     // The task of before finds itself replaced.
     still.block_on(settle());
@@ -97,14 +93,14 @@ fn renewals_in_a_runtime_that_nobody_drives_are_taken_over_by_the_next_one_who_a
 /// What is documented: a drop gives back in the background, and that ends with its runtime.
 #[cfg(feature = "redis")]
 #[test]
-fn what_is_released_before_its_runtime_ends_is_back_and_what_is_dropped_may_end_with_its_lease() {
-    use tower_sluice::{Permits, RedisBackend, RedisSemaphore, Semaphore};
+fn release_completes_before_its_runtime_ends_and_a_drop_may_not() {
+    use tower_sluice::{RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy};
 
     let server = crate::support::redis::RedisServer::start();
     let hold = async |is_released: bool| {
         let builder = RedisBackend::builder().time_limit(20 * SECOND);
         let redis = builder.connect(server.url()).await.expect("it runs");
-        let permits = Permits::new("exports", 1).with_lease(SECOND);
+        let permits = SemaphorePolicy::new("exports", 1).with_lease(SECOND);
         let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
         let permit = semaphore.acquire(&Key::from("ann"), 1, 5 * SECOND).await;
         let permit = permit.expect("free, or soon over");
@@ -120,8 +116,8 @@ fn what_is_released_before_its_runtime_ends_is_back_and_what_is_dropped_may_end_
         let runtime = runtime.enable_all().build().expect("a runtime");
         let semaphore = runtime.block_on(hold(is_released));
         drop(runtime);
-        let lobby = semaphore.backend().lobby();
-        assert_eq!(lobby.lost_errands(), usize::from(!is_released));
+        let context = semaphore.backend().context();
+        assert_eq!(context.failed_background_tasks(), usize::from(!is_released));
         assert_eq!(server.keys().is_empty(), is_released);
     }
 }

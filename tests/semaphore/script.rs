@@ -6,7 +6,7 @@ use smallvec::smallvec;
 use tower_sluice::backend::{Answer, BackendError};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
-use tower_sluice::{Key, Permits, RedisBackend, RedisSemaphore, Semaphore};
+use tower_sluice::{Key, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy};
 
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
@@ -19,7 +19,7 @@ fn ann() -> Key {
 
 async fn try_ask(
     redis: &RedisSemaphore,
-    permits: &Permits,
+    permits: &SemaphorePolicy,
     op: PermitOp,
 ) -> Result<PermitReply, BackendError> {
     match redis.ask(op, permits, &ann()) {
@@ -28,7 +28,7 @@ async fn try_ask(
     }
 }
 
-async fn ask(redis: &RedisSemaphore, permits: &Permits, op: PermitOp) -> PermitReply {
+async fn ask(redis: &RedisSemaphore, permits: &SemaphorePolicy, op: PermitOp) -> PermitReply {
     try_ask(redis, permits, op).await.expect("it answers")
 }
 
@@ -42,30 +42,30 @@ fn wait(id: PermitId, waited: Duration) -> PermitOp {
 }
 
 #[tokio::test]
-async fn a_clock_that_goes_back_sends_nobody_who_waits_to_the_end_of_the_line() {
+async fn clock_step_back_keeps_the_order_of_waiters() {
     let server = RedisServer::start();
     let hour = Timestamp::from_micros(1_800_000_000_000_000);
     let clock = ManualClock::at(hour.after(3_600 * SECOND));
     let connection = Frozen::connect(&server.url(), &clock).await;
     let builder = RedisBackend::builder().time_limit(20 * SECOND);
     let redis = RedisSemaphore::new(&builder.from_connection(connection));
-    let permits = Permits::new("exports", 1);
+    let permits = SemaphorePolicy::new("exports", 1);
     let [held, first, second] = [(); 3].map(|()| PermitId::random());
     let acquire = PermitOp::Acquire {
         id: held,
         weight: 1,
     };
     assert!(ask(&redis, &permits, acquire).await.decision.is_allowed());
-    let refused = ask(&redis, &permits, wait(first, 3 * SECOND)).await;
-    assert!(!refused.decision.is_allowed() && refused.in_front == 0);
-    let refused = ask(&redis, &permits, wait(second, 2 * SECOND)).await;
-    assert!(!refused.decision.is_allowed() && refused.in_front == 1);
+    let denied = ask(&redis, &permits, wait(first, 3 * SECOND)).await;
+    assert!(!denied.decision.is_allowed() && denied.in_front == 0);
+    let denied = ask(&redis, &permits, wait(second, 2 * SECOND)).await;
+    assert!(!denied.decision.is_allowed() && denied.in_front == 1);
 
     clock.set(hour);
-    let refused = ask(&redis, &permits, wait(first, 3 * SECOND)).await;
-    assert!(!refused.decision.is_allowed() && refused.in_front == 0);
-    let refused = ask(&redis, &permits, wait(second, 2 * SECOND)).await;
-    assert_eq!(refused.in_front, 1, "the first one stays the first");
+    let denied = ask(&redis, &permits, wait(first, 3 * SECOND)).await;
+    assert!(!denied.decision.is_allowed() && denied.in_front == 0);
+    let denied = ask(&redis, &permits, wait(second, 2 * SECOND)).await;
+    assert_eq!(denied.in_front, 1, "the first one stays the first");
     assert!(ask(&redis, &permits, PermitOp::Release(held)).await.lasting[0]);
     let newcomer = wait(PermitId::random(), Duration::ZERO);
     let newcomer = ask(&redis, &permits, newcomer).await;
@@ -75,11 +75,11 @@ async fn a_clock_that_goes_back_sends_nobody_who_waits_to_the_end_of_the_line() 
 }
 
 #[tokio::test]
-async fn while_memory_is_full_permits_are_renewed_and_given_back() {
+async fn full_server_still_renews_and_releases_permits() {
     let server = RedisServer::start();
     let redis = RedisBackend::connect(server.url()).await.expect("it runs");
     let redis = RedisSemaphore::new(&redis);
-    let permits = Permits::new("exports", 5);
+    let permits = SemaphorePolicy::new("exports", 5);
     let semaphore = Semaphore::new(permits.clone(), redis.clone());
     let one = semaphore.try_acquire(&ann(), 2).await.expect("free");
     let two = semaphore.try_acquire(&ann(), 3).await.expect("free");
@@ -107,11 +107,11 @@ async fn while_memory_is_full_permits_are_renewed_and_given_back() {
 }
 
 #[tokio::test]
-async fn of_holders_that_somebody_deleted_no_weight_stays() {
+async fn deleted_holders_leave_no_weight() {
     let server = RedisServer::start();
     let redis = RedisBackend::connect(server.url()).await.expect("it runs");
     let redis = RedisSemaphore::new(&redis);
-    let permits = Permits::new("exports", 5);
+    let permits = SemaphorePolicy::new("exports", 5);
     let semaphore = Semaphore::new(permits.clone(), redis.clone());
     let gone = semaphore.try_acquire(&ann(), 4).await.expect("free");
     let _ = server.command(&["DEL", "{sluice:exports:rann}:p"]);
@@ -137,7 +137,7 @@ async fn of_holders_that_somebody_deleted_no_weight_stays() {
 
 /// More than the script looks at in one go.
 #[tokio::test]
-async fn of_hundreds_of_holders_redis_tells_when_enough_have_ended_as_memory_does() {
+async fn redis_and_memory_agree_on_the_wait_for_hundreds_of_holders() {
     let server = RedisServer::start();
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let connection = Frozen::connect(&server.url(), &clock).await;
@@ -145,12 +145,13 @@ async fn of_hundreds_of_holders_redis_tells_when_enough_have_ended_as_memory_doe
     let redis = RedisSemaphore::new(&builder.from_connection(connection));
     let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
     let memory = memory.build();
-    let in_memory = |op: PermitOp, permits: &Permits| match memory.ask(op, permits, &ann()) {
+    let in_memory = |op: PermitOp, permits: &SemaphorePolicy| match memory.ask(op, permits, &ann())
+    {
         Answer::Now(Ok(reply)) => reply,
         _ => unreachable!("memory answers at once"),
     };
     for weights in [1, 3] {
-        let permits = Permits::new(&format!("weights-{weights}"), 1_000);
+        let permits = SemaphorePolicy::new(&format!("weights-{weights}"), 1_000);
         let mut held = 0;
         for number in 0..350 {
             let weight = 1 + number % weights;

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tower_sluice::blocking::{BlockingPermitBackend, Semaphore};
-use tower_sluice::semaphore::NoPermit;
-use tower_sluice::{Key, MaxWait, MemorySemaphore, Permits};
+use tower_sluice::semaphore::AcquireError;
+use tower_sluice::{Key, MaxWait, MemorySemaphore, SemaphorePolicy};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -14,8 +14,8 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-/// 16 threads are inside as often as they can, five at a time. One stays inside for `hold`, which must be longer than five
-/// threads need to enter one after the other.
+/// 16 threads are inside as often as they can, five at a time. One stays inside for `hold`, which must be longer than
+/// five threads need to enter one after the other.
 fn never_more_than_five<B: BlockingPermitBackend>(
     semaphore: &Semaphore<B>,
     rounds: usize,
@@ -44,19 +44,19 @@ fn never_more_than_five<B: BlockingPermitBackend>(
 }
 
 #[test]
-fn in_memory_never_more_than_the_capacity_are_inside() {
-    let semaphore = Semaphore::new(Permits::new("exports", 5), MemorySemaphore::new());
+fn memory_never_exceeds_the_capacity() {
+    let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 5), MemorySemaphore::new());
     never_more_than_five(&semaphore, 50, SECOND / 1_000);
     assert_eq!(semaphore.backend().keys(), 0);
 }
 
 #[test]
-fn a_thread_waits_no_longer_than_it_said() {
-    let semaphore = Semaphore::new(Permits::new("exports", 1), MemorySemaphore::new());
+fn thread_waits_at_most_max_wait() {
+    let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), MemorySemaphore::new());
     let held = semaphore.try_acquire(&ann(), 1).expect("free");
     let since = Instant::now();
     let denied = semaphore.acquire(&ann(), 1, SECOND / 20);
-    assert!(matches!(denied, Err(NoPermit::Denied(_))), "{denied:?}");
+    assert!(matches!(denied, Err(AcquireError::Denied(_))), "{denied:?}");
     assert!(since.elapsed() >= SECOND / 20);
     drop(held);
     assert!(semaphore.acquire(&ann(), 1, SECOND).is_ok());
@@ -75,12 +75,12 @@ mod redis {
     fn connect(server: &RedisServer, capacity: u32) -> Semaphore<RedisBackend> {
         let builder = RedisBackend::builder().time_limit(20 * SECOND);
         let backend = builder.connect_blocking(server.url()).expect("it runs");
-        let permits = Permits::new("exports", capacity).with_lease(LEASE);
+        let permits = SemaphorePolicy::new("exports", capacity).with_lease(LEASE);
         Semaphore::new(permits, backend)
     }
 
     #[test]
-    fn in_redis_never_more_than_the_capacity_are_inside() {
+    fn redis_never_exceeds_the_capacity() {
         let server = RedisServer::start();
         let semaphore = connect(&server, 5);
         never_more_than_five(&semaphore, 20, SECOND / 50);
@@ -88,7 +88,7 @@ mod redis {
     }
 
     #[test]
-    fn a_thread_renews_what_is_held_and_tasks_see_it() {
+    fn renewal_thread_renews_permits_that_tasks_see() {
         let server = RedisServer::start();
         let semaphore = connect(&server, 1);
         let held = semaphore.try_acquire(&ann(), 1).expect("free");
@@ -99,7 +99,7 @@ mod redis {
         runtime.block_on(async {
             let redis = tower_sluice::RedisBackend::connect(server.url()).await;
             let redis = RedisSemaphore::new(&redis.expect("it runs"));
-            let tasks = tower_sluice::Semaphore::new(semaphore.permits().clone(), redis);
+            let tasks = tower_sluice::Semaphore::new(semaphore.policy().clone(), redis);
             assert!(tasks.try_acquire(&ann(), 1).await.is_err());
         });
         // As after a restart that lost everything.

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tower_sluice::backend::Answer;
 use tower_sluice::semaphore::{PermitBackend, PermitId, PermitOp};
-use tower_sluice::{Key, MaxWait, Permits, RedisBackend, RedisSemaphore, Semaphore};
+use tower_sluice::{Key, MaxWait, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy};
 
 use crate::support::redis::RedisServer;
 
@@ -20,7 +20,7 @@ async fn server_of(server: &RedisServer, capacity: u32) -> Semaphore<RedisSemaph
     let builder = RedisBackend::builder().time_limit(20 * SECOND);
     let redis = builder.connect(server.url()).await.expect("it runs");
     Semaphore::new(
-        Permits::new("exports", capacity),
+        SemaphorePolicy::new("exports", capacity),
         RedisSemaphore::new(&redis),
     )
 }
@@ -34,8 +34,7 @@ fn commands(server: &RedisServer) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_who_waits_alone_asks_twenty_times_a_second_and_soon_has_what_another_server_released()
-{
+async fn single_waiter_polls_every_50_ms_and_gets_a_released_permit() {
     let server = RedisServer::start();
     let (here, there) = (server_of(&server, 1).await, server_of(&server, 1).await);
     let mut late = Vec::new();
@@ -63,7 +62,7 @@ async fn one_who_waits_alone_asks_twenty_times_a_second_and_soon_has_what_anothe
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn those_of_two_servers_are_served_in_the_order_in_which_they_came() {
+async fn waiters_of_two_servers_are_served_in_order_of_arrival() {
     let server = RedisServer::start();
     let servers = [server_of(&server, 1).await, server_of(&server, 1).await];
     let held = servers[0].try_acquire(&ann(), 1).await.expect("free");
@@ -93,7 +92,7 @@ async fn those_of_two_servers_are_served_in_the_order_in_which_they_came() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_waiter_that_died_at_the_head_keeps_others_out_for_a_second_at_most() {
+async fn dead_queue_head_delays_others_by_at_most_a_second() {
     let server = RedisServer::start();
     let semaphore = server_of(&server, 1).await;
     let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
@@ -102,10 +101,10 @@ async fn a_waiter_that_died_at_the_head_keeps_others_out_for_a_second_at_most() 
         weight: 1,
         waited: 5 * SECOND,
     };
-    let Answer::Later(refused) = semaphore.backend().ask(op, semaphore.permits(), &ann()) else {
+    let Answer::Later(denied) = semaphore.backend().ask(op, semaphore.policy(), &ann()) else {
         panic!("Redis is asked");
     };
-    assert!(!refused.await.expect("it answers").decision.is_allowed());
+    assert!(!denied.await.expect("it answers").decision.is_allowed());
     drop(held);
     let since = Instant::now();
     let permit = semaphore
@@ -118,8 +117,8 @@ async fn a_waiter_that_died_at_the_head_keeps_others_out_for_a_second_at_most() 
     drop(permit);
 }
 
-/// As many tasks as `tasks` on each of so many servers acquire, hold for `hold`, and begin again. Of each wait when it ended and
-/// how long it was.
+/// As many tasks as `tasks` on each of so many servers acquire, hold for `hold`, and begin again. Of each wait when it
+/// ended and how long it was.
 async fn fair_load(
     server: &RedisServer,
     servers: usize,
@@ -151,7 +150,7 @@ async fn fair_load(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_a_fair_load_nobody_waits_for_twice_the_average_and_few_commands_are_sent() {
+async fn fair_load_bounds_waits_and_commands() {
     let server = RedisServer::start();
     for load in [(4, 16, 10), (8, 2, 20), (6, 4, 100)] {
         // A machine that stood still for a moment has measured that.

@@ -9,10 +9,10 @@ use http_body_util::Full;
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::concurrency::SemaphoreLayer;
 use tower_sluice::key::{Header, KeyError, KeyExt as _, KeyExtractor, Networks, PeerAddr};
-use tower_sluice::response::{AsError, HeaderFormat, LimitError, Refusal};
+use tower_sluice::response::{AsError, HeaderFormat, LimitError, Rejection};
 use tower_sluice::{
-    ClientIp, Decision, Global, Key, MemoryBackend, MemorySemaphore, Permits, Policy, Quota,
-    RateLimitLayer, RetryAfter, RouteCosts,
+    ClientIp, Decision, Global, Key, MemoryBackend, MemorySemaphore, Policy, Quota, RateLimitLayer,
+    RetryAfter, RouteCosts, SemaphorePolicy,
 };
 
 use crate::requests::{endless, memory, two_each};
@@ -22,19 +22,19 @@ const PROBLEM: &str = r#"{"type":"https://iana.org/assignments/http-problem-type
 const REDUCED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","title":"Request cannot be satisfied due to temporary server capacity constraints","status":503}"#;
 
 #[test]
-fn a_user_with_too_many_in_flight_is_told_429_and_others_are_not() {
+fn user_over_its_capacity_gets_429_and_others_do_not() {
     let mut service = two_each(&memory()).layer(endless());
     let first = now(&mut service, from("ann")).expect("no error");
     let second = now(&mut service, from("ann")).expect("no error");
-    let told = |response: &Response<_>| {
+    let reported = |response: &Response<_>| {
         let field = |name: &str| response.headers()[name].to_str().expect("ASCII").to_owned();
         (field("ratelimit-policy"), field("ratelimit"))
     };
     let policy = "\"exports\";q=2;qu=\"concurrent-requests\"".to_owned();
-    assert_eq!(told(&first), (policy.clone(), "\"exports\";r=1".into()));
-    assert_eq!(told(&second), (policy, "\"exports\";r=0".into()));
+    assert_eq!(reported(&first), (policy.clone(), "\"exports\";r=1".into()));
+    assert_eq!(reported(&second), (policy, "\"exports\";r=0".into()));
 
-    let third = refused(&mut service, from("ann"));
+    let third = rejected(&mut service, from("ann"));
     assert_eq!(third.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(
         third.head(),
@@ -62,8 +62,8 @@ fn a_user_with_too_many_in_flight_is_told_429_and_others_are_not() {
     );
 }
 
-/// The body of a refusal, whatever the service's own is.
-fn refused<S, Req, B>(service: &mut S, request: Req) -> Seen
+/// The body of a rejection, whatever the service's own is.
+fn rejected<S, Req, B>(service: &mut S, request: Req) -> Seen
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
     B: http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug>,
@@ -86,14 +86,14 @@ impl<R> KeyExtractor<R> for Office {
 }
 
 fn full<K: KeyExtractor<Request<()>> + Clone>(key: K) -> Seen {
-    let permits = Permits::new("exports", 1);
+    let permits = SemaphorePolicy::new("exports", 1);
     let mut service = SemaphoreLayer::new(permits, key, memory()).layer(endless());
     let _first = now(&mut service, from("ann")).expect("no error");
-    refused(&mut service, from("ann"))
+    rejected(&mut service, from("ann"))
 }
 
 #[test]
-fn a_whole_service_with_too_much_in_flight_is_unavailable() {
+fn global_capacity_exceeded_is_503() {
     for seen in [full(Global), full((Global, Global)), full(Office)] {
         assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(
@@ -112,26 +112,26 @@ fn a_whole_service_with_too_much_in_flight_is_unavailable() {
 }
 
 #[test]
-fn no_wait_helps_a_weight_above_the_capacity() {
+fn weight_above_the_capacity_is_denied_for_good() {
     let memory = memory();
     let weigh = |weight| two_each(&memory).weight(weight).layer(endless());
-    let seen = refused(&mut weigh(3), from("ann"));
+    let seen = rejected(&mut weigh(3), from("ann"));
     assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(seen.lines("retry-after"), [""; 0]);
     assert_eq!(seen.lines("ratelimit"), ["\"exports\";r=2"]);
 
     let _two = now(&mut weigh(2), from("ann")).expect("no error");
-    assert_eq!(refused(&mut weigh(1), from("ann")).status, 429);
+    assert_eq!(rejected(&mut weigh(1), from("ann")).status, 429);
     let nothing = now(&mut weigh(0), from("ann")).expect("no error");
     assert_eq!(nothing.status(), 200);
     assert_eq!(memory.held(), 2);
 }
 
 #[test]
-fn nor_does_one_above_that_of_a_whole_service_which_is_not_at_fault() {
-    let limit = SemaphoreLayer::new(Permits::new("exports", 2), Global, memory()).weight(3);
+fn weight_above_the_global_capacity_is_429() {
+    let limit = SemaphoreLayer::new(SemaphorePolicy::new("exports", 2), Global, memory()).weight(3);
     let mut service = limit.layer(endless());
-    let seen = refused(&mut service, from("ann"));
+    let seen = rejected(&mut service, from("ann"));
     assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(seen.lines("retry-after"), [""; 0]);
     assert_eq!(seen.body, PROBLEM);
@@ -140,11 +140,11 @@ fn nor_does_one_above_that_of_a_whole_service_which_is_not_at_fault() {
     *request.method_mut() = Method::POST;
     let grpc = "application/grpc".parse().expect("a value");
     request.headers_mut().insert("content-type", grpc);
-    assert_eq!(refused(&mut service, request).lines("grpc-status"), ["8"]);
+    assert_eq!(rejected(&mut service, request).lines("grpc-status"), ["8"]);
 }
 
 #[test]
-fn requests_weigh_what_a_closure_or_a_table_says() {
+fn weight_comes_from_a_closure_or_route_costs() {
     let memory = memory();
     let by_header = |head: &tower_sluice::Head<'_>| head.headers.len() as u64;
     let mut service = two_each(&memory).weight_fn(by_header).layer(endless());
@@ -165,15 +165,15 @@ fn requests_weigh_what_a_closure_or_a_table_says() {
 }
 
 #[test]
-fn each_key_has_the_capacity_that_a_closure_says_and_a_change_is_felt_at_once() {
+fn policy_fn_sets_the_capacity_of_each_key() {
     let memory = memory();
     let capacity = |request: &mut Request<()>, capacity: &str| {
         let capacity = capacity.parse().expect("a value");
         request.headers_mut().insert("x-capacity", capacity);
     };
-    let base = Permits::new("exports", 1);
+    let base = SemaphorePolicy::new("exports", 1);
     let mut service = two_each(&memory)
-        .permits_fn(move |head, key| {
+        .policy_fn(move |head, key| {
             assert_eq!(key.as_bytes(), b"ann");
             let said = head
                 .headers
@@ -205,7 +205,7 @@ fn each_key_has_the_capacity_that_a_closure_says_and_a_change_is_felt_at_once() 
 }
 
 #[test]
-fn fields_are_as_chosen_and_nothing_on_redirects_unless_asked_for() {
+fn fields_follow_the_settings_and_skip_redirects_by_default() {
     let moved = || {
         tower::service_fn(|_: Request<()>| async {
             Response::builder().status(302).body(String::new())
@@ -226,13 +226,13 @@ fn fields_are_as_chosen_and_nothing_on_redirects_unless_asked_for() {
         now(&mut silent, from("ann")).expect("no error"),
     ];
     assert_eq!(held[0].headers().len(), 0);
-    let seen = refused(&mut silent, from("ann"));
+    let seen = rejected(&mut silent, from("ann"));
     assert!(seen.says_nothing_of_limits());
     assert_eq!(seen.lines("retry-after"), ["1"]);
 }
 
 #[test]
-fn layers_within_each_other_speak_one_after_the_other() {
+fn nested_layers_write_fields_in_order() {
     let rates = RateLimitLayer::new(
         Policy::new("api", Quota::per_minute(9)),
         Header::new(USER),
@@ -240,58 +240,64 @@ fn layers_within_each_other_speak_one_after_the_other() {
     );
     let memory = memory();
     let mut within = rates.clone().layer(two_each(&memory).layer(hello()));
-    let told = seen(&mut within, from("ann"));
-    assert_eq!(told.lines("ratelimit"), ["\"exports\";r=1", "\"api\";r=8"]);
+    let reported = seen(&mut within, from("ann"));
+    assert_eq!(
+        reported.lines("ratelimit"),
+        ["\"exports\";r=1", "\"api\";r=8"]
+    );
     let mut around = two_each(&memory).layer(rates.layer(hello()));
-    let told = seen(&mut around, from("ann"));
-    assert_eq!(told.lines("ratelimit"), ["\"api\";r=7", "\"exports\";r=1"]);
+    let reported = seen(&mut around, from("ann"));
+    assert_eq!(
+        reported.lines("ratelimit"),
+        ["\"api\";r=7", "\"exports\";r=1"]
+    );
 }
 
 #[test]
-fn the_answer_to_head_has_no_body() {
-    let permits = Permits::new("exports", 1);
+fn head_response_has_no_body() {
+    let permits = SemaphorePolicy::new("exports", 1);
     let layer = SemaphoreLayer::new(permits, Header::new(USER), memory());
     let mut service = layer.layer(endless());
     let _held = now(&mut service, from("ann")).expect("no error");
     let mut head = from("ann");
     *head.method_mut() = Method::HEAD;
-    let seen = refused(&mut service, head);
+    let seen = rejected(&mut service, head);
     assert_eq!((seen.status.as_u16(), &*seen.body), (429, ""));
     assert_eq!(seen.lines("content-length"), [PROBLEM.len().to_string()]);
 }
 
 #[test]
-fn a_refusal_looks_as_a_closure_says() {
-    let permits = Permits::new("exports", 1);
+fn reject_fn_sets_the_response() {
+    let permits = SemaphorePolicy::new("exports", 1);
     let mut service = SemaphoreLayer::new(permits, Header::new(USER), memory())
-        .reject_fn(|head, refusal| {
+        .reject_fn(|head, rejection| {
             assert!(matches!(
-                refusal,
-                Refusal::Busy {
+                rejection,
+                Rejection::Busy {
                     is_global: false,
                     ..
                 }
             ));
             assert_eq!(
-                refusal.retry_after(),
+                rejection.retry_after(),
                 Some(RetryAfter::In(Duration::from_secs(30)))
             );
-            let mut response = Response::new(format!("{} {refusal}", head.method));
+            let mut response = Response::new(format!("{} {rejection}", head.method));
             *response.status_mut() = StatusCode::IM_A_TEAPOT;
             response
         })
         .layer(endless());
     let _held = now(&mut service, from("ann")).expect("no error");
-    let seen = refused(&mut service, from("ann"));
+    let seen = rejected(&mut service, from("ann"));
     assert_eq!(seen.status, StatusCode::IM_A_TEAPOT);
     assert_eq!(seen.body, "GET too many requests of `exports` in flight");
     assert_eq!(seen.lines("retry-after"), ["1"]);
 }
 
 #[test]
-fn grpc_clients_are_told_as_they_expect() {
+fn grpc_clients_get_grpc_status() {
     fn call<K: KeyExtractor<Request<()>> + Clone>(key: K) -> Seen {
-        let permits = Permits::new("exports", 1);
+        let permits = SemaphorePolicy::new("exports", 1);
         let mut service = SemaphoreLayer::new(permits, key, memory()).layer(endless());
         let request = || {
             let mut request = from("ann");
@@ -301,7 +307,7 @@ fn grpc_clients_are_told_as_they_expect() {
             request
         };
         let _held = now(&mut service, request()).expect("no error");
-        refused(&mut service, request())
+        rejected(&mut service, request())
     }
     for (seen, code) in [(call(Header::new(USER)), "8"), (call(Global), "14")] {
         assert_eq!(seen.status, 200);
@@ -318,7 +324,7 @@ fn grpc_clients_are_told_as_they_expect() {
 }
 
 #[test]
-fn who_has_no_key_is_refused_or_let_through_without_a_permit() {
+fn unkeyed_requests_are_rejected_or_skip_the_permit() {
     let memory = memory();
     let mut strict = two_each(&memory).layer(hello());
     assert_eq!(seen(&mut strict, Request::new(())).status, 400);
@@ -329,10 +335,10 @@ fn who_has_no_key_is_refused_or_let_through_without_a_permit() {
 }
 
 #[test]
-fn what_is_exempt_and_pre_flights_take_no_permit() {
+fn exempt_requests_and_preflights_take_no_permit() {
     let memory = memory();
     let key = Header::new(USER).skip_if(|head| head.uri.path() == "/health");
-    let layer = SemaphoreLayer::new(Permits::new("exports", 1), key, memory.clone());
+    let layer = SemaphoreLayer::new(SemaphorePolicy::new("exports", 1), key, memory.clone());
     let mut service = layer.clone().layer(endless());
     let mut health = from("ann");
     *health.uri_mut() = "/health".parse().expect("a path");
@@ -348,17 +354,20 @@ fn what_is_exempt_and_pre_flights_take_no_permit() {
     let mut counts = layer.count_preflights(true).layer(endless());
     let _asked = now(&mut counts, preflight()).expect("no error");
     assert_eq!(memory.held(), 1);
-    assert_eq!(refused(&mut service, from("ann")).status, 429);
+    assert_eq!(rejected(&mut service, from("ann")).status, 429);
 
     let denied = ClientIp::new().deny_list(Networks::new(["127.0.0.0/8"]));
     let key = Global.guarded_by(denied);
     assert!(KeyExtractor::<Request<()>>::is_global(&key));
-    let layer = SemaphoreLayer::new(Permits::new("exports", 1), key, memory);
+    let layer = SemaphoreLayer::new(SemaphorePolicy::new("exports", 1), key, memory);
     let mut request = from("ann");
     let peer = PeerAddr(([127, 0, 0, 1], 4711).into());
     request.extensions_mut().insert(peer);
     let mut service = layer.skip_unkeyed().layer(endless());
-    assert_eq!(refused(&mut service, request).status, StatusCode::FORBIDDEN);
+    assert_eq!(
+        rejected(&mut service, request).status,
+        StatusCode::FORBIDDEN
+    );
 }
 
 #[test]
@@ -385,7 +394,7 @@ fn the_decision_is_in_responses_unless_turned_off() {
 }
 
 #[test]
-fn a_service_that_does_not_speak_http_has_errors() {
+fn non_http_service_gets_errors() {
     let (go, _keep) = tokio::sync::watch::channel(false);
     let slow = tower::service_fn(move |word: &'static str| {
         let mut gone = go.subscribe();
@@ -395,15 +404,15 @@ fn a_service_that_does_not_speak_http_has_errors() {
         }
     });
     let memory = MemorySemaphore::new();
-    let mut service = SemaphoreLayer::new(Permits::new("words", 1), Global, memory.clone())
-        .reject_with(AsError)
+    let mut service = SemaphoreLayer::new(SemaphorePolicy::new("words", 1), Global, memory.clone())
+        .protocol(AsError)
         .layer(slow);
     let mut first = Box::pin(now_ready(&mut service).call("first"));
     assert!((&mut first).now_or_never().is_none());
     let second = now(&mut service, "second");
     assert!(matches!(
         second,
-        Err(LimitError::Refused(Refusal::Busy {
+        Err(LimitError::Rejected(Rejection::Busy {
             is_global: true,
             ..
         }))
@@ -411,8 +420,8 @@ fn a_service_that_does_not_speak_http_has_errors() {
     assert_eq!(memory.held(), 1);
     drop(first);
     assert_eq!(memory.held(), 0);
-    let mut at_once = SemaphoreLayer::new(Permits::new("words", 1), Global, memory.clone())
-        .reject_with(AsError)
+    let mut at_once = SemaphoreLayer::new(SemaphorePolicy::new("words", 1), Global, memory.clone())
+        .protocol(AsError)
         .layer(tower::service_fn(async |word: &'static str| {
             Ok::<_, Infallible>(word.len())
         }));
@@ -432,7 +441,7 @@ where
 }
 
 #[test]
-fn what_answers_with_an_empty_body_of_the_services_type_still_can() {
+fn middleware_can_still_answer_with_an_empty_body() {
     // A layer of CORS or of timeouts around this one.
     let mut service = two_each(&memory()).layer(hello());
     let response = now(&mut service, from("ann")).expect("no error");

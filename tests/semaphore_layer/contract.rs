@@ -12,9 +12,9 @@ use http::{Request, Response};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt};
 
-use tower_sluice::{Header, Permits, SemaphoreLayer};
+use tower_sluice::{Header, SemaphoreLayer, SemaphorePolicy};
 
-use crate::requests::{Endless, Later, endless, memory, told, two_each};
+use crate::requests::{Endless, Later, endless, memory, reported, two_each};
 use crate::support::{USER, from, now, others};
 
 /// Panics if it is called without having been polled ready. A clone is not ready.
@@ -52,7 +52,7 @@ impl Service<Request<()>> for Strict {
 }
 
 #[tokio::test]
-async fn only_a_service_that_is_ready_is_called_and_none_for_a_refusal() {
+async fn only_a_ready_service_is_called() {
     let calls = Arc::new(AtomicUsize::new(0));
     let strict = Strict {
         ready: false,
@@ -88,16 +88,16 @@ fn is_ready<Req, S: Service<Req>>(service: &mut S) -> bool {
 }
 
 #[tokio::test]
-async fn readiness_goes_back_at_once_if_a_request_is_refused_or_waits() {
+async fn rejected_and_waiting_requests_release_readiness_at_once() {
     let memory = memory();
     let inner = ConcurrencyLimit::new(endless(), 1);
     let (mut other, mut service) = (inner.clone(), two_each(&memory).layer(inner.clone()));
     let held = [(); 2].map(|()| now(&mut service, from("ann")).expect("no error"));
     assert!(is_ready(&mut service));
     assert!(!is_ready(&mut other), "the slot is taken");
-    let refused = service.call(from("ann"));
-    let refused = refused.now_or_never().expect("at once").expect("no error");
-    assert_eq!(refused.status(), 429);
+    let rejected = service.call(from("ann"));
+    let rejected = rejected.now_or_never().expect("at once").expect("no error");
+    assert_eq!(rejected.status(), 429);
     assert!(is_ready(&mut other));
     drop(other);
 
@@ -121,7 +121,11 @@ async fn readiness_goes_back_while_a_backend_is_asked_and_without_a_key() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let inner = ConcurrencyLimit::new(endless(), 1);
     let backend = Later(memory(), Arc::clone(&gate));
-    let limit = SemaphoreLayer::new(Permits::new("exports", 2), Header::new(USER), backend);
+    let limit = SemaphoreLayer::new(
+        SemaphorePolicy::new("exports", 2),
+        Header::new(USER),
+        backend,
+    );
     let (mut service, mut other) = (limit.layer(inner.clone()), inner.clone());
     assert!(is_ready(&mut service));
     let mut call = Box::pin(service.call(from("ann")));
@@ -139,13 +143,13 @@ async fn readiness_goes_back_while_a_backend_is_asked_and_without_a_key() {
     assert!(is_ready(&mut other), "the head is there");
     drop(other);
     assert!(is_ready(&mut service));
-    let refused = service.call(Request::new(()));
+    let rejected = service.call(Request::new(()));
     assert!(is_ready(&mut inner.clone()));
-    assert_eq!(refused.await.expect("no error").status(), 400);
+    assert_eq!(rejected.await.expect("no error").status(), 400);
 }
 
 #[tokio::test]
-async fn the_inner_service_is_asked_whether_it_is_ready_and_its_error_passes() {
+async fn readiness_and_its_error_come_from_the_inner_service() {
     #[derive(Clone)]
     struct Broken;
     impl Service<Request<()>> for Broken {
@@ -190,7 +194,7 @@ impl Service<Request<()>> for Breaks {
 }
 
 #[tokio::test]
-async fn a_service_that_breaks_while_its_request_waits_leaves_nothing_behind() {
+async fn service_that_fails_while_its_request_waits_leaks_nothing() {
     let memory = memory();
     let mut endless = two_each(&memory).layer(endless());
     let held = [(); 2].map(|()| now(&mut endless, from("ann")).expect("no error"));
@@ -207,9 +211,9 @@ async fn a_service_that_breaks_while_its_request_waits_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_an_error_leaves_nothing_behind_either() {
+async fn failed_check_leaks_nothing() {
     let memory = memory();
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = two_each(&memory).layer(service);
     let mut call = Box::pin(service.ready().await.expect("ready").call(from("ann")));
     assert!((&mut call).now_or_never().is_none());
@@ -221,7 +225,7 @@ async fn an_answer_that_is_an_error_leaves_nothing_behind_either() {
 
 #[test]
 fn the_service_can_be_seen_changed_and_taken_back() {
-    let (inner, _called) = told();
+    let (inner, _called) = reported();
     let mut service = two_each(&memory()).layer((inner, 7));
     assert_eq!(service.get_ref().1, 7);
     service.get_mut().1 = 8;

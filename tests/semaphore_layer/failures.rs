@@ -8,12 +8,12 @@ use axum::routing::get;
 use http_body_util::BodyExt;
 use tokio::time::sleep;
 use tower_sluice::concurrency::{HeldPermit, SemaphoreLayer};
-use tower_sluice::limiter::{HandlesFailure, NoChoice};
+use tower_sluice::limiter::{HandleFailure, Unspecified};
 use tower_sluice::response::Http;
 use tower_sluice::semaphore::PermitBackend;
 use tower_sluice::{
-    Cost, Global, Key, MemoryBackend, OnBackendError, PeerIp, Permits, RedisBackend,
-    RedisSemaphore, Semaphore,
+    Cost, FailurePolicy, Global, Key, MemoryBackend, PeerIp, RedisBackend, RedisSemaphore,
+    Semaphore, SemaphorePolicy,
 };
 
 use crate::servers::redis::RedisServer;
@@ -21,8 +21,8 @@ use crate::support::{PATIENCE, Seen, client, get as request, listen};
 
 const LEASE: Duration = Duration::from_secs(2);
 
-fn permits(capacity: u32) -> Permits {
-    Permits::new("exports", capacity).with_lease(LEASE)
+fn permits(capacity: u32) -> SemaphorePolicy {
+    SemaphorePolicy::new("exports", capacity).with_lease(LEASE)
 }
 
 async fn connect(server: &RedisServer) -> RedisSemaphore {
@@ -53,7 +53,7 @@ async fn recovers(semaphore: &RedisSemaphore) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_redis_is_gone_requests_are_treated_as_was_chosen() {
+async fn failure_policy_applies_while_redis_is_down() {
     let mut server = RedisServer::start();
     let redis = connect(&server).await;
     let (entered, go) = (
@@ -70,16 +70,16 @@ async fn while_redis_is_gone_requests_are_treated_as_was_chosen() {
     let app = Router::new()
         .route(
             "/allow",
-            get(|| async { "ok" }).layer(limit().on_backend_error(OnBackendError::Allow)),
+            get(|| async { "ok" }).layer(limit().on_backend_error(FailurePolicy::FailOpen)),
         )
         .route(
             "/deny",
-            get(|| async { "ok" }).layer(limit().on_backend_error(OnBackendError::Deny)),
+            get(|| async { "ok" }).layer(limit().on_backend_error(FailurePolicy::FailClosed)),
         )
         .route(
             "/fallback",
             get(slow)
-                .layer(limit().on_backend_error(OnBackendError::Fallback(MemoryBackend::new()))),
+                .layer(limit().on_backend_error(FailurePolicy::Fallback(MemoryBackend::new()))),
         );
     let address = serve(app).await;
     assert_eq!(
@@ -88,16 +88,16 @@ async fn while_redis_is_gone_requests_are_treated_as_was_chosen() {
     );
 
     server.kill9();
-    let lobby = redis.lobby();
+    let context = redis.context();
     for round in 1..=5 {
         let passed = ask(address, "/allow").await;
         assert_eq!((passed.status.as_u16(), &*passed.body), (200, "ok"));
         assert!(passed.says_nothing_of_limits());
-        assert_eq!(lobby.let_in_without_permit(), round);
+        assert_eq!(context.unpermitted(), round);
     }
-    let refused = ask(address, "/deny").await;
-    assert_eq!(refused.status, 503);
-    let head: Vec<_> = refused
+    let rejected = ask(address, "/deny").await;
+    assert_eq!(rejected.status, 503);
+    let head: Vec<_> = rejected
         .head()
         .into_iter()
         .filter(|(name, _)| *name != "date")
@@ -135,7 +135,7 @@ async fn while_redis_is_gone_requests_are_treated_as_was_chosen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_handler_is_told_that_redis_has_forgotten_its_permit() {
+async fn handler_learns_that_redis_lost_its_permit() {
     let mut server = RedisServer::start();
     let redis = connect(&server).await;
     let handler = |held: HeldPermit| async move {
@@ -146,7 +146,7 @@ async fn a_handler_is_told_that_redis_has_forgotten_its_permit() {
         }
     };
     let limit = SemaphoreLayer::new(permits(1), Global, redis.clone())
-        .on_backend_error(OnBackendError::Deny);
+        .on_backend_error(FailurePolicy::FailClosed);
     let address = serve(Router::new().route("/", get(handler)).layer(limit)).await;
     let call = tokio::spawn(ask(address, "/"));
     let semaphore = Semaphore::new(permits(1), redis.clone());
@@ -164,16 +164,16 @@ async fn a_handler_is_told_that_redis_has_forgotten_its_permit() {
     server.kill9();
     server.restart();
     assert_eq!(call.await.expect("no panic").body, "lost true");
-    assert_eq!(redis.lobby().lost_permits(), 1);
+    assert_eq!(redis.context().lost_permits(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_go_away_give_their_permits_back_long_before_the_lease_ends() {
+async fn disconnected_clients_release_their_permits_before_the_lease_ends() {
     let server = RedisServer::start();
     let redis = connect(&server).await;
     let long = permits(3).with_lease(Duration::from_secs(3_600));
     let limit = SemaphoreLayer::new(long.clone(), Global, redis.clone())
-        .on_backend_error(OnBackendError::Deny);
+        .on_backend_error(FailurePolicy::FailClosed);
     let streams = || async {
         let never = futures_util::stream::pending::<Result<String, std::convert::Infallible>>();
         axum::body::Body::from_stream(never)
@@ -190,8 +190,8 @@ async fn clients_that_go_away_give_their_permits_back_long_before_the_lease_ends
             let client = client(1);
             let response = client.request(request(address, "/")).await.expect("a head");
             assert_eq!(response.status(), 200, "round {round}");
-            let told = format!("\"exports\";r={left}");
-            assert_eq!(response.headers()["ratelimit"], told);
+            let reported = format!("\"exports\";r={left}");
+            assert_eq!(response.headers()["ratelimit"], reported);
             open.push((response.into_body(), client));
         }
         assert_eq!(ask(address, "/").await.status, 503);
@@ -212,16 +212,16 @@ async fn clients_that_go_away_give_their_permits_back_long_before_the_lease_ends
     }
 }
 
-/// A layer over a backend that cannot fail needs no choice, one over Redis does: the compiler says so, where the layer is
-/// documented.
+/// A layer over a backend that cannot fail needs no choice, one over Redis does: the compiler says so, where the layer
+/// is documented.
 #[test]
-fn only_what_can_fail_needs_a_choice() {
+fn only_fallible_backends_need_a_failure_policy() {
     fn needs_none<E>()
     where
-        NoChoice: HandlesFailure<E>,
+        Unspecified: HandleFailure<E>,
     {
     }
     needs_none::<std::convert::Infallible>();
-    fn is_default<K, S>(_: Option<SemaphoreLayer<K, S, Cost, NoChoice, Http>>) {}
+    fn is_default<K, S>(_: Option<SemaphoreLayer<K, S, Cost, Unspecified, Http>>) {}
     is_default(None::<SemaphoreLayer<Global, RedisSemaphore>>);
 }

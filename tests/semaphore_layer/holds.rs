@@ -18,9 +18,9 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::concurrency::{HeldPermit, Hold, KeptPermit, SemaphoreLayer};
-use tower_sluice::{Global, MemorySemaphore, Permits};
+use tower_sluice::{Global, MemorySemaphore, SemaphorePolicy};
 
-use crate::requests::{Feed, endless, fed, memory, told, two_each};
+use crate::requests::{Feed, endless, fed, memory, reported, two_each};
 use crate::support::{self, PATIENCE, from, get as request, hello, listen, now, others};
 
 fn data(text: &'static str) -> Result<Frame<Bytes>, &'static str> {
@@ -36,7 +36,7 @@ async fn streaming(
     crate::requests::Memory,
 ) {
     let memory = memory();
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = two_each(&memory).hold(hold).layer(service);
     let response = service.ready().await.expect("ready").call(from("ann"));
     let (feed, body) = fed();
@@ -49,7 +49,7 @@ async fn streaming(
 }
 
 #[tokio::test]
-async fn a_body_holds_it_to_its_last_byte() {
+async fn body_holds_its_permit_until_its_last_byte() {
     let (feed, response, memory) = streaming(Hold::Body).await;
     let mut body = Box::pin(response.into_body());
     assert_eq!(memory.held(), 1);
@@ -72,7 +72,7 @@ async fn a_body_holds_it_to_its_last_byte() {
 }
 
 #[tokio::test]
-async fn a_body_that_fails_gives_it_back() {
+async fn failing_body_releases_its_permit() {
     let (feed, response, memory) = streaming(Hold::Body).await;
     let mut body = Box::pin(response.into_body());
     feed.send(Err("cut off")).expect("it listens");
@@ -81,7 +81,7 @@ async fn a_body_that_fails_gives_it_back() {
 }
 
 #[tokio::test]
-async fn a_body_dropped_half_way_gives_it_back() {
+async fn body_dropped_half_way_releases_its_permit() {
     let (feed, response, memory) = streaming(Hold::Body).await;
     let mut body = Box::pin(response.into_body());
     feed.send(data("half")).expect("it listens");
@@ -92,7 +92,7 @@ async fn a_body_dropped_half_way_gives_it_back() {
 }
 
 #[tokio::test]
-async fn a_body_that_says_that_a_frame_was_its_last_holds_it_no_longer() {
+async fn body_that_reports_its_last_frame_releases_its_permit() {
     let memory = memory();
     let mut service = two_each(&memory).layer(hello());
     let response = now(&mut service, from("ann")).expect("no error");
@@ -103,16 +103,16 @@ async fn a_body_that_says_that_a_frame_was_its_last_holds_it_no_longer() {
 }
 
 #[tokio::test]
-async fn only_the_head_holds_it_if_so_chosen() {
+async fn hold_head_releases_the_permit_with_the_head() {
     let (_feed, response, memory) = streaming(Hold::Head).await;
     assert_eq!(memory.held(), 0);
     assert_eq!(response.headers()["ratelimit"], "\"exports\";r=1");
 }
 
 #[tokio::test]
-async fn an_error_of_the_service_gives_it_back() {
+async fn service_error_releases_the_permit() {
     let memory = memory();
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = two_each(&memory).layer(service);
     let response = service.ready().await.expect("ready").call(from("ann"));
     let answer = async {
@@ -126,7 +126,7 @@ async fn an_error_of_the_service_gives_it_back() {
 }
 
 #[test]
-fn a_panic_gives_it_back_in_the_call_and_in_its_future() {
+fn panic_in_call_or_future_releases_the_permit() {
     let memory = memory();
     let in_call = tower::service_fn(|request: Request<()>| {
         assert!(request.headers().is_empty(), "on purpose");
@@ -148,9 +148,9 @@ fn a_panic_gives_it_back_in_the_call_and_in_its_future() {
 }
 
 #[test]
-fn a_request_that_is_dropped_gives_it_back_at_any_point() {
+fn request_dropped_at_any_point_releases_its_permit() {
     let memory = memory();
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = two_each(&memory).layer(service);
     let mut call = || {
         let ready = service.ready().now_or_never().expect("at once");
@@ -171,8 +171,8 @@ fn a_request_that_is_dropped_gives_it_back_at_any_point() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Requests that wait for one another, each dropped after a random number of polls, before its answer, in its body or
-    /// after it: nothing stays, and whoever asks afterwards gets everything.
+    /// Requests that wait for one another, each dropped after a random number of polls, before its answer, in its body
+    /// or after it: nothing stays, and whoever asks afterwards gets everything.
     #[test]
     fn requests_dropped_at_random_points_leak_nothing(
         steps in prop::collection::vec((0_u8..6, 1_u32..=2, any::<bool>()), 1..40)
@@ -180,7 +180,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let memory = memory();
-            let (service, mut called) = told();
+            let (service, mut called) = reported();
             let layer = two_each(&memory)
                 .weight_fn(|head| head.headers.len() as u64)
                 .wait(Duration::from_secs(3_600));
@@ -252,7 +252,11 @@ async fn numbers() -> Body {
 
 fn in_memory(capacity: u32) -> (MemorySemaphore, SemaphoreLayer<Global, MemorySemaphore>) {
     let memory = MemorySemaphore::new();
-    let layer = SemaphoreLayer::new(Permits::new("exports", capacity), Global, memory.clone());
+    let layer = SemaphoreLayer::new(
+        SemaphorePolicy::new("exports", capacity),
+        Global,
+        memory.clone(),
+    );
     (memory, layer)
 }
 
@@ -267,7 +271,7 @@ async fn until_held(memory: &MemorySemaphore, held: u64) {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_half_way_gives_its_permit_back() {
+async fn client_disconnect_half_way_releases_its_permit() {
     let (memory, layer) = in_memory(1);
     let app = Router::new().route("/", get(numbers)).layer(layer);
     let address = serve(app).await;
@@ -287,7 +291,7 @@ async fn a_client_that_goes_away_half_way_gives_its_permit_back() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_never_sent_holds_it_no_longer_than_the_head() {
+async fn body_that_is_never_sent_releases_its_permit_with_the_head() {
     let (memory, layer) = in_memory(1);
     let answer = async |request: Request<hyper::body::Incoming>| {
         let status = request.uri().path().trim_start_matches('/').parse();
@@ -320,7 +324,7 @@ async fn a_body_that_is_never_sent_holds_it_no_longer_than_the_head() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_before_the_head_gives_its_permit_back() {
+async fn client_disconnect_before_the_head_releases_its_permit() {
     let (memory, layer) = in_memory(1);
     let app = Router::new()
         .route("/", get(|| sleep(Duration::from_secs(3_600))))
@@ -335,7 +339,7 @@ async fn a_client_that_goes_away_before_the_head_gives_its_permit_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_reads_slowly_holds_its_permit_as_long_as_it_reads() {
+async fn slow_reader_holds_its_permit_until_it_has_read_everything() {
     const CHUNK: usize = 1 << 20;
     let (memory, layer) = in_memory(1);
     let large = || async {
@@ -358,7 +362,7 @@ async fn a_client_that_reads_slowly_holds_its_permit_as_long_as_it_reads() {
 }
 
 #[tokio::test]
-async fn a_handler_that_panics_gives_its_permit_back_and_the_server_goes_on() {
+async fn panicking_handler_releases_its_permit() {
     let (memory, layer) = in_memory(1);
     let panics = || async {
         if Duration::ZERO.is_zero() {
@@ -374,9 +378,9 @@ async fn a_handler_that_panics_gives_its_permit_back_and_the_server_goes_on() {
 }
 
 #[test]
-fn what_is_in_the_request_keeps_nothing_by_itself() {
+fn held_permit_in_the_request_does_not_hold_the_permit() {
     let memory = memory();
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = two_each(&memory).layer(service);
     let ready = service
         .ready()
@@ -409,10 +413,10 @@ fn what_is_in_the_request_keeps_nothing_by_itself() {
 }
 
 #[test]
-fn what_is_kept_lasts_until_it_is_dropped_and_the_response_has_ended() {
+fn kept_permit_lasts_until_drop_and_end_of_response() {
     let memory = memory();
     for kept_first in [true, false] {
-        let (service, mut called) = told();
+        let (service, mut called) = reported();
         let mut service = two_each(&memory).hold(Hold::Head).layer(service);
         let ready = service
             .ready()
@@ -453,7 +457,7 @@ fn what_is_kept_lasts_until_it_is_dropped_and_the_response_has_ended() {
 #[test]
 fn the_permits_of_all_layers_around_a_handler_are_kept_together() {
     let (memory, (whole, of_all)) = (memory(), in_memory(9));
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = of_all.weight(3).layer(two_each(&memory).layer(service));
     let ready = service
         .ready()
@@ -481,17 +485,17 @@ fn the_permits_of_all_layers_around_a_handler_are_kept_together() {
 }
 
 #[tokio::test]
-async fn the_loss_of_any_of_them_is_told() {
+async fn loss_of_any_held_permit_is_reported() {
     let clock = support::clock();
     let leased = |name, seconds| {
         let memory = MemorySemaphore::builder()
             .clock(clock.clone())
             .leases_end()
             .build();
-        let permits = Permits::new(name, 1).with_lease(Duration::from_secs(seconds));
+        let permits = SemaphorePolicy::new(name, 1).with_lease(Duration::from_secs(seconds));
         SemaphoreLayer::new(permits, Global, memory)
     };
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = leased("long", 3_600).layer(leased("short", 30).layer(service));
     let mut call = Box::pin(service.ready().await.expect("ready").call(Request::new(())));
     assert!((&mut call).now_or_never().is_none());
@@ -551,22 +555,22 @@ async fn handlers_get_it_as_an_argument() {
 }
 
 #[test]
-fn a_lease_that_is_lost_is_told_to_the_handler() {
+fn handler_learns_of_a_lost_lease() {
     let clock = support::clock();
     let memory = MemorySemaphore::builder()
         .clock(clock.clone())
         .leases_end()
         .build();
     let lease = Duration::from_secs(30);
-    let permits = Permits::new("exports", 1).with_lease(lease);
+    let permits = SemaphorePolicy::new("exports", 1).with_lease(lease);
     let mut service = SemaphoreLayer::new(permits, Global, memory.clone()).layer(endless());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let (inner, mut called) = told();
+        let (inner, mut called) = reported();
         let layer = SemaphoreLayer::new(
-            Permits::new("exports", 1).with_lease(lease),
+            SemaphorePolicy::new("exports", 1).with_lease(lease),
             Global,
             memory.clone(),
         );

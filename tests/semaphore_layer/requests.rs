@@ -11,11 +11,11 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use tokio::sync::{mpsc, oneshot};
 use tower::Service;
-use tower_sluice::backend::{self, Lobby};
+use tower_sluice::backend::{self, BackendContext};
 use tower_sluice::clock::ManualClock;
 use tower_sluice::key::Header;
 use tower_sluice::semaphore::{PermitBackend, PermitOp, PermitReply};
-use tower_sluice::{Key, MemorySemaphore, Permits, SemaphoreLayer};
+use tower_sluice::{Key, MemorySemaphore, SemaphoreLayer, SemaphorePolicy};
 
 use crate::support::{USER, clock};
 
@@ -36,7 +36,7 @@ impl PermitBackend for Later {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        permits: &SemaphorePolicy,
         key: &Key,
     ) -> backend::Answer<Result<PermitReply, Infallible>, Self::Future> {
         let (later, permits, key) = (self.clone(), permits.clone(), key.clone());
@@ -49,27 +49,27 @@ impl PermitBackend for Later {
         }))
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.0.lobby()
+    fn context(&self) -> &BackendContext {
+        self.0.context()
     }
 
     fn has_leases(&self) -> bool {
         self.0.has_leases()
     }
 
-    fn next_look(
+    fn next_attempt(
         &self,
-        permits: &Permits,
+        permits: &SemaphorePolicy,
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        self.0.next_look(permits, reply, waiters)
+        self.0.next_attempt(permits, reply, waiters)
     }
 }
 
 /// Two requests of each user at a time.
 pub(crate) fn two_each(memory: &Memory) -> SemaphoreLayer<Header, Memory> {
-    let permits = Permits::new("exports", 2);
+    let permits = SemaphorePolicy::new("exports", 2);
     SemaphoreLayer::new(permits, Header::new(USER), memory.clone())
 }
 
@@ -95,10 +95,10 @@ pub(crate) fn fed() -> (Feed, Response<Fed>) {
     (feed, Response::new(Fed(body)))
 }
 
-/// What a request of a [`told`] service waits for.
+/// What a request of a [`reported`] service waits for.
 pub(crate) type Answer = oneshot::Sender<Result<Response<Fed>, &'static str>>;
 
-/// The calls of a [`told`] service.
+/// The calls of a [`reported`] service.
 pub(crate) type Calls = mpsc::UnboundedReceiver<(Request<()>, Answer)>;
 
 /// What HTTP services of these tests are.
@@ -119,7 +119,7 @@ impl<B, E, S> Serves<B, E> for S where
 }
 
 /// A service whose answers a test gives: it hands out how to.
-pub(crate) fn told() -> (impl Serves<Fed, &'static str>, Calls) {
+pub(crate) fn reported() -> (impl Serves<Fed, &'static str>, Calls) {
     let (calls, called) = mpsc::unbounded_channel();
     let calls = Arc::new(calls);
     let service = tower::service_fn(move |request: Request<()>| {

@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tower_sluice::concurrency::HeldPermit;
-use tower_sluice::{MemorySemaphore, PeerIp, Permits, SemaphoreLayer};
+use tower_sluice::{MemorySemaphore, PeerIp, SemaphoreLayer, SemaphorePolicy};
 
 use crate::support::{PATIENCE, listen};
 
@@ -39,7 +39,11 @@ async fn echo(mut socket: WebSocket) {
 
 async fn serve() -> (MemorySemaphore, SocketAddr) {
     let memory = MemorySemaphore::new();
-    let limit = SemaphoreLayer::new(Permits::new("chats", 1), PeerIp::new(), memory.clone());
+    let limit = SemaphoreLayer::new(
+        SemaphorePolicy::new("chats", 1),
+        PeerIp::new(),
+        memory.clone(),
+    );
     let app = Router::new()
         .route("/forgets", any(forgets))
         .route("/keeps", any(keeps))
@@ -52,7 +56,7 @@ async fn serve() -> (MemorySemaphore, SocketAddr) {
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A connection that is open and answers, or the status of the refusal.
+/// A connection that is open and answers, or the status of the rejection.
 async fn open(address: SocketAddr, path: &str) -> Result<Socket, u16> {
     let handshake = connect_async(format!("ws://{address}{path}"));
     match timeout(PATIENCE, handshake).await.expect("in time") {
@@ -90,7 +94,7 @@ async fn until_held(memory: &MemorySemaphore, held: u64) {
 }
 
 #[tokio::test]
-async fn a_permit_that_is_kept_lasts_as_long_as_the_connection() {
+async fn kept_permit_lasts_as_long_as_the_connection() {
     let (memory, address) = serve().await;
     for _ in 0..3 {
         let mut first = open(address, "/keeps").await.expect("one is free");
@@ -105,7 +109,7 @@ async fn a_permit_that_is_kept_lasts_as_long_as_the_connection() {
 }
 
 #[tokio::test]
-async fn a_permit_that_nobody_keeps_ends_with_the_handshake() {
+async fn permit_that_is_not_kept_ends_with_the_handshake() {
     let (memory, address) = serve().await;
     let mut first = open(address, "/forgets").await.expect("one is free");
     until_held(&memory, 0).await;

@@ -8,15 +8,16 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use tower::{Layer, Service, ServiceExt};
-use tower_sluice::backend::{Answer, Lobby};
+use tower_sluice::backend::{Answer, BackendContext};
 use tower_sluice::clock::{Clock as _, ManualClock, Timestamp};
 use tower_sluice::concurrency::HeldPermit;
 use tower_sluice::semaphore::{PermitBackend, PermitOp, PermitReply};
 use tower_sluice::{
-    Deadline, Header, Key, MemoryBackend, MemorySemaphore, OnBackendError, Permits, SemaphoreLayer,
+    Deadline, FailurePolicy, Header, Key, MemoryBackend, MemorySemaphore, SemaphoreLayer,
+    SemaphorePolicy,
 };
 
-use crate::requests::{Memory, endless, fed, told};
+use crate::requests::{Memory, endless, fed, reported};
 use crate::support::{PATIENCE, Seen, USER, clock, from, others};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ fn one(
 ) {
     let memory = MemorySemaphore::builder().clock(clock.clone()).build();
     let layer = SemaphoreLayer::new(
-        Permits::new("exports", 1),
+        SemaphorePolicy::new("exports", 1),
         tower_sluice::Header::new("x-user"),
         memory.clone(),
     );
@@ -37,9 +38,9 @@ fn one(
 }
 
 #[tokio::test]
-async fn who_waits_is_served_in_order_when_a_body_ends() {
+async fn waiters_are_served_in_order_when_a_body_ends() {
     let (memory, layer) = one(&clock());
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = layer.wait(10 * SECOND).layer(service);
     let mut calls = Vec::new();
     for number in 0..4_u32 {
@@ -102,9 +103,9 @@ async fn the_wait_ends_at_its_bound_at_a_deadline_and_at_a_grpc_timeout() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_leaves_the_line() {
+async fn client_disconnect_leaves_the_queue() {
     let (memory, layer) = one(&clock());
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = layer.wait(10 * SECOND).layer(service);
     let mut call = || {
         let ready = service.ready().now_or_never().expect("at once");
@@ -128,7 +129,7 @@ async fn a_client_that_goes_away_leaves_the_line() {
 async fn a_handler_sees_how_long_its_request_has_waited() {
     let clock = clock();
     let (_, layer) = one(&clock);
-    let (service, mut called) = told();
+    let (service, mut called) = reported();
     let mut service = layer.wait(10 * SECOND).layer(service);
     let first = tokio::spawn(service.ready().await.expect("ready").call(from("ann")));
     let waited = |request: &Request<()>| {
@@ -164,7 +165,7 @@ impl PermitBackend for Fails {
     fn ask(
         &self,
         op: PermitOp,
-        _: &Permits,
+        _: &SemaphorePolicy,
         _: &Key,
     ) -> Answer<Result<PermitReply, std::fmt::Error>, Self::Future> {
         let gate = Arc::clone(&self.1);
@@ -177,28 +178,32 @@ impl PermitBackend for Fails {
         }))
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.0.lobby()
+    fn context(&self) -> &BackendContext {
+        self.0.context()
     }
 
     fn has_leases(&self) -> bool {
         true
     }
 
-    fn next_look(&self, _: &Permits, _: &PermitReply, _: usize) -> Option<Duration> {
+    fn next_attempt(&self, _: &SemaphorePolicy, _: &PermitReply, _: usize) -> Option<Duration> {
         None
     }
 }
 
 #[tokio::test]
-async fn at_the_fallback_a_request_waits_for_what_is_left_of_its_wait() {
+async fn request_waits_at_the_fallback_for_the_rest_of_max_wait() {
     let clock = clock();
     let memory = MemorySemaphore::builder().clock(clock.clone()).build();
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let backend = Fails(memory, Arc::clone(&gate));
-    let layer = SemaphoreLayer::new(Permits::new("exports", 1), Header::new(USER), backend)
-        .on_backend_error(OnBackendError::Fallback(MemoryBackend::new()))
-        .wait(3_600 * SECOND);
+    let layer = SemaphoreLayer::new(
+        SemaphorePolicy::new("exports", 1),
+        Header::new(USER),
+        backend,
+    )
+    .on_backend_error(FailurePolicy::Fallback(MemoryBackend::new()))
+    .wait(3_600 * SECOND);
     let service = layer.layer(endless());
     let call = || tokio::spawn(service.clone().oneshot(from("ann")));
     let fail = async || {

@@ -1,7 +1,8 @@
 //! A Redis whose TIME is that of a clock moved by hand: a TCP proxy in front of a real server.
 //!
-//! For what decides by a plain TIME command, and for scripts, which take the time from their first argument if there is one:
-//! the proxy puts it there. Where a test can give a connection of its own, that one does the same: [`frozen`](super::frozen).
+//! For what decides by a plain TIME command, and for scripts, which take the time from their first argument if there is
+//! one: the proxy puts it there. Where a test can give a connection of its own, that one does the same:
+//! [`frozen`](super::frozen).
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,8 +18,8 @@ use tower_sluice::clock::{Clock, ManualClock};
 
 use super::proxy::{Frames, first_word};
 
-/// Passes everything but the answers to TIME, and what scripts are told. It ends when it is dropped, and its connections with
-/// it.
+/// Passes everything but the answers to TIME, and what scripts are told. It ends when it is dropped, and its
+/// connections with it.
 #[derive(Debug)]
 pub(crate) struct ClockProxy {
     shared: Arc<Shared>,
@@ -56,7 +57,8 @@ impl ClockProxy {
         format!("redis://{}/", self.address)
     }
 
-    /// From now on another client is always faster: it has sent this, and has its answer, whenever a transaction begins.
+    /// From now on another client is always faster: it has sent this, and has its answer, whenever a transaction
+    /// begins.
     pub(crate) fn meddle(&self, command: &redis::Cmd) {
         *self.shared.meddler.lock() = Some(command.get_packed_command());
     }
@@ -106,7 +108,7 @@ impl Shared {
         while let Some(mut frame) = frames.next().await? {
             let word = first_word(&frame);
             if word.starts_with("EVAL") {
-                frame = told(&frame, self.clock.now().as_micros());
+                frame = reported(&frame, self.clock.now().as_micros());
             }
             let meddler = self.meddler.lock().clone();
             if word == "MULTI"
@@ -149,7 +151,7 @@ impl Shared {
 }
 
 /// The request of a script, with the time in the place of the first argument behind the keys.
-fn told(request: &[u8], micros: u64) -> Vec<u8> {
+fn reported(request: &[u8], micros: u64) -> Vec<u8> {
     let mut words = strings(request);
     let keys: usize = String::from_utf8_lossy(&words[2])
         .parse()
@@ -157,9 +159,9 @@ fn told(request: &[u8], micros: u64) -> Vec<u8> {
     let time = &mut words[3 + keys];
     assert_eq!(*time, b"", "nobody tells scripts the time but a test");
     *time = micros.to_string().into_bytes();
-    let mut told = redis::Cmd::new();
-    told.arg(words);
-    told.get_packed_command()
+    let mut reported = redis::Cmd::new();
+    reported.arg(words);
+    reported.get_packed_command()
 }
 
 /// The strings of a request: `*2\r\n$3\r\nGET\r\n$1\r\na\r\n`.

@@ -1,7 +1,7 @@
 //! A Redis whose keys expire by a clock moved by hand.
 //!
-//! Redis counts expiry by its own clock. This wrapper reads the expiry that each write has set, takes it off the key, and
-//! deletes the key when the manual clock has passed it.
+//! Redis counts expiry by its own clock. This wrapper reads the expiry that each write has set, takes it off the key,
+//! and deletes the key when the manual clock has passed it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tower_sluice::backend::{Answer, Backend, BackendError, Lobby, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, BackendContext, BackendError, Op, Reply};
 use tower_sluice::clock::{Clock, ManualClock};
 use tower_sluice::{Key, Policy, RedisBackend};
 
@@ -153,7 +153,7 @@ impl Backend for Expiring {
         }))
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.backend.lobby()
+    fn context(&self) -> &BackendContext {
+        self.backend.context()
     }
 }

@@ -1,7 +1,7 @@
 //! A Redis whose time stands where a test puts it.
 //!
-//! Scripts take the time from their first argument if there is one. Only a connection can put it there: nothing in the crate
-//! does, and nothing in its API can.
+//! Scripts take the time from their first argument if there is one. Only a connection can put it there: nothing in the
+//! crate does, and nothing in its API can.
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
@@ -29,7 +29,7 @@ impl Frozen {
     }
 
     /// The command with the time in the place of the first argument behind the keys.
-    fn told(&self, command: &Cmd) -> Cmd {
+    fn reported(&self, command: &Cmd) -> Cmd {
         let args: Vec<&[u8]> = command
             .args_iter()
             .map(|arg| match arg {
@@ -49,22 +49,22 @@ impl Frozen {
             b"",
             "the backend never tells scripts the time itself"
         );
-        let mut told = Cmd::new();
+        let mut reported = Cmd::new();
         for (index, arg) in args.into_iter().enumerate() {
             if index == 3 + keys {
-                told.arg(self.clock.now().as_micros());
+                reported.arg(self.clock.now().as_micros());
             } else {
-                told.arg(arg);
+                reported.arg(arg);
             }
         }
-        told
+        reported
     }
 }
 
 impl ConnectionLike for Frozen {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        let told = self.told(command);
-        Box::pin(async move { self.inner.send_packed_command(&told).await })
+        let reported = self.reported(command);
+        Box::pin(async move { self.inner.send_packed_command(&reported).await })
     }
 
     fn req_packed_commands<'a>(

@@ -1,4 +1,5 @@
-//! What waiters leave behind, tried with random quotas, costs and departures: nothing that was not spent, and nothing made.
+//! What waiters leave behind, tried with random quotas, costs and departures: nothing that was not spent, and nothing
+//! made.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,11 +11,11 @@ use proptest::test_runner::{Config, TestCaseResult};
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::clock::{Clock, Timestamp};
 use tower_sluice::limiter::Rejected;
-use tower_sluice::{Cost, Decision, Key, Policy, Quota, RetryAfter, Snapshot, Turn};
+use tower_sluice::{Cost, Decision, Key, Policy, Quota, Reservation, RetryAfter, Snapshot};
 
 use crate::crowd::us;
-use crate::line::Line;
 use crate::property::{Seen, try_all};
+use crate::queue::TestQueue;
 
 const SEEDS: &str = "tests/waits.proptest-regressions";
 
@@ -110,10 +111,10 @@ fn key(number: usize) -> Key {
     Key::from(u64::try_from(number).expect("few"))
 }
 
-fn peek(line: &Line, number: usize) -> Snapshot {
+fn peek(queue: &TestQueue, number: usize) -> Snapshot {
     use futures_util::FutureExt;
     let key = key(number);
-    let peeked = line.limiter.peek(&key).now_or_never();
+    let peeked = queue.limiter.peek(&key).now_or_never();
     let Ok(snapshot) = peeked.expect("memory answers at once");
     snapshot
 }
@@ -144,7 +145,7 @@ impl Bucket {
         }
     }
 
-    /// No span has seen more than it may (SEMANTICS, rule 3.7), at the moments of the turns.
+    /// No span has seen more than it may (SEMANTICS, rule 3.7), at the moments of the reservations.
     fn bounds(&self, charges: &[Charged]) -> TestCaseResult {
         let mut went: Vec<_> = charges.iter().filter(|charged| charged.went).collect();
         went.sort_by_key(|charged| charged.moment);
@@ -173,7 +174,7 @@ impl Bucket {
 }
 
 #[test]
-fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
+fn dropped_bucket_waiters_leave_a_correct_state() {
     let bucket = || {
         let parts = (1..=6_u64, 1..=6_u64, 1..=200_u64, any::<bool>());
         parts.prop_map(|(capacity, refill, period, ticks)| Bucket {
@@ -199,16 +200,16 @@ fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
     let seen = for_all(case, |(buckets, steps, seed), seen| {
         let named = buckets.iter().enumerate();
         let named = named.map(|(index, bucket)| (index.to_string(), bucket.quota()));
-        let policy = Policy::try_of("books", named).expect("1 to 3 quotas");
-        let mut line = Line::of(&policy).in_disorder(seed);
+        let policy = Policy::try_from_quotas("books", named).expect("1 to 3 quotas");
+        let mut queue = TestQueue::of(&policy).in_disorder(seed);
         let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
-        let mut turns = BTreeMap::new();
+        let mut reservations = BTreeMap::new();
         let mut charges: [Vec<Charged>; KEYS] = Default::default();
         // Cancelled reservations that stay charged for the time being, and when they are due.
-        let mut unreturned: [Vec<(usize, Timestamp, Turn)>; KEYS] = Default::default();
+        let mut unreturned: [Vec<(usize, Timestamp, Reservation)>; KEYS] = Default::default();
         let mut is_late = false;
         for step in steps {
-            let now = line.clock.now();
+            let now = queue.clock.now();
             match step {
                 Step::Join {
                     key: number,
@@ -220,49 +221,53 @@ fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
                     let states = &mut books[number].states;
                     let max_wait = us(max_wait);
                     let reply = algorithm::reserve(&policy, states, now, Cost::new(cost), max_wait);
-                    let wait = line.wait_for(&key(number), cost, max_wait);
-                    let who = line.crowd.join(wait);
+                    let wait = queue.wait_for(&key(number), cost, max_wait);
+                    let who = queue.crowd.join(wait);
                     if !reply.decision.is_allowed() {
-                        let refused = line.crowd.ended.pop().expect("at once").outcome;
-                        prop_assert_eq!(refused.err(), Some(Rejected::Denied(reply.decision)));
+                        let rejected = queue.crowd.ended.pop().expect("at once").outcome;
+                        prop_assert_eq!(rejected.err(), Some(Rejected::Denied(reply.decision)));
                         seen.note("refused");
                         continue;
                     }
                     if cost > 0 {
                         charges[number].push(Charged {
                             who: Some(who),
-                            moment: now.after(reply.go_after).as_micros(),
+                            moment: now.after(reply.wait).as_micros(),
                             cost,
                             went: false,
                         });
                     }
-                    turns.insert(who, (number, now, reply));
+                    reservations.insert(who, (number, now, reply));
                 }
                 Step::Leave(_) | Step::LeaveLast | Step::LeaveLate(..) => {
-                    let waiting = line.crowd.waiting();
+                    let waiting = queue.crowd.waiting();
                     let Some(last) = waiting.last() else { continue };
                     let who = match &step {
                         Step::Leave(index) | Step::LeaveLate(index, _) => *index.get(&waiting),
                         _ => *last,
                     };
-                    let (number, asked, reply) = turns.remove(&who).expect("it has a turn");
+                    let (number, asked, reply) = reservations.remove(&who).expect("it has a turn");
                     if let Step::LeaveLate(_, late) = step {
-                        let time = asked.after(reply.go_after + us(late)).max(now);
+                        let time = asked.after(reply.wait + us(late)).max(now);
                         is_late |= time > now;
-                        line.clock.jump(us(time.as_micros() - crate::crowd::START));
+                        queue.clock.jump(us(time.as_micros() - crate::crowd::START));
                         seen.note("left late");
                     }
-                    prop_assert!(line.crowd.leave(who));
-                    let turn = reply.turn.expect("it waits");
-                    let (now, states) = (line.clock.now(), &mut books[number].states);
-                    let due = asked.after(reply.go_after);
-                    let mut cancelled = vec![(who, due, turn)];
+                    prop_assert!(queue.crowd.leave(who));
+                    let reservation = reply.reservation.expect("it waits");
+                    let (now, states) = (queue.clock.now(), &mut books[number].states);
+                    let due = asked.after(reply.wait);
+                    let mut cancelled = vec![(who, due, reservation)];
                     unreturned[number].retain(|(_, due, _)| *due > now);
                     let mut is_retry = false;
-                    while let Some((who, due, turn)) = cancelled.pop() {
-                        if !algorithm::cancel(&policy, states, now, &turn).returned {
+                    while let Some((who, due, reservation)) = cancelled.pop() {
+                        if !algorithm::cancel(&policy, states, now, &reservation).returned {
                             seen.note("passes unused");
-                            unreturned[number].extend((due > now).then_some((who, due, turn)));
+                            unreturned[number].extend((due > now).then_some((
+                                who,
+                                due,
+                                reservation,
+                            )));
                             continue;
                         }
                         let place = charges[number].iter().position(|c| c.who == Some(who));
@@ -278,13 +283,13 @@ fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
                         // Whichever can go back now.
                         cancelled.append(&mut unreturned[number]);
                     }
-                    line.crowd.run();
+                    queue.crowd.run();
                 }
-                Step::Pass(span) => line.crowd.until(line.clock.passed() + us(span)),
+                Step::Pass(span) => queue.crowd.until(queue.clock.passed() + us(span)),
                 Step::Check { key: number, cost } => {
                     let cost = tokens(cost, least_limit(&policy));
                     let allowed = books[number].check(now, cost).is_allowed();
-                    let limiter = &line.limiter;
+                    let limiter = &queue.limiter;
                     let backend = limiter.backend();
                     prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
                     if allowed && cost > 0 {
@@ -297,39 +302,58 @@ fn whoever_goes_away_leaves_the_books_of_a_bucket_as_they_should_be() {
                     }
                 }
             }
-            went(&mut line, &mut turns, &mut charges, &mut is_late, seen)?;
-            let now = line.clock.now();
+            went(
+                &mut queue,
+                &mut reservations,
+                &mut charges,
+                &mut is_late,
+                seen,
+            )?;
+            let now = queue.clock.now();
             for (number, books) in books.iter().enumerate() {
                 let look = books.look(now);
-                prop_assert_eq!(&peek(&line, number), look.snapshot());
+                prop_assert_eq!(&peek(&queue, number), look.snapshot());
             }
-            prop_assert_eq!(line.waiters(), line.crowd.waiting().len());
+            prop_assert_eq!(queue.waiting(), queue.crowd.waiting().len());
         }
         // All that still wait go at their times, and then nothing is left.
-        let ends = turns
+        let ends = reservations
             .values()
-            .map(|(_, asked, reply)| asked.after(reply.go_after));
-        if let Some(end) = ends.max().filter(|end| *end > line.clock.now()) {
-            line.crowd.until(us(end.as_micros() - crate::crowd::START));
+            .map(|(_, asked, reply)| asked.after(reply.wait));
+        if let Some(end) = ends.max().filter(|end| *end > queue.clock.now()) {
+            queue.crowd.until(us(end.as_micros() - crate::crowd::START));
         }
-        went(&mut line, &mut turns, &mut charges, &mut is_late, seen)?;
-        prop_assert!(turns.is_empty() && line.crowd.waiting().is_empty());
-        prop_assert_eq!(line.waiters(), 0);
+        went(
+            &mut queue,
+            &mut reservations,
+            &mut charges,
+            &mut is_late,
+            seen,
+        )?;
+        prop_assert!(reservations.is_empty() && queue.crowd.waiting().is_empty());
+        prop_assert_eq!(queue.waiting(), 0);
         for (number, charges) in charges.iter().enumerate() {
             buckets
                 .iter()
                 .try_for_each(|bucket| bucket.bounds(charges))?;
-            let quotas = |line: &Line| peek(line, number).quotas().to_vec();
-            let rest = quotas(&line).iter().map(|quota| quota.reset_after()).max();
-            line.clock
-                .jump(line.clock.passed() + rest.expect("one at least"));
-            for quota in quotas(&line) {
+            let quotas = |queue: &TestQueue| peek(queue, number).quotas().to_vec();
+            let rest = quotas(&queue).iter().map(|quota| quota.reset_after()).max();
+            queue
+                .clock
+                .jump(queue.clock.passed() + rest.expect("one at least"));
+            for quota in quotas(&queue) {
                 prop_assert_eq!(quota.remaining(), quota.limit());
                 prop_assert_eq!(quota.reset_after(), Duration::ZERO);
             }
         }
-        let lobby = line.lobby();
-        prop_assert_eq!((lobby.errands(), lobby.lost_errands()), (0, 0));
+        let context = queue.context();
+        prop_assert_eq!(
+            (
+                context.background_tasks(),
+                context.failed_background_tasks()
+            ),
+            (0, 0)
+        );
         Ok(())
     });
     seen.at_least(10_000, &["joined"]);
@@ -351,25 +375,25 @@ type Turns = BTreeMap<usize, (usize, Timestamp, tower_sluice::backend::Reply)>;
 
 /// Those who have gone: each at its moment, or as soon as it could notice.
 fn went(
-    line: &mut Line,
-    turns: &mut Turns,
+    queue: &mut TestQueue,
+    reservations: &mut Turns,
     charges: &mut [Vec<Charged>; KEYS],
     is_late: &mut bool,
     seen: &Seen,
 ) -> TestCaseResult {
-    for ended in line.crowd.ended.drain(..) {
+    for ended in queue.crowd.ended.drain(..) {
         let charge = ended.outcome;
-        let (number, asked, reply) = turns.remove(&ended.who).expect("it has a turn");
+        let (number, asked, reply) = reservations.remove(&ended.who).expect("it has a turn");
         let charge = match charge {
             Ok(charge) => charge,
             Err(why) => return Err(TestCaseError::fail(format!("refused later: {why:?}"))),
         };
         let asked = asked.as_micros() - crate::crowd::START;
-        let moment = us(asked) + reply.go_after;
+        let moment = us(asked) + reply.wait;
         prop_assert!(ended.at == moment || *is_late && ended.at > moment);
         prop_assert_eq!(charge.waited(), ended.at - us(asked));
         prop_assert_eq!(charge.decision(), Some(reply.decision));
-        seen.note(if reply.go_after.is_zero() {
+        seen.note(if reply.wait.is_zero() {
             "at once"
         } else {
             "waited"
@@ -414,16 +438,16 @@ struct Standing {
 }
 
 #[test]
-fn whoever_goes_away_leaves_a_line_before_a_window_as_it_should_be() {
+fn dropped_window_waiters_leave_a_correct_queue() {
     let case = with_a_window()
         .prop_flat_map(|(policy, span)| (Just(policy), vec(step(span), 1..=STEPS), any::<u64>()));
     let seen = for_all(case, |(policy, steps, seed), seen| {
-        let mut line = Line::of(&policy).in_disorder(seed);
+        let mut queue = TestQueue::of(&policy).in_disorder(seed);
         let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
         let mut standing: BTreeMap<usize, Standing> = BTreeMap::new();
         let mut last = [0; KEYS];
         for step in steps {
-            let now = line.clock.now();
+            let now = queue.clock.now();
             match step {
                 Step::Join {
                     key: number,
@@ -431,8 +455,8 @@ fn whoever_goes_away_leaves_a_line_before_a_window_as_it_should_be() {
                     max_wait,
                 } => {
                     let (cost, max_wait) = (tokens(cost, least_limit(&policy)), us(max_wait));
-                    let wait = line.wait_for(&key(number), cost, max_wait);
-                    let who = line.crowd.join(wait);
+                    let wait = queue.wait_for(&key(number), cost, max_wait);
+                    let who = queue.crowd.join(wait);
                     seen.note("joined");
                     standing.insert(
                         who,
@@ -445,7 +469,7 @@ fn whoever_goes_away_leaves_a_line_before_a_window_as_it_should_be() {
                     );
                 }
                 Step::Leave(_) | Step::LeaveLast | Step::LeaveLate(..) => {
-                    let waiting = line.crowd.waiting();
+                    let waiting = queue.crowd.waiting();
                     let who = match &step {
                         Step::Leave(index) if !waiting.is_empty() => *index.get(&waiting),
                         Step::LeaveLast if !waiting.is_empty() => waiting[waiting.len() - 1],
@@ -453,40 +477,40 @@ fn whoever_goes_away_leaves_a_line_before_a_window_as_it_should_be() {
                         Step::LeaveLate(..) if !waiting.is_empty() => waiting[0],
                         _ => continue,
                     };
-                    prop_assert!(line.crowd.leave(who));
+                    prop_assert!(queue.crowd.leave(who));
                     standing.remove(&who);
                     seen.note("left");
-                    line.crowd.run();
+                    queue.crowd.run();
                 }
-                Step::Pass(span) => line.crowd.until(line.clock.passed() + us(span)),
+                Step::Pass(span) => queue.crowd.until(queue.clock.passed() + us(span)),
                 Step::Check { key: number, cost } => {
                     let cost = tokens(cost, least_limit(&policy));
                     let allowed = books[number].check(now, cost).is_allowed();
-                    let backend = line.limiter.backend();
+                    let backend = queue.limiter.backend();
                     prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
                 }
             }
-            left_line(&mut line, &mut standing, &mut books, &mut last, seen)?;
-            let now = line.clock.now();
+            left_queue(&mut queue, &mut standing, &mut books, &mut last, seen)?;
+            let now = queue.clock.now();
             for (number, books) in books.iter().enumerate() {
                 let look = books.look(now);
-                prop_assert_eq!(&peek(&line, number), look.snapshot());
+                prop_assert_eq!(&peek(&queue, number), look.snapshot());
                 // The first of the line waits only for what is not there.
                 if let Some(first) = standing.values().find(|own| own.key == number) {
                     let decision = books.clone().check(now, first.cost);
                     prop_assert!(!decision.is_allowed());
                 }
             }
-            prop_assert_eq!(line.waiters(), standing.len());
+            prop_assert_eq!(queue.waiting(), standing.len());
         }
         // Nobody stays longer than he wanted.
         let ends = standing.values().map(|own| own.asked.after(own.max_wait));
         if let Some(end) = ends.max() {
-            line.crowd.until(us(end.as_micros() - crate::crowd::START));
+            queue.crowd.until(us(end.as_micros() - crate::crowd::START));
         }
-        left_line(&mut line, &mut standing, &mut books, &mut last, seen)?;
-        prop_assert!(standing.is_empty() && line.crowd.waiting().is_empty());
-        prop_assert_eq!(line.waiters(), 0);
+        left_queue(&mut queue, &mut standing, &mut books, &mut last, seen)?;
+        prop_assert!(standing.is_empty() && queue.crowd.waiting().is_empty());
+        prop_assert_eq!(queue.waiting(), 0);
         Ok(())
     });
     seen.at_least(10_000, &["joined"]);
@@ -494,16 +518,16 @@ fn whoever_goes_away_leaves_a_line_before_a_window_as_it_should_be() {
     seen.at_least(100, &["overtakes"]);
 }
 
-/// Those who have been served, each in its order, and those who have been refused, rightly.
-fn left_line(
-    line: &mut Line,
+/// Those who have been served, each in its order, and those who have been denied, rightly.
+fn left_queue(
+    queue: &mut TestQueue,
     standing: &mut BTreeMap<usize, Standing>,
     books: &mut [Books; KEYS],
     last: &mut [usize; KEYS],
     seen: &Seen,
 ) -> TestCaseResult {
-    let limit = least_limit(line.limiter.policy());
-    for ended in line.crowd.ended.drain(..) {
+    let limit = least_limit(queue.limiter.policy());
+    for ended in queue.crowd.ended.drain(..) {
         let own = standing.remove(&ended.who).expect("it has come");
         let at = Timestamp::from_micros(crate::crowd::START).after(ended.at);
         let waited = us(at.micros_since(own.asked));

@@ -1,4 +1,5 @@
-//! Cancelled reservations: a charge goes back as soon as only time has changed the state since, in whatever order a crowd leaves.
+//! Cancelled reservations: a charge goes back as soon as only time has changed the state since, in whatever order a
+//! crowd leaves.
 
 use std::time::Duration;
 
@@ -12,11 +13,11 @@ use rand::seq::SliceRandom;
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::clock::Timestamp;
 use tower_sluice::decision::Receipt;
-use tower_sluice::{Cost, MaxWait, Policy, Quota, Snapshot, Turn};
+use tower_sluice::{Cost, MaxWait, Policy, Quota, Reservation, Snapshot};
 
 use crate::crowd::{START, ms, secs, us};
-use crate::line::Line;
 use crate::property::try_all;
+use crate::queue::TestQueue;
 
 /// Policies of buckets, all of which are slower than the crowd comes.
 fn slow() -> [Policy; 3] {
@@ -32,16 +33,16 @@ fn fast() -> Policy {
 }
 
 /// `count` waiters, 5 ms after each other.
-fn crowd(policy: &Policy, count: u64) -> (Line, Vec<usize>) {
-    let mut line = Line::of(policy);
-    while line.check(1).decision.is_allowed() {}
+fn crowd(policy: &Policy, count: u64) -> (TestQueue, Vec<usize>) {
+    let mut queue = TestQueue::of(policy);
+    while queue.check(1).decision.is_allowed() {}
     let mut all = Vec::new();
     for number in 1..=count {
-        line.crowd.until(ms(5 * number));
-        all.push(line.join(1, MaxWait::Unbounded));
+        queue.crowd.until(ms(5 * number));
+        all.push(queue.join(1, MaxWait::Unbounded));
     }
-    assert!(all.iter().all(|who| line.crowd.waits(*who)));
-    (line, all)
+    assert!(all.iter().all(|who| queue.crowd.waits(*who)));
+    (queue, all)
 }
 
 /// The orders in which `all` leave.
@@ -60,21 +61,21 @@ fn orders(all: &[usize]) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn a_crowd_that_leaves_in_any_order_leaves_the_debt_of_those_who_stay() {
+fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
     for policy in slow() {
         for stay in [0, 1, 4] {
             for order in 0..7 {
-                let (mut line, all) = crowd(&policy, 100);
+                let (mut queue, all) = crowd(&policy, 100);
                 let (without, _) = crowd(&policy, stay as u64);
                 let leave = &orders(&all[stay..])[order];
                 for (step, who) in leave.iter().enumerate() {
                     // At different times, but before the first of those who wait is due.
-                    line.clock.jump(ms(500) + us(step as u64 + 1));
-                    assert!(line.crowd.leave(*who));
+                    queue.clock.jump(ms(500) + us(step as u64 + 1));
+                    assert!(queue.crowd.leave(*who));
                 }
-                without.clock.jump(line.clock.passed());
-                assert_eq!(line.books(), without.books(), "{policy:?}, {order}");
-                let decision = line.check(0).decision;
+                without.clock.jump(queue.clock.passed());
+                assert_eq!(queue.books(), without.books(), "{policy:?}, {order}");
+                let decision = queue.check(0).decision;
                 assert_eq!(decision, without.check(0).decision);
             }
         }
@@ -83,42 +84,45 @@ fn a_crowd_that_leaves_in_any_order_leaves_the_debt_of_those_who_stay() {
 
 #[test]
 fn a_reservation_in_front_of_one_that_is_used_stays_charged() {
-    let (mut line, all) = crowd(&fast(), 3);
-    let books = line.books();
-    assert!(line.crowd.leave(all[0]));
-    assert!(line.crowd.leave(all[1]));
-    assert_eq!(line.books(), books);
-    line.crowd.until(ms(600));
-    assert!(!line.crowd.waits(all[2]), "its time has come");
-    let asks = line.asks();
+    let (mut queue, all) = crowd(&fast(), 3);
+    let books = queue.books();
+    assert!(queue.crowd.leave(all[0]));
+    assert!(queue.crowd.leave(all[1]));
+    assert_eq!(queue.books(), books);
+    queue.crowd.until(ms(600));
+    assert!(!queue.crowd.waits(all[2]), "its time has come");
+    let asks = queue.asks();
     // Both were due before; nothing is tried again.
-    let last = line.join(1, MaxWait::Unbounded);
-    assert!(line.crowd.leave(last));
-    assert_eq!(line.asks(), asks + 2);
-    assert_eq!(line.books(), (0, ms(200)));
+    let last = queue.join(1, MaxWait::Unbounded);
+    assert!(queue.crowd.leave(last));
+    assert_eq!(queue.asks(), asks + 2);
+    assert_eq!(queue.books(), (0, ms(200)));
 }
 
 #[test]
 fn a_cancel_by_hand_is_tried_again_too() {
     let policy = &fast();
-    let line = Line::of(policy);
+    let queue = TestQueue::of(policy);
     let key = tower_sluice::Key::from("ann");
-    let mut turns: Vec<Turn> = Vec::new();
+    let mut reservations: Vec<Reservation> = Vec::new();
     for _ in 0..4 {
-        let reserved = line.limiter.reserve(&key, 1, secs(9));
+        let reserved = queue.limiter.reserve(&key, 1, secs(9));
         let Ok(reply) = futures_util::FutureExt::now_or_never(reserved).expect("memory");
-        turns.push(reply.turn.expect("it waits"));
+        reservations.push(reply.reservation.expect("it waits"));
     }
-    let cancel = |turn| {
-        let cancelled = line.limiter.cancel(&key, turn);
+    let cancel = |reservation| {
+        let cancelled = queue.limiter.cancel(&key, reservation);
         let Ok(returned) = futures_util::FutureExt::now_or_never(cancelled).expect("memory");
         returned
     };
-    let (last, third) = (turns.pop().expect("four"), turns.pop().expect("three"));
+    let (last, third) = (
+        reservations.pop().expect("four"),
+        reservations.pop().expect("three"),
+    );
     assert!(!cancel(third));
-    assert_eq!(line.books().1, ms(800));
+    assert_eq!(queue.books().1, ms(800));
     assert!(cancel(last));
-    assert_eq!(line.books().1, ms(400), "both are gone");
+    assert_eq!(queue.books().1, ms(400), "both are gone");
 }
 
 // -- The core, by random operations
@@ -166,7 +170,7 @@ fn step(span: u64) -> impl Strategy<Value = Step> {
 /// A reservation, the tier that took it, and the state of the key before.
 struct Reserved {
     tier: usize,
-    turn: Turn,
+    reservation: Reservation,
     before: [Option<State>; 1],
 }
 
@@ -176,7 +180,8 @@ fn look(policy: &Policy, states: &[Option<State>; 1], at: u64) -> Snapshot {
     decision.snapshot().clone()
 }
 
-/// Whatever was done in between, by whichever tier: what a cancel returns is the charge of its reservation and nothing else.
+/// Whatever was done in between, by whichever tier: what a cancel returns is the charge of its reservation and nothing
+/// else.
 #[test]
 fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
     let case = (
@@ -232,7 +237,11 @@ fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
                         let cost = Cost::new(cost);
                         let reply =
                             algorithm::reserve(&tiers[tier], &mut states, at, cost, max_wait);
-                        reserved.extend(reply.turn.map(|turn| Reserved { tier, turn, before }));
+                        reserved.extend(reply.reservation.map(|reservation| Reserved {
+                            tier,
+                            reservation,
+                            before,
+                        }));
                     }
                     Step::Penalize { tier: of, cost } => {
                         let _ =
@@ -249,12 +258,16 @@ fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
                         seen.note("refunded");
                     }
                     Step::Use(_) if !reserved.is_empty() => {
-                        receipts.extend(reserved.remove(which).turn.into_receipt());
+                        receipts.extend(reserved.remove(which).reservation.into_receipt());
                     }
                     Step::Cancel(_) | Step::CancelLast if !reserved.is_empty() => {
-                        let Reserved { tier, turn, before } = &reserved[which];
+                        let Reserved {
+                            tier,
+                            reservation,
+                            before,
+                        } = &reserved[which];
                         let policy = &tiers[*tier];
-                        let reply = algorithm::cancel(policy, &mut states, at, turn);
+                        let reply = algorithm::cancel(policy, &mut states, at, reservation);
                         if !reply.returned {
                             seen.note("stays charged");
                             continue;

@@ -11,7 +11,7 @@ use tower_sluice::quota::Anchor;
 use tower_sluice::{Charge, Cost, Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
 
 use crate::crowd::{Alarms, START, ms, secs, us};
-use crate::line::Line;
+use crate::queue::TestQueue;
 use crate::wire::{Wire, settle};
 
 /// A hundred tokens by every algorithm; a window ends after a hundred seconds.
@@ -40,14 +40,14 @@ fn is_settled(settlement: Settlement) -> bool {
     outcome(settlement).is_err_and(|error| error.is_settled())
 }
 
-fn admit(line: &mut Line, cost: impl Into<Cost>) -> Charge {
-    line.at_once(cost, MaxWait::NONE).expect("it is there")
+fn acquire(queue: &mut TestQueue, cost: impl Into<Cost>) -> Charge {
+    queue.at_once(cost, MaxWait::NONE).expect("it is there")
 }
 
 // -- What each of them charges
 
 #[test]
-fn each_way_to_settle_charges_in_the_end_what_it_says() {
+fn each_settlement_method_charges_its_documented_total() {
     type Way = fn(&Charge) -> Settlement;
     let ways: [(Way, u64); 12] = [
         (|charge| charge.charge(0), 30),
@@ -65,16 +65,16 @@ fn each_way_to_settle_charges_in_the_end_what_it_says() {
     ];
     for policy in a_hundred() {
         for (way, spent) in ways {
-            let mut line = Line::of(&policy);
-            admit(&mut line, 0);
-            let charge = admit(&mut line, 30);
-            assert_eq!(charge.estimate().map(|cost| cost.of(0)), Some(30));
+            let mut queue = TestQueue::of(&policy);
+            acquire(&mut queue, 0);
+            let charge = acquire(&mut queue, 30);
+            assert_eq!(charge.estimate().map(|cost| cost.get(0)), Some(30));
             assert_eq!(charge.policy().as_ref(), Some(&policy));
-            assert_eq!(line.books().0, 70);
-            let told = outcome(way(&charge)).expect("the first");
+            assert_eq!(queue.books().0, 70);
+            let reported = outcome(way(&charge)).expect("the first");
             // If nothing has to be changed there is nothing to tell.
-            assert_eq!(told, (spent != 30).then_some(100 - spent), "{policy:?}");
-            assert_eq!(line.books().0, 100 - spent, "{policy:?}");
+            assert_eq!(reported, (spent != 30).then_some(100 - spent), "{policy:?}");
+            assert_eq!(queue.books().0, 100 - spent, "{policy:?}");
             assert_eq!(charge.estimate(), None);
             assert_eq!(charge.policy().as_ref(), Some(&policy));
             for again in [
@@ -85,106 +85,106 @@ fn each_way_to_settle_charges_in_the_end_what_it_says() {
             ] {
                 assert!(is_settled(again));
             }
-            assert_eq!(line.books().0, 100 - spent);
+            assert_eq!(queue.books().0, 100 - spent);
         }
     }
 }
 
 #[test]
-fn who_settles_nothing_has_paid_the_estimate_and_asks_nothing() {
+fn unsettled_charge_costs_the_estimate_and_sends_nothing() {
     for policy in a_hundred() {
-        let mut line = Line::of(&policy);
-        let charge = admit(&mut line, 30);
+        let mut queue = TestQueue::of(&policy);
+        let charge = acquire(&mut queue, 30);
         let copy = charge.clone();
         drop(charge);
         drop(copy);
-        drop(admit(&mut line, 5));
-        assert_eq!((line.books().0, line.asks()), (65, 2));
+        drop(acquire(&mut queue, 5));
+        assert_eq!((queue.books().0, queue.asks()), (65, 2));
     }
 }
 
 #[test]
-fn the_charge_of_a_turn_is_settled_like_any_other() {
+fn charge_of_a_reservation_can_be_settled() {
     for cost in [0_u32, 2, 3, 5] {
-        let mut line = Line::of(&Policy::new("bucket", Quota::per_second(5)));
-        admit(&mut line, 5);
-        line.join(3, MaxWait::Unbounded);
-        line.crowd.until(ms(600));
-        let charge = line.crowd.ended.pop().expect("its turn").outcome;
+        let mut queue = TestQueue::of(&Policy::new("bucket", Quota::per_second(5)));
+        acquire(&mut queue, 5);
+        queue.join(3, MaxWait::Unbounded);
+        queue.crowd.until(ms(600));
+        let charge = queue.crowd.ended.pop().expect("its turn").outcome;
         let charge = charge.expect("its turn");
         assert_eq!(charge.waited(), ms(600));
         // Five tokens less the three that came back meanwhile are owed without it.
-        assert_eq!(line.books(), (0, secs(1)));
+        assert_eq!(queue.books(), (0, secs(1)));
         outcome(charge.settle(u64::from(cost))).expect("the first");
-        assert_eq!(line.books().1, ms(400) + ms(200) * cost);
+        assert_eq!(queue.books().1, ms(400) + ms(200) * cost);
         assert!(is_settled(charge.cancel()));
     }
 }
 
 #[test]
-fn what_is_dearer_than_thought_is_a_debt_of_up_to_twice_the_limit() {
+fn extra_cost_is_a_debt_of_up_to_twice_the_limit() {
     for policy in a_hundred() {
         for (way, other) in [(u64::MAX, 0), (201, 0), (171, 30), (u64::MAX, 70)] {
-            let mut line = Line::of(&policy);
-            let charge = admit(&mut line, 30);
+            let mut queue = TestQueue::of(&policy);
+            let charge = acquire(&mut queue, 30);
             if other > 0 {
-                admit(&mut line, other);
+                acquire(&mut queue, other);
             }
             outcome(charge.settle(way)).expect("the first");
-            let settled = line.books();
+            let settled = queue.books();
             // As deep as anybody can be.
-            let mut deepest = Line::of(&policy);
-            let charge = admit(&mut deepest, 1);
+            let mut deepest = TestQueue::of(&policy);
+            let charge = acquire(&mut deepest, 1);
             outcome(charge.charge(199)).expect("the first");
             assert_eq!(settled, deepest.books(), "{way} {other} {policy:?}");
             assert_eq!(settled.0, 0);
             assert!(settled.1 <= secs(200), "{settled:?}");
-            line.clock.jump(secs(200));
-            assert_eq!(line.books(), (100, Duration::ZERO), "{policy:?}");
+            queue.clock.jump(secs(200));
+            assert_eq!(queue.books(), (100, Duration::ZERO), "{policy:?}");
         }
     }
 }
 
 #[test]
-fn what_a_debt_takes_from_others_they_are_told() {
-    let mut line = Line::of(&Policy::new("bucket", Quota::per_second(5)));
-    let charge = admit(&mut line, 1);
+fn denial_reports_the_wait_after_a_debt() {
+    let mut queue = TestQueue::of(&Policy::new("bucket", Quota::per_second(5)));
+    let charge = acquire(&mut queue, 1);
     outcome(charge.charge(6)).expect("the first");
-    let refused = line.at_once(1, MaxWait::NONE);
-    assert_eq!(crate::crowd::retry_after(&refused), ms(600));
+    let rejected = queue.at_once(1, MaxWait::NONE);
+    assert_eq!(crate::crowd::retry_after(&rejected), ms(600));
 }
 
 #[test]
-fn what_a_window_has_left_behind_stays_behind() {
+fn passed_windows_are_not_refunded() {
     for policy in &a_hundred()[2..] {
         // The counter remembers the window before for another one.
         let later = if policy.name() == "counter" { 200 } else { 100 };
         for cost in [0, 10] {
-            let mut line = Line::of(policy);
-            let charge = admit(&mut line, 30);
-            line.clock.jump(secs(later));
-            admit(&mut line, 20);
-            assert_eq!(line.books().0, 80);
+            let mut queue = TestQueue::of(policy);
+            let charge = acquire(&mut queue, 30);
+            queue.clock.jump(secs(later));
+            acquire(&mut queue, 20);
+            assert_eq!(queue.books().0, 80);
             outcome(charge.settle(cost)).expect("the first");
-            assert_eq!(line.books().0, 80, "{policy:?}");
+            assert_eq!(queue.books().0, 80, "{policy:?}");
         }
         // What is added is added now.
-        let mut line = Line::of(policy);
-        let charge = admit(&mut line, 30);
-        line.clock.jump(secs(later));
+        let mut queue = TestQueue::of(policy);
+        let charge = acquire(&mut queue, 30);
+        queue.clock.jump(secs(later));
         outcome(charge.settle(40)).expect("the first");
-        assert_eq!(line.books().0, 90, "{policy:?}");
+        assert_eq!(queue.books().0, 90, "{policy:?}");
     }
     // A bucket gives back until it is full.
-    let mut line = Line::of(&a_hundred()[0]);
-    let charge = admit(&mut line, 30);
-    line.clock.jump(secs(20));
+    let mut queue = TestQueue::of(&a_hundred()[0]);
+    let charge = acquire(&mut queue, 30);
+    queue.clock.jump(secs(20));
     outcome(charge.cancel()).expect("the first");
-    assert_eq!(line.books(), (100, Duration::ZERO));
+    assert_eq!(queue.books(), (100, Duration::ZERO));
 }
 
 #[test]
-fn each_quota_goes_its_own_way() {
+fn quotas_are_settled_independently() {
     let hour = secs(3_600);
     let policy = Policy::new("both", Quota::token_bucket(100, 100, hour))
         .and("bytes", Quota::fixed_window(1_000, hour))
@@ -198,10 +198,10 @@ fn each_quota_goes_its_own_way() {
         (Cost::ZERO, [0, 0, 0]),
     ];
     for (cost, spent) in cases {
-        let mut line = Line::of(&policy);
-        let charge = admit(&mut line, Cost::each([10, 200, 300]));
+        let mut queue = TestQueue::of(&policy);
+        let charge = acquire(&mut queue, Cost::each([10, 200, 300]));
         outcome(charge.settle(cost.clone())).expect("the first");
-        let decision = line.check(0).decision;
+        let decision = queue.check(0).decision;
         let quotas = decision.snapshot().quotas();
         let left = quotas.iter().map(|quota| quota.limit() - quota.remaining());
         assert_eq!(left.collect::<Vec<_>>(), spent, "{cost:?}");
@@ -213,13 +213,13 @@ fn each_quota_goes_its_own_way() {
                 down | usize::from(*now < then),
             )
         });
-        assert_eq!(line.asks(), 1 + up + down, "{cost:?}");
+        assert_eq!(queue.asks(), 1 + up + down, "{cost:?}");
     }
     // More of one and less of the other, relative to the estimate.
-    let mut line = Line::of(&policy);
-    let charge = admit(&mut line, Cost::each([10, 200, 300]));
+    let mut queue = TestQueue::of(&policy);
+    let charge = acquire(&mut queue, Cost::each([10, 200, 300]));
     outcome(charge.refund(Cost::each([20, 50, 0]))).expect("the first");
-    let decision = line.check(0).decision;
+    let decision = queue.check(0).decision;
     let quotas = decision.snapshot().quotas();
     let left: Vec<_> = quotas
         .iter()
@@ -239,31 +239,31 @@ fn the_largest_costs_neither_wrap_nor_panic() {
     ];
     for policy in policies {
         for estimate in [1, MAX - 5, MAX] {
-            let mut line = Line::of(&policy);
-            let charge = admit(&mut line, estimate);
+            let mut queue = TestQueue::of(&policy);
+            let charge = acquire(&mut queue, estimate);
             outcome(charge.charge(u64::MAX)).expect("the first");
             // No debt is above twice the limit.
-            assert_eq!(line.books().0, 0, "{policy:?}");
-            let full = line.books().1;
-            let mut plain = Line::of(&policy);
-            outcome(admit(&mut plain, MAX).charge(MAX)).expect("the first");
+            assert_eq!(queue.books().0, 0, "{policy:?}");
+            let full = queue.books().1;
+            let mut plain = TestQueue::of(&policy);
+            outcome(acquire(&mut plain, MAX).charge(MAX)).expect("the first");
             assert_eq!(full, plain.books().1, "{policy:?}");
         }
         for other in [1, MAX] {
-            let mut line = Line::of(&policy);
-            let charge = admit(&mut line, MAX - other);
-            admit(&mut line, other);
+            let mut queue = TestQueue::of(&policy);
+            let charge = acquire(&mut queue, MAX - other);
+            acquire(&mut queue, other);
             outcome(charge.settle(u64::MAX)).expect("the first");
             // Twice the limit; a rate that is no fraction of small whole numbers is slower by less than 1 part in 2048.
-            let rest = line.books().1;
+            let rest = queue.books().1;
             assert!(rest <= secs(2_001), "{rest:?} {policy:?}");
-            line.clock.jump(rest);
-            assert_eq!(line.books(), (MAX, Duration::ZERO));
+            queue.clock.jump(rest);
+            assert_eq!(queue.books(), (MAX, Duration::ZERO));
         }
-        let mut line = Line::of(&policy);
-        let charge = admit(&mut line, MAX);
+        let mut queue = TestQueue::of(&policy);
+        let charge = acquire(&mut queue, MAX);
         outcome(charge.refund(MAX)).expect("the first");
-        assert_eq!(line.books(), (MAX, Duration::ZERO));
+        assert_eq!(queue.books(), (MAX, Duration::ZERO));
     }
 }
 
@@ -271,7 +271,7 @@ fn the_largest_costs_neither_wrap_nor_panic() {
 
 /// Of many threads that settle one charge in different ways, one does, and the books are as that one says.
 #[test]
-fn of_all_that_settle_a_charge_at_once_one_does() {
+fn one_of_many_threads_settles_a_charge() {
     const WAYS: usize = 8;
     let way = |number: usize, charge: &Charge| match number % 4 {
         0 => (charge.charge(number as u64 + 1), 30 + number as u64 + 1),
@@ -289,7 +289,7 @@ fn of_all_that_settle_a_charge_at_once_one_does() {
             let ann = Key::from(round);
             let charge = {
                 use futures_util::FutureExt;
-                let admitted = limiter.admit(&ann, 30).now_or_never();
+                let admitted = limiter.try_acquire(&ann, 30).now_or_never();
                 admitted.expect("at once").expect("it is there")
             };
             let spent = thread::scope(|scope| {
@@ -348,8 +348,8 @@ impl Far {
         }
     }
 
-    async fn admit(&self, cost: impl Into<Cost>) -> Charge {
-        let admitted = self.limiter.admit(&self.ann, cost).await;
+    async fn acquire(&self, cost: impl Into<Cost>) -> Charge {
+        let admitted = self.limiter.try_acquire(&self.ann, cost).await;
         admitted.expect("it is there")
     }
 
@@ -357,28 +357,31 @@ impl Far {
         self.wire.books(self.limiter.policy(), &self.ann).0
     }
 
-    fn errands(&self) -> (usize, usize) {
-        let lobby = self.wire.lobby();
-        (lobby.errands(), lobby.lost_errands())
+    fn background_tasks(&self) -> (usize, usize) {
+        let context = self.wire.context();
+        (
+            context.background_tasks(),
+            context.failed_background_tasks(),
+        )
     }
 }
 
 #[tokio::test]
-async fn a_settlement_goes_on_whether_or_not_it_is_awaited() {
+async fn settlement_completes_without_being_awaited() {
     for policy in a_hundred() {
         let far = Far::of(&policy);
-        let charge = far.admit(30).await;
+        let charge = far.acquire(30).await;
         far.wire.hold();
         drop(charge.settle(45));
         drop(charge);
-        assert_eq!(far.errands(), (1, 0));
+        assert_eq!(far.background_tasks(), (1, 0));
         settle().await;
-        assert_eq!((far.left(), far.errands()), (55, (1, 0)));
+        assert_eq!((far.left(), far.background_tasks()), (55, (1, 0)));
         far.wire.release();
         settle().await;
-        assert_eq!((far.left(), far.errands()), (55, (0, 0)));
+        assert_eq!((far.left(), far.background_tasks()), (55, (0, 0)));
 
-        let charge = far.admit(30).await;
+        let charge = far.acquire(30).await;
         let settlement = charge.settle(5);
         let snapshot = settlement.await.expect("the wire holds").expect("a change");
         assert_eq!((snapshot.remaining(), far.left()), (50, 50));
@@ -387,10 +390,10 @@ async fn a_settlement_goes_on_whether_or_not_it_is_awaited() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_all_tasks_that_settle_a_charge_through_a_wire_one_does() {
+async fn one_of_many_concurrent_remote_settlements_takes_effect() {
     let far = Far::of(&a_hundred()[0]);
     for _ in 0..200 {
-        let charge = far.admit(30).await;
+        let charge = far.acquire(30).await;
         far.wire.sent();
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..8_u64 {
@@ -417,19 +420,22 @@ async fn of_all_tasks_that_settle_a_charge_through_a_wire_one_does() {
         assert_eq!(far.left(), 100 - done[0]);
         far.limiter.reset(&far.ann).await.expect("the wire holds");
     }
-    assert_eq!(far.errands(), (0, 0));
+    assert_eq!(far.background_tasks(), (0, 0));
 }
 
 #[tokio::test]
-async fn a_charge_that_nobody_settles_sends_nothing() {
+async fn unsettled_charge_sends_no_command() {
     let far = Far::of(&a_hundred()[0]);
-    let charge = far.admit(30).await;
+    let charge = far.acquire(30).await;
     drop(charge.clone());
     drop(charge);
     settle().await;
-    assert_eq!((far.wire.sent(), far.errands()), (vec!["check"], (0, 0)));
+    assert_eq!(
+        (far.wire.sent(), far.background_tasks()),
+        (vec!["check"], (0, 0))
+    );
     // Nor does one that was right.
-    let right = far.admit(30).await.settle(30).await.expect("the first");
+    let right = far.acquire(30).await.settle(30).await.expect("the first");
     assert_eq!(right, None);
     assert_eq!(far.wire.sent(), ["check"]);
 }
@@ -438,7 +444,7 @@ async fn a_charge_that_nobody_settles_sends_nothing() {
 async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
     let policy = Policy::new("both", Quota::per_day(100)).and("bytes", Quota::per_day(1_000));
     let far = Far::of(&policy);
-    let charge = far.admit(Cost::each([10, 500])).await;
+    let charge = far.acquire(Cost::each([10, 500])).await;
     let after = charge.settle(Cost::each([30, 100])).await;
     let after = after.expect("the wire holds").expect("a change");
     let left: Vec<_> = after
@@ -448,9 +454,9 @@ async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
         .collect();
     assert_eq!(left, [70, 900]);
     assert_eq!(far.wire.sent(), ["check", "refund", "penalty"]);
-    assert_eq!(far.errands(), (0, 0));
+    assert_eq!(far.background_tasks(), (0, 0));
     // If the first step fails, the second is not taken.
-    let charge = far.admit(Cost::each([10, 500])).await;
+    let charge = far.acquire(Cost::each([10, 500])).await;
     far.wire.sent();
     far.wire.cut();
     let error = charge
@@ -458,14 +464,17 @@ async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
         .await
         .expect_err("it is cut");
     assert!(!error.is_settled());
-    assert_eq!((far.wire.sent(), far.errands()), (vec!["refund"], (0, 1)));
+    assert_eq!(
+        (far.wire.sent(), far.background_tasks()),
+        (vec!["refund"], (0, 1))
+    );
 }
 
 #[tokio::test]
-async fn a_settlement_that_fails_says_why_and_is_counted() {
+async fn failed_settlement_reports_its_cause_and_is_counted() {
     use std::error::Error;
     let far = Far::of(&a_hundred()[0]);
-    let charge = far.admit(30).await;
+    let charge = far.acquire(30).await;
     far.wire.cut();
     let error = charge.settle(45).await.expect_err("it is cut");
     assert!(!error.is_settled());
@@ -475,19 +484,19 @@ async fn a_settlement_that_fails_says_why_and_is_counted() {
     );
     let source = error.source().expect("the backend's");
     assert_eq!(source.to_string(), "the wire is cut");
-    assert_eq!(far.errands(), (0, 1));
+    assert_eq!(far.background_tasks(), (0, 1));
     // It was the one: nobody knows whether it was done.
     far.wire.mend();
     let error = charge.cancel().await.expect_err("it has been settled");
     assert!(error.is_settled());
     assert_eq!(error.to_string(), "the charge has been settled already");
-    assert_eq!((far.left(), far.errands()), (70, (0, 1)));
+    assert_eq!((far.left(), far.background_tasks()), (70, (0, 1)));
 }
 
 #[tokio::test]
-async fn a_settlement_that_cannot_begin_says_why_and_is_counted() {
+async fn settlement_that_cannot_start_returns_an_error_and_is_counted() {
     let far = Far::of(&a_hundred()[0]);
-    let charge = far.admit(30).await;
+    let charge = far.acquire(30).await;
     far.wire.open_circuit();
     let error = outcome(charge.settle(45)).expect_err("it is known");
     assert!(!error.is_settled());
@@ -495,19 +504,22 @@ async fn a_settlement_that_cannot_begin_says_why_and_is_counted() {
         error.to_string(),
         "the backend gave no answer to the settlement"
     );
-    assert_eq!((far.errands(), far.wire.sent()), ((0, 1), vec!["check"]));
+    assert_eq!(
+        (far.background_tasks(), far.wire.sent()),
+        ((0, 1), vec!["check"])
+    );
 }
 
 #[tokio::test]
-async fn more_than_1024_settlements_at_a_time_are_refused_and_counted() {
+async fn settlements_above_1024_fail_and_are_counted() {
     let far = Far::of(&Policy::new("bucket", Quota::per_day(10_000)));
     let mut charges = Vec::new();
     for _ in 0..1_030 {
-        charges.push(far.admit(1).await);
+        charges.push(far.acquire(1).await);
     }
     far.wire.hold();
     let settlements: Vec<_> = charges.iter().map(Charge::cancel).collect();
-    assert_eq!(far.errands(), (1_024, 6));
+    assert_eq!(far.background_tasks(), (1_024, 6));
     settle().await;
     far.wire.release();
     let (mut done, mut crowded) = (0, 0);
@@ -521,22 +533,22 @@ async fn more_than_1024_settlements_at_a_time_are_refused_and_counted() {
             }
         }
     }
-    assert_eq!((done, crowded, far.errands()), (1_024, 6, (0, 6)));
+    assert_eq!((done, crowded, far.background_tasks()), (1_024, 6, (0, 6)));
     // The others stay charged as they were estimated.
     assert_eq!(far.left(), 10_000 - 6);
-    let charge = far.admit(1).await;
+    let charge = far.acquire(1).await;
     charge.cancel().await.expect("there is room again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_settlement_that_takes_too_long_is_given_up_and_counted() {
+async fn slow_settlement_times_out_and_is_counted() {
     let far = Far::of(&a_hundred()[0]);
-    let charge = far.admit(30).await;
+    let charge = far.acquire(30).await;
     far.wire.hold();
     let error = charge.settle(45).await.expect_err("no answer comes");
     assert!(!error.is_settled());
     assert_eq!(error.to_string(), "the settlement took too long");
-    assert_eq!(far.errands(), (0, 1));
+    assert_eq!(far.background_tasks(), (0, 1));
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -545,24 +557,24 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn without_a_runtime_a_settlement_says_so() {
+fn settlement_without_a_runtime_returns_an_error() {
     let far = Far::of(&a_hundred()[0]);
-    let charge = runtime().block_on(far.admit(30));
+    let charge = runtime().block_on(far.acquire(30));
     let error = outcome(charge.settle(45)).expect_err("there is none");
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),
         "settling with a remote backend needs a Tokio runtime, and there is none here"
     );
-    assert_eq!((far.errands(), far.left()), ((0, 1), 70));
+    assert_eq!((far.background_tasks(), far.left()), ((0, 1), 70));
     assert_eq!(far.wire.sent(), ["check"]);
 }
 
 #[test]
-fn a_settlement_whose_runtime_ends_says_so() {
+fn settlement_whose_runtime_ends_returns_an_error() {
     let far = Far::of(&a_hundred()[0]);
     let runtime = runtime();
-    let charge = runtime.block_on(far.admit(30));
+    let charge = runtime.block_on(far.acquire(30));
     far.wire.hold();
     let entered = runtime.enter();
     let settlement = charge.settle(45);
@@ -575,14 +587,14 @@ fn a_settlement_whose_runtime_ends_says_so() {
         error.to_string(),
         "the runtime ended before the settlement was done"
     );
-    assert_eq!(far.errands(), (0, 1));
+    assert_eq!(far.background_tasks(), (0, 1));
 }
 
 #[test]
-fn what_is_seen_of_a_charge_shows_no_key() {
-    let mut line = Line::of(&a_hundred()[0]);
-    let charge = line.wait_for(&Key::from("bob-the-client"), 30, us(1));
-    let charge = line.crowd.at_once(charge).expect("it is there");
+fn debug_of_a_charge_shows_no_key() {
+    let mut queue = TestQueue::of(&a_hundred()[0]);
+    let charge = queue.wait_for(&Key::from("bob-the-client"), 30, us(1));
+    let charge = queue.crowd.at_once(charge).expect("it is there");
     let shown = format!("{charge:?}");
     assert!(
         shown.contains("bucket") && !shown.contains("bob"),

@@ -1,4 +1,5 @@
-//! Waiters in virtual time: a clock that knows when somebody will wake, and a crowd that is polled in the order a test wants.
+//! Waiters in virtual time: a clock that knows when somebody will wake, and a crowd that is polled in the order a test
+//! wants.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -231,7 +232,7 @@ impl<T> Crowd<T> {
 /// What became of those who waited, for comparing.
 pub(crate) type Waited<E> = Result<Charge, Rejected<E>>;
 
-/// The refusal of one who was refused.
+/// The denial of one who was denied.
 pub(crate) fn denied<E: std::fmt::Debug>(outcome: &Waited<E>) -> &Decision {
     match outcome {
         Err(Rejected::Denied(decision)) => {
@@ -242,7 +243,7 @@ pub(crate) fn denied<E: std::fmt::Debug>(outcome: &Waited<E>) -> &Decision {
     }
 }
 
-/// What one who was refused is told to wait.
+/// What one who was denied is told to wait.
 pub(crate) fn retry_after<E: std::fmt::Debug>(outcome: &Waited<E>) -> Duration {
     match denied(outcome).retry_after() {
         Some(RetryAfter::In(wait)) => wait,

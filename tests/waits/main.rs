@@ -1,4 +1,5 @@
-//! Waiting for a turn, in virtual time: who goes when, who is told no, and what is left behind by those who go away.
+//! Waiting for a reservation, in virtual time: who goes when, who is told no, and what is left behind by those who go
+//! away.
 
 mod books;
 mod bounds;
@@ -7,10 +8,10 @@ mod cancels;
 mod charges;
 mod crowd;
 mod limiter;
-mod line;
 mod panics;
 #[path = "../support/property.rs"]
 mod property;
+mod queue;
 mod remote;
 mod windows;
 mod wire;

@@ -9,15 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::semaphore::{PermitBackend, PermitOp, PermitReply};
-use tower_sluice::{Key, Limiter, Permits, Policy, Quota, Semaphore};
+use tower_sluice::{Key, Limiter, Policy, Quota, Semaphore, SemaphorePolicy};
 
 use crate::crowd::secs;
 
 /// Panics at every poll, and counts them; the release of a permit never ends.
 #[derive(Clone, Default)]
-struct Panics(Arc<(Lobby, AtomicUsize)>);
+struct Panics(Arc<(BackendContext, AtomicUsize)>);
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, Infallible>> + Send>>;
 
@@ -43,7 +43,7 @@ impl Backend for Panics {
         Answer::Later(self.panicking())
     }
 
-    fn lobby(&self) -> &Lobby {
+    fn context(&self) -> &BackendContext {
         &self.0.0
     }
 }
@@ -55,7 +55,7 @@ impl PermitBackend for Panics {
     fn ask(
         &self,
         op: PermitOp,
-        _: &Permits,
+        _: &SemaphorePolicy,
         _: &Key,
     ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
         Answer::Later(match op {
@@ -64,7 +64,7 @@ impl PermitBackend for Panics {
         })
     }
 
-    fn lobby(&self) -> &Lobby {
+    fn context(&self) -> &BackendContext {
         &self.0.0
     }
 
@@ -72,7 +72,7 @@ impl PermitBackend for Panics {
         true
     }
 
-    fn next_look(&self, _: &Permits, _: &PermitReply, _: usize) -> Option<Duration> {
+    fn next_attempt(&self, _: &SemaphorePolicy, _: &PermitReply, _: usize) -> Option<Duration> {
         None
     }
 }
@@ -96,11 +96,11 @@ async fn a_question_that_panicked_is_not_polled_again() {
     for policy in [Policy::new("bucket", Quota::per_second(1)), window] {
         let backend = Panics::default();
         let limiter = Limiter::new(policy, backend.clone());
-        panics(limiter.wait(&Key::from("ann"), 1, secs(1))).await;
+        panics(limiter.acquire(&Key::from("ann"), 1, secs(1))).await;
         assert_eq!(backend.polls(), 1);
     }
     let backend = Panics::default();
-    let semaphore = Semaphore::new(Permits::new("permits", 1), backend.clone());
+    let semaphore = Semaphore::new(SemaphorePolicy::new("permits", 1), backend.clone());
     panics(semaphore.acquire(&Key::from("ann"), 1, secs(1))).await;
     assert_eq!(backend.polls(), 1);
 }

@@ -3,7 +3,7 @@
 use tower_sluice::backend::Backend;
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{
-    Charge, Global, Key, Limiter, MaxWait, OnBackendError, Policy, Quota, RateLimitLayer,
+    Charge, FailurePolicy, Global, Key, Limiter, MaxWait, Policy, Quota, RateLimitLayer,
 };
 
 use crate::crowd::{Alarms, Crowd, ms, secs, us};
@@ -32,7 +32,7 @@ impl Far {
 
     fn join(&mut self, cost: u64, max_wait: impl Into<MaxWait>) -> usize {
         let (limiter, max_wait) = (self.limiter.clone(), max_wait.into());
-        let wait = async move { limiter.wait(&Key::from("ann"), cost, max_wait).await };
+        let wait = async move { limiter.acquire(&Key::from("ann"), cost, max_wait).await };
         self.crowd.join(wait)
     }
 
@@ -41,10 +41,14 @@ impl Far {
         self.wire.books(self.limiter.policy(), &Key::from("ann"))
     }
 
-    /// Waiters, errands that are under way, and those that were lost.
-    fn lobby(&self) -> (usize, usize, usize) {
-        let lobby = self.wire.lobby();
-        (lobby.waiters(), lobby.errands(), lobby.lost_errands())
+    /// Waiters, background tasks that are under way, and those that were lost.
+    fn context(&self) -> (usize, usize, usize) {
+        let context = self.wire.context();
+        (
+            context.waiting(),
+            context.background_tasks(),
+            context.failed_background_tasks(),
+        )
     }
 
     fn ended(&mut self) -> Vec<(usize, Result<(), Rejected<Cut>>)> {
@@ -68,7 +72,7 @@ const FRESH: (u64, std::time::Duration) = (5, std::time::Duration::ZERO);
 // -- Gone before the answer
 
 #[tokio::test]
-async fn what_was_charged_to_one_who_did_not_wait_for_the_answer_goes_back() {
+async fn charge_of_a_dropped_check_is_refunded() {
     for (policy, max_wait, undone) in [
         (bucket(), MaxWait::Unbounded, "cancel"),
         (bucket(), MaxWait::NONE, "refund"),
@@ -81,16 +85,20 @@ async fn what_was_charged_to_one_who_did_not_wait_for_the_answer_goes_back() {
         assert_eq!(far.books().0, 2, "it has arrived");
         assert!(far.crowd.leave(who));
         settle().await;
-        assert_eq!((far.lobby(), far.books().0), ((0, 1, 0), 2));
+        assert_eq!((far.context(), far.books().0), ((0, 1, 0), 2));
         far.wire.release();
         settle().await;
-        assert_eq!((far.lobby(), far.books()), ((0, 0, 0), FRESH), "{policy:?}");
+        assert_eq!(
+            (far.context(), far.books()),
+            ((0, 0, 0), FRESH),
+            "{policy:?}"
+        );
         assert_eq!(far.wire.sent()[1..], [undone]);
     }
 }
 
 #[tokio::test]
-async fn a_turn_whose_owner_did_not_wait_for_the_answer_goes_back_only_if_it_is_the_last() {
+async fn unclaimed_reservation_is_refunded_only_if_it_is_the_last() {
     for is_last in [true, false] {
         let mut far = Far::of(&bucket());
         far.join(5, MaxWait::Unbounded);
@@ -103,29 +111,29 @@ async fn a_turn_whose_owner_did_not_wait_for_the_answer_goes_back_only_if_it_is_
         far.wire.release();
         far.crowd.run();
         settle().await;
-        assert_eq!(far.lobby(), (usize::from(!is_last), 0, 0));
+        assert_eq!(far.context(), (usize::from(!is_last), 0, 0));
         let owed = if is_last { 5 } else { 8 };
         assert_eq!(far.books(), (0, ms(200) * owed));
     }
 }
 
 #[tokio::test]
-async fn a_turn_that_is_given_up_later_goes_back_in_the_background() {
+async fn dropped_waiter_cancels_its_reservation_in_the_background() {
     let mut far = Far::of(&bucket());
     far.join(5, MaxWait::Unbounded);
     let [first, last] = [(); 2].map(|()| far.join(1, MaxWait::Unbounded));
-    assert_eq!((far.lobby(), far.books()), ((2, 0, 0), (0, ms(1_400))));
+    assert_eq!((far.context(), far.books()), ((2, 0, 0), (0, ms(1_400))));
     assert!(far.crowd.leave(last));
     settle().await;
-    assert_eq!((far.lobby(), far.books()), ((1, 0, 0), (0, ms(1_200))));
+    assert_eq!((far.context(), far.books()), ((1, 0, 0), (0, ms(1_200))));
     far.clock.jump(ms(100));
     assert!(far.crowd.leave(first));
     settle().await;
-    assert_eq!((far.lobby(), far.books()), ((0, 0, 0), (0, ms(900))));
+    assert_eq!((far.context(), far.books()), ((0, 0, 0), (0, ms(900))));
 }
 
 #[tokio::test]
-async fn what_was_refused_to_one_who_has_gone_costs_no_second_question() {
+async fn denial_of_a_dropped_request_needs_no_undo() {
     for policy in [bucket(), window()] {
         let mut far = Far::of(&policy);
         far.join(5, MaxWait::NONE);
@@ -135,26 +143,25 @@ async fn what_was_refused_to_one_who_has_gone_costs_no_second_question() {
         assert!(far.crowd.leave(who));
         far.wire.release();
         settle().await;
-        assert_eq!((far.lobby(), far.wire.sent().len()), ((0, 0, 0), 1));
+        assert_eq!((far.context(), far.wire.sent().len()), ((0, 0, 0), 1));
     }
 }
 
 #[tokio::test]
-async fn what_was_not_asked_is_not_undone() {
+async fn unsent_operation_is_not_undone() {
     for max_wait in [MaxWait::NONE, MaxWait::Unbounded] {
         let mut far = Far::of(&bucket());
         let limiter = far.limiter.clone();
-        let wait = async move { limiter.wait(&Key::from("ann"), 1, max_wait).await };
+        let wait = async move { limiter.acquire(&Key::from("ann"), 1, max_wait).await };
         let who = far.crowd.bring(wait);
         assert!(far.crowd.leave(who));
         settle().await;
-        assert_eq!((far.lobby(), far.wire.sent().len()), ((0, 0, 0), 0));
+        assert_eq!((far.context(), far.wire.sent().len()), ((0, 0, 0), 0));
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_to_one_who_has_gone_is_no_loss_and_one_that_is_not_undone_is()
-{
+async fn failed_check_of_a_dropped_request_is_not_counted_and_a_failed_refund_is() {
     let mut far = Far::of(&bucket());
     far.wire.hold();
     let who = far.join(1, MaxWait::Unbounded);
@@ -163,7 +170,10 @@ async fn an_answer_that_does_not_come_to_one_who_has_gone_is_no_loss_and_one_tha
     far.wire.release();
     settle().await;
     // Nobody knows whether it was charged.
-    assert_eq!((far.lobby(), far.wire.sent()), ((0, 0, 0), vec!["reserve"]));
+    assert_eq!(
+        (far.context(), far.wire.sent()),
+        ((0, 0, 0), vec!["reserve"])
+    );
 
     far.wire.mend();
     far.join(4, MaxWait::Unbounded);
@@ -172,13 +182,13 @@ async fn an_answer_that_does_not_come_to_one_who_has_gone_is_no_loss_and_one_tha
     far.wire.cut();
     assert!(far.crowd.leave(who));
     settle().await;
-    assert_eq!(far.lobby(), (0, 0, 1));
+    assert_eq!(far.context(), (0, 0, 1));
     far.wire.mend();
     assert_eq!(far.books().1, ms(200) * 6, "the turn passes unused");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_takes_too_long_is_given_up_and_counted() {
+async fn slow_background_tasks_time_out_and_are_counted() {
     let mut far = Far::of(&bucket());
     far.wire.hold();
     for _ in 0..3 {
@@ -186,28 +196,28 @@ async fn what_takes_too_long_is_given_up_and_counted() {
         assert!(far.crowd.leave(who));
     }
     tokio::time::sleep(secs(4)).await;
-    assert_eq!(far.lobby(), (0, 3, 0));
+    assert_eq!(far.context(), (0, 3, 0));
     tokio::time::sleep(secs(2)).await;
-    assert_eq!(far.lobby(), (0, 0, 3));
+    assert_eq!(far.context(), (0, 0, 3));
 }
 
 #[tokio::test]
-async fn however_many_leave_together_each_is_given_back_in_the_background() {
+async fn many_dropped_permits_are_all_released_in_the_background() {
     let mut far = Far::of(&Policy::new("bucket", Quota::per_second(5_000)));
     far.wire.hold();
     for number in 0..3_000 {
         let who = far.join(1, MaxWait::Unbounded);
         assert!(far.crowd.leave(who));
-        assert_eq!(far.lobby().1, number + 1);
+        assert_eq!(far.context().1, number + 1);
     }
     settle().await;
     far.wire.release();
     settle().await;
-    assert_eq!(far.lobby(), (0, 0, 0));
+    assert_eq!(far.context(), (0, 0, 0));
 }
 
 #[tokio::test]
-async fn what_cannot_be_undone_is_counted_whatever_the_reason() {
+async fn failed_undo_operations_are_counted() {
     // The answer came, but too late, and now the way back is cut.
     for (policy, undone) in [(bucket(), "cancel"), (window(), "refund")] {
         let mut far = Far::of(&policy);
@@ -217,22 +227,22 @@ async fn what_cannot_be_undone_is_counted_whatever_the_reason() {
         far.wire.cut_for(undone);
         far.wire.release();
         settle().await;
-        assert_eq!(far.lobby(), (0, 0, 1), "{undone}");
+        assert_eq!(far.context(), (0, 0, 1), "{undone}");
         assert_eq!(far.books().0, 4);
     }
     // It is known beforehand that nobody can be asked.
     let mut far = Far::of(&bucket());
     far.join(5, MaxWait::Unbounded);
-    let turn = far.join(1, MaxWait::Unbounded);
+    let reservation = far.join(1, MaxWait::Unbounded);
     far.wire.open_circuit();
-    assert!(far.crowd.leave(turn));
-    assert_eq!(far.lobby(), (0, 0, 1));
+    assert!(far.crowd.leave(reservation));
+    assert_eq!(far.context(), (0, 0, 1));
     assert_eq!(far.wire.sent(), ["reserve"; 2]);
 }
 
 /// However long the answer takes: to wait is to be told to.
 #[tokio::test]
-async fn who_goes_at_once_has_not_waited() {
+async fn immediate_acquire_reports_no_wait() {
     for policy in [bucket(), window()] {
         let mut far = Far::of(&policy);
         far.wire.hold();
@@ -250,13 +260,13 @@ async fn who_goes_at_once_has_not_waited() {
 
 /// A request that is dropped before its first poll has not been sent, so there is nothing to give back.
 #[tokio::test]
-async fn a_request_that_is_never_polled_sends_nothing() {
+async fn unpolled_request_sends_nothing() {
     use tower::Service;
     let far = Far::of(&bucket());
     let mut layered = tower::Layer::layer(
         &RateLimitLayer::new(bucket(), Global, far.wire.clone())
             .refund_on_disconnect()
-            .on_backend_error(OnBackendError::Deny),
+            .on_backend_error(FailurePolicy::FailClosed),
         tower::service_fn(|_: http::Request<()>| async {
             Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
         }),
@@ -265,7 +275,7 @@ async fn a_request_that_is_never_polled_sends_nothing() {
     ready.expect("always");
     drop(layered.call(http::Request::new(())));
     settle().await;
-    assert_eq!((far.lobby(), far.wire.sent().len()), ((0, 0, 0), 0));
+    assert_eq!((far.context(), far.wire.sent().len()), ((0, 0, 0), 0));
 }
 
 #[test]
@@ -274,16 +284,16 @@ fn without_a_runtime_what_cannot_be_undone_is_counted() {
     far.wire.hold();
     let on_its_way = far.join(1, MaxWait::Unbounded);
     assert!(far.crowd.leave(on_its_way));
-    assert_eq!(far.lobby(), (0, 0, 1));
+    assert_eq!(far.context(), (0, 0, 1));
     far.wire.release();
     far.join(4, MaxWait::Unbounded);
-    let turn = far.join(1, MaxWait::Unbounded);
-    assert!(far.crowd.leave(turn));
-    assert_eq!(far.lobby(), (0, 0, 2));
+    let reservation = far.join(1, MaxWait::Unbounded);
+    assert!(far.crowd.leave(reservation));
+    assert_eq!(far.context(), (0, 0, 2));
 }
 
 #[test]
-fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
+fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
     for (policy, is_held, lost) in [
         (bucket(), false, 95),
         (bucket(), true, 100),
@@ -305,7 +315,7 @@ fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
                 let limiter = far.limiter.clone();
                 runtime.spawn(async move {
                     let ann = Key::from("ann");
-                    let charge = limiter.wait(&ann, 1, MaxWait::Unbounded).await;
+                    let charge = limiter.acquire(&ann, 1, MaxWait::Unbounded).await;
                     drop(charge.expect("no failure"));
                 });
             }
@@ -318,13 +328,13 @@ fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
                 _ => 100,
             };
             runtime.block_on(async {
-                while far.wire.lobby().waiters() != waiters || asked() < least {
+                while far.wire.context().waiting() != waiters || asked() < least {
                     tokio::task::yield_now().await;
                 }
                 settle().await;
             });
             drop(runtime);
-            assert_eq!(far.lobby(), (0, 0, lost), "{policy:?} {is_held}");
+            assert_eq!(far.context(), (0, 0, lost), "{policy:?} {is_held}");
         }
     }
 }
@@ -332,7 +342,7 @@ fn a_runtime_that_ends_with_a_hundred_who_wait_leaves_nothing_hanging() {
 // -- Lines
 
 #[tokio::test]
-async fn a_first_of_the_line_that_goes_away_before_its_answer_wakes_the_next() {
+async fn queue_head_dropped_before_its_reply_wakes_the_next_waiter() {
     let mut far = Far::of(&window());
     far.wire.hold();
     let first = far.join(5, MaxWait::Unbounded);
@@ -343,15 +353,15 @@ async fn a_first_of_the_line_that_goes_away_before_its_answer_wakes_the_next() {
     assert_eq!(far.wire.sent(), ["check"]);
     far.wire.release();
     far.crowd.run();
-    // That question was refused, as the other one had charged; what that one had is given back.
+    // That question was denied, as the other one had charged; what that one had is given back.
     settle().await;
-    assert_eq!((far.books(), far.lobby()), (FRESH, (1, 0, 0)));
+    assert_eq!((far.books(), far.context()), (FRESH, (1, 0, 0)));
     far.crowd.until(secs(1));
     assert_eq!(far.ended(), [(second, Ok(()))]);
 }
 
 #[tokio::test]
-async fn while_the_first_of_the_line_asks_the_others_wait_for_what_it_is_told() {
+async fn waiters_use_the_reply_to_the_queue_head() {
     let mut far = Far::of(&window());
     far.wire.hold();
     for _ in 0..7 {
@@ -362,22 +372,22 @@ async fn while_the_first_of_the_line_asks_the_others_wait_for_what_it_is_told() 
     far.wire.release();
     far.crowd.run();
     // Each asks when the one in front has gone, and the sixth is told no, as is the seventh.
-    let (served, refused): (Vec<_>, Vec<_>) = far
+    let (served, rejected): (Vec<_>, Vec<_>) = far
         .ended()
         .into_iter()
         .partition(|(_, outcome)| outcome.is_ok());
     let who = |ended: &[(usize, _)]| ended.iter().map(|(who, _)| *who).collect::<Vec<_>>();
     assert_eq!(
-        (who(&served), who(&refused)),
+        (who(&served), who(&rejected)),
         (vec![0, 1, 2, 3, 4], vec![5, 6])
     );
     assert_eq!(far.wire.sent(), ["check"; 6]);
-    assert_eq!(far.lobby(), (0, 0, 0));
+    assert_eq!(far.context(), (0, 0, 0));
 }
 
-/// Nobody in the line has been refused yet: there may be enough for all, and he cannot wait for the answer.
+/// Nobody in the line has been denied yet: there may be enough for all, and he cannot wait for the answer.
 #[tokio::test]
-async fn whose_time_is_up_before_anybody_is_answered_asks_by_himself() {
+async fn waiter_that_expires_before_any_reply_checks_itself() {
     let mut far = Far::of(&window());
     far.wire.hold();
     far.join(1, MaxWait::Unbounded);
@@ -393,7 +403,7 @@ async fn whose_time_is_up_before_anybody_is_answered_asks_by_himself() {
 }
 
 #[tokio::test]
-async fn each_of_a_line_meets_the_failure_in_its_turn_and_the_line_goes_on_after_it() {
+async fn waiters_see_the_failure_in_order_and_the_queue_continues() {
     let mut far = Far::of(&window());
     far.join(5, MaxWait::NONE);
     for _ in 0..5 {
@@ -411,11 +421,11 @@ async fn each_of_a_line_meets_the_failure_in_its_turn_and_the_line_goes_on_after
     far.wire.mend();
     assert_eq!(far.join(1, secs(9)), 7);
     assert_eq!(far.ended(), [(7, Ok(()))]);
-    assert_eq!(far.lobby(), (0, 0, 0));
+    assert_eq!(far.context(), (0, 0, 0));
 }
 
 #[tokio::test]
-async fn turns_that_are_known_need_no_backend() {
+async fn due_reservations_need_no_backend() {
     let mut far = Far::of(&bucket());
     for _ in 0..8 {
         far.join(1, MaxWait::Unbounded);

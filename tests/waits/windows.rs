@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_sluice::{Cost, Key, MaxWait, Policy, Quota, RetryAfter};
 
 use crate::crowd::{denied, ms, retry_after, secs, us};
-use crate::line::Line;
+use crate::queue::TestQueue;
 
 /// Three in ten seconds, by all that has a window.
 fn three_in_ten_seconds() -> [Policy; 4] {
@@ -23,34 +23,34 @@ fn fixed(limit: u64) -> Policy {
 }
 
 /// `spent` tokens of `policy` are gone, one second after the start.
-fn after(spent: u64, policy: &Policy) -> Line {
-    let mut line = Line::of(policy);
-    line.clock.jump(secs(1));
-    line.at_once(spent, MaxWait::NONE).expect("they are there");
-    line
+fn after(spent: u64, policy: &Policy) -> TestQueue {
+    let mut queue = TestQueue::of(policy);
+    queue.clock.jump(secs(1));
+    queue.at_once(spent, MaxWait::NONE).expect("they are there");
+    queue
 }
 
 // -- The line
 
 #[test]
-fn only_the_first_of_the_line_asks_and_the_others_follow_in_their_order() {
+fn only_the_queue_head_checks_and_waiters_are_served_in_order() {
     for policy in three_in_ten_seconds() {
         for seed in 0..20 {
-            let mut line = after(3, &policy).in_disorder(seed);
-            line.join_all(10);
-            let asked = line.limiter.backend().asked();
+            let mut queue = after(3, &policy).in_disorder(seed);
+            queue.join_all(10);
+            let asked = queue.limiter.backend().asked();
             let allowed: Vec<_> = asked.iter().map(|asked| asked.is_allowed).collect();
             assert_eq!(allowed, [true, false], "{policy:?}");
-            assert_eq!(line.waiters(), 10);
+            assert_eq!(queue.waiting(), 10);
 
-            line.crowd.until(secs(100));
-            let ended = line.ended();
+            queue.crowd.until(secs(100));
+            let ended = queue.ended();
             let who: Vec<_> = ended.iter().map(|(who, ..)| *who).collect();
             assert_eq!(who, Vec::from_iter(1..=10), "{policy:?}");
             assert!(ended.iter().all(|(.., allowed)| *allowed));
-            assert_eq!(line.waiters(), 0);
+            assert_eq!(queue.waiting(), 0);
             // Each asks when it has become the first, and once more when the wait is over that it was told.
-            let asked = line.limiter.backend().asked();
+            let asked = queue.limiter.backend().asked();
             assert!(asked.iter().all(|asked| asked.what == "check"));
             for two in asked.windows(2) {
                 assert!(two[0].is_allowed || two[1].is_allowed, "{two:?}");
@@ -68,16 +68,16 @@ fn only_the_first_of_the_line_asks_and_the_others_follow_in_their_order() {
 }
 
 #[test]
-fn each_goes_when_its_tokens_have_come_and_tells_how_long_it_has_waited() {
+fn waiter_proceeds_when_its_tokens_exist_and_reports_its_wait() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(3, &policy);
+        let mut queue = after(3, &policy);
         let mut without = after(3, &policy);
         for _ in 0..10 {
-            line.join(2, MaxWait::Unbounded);
+            queue.join(2, MaxWait::Unbounded);
         }
-        line.crowd.until(secs(200));
-        assert_eq!(line.crowd.ended.len(), 10);
-        for ended in line.crowd.ended.drain(..) {
+        queue.crowd.until(secs(200));
+        assert_eq!(queue.crowd.ended.len(), 10);
+        for ended in queue.crowd.ended.drain(..) {
             // As soon as one who knows the time could.
             let wait = retry_after(&without.at_once(2, us(1)));
             without.crowd.until(without.clock.passed() + wait);
@@ -91,89 +91,94 @@ fn each_goes_when_its_tokens_have_come_and_tells_how_long_it_has_waited() {
 
 /// Whoever comes to a line stands behind it, though there may be enough for him.
 #[test]
-fn nobody_overtakes_the_first_of_the_line() {
+fn no_waiter_overtakes_the_queue_head() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(1, &policy);
-        let first = line.join(3, MaxWait::Unbounded);
-        let second = line.join(1, MaxWait::Unbounded);
-        assert!(line.crowd.waits(second));
-        line.crowd.until(secs(100));
-        let who: Vec<_> = line.ended().iter().map(|(who, ..)| *who).collect();
+        let mut queue = after(1, &policy);
+        let first = queue.join(3, MaxWait::Unbounded);
+        let second = queue.join(1, MaxWait::Unbounded);
+        assert!(queue.crowd.waits(second));
+        queue.crowd.until(secs(100));
+        let who: Vec<_> = queue.ended().iter().map(|(who, ..)| *who).collect();
         assert_eq!(who, [first, second], "{policy:?}");
     }
 }
 
 #[test]
-fn a_first_of_the_line_that_goes_away_wakes_the_next() {
+fn dropped_queue_head_wakes_the_next_waiter() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(1, &policy);
-        let first = line.join(3, MaxWait::Unbounded);
-        let second = line.join(1, MaxWait::Unbounded);
-        let third = line.join(3, MaxWait::Unbounded);
-        line.crowd.until(secs(1) + us(1));
-        let books = line.books();
-        assert!(line.crowd.leave(first));
-        assert_eq!(line.books(), books, "who only waits is charged nothing");
-        line.crowd.run();
+        let mut queue = after(1, &policy);
+        let first = queue.join(3, MaxWait::Unbounded);
+        let second = queue.join(1, MaxWait::Unbounded);
+        let third = queue.join(3, MaxWait::Unbounded);
+        queue.crowd.until(secs(1) + us(1));
+        let books = queue.books();
+        assert!(queue.crowd.leave(first));
+        assert_eq!(queue.books(), books, "who only waits is charged nothing");
+        queue.crowd.run();
         assert_eq!(
-            line.ended(),
+            queue.ended(),
             [(second, secs(1) + us(1), true)],
             "{policy:?}"
         );
         // It may go away while it stands further back, too.
-        let last = line.join(1, MaxWait::Unbounded);
-        assert!(line.crowd.leave(third));
-        line.crowd.run();
-        assert_eq!(line.ended(), [(last, secs(1) + us(1), true)], "{policy:?}");
-        assert_eq!(line.waiters(), 0);
+        let last = queue.join(1, MaxWait::Unbounded);
+        assert!(queue.crowd.leave(third));
+        queue.crowd.run();
+        assert_eq!(queue.ended(), [(last, secs(1) + us(1), true)], "{policy:?}");
+        assert_eq!(queue.waiting(), 0);
     }
 }
 
 #[test]
-fn who_goes_away_before_asking_has_asked_nothing() {
+fn request_dropped_before_its_check_sends_nothing() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(3, &policy);
-        let wait = line.wait(1, MaxWait::Unbounded);
-        let who = line.crowd.bring(wait);
-        assert!(line.crowd.leave(who));
-        assert_eq!((line.asks(), line.waiters()), (1, 0));
+        let mut queue = after(3, &policy);
+        let wait = queue.wait(1, MaxWait::Unbounded);
+        let who = queue.crowd.bring(wait);
+        assert!(queue.crowd.leave(who));
+        assert_eq!((queue.asks(), queue.waiting()), (1, 0));
     }
 }
 
 #[test]
-fn keys_and_policies_have_lines_of_their_own() {
-    let mut line = after(3, &fixed(3));
-    line.join_all(2);
-    let bob = line.wait_for(&Key::from("bob"), 1, MaxWait::Unbounded);
-    line.crowd.at_once(bob).expect("he has spent nothing");
-    let other = line
+fn keys_and_policies_have_their_own_queues() {
+    let mut queue = after(3, &fixed(3));
+    queue.join_all(2);
+    let bob = queue.wait_for(&Key::from("bob"), 1, MaxWait::Unbounded);
+    queue.crowd.at_once(bob).expect("he has spent nothing");
+    let other = queue
         .limiter
-        .with(&Policy::new("other", Quota::fixed_window(3, secs(10))));
-    line.crowd
-        .at_once(async move { other.wait(&Key::from("ann"), 1, MaxWait::Unbounded).await })
+        .with_policy(&Policy::new("other", Quota::fixed_window(3, secs(10))));
+    queue
+        .crowd
+        .at_once(async move {
+            other
+                .acquire(&Key::from("ann"), 1, MaxWait::Unbounded)
+                .await
+        })
         .expect("nothing is spent of it");
 }
 
 /// A client that has been given more stands in no line of those who have less, nor is told of their limits.
 #[test]
-fn tiers_of_one_policy_have_lines_of_their_own() {
-    let mut line = after(3, &fixed(3));
-    line.join_all(2);
+fn tiers_of_one_policy_have_their_own_queues() {
+    let mut queue = after(3, &fixed(3));
+    queue.join_all(2);
     let paid = fixed(8).and("day", Quota::fixed_window(8, secs(86_400)));
-    let paid = line.limiter.with(&paid);
+    let paid = queue.limiter.with_policy(&paid);
     let wait = |cost: u64, max_wait: Duration| {
         let paid = paid.clone();
-        async move { paid.wait(&Key::from("ann"), cost, max_wait).await }
+        async move { paid.acquire(&Key::from("ann"), cost, max_wait).await }
     };
-    line.crowd.at_once(wait(5, secs(1))).expect("it is there");
-    let head = line.crowd.join(wait(4, secs(86_400)));
-    let refused = line.crowd.at_once(wait(4, secs(1)));
-    assert_eq!(denied(&refused).snapshot().quotas().len(), 2);
+    queue.crowd.at_once(wait(5, secs(1))).expect("it is there");
+    let head = queue.crowd.join(wait(4, secs(86_400)));
+    let rejected = queue.crowd.at_once(wait(4, secs(1)));
+    assert_eq!(denied(&rejected).snapshot().quotas().len(), 2);
     assert_eq!(
-        retry_after(&refused),
+        retry_after(&rejected),
         secs(86_400) - secs(1) - secs(line_day())
     );
-    assert!(line.crowd.waits(head));
+    assert!(queue.crowd.waits(head));
 }
 
 /// Seconds of the day of the start.
@@ -184,84 +189,84 @@ fn line_day() -> u64 {
 // -- Who is told no, and when
 
 #[test]
-fn a_wait_longer_than_what_is_left_is_refused_at_once_with_the_time() {
+fn wait_longer_than_the_rest_of_max_wait_is_denied_at_once() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(3, &policy);
-        let wait = retry_after(&line.at_once(1, us(1)));
-        let books = line.books();
+        let mut queue = after(3, &policy);
+        let wait = retry_after(&queue.at_once(1, us(1)));
+        let books = queue.books();
         for too_short in [Duration::ZERO, us(1), wait - us(1)] {
-            let asks = line.asks();
-            let refused = line.at_once(1, too_short);
-            assert_eq!(retry_after(&refused), wait, "{policy:?}");
+            let asks = queue.asks();
+            let rejected = queue.at_once(1, too_short);
+            assert_eq!(retry_after(&rejected), wait, "{policy:?}");
             assert_eq!(
-                (line.asks(), line.books(), line.waiters()),
+                (queue.asks(), queue.books(), queue.waiting()),
                 (asks + 1, books, 0)
             );
         }
         // To the microsecond.
-        let who = line.join(1, wait);
-        line.crowd.until(secs(1) + wait - us(1));
-        assert!(line.crowd.waits(who));
-        line.crowd.until(secs(1) + wait);
-        assert_eq!(line.ended(), [(who, secs(1) + wait, true)]);
+        let who = queue.join(1, wait);
+        queue.crowd.until(secs(1) + wait - us(1));
+        assert!(queue.crowd.waits(who));
+        queue.crowd.until(secs(1) + wait);
+        assert_eq!(queue.ended(), [(who, secs(1) + wait, true)]);
     }
 }
 
 #[test]
-fn at_the_head_of_a_line_it_is_refused_as_soon_as_it_is_known_to_be_in_vain() {
-    let mut line = after(3, &fixed(3));
-    let first = line.join(3, MaxWait::Unbounded);
-    let second = line.join(1, secs(18));
-    line.crowd.until(secs(60));
-    let first_gone = line.crowd.ended.remove(0);
-    let refused = line.crowd.ended.remove(0);
-    assert_eq!((first_gone.who, refused.who), (first, second));
+fn queue_head_is_denied_as_soon_as_its_wait_is_too_long() {
+    let mut queue = after(3, &fixed(3));
+    let first = queue.join(3, MaxWait::Unbounded);
+    let second = queue.join(1, secs(18));
+    queue.crowd.until(secs(60));
+    let first_gone = queue.crowd.ended.remove(0);
+    let rejected = queue.crowd.ended.remove(0);
+    assert_eq!((first_gone.who, rejected.who), (first, second));
     // Of 18 s it has 9 left, and the next edge is 10 s away.
-    assert_eq!(refused.at, secs(10));
-    assert_eq!(retry_after(&refused.outcome), secs(10));
+    assert_eq!(rejected.at, secs(10));
+    assert_eq!(retry_after(&rejected.outcome), secs(10));
 }
 
 #[test]
 fn a_newcomer_that_cannot_be_served_in_time_is_checked_before_it_is_rejected() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(1, &policy);
-        let head = line.join(3, MaxWait::Unbounded);
-        let wait = retry_after(&line.at_once(3, MaxWait::NONE));
-        line.clock.jump(secs(1) + us(5));
+        let mut queue = after(1, &policy);
+        let head = queue.join(3, MaxWait::Unbounded);
+        let wait = retry_after(&queue.at_once(3, MaxWait::NONE));
+        queue.clock.jump(secs(1) + us(5));
         let short = wait - us(6);
         // Two tokens are there, and the head needs three.
-        let asks = line.asks();
+        let asks = queue.asks();
         for _ in 0..2 {
-            let charge = line
+            let charge = queue
                 .at_once(1, short)
                 .expect("it is allowed without a wait");
             assert_eq!(charge.waited(), Duration::ZERO);
         }
         // The numbers of its own check, not those of the head.
-        let check = line.check(1).decision;
-        let refused = line.at_once(1, short);
-        assert_eq!(*denied(&refused), check, "{policy:?}");
-        assert_eq!((line.asks(), line.waiters()), (asks + 3, 1));
+        let check = queue.check(1).decision;
+        let rejected = queue.at_once(1, short);
+        assert_eq!(*denied(&rejected), check, "{policy:?}");
+        assert_eq!((queue.asks(), queue.waiting()), (asks + 3, 1));
         // One that can wait for so long does not overtake.
-        let who = line.join(1, wait - us(5));
-        assert!(line.crowd.waits(who) && line.crowd.waits(head));
-        assert_eq!(line.asks(), asks + 3);
+        let who = queue.join(1, wait - us(5));
+        assert!(queue.crowd.waits(who) && queue.crowd.waits(head));
+        assert_eq!(queue.asks(), asks + 3);
     }
 }
 
 #[test]
 fn a_waiter_whose_time_is_up_is_checked_before_it_is_rejected() {
-    let mut line = after(2, &fixed(4));
-    let head = line.join(4, MaxWait::Unbounded);
-    let hasty = line.join(1, secs(11));
-    let dear = line.join(4, secs(11));
+    let mut queue = after(2, &fixed(4));
+    let head = queue.join(4, MaxWait::Unbounded);
+    let hasty = queue.join(1, secs(11));
+    let dear = queue.join(4, secs(11));
     // At the edge another request is faster than the head, which looks again ten seconds later.
-    line.clock.jump(secs(10));
-    assert!(line.check(1).decision.is_allowed());
-    line.crowd.until(secs(12) - us(1));
-    assert!(line.crowd.waits(hasty) && line.crowd.waits(dear));
-    line.crowd.until(secs(12));
-    let ended: Vec<_> = line.crowd.ended.drain(..).collect();
+    queue.clock.jump(secs(10));
+    assert!(queue.check(1).decision.is_allowed());
+    queue.crowd.until(secs(12) - us(1));
+    assert!(queue.crowd.waits(hasty) && queue.crowd.waits(dear));
+    queue.crowd.until(secs(12));
+    let ended: Vec<_> = queue.crowd.ended.drain(..).collect();
     assert_eq!(
         ended.iter().map(|e| e.who).collect::<Vec<_>>(),
         [hasty, dear]
@@ -269,102 +274,102 @@ fn a_waiter_whose_time_is_up_is_checked_before_it_is_rejected() {
     let charge = ended[0].outcome.as_ref().expect("three tokens are there");
     assert_eq!(charge.waited(), secs(11));
     assert_eq!(retry_after(&ended[1].outcome), secs(8));
-    line.crowd.until(secs(20));
-    assert_eq!(line.ended(), [(head, secs(20), true)]);
+    queue.crowd.until(secs(20));
+    assert_eq!(queue.ended(), [(head, secs(20), true)]);
 }
 
 #[test]
-fn in_the_line_it_is_refused_when_its_time_is_up() {
-    let mut line = after(3, &fixed(3));
-    line.join(3, MaxWait::Unbounded);
-    line.join(3, MaxWait::Unbounded);
-    let hasty = line.join(1, secs(12));
-    let behind = line.join(1, MaxWait::Unbounded);
-    line.crowd.until(secs(10));
-    let asks = line.asks();
-    line.crowd.until(secs(13) - us(1));
-    assert!(line.crowd.waits(hasty));
-    line.crowd.until(secs(13));
-    let refused = line.crowd.ended.pop().expect("its time is up");
-    assert_eq!((refused.who, refused.at), (hasty, secs(13)));
+fn queued_waiter_is_denied_at_its_deadline() {
+    let mut queue = after(3, &fixed(3));
+    queue.join(3, MaxWait::Unbounded);
+    queue.join(3, MaxWait::Unbounded);
+    let hasty = queue.join(1, secs(12));
+    let behind = queue.join(1, MaxWait::Unbounded);
+    queue.crowd.until(secs(10));
+    let asks = queue.asks();
+    queue.crowd.until(secs(13) - us(1));
+    assert!(queue.crowd.waits(hasty));
+    queue.crowd.until(secs(13));
+    let rejected = queue.crowd.ended.pop().expect("its time is up");
+    assert_eq!((rejected.who, rejected.at), (hasty, secs(13)));
     // What the head of the line was told, less what has passed since.
-    assert_eq!(retry_after(&refused.outcome), secs(7));
-    assert_eq!(denied(&refused.outcome).snapshot().limit(), 3);
-    assert_eq!(line.asks(), asks + 1, "by a check of its own");
-    line.ended();
-    line.crowd.until(secs(60));
-    let who: Vec<_> = line.ended().iter().map(|(who, ..)| *who).collect();
+    assert_eq!(retry_after(&rejected.outcome), secs(7));
+    assert_eq!(denied(&rejected.outcome).snapshot().limit(), 3);
+    assert_eq!(queue.asks(), asks + 1, "by a check of its own");
+    queue.ended();
+    queue.crowd.until(secs(60));
+    let who: Vec<_> = queue.ended().iter().map(|(who, ..)| *who).collect();
     assert_eq!(who, [2, behind]);
 }
 
 /// At one moment an edge is reached, and somebody's time is up: he may be too late, but he does not overtake.
 #[test]
-fn who_is_out_of_time_overtakes_nobody() {
+fn expired_waiter_overtakes_no_other() {
     for seed in 0..200 {
-        let mut line = after(2, &fixed(2)).in_disorder(seed);
-        let first = line.join(1, MaxWait::Unbounded);
-        let second = line.join(1, MaxWait::Unbounded);
-        let hasty = line.join(1, secs(9));
-        line.crowd.until(secs(10));
-        let ended = line.ended();
+        let mut queue = after(2, &fixed(2)).in_disorder(seed);
+        let first = queue.join(1, MaxWait::Unbounded);
+        let second = queue.join(1, MaxWait::Unbounded);
+        let hasty = queue.join(1, secs(9));
+        queue.crowd.until(secs(10));
+        let ended = queue.ended();
         let gone: Vec<_> = ended.iter().filter(|(.., went)| *went).collect();
         assert_eq!(gone, [&(first, secs(10), true), &(second, secs(10), true)]);
-        assert!(!line.crowd.waits(hasty));
+        assert!(!queue.crowd.waits(hasty));
     }
 }
 
 #[test]
-fn who_is_reached_in_the_last_moment_is_served() {
+fn waiter_reached_at_its_deadline_is_served() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(3, &policy);
-        let wait = retry_after(&line.at_once(3, MaxWait::NONE));
-        let two = [line.join(1, wait), line.join(2, wait)];
-        line.crowd.until(secs(1) + wait);
+        let mut queue = after(3, &policy);
+        let wait = retry_after(&queue.at_once(3, MaxWait::NONE));
+        let two = [queue.join(1, wait), queue.join(2, wait)];
+        queue.crowd.until(secs(1) + wait);
         let at = secs(1) + wait;
-        assert!(line.ended().contains(&(two[1], at, true)), "{policy:?}");
+        assert!(queue.ended().contains(&(two[1], at, true)), "{policy:?}");
     }
 }
 
 #[test]
-fn the_word_of_one_who_went_away_keeps_nobody_out() {
-    let mut line = after(2, &fixed(4));
-    let dear = line.join(4, MaxWait::Unbounded);
-    let next = line.join(1, MaxWait::Unbounded);
-    assert!(line.crowd.leave(dear));
+fn dropped_waiter_does_not_deny_others() {
+    let mut queue = after(2, &fixed(4));
+    let dear = queue.join(4, MaxWait::Unbounded);
+    let next = queue.join(1, MaxWait::Unbounded);
+    assert!(queue.crowd.leave(dear));
     // The next one has not heard of it yet.
-    let newcomer = line.join(1, secs(1));
-    line.crowd.run();
-    let ended = line.ended();
+    let newcomer = queue.join(1, secs(1));
+    queue.crowd.run();
+    let ended = queue.ended();
     assert_eq!(ended, [(next, secs(1), true), (newcomer, secs(1), true)]);
 }
 
 #[test]
-fn the_word_of_one_who_was_refused_keeps_nobody_out() {
-    let mut line = after(2, &fixed(4));
-    // Told to look at the edge, and refused there, as somebody else was faster.
-    let dear = line.join(4, secs(10));
-    let next = line.join(1, secs(11));
-    line.clock.jump(secs(10));
-    assert!(line.check(2).decision.is_allowed());
-    line.crowd.until(secs(10));
+fn denied_waiter_does_not_deny_others() {
+    let mut queue = after(2, &fixed(4));
+    // Told to look at the edge, and denied there, as somebody else was faster.
+    let dear = queue.join(4, secs(10));
+    let next = queue.join(1, secs(11));
+    queue.clock.jump(secs(10));
+    assert!(queue.check(2).decision.is_allowed());
+    queue.crowd.until(secs(10));
     assert_eq!(
-        line.ended(),
+        queue.ended(),
         [(dear, secs(10), false), (next, secs(10), true)]
     );
 }
 
 #[test]
-fn what_is_free_or_never_allowed_stands_in_no_line() {
+fn free_and_impossible_requests_join_no_queue() {
     for policy in three_in_ten_seconds() {
-        let mut line = after(3, &policy);
-        line.join_all(2);
-        for max_wait in [MaxWait::NONE, MaxWait::of(secs(1)), MaxWait::Unbounded] {
-            let free = line.at_once(Cost::ZERO, max_wait).expect("it is free");
+        let mut queue = after(3, &policy);
+        queue.join_all(2);
+        for max_wait in [MaxWait::NONE, MaxWait::within(secs(1)), MaxWait::Unbounded] {
+            let free = queue.at_once(Cost::ZERO, max_wait).expect("it is free");
             assert_eq!(free.waited(), Duration::ZERO);
-            let never = line.at_once(5, max_wait);
+            let never = queue.at_once(5, max_wait);
             assert_eq!(denied(&never).retry_after(), Some(RetryAfter::Never));
         }
-        assert_eq!(line.waiters(), 2);
+        assert_eq!(queue.waiting(), 2);
     }
 }
 
@@ -373,22 +378,23 @@ fn what_is_free_or_never_allowed_stands_in_no_line() {
 /// How much later than told each of 100 looked again.
 fn jitter(wait: Duration, max_wait: MaxWait, is_shared: bool) -> Vec<Duration> {
     let policy = Policy::new("log", Quota::sliding_log(1, wait));
-    let mut line = Line::with(&policy, |backend| match is_shared {
+    let mut queue = TestQueue::with(&policy, |backend| match is_shared {
         true => backend.shared(),
         false => backend,
     });
     for number in 0..100_u64 {
         let key = Key::from(number);
-        let first = line.wait_for(&key, 1, MaxWait::NONE);
-        line.crowd.at_once(first).expect("it is there");
-        let again = line.wait_for(&key, 1, max_wait);
-        line.crowd.join(again);
+        let first = queue.wait_for(&key, 1, MaxWait::NONE);
+        queue.crowd.at_once(first).expect("it is there");
+        let again = queue.wait_for(&key, 1, max_wait);
+        queue.crowd.join(again);
     }
-    line.crowd.until(wait - us(1));
-    assert!(line.crowd.ended.is_empty(), "never early");
-    line.crowd.until(2 * wait);
-    assert_eq!(line.crowd.ended.len(), 100);
-    line.ended()
+    queue.crowd.until(wait - us(1));
+    assert!(queue.crowd.ended.is_empty(), "never early");
+    queue.crowd.until(2 * wait);
+    assert_eq!(queue.crowd.ended.len(), 100);
+    queue
+        .ended()
         .into_iter()
         .map(|(_, at, allowed)| {
             assert!(allowed);
@@ -398,7 +404,7 @@ fn jitter(wait: Duration, max_wait: MaxWait, is_shared: bool) -> Vec<Duration> {
 }
 
 #[test]
-fn beside_other_processes_it_looks_up_to_a_tenth_later_and_100_ms_at_the_most() {
+fn shared_backend_delays_its_next_check_by_up_to_a_tenth() {
     for wait in [
         us(1),
         us(9),
@@ -425,9 +431,9 @@ fn beside_other_processes_it_looks_up_to_a_tenth_later_and_100_ms_at_the_most() 
 }
 
 #[test]
-fn nobody_looks_again_after_his_time_is_up() {
+fn waiter_makes_no_check_after_its_deadline() {
     for wait in [ms(20), secs(60)] {
-        for late in jitter(wait, MaxWait::of(wait + us(3)), true) {
+        for late in jitter(wait, MaxWait::within(wait + us(3)), true) {
             assert!(late <= us(3), "{late:?}");
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
-use tower_sluice::backend::{Answer, Backend, Lobby, Op, Reply};
+use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::{Key, Policy};
 
 use crate::crowd::{Alarms, Memory, memory};
@@ -122,7 +122,7 @@ impl Backend for Wire {
             return Answer::Now(Err(Cut));
         }
         Answer::Later(Box::pin(async move {
-            let what = crate::line::name_of(&op);
+            let what = crate::queue::name_of(&op);
             wire.sent.lock().push(what);
             let trouble = *wire.trouble.lock();
             let arrives = match trouble {
@@ -147,8 +147,8 @@ impl Backend for Wire {
         }))
     }
 
-    fn lobby(&self) -> &Lobby {
-        self.0.memory.lobby()
+    fn context(&self) -> &BackendContext {
+        self.0.memory.context()
     }
 }
 

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::decision::PermitId;
 use crate::decision::{NEVER, QuotaSnapshot};
-use crate::policy::Permits;
+use crate::policy::SemaphorePolicy;
 
 /// The holders of one key.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    held: BTreeMap<PermitId, Held>,
+    held: BTreeMap<PermitId, HeldWeight>,
     /// When leases end, soonest first; µs.
     ends: BTreeSet<(u64, PermitId)>,
     /// The weights of all.
@@ -17,23 +17,23 @@ pub(super) struct Holders {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Held {
+struct HeldWeight {
     weight: u32,
     end: u64,
 }
 
 /// What is asked of them, and when.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment<'a> {
+pub(super) struct LeaseContext<'a> {
     pub(super) now: u64,
-    pub(super) permits: &'a Permits,
+    pub(super) policy: &'a SemaphorePolicy,
     /// Whether a permit ends with its lease. If not it is as if it were renewed three times as often.
     pub(super) leases_end: bool,
 }
 
-impl Moment<'_> {
+impl LeaseContext<'_> {
     fn lease(&self) -> u64 {
-        self.permits.lease_micros()
+        self.policy.lease_micros()
     }
 
     /// When this lease ends that was to end at `end`.
@@ -56,8 +56,9 @@ impl Holders {
         self.live
     }
 
-    /// Drops those whose lease is over, and lets no lease be longer than one that begins now: the clock may have gone back.
-    fn bring(&mut self, at: &Moment<'_>) {
+    /// Drops those whose lease is over, and lets no lease be longer than one that begins now: the clock may have gone
+    /// back.
+    fn expire(&mut self, at: &LeaseContext<'_>) {
         if !at.leases_end {
             return;
         }
@@ -74,10 +75,15 @@ impl Holders {
         }
     }
 
-    pub(super) fn acquire(&mut self, at: &Moment<'_>, id: PermitId, weight: u32) -> QuotaSnapshot {
-        self.bring(at);
+    pub(super) fn acquire(
+        &mut self,
+        at: &LeaseContext<'_>,
+        id: PermitId,
+        weight: u32,
+    ) -> QuotaSnapshot {
+        self.expire(at);
         let end = at.now + at.lease();
-        let capacity = at.permits.capacity();
+        let capacity = at.policy.capacity();
         let retry_after = if self.renew_one(id, end) || weight == 0 {
             0
         } else if weight > capacity {
@@ -85,29 +91,29 @@ impl Holders {
         } else {
             let missing = (self.live + u64::from(weight)).saturating_sub(capacity.into());
             if missing == 0 {
-                self.held.insert(id, Held { weight, end });
+                self.held.insert(id, HeldWeight { weight, end });
                 self.ends.insert((end, id));
                 self.live += u64::from(weight);
             }
             self.until_freed(at, missing)
         };
-        self.told(at, retry_after)
+        self.snapshot(at, retry_after)
     }
 
     /// Whether each of these lasts.
-    pub(super) fn renew(&mut self, at: &Moment<'_>, id: PermitId) -> bool {
-        self.bring(at);
+    pub(super) fn renew(&mut self, at: &LeaseContext<'_>, id: PermitId) -> bool {
+        self.expire(at);
         self.renew_one(id, at.now + at.lease())
     }
 
     /// Whether there was something to give back.
-    pub(super) fn release(&mut self, at: &Moment<'_>, id: PermitId) -> bool {
-        self.bring(at);
+    pub(super) fn release(&mut self, at: &LeaseContext<'_>, id: PermitId) -> bool {
+        self.expire(at);
         self.remove(id)
     }
 
     /// The numbers, as they are by now.
-    pub(super) fn told(&self, at: &Moment<'_>, retry_after: u64) -> QuotaSnapshot {
+    pub(super) fn snapshot(&self, at: &LeaseContext<'_>, retry_after: u64) -> QuotaSnapshot {
         let mut live = self.live;
         let latest = at.now + at.lease();
         if at.leases_end {
@@ -115,7 +121,7 @@ impl Holders {
             live -= over.map(|(_, id)| self.weight(*id)).sum::<u64>();
         }
         let last = self.ends.last().map_or(0, |(end, _)| at.end(*end));
-        let capacity = at.permits.capacity();
+        let capacity = at.policy.capacity();
         QuotaSnapshot {
             limit: capacity.into(),
             remaining: u64::from(capacity).saturating_sub(live),
@@ -125,7 +131,7 @@ impl Holders {
     }
 
     /// Until leases of so much weight have ended by themselves; 0 if none has to.
-    fn until_freed(&self, at: &Moment<'_>, missing: u64) -> u64 {
+    fn until_freed(&self, at: &LeaseContext<'_>, missing: u64) -> u64 {
         let (mut freed, mut wait) = (0, 0);
         for (end, id) in &self.ends {
             if freed >= missing {

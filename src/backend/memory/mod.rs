@@ -3,10 +3,10 @@
 //! Keys come from clients, so what is stored is a keyed 64-bit fingerprint of policy and key, seeded at random for each
 //! backend: no allocation, no secret kept, the same size whatever a client sends.
 //!
-//! Room is made as it is needed: each new key looks at a few old ones and forgets those that owe nothing, which no later
-//! answer can show. If the map is full of keys that owe something, the one nearest to its reset goes, of a small sample: a
-//! flood of new keys is neither an outage nor an amnesty for whoever is deepest in debt. There is no sweeper to start and no
-//! long pass under a lock.
+//! Room is made as it is needed: each new key looks at a few old ones and forgets those that owe nothing, which no
+//! later answer can show. If the map is full of keys that owe something, the one nearest to its reset goes, of a small
+//! sample: a flood of new keys is neither an outage nor an amnesty for whoever is deepest in debt. There is no sweeper
+//! to start and no long pass under a lock.
 //!
 //! ```
 //! use std::num::NonZeroUsize;
@@ -22,7 +22,7 @@
 
 mod holders;
 mod index;
-mod room;
+mod key_budget;
 mod semaphore;
 mod shard;
 mod table;
@@ -36,18 +36,18 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
-use self::room::Room;
+use self::key_budget::KeyBudget;
 pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
-use self::shard::{Moment, Shard};
-use super::lobby::DEFAULT_MAX_WAITERS;
-use super::{Answer, Backend, Lobby};
+use self::shard::{Shard, ShardContext};
+use super::context::DEFAULT_MAX_WAITERS;
+use super::{Answer, Backend, BackendContext};
 use crate::algorithm;
 use crate::backend::PermitBackend;
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock, micros_up};
-use crate::decision::{Op, Part, PermitId, PermitOp, PermitReply, Reply};
+use crate::decision::{ChargePart, Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
-use crate::policy::{Permits, Policy};
+use crate::policy::{Policy, SemaphorePolicy};
 use crate::quota::Cost;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -60,16 +60,16 @@ const DEFAULT_IDLE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// Keeps its state in this process. Clones share it; each process has its own.
 ///
 /// Decisions are made at once and exactly: under any concurrency the admitted cost stays within the quota. At most
-/// [`max_keys`](MemoryBackendBuilder::max_keys) are kept, each quota of a policy counting as one; a key takes 48 bytes and
-/// its place in the map, up to 64 in all; a sliding log 16 bytes more for each request that it admitted.
-pub struct MemoryBackend<C = SystemClock>(Arc<Shared<C>>);
+/// [`max_keys`](MemoryBackendBuilder::max_keys) are kept, each quota of a policy counting as one; a key takes 48 bytes
+/// and its place in the map, up to 64 in all; a sliding log 16 bytes more for each request that it admitted.
+pub struct MemoryBackend<C = SystemClock>(Arc<MemoryInner<C>>);
 
-struct Shared<C> {
+struct MemoryInner<C> {
     clock: C,
-    lobby: Lobby,
+    context: BackendContext,
     fingerprints: Fingerprints,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
-    room: Room,
+    budget: KeyBudget,
     idle_ttl: u64,
     semaphore: MemorySemaphore<C>,
 }
@@ -109,15 +109,15 @@ impl Default for MemoryBackend {
 }
 
 impl<C: Clock> MemoryBackendBuilder<C> {
-    /// The most keys that are kept, 1 000 000 by default; each quota of a policy counts as one. It is never exceeded: with less
-    /// room than a policy has quotas not even one client is limited.
+    /// The most keys that are kept, 1 000 000 by default; each quota of a policy counts as one. It is never exceeded:
+    /// with less room than a policy has quotas not even one client is limited.
     pub const fn max_keys(mut self, max_keys: NonZeroUsize) -> Self {
         self.max_keys = max_keys;
         self
     }
 
     /// The most requests that wait at a time, of one key and in all; 1 024 and 65 536 by default. See
-    /// [`Lobby::max_waiters`].
+    /// [`BackendContext::max_waiters`].
     pub const fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.max_waiters = (each_key, in_all);
         self
@@ -133,8 +133,8 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         }
     }
 
-    /// How long after it has filled a bucket is remembered that starts below its capacity, 24 hours by default; after that
-    /// it starts again from its initial tokens. Other states need no such time: full equals unseen.
+    /// How long after it has filled a bucket is remembered that starts below its capacity, 24 hours by default; after
+    /// that it starts again from its initial tokens. Other states need no such time: full equals unseen.
     pub const fn idle_ttl(mut self, idle_ttl: Duration) -> Self {
         self.idle_ttl = idle_ttl;
         self
@@ -144,8 +144,8 @@ impl<C: Clock> MemoryBackendBuilder<C> {
     #[must_use]
     pub fn build(self) -> MemoryBackend<C> {
         let max_keys = self.max_keys.get();
-        // Shards of two to four thousand keys, so that a full map has a key to give up in each, and growing one is a short
-        // pass under its lock.
+        // Shards of two to four thousand keys, so that a full map has a key to give up in each, and growing one is a
+        // short pass under its lock.
         let bits = (max_keys / 2_048 + 1).ilog2().min(16);
         let shards = (0..1 << bits)
             .map(|_| CachePadded::new(Mutex::new(Shard::default())))
@@ -154,12 +154,12 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         let _ = self.clock.now();
         let (each_key, in_all) = self.max_waiters;
         let semaphore = MemorySemaphore::builder().clock(self.clock.clone());
-        MemoryBackend(Arc::new(Shared {
+        MemoryBackend(Arc::new(MemoryInner {
             semaphore: semaphore.max_waiters(each_key, in_all).build(),
-            lobby: Lobby::new(self.clock.clone()).max_waiters(each_key, in_all),
+            context: BackendContext::new(self.clock.clone()).max_waiters(each_key, in_all),
             fingerprints: Fingerprints::new(),
             shards,
-            room: Room::new(max_keys),
+            budget: KeyBudget::new(max_keys),
             idle_ttl: micros_up(self.idle_ttl),
             clock: self.clock,
         }))
@@ -167,10 +167,11 @@ impl<C: Clock> MemoryBackendBuilder<C> {
 }
 
 impl<C> MemoryBackend<C> {
-    /// How many keys are kept now, at no cost: each quota of a policy counting as one; those that owe nothing may be among them.
+    /// How many keys are kept now, at no cost: each quota of a policy counting as one; those that owe nothing may be
+    /// among them.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.room.keys()
+        self.0.budget.keys()
     }
 
     /// Whether nothing is kept.
@@ -179,18 +180,18 @@ impl<C> MemoryBackend<C> {
         self.len() == 0
     }
 
-    /// How many keys that owed something were forgotten to make room: above 0, [`max_keys`](MemoryBackendBuilder::max_keys)
-    /// is too small for the traffic.
+    /// How many keys that owed something were forgotten to make room: above 0,
+    /// [`max_keys`](MemoryBackendBuilder::max_keys) is too small for the traffic.
     #[must_use]
     pub fn evictions(&self) -> usize {
-        self.0.room.evictions()
+        self.0.budget.evictions()
     }
 
-    /// The most entries that any one new key has looked at to make room. (Growing a shard, now and then, is not counted: it
-    /// copies up to some thousand entries.)
+    /// The most entries that any one new key has looked at to make room. (Growing a shard, now and then, is not
+    /// counted: it copies up to some thousand entries.)
     #[must_use]
     pub fn longest_search(&self) -> usize {
-        self.0.room.longest_search()
+        self.0.budget.longest_search()
     }
 }
 
@@ -199,16 +200,16 @@ impl<C: Clock> MemoryBackend<C> {
     #[inline]
     pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: Cost) -> Reply {
         let shared = &*self.0;
-        let print = shared.fingerprints.of(key);
-        let (mut shard, moment) = shared.enter(print);
+        let fingerprint = shared.fingerprints.fingerprint(key);
+        let (mut shard, context) = shared.enter(fingerprint);
         let [only] = policy.quotas() else {
-            let op = |states: &mut [_]| algorithm::check(policy, states, moment.now, cost);
-            return shard.with_states(policy, print, &moment, op);
+            let op = |states: &mut [_]| algorithm::check(policy, states, context.now, cost);
+            return shard.with_states(policy, fingerprint, &context, op);
         };
-        let (tokens, limit) = (cost.of(0), print.under(only.id()));
-        let (snapshot, place) = shard.decide(only, limit, &moment, tokens);
+        let (tokens, limit) = (cost.get(0), fingerprint.under(only.id()));
+        let (snapshot, position) = shard.decide(only, limit, &context, tokens);
         drop(shard);
-        Reply::to_check_of_one(snapshot, Part::new(only.mark(), tokens, place))
+        Reply::to_check_of_one(snapshot, ChargePart::new(only.mark(), tokens, position))
     }
 
     #[inline]
@@ -221,46 +222,46 @@ impl<C: Clock> MemoryBackend<C> {
 
     fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         let shared = &*self.0;
-        let print = shared.fingerprints.of(key);
-        let (mut shard, moment) = shared.enter(print);
-        shard.with_states(policy, print, &moment, |states| match op {
-            Op::Check(cost) => algorithm::check(policy, states, moment.now, cost),
+        let fingerprint = shared.fingerprints.fingerprint(key);
+        let (mut shard, context) = shared.enter(fingerprint);
+        shard.with_states(policy, fingerprint, &context, |states| match op {
+            Op::Check(cost) => algorithm::check(policy, states, context.now, cost),
             Op::Reserve { cost, max_wait } => {
-                algorithm::reserve(policy, states, moment.now, cost, max_wait)
+                algorithm::reserve(policy, states, context.now, cost, max_wait)
             }
-            Op::Cancel(turn) => {
-                let mut reply = algorithm::cancel(policy, states, moment.now, &turn);
-                reply.turn = (!reply.returned).then_some(turn);
+            Op::Cancel(reservation) => {
+                let mut reply = algorithm::cancel(policy, states, context.now, &reservation);
+                reply.reservation = (!reply.returned).then_some(reservation);
                 reply
             }
-            Op::Penalty(cost) => algorithm::penalize(policy, states, moment.now, cost),
-            Op::Refund(receipt) => algorithm::refund(policy, states, moment.now, &receipt),
-            Op::Reset => algorithm::reset(policy, states, moment.now),
+            Op::Penalize(cost) => algorithm::penalize(policy, states, context.now, cost),
+            Op::Refund(receipt) => algorithm::refund(policy, states, context.now, &receipt),
+            Op::Reset => algorithm::reset(policy, states, context.now),
         })
     }
 }
 
-impl<C: Clock> Shared<C> {
+impl<C: Clock> MemoryInner<C> {
     /// Locks the shard of a key, and tells when.
     ///
-    /// The clock is read before the lock is taken, which keeps the lock short, and again under the lock if another thread
-    /// has decided later meanwhile.
+    /// The clock is read before the lock is taken, which keeps the lock short, and again under the lock if another
+    /// thread has decided later meanwhile.
     #[inline]
-    fn enter(&self, print: Fingerprint) -> (MutexGuard<'_, Shard>, Moment<'_>) {
+    fn enter(&self, fingerprint: Fingerprint) -> (MutexGuard<'_, Shard>, ShardContext<'_>) {
         let reading = self.clock.now();
-        let mut shard = self.shard(print).lock();
+        let mut shard = self.shard(fingerprint).lock();
         let now = shard.latest.in_order(reading, || self.clock.now());
-        let moment = Moment {
+        let context = ShardContext {
             now,
             idle_ttl: self.idle_ttl,
-            room: &self.room,
+            budget: &self.budget,
         };
-        (shard, moment)
+        (shard, context)
     }
 
     #[inline]
-    fn shard(&self, print: Fingerprint) -> &Mutex<Shard> {
-        &self.shards[print.shard(self.shards.len())]
+    fn shard(&self, fingerprint: Fingerprint) -> &Mutex<Shard> {
+        &self.shards[fingerprint.shard(self.shards.len())]
     }
 }
 
@@ -278,8 +279,8 @@ impl<C: Clock> Backend for MemoryBackend<C> {
         Answer::Now(Ok(self.decide(op, policy, key)))
     }
 
-    fn lobby(&self) -> &Lobby {
-        &self.0.lobby
+    fn context(&self) -> &BackendContext {
+        &self.0.context
     }
 }
 
@@ -291,27 +292,27 @@ impl<C: Clock> PermitBackend for MemoryBackend<C> {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
-        PermitBackend::ask(&self.0.semaphore, op, permits, key)
+        PermitBackend::ask(&self.0.semaphore, op, policy, key)
     }
 
-    fn lobby(&self) -> &Lobby {
-        PermitBackend::lobby(&self.0.semaphore)
+    fn context(&self) -> &BackendContext {
+        PermitBackend::context(&self.0.semaphore)
     }
 
     fn has_leases(&self) -> bool {
         PermitBackend::has_leases(&self.0.semaphore)
     }
 
-    fn next_look(
+    fn next_attempt(
         &self,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        PermitBackend::next_look(&self.0.semaphore, permits, reply, waiters)
+        PermitBackend::next_attempt(&self.0.semaphore, policy, reply, waiters)
     }
 
     fn new_id(&self) -> PermitId {
@@ -329,7 +330,7 @@ impl<C> fmt::Debug for MemoryBackend<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryBackend")
             .field("keys", &self.len())
-            .field("max_keys", &self.0.room.max_keys())
+            .field("max_keys", &self.0.budget.max_keys())
             .field("evictions", &self.evictions())
             .finish_non_exhaustive()
     }
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_remembered_although_they_owe_nothing_free_no_debtor() {
+    fn eviction_of_full_buckets_frees_no_denied_key() {
         let (clock, backend) = backend(100);
         // Not shut out: such a debtor would be spared for that.
         let debtor = Limiter::new(Policy::new("slow", Quota::per_hour(2)), backend.clone());
@@ -379,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_at_a_bucket_that_starts_again_changes_no_later_answer() {
+    fn peek_at_a_restarting_bucket_changes_no_later_decision() {
         for look in [false, true] {
             let (clock, backend) = backend(100);
             let quota = Quota::per_hour(10).initial_tokens(0);
@@ -398,10 +399,10 @@ mod tests {
     }
 
     #[test]
-    fn a_charge_by_a_faster_tier_frees_no_debt_of_a_slower_one() {
+    fn charge_by_a_faster_tier_keeps_the_debt_of_a_slower_tier() {
         let (clock, backend) = backend(1_000);
         let free = Limiter::new(Policy::new("api", Quota::per_hour(60)), backend.clone());
-        let paid = free.with(&Policy::new("api", Quota::per_second(60)));
+        let paid = free.with_policy(&Policy::new("api", Quota::per_second(60)));
         assert!(free.check_now(&number(0), 59).decision.is_allowed());
         assert!(paid.check_now(&number(0), 1).decision.is_allowed());
         clock.advance(Duration::from_secs(2));
@@ -417,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn making_room_for_one_limit_of_a_key_does_not_free_another() {
+    fn eviction_for_one_quota_keeps_the_other_quotas_of_the_key() {
         let (_, backend) = backend(20);
         let day = Duration::from_secs(86_400);
         let policy =

@@ -10,34 +10,34 @@ use ahash::RandomState;
 use crossbeam_utils::CachePadded;
 use smallvec::SmallVec;
 
-use super::holders::{Holders, Moment};
-use crate::backend::{Answer, Lobby, PermitBackend};
+use super::holders::{Holders, LeaseContext};
+use crate::backend::{Answer, BackendContext, PermitBackend};
 use crate::clock::{Clock, Latest, SystemClock};
 use crate::decision::RetryAfter;
 use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
-use crate::policy::Permits;
+use crate::policy::SemaphorePolicy;
 use crate::sync::Mutex;
 
 /// Keeps permits in this process. Clones share them; each process has its own.
 ///
-/// A permit ends with its guard and needs no lease. What the answers tell of leases is what they would be in Redis, where they
-/// are renewed. Nothing is kept of a key without holders.
-// Tokio's semaphore has a fixed number of permits: here the capacity comes with each request, and may differ from one to the
-// next. Those who wait do so by tokio's means all the same: see `line`.
-pub struct MemorySemaphore<C = SystemClock>(Arc<Shared<C>>);
+/// A permit ends with its guard and needs no lease. What the answers tell of leases is what they would be in Redis,
+/// where they are renewed. Nothing is kept of a key without holders.
+// Tokio's semaphore has a fixed number of permits: here the capacity comes with each request, and may differ from one
+// to the next. Those who wait do so by tokio's means all the same: see `line`.
+pub struct MemorySemaphore<C = SystemClock>(Arc<MemorySemaphoreInner<C>>);
 
-struct Shared<C> {
+struct MemorySemaphoreInner<C> {
     clock: C,
-    lobby: Lobby,
+    context: BackendContext,
     leases_end: bool,
     ids: AtomicU64,
     seed: RandomState,
-    shards: [CachePadded<Mutex<Shard>>; SHARDS],
+    shards: [CachePadded<Mutex<PermitShard>>; SHARDS],
 }
 
 #[derive(Default)]
-struct Shard {
+struct PermitShard {
     /// When something was last decided here.
     latest: Latest,
     /// By the hash of name and key: two share one with a chance of 2^-64.
@@ -89,13 +89,15 @@ impl<C: Clock> MemorySemaphoreBuilder<C> {
         }
     }
 
-    /// The most that wait at a time, for one key and in all; 1 024 and 65 536 by default. See [`Lobby::max_waiters`].
+    /// The most that wait at a time, for one key and in all; 1 024 and 65 536 by default. See
+    /// [`BackendContext::max_waiters`].
     pub const fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.max_waiters = Some((each_key, in_all));
         self
     }
 
-    /// Lets permits end with their leases, as they do in Redis: for tests of what loses one, by a clock that is moved by hand.
+    /// Lets permits end with their leases, as they do in Redis: for tests of what loses one, by a clock that is moved
+    /// by hand.
     pub const fn leases_end(mut self) -> Self {
         self.leases_end = true;
         self
@@ -104,11 +106,11 @@ impl<C: Clock> MemorySemaphoreBuilder<C> {
     /// A semaphore of which nobody holds anything.
     #[must_use]
     pub fn build(self) -> MemorySemaphore<C> {
-        let lobby = Lobby::new(self.clock.clone());
-        MemorySemaphore(Arc::new(Shared {
-            lobby: match self.max_waiters {
-                Some((each_key, in_all)) => lobby.max_waiters(each_key, in_all),
-                None => lobby,
+        let context = BackendContext::new(self.clock.clone());
+        MemorySemaphore(Arc::new(MemorySemaphoreInner {
+            context: match self.max_waiters {
+                Some((each_key, in_all)) => context.max_waiters(each_key, in_all),
+                None => context,
             },
             clock: self.clock,
             leases_end: self.leases_end,
@@ -133,7 +135,7 @@ impl<C> MemorySemaphore<C> {
     /// How many permits are held now, of all keys. It looks at all of them: for tests and metrics.
     #[must_use]
     pub fn held(&self) -> u64 {
-        let of = |shard: &CachePadded<Mutex<Shard>>| -> u64 {
+        let of = |shard: &CachePadded<Mutex<PermitShard>>| -> u64 {
             shard.lock().keys.values().map(Holders::live).sum()
         };
         self.0.shards.iter().map(of).sum()
@@ -141,30 +143,33 @@ impl<C> MemorySemaphore<C> {
 }
 
 impl<C: Clock> MemorySemaphore<C> {
-    fn decide(&self, op: &PermitOp, permits: &Permits, key: &Key) -> PermitReply {
+    fn decide(&self, op: &PermitOp, policy: &SemaphorePolicy, key: &Key) -> PermitReply {
         let shared = &*self.0;
-        let print = shared.seed.hash_one((permits.name(), key));
+        let fingerprint = shared.seed.hash_one((policy.name(), key));
         let reading = shared.clock.now();
-        let mut shard = shared.shard(print).lock();
+        let mut shard = shared.shard(fingerprint).lock();
         let now = shard.latest.in_order(reading, || shared.clock.now());
-        let at = Moment {
+        let at = LeaseContext {
             now: now.as_micros(),
-            permits,
+            policy,
             leases_end: shared.leases_end,
         };
         let shard = &mut shard.keys;
         if let PermitOp::Acquire { id, weight } | PermitOp::Wait { id, weight, .. } = op {
-            let numbers = shard.entry(print).or_default().acquire(&at, *id, *weight);
-            forget_if_empty(shard, print);
-            return PermitReply::of(numbers);
+            let numbers = shard
+                .entry(fingerprint)
+                .or_default()
+                .acquire(&at, *id, *weight);
+            forget_if_empty(shard, fingerprint);
+            return PermitReply::from_snapshot(numbers);
         }
-        let Some(holders) = shard.get_mut(&print) else {
+        let Some(holders) = shard.get_mut(&fingerprint) else {
             let lasting = match op {
                 PermitOp::Renew(ids) => SmallVec::from_elem(false, ids.len()),
                 PermitOp::Release(_) | PermitOp::Revoke(_) => SmallVec::from_elem(false, 1),
                 _ => SmallVec::new(),
             };
-            let reply = PermitReply::of(Holders::default().told(&at, 0));
+            let reply = PermitReply::from_snapshot(Holders::default().snapshot(&at, 0));
             return PermitReply { lasting, ..reply };
         };
         let lasting = match op {
@@ -175,15 +180,15 @@ impl<C: Clock> MemorySemaphore<C> {
             }
             _ => SmallVec::new(),
         };
-        let reply = PermitReply::of(holders.told(&at, 0));
-        forget_if_empty(shard, print);
+        let reply = PermitReply::from_snapshot(holders.snapshot(&at, 0));
+        forget_if_empty(shard, fingerprint);
         PermitReply { lasting, ..reply }
     }
 }
 
-fn forget_if_empty(shard: &mut HashMap<u64, Holders, RandomState>, print: u64) {
-    if shard.get(&print).is_some_and(Holders::is_empty) {
-        shard.remove(&print);
+fn forget_if_empty(shard: &mut HashMap<u64, Holders, RandomState>, fingerprint: u64) {
+    if shard.get(&fingerprint).is_some_and(Holders::is_empty) {
+        shard.remove(&fingerprint);
         // What a crowd has left behind is given back, seldom enough to cost nothing.
         if shard.capacity() > 1_024 && shard.len() < shard.capacity() / 8 {
             shard.shrink_to(2 * shard.len());
@@ -191,10 +196,10 @@ fn forget_if_empty(shard: &mut HashMap<u64, Holders, RandomState>, print: u64) {
     }
 }
 
-impl<C> Shared<C> {
+impl<C> MemorySemaphoreInner<C> {
     #[allow(clippy::cast_possible_truncation)] // its high bits are enough, and the map looks at others
-    fn shard(&self, print: u64) -> &Mutex<Shard> {
-        &self.shards[(print >> 32) as usize % SHARDS]
+    fn shard(&self, fingerprint: u64) -> &Mutex<PermitShard> {
+        &self.shards[(fingerprint >> 32) as usize % SHARDS]
     }
 }
 
@@ -205,21 +210,21 @@ impl<C: Clock> PermitBackend for MemorySemaphore<C> {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
-        Answer::Now(Ok(self.decide(&op, permits, key)))
+        Answer::Now(Ok(self.decide(&op, policy, key)))
     }
 
-    fn lobby(&self) -> &Lobby {
-        &self.0.lobby
+    fn context(&self) -> &BackendContext {
+        &self.0.context
     }
 
     fn has_leases(&self) -> bool {
         self.0.leases_end
     }
 
-    fn next_look(&self, _: &Permits, reply: &PermitReply, _: usize) -> Option<Duration> {
+    fn next_attempt(&self, _: &SemaphorePolicy, reply: &PermitReply, _: usize) -> Option<Duration> {
         // All who release are here. But a lease ends without a word.
         match reply.decision.retry_after() {
             Some(RetryAfter::In(wait)) if self.0.leases_end => Some(wait),

@@ -1,11 +1,11 @@
 use smallvec::SmallVec;
 
-use super::room::Room;
-use super::table::{Reset, Slot, Table};
+use super::key_budget::KeyBudget;
+use super::table::{ResetTime, Slot, Table};
 use crate::algorithm::{self, State};
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::{Latest, Timestamp};
-use crate::decision::{Place, QuotaSnapshot, Reply};
+use crate::decision::{ChargePosition, QuotaSnapshot, Reply};
 use crate::policy::{NamedQuota, Policy};
 
 /// Old entries that a new one looks at, forgetting those that owe nothing: more than one, so that the map shrinks while
@@ -26,19 +26,19 @@ pub(super) struct Shard {
 }
 
 /// What a shard needs to know beside its own entries.
-pub(super) struct Moment<'a> {
+pub(super) struct ShardContext<'a> {
     pub(super) now: Timestamp,
     /// µs that a bucket is remembered after it has filled, if it started below its capacity.
     pub(super) idle_ttl: u64,
-    pub(super) room: &'a Room,
+    pub(super) budget: &'a KeyBudget,
 }
 
-impl Moment<'_> {
+impl ShardContext<'_> {
     /// When a quota owes nothing, by its answer.
     #[inline]
-    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> Reset {
+    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> ResetTime {
         let at = self.now.as_micros().saturating_add(answer.reset_after);
-        Reset::new(
+        ResetTime::new(
             Timestamp::from_micros(at),
             algorithm::starts_below_capacity(named.quota()),
             answer.remaining == 0,
@@ -63,21 +63,21 @@ impl Shard {
     pub(super) fn decide(
         &mut self,
         named: &NamedQuota,
-        print: Fingerprint,
-        moment: &Moment<'_>,
+        fingerprint: Fingerprint,
+        context: &ShardContext<'_>,
         cost: u64,
-    ) -> (QuotaSnapshot, Place) {
-        let Some(place) = self.table.find(print) else {
-            return self.decide_unseen(named, print, moment, cost);
+    ) -> (QuotaSnapshot, ChargePosition) {
+        let Some(slot_index) = self.table.find(fingerprint) else {
+            return self.decide_unseen(named, fingerprint, context, cost);
         };
-        let slot = self.table.slot_mut(place);
-        if moment.is_idle(named, slot) {
-            self.forget(print, moment.room);
-            return self.decide_unseen(named, print, moment, cost);
+        let slot = self.table.slot_mut(slot_index);
+        if context.is_idle(named, slot) {
+            self.forget(fingerprint, context.budget);
+            return self.decide_unseen(named, fingerprint, context, cost);
         }
-        let answer = algorithm::decide(named.quota(), &mut slot.state, moment.now, cost, true);
+        let answer = algorithm::decide(named.quota(), &mut slot.state, context.now, cost, true);
         if cost > 0 && answer.0.is_allowed() {
-            slot.reset = slot.reset.renewed(moment.reset(named, &answer.0));
+            slot.reset = slot.reset.renewed(context.reset(named, &answer.0));
         }
         answer
     }
@@ -86,16 +86,20 @@ impl Shard {
     fn decide_unseen(
         &mut self,
         named: &NamedQuota,
-        print: Fingerprint,
-        moment: &Moment<'_>,
+        fingerprint: Fingerprint,
+        context: &ShardContext<'_>,
         cost: u64,
-    ) -> (QuotaSnapshot, Place) {
+    ) -> (QuotaSnapshot, ChargePosition) {
         let mut state = None;
-        let answer = algorithm::decide(named.quota(), &mut state, moment.now, cost, true);
+        let answer = algorithm::decide(named.quota(), &mut state, context.now, cost, true);
         if let Some(state) = state {
-            self.insert(print, state, moment.reset(named, &answer.0), moment, |_| {
-                false
-            });
+            self.insert(
+                fingerprint,
+                state,
+                context.reset(named, &answer.0),
+                context,
+                |_| false,
+            );
         }
         answer
     }
@@ -105,26 +109,28 @@ impl Shard {
         &mut self,
         policy: &Policy,
         key: Fingerprint,
-        moment: &Moment<'_>,
+        context: &ShardContext<'_>,
         op: impl FnOnce(&mut [Option<State>]) -> Reply,
     ) -> Reply {
         let quotas = policy.quotas();
-        let mut places = SmallVec::<[Option<usize>; 2]>::new();
+        let mut slot_indexes = SmallVec::<[Option<usize>; 2]>::new();
         let mut states = SmallVec::<[Option<State>; 2]>::new();
         for named in quotas {
-            let print = key.under(named.id());
+            let fingerprint = key.under(named.id());
             if self
                 .table
-                .find(print)
-                .is_some_and(|place| moment.is_idle(named, self.table.slot(place)))
+                .find(fingerprint)
+                .is_some_and(|slot_index| context.is_idle(named, self.table.slot(slot_index)))
             {
-                self.forget(print, moment.room);
+                self.forget(fingerprint, context.budget);
             }
         }
         for named in quotas {
-            let place = self.table.find(key.under(named.id()));
-            states.push(place.and_then(|place| self.table.slot_mut(place).state.take()));
-            places.push(place);
+            let slot_index = self.table.find(key.under(named.id()));
+            states.push(
+                slot_index.and_then(|slot_index| self.table.slot_mut(slot_index).state.take()),
+            );
+            slot_indexes.push(slot_index);
         }
         let reply = op(&mut states);
         let answers = reply.decision.snapshot().quotas();
@@ -135,41 +141,44 @@ impl Shard {
         };
         // First what stays where it is: making and taking room moves entries.
         let mut moves = SmallVec::<[(usize, Option<State>); 2]>::new();
-        for (index, (place, state)) in places.into_iter().zip(states).enumerate() {
-            match (place, state) {
-                (Some(place), Some(state)) => {
-                    let slot = self.table.slot_mut(place);
+        for (index, (slot_index, state)) in slot_indexes.into_iter().zip(states).enumerate() {
+            match (slot_index, state) {
+                (Some(slot_index), Some(state)) => {
+                    let slot = self.table.slot_mut(slot_index);
                     slot.state = Some(state);
-                    // A look or a refusal leaves it alone.
+                    // A look or a denial leaves it alone.
                     if written(index) {
                         slot.reset = slot
                             .reset
-                            .renewed(moment.reset(&quotas[index], &answers[index]));
+                            .renewed(context.reset(&quotas[index], &answers[index]));
                     }
                 }
                 (None, None) => {}
                 (_, state) => moves.push((index, state)),
             }
         }
-        let of_this_key =
-            |print: Fingerprint| quotas.iter().any(|named| key.under(named.id()) == print);
+        let of_this_key = |fingerprint: Fingerprint| {
+            quotas
+                .iter()
+                .any(|named| key.under(named.id()) == fingerprint)
+        };
         for (index, kept) in moves {
-            let print = key.under(quotas[index].id());
+            let fingerprint = key.under(quotas[index].id());
             match kept {
                 Some(state) => {
-                    let reset = moment.reset(&quotas[index], &answers[index]);
-                    self.insert(print, state, reset, moment, of_this_key);
+                    let reset = context.reset(&quotas[index], &answers[index]);
+                    self.insert(fingerprint, state, reset, context, of_this_key);
                 }
-                None => self.forget(print, moment.room),
+                None => self.forget(fingerprint, context.budget),
             }
         }
         reply
     }
 
-    fn forget(&mut self, print: Fingerprint, room: &Room) {
-        if let Some(place) = self.table.find(print) {
-            self.table.remove(place);
-            room.give_back();
+    fn forget(&mut self, fingerprint: Fingerprint, budget: &KeyBudget) {
+        if let Some(slot_index) = self.table.find(fingerprint) {
+            self.table.remove(slot_index);
+            budget.give_back();
         }
     }
 
@@ -177,78 +186,78 @@ impl Shard {
     #[cold]
     fn insert(
         &mut self,
-        print: Fingerprint,
+        fingerprint: Fingerprint,
         state: State,
-        reset: Reset,
-        moment: &Moment<'_>,
+        reset: ResetTime,
+        context: &ShardContext<'_>,
         spare: impl Fn(Fingerprint) -> bool,
     ) {
-        let room = moment.room;
+        let budget = context.budget;
         let mut looked_at = 0;
         for _ in 0..SWEPT_PER_INSERTION.min(self.table.len()) {
             looked_at += 1;
-            let place = self.turn_hand();
-            if moment.is_over(self.table.slot(place)) {
-                self.table.remove(place);
-                self.hand = place; // where another one is now
-                room.give_back();
+            let slot_index = self.advance_hand();
+            if context.is_over(self.table.slot(slot_index)) {
+                self.table.remove(slot_index);
+                self.hand = slot_index; // where another one is now
+                budget.give_back();
             }
         }
-        if self.table.is_full() || !room.take() {
+        if self.table.is_full() || !budget.take() {
             if self.table.len() == 0 {
-                // The only one that can go is the new one. It does not happen where the map is full: each shard then holds
-                // about two thousand.
-                room.evicted();
+                // The only one that can go is the new one. It does not happen where the map is full: each shard then
+                // holds about two thousand.
+                budget.evicted();
                 return;
             }
-            looked_at += self.evict(moment, spare);
+            looked_at += self.evict(context, spare);
         }
-        room.looked_at(looked_at);
+        budget.looked_at(looked_at);
         self.table.push(Slot {
-            print,
+            fingerprint,
             reset,
             state: Some(state),
         });
     }
 
-    /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at. Those that shut their
-    /// client out come last: in a window all reset together, or newcomers later.
+    /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at. Those that shut
+    /// their client out come last: in a window all reset together, or newcomers later.
     ///
-    /// The sample is spread over the shard: neighbours came at about the same time, and a crowd of debtors that came together
-    /// would otherwise be among itself.
-    fn evict(&mut self, moment: &Moment<'_>, spare: impl Fn(Fingerprint) -> bool) -> usize {
+    /// The sample is spread over the shard: neighbours came at about the same time, and a crowd of debtors that came
+    /// together would otherwise be among itself.
+    fn evict(&mut self, context: &ShardContext<'_>, spare: impl Fn(Fingerprint) -> bool) -> usize {
         let len = self.table.len();
         let sample = SAMPLE.min(len);
         let rank = |slot: &Slot| {
             (
-                spare(slot.print),
-                slot.reset.shuts_out(moment.now),
+                spare(slot.fingerprint),
+                slot.reset.is_drained_at(context.now),
                 slot.reset.at(),
             )
         };
-        let start = self.turn_hand();
+        let start = self.advance_hand();
         let mut nearest = start;
         for step in 1..sample {
-            let place = (start + step * (len / sample)) % len;
-            if rank(self.table.slot(place)) < rank(self.table.slot(nearest)) {
-                nearest = place;
+            let slot_index = (start + step * (len / sample)) % len;
+            if rank(self.table.slot(slot_index)) < rank(self.table.slot(nearest)) {
+                nearest = slot_index;
             }
         }
-        if self.table.slot(nearest).reset.at() > moment.now {
-            moment.room.evicted();
+        if self.table.slot(nearest).reset.at() > context.now {
+            context.budget.evicted();
         }
         self.table.remove(nearest);
         sample
     }
 
     /// The next place of the hand that goes round; there is at least one.
-    fn turn_hand(&mut self) -> usize {
-        let place = if self.hand < self.table.len() {
+    fn advance_hand(&mut self) -> usize {
+        let slot_index = if self.hand < self.table.len() {
             self.hand
         } else {
             0
         };
-        self.hand = place + 1;
-        place
+        self.hand = slot_index + 1;
+        slot_index
     }
 }

@@ -9,11 +9,12 @@ use parking_lot::Mutex;
 
 use super::super::misconfiguration::Misconfiguration;
 use super::super::{BackendError, BackendErrorKind};
-use crate::report;
+use crate::telemetry;
 
 /// A fault that was not seen for this long is news.
 const QUIET: Duration = Duration::from_secs(60);
-/// The events of one kind: this many at once, and then one in [`QUIET`]. A memory that is full now and then is no flood.
+/// The events of one kind: this many at once, and then one in [`QUIET`]. A memory that is full now and then is no
+/// flood.
 const BURST: u32 = 3;
 
 /// The faults that were told.
@@ -51,7 +52,7 @@ impl Alerts {
         if self.is_news(fault, Instant::now()) {
             // The error itself has the same cause and remedy in its words.
             let said = error.source().unwrap_or(error);
-            report::misconfigured(said, fault.cause(), fault.remedy());
+            telemetry::misconfigured(said, fault.cause(), fault.remedy());
         }
     }
 
@@ -137,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_32_bit_server_is_a_fault() {
-        let error = super::super::fault::of_text("WORDSIZE 32");
+        let error = super::super::error::from_text("WORDSIZE 32");
         assert_eq!(fault_of(&error), Some(Misconfiguration::WordSize));
     }
 
@@ -149,7 +150,7 @@ mod tests {
             "ERR The user executing the script can't access at least one of the keys mentioned in the command arguments",
             "ERR ACL failure in script: User limiter has no permissions to run the 'set' command",
         ] {
-            let error = super::super::fault::of_text(text);
+            let error = super::super::error::from_text(text);
             let code = BackendErrorKind::Server("NOPERM".to_owned());
             assert_eq!(*error.kind(), code, "{text}");
             assert_eq!(fault_of(&error), Some(Misconfiguration::Permission));

@@ -1,5 +1,5 @@
-//! A circuit breaker (Nygard, Release It!, 2007): after repeated failures Redis is left alone for a while, so that one that is
-//! gone costs a request nothing. A single trip then finds out whether it is back.
+//! A circuit breaker (Nygard, Release It!, 2007): after repeated failures Redis is left alone for a while, so that one
+//! that is gone costs a request nothing. A single trip then finds out whether it is back.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::backend::{BackendError, BackendErrorKind};
-use crate::report;
+use crate::telemetry;
 
 /// Failures in a row that open the circuit.
 const MOST_FAILURES: u32 = 5;
@@ -19,34 +19,34 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Breaker {
     /// Failures in a row. Read without the lock: it opens a little sooner or later, nothing else hangs on it.
     failures: AtomicU32,
-    open: Mutex<Open>,
+    open: Mutex<OpenCircuit>,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenCircuit {
     /// When the next probe may go.
     until: Instant,
     /// When the next one may that keeps what is held.
-    keeping: Instant,
+    next_renewal: Instant,
     /// The error that opened it.
     error: Option<BackendError>,
 }
 
 /// The right to ask Redis once.
 #[must_use]
-pub(super) struct Permit<'a> {
+pub(super) struct CircuitPermit<'a> {
     breaker: &'a Breaker,
     is_probe: bool,
-    told: bool,
+    reported: bool,
 }
 
 impl Breaker {
     pub(super) fn new() -> Self {
         Self {
             failures: AtomicU32::new(0),
-            open: Mutex::new(Open {
+            open: Mutex::new(OpenCircuit {
                 until: Instant::now(),
-                keeping: Instant::now(),
+                next_renewal: Instant::now(),
                 error: None,
             }),
         }
@@ -58,46 +58,47 @@ impl Breaker {
 
     /// Whether nobody may ask now.
     #[inline]
-    pub(super) fn refuses(&self) -> bool {
+    pub(super) fn rejects(&self) -> bool {
         let refuses = self.is_open() && {
             // The clock is read under the lock: a late reading would reject a request after the pause.
             let open = self.open.lock();
             Instant::now() < open.until
         };
         if refuses {
-            report::failure(&BackendError::new(BackendErrorKind::CircuitOpen));
+            telemetry::backend_failure(&BackendError::new(BackendErrorKind::CircuitOpen));
         }
         refuses
     }
 
     /// Whether nobody may ask now who keeps what is held.
-    pub(super) fn refuses_keeping(&self) -> bool {
+    pub(super) fn rejects_renewal(&self) -> bool {
         self.is_open() && {
             let open = self.open.lock();
-            Instant::now() < open.until.min(open.keeping)
+            Instant::now() < open.until.min(open.next_renewal)
         }
     }
 
-    /// The same as [`admit`](Self::admit) for what keeps something that would end meanwhile, a lease: it asks once a second
-    /// beside the probes of requests. No request is the slower for that, and an answer closes the circuit for all.
-    pub(super) fn admit_keeping(&self) -> Option<Permit<'_>> {
-        if let Some(permit) = self.admit() {
+    /// The same as [`try_acquire`](Self::try_acquire) for what keeps something that would end meanwhile, a lease: it
+    /// asks once a second beside the probes of requests. No request is the slower for that, and an answer closes the
+    /// circuit for all.
+    pub(super) fn try_acquire_renewal(&self) -> Option<CircuitPermit<'_>> {
+        if let Some(permit) = self.try_acquire() {
             return Some(permit);
         }
         let (mut open, now) = (self.open.lock(), Instant::now());
-        if now < open.keeping {
+        if now < open.next_renewal {
             return None;
         }
-        open.keeping = now + PAUSE;
-        Some(Permit {
+        open.next_renewal = now + PAUSE;
+        Some(CircuitPermit {
             breaker: self,
             is_probe: false,
-            told: false,
+            reported: false,
         })
     }
 
     /// `None` if Redis is to be left alone.
-    pub(super) fn admit(&self) -> Option<Permit<'_>> {
+    pub(super) fn try_acquire(&self) -> Option<CircuitPermit<'_>> {
         let is_probe = self.is_open();
         if is_probe {
             let mut open = self.open.lock();
@@ -108,10 +109,10 @@ impl Breaker {
             // Until this one has told what it found; it may also be dropped, or its thread.
             open.until = now + PAUSE;
         }
-        Some(Permit {
+        Some(CircuitPermit {
             breaker: self,
             is_probe,
-            told: false,
+            reported: false,
         })
     }
 }
@@ -119,28 +120,28 @@ impl Breaker {
 impl Drop for Breaker {
     fn drop(&mut self) {
         if self.is_open() {
-            report::circuit_dropped();
+            telemetry::circuit_dropped();
         }
     }
 }
 
-impl Permit<'_> {
+impl CircuitPermit<'_> {
     /// Redis has answered.
     pub(super) fn succeeded(mut self) {
-        self.told = true;
+        self.reported = true;
         let breaker = self.breaker;
         if breaker.failures.load(Ordering::Relaxed) == 0 {
             return;
         }
         if breaker.failures.swap(0, Ordering::Relaxed) >= MOST_FAILURES {
             let error = breaker.open.lock().error.take();
-            report::circuit_closed(error.as_ref().map(|error| error as &dyn Error));
+            telemetry::circuit_closed(error.as_ref().map(|error| error as &dyn Error));
         }
     }
 
     /// Redis has not, because of `error`.
     pub(super) fn failed(mut self, error: &BackendError) {
-        self.told = true;
+        self.reported = true;
         let breaker = self.breaker;
         let mut open = breaker.open.lock();
         if self.is_probe {
@@ -148,15 +149,15 @@ impl Permit<'_> {
         } else if breaker.failures.fetch_add(1, Ordering::Relaxed) + 1 == MOST_FAILURES {
             open.until = Instant::now() + PAUSE;
             open.error = Some(error.clone());
-            report::circuit_opened(MOST_FAILURES, PAUSE, error);
+            telemetry::circuit_opened(MOST_FAILURES, PAUSE, error);
         }
     }
 }
 
-impl Drop for Permit<'_> {
+impl Drop for CircuitPermit<'_> {
     fn drop(&mut self) {
         // A probe that was given up has found nothing out: the next one may go.
-        if self.is_probe && !self.told {
+        if self.is_probe && !self.reported {
             self.breaker.open.lock().until = Instant::now();
         }
     }
@@ -172,7 +173,10 @@ mod tests {
 
     fn fail(breaker: &Breaker, times: u32) {
         for _ in 0..times {
-            breaker.admit().expect("closed, or a probe").failed(&lost());
+            breaker
+                .try_acquire()
+                .expect("closed, or a probe")
+                .failed(&lost());
         }
     }
 
@@ -181,19 +185,19 @@ mod tests {
         let mut open = breaker.open.lock();
         let before = |time: Instant| time.checked_sub(span);
         open.until = before(open.until).expect("the machine runs for longer");
-        open.keeping = before(open.keeping).expect("the machine runs for longer");
+        open.next_renewal = before(open.next_renewal).expect("the machine runs for longer");
     }
 
     #[test]
     fn five_failures_in_a_row_open_it_and_four_do_not() {
         let breaker = Breaker::new();
         fail(&breaker, 4);
-        breaker.admit().expect("closed").succeeded();
+        breaker.try_acquire().expect("closed").succeeded();
         fail(&breaker, 4);
-        assert!(!breaker.refuses());
+        assert!(!breaker.rejects());
         fail(&breaker, 1);
-        assert!(breaker.refuses());
-        assert!(breaker.admit().is_none());
+        assert!(breaker.rejects());
+        assert!(breaker.try_acquire().is_none());
     }
 
     #[test]
@@ -202,39 +206,39 @@ mod tests {
         fail(&breaker, 5);
         for seconds in 1..=60 {
             pass(&breaker, Duration::from_millis(500));
-            assert!(breaker.refuses(), "{seconds}");
+            assert!(breaker.rejects(), "{seconds}");
             pass(&breaker, Duration::from_millis(500));
-            assert!(!breaker.refuses(), "{seconds}");
-            let probe = breaker.admit().expect("a probe");
-            assert!(breaker.admit().is_none(), "only one at a time");
+            assert!(!breaker.rejects(), "{seconds}");
+            let probe = breaker.try_acquire().expect("a probe");
+            assert!(breaker.try_acquire().is_none(), "only one at a time");
             probe.failed(&lost());
         }
         pass(&breaker, Duration::from_secs(1));
-        breaker.admit().expect("a probe").succeeded();
-        assert!(!breaker.refuses());
+        breaker.try_acquire().expect("a probe").succeeded();
+        assert!(!breaker.rejects());
     }
 
     #[test]
-    fn what_keeps_something_asks_once_a_second_beside_the_probes() {
+    fn renewals_are_sent_once_a_second_beside_the_probes() {
         let breaker = Breaker::new();
         fail(&breaker, 5);
         for _ in 0..7 {
             pass(&breaker, Duration::from_secs(1));
-            let probe = breaker.admit().expect("a probe");
-            assert!(breaker.refuses() && !breaker.refuses_keeping());
-            breaker.admit_keeping().expect("once").failed(&lost());
-            assert!(breaker.refuses_keeping() && breaker.admit_keeping().is_none());
+            let probe = breaker.try_acquire().expect("a probe");
+            assert!(breaker.rejects() && !breaker.rejects_renewal());
+            breaker.try_acquire_renewal().expect("once").failed(&lost());
+            assert!(breaker.rejects_renewal() && breaker.try_acquire_renewal().is_none());
             probe.failed(&lost());
         }
         pass(&breaker, Duration::from_secs(1));
-        drop(breaker.admit().expect("a probe"));
-        breaker.admit_keeping().expect("once").succeeded();
-        assert!(!breaker.refuses() && !breaker.refuses_keeping());
+        drop(breaker.try_acquire().expect("a probe"));
+        breaker.try_acquire_renewal().expect("once").succeeded();
+        assert!(!breaker.rejects() && !breaker.rejects_renewal());
     }
 
     #[cfg(feature = "metrics")]
     #[test]
-    fn open_circuits_are_counted_until_they_close_or_are_no_more() {
+    fn open_circuits_gauge_falls_on_close_and_drop() {
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
         let handle = recorder.handle();
         let open = || {
@@ -246,17 +250,17 @@ mod tests {
         };
         metrics::with_local_recorder(&recorder, || {
             let (closes, stays) = (Breaker::new(), Breaker::new());
-            let late = closes.admit().expect("closed");
+            let late = closes.try_acquire().expect("closed");
             fail(&closes, 5);
             late.failed(&lost()); // begun before it opened
             fail(&stays, 5);
             assert_eq!(open(), "2");
             pass(&closes, Duration::from_secs(1));
-            closes.admit().expect("a probe").failed(&lost());
+            closes.try_acquire().expect("a probe").failed(&lost());
             assert_eq!(open(), "2", "it is open already");
             pass(&closes, Duration::from_secs(1));
-            closes.admit().expect("a probe").succeeded();
-            closes.admit().expect("closed").succeeded();
+            closes.try_acquire().expect("a probe").succeeded();
+            closes.try_acquire().expect("closed").succeeded();
             drop(closes);
             assert_eq!(open(), "1");
             drop(stays);
@@ -265,11 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_was_dropped_lets_the_next_one_go() {
+    fn dropped_probe_permits_the_next_probe() {
         let breaker = Breaker::new();
         fail(&breaker, 5);
         pass(&breaker, Duration::from_secs(1));
-        drop(breaker.admit().expect("a probe"));
-        assert!(breaker.admit().is_some());
+        drop(breaker.try_acquire().expect("a probe"));
+        assert!(breaker.try_acquire().is_some());
     }
 }

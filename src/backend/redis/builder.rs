@@ -8,22 +8,22 @@ use bb8::{ManageConnection, Pool};
 use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
 use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 
-use super::super::lobby::DEFAULT_MAX_WAITERS;
-use super::super::{BackendError, Lobby};
+use super::super::context::DEFAULT_MAX_WAITERS;
+use super::super::{BackendContext, BackendError};
 use super::alerts::Alerts;
+use super::batch_queue::BatchQueue;
 #[cfg(feature = "blocking")]
 use super::blocking::RedisBackend as RedisThreads;
 use super::breaker::Breaker;
-use super::connections::Connections;
-use super::denials::Denials;
-use super::front::Front;
+use super::connections::ConnectionPool;
+use super::deny_cache::DenyCache;
+use super::key_name::Naming;
 use super::manager::{ByClient, ByPool, Connect};
-use super::name::Naming;
-use super::queue::Queue;
 use super::request::Expiry;
-use super::source::Source;
-use super::trip::Line;
-use super::{Inner, RedisBackend};
+use super::request_preparer::RequestPreparer;
+use super::round_trip::ScriptClient;
+use super::source::ConnectionSource;
+use super::{RedisBackend, RedisInner};
 use crate::clock::{AnyClock, Clock, SystemClock, micros_up};
 
 /// How a [`RedisBackend`] works; all of it has a default.
@@ -47,9 +47,9 @@ pub enum Atomicity {
     /// By a Lua script, one trip: the default.
     #[default]
     Script,
-    /// By WATCH, MULTI and EXEC, at least two trips, repeated while others change the key, 12 times at most: for servers that
-    /// forbid scripts. Slow, and slower the more ask for one key. It cannot keep sliding logs, and it needs connections of its
-    /// own: those of a URL or a pool.
+    /// By WATCH, MULTI and EXEC, at least two trips, repeated while others change the key, 12 times at most: for
+    /// servers that forbid scripts. Slow, and slower the more ask for one key. It cannot keep sliding logs, and it
+    /// needs connections of its own: those of a URL or a pool.
     Optimistic,
 }
 
@@ -62,7 +62,7 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(86_400);
 const SHARED: NonZeroU32 = NonZeroU32::new(4).unwrap();
 const EXCLUSIVE: NonZeroU32 = NonZeroU32::new(16).unwrap();
 /// How long a service that starts waits for its first connection, at least.
-const PATIENCE: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Default for RedisBuilder {
     fn default() -> Self {
@@ -81,7 +81,8 @@ impl Default for RedisBuilder {
 }
 
 impl RedisBuilder {
-    /// What all keys begin with, 1 to 64 of `A-Z a-z 0-9 _ . -`; `sluice` by default. Limiters of other prefixes share nothing.
+    /// What all keys begin with, 1 to 64 of `A-Z a-z 0-9 _ . -`; `sluice` by default. Limiters of other prefixes share
+    /// nothing.
     ///
     /// # Panics
     ///
@@ -103,8 +104,8 @@ impl RedisBuilder {
         Ok(self)
     }
 
-    /// Digests identities with this secret, the same on all servers, so that nobody who sees the keys of Redis can guess whose
-    /// they are. Without one the digest is a plain SHA-256.
+    /// Digests identities with this secret, the same on all servers, so that nobody who sees the keys of Redis can
+    /// guess whose they are. Without one the digest is a plain SHA-256.
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Self {
         self.naming = self.naming.with_secret(secret.as_ref());
         self
@@ -116,17 +117,17 @@ impl RedisBuilder {
         self
     }
 
-    /// The least time that keys are kept after their last write, for those who want to look at them: expiry is derived from the
-    /// time until nothing is owed, and this never shortens it. Buckets that start below their capacity are kept for so long
-    /// after they have filled; for them it is 24 hours by default.
+    /// The least time that keys are kept after their last write, for those who want to look at them: expiry is derived
+    /// from the time until nothing is owed, and this never shortens it. Buckets that start below their capacity are
+    /// kept for so long after they have filled; for them it is 24 hours by default.
     pub fn idle_ttl(mut self, idle_ttl: Duration) -> Self {
         self.idle_ttl = Some(idle_ttl);
         self
     }
 
-    /// For how long a refusal is believed without asking Redis again: until its `retry_after`, and at most so long; 1 s by
-    /// default, zero turns it off. It spares Redis an attack on one key. A reset or refund by another server is seen so much
-    /// later; nothing is ever allowed from it.
+    /// For how long a denial is believed without asking Redis again: until its `retry_after`, and at most so long; 1 s
+    /// by default, zero turns it off. It spares Redis an attack on one key. A reset or refund by another server is seen
+    /// so much later; nothing is ever allowed from it.
     pub fn deny_cache(mut self, longest: Duration) -> Self {
         self.deny_cache = longest;
         self
@@ -138,8 +139,8 @@ impl RedisBuilder {
         self
     }
 
-    /// The most connections; 4 by default, which all decisions share, or 16 for [`Atomicity::Optimistic`], where each decision
-    /// has one to itself.
+    /// The most connections; 4 by default, which all decisions share, or 16 for [`Atomicity::Optimistic`], where each
+    /// decision has one to itself.
     pub fn connections(mut self, most: NonZeroU32) -> Self {
         self.connections = Some(most);
         self
@@ -152,7 +153,7 @@ impl RedisBuilder {
     }
 
     /// The most requests of this process that wait at a time, of one key and in all; 1 024 and 65 536 by default. See
-    /// [`Lobby::max_waiters`].
+    /// [`BackendContext::max_waiters`].
     pub fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.max_waiters = (each_key, in_all);
         self
@@ -170,7 +171,7 @@ impl RedisBuilder {
     ///
     /// As [`RedisBackend::connect`].
     pub async fn connect(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
-        let patience = self.time_limit.max(PATIENCE);
+        let patience = self.time_limit.max(CONNECT_TIMEOUT);
         let backend = self.connect_lazy(url)?;
         backend.ready_within(patience).await?;
         Ok(backend)
@@ -199,10 +200,11 @@ impl RedisBuilder {
     where
         C: ConnectionLike + Clone + Send + Sync + 'static,
     {
-        self.over(Source::shared(connection))
+        self.over(ConnectionSource::shared(connection))
     }
 
-    /// Connects to the server of `url` for plain threads; see [`blocking::RedisBackend::connect`](RedisThreads::connect).
+    /// Connects to the server of `url` for plain threads; see
+    /// [`blocking::RedisBackend::connect`](RedisThreads::connect).
     ///
     /// # Errors
     ///
@@ -214,7 +216,7 @@ impl RedisBuilder {
     /// If the operating system has no thread for it.
     #[cfg(feature = "blocking")]
     pub fn connect_blocking(self, url: impl AsRef<str>) -> Result<RedisThreads, BackendError> {
-        let patience = self.time_limit.max(PATIENCE);
+        let patience = self.time_limit.max(CONNECT_TIMEOUT);
         let backend = self.connect_blocking_lazy(url)?;
         backend.first_connection(patience)?;
         Ok(backend)
@@ -225,7 +227,8 @@ impl RedisBuilder {
     ///
     /// # Errors
     ///
-    /// [`Config`](crate::backend::BackendErrorKind::Config) if the URL cannot be read, or for [`Atomicity::Optimistic`].
+    /// [`Config`](crate::backend::BackendErrorKind::Config) if the URL cannot be read, or for
+    /// [`Atomicity::Optimistic`].
     ///
     /// # Panics
     ///
@@ -269,12 +272,12 @@ impl RedisBuilder {
             Atomicity::Script => SHARED,
             Atomicity::Optimistic => EXCLUSIVE,
         });
-        let connections = Connections::new(maker, most.get(), self.time_limit);
-        self.over(Source::Pool(connections))
+        let connections = ConnectionPool::new(maker, most.get(), self.time_limit);
+        self.over(ConnectionSource::Pool(connections))
     }
 
-    fn over(self, source: Source) -> RedisBackend {
-        let line = Line {
+    fn over(self, source: ConnectionSource) -> RedisBackend {
+        let client = ScriptClient {
             source,
             breaker: Breaker::new(),
             alerts: Alerts::default(),
@@ -282,12 +285,12 @@ impl RedisBuilder {
             is_cluster: AtomicBool::new(false),
             expiry: self.expiry(),
         };
-        let line = Arc::new(line);
-        RedisBackend(Arc::new(Inner {
-            queue: Queue::new(Arc::clone(&line), self.batching),
-            permits: Queue::new(line, self.batching),
+        let client = Arc::new(client);
+        RedisBackend(Arc::new(RedisInner {
+            queue: BatchQueue::new(Arc::clone(&client), self.batching),
+            permit_queue: BatchQueue::new(client, self.batching),
             atomicity: self.atomicity,
-            front: self.front(),
+            preparer: self.preparer(),
         }))
     }
 
@@ -299,14 +302,16 @@ impl RedisBuilder {
         }
     }
 
-    fn front(self) -> Front {
-        let denials =
-            (!self.deny_cache.is_zero()).then(|| Denials::new(micros_up(self.deny_cache)));
+    fn preparer(self) -> RequestPreparer {
+        let deny_cache =
+            (!self.deny_cache.is_zero()).then(|| DenyCache::new(micros_up(self.deny_cache)));
         let (each_key, in_all) = self.max_waiters;
-        Front {
+        RequestPreparer {
             naming: self.naming,
-            denials,
-            lobby: Lobby::of(self.clock).max_waiters(each_key, in_all).shared(),
+            deny_cache,
+            context: BackendContext::from_clock(self.clock)
+                .max_waiters(each_key, in_all)
+                .shared(),
         }
     }
 }

@@ -14,32 +14,32 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::super::{BackendError, BackendErrorKind};
-use super::fault::of_redis;
-use super::life::{Doubt, KEEP_ALIVE};
-use super::manager::{Connect, Connection, Manager};
+use super::error::from_redis;
+use super::generation::{KEEP_ALIVE, RetireOnDrop};
+use super::manager::{Connect, ConnectionManager, ManagedConnection};
 
 /// Connections of ours, made when they are first needed. Its drop ends their background tasks.
-pub(super) struct Connections {
+pub(super) struct ConnectionPool {
     pooled: Arc<Pooled>,
     /// One for each connection, for those who need one to themselves.
-    pub(super) turns: Semaphore,
+    pub(super) slots: Semaphore,
     _open: watch::Sender<()>,
 }
 
 /// The part that background tasks use.
 pub(super) struct Pooled {
-    manager: Manager,
+    manager: ConnectionManager,
     most: u32,
     /// Made at the first use: then there is a runtime.
-    pool: Mutex<Option<Pool<Manager>>>,
+    pool: Mutex<Option<Pool<ConnectionManager>>>,
     /// Whether a background task makes a connection.
     is_refilling: Arc<AtomicBool>,
     /// Ends when the backend is dropped.
     closed: watch::Receiver<()>,
 }
 
-/// Who waits for a connection asks the pool anew after so long: nobody is told that an attempt has failed which was made for
-/// others, and counted on.
+/// Who waits for a connection asks the pool anew after so long: nobody is told that an attempt has failed which was
+/// made for others, and counted on.
 const REASK: Duration = Duration::from_millis(20);
 
 /// A connection that was silent for less is used without a look whether it is still open.
@@ -49,11 +49,11 @@ const FRESH: Duration = Duration::from_millis(20);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-impl Connections {
+impl ConnectionPool {
     pub(super) fn new(maker: Arc<dyn Connect>, most: u32, time_limit: Duration) -> Self {
         let (open, closed) = watch::channel(());
         let pooled = Arc::new_cyclic(|home| Pooled {
-            manager: Manager::new(maker, time_limit, home.clone()),
+            manager: ConnectionManager::new(maker, time_limit, home.clone()),
             most,
             pool: Mutex::new(None),
             is_refilling: Arc::default(),
@@ -61,7 +61,7 @@ impl Connections {
         });
         Self {
             pooled,
-            turns: Semaphore::new(
+            slots: Semaphore::new(
                 usize::try_from(most).map_or(Semaphore::MAX_PERMITS, |most| {
                     most.min(Semaphore::MAX_PERMITS)
                 }),
@@ -78,13 +78,13 @@ impl Connections {
     /// A connection for this caller alone, as long as it is held.
     pub(super) async fn check_out(
         &self,
-    ) -> Result<PooledConnection<'static, Manager>, BackendError> {
+    ) -> Result<PooledConnection<'static, ConnectionManager>, BackendError> {
         self.pooled.check_out().await
     }
 }
 
 impl Pooled {
-    fn pool(&self) -> Pool<Manager> {
+    fn pool(&self) -> Pool<ConnectionManager> {
         let make = || {
             Pool::builder()
                 .max_size(self.most)
@@ -99,8 +99,9 @@ impl Pooled {
         self.pool.lock().get_or_insert_with(make).clone()
     }
 
-    /// Nobody got a connection for a while, and no attempt to make one has ended. If that lasts for longer than an attempt
-    /// can take, those that the pool counts on are no more: they went down with their runtime. Another pool counts anew.
+    /// Nobody got a connection for a while, and no attempt to make one has ended. If that lasts for longer than an
+    /// attempt can take, those that the pool counts on are no more: they went down with their runtime. Another pool
+    /// counts anew.
     fn waited_in_vain(&self) {
         let mut since = self.manager.in_vain_since.lock();
         match *since {
@@ -117,7 +118,7 @@ impl Pooled {
         let mut connection = self.manager.connect().await.map_err(unreachable)?;
         let answer = self.manager.is_valid(&mut connection).await;
         answer.map_err(|why| match why.kind() {
-            ErrorKind::Server(_) | ErrorKind::Extension => of_redis(why),
+            ErrorKind::Server(_) | ErrorKind::Extension => from_redis(why),
             _ => unreachable(why),
         })?;
         // If others have filled the pool meanwhile it is not needed.
@@ -149,7 +150,9 @@ impl Pooled {
         }
     }
 
-    async fn check_out(&self) -> Result<PooledConnection<'static, Manager>, BackendError> {
+    async fn check_out(
+        &self,
+    ) -> Result<PooledConnection<'static, ConnectionManager>, BackendError> {
         // A failure is heard of at once, and not when time is up. From now on: an old one is no news.
         let mut failure = self.manager.failure.subscribe();
         loop {
@@ -182,9 +185,9 @@ impl Pooled {
         }
     }
 
-    /// Whether a connection is not over, and leads somewhere as far as is known. A connection whose keep-alive task has not run,
-    /// as the runtime or the process stood still, is asked here.
-    async fn is_sound(&self, connection: &mut Connection) -> bool {
+    /// Whether a connection is not over, and leads somewhere as far as is known. A connection whose keep-alive task has
+    /// not run, as the runtime or the process stood still, is asked here.
+    async fn is_sound(&self, connection: &mut ManagedConnection) -> bool {
         if connection.life.is_over() {
             return false;
         }
@@ -200,7 +203,7 @@ impl Pooled {
         }
         // Dropped before the answer, this future knows no better than if none came.
         let life = Arc::clone(&connection.life);
-        let mut doubt = Doubt(Some(&life));
+        let mut doubt = RetireOnDrop(Some(&life));
         let ping = self.manager.is_valid(connection);
         // What is left of the time limit is for a new one.
         let answers = timeout(self.manager.time_limit / 4, ping).await;
@@ -214,8 +217,8 @@ impl Pooled {
     }
 }
 
-/// Whether the server has closed this connection, told without a round trip: only then a command fails at once. One that would
-/// be sent is dropped before it is.
+/// Whether the server has closed this connection, told without a round trip: only then a command fails at once. One
+/// that would be sent is dropped before it is.
 fn is_closed(io: &mut MultiplexedConnection) -> bool {
     let ping = cmd("PING");
     let mut sent = io.req_packed_command(&ping);

@@ -1,6 +1,7 @@
 //! Health checks in the background: a request never waits for a `PING`.
 //!
-//! Each connection has one task, in the runtime that drives the connection. It ends with the connection, and so with the backend.
+//! Each connection has one task, in the runtime that drives the connection. It ends with the connection, and so with
+//! the backend.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -13,13 +14,13 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::connections::Pooled;
-use super::fault::is_broken;
-use super::life::{KEEP_ALIVE, Life};
+use super::error::is_broken;
+use super::generation::{ConnectionLife, KEEP_ALIVE};
 
 /// Sends a `PING` whenever its connection was silent for [`KEEP_ALIVE`], and has a dead connection replaced.
 pub(super) struct KeepAlive {
     pub(super) io: MultiplexedConnection,
-    pub(super) life: Arc<Life>,
+    pub(super) life: Arc<ConnectionLife>,
     /// Completes when the connection is dropped.
     pub(super) closed: oneshot::Receiver<Infallible>,
     /// The longest time that a `PING` may take.

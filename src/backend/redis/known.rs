@@ -1,5 +1,5 @@
-//! Which scripts a server is known to have. A script that it lacks goes out as `EVAL` at once: the text costs less than the round
-//! trip of an `EVALSHA` that fails.
+//! Which scripts a server is known to have. A script that it lacks goes out as `EVAL` at once: the text costs less than
+//! the round trip of an `EVALSHA` that fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -57,17 +57,17 @@ fn place(script: &Script) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::quotas::Algorithms;
-    use super::super::script::Task;
+    use super::super::packed_quotas::Algorithms;
+    use super::super::script::ScriptKind;
     use super::*;
 
     #[test]
     fn a_flush_is_forgotten_by_every_connection() {
         let scripts = || {
-            let bits = [1, 31].map(Algorithms::of_bits);
-            let tasks = [Task::Check, Task::Reset];
-            let all = tasks.map(|task| bits.map(|bits| Script::of(task, bits)));
-            all.into_iter().flatten().chain([Script::of_semaphore()])
+            let bits = [1, 31].map(Algorithms::from_bits);
+            let tasks = [ScriptKind::Check, ScriptKind::Reset];
+            let all = tasks.map(|task| bits.map(|bits| Script::get(task, bits)));
+            all.into_iter().flatten().chain([Script::semaphore()])
         };
         let flushes = Arc::default();
         let (one, two) = (KnownScripts::new(&flushes), KnownScripts::new(&flushes));

@@ -14,8 +14,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::connections::Pooled;
+use super::generation::{ConnectionLife, Generations};
 use super::keep_alive::KeepAlive;
-use super::life::{Life, Marks};
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -54,33 +54,33 @@ where
 }
 
 /// A connection of ours, and whether it is to be replaced.
-pub(super) struct Connection {
+pub(super) struct ManagedConnection {
     pub(super) io: MultiplexedConnection,
-    pub(super) life: Arc<Life>,
+    pub(super) life: Arc<ConnectionLife>,
     /// The doubts that it has answered.
     pub(super) answered: u64,
     /// Dropped with it: that ends its keep-alive task.
     _open: oneshot::Sender<Infallible>,
 }
 
-/// The longest time that the keep-alive task waits for an answer, and that an attempt to connect takes, at least. A connection
-/// costs up to six round trips.
+/// The longest time that the keep-alive task waits for an answer, and that an attempt to connect takes, at least. A
+/// connection costs up to six round trips.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Around whatever makes connections.
 #[derive(Clone)]
-pub(super) struct Manager {
+pub(super) struct ConnectionManager {
     maker: Arc<dyn Connect>,
     home: Weak<Pooled>,
     /// The latest failure to connect: bb8 would tell those who wait only that time is up.
     pub(super) failure: Arc<watch::Sender<Option<RedisError>>>,
-    pub(super) marks: Arc<Marks>,
+    pub(super) marks: Arc<Generations>,
     /// Since when somebody has waited without an attempt coming to its end.
     pub(super) in_vain_since: Arc<Mutex<Option<Instant>>>,
     pub(super) time_limit: Duration,
 }
 
-impl Manager {
+impl ConnectionManager {
     pub(super) fn new(maker: Arc<dyn Connect>, time_limit: Duration, home: Weak<Pooled>) -> Self {
         Self {
             maker,
@@ -98,11 +98,11 @@ impl Manager {
     }
 }
 
-impl ManageConnection for Manager {
-    type Connection = Connection;
+impl ManageConnection for ConnectionManager {
+    type Connection = ManagedConnection;
     type Error = RedisError;
 
-    async fn connect(&self) -> Result<Connection, RedisError> {
+    async fn connect(&self) -> Result<ManagedConnection, RedisError> {
         let generation = self.marks.generation();
         let made = match timeout(self.patience(), self.maker.connect()).await {
             Ok(made) => made,
@@ -113,7 +113,7 @@ impl ManageConnection for Manager {
             Ok(mut io) => {
                 // Ours decides, not the half second that redis-rs has by itself.
                 io.set_response_timeout(self.patience().saturating_mul(2));
-                let life = Life::new(generation, &self.marks);
+                let life = ConnectionLife::new(generation, &self.marks);
                 let (open, closed) = oneshot::channel();
                 let keep_alive = KeepAlive {
                     io: io.clone(),
@@ -123,7 +123,7 @@ impl ManageConnection for Manager {
                     home: Weak::clone(&self.home),
                 };
                 tokio::spawn(keep_alive.run());
-                Ok(Connection {
+                Ok(ManagedConnection {
                     io,
                     life,
                     answered: self.marks.doubts(),
@@ -137,11 +137,11 @@ impl ManageConnection for Manager {
         }
     }
 
-    async fn is_valid(&self, connection: &mut Connection) -> Result<(), RedisError> {
+    async fn is_valid(&self, connection: &mut ManagedConnection) -> Result<(), RedisError> {
         cmd("PING").exec_async(&mut connection.io).await
     }
 
-    fn has_broken(&self, connection: &mut Connection) -> bool {
+    fn has_broken(&self, connection: &mut ManagedConnection) -> bool {
         connection.life.is_over()
     }
 }

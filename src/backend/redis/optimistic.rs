@@ -1,8 +1,8 @@
-//! Decisions without scripts, for servers that forbid them: WATCH, read, decide here, then MULTI and EXEC, which writes only if
-//! nobody else has meanwhile.
+//! Decisions without scripts, for servers that forbid them: WATCH, read, decide here, then MULTI and EXEC, which writes
+//! only if nobody else has meanwhile.
 //!
-//! What decides is the same code as in memory. It takes a connection for itself, two trips for each attempt, and on a key that
-//! many ask for at once most attempts are in vain: use scripts if you can.
+//! What decides is the same code as in memory. It takes a connection for itself, two trips for each attempt, and on a
+//! key that many ask for at once most attempts are in vain: use scripts if you can.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe}
 use tokio::sync::SemaphorePermit;
 
 use super::super::{BackendError, BackendErrorKind};
-use super::connections::Connections;
-use super::fault::{Slow, is_broken, of_redis};
-use super::life::Life;
-use super::manager::Manager;
-use super::quotas::Quotas;
-use super::request::Request;
-use super::source::Source;
-use super::trip::{Line, Outcome};
+use super::connections::ConnectionPool;
+use super::error::{ConnectTimeout, from_redis, is_broken};
+use super::generation::ConnectionLife;
+use super::manager::ConnectionManager;
+use super::packed_quotas::PackedQuotas;
+use super::request::OpRequest;
+use super::round_trip::{RedisResult, ScriptClient};
+use super::source::ConnectionSource;
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
 use crate::decision::{Op, Reply};
-use crate::report;
+use crate::telemetry;
 
 /// Attempts to write before others did.
 const MOST_ATTEMPTS: u32 = 12;
@@ -34,49 +34,52 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
 /// Does one request, within the time limit.
-pub(super) async fn deliver(line: &Line, request: &Request) -> Outcome {
+pub(super) async fn deliver(client: &ScriptClient, request: &OpRequest) -> RedisResult {
     let began = Instant::now();
-    let outcome = within_limit(line, request).await;
+    let outcome = within_limit(client, request).await;
     match &outcome {
         Ok(reply) => {
-            report::trip(began.elapsed());
+            telemetry::round_trip(began.elapsed());
             if request.wrote(reply) {
-                line.alerts.wrote();
+                client.alerts.wrote();
             }
         }
         Err(error) => {
-            report::failure(error);
-            line.tell(error);
+            telemetry::backend_failure(error);
+            client.tell(error);
         }
     }
     outcome
 }
 
-async fn within_limit(line: &Line, request: &Request) -> Outcome {
-    let Source::Pool(connections) = &line.source else {
+async fn within_limit(client: &ScriptClient, request: &OpRequest) -> RedisResult {
+    let ConnectionSource::Pool(connections) = &client.source else {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
             "a transaction needs a connection of its own: use a URL or a pool, or `Atomicity::Script`",
         )));
     };
-    let Some(permit) = line.breaker.admit() else {
+    let Some(permit) = client.breaker.try_acquire() else {
         return Err(BackendError::new(BackendErrorKind::CircuitOpen));
     };
-    let mut at = Progress::default();
-    let attempts = attempts(line, connections, request, &mut at);
-    let outcome = match tokio::time::timeout(line.time_limit, attempts).await {
+    let mut at = AttemptProgress::default();
+    let attempts = attempts(client, connections, request, &mut at);
+    let outcome = match tokio::time::timeout(client.time_limit, attempts).await {
         Ok(outcome) => outcome,
         Err(_) => {
             let error = match &at.asked {
                 Some(life) => {
                     life.doubt_all();
-                    BackendError::new(BackendErrorKind::Timeout(line.time_limit))
+                    BackendError::new(BackendErrorKind::Timeout(client.time_limit))
                 }
-                None => BackendError::because(BackendErrorKind::Unreachable, Slow(line.time_limit)),
+                None => BackendError::because(
+                    BackendErrorKind::Unreachable,
+                    ConnectTimeout(client.time_limit),
+                ),
             };
-            // Most of the time may have gone by while others had the connections, and not while Redis was asked: a crowd must
-            // not open the circuit.
+            // Most of the time may have gone by while others had the connections, and not while Redis was asked: a
+            // crowd must not open the circuit.
             let own = at.since.map_or(Duration::ZERO, |since| since.elapsed());
-            if own < line.time_limit / 2 {
+            if own < client.time_limit / 2 {
                 drop(permit);
                 return Err(error);
             }
@@ -92,19 +95,19 @@ async fn within_limit(line: &Line, request: &Request) -> Outcome {
 
 /// How far a request has come when its time is up.
 #[derive(Default)]
-struct Progress {
+struct AttemptProgress {
     /// Since when it has its turn; nothing while it waits for others.
     since: Option<Instant>,
     /// The life of the connection that is being asked.
-    asked: Option<Arc<Life>>,
+    asked: Option<Arc<ConnectionLife>>,
 }
 
 async fn attempts(
-    line: &Line,
-    connections: &Connections,
-    request: &Request,
-    at: &mut Progress,
-) -> Outcome {
+    client: &ScriptClient,
+    connections: &ConnectionPool,
+    request: &OpRequest,
+    at: &mut AttemptProgress,
+) -> RedisResult {
     if request.quotas().keeps_logs() {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
             "without scripts Redis cannot keep a sliding log: use `Atomicity::Script`, or a sliding window",
@@ -113,19 +116,19 @@ async fn attempts(
     let mut pauses = pauses();
     loop {
         // First come, first served: the pool by itself lets whoever comes along overtake those that wait.
-        let turn = connections.turns.acquire().await;
+        let slot = connections.slots.acquire().await;
         at.since = Some(Instant::now());
-        let mut held = Held {
+        let mut held = WatchedConnection {
             connection: connections.check_out().await?,
             is_clean: false,
-            _turn: turn.ok(),
+            _slot: slot.ok(),
         };
         at.asked = Some(Arc::clone(&held.connection.life));
-        if let Some(reply) = held.attempt(line, request).await? {
+        if let Some(reply) = held.attempt(client, request).await? {
             return Ok(reply);
         }
         drop(held);
-        *at = Progress::default();
+        *at = AttemptProgress::default();
         match pauses.next() {
             Some(pause) => tokio::time::sleep(part_of(pause)).await,
             None => {
@@ -151,14 +154,14 @@ fn part_of(pause: Duration) -> Duration {
 }
 
 /// A connection of one transaction. Given up in between it is not used again: it may still watch keys.
-struct Held<'a> {
-    connection: PooledConnection<'static, Manager>,
+struct WatchedConnection<'a> {
+    connection: PooledConnection<'static, ConnectionManager>,
     is_clean: bool,
     /// Given back after the connection.
-    _turn: Option<SemaphorePermit<'a>>,
+    _slot: Option<SemaphorePermit<'a>>,
 }
 
-impl Drop for Held<'_> {
+impl Drop for WatchedConnection<'_> {
     fn drop(&mut self) {
         if !self.is_clean {
             self.connection.life.retire();
@@ -167,13 +170,13 @@ impl Drop for Held<'_> {
 }
 
 /// A key of the request, the state that was stored under it, and the time in µs until which it is kept.
-struct Entry {
+struct StoredKey {
     key: Vec<u8>,
     state: Option<State>,
     keep_until: u64,
 }
 
-impl Held<'_> {
+impl WatchedConnection<'_> {
     async fn query(&mut self, pipeline: &Pipeline) -> Result<Value, BackendError> {
         let answer: Result<Value, RedisError> = pipeline.query_async(&mut self.connection.io).await;
         if let Err(error) = &answer
@@ -181,14 +184,14 @@ impl Held<'_> {
         {
             self.connection.life.retire_generation();
         }
-        answer.map_err(of_redis)
+        answer.map_err(from_redis)
     }
 
     /// `None` if somebody else was faster.
     async fn attempt(
         &mut self,
-        line: &Line,
-        request: &Request,
+        client: &ScriptClient,
+        request: &OpRequest,
     ) -> Result<Option<Reply>, BackendError> {
         let quotas = request.quotas();
         let keys: Vec<Vec<u8>> = quotas.keys(&request.name).collect();
@@ -228,7 +231,7 @@ impl Held<'_> {
                 }
             };
             states.push(state.clone());
-            entries.push(Entry {
+            entries.push(StoredKey {
                 key,
                 state,
                 keep_until,
@@ -254,12 +257,12 @@ impl Held<'_> {
             };
             let mut owed = answer.reset_after;
             if algorithm::starts_below_capacity(named.quota()) {
-                owed = owed.saturating_add(line.expiry.idle.saturating_mul(1_000));
+                owed = owed.saturating_add(client.expiry.idle.saturating_mul(1_000));
             }
             let (before, now) = (entry.state.as_ref(), now.as_micros());
             let keep = stored::keep_for(named.quota(), before, state, owed, entry.keep_until, now);
             let packed = stored::encode(state, now.saturating_add(keep)).unwrap_or_default();
-            let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(line.expiry.floor);
+            let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(client.expiry.floor);
             write
                 .cmd("SET")
                 .arg(&entry.key)
@@ -280,31 +283,31 @@ impl Held<'_> {
     async fn unwatch(&mut self) -> Result<(), BackendError> {
         let done: Result<(), RedisError> =
             cmd("UNWATCH").query_async(&mut self.connection.io).await;
-        done.map_err(of_redis)?;
+        done.map_err(from_redis)?;
         self.is_clean = true;
         Ok(())
     }
 }
 
-fn decide(request: &Request, states: &mut [Option<State>], now: Timestamp) -> Reply {
+fn decide(request: &OpRequest, states: &mut [Option<State>], now: Timestamp) -> Reply {
     let policy = &request.policy;
     match &request.op {
         Op::Check(cost) => algorithm::check(policy, states, now, cost.clone()),
         Op::Reserve { cost, max_wait } => {
             algorithm::reserve(policy, states, now, cost.clone(), *max_wait)
         }
-        Op::Cancel(turn) => {
-            let mut reply = algorithm::cancel(policy, states, now, turn);
-            reply.turn = (!reply.returned).then(|| turn.again());
+        Op::Cancel(slot) => {
+            let mut reply = algorithm::cancel(policy, states, now, slot);
+            reply.reservation = (!reply.returned).then(|| slot.again());
             reply
         }
-        Op::Penalty(cost) => algorithm::penalize(policy, states, now, cost.clone()),
+        Op::Penalize(cost) => algorithm::penalize(policy, states, now, cost.clone()),
         Op::Refund(receipt) => algorithm::refund(policy, states, now, receipt),
         Op::Reset => algorithm::reset(policy, states, now),
     }
 }
 
-impl Quotas {
+impl PackedQuotas {
     fn keys<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
         self.each
             .iter()

@@ -3,10 +3,10 @@
 use bb8_redis::redis::{Pipeline, Value, pipe};
 
 use super::super::BackendError;
-use super::fault::{garbled, of_redis};
-use super::request::Request;
-use super::source::Source;
-use super::{Atomicity, Inner, optimistic};
+use super::error::{from_redis, unexpected_reply};
+use super::request::OpRequest;
+use super::source::ConnectionSource;
+use super::{Atomicity, RedisInner, optimistic};
 use crate::decision::Op;
 use crate::key::Key;
 use crate::policy::Policy;
@@ -20,47 +20,47 @@ const SLOTS: usize = 16;
 const ATTEMPTS: u32 = 4;
 
 /// Charges a key, and deletes it. A key that is left behind, as the process ends in between, expires after a second.
-pub(super) async fn run(inner: &Inner) -> Result<(), BackendError> {
+pub(super) async fn run(inner: &RedisInner) -> Result<(), BackendError> {
     let policy = Policy::new(POLICY, Quota::per_second(1_000));
-    let request = |op, key: Key| Request {
-        name: inner.front.naming.name(POLICY, &key),
+    let request = |op, key: Key| OpRequest {
+        name: inner.preparer.naming.name(POLICY, &key),
         policy: policy.clone(),
         op,
     };
     let check = request(Op::Check(Cost::new(1)), Key::from("probe"));
     let reset = request(Op::Reset, Key::from("probe"));
-    let line = inner.queue.line();
-    let Source::Pool(_) = &line.source else {
+    let line = inner.queue.client();
+    let ConnectionSource::Pool(_) = &line.source else {
         return Ok(());
     };
-    let mut lent = line.source.lend().await?;
+    let mut lent = line.source.borrow().await?;
     let mut look = pipe();
     for slot in 0..SLOTS {
         let mut key = request(Op::Reset, Key::from(slot as u64)).name;
         key.push(b'b');
         look.cmd("GET").arg(&key[..]);
     }
-    for answer in lent.send_all(&look, SLOTS).await.map_err(of_redis)? {
-        answer.extract_error().map_err(of_redis)?;
+    for answer in lent.send_all(&look, SLOTS).await.map_err(from_redis)? {
+        answer.extract_error().map_err(from_redis)?;
     }
     match inner.atomicity {
         Atomicity::Script => {
             let mut ask = Pipeline::new();
             let (script, expiry) = (check.script(), line.expiry);
-            ask.add_command(Request::command("EVAL", script.text(), &[&check], expiry));
+            ask.add_command(OpRequest::command("EVAL", script.text(), &[&check], expiry));
             // Without a request, as the error of a server that does not know the command repeats its arguments.
-            ask.add_command(Request::command("EVALSHA", script.hash(), &[], expiry));
+            ask.add_command(OpRequest::command("EVALSHA", script.hash(), &[], expiry));
             let text = reset.script().text();
-            ask.add_command(Request::command("EVAL", text, &[&reset], expiry));
-            let answers = lent.send_all(&ask, 3).await.map_err(of_redis)?;
+            ask.add_command(OpRequest::command("EVAL", text, &[&reset], expiry));
+            let answers = lent.send_all(&ask, 3).await.map_err(from_redis)?;
             for (request, answer) in [Some(&check), None, Some(&reset)].into_iter().zip(answers) {
-                let answer = answer.extract_error().map_err(of_redis)?;
+                let answer = answer.extract_error().map_err(from_redis)?;
                 let Value::Array(answer) = answer else {
-                    return Err(garbled());
+                    return Err(unexpected_reply());
                 };
                 let Some(request) = request else { continue };
                 let reply = request.read(&mut answer.iter());
-                let _ = reply.unwrap_or_else(|| Err(garbled()))?;
+                let _ = reply.unwrap_or_else(|| Err(unexpected_reply()))?;
             }
             lent.learn(script);
         }

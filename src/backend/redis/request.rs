@@ -7,24 +7,26 @@ use bb8_redis::redis::{Cmd, Value};
 use smallvec::SmallVec;
 
 use super::super::BackendError;
-use super::fault::of_text;
-use super::name::Name;
-use super::quotas::Quotas;
-use super::script::{Script, Task};
+use super::error::from_text;
+use super::key_name::KeyName;
+use super::packed_quotas::PackedQuotas;
+use super::script::{Script, ScriptKind};
 use crate::algorithm::{State, stored};
 use crate::clock::micros_up;
-use crate::decision::{NEVER, Op, Part, Place, QuotaSnapshot, Receipt, Reply, Snapshot, Turn};
+use crate::decision::{
+    ChargePart, ChargePosition, NEVER, Op, QuotaSnapshot, Receipt, Reply, Reservation, Snapshot,
+};
 use crate::policy::Policy;
 
 /// What is asked of Redis by a script, alone or with others of the same script.
-pub(super) trait Ask: fmt::Debug + Send + Sync + 'static {
+pub(super) trait ScriptRequest: fmt::Debug + Send + Sync + 'static {
     /// What is answered.
     type Reply: fmt::Debug + Send + 'static;
     /// Whether it may be sent again although it may have been done: done twice it is as if done once.
     const IS_REPEATABLE: bool;
 
     /// Whether it keeps what would end while Redis is left alone.
-    fn keeps(&self) -> bool {
+    fn is_renewal(&self) -> bool {
         false
     }
 
@@ -44,7 +46,7 @@ pub(super) trait Ask: fmt::Debug + Send + Sync + 'static {
     ) -> Option<Result<Self::Reply, BackendError>>;
 }
 
-impl Ask for Request {
+impl ScriptRequest for OpRequest {
     type Reply = Reply;
     /// Charging twice is worse than once for nothing.
     const IS_REPEATABLE: bool = false;
@@ -71,10 +73,10 @@ impl Ask for Request {
 
 /// An operation on the key of this name.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct OpRequest {
     pub(super) op: Op,
     pub(super) policy: Policy,
-    pub(super) name: Name,
+    pub(super) name: KeyName,
 }
 
 /// How long keys are kept.
@@ -89,26 +91,26 @@ pub(super) struct Expiry {
 /// The longest wait that a script understands, µs.
 const LONGEST: u64 = 1 << 53;
 
-impl Request {
-    pub(super) fn quotas(&self) -> &Quotas {
-        Quotas::of(&self.policy)
+impl OpRequest {
+    pub(super) fn quotas(&self) -> &PackedQuotas {
+        PackedQuotas::for_policy(&self.policy)
     }
 
     /// The script that does it. Requests of one script can go together.
     pub(super) fn script(&self) -> &'static Script {
         let quotas = self.quotas();
         let task = match self.op {
-            _ if self.is_plain_check() => Task::Check,
-            Op::Check(_) | Op::Reserve { .. } => Task::Several,
-            Op::Cancel(_) => Task::Cancel,
-            Op::Penalty(_) => Task::Penalty,
-            Op::Refund(_) => Task::Refund,
-            Op::Reset => Task::Reset,
+            _ if self.is_plain_check() => ScriptKind::Check,
+            Op::Check(_) | Op::Reserve { .. } => ScriptKind::Several,
+            Op::Cancel(_) => ScriptKind::Cancel,
+            Op::Penalize(_) => ScriptKind::Penalize,
+            Op::Refund(_) => ScriptKind::Refund,
+            Op::Reset => ScriptKind::Reset,
         };
-        Script::of(task, quotas.algorithms)
+        Script::get(task, quotas.algorithms)
     }
 
-    /// Whether it is a check of one quota; with a window there are no turns, and to reserve one is to check.
+    /// Whether it is a check of one quota; with a window there are no reservations, and to reserve one is to check.
     fn is_plain_check(&self) -> bool {
         let quotas = self.quotas();
         let checks = match self.op {
@@ -150,7 +152,7 @@ impl Request {
     /// What comes behind the keys of all `requests`, which have the same script.
     fn write_all_args(requests: &[&Self], command: &mut Cmd) {
         if requests.first().is_some_and(|first| first.is_plain_check()) {
-            for run in requests.chunk_by(|one, next| one.asks_the_same(next)) {
+            for run in requests.chunk_by(|one, next| one.is_same_check(next)) {
                 let numbers = &run[0].quotas().each[0].numbers;
                 command.arg(&numbers[..]).arg(run[0].cost(0)).arg(run.len());
             }
@@ -161,7 +163,7 @@ impl Request {
         }
     }
 
-    fn asks_the_same(&self, other: &Self) -> bool {
+    fn is_same_check(&self, other: &Self) -> bool {
         self.cost(0) == other.cost(0)
             && (self.policy.is(&other.policy)
                 || self.quotas().each[0].numbers == other.quotas().each[0].numbers)
@@ -181,12 +183,14 @@ impl Request {
             match &self.op {
                 Op::Refund(receipt) => {
                     let charge = self.charge(receipt, index);
-                    command.arg(charge.tokens).arg(charge.place().at);
+                    command.arg(charge.tokens).arg(charge.position().at);
                 }
-                Op::Cancel(turn) => {
-                    let left = turn.left(index).and_then(|left| stored::encode(left, 0));
+                Op::Cancel(reservation) => {
+                    let left = reservation
+                        .left(index)
+                        .and_then(|left| stored::encode(left, 0));
                     command
-                        .arg(turn.cost().of(index))
+                        .arg(reservation.cost().get(index))
                         .arg(left.unwrap_or_default());
                 }
                 _ => {
@@ -197,17 +201,17 @@ impl Request {
     }
 
     /// What a receipt says of the quota at `index`; nothing if it is of another quota.
-    fn charge(&self, receipt: &Receipt, index: usize) -> Part {
+    fn charge(&self, receipt: &Receipt, index: usize) -> ChargePart {
         let quota = self.policy.quotas()[index].mark();
         let found = receipt.charges.iter().find(|charge| charge.quota == quota);
         found
             .copied()
-            .unwrap_or(Part::new(quota, 0, Place::default()))
+            .unwrap_or(ChargePart::new(quota, 0, ChargePosition::default()))
     }
 
     /// Whether it charges the quota at `index` without asking.
     pub(super) fn is_penalty(&self, index: usize) -> bool {
-        matches!(&self.op, Op::Penalty(cost) if cost.of(index) > 0)
+        matches!(&self.op, Op::Penalize(cost) if cost.get(index) > 0)
     }
 
     /// Whether it has written something, by what was answered.
@@ -217,7 +221,7 @@ impl Request {
 
     fn cost(&self, index: usize) -> u64 {
         match &self.op {
-            Op::Check(cost) | Op::Penalty(cost) | Op::Reserve { cost, .. } => cost.of(index),
+            Op::Check(cost) | Op::Penalize(cost) | Op::Reserve { cost, .. } => cost.get(index),
             Op::Cancel(_) | Op::Refund(_) | Op::Reset => 0,
         }
     }
@@ -232,16 +236,19 @@ impl Request {
             let width = if self.quotas().of_buckets { 3 } else { 4 };
             let (own, rest) = answers.as_slice().split_at_checked(width)?;
             *answers = rest.iter();
-            if let Some(fault) = fault(own) {
+            if let Some(fault) = script_error(own) {
                 return Some(Err(fault));
             }
-            let (snapshot, place) = self.snapshot(0, own)?;
-            return Some(Ok(Reply::to_check_of_one(snapshot, self.charged(0, place))));
+            let (snapshot, position) = self.snapshot(0, own)?;
+            return Some(Ok(Reply::to_check_of_one(
+                snapshot,
+                self.charged(0, position),
+            )));
         }
         let Value::Array(own) = answers.next()? else {
             return None;
         };
-        if let Some(fault) = fault(own) {
+        if let Some(fault) = script_error(own) {
             return Some(Err(fault));
         }
         let (first, rest) = own.split_first()?;
@@ -251,42 +258,43 @@ impl Request {
         let (numbers, left) = rest.split_at_checked(4 * self.key_count())?;
         let mut since = SmallVec::<[u64; 2]>::new();
         for (index, numbers) in numbers.chunks_exact(4).enumerate() {
-            let (mut snapshot, place) = self.snapshot(index, numbers)?;
+            let (mut snapshot, position) = self.snapshot(index, numbers)?;
             if matches!(self.op, Op::Cancel(_)) {
                 since.push(snapshot.retry_after);
                 snapshot.retry_after = 0;
             }
             snapshots.push(snapshot);
-            charges.push(self.charged(index, place));
+            charges.push(self.charged(index, position));
         }
         let mut reply = Reply::to_check(Snapshot::new(snapshots), || charges);
         match &self.op {
             Op::Check(_) => {}
             Op::Reserve { cost, .. } => {
-                reply.go_after = Duration::from_micros(own_number);
+                reply.wait = Duration::from_micros(own_number);
                 if self.quotas().of_buckets && reply.decision.is_allowed() {
                     let left: Option<SmallVec<[Option<State>; 2]>> =
                         left.iter().map(state).collect();
-                    reply.turn = Some(Turn::new(cost.clone(), &left?, reply.receipt.take()));
+                    reply.reservation =
+                        Some(Reservation::new(cost.clone(), &left?, reply.receipt.take()));
                 }
             }
-            Op::Cancel(turn) => {
+            Op::Cancel(reservation) => {
                 reply.receipt = None;
                 reply.returned = since.contains(&0) && !since.contains(&1);
-                reply.turn = (!reply.returned).then(|| turn.again());
+                reply.reservation = (!reply.returned).then(|| reservation.again());
             }
-            Op::Penalty(_) | Op::Refund(_) | Op::Reset => reply.receipt = None,
+            Op::Penalize(_) | Op::Refund(_) | Op::Reset => reply.receipt = None,
         }
         Some(Ok(reply))
     }
 
-    fn charged(&self, index: usize, at: i64) -> Part {
+    fn charged(&self, index: usize, at: i64) -> ChargePart {
         let quota = self.policy.quotas()[index].mark();
-        Part::new(quota, self.cost(index), Place { at, number: 0 })
+        ChargePart::new(quota, self.cost(index), ChargePosition { at, number: 0 })
     }
 
     fn snapshot(&self, index: usize, numbers: &[Value]) -> Option<(QuotaSnapshot, i64)> {
-        let ([retry, remaining, reset], place) = numbers.split_first_chunk()?;
+        let ([retry, remaining, reset], position) = numbers.split_first_chunk()?;
         let snapshot = QuotaSnapshot {
             limit: self.policy.quotas()[index].quota().limit(),
             remaining: unsigned(remaining)?,
@@ -296,8 +304,8 @@ impl Request {
             },
             reset_after: unsigned(reset)?,
         };
-        let place = place.first().map_or(Some(0), signed)?;
-        Some((snapshot, place))
+        let position = position.first().map_or(Some(0), signed)?;
+        Some((snapshot, position))
     }
 }
 
@@ -311,10 +319,10 @@ fn state(value: &Value) -> Option<Option<State>> {
 }
 
 /// -2 and the reason: an operation that failed by itself.
-pub(super) fn fault(answer: &[Value]) -> Option<BackendError> {
+pub(super) fn script_error(answer: &[Value]) -> Option<BackendError> {
     match answer {
         [Value::Int(-2), Value::BulkString(why), ..] => {
-            Some(of_text(&String::from_utf8_lossy(why)))
+            Some(from_text(&String::from_utf8_lossy(why)))
         }
         _ => None,
     }

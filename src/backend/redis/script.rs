@@ -1,13 +1,13 @@
 //! The scripts of `lua/`: a frame, and in it the sections of the algorithms that it is made for.
 //!
-//! `--# name` in the first column begins a section; `--@name` on a line of its own stands for one. What repeats is written once
-//! and composed here, so that a script in Redis is plain code without calls between its parts.
+//! `--# name` in the first column begins a section; `--@name` on a line of its own stands for one. What repeats is
+//! written once and composed here, so that a script in Redis is plain code without calls between its parts.
 
 use std::sync::OnceLock;
 
 use bb8_redis::redis;
 
-use super::quotas::Algorithms;
+use super::packed_quotas::Algorithms;
 
 /// A script and its hash, computed once.
 pub(super) struct Script {
@@ -19,11 +19,11 @@ pub(super) struct Script {
 
 /// What a script does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Task {
+pub(super) enum ScriptKind {
     /// Decisions under one quota each, of one algorithm: the common case, without detours.
     Check,
     Several,
-    Penalty,
+    Penalize,
     Refund,
     Cancel,
     Reset,
@@ -50,12 +50,12 @@ const ALGORITHMS: [(char, &str); Algorithms::COUNT] = [
     ('l', include_str!("../../../lua/sliding_log.lua")),
 ];
 
-impl Task {
+impl ScriptKind {
     /// What every quota's function does in the frame of an operation.
     const fn members(self) -> &'static str {
         match self {
             Self::Check | Self::Several => include_str!("../../../lua/several.lua"),
-            Self::Penalty => include_str!("../../../lua/penalty.lua"),
+            Self::Penalize => include_str!("../../../lua/penalty.lua"),
             Self::Refund => include_str!("../../../lua/refund.lua"),
             Self::Cancel => include_str!("../../../lua/cancel.lua"),
             Self::Reset => include_str!("../../../lua/reset.lua"),
@@ -70,7 +70,7 @@ impl Script {
     pub(super) const COUNT: usize = TASKS * SETS + 1;
 
     /// The script that does all that is asked of a semaphore.
-    pub(super) fn of_semaphore() -> &'static Self {
+    pub(super) fn semaphore() -> &'static Self {
         SEMAPHORE.get_or_init(|| {
             let mut text = String::new();
             expand(
@@ -84,7 +84,7 @@ impl Script {
     }
 
     /// The script that does `task` for `algorithms`.
-    pub(super) fn of(task: Task, algorithms: Algorithms) -> &'static Self {
+    pub(super) fn get(task: ScriptKind, algorithms: Algorithms) -> &'static Self {
         SCRIPTS[task as usize][algorithms.bits()].get_or_init(|| {
             let text = compose(task, algorithms);
             Self::new(text, task as usize * SETS + algorithms.bits())
@@ -109,14 +109,14 @@ impl Script {
     }
 }
 
-fn compose(task: Task, algorithms: Algorithms) -> String {
+fn compose(task: ScriptKind, algorithms: Algorithms) -> String {
     let chosen = ALGORITHMS
         .iter()
         .enumerate()
         .filter(|(index, _)| algorithms.has(*index))
         .map(|(_, algorithm)| *algorithm);
     let mut text = String::new();
-    if task == Task::Check {
+    if task == ScriptKind::Check {
         for (_, algorithm) in chosen.take(1) {
             expand(&mut text, CHECK, &[algorithm, SHARED], 0);
         }
@@ -174,16 +174,16 @@ mod tests {
     #[test]
     fn every_script_is_complete() {
         let tasks = [
-            Task::Check,
-            Task::Several,
-            Task::Penalty,
-            Task::Refund,
-            Task::Cancel,
-            Task::Reset,
+            ScriptKind::Check,
+            ScriptKind::Several,
+            ScriptKind::Penalize,
+            ScriptKind::Refund,
+            ScriptKind::Cancel,
+            ScriptKind::Reset,
         ];
         for task in tasks {
             for bits in 1..SETS {
-                let script = Script::of(task, Algorithms::of_bits(bits));
+                let script = Script::get(task, Algorithms::from_bits(bits));
                 assert!(
                     !script.text().contains("--"),
                     "{task:?} of {bits:b} has a placeholder left"
@@ -198,9 +198,9 @@ mod tests {
     }
 
     #[test]
-    fn no_script_makes_text_of_a_number_by_itself() {
+    fn scripts_never_convert_numbers_to_text_implicitly() {
         for bits in 1..SETS {
-            let text = Script::of(Task::Several, Algorithms::of_bits(bits)).text();
+            let text = Script::get(ScriptKind::Several, Algorithms::from_bits(bits)).text();
             assert!(!text.contains(" .. ") && !text.contains("math.random"));
             assert_eq!(text.matches("'TIME'").count(), 1);
         }

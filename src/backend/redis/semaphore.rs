@@ -7,26 +7,26 @@ use std::time::Duration;
 
 use bb8_redis::redis::{Cmd, Value};
 
-use super::super::{Answer, BackendError, BackendErrorKind, Lobby};
+use super::super::{Answer, BackendContext, BackendError, BackendErrorKind};
 use super::breaker::Breaker;
 use super::builder::Atomicity;
-use super::name::{Name, Naming};
-use super::request::{Ask, Expiry, fault, signed, unsigned};
+use super::key_name::{KeyName, Naming};
+use super::request::{Expiry, ScriptRequest, script_error, signed, unsigned};
 use super::script::Script;
-use super::{Inner, RedisBackend};
+use super::{RedisBackend, RedisInner};
 use crate::backend::PermitBackend;
 use crate::clock::micros_up;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::decision::{PermitOp, PermitReply};
 use crate::key::Key;
-use crate::policy::Permits;
+use crate::policy::SemaphorePolicy;
 
 /// Keeps permits in Redis, for all processes that use the same prefix and names. Clones share everything.
 ///
-/// It is made from a [`RedisBackend`], whose connections, names, time limit and circuit it shares, with the rate limits and
-/// with all others that were made from it. See [`semaphore`](crate::semaphore).
+/// It is made from a [`RedisBackend`], whose connections, names, time limit and circuit it shares, with the rate limits
+/// and with all others that were made from it. See [`semaphore`](crate::semaphore).
 #[derive(Clone)]
-pub struct RedisSemaphore(Arc<Inner>);
+pub struct RedisSemaphore(Arc<RedisInner>);
 
 impl RedisSemaphore {
     /// Permits beside the buckets of `backend`.
@@ -43,10 +43,10 @@ impl From<RedisBackend> for RedisSemaphore {
 }
 
 /// Who waits looks again after so long, divided by how many wait here, for only the first one does.
-const LOOK: Duration = Duration::from_millis(50);
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(50);
 /// The first one looks no more often, and no more seldom: who has not asked for a second has lost his place.
-const SHORTEST_LOOK: Duration = Duration::from_millis(5);
-const LONGEST_LOOK: Duration = Duration::from_millis(250);
+const MIN_ATTEMPT_INTERVAL: Duration = Duration::from_millis(5);
+const MAX_ATTEMPT_INTERVAL: Duration = Duration::from_millis(250);
 
 impl PermitBackend for RedisSemaphore {
     type Error = BackendError;
@@ -55,7 +55,7 @@ impl PermitBackend for RedisSemaphore {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         let inner = &self.0;
@@ -64,46 +64,52 @@ impl PermitBackend for RedisSemaphore {
                 "permits cannot be kept without scripts: use `Atomicity::Script`",
             ))));
         }
-        if refuses(&inner.permits.line().breaker, &op) {
+        if is_open_for(&inner.permit_queue.client().breaker, &op) {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
         }
-        let errand = Errand::new(op, permits, &inner.front.naming, key);
-        Answer::Later(Box::pin(Arc::clone(&inner.permits).send(errand)))
+        let request = PermitRequest::new(op, policy, &inner.preparer.naming, key);
+        Answer::Later(Box::pin(Arc::clone(&inner.permit_queue).send(request)))
     }
 
-    fn lobby(&self) -> &Lobby {
-        &self.0.front.lobby
+    fn context(&self) -> &BackendContext {
+        &self.0.preparer.context
     }
 
     fn has_leases(&self) -> bool {
         true
     }
 
-    fn next_look(
+    fn next_attempt(
         &self,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        Some(next_look(permits, reply, waiters))
+        Some(next_attempt(policy, reply, waiters))
     }
 }
 
 /// Whether it is of no use to ask now. A renewal may be, before a request is: its lease does not wait.
-pub(super) fn refuses(breaker: &Breaker, op: &PermitOp) -> bool {
+pub(super) fn is_open_for(breaker: &Breaker, op: &PermitOp) -> bool {
     match op {
-        PermitOp::Renew(_) => breaker.refuses_keeping(),
-        _ => breaker.refuses(),
+        PermitOp::Renew(_) => breaker.rejects_renewal(),
+        _ => breaker.rejects(),
     }
 }
 
 /// When to look again.
-pub(super) fn next_look(permits: &Permits, reply: &PermitReply, waiters: usize) -> Duration {
+pub(super) fn next_attempt(
+    policy: &SemaphorePolicy,
+    reply: &PermitReply,
+    waiters: usize,
+) -> Duration {
     let waiters = u32::try_from(waiters).unwrap_or(u32::MAX).max(1);
     // Behind so many others that all permits would be theirs, so many times it takes.
-    let rounds = 1 + reply.in_front / permits.capacity();
-    let look = (LOOK / waiters).max(SHORTEST_LOOK).saturating_mul(rounds);
-    look.min(LONGEST_LOOK)
+    let rounds = 1 + reply.in_front / policy.capacity();
+    let interval = (ATTEMPT_INTERVAL / waiters)
+        .max(MIN_ATTEMPT_INTERVAL)
+        .saturating_mul(rounds);
+    interval.min(MAX_ATTEMPT_INTERVAL)
 }
 
 /// Its permits are those of a [`RedisSemaphore`] that is made from it.
@@ -114,27 +120,27 @@ impl PermitBackend for RedisBackend {
     fn ask(
         &self,
         op: PermitOp,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
-        RedisSemaphore::new(self).ask(op, permits, key)
+        RedisSemaphore::new(self).ask(op, policy, key)
     }
 
-    fn lobby(&self) -> &Lobby {
-        &self.0.front.lobby
+    fn context(&self) -> &BackendContext {
+        &self.0.preparer.context
     }
 
     fn has_leases(&self) -> bool {
         true
     }
 
-    fn next_look(
+    fn next_attempt(
         &self,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        Some(next_look(permits, reply, waiters))
+        Some(next_attempt(policy, reply, waiters))
     }
 }
 
@@ -142,23 +148,23 @@ impl PermitBackend for RedisBackend {
 impl fmt::Debug for RedisSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisSemaphore")
-            .field("naming", &self.0.front.naming)
+            .field("naming", &self.0.preparer.naming)
             .finish_non_exhaustive()
     }
 }
 
 /// What is asked of the permits of this name.
 #[derive(Debug)]
-pub(super) struct Errand {
+pub(super) struct PermitRequest {
     op: PermitOp,
-    permits: Permits,
-    name: Name,
+    policy: SemaphorePolicy,
+    name: KeyName,
 }
 
 /// Holders, weights, and who waits.
 const SUFFIXES: [&[u8]; 3] = [b"p", b"pw", b"pq"];
 
-impl Ask for Errand {
+impl ScriptRequest for PermitRequest {
     type Reply = PermitReply;
     /// An id has one permit, however often it is asked for, renewed or released.
     const IS_REPEATABLE: bool = true;
@@ -172,12 +178,12 @@ impl Ask for Errand {
         asks && reply.decision.is_allowed()
     }
 
-    fn keeps(&self) -> bool {
+    fn is_renewal(&self) -> bool {
         matches!(self.op, PermitOp::Renew(_))
     }
 
     fn script(&self) -> &'static Script {
-        Script::of_semaphore()
+        Script::semaphore()
     }
 
     fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd {
@@ -211,13 +217,13 @@ impl Ask for Errand {
         let Value::Array(own) = answers.next()? else {
             return None;
         };
-        if let Some(fault) = fault(own) {
+        if let Some(fault) = script_error(own) {
             return Some(Err(fault));
         }
         let ([retry, remaining, reset, front], lasting) = own.split_first_chunk()?;
         let lasting: Option<_> = lasting.iter().map(|own| Some(signed(own)? == 1)).collect();
         let numbers = QuotaSnapshot {
-            limit: self.permits.capacity().into(),
+            limit: self.policy.capacity().into(),
             remaining: unsigned(remaining)?,
             retry_after: match signed(retry)? {
                 -1 => NEVER,
@@ -228,17 +234,17 @@ impl Ask for Errand {
         Some(Ok(PermitReply {
             lasting: lasting?,
             in_front: u32::try_from(unsigned(front)?).unwrap_or(u32::MAX),
-            ..PermitReply::of(numbers)
+            ..PermitReply::from_snapshot(numbers)
         }))
     }
 }
 
-impl Errand {
-    pub(super) fn new(op: PermitOp, permits: &Permits, naming: &Naming, key: &Key) -> Self {
+impl PermitRequest {
+    pub(super) fn new(op: PermitOp, policy: &SemaphorePolicy, naming: &Naming, key: &Key) -> Self {
         Self {
             op,
-            permits: permits.clone(),
-            name: naming.name(permits.name(), key),
+            policy: policy.clone(),
+            name: naming.name(policy.name(), key),
         }
     }
 
@@ -253,8 +259,8 @@ impl Errand {
         };
         // Who says that he has waited for longer than a year would come from before the epoch.
         let waited = micros_up(waited).min(LONGEST_WAIT);
-        command.arg(name).arg(self.permits.capacity());
-        command.arg(self.permits.lease_micros());
+        command.arg(name).arg(self.policy.capacity());
+        command.arg(self.policy.lease_micros());
         command.arg(weight).arg(waited);
         match &self.op {
             PermitOp::Acquire { id, .. }

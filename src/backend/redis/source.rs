@@ -1,7 +1,7 @@
 //! Where commands go: to connections of ours, or over one that the user has made.
 //!
-//! Decisions share connections: one is taken out of the pool, cloned, and given back before the first byte is written, so that
-//! none is held for the length of a decision.
+//! Decisions share connections: one is taken out of the pool, cloned, and given back before the first byte is written,
+//! so that none is held for the length of a decision.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,52 +10,52 @@ use bb8_redis::redis::aio::ConnectionLike;
 use bb8_redis::redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::super::BackendError;
-use super::connections::Connections;
-use super::fault::is_broken;
+use super::connections::ConnectionPool;
+use super::error::is_broken;
+use super::generation::ConnectionLife;
 use super::known::KnownScripts;
-use super::life::Life;
 use super::script::Script;
 
 /// A connection of the user's own, cloned for each use.
-pub(super) trait Shared: Send + Sync {
-    fn lend(&self) -> Box<dyn ConnectionLike + Send>;
+pub(super) trait SharedConnection: Send + Sync {
+    fn borrow(&self) -> Box<dyn ConnectionLike + Send>;
 }
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> Shared for C {
-    fn lend(&self) -> Box<dyn ConnectionLike + Send> {
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> SharedConnection for C {
+    fn borrow(&self) -> Box<dyn ConnectionLike + Send> {
         Box::new(self.clone())
     }
 }
 
 /// Where commands go.
-pub(super) enum Source {
-    Pool(Connections),
-    Shared(Box<dyn Shared>, Arc<KnownScripts>),
+pub(super) enum ConnectionSource {
+    Pool(ConnectionPool),
+    Shared(Box<dyn SharedConnection>, Arc<KnownScripts>),
 }
 
-impl Source {
-    pub(super) fn shared(connection: impl Shared + 'static) -> Self {
+impl ConnectionSource {
+    pub(super) fn shared(connection: impl SharedConnection + 'static) -> Self {
         Self::Shared(Box::new(connection), Arc::default())
     }
 
-    pub(super) async fn lend(&self) -> Result<Lent, BackendError> {
+    pub(super) async fn borrow(&self) -> Result<BorrowedConnection, BackendError> {
         match self {
             Self::Pool(connections) => {
                 let connection = connections.check_out().await?;
-                Ok(Lent {
+                Ok(BorrowedConnection {
                     io: Box::new(connection.io.clone()),
                     way: Way::Own(Arc::clone(&connection.life)),
                 })
             }
-            Self::Shared(shared, scripts) => Ok(Lent {
-                io: shared.lend(),
+            Self::Shared(shared, scripts) => Ok(BorrowedConnection {
+                io: shared.borrow(),
                 way: Way::Shared(Arc::clone(scripts)),
             }),
         }
     }
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for ConnectionSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Pool(_) => "Pool",
@@ -65,19 +65,19 @@ impl fmt::Debug for Source {
 }
 
 /// A clone of a connection.
-pub(super) struct Lent {
+pub(super) struct BorrowedConnection {
     io: Box<dyn ConnectionLike + Send>,
     way: Way,
 }
 
 /// Whose connection it is, and what is known of it.
 enum Way {
-    Own(Arc<Life>),
+    Own(Arc<ConnectionLife>),
     /// It may lead to several servers.
     Shared(Arc<KnownScripts>),
 }
 
-impl Lent {
+impl BorrowedConnection {
     /// Sends one command and waits for its answer.
     pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
         let answer = self.io.req_packed_command(command).await;

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_has_two_forms_and_all_else_is_malformed() {
+    fn missing_address_has_two_forms() {
         for text in ["unknown", "Unknown", "_a", "__", "_SEVKISEK", "_a.b-c_9"] {
             assert_eq!(Element::parse(text.as_bytes()), Element::Silent, "{text}");
             assert_eq!(

@@ -6,11 +6,11 @@ use super::element::Element;
 use crate::key::{is_token, trim_start};
 
 /// The elements of a line, first to last; none for those that do not name a client.
-pub(super) type Elements<'a> = SmallVec<[Option<Value<'a>>; 4]>;
+pub(super) type Elements<'a> = SmallVec<[Option<ForwardedValue<'a>>; 4]>;
 
 /// The value of a parameter.
 #[derive(Clone, Copy)]
-pub(super) enum Value<'a> {
+pub(super) enum ForwardedValue<'a> {
     Token(&'a [u8]),
     /// What is between the quotes, as it stands there.
     Quoted(&'a [u8]),
@@ -18,7 +18,7 @@ pub(super) enum Value<'a> {
 
 /// Reads one line of the field; `None` if it is broken anywhere.
 pub(super) fn elements(line: &[u8]) -> Option<Elements<'_>> {
-    let mut rest = Rest(line);
+    let mut rest = ForwardedRest(line);
     let mut elements = Elements::new();
     loop {
         rest.pass_space();
@@ -36,7 +36,7 @@ pub(super) fn elements(line: &[u8]) -> Option<Elements<'_>> {
     }
 }
 
-impl Value<'_> {
+impl ForwardedValue<'_> {
     pub(super) fn element(self) -> Element {
         match self {
             Self::Token(text) => Element::parse_node(text),
@@ -58,11 +58,11 @@ fn unescaped(text: &[u8]) -> SmallVec<[u8; 64]> {
 }
 
 /// What of a line has not been read.
-struct Rest<'a>(&'a [u8]);
+struct ForwardedRest<'a>(&'a [u8]);
 
-impl<'a> Rest<'a> {
+impl<'a> ForwardedRest<'a> {
     /// `[ pair ] *( ";" [ pair ] )`, with white space passed over after `;`: the value of `for`, if there is one.
-    fn element(&mut self) -> Option<Option<Value<'a>>> {
+    fn element(&mut self) -> Option<Option<ForwardedValue<'a>>> {
         let mut client = None;
         let mut names: SmallVec<[&[u8]; 8]> = SmallVec::new();
         loop {
@@ -82,15 +82,15 @@ impl<'a> Rest<'a> {
     }
 
     /// `token "=" ( token / quoted-string )`.
-    fn pair(&mut self) -> Option<(&'a [u8], Value<'a>)> {
+    fn pair(&mut self) -> Option<(&'a [u8], ForwardedValue<'a>)> {
         let name = self.token()?;
         if !self.next_is(b'=') {
             return None;
         }
         let value = if self.next_is(b'"') {
-            Value::Quoted(self.until_quote()?)
+            ForwardedValue::Quoted(self.until_quote()?)
         } else {
-            Value::Token(self.token()?)
+            ForwardedValue::Token(self.token()?)
         };
         Some((name, value))
     }
@@ -157,7 +157,9 @@ mod tests {
 
     /// What a line says, from the left; `None` if it is broken.
     fn read(line: &str) -> Option<Vec<Element>> {
-        let element = |client: &Option<Value<'_>>| client.map_or(Element::Silent, Value::element);
+        let element = |client: &Option<ForwardedValue<'_>>| {
+            client.map_or(Element::Silent, ForwardedValue::element)
+        };
         elements(line.as_bytes()).map(|elements| elements.iter().map(element).collect())
     }
 
@@ -194,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_broken_as_a_whole() {
+    fn malformed_header_line_is_rejected_as_a_whole() {
         for broken in [
             "for=192.0.2.60:80",
             "for=[2001:db8::17]",

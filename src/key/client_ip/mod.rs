@@ -11,7 +11,7 @@ use http::Request;
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use self::element::Element;
-use self::forwarded::Value;
+use self::forwarded::ForwardedValue;
 use self::proxies::Trust;
 pub use self::proxies::TrustedProxies;
 use super::{Key, KeyError, KeyExtractor, Networks, trim};
@@ -20,8 +20,9 @@ use crate::head::Head;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// The network of the client: an IPv4 address, an IPv6 /64. As it is made by [`new`](Self::new) it reads no header, and is the
-/// same as [`PeerIp`](super::PeerIp); behind proxies it reads the one that is named, as far as those are trusted.
+/// The network of the client: an IPv4 address, an IPv6 /64. As it is made by [`new`](Self::new) it reads no header, and
+/// is the same as [`PeerIp`](super::PeerIp); behind proxies it reads the one that is named, as far as those are
+/// trusted.
 ///
 /// ```
 /// use http::Request;
@@ -44,19 +45,20 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Exactly one header is read, from right to left: trusted addresses are passed over, and the first other one is the client;
-/// if all are trusted, it is the leftmost. A proxy that does not say who came to it (`unknown`, `_name`) is taken for the client
-/// itself. What stands further to the left was written by who knows whom: it neither helps nor harms. In `Forwarded` that holds
-/// for what the elements say; **a line that breaks the grammar is refused as a whole**, so let the outermost proxy replace the
-/// field rather than append to it.
+/// Exactly one header is read, from right to left: trusted addresses are passed over, and the first other one is the
+/// client; if all are trusted, it is the leftmost. A proxy that does not say who came to it (`unknown`, `_name`) is
+/// taken for the client itself. What stands further to the left was written by who knows whom: it neither helps nor
+/// harms. In `Forwarded` that holds for what the elements say; **a line that breaks the grammar is rejected as a
+/// whole**, so let the outermost proxy replace the field rather than append to it.
 ///
-/// The server leaves the address of the peer in the request, as [`PeerIp`](super::PeerIp) says. A request without it is rejected with
-/// 500, with or without a header. [`TrustedProxies::hops`] of at least 1 does not need it: a Unix socket has no address.
+/// The server leaves the address of the peer in the request, as [`PeerIp`](super::PeerIp) says. A request without it is
+/// rejected with 500, with or without a header. [`TrustedProxies::hops`] of at least 1 does not need it: a Unix socket
+/// has no address.
 ///
 /// Addresses that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4 everywhere.
 #[derive(Clone, Debug)]
 pub struct ClientIp {
-    source: Source,
+    source: AddressSource,
     on_malformed: OnMalformed,
     prefixes: Prefixes,
     nat64: bool,
@@ -71,7 +73,7 @@ struct Lists {
 }
 
 #[derive(Clone, Debug)]
-enum Source {
+enum AddressSource {
     Peer,
     ForwardedFor(TrustedProxies),
     Forwarded(TrustedProxies),
@@ -82,11 +84,11 @@ enum Source {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnMalformed {
-    /// It is refused with 400.
+    /// It is rejected with 400.
     #[default]
-    Refuse,
-    /// The nearest address to the right is taken for the client: that proxy, or the peer. Its other clients share the bucket.
-    /// A request without such an address is rejected with 400: on a Unix socket the first proxy has none.
+    Reject,
+    /// The nearest address to the right is taken for the client: that proxy, or the peer. Its other clients share the
+    /// bucket. A request without such an address is rejected with 400: on a Unix socket the first proxy has none.
     Nearest,
 }
 
@@ -127,8 +129,8 @@ impl ClientIp {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            source: Source::Peer,
-            on_malformed: OnMalformed::Refuse,
+            source: AddressSource::Peer,
+            on_malformed: OnMalformed::Reject,
             prefixes: Prefixes { v4: 32, v6: 64 },
             nat64: false,
             lists: None,
@@ -138,28 +140,29 @@ impl ClientIp {
     /// Reads `X-Forwarded-For`, and no other header.
     #[must_use]
     pub fn forwarded_for(self, proxies: impl Into<TrustedProxies>) -> Self {
-        self.reading(Source::ForwardedFor(proxies.into()))
+        self.reading(AddressSource::ForwardedFor(proxies.into()))
     }
 
     /// Reads `Forwarded` (RFC 7239), and no other header.
     #[must_use]
     pub fn forwarded(self, proxies: impl Into<TrustedProxies>) -> Self {
-        self.reading(Source::Forwarded(proxies.into()))
+        self.reading(AddressSource::Forwarded(proxies.into()))
     }
 
-    /// Reads the field `name`, in which a proxy leaves one address: `x-real-ip`, `cf-connecting-ip`, `true-client-ip`; no other
-    /// header. More than one line or address is malformed. **The proxy must set it, not pass on what it gets.**
+    /// Reads the field `name`, in which a proxy leaves one address: `x-real-ip`, `cf-connecting-ip`, `true-client-ip`;
+    /// no other header. More than one line or address is malformed. **The proxy must set it, not pass on what it
+    /// gets.**
     #[must_use]
     pub fn header(self, name: HeaderName, proxies: Networks) -> Self {
-        self.reading(Source::Header(name, proxies))
+        self.reading(AddressSource::Header(name, proxies))
     }
 
-    fn reading(mut self, source: Source) -> Self {
+    fn reading(mut self, source: AddressSource) -> Self {
         self.source = source;
         self
     }
 
-    /// What happens to requests if what a trusted proxy says cannot be read; they are refused by default.
+    /// What happens to requests if what a trusted proxy says cannot be read; they are rejected by default.
     #[must_use]
     pub const fn on_malformed(mut self, on_malformed: OnMalformed) -> Self {
         self.on_malformed = on_malformed;
@@ -178,8 +181,8 @@ impl ClientIp {
         self
     }
 
-    /// How many bits of an IPv6 address tell clients apart; 64 by default, which is what one customer owns at least. Many
-    /// own a /56 or a /48.
+    /// How many bits of an IPv6 address tell clients apart; 64 by default, which is what one customer owns at least.
+    /// Many own a /56 or a /48.
     ///
     /// # Panics
     ///
@@ -194,7 +197,8 @@ impl ClientIp {
         self
     }
 
-    /// As [`ipv4_prefix`](Self::ipv4_prefix) and [`ipv6_prefix`](Self::ipv6_prefix), for numbers that come from outside.
+    /// As [`ipv4_prefix`](Self::ipv4_prefix) and [`ipv6_prefix`](Self::ipv6_prefix), for numbers that come from
+    /// outside.
     ///
     /// # Errors
     ///
@@ -218,19 +222,20 @@ impl ClientIp {
 
     /// Decodes the IPv4 addresses that a translator writes into `64:ff9b::/96` (RFC 6052); off by default.
     ///
-    /// Behind a stateless translator (SIIT, RFC 7915) all clients of IPv4 come from `64:ff9b::/96`, which is in one /64: without
-    /// this option they share one bucket. With it, `64:ff9b::203.0.113.7` is the client `203.0.113.7` everywhere: as the peer, in the
-    /// header, in networks of proxies, in both lists, and for [`ipv4_prefix`](Self::ipv4_prefix).
+    /// Behind a stateless translator (SIIT, RFC 7915) all clients of IPv4 come from `64:ff9b::/96`, which is in one
+    /// /64: without this option they share one bucket. With it, `64:ff9b::203.0.113.7` is the client `203.0.113.7`
+    /// everywhere: as the peer, in the header, in networks of proxies, in both lists, and for
+    /// [`ipv4_prefix`](Self::ipv4_prefix).
     ///
-    /// **Turn it on only if your network routes `64:ff9b::/96` to a translator of its own.** Elsewhere a peer that owns this route
-    /// chooses any IPv4 address: one that you trust, or another one for each request.
+    /// **Turn it on only if your network routes `64:ff9b::/96` to a translator of its own.** Elsewhere a peer that owns
+    /// this route chooses any IPv4 address: one that you trust, or another one for each request.
     ///
     /// These addresses stay as they are:
     ///
-    /// - Private, shared, loopback, link-local and reserved addresses in the prefix. RFC 6052 §3.1 forbids them there, and
-    ///   `64:ff9b::10.0.0.1` must not pass for the proxy `10.0.0.1`.
-    /// - `64:ff9b:1::/48` (RFC 8215) and prefixes of your own. The place of the IPv4 address in them depends on your network. Decode
-    ///   them in front of the limit, and insert a [`PeerAddr`](super::PeerAddr).
+    /// - Private, shared, loopback, link-local and reserved addresses in the prefix. RFC 6052 §3.1 forbids them there,
+    ///   and `64:ff9b::10.0.0.1` must not pass for the proxy `10.0.0.1`.
+    /// - `64:ff9b:1::/48` (RFC 8215) and prefixes of your own. The place of the IPv4 address in them depends on your
+    ///   network. Decode them in front of the limit, and insert a [`PeerAddr`](super::PeerAddr).
     ///
     /// ```
     /// use http::Request;
@@ -256,10 +261,11 @@ impl ClientIp {
         self
     }
 
-    /// Clients in these networks are refused with 403, also if they are in [`allow_list`](Self::allow_list).
+    /// Clients in these networks are rejected with 403, also if they are in [`allow_list`](Self::allow_list).
     ///
-    /// The lists are asked when it is the turn of this key. In [`first_of`](super::first_of) behind another, or behind another part of
-    /// a tuple that a request may lack, it never is: **put it in front**, by [`guarded_by`](super::KeyExt::guarded_by).
+    /// The lists are asked when it is the turn of this key. In [`first_of`](super::first_of) behind another, or behind
+    /// another part of a tuple that a request may lack, it never is: **put it in front**, by
+    /// [`guarded_by`](super::KeyExt::guarded_by).
     #[must_use]
     pub fn deny_list(mut self, networks: Networks) -> Self {
         self.lists.get_or_insert_default().denied = networks;
@@ -270,9 +276,9 @@ impl ClientIp {
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::MissingPeer`] if the peer is unknown and needed, [`KeyError::TooFewHops`] if the header has fewer
-    /// addresses than hops, and [`KeyError::MalformedAddress`] if the header does not name the client.
-    pub fn of(&self, head: &Head<'_>) -> Result<IpAddr, KeyError> {
+    /// Returns [`KeyError::MissingPeer`] if the peer is unknown and needed, [`KeyError::TooFewHops`] if the header has
+    /// fewer addresses than hops, and [`KeyError::MalformedAddress`] if the header does not name the client.
+    pub fn ip(&self, head: &Head<'_>) -> Result<IpAddr, KeyError> {
         self.read(peer::address(head.extensions), head.headers)
     }
 
@@ -289,8 +295,8 @@ impl ClientIp {
     fn read(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
         let peer = peer.map(|ip| self.decoded(ip));
         match &self.source {
-            Source::Peer => peer.ok_or(KeyError::MissingPeer),
-            Source::ForwardedFor(proxies) => {
+            AddressSource::Peer => peer.ok_or(KeyError::MissingPeer),
+            AddressSource::ForwardedFor(proxies) => {
                 let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
                 let elements = lines.flat_map(|line| {
                     let elements = line.as_bytes().rsplit(|letter| *letter == b',').map(trim);
@@ -298,7 +304,7 @@ impl ClientIp {
                 });
                 self.walk(proxies, peer, &X_FORWARDED_FOR, elements)
             }
-            Source::Forwarded(proxies) => {
+            AddressSource::Forwarded(proxies) => {
                 let lines = headers.get_all(FORWARDED).iter().rev();
                 self.walk(
                     proxies,
@@ -307,7 +313,7 @@ impl ClientIp {
                     lines.flat_map(forwarded_elements),
                 )
             }
-            Source::Header(name, proxies) => {
+            AddressSource::Header(name, proxies) => {
                 let peer = peer.ok_or(KeyError::MissingPeer)?;
                 if !self.trusts(proxies, peer) {
                     return Ok(peer);
@@ -387,7 +393,7 @@ impl ClientIp {
     #[cold]
     fn malformed(&self, name: &HeaderName, nearest: Option<IpAddr>) -> Result<IpAddr, KeyError> {
         match self.on_malformed {
-            OnMalformed::Refuse => or_malformed(None, name),
+            OnMalformed::Reject => or_malformed(None, name),
             OnMalformed::Nearest => or_malformed(nearest, name),
         }
     }
@@ -426,7 +432,7 @@ impl<B> KeyExtractor<Request<B>> for ClientIp {
             &self.lists,
             peer::address(request.extensions()),
         ) {
-            (Source::Peer, None, Some(IpAddr::V4(ip))) if self.prefixes.v4 == 32 => {
+            (AddressSource::Peer, None, Some(IpAddr::V4(ip))) if self.prefixes.v4 == 32 => {
                 Ok(peer::ipv4(ip))
             }
             (_, _, peer) => self.beyond(peer, request.headers()),
@@ -442,7 +448,7 @@ fn forwarded_elements(line: &HeaderValue) -> impl Iterator<Item = Element> {
     };
     let elements = elements.into_iter().rev();
     elements
-        .map(|client| client.map_or(Element::Silent, Value::element))
+        .map(|client| client.map_or(Element::Silent, ForwardedValue::element))
         .chain(broken)
 }
 

@@ -36,19 +36,20 @@ impl TrustedProxies {
         Networks::new(networks).into()
     }
 
-    /// Those with loopback and private addresses; [`Networks::loopback_and_private`] says which. Right if nobody else can
-    /// reach the server from one.
+    /// Those with loopback and private addresses; [`Networks::loopback_and_private`] says which. Right if nobody else
+    /// can reach the server from one.
     #[must_use]
     pub fn loopback_and_private() -> Self {
         Networks::loopback_and_private().into()
     }
 
-    /// Exactly so many, whatever their addresses: for proxies that change theirs. The client is the `hops`-th address from
-    /// the right, with 0 the peer; requests with fewer are refused.
+    /// Exactly so many, whatever their addresses: for proxies that change theirs. The client is the `hops`-th address
+    /// from the right, with 0 the peer; requests with fewer are rejected.
     ///
     /// With at least 1 hop, the address of the peer is not needed. This is the choice behind a proxy on a Unix socket.
     ///
-    /// **Whoever can reach the server past them is believed as well**, and chooses its address: use networks where you can.
+    /// **Whoever can reach the server past them is believed as well**, and chooses its address: use networks where you
+    /// can.
     #[must_use]
     pub const fn hops(hops: usize) -> Self {
         Self(Trust::Hops(hops))

@@ -2,7 +2,7 @@
 
 use shuttle::future::{block_on, spawn};
 use tower_sluice::semaphore::MemorySemaphore;
-use tower_sluice::{Key, MaxWait, Permits, Semaphore};
+use tower_sluice::{Key, MaxWait, Semaphore, SemaphorePolicy};
 
 use crate::check;
 use crate::clock::ModelClock;
@@ -11,7 +11,7 @@ use crate::clock::ModelClock;
 fn waiters_get_what_is_released_although_one_leaves() {
     check(|| {
         let memory = MemorySemaphore::builder().clock(ModelClock::new()).build();
-        let semaphore = Semaphore::new(Permits::new("exports", 1), memory.clone());
+        let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), memory.clone());
         block_on(async move {
             let acquires = || {
                 let semaphore = semaphore.clone();

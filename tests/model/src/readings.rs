@@ -61,7 +61,7 @@ fn change(algorithm: Algorithm) {
         thread::spawn(move || work(&history))
     };
     let threads = [
-        start(|history| drop(history.ask("ann", Op::Penalty(Cost::new(1))))),
+        start(|history| drop(history.ask("ann", Op::Penalize(Cost::new(1))))),
         start(|history| {
             history.clock.advance(3 * HORIZON);
             history.check(LIMIT);

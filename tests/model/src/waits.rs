@@ -1,4 +1,5 @@
-//! The queue of waiters under a window, and reservations of a bucket: those who leave at any point let the next one go on.
+//! The queue of waiters under a window, and reservations of a bucket: those who leave at any point let the next one go
+//! on.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,8 @@ fn limiter(quota: Quota) -> (ModelClock, Limiter<MemoryBackend<ModelClock>>) {
     (clock, Limiter::new(Policy::new("p", quota), backend))
 }
 
-/// Three wait and one of them may be dropped at any point. The others are allowed in the end, and nothing stays of them.
+/// Three wait and one of them may be dropped at any point. The others are allowed in the end, and nothing stays of
+/// them.
 fn wait(quota: Quota) {
     let (clock, limiter) = limiter(quota);
     block_on(async move {
@@ -28,7 +30,9 @@ fn wait(quota: Quota) {
         let waits = |stays: usize| {
             let (limiter, done) = (limiter.clone(), Arc::clone(&done));
             spawn(async move {
-                let charge = limiter.wait(&Key::from("ann"), 1, MaxWait::Unbounded).await;
+                let charge = limiter
+                    .acquire(&Key::from("ann"), 1, MaxWait::Unbounded)
+                    .await;
                 assert!(charge.is_ok());
                 done.fetch_add(stays, SeqCst);
             })
@@ -48,7 +52,7 @@ fn wait(quota: Quota) {
         two.await.expect("no panic");
         let _ = leaves.await;
         time.join().expect("no panic");
-        assert_eq!(limiter.backend().lobby().waiters(), 0);
+        assert_eq!(limiter.backend().context().waiting(), 0);
     });
 }
 

@@ -32,24 +32,24 @@ impl Driver {
         })
     }
 
-    /// Runs `future` there and parks this thread until it is ready. `None` if that takes longer than `within`, or if the thread
-    /// of the runtime is no more, as in a process that was forked.
+    /// Runs `future` there and parks this thread until it is ready. `None` if that takes longer than `within`, or if
+    /// the thread of the runtime is no more, as in a process that was forked.
     pub(super) fn run<F>(&self, within: Duration, future: F) -> Option<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         self.runtime
-            .spawn(async move { drop(tell.send(future.await)) });
-        wait_until(Instant::now().checked_add(within), told)?.ok()
+            .spawn(async move { drop(sender.send(future.await)) });
+        wait_until(Instant::now().checked_add(within), receiver)?.ok()
     }
 }
 
 /// Parks this thread until the future is ready; not for longer than until the deadline, if there is one.
 fn wait_until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
-    struct Unpark(Thread);
+    struct ThreadWaker(Thread);
 
-    impl Wake for Unpark {
+    impl Wake for ThreadWaker {
         fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
@@ -57,7 +57,7 @@ fn wait_until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Outp
 
     // On a thread that drives tasks, tokio would let it wait for ever after some steps.
     let mut future = pin!(tokio::task::unconstrained(future));
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
     let mut context = Context::from_waker(&waker);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
@@ -87,9 +87,9 @@ mod tests {
             None
         );
         assert!(Instant::now() >= deadline);
-        let (tell, told) = oneshot::channel();
-        let teller = thread::spawn(move || tell.send(7));
-        assert_eq!(wait_until(None, told), Some(Ok(7)));
+        let (sender, receiver) = oneshot::channel();
+        let teller = thread::spawn(move || sender.send(7));
+        assert_eq!(wait_until(None, receiver), Some(Ok(7)));
         teller.join().expect("no panic").expect("it was heard");
     }
 

@@ -10,21 +10,22 @@ use bb8_redis::redis::Client;
 
 use self::driver::Driver;
 use super::super::{
-    self as backend, Answer, BackendError, BackendErrorKind, BlockingBackend,
-    BlockingPermitBackend, Lobby, PermitBackend,
+    self as backend, Answer, BackendContext, BackendError, BackendErrorKind, BlockingBackend,
+    BlockingPermitBackend, PermitBackend,
 };
 use super::RedisBackend as Tasks;
 use super::builder::RedisBuilder;
 use crate::decision::{Op, PermitOp, PermitReply, Reply};
 use crate::key::Key;
-use crate::policy::Permits;
 use crate::policy::Policy;
+use crate::policy::SemaphorePolicy;
 
 /// Keeps buckets in Redis, asked from plain threads. Clones share everything.
 ///
-/// It uses the scripts, keys and settings of [`crate::RedisBackend`], so that both share their buckets, and fails by the same
-/// errors: an operation has 250 ms ([`RedisBuilder::time_limit`]), is never sent again if it may have been done, and after 5
-/// failures in a row Redis is left alone for a while. Refusals are remembered for up to 1 s ([`RedisBuilder::deny_cache`]).
+/// It uses the scripts, keys and settings of [`crate::RedisBackend`], so that both share their buckets, and fails by
+/// the same errors: an operation has 250 ms ([`RedisBuilder::time_limit`]), is never sent again if it may have been
+/// done, and after 5 failures in a row Redis is left alone for a while. Denials are remembered for up to 1 s
+/// ([`RedisBuilder::deny_cache`]).
 ///
 /// A background thread with a Tokio runtime sends the operations of all threads over a few connections, in batches, as
 /// [`crate::RedisBackend`] does. The thread ends when the last clone of the backend is dropped.
@@ -39,29 +40,32 @@ use crate::policy::Policy;
 /// # Ok::<(), tower_sluice::backend::BackendError>(())
 /// ```
 #[derive(Clone)]
-pub struct RedisBackend(Arc<Inner>);
+pub struct RedisBackend(Arc<BlockingRedisInner>);
 
-struct Inner {
+struct BlockingRedisInner {
     tasks: Tasks,
     driver: Driver,
     time_limit: Duration,
 }
 
 impl RedisBackend {
-    /// What to change before connecting, by [`RedisBuilder::connect_blocking`]: prefix, time limit, deny cache and more.
+    /// What to change before connecting, by [`RedisBuilder::connect_blocking`]: prefix, time limit, deny cache and
+    /// more.
     pub fn builder() -> RedisBuilder {
         RedisBuilder::default()
     }
 
-    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it can decide: it runs
-    /// a script once, on a key of its own below the prefix, and deletes that key.
+    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it can decide:
+    /// it runs a script once, on a key of its own below the prefix, and deletes that key.
     ///
-    /// The forms of [redis-rs](https://docs.rs/redis) are understood: `redis://`, `rediss://` (feature `tls`), `redis+unix://`.
+    /// The forms of [redis-rs](https://docs.rs/redis) are understood: `redis://`, `rediss://` (feature `tls`),
+    /// `redis+unix://`.
     ///
     /// # Errors
     ///
-    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read; [`Unreachable`](BackendErrorKind::Unreachable) if nobody
-    /// listens there, or user and password are wrong, which its source tells; the error of the script, if it fails.
+    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read; [`Unreachable`](BackendErrorKind::Unreachable)
+    /// if nobody listens there, or user and password are wrong, which its source tells; the error of the script, if it
+    /// fails.
     ///
     /// # Panics
     ///
@@ -70,8 +74,8 @@ impl RedisBackend {
         Self::builder().connect_blocking(url)
     }
 
-    /// Will connect to the server of `url` when it is first needed, so that a program starts while Redis is down; until then
-    /// every operation fails. Nothing is sent here.
+    /// Will connect to the server of `url` when it is first needed, so that a program starts while Redis is down; until
+    /// then every operation fails. Nothing is sent here.
     ///
     /// # Errors
     ///
@@ -84,9 +88,11 @@ impl RedisBackend {
         Self::builder().connect_blocking_lazy(url)
     }
 
-    /// Makes its connections by `client`, when they are needed: one with certificates of its own, say. Nothing is sent here.
+    /// Makes its connections by `client`, when they are needed: one with certificates of its own, say. Nothing is sent
+    /// here.
     ///
-    /// There is no such way for a pool: its test of a connection knows no time limit, and what is wrong with one it cannot be told.
+    /// There is no such way for a pool: its test of a connection knows no time limit, and what is wrong with one it
+    /// cannot be told.
     ///
     /// # Panics
     ///
@@ -96,7 +102,7 @@ impl RedisBackend {
     }
 
     pub(super) fn over(tasks: Tasks, time_limit: Duration) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(BlockingRedisInner {
             tasks,
             driver: Driver::start().expect("a thread for the connections to Redis"),
             time_limit,
@@ -114,7 +120,7 @@ impl RedisBackend {
 /// What a busy machine may add to a time limit.
 const SLACK: Duration = Duration::from_secs(5);
 
-impl Inner {
+impl BlockingRedisInner {
     /// The outcome of `future`, which keeps the time limit by itself.
     fn wait<T: Send + 'static>(
         &self,
@@ -142,8 +148,8 @@ impl Inner {
 impl BlockingBackend for RedisBackend {
     type Error = BackendError;
 
-    fn lobby(&self) -> &Lobby {
-        backend::Backend::lobby(&self.0.tasks)
+    fn context(&self) -> &BackendContext {
+        backend::Backend::context(&self.0.tasks)
     }
 
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, BackendError> {
@@ -155,26 +161,31 @@ impl BlockingBackend for RedisBackend {
 impl BlockingPermitBackend for RedisBackend {
     type Error = BackendError;
 
-    fn ask(&self, op: PermitOp, permits: &Permits, key: &Key) -> Result<PermitReply, BackendError> {
+    fn ask(
+        &self,
+        op: PermitOp,
+        policy: &SemaphorePolicy,
+        key: &Key,
+    ) -> Result<PermitReply, BackendError> {
         let inner = &*self.0;
-        inner.answer(PermitBackend::ask(&inner.tasks, op, permits, key))
+        inner.answer(PermitBackend::ask(&inner.tasks, op, policy, key))
     }
 
-    fn lobby(&self) -> &Lobby {
-        backend::Backend::lobby(&self.0.tasks)
+    fn context(&self) -> &BackendContext {
+        backend::Backend::context(&self.0.tasks)
     }
 
     fn has_leases(&self) -> bool {
         true
     }
 
-    fn next_look(
+    fn next_attempt(
         &self,
-        permits: &Permits,
+        policy: &SemaphorePolicy,
         reply: &PermitReply,
         waiters: usize,
     ) -> Option<Duration> {
-        PermitBackend::next_look(&self.0.tasks, permits, reply, waiters)
+        PermitBackend::next_attempt(&self.0.tasks, policy, reply, waiters)
     }
 }
 
@@ -182,7 +193,7 @@ impl BlockingPermitBackend for RedisBackend {
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")
-            .field("naming", &self.0.tasks.0.front.naming)
+            .field("naming", &self.0.tasks.0.preparer.naming)
             .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,312 @@
+//! The leases of permits that this process holds, and when each is to be renewed.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+use tokio::runtime::{self, Handle};
+use tokio::sync::Notify;
+
+use super::lease::Lease;
+use crate::clock::Timestamp;
+use crate::decision::PermitId;
+use crate::key::Key;
+use crate::policy::SemaphorePolicy;
+
+/// The most permits of one key that are renewed by one operation.
+const MAX_BATCH: usize = 256;
+/// The leases that this process renews.
+#[derive(Default)]
+pub(crate) struct Leases {
+    state: Mutex<LeaseTable>,
+    lost: AtomicUsize,
+}
+
+#[derive(Default)]
+struct LeaseTable {
+    held: HashMap<PermitId, LeaseEntry, RandomState>,
+    /// When each is to be looked at, soonest first.
+    due: BTreeSet<(Timestamp, PermitId)>,
+    /// What is to be renewed and has not been asked for yet.
+    waiting: VecDeque<RenewalGroup>,
+    /// The task, if there is one: by what it is told that something is to be looked at sooner than it knew.
+    task: Option<Arc<Notify>>,
+    /// When it looks again.
+    next_attempt: Timestamp,
+}
+
+struct LeaseEntry {
+    lease: Arc<Lease>,
+    due: Timestamp,
+    /// A whole lease after the last time that it was asked for with success. By the server's clock it ends no sooner:
+    /// its lease began after it was asked.
+    ends: Timestamp,
+    /// Whether it is in a group that waits.
+    is_queued: bool,
+}
+
+/// Permits of one key, to be renewed together.
+pub(crate) struct RenewalGroup {
+    pub(crate) policy: SemaphorePolicy,
+    pub(crate) key: Key,
+    pub(crate) ids: SmallVec<[PermitId; 1]>,
+}
+
+/// The outcome of one renewal.
+pub(crate) struct RenewalResult {
+    pub(crate) group: RenewalGroup,
+    pub(crate) asked_at: Timestamp,
+    /// Whether each permit lasts; `None` if there was no answer.
+    pub(crate) lasting: Option<SmallVec<[bool; 1]>>,
+}
+
+/// The effect of a new lease on the task that renews.
+pub(crate) enum Insertion {
+    /// A task runs.
+    Renewed,
+    /// The caller starts a task, which is woken by this.
+    NeedsTask(Arc<Notify>),
+}
+
+fn micros(policy: &SemaphorePolicy, part: u64) -> Duration {
+    Duration::from_micros(policy.lease_micros() / part)
+}
+
+impl LeaseTable {
+    fn insert(&mut self, lease: Arc<Lease>, due: Timestamp, ends: Timestamp) {
+        let id = lease.id;
+        self.remove(id);
+        self.due.insert((due, id));
+        let held = LeaseEntry {
+            lease,
+            due,
+            ends,
+            is_queued: false,
+        };
+        self.held.insert(id, held);
+    }
+
+    fn remove(&mut self, id: PermitId) -> Option<LeaseEntry> {
+        let held = self.held.remove(&id)?;
+        self.due.remove(&(held.due, id));
+        Some(held)
+    }
+
+    fn move_to(&mut self, id: PermitId, due: Timestamp, ends: Option<Timestamp>) {
+        if let Some(held) = self.held.get_mut(&id) {
+            self.due.remove(&(held.due, id));
+            held.due = due;
+            if let Some(ends) = ends {
+                // An answer may come after the one to a later question.
+                held.ends = ends.max(held.ends);
+                held.is_queued = false;
+            }
+            self.due.insert((due, id));
+        }
+    }
+
+    /// A new task, if there is none or the one there is should have looked so long ago that nobody seems to drive its
+    /// runtime any more. That one ends when it looks again.
+    fn begin(&mut self, now: Timestamp, due: Timestamp, patience: Duration) -> Option<Arc<Notify>> {
+        if self.task.is_some() && now < self.next_attempt.after(patience) {
+            return None;
+        }
+        self.next_attempt = due;
+        self.task = Some(Arc::default());
+        self.task.clone()
+    }
+
+    /// Whether it is this task that renews.
+    fn belongs_to(&self, task: &Arc<Notify>) -> bool {
+        let own = self.task.as_ref();
+        own.is_some_and(|own| Arc::ptr_eq(own, task))
+    }
+}
+
+impl Leases {
+    /// How many permits are renewed.
+    pub(crate) fn held(&self) -> usize {
+        self.state.lock().held.len()
+    }
+
+    /// How many were lost.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost.load(Relaxed)
+    }
+
+    /// Adds a lease that was requested at `requested`. Returns whether its renewal needs a new task, or the running one
+    /// sooner.
+    pub(crate) fn insert(
+        &self,
+        lease: &Arc<Lease>,
+        requested: Timestamp,
+        clock: impl FnOnce() -> Timestamp,
+    ) -> Insertion {
+        let policy = &lease.policy;
+        let due = next(policy, requested);
+        let ends = requested.after(policy.lease());
+        let mut state = self.state.lock();
+        state.insert(Arc::clone(lease), due, ends);
+        let is_sooner = due < state.next_attempt;
+        // Read under the lock: a late reading would take a task for driven that has looked at nothing for long.
+        if let Some(task) = state.begin(clock(), due, micros(policy, 6)) {
+            return Insertion::NeedsTask(task);
+        }
+        if is_sooner && let Some(task) = state.task.clone() {
+            drop(state);
+            task.notify_one();
+        }
+        Insertion::Renewed
+    }
+
+    /// Passes the renewals on after the runtime of `task` has ended: to a runtime of another lease, which is none of
+    /// `ended`. Returns `None` if there is no such runtime, or if another task renews.
+    pub(crate) fn pass_on(&self, task: &Arc<Notify>, ended: &[runtime::Id]) -> Option<Handle> {
+        let mut state = self.state.lock();
+        if !state.belongs_to(task) {
+            return None;
+        }
+        let others = state.held.values();
+        let mut others = others.filter_map(|held| held.lease.runtime.as_ref());
+        let other = others.find(|runtime| !ended.contains(&runtime.id()));
+        let other = other.cloned();
+        if other.is_none() {
+            state.task = None;
+        }
+        other
+    }
+
+    /// It is not renewed any more.
+    pub(crate) fn forget(&self, id: PermitId) {
+        self.state.lock().remove(id);
+    }
+
+    /// Tells the holder if its lease is over by the time of `clock`, should the task not have had its turn since.
+    ///
+    /// The clock is read under the lock, so that the answer does not precede a renewal that the state already shows.
+    pub(crate) fn check_lease(&self, id: PermitId, clock: impl FnOnce() -> Timestamp) {
+        let mut state = self.state.lock();
+        let now = clock();
+        let is_over = state.held.get(&id).is_some_and(|held| held.ends <= now);
+        let over = is_over.then(|| state.remove(id)).flatten();
+        drop(state);
+        if let Some(held) = over {
+            self.lose(&held);
+        }
+    }
+
+    /// When this task looks next; `None`, and it is over, if there is nothing to renew or another one does it.
+    pub(crate) fn next_attempt(&self, task: &Arc<Notify>) -> Option<Timestamp> {
+        let mut state = self.state.lock();
+        if !state.belongs_to(task) {
+            return None;
+        }
+        let first = state.due.first().map(|(due, _)| *due);
+        if first.is_none() {
+            state.task = None;
+            state.waiting.clear();
+        }
+        state.next_attempt = first.unwrap_or_default();
+        first
+    }
+
+    /// Lets all that is due wait, by keys, and tells those whose lease is over.
+    pub(crate) fn gather(&self, now: Timestamp) {
+        let mut groups: HashMap<(SemaphorePolicy, Key), Vec<RenewalGroup>, RandomState> =
+            HashMap::default();
+        let mut over = Vec::new();
+        let mut state = self.state.lock();
+        while let Some(&(due, id)) = state.due.first()
+            && due <= now
+        {
+            let Some(held) = state.held.get(&id) else {
+                state.due.remove(&(due, id));
+                continue;
+            };
+            if held.ends <= now {
+                over.extend(state.remove(id));
+                continue;
+            }
+            let (policy, key) = (held.lease.policy.clone(), held.lease.key.clone());
+            // If there is no answer it is asked again, several times before its end.
+            let again = now.after(micros(&policy, 24)).min(held.ends);
+            let is_queued = held.is_queued;
+            state.move_to(id, again, None);
+            if is_queued {
+                continue;
+            }
+            if let Some(held) = state.held.get_mut(&id) {
+                held.is_queued = true;
+            }
+            let own = groups.entry((policy.clone(), key.clone())).or_default();
+            match own.last_mut() {
+                Some(group) if group.ids.len() < MAX_BATCH => group.ids.push(id),
+                _ => own.push(RenewalGroup {
+                    policy,
+                    key,
+                    ids: SmallVec::from_elem(id, 1),
+                }),
+            }
+        }
+        state.waiting.extend(groups.into_values().flatten());
+        drop(state);
+        for held in over {
+            self.lose(&held);
+        }
+    }
+
+    /// Takes the next group that is to be asked for, at `now`, without those who have gone or were renewed meanwhile.
+    pub(crate) fn take(&self, now: Timestamp) -> Option<RenewalGroup> {
+        let mut state = self.state.lock();
+        loop {
+            let mut group = state.waiting.pop_front()?;
+            let again = now.after(micros(&group.policy, 24));
+            group.ids.retain(|id| {
+                let held = state.held.get_mut(id).filter(|held| held.is_queued);
+                let Some(held) = held else { return false };
+                held.is_queued = false;
+                let again = again.min(held.ends);
+                state.move_to(*id, again, None);
+                true
+            });
+            if !group.ids.is_empty() {
+                return Some(group);
+            }
+        }
+    }
+
+    pub(crate) fn settle(&self, renewed: &RenewalResult) {
+        let RenewalResult {
+            group,
+            asked_at,
+            lasting,
+        } = renewed;
+        let Some(lasting) = lasting else { return };
+        let ends = asked_at.after(group.policy.lease());
+        for (id, lasts) in group.ids.iter().zip(lasting) {
+            let mut state = self.state.lock();
+            if *lasts {
+                state.move_to(*id, next(&group.policy, *asked_at), Some(ends));
+            } else if let Some(held) = state.remove(*id) {
+                drop(state);
+                self.lose(&held);
+            }
+        }
+    }
+
+    fn lose(&self, held: &LeaseEntry) {
+        self.lost.fetch_add(1, Relaxed);
+        held.lease.lose();
+    }
+}
+
+/// A third of the lease later, or a little sooner: together with others that are due at about that time.
+fn next(policy: &SemaphorePolicy, asked_at: Timestamp) -> Timestamp {
+    let due = asked_at.after(micros(policy, 3)).as_micros();
+    let step = (policy.lease_micros() / 24).max(1);
+    Timestamp::from_micros((due / step * step).max(asked_at.as_micros()))
+}

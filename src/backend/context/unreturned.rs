@@ -1,0 +1,333 @@
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use ahash::RandomState;
+use parking_lot::Mutex;
+
+use crate::clock::Timestamp;
+use crate::decision::Reservation;
+use crate::policy::Policy;
+
+/// Counters that the keys share.
+const COUNTERS: usize = 16;
+
+/// Reservations that were cancelled while others stood behind them, so that their charges stayed.
+///
+/// They are kept until they are due, and cancelled again when one behind them has returned its charge: a crowd that
+/// leaves in any order leaves no debt behind. At most as many are kept as may wait, of one key and in all. Of too many
+/// the oldest of the key is dropped, or the one that is due first; its charge stays for good.
+pub(crate) struct Unreturned {
+    each_key: usize,
+    in_all: usize,
+    /// How many cancels have returned a charge, by key: a cancel that did not, while another one did, is tried again.
+    returned: [AtomicU64; COUNTERS],
+    kept: Mutex<KeptReservations>,
+}
+
+#[derive(Default)]
+struct KeptReservations {
+    keys: HashMap<u64, OfKey, RandomState>,
+    /// All of them, by the time at which they are due.
+    due: BTreeSet<(Timestamp, u64, u64)>,
+    /// How many there have been.
+    numbered: u64,
+}
+
+#[derive(Default)]
+struct OfKey {
+    /// In the order in which they were taken.
+    reservations: Vec<Unspent>,
+    /// Whether a task cancels them at the moment, and whether it has to look at them once more.
+    is_tried: bool,
+    again: bool,
+}
+
+/// A reservation that was cancelled, with the policy that took it.
+pub(crate) struct Unspent {
+    pub(crate) policy: Policy,
+    pub(crate) reservation: Reservation,
+    number: u64,
+}
+
+impl KeptReservations {
+    fn insert(&mut self, fingerprint: u64, policy: Policy, reservation: Reservation) {
+        self.numbered += 1;
+        let number = self.numbered;
+        self.due.insert((reservation.due(), number, fingerprint));
+        let reservations = &mut self.keys.entry(fingerprint).or_default().reservations;
+        let order = reservation.order();
+        let place = reservations.partition_point(|other| other.reservation.order() <= order);
+        let unspent = Unspent {
+            policy,
+            reservation,
+            number,
+        };
+        reservations.insert(place, unspent);
+    }
+
+    fn remove(&mut self, fingerprint: u64, number: u64) {
+        let Some(of_key) = self.keys.get_mut(&fingerprint) else {
+            return;
+        };
+        let place = |other: &Unspent| other.number == number;
+        if let Some(place) = of_key.reservations.iter().position(place) {
+            let unspent = of_key.reservations.remove(place);
+            self.due
+                .remove(&(unspent.reservation.due(), number, fingerprint));
+        }
+        self.tidy(fingerprint);
+    }
+
+    fn remove_due(&mut self, now: Timestamp) {
+        while let Some((due, number, fingerprint)) = self.due.first().copied() {
+            if due > now {
+                return;
+            }
+            self.remove(fingerprint, number);
+            self.due.remove(&(due, number, fingerprint));
+        }
+    }
+
+    /// Nothing stays of a key without reservations.
+    fn tidy(&mut self, fingerprint: u64) {
+        let is_idle = |of_key: &OfKey| of_key.reservations.is_empty() && !of_key.is_tried;
+        if self.keys.get(&fingerprint).is_some_and(is_idle) {
+            self.keys.remove(&fingerprint);
+        }
+    }
+}
+
+impl Unreturned {
+    pub(super) fn new(each_key: usize, in_all: usize) -> Self {
+        Self {
+            each_key,
+            in_all,
+            returned: std::array::from_fn(|_| AtomicU64::new(0)),
+            kept: Mutex::default(),
+        }
+    }
+
+    /// How many cancels have returned a charge, to this key or another one.
+    pub(crate) fn returned(&self, fingerprint: u64) -> u64 {
+        self.counter(fingerprint).load(SeqCst)
+    }
+
+    /// A cancel has returned a charge to this key.
+    pub(crate) fn note_returned(&self, fingerprint: u64) {
+        self.counter(fingerprint).fetch_add(1, SeqCst);
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // its low bits are enough
+    fn counter(&self, fingerprint: u64) -> &AtomicU64 {
+        &self.returned[fingerprint as usize % COUNTERS]
+    }
+
+    /// Keeps a reservation whose cancel did not return its charge, unless it is due.
+    pub(crate) fn keep(
+        &self,
+        fingerprint: u64,
+        policy: &Policy,
+        reservation: Reservation,
+        now: Timestamp,
+    ) {
+        let mut kept = self.kept.lock();
+        kept.remove_due(now);
+        if reservation.due() <= now || self.each_key == 0 || self.in_all == 0 {
+            return;
+        }
+        let of_key = kept
+            .keys
+            .get(&fingerprint)
+            .map(|of_key| &of_key.reservations);
+        let oldest = of_key.filter(|of_key| of_key.len() >= self.each_key);
+        if let Some(number) = oldest.map(|of_key| of_key[0].number) {
+            kept.remove(fingerprint, number);
+        }
+        if kept.due.len() >= self.in_all
+            && let Some((_, number, other)) = kept.due.first().copied()
+        {
+            kept.remove(other, number);
+        }
+        kept.insert(fingerprint, policy.clone(), reservation);
+    }
+
+    /// The right to cancel those of a key again; none if there are none, or while another task has it, which then looks
+    /// at them once more.
+    pub(crate) fn retry(&self, fingerprint: u64) -> Option<Retry<'_>> {
+        let mut kept = self.kept.lock();
+        let of_key = kept.keys.get_mut(&fingerprint)?;
+        of_key.again = of_key.is_tried;
+        if of_key.is_tried {
+            return None;
+        }
+        of_key.is_tried = true;
+        Some(Retry {
+            unreturned: self,
+            fingerprint,
+            has_ended: false,
+        })
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> (usize, usize) {
+        let kept = self.kept.lock();
+        let reservations = |of_key: &OfKey| of_key.reservations.len();
+        assert_eq!(
+            kept.keys.values().map(reservations).sum::<usize>(),
+            kept.due.len()
+        );
+        (kept.keys.len(), kept.due.len())
+    }
+}
+
+/// The right to cancel the reservations of a key again, for one task at a time.
+pub(crate) struct Retry<'a> {
+    unreturned: &'a Unreturned,
+    fingerprint: u64,
+    has_ended: bool,
+}
+
+impl Retry<'_> {
+    /// Takes out up to `most` of those that are not due, the newest first.
+    pub(crate) fn newest(&self, most: usize, now: Timestamp) -> Vec<Unspent> {
+        let mut kept = self.unreturned.kept.lock();
+        kept.remove_due(now);
+        let mut newest = Vec::new();
+        while newest.len() < most
+            && let Some(of_key) = kept.keys.get_mut(&self.fingerprint)
+            && let Some(unspent) = of_key.reservations.pop()
+        {
+            kept.due
+                .remove(&(unspent.reservation.due(), unspent.number, self.fingerprint));
+            newest.push(unspent);
+        }
+        newest
+    }
+
+    /// Ends it, unless something has happened that can let the next attempt succeed: a cancel has returned a charge
+    /// since `returned` was read, or another task wanted to begin.
+    pub(crate) fn end(&mut self, returned: u64) -> bool {
+        let mut kept = self.unreturned.kept.lock();
+        let of_key = kept.keys.get_mut(&self.fingerprint);
+        let again = of_key.is_some_and(|of_key| std::mem::take(&mut of_key.again));
+        if again || self.unreturned.returned(self.fingerprint) != returned {
+            return false;
+        }
+        self.leave(&mut kept);
+        true
+    }
+
+    fn leave(&mut self, kept: &mut KeptReservations) {
+        self.has_ended = true;
+        if let Some(of_key) = kept.keys.get_mut(&self.fingerprint) {
+            of_key.is_tried = false;
+        }
+        kept.tidy(self.fingerprint);
+    }
+}
+
+impl Drop for Retry<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let unreturned = self.unreturned;
+            self.leave(&mut unreturned.kept.lock());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::algorithm;
+    use crate::quota::{Cost, Quota};
+
+    const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+    fn policy() -> Policy {
+        Policy::new("p", Quota::per_second(10).burst(1))
+    }
+
+    /// Reservations that are due 100 ms after each other.
+    fn turns(count: usize) -> Vec<Reservation> {
+        let mut states = [None];
+        let wait = Duration::from_secs(3_600);
+        let mut next = || {
+            let reply = algorithm::reserve(&policy(), &mut states, NOW, Cost::ONE, wait);
+            let mut reservation = reply.reservation.expect("within the hour");
+            reservation.set_due(NOW.after(reply.wait));
+            reservation
+        };
+        let _at_once = next();
+        (0..count).map(|_| next()).collect()
+    }
+
+    fn dues(retry: &Retry<'_>, most: usize) -> Vec<u64> {
+        let newest = retry.newest(most, NOW).into_iter();
+        newest
+            .map(|unspent| unspent.reservation.due().micros_since(NOW) / 100_000)
+            .collect()
+    }
+
+    #[test]
+    fn the_newest_come_first_in_whatever_order_they_were_kept() {
+        let unreturned = Unreturned::new(9, 99);
+        let mut turns: Vec<_> = turns(4).into_iter().map(Some).collect();
+        for index in [2, 0, 3, 1] {
+            let reservation = turns[index].take().expect("once");
+            unreturned.keep(7, &policy(), reservation, NOW);
+        }
+        assert!(unreturned.retry(8).is_none(), "another key has none");
+        let mut retry = unreturned.retry(7).expect("there are some");
+        assert_eq!(dues(&retry, 3), [4, 3, 2]);
+        assert_eq!(dues(&retry, 3), [1]);
+        assert!(retry.end(0));
+        assert_eq!(unreturned.len(), (0, 0));
+    }
+
+    #[test]
+    fn a_second_task_lets_the_first_one_look_again() {
+        let unreturned = Unreturned::new(9, 99);
+        unreturned.keep(7, &policy(), turns(1).remove(0), NOW);
+        let mut first = unreturned.retry(7).expect("there is one");
+        assert!(unreturned.retry(7).is_none());
+        assert!(!first.end(0), "another task came");
+        unreturned.note_returned(7);
+        assert!(!first.end(0), "a charge went back");
+        assert!(first.end(1));
+        let second = unreturned.retry(7);
+        drop(first);
+        assert!(
+            unreturned.retry(7).is_none(),
+            "the second one has the right"
+        );
+        drop(second);
+        assert!(unreturned.retry(7).is_some());
+    }
+
+    #[test]
+    fn at_most_so_many_are_kept_of_a_key_and_in_all_and_none_that_is_due() {
+        let unreturned = Unreturned::new(3, 5);
+        for reservation in turns(4) {
+            unreturned.keep(1, &policy(), reservation, NOW);
+        }
+        assert_eq!(unreturned.len(), (1, 3));
+        assert_eq!(dues(&unreturned.retry(1).expect("some"), 9), [4, 3, 2]);
+        for reservation in turns(3) {
+            unreturned.keep(2, &policy(), reservation, NOW);
+        }
+        for reservation in turns(4).drain(1..) {
+            unreturned.keep(3, &policy(), reservation, NOW);
+        }
+        // The one that is due first has made room.
+        assert_eq!(unreturned.len(), (2, 5));
+        assert_eq!(dues(&unreturned.retry(2).expect("some"), 9), [3, 2]);
+        let later = NOW.after(Duration::from_millis(300));
+        unreturned.keep(4, &policy(), turns(3).remove(2), later);
+        assert_eq!(unreturned.len(), (1, 1), "those that are due have gone");
+        let none = Unreturned::new(0, 5);
+        none.keep(1, &policy(), turns(1).remove(0), NOW);
+        assert_eq!(none.len(), (0, 0));
+    }
+}

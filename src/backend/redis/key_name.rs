@@ -1,0 +1,169 @@
+//! From a key to the keys of Redis: `{prefix:policy:identity}:suffix`.
+//!
+//! The braces are a hash tag: all quotas of a policy for one identity share a slot, different identities spread.
+
+use std::fmt;
+
+use hmac::{Hmac, Mac};
+use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
+
+use super::super::BackendError;
+use crate::key::Key;
+use crate::message::{Quoted, plain_name};
+
+/// How names are made, the same on all servers of a fleet.
+#[derive(Clone)]
+pub(super) struct Naming {
+    prefix: Box<str>,
+    secret: Option<Hmac<Sha256>>,
+}
+
+/// A key of Redis up to its suffix.
+pub(super) type KeyName = SmallVec<[u8; 80]>;
+
+/// Longer identities are digested.
+const LONGEST_PLAIN: usize = 200;
+/// Bytes of a digest that are kept: 128 bits.
+const DIGEST: usize = 16;
+
+impl Default for Naming {
+    fn default() -> Self {
+        Self {
+            prefix: "sluice".into(),
+            secret: None,
+        }
+    }
+}
+
+impl Naming {
+    pub(super) fn with_prefix(self, prefix: &str) -> Result<Self, BackendError> {
+        let safe = (1..=64).contains(&prefix.len()) && prefix.bytes().all(is_plain);
+        if !safe {
+            return Err(BackendError::config(format!(
+                "invalid prefix {}: use 1 to 64 of A-Z a-z 0-9 _ . -, such as {:?}",
+                Quoted(prefix),
+                plain_name(prefix)
+            )));
+        }
+        let prefix = prefix.into();
+        Ok(Self { prefix, ..self })
+    }
+
+    pub(super) fn with_secret(self, secret: &[u8]) -> Self {
+        // Any number of bytes is a key.
+        let secret = Hmac::new_from_slice(secret).ok();
+        Self { secret, ..self }
+    }
+
+    /// `{prefix:policy:identity}:`, for a suffix to be appended.
+    pub(super) fn name(&self, policy: &str, key: &Key) -> KeyName {
+        let mut name = KeyName::new();
+        name.push(b'{');
+        name.extend_from_slice(self.prefix.as_bytes());
+        name.push(b':');
+        name.extend_from_slice(policy.as_bytes());
+        name.push(b':');
+        let bytes = key.as_bytes();
+        let plain = !key.is_secret()
+            && (1..=LONGEST_PLAIN).contains(&bytes.len())
+            && bytes.iter().copied().all(is_plain);
+        if plain {
+            name.push(b'r');
+            name.extend_from_slice(bytes);
+        } else {
+            // A secret is another key than the same bytes in the open.
+            name.push(if key.is_secret() { b's' } else { b'h' });
+            for byte in self.digest(bytes) {
+                name.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
+            }
+        }
+        name.extend_from_slice(b"}:");
+        name
+    }
+
+    fn digest(&self, bytes: &[u8]) -> [u8; DIGEST] {
+        let whole = match &self.secret {
+            Some(secret) => secret.clone().chain_update(bytes).finalize().into_bytes(),
+            None => Sha256::digest(bytes),
+        };
+        let mut digest = [0; DIGEST];
+        digest.copy_from_slice(&whole[..DIGEST]);
+        digest
+    }
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
+}
+
+/// Shows whether there is a secret, not which.
+impl fmt::Debug for Naming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Naming")
+            .field("prefix", &self.prefix)
+            .field("secret", &self.secret.is_some())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(naming: &Naming, key: &Key) -> String {
+        String::from_utf8(naming.name("api", key).to_vec()).expect("ASCII")
+    }
+
+    #[test]
+    fn plain_identities_stay_readable_and_others_are_digested() {
+        let naming = Naming::default();
+        assert_eq!(name(&naming, &Key::from("alice")), "{sluice:api:ralice}:");
+        let digest = "h82d8ec67c8d014fd414d60c45db8a07f";
+        assert_eq!(
+            name(&naming, &Key::from("user:{42}")),
+            format!("{{sluice:api:{digest}}}:")
+        );
+        // Somebody who calls himself what another's digest looks like is somebody else.
+        assert_eq!(
+            name(&naming, &Key::from(digest)),
+            format!("{{sluice:api:r{digest}}}:")
+        );
+        let (open, secret) = (Key::from("a b"), Key::secret("a b"));
+        assert_ne!(name(&naming, &open), name(&naming, &secret));
+        let (long, longer) = ("x".repeat(200), "x".repeat(201));
+        assert_eq!(name(&naming, &Key::from(&*long)).len(), 215);
+        for digested in [
+            Key::from(&*longer),
+            Key::from(""),
+            Key::from("a b"),
+            Key::new([0xff]),
+            Key::secret("alice"),
+        ] {
+            assert_eq!(name(&naming, &digested).len(), 13 + 32 + 2);
+        }
+    }
+
+    #[test]
+    fn a_secret_changes_all_digests() {
+        let with = |secret: &[u8]| Naming::default().with_secret(secret);
+        let key = Key::secret("token");
+        let plain = name(&Naming::default(), &key);
+        assert_ne!(name(&with(b"one"), &key), plain);
+        assert_ne!(name(&with(b"one"), &key), name(&with(b"two"), &key));
+        assert_eq!(name(&with(b"one"), &key), name(&with(b"one"), &key));
+    }
+
+    #[test]
+    fn prefix_with_hash_tag_is_an_error() {
+        for prefix in ["", "a{b", "a b", "a:b", &"x".repeat(65)] {
+            let error = Naming::default().with_prefix(prefix).unwrap_err();
+            assert!(
+                error.to_string().starts_with("invalid prefix \""),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What surrounds a trip, whoever makes it: names of keys, denials that are remembered, and where those wait who ask.
+
+use super::super::BackendContext;
+use super::deny_cache::{CacheMiss, DenyCache};
+use super::key_name::Naming;
+use super::packed_quotas::PackedQuotas;
+use super::request::OpRequest;
+use super::round_trip::RedisResult;
+use crate::clock::{Timestamp, micros_up};
+use crate::decision::{Op, Reply};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+
+pub(super) struct RequestPreparer {
+    pub(super) naming: Naming,
+    pub(super) deny_cache: Option<DenyCache>,
+    pub(super) context: BackendContext,
+}
+
+/// What is done when the answer is there.
+pub(super) struct CacheUpdate {
+    policy: Policy,
+    /// The key, if something else is done to it than to check it or to reserve.
+    changed: Option<Key>,
+    query: Option<CacheQuery>,
+}
+
+/// A check or a reservation whose answer may be kept.
+pub(super) struct CacheQuery {
+    miss: CacheMiss,
+    cost: Cost,
+    asked_at: Timestamp,
+}
+
+impl RequestPreparer {
+    /// The answer, if it is a denial that is known; else what to remember of the question.
+    pub(super) fn cached_denial(
+        &self,
+        op: &Op,
+        policy: &Policy,
+        key: &Key,
+    ) -> Result<Reply, Option<CacheQuery>> {
+        let (cost, max_wait) = match op {
+            Op::Check(cost) => (cost, None),
+            // With a window, to reserve is to check.
+            Op::Reserve { cost, max_wait } => {
+                let reserves = PackedQuotas::for_policy(policy).of_buckets;
+                (cost, reserves.then(|| micros_up(*max_wait)))
+            }
+            _ => return Err(None),
+        };
+        let Some(deny_cache) = &self.deny_cache else {
+            return Err(None);
+        };
+        let asked_at = self.context.now();
+        let keep = |miss| {
+            Some(CacheQuery {
+                miss,
+                cost: cost.clone(),
+                asked_at,
+            })
+        };
+        deny_cache
+            .find(policy, key, cost, asked_at, max_wait)
+            .map_err(keep)
+    }
+
+    pub(super) fn request(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+        query: Option<CacheQuery>,
+    ) -> (OpRequest, CacheUpdate) {
+        let changes = !matches!(op, Op::Check(_) | Op::Reserve { .. });
+        let update = CacheUpdate {
+            policy: policy.clone(),
+            changed: (changes && self.deny_cache.is_some()).then(|| key.clone()),
+            query,
+        };
+        let request = OpRequest {
+            name: self.naming.name(policy.name(), key),
+            policy: policy.clone(),
+            op,
+        };
+        (request, update)
+    }
+
+    /// Forgets what was known of a key that is changed: before the trip, and after it what was decided in between.
+    pub(super) fn forget(&self, update: &CacheUpdate) {
+        if let (Some(deny_cache), Some(key)) = (&self.deny_cache, &update.changed) {
+            deny_cache.forget(&update.policy, key);
+        }
+    }
+
+    /// Keeps a denial.
+    pub(super) fn record(&self, update: &CacheUpdate, outcome: &RedisResult) {
+        self.forget(update);
+        if let (Some(deny_cache), Some(query), Ok(reply)) =
+            (&self.deny_cache, &update.query, outcome)
+        {
+            deny_cache.keep(
+                query.miss,
+                &update.policy,
+                &query.cost,
+                query.asked_at,
+                || self.context.now(),
+                &reply.decision,
+            );
+        }
+    }
+}

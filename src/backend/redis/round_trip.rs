@@ -1,0 +1,251 @@
+//! One trip to Redis: requests of one script as one EVALSHA or EVAL, within the time limit, and never twice if it may
+//! have been done.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
+
+use super::super::{BackendError, BackendErrorKind};
+use super::alerts::Alerts;
+use super::breaker::Breaker;
+use super::error::{
+    ConnectTimeout, from_redis, is_broken, is_connection_refused, is_cross_slot, is_read_only,
+    unexpected_reply, was_not_done,
+};
+use super::request::{Expiry, ScriptRequest};
+use super::source::{BorrowedConnection, ConnectionSource};
+use crate::decision::Reply;
+use crate::telemetry;
+
+/// What every trip needs.
+#[derive(Debug)]
+pub(super) struct ScriptClient {
+    pub(super) source: ConnectionSource,
+    pub(super) breaker: Breaker,
+    pub(super) alerts: Alerts,
+    /// For the whole of it, connecting included.
+    pub(super) time_limit: Duration,
+    /// Whether keys of different clients are on different nodes, so that no script can have both.
+    pub(super) is_cluster: AtomicBool,
+    pub(super) expiry: Expiry,
+}
+
+pub(super) type RedisResult<T = Reply> = Result<T, BackendError>;
+
+/// How often a request is sent again of which it is known that it was not done.
+pub(super) const MOST_REPEATS: u32 = 3;
+
+/// Lets a failover or a start go on before it is sent again. All of them together take less than the usual limit.
+pub(super) const fn pause(repeats: u32) -> Duration {
+    Duration::from_millis(5 << repeats)
+}
+
+impl ScriptClient {
+    /// Sends an event if `error` is a fault that an operator must put right.
+    pub(super) fn tell(&self, error: &BackendError) {
+        let is_shared = matches!(self.source, ConnectionSource::Shared(..));
+        self.alerts.failed(error, is_shared);
+    }
+
+    /// Does `requests`, which have the same script. There is one outcome for each.
+    pub(super) async fn deliver<R: ScriptRequest>(
+        &self,
+        requests: &[R],
+    ) -> Vec<RedisResult<R::Reply>> {
+        let permit = if requests.iter().any(R::is_renewal) {
+            self.breaker.try_acquire_renewal()
+        } else {
+            self.breaker.try_acquire()
+        };
+        let Some(permit) = permit else {
+            let error = BackendError::new(BackendErrorKind::CircuitOpen);
+            requests
+                .iter()
+                .for_each(|_| telemetry::backend_failure(&error));
+            return fail_all(requests, &error);
+        };
+        let began = Instant::now();
+        let mut trip = RoundTrip {
+            client: self,
+            requests,
+            outcomes: requests.iter().map(|_| None).collect(),
+            connection: None,
+            is_repeated: false,
+        };
+        let late = tokio::time::timeout(self.time_limit, trip.go())
+            .await
+            .is_err();
+        let RoundTrip {
+            outcomes,
+            connection,
+            ..
+        } = trip;
+        if late && let Some(connection) = &connection {
+            // Nobody knows what this connection is good for.
+            connection.retire();
+        }
+        // What has no outcome was under way when time was up, or nobody could be asked.
+        let missing = || match &connection {
+            Some(_) => BackendError::new(BackendErrorKind::Timeout(self.time_limit)),
+            None => BackendError::because(
+                BackendErrorKind::Unreachable,
+                ConnectTimeout(self.time_limit),
+            ),
+        };
+        let outcomes: Vec<RedisResult<R::Reply>> = outcomes
+            .into_iter()
+            .map(|outcome| outcome.unwrap_or_else(|| Err(missing())))
+            .collect();
+        let failed =
+            |outcome: &RedisResult<R::Reply>| matches!(outcome, Err(error) if error.is_outage());
+        for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
+            telemetry::backend_failure(error);
+            self.tell(error);
+        }
+        let wrote = |(request, outcome): (&R, &RedisResult<R::Reply>)| matches!(outcome, Ok(reply) if request.wrote(reply));
+        if requests.iter().zip(&outcomes).any(wrote) {
+            self.alerts.wrote();
+        }
+        if let Some(Err(error)) = outcomes.first()
+            && outcomes.iter().all(failed)
+        {
+            permit.failed(error);
+        } else {
+            permit.succeeded();
+            telemetry::round_trip(began.elapsed());
+        }
+        outcomes
+    }
+}
+
+/// Whether the server lacks the script.
+fn is_unknown(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// The same error for all.
+fn fail_all<R: ScriptRequest>(requests: &[R], error: &BackendError) -> Vec<RedisResult<R::Reply>> {
+    requests.iter().map(|_| Err(error.clone())).collect()
+}
+
+struct RoundTrip<'a, R: ScriptRequest> {
+    client: &'a ScriptClient,
+    requests: &'a [R],
+    outcomes: Vec<Option<RedisResult<R::Reply>>>,
+    /// What the requests were sent over last.
+    connection: Option<BorrowedConnection>,
+    /// Whether they were sent again although they may have been done.
+    is_repeated: bool,
+}
+
+impl<R: ScriptRequest> RoundTrip<'_, R> {
+    /// Until every request has its outcome, or none may be sent again.
+    async fn go(&mut self) {
+        for repeats in 0..=MOST_REPEATS {
+            if repeats > 0 {
+                tokio::time::sleep(pause(repeats)).await;
+            }
+            let is_last = repeats == MOST_REPEATS;
+            self.connection = None;
+            let connection = match self.client.source.borrow().await {
+                Ok(connection) => self.connection.insert(connection),
+                Err(error) if is_connection_refused(&error) && !is_last => continue,
+                Err(error) => return self.fail(&error),
+            };
+            let open: Vec<&R> = self
+                .requests
+                .iter()
+                .zip(&self.outcomes)
+                .filter_map(|(request, outcome)| outcome.is_none().then_some(request))
+                .collect();
+            let Some(first) = open.first() else { return };
+            let script = first.script();
+            let expiry = self.client.expiry;
+            let eval = || R::command("EVAL", script.text(), &open, expiry);
+            let answer = if connection.knows(script) {
+                let command = R::command("EVALSHA", script.hash(), &open, expiry);
+                let answer = connection.send(&command).await;
+                if matches!(&answer, Err(error) if is_unknown(error)) {
+                    // Done and loaded in one step, on the node that lacks it.
+                    connection.forget_scripts();
+                    connection.send(&eval()).await
+                } else {
+                    answer
+                }
+            } else {
+                connection.send(&eval()).await
+            };
+            if answer.is_ok() {
+                connection.learn(script);
+            }
+            match answer {
+                Ok(answer) => {
+                    self.read(&answer, is_last);
+                    if self.outcomes.iter().all(Option::is_some) {
+                        return;
+                    }
+                    // A server that takes no writes was asked; the next connection may lead to one that does.
+                    if let Some(connection) = &self.connection {
+                        connection.retire();
+                    }
+                }
+                Err(error) if is_cross_slot(&error) && open.len() > 1 => {
+                    self.client.is_cluster.store(true, Relaxed);
+                    return self.one_by_one().await;
+                }
+                Err(error) if was_not_done(&error) && !is_last => {}
+                // What was lost on the way may have been done.
+                Err(error) if R::IS_REPEATABLE && is_broken(&error) && !is_last => {
+                    self.is_repeated = true;
+                }
+                Err(error) => return self.fail(&from_redis(error)),
+            }
+        }
+    }
+
+    /// A cluster has rejected a batch. From now on there will be none.
+    async fn one_by_one(&mut self) {
+        for index in 0..self.requests.len() {
+            if self.outcomes[index].is_none() {
+                let mut alone = RoundTrip {
+                    client: self.client,
+                    requests: &self.requests[index..=index],
+                    outcomes: std::iter::once(None).collect(),
+                    connection: None,
+                    is_repeated: self.is_repeated,
+                };
+                Box::pin(alone.go()).await;
+                self.outcomes[index] = alone.outcomes.pop().flatten();
+            }
+        }
+    }
+
+    /// Takes the answers apart; those that a server without writes gave are left open, unless it is the last one asked.
+    fn read(&mut self, answer: &Value, is_last: bool) {
+        let Value::Array(answers) = answer else {
+            return self.fail(&unexpected_reply());
+        };
+        let mut answers = answers.iter();
+        for (request, outcome) in self.requests.iter().zip(&mut self.outcomes) {
+            if outcome.is_none() {
+                let mut read = request
+                    .read(&mut answers)
+                    .unwrap_or_else(|| Err(unexpected_reply()));
+                if self.is_repeated
+                    && let Ok(reply) = &mut read
+                {
+                    R::note_repeat(reply);
+                }
+                let open = matches!(&read, Err(error) if is_read_only(error)) && !is_last;
+                *outcome = (!open).then_some(read);
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &BackendError) {
+        for outcome in &mut self.outcomes {
+            outcome.get_or_insert_with(|| Err(error.clone()));
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! The formats that have room for one limit: draft 06, draft 07, and `X-RateLimit-*`.
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+
+use super::draft11::{Field, MICROS};
+use super::existing::{self, OneLimit};
+use super::headers::{RATELIMIT, value};
+use crate::clock::Timestamp;
+use crate::decision::{NEVER, Snapshot};
+
+const DRAFT_06: [HeaderName; 3] = [
+    HeaderName::from_static("ratelimit-limit"),
+    HeaderName::from_static("ratelimit-remaining"),
+    HeaderName::from_static("ratelimit-reset"),
+];
+
+const X: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+];
+
+/// What is said of the governing quota.
+#[derive(Clone, Copy)]
+pub(super) struct GoverningQuota {
+    limit: u64,
+    remaining: u64,
+    /// µs from now.
+    reset: u64,
+}
+
+impl GoverningQuota {
+    pub(super) fn from_snapshot(snapshot: &Snapshot) -> Self {
+        let governor = snapshot.governor();
+        Self {
+            limit: governor.limit,
+            remaining: governor.remaining,
+            reset: match governor.retry_after {
+                0 | NEVER => governor.reset_after,
+                wait => wait,
+            },
+        }
+    }
+
+    /// In seconds from now, rounded up.
+    fn delta(self) -> u64 {
+        self.reset.div_ceil(MICROS)
+    }
+
+    /// In seconds since the epoch, rounded up.
+    fn epoch(self, now: Timestamp) -> u64 {
+        now.as_micros().saturating_add(self.reset).div_ceil(MICROS)
+    }
+
+    /// Writes three fields, unless those that are there have as few tokens left. `since` is the time now, if the reset
+    /// is a point in time.
+    pub(super) fn write(self, format: OneLimit, since: Option<Timestamp>, headers: &mut HeaderMap) {
+        if self.keeps_existing(format, headers) {
+            return;
+        }
+        let names = match format {
+            OneLimit::X => &X,
+            _ => &DRAFT_06,
+        };
+        let [limit, remaining, reset] = names;
+        let seconds = since.map_or_else(|| self.delta(), |now| self.epoch(now));
+        let fields: [(_, u64); 3] = [
+            (limit, self.limit),
+            (remaining, self.remaining),
+            (reset, seconds),
+        ];
+        for (name, number) in fields {
+            // By way of text: `HeaderValue::from` a number allocates twice.
+            if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(number)) {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    /// Writes the field of draft 07, unless the one that is there has as few tokens left.
+    pub(super) fn write_draft07(self, headers: &mut HeaderMap) {
+        if self.keeps_existing(OneLimit::Draft07, headers) {
+            return;
+        }
+        let mut field = Field::new();
+        let fields: [(&str, u64); 3] = [
+            ("limit=", self.limit),
+            (", remaining=", self.remaining),
+            (", reset=", self.delta()),
+        ];
+        for (text, number) in fields {
+            field.extend_from_slice(text.as_bytes());
+            field.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        }
+        if let Some(value) = value(&field) {
+            headers.insert(RATELIMIT, value);
+        }
+    }
+
+    /// Whether the limit that is there stays: it has as few tokens left.
+    fn keeps_existing(self, format: OneLimit, headers: &HeaderMap) -> bool {
+        existing::remaining(format, headers).is_some_and(|remaining| remaining <= self.remaining)
+    }
+}

@@ -1,0 +1,114 @@
+use std::fmt;
+use std::sync::Arc;
+
+use http::{Request, Response};
+
+use super::headers::{self, FieldOptions};
+use super::{
+    AsError, ExistingHeaders, HeaderFormats, Http, NoHook, PermitContext, Protocol, RejectionBody,
+    ResponseBody, grpc, protocol,
+};
+use crate::clock::Timestamp;
+use crate::partition::PartitionKey;
+use crate::semaphore::{HeldPermit, Hold, Permit};
+
+/// How a service is answered for whose requests hold permits: what takes a permit along, and until when.
+///
+/// [`Http`] does so until the end of the response's body; [`AsError`] until there is an answer.
+pub trait PermitProtocol<Req, Res, Err>: Protocol<Req, Res, Err> {
+    /// What holds the permit of a request until it is answered. Dropped, it gives it back.
+    type PermitHolder;
+
+    /// Sees a request that goes on, and its permit.
+    fn hold_permit(&self, request: &mut Req, context: PermitContext) -> Self::PermitHolder;
+
+    /// Passes the service's answer on.
+    fn permit_response(holder: Self::PermitHolder, response: Res) -> Self::Response;
+}
+
+/// What holds the permit of an HTTP request until it is answered.
+pub struct HttpPermitHolder {
+    permit: Option<Arc<Permit>>,
+    hold: Hold,
+    formats: HeaderFormats,
+    existing: ExistingHeaders,
+    partition_key: Option<PartitionKey>,
+    on_redirects: bool,
+    extensions: bool,
+}
+
+impl<B, ResBody, E, F> PermitProtocol<Request<B>, Response<ResBody>, E> for Http<F, NoHook>
+where
+    F: RejectionBody<ResBody>,
+{
+    type PermitHolder = HttpPermitHolder;
+
+    fn hold_permit(&self, request: &mut Request<B>, context: PermitContext) -> HttpPermitHolder {
+        let permit = context.permit.map(Arc::new);
+        if self.extensions {
+            let held: &mut HeldPermit = request.extensions_mut().get_or_insert_default();
+            if let Some(permit) = &permit {
+                held.push(permit);
+            }
+        }
+        HttpPermitHolder {
+            permit,
+            hold: context.hold,
+            formats: self.formats,
+            existing: self.existing,
+            partition_key: context.partition_key,
+            on_redirects: self.on_redirects,
+            extensions: self.extensions,
+        }
+    }
+
+    fn permit_response(
+        holder: HttpPermitHolder,
+        mut response: Response<ResBody>,
+    ) -> Self::Response {
+        let Some(permit) = holder.permit else {
+            return response.map(ResponseBody::inner);
+        };
+        if protocol::writes_fields_on(response.status(), holder.on_redirects)
+            && !grpc::is_grpc(response.headers())
+        {
+            let headers = response.headers_mut();
+            let options = FieldOptions {
+                formats: holder.formats,
+                existing: holder.existing,
+                spoken: HeaderFormats::NONE,
+                at: Timestamp::default(), // draft 11 tells no point in time
+                partition_key: holder.partition_key.as_ref().map(PartitionKey::as_bytes),
+            };
+            headers::write_permits(options, permit.policy(), permit.decision(), headers);
+        }
+        if holder.extensions {
+            response.extensions_mut().insert(permit.decision().clone());
+        }
+        match holder.hold {
+            Hold::Body => response.map(|body| ResponseBody::holding(body, permit)),
+            Hold::Head => response.map(ResponseBody::inner),
+        }
+    }
+}
+
+impl fmt::Debug for HttpPermitHolder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpPermitHolder")
+            .field("permit", &self.permit)
+            .field("hold", &self.hold)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<Req, Res, E> PermitProtocol<Req, Res, E> for AsError {
+    type PermitHolder = Option<Permit>;
+
+    fn hold_permit(&self, _: &mut Req, context: PermitContext) -> Option<Permit> {
+        context.permit
+    }
+
+    fn permit_response(_: Option<Permit>, response: Res) -> Res {
+        response
+    }
+}

@@ -1,0 +1,126 @@
+//! What a rejection says to people: the body of its response, and the head that goes with it.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use http_body::Body;
+
+use super::{Rejection, ResponseBody, problem};
+use crate::head::Head;
+
+/// What a rejection says to people, in a service whose responses have bodies of type `B`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot reject in place of a service whose bodies are `{B}`",
+    note = "the closure of `.respond_fn(..)` returns a `Response` with the service's own body; that of `.reject_fn(..)` text or bytes"
+)]
+pub trait RejectionBody<B>: Clone {
+    /// The answer to a request with this head; the fields that every rejection has are added afterwards, and the body
+    /// is taken off if the request is a `HEAD`.
+    fn response(&self, head: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>>;
+
+    /// How long a body is, if that is known: what a `HEAD` is told.
+    fn length(&self, body: &ResponseBody<B>) -> Option<u64> {
+        body.own_length().map(|length| length as u64)
+    }
+}
+
+/// Problem details (RFC 9457), the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Problem {
+    pub(crate) kind: ProblemType,
+}
+
+/// What a client that is over a limit is told its problem is: one of the types of
+/// draft-ietf-httpapi-ratelimit-headers-11. (Its third one, `temporary-reduced-capacity`, is that of a service which
+/// has too much in flight in all.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProblemType {
+    /// `quota-exceeded`.
+    #[default]
+    QuotaExceeded,
+    /// `abnormal-usage-detected`: for a limit that nobody meets who uses the service as it is meant, on attempts to log
+    /// in say.
+    AbnormalUsageDetected,
+}
+
+impl<B> RejectionBody<B> for Problem {
+    fn response(&self, _: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>> {
+        let mut response = Response::new(problem::body(rejection, self.kind).into());
+        problem::write_head(rejection, &mut response);
+        response
+    }
+}
+
+/// A line of plain text; see [`plain_text`](crate::RateLimitLayer::plain_text).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainText(());
+
+impl<B> RejectionBody<B> for PlainText {
+    fn response(&self, _: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>> {
+        let text = match rejection {
+            Rejection::Limited { .. } => "rate limit exceeded\n",
+            Rejection::Busy {
+                is_global: false, ..
+            } => "too many requests in flight\n",
+            Rejection::NoKey(error) => match error.status() {
+                StatusCode::BAD_REQUEST => "bad request\n",
+                StatusCode::FORBIDDEN => "forbidden\n",
+                StatusCode::NOT_FOUND => "not found\n",
+                _ => "internal server error\n",
+            },
+            Rejection::Busy { .. } | Rejection::Unavailable => "service unavailable\n",
+        };
+        let mut response = Response::new(Bytes::from_static(text.as_bytes()).into());
+        *response.status_mut() = rejection.status();
+        let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        response
+    }
+}
+
+/// What a closure makes of the head and the rejection; see [`reject_fn`](crate::RateLimitLayer::reject_fn).
+#[derive(Clone, Copy)]
+pub struct RejectFn<F>(pub(crate) F);
+
+impl<B, F, T> RejectionBody<B> for RejectFn<F>
+where
+    F: Fn(&Head<'_>, &Rejection) -> Response<T> + Clone,
+    T: Into<Bytes>,
+{
+    fn response(&self, head: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>> {
+        (self.0)(head, rejection).map(|body| body.into().into())
+    }
+}
+
+impl<F> fmt::Debug for RejectFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RejectFn(..)")
+    }
+}
+
+/// The same with a body of the service's own type; see [`respond_fn`](crate::RateLimitLayer::respond_fn).
+#[derive(Clone, Copy)]
+pub struct RespondFn<F>(pub(crate) F);
+
+impl<B, F> RejectionBody<B> for RespondFn<F>
+where
+    F: Fn(&Head<'_>, &Rejection) -> Response<B> + Clone,
+    B: Body<Data = Bytes>,
+{
+    fn response(&self, head: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>> {
+        (self.0)(head, rejection).map(ResponseBody::inner)
+    }
+
+    fn length(&self, body: &ResponseBody<B>) -> Option<u64> {
+        body.size_hint().exact()
+    }
+}
+
+impl<F> fmt::Debug for RespondFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RespondFn(..)")
+    }
+}

@@ -1,0 +1,213 @@
+//! One key of one policy, and those who wait for it: in memory, every question counted.
+
+use std::convert::Infallible;
+use std::future::Ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
+use tower_sluice::{Cost, Key, Limiter, MaxWait, Policy};
+
+use crate::crowd::{Alarms, Crowd, Memory, Waited, memory};
+
+pub(crate) type Outcome = Waited<Infallible>;
+
+/// A question to the backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) at: Duration,
+    pub(crate) what: &'static str,
+    pub(crate) is_allowed: bool,
+}
+
+/// Memory, and what it was asked.
+#[derive(Clone)]
+pub(crate) struct Counting {
+    memory: Memory,
+    clock: Alarms,
+    /// Another one than memory's.
+    context: Option<Arc<BackendContext>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl Counting {
+    pub(crate) fn of(memory: Memory, clock: &Alarms) -> Self {
+        Self {
+            memory,
+            clock: clock.clone(),
+            context: None,
+            asked: Arc::default(),
+        }
+    }
+
+    /// As if other processes waited for the same keys.
+    pub(crate) fn shared(mut self) -> Self {
+        self.context = Some(Arc::new(BackendContext::new(self.clock.clone()).shared()));
+        self
+    }
+
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().clone()
+    }
+
+    /// A check that is not counted; whether it was allowed.
+    pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: impl Into<Cost>) -> bool {
+        self.reply(policy, key, cost.into()).decision.is_allowed()
+    }
+
+    fn reply(&self, policy: &Policy, key: &Key, cost: Cost) -> Reply {
+        match self.memory.ask(Op::Check(cost), policy, key) {
+            Answer::Now(Ok(reply)) => reply,
+            Answer::Later(_) => unreachable!("memory answers at once"),
+        }
+    }
+}
+
+impl Backend for Counting {
+    type Error = Infallible;
+    type Future = Ready<Result<Reply, Infallible>>;
+
+    fn ask(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+    ) -> Answer<Result<Reply, Infallible>, Self::Future> {
+        let what = name_of(&op);
+        let Answer::Now(Ok(reply)) = self.memory.ask(op, policy, key) else {
+            unreachable!("memory answers at once");
+        };
+        self.asked.lock().push(Asked {
+            at: self.clock.passed(),
+            what,
+            is_allowed: reply.decision.is_allowed(),
+        });
+        Answer::Now(Ok(reply))
+    }
+
+    fn context(&self) -> &BackendContext {
+        self.context.as_deref().unwrap_or(self.memory.context())
+    }
+}
+
+pub(crate) const fn name_of(op: &Op) -> &'static str {
+    match op {
+        Op::Check(_) => "check",
+        Op::Reserve { .. } => "reserve",
+        Op::Cancel(_) => "cancel",
+        Op::Penalize(_) => "penalty",
+        Op::Refund(_) => "refund",
+        Op::Reset => "reset",
+    }
+}
+
+/// Those who wait for Ann's tokens.
+pub(crate) struct TestQueue {
+    pub(crate) clock: Alarms,
+    pub(crate) limiter: Limiter<Counting>,
+    pub(crate) crowd: Crowd<Outcome>,
+}
+
+impl TestQueue {
+    pub(crate) fn of(policy: &Policy) -> Self {
+        Self::with(policy, |backend| backend)
+    }
+
+    pub(crate) fn with(policy: &Policy, backend: impl FnOnce(Counting) -> Counting) -> Self {
+        let clock = Alarms::new();
+        Self::over(
+            policy,
+            backend(Counting::of(memory(&clock), &clock)),
+            &clock,
+        )
+    }
+
+    pub(crate) fn over(policy: &Policy, backend: Counting, clock: &Alarms) -> Self {
+        Self {
+            limiter: Limiter::new(policy.clone(), backend),
+            crowd: Crowd::new(clock),
+            clock: clock.clone(),
+        }
+    }
+
+    pub(crate) fn in_disorder(mut self, seed: u64) -> Self {
+        self.crowd = self.crowd.in_disorder(seed);
+        self
+    }
+
+    pub(crate) fn context(&self) -> &BackendContext {
+        self.limiter.backend().context()
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.context().waiting()
+    }
+
+    /// How often the backend was asked.
+    pub(crate) fn asks(&self) -> usize {
+        self.limiter.backend().asked().len()
+    }
+
+    pub(crate) fn wait_for(
+        &self,
+        key: &Key,
+        cost: impl Into<Cost>,
+        max_wait: impl Into<MaxWait>,
+    ) -> BoxFuture<'static, Outcome> {
+        let (limiter, key) = (self.limiter.clone(), key.clone());
+        let (cost, max_wait) = (cost.into(), max_wait.into());
+        Box::pin(async move { limiter.acquire(&key, cost, max_wait).await })
+    }
+
+    pub(crate) fn wait(
+        &self,
+        cost: impl Into<Cost>,
+        max_wait: impl Into<MaxWait>,
+    ) -> BoxFuture<'static, Outcome> {
+        self.wait_for(&Key::from("ann"), cost, max_wait)
+    }
+
+    pub(crate) fn join(&mut self, cost: impl Into<Cost>, max_wait: impl Into<MaxWait>) -> usize {
+        let wait = self.wait(cost, max_wait);
+        self.crowd.join(wait)
+    }
+
+    /// So many who pay one token each, and wait for as long as it takes.
+    pub(crate) fn join_all(&mut self, count: u64) {
+        for _ in 0..count {
+            self.join(1, MaxWait::Unbounded);
+        }
+    }
+
+    pub(crate) fn at_once(
+        &mut self,
+        cost: impl Into<Cost>,
+        max_wait: impl Into<MaxWait>,
+    ) -> Outcome {
+        let wait = self.wait(cost, max_wait);
+        self.crowd.at_once(wait)
+    }
+
+    /// A check beside the line.
+    pub(crate) fn check(&self, cost: impl Into<Cost>) -> Reply {
+        let backend = self.limiter.backend();
+        backend.reply(self.limiter.policy(), &Key::from("ann"), cost.into())
+    }
+
+    /// Tokens left, and the time until all are.
+    pub(crate) fn books(&self) -> (u64, Duration) {
+        let decision = self.check(0).decision;
+        let snapshot = decision.snapshot();
+        (snapshot.remaining(), snapshot.reset_after())
+    }
+
+    /// Who has ended, when, and whether allowed, since the last time this was asked.
+    pub(crate) fn ended(&mut self) -> Vec<(usize, Duration, bool)> {
+        let ended = self.crowd.ended.drain(..);
+        ended
+            .map(|ended| (ended.who, ended.at, ended.outcome.is_ok()))
+            .collect()
+    }
+}
