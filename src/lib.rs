@@ -67,8 +67,6 @@ pub mod algorithm;
 pub mod backend;
 #[cfg(feature = "blocking")]
 pub mod blocking;
-mod cancel;
-pub mod charge;
 pub mod clock;
 pub mod concurrency;
 pub mod cost;
@@ -98,7 +96,7 @@ pub mod wait;
 pub use self::backend::{AnyBackend, MemoryBackend, MemorySemaphore};
 #[cfg(feature = "redis")]
 pub use self::backend::{RedisBackend, RedisSemaphore};
-pub use self::charge::Charge;
+
 pub use self::concurrency::SemaphoreLayer;
 pub use self::cost::RouteCosts;
 pub use self::decision::{Decision, Receipt, Reservation, RetryAfter, Snapshot};
@@ -106,6 +104,7 @@ pub use self::drain::DrainLayer;
 pub use self::head::Head;
 pub use self::key::{ClientIp, Global, Header, Key, PeerIp, key_fn};
 pub use self::limit::RateLimitLayer;
+pub use self::limiter::charge::{self, Charge};
 pub use self::limiter::{FailurePolicy, Limiter};
 pub use self::policy::{Policy, SemaphorePolicy};
 pub use self::quota::{Cost, Quota};

@@ -106,8 +106,10 @@ impl Partitioner {
     }
 }
 
-#[cfg(all(test, feature = "partition-key"))]
+#[cfg(test)]
 mod tests {
+    #![cfg(feature = "partition-key")]
+
     use super::*;
 
     const SECRET: &[u8] = b"a secret of all servers";

@@ -3,16 +3,15 @@ use std::time::Duration;
 
 use super::BlockingAdapter;
 use crate::backend::BlockingBackend;
-use crate::cancel;
-use crate::charge::Charge;
 use crate::decision::{Decision, Op, Receipt, Reply, Reservation, Snapshot};
 use crate::key::Key;
-use crate::limiter::Rejected;
+use crate::limiter::charge::Charge;
+use crate::limiter::{Rejected, acquire, cancel};
 use crate::park;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::telemetry;
-use crate::wait::{self, MaxWait};
+use crate::wait::MaxWait;
 
 /// Limits keys by one policy, from plain threads. Clones are cheap; limiters of one backend and policy name share their
 /// buckets, with each other and with those of [`crate::Limiter`].
@@ -126,8 +125,8 @@ impl<B: BlockingBackend> Limiter<B> {
     ) -> Result<Charge, Rejected<B::Error>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let backend = BlockingAdapter(self.backend.clone());
-        let wait = wait::acquire(&backend, &self.policy, key, &cost, max_wait);
-        let acquired = wait::record_outcome(&self.policy, park::block_on(wait))?;
+        let wait = acquire::acquire(&backend, &self.policy, key, &cost, max_wait);
+        let acquired = acquire::record_outcome(&self.policy, park::block_on(wait))?;
         let (policy, key) = (self.policy.clone(), key.clone());
         Ok(Charge::new(Arc::new(backend), policy, key, cost, acquired))
     }

@@ -172,7 +172,7 @@ where
     pub(super) fn acquire(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         let semaphore = self.layer.semaphore.with_policy(&self.policy);
         let (backend, bound) = (semaphore.backend().clone(), self.bound);
-        let left = move || bound.map_or(MaxWait::NONE, |bound| bound.left(backend.context()));
+        let left = move || bound.map_or(MaxWait::NONE, |bound| bound.left(backend.context().now()));
         let acquiring = acquire(semaphore, self.key.clone(), self.weight, left, |no| no);
         let pending = Some(self);
         PermitRequestState::Acquiring { acquiring, pending }
@@ -217,7 +217,7 @@ where
                 let local = Semaphore::new(self.policy.clone(), local.clone());
                 let left = self
                     .bound
-                    .map_or(MaxWait::NONE, |bound| bound.left(context));
+                    .map_or(MaxWait::NONE, |bound| bound.left(context.now()));
                 let (key, weight) = (self.key.clone(), self.weight);
                 let acquiring =
                     acquire(local, key, weight, move || left, AcquireError::widen_error);

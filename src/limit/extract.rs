@@ -8,8 +8,8 @@ use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
-use crate::charge::Charge;
 use crate::decision::Decision;
+use crate::limiter::charge::Charge;
 
 /// There is no charge in the request: no limit is in front of the handler, or its layer was told to leave no
 /// [`extensions`](crate::RateLimitLayer::extensions).

@@ -10,15 +10,15 @@ use tower_service::Service;
 use super::RateLimitLayer;
 use super::service::{Admission, Admitted, CheckRequest, SharedLayer};
 use crate::backend::{Answer, Backend};
-use crate::charge::{Acquired, Charge, SettleError, Settlement};
 use crate::decision::{Decision, Op, Reply, Snapshot};
-use crate::limiter::{HandleFailure, Rejected};
+use crate::limiter::charge::{Charge, SettleError, Settlement};
+use crate::limiter::{self, Acquired, HandleFailure, Rejected, WaitFuture};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::{AllowedContext, Protocol, RejectedContext, Rejection};
 use crate::telemetry;
-use crate::wait::{self, Bound, WaitFuture};
+use crate::wait::Bound;
 
 pin_project! {
     /// The answer of a [`RateLimit`](super::RateLimit).
@@ -183,7 +183,8 @@ where
     ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let layer = &self.shared.layer;
         if layer.refund_unserved {
-            let wait = wait::refund_on_drop(reply, &layer.backend, &self.policy, &self.check.key);
+            let wait =
+                limiter::refund_on_drop(reply, &layer.backend, &self.policy, &self.check.key);
             let pending = Some(self);
             return RequestState::Waiting { wait, pending };
         }
@@ -225,8 +226,9 @@ where
                 if let (Some(bound), Some(local)) = (*bound, shared.layer.on_error.fallback()) {
                     telemetry::backend_failed(&error, policy);
                     check.use_fallback(policy);
-                    let left = bound.left(shared.layer.backend.context());
-                    let wait = wait::acquire_local(local, policy, &check.key, &check.missing, left);
+                    let left = bound.left(shared.layer.backend.context().now());
+                    let wait =
+                        limiter::acquire_local(local, policy, &check.key, &check.missing, left);
                     let pending = Some(self);
                     return RequestState::Waiting { wait, pending };
                 }

@@ -13,17 +13,17 @@ use super::future::{
 };
 use super::{PolicyOf, RateLimitLayer};
 use crate::backend::{Answer, Backend};
-use crate::charge::{Acquired, Charge, Settle, Settlement};
 use crate::cost::CostOf;
 use crate::decision::{Decision, Op, Reply};
 use crate::key::{Key, KeyError, KeyExtractor};
-use crate::limiter::{CheckOutcome, HandleFailure};
+use crate::limiter::charge::{Charge, Settle, Settlement};
+use crate::limiter::{self, Acquired, CheckOutcome, HandleFailure};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::{AllowedContext, DeferredCharge, Protocol, RejectedContext, Rejection};
 use crate::telemetry;
-use crate::wait::{self, Bound, MaxWait};
+use crate::wait::{Bound, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
 ///
@@ -546,7 +546,8 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             max_wait,
             end: layer.protocol.deadline(&mut request, now),
         };
-        let wait = wait::acquire_boxed(&layer.backend, &policy, &check.key, &check.missing, bound);
+        let wait =
+            limiter::acquire_boxed(&layer.backend, &policy, &check.key, &check.missing, bound);
         let pending = Some(self.set_aside(request, policy, check, Some(bound)));
         let state = RequestState::Waiting { wait, pending };
         ResponseFuture { state }

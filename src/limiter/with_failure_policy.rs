@@ -1,6 +1,8 @@
-use super::{CheckOutcome, FailurePolicy, HandleFailure, Limiter, Rejected};
+use super::charge::Charge;
+use super::failure::{CheckOutcome, FailurePolicy, HandleFailure};
+use super::handle::Limiter;
+use super::rejected::Rejected;
 use crate::backend::Backend;
-use crate::charge::Charge;
 use crate::key::Key;
 use crate::quota::Cost;
 use crate::wait::MaxWait;

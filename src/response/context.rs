@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::Rejection;
 use crate::backend::BackendContext;
-use crate::charge::{Acquired, Charge, Settle};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Receipt};
 use crate::key::Key;
+use crate::limiter::Acquired;
+use crate::limiter::charge::{Charge, Settle};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;

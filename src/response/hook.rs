@@ -2,7 +2,7 @@ use std::fmt;
 
 use http::response::Parts;
 
-use crate::charge::Charge;
+use crate::limiter::charge::Charge;
 
 /// Sees the head of a response together with what its request was charged.
 pub trait ResponseHook: Clone {

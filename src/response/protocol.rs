@@ -9,10 +9,10 @@ use super::{
     RejectionBody, ResponseBody, ResponseHook, deadline, grpc,
 };
 use crate::backend::BackendContext;
-use crate::charge::Charge;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, RetryAfter};
 use crate::head::Head;
+use crate::limiter::charge::Charge;
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::wait::Deadline;

@@ -1,0 +1,180 @@
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::acquired::Acquired;
+use super::cancel;
+use super::on_drop::{CancelOnDrop, RefundOnDrop};
+use super::rejected::Rejected;
+use crate::backend::{Answer, Backend, BackendContext, QueueHead, TierQueue, WaiterGuard};
+use crate::clock::{Timestamp, micros_up};
+use crate::decision::{Decision, Op, Reply, RetryAfter};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+use crate::telemetry;
+use crate::wait::MaxWait;
+
+/// Waits until `cost` is allowed, or finds out that it will not be in time.
+pub(crate) async fn acquire<B: Backend>(
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+    cost: &Cost,
+    max_wait: MaxWait,
+) -> Result<Acquired, Rejected<B::Error>> {
+    let waiter = Waiter {
+        backend,
+        policy,
+        key,
+        cost,
+    };
+    // Nobody has to wait for what is free, nor can for what will never pass.
+    let cannot_wait = cost.is_zero() || policy.is_exceeded_by(cost);
+    if max_wait == MaxWait::NONE || cannot_wait {
+        return waiter.check().await;
+    }
+    let guard = backend.context().join_queue(policy, key);
+    if policy.is_of_buckets() {
+        match guard {
+            Some(_place) => waiter.reserve(max_wait).await,
+            None => waiter.check().await,
+        }
+    } else {
+        waiter.check_until_allowed(guard, max_wait).await
+    }
+}
+
+struct Waiter<'a, B> {
+    backend: &'a B,
+    policy: &'a Policy,
+    key: &'a Key,
+    cost: &'a Cost,
+}
+
+impl<B: Backend> Waiter<'_, B> {
+    fn context(&self) -> &BackendContext {
+        self.backend.context()
+    }
+
+    async fn ask(&self, op: Op) -> Result<Reply, Rejected<B::Error>> {
+        let answer = match self.backend.ask(op, self.policy, self.key) {
+            Answer::Now(reply) => reply,
+            Answer::Later(reply) => {
+                RefundOnDrop::new(reply, self.backend, self.policy, self.key).await
+            }
+        };
+        answer.map_err(Rejected::Backend)
+    }
+
+    /// Asks once.
+    async fn check(&self) -> Result<Acquired, Rejected<B::Error>> {
+        let reply = self.ask(Op::Check(self.cost.clone())).await?;
+        Acquired::from_reply(reply, Duration::ZERO)
+    }
+
+    /// Makes a reservation and sleeps until it comes.
+    async fn reserve(&self, max_wait: MaxWait) -> Result<Acquired, Rejected<B::Error>> {
+        let (cost, max_wait) = (self.cost.clone(), max_wait.longest());
+        let mut reply = self.ask(Op::Reserve { cost, max_wait }).await?;
+        if reply.decision.is_allowed() && !reply.wait.is_zero() {
+            let context = self.context();
+            let answered = context.now();
+            cancel::set_due(&mut reply, context);
+            let reservation = reply.reservation.take();
+            let reservation = CancelOnDrop::new(self.backend, self.policy, self.key, reservation);
+            context.sleep_until(answered.after(reply.wait)).await;
+            reply.reservation = reservation.used();
+            return Acquired::from_reply(
+                reply,
+                Duration::from_micros(context.now().micros_since(answered)),
+            );
+        }
+        Acquired::from_reply(reply, Duration::ZERO)
+    }
+
+    /// Stands in line, and at its head checks whenever the wait that it was told is over.
+    async fn check_until_allowed(
+        &self,
+        guard: Option<WaiterGuard<'_>>,
+        max_wait: MaxWait,
+    ) -> Result<Acquired, Rejected<B::Error>> {
+        let Some(guard) = guard else {
+            return self.check().await;
+        };
+        let context = self.context();
+        let began = context.now();
+        let deadline = began.after(max_wait.longest());
+        let queue = guard.queue(self.policy);
+        let mut at_once = true;
+        let Some(head) = self.wait_for_head(&queue, deadline, &mut at_once).await else {
+            // At this moment those in front ask: they must not be overtaken.
+            let now = context.now();
+            let is_asking = queue.next_attempt().is_some_and(|next| next <= now);
+            let refusal = || queue.last_denial(|| context.now(), self.cost);
+            if let Some(decision) = is_asking.then(refusal).flatten() {
+                return Err(Rejected::Denied(decision));
+            }
+            // What the head was told is about another cost: this one may be allowed now.
+            let reply = self.ask(Op::Check(self.cost.clone())).await?;
+            let waited = if at_once { 0 } else { now.micros_since(began) };
+            return Acquired::from_reply(reply, Duration::from_micros(waited));
+        };
+        loop {
+            let reply = self.ask(Op::Check(self.cost.clone())).await?;
+            let now = context.now();
+            let Decision::Deny(snapshot, RetryAfter::In(wait)) = &reply.decision else {
+                let waited = if at_once { 0 } else { now.micros_since(began) };
+                return Acquired::from_reply(reply, Duration::from_micros(waited));
+            };
+            let soonest = now.after(*wait);
+            if soonest > deadline {
+                return Err(Rejected::Denied(reply.decision));
+            }
+            let next_look = context.next_attempt(now, micros_up(*wait)).min(deadline);
+            head.record_denial(snapshot.clone(), now, next_look);
+            context.sleep_until(next_look).await;
+            at_once = false;
+        }
+    }
+
+    /// The right to ask, once everybody in front has gone; none if that is too late.
+    async fn wait_for_head<'q>(
+        &self,
+        queue: &'q TierQueue,
+        deadline: Timestamp,
+        at_once: &mut bool,
+    ) -> Option<QueueHead<'q>> {
+        if let Some(head) = queue.try_head() {
+            return Some(head);
+        }
+        if queue.next_attempt().is_some_and(|next| next > deadline) {
+            return None;
+        }
+        *at_once = false;
+        let mut head = pin!(queue.head());
+        let mut end = self.context().sleep_until(deadline);
+        poll_fn(|cx| match head.as_mut().poll(cx) {
+            Poll::Ready(head) => Poll::Ready(Some(head)),
+            Poll::Pending => end.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+}
+
+/// Tells of the outcome of a wait without a layer.
+pub(crate) fn record_outcome<E>(
+    policy: &Policy,
+    outcome: Result<Acquired, Rejected<E>>,
+) -> Result<Acquired, Rejected<E>> {
+    match &outcome {
+        Ok(acquired) => {
+            telemetry::checked(policy, true);
+            telemetry::waited(acquired.waited, policy);
+        }
+        Err(Rejected::Denied(_)) => telemetry::checked(policy, false),
+        Err(Rejected::Backend(_)) => {}
+    }
+    outcome
+}

@@ -1,0 +1,60 @@
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::acquire::acquire;
+use super::acquired::Acquired;
+use super::on_drop::RefundOnDrop;
+use super::rejected::Rejected;
+use crate::backend::{Backend, MemoryBackend};
+use crate::key::Key;
+use crate::policy::Policy;
+use crate::quota::Cost;
+use crate::wait::{Bound, MaxWait};
+
+/// A wait of its own, wherever it goes.
+pub(crate) type WaitFuture<E> = Pin<Box<dyn Future<Output = Result<Acquired, Rejected<E>>> + Send>>;
+
+/// As [`until_allowed`], from the first poll on.
+pub(crate) fn acquire_boxed<B: Backend>(
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+    cost: &Cost,
+    bound: Bound,
+) -> WaitFuture<B::Error> {
+    let (backend, policy) = (backend.clone(), policy.clone());
+    let (key, cost) = (key.clone(), cost.clone());
+    Box::pin(async move {
+        let max_wait = bound.left(backend.context().now());
+        acquire(&backend, &policy, &key, &cost, max_wait).await
+    })
+}
+
+/// As [`until_allowed`], in place of a backend that can fail.
+pub(crate) fn acquire_local<E: Send + 'static>(
+    local: &MemoryBackend,
+    policy: &Policy,
+    key: &Key,
+    cost: &Cost,
+    max_wait: MaxWait,
+) -> WaitFuture<E> {
+    let (local, policy) = (local.clone(), policy.clone());
+    let (key, cost) = (key.clone(), cost.clone());
+    Box::pin(async move {
+        let wait = acquire(&local, &policy, &key, &cost, max_wait);
+        wait.await.map_err(Rejected::widen_error)
+    })
+}
+
+/// The answer to a check that must not be lost: if nobody waits for it any more, what it has charged goes back.
+pub(crate) fn refund_on_drop<B: Backend>(
+    reply: B::Future,
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+) -> WaitFuture<B::Error> {
+    let kept = RefundOnDrop::new(reply, backend, policy, key);
+    Box::pin(
+        async move { Acquired::from_reply(kept.await.map_err(Rejected::Backend)?, Duration::ZERO) },
+    )
+}

@@ -1,0 +1,61 @@
+use smallvec::SmallVec;
+
+use super::settlement::Settlement;
+use crate::backend::{Answer, Backend, BackendContext, TaskError};
+use crate::decision::{Decision, Op, Reply, Snapshot};
+use crate::key::Key;
+use crate::policy::Policy;
+
+/// A backend, whichever its type.
+pub(crate) trait Settle: Send + Sync {
+    /// Does `ops` one after the other, in the background as soon as one takes time.
+    fn begin(&self, ops: SmallVec<[Op; 2]>, policy: &Policy, key: &Key) -> Settlement;
+    /// What tells it from others.
+    fn context(&self) -> &BackendContext;
+}
+
+impl<B: Backend> Settle for B {
+    fn begin(&self, ops: SmallVec<[Op; 2]>, policy: &Policy, key: &Key) -> Settlement {
+        let mut ops = ops.into_iter();
+        let mut last = None;
+        while let Some(op) = ops.next() {
+            match self.ask(op, policy, key) {
+                Answer::Now(Ok(reply)) => last = Some(snapshot(reply)),
+                Answer::Now(Err(error)) => {
+                    let error =
+                        Backend::context(self).record_task_failure(TaskError::from_error(error));
+                    return Settlement::failed(error.into());
+                }
+                Answer::Later(reply) => {
+                    let (backend, policy, key) = (self.clone(), policy.clone(), key.clone());
+                    let task = async move {
+                        let mut last = snapshot(reply.await.map_err(TaskError::from_error)?);
+                        for op in ops {
+                            let reply = match backend.ask(op, &policy, &key) {
+                                Answer::Now(reply) => reply,
+                                Answer::Later(reply) => reply.await,
+                            };
+                            last = snapshot(reply.map_err(TaskError::from_error)?);
+                        }
+                        Ok(last)
+                    };
+                    return match Backend::context(self).spawn(task) {
+                        Ok(outcome) => Settlement::running(outcome),
+                        Err(error) => Settlement::failed(error.into()),
+                    };
+                }
+            }
+        }
+        Settlement::done(last)
+    }
+
+    fn context(&self) -> &BackendContext {
+        Backend::context(self)
+    }
+}
+
+fn snapshot(reply: Reply) -> Snapshot {
+    match reply.decision {
+        Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
+    }
+}
