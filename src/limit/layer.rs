@@ -1,20 +1,17 @@
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use tower_layer::Layer;
+use http::Response;
 
-use super::RateLimit;
-use super::service::SharedLayer;
+use super::policy_of::PolicyFn;
 use crate::backend::Backend;
 use crate::clock::micros_up;
 use crate::cost::{CostFn, RouteCosts, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
+use crate::limiter::Unspecified;
 use crate::limiter::charge::Charge;
-use crate::limiter::{HandleFailure, Unspecified};
 use crate::partition::Partitioner;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -105,50 +102,6 @@ pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy>
     pub(super) partitioner: Option<Partitioner>,
 }
 
-/// Says which policy a request of type `R` falls under. A [`Policy`] is one: the same for all.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot pick a policy for `{R}`",
-    note = "use `.policy_fn(|head, key| ..)`"
-)]
-pub trait PolicyOf<R> {
-    /// The policy for `request`, whose key is `key`.
-    fn policy(&self, request: &R, key: &Key) -> Policy;
-
-    /// The policy, if it is the same for all requests: then nothing needs to be asked or cloned.
-    fn fixed(&self) -> Option<&Policy> {
-        None
-    }
-}
-
-impl<R> PolicyOf<R> for Policy {
-    fn policy(&self, _: &R, _: &Key) -> Policy {
-        self.clone()
-    }
-
-    fn fixed(&self) -> Option<&Policy> {
-        Some(self)
-    }
-}
-
-/// A policy by a closure; see [`RateLimitLayer::policy_fn`].
-#[derive(Clone, Copy)]
-pub struct PolicyFn<F>(F);
-
-impl<B, F> PolicyOf<Request<B>> for PolicyFn<F>
-where
-    F: Fn(&Head<'_>, &Key) -> Policy,
-{
-    fn policy(&self, request: &Request<B>, key: &Key) -> Policy {
-        (self.0)(&Head::from(request), key)
-    }
-}
-
-impl<F> fmt::Debug for PolicyFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PolicyFn(..)")
-    }
-}
-
 impl<K, B: Backend> RateLimitLayer<K, B> {
     /// Limits by `policy`, each key for itself, with the state in `backend`. A request costs 1. A closure for `key` is
     /// made one by [`key_fn`](crate::key_fn): `key_fn(|head| ..)`.
@@ -213,7 +166,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         self.with_policy(PolicyFn(f))
     }
 
-    /// The policy is what `policy` says, a [`PolicyOf`] of your own.
+    /// The policy is what `policy` says, a [`PolicyOf`](super::PolicyOf) of your own.
     pub fn with_policy<Q>(self, policy: Q) -> RateLimitLayer<K, B, C, F, R, Q> {
         self.rebuilt(|cost, on_error, protocol, _| (cost, on_error, protocol, policy))
     }
@@ -476,27 +429,6 @@ impl<K, B, C, F, H, P> RateLimitLayer<K, B, C, F, Http<Problem, H>, P> {
     pub fn problem_type(mut self, kind: ProblemType) -> Self {
         self.protocol.body.kind = kind;
         self
-    }
-}
-
-impl<S, K, B, C, F, R, P> Layer<S> for RateLimitLayer<K, B, C, F, R, P>
-where
-    K: Clone,
-    B: Backend,
-    C: Clone,
-    F: HandleFailure<B::Error>, // here, so that the compiler names the missing choice
-    R: Clone,
-    P: Clone,
-{
-    type Service = RateLimit<S, K, B, C, F, R, P>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        let settler = Arc::new(self.backend.clone());
-        let layer = self.clone();
-        RateLimit {
-            inner,
-            shared: Arc::new(SharedLayer { layer, settler }),
-        }
     }
 }
 

@@ -74,14 +74,18 @@
 //! # Ok(()) }
 //! ```
 
+mod admission;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
 mod layer;
+mod pending;
+mod policy_of;
 mod service;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingCharge;
 pub use self::future::ResponseFuture;
-pub use self::layer::{PolicyFn, PolicyOf, RateLimitLayer};
+pub use self::layer::RateLimitLayer;
+pub use self::policy_of::{PolicyFn, PolicyOf};
 pub use self::service::RateLimit;

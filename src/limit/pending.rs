@@ -1,0 +1,366 @@
+use std::sync::Arc;
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::RateLimitLayer;
+use super::admission::{Admission, Admitted, CheckRequest, RefundUnlessServed, SharedLayer};
+use crate::backend::{Answer, Backend};
+use crate::decision::{Decision, Op, Reply, Snapshot};
+use crate::limiter::charge::{SettleError, Settlement};
+use crate::limiter::{self, Acquired, HandleFailure, Rejected, WaitFuture};
+use crate::partition::PartitionKey;
+use crate::policy::Policy;
+use crate::quota::Cost;
+use crate::response::{AllowedContext, Protocol, RejectedContext, Rejection};
+use crate::telemetry;
+use crate::wait::Bound;
+
+/// A future is not polled after it has completed.
+pub(super) const DONE: &str = "`ResponseFuture` polled after completion";
+
+pin_project! {
+    #[project = StateProj]
+    pub(super) enum RequestState<PendingRequest, Reply, WaitFuture, Inner, InFlight, Output> {
+        /// The backend answers later; only then anything is put aside.
+        Deciding { #[pin] reply: Reply, pending: Option<Box<PendingRequest>> },
+        /// The request waits to be allowed, or for an answer that must not be lost.
+        Waiting { wait: WaitFuture, pending: Option<Box<PendingRequest>> },
+        /// It may go on, and the inner service has to be ready.
+        WaitingForService { pending: Option<Box<PendingRequest>> },
+        /// The charge of a layer around this one is being changed.
+        Settling { settlement: Settlement, pending: Option<Box<PendingRequest>> },
+        /// The inner service has been called.
+        Calling { #[pin] response: Inner, in_flight: Option<InFlight>, unserved: Option<RefundUnlessServed> },
+        /// The request was rejected.
+        Done { result: Option<Output> },
+    }
+}
+
+/// What comes after a charge has been changed.
+pub(super) enum AfterSettlement {
+    /// The request goes on.
+    Allow,
+    /// It was rejected a part of its cost, and the rest has gone back: it is asked for as a whole.
+    CheckAgain(Rejection),
+    Reject(Rejection),
+}
+
+/// What waits for the decision, the service that is ready included.
+pub(super) struct PendingRequest<S, Req, K, B, C, F, R, P> {
+    pub(super) shared: Arc<SharedLayer<K, B, C, F, R, P>>,
+    pub(super) service: S,
+    pub(super) request: Req,
+    pub(super) policy: Policy,
+    pub(super) check: CheckRequest,
+    /// What gives the charge of a layer around this one back, if the request is given up.
+    pub(super) unserved: Option<RefundUnlessServed>,
+    /// What it goes on with, when the service is ready.
+    pub(super) admitted: Option<Admitted>,
+    /// What comes when a charge has been changed.
+    pub(super) next: Option<AfterSettlement>,
+    /// Since when the request may wait, and for how long.
+    pub(super) bound: Option<Bound>,
+    /// Whether the service's readiness has been given back.
+    pub(super) has_released_readiness: bool,
+}
+
+/// The state of the future of `S`.
+pub(super) type RequestStateOf<S, Req, K, B, C, F, R, P> = RequestState<
+    PendingRequest<S, Req, K, B, C, F, R, P>,
+    <B as Backend>::Future,
+    WaitFuture<<B as Backend>::Error>,
+    <S as Service<Req>>::Future,
+    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::InFlight,
+    RateLimitOutput<S, Req, R>,
+>;
+
+/// A request that is put aside.
+pub(super) type PendingRequestOf<S, Req, K, B, C, F, R, P> =
+    Box<PendingRequest<S, Req, K, B, C, F, R, P>>;
+
+/// What a limited service answers.
+pub(super) type RateLimitOutput<S, Req, R> = Result<
+    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Response,
+    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
+>;
+
+/// Passes a request on to a service that is ready.
+#[inline]
+pub(super) fn serve<S, Req, K, B, C, F, R, P>(
+    service: &mut S,
+    mut request: Req,
+    layer: &RateLimitLayer<K, B, C, F, R, P>,
+    policy: &Policy,
+    partition_key: Option<PartitionKey>,
+    admitted: Admitted,
+) -> RequestStateOf<S, Req, K, B, C, F, R, P>
+where
+    S: Service<Req>,
+    B: Backend,
+    R: Protocol<Req, S::Response, S::Error>,
+{
+    let allowed = AllowedContext {
+        answer: admitted.decision.map(|decision| (policy, decision)),
+        deferred_charge: admitted.deferred_charge,
+        joined: admitted.joined,
+        partition_key,
+        context: layer.backend.context(),
+    };
+    let in_flight = Some(layer.protocol.allow(&mut request, allowed));
+    let response = service.call(request);
+    RequestState::Calling {
+        response,
+        in_flight,
+        unserved: admitted.unserved,
+    }
+}
+
+impl<S, Req, K, B, C, F, R, P> PendingRequest<S, Req, K, B, C, F, R, P>
+where
+    S: Service<Req> + Clone,
+    B: Backend,
+    F: HandleFailure<B::Error>,
+    R: Protocol<Req, S::Response, S::Error>,
+{
+    /// The backend answers later.
+    pub(super) fn decide_later(
+        self: Box<Self>,
+        reply: B::Future,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        let layer = &self.shared.layer;
+        if layer.refund_unserved {
+            let wait =
+                limiter::refund_on_drop(reply, &layer.backend, &self.policy, &self.check.key);
+            let pending = Some(self);
+            return RequestState::Waiting { wait, pending };
+        }
+        let pending = Some(self);
+        RequestState::Deciding { reply, pending }
+    }
+
+    /// What comes after the backend's answer.
+    pub(super) fn decided(
+        mut self: Box<Self>,
+        reply: Result<Reply, B::Error>,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        let Self {
+            shared,
+            policy,
+            check,
+            ..
+        } = &mut *self;
+        let admission = shared.admission(reply, policy, check);
+        self.proceed(admission)
+    }
+
+    /// What comes after a wait.
+    pub(super) fn waited(
+        mut self: Box<Self>,
+        waited: Result<Acquired, Rejected<B::Error>>,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        let Self {
+            shared,
+            policy,
+            check,
+            bound,
+            ..
+        } = &mut *self;
+        let admission = match waited {
+            Ok(acquired) => shared.allow(acquired, policy, check),
+            Err(Rejected::Denied(decision)) => shared.deny(decision, policy, check),
+            Err(Rejected::Backend(error)) => {
+                if let (Some(bound), Some(local)) = (*bound, shared.layer.on_error.fallback()) {
+                    telemetry::backend_failed(&error, policy);
+                    check.use_fallback(policy);
+                    let left = bound.left(shared.layer.backend.context().now());
+                    let wait =
+                        limiter::acquire_local(local, policy, &check.key, &check.missing, left);
+                    let pending = Some(self);
+                    return RequestState::Waiting { wait, pending };
+                }
+                shared.admission(Err(error), policy, check)
+            }
+        };
+        self.proceed(admission)
+    }
+
+    pub(super) fn proceed(
+        mut self: Box<Self>,
+        admission: Admission,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        if !self.shared.layer.refund_unserved {
+            // Its reservation is due: from now on nothing is given up.
+            self.keep_charge();
+        }
+        match admission {
+            Admission::Allow(admitted) => self.call_when_ready(admitted),
+            Admission::Settle(settlement) => self.settle(settlement, AfterSettlement::Allow),
+            Admission::Reject(rejection) => self.reject(rejection),
+        }
+    }
+
+    /// Goes on as soon as the service is ready; it is if its readiness was kept.
+    fn call_when_ready(
+        mut self: Box<Self>,
+        admitted: Admitted,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        if self.has_released_readiness {
+            self.admitted = Some(admitted);
+            return RequestState::WaitingForService {
+                pending: Some(self),
+            };
+        }
+        self.serve(admitted)
+    }
+
+    /// Goes on to the service, which is ready.
+    pub(super) fn serve(mut self, admitted: Admitted) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        self.keep_charge();
+        let Self {
+            shared,
+            mut service,
+            request,
+            policy,
+            check,
+            ..
+        } = self;
+        let (layer, partition_key) = (&shared.layer, check.partition_key);
+        serve(
+            &mut service,
+            request,
+            layer,
+            &policy,
+            partition_key,
+            admitted,
+        )
+    }
+
+    /// Answers in place of the service, after a charge of a layer around this one has gone back.
+    fn reject(
+        mut self: Box<Self>,
+        rejection: Rejection,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        let Some(charge) = self.check.joined.take() else {
+            return self.respond(rejection);
+        };
+        self.release_readiness();
+        // Else what goes back does not change the answer, and nobody waits for it.
+        let matters = !self.check.elsewhere;
+        if matters
+            && self.must_check_again()
+            && let Some(settlement) = charge.lower(&Cost::ZERO)
+        {
+            self.check.joined = Some(charge);
+            return self.settle(settlement, AfterSettlement::CheckAgain(rejection));
+        }
+        let settlement = charge.reject();
+        if matters {
+            return self.settle(settlement, AfterSettlement::Reject(rejection));
+        }
+        self.respond(rejection)
+    }
+
+    /// Whether the wait for what was missing is not the one for the whole cost.
+    fn must_check_again(&self) -> bool {
+        self.check.missing != self.check.cost && !self.policy.has_waits_that_add_up()
+    }
+
+    pub(super) fn settle(
+        mut self: Box<Self>,
+        settlement: Settlement,
+        next: AfterSettlement,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        self.next = Some(next);
+        RequestState::Settling {
+            settlement,
+            pending: Some(self),
+        }
+    }
+
+    /// What comes after a charge has been changed, and what its numbers are by then.
+    pub(super) fn settled(
+        mut self: Box<Self>,
+        after: Result<Option<Snapshot>, SettleError>,
+        next: AfterSettlement,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        let gone_back = after.is_ok();
+        let after = after.ok().flatten();
+        match next {
+            AfterSettlement::Allow => {
+                let charge = self.check.joined.take().expect(DONE);
+                if let Some(after) = after {
+                    charge.set_decision(Decision::Allow(after));
+                }
+                let decision = charge.decision();
+                let admitted = self.shared.join(charge, decision);
+                self.call_when_ready(admitted)
+            }
+            AfterSettlement::CheckAgain(_) if gone_back => self.check_again(),
+            AfterSettlement::CheckAgain(rejection) => {
+                if let Some(charge) = self.check.joined.take() {
+                    drop(charge.reject());
+                }
+                self.respond(rejection)
+            }
+            AfterSettlement::Reject(mut rejection) => {
+                if let (Rejection::Limited { decision, .. }, Some(after)) = (&mut rejection, &after)
+                {
+                    *decision =
+                        Decision::from_snapshot(decision.snapshot().with_numbers_from(after));
+                }
+                self.respond(rejection)
+            }
+        }
+    }
+
+    /// Asks for the whole cost, where a part of it was rejected.
+    fn check_again(mut self: Box<Self>) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        let Self {
+            shared,
+            policy,
+            check,
+            ..
+        } = &mut *self;
+        check.missing = check.cost.clone();
+        let layer = &shared.layer;
+        if let Some(local) = layer.on_error.fallback().filter(|_| check.by_fallback) {
+            let reply = local.check(policy, &check.key, check.cost.clone());
+            return self.decided(Ok(reply));
+        }
+        match layer
+            .backend
+            .ask(Op::Check(check.cost.clone()), policy, &check.key)
+        {
+            Answer::Now(reply) => self.decided(reply),
+            Answer::Later(reply) => self.decide_later(reply),
+        }
+    }
+
+    fn respond(self, rejection: Rejection) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+        telemetry::rejected(&rejection);
+        let layer = &self.shared.layer;
+        let rejected = RejectedContext {
+            rejection,
+            partition_key: self.check.partition_key,
+            context: layer.backend.context(),
+        };
+        let result = layer.protocol.reject(&self.request, rejected);
+        let result = Some(result);
+        RequestState::Done { result }
+    }
+
+    /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.
+    pub(super) fn release_readiness(&mut self) {
+        if !self.has_released_readiness {
+            self.service = self.service.clone();
+            self.has_released_readiness = true;
+        }
+    }
+
+    fn keep_charge(&mut self) {
+        if let Some(mut unserved) = self.unserved.take() {
+            unserved.served();
+        }
+    }
+}
