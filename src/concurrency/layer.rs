@@ -1,18 +1,16 @@
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use tower_layer::Layer;
+use http::Response;
 
-use super::{Hold, SemaphoreService};
+use super::policy_of::SemaphorePolicyFn;
 use crate::backend::PermitBackend;
 use crate::clock::micros_up;
 use crate::cost::{CostFn, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
-use crate::limiter::{HandleFailure, Unspecified};
+use crate::limiter::Unspecified;
 use crate::partition::{PartitionKey, Partitioner};
 use crate::policy::SemaphorePolicy;
 use crate::quota::Cost;
@@ -21,7 +19,7 @@ use crate::response::ShortSecret;
 use crate::response::{
     ExistingHeaders, HeaderFormats, Http, NoHook, PlainText, RejectFn, Rejection, RespondFn,
 };
-use crate::semaphore::Semaphore;
+use crate::semaphore::{Hold, Semaphore};
 use crate::wait::MaxWait;
 
 /// Bounds what a service has in flight at a time, for each key: `K` says whose request it is, `S` keeps who holds a
@@ -73,41 +71,6 @@ pub struct SemaphoreLayer<K, S, W = Cost, F = Unspecified, R = Http, P = Semapho
     pub(super) skip_unkeyed: bool,
     pub(super) max_wait: MaxWait,
     pub(super) partitioner: Option<Partitioner>,
-}
-
-/// Says how many permits a request of type `R` competes for. [`SemaphorePolicy`] are the same for all.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot pick permits for `{R}`",
-    note = "use `.policy_fn(|head, key| ..)`"
-)]
-pub trait SemaphorePolicyOf<R> {
-    /// The permits for `request`, whose key is `key`.
-    fn policy(&self, request: &R, key: &Key) -> SemaphorePolicy;
-}
-
-impl<R> SemaphorePolicyOf<R> for SemaphorePolicy {
-    fn policy(&self, _: &R, _: &Key) -> SemaphorePolicy {
-        self.clone()
-    }
-}
-
-/// Permits by a closure; see [`SemaphoreLayer::policy_fn`].
-#[derive(Clone, Copy)]
-pub struct SemaphorePolicyFn<F>(F);
-
-impl<B, F> SemaphorePolicyOf<Request<B>> for SemaphorePolicyFn<F>
-where
-    F: Fn(&Head<'_>, &Key) -> SemaphorePolicy,
-{
-    fn policy(&self, request: &Request<B>, key: &Key) -> SemaphorePolicy {
-        (self.0)(&Head::from(request), key)
-    }
-}
-
-impl<F> fmt::Debug for SemaphorePolicyFn<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SemaphorePolicyFn(..)")
-    }
 }
 
 impl<K, S: PermitBackend> SemaphoreLayer<K, S> {
@@ -181,7 +144,7 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
         self.with_policy(SemaphorePolicyFn(f))
     }
 
-    /// The permits are those that `policy` says, a [`SemaphorePolicyOf`] of your own.
+    /// The permits are those that `policy` says, a [`SemaphorePolicyOf`](super::SemaphorePolicyOf) of your own.
     pub fn with_policy<Q>(self, policy: Q) -> SemaphoreLayer<K, S, W, F, R, Q> {
         self.rebuilt(|weight, on_error, protocol, _| (weight, on_error, protocol, policy))
     }
@@ -339,25 +302,6 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
             let body = PlainText::default();
             (weight, on_error, protocol.with_body(body), policy)
         })
-    }
-}
-
-impl<I, K, S, W, F, R, P> Layer<I> for SemaphoreLayer<K, S, W, F, R, P>
-where
-    K: Clone,
-    S: PermitBackend,
-    W: Clone,
-    F: HandleFailure<S::Error>, // here, so that the compiler names the missing choice
-    R: Clone,
-    P: Clone,
-{
-    type Service = SemaphoreService<I, K, S, W, F, R, P>;
-
-    fn layer(&self, inner: I) -> Self::Service {
-        SemaphoreService {
-            inner,
-            layer: Arc::new(self.clone()),
-        }
     }
 }
 

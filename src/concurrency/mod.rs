@@ -58,11 +58,14 @@
 mod extract;
 mod future;
 mod layer;
+mod pending;
+mod policy_of;
 mod service;
 
 #[cfg(feature = "axum")]
 pub use self::extract::MissingPermit;
 pub use self::future::ResponseFuture;
-pub use self::layer::{SemaphoreLayer, SemaphorePolicyFn, SemaphorePolicyOf};
+pub use self::layer::SemaphoreLayer;
+pub use self::policy_of::{SemaphorePolicyFn, SemaphorePolicyOf};
 pub use self::service::SemaphoreService;
 pub use crate::semaphore::{AnyLost, HeldPermit, Hold, KeptPermit};

@@ -3,9 +3,11 @@ use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use tower_layer::Layer;
 use tower_service::Service;
 
-use super::future::{PendingAcquire, PermitRequestState, ResponseFuture, reject, serve};
+use super::future::ResponseFuture;
+use super::pending::{PendingAcquire, PermitRequestState, reject, serve};
 use super::{SemaphoreLayer, SemaphorePolicyOf};
 use crate::backend::PermitBackend;
 use crate::cost::CostOf;
@@ -23,6 +25,25 @@ pub struct SemaphoreService<I, K, S, W, F, R, P> {
     pub(super) inner: I,
     /// Clones share it.
     pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,
+}
+
+impl<I, K, S, W, F, R, P> Layer<I> for SemaphoreLayer<K, S, W, F, R, P>
+where
+    K: Clone,
+    S: PermitBackend,
+    W: Clone,
+    F: HandleFailure<S::Error>, // here, so that the compiler names the missing choice
+    R: Clone,
+    P: Clone,
+{
+    type Service = SemaphoreService<I, K, S, W, F, R, P>;
+
+    fn layer(&self, inner: I) -> Self::Service {
+        SemaphoreService {
+            inner,
+            layer: Arc::new(self.clone()),
+        }
+    }
 }
 
 impl<I, K, S, W, F, R, P, Req> Service<Req> for SemaphoreService<I, K, S, W, F, R, P>

@@ -1,0 +1,243 @@
+use std::pin::Pin;
+use std::sync::Arc;
+
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::SemaphoreLayer;
+use crate::backend::PermitBackend;
+use crate::decision::RetryAfter;
+use crate::key::{Key, KeyExtractor};
+use crate::limiter::{Failure, HandleFailure};
+use crate::policy::SemaphorePolicy;
+use crate::response::{PermitContext, PermitProtocol, RejectedContext, Rejection};
+use crate::semaphore::{AcquireError, Permit, Semaphore};
+use crate::telemetry::{self, DecisionOutcome};
+use crate::wait::{Bound, MaxWait};
+
+/// A future is not polled after it has completed.
+pub(super) const DONE: &str = "`ResponseFuture` polled after completion";
+
+pin_project! {
+    #[project = StateProj]
+    pub(super) enum PermitRequestState<PendingAcquire, AcquireFuture, Inner, PermitHolder, Output> {
+        /// A permit is asked for, and perhaps waited for.
+        Acquiring { acquiring: AcquireFuture, pending: Option<Box<PendingAcquire>> },
+        /// It is there, and the inner service has to be ready.
+        WaitingForService { pending: Option<Box<PendingAcquire>> },
+        /// The inner service has been called. Dropped in this order: the work ends before its permit does.
+        Calling { #[pin] response: Inner, holder: Option<PermitHolder> },
+        /// The request was rejected.
+        Done { result: Option<Output> },
+    }
+}
+
+/// A permit that is asked for, wherever it goes.
+pub(super) type AcquireFuture<E> =
+    Pin<Box<dyn Future<Output = Result<Permit, AcquireError<E>>> + Send>>;
+
+/// What waits for a permit, the service that is ready included.
+pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
+    pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,
+    pub(super) service: I,
+    pub(super) request: Req,
+    pub(super) policy: SemaphorePolicy,
+    pub(super) key: Key,
+    pub(super) weight: u32,
+    /// What the request goes on with, when the service is ready.
+    pub(super) permit: Option<Permit>,
+    /// Since when it may wait, and for how long.
+    pub(super) bound: Option<Bound>,
+    /// Whether the service's readiness has been given back.
+    pub(super) has_released_readiness: bool,
+}
+
+/// The state of the future of `I`.
+pub(super) type PermitRequestStateOf<I, Req, K, S, W, F, R, P> = PermitRequestState<
+    PendingAcquire<I, Req, K, S, W, F, R, P>,
+    AcquireFuture<<S as PermitBackend>::Error>,
+    <I as Service<Req>>::Future,
+    <R as PermitProtocol<Req, <I as Service<Req>>::Response, <I as Service<Req>>::Error>>::PermitHolder,
+    SemaphoreOutput<I, Req, R>,
+>;
+
+/// What a bounded service answers.
+type SemaphoreOutput<I, Req, R> = Result<
+    <R as crate::response::Protocol<
+        Req,
+        <I as Service<Req>>::Response,
+        <I as Service<Req>>::Error,
+    >>::Response,
+    <R as crate::response::Protocol<
+        Req,
+        <I as Service<Req>>::Response,
+        <I as Service<Req>>::Error,
+    >>::Error,
+>;
+
+/// Answers in place of the service.
+pub(super) fn reject<Req, Res, Err, K, S, W, F, R, P>(
+    layer: &SemaphoreLayer<K, S, W, F, R, P>,
+    request: &Req,
+    key: Option<&Key>,
+    rejection: Rejection,
+) -> Result<R::Response, R::Error>
+where
+    S: PermitBackend,
+    R: PermitProtocol<Req, Res, Err>,
+{
+    telemetry::rejected(&rejection);
+    let rejected = RejectedContext {
+        rejection,
+        partition_key: key.and_then(|key| layer.partition_key_of(key)),
+        context: layer.semaphore.backend().context(),
+    };
+    layer.protocol.reject(request, rejected)
+}
+
+/// Passes a request on to a service that is ready, with what it holds.
+pub(super) fn serve<I, Req, K, S, W, F, R, P>(
+    layer: &SemaphoreLayer<K, S, W, F, R, P>,
+    service: &mut I,
+    mut request: Req,
+    key: Option<&Key>,
+    permit: Option<Permit>,
+) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P>
+where
+    I: Service<Req>,
+    S: PermitBackend,
+    R: PermitProtocol<Req, I::Response, I::Error>,
+{
+    // First: if the call panics, it is given back.
+    let context = PermitContext {
+        permit,
+        hold: layer.hold,
+        partition_key: key.and_then(|key| layer.partition_key_of(key)),
+    };
+    let holder = Some(layer.protocol.hold_permit(&mut request, context));
+    let response = service.call(request);
+    PermitRequestState::Calling { response, holder }
+}
+
+/// Asks for a permit, from the first poll on.
+fn acquire<B: PermitBackend, E: 'static>(
+    semaphore: Semaphore<B>,
+    key: Key,
+    weight: u32,
+    max_wait: impl FnOnce() -> MaxWait + Send + 'static,
+    map_error: impl FnOnce(AcquireError<B::Error>) -> AcquireError<E> + Send + 'static,
+) -> AcquireFuture<E> {
+    Box::pin(async move {
+        let acquired = semaphore.acquire(&key, weight, max_wait()).await;
+        acquired.map_err(map_error)
+    })
+}
+
+impl<I, Req, K, S, W, F, R, P> PendingAcquire<I, Req, K, S, W, F, R, P>
+where
+    I: Service<Req> + Clone,
+    K: KeyExtractor<Req>,
+    S: PermitBackend,
+    F: HandleFailure<S::Error>,
+    R: PermitProtocol<Req, I::Response, I::Error>,
+{
+    /// Asks for a permit.
+    pub(super) fn acquire(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        let semaphore = self.layer.semaphore.with_policy(&self.policy);
+        let (backend, bound) = (semaphore.backend().clone(), self.bound);
+        let left = move || bound.map_or(MaxWait::NONE, |bound| bound.left(backend.context().now()));
+        let acquiring = acquire(semaphore, self.key.clone(), self.weight, left, |no| no);
+        let pending = Some(self);
+        PermitRequestState::Acquiring { acquiring, pending }
+    }
+
+    /// What comes after the answer.
+    pub(super) fn acquired(
+        mut self: Box<Self>,
+        acquired: Result<Permit, AcquireError<S::Error>>,
+    ) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        let error = match acquired {
+            Ok(permit) => {
+                telemetry::permit_decided(&self.policy, DecisionOutcome::Allowed);
+                self.permit = Some(permit);
+                return self.call_when_ready();
+            }
+            Err(AcquireError::Denied(decision)) => {
+                // A weight above the capacity is too much for any service: that is the client's.
+                let never = decision.retry_after() == Some(RetryAfter::Never);
+                let rejection = Rejection::Busy {
+                    policy: self.policy.clone(),
+                    decision,
+                    is_global: self.layer.key.is_global() && !never,
+                };
+                return self.reject(rejection);
+            }
+            Err(AcquireError::Backend(error)) => error,
+        };
+        telemetry::permit_backend_failed(&error, &self.policy);
+        let context = self.layer.semaphore.backend().context();
+        match self.layer.on_error.on_failure(&error) {
+            Failure::FailOpen => {
+                telemetry::permit_decided(&self.policy, DecisionOutcome::Passed);
+                context.count_unpermitted();
+                self.call_when_ready()
+            }
+            Failure::FailClosed => {
+                telemetry::permit_decided(&self.policy, DecisionOutcome::Unavailable);
+                self.reject(Rejection::Unavailable)
+            }
+            Failure::Fallback(local) => {
+                let local = Semaphore::new(self.policy.clone(), local.clone());
+                let left = self
+                    .bound
+                    .map_or(MaxWait::NONE, |bound| bound.left(context.now()));
+                let (key, weight) = (self.key.clone(), self.weight);
+                let acquiring =
+                    acquire(local, key, weight, move || left, AcquireError::widen_error);
+                let pending = Some(self);
+                PermitRequestState::Acquiring { acquiring, pending }
+            }
+        }
+    }
+
+    /// Goes on as soon as the service is ready; it is if its readiness was kept.
+    fn call_when_ready(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        if self.has_released_readiness {
+            return PermitRequestState::WaitingForService {
+                pending: Some(self),
+            };
+        }
+        self.serve()
+    }
+
+    /// Goes on to the service, which is ready.
+    pub(super) fn serve(self) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        let Self {
+            layer,
+            mut service,
+            request,
+            permit,
+            key,
+            ..
+        } = self;
+        serve(&layer, &mut service, request, Some(&key), permit)
+    }
+
+    fn reject(self, rejection: Rejection) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        let result = Some(reject(
+            &*self.layer,
+            &self.request,
+            Some(&self.key),
+            rejection,
+        ));
+        PermitRequestState::Done { result }
+    }
+
+    /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.
+    pub(super) fn release_readiness(&mut self) {
+        if !self.has_released_readiness {
+            self.service = self.service.clone();
+            self.has_released_readiness = true;
+        }
+    }
+}

@@ -1,0 +1,42 @@
+use std::fmt;
+
+use http::Request;
+
+use crate::head::Head;
+use crate::key::Key;
+use crate::policy::SemaphorePolicy;
+
+/// Says how many permits a request of type `R` competes for. [`SemaphorePolicy`] are the same for all.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot pick permits for `{R}`",
+    note = "use `.policy_fn(|head, key| ..)`"
+)]
+pub trait SemaphorePolicyOf<R> {
+    /// The permits for `request`, whose key is `key`.
+    fn policy(&self, request: &R, key: &Key) -> SemaphorePolicy;
+}
+
+impl<R> SemaphorePolicyOf<R> for SemaphorePolicy {
+    fn policy(&self, _: &R, _: &Key) -> SemaphorePolicy {
+        self.clone()
+    }
+}
+
+/// Permits by a closure; see [`SemaphoreLayer::policy_fn`].
+#[derive(Clone, Copy)]
+pub struct SemaphorePolicyFn<F>(pub(super) F);
+
+impl<B, F> SemaphorePolicyOf<Request<B>> for SemaphorePolicyFn<F>
+where
+    F: Fn(&Head<'_>, &Key) -> SemaphorePolicy,
+{
+    fn policy(&self, request: &Request<B>, key: &Key) -> SemaphorePolicy {
+        (self.0)(&Head::from(request), key)
+    }
+}
+
+impl<F> fmt::Debug for SemaphorePolicyFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SemaphorePolicyFn(..)")
+    }
+}
