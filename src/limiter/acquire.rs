@@ -170,10 +170,10 @@ pub(crate) fn record_outcome<E>(
 ) -> Result<Acquired, Rejected<E>> {
     match &outcome {
         Ok(acquired) => {
-            telemetry::checked(policy, true);
-            telemetry::waited(acquired.waited, policy);
+            telemetry::checked(policy.labels(), true);
+            telemetry::waited(acquired.waited, policy.labels());
         }
-        Err(Rejected::Denied(_)) => telemetry::checked(policy, false),
+        Err(Rejected::Denied(_)) => telemetry::checked(policy.labels(), false),
         Err(Rejected::Backend(_)) => {}
     }
     outcome

@@ -61,7 +61,7 @@ impl<B: Backend> Limiter<B> {
     /// If the backend gave no answer; one in memory always does.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
         let reply = self.ask(Op::Check(cost.into()), key).await?;
-        telemetry::checked(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
     }
 
@@ -101,7 +101,7 @@ impl<B: Backend> Limiter<B> {
         let cost = cost.into();
         let mut reply = self.ask(Op::Reserve { cost, max_wait }, key).await?;
         cancel::set_due(&mut reply, self.backend.context());
-        telemetry::checked(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
     }
 
@@ -264,7 +264,7 @@ impl<C: Clock> Limiter<MemoryBackend<C>> {
     #[inline]
     pub fn check_now(&self, key: &Key, cost: impl Into<Cost>) -> Reply {
         let reply = self.backend.check(&self.policy, key, cost.into());
-        telemetry::checked(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         reply
     }
 }

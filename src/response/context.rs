@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Rejection;
+use super::rejection::Rejection;
 use crate::backend::BackendContext;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Receipt};

@@ -1,9 +1,8 @@
 //! The `RateLimit` and `RateLimit-Policy` fields of draft-ietf-httpapi-ratelimit-headers-11 (23 May 2026): RFC 9651
 //! lists of strings with parameters, written canonically.
 
-use smallvec::SmallVec;
-
 use super::base64;
+use super::field::Field;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::policy::{NamedQuota, SemaphorePolicy};
 use crate::quota::{Rule, Unit};
@@ -148,9 +147,6 @@ impl FieldItem {
         }
     }
 }
-
-/// The bytes of a field value.
-pub(super) type Field = SmallVec<[u8; 128]>;
 
 /// Whole seconds, rounded up, never 0.
 pub(super) const fn seconds(micros: u64) -> u64 {

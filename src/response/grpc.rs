@@ -10,8 +10,10 @@ use std::time::Duration;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 
-use super::headers::{self, A_SECOND};
-use super::{Rejection, ResponseBody, base64, protobuf};
+use super::body::ResponseBody;
+use super::rejection::Rejection;
+use super::retry_after::{self, A_SECOND};
+use super::{base64, problem, protobuf};
 use crate::clock::micros_up;
 use crate::decision::RetryAfter;
 
@@ -72,7 +74,7 @@ impl GrpcStatus {
             } => (
                 RESOURCE_EXHAUSTED,
                 "too many requests in flight",
-                Some(headers::busy_retry_after(decision)),
+                Some(retry_after::busy_retry_after(decision)),
             ),
             Rejection::NoKey(error) => match error.status() {
                 StatusCode::BAD_REQUEST => (INVALID_ARGUMENT, "bad request", None),
@@ -162,7 +164,7 @@ pub(super) fn write(
         Rejection::Limited {
             policy, decision, ..
         } => message.quota_failure(
-            headers::violated(policy, decision.snapshot()),
+            problem::violated(policy, decision.snapshot()),
             "quota exceeded",
         ),
         Rejection::Busy {

@@ -3,9 +3,9 @@
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-use super::draft11::{Field, MICROS};
+use super::draft11::MICROS;
 use super::existing::{self, OneLimit};
-use super::headers::{RATELIMIT, value};
+use super::field::{Field, RATELIMIT, value};
 use crate::clock::Timestamp;
 use crate::decision::{NEVER, Snapshot};
 

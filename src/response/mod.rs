@@ -47,39 +47,33 @@
 //! # Ok(()) }
 //! ```
 
+mod as_error;
 mod base64;
 mod body;
 mod context;
 mod deadline;
 mod draft11;
 mod existing;
+mod field;
 mod format;
 mod grpc;
-mod headers;
 mod hook;
+mod http;
+mod in_flight;
 mod legacy_headers;
 mod permit_protocol;
+mod prepared;
 mod problem;
 mod protobuf;
 mod protocol;
+mod rejection;
 mod rejection_body;
+mod retry_after;
 mod structured;
 #[cfg(test)]
 mod vectors;
 
-use std::fmt;
-
-use bytes::Bytes;
-use http::{Response, StatusCode};
-
-use crate::decision::{Decision, RetryAfter};
-use crate::key::KeyError;
-use crate::policy::{Policy, SemaphorePolicy};
-
-pub use crate::partition::PartitionKey;
-#[cfg(feature = "partition-key")]
-pub use crate::partition::ShortSecret;
-
+pub use self::as_error::{AsError, LimitError};
 pub use self::body::ResponseBody;
 pub(crate) use self::context::DeferredCharge;
 pub use self::context::{AllowedContext, PermitContext, RejectedContext};
@@ -87,94 +81,13 @@ pub use self::existing::ExistingHeaders;
 pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::grpc::is_grpc;
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
+pub use self::http::Http;
+pub use self::in_flight::HttpInFlight;
 pub use self::permit_protocol::{HttpPermitHolder, PermitProtocol};
-pub use self::protocol::{AsError, Http, HttpInFlight, LimitError, Protocol};
-pub use self::rejection_body::{
-    PlainText, Problem, ProblemType, RejectFn, RejectionBody, RespondFn,
-};
-
-/// Why a request does not reach the service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Rejection {
-    /// Over the limit.
-    Limited {
-        /// The policy that rejected.
-        policy: Policy,
-        /// Its answer.
-        decision: Decision,
-        /// Whether a layer of the same policy around this one had charged a part, which has gone back.
-        joined: bool,
-    },
-    /// Too many are in flight.
-    Busy {
-        /// What they hold.
-        policy: SemaphorePolicy,
-        /// What the semaphore answered: when enough leases will have ended by themselves is in it, a hint.
-        decision: Decision,
-        /// Whether it is the whole service that has too many in flight, not the client.
-        is_global: bool,
-    },
-    /// Nobody can say whose limit it is.
-    NoKey(KeyError),
-    /// The backend gave no answer, and that has been chosen to mean no.
-    Unavailable,
-}
-
-impl Rejection {
-    /// The status for HTTP: 429, 400, 500 or 503.
-    #[must_use]
-    pub const fn status(&self) -> StatusCode {
-        match self {
-            Self::Limited { .. }
-            | Self::Busy {
-                is_global: false, ..
-            } => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoKey(error) => error.status(),
-            Self::Busy { .. } | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-
-    /// What is answered if nothing else is said: problem details. For closures that answer some clients in another way
-    /// ([`reject_fn`](crate::RateLimitLayer::reject_fn)).
-    #[must_use]
-    pub fn problem(&self) -> Response<Bytes> {
-        let mut response = Response::new(problem::body(self, ProblemType::default()));
-        problem::write_head(self, &mut response);
-        response
-    }
-
-    /// The answer of the policy or the semaphore that rejected, if it was that.
-    #[must_use]
-    pub const fn decision(&self) -> Option<&Decision> {
-        match self {
-            Self::Limited { decision, .. } | Self::Busy { decision, .. } => Some(decision),
-            _ => None,
-        }
-    }
-
-    /// The wait after which the same request is allowed, if the policy rejected; of a semaphore a hint, for requests
-    /// end sooner than leases.
-    #[must_use]
-    pub const fn retry_after(&self) -> Option<RetryAfter> {
-        match self {
-            Self::Limited { decision, .. } | Self::Busy { decision, .. } => decision.retry_after(),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Limited { policy, .. } => write!(f, "rate limit `{}` exceeded", policy.name()),
-            Self::Busy { policy, .. } => {
-                write!(f, "too many requests of `{}` in flight", policy.name())
-            }
-            Self::NoKey(error) => error.fmt(f),
-            Self::Unavailable => f.write_str("the rate limiter gave no answer"),
-        }
-    }
-}
-
-impl std::error::Error for Rejection {}
+pub use self::problem::ProblemType;
+pub use self::protocol::Protocol;
+pub use self::rejection::Rejection;
+pub use self::rejection_body::{PlainText, Problem, RejectFn, RejectionBody, RespondFn};
+pub use crate::partition::PartitionKey;
+#[cfg(feature = "partition-key")]
+pub use crate::partition::ShortSecret;

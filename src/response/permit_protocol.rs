@@ -3,11 +3,17 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 
-use super::headers::{self, FieldOptions};
-use super::{
-    AsError, ExistingHeaders, HeaderFormats, Http, NoHook, PermitContext, Protocol, RejectionBody,
-    ResponseBody, grpc, protocol,
-};
+use super::as_error::AsError;
+use super::body::ResponseBody;
+use super::context::PermitContext;
+use super::existing::ExistingHeaders;
+use super::format::HeaderFormats;
+use super::hook::NoHook;
+use super::http::Http;
+use super::prepared::{FieldOptions, write_permits};
+use super::protocol::Protocol;
+use super::rejection_body::RejectionBody;
+use super::{field, grpc};
 use crate::clock::Timestamp;
 use crate::partition::PartitionKey;
 use crate::semaphore::{HeldPermit, Hold, Permit};
@@ -69,7 +75,7 @@ where
         let Some(permit) = holder.permit else {
             return response.map(ResponseBody::inner);
         };
-        if protocol::writes_fields_on(response.status(), holder.on_redirects)
+        if field::is_written_on(response.status(), holder.on_redirects)
             && !grpc::is_grpc(response.headers())
         {
             let headers = response.headers_mut();
@@ -80,7 +86,7 @@ where
                 at: Timestamp::default(), // draft 11 tells no point in time
                 partition_key: holder.partition_key.as_ref().map(PartitionKey::as_bytes),
             };
-            headers::write_permits(options, permit.policy(), permit.decision(), headers);
+            write_permits(options, permit.policy(), permit.decision(), headers);
         }
         if holder.extensions {
             response.extensions_mut().insert(permit.decision().clone());

@@ -1,37 +1,23 @@
 //! Bodies of rejections: problem details (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers-11.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
+use http::StatusCode;
 
-use super::headers::{self, PreparedFields};
-use super::{ProblemType, Rejection};
+use crate::decision::Snapshot;
+use crate::policy::Policy;
 
-/// What is answered if nothing else is said.
-pub(super) fn body(rejection: &Rejection, kind: ProblemType) -> Bytes {
-    match rejection {
-        Rejection::Limited {
-            policy, decision, ..
-        } => match kind {
-            ProblemType::QuotaExceeded => policy
-                .derived(PreparedFields::from_policy)
-                .problem(policy, decision.snapshot()),
-            ProblemType::AbnormalUsageDetected => {
-                abnormal_usage(headers::violated(policy, decision.snapshot()))
-            }
-        },
-        Rejection::Busy {
-            is_global: true, ..
-        } => reduced_capacity(),
-        Rejection::Busy { policy, .. } => quota_exceeded([policy.name()].into_iter()),
-        _ => about_blank(rejection.status()),
-    }
-}
-
-pub(super) fn write_head<B>(rejection: &Rejection, response: &mut Response<B>) {
-    *response.status_mut() = rejection.status();
-    let kind = HeaderValue::from_static("application/problem+json");
-    response.headers_mut().insert(CONTENT_TYPE, kind);
+/// What a client that is over a limit is told its problem is: one of the types of
+/// draft-ietf-httpapi-ratelimit-headers-11. (Its third one, `temporary-reduced-capacity`, is that of a service which
+/// has too much in flight in all.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ProblemType {
+    /// `quota-exceeded`.
+    #[default]
+    QuotaExceeded,
+    /// `abnormal-usage-detected`: for a limit that nobody meets who uses the service as it is meant, on attempts to log
+    /// in say.
+    AbnormalUsageDetected,
 }
 
 /// The quota of at least one of these policies is used up.
@@ -45,7 +31,7 @@ pub(super) fn quota_exceeded<'a>(violated: impl Iterator<Item = &'a str>) -> Byt
 }
 
 /// The same, and nobody who uses the service as it is meant gets there. The title is spelt as in the draft.
-fn abnormal_usage<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
+pub(super) fn abnormal_usage<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
     let head = concat!(
         r#"{"type":"https://iana.org/assignments/http-problem-types#abnormal-usage-detected","#,
         r#""title":"Request not satisifed due to detection of abnormal request pattern","#,
@@ -102,4 +88,14 @@ pub(super) fn about_blank(status: StatusCode) -> Bytes {
             br#"{"type":"about:blank","title":"Internal Server Error","status":500}"#,
         ),
     }
+}
+
+/// The names of the quotas that deny.
+pub(super) fn violated<'a>(
+    policy: &'a Policy,
+    snapshot: &'a Snapshot,
+) -> impl Iterator<Item = &'a str> {
+    let both = policy.quotas().iter().zip(snapshot.quotas());
+    both.filter(|(_, answer)| !answer.is_allowed())
+        .map(|(named, _)| named.name())
 }

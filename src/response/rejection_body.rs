@@ -7,7 +7,10 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Body;
 
-use super::{Rejection, ResponseBody, problem};
+use super::body::ResponseBody;
+use super::prepared::PreparedFields;
+use super::problem::{self, ProblemType};
+use super::rejection::Rejection;
 use crate::head::Head;
 
 /// What a rejection says to people, in a service whose responses have bodies of type `B`.
@@ -32,26 +35,50 @@ pub struct Problem {
     pub(crate) kind: ProblemType,
 }
 
-/// What a client that is over a limit is told its problem is: one of the types of
-/// draft-ietf-httpapi-ratelimit-headers-11. (Its third one, `temporary-reduced-capacity`, is that of a service which
-/// has too much in flight in all.)
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ProblemType {
-    /// `quota-exceeded`.
-    #[default]
-    QuotaExceeded,
-    /// `abnormal-usage-detected`: for a limit that nobody meets who uses the service as it is meant, on attempts to log
-    /// in say.
-    AbnormalUsageDetected,
-}
-
 impl<B> RejectionBody<B> for Problem {
     fn response(&self, _: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>> {
-        let mut response = Response::new(problem::body(rejection, self.kind).into());
-        problem::write_head(rejection, &mut response);
+        let mut response = Response::new(problem_body(rejection, self.kind).into());
+        write_problem_head(rejection, &mut response);
         response
     }
+}
+
+impl Rejection {
+    /// What is answered if nothing else is said: problem details. For closures that answer some clients in another way
+    /// ([`reject_fn`](crate::RateLimitLayer::reject_fn)).
+    #[must_use]
+    pub fn problem(&self) -> Response<Bytes> {
+        let mut response = Response::new(problem_body(self, ProblemType::default()));
+        write_problem_head(self, &mut response);
+        response
+    }
+}
+
+/// What is answered if nothing else is said.
+fn problem_body(rejection: &Rejection, kind: ProblemType) -> Bytes {
+    match rejection {
+        Rejection::Limited {
+            policy, decision, ..
+        } => match kind {
+            ProblemType::QuotaExceeded => policy
+                .derived(PreparedFields::from_policy)
+                .problem(policy, decision.snapshot()),
+            ProblemType::AbnormalUsageDetected => {
+                problem::abnormal_usage(problem::violated(policy, decision.snapshot()))
+            }
+        },
+        Rejection::Busy {
+            is_global: true, ..
+        } => problem::reduced_capacity(),
+        Rejection::Busy { policy, .. } => problem::quota_exceeded([policy.name()].into_iter()),
+        _ => problem::about_blank(rejection.status()),
+    }
+}
+
+fn write_problem_head<B>(rejection: &Rejection, response: &mut Response<B>) {
+    *response.status_mut() = rejection.status();
+    let kind = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
 }
 
 /// A line of plain text; see [`plain_text`](crate::RateLimitLayer::plain_text).

@@ -6,8 +6,10 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::draft11::FieldItem;
+use super::field::write_no_store;
 use super::format::{HeaderFormat, HeaderFormats, Reset};
-use super::headers::{FieldOptions, PreparedFields, write_no_store, write_wait};
+use super::prepared::{FieldOptions, PreparedFields};
+use super::retry_after::write_wait;
 use super::{ExistingHeaders, Rejection, grpc, problem};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, NEVER, QuotaSnapshot, Snapshot};

@@ -56,7 +56,7 @@
 //! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background
 //! of the Tokio runtime that it is called in (on a thread without one it fails), so that the answer to a client need
 //! not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the backend's
-//! [`BackendContext`].
+//! [`BackendContext`](crate::backend::BackendContext).
 
 mod error;
 mod handle;
@@ -68,4 +68,3 @@ pub use self::error::SettleError;
 pub use self::handle::Charge;
 pub(crate) use self::settle::Settle;
 pub use self::settlement::Settlement;
-use crate::backend::BackendContext;

@@ -1,25 +1,21 @@
 //! A decision as header fields, in whichever format: everything that is written into a response's head is written here.
 
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{CACHE_CONTROL, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderValue, RETRY_AFTER};
 
-use super::draft11::{Field, FieldItem, seconds};
+use super::draft11::FieldItem;
 use super::existing::{ExistingHeaders, OneLimit};
+use super::field::{Field, RATELIMIT, RATELIMIT_POLICY, append, value};
 use super::format::{Draft, HeaderFormats, Reset};
 use super::legacy_headers::GoverningQuota;
-use super::problem;
+use super::problem::{self, violated};
+use super::retry_after::write_retry_after;
 use crate::clock::Timestamp;
-use crate::decision::{Decision, QuotaSnapshot, RetryAfter, Snapshot};
+use crate::decision::{Decision, QuotaSnapshot, Snapshot};
 use crate::policy::{Policy, SemaphorePolicy};
-
-pub(super) const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-const SHADOW: HeaderName = HeaderName::from_static("x-ratelimit-shadow");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// How one answer is told.
 #[derive(Clone, Copy)]
@@ -200,13 +196,6 @@ impl PreparedFields {
     }
 }
 
-/// Tells of a rejection that is not enforced.
-pub(super) fn write_shadow(policy: &Policy, headers: &mut HeaderMap) {
-    if let Ok(name) = HeaderValue::from_str(policy.name()) {
-        headers.append(SHADOW, name);
-    }
-}
-
 /// Adds the fields of permits behind what a layer further in has written. Only draft 11 knows of concurrency.
 pub(super) fn write_permits(
     options: FieldOptions<'_>,
@@ -235,84 +224,5 @@ pub(super) fn write_permits(
         }
         append(RATELIMIT_POLICY, &policy, headers);
         append(RATELIMIT, &limit, headers);
-    }
-}
-
-/// What those are told who are rejected for want of permits.
-pub(super) fn busy_retry_after(decision: &Decision) -> RetryAfter {
-    match decision.retry_after() {
-        Some(RetryAfter::In(wait)) => RetryAfter::In(wait.min(A_SECOND)),
-        _ => RetryAfter::Never,
-    }
-}
-
-/// What those are told whom waiting may help, and nobody knows when.
-pub(super) const A_SECOND: Duration = Duration::from_secs(1);
-
-/// The wait of a rejection, `jitter` µs later than the request is allowed.
-pub(super) fn write_wait(
-    retry_after: RetryAfter,
-    jitter: u64,
-    existing: ExistingHeaders,
-    now: impl FnOnce() -> Timestamp,
-    headers: &mut HeaderMap,
-) {
-    if let RetryAfter::In(wait) = retry_after {
-        // Waits are whole microseconds.
-        let wait = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
-        let wait = wait.saturating_add(jitter);
-        write_retry_after(seconds(wait), existing, now, headers);
-    }
-}
-
-/// Forbids caches to store a rejection, which depends on the client (RFC 6585 §4 for 429). A `Cache-Control` with
-/// `no-store` stays as it is; any other one is replaced.
-pub(super) fn write_no_store(headers: &mut HeaderMap) {
-    let forbids = |value: &HeaderValue| {
-        let mut directives = value.as_bytes().split(|byte| *byte == b',');
-        directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-store"))
-    };
-    if !headers.get_all(CACHE_CONTROL).iter().any(forbids) {
-        headers.insert(CACHE_CONTROL, NO_STORE);
-    }
-}
-
-/// `Retry-After` in whole seconds (RFC 9110 §10.2.3), unless the one that is there stays.
-fn write_retry_after(
-    seconds: u64,
-    existing: ExistingHeaders,
-    now: impl FnOnce() -> Timestamp,
-    headers: &mut HeaderMap,
-) {
-    if !existing.keeps_existing(seconds, now, headers) {
-        return;
-    }
-    // By way of text: `HeaderValue::from` a number allocates twice.
-    if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(seconds)) {
-        headers.insert(RETRY_AFTER, value);
-    }
-}
-
-pub(super) fn violated<'a>(
-    policy: &'a Policy,
-    snapshot: &'a Snapshot,
-) -> impl Iterator<Item = &'a str> {
-    let both = policy.quotas().iter().zip(snapshot.quotas());
-    both.filter(|(_, answer)| !answer.is_allowed())
-        .map(|(named, _)| named.name())
-}
-
-fn append(name: HeaderName, field: &Field, headers: &mut HeaderMap) {
-    if let Some(value) = value(field) {
-        headers.append(name, value);
-    }
-}
-
-pub(super) fn value(field: &Field) -> Option<HeaderValue> {
-    // Only printable ASCII is ever written.
-    if field.is_empty() {
-        None
-    } else {
-        HeaderValue::from_bytes(field).ok()
     }
 }

@@ -1,0 +1,59 @@
+use std::fmt;
+
+use super::context::{AllowedContext, RejectedContext};
+use super::protocol::Protocol;
+use super::rejection::Rejection;
+
+/// Rejects with an error, for services that do not speak HTTP; see [`LimitError`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AsError;
+
+/// The error of a service that is limited [`AsError`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum LimitError<E> {
+    /// The limiter did not let the request through; the inner service was not called.
+    Rejected(Rejection),
+    /// The inner service's own.
+    Inner(E),
+}
+
+impl<E: fmt::Display> fmt::Display for LimitError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejection) => rejection.fmt(f),
+            Self::Inner(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for LimitError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Rejected(Rejection::NoKey(error)) => Some(error),
+            Self::Rejected(_) => None,
+            // Shown in place of this one, so its causes are ours.
+            Self::Inner(error) => error.source(),
+        }
+    }
+}
+
+impl<Req, Res, E> Protocol<Req, Res, E> for AsError {
+    type Response = Res;
+    type Error = LimitError<E>;
+    type InFlight = ();
+
+    fn reject(&self, _: &Req, rejected: RejectedContext<'_>) -> Result<Res, LimitError<E>> {
+        Err(LimitError::Rejected(rejected.rejection))
+    }
+
+    fn allow(&self, _: &mut Req, _: AllowedContext<'_>) {}
+
+    fn response((): (), response: Res) -> Res {
+        response
+    }
+
+    fn error(error: E) -> LimitError<E> {
+        LimitError::Inner(error)
+    }
+}

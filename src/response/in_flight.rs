@@ -1,0 +1,125 @@
+use std::fmt;
+
+use http::{Extensions, Response};
+
+use super::existing::ExistingHeaders;
+use super::field;
+use super::format::HeaderFormats;
+use super::grpc;
+use super::hook::{NoHook, ResponseHook};
+use super::prepared::{FieldOptions, PreparedFields};
+use crate::clock::Timestamp;
+use crate::decision::Decision;
+use crate::partition::PartitionKey;
+use crate::policy::Policy;
+
+/// What is kept of a request until it is answered: what its client will be told, and who wants to see the answer.
+pub struct HttpInFlight<H: ResponseHook = NoHook> {
+    pub(super) fields: Option<PendingFields>,
+    pub(super) hook: H::Kept,
+}
+
+impl<H: ResponseHook> fmt::Debug for HttpInFlight<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpInFlight")
+            .field("fields", &self.fields)
+            .finish_non_exhaustive()
+    }
+}
+
+/// In a response's extensions: what layers further in have said in place of those around them whose charge they have
+/// joined.
+#[derive(Clone, Default)]
+pub(super) struct InnerLayerFields(Vec<LayerFields>);
+
+#[derive(Clone)]
+pub(super) struct LayerFields {
+    /// That of the charge.
+    pub(super) depth: usize,
+    pub(super) decision: Decision,
+    /// When it was made.
+    pub(super) at: Timestamp,
+    /// In which formats it has been told.
+    pub(super) formats: HeaderFormats,
+    /// Whether it has been told that a shadow policy would have rejected.
+    pub(super) as_shadow: bool,
+}
+
+impl InnerLayerFields {
+    pub(super) fn record(extensions: &mut Extensions, inner: LayerFields) {
+        extensions.get_or_insert_default::<Self>().0.push(inner);
+    }
+
+    fn take(extensions: &mut Extensions, depth: usize) -> Option<LayerFields> {
+        let inner = &mut extensions.get_mut::<Self>()?.0;
+        let place = inner.iter().position(|inner| inner.depth == depth)?;
+        Some(inner.swap_remove(place))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct PendingFields {
+    pub(super) policy: Policy,
+    pub(super) decision: Decision,
+    pub(super) formats: HeaderFormats,
+    pub(super) existing: ExistingHeaders,
+    /// When the decision was made, if that matters.
+    pub(super) at: Timestamp,
+    pub(super) partition_key: Option<PartitionKey>,
+    pub(super) on_redirects: bool,
+    pub(super) extensions: bool,
+    pub(super) shadow_header: bool,
+    /// That of the charge, if others can join it.
+    pub(super) depth: Option<usize>,
+    pub(super) joined: bool,
+}
+
+impl PendingFields {
+    pub(super) fn write<B>(self, response: &mut Response<B>) {
+        let mut decision = self.decision;
+        let (mut at, mut fields, mut missing) = (self.at, HeaderFormats::NONE, self.formats);
+        let mut as_shadow = false;
+        if let Some(depth) = self.depth
+            && let Some(inner) = InnerLayerFields::take(response.extensions_mut(), depth)
+        {
+            // By a layer further in, which knows the whole charge.
+            (decision, at, fields) = (inner.decision, inner.at, inner.formats);
+            missing = missing.without(fields);
+            as_shadow = inner.as_shadow;
+        }
+        let is_shadow = self.policy.is_shadow();
+        if is_shadow && self.shadow_header && !as_shadow && !decision.is_allowed() {
+            field::write_shadow(self.policy.name(), response.headers_mut());
+            as_shadow = true;
+        }
+        if !missing.is_empty()
+            && !is_shadow
+            && field::is_written_on(response.status(), self.on_redirects)
+            && !grpc::is_grpc(response.headers())
+        {
+            let prepared = self.policy.derived(PreparedFields::from_policy);
+            let options = FieldOptions {
+                formats: missing,
+                existing: self.existing,
+                spoken: fields,
+                at,
+                partition_key: self.partition_key.as_ref().map(PartitionKey::as_bytes),
+            };
+            prepared.write_limits(options, &decision, response.headers_mut());
+            fields = fields.or(missing);
+        }
+        if let (true, Some(depth)) = (self.joined, self.depth) {
+            let inner = LayerFields {
+                depth,
+                decision: decision.clone(),
+                at,
+                formats: fields,
+                as_shadow,
+            };
+            InnerLayerFields::record(response.extensions_mut(), inner);
+        }
+        if self.extensions {
+            response.extensions_mut().insert(decision);
+        }
+    }
+}
