@@ -39,6 +39,24 @@ pub enum BackendErrorKind {
     Unsupported(&'static str),
 }
 
+#[cfg(feature = "redis")]
+impl BackendErrorKind {
+    /// Returns the value of the label `kind` in metrics.
+    pub(crate) const fn label(&self) -> &'static str {
+        match self {
+            Self::Config(_) => "config",
+            Self::Timeout(_) => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Lost => "lost",
+            Self::CircuitOpen => "circuit_open",
+            Self::Server(_) => "server",
+            Self::Corrupt => "corrupt",
+            Self::Contended(_) => "contended",
+            Self::Unsupported(_) => "unsupported",
+        }
+    }
+}
+
 impl BackendError {
     pub(crate) const fn new(kind: BackendErrorKind) -> Self {
         Self { kind, source: None }

@@ -75,7 +75,7 @@ impl<B: BlockingBackend> Limiter<B> {
     /// If the backend gave no answer; one in memory always does.
     pub fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
         let reply = self.ask(Op::Check(cost.into()), key)?;
-        telemetry::checked(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
     }
 
@@ -178,7 +178,7 @@ impl<B: BlockingBackend> Limiter<B> {
         let cost = cost.into();
         let mut reply = self.ask(Op::Reserve { cost, max_wait }, key)?;
         cancel::set_due(&mut reply, self.backend.context());
-        telemetry::checked(&self.policy, reply.decision.is_allowed());
+        telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
     }
 

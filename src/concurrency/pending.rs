@@ -86,7 +86,7 @@ where
     S: PermitBackend,
     R: PermitProtocol<Req, Res, Err>,
 {
-    telemetry::rejected(&rejection);
+    rejection.report();
     let rejected = RejectedContext {
         rejection,
         partition_key: key.and_then(|key| layer.partition_key_of(key)),
@@ -158,7 +158,7 @@ where
     ) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         let error = match acquired {
             Ok(permit) => {
-                telemetry::permit_decided(&self.policy, DecisionOutcome::Allowed);
+                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Allowed);
                 self.permit = Some(permit);
                 return self.call_when_ready();
             }
@@ -174,16 +174,16 @@ where
             }
             Err(AcquireError::Backend(error)) => error,
         };
-        telemetry::permit_backend_failed(&error, &self.policy);
+        telemetry::permit_backend_failed(&error, self.policy.label());
         let context = self.layer.semaphore.backend().context();
         match self.layer.on_error.on_failure(&error) {
             Failure::FailOpen => {
-                telemetry::permit_decided(&self.policy, DecisionOutcome::Passed);
+                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Passed);
                 context.count_unpermitted();
                 self.call_when_ready()
             }
             Failure::FailClosed => {
-                telemetry::permit_decided(&self.policy, DecisionOutcome::Unavailable);
+                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Unavailable);
                 self.reject(Rejection::Unavailable)
             }
             Failure::Fallback(local) => {

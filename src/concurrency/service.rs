@@ -79,7 +79,7 @@ where
             }
             passes => {
                 if let Err(error) = &passes {
-                    telemetry::unkeyed(error);
+                    telemetry::unkeyed(error, error.server_fault());
                 }
                 let state = serve(layer, &mut self.inner, request, None, None);
                 return ResponseFuture { state };
@@ -106,7 +106,7 @@ where
         };
         let acquired = match acquired {
             Some(Ok(permit)) => {
-                telemetry::permit_decided(&policy, DecisionOutcome::Allowed);
+                telemetry::permit_decided(policy.label(), DecisionOutcome::Allowed);
                 let state = serve(layer, &mut self.inner, request, Some(&key), Some(permit));
                 return ResponseFuture { state };
             }

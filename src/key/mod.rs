@@ -62,6 +62,7 @@ use http::header::HeaderName;
 use http::{Request, StatusCode};
 
 use crate::head::Head;
+use crate::telemetry::ServerFault;
 
 pub use self::bearer::Bearer;
 pub use self::client_ip::{ClientIp, OnMalformed, PrefixError, TrustedProxies};
@@ -226,6 +227,16 @@ impl KeyError {
             Self::MissingPeer | Self::MissingExtension(_) | Self::Server(_) | Self::Exempt => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
+        }
+    }
+
+    /// Returns the fault of the server, if the server is at fault.
+    pub(crate) const fn server_fault(&self) -> Option<ServerFault> {
+        match self {
+            Self::MissingPeer => Some(ServerFault::MissingPeer),
+            Self::MissingExtension(_) => Some(ServerFault::MissingExtension),
+            Self::Server(_) => Some(ServerFault::Other),
+            _ => None,
         }
     }
 

@@ -95,17 +95,20 @@ where
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
-                telemetry::backend_failed(&error, policy);
+                telemetry::backend_failed(&error, policy.labels());
                 let on_error = &self.layer.on_error;
                 check.use_fallback(policy);
                 match on_error.handle(error, policy, &check.key, check.missing.clone()) {
                     CheckOutcome::Decided(reply) => reply,
                     CheckOutcome::Unavailable if !policy.is_shadow() => {
-                        telemetry::decided(policy, telemetry::DecisionOutcome::Unavailable);
+                        telemetry::decided(
+                            policy.labels(),
+                            telemetry::DecisionOutcome::Unavailable,
+                        );
                         return Admission::Reject(Rejection::Unavailable);
                     }
                     CheckOutcome::Uncounted | CheckOutcome::Unavailable => {
-                        telemetry::decided(policy, telemetry::DecisionOutcome::Passed);
+                        telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Passed);
                         return Admission::Allow(self.uncounted(check));
                     }
                 }
@@ -130,8 +133,8 @@ where
         policy: &Policy,
         check: &mut CheckRequest,
     ) -> Admission {
-        telemetry::decided(policy, telemetry::DecisionOutcome::Allowed);
-        telemetry::waited(acquired.waited, policy);
+        telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Allowed);
+        telemetry::waited(acquired.waited, policy.labels());
         if let Some(charge) = check.joined.take() {
             if check.elsewhere {
                 // It cannot be given back where the charge lies.
@@ -213,7 +216,7 @@ where
                 joined: check.joined.is_some(),
             });
         }
-        telemetry::decided(policy, telemetry::DecisionOutcome::Shadow);
+        telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Shadow);
         Admission::Allow(match check.joined.take() {
             Some(charge) => self.join(charge, Some(decision)),
             None => Admitted {

@@ -171,7 +171,7 @@ where
             Err(Rejected::Denied(decision)) => shared.deny(decision, policy, check),
             Err(Rejected::Backend(error)) => {
                 if let (Some(bound), Some(local)) = (*bound, shared.layer.on_error.fallback()) {
-                    telemetry::backend_failed(&error, policy);
+                    telemetry::backend_failed(&error, policy.labels());
                     check.use_fallback(policy);
                     let left = bound.left(shared.layer.backend.context().now());
                     let wait =
@@ -338,7 +338,7 @@ where
     }
 
     fn respond(self, rejection: Rejection) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
-        telemetry::rejected(&rejection);
+        rejection.report();
         let layer = &self.shared.layer;
         let rejected = RejectedContext {
             rejection,

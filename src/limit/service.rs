@@ -84,7 +84,7 @@ where
             Ok(key) if !is_exempt => key,
             Ok(_) => return self.skip(request),
             Err(error) if error.skips_limit(layer.skip_unkeyed || is_exempt) => {
-                telemetry::unkeyed(&error);
+                telemetry::unkeyed(&error, error.server_fault());
                 return self.skip(request);
             }
             Err(error) => {
@@ -94,7 +94,7 @@ where
                 if !passes {
                     return self.reject(&request, rejection, None);
                 }
-                telemetry::rejected(&rejection);
+                rejection.report();
                 return self.skip(request);
             }
         };
@@ -133,7 +133,7 @@ where
                     && check.joined.is_none()
                     && !layer.refund_unserved =>
             {
-                telemetry::decided(&policy, telemetry::DecisionOutcome::Allowed);
+                telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Allowed);
                 let allowed = AllowedContext {
                     answer: Some((&policy, reply.decision)),
                     deferred_charge: DeferredCharge::New {
@@ -198,7 +198,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     {
         // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
         self.inner = self.inner.clone();
-        telemetry::rejected(&rejection);
+        rejection.report();
         let layer = &self.shared.layer;
         let rejected = RejectedContext {
             rejection,

@@ -28,6 +28,7 @@ use self::cache::{Cache, Derived};
 pub use self::semaphore::{SemaphorePolicy, SemaphorePolicyError};
 use crate::message::{Quoted, plain_name};
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
+use crate::telemetry::Labels;
 
 /// A name and 1 to 8 quotas. Clones are cheap and the same policy.
 ///
@@ -41,7 +42,7 @@ pub struct Policy {
 }
 
 struct PolicyInner {
-    name: Box<str>,
+    labels: Labels,
     quotas: Vec<NamedQuota>,
     /// What other modules derive from the policy.
     cache: Cache,
@@ -139,7 +140,7 @@ impl Policy {
             .quotas
             .iter()
             .map(|named| (&*named.name, named.quota));
-        let made = Self::try_from_quotas(&self.inner.name, had.chain([(name, quota)]))?;
+        let made = Self::try_from_quotas(self.name(), had.chain([(name, quota)]))?;
         Ok(Self {
             is_shadow: self.is_shadow,
             ..made
@@ -179,7 +180,7 @@ impl Policy {
             return Err(PolicyError::Count(made.len()));
         }
         let inner = PolicyInner {
-            name: name.into(),
+            labels: Labels::new(name),
             quotas: made,
             cache: Cache::default(),
         };
@@ -218,7 +219,11 @@ impl Policy {
     /// The name: with a key it is what a bucket belongs to.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.inner.name
+        self.inner.labels.name()
+    }
+
+    pub(crate) fn labels(&self) -> &Labels {
+        &self.inner.labels
     }
 
     /// The quotas in order of declaration, at least one.
@@ -295,7 +300,7 @@ impl NamedQuota {
 /// A policy is equal to another of the same name and quotas, if both are enforced or neither is.
 impl PartialEq for Policy {
     fn eq(&self, other: &Self) -> bool {
-        self.inner.name == other.inner.name
+        self.name() == other.name()
             && self.inner.quotas == other.inner.quotas
             && self.is_shadow == other.is_shadow
     }

@@ -118,9 +118,8 @@ impl SemaphorePolicy {
         &self.name
     }
 
-    #[cfg(feature = "metrics")]
-    pub(crate) fn shared_name(&self) -> Arc<str> {
-        Arc::clone(&self.name)
+    pub(crate) const fn label(&self) -> &Arc<str> {
+        &self.name
     }
 
     /// How many permits each key has.

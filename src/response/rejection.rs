@@ -5,6 +5,7 @@ use http::StatusCode;
 use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
 use crate::policy::{Policy, SemaphorePolicy};
+use crate::telemetry;
 
 /// Why a request does not reach the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +65,17 @@ impl Rejection {
         match self {
             Self::Limited { decision, .. } | Self::Busy { decision, .. } => decision.retry_after(),
             _ => None,
+        }
+    }
+
+    /// Reports the rejection to logs and metrics.
+    pub(crate) fn report(&self) {
+        match self {
+            Self::Limited { policy, .. } => telemetry::rejected(policy.labels()),
+            Self::Busy { policy, .. } => telemetry::permit_rejected(policy.label()),
+            Self::NoKey(error) => telemetry::rejected_without_key(error, error.server_fault()),
+            // The metrics count it where the policy is known.
+            Self::Unavailable => telemetry::rejected_unavailable(),
         }
     }
 }

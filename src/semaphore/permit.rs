@@ -45,7 +45,8 @@ impl Permit {
             decision,
             waited,
         };
-        telemetry::permit_acquired(&permit);
+        let (policy, weight) = (permit.policy(), permit.weight());
+        telemetry::permit_acquired(policy.label(), weight, waited);
         permit
     }
 
@@ -115,7 +116,7 @@ impl Permit {
         let Some(releaser) = self.releaser.take() else {
             return Ok(false);
         };
-        telemetry::permit_released(&self.lease.policy, self.lease.weight);
+        telemetry::permit_released(self.lease.policy.label(), self.lease.weight);
         match releaser.release(&self.lease) {
             ReleaseProgress::Done(released) => released.map_err(ReleaseError),
             ReleaseProgress::UnderWay(answer) => match answer.await {
@@ -141,7 +142,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(releaser) = self.releaser.take() {
-            telemetry::permit_released(&self.lease.policy, self.lease.weight);
+            telemetry::permit_released(self.lease.policy.label(), self.lease.weight);
             drop(releaser.release(&self.lease));
         }
     }

@@ -1,4 +1,4 @@
-//! Counts for the `metrics` facade. Labels are names that the user gave to policies and permits, never keys.
+//! Metrics for the `metrics` facade. Labels are the names of policies and semaphores, never keys.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +8,10 @@ use metrics::{
     describe_gauge, describe_histogram, with_recorder,
 };
 
-use super::DecisionOutcome;
-#[cfg(feature = "redis")]
-use crate::backend::BackendErrorKind;
-use crate::policy::{Policy, SemaphorePolicy};
-use crate::response::Rejection;
-use crate::semaphore::Permit;
+use super::keys::{DECISIONS, WAIT};
+use super::labels::Labels;
+use super::outcome::DecisionOutcome;
 
-const DECISIONS: &str = "sluice_decisions_total";
-const WAIT: &str = "sluice_wait_seconds";
 const UNKEYED: &str = "sluice_unkeyed_total";
 const EVICTIONS: &str = "sluice_evictions_total";
 const LOST_SETTLEMENTS: &str = "sluice_lost_settlements_total";
@@ -28,49 +23,37 @@ const BACKEND: &str = "sluice_backend_seconds";
 const FAILURES: &str = "sluice_backend_failures_total";
 const CIRCUITS: &str = "sluice_open_circuits";
 
-/// Tells the recorder what each of them is. Call it once, when the recorder has been installed.
+/// Gives the recorder the description of each metric. Call it once, after the recorder is installed.
 pub fn describe() {
-    for (name, what) in [
+    for (name, text) in [
         (DECISIONS, "Decisions, by policy and outcome"),
-        (UNKEYED, "Requests whose key could not be had"),
-        (
-            EVICTIONS,
-            "Keys that were forgotten before their time to make room for others",
-        ),
+        (UNKEYED, "Requests without a key"),
+        (EVICTIONS, "Keys removed before their time to make room"),
         (
             LOST_SETTLEMENTS,
-            "Settlements, and turns or permits given back, that were not written down",
+            "Background tasks that failed: settlements, cancels and permit releases",
         ),
-        (
-            PERMITS,
-            "Requests that asked for a permit, by its name and outcome",
-        ),
+        (PERMITS, "Decisions of semaphores, by name and outcome"),
         (PERMITS_LOST, "Permits whose lease could not be renewed"),
-        (FAILURES, "Operations that Redis gave no answer to, by kind"),
+        (FAILURES, "Operations that Redis did not answer, by kind"),
     ] {
-        describe_counter!(name, Unit::Count, what);
+        describe_counter!(name, Unit::Count, text);
     }
-    for (name, what) in [
-        (PERMITS_IN_USE, "Permits that are held by this process"),
-        (CIRCUITS, "Backends that are left alone after failures"),
+    for (name, text) in [
+        (PERMITS_IN_USE, "Permits held by this process, by weight"),
+        (CIRCUITS, "Backends whose circuit is open"),
     ] {
-        describe_gauge!(name, Unit::Count, what);
+        describe_gauge!(name, Unit::Count, text);
     }
-    for (name, what) in [
-        (
-            WAIT,
-            "How long requests waited that were allowed after a wait",
-        ),
+    for (name, text) in [
+        (WAIT, "Wait of requests that were allowed after a wait"),
         (
             PERMIT_WAIT,
-            "How long requests waited that have a permit after a wait",
+            "Wait for permits that were acquired after a wait",
         ),
-        (
-            BACKEND,
-            "How long Redis took to answer, a batch of operations at a time",
-        ),
+        (BACKEND, "Time to the answer of Redis, by batch"),
     ] {
-        describe_histogram!(name, Unit::Seconds, what);
+        describe_histogram!(name, Unit::Seconds, text);
     }
 }
 
@@ -89,78 +72,46 @@ fn histogram(key: &Key) -> Histogram {
     with_recorder(|recorder| recorder.register_histogram(key, &METADATA))
 }
 
-const OUTCOMES: [&str; 5] = ["allowed", "denied", "shadow", "passed", "unavailable"];
-
-/// What the decisions of a policy are counted under, made once.
-struct MetricKeys {
-    decisions: [Key; OUTCOMES.len()],
-    wait: Key,
+pub(super) fn decided(policy: &Labels, outcome: DecisionOutcome) {
+    counter(&policy.keys().decisions[outcome as usize]).increment(1);
 }
 
-impl MetricKeys {
-    fn from_policy(policy: &Policy) -> Self {
-        let name: SharedString = Arc::<str>::from(policy.name()).into();
-        let label = Label::new("policy", name);
-        Self {
-            decisions: OUTCOMES.map(|outcome| {
-                let outcome = Label::from_static_parts("outcome", outcome);
-                Key::from_parts(DECISIONS, vec![label.clone(), outcome])
-            }),
-            wait: Key::from_parts(WAIT, vec![label.clone()]),
-        }
-    }
+pub(super) fn waited(waited: Duration, policy: &Labels) {
+    histogram(&policy.keys().wait).record(waited);
 }
 
-pub(super) fn decided(policy: &Policy, outcome: DecisionOutcome) {
-    let names = policy.derived(MetricKeys::from_policy);
-    counter(&names.decisions[outcome as usize]).increment(1);
+pub(super) fn rejected_without_key() {
+    counter(&Key::from_static_name(UNKEYED)).increment(1);
 }
 
-pub(super) fn waited(waited: Duration, policy: &Policy) {
-    let names = policy.derived(MetricKeys::from_policy);
-    histogram(&names.wait).record(waited);
+fn permits_label(permits: &Arc<str>) -> Label {
+    Label::new("permits", SharedString::from_shared(Arc::clone(permits)))
 }
 
-pub(super) fn rejected(rejection: &Rejection) {
-    match rejection {
-        Rejection::Limited { policy, .. } => decided(policy, DecisionOutcome::Denied),
-        Rejection::Busy { policy, .. } => permit_decided(policy, DecisionOutcome::Denied),
-        Rejection::NoKey(_) => counter(&Key::from_static_name(UNKEYED)).increment(1),
-        // Told where it is known of whom.
-        Rejection::Unavailable => {}
-    }
+pub(super) fn permit_decided(permits: &Arc<str>, outcome: DecisionOutcome) {
+    let outcome = DecisionOutcome::NAMES[outcome as usize];
+    let outcome = Label::from_static_parts("outcome", outcome);
+    let key = Key::from_parts(PERMITS, vec![permits_label(permits), outcome]);
+    counter(&key).increment(1);
 }
 
-fn policy_label(policy: &SemaphorePolicy) -> Label {
-    Label::new("permits", SharedString::from_shared(policy.shared_name()))
-}
-
-pub(super) fn permit_decided(policy: &SemaphorePolicy, outcome: DecisionOutcome) {
-    let outcome = Label::from_static_parts("outcome", OUTCOMES[outcome as usize]);
-    counter(&Key::from_parts(
-        PERMITS,
-        vec![policy_label(policy), outcome],
-    ))
-    .increment(1);
-}
-
-pub(super) fn permit_acquired(permit: &Permit) {
-    let label = policy_label(permit.policy());
+pub(super) fn permit_acquired(permits: &Arc<str>, weight: u32, waited: Duration) {
+    let label = permits_label(permits);
     let key = Key::from_parts(PERMITS_IN_USE, vec![label.clone()]);
-    gauge(&key).increment(f64::from(permit.weight()));
-    if !permit.waited().is_zero() {
+    gauge(&key).increment(f64::from(weight));
+    if !waited.is_zero() {
         let key = Key::from_parts(PERMIT_WAIT, vec![label]);
-        histogram(&key).record(permit.waited());
+        histogram(&key).record(waited);
     }
 }
 
-pub(super) fn permit_released(policy: &SemaphorePolicy, weight: u32) {
-    let key = Key::from_parts(PERMITS_IN_USE, vec![policy_label(policy)]);
+pub(super) fn permit_released(permits: &Arc<str>, weight: u32) {
+    let key = Key::from_parts(PERMITS_IN_USE, vec![permits_label(permits)]);
     gauge(&key).decrement(f64::from(weight));
 }
 
-pub(super) fn permit_lost(policy: &SemaphorePolicy) {
-    counter(&Key::from_parts(PERMITS_LOST, vec![policy_label(policy)])).increment(1);
+pub(super) fn permit_lost(permits: &Arc<str>) {
+    counter(&Key::from_parts(PERMITS_LOST, vec![permits_label(permits)])).increment(1);
 }
 
 pub(super) fn background_task_failed() {
@@ -190,18 +141,7 @@ pub(super) fn round_trip(took: Duration) {
 }
 
 #[cfg(feature = "redis")]
-pub(super) fn backend_failure(kind: &BackendErrorKind) {
-    let kind = match kind {
-        BackendErrorKind::Config(_) => "config",
-        BackendErrorKind::Timeout(_) => "timeout",
-        BackendErrorKind::Unreachable => "unreachable",
-        BackendErrorKind::Lost => "lost",
-        BackendErrorKind::CircuitOpen => "circuit_open",
-        BackendErrorKind::Server(_) => "server",
-        BackendErrorKind::Corrupt => "corrupt",
-        BackendErrorKind::Contended(_) => "contended",
-        BackendErrorKind::Unsupported(_) => "unsupported",
-    };
+pub(super) fn backend_failure(kind: &'static str) {
     let kind = Label::from_static_parts("kind", kind);
     counter(&Key::from_parts(FAILURES, vec![REDIS[0].clone(), kind])).increment(1);
 }

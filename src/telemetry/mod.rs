@@ -1,56 +1,42 @@
-//! What is told of what happens, to the log (feature `tracing`) and to metrics (feature `metrics`). Without both
-//! nothing is done; keys get to neither.
+//! Log events (feature `tracing`) and metrics (feature `metrics`). Without these features the functions do nothing.
+//!
+//! The arguments are plain labels, so that every module can report. Keys appear in neither logs nor metrics.
 
+#[cfg(feature = "metrics")]
+mod keys;
+mod labels;
 #[cfg(feature = "tracing")]
 mod log;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod outcome;
 
 #[cfg(feature = "redis")]
 use std::error::Error;
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::TaskError;
-use crate::key::KeyError;
-use crate::policy::{Policy, SemaphorePolicy};
-use crate::response::Rejection;
-use crate::semaphore::Permit;
-
+pub(crate) use self::labels::Labels;
 #[cfg(feature = "metrics")]
 pub use self::metrics::describe;
+pub(crate) use self::outcome::{DecisionOutcome, ServerFault};
 
-/// What became of one who asked a policy or a semaphore.
-#[derive(Clone, Copy)]
-#[cfg_attr(not(feature = "metrics"), allow(dead_code))]
-pub(crate) enum DecisionOutcome {
-    /// He goes on.
-    Allowed,
-    /// He is rejected.
-    Denied,
-    /// He goes on although he is over the limit of a shadow policy.
-    Shadow,
-    /// There was no answer, and he goes on.
-    Passed,
-    /// There was no answer, and he is rejected.
-    Unavailable,
-}
-
-/// Tells of a decision of `policy`.
+/// Reports the decision of a policy.
 #[inline]
-pub(crate) fn decided(policy: &Policy, outcome: DecisionOutcome) {
+pub(crate) fn decided(policy: &Labels, outcome: DecisionOutcome) {
     #[cfg(feature = "tracing")]
     if let DecisionOutcome::Shadow = outcome {
-        log::unenforced(policy);
+        log::unenforced(policy.name());
     }
     #[cfg(feature = "metrics")]
     metrics::decided(policy, outcome);
     let _ = (policy, outcome);
 }
 
-/// The same of one who asked `limiter` without a layer.
+/// Reports the decision of a check without a layer.
 #[inline]
-pub(crate) fn checked(policy: &Policy, is_allowed: bool) {
+pub(crate) fn checked(policy: &Labels, is_allowed: bool) {
     let outcome = match is_allowed {
         true => DecisionOutcome::Allowed,
         false => DecisionOutcome::Denied,
@@ -58,98 +44,122 @@ pub(crate) fn checked(policy: &Policy, is_allowed: bool) {
     decided(policy, outcome);
 }
 
-/// Tells of a request that goes on after a wait.
+/// Reports a request that is allowed after a wait.
 #[inline]
-pub(crate) fn waited(waited: Duration, policy: &Policy) {
+pub(crate) fn waited(waited: Duration, policy: &Labels) {
     if waited.is_zero() {
         return;
     }
     #[cfg(feature = "tracing")]
-    log::waited(waited, policy);
+    log::waited(waited, policy.name());
     #[cfg(feature = "metrics")]
     metrics::waited(waited, policy);
     let _ = policy;
 }
 
-/// Tells why a request is treated as chosen for a failing backend.
-pub(crate) fn backend_failed(error: &impl Display, policy: &Policy) {
+/// Reports a failure of the backend that the failure policy handles.
+pub(crate) fn backend_failed(error: &impl Display, policy: &Labels) {
     #[cfg(feature = "tracing")]
-    log::backend_failed(error, policy);
+    log::backend_failed(error, policy.name());
     let _ = (error, policy);
 }
 
-/// Tells of a request that a layer rejects, or lets through for want of a key.
-pub(crate) fn rejected(rejection: &Rejection) {
+/// Reports a request that a layer rejects because it exceeds a limit.
+pub(crate) fn rejected(policy: &Labels) {
     #[cfg(feature = "tracing")]
-    log::rejected(rejection);
+    log::rejected(policy.name());
     #[cfg(feature = "metrics")]
-    metrics::rejected(rejection);
-    let _ = rejection;
-}
-
-/// Tells of a request that goes on without a key.
-pub(crate) fn unkeyed(error: &KeyError) {
-    #[cfg(feature = "tracing")]
-    log::unkeyed(error);
-    let _ = error;
-}
-
-/// Tells what became of one who asked for a permit.
-pub(crate) fn permit_decided(policy: &SemaphorePolicy, outcome: DecisionOutcome) {
-    #[cfg(feature = "metrics")]
-    metrics::permit_decided(policy, outcome);
-    let _ = (policy, outcome);
-}
-
-/// Tells of a permit that has an owner from now on.
-pub(crate) fn permit_acquired(permit: &Permit) {
-    #[cfg(feature = "tracing")]
-    log::permit_acquired(permit);
-    #[cfg(feature = "metrics")]
-    metrics::permit_acquired(permit);
-    let _ = permit;
-}
-
-/// Tells of a permit that is given back.
-pub(crate) fn permit_released(policy: &SemaphorePolicy, weight: u32) {
-    #[cfg(feature = "metrics")]
-    metrics::permit_released(policy, weight);
-    let _ = (policy, weight);
-}
-
-/// Tells of a permit whose lease was lost: somebody else may be in its holder's place.
-pub(crate) fn permit_lost(policy: &SemaphorePolicy) {
-    #[cfg(feature = "tracing")]
-    log::permit_lost(policy);
-    #[cfg(feature = "metrics")]
-    metrics::permit_lost(policy);
+    metrics::decided(policy, DecisionOutcome::Denied);
     let _ = policy;
 }
 
-/// Tells why one who asked for a permit is treated as chosen for a failing backend.
-pub(crate) fn permit_backend_failed(error: &impl Display, policy: &SemaphorePolicy) {
+/// Reports a request that a layer rejects, or allows under a shadow policy, because it has no key.
+pub(crate) fn rejected_without_key(error: &impl Display, fault: Option<ServerFault>) {
     #[cfg(feature = "tracing")]
-    log::permit_backend_failed(error, policy);
-    let _ = (error, policy);
+    log::rejected_without_key(error, fault);
+    #[cfg(feature = "metrics")]
+    metrics::rejected_without_key();
+    let _ = (error, fault);
 }
 
-/// Tells of a settlement, or something else that is done for nobody's answer, which was not written down.
-pub(crate) fn background_task_failed(fault: &TaskError) {
+/// Reports a request that a layer rejects because the backend failed.
+pub(crate) fn rejected_unavailable() {
     #[cfg(feature = "tracing")]
-    log::background_task_failed(fault);
+    log::rejected_unavailable();
+}
+
+/// Reports a request that is allowed without a key.
+pub(crate) fn unkeyed(error: &impl Display, fault: Option<ServerFault>) {
+    #[cfg(feature = "tracing")]
+    log::unkeyed(error, fault);
+    let _ = (error, fault);
+}
+
+/// Reports the decision of a semaphore.
+pub(crate) fn permit_decided(permits: &Arc<str>, outcome: DecisionOutcome) {
+    #[cfg(feature = "metrics")]
+    metrics::permit_decided(permits, outcome);
+    let _ = (permits, outcome);
+}
+
+/// Reports a request that a layer rejects because too many are in flight.
+pub(crate) fn permit_rejected(permits: &Arc<str>) {
+    #[cfg(feature = "tracing")]
+    log::permit_rejected(permits);
+    #[cfg(feature = "metrics")]
+    metrics::permit_decided(permits, DecisionOutcome::Denied);
+    let _ = permits;
+}
+
+/// Reports a permit that was acquired.
+pub(crate) fn permit_acquired(permits: &Arc<str>, weight: u32, waited: Duration) {
+    #[cfg(feature = "tracing")]
+    log::permit_acquired(permits, waited);
+    #[cfg(feature = "metrics")]
+    metrics::permit_acquired(permits, weight, waited);
+    let _ = (permits, weight, waited);
+}
+
+/// Reports a permit that is released.
+pub(crate) fn permit_released(permits: &Arc<str>, weight: u32) {
+    #[cfg(feature = "metrics")]
+    metrics::permit_released(permits, weight);
+    let _ = (permits, weight);
+}
+
+/// Reports a permit whose lease ended: another holder may have it.
+pub(crate) fn permit_lost(permits: &Arc<str>) {
+    #[cfg(feature = "tracing")]
+    log::permit_lost(permits);
+    #[cfg(feature = "metrics")]
+    metrics::permit_lost(permits);
+    let _ = permits;
+}
+
+/// Reports a failure of a semaphore's backend that the failure policy handles.
+pub(crate) fn permit_backend_failed(error: &impl Display, permits: &Arc<str>) {
+    #[cfg(feature = "tracing")]
+    log::permit_backend_failed(error, permits);
+    let _ = (error, permits);
+}
+
+/// Reports a background task that failed.
+pub(crate) fn background_task_failed(error: &impl Debug) {
+    #[cfg(feature = "tracing")]
+    log::background_task_failed(error);
     #[cfg(feature = "metrics")]
     metrics::background_task_failed();
-    let _ = fault;
+    let _ = error;
 }
 
-/// Tells of a key that was forgotten before its time, to make room.
+/// Reports a key that a memory backend removed before its time, to make room.
 #[inline]
 pub(crate) fn evicted() {
     #[cfg(feature = "metrics")]
     metrics::evicted();
 }
 
-/// Tells of a circuit that has opened: once for each change, not for each failure.
+/// Reports a circuit that opened. It is called once for each change, not for each failure.
 #[cfg(feature = "redis")]
 pub(crate) fn circuit_opened(failures: u32, pause: Duration, error: &dyn Error) {
     log::circuit_opened(failures, pause, error);
@@ -157,7 +167,7 @@ pub(crate) fn circuit_opened(failures: u32, pause: Duration, error: &dyn Error) 
     metrics::circuit(true);
 }
 
-/// Tells of a circuit that has closed, which `error` had opened.
+/// Reports a circuit that closed. `error` is the one that had opened it.
 #[cfg(feature = "redis")]
 pub(crate) fn circuit_closed(error: Option<&dyn Error>) {
     log::circuit_closed(error);
@@ -165,20 +175,20 @@ pub(crate) fn circuit_closed(error: Option<&dyn Error>) {
     metrics::circuit(false);
 }
 
-/// Tells of an open circuit that is no more, nor is its backend.
+/// Reports that a backend with an open circuit was dropped.
 #[cfg(feature = "redis")]
 pub(crate) fn circuit_dropped() {
     #[cfg(feature = "metrics")]
     metrics::circuit(false);
 }
 
-/// Sends an event about a server that is set up wrongly, at level error.
+/// Reports a misconfigured server, at level error.
 #[cfg(feature = "redis")]
 pub(crate) fn misconfigured(error: &dyn Error, cause: &str, remedy: &str) {
     log::misconfigured(error, cause, remedy);
 }
 
-/// Tells how long Redis took to answer.
+/// Reports how long Redis took to answer a batch.
 #[cfg(feature = "redis")]
 pub(crate) fn round_trip(took: Duration) {
     #[cfg(feature = "metrics")]
@@ -186,10 +196,10 @@ pub(crate) fn round_trip(took: Duration) {
     let _ = took;
 }
 
-/// Tells of an operation that Redis gave no answer to.
+/// Reports an operation that Redis did not answer, by the kind of the failure.
 #[cfg(feature = "redis")]
-pub(crate) fn backend_failure(error: &crate::backend::BackendError) {
+pub(crate) fn backend_failure(kind: &'static str) {
     #[cfg(feature = "metrics")]
-    metrics::backend_failure(error.kind());
-    let _ = error;
+    metrics::backend_failure(kind);
+    let _ = kind;
 }

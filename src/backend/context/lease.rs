@@ -53,7 +53,7 @@ impl Lease {
     /// Marks the lease as lost and wakes its holder.
     pub(crate) fn lose(&self) {
         self.is_lost.store(true, SeqCst);
-        telemetry::permit_lost(&self.policy);
+        telemetry::permit_lost(self.policy.label());
         self.lost.notify_waiters();
     }
 

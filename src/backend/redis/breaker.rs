@@ -65,7 +65,7 @@ impl Breaker {
             Instant::now() < open.until
         };
         if refuses {
-            telemetry::backend_failure(&BackendError::new(BackendErrorKind::CircuitOpen));
+            telemetry::backend_failure(BackendErrorKind::CircuitOpen.label());
         }
         refuses
     }

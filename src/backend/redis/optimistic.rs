@@ -45,7 +45,7 @@ pub(super) async fn deliver(client: &ScriptClient, request: &OpRequest) -> Redis
             }
         }
         Err(error) => {
-            telemetry::backend_failure(error);
+            telemetry::backend_failure(error.kind().label());
             client.tell(error);
         }
     }

@@ -62,7 +62,7 @@ impl ScriptClient {
             let error = BackendError::new(BackendErrorKind::CircuitOpen);
             requests
                 .iter()
-                .for_each(|_| telemetry::backend_failure(&error));
+                .for_each(|_| telemetry::backend_failure(error.kind().label()));
             return fail_all(requests, &error);
         };
         let began = Instant::now();
@@ -100,7 +100,7 @@ impl ScriptClient {
         let failed =
             |outcome: &RedisResult<R::Reply>| matches!(outcome, Err(error) if error.is_outage());
         for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
-            telemetry::backend_failure(error);
+            telemetry::backend_failure(error.kind().label());
             self.tell(error);
         }
         let wrote = |(request, outcome): (&R, &RedisResult<R::Reply>)| matches!(outcome, Ok(reply) if request.wrote(reply));
