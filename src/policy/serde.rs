@@ -4,7 +4,8 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Policy, Quota};
+use super::rate::Policy;
+use crate::quota::Quota;
 
 #[derive(Serialize, Deserialize)]
 #[serde(

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::Permit;
-use super::permit::{PendingPermit, ReleasePermit, runtime};
+use super::pending::PendingPermit;
+use super::permit::Permit;
+use super::release::{ReleasePermit, runtime};
 use super::renewal;
 use crate::backend::{Answer, Lease, PermitBackend, PermitQueue, PermitWaiter};
 use crate::clock::Timestamp;

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use smallvec::SmallVec;
 
-use super::{Lost, Permit};
+use super::permit::{Lost, Permit};
 
 /// When the permit of a request ends that was let through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

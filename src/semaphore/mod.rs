@@ -102,13 +102,16 @@
 
 mod handle;
 mod held;
+mod pending;
 mod permit;
+mod release;
 mod renewal;
 mod with_failure_policy;
 
 pub use self::handle::{AcquireError, Semaphore};
 pub use self::held::{AnyLost, HeldPermit, Hold, KeptPermit};
-pub use self::permit::{Lost, Permit, ReleaseError};
+pub use self::permit::{Lost, Permit};
+pub use self::release::ReleaseError;
 pub use self::with_failure_policy::SemaphoreWithFailurePolicy;
 pub use crate::backend::{MemorySemaphore, MemorySemaphoreBuilder, PermitBackend};
 pub use crate::decision::{PermitId, PermitOp, PermitReply};

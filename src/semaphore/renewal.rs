@@ -26,7 +26,7 @@ pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested:
     else {
         return;
     };
-    let runtime = super::permit::runtime(lease.runtime.as_ref());
+    let runtime = super::release::runtime(lease.runtime.as_ref());
     let task = RenewalTask::new(backend.clone(), sooner, runtime.as_ref());
     match runtime {
         _ if backend.blocks() => on_a_thread(task),

@@ -1,4 +1,5 @@
-use super::{AcquireError, Permit, Semaphore};
+use super::handle::{AcquireError, Semaphore};
+use super::permit::Permit;
 use crate::backend::{MemoryBackend, PermitBackend};
 use crate::key::Key;
 use crate::limiter::{Failure, FailurePolicy, HandleFailure};

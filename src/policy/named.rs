@@ -1,0 +1,58 @@
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use crate::quota::{Quota, Rule};
+
+/// One quota of a policy, and the name by which clients are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedQuota {
+    pub(super) name: Box<str>,
+    pub(crate) quota: Quota,
+    pub(super) id: u64,
+}
+
+impl NamedQuota {
+    /// The name that clients are told.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The quota.
+    #[must_use]
+    #[inline]
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    /// A number that stands for the limit within this process: it tells those of one key apart.
+    #[inline]
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The part of it that receipts carry.
+    #[allow(clippy::cast_possible_truncation)]
+    #[inline]
+    pub(crate) fn mark(&self) -> u32 {
+        self.id as u32
+    }
+}
+
+fn hash_of(value: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// What makes a quota another limit: its policy, name, algorithm, window, anchor and unit. A bucket's numbers may
+/// change.
+pub(super) fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
+    let shape = match quota.rule {
+        Rule::TokenBucket(_) => (0, 0, None),
+        Rule::IntervalBucket(bucket) => (1, 0, Some(bucket.origin)),
+        Rule::FixedWindow(fixed) => (2, fixed.window, Some(fixed.origin)),
+        Rule::SlidingWindow(sliding) => (3, sliding.window, None),
+        Rule::SlidingLog(log) => (4, log.window, None),
+    };
+    hash_of((policy, name, shape, quota.unit()))
+}

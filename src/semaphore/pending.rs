@@ -1,0 +1,169 @@
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+
+use tokio::runtime::Handle;
+
+use super::release::{arrives_late, release, runtime};
+use crate::backend::{Answer, BackendContext, PermitBackend, TaskError};
+use crate::decision::{PermitId, PermitOp, PermitReply};
+use crate::key::Key;
+use crate::policy::SemaphorePolicy;
+
+/// A permit that is asked for. Dropped before it is there, it is given back: the answer may still come.
+pub(super) struct PendingPermit<'a, B: PermitBackend> {
+    backend: &'a B,
+    policy: &'a SemaphorePolicy,
+    key: &'a Key,
+    id: PermitId,
+    /// An answer under way.
+    reply: Option<Pin<Box<B::Future>>>,
+    /// Where it was asked for.
+    runtime: Option<Handle>,
+    /// Whether the backend may know of the id.
+    is_known: bool,
+    /// Whether a request may arrive later: its outcome is unknown, or it was sent more than once.
+    may_arrive_late: bool,
+    /// Whether it may stand among those who wait there.
+    has_place: bool,
+}
+
+impl<'a, B: PermitBackend> PendingPermit<'a, B> {
+    pub(super) fn new(backend: &'a B, policy: &'a SemaphorePolicy, key: &'a Key) -> Self {
+        Self {
+            backend,
+            policy,
+            key,
+            id: backend.new_id(),
+            reply: None,
+            runtime: None,
+            is_known: false,
+            may_arrive_late: false,
+            has_place: false,
+        }
+    }
+
+    pub(super) const fn may_arrive_late(&self) -> bool {
+        self.may_arrive_late
+    }
+
+    pub(super) const fn id(&self) -> PermitId {
+        self.id
+    }
+
+    pub(super) const fn policy(&self) -> &SemaphorePolicy {
+        self.policy
+    }
+
+    pub(super) const fn key(&self) -> &Key {
+        self.key
+    }
+
+    /// Asks `op`, which is of this id, and has the answer if it is there at once.
+    pub(super) fn ask_now(&mut self, op: PermitOp) -> Option<Result<PermitReply, B::Error>> {
+        self.has_place |= matches!(op, PermitOp::Wait { .. });
+        match self.backend.ask(op, self.policy, self.key) {
+            // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by
+            // blocking.
+            Answer::Now(reply) => {
+                if self.backend.blocks() {
+                    self.learn(&reply);
+                }
+                Some(reply)
+            }
+            Answer::Later(reply) => {
+                self.reply = Some(Box::pin(reply));
+                None
+            }
+        }
+    }
+
+    /// Notes what an answer to a request that was sent says of the id.
+    fn learn(&mut self, reply: &Result<PermitReply, B::Error>) {
+        self.may_arrive_late |= arrives_late(reply);
+        let has_place = self.has_place;
+        let may_stay = |reply: &PermitReply| reply.decision.is_allowed() || has_place;
+        self.is_known = self.may_arrive_late || reply.as_ref().is_ok_and(may_stay);
+    }
+
+    /// Asks `op`, which is of this id.
+    pub(super) async fn ask(&mut self, op: PermitOp) -> Result<PermitReply, B::Error> {
+        if let Some(reply) = self.ask_now(op) {
+            return reply;
+        }
+        let (is_known, runtime) = (&mut self.is_known, &mut self.runtime);
+        let (under_way, may_arrive_late) = (&mut self.reply, &mut self.may_arrive_late);
+        let reply = poll_fn(|cx| {
+            // What was never polled has not been sent.
+            *is_known = true;
+            if runtime.is_none() {
+                *runtime = super::release::runtime(None);
+            }
+            // Taken out: if this poll panics, the drop must not poll it again.
+            let Some(mut reply) = under_way.take() else {
+                return Poll::Pending;
+            };
+            let was_late = std::mem::replace(may_arrive_late, true);
+            let polled = reply.as_mut().poll(cx);
+            *may_arrive_late = was_late;
+            if polled.is_pending() {
+                *under_way = Some(reply);
+            }
+            polled
+        })
+        .await;
+        self.learn(&reply);
+        reply
+    }
+
+    /// It is there: from now on somebody else gives it back.
+    pub(super) fn done(mut self) {
+        self.is_known = false;
+    }
+}
+
+impl<B: PermitBackend> Drop for PendingPermit<'_, B> {
+    fn drop(&mut self) {
+        if !self.is_known {
+            return;
+        }
+        let context: &BackendContext = self.backend.context();
+        let runtime = runtime(self.runtime.as_ref());
+        let (id, may_arrive_late) = (self.id, self.may_arrive_late);
+        let Some(reply) = self.reply.take() else {
+            let release = release(id, may_arrive_late);
+            match self.backend.ask(release, self.policy, self.key) {
+                Answer::Now(Ok(_)) => context.permit_queues().released(self.policy, self.key),
+                Answer::Now(Err(error)) => {
+                    drop(context.record_task_failure(TaskError::from_error(error)))
+                }
+                Answer::Later(done) => {
+                    let backend = self.backend.clone();
+                    let (policy, key) = (self.policy.clone(), self.key.clone());
+                    let release = async move {
+                        let _slot = backend.context().background().acquire_slot().await;
+                        let done = done.await;
+                        backend.context().permit_queues().released(&policy, &key);
+                        done.map_err(TaskError::from_error).map(drop)
+                    };
+                    drop(context.spawn_on(runtime, release));
+                }
+            }
+            return;
+        };
+        let (backend, policy, key) = (self.backend.clone(), self.policy.clone(), self.key.clone());
+        let release = async move {
+            // Without an answer the request may arrive after its release.
+            let may_arrive_late = arrives_late(&reply.await) || may_arrive_late;
+            let release = release(id, may_arrive_late);
+            let _slot = backend.context().background().acquire_slot().await;
+            let done = match backend.ask(release, &policy, &key) {
+                Answer::Now(done) => done,
+                Answer::Later(done) => done.await,
+            };
+            backend.context().permit_queues().released(&policy, &key);
+            done.map_err(TaskError::from_error).map(drop)
+        };
+        drop(context.spawn_on(runtime, release));
+    }
+}

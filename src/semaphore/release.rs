@@ -1,0 +1,118 @@
+use std::error::Error;
+use std::fmt;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use crate::backend::{Answer, Lease, PermitBackend, TaskError};
+use crate::decision::{PermitId, PermitOp, PermitReply};
+
+/// Why it is not known whether a permit was given back. It ends with its lease.
+#[derive(Debug)]
+pub struct ReleaseError(pub(super) TaskError);
+
+impl fmt::Display for ReleaseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            TaskError::NoRuntime => f.write_str("there is no runtime to release the permit in"),
+            TaskError::TimedOut | TaskError::TooMany => f.write_str("the release took too long"),
+            TaskError::RuntimeEnded => {
+                f.write_str("the runtime ended before the permit was released")
+            }
+            TaskError::Failed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for ReleaseError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &self.0 {
+            // Shown in place of this one, so its causes are ours.
+            TaskError::Failed(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+/// A backend, whichever its type.
+pub(super) trait ReleasePermit: Send + Sync {
+    /// Gives a permit back, in the background as soon as it takes time.
+    fn release(&self, lease: &Lease) -> ReleaseProgress;
+
+    /// Sees whether its lease is over.
+    fn check_lease(&self, lease: &Lease);
+}
+
+pub(super) enum ReleaseProgress {
+    Done(Result<bool, TaskError>),
+    UnderWay(oneshot::Receiver<Result<bool, TaskError>>),
+}
+
+impl<B: PermitBackend> ReleasePermit for B {
+    fn check_lease(&self, lease: &Lease) {
+        if self.has_leases() {
+            let context = self.context();
+            context.leases().check_lease(lease.id, || context.now());
+        }
+    }
+
+    fn release(&self, lease: &Lease) -> ReleaseProgress {
+        let context = self.context();
+        // First: what is given back is not renewed.
+        if self.has_leases() {
+            context.leases().forget(lease.id);
+        }
+        if lease.weight == 0 {
+            return ReleaseProgress::Done(Ok(false));
+        }
+        let Lease {
+            id, policy, key, ..
+        } = lease;
+        let release = release(*id, lease.may_arrive_late);
+        match self.ask(release, policy, key) {
+            Answer::Now(reply) => {
+                context.permit_queues().released(policy, key);
+                let released = reply
+                    .map_err(|error| context.record_task_failure(TaskError::from_error(error)));
+                ReleaseProgress::Done(released.map(|reply| reply.lasting.contains(&true)))
+            }
+            Answer::Later(reply) => {
+                let backend = self.clone();
+                let (policy, key) = (policy.clone(), key.clone());
+                let release = async move {
+                    // However many leave together, none is late because of the others.
+                    let _slot = backend.context().background().acquire_slot().await;
+                    let reply = reply.await;
+                    backend.context().permit_queues().released(&policy, &key);
+                    Ok(reply
+                        .map_err(TaskError::from_error)?
+                        .lasting
+                        .contains(&true))
+                };
+                match context.spawn_on(runtime(lease.runtime.as_ref()), release) {
+                    Ok(answer) => ReleaseProgress::UnderWay(answer),
+                    Err(error) => ReleaseProgress::Done(Err(error)),
+                }
+            }
+        }
+    }
+}
+
+/// The runtime of the caller, or else this one.
+pub(super) fn runtime(other: Option<&Handle>) -> Option<Handle> {
+    Handle::try_current().ok().or_else(|| other.cloned())
+}
+
+/// Whether a request with this answer, or a copy of it, may still arrive.
+pub(super) fn arrives_late<E>(reply: &Result<PermitReply, E>) -> bool {
+    reply.as_ref().map_or(true, |reply| reply.is_repeated)
+}
+
+/// What gives a permit back.
+pub(super) const fn release(id: PermitId, may_arrive_late: bool) -> PermitOp {
+    if may_arrive_late {
+        PermitOp::Revoke(id)
+    } else {
+        PermitOp::Release(id)
+    }
+}
