@@ -188,7 +188,7 @@ fn rejections_are_logged_without_keys() {
         seen(&mut service, Request::new(()));
     });
     let expected = [
-        "DEBUG message=request refused: over the limit policy=\"api\"",
+        "DEBUG message=request rejected: over the limit policy=\"api\"",
         "DEBUG message=request without a key error=header `x-api-key` is missing",
     ];
     assert_eq!(lines, expected);
@@ -260,7 +260,7 @@ fn failures_are_logged_each_time_and_the_circuit_once() {
             }
         });
     });
-    let each = "DEBUG message=the backend gave no answer";
+    let each = "DEBUG message=the backend failed";
     let count = lines.iter().filter(|line| line.starts_with(each)).count();
     assert_eq!(count, 6, "{lines:?}");
     let circuit = lines.iter().filter(|line| line.starts_with("WARN")).count();
@@ -305,9 +305,9 @@ fn denied_awaited_and_lost_permits_are_logged() {
     assert_eq!(
         lines,
         [
-            "DEBUG message=request refused: too many in flight permits=\"exports\"",
-            "DEBUG message=a permit was given after a wait waited=2s permits=\"exports\"",
-            "WARN message=a permit was lost: its lease could not be renewed permits=\"exports\"",
+            "DEBUG message=request rejected: too many in flight permits=\"exports\"",
+            "DEBUG message=permit acquired after a wait waited=2s permits=\"exports\"",
+            "WARN message=permit lost: its lease could not be renewed permits=\"exports\"",
         ]
     );
 }

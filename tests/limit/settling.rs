@@ -359,7 +359,7 @@ async fn failed_settlement_is_counted_and_affects_no_request() {
         let app = app(&remote);
         let seen = got(&app, "/settle/4").await;
         assert_eq!(seen.status, StatusCode::OK);
-        assert_eq!(seen.body, "the backend gave no answer to the settlement");
+        assert_eq!(seen.body, "the backend failed to settle the charge");
         assert_eq!(remote.context().failed_background_tasks(), 1);
         assert_eq!(gone(&remote.memory), 10);
     }

@@ -197,7 +197,7 @@ async fn settlements_above_1024_fail_and_are_counted() {
         assert_eq!(failed.len(), 6);
         for error in failed {
             assert!(!error.is_settled());
-            assert_eq!(error.to_string(), "too many settlements are under way");
+            assert_eq!(error.to_string(), "too many settlements are running");
         }
         until("all are done", secs(5), || context(&limiter) == (0, 0, 6)).await;
         assert_eq!(left(&limiter, &ann).await, 10_000 - 6);
@@ -221,10 +221,7 @@ async fn failed_settlement_returns_an_error_and_is_counted() {
             let start = std::time::Instant::now();
             let error = charge.settle(5).await.expect_err("Redis is gone");
             assert!(!error.is_settled());
-            assert_eq!(
-                error.to_string(),
-                "the backend gave no answer to the settlement"
-            );
+            assert_eq!(error.to_string(), "the backend failed to settle the charge");
             let source = std::error::Error::source(&error).expect("the backend's");
             assert!(
                 source.is::<tower_sluice::backend::BackendError>(),
@@ -260,7 +257,7 @@ fn settlement_without_a_runtime_returns_an_error() {
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),
-        "settling with a remote backend needs a Tokio runtime, and there is none here"
+        "a remote backend needs a Tokio runtime to settle a charge; call it within one"
     );
     assert_eq!(limiter.backend().context().failed_background_tasks(), 1);
     let left = runtime.block_on(left(&limiter, &ann()));

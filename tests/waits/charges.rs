@@ -478,10 +478,7 @@ async fn failed_settlement_reports_its_cause_and_is_counted() {
     far.wire.cut();
     let error = charge.settle(45).await.expect_err("it is cut");
     assert!(!error.is_settled());
-    assert_eq!(
-        error.to_string(),
-        "the backend gave no answer to the settlement"
-    );
+    assert_eq!(error.to_string(), "the backend failed to settle the charge");
     let source = error.source().expect("the backend's");
     assert_eq!(source.to_string(), "the wire is cut");
     assert_eq!(far.background_tasks(), (0, 1));
@@ -489,7 +486,7 @@ async fn failed_settlement_reports_its_cause_and_is_counted() {
     far.wire.mend();
     let error = charge.cancel().await.expect_err("it has been settled");
     assert!(error.is_settled());
-    assert_eq!(error.to_string(), "the charge has been settled already");
+    assert_eq!(error.to_string(), "the charge was already settled");
     assert_eq!((far.left(), far.background_tasks()), (70, (0, 1)));
 }
 
@@ -500,10 +497,7 @@ async fn settlement_that_cannot_start_returns_an_error_and_is_counted() {
     far.wire.open_circuit();
     let error = outcome(charge.settle(45)).expect_err("it is known");
     assert!(!error.is_settled());
-    assert_eq!(
-        error.to_string(),
-        "the backend gave no answer to the settlement"
-    );
+    assert_eq!(error.to_string(), "the backend failed to settle the charge");
     assert_eq!(
         (far.background_tasks(), far.wire.sent()),
         ((0, 1), vec!["check"])
@@ -528,7 +522,7 @@ async fn settlements_above_1024_fail_and_are_counted() {
             Ok(snapshot) => done += u64::from(snapshot.is_some()),
             Err(error) => {
                 assert!(!error.is_settled());
-                assert_eq!(error.to_string(), "too many settlements are under way");
+                assert_eq!(error.to_string(), "too many settlements are running");
                 crowded += 1;
             }
         }
@@ -547,7 +541,7 @@ async fn slow_settlement_times_out_and_is_counted() {
     far.wire.hold();
     let error = charge.settle(45).await.expect_err("no answer comes");
     assert!(!error.is_settled());
-    assert_eq!(error.to_string(), "the settlement took too long");
+    assert_eq!(error.to_string(), "the settlement timed out");
     assert_eq!(far.background_tasks(), (0, 1));
 }
 
@@ -564,7 +558,7 @@ fn settlement_without_a_runtime_returns_an_error() {
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),
-        "settling with a remote backend needs a Tokio runtime, and there is none here"
+        "a remote backend needs a Tokio runtime to settle a charge; call it within one"
     );
     assert_eq!((far.background_tasks(), far.left()), ((0, 1), 70));
     assert_eq!(far.wire.sent(), ["check"]);
@@ -585,7 +579,7 @@ fn settlement_whose_runtime_ends_returns_an_error() {
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),
-        "the runtime ended before the settlement was done"
+        "the runtime ended before the settlement was complete"
     );
     assert_eq!(far.background_tasks(), (0, 1));
 }

@@ -3,12 +3,13 @@ use std::fmt;
 
 use crate::backend::TaskError;
 
+/// The error of a [`Settlement`](super::Settlement): it had no effect, or its effect is unknown.
 #[derive(Clone, Debug)]
 pub struct SettleError(pub(super) SettleErrorKind);
 
 #[derive(Clone, Debug)]
 pub(super) enum SettleErrorKind {
-    /// Another one came first.
+    /// The charge was settled before.
     Settled,
     Task(TaskError),
 }
@@ -20,8 +21,8 @@ impl From<TaskError> for SettleErrorKind {
 }
 
 impl SettleError {
-    /// Whether another settlement of the same charge came first; else the backend gave no answer, too many settlements
-    /// were under way, or there is no runtime.
+    /// Returns whether the charge was settled before. Otherwise the backend failed, too many settlements were running,
+    /// or there was no runtime.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         matches!(self.0, SettleErrorKind::Settled)
@@ -31,17 +32,17 @@ impl SettleError {
 impl fmt::Display for SettleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            SettleErrorKind::Settled => "the charge has been settled already",
-            SettleErrorKind::Task(TaskError::TooMany) => "too many settlements are under way",
+            SettleErrorKind::Settled => "the charge was already settled",
+            SettleErrorKind::Task(TaskError::TooMany) => "too many settlements are running",
             SettleErrorKind::Task(TaskError::NoRuntime) => {
-                "settling with a remote backend needs a Tokio runtime, and there is none here"
+                "a remote backend needs a Tokio runtime to settle a charge; call it within one"
             }
             SettleErrorKind::Task(TaskError::RuntimeEnded) => {
-                "the runtime ended before the settlement was done"
+                "the runtime ended before the settlement was complete"
             }
-            SettleErrorKind::Task(TaskError::TimedOut) => "the settlement took too long",
+            SettleErrorKind::Task(TaskError::TimedOut) => "the settlement timed out",
             SettleErrorKind::Task(TaskError::Failed(_)) => {
-                "the backend gave no answer to the settlement"
+                "the backend failed to settle the charge"
             }
         })
     }

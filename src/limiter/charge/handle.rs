@@ -16,17 +16,17 @@ use crate::limiter::acquired::Acquired;
 use crate::policy::Policy;
 use crate::quota::Cost;
 
-/// What a request was charged, worth one settlement. Clones are the same charge.
+/// The tokens that a request was charged. It can be settled once; clones share it.
 ///
-/// Requests that a [`RateLimitLayer`](crate::RateLimitLayer) has let through carry it in their extensions, and with the
-/// feature `axum` it is an extractor. One that passed uncharged, because the backend failed, it has no key, or only a
-/// [shadow](Policy::shadow) policy would have rejected it, carries one of which nothing can be taken and to which
-/// nothing can be added: settling it does nothing, and is no error.
+/// A request that a [`RateLimitLayer`](crate::RateLimitLayer) allowed has it in its extensions. With the feature `axum`
+/// it is an extractor.
+///
+/// The charge is empty if the request was not counted: the backend failed, the request has no key, or a
+/// [shadow](Policy::shadow) policy denied it. A settlement of an empty charge does nothing and succeeds.
 pub struct Charge(Mutex<Account>);
 
-/// The entry is in place until there is a second handle to it: a request that nobody settles needs no allocation of its
-/// own.
-#[allow(clippy::large_enum_variant)] // the large one is the usual one
+/// The entry is stored in place until the charge is cloned, so that most requests need no allocation.
+#[allow(clippy::large_enum_variant)] // the large variant is the common one
 enum Account {
     Own(ChargeEntry),
     Shared(Arc<Mutex<ChargeEntry>>),
@@ -36,19 +36,19 @@ enum Account {
 struct ChargeEntry {
     decision: Option<Decision>,
     waited: Duration,
-    /// None: it has been settled, or there never was anything to settle.
+    /// `None` after a settlement, and for an empty charge.
     open: Option<OpenCharge>,
     policy: Option<Policy>,
-    /// Whether there was something, and a settlement has taken it.
+    /// Whether a settlement has taken `open`.
     settled: bool,
-    /// Whether a layer further in has given it back, because it rejected the request.
+    /// Whether an inner layer rejected the request and cancelled the charge.
     rejected: bool,
-    /// That of a layer around this one, by another policy or key.
+    /// The charge of an outer layer with another policy or key.
     outer: Option<Box<Charge>>,
 }
 
 impl Charge {
-    #[inline(always)] // what is moved here is large
+    #[inline(always)] // the arguments are large
     pub(crate) fn new(
         settler: Arc<dyn Settle>,
         policy: Policy,
@@ -77,7 +77,7 @@ impl Charge {
         })))
     }
 
-    /// Of a request that goes on by this decision, and was charged nothing that could be settled.
+    /// An empty charge of a request with this decision.
     pub(crate) fn from_decision(policy: Policy, decision: Decision) -> Self {
         Self(Mutex::new(Account::Own(ChargeEntry {
             decision: Some(decision),
@@ -86,60 +86,61 @@ impl Charge {
         })))
     }
 
-    /// Of a request that passed uncounted.
+    /// The empty charge of a request that was not counted.
     pub(crate) fn uncounted() -> Self {
         Self(Mutex::new(Account::Own(ChargeEntry::default())))
     }
 
-    /// Charges `extra` beside the estimate, without asking.
+    /// Charges `extra` tokens in addition to the estimate, even above the limit.
     pub fn charge(&self, extra: impl Into<Cost>) -> Settlement {
         let extra = extra.into();
         self.settle_by(|estimate, quotas| estimate.with(&extra, quotas, u64::saturating_add))
     }
 
-    /// Gives back `less` of the estimate, all of it at the most.
+    /// Refunds `less` tokens of the estimate, and at most the estimate.
     pub fn refund(&self, less: impl Into<Cost>) -> Settlement {
         let less = less.into();
         self.settle_by(|estimate, quotas| estimate.with(&less, quotas, u64::saturating_sub))
     }
 
-    /// Charges `actual` in place of the estimate: the rest is charged without asking, or given back.
+    /// Replaces the estimate by `actual`: charges the excess, even above the limit, or refunds the rest.
     pub fn settle(&self, actual: impl Into<Cost>) -> Settlement {
         let actual = actual.into();
         self.settle_by(|_, _| actual)
     }
 
-    /// Gives the whole estimate back.
+    /// Refunds the whole estimate.
     pub fn cancel(&self) -> Settlement {
         self.settle(Cost::ZERO)
     }
 
-    /// What has been charged and can be settled: the estimate. `None` after a settlement, or if nothing was counted.
+    /// Returns the estimate, in tokens. `None` after a settlement and for an empty charge.
     #[must_use]
     pub fn estimate(&self) -> Option<Cost> {
         self.with_entry(|entry| entry.open.as_ref().map(|open| open.cost.clone()))
     }
 
-    /// The policy that decided; `None` if the request passed uncounted.
+    /// Returns the policy that decided. `None` if the request was not counted.
     #[must_use]
     pub fn policy(&self) -> Option<Policy> {
         self.with_entry(|entry| entry.policy.clone())
     }
 
-    /// The answer by which the request was let through, with the numbers after its estimate was charged; a rejection,
-    /// if its policy is a [shadow](Policy::shadow). `None` if it passed uncounted.
+    /// Returns the decision, with the numbers after the estimate was charged. `None` if the request was not counted.
+    ///
+    /// The decision is a denial if the policy is a [shadow](Policy::shadow) and the request exceeded the limit.
     #[must_use]
     pub fn decision(&self) -> Option<Decision> {
         self.with_entry(|entry| entry.decision.clone())
     }
 
-    /// How long the request has waited to be allowed; zero if it was at once.
+    /// Returns how long the request waited until it was allowed. Zero if it did not wait.
     #[must_use]
     pub fn waited(&self) -> Duration {
         self.with_entry(|entry| entry.waited)
     }
 
-    /// The charge of the next layer around the one that made this one, if that was by another policy or key.
+    /// Returns the charge of the next outer layer that has another policy or key.
     #[must_use]
     pub fn outer(&self) -> Option<Self> {
         self.with_entry(|entry| entry.outer.as_deref().cloned())
@@ -149,8 +150,7 @@ impl Charge {
         self.with_entry(|entry| entry.outer = Some(Box::new(outer)));
     }
 
-    /// The open charge among this one and those around it that was made for `key` by `policy` in the backend of
-    /// `context`.
+    /// Finds the open charge of `key` by `policy` in the backend of `context`, among this charge and the outer ones.
     pub(crate) fn find(
         &self,
         context: &BackendContext,
@@ -169,12 +169,12 @@ impl Charge {
         self.with_entry(|entry| entry.outer.as_ref()?.find(context, policy, key))
     }
 
-    /// How many there are around it.
+    /// The number of outer charges.
     pub(crate) fn depth(&self) -> usize {
         self.with_entry(|entry| entry.outer.as_ref().map_or(0, |outer| outer.depth() + 1))
     }
 
-    /// Adds what another check has charged for the same request. If it has been settled meanwhile, that stays charged.
+    /// Adds the charge of another check for the same request. After a settlement the added tokens stay charged.
     pub(crate) fn extend(&self, charged: &Cost, acquired: Acquired) {
         self.with_entry(|entry| {
             entry.decision = Some(acquired.decision);
@@ -187,12 +187,11 @@ impl Charge {
         });
     }
 
-    /// The numbers have changed.
     pub(crate) fn set_decision(&self, decision: Decision) {
         self.with_entry(|entry| entry.decision = Some(decision));
     }
 
-    /// Gives back what the charge is above `cost`, and leaves it open; `None` if that is nothing.
+    /// Refunds the excess over `cost` and leaves the charge open. `None` if there is no excess.
     pub(crate) fn lower(&self, cost: &Cost) -> Option<Settlement> {
         self.with_entry(|entry| {
             let (open, policy) = (entry.open.as_mut()?, entry.policy.as_ref()?);
@@ -204,13 +203,13 @@ impl Charge {
         })
     }
 
-    /// Gives everything back, for a layer further in that rejects the request.
+    /// Refunds everything, because an inner layer rejects the request.
     pub(crate) fn reject(&self) -> Settlement {
         self.with_entry(|entry| entry.rejected = true);
         self.cancel()
     }
 
-    /// The [depth](Self::depth) of the one among this and those around it that was [rejected](Self::reject).
+    /// The [depth](Self::depth) of the charge that was [rejected](Self::reject), among this charge and the outer ones.
     pub(crate) fn rejected_at(&self) -> Option<usize> {
         if self.with_entry(|entry| entry.rejected) {
             return Some(self.depth());
@@ -219,7 +218,7 @@ impl Charge {
     }
 
     fn settle_by(&self, actual: impl FnOnce(&Cost, usize) -> Cost) -> Settlement {
-        // Taken out in one step: of any number of callers one finds it.
+        // One step, so that only one of several concurrent callers settles.
         let taken = self.with_entry(|entry| {
             let (open, settled) = (entry.open.take(), entry.settled);
             entry.settled |= open.is_some();
@@ -263,7 +262,7 @@ impl Clone for Charge {
     }
 }
 
-/// Shows no key.
+/// Omits the key, which may be personal data.
 impl fmt::Debug for Charge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.with_entry(|entry| {

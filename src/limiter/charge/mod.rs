@@ -1,16 +1,18 @@
-//! [`Charge`]: what a request was charged, to be settled when it is known what it really cost.
+//! [`Charge`]: the tokens that a request was charged. It can be settled when the actual cost is known.
 //!
-//! | | charges in the end |
+//! A request is charged its cost as an estimate, before it is served. One settlement can correct the estimate:
+//!
+//! | settlement | final charge |
 //! |---|---|
-//! | nothing at all | the estimate |
-//! | [`charge(extra)`](Charge::charge) | the estimate and `extra` |
-//! | [`refund(n)`](Charge::refund) | the estimate less `n` |
+//! | none | the estimate |
+//! | [`charge(extra)`](Charge::charge) | the estimate plus `extra` |
+//! | [`refund(n)`](Charge::refund) | the estimate minus `n` |
 //! | [`settle(actual)`](Charge::settle) | `actual` |
-//! | [`cancel()`](Charge::cancel) | nothing |
+//! | [`cancel()`](Charge::cancel) | 0 |
 //!
-//! One of them takes effect, the first that is called on any clone; whatever comes later is told so. More than the
-//! estimate is charged without asking, as a debt of up to twice the limit; less is given back, windows taking it back
-//! from the window that was charged.
+//! - The first settlement on any clone takes effect. A later one returns a [`SettleError`].
+//! - An excess over the estimate is always charged, even above the limit. The debt of a key is at most twice the limit.
+//! - A difference below the estimate is refunded. A window refunds it to the window that was charged.
 //!
 //! ```
 //! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
@@ -20,14 +22,14 @@
 //! let ann = Key::from("ann");
 //! let charge = limiter.try_acquire(&ann, 30).await?;
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 70);
-//! charge.settle(45).await?; // it was dearer than thought
+//! charge.settle(45).await?; // the actual cost
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 55);
-//! assert!(charge.cancel().await.is_err(), "it has been settled");
+//! assert!(charge.cancel().await.is_err(), "the charge is settled");
 //! # Ok(()) }
 //! ```
 //!
-//! A handler in axum takes the charge as an argument; a layer can also be told to look at each response
-//! ([`on_response`](crate::RateLimitLayer::on_response)):
+//! An axum handler takes the charge as an argument. A layer can settle charges by the response, with
+//! [`on_response`](crate::RateLimitLayer::on_response):
 //!
 //! ```
 //! use axum::Router;
@@ -51,12 +53,14 @@
 //! let app: Router = Router::new().route("/ask", post(ask)).layer(limit);
 //! ```
 //!
-//! In other services it is in the request's extensions: `request.extensions().get::<Charge>()`.
+//! In other services the charge is in the request's extensions: `request.extensions().get::<Charge>()`.
 //!
-//! A settlement begins with the call: in memory it is done then, and with a remote backend it goes on in the background
-//! of the Tokio runtime that it is called in (on a thread without one it fails), so that the answer to a client need
-//! not wait for it. Awaiting the [`Settlement`] tells how it ended. What failed is counted by the backend's
-//! [`BackendContext`](crate::backend::BackendContext).
+//! # Background work
+//!
+//! A settlement starts with the call, so a response does not wait for it. A memory backend completes it within the call.
+//! A remote backend completes it in a background task, on the Tokio runtime of the caller. A call on a thread without a
+//! runtime fails. Awaiting the [`Settlement`] returns the outcome. The backend's
+//! [`BackendContext`](crate::backend::BackendContext) counts failed background tasks.
 
 mod error;
 mod handle;

@@ -7,19 +7,19 @@ use crate::decision::{Op, Receipt};
 use crate::key::Key;
 use crate::quota::Cost;
 
-/// What can still be settled.
+/// The part of a charge that can be settled.
 pub(super) struct OpenCharge {
     pub(super) settler: Arc<dyn Settle>,
     pub(super) key: Key,
-    /// What all receipts together have charged.
+    /// The sum of all receipts.
     pub(super) cost: Cost,
     pub(super) receipt: Option<Receipt>,
-    /// Those of layers further in.
+    /// The receipts of inner layers.
     pub(super) more: Vec<Receipt>,
 }
 
 impl OpenCharge {
-    /// What gives back as much as the charge is above `cost`, the latest charge first.
+    /// The operations that refund the excess over `cost`, from the latest charge first.
     pub(super) fn give_back(&mut self, cost: &Cost, quotas: usize) -> SmallVec<[Op; 2]> {
         let mut left = self.cost.with(cost, quotas, u64::saturating_sub);
         let mut ops = SmallVec::new();

@@ -6,11 +6,11 @@ use crate::decision::{Decision, Op, Reply, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 
-/// A backend, whichever its type.
+/// A backend of any type, as charges use it.
 pub(crate) trait Settle: Send + Sync {
-    /// Does `ops` one after the other, in the background as soon as one takes time.
+    /// Runs `ops` in sequence. The rest runs in the background once an operation does not complete at once.
     fn begin(&self, ops: SmallVec<[Op; 2]>, policy: &Policy, key: &Key) -> Settlement;
-    /// What tells it from others.
+    /// The context, which identifies the backend.
     fn context(&self) -> &BackendContext;
 }
 

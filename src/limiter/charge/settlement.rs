@@ -7,12 +7,13 @@ use super::error::{SettleError, SettleErrorKind};
 use crate::backend::TaskError;
 use crate::decision::Snapshot;
 
-/// How a settlement goes on; it does so whether or not this is awaited. With a remote backend it needs the Tokio
-/// runtime that it was begun in.
+/// A running settlement. It completes even if this future is not awaited.
+///
+/// With a remote backend it runs on the Tokio runtime that it was started on.
 ///
 /// # Cancel safety
 ///
-/// Dropping it changes nothing.
+/// Dropping this future has no effect on the settlement.
 #[derive(Debug)]
 pub struct Settlement(SettlementState);
 
@@ -35,12 +36,14 @@ impl Settlement {
         Self(SettlementState::Done(Some(Err(SettleError(kind)))))
     }
 
-    /// Blocks this thread until it is done. A charge of a [`blocking::Limiter`](crate::blocking::Limiter) is settled by
-    /// then; one of a task goes on in its runtime, which must not be driven by this thread.
+    /// Blocks the thread until the settlement is complete.
+    ///
+    /// The settlement of a [`blocking::Limiter`](crate::blocking::Limiter) is already complete. The settlement of a task
+    /// runs on its runtime, so this thread must not drive that runtime.
     ///
     /// # Errors
     ///
-    /// As awaiting it.
+    /// Returns the error that awaiting the future would return.
     #[cfg(feature = "blocking")]
     pub fn join(self) -> Result<Option<Snapshot>, SettleError> {
         crate::park::block_on(self)
@@ -48,7 +51,7 @@ impl Settlement {
 }
 
 impl Future for Settlement {
-    /// The numbers after it, if anything had to be changed.
+    /// The numbers after the settlement. `None` if nothing had to change.
     type Output = Result<Option<Snapshot>, SettleError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
