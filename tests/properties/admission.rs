@@ -1,0 +1,257 @@
+//! How much each algorithm admits in a span of time.
+
+use std::collections::BTreeMap;
+
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use tower_sluice::quota::Anchor;
+
+use crate::for_all;
+use crate::model::Core;
+use crate::property::Seen;
+use crate::shapes::{Kind, Shape, shape};
+use crate::traffic::{Ask, Event, asks, start, traffic};
+
+/// What was admitted, and when it took effect.
+struct Charge {
+    at: u64,
+    cost: u128,
+}
+
+/// Runs the traffic without penalties. Where the clock lags, a charge takes effect at the time of the latest one.
+fn charges(shape: &Shape, start: u64, traffic: &[Event], reach: u64, seen: &Seen) -> Vec<Charge> {
+    let (mut core, mut charges, mut latest) = (Core::of(&[*shape]), Vec::new(), 0);
+    for Ask { now, cost, .. } in asks(shape, start, traffic, reach) {
+        if core.check(now, cost).decision.is_allowed() {
+            if cost > 0 {
+                latest = now.max(latest);
+                charges.push(Charge {
+                    at: latest,
+                    cost: cost.into(),
+                });
+            }
+        } else {
+            seen.note("refused");
+        }
+    }
+    charges
+}
+
+/// Every span from one charge to another, both included: its ends and what was charged in it.
+fn spans(charges: &[Charge]) -> impl Iterator<Item = (&Charge, &Charge, u128)> {
+    charges.iter().enumerate().flat_map(move |(index, first)| {
+        let mut sum = 0;
+        charges[index..].iter().map(move |last| {
+            sum += last.cost;
+            (first, last, sum)
+        })
+    })
+}
+
+#[test]
+fn token_bucket_admits_at_most_capacity_plus_rate_in_every_span() {
+    let seen = for_all(
+        (shape(&[Kind::Bucket], false), start(), traffic(), 0..=1_u64),
+        |(shape, start, traffic, reach), seen| {
+            for (first, last, sum) in spans(&charges(&shape, start, &traffic, reach, seen)) {
+                // sum <= capacity + refill / period × span, without a fraction
+                let beyond = sum.saturating_sub(shape.limit.into()) * u128::from(shape.span);
+                let refilled = u128::from(shape.refill) * u128::from(last.at - first.at);
+                prop_assert!(
+                    beyond <= refilled,
+                    "{} from {} to {}",
+                    sum,
+                    first.at,
+                    last.at
+                );
+                if beyond > 0 {
+                    seen.note("more than a burst");
+                }
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(100, &["refused", "more than a burst"]);
+}
+
+#[test]
+fn an_interval_bucket_admits_at_most_its_capacity_and_what_ticks_brought_in_every_span() {
+    let seen = for_all(
+        (shape(&[Kind::IntervalBucket], true), start(), traffic()),
+        |(shape, start, traffic), seen| {
+            // Ticks are counted beside the bucket: its clock starts when a charge leaves full.
+            let (mut core, mut charges) = (Core::of(&[shape]), Vec::<(u64, Charge)>::new());
+            let (mut ticks, mut running_since) = (0_u64, None::<i128>);
+            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+                if let Some(since) = &mut running_since {
+                    let ended = (i128::from(now) - *since).div_euclid(i128::from(shape.span));
+                    ticks += u64::try_from(ended).expect("time goes on");
+                    *since += ended * i128::from(shape.span);
+                }
+                let full = core.peek(now).reset_after().is_zero();
+                if !core.check(now, cost).decision.is_allowed() {
+                    seen.note("refused");
+                } else if cost > 0 {
+                    if full {
+                        running_since = Some(match shape.anchor {
+                            Anchor::FirstUse => now.into(),
+                            _ => shape.aligned_start(now),
+                        });
+                    }
+                    charges.push((
+                        ticks,
+                        Charge {
+                            at: now,
+                            cost: cost.into(),
+                        },
+                    ));
+                }
+            }
+            for (index, (ticks_before, first)) in charges.iter().enumerate() {
+                let mut sum = 0;
+                for (ticks, last) in &charges[index..] {
+                    sum += last.cost;
+                    let most = u128::from(shape.limit)
+                        + u128::from(shape.refill) * u128::from(ticks - ticks_before);
+                    prop_assert!(
+                        sum <= most,
+                        "{} of {} from {} to {}",
+                        sum,
+                        most,
+                        first.at,
+                        last.at
+                    );
+                    if sum > shape.limit.into() {
+                        seen.note("more than a burst");
+                    }
+                }
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(100, &["refused", "more than a burst"]);
+}
+
+#[test]
+fn fixed_window_admits_exactly_its_limit_per_window() {
+    let seen = for_all(
+        (shape(&[Kind::FixedWindow], true), start(), traffic()),
+        |(shape, start, traffic), seen| {
+            let (mut core, mut window, mut used) = (Core::of(&[shape]), i128::MIN, 0);
+            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+                let began = match shape.anchor {
+                    Anchor::FirstUse
+                        if used > 0 && i128::from(now) < window + i128::from(shape.span) =>
+                    {
+                        window
+                    }
+                    Anchor::FirstUse => now.into(),
+                    _ => shape.aligned_start(now),
+                };
+                if began != window {
+                    (window, used) = (began, 0);
+                }
+                let fits = u128::from(cost) + used <= shape.limit.into();
+                prop_assert_eq!(
+                    core.check(now, cost).decision.is_allowed(),
+                    fits || cost == 0
+                );
+                used += if fits { cost.into() } else { 0 };
+                seen.note(if fits { "allowed" } else { "refused" });
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(500, &["allowed", "refused"]);
+}
+
+#[test]
+fn sliding_log_admits_at_most_its_limit_in_every_window() {
+    let seen = for_all(
+        (
+            shape(&[Kind::SlidingLog], true),
+            start(),
+            traffic(),
+            0..=1_u64,
+        ),
+        |(shape, start, traffic, reach), seen| {
+            for (first, last, sum) in spans(&charges(&shape, start, &traffic, reach, seen)) {
+                let within = last.at - first.at < shape.span;
+                prop_assert!(
+                    !within || sum <= shape.limit.into(),
+                    "{} from {} to {}",
+                    sum,
+                    first.at,
+                    last.at
+                );
+                if within && sum == shape.limit.into() {
+                    seen.note("a full window");
+                }
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(100, &["refused", "a full window"]);
+}
+
+#[test]
+fn sliding_log_denies_only_above_its_limit() {
+    for_all(
+        (shape(&[Kind::SlidingLog], true), start(), traffic()),
+        |(shape, start, traffic), _| {
+            let (mut core, mut charges) = (Core::of(&[shape]), Vec::<(u64, u64)>::new());
+            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+                let counting = charges.iter().filter(|(at, _)| now - at < shape.span);
+                let sum = counting
+                    .map(|(_, cost)| cost)
+                    .sum::<u64>()
+                    .saturating_add(cost);
+                let fits = cost == 0 || sum <= shape.limit;
+                prop_assert_eq!(core.check(now, cost).decision.is_allowed(), fits);
+                if fits {
+                    charges.push((now, cost));
+                }
+            }
+            Ok(())
+        },
+    );
+}
+
+#[test]
+fn the_estimate_of_a_counter_never_exceeds_its_limit() {
+    let seen = for_all(
+        (shape(&[Kind::SlidingWindow], true), start(), traffic()),
+        |(shape, start, traffic), seen| {
+            let (mut core, mut counts) = (Core::of(&[shape]), BTreeMap::<u64, u128>::new());
+            let (span, limit) = (u128::from(shape.span), u128::from(shape.limit));
+            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+                let (window, into) = (now / shape.span, u128::from(now % shape.span));
+                let count = |window: u64| counts.get(&window).copied().unwrap_or(0);
+                let before = window.checked_sub(1).map_or(0, count);
+                // The estimate times the window, with this request.
+                let estimate = before * (span - into) + (count(window) + u128::from(cost)) * span;
+                let fits = estimate <= limit * span;
+                let allowed = core.check(now, cost).decision.is_allowed();
+                prop_assert!(
+                    !allowed || fits || cost == 0,
+                    "an estimate of {}",
+                    estimate / span
+                );
+                // A weight that falls in steps of more than 1 µs admits less.
+                if limit * span <= 1 << 51 {
+                    prop_assert_eq!(allowed, fits || cost == 0);
+                }
+                if allowed {
+                    *counts.entry(window).or_default() += u128::from(cost);
+                } else {
+                    seen.note("refused");
+                }
+                if before > 0 && allowed && cost > 0 {
+                    seen.note("allowed beside a carried count");
+                }
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(100, &["refused", "allowed beside a carried count"]);
+}

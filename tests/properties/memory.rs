@@ -1,0 +1,252 @@
+//! The memory backend decides like the algorithms.
+
+use std::fmt::Debug;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use tower_sluice::clock::{ManualClock, Timestamp};
+use tower_sluice::decision::Receipt;
+use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
+
+use crate::for_all;
+use crate::model::{Core, one};
+use crate::property::Seen;
+use crate::shapes::{KINDS, Kind, Shape, small_shape};
+use crate::traffic::{Event, TODAY, event, start};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Op {
+    Check,
+    Penalize,
+    Refund(prop::sample::Index),
+    Reset,
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    key: usize,
+    event: Event,
+    op: Op,
+    /// Other numbers for the quota, of the same identity.
+    numbers: Option<(u64, u64, u64)>,
+}
+
+fn asked(keys: usize) -> impl Strategy<Value = Asked> {
+    let op = prop_oneof![
+        12 => Just(Op::Check),
+        2 => Just(Op::Penalize),
+        4 => any::<prop::sample::Index>().prop_map(Op::Refund),
+        1 => Just(Op::Reset),
+    ];
+    let numbers = proptest::option::weighted(0.15, (1..=20_u64, 1..=20_u64, 1..=5_000_u64));
+    (0..keys, event(), op, numbers).prop_map(|(key, event, op, numbers)| Asked {
+        key,
+        event,
+        op,
+        numbers,
+    })
+}
+
+/// The memory backend and, for each key, a core of its own; every answer is asked of both.
+struct Twins {
+    clock: ManualClock,
+    limiter: Limiter<MemoryBackend<ManualClock>>,
+    cores: Vec<(Core, Vec<[Receipt; 2]>)>,
+    shape: Shape,
+}
+
+impl Twins {
+    fn of(shape: Shape, keys: usize, start: u64) -> Self {
+        let clock = ManualClock::at(Timestamp::from_micros(start));
+        let backend = MemoryBackend::builder().clock(clock.clone()).build();
+        let core = Core::of(&[shape]);
+        Self {
+            limiter: Limiter::new(core.policy.clone(), backend),
+            cores: (0..keys).map(|_| (core.clone(), Vec::new())).collect(),
+            clock,
+            shape,
+        }
+    }
+
+    fn reconfigure(&mut self, (limit, refill, span): (u64, u64, u64)) {
+        // Full stays full: what a bucket without initial tokens has left is forgotten when it owes nothing, and to one
+        // with initial tokens that is a difference.
+        let full = self.shape.initial == self.shape.limit;
+        self.shape.limit = limit;
+        self.shape.initial = if full {
+            limit
+        } else {
+            self.shape.initial.min(limit)
+        };
+        // The window of a window makes it another limit.
+        match self.shape.kind {
+            Kind::Bucket | Kind::IntervalBucket => {
+                (self.shape.refill, self.shape.span) = (refill, span);
+            }
+            _ => self.shape.refill = refill,
+        }
+        let policy = Core::of(&[self.shape]).policy;
+        self.limiter = self.limiter.with_policy(&policy);
+        for (core, _) in &mut self.cores {
+            core.policy = policy.clone();
+        }
+    }
+
+    fn ask(&mut self, asked: &Asked, now: u64, seen: &Seen) -> TestCaseResult {
+        self.clock.set(Timestamp::from_micros(now));
+        let cost = asked.event.spend.of(self.shape.limit);
+        let key = Key::from(u64::try_from(asked.key).expect("fits"));
+        let (core, receipts) = &mut self.cores[asked.key];
+        let at_once = "memory answers at once";
+        let (memory, own) = match asked.op {
+            Op::Check => {
+                let Ok(memory) = self
+                    .limiter
+                    .check(&key, cost)
+                    .now_or_never()
+                    .expect(at_once);
+                let own = core.check(now, cost);
+                prop_assert_eq!(&memory.decision, &own.decision);
+                seen.note(if own.decision.is_allowed() {
+                    "allowed"
+                } else {
+                    "refused"
+                });
+                receipts.extend(memory.receipt.zip(own.receipt).map(<[_; 2]>::from));
+                return Ok(());
+            }
+            Op::Penalize => {
+                let Ok(memory) = self
+                    .limiter
+                    .penalize(&key, cost)
+                    .now_or_never()
+                    .expect(at_once);
+                (memory, one(&core.penalize(now, cost)))
+            }
+            Op::Refund(_) if receipts.is_empty() => return Ok(()),
+            Op::Refund(index) => {
+                let [memory, own] = index.get_mut(receipts);
+                let refund = self.limiter.refund(&key, memory, cost);
+                let Ok(refunded) = refund.now_or_never().expect(at_once);
+                let taken = own.take(Cost::new(cost));
+                prop_assert_eq!(memory.tokens(), own.tokens());
+                seen.note("refunded");
+                (refunded, core.refund(now, &taken))
+            }
+            Op::Reset => {
+                let Ok(memory) = self.limiter.reset(&key).now_or_never().expect(at_once);
+                (memory, core.reset(now))
+            }
+        };
+        prop_assert_eq!(memory.quotas(), &[own]);
+        Ok(())
+    }
+}
+
+/// A key that is alone is never swept: it answers the same even when it is reconfigured and its clock goes back.
+#[test]
+fn memory_decides_as_the_core_for_every_operation() {
+    let seen = for_all(
+        (small_shape(&KINDS, true), start(), vec(asked(1), 1..100)),
+        |(mut shape, start, traffic), seen| {
+            shape.span = shape.span.min(5_000);
+            let (mut twins, mut latest) = (Twins::of(shape, 1, start), start);
+            for asked in traffic {
+                if let Some(numbers) = asked.numbers {
+                    twins.reconfigure(numbers);
+                    seen.note("reconfigured");
+                }
+                latest = asked
+                    .event
+                    .step
+                    .from(latest, &twins.shape)
+                    .min(Timestamp::MAX.as_micros());
+                let lag = twins.shape.horizon() * 2 * asked.event.back / 255;
+                twins.ask(&asked, latest.saturating_sub(lag), seen)?;
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(100, &["allowed", "refused", "refunded", "reconfigured"]);
+}
+
+/// Keys that owe nothing are swept meanwhile, which no answer shows.
+#[test]
+fn memory_decides_as_the_core_while_it_sweeps() {
+    const KEYS: usize = 40;
+    let seen = for_all(
+        (
+            small_shape(&KINDS, true),
+            start(),
+            vec(asked(KEYS), 20..100),
+        ),
+        |(mut shape, start, traffic), seen| {
+            shape.span = shape.span.max(50_000);
+            let (mut twins, mut now) = (Twins::of(shape, KEYS, start), start);
+            for asked in &traffic {
+                now = asked
+                    .event
+                    .step
+                    .from(now, &shape)
+                    .min(Timestamp::MAX.as_micros());
+                twins.ask(asked, now, seen)?;
+            }
+            let known = twins
+                .cores
+                .iter()
+                .filter(|(core, _)| core.states[0].is_some())
+                .count();
+            let kept = twins.limiter.backend().len();
+            prop_assert!(kept <= known, "{} kept of {}", kept, known);
+            if kept < known {
+                seen.note("swept");
+            }
+            Ok(())
+        },
+    );
+    seen.at_least(5, &["swept"]);
+    seen.at_least(100, &["allowed", "refused", "refunded"]);
+}
+
+#[test]
+fn peek_does_not_extend_expiry() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let clock = ManualClock::at(Timestamp::from_micros(TODAY));
+    let backend = MemoryBackend::builder().clock(clock.clone()).idle_ttl(HOUR);
+    let policy = Policy::new("idle", Quota::per_second(10).initial_tokens(2));
+    let (limiter, key) = (Limiter::new(policy, backend.build()), Key::from("ann"));
+    assert!(limiter.check_now(&key, 1).decision.is_allowed());
+    for _ in 0..2 {
+        clock.advance(HOUR / 2);
+        let _ = limiter.check_now(&key, 0);
+        assert!(!limiter.check_now(&key, 11).decision.is_allowed());
+    }
+    clock.advance(HOUR / 2);
+    // It has expired, and is created anew with 2 tokens by its first check, even a denied one.
+    assert!(!limiter.check_now(&key, 10).decision.is_allowed());
+    clock.advance(Duration::from_millis(800));
+    assert!(limiter.check_now(&key, 10).decision.is_allowed());
+}
+
+#[test]
+fn peek_by_another_tier_does_not_shorten_expiry() {
+    let clock = ManualClock::at(Timestamp::from_micros(TODAY));
+    // One shard, so that every new key sweeps past the old one.
+    let backend = MemoryBackend::builder().max_keys(NonZeroUsize::new(100).expect("not 0"));
+    let backend = backend.clock(clock.clone()).build();
+    let limiter = Limiter::new(Policy::new("tiers", Quota::per_hour(10)), backend);
+    let faster = limiter.with_policy(&Policy::new("tiers", Quota::per_second(1_000)));
+    let key = Key::from("ann");
+    assert!(limiter.check_now(&key, 10).decision.is_allowed());
+    assert!(faster.check_now(&key, 0).decision.is_allowed());
+    assert!(!faster.check_now(&key, 1_001).decision.is_allowed());
+    clock.advance(Duration::from_secs(1));
+    for other in 0..10 {
+        let _ = limiter.check_now(&Key::from(other), 1);
+    }
+    assert!(!limiter.check_now(&key, 1).decision.is_allowed());
+}
