@@ -1,0 +1,130 @@
+//! Requests in one batch get the replies of single requests.
+
+use std::cell::Cell;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use tower_sluice::backend::Backend;
+use tower_sluice::clock::Timestamp;
+use tower_sluice::{Cost, Key, Policy, Quota, RedisBackend};
+
+use crate::backends::{Side, Stand};
+use crate::for_some;
+use crate::traffic::{Act, act, start};
+
+/// One of them in each of these: no script and no place in a batch is alike.
+fn kinds_of_policies() -> Vec<Policy> {
+    let minute = Duration::from_secs(60);
+    let (bucket, interval) = (
+        Quota::per_second(3).burst(5),
+        Quota::interval_bucket(7, 2, minute),
+    );
+    let (fixed, sliding, log) = (
+        Quota::fixed_window(4, minute),
+        Quota::sliding_window(4, minute),
+        Quota::sliding_log(4, minute),
+    );
+    let single = [bucket, interval, fixed, sliding, log];
+    let mut policies: Vec<_> = single
+        .iter()
+        .enumerate()
+        .map(|(index, quota)| Policy::new(&format!("single{index}"), *quota))
+        .collect();
+    policies.push(Policy::new("slow", Quota::per_minute(2).initial_tokens(1)));
+    policies.push(Policy::new("buckets", bucket).and("interval", interval));
+    policies.push(
+        Policy::new("mixed", fixed)
+            .and("log", log)
+            .and("bucket", bucket),
+    );
+    policies
+}
+
+/// What is asked of a key in one round.
+#[derive(Clone, Debug)]
+struct Question {
+    policy: Index,
+    cost: u64,
+    act: Act,
+}
+
+fn question() -> impl Strategy<Value = Question> {
+    (any::<Index>(), 0..=6_u64, act()).prop_map(|(policy, cost, act)| Question {
+        policy,
+        cost,
+        act,
+    })
+}
+
+/// A key in two backends.
+struct Twins {
+    policy: Policy,
+    key: Key,
+    alone: Side<RedisBackend>,
+    together: Side<RedisBackend>,
+}
+
+#[test]
+fn batched_requests_get_the_same_replies_as_single_requests() {
+    let stand = Stand::new();
+    let with = |prefix: &str, batching: bool| {
+        let builder = Stand::builder().prefix(prefix).batching(batching);
+        builder.from_connection(stand.frozen())
+    };
+    let (alone, together) = (with("alone", false), with("together", true));
+    let policies = kinds_of_policies();
+    // In each round a question of its own for every key; the key stays of one policy.
+    let rounds = vec(vec(question(), 1..120), 1..6);
+    let calls = Cell::new(0);
+    let seen = for_some((rounds, start()), |(rounds, mut now), seen| {
+        let mut keys: Vec<Twins> = Vec::new();
+        for round in &rounds {
+            now += 300_000;
+            stand.clock.set(Timestamp::from_micros(now));
+            for question in round.iter().skip(keys.len()) {
+                keys.push(Twins {
+                    policy: question.policy.get(&policies).clone(),
+                    key: stand.fresh_key(),
+                    alone: Side::of(alone.clone()),
+                    together: Side::of(together.clone()),
+                });
+            }
+            let (mut expected, mut asked) = (Vec::new(), Vec::new());
+            for (question, twins) in round.iter().zip(&mut keys) {
+                let cost = || Cost::new(question.cost);
+                let ops = (
+                    twins.alone.op(&question.act, cost(), 4_000_000),
+                    twins.together.op(&question.act, cost(), 4_000_000),
+                );
+                let (Some(one), Some(other)) = ops else {
+                    continue;
+                };
+                let answer = twins.alone.ask(one, &twins.policy, &twins.key);
+                let (reported, _) = stand.runtime.block_on(answer);
+                seen.note(if reported.allowed {
+                    "allowed"
+                } else {
+                    "refused"
+                });
+                expected.push(reported);
+                asked.push(twins.together.ask(other, &twins.policy, &twins.key));
+            }
+            calls.set(calls.get() + asked.len());
+            let actual: Vec<_> = stand.runtime.block_on(join_all(asked));
+            let actual: Vec<_> = actual.into_iter().map(|(reported, _)| reported).collect();
+            prop_assert_eq!(expected, actual);
+        }
+        Ok(())
+    });
+    seen.at_least(1_000, &["allowed", "refused"]);
+    let calls = u64::try_from(calls.get()).expect("fits");
+    let trips = stand.server.calls("evalsha") + stand.server.calls("eval") - calls;
+    assert!(
+        2 * trips < calls,
+        "{trips} trips for {calls} questions are no batches"
+    );
+}

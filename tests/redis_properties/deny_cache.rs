@@ -1,0 +1,84 @@
+//! Cached denials agree with the backend.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tower_sluice::RetryAfter;
+
+use crate::backends::{Asked, Reported, Stand};
+use crate::for_all;
+use crate::shapes::{FOR_EVER, settings};
+use crate::traffic::{forward, start};
+
+/// One process, and a clock that does not go back: what the deny cache answers by itself is what would be answered, as
+/// far as it knows the question. A higher cost waits no shorter, and by now more may remain.
+#[test]
+fn deny_cache_denies_only_denied_checks_with_their_wait() {
+    let stand = Stand::new();
+    let redis = Stand::builder()
+        .deny_cache(FOR_EVER)
+        .clock(stand.clock.clone())
+        .from_connection(stand.frozen());
+    let seen = for_all(
+        (settings(), start(), forward()),
+        |(setting, start, events), seen| {
+            // What the latest answer from Redis was about: the cache knows no other denial of this key.
+            let mut asked_last = None;
+            let judge = |asked: &Asked, expected: &Reported, actual: Reported| {
+                if !asked.at_once {
+                    asked_last = Some(asked.cost.clone());
+                    prop_assert_eq!(expected, &actual);
+                    return Ok(());
+                }
+                let known = asked_last.as_ref().expect("something was refused");
+                let is_same = *known == asked.cost;
+                seen.note(if is_same {
+                    "known"
+                } else {
+                    "known of a lower cost"
+                });
+                prop_assert!(!actual.allowed && !expected.allowed);
+                for (index, (ours, real)) in actual.quotas.iter().zip(&expected.quotas).enumerate()
+                {
+                    prop_assert!(ours.remaining() <= real.remaining(), "quota {}", index);
+                    // The clock of a bucket that starts below its capacity has perhaps not begun: a look does not start
+                    // it, nor does a cost that can never pass.
+                    let resets = (ours.reset_after(), real.reset_after());
+                    let runs = (1..=ours.limit()).contains(&asked.cost.get(index));
+                    prop_assert!(resets.0 <= resets.1, "quota {}: {:?}", index, resets);
+                    prop_assert!(
+                        !runs || resets.0 == resets.1,
+                        "quota {}: {:?}",
+                        index,
+                        resets
+                    );
+                    let never = asked.cost.get(index) > ours.limit();
+                    prop_assert_eq!(ours.retry_after() == Some(RetryAfter::Never), never);
+                    let waits = (wait(ours.retry_after()), wait(real.retry_after()));
+                    // The known wait of the lower cost was rounded up, and so is the time for the difference.
+                    let latest = waits.1.saturating_add(Duration::from_micros(1));
+                    prop_assert!(waits.0 <= latest, "quota {}: {:?}", index, waits);
+                    prop_assert!(
+                        !is_same || waits.0 == waits.1,
+                        "quota {}: {:?}",
+                        index,
+                        waits
+                    );
+                }
+                prop_assert!(!is_same || actual.governing == expected.governing);
+                Ok(())
+            };
+            let backends = (stand.core(), redis.clone());
+            stand.compare(backends, &setting, start, &events, seen, judge)
+        },
+    );
+    seen.at_least(15, &["known", "known of a lower cost"]);
+}
+
+fn wait(retry: Option<RetryAfter>) -> Duration {
+    match retry {
+        None => Duration::ZERO,
+        Some(RetryAfter::In(wait)) => wait,
+        Some(RetryAfter::Never) => Duration::MAX,
+    }
+}

@@ -1,0 +1,79 @@
+//! The expiry of keys changes no answer.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::{Quota, RedisBackend};
+
+use crate::backends::{Stand, same};
+use crate::for_some;
+use crate::shapes::{BUCKETS, Setting, setting, settings, settings_of_strings};
+use crate::support::clock_proxy::ClockProxy;
+use crate::support::expiring::Expiring;
+use crate::support::property::Seen;
+use crate::traffic::{Act, Event, forward, start};
+
+/// Runs the traffic on a Redis whose keys expire by its own rule, not by an endless `idle_ttl`.
+///
+/// With one quota of each name nothing that is forgotten changes an answer. With several the core would know what a
+/// faster quota has forgotten: then keys stay, and what each write sets is checked.
+fn expiry_is_invisible(
+    stand: &Stand,
+    backend: &RedisBackend,
+    (setting, start, mut events, forgets): (Setting, u64, Vec<Event>, bool),
+    seen: &Seen,
+) -> TestCaseResult {
+    let starts_full = |quota: &Quota| !quota.to_string().contains("(initially");
+    let mut quotas = setting.limits.iter().flatten().map(|limit| limit.quota);
+    let forgets = forgets && quotas.all(|quota| starts_full(&quota));
+    if forgets {
+        seen.note("keys expire");
+        for event in &mut events {
+            event.other_numbers = false;
+            // What is forgotten cannot be given back, and what is known and paid can: for no later answer a difference.
+            if matches!(event.act, Act::Cancel(_)) {
+                event.act = Act::Check;
+            }
+        }
+    }
+    let url = stand.server.url();
+    let redis = Expiring::new(&url, backend.clone(), &stand.clock, forgets);
+    stand.compare((stand.core(), redis), &setting, start, &events, seen, same)
+}
+
+#[test]
+fn no_write_shortens_an_expiry_and_none_is_too_short() {
+    let stand = Stand::new();
+    let redis = RedisBackend::builder()
+        .deny_cache(Duration::ZERO)
+        .time_limit(Duration::from_secs(20))
+        .from_connection(stand.frozen());
+    let settings = prop_oneof![2 => settings(), 1 => setting(BUCKETS, 1)];
+    let seen = for_some(
+        (settings, start(), forward(), any::<bool>()),
+        |case, seen| expiry_is_invisible(&stand, &redis, case, seen),
+    );
+    seen.at_least(20, &["keys expire", "reconfigured", "penalty", "refund"]);
+    seen.at_least(10, &["cancel", "a turn to come"]);
+}
+
+#[test]
+fn no_write_without_scripts_shortens_an_expiry_and_none_is_too_short() {
+    let stand = Stand::new();
+    let proxy = ClockProxy::to(stand.server.port(), &stand.clock);
+    let proxy = stand.runtime.block_on(proxy);
+    let redis = RedisBackend::builder()
+        .deny_cache(Duration::ZERO)
+        .time_limit(Duration::from_secs(20))
+        .atomicity(Atomicity::Optimistic)
+        .connect_lazy(proxy.url())
+        .expect("a URL");
+    let cases = (settings_of_strings(), start(), forward(), any::<bool>());
+    let seen = for_some(cases, |case, seen| {
+        expiry_is_invisible(&stand, &redis, case, seen)
+    });
+    seen.at_least(20, &["keys expire", "reconfigured", "penalty", "refund"]);
+    seen.at_least(10, &["cancel", "a turn to come"]);
+}

@@ -1,0 +1,84 @@
+//! Refunds from a sliding log.
+
+use std::time::Duration;
+
+use tower_sluice::clock::Timestamp;
+use tower_sluice::{Limiter, Policy, Quota};
+
+use crate::backends::Stand;
+use crate::shapes::TODAY;
+
+#[test]
+fn refund_rebases_a_log_in_the_future() {
+    let stand = Stand::new();
+    let policy = Policy::new("log", Quota::sliding_log(6, Duration::from_micros(7)));
+    let (key, redis) = (stand.fresh_key(), Stand::builder());
+    let redis = Limiter::new(policy.clone(), redis.from_connection(stand.frozen()));
+    let memory = Limiter::new(policy, stand.memory());
+    let at = |micros: u64| stand.clock.set(Timestamp::from_micros(TODAY + micros));
+    let check = || {
+        let reply = stand.runtime.block_on(redis.check(&key, 1)).expect("Redis");
+        (
+            memory.check_now(&key, 1).receipt.expect("allowed"),
+            reply.receipt.expect("allowed"),
+        )
+    };
+    at(13);
+    let _first = check();
+    at(18);
+    let (mut ours, mut theirs) = check();
+    // More than a window ago: both charges move to this time, and then the second one goes.
+    at(10);
+    let reported = stand.runtime.block_on(async {
+        (
+            memory.refund(&key, &mut ours, 1).await.expect("memory"),
+            redis.refund(&key, &mut theirs, 1).await.expect("Redis"),
+        )
+    });
+    assert_eq!(reported.0.reset_after(), Duration::from_micros(7));
+    assert_eq!(reported.0, reported.1);
+    at(17);
+    let left = stand.runtime.block_on(redis.peek(&key)).expect("Redis");
+    assert_eq!(left.remaining(), 6);
+}
+
+/// Nearer to either end of a log, a part and all of each charge, and what counts afterwards until none of it does.
+#[test]
+fn refund_from_a_log_keeps_the_other_entries() {
+    const CHARGES: u64 = 9;
+    let stand = Stand::new();
+    let policy = Policy::new("log", Quota::sliding_log(30, Duration::from_micros(100)));
+    let redis = Limiter::new(
+        policy.clone(),
+        Stand::builder().from_connection(stand.frozen()),
+    );
+    let at = |micros: u64| stand.clock.set(Timestamp::from_micros(TODAY + micros));
+    for (place, back) in (0..CHARGES).flat_map(|place| [(place, 1), (place, 3)]) {
+        let memory = Limiter::new(policy.clone(), stand.memory());
+        let key = stand.fresh_key();
+        let mut receipts = Vec::new();
+        for charge in 0..CHARGES {
+            at(10 * charge);
+            let theirs = stand.runtime.block_on(redis.check(&key, 3)).expect("Redis");
+            let ours = memory.check_now(&key, 3).receipt.expect("allowed");
+            receipts.push((ours, theirs.receipt.expect("allowed")));
+        }
+        let (mut ours, mut theirs) = receipts.swap_remove(place as usize);
+        let reported = stand.runtime.block_on(async {
+            (
+                memory.refund(&key, &mut ours, back).await.expect("memory"),
+                redis.refund(&key, &mut theirs, back).await.expect("Redis"),
+            )
+        });
+        assert_eq!(reported.0, reported.1, "{back} of charge {place}");
+        for later in 80..=190 {
+            at(later);
+            let ours = memory.check_now(&key, 0).decision;
+            let theirs = stand.runtime.block_on(redis.check(&key, 0)).expect("Redis");
+            assert_eq!(
+                ours, theirs.decision,
+                "{back} of charge {place}, at {later}"
+            );
+        }
+    }
+}

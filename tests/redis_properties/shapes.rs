@@ -1,0 +1,228 @@
+//! Random quotas and policies.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tower_sluice::quota::{Anchor, Unit};
+use tower_sluice::{Policy, Quota};
+
+/// A time in the year 2027, µs.
+pub(crate) const TODAY: u64 = 1_800_000_000_000_000;
+
+/// The first time that is none, µs.
+pub(crate) const END: u64 = 1 << 53;
+
+/// The latest time that is tried. In the very last µs the entries of a log, numbered from their time, would pass the
+/// end.
+pub(crate) const LATEST: u64 = END - 1_000;
+
+/// The longest time to fill, and the longest window, µs.
+pub(crate) const LONGEST: u64 = 1 << 52;
+
+/// Longer than any clock here goes on.
+pub(crate) const FOR_EVER: Duration = Duration::from_micros(END);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bucket,
+    IntervalBucket,
+    FixedWindow,
+    SlidingWindow,
+    SlidingLog,
+}
+
+pub(crate) const BUCKETS: &[Kind] = &[Kind::Bucket, Kind::IntervalBucket];
+
+pub(crate) const STRINGS: &[Kind] = &[
+    Kind::Bucket,
+    Kind::IntervalBucket,
+    Kind::FixedWindow,
+    Kind::SlidingWindow,
+];
+
+pub(crate) const ALL: &[Kind] = &[
+    Kind::Bucket,
+    Kind::IntervalBucket,
+    Kind::FixedWindow,
+    Kind::SlidingWindow,
+    Kind::SlidingLog,
+];
+
+/// What makes a quota this limit and no other.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) kind: Kind,
+    /// Period or window, µs.
+    pub(crate) span: u64,
+    /// In thousandths of a span.
+    pub(crate) offset: Option<u64>,
+    pub(crate) bytes: bool,
+    /// Whether it starts full. Not a part of its identity, but state that one who starts full has left may be gone as
+    /// soon as it owes nothing, and then one who does not would notice.
+    pub(crate) full: bool,
+}
+
+/// What may change in it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    pub(crate) limit: u64,
+    pub(crate) refill: u64,
+    pub(crate) initial: u64,
+}
+
+/// A quota, and the spans of time that matter to it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    pub(crate) quota: Quota,
+    pub(crate) kind: Kind,
+    pub(crate) span: u64,
+    /// Time to fill, or the window: µs.
+    pub(crate) horizon: u64,
+}
+
+impl Limit {
+    pub(crate) fn of(shape: Shape, counts: Counts) -> Option<Self> {
+        let Shape { kind, span, .. } = shape;
+        let time = Duration::from_micros(span);
+        let Counts { limit, refill, .. } = counts;
+        let initial = if shape.full {
+            limit
+        } else {
+            counts.initial % limit
+        };
+        let anchor = match shape.offset {
+            None => Anchor::FirstUse,
+            Some(part) => {
+                let offset = u128::from(span) * u128::from(part) / 1_000;
+                let offset = Duration::from_micros(u64::try_from(offset).expect("a part"));
+                Anchor::Epoch { offset }
+            }
+        };
+        let quota = match kind {
+            Kind::Bucket => Quota::try_token_bucket(limit, refill, time)
+                .map(|quota| quota.initial_tokens(initial)),
+            Kind::IntervalBucket => Quota::try_interval_bucket(limit, refill, time)
+                .map(|quota| quota.initial_tokens(initial).anchor(anchor)),
+            Kind::FixedWindow => {
+                Quota::try_fixed_window(limit, time).map(|quota| quota.anchor(anchor))
+            }
+            Kind::SlidingWindow => Quota::try_sliding_window(limit, time),
+            Kind::SlidingLog => Quota::try_sliding_log(limit.min(65_535), time),
+        };
+        let quota = quota.ok()?;
+        let horizon = match quota.grains() {
+            Some((per_micro, per_token)) => (limit * per_token).div_ceil(per_micro),
+            None if kind == Kind::IntervalBucket => limit.div_ceil(refill) * span,
+            None => span,
+        };
+        Some(Self {
+            quota: if shape.bytes {
+                quota.with_unit(Unit::ContentBytes)
+            } else {
+                quota
+            },
+            kind,
+            span,
+            horizon,
+        })
+    }
+}
+
+/// The most tokens of a quota.
+pub(crate) const MOST: u64 = 1 << 40;
+
+/// Fractions and edges occur with small odd numbers; some are at the ends of their ranges.
+pub(crate) fn counts() -> impl Strategy<Value = Counts> {
+    let small = || 1..=20_u64;
+    let huge = || {
+        prop_oneof![
+            Just(1),
+            Just(MOST),
+            (MOST - 9)..=MOST,
+            65_530..=65_540_u64,
+            1..=MOST
+        ]
+    };
+    prop_oneof![
+        8 => (small(), small(), small()),
+        1 => (huge(), huge(), small()),
+        1 => (huge(), huge(), huge()),
+    ]
+    .prop_map(|(limit, refill, initial)| Counts {
+        limit,
+        refill,
+        initial,
+    })
+}
+
+pub(crate) fn shape(kinds: &'static [Kind]) -> impl Strategy<Value = Shape> {
+    let span = prop_oneof![
+        4 => 1..=20_u64,
+        8 => 1..=5_000_u64,
+        3 => 1..=(3 * 86_400_000_000_u64),
+        1 => (0..=52_u64).prop_map(|bits| 1 << bits),
+        1 => (LONGEST - 9)..=LONGEST,
+    ];
+    let offset = prop_oneof![1 => Just(None), 2 => (0..1_000_u64).prop_map(Some)];
+    let kind = proptest::sample::select(kinds);
+    let (bytes, full) = (proptest::bool::weighted(0.2), proptest::bool::weighted(0.7));
+    (kind, span, offset, bytes, full).prop_map(|(kind, span, offset, bytes, full)| Shape {
+        kind,
+        span,
+        offset,
+        bytes,
+        full,
+    })
+}
+
+/// A policy as it was set up, and with other numbers: what was spent under one stays spent under the other.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) limits: Vec<[Limit; 2]>,
+    pub(crate) policies: [Policy; 2],
+}
+
+pub(crate) fn setting(kinds: &'static [Kind], most: usize) -> impl Strategy<Value = Setting> {
+    let limit = (shape(kinds), counts(), counts(), any::<bool>()).prop_filter_map(
+        "more than 142 years",
+        |(shape, counts, mut others, same_time)| {
+            // One of the two is nearer to what happens: a plan that grows.
+            if same_time {
+                others.refill = counts.refill;
+                others.initial = counts.initial;
+            }
+            Some([Limit::of(shape, counts)?, Limit::of(shape, others)?])
+        },
+    );
+    vec(limit, 1..=most).prop_map(|limits| {
+        let policy = |which: usize| {
+            let named = limits
+                .iter()
+                .enumerate()
+                .map(|(index, limit)| (format!("quota {index}"), limit[which].quota));
+            Policy::try_from_quotas("properties", named).expect("1 to 4 quotas")
+        };
+        let policies = [policy(0), policy(1)];
+        Setting { limits, policies }
+    })
+}
+
+pub(crate) fn settings() -> impl Strategy<Value = Setting> {
+    prop_oneof![
+        3 => setting(ALL, 1),
+        3 => setting(ALL, 4),
+        2 => setting(BUCKETS, 3),
+        1 => setting(STRINGS, 4),
+    ]
+}
+
+/// What can be kept without scripts.
+pub(crate) fn settings_of_strings() -> impl Strategy<Value = Setting> {
+    prop_oneof![
+        2 => setting(STRINGS, 1),
+        2 => setting(STRINGS, 4),
+        1 => setting(BUCKETS, 3),
+    ]
+}
