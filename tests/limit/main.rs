@@ -1,6 +1,5 @@
 //! The layer from outside: every place it goes into, what it owes its neighbours, and what clients get to see.
 
-mod answers;
 mod bodies;
 mod contract;
 mod costs;
@@ -16,6 +15,7 @@ mod grpc_streams;
 mod nesting;
 mod places;
 mod remote;
+mod responses;
 #[cfg(feature = "axum")]
 mod routes;
 #[cfg(feature = "axum")]

@@ -1,40 +1,18 @@
-//! In which fields clients are told, through whole layers.
+//! The header fields of rate limits.
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use tower::{Layer, Service, ServiceBuilder};
-use tower_sluice::key::Header;
+use tower::{Layer, ServiceBuilder};
 use tower_sluice::response::HeaderFormat::{self, Draft06, Draft07, Draft11};
-use tower_sluice::response::{HeaderFormats, Reset};
-use tower_sluice::{
-    Global, MemoryBackend, MemorySemaphore, Policy, Quota, RateLimitLayer, SemaphoreLayer,
-    SemaphorePolicy,
-};
+use tower_sluice::response::HeaderFormats;
+use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
-use crate::support::{Memory, Seen, USER, clock, from, hello, memory, now, seen, two_a_minute};
-
-const EPOCH: HeaderFormat = HeaderFormat::XRateLimit {
-    reset: Reset::Epoch,
-};
-const DELTA: HeaderFormat = HeaderFormat::XRateLimit {
-    reset: Reset::Delta,
-};
-
-fn global(policy: Policy) -> RateLimitLayer<Global, Memory> {
-    RateLimitLayer::new(policy, Global, memory())
-}
-
-/// The fields of limits, in alphabetical order.
-fn reported(seen: &Seen) -> Vec<(&str, &str)> {
-    let mut head = seen.head();
-    head.retain(|(name, _)| name.contains("ratelimit"));
-    head
-}
+use super::{DELTA, EPOCH, global, reported};
+use crate::support::{Seen, clock, from, hello, seen, two_a_minute};
 
 #[test]
 fn each_format_shows_the_governing_quota() {
@@ -393,8 +371,6 @@ fn retry_after_covers_the_window_of_an_exhausted_layer() {
     }
 }
 
-// -- Layers of one policy within each other: they charge once and tell once
-
 #[test]
 fn joined_layers_write_each_format_once() {
     let limit = global(Policy::new("api", Quota::per_hour(10)));
@@ -428,219 +404,4 @@ fn joined_layers_write_each_format_once() {
         "of the same charge"
     );
     assert_eq!(seen.lines("x-ratelimit-reset"), ["1800003600"]);
-}
-
-// -- Jitter
-
-#[test]
-fn jitter_is_only_ever_added_to_retry_after() {
-    let limit = global(two_a_minute()).cost(2);
-    let limit = limit.retry_after_jitter(Duration::from_secs(5));
-    let mut service = limit.layer(hello());
-    seen(&mut service, Request::new(()));
-    let mut waits = BTreeSet::new();
-    for _ in 0..200 {
-        let rejected = seen(&mut service, Request::new(()));
-        assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=0;t=60"], "exact");
-        waits.insert(rejected.lines("retry-after")[0].parse::<u64>().expect("s"));
-    }
-    // 60 itself only if nothing at all was added.
-    waits.remove(&60);
-    assert_eq!(waits, (61..=65).collect());
-}
-
-#[test]
-fn zero_jitter_gives_equal_rejections() {
-    for jitter in [None, Some(Duration::ZERO)] {
-        let mut limit = global(two_a_minute()).cost(2);
-        if let Some(jitter) = jitter {
-            limit = limit.retry_after_jitter(jitter);
-        }
-        let mut service = limit.layer(hello());
-        seen(&mut service, Request::new(()));
-        for _ in 0..50 {
-            let rejected = seen(&mut service, Request::new(()));
-            assert_eq!(rejected.lines("retry-after"), ["60"]);
-        }
-    }
-}
-
-#[test]
-fn jitter_adds_no_retry_after_to_a_cost_above_the_limit() {
-    let limit = global(two_a_minute())
-        .cost(3)
-        .retry_after_jitter(Duration::MAX);
-    let rejected = seen(&mut limit.layer(hello()), Request::new(()));
-    assert!(rejected.lines("retry-after").is_empty());
-    let limit = global(two_a_minute())
-        .cost(2)
-        .retry_after_jitter(Duration::MAX);
-    let mut service = limit.layer(hello());
-    seen(&mut service, Request::new(()));
-    let rejected = seen(&mut service, Request::new(()));
-    let wait = rejected.lines("retry-after")[0].parse::<u64>();
-    assert!(wait.expect("a number") >= 60);
-}
-
-// -- Concurrency
-
-fn bounded(
-    formats: impl Into<HeaderFormats>,
-) -> impl Service<
-    Request<()>,
-    Response = Response<impl http_body::Body<Data = Bytes, Error = Infallible>>,
-    Error = Infallible,
-> {
-    let limit = SemaphoreLayer::new(
-        SemaphorePolicy::new("in-flight", 1),
-        Header::new(USER),
-        MemorySemaphore::new(),
-    );
-    limit.headers(formats).layer(hello())
-}
-
-#[test]
-fn concurrency_fields_exist_in_draft_11_only() {
-    let fields = [
-        ("ratelimit", "\"in-flight\";r=0"),
-        (
-            "ratelimit-policy",
-            "\"in-flight\";q=1;qu=\"concurrent-requests\"",
-        ),
-    ];
-    let check = |formats: HeaderFormats, fields: &[(&str, &str)]| {
-        let mut service = bounded(formats);
-        let first = now(&mut service, from("ann")).expect("no error");
-        let rejected = seen(&mut service, from("ann"));
-        assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(rejected.lines("retry-after"), ["1"]);
-        let names = |fields: &[(&str, &str)]| {
-            let names = fields.iter().map(|(name, _)| (*name).to_owned());
-            names.collect::<Vec<_>>()
-        };
-        assert_eq!(names(&reported(&rejected)), names(fields), "{formats:?}");
-        drop(first);
-        assert_eq!(reported(&seen(&mut service, from("ann"))), fields);
-    };
-    check(Draft11.into(), &fields);
-    check([Draft11, EPOCH].into(), &fields);
-    for format in [Draft07, Draft06, EPOCH, DELTA, HeaderFormat::None] {
-        check(format.into(), &[]);
-    }
-}
-
-// -- Partition keys
-
-#[cfg(feature = "partition-key")]
-mod partition_key {
-    use tower_sluice::FailurePolicy;
-
-    use super::*;
-    use crate::remote::Remote;
-    use crate::support::ask;
-
-    const SECRET: &str = "a secret of all servers";
-
-    fn pk(line: &str) -> &str {
-        let (_, pk) = line.split_once(";pk=:").expect("a partition key");
-        pk.strip_suffix(':').expect("a byte sequence")
-    }
-
-    #[test]
-    fn partition_key_differs_by_client_and_hides_the_key() {
-        let limit = |secret: &str| {
-            RateLimitLayer::new(two_a_minute(), Header::new(USER), memory())
-                .cost(2)
-                .partition_key(secret)
-        };
-        let mut service = limit(SECRET).layer(hello());
-        let ann = seen(&mut service, from("ann"));
-        let bob = seen(&mut service, from("bob"));
-        let again = seen(&mut service, from("ann"));
-        assert_eq!((ann.status.as_u16(), again.status.as_u16()), (200, 429));
-        let limits = [&ann, &again].map(|seen| seen.lines("ratelimit")[0].to_owned());
-        let policies = [&ann, &again].map(|seen| seen.lines("ratelimit-policy")[0].to_owned());
-        let own = pk(&limits[0]);
-        assert_eq!(limits[0], format!("\"api\";r=0;t=30;pk=:{own}:"));
-        assert_eq!(limits[1], format!("\"api\";r=0;t=60;pk=:{own}:"));
-        for policy in &policies {
-            assert_eq!(*policy, format!("\"api\";q=2;w=60;pk=:{own}:"));
-        }
-        assert_ne!(pk(bob.lines("ratelimit")[0]), own);
-        assert_eq!(own.len(), 24, "16 bytes");
-
-        let elsewhere = seen(&mut limit(SECRET).layer(hello()), from("ann"));
-        assert_eq!(pk(elsewhere.lines("ratelimit")[0]), own, "on any server");
-        let other = limit("another secret of all servers");
-        let other = seen(&mut other.layer(hello()), from("ann"));
-        assert_ne!(pk(other.lines("ratelimit")[0]), own);
-    }
-
-    #[test]
-    fn partition_key_is_a_parameter_of_draft_11_and_of_permits() {
-        let limit = RateLimitLayer::new(two_a_minute(), Global, memory()).partition_key(SECRET);
-        let seen_in = |format| seen(&mut limit.clone().headers(format).layer(hello()), from("x"));
-        for format in [Draft07, Draft06, EPOCH, DELTA, HeaderFormat::None] {
-            assert!(!format!("{:?}", seen_in(format)).contains("pk="));
-        }
-        let limit = SemaphoreLayer::new(
-            SemaphorePolicy::new("in-flight", 1),
-            Header::new(USER),
-            MemorySemaphore::new(),
-        );
-        let mut service = limit.partition_key(SECRET).layer(hello());
-        let first = now(&mut service, from("ann")).expect("no error");
-        let line = first.headers()["ratelimit"].to_str().expect("ASCII");
-        let own = pk(line).to_owned();
-        let rejected = seen(&mut service, from("ann"));
-        assert_eq!(pk(rejected.lines("ratelimit")[0]), own);
-        assert_eq!(pk(rejected.lines("ratelimit-policy")[0]), own);
-    }
-
-    #[tokio::test]
-    async fn partition_key_is_written_on_every_path() {
-        let limit = |cost: u64| {
-            RateLimitLayer::new(two_a_minute(), Header::new(USER), Remote::far())
-                .on_backend_error(FailurePolicy::FailClosed)
-                .partition_key(SECRET)
-                .cost(cost)
-        };
-        let mut later = limit(2).layer(hello());
-        let allowed = ask(&mut later, from("ann")).await;
-        let rejected = ask(&mut later, from("ann")).await;
-        let mut waits = limit(2).wait(Duration::from_secs(1)).layer(hello());
-        let waited = ask(&mut waits, from("ann")).await;
-        let too_late = ask(&mut waits, from("ann")).await;
-        // The outer layer tells for the inner one, which charges the rest.
-        let inner = limit(2).headers(HeaderFormat::None);
-        let backend = Remote::far();
-        let outer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend)
-            .on_backend_error(FailurePolicy::FailClosed)
-            .partition_key(SECRET);
-        let joined = ask(&mut outer.layer(inner.layer(hello())), from("ann")).await;
-        let own = pk(allowed.lines("ratelimit")[0]);
-        for (seen, status) in [
-            (&allowed, 200),
-            (&rejected, 429),
-            (&waited, 200),
-            (&too_late, 429),
-            (&joined, 200),
-        ] {
-            assert_eq!(seen.status.as_u16(), status);
-            assert_eq!(pk(seen.lines("ratelimit")[0]), own);
-            assert_eq!(pk(seen.lines("ratelimit-policy")[0]), own);
-        }
-    }
-
-    #[test]
-    fn a_secret_from_outside_is_checked() {
-        let limit = || RateLimitLayer::new(two_a_minute(), Global, memory());
-        let short = limit().try_partition_key("secret").err();
-        let why = "invalid secret of 6 bytes for partition keys: use at least 16 random bytes, such as the output of \
-                   `openssl rand -hex 16`";
-        assert_eq!(short.expect("an error").to_string(), why);
-        assert!(limit().try_partition_key(SECRET).is_ok());
-        let panics = std::panic::catch_unwind(|| limit().partition_key("secret"));
-        assert!(panics.is_err());
-    }
 }

@@ -1,0 +1,32 @@
+//! The header fields that a layer writes, by format.
+
+mod jitter;
+#[cfg(feature = "partition-key")]
+mod partition_key;
+mod quotas;
+mod semaphores;
+
+use tower_sluice::response::HeaderFormat;
+use tower_sluice::response::Reset;
+use tower_sluice::{Global, Policy, RateLimitLayer};
+
+use crate::support::{Memory, Seen, memory};
+
+pub(crate) const EPOCH: HeaderFormat = HeaderFormat::XRateLimit {
+    reset: Reset::Epoch,
+};
+
+pub(crate) const DELTA: HeaderFormat = HeaderFormat::XRateLimit {
+    reset: Reset::Delta,
+};
+
+pub(crate) fn global(policy: Policy) -> RateLimitLayer<Global, Memory> {
+    RateLimitLayer::new(policy, Global, memory())
+}
+
+/// The fields of limits, in alphabetical order.
+pub(crate) fn reported(seen: &Seen) -> Vec<(&str, &str)> {
+    let mut head = seen.head();
+    head.retain(|(name, _)| name.contains("ratelimit"));
+    head
+}

@@ -1,0 +1,308 @@
+//! `refund_on_disconnect` refunds requests of disconnected clients.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceExt};
+use tower_sluice::backend::Backend;
+use tower_sluice::response::AsError;
+use tower_sluice::{FailurePolicy, Global, Limiter, MemoryBackend, RateLimitLayer};
+
+use super::{bucket, gone, key, limit};
+use crate::remote::Remote;
+use crate::support::{ask, clock, hello, others, seen, two_a_minute};
+
+/// Answers when its gate is opened. It is ready if it is told so.
+#[derive(Clone)]
+struct Slow {
+    ready: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Slow {
+    fn new() -> Self {
+        Self {
+            ready: Arc::new(AtomicUsize::new(1)),
+            calls: Arc::default(),
+        }
+    }
+}
+
+impl Service<Request<()>> for Slow {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = std::future::Pending<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        match self.ready.load(SeqCst) {
+            0 => Poll::Pending,
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, _: Request<()>) -> Self::Future {
+        self.calls.fetch_add(1, SeqCst);
+        std::future::pending()
+    }
+}
+
+async fn ready<S: Service<Request<()>, Error = Infallible>>(service: &mut S) {
+    let Ok(()) = poll_fn(|cx| service.poll_ready(cx)).await;
+}
+
+#[tokio::test]
+async fn refund_on_disconnect_refunds_before_the_service_is_called() {
+    for (refunds, left) in [(false, 10), (true, 0)] {
+        for extensions in [true, false] {
+            let remote = Remote::near();
+            let mut limit = limit(&remote).extensions(extensions);
+            if refunds {
+                limit = limit.refund_on_disconnect();
+            }
+            let mut service = limit.layer(Slow::new());
+            ready(&mut service).await;
+            let answer = service.call(Request::new(()));
+            assert_eq!(gone(&remote.memory), 10);
+            drop(answer);
+            assert_eq!(gone(&remote.memory), left);
+        }
+    }
+}
+
+#[tokio::test]
+async fn request_dropped_in_the_service_stays_charged() {
+    for remote in Remote::both() {
+        let slow = Slow::new();
+        let mut service = limit(&remote).refund_on_disconnect().layer(slow.clone());
+        ready(&mut service).await;
+        let mut answer = Box::pin(service.call(Request::new(())));
+        assert!(answer.as_mut().now_or_never().is_none());
+        assert_eq!(slow.calls.load(SeqCst), 1);
+        drop(answer);
+        others().await;
+        assert_eq!(gone(&remote.memory), 10);
+    }
+}
+
+#[tokio::test]
+async fn request_dropped_during_its_check_is_refunded_by_the_reply() {
+    for (refunds, sent) in [(false, &[][..]), (true, &["refund 10"])] {
+        let remote = Remote::answering(0);
+        let slow = Slow::new();
+        let mut limit = limit(&remote);
+        if refunds {
+            limit = limit.refund_on_disconnect();
+        }
+        let mut service = limit.layer(slow.clone());
+        ready(&mut service).await;
+        let mut answer = Box::pin(service.call(Request::new(())));
+        assert!(answer.as_mut().now_or_never().is_none());
+        assert_eq!(remote.asked(), ["check 10"]);
+        drop(answer);
+        others().await;
+        remote.answer(9);
+        others().await;
+        assert_eq!(remote.asked(), *sent);
+        assert_eq!(
+            gone(&remote.memory),
+            0,
+            "the check itself was given up, or paid back"
+        );
+        assert_eq!(slow.calls.load(SeqCst), 0);
+        assert_eq!(remote.context().background_tasks(), 0);
+    }
+}
+
+#[test]
+fn refund_on_disconnect_survives_later_settings() {
+    let remote = Remote::near();
+    let limit = RateLimitLayer::new(two_a_minute(), Global, remote.clone()).refund_on_disconnect();
+    let policy = bucket();
+    let limit = limit
+        .cost_fn(|_| 10)
+        .on_backend_error(FailurePolicy::FailClosed)
+        .policy_fn(move |_, _| policy.clone())
+        .on_response(|_, _| {})
+        .reject_fn(|_, _| Response::new(""));
+    let mut service = limit.layer(Slow::new());
+    ready(&mut service).now_or_never().expect("ready");
+    drop(service.call(Request::new(())));
+    assert_eq!(remote.asked(), ["check 10", "refund 10"]);
+}
+
+#[tokio::test]
+async fn who_might_be_paid_back_holds_no_slot_while_the_backend_is_asked() {
+    let remote = Remote::answering(0);
+    let slots = ConcurrencyLimit::new(hello::<()>(), 1);
+    let mut other = slots.clone();
+    let mut service = limit(&remote).refund_on_disconnect().layer(slots);
+    ready(&mut service).await;
+    let mut answer = Box::pin(service.call(Request::new(())));
+    assert!(answer.as_mut().now_or_never().is_none());
+    assert!(other.ready().now_or_never().is_some(), "the slot is free");
+    remote.answer(1);
+    assert!(
+        answer.as_mut().now_or_never().is_none(),
+        "another one has it"
+    );
+    drop(other);
+    assert!(answer.as_mut().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn request_dropped_before_its_first_poll_sends_nothing() {
+    let remote = Remote::far();
+    let mut service = limit(&remote).refund_on_disconnect().layer(Slow::new());
+    ready(&mut service).await;
+    drop(service.call(Request::new(())));
+    others().await;
+    assert!(remote.asked().is_empty());
+}
+
+#[tokio::test]
+async fn request_dropped_between_wait_and_service_is_refunded() {
+    for (refunds, left) in [(false, 100), (true, 90)] {
+        for remote in Remote::both() {
+            let (clock, slow) = (clock(), Slow::new());
+            let remote = remote.by(&clock);
+            let limiter = Limiter::new(bucket(), remote.memory.clone());
+            assert!(limiter.check_now(&key(), 100).decision.is_allowed());
+            let mut limit = limit(&remote).wait(Duration::from_secs(360));
+            if refunds {
+                limit = limit.refund_on_disconnect();
+            }
+            let mut service = limit.layer(slow.clone());
+            ready(&mut service).await;
+            let mut answer = Box::pin(service.call(Request::new(())));
+            assert!(answer.as_mut().now_or_never().is_none());
+            // Its turn has come, and the service is busy.
+            slow.ready.store(0, SeqCst);
+            clock.advance(Duration::from_secs(360));
+            for _ in 0..3 {
+                assert!(answer.as_mut().now_or_never().is_none());
+                others().await;
+            }
+            assert_eq!(
+                (remote.context().waiting(), slow.calls.load(SeqCst)),
+                (0, 0)
+            );
+            drop(answer);
+            others().await;
+            assert_eq!(gone(&remote.memory), left);
+        }
+    }
+}
+
+#[tokio::test]
+async fn rejection_is_not_refunded() {
+    let remote = Remote::near();
+    let limiter = Limiter::new(bucket(), remote.memory.clone());
+    assert!(limiter.check_now(&key(), 95).decision.is_allowed());
+    let mut service = limit(&remote).refund_on_disconnect().layer(hello());
+    ready(&mut service).await;
+    drop(service.call(Request::new(())));
+    assert_eq!(remote.asked(), ["check 10"]);
+    assert_eq!(gone(&remote.memory), 95);
+}
+
+#[tokio::test]
+async fn connected_client_is_not_refunded() {
+    for remote in Remote::both() {
+        let mut service = limit(&remote).refund_on_disconnect().layer(hello());
+        ask(&mut service, Request::new(())).await;
+        others().await;
+        assert_eq!(remote.asked(), ["check 10"]);
+        assert_eq!(gone(&remote.memory), 10);
+    }
+}
+
+#[tokio::test]
+async fn non_http_services_are_refunded() {
+    let remote = Remote::near();
+    let limit = limit(&remote).protocol(AsError).refund_on_disconnect();
+    let mut service = limit.layer(tower::service_fn(
+        |n: u64| async move { Ok::<_, Infallible>(n) },
+    ));
+    let ready = service.ready().await.expect("ready");
+    drop(ready.call(1));
+    assert_eq!(remote.asked(), ["check 10", "refund 10"]);
+    let ready = service.ready().await.expect("ready");
+    assert_eq!(ready.call(1).await.expect("allowed"), 1);
+    assert_eq!(gone(&remote.memory), 10);
+}
+
+#[tokio::test]
+async fn charge_of_a_fallback_is_refunded_there() {
+    let local = MemoryBackend::new();
+    let remote = Remote::near();
+    remote.fail(usize::MAX);
+    let limit = limit(&remote)
+        .on_backend_error(FailurePolicy::Fallback(local.clone()))
+        .refund_on_disconnect();
+    let mut service = limit.layer(hello::<()>());
+    let limiter = Limiter::new(bucket(), local);
+    let left = || limiter.check_now(&key(), 0).decision.snapshot().remaining();
+    ready(&mut service).await;
+    let answer = service.call(Request::new(()));
+    assert_eq!(left(), 90);
+    drop(answer);
+    assert_eq!(left(), 100);
+    assert_eq!(remote.asked(), ["check 10"]);
+}
+
+#[tokio::test]
+async fn failed_check_of_a_dropped_request_is_not_counted() {
+    let remote = Remote::answering(0);
+    let mut service = limit(&remote).refund_on_disconnect().layer(Slow::new());
+    ready(&mut service).await;
+    let mut answer = Box::pin(service.call(Request::new(())));
+    assert!(answer.as_mut().now_or_never().is_none());
+    drop(answer);
+    remote.close();
+    others().await;
+    assert_eq!(remote.asked(), ["check 10"]);
+    assert_eq!(
+        (
+            remote.context().background_tasks(),
+            remote.context().failed_background_tasks()
+        ),
+        (0, 0)
+    );
+}
+
+#[test]
+fn without_a_runtime_nothing_is_paid_back_and_nothing_panics() {
+    let remote = Remote::far();
+    let mut service = limit(&remote).refund_on_disconnect().layer(Slow::new());
+    ready(&mut service).now_or_never().expect("ready");
+    let mut answer = Box::pin(service.call(Request::new(())));
+    assert!(answer.as_mut().now_or_never().is_none());
+    drop(answer);
+
+    let remote = Remote::answering(0);
+    let mut service = limit(&remote).refund_on_disconnect().layer(Slow::new());
+    ready(&mut service).now_or_never().expect("ready");
+    let mut answer = Box::pin(service.call(Request::new(())));
+    assert!(answer.as_mut().now_or_never().is_none());
+    drop(answer);
+    assert_eq!(remote.context().failed_background_tasks(), 1);
+
+    let mut service = limit(&remote)
+        .on_response(|_, charge| {
+            let why = charge.cancel().now_or_never().expect("at once");
+            assert!(why.expect_err("no runtime").to_string().contains("runtime"));
+        })
+        .layer(hello());
+    remote.answer(1);
+    assert_eq!(seen(&mut service, Request::new(())).status, StatusCode::OK);
+}

@@ -1,0 +1,65 @@
+//! The actual cost of a request, set by its handler, by a hook on the response, or after a disconnect.
+
+mod background;
+mod disconnects;
+mod handlers;
+mod hooks;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Path;
+use axum::routing::get;
+use http::Request;
+use tower::{Layer, ServiceExt};
+use tower_sluice::backend::Backend;
+use tower_sluice::{Charge, Cost, FailurePolicy, Global, Key, Policy, Quota, RateLimitLayer};
+
+use crate::support::{Memory, Seen, spent};
+
+/// One bucket of 100 tokens for all.
+pub(crate) fn bucket() -> Policy {
+    Policy::new("api", Quota::per_hour(100))
+}
+
+pub(crate) fn key() -> Key {
+    Key::from("global")
+}
+
+/// Ten tokens a request.
+pub(crate) fn limit<B: Backend>(backend: &B) -> RateLimitLayer<Global, B, Cost, FailurePolicy> {
+    RateLimitLayer::new(bucket(), Global, backend.clone())
+        .cost(10)
+        .on_backend_error(FailurePolicy::FailClosed)
+}
+
+pub(crate) fn gone(memory: &Memory) -> u64 {
+    spent(memory, &bucket(), &key())[0]
+}
+
+pub(crate) async fn got(app: &Router, path: &str) -> Seen {
+    let request = Request::get(path).body(Body::empty()).expect("valid");
+    let Ok(response) = app.clone().oneshot(request).await;
+    Seen::of(response).await
+}
+
+/// What the path says is done with the charge.
+pub(crate) async fn settles(charge: Charge, Path((what, tokens)): Path<(String, u64)>) -> String {
+    let settlement = match &*what {
+        "charge" => charge.charge(tokens),
+        "refund" => charge.refund(tokens),
+        "settle" => charge.settle(tokens),
+        "cancel" => charge.cancel(),
+        _ => return "untouched".to_owned(),
+    };
+    match settlement.await {
+        Ok(Some(after)) => format!("{} left", after.remaining()),
+        Ok(None) => "as it was".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+pub(crate) fn app<B: Backend>(backend: &B) -> Router {
+    Router::new()
+        .route("/{what}/{tokens}", get(settles))
+        .layer(limit(backend))
+}
