@@ -1,0 +1,186 @@
+//! Waiters before windows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseResult;
+use tower_sluice::clock::{Clock, Timestamp};
+use tower_sluice::limiter::Rejected;
+use tower_sluice::{Decision, Policy, Quota, RetryAfter};
+
+use super::{Books, KEYS, STEPS, Step, for_all, key, least_limit, peek, step, tokens};
+use crate::crowd::us;
+use crate::property::Seen;
+use crate::queue::TestQueue;
+
+fn with_a_window() -> impl Strategy<Value = (Policy, u64)> {
+    let parts = (1..=6_u64, 1..=500_u64, 0..4_u8, 1..=6_u64, 1..=100_u64);
+    parts.prop_map(|(limit, window, kind, refill, period)| {
+        let quota = match kind {
+            0 => Quota::fixed_window(limit, us(window)),
+            1 => Quota::sliding_window(limit, us(window)),
+            2 => Quota::sliding_log(limit, us(window)),
+            _ => Quota::token_bucket(limit, refill, us(period)),
+        };
+        let policy = Policy::new("window", quota);
+        let policy = match kind {
+            3 => policy.and("log", Quota::sliding_log(limit, us(window))),
+            _ => policy,
+        };
+        (policy, window)
+    })
+}
+
+/// One who stands in a line.
+struct Standing {
+    key: usize,
+    asked: Timestamp,
+    cost: u64,
+    max_wait: Duration,
+}
+
+#[test]
+fn dropped_window_waiters_leave_a_correct_queue() {
+    let case = with_a_window()
+        .prop_flat_map(|(policy, span)| (Just(policy), vec(step(span), 1..=STEPS), any::<u64>()));
+    let seen = for_all(case, |(policy, steps, seed), seen| {
+        let mut queue = TestQueue::of(&policy).in_disorder(seed);
+        let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
+        let mut standing: BTreeMap<usize, Standing> = BTreeMap::new();
+        let mut last = [0; KEYS];
+        for step in steps {
+            let now = queue.clock.now();
+            match step {
+                Step::Join {
+                    key: number,
+                    cost,
+                    max_wait,
+                } => {
+                    let (cost, max_wait) = (tokens(cost, least_limit(&policy)), us(max_wait));
+                    let wait = queue.wait_for(&key(number), cost, max_wait);
+                    let who = queue.crowd.join(wait);
+                    seen.note("joined");
+                    standing.insert(
+                        who,
+                        Standing {
+                            key: number,
+                            asked: now,
+                            cost,
+                            max_wait,
+                        },
+                    );
+                }
+                Step::Leave(_) | Step::LeaveLast | Step::LeaveLate(..) => {
+                    let waiting = queue.crowd.waiting();
+                    let who = match &step {
+                        Step::Leave(index) if !waiting.is_empty() => *index.get(&waiting),
+                        Step::LeaveLast if !waiting.is_empty() => waiting[waiting.len() - 1],
+                        // The first in any line.
+                        Step::LeaveLate(..) if !waiting.is_empty() => waiting[0],
+                        _ => continue,
+                    };
+                    prop_assert!(queue.crowd.leave(who));
+                    standing.remove(&who);
+                    seen.note("left");
+                    queue.crowd.run();
+                }
+                Step::Pass(span) => queue.crowd.until(queue.clock.passed() + us(span)),
+                Step::Check { key: number, cost } => {
+                    let cost = tokens(cost, least_limit(&policy));
+                    let allowed = books[number].check(now, cost).is_allowed();
+                    let backend = queue.limiter.backend();
+                    prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
+                }
+            }
+            left_queue(&mut queue, &mut standing, &mut books, &mut last, seen)?;
+            let now = queue.clock.now();
+            for (number, books) in books.iter().enumerate() {
+                let look = books.look(now);
+                prop_assert_eq!(&peek(&queue, number), look.snapshot());
+                // The first of the line waits only for what is not there.
+                if let Some(first) = standing.values().find(|own| own.key == number) {
+                    let decision = books.clone().check(now, first.cost);
+                    prop_assert!(!decision.is_allowed());
+                }
+            }
+            prop_assert_eq!(queue.waiting(), standing.len());
+        }
+        // Nobody stays longer than he wanted.
+        let ends = standing.values().map(|own| own.asked.after(own.max_wait));
+        if let Some(end) = ends.max() {
+            queue.crowd.until(us(end.as_micros() - crate::crowd::START));
+        }
+        left_queue(&mut queue, &mut standing, &mut books, &mut last, seen)?;
+        prop_assert!(standing.is_empty() && queue.crowd.waiting().is_empty());
+        prop_assert_eq!(queue.waiting(), 0);
+        Ok(())
+    });
+    seen.at_least(10_000, &["joined"]);
+    seen.at_least(400, &["waited", "at once", "refused", "given up", "left"]);
+    seen.at_least(100, &["overtakes"]);
+}
+
+/// Those who have been served, each in its order, and those who have been denied, rightly.
+fn left_queue(
+    queue: &mut TestQueue,
+    standing: &mut BTreeMap<usize, Standing>,
+    books: &mut [Books; KEYS],
+    last: &mut [usize; KEYS],
+    seen: &Seen,
+) -> TestCaseResult {
+    let limit = least_limit(queue.limiter.policy());
+    for ended in queue.crowd.ended.drain(..) {
+        let own = standing.remove(&ended.who).expect("it has come");
+        let at = Timestamp::from_micros(crate::crowd::START).after(ended.at);
+        let waited = us(at.micros_since(own.asked));
+        prop_assert!(waited <= own.max_wait, "{:?}", waited);
+        let stands = 0 < own.cost && own.cost <= limit && !own.max_wait.is_zero();
+        match ended.outcome {
+            Ok(charge) => {
+                prop_assert_eq!(charge.waited(), waited);
+                let mut in_front = standing.range(..ended.who).map(|(_, first)| first);
+                let first = in_front.find(|first| first.key == own.key);
+                if let Some(first) = first.filter(|_| stands && waited.is_zero()) {
+                    // It overtakes only what it could not wait for.
+                    let first = books[own.key].clone().check(at, first.cost);
+                    let Some(RetryAfter::In(wait)) = first.retry_after() else {
+                        return Err(TestCaseError::fail(format!("{first:?}")));
+                    };
+                    prop_assert!(wait > own.max_wait, "{:?}", wait);
+                    seen.note("overtakes");
+                }
+                // By the books of what all others have spent, it may.
+                let decision = books[own.key].check(at, own.cost);
+                prop_assert_eq!(charge.decision(), Some(decision));
+                if stands && !waited.is_zero() && waited < own.max_wait {
+                    prop_assert!(ended.who >= last[own.key], "out of order");
+                    last[own.key] = ended.who;
+                }
+                seen.note(if waited.is_zero() {
+                    "at once"
+                } else {
+                    "waited"
+                });
+            }
+            Err(Rejected::Denied(Decision::Deny(_, RetryAfter::In(wait)))) => {
+                let left = own.max_wait - waited;
+                // It may be told a wait that it could have had, but not without overtaking.
+                let mut in_front = standing.range(..ended.who).map(|(_, first)| first);
+                let is_behind = in_front.any(|first| first.key == own.key);
+                prop_assert!(wait > left || is_behind, "{:?} of {:?}", wait, left);
+                seen.note(if waited.is_zero() {
+                    "refused"
+                } else {
+                    "given up"
+                });
+            }
+            Err(Rejected::Denied(Decision::Deny(_, RetryAfter::Never))) => {
+                prop_assert!(own.cost > limit && waited.is_zero());
+            }
+            Err(other) => return Err(TestCaseError::fail(format!("{other:?}"))),
+        }
+    }
+    Ok(())
+}

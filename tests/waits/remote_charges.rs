@@ -1,0 +1,260 @@
+//! Charges are settled over a remote backend, in the background.
+
+use tower_sluice::backend::Backend;
+use tower_sluice::{Charge, Cost, Key, Limiter, Policy, Quota};
+
+use crate::charges::{a_hundred, outcome};
+use crate::crowd::Alarms;
+use crate::wire::{Wire, settle};
+
+struct Far {
+    wire: Wire,
+    limiter: Limiter<Wire>,
+    ann: Key,
+}
+
+impl Far {
+    fn of(policy: &Policy) -> Self {
+        let wire = Wire::new(&Alarms::new());
+        Self {
+            limiter: Limiter::new(policy.clone(), wire.clone()),
+            wire,
+            ann: Key::from("ann"),
+        }
+    }
+
+    async fn acquire(&self, cost: impl Into<Cost>) -> Charge {
+        let admitted = self.limiter.try_acquire(&self.ann, cost).await;
+        admitted.expect("it is there")
+    }
+
+    fn left(&self) -> u64 {
+        self.wire.books(self.limiter.policy(), &self.ann).0
+    }
+
+    fn background_tasks(&self) -> (usize, usize) {
+        let context = self.wire.context();
+        (
+            context.background_tasks(),
+            context.failed_background_tasks(),
+        )
+    }
+}
+
+#[tokio::test]
+async fn settlement_completes_without_being_awaited() {
+    for policy in a_hundred() {
+        let far = Far::of(&policy);
+        let charge = far.acquire(30).await;
+        far.wire.hold();
+        drop(charge.settle(45));
+        drop(charge);
+        assert_eq!(far.background_tasks(), (1, 0));
+        settle().await;
+        assert_eq!((far.left(), far.background_tasks()), (55, (1, 0)));
+        far.wire.release();
+        settle().await;
+        assert_eq!((far.left(), far.background_tasks()), (55, (0, 0)));
+
+        let charge = far.acquire(30).await;
+        let settlement = charge.settle(5);
+        let snapshot = settlement.await.expect("the wire holds").expect("a change");
+        assert_eq!((snapshot.remaining(), far.left()), (50, 50));
+        assert_eq!(far.wire.sent(), ["check", "penalty", "check", "refund"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn one_of_many_concurrent_remote_settlements_takes_effect() {
+    let far = Far::of(&a_hundred()[0]);
+    for _ in 0..200 {
+        let charge = far.acquire(30).await;
+        far.wire.sent();
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..8_u64 {
+            let charge = charge.clone();
+            tasks.spawn(async move {
+                let (settlement, spent) = match number % 4 {
+                    0 => (charge.charge(3 + number), 33 + number),
+                    1 => (charge.refund(3 + number), 27 - number),
+                    2 => (charge.settle(50 + number), 50 + number),
+                    _ => (charge.cancel(), 0),
+                };
+                match settlement.await {
+                    Ok(_) => Some(spent),
+                    Err(error) => {
+                        assert!(error.is_settled());
+                        None
+                    }
+                }
+            });
+        }
+        let ended = tasks.join_all().await;
+        let done: Vec<_> = ended.into_iter().flatten().collect();
+        assert_eq!((done.len(), far.wire.sent().len()), (1, 1), "{done:?}");
+        assert_eq!(far.left(), 100 - done[0]);
+        far.limiter.reset(&far.ann).await.expect("the wire holds");
+    }
+    assert_eq!(far.background_tasks(), (0, 0));
+}
+
+#[tokio::test]
+async fn unsettled_charge_sends_no_command() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.acquire(30).await;
+    drop(charge.clone());
+    drop(charge);
+    settle().await;
+    assert_eq!(
+        (far.wire.sent(), far.background_tasks()),
+        (vec!["check"], (0, 0))
+    );
+    // Nor does one that was right.
+    let right = far.acquire(30).await.settle(30).await.expect("the first");
+    assert_eq!(right, None);
+    assert_eq!(far.wire.sent(), ["check"]);
+}
+
+#[tokio::test]
+async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
+    let policy = Policy::new("both", Quota::per_day(100)).and("bytes", Quota::per_day(1_000));
+    let far = Far::of(&policy);
+    let charge = far.acquire(Cost::each([10, 500])).await;
+    let after = charge.settle(Cost::each([30, 100])).await;
+    let after = after.expect("the wire holds").expect("a change");
+    let left: Vec<_> = after
+        .quotas()
+        .iter()
+        .map(|quota| quota.remaining())
+        .collect();
+    assert_eq!(left, [70, 900]);
+    assert_eq!(far.wire.sent(), ["check", "refund", "penalty"]);
+    assert_eq!(far.background_tasks(), (0, 0));
+    // If the first step fails, the second is not taken.
+    let charge = far.acquire(Cost::each([10, 500])).await;
+    far.wire.sent();
+    far.wire.cut();
+    let error = charge
+        .settle(Cost::each([30, 100]))
+        .await
+        .expect_err("it is cut");
+    assert!(!error.is_settled());
+    assert_eq!(
+        (far.wire.sent(), far.background_tasks()),
+        (vec!["refund"], (0, 1))
+    );
+}
+
+#[tokio::test]
+async fn failed_settlement_reports_its_cause_and_is_counted() {
+    use std::error::Error;
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.acquire(30).await;
+    far.wire.cut();
+    let error = charge.settle(45).await.expect_err("it is cut");
+    assert!(!error.is_settled());
+    assert_eq!(error.to_string(), "the backend failed to settle the charge");
+    let source = error.source().expect("the backend's");
+    assert_eq!(source.to_string(), "the wire is cut");
+    assert_eq!(far.background_tasks(), (0, 1));
+    // It was the one: nobody knows whether it was done.
+    far.wire.mend();
+    let error = charge.cancel().await.expect_err("it has been settled");
+    assert!(error.is_settled());
+    assert_eq!(error.to_string(), "the charge was already settled");
+    assert_eq!((far.left(), far.background_tasks()), (70, (0, 1)));
+}
+
+#[tokio::test]
+async fn settlement_that_cannot_start_returns_an_error_and_is_counted() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.acquire(30).await;
+    far.wire.open_circuit();
+    let error = outcome(charge.settle(45)).expect_err("it is known");
+    assert!(!error.is_settled());
+    assert_eq!(error.to_string(), "the backend failed to settle the charge");
+    assert_eq!(
+        (far.background_tasks(), far.wire.sent()),
+        ((0, 1), vec!["check"])
+    );
+}
+
+#[tokio::test]
+async fn settlements_above_1024_fail_and_are_counted() {
+    let far = Far::of(&Policy::new("bucket", Quota::per_day(10_000)));
+    let mut charges = Vec::new();
+    for _ in 0..1_030 {
+        charges.push(far.acquire(1).await);
+    }
+    far.wire.hold();
+    let settlements: Vec<_> = charges.iter().map(Charge::cancel).collect();
+    assert_eq!(far.background_tasks(), (1_024, 6));
+    settle().await;
+    far.wire.release();
+    let (mut done, mut crowded) = (0, 0);
+    for settlement in settlements {
+        match settlement.await {
+            Ok(snapshot) => done += u64::from(snapshot.is_some()),
+            Err(error) => {
+                assert!(!error.is_settled());
+                assert_eq!(error.to_string(), "too many settlements are running");
+                crowded += 1;
+            }
+        }
+    }
+    assert_eq!((done, crowded, far.background_tasks()), (1_024, 6, (0, 6)));
+    // The others stay charged as they were estimated.
+    assert_eq!(far.left(), 10_000 - 6);
+    let charge = far.acquire(1).await;
+    charge.cancel().await.expect("there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_settlement_times_out_and_is_counted() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = far.acquire(30).await;
+    far.wire.hold();
+    let error = charge.settle(45).await.expect_err("no answer comes");
+    assert!(!error.is_settled());
+    assert_eq!(error.to_string(), "the settlement timed out");
+    assert_eq!(far.background_tasks(), (0, 1));
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn settlement_without_a_runtime_returns_an_error() {
+    let far = Far::of(&a_hundred()[0]);
+    let charge = runtime().block_on(far.acquire(30));
+    let error = outcome(charge.settle(45)).expect_err("there is none");
+    assert!(!error.is_settled());
+    assert_eq!(
+        error.to_string(),
+        "a remote backend needs a Tokio runtime to settle a charge; call it within one"
+    );
+    assert_eq!((far.background_tasks(), far.left()), ((0, 1), 70));
+    assert_eq!(far.wire.sent(), ["check"]);
+}
+
+#[test]
+fn settlement_whose_runtime_ends_returns_an_error() {
+    let far = Far::of(&a_hundred()[0]);
+    let runtime = runtime();
+    let charge = runtime.block_on(far.acquire(30));
+    far.wire.hold();
+    let entered = runtime.enter();
+    let settlement = charge.settle(45);
+    drop(entered);
+    runtime.block_on(settle());
+    drop(runtime);
+    let error = outcome(settlement).expect_err("it has ended");
+    assert!(!error.is_settled());
+    assert_eq!(
+        error.to_string(),
+        "the runtime ended before the settlement was complete"
+    );
+    assert_eq!(far.background_tasks(), (0, 1));
+}
