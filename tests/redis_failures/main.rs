@@ -5,10 +5,12 @@ mod contents;
 mod corrupt;
 mod distance;
 mod drops;
+mod foreign;
 mod harness;
 mod network;
 mod outage;
 mod runtimes;
+mod server_states;
 mod servers;
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,6 +8,7 @@ mod harness;
 mod monitor;
 mod outage;
 mod reservations;
+mod server_clock;
 mod settlements;
 #[path = "../support/mod.rs"]
 mod support;

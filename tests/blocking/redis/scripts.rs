@@ -1,0 +1,57 @@
+//! Scripts and cached denials.
+
+use tower_sluice::Key;
+use tower_sluice::blocking::{Limiter, RedisBackend};
+
+use super::{asking, check, connect, tokens};
+use crate::laws::{HOUR, a_crowd_leaves_no_debt};
+use crate::support::redis::RedisServer;
+
+#[test]
+fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
+    let server = RedisServer::start();
+    let backend = asking().time_limit(HOUR).connect_blocking(server.url());
+    a_crowd_leaves_no_debt(&backend.expect("it runs"));
+}
+
+#[test]
+fn flushed_scripts_are_loaded_again() {
+    let server = RedisServer::start();
+    let limiter = connect(&server, 10);
+    let key = Key::from("ann");
+    assert_eq!(check(&limiter, &key), Ok(1));
+    for count in 1..=3 {
+        server.command(&["SCRIPT", "FLUSH"]);
+        server.command(&["CONFIG", "RESETSTAT"]);
+        assert_eq!(check(&limiter, &key), Ok(2 * count));
+        assert_eq!(check(&limiter, &key), Ok(2 * count + 1));
+        assert_eq!((server.calls("EVALSHA"), server.calls("EVAL")), (2, 1));
+    }
+}
+
+#[test]
+fn cached_denial_sends_no_command() {
+    let mut server = RedisServer::start();
+    let backend = RedisBackend::builder().deny_cache(HOUR);
+    let backend = backend.connect_blocking(server.url()).expect("it runs");
+    let limiter = Limiter::new(tokens(1), backend);
+    let ann = Key::from("ann");
+    assert_eq!(check(&limiter, &ann), Ok(1));
+    let denied = limiter.check(&ann, 1).expect("Redis").decision;
+    assert!(!denied.is_allowed());
+    server.command(&["CONFIG", "RESETSTAT"]);
+    for _ in 0..10 {
+        let again = limiter.check(&ann, 1).expect("it is remembered").decision;
+        assert!(!again.is_allowed());
+        assert!(again.retry_after().is_some());
+    }
+    assert_eq!(server.calls("EVALSHA"), 0);
+    // What is done through this backend ends what it knows.
+    limiter.reset(&ann).expect("Redis");
+    assert_eq!(check(&limiter, &ann), Ok(1));
+    assert!(!limiter.check(&ann, 1).expect("Redis").decision.is_allowed());
+    server.kill9();
+    let known = limiter.check(&ann, 1).expect("it is remembered");
+    assert!(!known.decision.is_allowed());
+    assert!(limiter.check(&Key::from("bob"), 1).is_err());
+}

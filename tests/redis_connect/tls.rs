@@ -1,0 +1,31 @@
+//! TLS to Redis.
+
+use std::error::Error;
+
+use tower_sluice::backend::BackendErrorKind;
+use tower_sluice::{AnyBackend, RedisBackend};
+
+use crate::processes::{URL, process};
+use crate::spend;
+use crate::support::tls::TlsServer;
+
+#[tokio::test]
+async fn tls_accepts_only_system_trust_roots() {
+    let tls = TlsServer::start();
+    let (server, url, ca) = (&tls.server, tls.url(), tls.authority());
+    // Who is trusted is read from the environment: that of another process can be chosen.
+    let text = process(
+        "processes::spends_one",
+        &[(URL, &url), ("SSL_CERT_FILE", &ca)],
+    );
+    assert!(text.contains("left: 9"), "{text}");
+    assert_eq!(server.keys(), ["{sluice:api:rann}:b"]);
+
+    // Here the system's own count, which do not know this server.
+    let error = RedisBackend::connect(&url).await.unwrap_err();
+    assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+    let why = error.source().expect("a reason").to_string();
+    assert!(why.contains("certificate"), "{why}");
+    let any = AnyBackend::from_url(&url).expect("a URL");
+    assert!(spend(&any, "ann").await.is_err());
+}

@@ -1,0 +1,158 @@
+//! A server that is full, demoted, busy, or part of a cluster.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use redis::Value;
+use tower_sluice::backend::BackendErrorKind;
+use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
+use tower_sluice::{Key, Limiter, Policy, Quota};
+
+use crate::contents::{HOUR, each_algorithm, server_and_backend};
+use crate::harness::{
+    Redis, asking, check, each_choice_applies, fails, guarded, recovers, redis_decides, spent,
+    tokens,
+};
+use crate::support::redis::RedisServer;
+
+/// What a server without memory answers to limiters of these policies, all of two tokens.
+async fn errs_only_where_it_had_to_write(builder: RedisBuilder, policies: &[Policy]) {
+    let server = RedisServer::start();
+    let backend = builder.connect(server.url()).await.expect("it runs");
+    let oom = BackendErrorKind::Server("OOM".into());
+    let [ann, bob] = &["ann", "bob"].map(Key::from);
+    let limiter = |policy: &Policy| Limiter::new(policy.clone(), backend.clone());
+    let limiters: Vec<Redis> = policies.iter().map(limiter).collect();
+    for limiter in &limiters {
+        assert_eq!(check(limiter, ann).await, Ok(1));
+        assert_eq!(check(limiter, ann).await, Ok(2));
+    }
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    let keys = server.keys();
+    for limiter in &limiters {
+        let of = limiter.policy().name();
+        for _ in 0..10 {
+            assert_eq!(fails(limiter, bob).await, oom, "{of}");
+            assert_eq!(check(limiter, ann).await, Ok(2), "a denial of {of}");
+            assert_eq!(spent(limiter, bob).await, 0, "a look at {of}");
+        }
+        each_choice_applies(limiter, bob).await;
+        // In one batch, each gets its own.
+        let one = |i: usize| async move {
+            match i % 2 {
+                0 => assert_eq!(check(limiter, ann).await, Ok(2)),
+                _ => assert_eq!(
+                    fails(limiter, bob).await,
+                    BackendErrorKind::Server("OOM".into())
+                ),
+            }
+        };
+        join_all((0..32).map(one)).await;
+    }
+    assert_eq!(server.keys(), keys);
+    // It never failed to answer: there is nothing to recover from.
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    for limiter in &limiters {
+        assert_eq!(check(limiter, bob).await, Ok(1));
+        redis_decides(limiter, &Key::from("cid")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_server_denies_and_fails_on_writes() {
+    let mut policies = each_algorithm(2).to_vec();
+    let several = tokens("several", 2).and("fixed", Quota::fixed_window(2, 1000 * HOUR));
+    policies.push(several.and("log", Quota::sliding_log(2, 1000 * HOUR)));
+    guarded(errs_only_where_it_had_to_write(asking(), &policies)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_transactions_a_server_without_memory_still_denies() {
+    let optimistic = asking().atomicity(Atomicity::Optimistic);
+    let policies = each_algorithm(2);
+    guarded(errs_only_where_it_had_to_write(optimistic, &policies[..4])).await;
+}
+
+/// A primary that was demoted answers, and takes no writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demoted_primary_fails_until_a_primary_exists() {
+    guarded(async {
+        let (server, backend) = server_and_backend().await;
+        let limiter: Redis = Limiter::new(tokens("api", 1000), backend);
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        for (stale, code) in [("yes", "READONLY"), ("no", "MASTERDOWN")] {
+            server.command(&["CONFIG", "SET", "replica-serve-stale-data", stale]);
+            server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+            let start = Instant::now();
+            let why = fails(&limiter, &key).await;
+            assert_eq!(why, BackendErrorKind::Server(code.into()));
+            each_choice_applies(&limiter, &Key::from("cid")).await;
+            server.command(&["REPLICAOF", "NO", "ONE"]);
+            recovers(&limiter, &Key::from("bob"), start.elapsed(), code).await;
+        }
+        assert_eq!(check(&limiter, &key).await, Ok(2));
+    })
+    .await;
+}
+
+/// While somebody's script runs for too long, Redis answers everybody else that it is busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_server_fails_until_its_script_ends() {
+    guarded(async {
+        let (server, backend) = server_and_backend().await;
+        let limiter = Limiter::new(tokens("api", 1000), backend);
+        let key = Key::from("ann");
+        assert_eq!(check(&limiter, &key).await, Ok(1));
+        server.command(&["CONFIG", "SET", "busy-reply-threshold", "20"]);
+        let url = server.url();
+        let endless = std::thread::spawn(move || {
+            let words = ["EVAL", "while true do end", "0"];
+            crate::support::redis::command::<Value>(&url, &words)
+        });
+        while server.try_get::<Value>(&["PING"]).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let start = Instant::now();
+        fails(&limiter, &key).await;
+        each_choice_applies(&limiter, &key).await;
+        server.command(&["SCRIPT", "KILL"]);
+        assert!(endless.join().expect("no panic").is_err());
+        recovers(&limiter, &Key::from("bob"), start.elapsed(), "BUSY").await;
+        assert_eq!(check(&limiter, &key).await, Ok(2));
+    })
+    .await;
+}
+
+/// Keys of different clients are in different slots, which no script may have together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn first_batch_rejected_by_a_cluster_is_retried_one_by_one() {
+    guarded(async {
+        let server = RedisServer::options().line("cluster-enabled yes").start();
+        server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        while !server
+            .get::<String>(&["CLUSTER", "INFO"])
+            .contains("cluster_state:ok")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let backend = asking().connect(server.url()).await.expect("it runs");
+        let keys = (0..64_u64).map(Key::from).collect::<Vec<_>>();
+        let day = Duration::from_secs(86_400);
+        let two = tokens("api", 5).and("daily", Quota::fixed_window(5, day));
+        let mut left = 5;
+        for policy in [tokens("api", 5), two] {
+            let limiter = Limiter::new(policy, backend.clone());
+            for _ in 0..2 {
+                left -= 1;
+                let checks = keys.iter().map(|key| limiter.check(key, 1));
+                for reply in join_all(checks).await {
+                    let decision = reply.expect("an answer").decision;
+                    assert_eq!(decision.snapshot().remaining(), left);
+                }
+            }
+        }
+    })
+    .await;
+}
