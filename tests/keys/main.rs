@@ -4,9 +4,11 @@ mod attacks;
 #[cfg(feature = "axum")]
 mod awaited;
 mod lists;
+mod names;
 mod nat64;
 mod parsers;
 mod reference;
+mod secrets;
 #[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]
 mod shared;
