@@ -1,6 +1,7 @@
 use http::Request;
 use http::header::AUTHORIZATION;
 
+use super::text::{is_token, trim};
 use super::{Key, KeyError, KeyExtractor, Part};
 
 /// The bearer token in `Authorization` (RFC 6750 §2.1), always a secret ([`Key::secret`]): it is neither stored nor
@@ -19,7 +20,7 @@ impl<B> KeyExtractor<Request<B>> for Bearer {
         match (lines.next(), lines.next()) {
             (_, Some(_)) => Err(KeyError::Repeated(Part::Bearer)),
             (None, None) => Err(KeyError::Missing(Part::Bearer)),
-            (Some(line), None) => token(super::trim(line.as_bytes())).map(Key::secret),
+            (Some(line), None) => token(trim(line.as_bytes())).map(Key::secret),
         }
     }
 }
@@ -28,8 +29,8 @@ impl<B> KeyExtractor<Request<B>> for Bearer {
 /// that.
 fn token(line: &[u8]) -> Result<&[u8], KeyError> {
     let (scheme, after) = line.split_at_checked(6).unwrap_or((line, b""));
-    let is_longer = after.first().is_some_and(|letter| super::is_token(*letter));
-    let token = super::trim(after);
+    let is_longer = after.first().is_some_and(|letter| is_token(*letter));
+    let token = trim(after);
     if !scheme.eq_ignore_ascii_case(b"Bearer") || is_longer || token.is_empty() {
         return Err(KeyError::Missing(Part::Bearer));
     }

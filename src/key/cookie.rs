@@ -5,7 +5,8 @@ use http::Request;
 use http::header::{COOKIE, HeaderMap};
 use smallvec::SmallVec;
 
-use super::{Key, KeyError, KeyExtractor, Part, decoded, trim};
+use super::text::{decoded, is_token, trim};
+use super::{Key, KeyError, KeyExtractor, Part};
 use crate::message::Quoted;
 
 /// The value of one cookie, such as a session. It is taken for a secret ([`Key::secret`]): backends keep and send a
@@ -53,7 +54,7 @@ impl Cookie {
     ///
     /// If no cookie can have that name.
     pub fn try_new(name: &str) -> Result<Self, InvalidCookieName> {
-        if name.is_empty() || !name.bytes().all(super::is_token) {
+        if name.is_empty() || !name.bytes().all(is_token) {
             return Err(InvalidCookieName(name.into()));
         }
         Ok(Self(name.into()))

@@ -1,6 +1,7 @@
 use http::Request;
 use http::header::{HeaderName, InvalidHeaderName};
 
+use super::text::trim;
 use super::{Key, KeyError, KeyExtractor};
 
 /// The value of one header field, such as an API key. It is taken for a secret ([`Key::secret`]): backends keep and
@@ -42,7 +43,7 @@ impl<B> KeyExtractor<Request<B>> for Header {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         let mut values = request.headers().get_all(&self.0).iter();
         // Of HTTP/1.1 a server takes off the white space at both ends, of HTTP/2 it may not.
-        let value = values.next().map(|value| super::trim(value.as_bytes()));
+        let value = values.next().map(|value| trim(value.as_bytes()));
         match (value, values.next()) {
             (Some(value), None) if !value.is_empty() => Ok(Key::secret(value)),
             (Some(_), Some(_)) => Err(KeyError::RepeatedHeader(self.0.clone())),

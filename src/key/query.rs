@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use http::{Request, Uri};
 
-use super::{Key, KeyError, KeyExtractor, Part};
+use super::{Key, KeyError, KeyExtractor, Part, text};
 use crate::head::Head;
 
 /// The value of one parameter of the query, such as `?api_key=..`. It is taken for a secret ([`Key::secret`]): backends
@@ -42,7 +42,7 @@ impl<B> KeyExtractor<Request<B>> for Query {
 
 /// As `application/x-www-form-urlencoded` (WHATWG URL §5.1).
 fn decoded(text: &str) -> impl Iterator<Item = u8> {
-    super::decoded(text.as_bytes(), b' ')
+    text::decoded(text.as_bytes(), b' ')
 }
 
 #[cfg(test)]

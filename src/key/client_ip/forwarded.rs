@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::element::Element;
-use crate::key::{is_token, trim_start};
+use crate::key::text::{is_token, trim_start};
 
 /// The elements of a line, first to last; none for those that do not name a client.
 pub(super) type Elements<'a> = SmallVec<[Option<ForwardedValue<'a>>; 4]>;

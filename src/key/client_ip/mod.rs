@@ -2,23 +2,21 @@
 
 mod element;
 mod forwarded;
+mod prefix_error;
 mod proxies;
+mod read;
 
-use std::fmt;
 use std::net::IpAddr;
 
 use http::Request;
-use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName};
 
-use self::element::Element;
-use self::forwarded::ForwardedValue;
-use self::proxies::Trust;
-pub use self::proxies::TrustedProxies;
-use super::{Key, KeyError, KeyExtractor, Networks, trim};
-use super::{nat64, peer};
+use super::peer;
+use super::{Key, KeyError, KeyExtractor, Networks};
 use crate::head::Head;
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub use self::prefix_error::PrefixError;
+pub use self::proxies::TrustedProxies;
 
 /// The network of the client: an IPv4 address, an IPv6 /64. As it is made by [`new`](Self::new) it reads no header, and
 /// is the same as [`PeerIp`](super::PeerIp); behind proxies it reads the one that is named, as far as those are
@@ -91,26 +89,6 @@ pub enum OnMalformed {
     /// bucket. A request without such an address is rejected with 400: on a Unix socket the first proxy has none.
     Nearest,
 }
-
-/// A prefix that leaves no client apart from others, or has more bits than an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PrefixError {
-    bits: u8,
-    most: u8,
-}
-
-impl fmt::Display for PrefixError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (version, default) = if self.most == 32 { (4, 32) } else { (6, 64) };
-        let Self { bits, most } = self;
-        write!(
-            f,
-            "invalid prefix of {bits} bits for IPv{version}: use 1 to {most}, such as {default}"
-        )
-    }
-}
-
-impl std::error::Error for PrefixError {}
 
 #[derive(Clone, Copy, Debug)]
 struct Prefixes {
@@ -291,117 +269,6 @@ impl ClientIp {
         }
         Ok(self.prefixes.key(ip))
     }
-
-    fn read(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<IpAddr, KeyError> {
-        let peer = peer.map(|ip| self.decoded(ip));
-        match &self.source {
-            AddressSource::Peer => peer.ok_or(KeyError::MissingPeer),
-            AddressSource::ForwardedFor(proxies) => {
-                let lines = headers.get_all(X_FORWARDED_FOR).iter().rev();
-                let elements = lines.flat_map(|line| {
-                    let elements = line.as_bytes().rsplit(|letter| *letter == b',').map(trim);
-                    elements.filter(|text| !text.is_empty()).map(Element::parse)
-                });
-                self.walk(proxies, peer, &X_FORWARDED_FOR, elements)
-            }
-            AddressSource::Forwarded(proxies) => {
-                let lines = headers.get_all(FORWARDED).iter().rev();
-                self.walk(
-                    proxies,
-                    peer,
-                    &FORWARDED,
-                    lines.flat_map(forwarded_elements),
-                )
-            }
-            AddressSource::Header(name, proxies) => {
-                let peer = peer.ok_or(KeyError::MissingPeer)?;
-                if !self.trusts(proxies, peer) {
-                    return Ok(peer);
-                }
-                let mut lines = headers.get_all(name).iter();
-                match (lines.next().map(|line| trim(line.as_bytes())), lines.next()) {
-                    (None | Some([]), None) => Ok(peer),
-                    (Some(text), None) => match Element::parse(text) {
-                        Element::Address(ip) => Ok(self.decoded(ip)),
-                        Element::Silent | Element::Malformed => self.malformed(name, Some(peer)),
-                    },
-                    _ => self.malformed(name, Some(peer)),
-                }
-            }
-        }
-    }
-
-    /// From the right, and no further than need be: what is not reached is not judged.
-    fn walk(
-        &self,
-        proxies: &TrustedProxies,
-        peer: Option<IpAddr>,
-        name: &HeaderName,
-        elements: impl Iterator<Item = Element>,
-    ) -> Result<IpAddr, KeyError> {
-        let elements = elements.map(|element| match element {
-            Element::Address(ip) => Element::Address(self.decoded(ip)),
-            other => other,
-        });
-        match &proxies.0 {
-            Trust::In(networks) => {
-                let mut nearest = peer.ok_or(KeyError::MissingPeer)?;
-                if !self.trusts(networks, nearest) {
-                    return Ok(nearest);
-                }
-                for element in elements {
-                    match element {
-                        Element::Address(ip) if self.trusts(networks, ip) => nearest = ip,
-                        Element::Address(ip) => return Ok(ip),
-                        Element::Silent => return Ok(nearest),
-                        Element::Malformed => return self.malformed(name, Some(nearest)),
-                    }
-                }
-                Ok(nearest)
-            }
-            Trust::Hops(0) => peer.ok_or(KeyError::MissingPeer),
-            Trust::Hops(hops) => {
-                // The connection may have no address: a Unix socket has none.
-                let mut nearest = peer;
-                for (index, element) in elements.enumerate() {
-                    let is_it = index + 1 == *hops;
-                    match element {
-                        Element::Address(ip) if is_it => return Ok(ip),
-                        Element::Silent if is_it => return or_malformed(nearest, name),
-                        Element::Malformed if is_it => return self.malformed(name, nearest),
-                        Element::Address(ip) => nearest = Some(ip),
-                        Element::Silent | Element::Malformed => {}
-                    }
-                }
-                Err(KeyError::TooFewHops {
-                    header: name.clone(),
-                    hops: *hops,
-                })
-            }
-        }
-    }
-
-    #[inline]
-    fn decoded(&self, ip: IpAddr) -> IpAddr {
-        if self.nat64 { nat64::decoded(ip) } else { ip }
-    }
-
-    fn trusts(&self, networks: &Networks, ip: IpAddr) -> bool {
-        networks.contains_decoded(ip, self.nat64)
-    }
-
-    #[cold]
-    fn malformed(&self, name: &HeaderName, nearest: Option<IpAddr>) -> Result<IpAddr, KeyError> {
-        match self.on_malformed {
-            OnMalformed::Reject => or_malformed(None, name),
-            OnMalformed::Nearest => or_malformed(nearest, name),
-        }
-    }
-}
-
-/// The nearest address. Without one the request is rejected: it never shares a bucket with others.
-fn or_malformed(nearest: Option<IpAddr>, name: &HeaderName) -> Result<IpAddr, KeyError> {
-    nearest.ok_or_else(|| KeyError::MalformedAddress(name.clone()))
 }
 
 impl Prefixes {
@@ -438,18 +305,6 @@ impl<B> KeyExtractor<Request<B>> for ClientIp {
             (_, _, peer) => self.beyond(peer, request.headers()),
         }
     }
-}
-
-/// The elements of a line of `Forwarded`, from the right. A broken line is one that is malformed.
-fn forwarded_elements(line: &HeaderValue) -> impl Iterator<Item = Element> {
-    let (elements, broken) = match forwarded::elements(line.as_bytes()) {
-        Some(elements) => (elements, None),
-        None => (forwarded::Elements::new(), Some(Element::Malformed)),
-    };
-    let elements = elements.into_iter().rev();
-    elements
-        .map(|client| client.map_or(Element::Silent, ForwardedValue::element))
-        .chain(broken)
 }
 
 #[cfg(test)]

@@ -1,3 +1,5 @@
+mod error;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -6,7 +8,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::nat64;
-use crate::message::Quoted;
+
+pub use self::error::{ParseNetworksError, ParseNetworksErrorKind};
 
 /// A set of networks, such as the addresses of your proxies. Clones share it.
 ///
@@ -43,34 +46,6 @@ struct Ranges {
     v6: Box<[(u128, u128)]>,
     /// The networks of IPv4 that are written in the prefix of NAT64. They are in `v6`, too.
     nat64: Box<[(u32, u32)]>,
-}
-
-/// Why a text is no list of networks: which line, and what it says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseNetworksError {
-    line: usize,
-    value: Box<str>,
-    kind: ParseNetworksErrorKind,
-}
-
-/// What is wrong with a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ParseNetworksErrorKind {
-    /// It is no address, or what follows the `/` is no number.
-    Syntax,
-    /// The prefix is longer than the address.
-    TooLong {
-        /// The most there can be: 32 or 128.
-        most: u8,
-    },
-    /// Its address has bits beyond the prefix: one of the two is a slip.
-    HostBits {
-        /// The network that holds the address.
-        network: IpNet,
-    },
-    /// The address has a zone, as `fe80::1%eth0`. The list would not hold for that interface alone.
-    Zone,
 }
 
 impl Networks {
@@ -260,202 +235,5 @@ impl fmt::Debug for Networks {
     }
 }
 
-impl ParseNetworksError {
-    /// The number of the line, from 1 on.
-    #[must_use]
-    pub const fn line(&self) -> usize {
-        self.line
-    }
-
-    /// What the line says, without its comment.
-    #[must_use]
-    pub fn value(&self) -> &str {
-        &self.value
-    }
-
-    /// What is wrong with it.
-    #[must_use]
-    pub const fn kind(&self) -> ParseNetworksErrorKind {
-        self.kind
-    }
-}
-
-impl fmt::Display for ParseNetworksError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "line {}: invalid network {}: ",
-            self.line,
-            Quoted(&self.value)
-        )?;
-        // Where it is shown, it has been parsed as an address.
-        let address = self.value.split(['/', '%']).next().unwrap_or_default();
-        match self.kind {
-            ParseNetworksErrorKind::Syntax => {
-                f.write_str(r#"use "10.0.0.0/8", "2001:db8::/32" or an address"#)
-            }
-            ParseNetworksErrorKind::TooLong { most } => {
-                write!(f, "the prefix is too long; use at most {most}")
-            }
-            ParseNetworksErrorKind::HostBits { network } => {
-                let most = network.max_prefix_len();
-                write!(
-                    f,
-                    r#"the address has bits beyond the prefix; use "{network}" or "{address}/{most}""#
-                )
-            }
-            ParseNetworksErrorKind::Zone => {
-                write!(f, r#"a network has no zone; use "{address}""#)
-            }
-        }
-    }
-}
-
-impl std::error::Error for ParseNetworksError {}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().expect("an address")
-    }
-
-    #[test]
-    fn network_edges_match_and_their_neighbours_do_not() {
-        let networks = Networks::new(["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7", "2001:db8::/33"]);
-        for within in [
-            "10.0.0.0",
-            "10.255.255.255",
-            "::ffff:10.0.0.1",
-            "192.0.2.7",
-            "2001:db8::",
-            "2001:db8:7fff:ffff:ffff:ffff:ffff:ffff",
-        ] {
-            assert!(networks.contains(ip(within)), "{within}");
-        }
-        for beside in [
-            "9.255.255.255",
-            "11.0.0.0",
-            "192.0.2.6",
-            "192.0.2.8",
-            "2001:db7:ffff:ffff:ffff:ffff:ffff:ffff",
-            "2001:db8:8000::",
-            "::10.0.0.1",
-            "::",
-        ] {
-            assert!(!networks.contains(ip(beside)), "{beside}");
-        }
-        assert!(!Networks::default().contains(ip("0.0.0.0")));
-        assert!(Networks::default().is_empty() && !networks.is_empty());
-    }
-
-    #[test]
-    fn all_ipv4_addresses_match_no_ipv6_address() {
-        let (four, six) = (Networks::new(["0.0.0.0/0"]), Networks::new(["::/0"]));
-        for (address, is_four) in [
-            ("0.0.0.0", true),
-            ("255.255.255.255", true),
-            ("::ffff:1.2.3.4", true),
-            ("::1.2.3.4", false),
-            ("::", false),
-        ] {
-            let within = (four.contains(ip(address)), six.contains(ip(address)));
-            assert_eq!(within, (is_four, !is_four), "{address}");
-        }
-    }
-
-    #[test]
-    fn mapped_networks_are_those_of_ipv4() {
-        let networks = Networks::new(["::ffff:10.0.0.0/104", "::ffff:192.0.2.1"]);
-        assert_eq!(networks, Networks::new(["10.0.0.0/8", "192.0.2.1/32"]));
-        assert!(networks.contains(ip("10.200.0.1")));
-        // Wider than what is mapped: of IPv6 it holds all, of IPv4 nothing.
-        assert!(!Networks::new(["::/80"]).contains(ip("10.0.0.1")));
-    }
-
-    #[test]
-    fn overlapping_networks_are_one_however_they_are_ordered() {
-        let one = Networks::new(["10.1.0.0/16", "10.0.0.0/8", "10.255.0.0/16", "9.0.0.0/8"]);
-        assert_eq!(one, Networks::new(["9.0.0.0/8", "10.0.0.0/8"]));
-        assert_eq!(
-            format!("{one:?}"),
-            "{9.0.0.0..=9.255.255.255, 10.0.0.0..=10.255.255.255}"
-        );
-    }
-
-    #[test]
-    fn preset_sets_only_its_documented_options() {
-        let preset = Networks::loopback_and_private();
-        for within in [
-            "127.0.0.1",
-            "::1",
-            "10.9.8.7",
-            "172.31.0.1",
-            "192.168.1.1",
-            "fd00::1",
-        ] {
-            assert!(preset.contains(ip(within)), "{within}");
-        }
-        for public in [
-            "172.32.0.1",
-            "192.169.0.1",
-            "169.254.1.1",
-            "100.64.0.1",
-            "fe80::1",
-            "::2",
-            "8.8.8.8",
-        ] {
-            assert!(!preset.contains(ip(public)), "{public}");
-        }
-    }
-
-    #[test]
-    fn errors_name_the_line_and_the_value() {
-        let why = |text: &str| text.parse::<Networks>().expect_err(text).to_string();
-        let syntax = r#"use "10.0.0.0/8", "2001:db8::/32" or an address"#;
-        for value in [
-            "10.0.0/8",
-            "010.0.0.0/8",
-            "10.0.0.0/",
-            "/8",
-            "10.0.0.0/8/8",
-            "10.0.0.0/+8",
-            "10.0.0.0/ 8",
-            "10.0.0.0/8, 11.0.0.0/8",
-            "10.0.0.1%eth0",
-            "example.org",
-            "10.0.0.0-10.1.0.0",
-        ] {
-            assert_eq!(
-                why(&format!("# all\n\n{value} # x")),
-                format!("line 3: invalid network \"{value}\": {syntax}")
-            );
-        }
-        assert_eq!(
-            why("10.0.0.0/33"),
-            r#"line 1: invalid network "10.0.0.0/33": the prefix is too long; use at most 32"#
-        );
-        assert_eq!(
-            why("::/1000"),
-            r#"line 1: invalid network "::/1000": the prefix is too long; use at most 128"#
-        );
-        for value in ["fe80::1%eth0", "fe80::1%eth0/64", "fe80::1%"] {
-            assert_eq!(
-                why(value),
-                format!(
-                    r#"line 1: invalid network "{value}": a network has no zone; use "fe80::1""#
-                )
-            );
-        }
-        let error = "::1\r\n2001:db8::1/32"
-            .parse::<Networks>()
-            .expect_err("a slip");
-        assert_eq!((error.line(), error.value()), (2, "2001:db8::1/32"));
-        assert!(matches!(
-            error.kind(),
-            ParseNetworksErrorKind::HostBits { .. }
-        ));
-        assert!(why(&format!("{}\u{1b}", "x".repeat(1_000))).len() < 200);
-    }
-}
+mod tests;
