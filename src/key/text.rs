@@ -1,6 +1,8 @@
-//! What the extractors read of text.
+//! Functions on the text of header fields and queries.
 
-/// Without white space at both ends.
+use percent_encoding::percent_decode;
+
+/// Removes white space at both ends.
 pub(super) fn trim(text: &[u8]) -> &[u8] {
     let mut text = trim_start(text);
     while let [rest @ .., b' ' | b'\t'] = text {
@@ -16,39 +18,17 @@ pub(super) fn trim_start(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// With what is escaped as `%41` decoded, and `plus` for a `+`; a `%` that nothing follows stands for itself.
+/// Decodes `%41`, and replaces `+` by `plus`. A `%` without two hexadecimal digits stands for itself.
 pub(super) fn decoded(text: &[u8], plus: u8) -> impl Iterator<Item = u8> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        let (letter, after) = rest.split_first()?;
-        rest = after;
-        Some(match letter {
-            b'+' => plus,
-            b'%' => match after {
-                [high, low, after @ ..] => match (digit(*high), digit(*low)) {
-                    (Some(high), Some(low)) => {
-                        rest = after;
-                        high << 4 | low
-                    }
-                    _ => b'%',
-                },
-                _ => b'%',
-            },
-            letter => *letter,
-        })
+    // An escape never spans a `+`, so the pieces between them can be decoded one by one.
+    let pieces = text.split(|letter| *letter == b'+').enumerate();
+    pieces.flat_map(move |(index, piece)| {
+        let plus = (index > 0).then_some(plus);
+        plus.into_iter().chain(percent_decode(piece))
     })
 }
 
-fn digit(letter: u8) -> Option<u8> {
-    match letter {
-        b'0'..=b'9' => Some(letter - b'0'),
-        b'a'..=b'f' => Some(letter - b'a' + 10),
-        b'A'..=b'F' => Some(letter - b'A' + 10),
-        _ => None,
-    }
-}
-
-/// Whether a letter may be in a token (RFC 9110 §5.6.2).
+/// Returns whether a letter may be in a token (RFC 9110 §5.6.2).
 pub(super) const fn is_token(letter: u8) -> bool {
     letter.is_ascii_alphanumeric()
         || matches!(
