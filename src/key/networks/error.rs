@@ -1,10 +1,9 @@
 use std::fmt;
-
-use ipnet::IpNet;
+use std::net::IpAddr;
 
 use crate::message::Quoted;
 
-/// Why a text is no list of networks: which line, and what it says.
+/// The error returned for an invalid list of networks, with the line and its text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseNetworksError {
     pub(super) line: usize,
@@ -12,40 +11,42 @@ pub struct ParseNetworksError {
     pub(super) kind: ParseNetworksErrorKind,
 }
 
-/// What is wrong with a network.
+/// The fault of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ParseNetworksErrorKind {
-    /// It is no address, or what follows the `/` is no number.
+    /// The text is not an address, or the text after `/` is not a number.
     Syntax,
     /// The prefix is longer than the address.
     TooLong {
-        /// The most there can be: 32 or 128.
+        /// The longest prefix: 32 or 128.
         most: u8,
     },
-    /// Its address has bits beyond the prefix: one of the two is a slip.
+    /// The address has bits beyond the prefix: one of the two is a mistake.
     HostBits {
-        /// The network that holds the address.
-        network: IpNet,
+        /// The first address of the network that contains the address.
+        network: IpAddr,
+        /// The length of the prefix.
+        prefix: u8,
     },
-    /// The address has a zone, as `fe80::1%eth0`. The list would not hold for that interface alone.
+    /// The address has a zone, as `fe80::1%eth0`. A list cannot be limited to one interface.
     Zone,
 }
 
 impl ParseNetworksError {
-    /// The number of the line, from 1 on.
+    /// Returns the number of the line, from 1 on.
     #[must_use]
     pub const fn line(&self) -> usize {
         self.line
     }
 
-    /// What the line says, without its comment.
+    /// Returns the text of the line, without its comment.
     #[must_use]
     pub fn value(&self) -> &str {
         &self.value
     }
 
-    /// What is wrong with it.
+    /// Returns the fault.
     #[must_use]
     pub const fn kind(&self) -> ParseNetworksErrorKind {
         self.kind
@@ -60,7 +61,7 @@ impl fmt::Display for ParseNetworksError {
             self.line,
             Quoted(&self.value)
         )?;
-        // Where it is shown, it has been parsed as an address.
+        // The address is shown only where it has been parsed as one.
         let address = self.value.split(['/', '%']).next().unwrap_or_default();
         match self.kind {
             ParseNetworksErrorKind::Syntax => {
@@ -69,11 +70,11 @@ impl fmt::Display for ParseNetworksError {
             ParseNetworksErrorKind::TooLong { most } => {
                 write!(f, "the prefix is too long; use at most {most}")
             }
-            ParseNetworksErrorKind::HostBits { network } => {
-                let most = network.max_prefix_len();
+            ParseNetworksErrorKind::HostBits { network, prefix } => {
+                let most = if network.is_ipv4() { 32 } else { 128 };
                 write!(
                     f,
-                    r#"the address has bits beyond the prefix; use "{network}" or "{address}/{most}""#
+                    r#"the address has bits beyond the prefix; use "{network}/{prefix}" or "{address}/{most}""#
                 )
             }
             ParseNetworksErrorKind::Zone => {

@@ -13,7 +13,7 @@ pub use self::error::{ParseNetworksError, ParseNetworksErrorKind};
 
 /// A set of networks, such as the addresses of your proxies. Clones share it.
 ///
-/// As text it has one network a line; what follows a `#` is a comment, an address without a prefix is a network of one:
+/// A text has one network a line. A `#` begins a comment. An address without a prefix is a network of one address:
 ///
 /// ```
 /// use tower_sluice::key::Networks;
@@ -33,38 +33,38 @@ pub use self::error::{ParseNetworksError, ParseNetworksErrorKind};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Addresses and networks that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4; `::/0` holds no address of
-/// IPv4. For a [`ClientIp`](super::ClientIp) with [`nat64`](super::ClientIp::nat64), networks in `64:ff9b::/96` are
-/// those of IPv4 as well. A look-up takes a few comparisons, however many networks there are.
+/// Addresses and networks mapped into IPv6 (`::ffff:0:0/96`) count as IPv4; `::/0` contains no IPv4 address. For a
+/// [`ClientIp`](super::ClientIp) with [`nat64`](super::ClientIp::nat64), networks in `64:ff9b::/96` count as IPv4 as
+/// well. A lookup is a binary search.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Networks(Arc<Ranges>);
 
-/// First and last addresses, in order, apart from each other.
+/// First and last addresses of disjoint ranges, in order.
 #[derive(Default, PartialEq, Eq)]
 struct Ranges {
     v4: Box<[(u32, u32)]>,
     v6: Box<[(u128, u128)]>,
-    /// The networks of IPv4 that are written in the prefix of NAT64. They are in `v6`, too.
+    /// The IPv4 networks that are written in the prefix of NAT64. They are in `v6` as well.
     nat64: Box<[(u32, u32)]>,
 }
 
 impl Networks {
-    /// These networks, each as `10.0.0.0/8`, `2001:db8::/32` or an address.
+    /// Creates a set of networks, each as `10.0.0.0/8`, `2001:db8::/32` or an address. Use it for literals.
     ///
     /// # Panics
     ///
-    /// If one cannot be read, with the sentence of the error: for literals. What comes from outside is parsed.
+    /// Panics if a text is not a network. Use `parse` or [`from_lines`](Self::from_lines) for configuration.
     #[must_use]
     #[track_caller]
     pub fn new<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Self {
         Self::from_lines(networks).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// The networks of these lines, with comments and blank lines as in a text.
+    /// Creates a set from lines, with comments and blank lines as in a text.
     ///
     /// # Errors
     ///
-    /// If a line is no network, with its number, from 1 on.
+    /// Returns an error with the number of the line, from 1 on, if a line is not a network.
     pub fn from_lines<T: AsRef<str>>(
         lines: impl IntoIterator<Item = T>,
     ) -> Result<Self, ParseNetworksError> {
@@ -82,92 +82,43 @@ impl Networks {
             })?;
             networks.push(network);
         }
-        Ok(networks.into_iter().collect())
+        Ok(Self::from_networks(networks))
     }
 
-    /// Loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and
-    /// `fc00::/7` (RFC 1918, RFC 4193). Whoever can send from one of these is in it, neighbours in a shared data centre
-    /// included.
-    #[must_use]
-    pub fn loopback_and_private() -> Self {
-        Self::new([
-            "127.0.0.0/8",
-            "::1",
-            "10.0.0.0/8",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "fc00::/7",
-        ])
+    /// Creates a set from addresses and the lengths of their prefixes, in bits. Bits beyond a prefix are ignored.
+    ///
+    /// ```
+    /// use std::net::{IpAddr, Ipv4Addr};
+    /// use tower_sluice::key::Networks;
+    ///
+    /// let address = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
+    /// assert_eq!(Networks::from_prefixes([(address, 8)])?, Networks::new(["10.0.0.0/8"]));
+    /// # Ok::<(), tower_sluice::key::ParseNetworksError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if a prefix is longer than its address. The number of its line is its position, from 1 on.
+    pub fn from_prefixes(
+        networks: impl IntoIterator<Item = (IpAddr, u8)>,
+    ) -> Result<Self, ParseNetworksError> {
+        let networks = networks.into_iter().enumerate();
+        let networks = networks.map(|(index, (address, prefix))| {
+            IpNet::new(address, prefix).map_err(|_| ParseNetworksError {
+                line: index + 1,
+                value: format!("{address}/{prefix}").into(),
+                kind: ParseNetworksErrorKind::TooLong {
+                    most: most_bits(address),
+                },
+            })
+        });
+        Ok(Self::from_networks(
+            networks.collect::<Result<Vec<_>, _>>()?,
+        ))
     }
 
-    /// Whether the address is in one of them.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match address.to_canonical() {
-            IpAddr::V4(ip) => holds(&self.0.v4, ip.to_bits()),
-            IpAddr::V6(ip) => holds(&self.0.v6, ip.to_bits()),
-        }
-    }
-
-    /// Whether a decoded address is in one of them. A network in the prefix of NAT64 holds the addresses that are
-    /// decoded from it.
-    pub(super) fn contains_decoded(&self, address: IpAddr, nat64: bool) -> bool {
-        let is_in_prefix = || match address {
-            IpAddr::V4(ip) if nat64::is_translated(&ip) => holds(&self.0.nat64, ip.to_bits()),
-            _ => false,
-        };
-        self.contains(address) || nat64 && is_in_prefix()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.v4.is_empty() && self.0.v6.is_empty()
-    }
-}
-
-fn holds<T: Ord>(ranges: &[(T, T)], address: T) -> bool {
-    let after = ranges.partition_point(|(first, _)| *first <= address);
-    after > 0 && ranges[after - 1].1 >= address
-}
-
-fn network(value: &str) -> Result<IpNet, ParseNetworksErrorKind> {
-    use ParseNetworksErrorKind::{HostBits, Syntax, TooLong, Zone};
-
-    let (address, prefix) = match value.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix)),
-        None => (value, None),
-    };
-    // A zone names one interface. Cutting it off would trust the address on every interface.
-    if let Some((address, _)) = address.split_once('%')
-        && address.parse::<Ipv6Addr>().is_ok()
-    {
-        return Err(Zone);
-    }
-    // The parser of the standard library: there `010.0.0.0` is no address.
-    let address: IpAddr = address.parse().map_err(|_| Syntax)?;
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    let prefix = match prefix {
-        None => most,
-        Some(digits)
-            if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) =>
-        {
-            return Err(Syntax);
-        }
-        Some(digits) => digits.parse().unwrap_or(u8::MAX),
-    };
-    let network = IpNet::new(address, prefix).map_err(|_| TooLong { most })?;
-    if network.trunc() == network {
-        Ok(network)
-    } else {
-        let network = network.trunc();
-        Err(HostBits { network })
-    }
-}
-
-impl FromIterator<IpNet> for Networks {
-    /// Bits beyond a prefix are passed over.
-    fn from_iter<T: IntoIterator<Item = IpNet>>(networks: T) -> Self {
+    /// Ignores bits beyond a prefix.
+    fn from_networks(networks: Vec<IpNet>) -> Self {
         let (mut v4, mut v6, mut nat64) = (Vec::new(), Vec::new(), Vec::new());
         let range = |net: Ipv4Net| (net.network().to_bits(), net.broadcast().to_bits());
         for network in networks {
@@ -185,9 +136,94 @@ impl FromIterator<IpNet> for Networks {
             nat64: merged(nat64),
         }))
     }
+
+    /// Returns loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and
+    /// `fc00::/7` (RFC 1918, RFC 4193). In a shared data centre, neighbours may have such addresses as well.
+    #[must_use]
+    pub fn loopback_and_private() -> Self {
+        Self::new([
+            "127.0.0.0/8",
+            "::1",
+            "10.0.0.0/8",
+            "172.16.0.0/12",
+            "192.168.0.0/16",
+            "fc00::/7",
+        ])
+    }
+
+    /// Returns whether the address is in one of the networks.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match address.to_canonical() {
+            IpAddr::V4(ip) => holds(&self.0.v4, ip.to_bits()),
+            IpAddr::V6(ip) => holds(&self.0.v6, ip.to_bits()),
+        }
+    }
+
+    /// Returns whether a decoded address is in one of the networks. A network in the prefix of NAT64 contains the
+    /// addresses that are decoded from it.
+    pub(super) fn contains_decoded(&self, address: IpAddr, nat64: bool) -> bool {
+        let is_in_prefix = || match address {
+            IpAddr::V4(ip) if nat64::is_translated(&ip) => holds(&self.0.nat64, ip.to_bits()),
+            _ => false,
+        };
+        self.contains(address) || nat64 && is_in_prefix()
+    }
+
+    /// Returns whether the set has no network.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.v4.is_empty() && self.0.v6.is_empty()
+    }
 }
 
-/// A network within `::ffff:0:0/96` is one of IPv4.
+fn holds<T: Ord>(ranges: &[(T, T)], address: T) -> bool {
+    let after = ranges.partition_point(|(first, _)| *first <= address);
+    after > 0 && ranges[after - 1].1 >= address
+}
+
+/// Returns the length of an address in bits.
+const fn most_bits(address: IpAddr) -> u8 {
+    if address.is_ipv4() { 32 } else { 128 }
+}
+
+fn network(value: &str) -> Result<IpNet, ParseNetworksErrorKind> {
+    use ParseNetworksErrorKind::{HostBits, Syntax, TooLong, Zone};
+
+    let (address, prefix) = match value.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (value, None),
+    };
+    // A zone names one interface. Without it, the address would be trusted on every interface.
+    if let Some((address, _)) = address.split_once('%')
+        && address.parse::<Ipv6Addr>().is_ok()
+    {
+        return Err(Zone);
+    }
+    // The parser of the standard library rejects `010.0.0.0`.
+    let address: IpAddr = address.parse().map_err(|_| Syntax)?;
+    let most = most_bits(address);
+    let prefix = match prefix {
+        None => most,
+        Some(digits)
+            if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) =>
+        {
+            return Err(Syntax);
+        }
+        Some(digits) => digits.parse().unwrap_or(u8::MAX),
+    };
+    let network = IpNet::new(address, prefix).map_err(|_| TooLong { most })?;
+    if network.trunc() == network {
+        Ok(network)
+    } else {
+        Err(HostBits {
+            network: network.trunc().addr(),
+            prefix,
+        })
+    }
+}
+
+/// Returns the IPv4 network for a network in `::ffff:0:0/96`.
 fn canonical(network: IpNet) -> IpNet {
     if let IpNet::V6(net) = network
         && let Some(prefix) = net.prefix_len().checked_sub(96)
@@ -199,7 +235,7 @@ fn canonical(network: IpNet) -> IpNet {
     network
 }
 
-/// In order, and those that overlap as one.
+/// Sorts the ranges and joins overlapping ones.
 fn merged<T: Ord + Copy>(mut ranges: Vec<(T, T)>) -> Box<[(T, T)]> {
     ranges.sort_unstable();
     ranges.dedup_by(|next, kept| {
@@ -220,7 +256,7 @@ impl FromStr for Networks {
     }
 }
 
-/// Shows first and last addresses.
+/// Shows the first and last address of each range.
 impl fmt::Debug for Networks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let v4 = self.0.v4.iter().map(|(first, last)| {

@@ -139,3 +139,15 @@ fn errors_name_the_line_and_the_value() {
     ));
     assert!(why(&format!("{}\u{1b}", "x".repeat(1_000))).len() < 200);
 }
+
+#[test]
+fn addresses_with_prefixes_are_networks() {
+    let networks = [(ip("10.1.2.3"), 8), (ip("2001:db8::1"), 32)];
+    let networks = Networks::from_prefixes(networks).expect("valid prefixes");
+    assert_eq!(networks, Networks::new(["10.0.0.0/8", "2001:db8::/32"]));
+    let error = Networks::from_prefixes([(ip("::1"), 128), (ip("10.0.0.0"), 33)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        r#"line 2: invalid network "10.0.0.0/33": the prefix is too long; use at most 32"#
+    );
+}
