@@ -5,7 +5,8 @@ use super::CostOf;
 use crate::head::Head;
 use crate::quota::Cost;
 
-/// A cost by a header field that is a number, such as `content-length`: one token for each unit, or for each so many.
+/// A cost from the number in a header field, such as `content-length`. One token is one unit, or [`per`](Self::per)
+/// units.
 ///
 /// ```
 /// use http::Request;
@@ -13,7 +14,7 @@ use crate::quota::Cost;
 /// use tower_sluice::Cost;
 /// use tower_sluice::cost::{CostOf, HeaderCost};
 ///
-/// let kibibytes = HeaderCost::new(CONTENT_LENGTH, 1_000).per(1_024); // 1 MB, if it is not said
+/// let kibibytes = HeaderCost::new(CONTENT_LENGTH, 1_000).per(1_024); // 1,000 tokens without a number
 /// let upload = |length: &str| Request::put("/").header("content-length", length).body(());
 /// assert_eq!(kibibytes.cost(&upload("1024")?), Cost::new(1));
 /// assert_eq!(kibibytes.cost(&upload("1025")?), Cost::new(2));
@@ -23,17 +24,21 @@ use crate::quota::Cost;
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// A number is digits and nothing else. What comes without one costs `missing`, whatever the reason: no such field (a
-/// body in chunks has no length), several of them (even if they agree: nobody can say which one counts), a sign, a
-/// space, a list. So does `content-length` beside `transfer-encoding`, which overrides it (RFC 9112 §6.3). What is too
-/// large costs [`u64::MAX`], and is denied for good by any quota of less; `HeaderCost::new(name, u64::MAX)` denies
-/// likewise what has no number.
+/// A number consists of digits only. A request without exactly one number costs `missing`:
 ///
-/// **A request without a body has usually no `content-length`, and costs `missing`**: put the limit on the routes that
-/// take bodies. The number in it is checked by the server, which ends the body there. **Another field can be chosen by
-/// the client**: take a cost from it only behind something that has checked it.
+/// - The field is missing. A body in chunks has no `content-length`.
+/// - The field is there more than once, even with equal values.
+/// - The value has a sign, a space, a fraction or a list.
+/// - The field is `content-length`, and `transfer-encoding` overrides it (RFC 9112 §6.3).
 ///
-/// A number of 0 is free. With a quota of requests beside the one of bytes it still counts as a request,
+/// A number above [`u64::MAX`] costs [`u64::MAX`], and no quota can allow that. `HeaderCost::new(name, u64::MAX)`
+/// likewise denies every request without a number.
+///
+/// **A request without a body usually has no `content-length`, and costs `missing`.** Put the limit on the routes that
+/// take bodies. The server enforces `content-length`: it ends the body there. **A client can write any number into
+/// another field.** Use such a field only if a layer in front has checked it.
+///
+/// A number of 0 is free. A second quota can count the requests:
 ///
 /// ```
 /// use axum::Router;
@@ -47,14 +52,14 @@ use crate::quota::Cost;
 ///     .and("bytes", Quota::per_minute(10_000_000).with_unit(Unit::ContentBytes));
 /// let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
 /// let bytes = HeaderCost::new(CONTENT_LENGTH, 1_000_000);
-/// let uploads = limit.clone().cost_fn(move |head| Cost::each([1, bytes.get(head)]));
+/// let uploads = limit.clone().cost_fn(move |head| Cost::each([1, bytes.cost_for(head)]));
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "welcome" }))
 ///     .layer(limit.cost(Cost::each([1, 0])))
 ///     .route("/upload", post(|| async { "kept" }).route_layer(uploads)); // after `.layer`: not under it
 /// ```
 ///
-/// and with one quota `1_u32.saturating_add(kibibytes.get(head))` is never free.
+/// With one quota, `1_u64.saturating_add(kibibytes.cost_for(head))` makes no request free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderCost {
     name: HeaderName,
@@ -63,19 +68,19 @@ pub struct HeaderCost {
 }
 
 impl HeaderCost {
-    /// A request costs the number in the field `name`, and `missing` tokens if it does not have exactly one.
+    /// Charges the number in the field `name`, and `missing` tokens for a request without exactly one number.
     #[must_use]
     pub const fn new(name: HeaderName, missing: u64) -> Self {
         let per = 1;
         Self { name, missing, per }
     }
 
-    /// One token stands for `units` of what the field counts, and for each that is begun; 1 by default. The cost of a
-    /// request without a number stays as it is.
+    /// Sets how many units one token stands for; 1 by default. The cost is rounded up. The cost of a request without a
+    /// number does not change.
     ///
     /// # Panics
     ///
-    /// If `units` is 0.
+    /// Panics if `units` is 0.
     #[must_use]
     pub const fn per(mut self, units: u64) -> Self {
         assert!(units > 0, "0 units for a token: use at least 1");
@@ -83,7 +88,7 @@ impl HeaderCost {
         self
     }
 
-    /// What a request of this head costs, in tokens, for closures that make more of it.
+    /// Returns the cost of a request with this head, in tokens. Closures can build their own cost from it.
     #[must_use]
     pub fn cost_for(&self, head: &Head<'_>) -> u64 {
         match number(head.headers, &self.name) {
@@ -99,7 +104,7 @@ impl<B> CostOf<Request<B>> for HeaderCost {
     }
 }
 
-/// The number in the only field of this name; the largest there is, if it is larger.
+/// Returns the number in the only field of this name, and `u64::MAX` for a larger one.
 fn number(headers: &HeaderMap, name: &HeaderName) -> Option<u64> {
     if *name == CONTENT_LENGTH && headers.contains_key(TRANSFER_ENCODING) {
         return None;

@@ -1,15 +1,16 @@
-//! What a request spends: one [`Cost`] for all, or by its route, a header field, a closure.
+//! The cost of a request: one [`Cost`] for all requests, or a cost by route, header field or closure.
 //!
-//! | on a [`RateLimitLayer`](crate::RateLimitLayer) | a request costs |
+//! | on a [`RateLimitLayer`](crate::RateLimitLayer) | the cost of a request |
 //! |---|---|
-//! | [`.cost(20)`](crate::RateLimitLayer::cost) | the same as all others; 1 by default |
-//! | [`.costs(..)`](crate::RateLimitLayer::costs) a [`RouteCosts`] | what a table says of its method and route |
-//! | [`.with_cost(..)`](crate::RateLimitLayer::with_cost) a [`HeaderCost`] | the number in a header field, such as `content-length` |
-//! | [`.cost_fn(\|head\| ..)`](crate::RateLimitLayer::cost_fn) | what a closure makes of its head, [awaited](#what-must-be-awaited) in front if need be |
-//! | `.with_cost(..)` a [`CostOf`] of your own | what it makes of the whole request, of any type |
+//! | [`.cost(20)`][cost] | the same for all requests; 1 by default |
+//! | [`.costs(..)`][costs] with a [`RouteCosts`] | from a table, by method and route |
+//! | [`.with_cost(..)`][with_cost] with a [`HeaderCost`] | the number in a header field, such as `content-length` |
+//! | [`.cost_fn(\|head\| ..)`][cost_fn] | from a closure of the request's head |
+//! | `.with_cost(..)` with a [`CostOf`] of your own | from the whole request, of any type |
 //!
-//! Each says a number or a [`Cost`]: [`Cost::each`] has one for each quota of the policy, 0 is free. A cost above a
-//! limit is denied for good.
+//! Each of them returns a number or a [`Cost`]. [`Cost::each`] has one number for each quota of the policy. A cost of 0
+//! is free. A cost above the limit can never be allowed. A cost that must be awaited is
+//! [computed by a layer in front](#costs-that-must-be-awaited).
 //!
 //! ```
 //! use http::Request;
@@ -21,6 +22,11 @@
 //! assert_eq!(by_method.cost(&Request::get("/").body(())?), Cost::ONE);
 //! # Ok::<(), http::Error>(())
 //! ```
+//!
+//! [cost]: crate::RateLimitLayer::cost
+//! [costs]: crate::RateLimitLayer::costs
+//! [with_cost]: crate::RateLimitLayer::with_cost
+//! [cost_fn]: crate::RateLimitLayer::cost_fn
 #![doc = include_str!("../docs/costs.md")]
 
 mod header;
@@ -36,13 +42,13 @@ use crate::quota::Cost;
 pub use self::header::HeaderCost;
 pub use self::route::{RouteCosts, RouteCostsError};
 
-/// Says what a request of type `R` costs. A [`Cost`] is one: the same for all.
+/// Returns the cost of a request of type `R`. A [`Cost`] implements it: the same cost for all requests.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot say what `{R}` costs",
+    message = "`{Self}` has no cost for `{R}`",
     note = "for a closure: `.cost_fn(|head| ..)`, for a fixed cost: `.cost(5)`, by route: `.costs(RouteCosts::new()..)`"
 )]
 pub trait CostOf<R> {
-    /// The cost of `request`.
+    /// Returns the cost of `request`.
     fn cost(&self, request: &R) -> Cost;
 }
 
@@ -52,11 +58,21 @@ impl<R> CostOf<R> for Cost {
     }
 }
 
-/// A cost by a closure of the request's [`Head`]; see [`cost_fn`].
+/// A cost from a closure of the request's [`Head`], made by [`cost_fn`].
 #[derive(Clone, Copy)]
 pub struct CostFn<F>(F);
 
-/// Makes a cost of a closure; its types need not be written.
+/// Makes a cost from a closure. The types of the closure are inferred.
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Cost;
+/// use tower_sluice::cost::{CostOf, cost_fn};
+///
+/// let cost = cost_fn(|head| if head.path() == "/search" { 5 } else { 1 });
+/// assert_eq!(cost.cost(&Request::get("/search").body(())?), Cost::new(5));
+/// # Ok::<(), http::Error>(())
+/// ```
 pub fn cost_fn<F, T>(f: F) -> CostFn<F>
 where
     F: Fn(&Head<'_>) -> T,

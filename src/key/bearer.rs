@@ -4,13 +4,23 @@ use http::header::AUTHORIZATION;
 use super::text::{is_token, trim};
 use super::{Key, KeyError, KeyExtractor, Part};
 
-/// The bearer token in `Authorization` (RFC 6750 §2.1), always a secret ([`Key::secret`]): it is neither stored nor
-/// sent nor shown as it is, backends get a fingerprint of it.
+/// The bearer token in `Authorization` (RFC 6750 §2.1), as a secret ([`Key::secret`]). Backends store a fingerprint of
+/// it.
 ///
-/// What `Bearer` is written in front of and is no such token is rejected, never taken for none.
+/// A malformed token after `Bearer` is rejected, and does not count as a missing token.
 ///
-/// A client that can choose the token can choose its bucket: limit by it only behind something that has checked it, or
+/// **A client that can choose the token can choose its bucket.** Use this key behind a layer that checks the token, or
 /// beside a limit by [`ClientIp`](super::ClientIp).
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Key;
+/// use tower_sluice::key::{Bearer, KeyExtractor};
+///
+/// let request = Request::builder().header("authorization", "Bearer s3cret").body(())?;
+/// assert_eq!(Bearer.key(&request)?, Key::secret("s3cret"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bearer;
 
@@ -25,8 +35,8 @@ impl<B> KeyExtractor<Request<B>> for Bearer {
     }
 }
 
-/// `"Bearer" 1*SP b64token`; schemes have no case (RFC 9110 §11.1). An application may make something of what is almost
-/// that.
+/// Reads `"Bearer" 1*SP b64token`; schemes are case-insensitive (RFC 9110 §11.1). A malformed token is an error,
+/// because an application may accept it.
 fn token(line: &[u8]) -> Result<&[u8], KeyError> {
     let (scheme, after) = line.split_at_checked(6).unwrap_or((line, b""));
     let is_longer = after.first().is_some_and(|letter| is_token(*letter));

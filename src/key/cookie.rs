@@ -9,18 +9,28 @@ use super::text::{decoded, is_token, trim};
 use super::{Key, KeyError, KeyExtractor, Part};
 use crate::message::Quoted;
 
-/// The value of one cookie, such as a session. It is taken for a secret ([`Key::secret`]): backends keep and send a
-/// fingerprint of it, nothing that can be read.
+/// The value of one cookie, such as a session, as a secret ([`Key::secret`]). Backends store a fingerprint of it.
 ///
-/// Names and values are decoded (`%61`), as many frameworks do, so that a value has one bucket however it is written.
-/// Quotes around it are not part of it; an empty one is none, and the same name twice is rejected.
+/// Names and values are percent-decoded, as many frameworks do. A value therefore has one bucket in all its spellings.
+/// Quotes around the value are removed. An empty value counts as missing. A request with two cookies of the name is
+/// rejected.
 ///
-/// A client that can choose the value can choose its bucket: limit by a cookie only behind something that has checked
-/// it, or beside a limit by [`ClientIp`](super::ClientIp).
+/// **A client that can choose the value can choose its bucket.** Use this key behind a layer that checks the value, or
+/// beside a limit by [`ClientIp`](super::ClientIp).
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Key;
+/// use tower_sluice::key::{Cookie, KeyExtractor};
+///
+/// let request = Request::builder().header("cookie", "theme=dark; sid=s3cret").body(())?;
+/// assert_eq!(Cookie::new("sid").key(&request)?, Key::secret("s3cret"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Cookie(Arc<str>);
 
-/// The name of a cookie that none can have.
+/// The error returned for an invalid cookie name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidCookieName(Box<str>);
 
@@ -37,22 +47,22 @@ impl fmt::Display for InvalidCookieName {
 impl std::error::Error for InvalidCookieName {}
 
 impl Cookie {
-    /// The cookie named `name`; names have case.
+    /// Uses the cookie `name`. Names are case-sensitive.
     ///
     /// # Panics
     ///
-    /// If no cookie can have that name.
+    /// Panics if `name` is not a token (RFC 9110 §5.6.2).
     #[must_use]
     #[track_caller]
     pub fn new(name: &'static str) -> Self {
         Self::try_new(name).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// The cookie named `name`.
+    /// Uses the cookie `name`. Names are case-sensitive.
     ///
     /// # Errors
     ///
-    /// If no cookie can have that name.
+    /// Returns an error if `name` is not a token (RFC 9110 §5.6.2).
     pub fn try_new(name: &str) -> Result<Self, InvalidCookieName> {
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(InvalidCookieName(name.into()));
@@ -82,7 +92,7 @@ impl<B> KeyExtractor<Request<B>> for Cookie {
     }
 }
 
-/// RFC 6265 §4.2.1; clients of HTTP/2 spread the field over lines (RFC 9113 §8.2.3).
+/// Returns the values of the cookie (RFC 6265 §4.2.1). HTTP/2 clients may split the field (RFC 9113 §8.2.3).
 fn values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(COOKIE).iter();
     let pairs = lines.flat_map(|line| line.as_bytes().split(|letter| *letter == b';'));

@@ -9,46 +9,46 @@ use http::header::HeaderName;
 use super::ClientIp;
 use crate::telemetry::ServerFault;
 
-/// Why a request has no key. Neither values nor addresses are part of it.
+/// The error returned for a request without a key. It contains neither values nor addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyError {
     /// The address of the peer is not in the request. The server does not insert it, or the connection has none (a Unix
     /// socket).
     MissingPeer,
-    /// A layer in front should have left a value of this type.
+    /// No layer in front has inserted a value of this type.
     MissingExtension(&'static str),
-    /// The header field is not there, or empty.
+    /// The header field is missing or empty.
     MissingHeader(HeaderName),
-    /// The header field is there more than once, and nobody can say which one counts.
+    /// The header field appears more than once.
     RepeatedHeader(HeaderName),
-    /// This part of the request is not there, or empty.
+    /// This part of the request is missing or empty.
     Missing(Part),
-    /// This part of the request is there more than once.
+    /// This part of the request appears more than once.
     Repeated(Part),
-    /// This part of the request is there, and is not as it should be written.
+    /// This part of the request is malformed.
     Malformed(Part),
-    /// The request has come past fewer proxies than are counted on.
+    /// The header has fewer addresses than there are trusted hops.
     TooFewHops {
-        /// In which they would have left the addresses.
+        /// The header field with the addresses.
         header: HeaderName,
-        /// How many there should be.
+        /// The number of trusted hops.
         hops: usize,
     },
-    /// The element for the client in this header field is no address. Or it is `unknown` or `_name`, and the connection
-    /// of that proxy has no address, as on a Unix socket.
+    /// The element for the client in this header field is not an address. Or it is `unknown` or `_name`, and the
+    /// connection of that proxy has no address, as on a Unix socket.
     MalformedAddress(HeaderName),
     /// The client's address is in a [`deny_list`](ClientIp::deny_list).
     Denied,
-    /// The request is not to be limited: it goes on, uncounted.
+    /// The request is exempt from the limit: it passes uncounted.
     Exempt,
-    /// The client's fault, in the words of a closure or of an extractor of your own.
+    /// A mistake of the client, reported by a closure or by an extractor of your own.
     Client(Cow<'static, str>),
-    /// The server's fault, likewise.
+    /// A mistake of the server, reported likewise.
     Server(Cow<'static, str>),
 }
 
-/// A part of a request that a key is made of.
+/// A part of a request that contains a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Part {
@@ -74,19 +74,19 @@ impl fmt::Display for Part {
 }
 
 impl KeyError {
-    /// The request is at fault: rejected with 400. The reason is for logs, the client is not told.
+    /// Returns an error for a mistake of the client: status 400. The reason goes to the log and not to the client.
     #[must_use]
     pub fn client(why: impl Into<Cow<'static, str>>) -> Self {
         Self::Client(why.into())
     }
 
-    /// The server is set up wrongly: rejected with 500. The reason is for logs, the client is not told.
+    /// Returns an error for a misconfigured server: status 500. The reason goes to the log and not to the client.
     #[must_use]
     pub fn server(why: impl Into<Cow<'static, str>>) -> Self {
         Self::Server(why.into())
     }
 
-    /// With which status the request is rejected: 400, 403, 404 or 500.
+    /// Returns the status of the rejection: 400, 403, 404 or 500.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -100,7 +100,7 @@ impl KeyError {
             | Self::MalformedAddress(_)
             | Self::Client(_) => StatusCode::BAD_REQUEST,
             Self::Denied => StatusCode::FORBIDDEN,
-            // A layer does not reject what is exempt; whoever does has not looked.
+            // A layer does not reject exempt requests. A caller that rejects them misses a check.
             Self::MissingPeer | Self::MissingExtension(_) | Self::Server(_) | Self::Exempt => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -117,8 +117,8 @@ impl KeyError {
         }
     }
 
-    /// Whether the request goes on uncounted, in a layer that lets requests without a key through or in one that does
-    /// not. What cannot be read frees nobody, nor does what is said twice: an application may know a way to read it.
+    /// Returns whether the request passes uncounted. `unkeyed` is the layer's setting for requests without a key. A
+    /// malformed or repeated value never passes: the application may accept it.
     pub(crate) const fn skips_limit(&self, unkeyed: bool) -> bool {
         match self {
             Self::Exempt => true,
@@ -132,7 +132,7 @@ impl KeyError {
         }
     }
 
-    /// Whether there is nothing that a key could be made of, and no reason to stop at that.
+    /// Returns whether the request has no such key, so that `first_of` tries the next extractor.
     pub(super) const fn is_none(&self) -> bool {
         matches!(
             self,
@@ -146,24 +146,27 @@ impl fmt::Display for KeyError {
         match self {
             Self::MissingPeer => f.write_str(
                 "the address of the peer is not in the request; on TCP serve an axum app with \
-                 `into_make_service_with_connect_info::<SocketAddr>()`; behind a proxy on a Unix socket use `ClientIp` with \
-                 `TrustedProxies::hops(1)`; elsewhere insert a `PeerAddr` into the request's extensions",
+                 `into_make_service_with_connect_info::<SocketAddr>()`; behind a proxy on a Unix socket use \
+                 `ClientIp` with `TrustedProxies::hops(1)`; elsewhere insert a `PeerAddr` into the request's extensions",
             ),
             Self::MissingExtension(name) => {
-                write!(f, "no `{name}` in the request's extensions: put the layer that inserts it in front of the limit")
+                write!(
+                    f,
+                    "no `{name}` in the request's extensions; add the layer that inserts it in front of the limit"
+                )
             }
             Self::MissingHeader(name) => write!(f, "header `{name}` is missing"),
-            Self::RepeatedHeader(name) => write!(f, "header `{name}` is there more than once"),
+            Self::RepeatedHeader(name) => write!(f, "header `{name}` appears more than once"),
             Self::Missing(Part::MatchedPath) => f.write_str(
-                "no route was matched: put the limit into `Router::layer` or at a route, or have another key for the fallback",
+                "no route matched; add the limit by `Router::layer` or at a route, or use another key for the fallback",
             ),
             Self::Missing(part) => write!(f, "{part} is missing"),
-            Self::Repeated(part) => write!(f, "{part} is there more than once"),
-            Self::Malformed(part) => write!(f, "{part} cannot be read"),
+            Self::Repeated(part) => write!(f, "{part} appears more than once"),
+            Self::Malformed(part) => write!(f, "{part} is malformed"),
             Self::TooFewHops { header, hops } => write!(
                 f,
-                "header `{header}` has fewer than {hops} addresses; count only the proxies that append to it as hops, and block \
-                 requests that bypass them"
+                "header `{header}` has fewer than {hops} addresses; count only the proxies that append to it as hops, \
+                 and block requests that bypass them"
             ),
             Self::MalformedAddress(header) => write!(
                 f,
@@ -171,7 +174,7 @@ impl fmt::Display for KeyError {
                  `OnMalformed::Nearest` if the proxy connects from an address"
             ),
             Self::Denied => f.write_str("the client's address is in the deny-list"),
-            Self::Exempt => f.write_str("the request is not to be limited"),
+            Self::Exempt => f.write_str("the request is exempt from the limit"),
             Self::Client(why) | Self::Server(why) => f.write_str(why),
         }
     }

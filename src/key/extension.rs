@@ -6,22 +6,32 @@ use http::Request;
 
 use super::{Key, KeyError, KeyExtractor};
 
-/// What a layer in front has left in the request's extensions: a user, a tenant, a [`Key`]. This is the way for keys that must
-/// be awaited.
+/// A value that a layer in front inserts into the request's extensions: a user, a tenant, a [`Key`]. That layer can
+/// await.
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Key;
+/// use tower_sluice::key::{Extension, KeyExtractor};
+///
+/// let request = Request::builder().extension(42_u64).body(())?;
+/// assert_eq!(Extension::<u64>::new().key(&request)?, Key::from("42"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Extension<T>(PhantomData<fn() -> T>);
 
-/// A value that names whose limit it is.
+/// Converts a value to a key.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say what its key is",
-    note = "implement `ToKey` for it, or leave a `Key` in the extensions"
+    message = "`{Self}` cannot be converted to a key",
+    note = "implement `ToKey` for it, or insert a `Key` into the extensions"
 )]
 pub trait ToKey {
-    /// The key.
+    /// Returns the key.
     fn to_key(&self) -> Key;
 }
 
 impl<T> Extension<T> {
-    /// The extension of type `T`.
+    /// Uses the extension of type `T`.
     #[must_use]
     pub const fn new() -> Self {
         Self(PhantomData)

@@ -1,33 +1,34 @@
 use super::{Key, KeyError, KeyExtractor};
 
-/// The first key that a request has; see [`first_of`].
+/// The first key that a request has, of several extractors; made by [`first_of`].
 #[derive(Clone, Copy, Debug)]
 pub struct FirstOf<T>(T);
 
-/// The first of several keys that a request has: its user, else its API key, else its address.
+/// Uses the first extractor that finds a key: for example the user, else the API key, else the address.
 ///
 /// ```
 /// use http::Request;
 /// use tower_sluice::key::{ClientIp, Extension, Header, KeyExtractor, PeerAddr, first_of};
 ///
-/// let who = first_of((Extension::<String>::new(), Header::new("x-api-key"), ClientIp::new()));
+/// let client = first_of((Extension::<String>::new(), Header::new("x-api-key"), ClientIp::new()));
 /// let anonymous = || Request::builder().extension(PeerAddr(([203, 0, 113, 7], 4711).into()));
 /// let user = anonymous().extension(String::from("203.0.113.7")).body(())?;
-/// let key = who.key(&user)?;
+/// let key = client.key(&user)?;
 /// assert_eq!(key.as_bytes(), b"1:011:203.0.113.7");
-/// assert_ne!(key, who.key(&anonymous().body(())?)?, "nobody can call himself what another's address looks like");
+/// // A user whose name looks like an address does not share the bucket of that address.
+/// assert_ne!(key, client.key(&anonymous().body(())?)?);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// The next one is asked if there is none: no such header field, cookie, parameter, token, route or extension, or as a
-/// closure says with [`KeyError::client`]. Anything else decides: two values where one is expected, an address that
-/// cannot be read, a server that is set up wrongly, a request that is not to be limited. If there is none at all, the
-/// last one says how the request is rejected.
+/// `first_of` tries the next extractor if the key is missing: no such header field, cookie, parameter, token, route or
+/// extension, or [`KeyError::client`] from a closure. Any other error ends the search: a repeated value, a malformed
+/// address, a misconfigured server, an exempt request. If no extractor finds a key, the request gets the error of the
+/// last one.
 pub const fn first_of<T>(extractors: T) -> FirstOf<T> {
     FirstOf(extractors)
 }
 
-/// Which of them it is, and what it says: keys of different kinds stay apart.
+/// Adds the number of the extractor, so that keys of different kinds differ.
 fn tagged(index: u64, key: &Key) -> Key {
     Key::join([&Key::from(index), key])
 }

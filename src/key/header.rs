@@ -4,30 +4,40 @@ use http::header::{HeaderName, InvalidHeaderName};
 use super::text::trim;
 use super::{Key, KeyError, KeyExtractor};
 
-/// The value of one header field, such as an API key. It is taken for a secret ([`Key::secret`]): backends keep and
-/// send a fingerprint of it, nothing that can be read.
+/// The value of one header field, such as an API key, as a secret ([`Key::secret`]). Backends store a fingerprint of
+/// it.
 ///
-/// A client that can choose the value can choose its bucket: limit by a header only what has been checked, or beside a
-/// limit by [`PeerIp`](super::PeerIp).
+/// **A client that can choose the value can choose its bucket.** Use this key behind a layer that checks the value, or
+/// beside a limit by [`PeerIp`](super::PeerIp).
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Key;
+/// use tower_sluice::key::{Header, KeyExtractor};
+///
+/// let request = Request::builder().header("x-api-key", "s3cret").body(())?;
+/// assert_eq!(Header::new("x-api-key").key(&request)?, Key::secret("s3cret"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Header(HeaderName);
 
 impl Header {
-    /// The field named `name`, in lower case.
+    /// Uses the field `name`, in lower case.
     ///
     /// # Panics
     ///
-    /// If `name` is no header name in lower case.
+    /// Panics if `name` is not a header name in lower case.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
         Self(HeaderName::from_static(name))
     }
 
-    /// The field named `name`.
+    /// Uses the field `name`.
     ///
     /// # Errors
     ///
-    /// If `name` is no header name.
+    /// Returns an error if `name` is not a header name.
     pub fn try_new(name: &str) -> Result<Self, InvalidHeaderName> {
         name.parse().map(Self)
     }
@@ -42,7 +52,7 @@ impl From<HeaderName> for Header {
 impl<B> KeyExtractor<Request<B>> for Header {
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         let mut values = request.headers().get_all(&self.0).iter();
-        // Of HTTP/1.1 a server takes off the white space at both ends, of HTTP/2 it may not.
+        // An HTTP/1.1 server removes white space at both ends; an HTTP/2 server may not.
         let value = values.next().map(|value| trim(value.as_bytes()));
         match (value, values.next()) {
             (Some(value), None) if !value.is_empty() => Ok(Key::secret(value)),

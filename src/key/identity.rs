@@ -5,10 +5,20 @@ use smallvec::SmallVec;
 /// Bytes that a key keeps without allocating.
 pub(super) const INLINE: usize = 40;
 
-/// Whose limit it is: an address, a customer, an API key. Up to 40 bytes are kept without allocating.
+/// A key selects the bucket of a request: an address, a customer, an API key. Up to 40 bytes are kept without
+/// allocating.
 ///
-/// A secret is another key than the same bytes in the open. Neither is ever printed, and the memory backend keeps only
-/// a keyed fingerprint of them.
+/// A secret key differs from a plain key of the same bytes. Keys are never printed, and the memory backend keeps only a
+/// keyed fingerprint of them.
+///
+/// ```
+/// use tower_sluice::Key;
+///
+/// let user = Key::from(42_u64);
+/// assert_eq!(user.as_bytes(), b"42");
+/// assert_ne!(Key::new("s3cret"), Key::secret("s3cret"));
+/// assert_eq!(Key::join([&Key::from("acme"), &user]).as_bytes(), b"4:acme2:42");
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; INLINE]>,
@@ -16,7 +26,7 @@ pub struct Key {
 }
 
 impl Key {
-    /// A key of these bytes, any number of them.
+    /// Creates a key of these bytes, of any length.
     #[must_use]
     #[inline]
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
@@ -26,7 +36,7 @@ impl Key {
         }
     }
 
-    /// A key that must not leave the process readable: an API key, a bearer token, a cookie.
+    /// Creates a key that must not leave the process in plain text: an API key, a bearer token, a cookie.
     #[must_use]
     #[inline]
     pub fn secret(bytes: impl AsRef<[u8]>) -> Self {
@@ -36,8 +46,8 @@ impl Key {
         }
     }
 
-    /// Several parts as one key, each with its length in front: ("a:b", "c") and ("a", "b:c") stay two keys. A secret
-    /// part makes the whole secret.
+    /// Joins several parts to one key. The length of each part precedes it, so ("a:b", "c") and ("a", "b:c") stay two
+    /// keys. The joined key is secret if a part is.
     #[must_use]
     pub fn join<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut joined = Self::new("");
@@ -50,21 +60,21 @@ impl Key {
         joined
     }
 
-    /// The bytes of the key.
+    /// Returns the bytes of the key.
     #[must_use]
     #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Whether the key must be digested before it leaves the process.
+    /// Returns whether the key must be digested before it leaves the process.
     #[must_use]
     #[inline]
     pub const fn is_secret(&self) -> bool {
         self.secret
     }
 
-    /// A secret whose bytes are not at hand as one.
+    /// Creates a secret from an iterator, without a buffer in between.
     pub(super) fn from_secret_bytes(bytes: impl Iterator<Item = u8>) -> Self {
         Self {
             bytes: bytes.collect(),
@@ -72,7 +82,7 @@ impl Key {
         }
     }
 
-    /// A key of the first `len` bytes, which are where they stay.
+    /// Creates a key of the first `len` bytes, without copying them.
     #[inline]
     pub(super) fn inline(bytes: [u8; INLINE], len: usize) -> Self {
         Self {
@@ -95,7 +105,7 @@ impl fmt::Write for Key {
     }
 }
 
-/// Shows that there is a key, not which.
+/// Shows that there is a key, without its bytes.
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(..)")

@@ -4,11 +4,11 @@ use std::marker::PhantomData;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
-/// Leaves what an extractor of axum finds in the request's extensions, for [`Extension<T>`](super::Extension) to read:
-/// the way for keys that must be awaited.
+/// Runs an axum extractor and inserts its value into the request's extensions, where
+/// [`Extension<T>`](super::Extension) reads it. Use it for keys that must be awaited.
 ///
-/// The extractor runs once, in a layer in front of the limit; handlers read the same value with [`axum::Extension`]. If
-/// it rejects a request, that is the answer.
+/// The extractor runs once, in a layer in front of the limit. Handlers read the same value with [`axum::Extension`]. If
+/// the extractor rejects a request, its rejection is the response.
 ///
 /// ```
 /// use axum::extract::FromRequestParts;
@@ -27,7 +27,7 @@ use http::request::Parts;
 ///     type Rejection = StatusCode;
 ///
 ///     async fn from_request_parts(_parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
-///         Ok(Self(42)) // as the session store says, which is awaited
+///         Ok(Self(42)) // awaits a session store
 ///     }
 /// }
 ///

@@ -1,24 +1,24 @@
-//! Whose limit it is: [`Key`], and what takes it from a request.
+//! The key of a request, which selects its bucket: [`Key`], and the extractors.
 //!
-//! | extractor | key | rejected, if there is none |
+//! | extractor | key | status without a key |
 //! |---|---|---|
-//! | [`PeerIp`] | the peer of the connection: IPv4 address, IPv6 /64 | 500: the server was not told to leave it |
-//! | [`ClientIp`] | the client [behind proxies](#behind-a-proxy) that are trusted | 400: what they say cannot be read; 500 as above |
-//! | [`Header`] | the value of one header field, never kept readable | 400 |
-//! | [`Bearer`] | the token in `Authorization`, likewise | 400 |
-//! | [`Cookie`] | the value of one cookie, likewise | 400 |
-//! | [`Query`] | the value of one query parameter, likewise | 400 |
-//! | [`Extension`] | what a layer in front has found out: a user, a tenant | 500: that layer is missing |
-//! | `MatchedPath` (feature `axum`) | the template of the route: `/users/{id}` | 404: no route was matched |
+//! | [`PeerIp`] | the peer of the connection: IPv4 address, IPv6 /64 | 500: the server does not insert it |
+//! | [`ClientIp`] | the client [behind trusted proxies](#behind-a-proxy) | 400: malformed header; 500 as above |
+//! | [`Header`] | the value of one header field, as a secret | 400 |
+//! | [`Bearer`] | the token in `Authorization`, as a secret | 400 |
+//! | [`Cookie`] | the value of one cookie, as a secret | 400 |
+//! | [`Query`] | the value of one query parameter, as a secret | 400 |
+//! | [`Extension`] | a value that a layer in front inserts: a user, a tenant | 500: that layer is missing |
+//! | `MatchedPath` (feature `axum`) | the template of the route: `/users/{id}` | 404: no route matched |
 //! | [`Path`], [`Method`] | the path as sent; the method | - |
-//! | [`Global`] | one for all | - |
-//! | [`key_fn`] | what a closure makes of the request's head | as it says |
-//! | [`first_of`] | the first of several that a request has | as the last of them |
-//! | a tuple of these | all parts together | as the first that is missing |
+//! | [`Global`] | one key for all requests | - |
+//! | [`key_fn`] | from a closure of the request's head | chosen by the closure |
+//! | [`first_of`] | the first key that a request has, of several extractors | that of the last extractor |
+//! | a tuple of these | all parts together | that of the first missing part |
 //!
-//! A request without a key is rejected ([`KeyError`] says how) or let through unlimited
-//! ([`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed)); it never falls into a bucket that all share. [`KeyExt`] has
-//! what a limit [passes over](#what-is-not-limited).
+//! A request without a key is rejected, with the status of its [`KeyError`], and never falls into a shared bucket. With
+//! [`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed) it passes unlimited. [`KeyExt`] exempts
+//! [requests from the limit](#requests-without-a-limit).
 //!
 //! ```
 //! use http::Request;
@@ -80,23 +80,23 @@ pub use self::skip::{Guarded, KeyExt, SkipIf, SkipMethod};
 pub use self::target::MatchedPath;
 pub use self::target::{Method, Path};
 
-/// Takes a key from a request of type `R`.
+/// Extracts a key from a request of type `R`.
 ///
-/// There is no implementation for closures: [`key_fn`] names their type, so that nothing needs to be annotated.
+/// Closures do not implement it. [`key_fn`] wraps a closure, so that the types of the closure are inferred.
 ///
-/// A type without the trait is named in the error:
+/// The compiler names a type without the trait:
 ///
 /// ```compile_fail,E0277
 /// # use tower_sluice::{MemoryBackend, Policy, Quota, RateLimitLayer};
 /// #[derive(Clone)]
 /// struct Mine;
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Mine, MemoryBackend::new());
-/// // error[E0277]: `Mine` cannot take a key from `http::Request<Body>`
+/// // error[E0277]: `Mine` cannot extract a key from `http::Request<Body>`
 /// //   note: for a closure: `key_fn(|head| ..)`
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 ///
-/// So is a bare closure, with its types or without:
+/// A bare closure does not compile, with type annotations or without:
 ///
 /// ```compile_fail,E0277
 /// # use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
@@ -107,31 +107,33 @@ pub use self::target::{Method, Path};
 ///
 /// ```compile_fail,E0282
 /// # use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
-/// let closure = |head| Ok(Key::from(head.path())); // error[E0282]: type annotations needed; `key_fn(|head| ..)` needs none
+/// // error[E0282]: type annotations needed; `key_fn(|head| ..)` needs none
+/// let closure = |head| Ok(Key::from(head.path()));
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), closure, MemoryBackend::new());
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot take a key from `{R}`",
+    message = "`{Self}` cannot extract a key from `{R}`",
     label = "no key extractor for this request",
     note = "for a closure: `key_fn(|head| ..)`"
 )]
 pub trait KeyExtractor<R> {
-    /// The key of `request`.
+    /// Returns the key of `request`.
     ///
     /// # Errors
     ///
-    /// If there is none; the request is then rejected, unless the layer lets such requests through.
+    /// Returns an error if the request has no key. The layer then rejects the request, or passes it with
+    /// [`skip_unkeyed`](crate::RateLimitLayer::skip_unkeyed).
     fn key(&self, request: &R) -> Result<Key, KeyError>;
 
-    /// Whether all requests have the same key, so that it is the service and not the client that is over a limit on
-    /// what is in flight: then they are rejected with 503 in place of 429. False unless an extractor says so.
+    /// Returns whether all requests have the same key; false by default. A concurrency limit of a whole service rejects
+    /// with 503 in place of 429, because the service and not the client is at its limit.
     fn is_global(&self) -> bool {
         false
     }
 }
 
-/// One key for all requests, of any type: the limit of a whole service.
+/// One key for all requests of any type: the limit of a whole service.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Global;
 
@@ -145,11 +147,21 @@ impl<R> KeyExtractor<R> for Global {
     }
 }
 
-/// A key by a closure of the request's [`Head`]; see [`key_fn`].
+/// A key from a closure of the request's [`Head`], made by [`key_fn`].
 #[derive(Clone, Copy)]
 pub struct KeyFn<F>(F);
 
-/// Makes a key extractor of a closure; its types need not be written.
+/// Makes a key extractor from a closure. The types of the closure are inferred.
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Key;
+/// use tower_sluice::key::{KeyExtractor, key_fn};
+///
+/// let host = key_fn(|head| Ok(Key::from(head.uri.host().unwrap_or_default())));
+/// assert_eq!(host.key(&Request::get("http://example.org/").body(())?)?.as_bytes(), b"example.org");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn key_fn<F>(f: F) -> KeyFn<F>
 where
     F: Fn(&Head<'_>) -> Result<Key, KeyError>,

@@ -22,15 +22,15 @@ pub(super) fn network(net: Ipv6Net) -> Option<Ipv4Net> {
     Ipv4Net::new(embedded(net.addr())?, prefix).ok()
 }
 
-/// The last 32 bits of an address in the prefix.
+/// Returns the last 32 bits of an address in the prefix.
 #[allow(clippy::cast_possible_truncation)] // the rest is the prefix
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits = ip.to_bits() ^ (PREFIX << 32);
     (bits >> 32 == 0).then(|| Ipv4Addr::from_bits(bits as u32))
 }
 
-/// Whether a translator may write the address into the prefix. RFC 6052 §3.1 forbids it for addresses that are not global. One of
-/// those must not appear as a trusted proxy or an exempt client.
+/// Returns whether a translator may write the address into the prefix. RFC 6052 §3.1 forbids it for addresses that are
+/// not global. Such an address must not count as a trusted proxy or an exempt client.
 pub(super) fn is_translated(ip: &Ipv4Addr) -> bool {
     let [first, second, ..] = ip.octets();
     let is_this_network = first == 0;
@@ -72,7 +72,7 @@ mod tests {
     fn other_prefixes_are_left_alone() {
         for other in [
             "64:ff9b::1:cb00:7107",
-            "64:ff9b:1::203.0.113.7", // RFC 8215: where its bits are depends on the network
+            "64:ff9b:1::203.0.113.7", // RFC 8215: the place of the bits depends on the network
             "64:ff9b:0:0:1::cb00:7107",
             "64:ff9a::203.0.113.7",
             "65:ff9b::203.0.113.7",
@@ -114,7 +114,7 @@ mod tests {
             let v4 = Ipv4Addr::from_bits(last);
             let expected = if is_translated(&v4) { IpAddr::V4(v4) } else { IpAddr::V6(v6) };
             prop_assert_eq!(decoded(v6.into()), expected);
-            // One bit of the prefix is another.
+            // One bit of the prefix differs.
             let other = IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() ^ (1 << (127 - wrong))));
             prop_assert_eq!(decoded(other), other);
             let any = IpAddr::V6(Ipv6Addr::from_bits(bits));

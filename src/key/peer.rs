@@ -10,30 +10,46 @@ use tonic::transport::server::TcpConnectInfo;
 use super::identity::INLINE;
 use super::{Key, KeyError, KeyExtractor, nat64};
 
-/// The network of the connection's peer: an IPv4 address, or an IPv6 /64, which is what one customer owns at least.
-/// IPv4 addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so that nobody can choose a
+/// The network of the connection's peer: an IPv4 address, or an IPv6 /64, the smallest network of one customer. IPv4
+/// addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so a client cannot choose its
 /// bucket.
 ///
-/// Behind a proxy every peer is the proxy, and all its clients share one bucket: use [`ClientIp`](super::ClientIp)
+/// **Behind a proxy every peer is the proxy, and all clients share one bucket.** Use [`ClientIp`](super::ClientIp)
 /// there.
 ///
-/// The address comes from the server: in axum from `into_make_service_with_connect_info::<SocketAddr>()` (feature
-/// `axum`), in tonic by itself (feature `tonic`; its TLS hides the address in a type of its own, an interceptor in
-/// front can read `request.remote_addr()` and leave a [`PeerAddr`]); with plain hyper, insert a [`PeerAddr`] into each
-/// request. A connection on a Unix socket has no address: use [`ClientIp`](super::ClientIp) with
-/// [`hops`](super::TrustedProxies::hops) there.
+/// The server inserts the address:
+///
+/// | server | address |
+/// |---|---|
+/// | axum (feature `axum`) | serve with `into_make_service_with_connect_info::<SocketAddr>()` |
+/// | tonic (feature `tonic`) | inserted by tonic; with its TLS, an interceptor inserts a [`PeerAddr`] |
+/// | hyper | insert a [`PeerAddr`] into each request |
+/// | any server on a Unix socket | none: use [`ClientIp`](super::ClientIp) with [`hops`](super::TrustedProxies::hops) |
+///
+/// With the TLS of tonic, the address is in a type of its own. The interceptor reads it by `request.remote_addr()`.
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::PeerIp;
+/// use tower_sluice::key::{KeyExtractor, PeerAddr};
+///
+/// let peer = PeerAddr("[2001:db8:1:2::7]:443".parse()?);
+/// let request = Request::builder().extension(peer).body(())?;
+/// assert_eq!(PeerIp::new().key(&request)?.as_bytes(), b"2001:db8:1:2::/64");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerIp {
     nat64: bool,
 }
 
-/// The address of a connection's peer, as a request extension: for servers that leave none of their own, or not the
-/// right one (behind the PROXY protocol, say). It comes before theirs.
+/// The address of a connection's peer, as a request extension. Insert it if the server inserts no address, or not the
+/// right one, as behind the PROXY protocol. It takes precedence over the address of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
 impl PeerIp {
-    /// The network of the connection's peer.
+    /// Uses the network of the connection's peer.
     #[must_use]
     pub const fn new() -> Self {
         Self { nat64: false }
@@ -58,10 +74,10 @@ impl<B> KeyExtractor<Request<B>> for PeerIp {
     }
 }
 
-/// The address of the connection's peer, wherever it was left. One that is mapped into IPv6 is one of IPv4.
+/// Returns the address of the connection's peer from any known extension. An address mapped into IPv6 becomes IPv4.
 #[inline]
 pub(super) fn address(extensions: &Extensions) -> Option<IpAddr> {
-    // What was inserted on purpose comes before what a server leaves.
+    // An explicit address takes precedence over the one of the server.
     if let Some(PeerAddr(peer)) = extensions.get() {
         return Some(peer.ip().to_canonical());
     }
@@ -72,7 +88,7 @@ pub(super) fn address(extensions: &Extensions) -> Option<IpAddr> {
     elsewhere(extensions).map(|peer| peer.ip().to_canonical())
 }
 
-/// Where servers and tests that are not so common leave the address.
+/// Returns the address that less common servers and tests insert.
 #[cold]
 fn elsewhere(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
@@ -87,7 +103,7 @@ fn elsewhere(extensions: &Extensions) -> Option<SocketAddr> {
     None
 }
 
-/// The decimal digits of an octet and a full stop, the first one lowest, and how many bytes that is.
+/// For each octet: its decimal digits and a full stop, the first digit lowest, and their count.
 const OCTETS: [(u32, u8); 256] = {
     let mut octets = [(0, 0); 256];
     let mut octet = 0;
@@ -113,7 +129,7 @@ const fn digit(value: usize) -> u8 {
     b'0' + value as u8
 }
 
-/// The key of an address, as many bits of it as tell clients apart: `203.0.113.7`, `2001:db8:1:2::/64`.
+/// Returns the key of an address, cut to the prefix: `203.0.113.7`, `2001:db8:1:2::/64`.
 #[inline]
 pub(super) fn network(ip: IpAddr, v4: u8, v6: u8) -> Key {
     match ip {
@@ -123,8 +139,8 @@ pub(super) fn network(ip: IpAddr, v4: u8, v6: u8) -> Key {
     }
 }
 
-/// By hand, in a register: this is done for every request, and bytes that are stored one by one cannot be read as one
-/// at once.
+/// Builds the text in a register. This runs for every request, and a wide load of bytes that were stored one by one
+/// would stall.
 #[inline]
 pub(super) fn ipv4(ip: Ipv4Addr) -> Key {
     let (mut text, mut len) = (0_u128, 0_u8);

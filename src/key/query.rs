@@ -5,16 +5,29 @@ use http::{Request, Uri};
 use super::{Key, KeyError, KeyExtractor, Part, text};
 use crate::head::Head;
 
-/// The value of one parameter of the query, such as `?api_key=..`. It is taken for a secret ([`Key::secret`]): backends
-/// keep and send a fingerprint of it, nothing that can be read.
+/// The value of one query parameter, such as `?api_key=..`, as a secret ([`Key::secret`]). Backends store a fingerprint
+/// of it.
 ///
-/// Names and values are decoded as forms are (`%61` and `+`), so that a value has one bucket however it is written; an
-/// empty one is none, and the same name twice is rejected. A client that can choose the value can choose its bucket.
+/// Names and values are decoded as in forms (`%61` and `+`). A value therefore has one bucket in all its spellings. An
+/// empty value counts as missing. A request with two parameters of the name is rejected.
+///
+/// **A client that can choose the value can choose its bucket.** Use this key behind a layer that checks the value, or
+/// beside a limit by [`ClientIp`](super::ClientIp).
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Key;
+/// use tower_sluice::key::{KeyExtractor, Query};
+///
+/// let request = Request::get("/search?api_key=s3cret&q=x").body(())?;
+/// assert_eq!(Query::new("api_key").key(&request)?, Key::secret("s3cret"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Query(Arc<str>);
 
 impl Query {
-    /// The parameter named `name`; names have case.
+    /// Uses the parameter `name`. Names are case-sensitive.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(name.into())
@@ -40,7 +53,7 @@ impl<B> KeyExtractor<Request<B>> for Query {
     }
 }
 
-/// As `application/x-www-form-urlencoded` (WHATWG URL §5.1).
+/// Decodes `application/x-www-form-urlencoded` (WHATWG URL §5.1).
 fn decoded(text: &str) -> impl Iterator<Item = u8> {
     text::decoded(text.as_bytes(), b' ')
 }

@@ -5,7 +5,7 @@ use http::{Method, Request};
 use super::{Key, KeyError, KeyExtractor};
 use crate::head::Head;
 
-/// Which requests a limit passes over: methods of every key extractor.
+/// Methods of key extractors that exempt requests from the limit.
 ///
 /// ```
 /// use http::{Method, Request};
@@ -16,7 +16,9 @@ use crate::head::Head;
 ///     .skip_if(|head| head.path() == "/health")
 ///     .skip_method(Method::HEAD)
 ///     .guarded_by(office);
-/// let from = |peer: [u8; 4]| Request::builder().extension(PeerAddr((peer, 4711).into())).header("x-api-key", "s3cret");
+/// let from = |peer: [u8; 4]| {
+///     Request::builder().extension(PeerAddr((peer, 4711).into())).header("x-api-key", "s3cret")
+/// };
 /// assert!(key.key(&from([198, 51, 100, 1]).body(())?).is_ok());
 /// assert_eq!(key.key(&from([198, 51, 100, 1]).uri("/health").body(())?), Err(KeyError::Exempt));
 /// assert_eq!(key.key(&from([198, 51, 100, 1]).method("HEAD").body(())?), Err(KeyError::Exempt));
@@ -24,10 +26,10 @@ use crate::head::Head;
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// A request that is passed over goes on uncounted, without rate-limit fields. The CORS pre-flight of a browser is passed over without
-/// being asked for: [`count_preflights`](crate::RateLimitLayer::count_preflights).
+/// An exempt request passes uncounted, without rate-limit fields. CORS pre-flight requests are exempt by default; see
+/// [`count_preflights`](crate::RateLimitLayer::count_preflights).
 pub trait KeyExt: Sized {
-    /// Requests of which `f` says so are not limited.
+    /// Exempts requests for which `f` returns true.
     fn skip_if<F>(self, f: F) -> SkipIf<Self, F>
     where
         F: Fn(&Head<'_>) -> bool,
@@ -38,14 +40,14 @@ pub trait KeyExt: Sized {
         }
     }
 
-    /// Requests of this method are not limited: `HEAD`, `OPTIONS`. (What answers `GET` often answers `HEAD` too, with the same work:
-    /// axum's `get` for one.)
+    /// Exempts requests of this method, such as `OPTIONS`. A `HEAD` request is often as much work as a `GET` request:
+    /// axum's `get` answers both by the same handler.
     fn skip_method(self, method: Method) -> SkipMethod<Self> {
         SkipMethod { key: self, method }
     }
 
-    /// `guard` is asked first, and what it does not pass is not passed: a [`ClientIp`](super::ClientIp) with lists of networks
-    /// in front of a key of another kind. Its own key does not count.
+    /// Checks `guard` first, and returns its error if it has one. The key of `guard` is not used. This puts the lists
+    /// of a [`ClientIp`](super::ClientIp) in front of a key of another kind.
     fn guarded_by<G>(self, guard: G) -> Guarded<Self, G> {
         Guarded { key: self, guard }
     }
@@ -53,7 +55,7 @@ pub trait KeyExt: Sized {
 
 impl<K> KeyExt for K {}
 
-/// A key for all requests but some; see [`KeyExt::skip_if`].
+/// A key with exempt requests, made by [`KeyExt::skip_if`].
 #[derive(Clone, Copy)]
 pub struct SkipIf<K, F> {
     key: K,
@@ -83,7 +85,7 @@ impl<K: fmt::Debug, F> fmt::Debug for SkipIf<K, F> {
     }
 }
 
-/// A key for requests of other methods; see [`KeyExt::skip_method`].
+/// A key with an exempt method, made by [`KeyExt::skip_method`].
 #[derive(Clone, Debug)]
 pub struct SkipMethod<K> {
     key: K,
@@ -103,7 +105,7 @@ impl<B, K: KeyExtractor<Request<B>>> KeyExtractor<Request<B>> for SkipMethod<K> 
     }
 }
 
-/// A key behind another; see [`KeyExt::guarded_by`].
+/// A key behind a guard, made by [`KeyExt::guarded_by`].
 #[derive(Clone, Copy, Debug)]
 pub struct Guarded<K, G> {
     key: K,

@@ -1,4 +1,5 @@
-//! What a request asks for: alone, a limit that all clients share; in a tuple, one of each client's for each.
+//! The target of a request as a key. Alone, it is a limit that all clients share. In a tuple with a client's key, each
+//! client has a limit for each target.
 
 #[cfg(feature = "axum")]
 use axum::extract;
@@ -9,10 +10,10 @@ use super::Part;
 use super::{Key, KeyError, KeyExtractor};
 use crate::head::Head;
 
-/// The path, without its query, as the client has sent it; in nested routers of axum the whole of it.
+/// The path without its query, as the client sent it. In nested routers of axum it is the whole path.
 ///
-/// **A client that can write one path in many ways (`/a`, `/%61`, `//a`) has as many buckets**, and so has one that
-/// asks for what is not there: `MatchedPath` has one for each route.
+/// **A client can spell one path in many ways (`/a`, `/%61`, `//a`), and each spelling is another bucket.** Paths that
+/// do not exist have buckets as well. `MatchedPath` has one bucket for each route.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path;
 
@@ -22,10 +23,10 @@ impl<B> KeyExtractor<Request<B>> for Path {
     }
 }
 
-/// The template of the route that axum has matched, `/users/{id}`; in nested routers the whole of it.
+/// The template of the route that axum has matched, such as `/users/{id}`. In nested routers it is the whole template.
 ///
-/// It is known under [`Router::layer`](axum::Router::layer) and at the routes, not around a router nor for its
-/// fallback; see [`cost`](crate::cost#which-places-know-the-route). Requests without it are rejected with 404;
+/// It is known under [`Router::layer`](axum::Router::layer) and at the routes, but not around a router nor in its
+/// fallback; see [`cost`](crate::cost#places-that-know-the-route). Requests without it are rejected with 404;
 /// `first_of((MatchedPath, Global))` has one bucket for all of them.
 #[cfg(feature = "axum")]
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +42,7 @@ impl<B> KeyExtractor<Request<B>> for MatchedPath {
     }
 }
 
-/// The method. Those that are not of RFC 9110 or RFC 5789 have one key together: a client could invent any number.
+/// The method. Methods outside of RFC 9110 and RFC 5789 share one key, because a client can invent any number of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Method;
 

@@ -2,15 +2,15 @@ use std::fmt;
 
 use crate::message::Quoted;
 
-/// Why a path cannot be in a table of costs.
+/// The error returned for an invalid path in a table of costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouteCostsError {
-    /// No request has such a path: it does not begin with `/`, or has a query or fragment.
+    /// No request has this path: it does not begin with `/`, or has a query or fragment.
     Path(String),
-    /// A prefix is compared with paths as sent, in which nothing stands for something else.
+    /// The prefix contains a pattern. Prefixes are compared with paths as sent.
     Prefix(String),
-    /// The route, or the prefix, has a cost already.
+    /// The route or the prefix has a cost already.
     Duplicate(String),
 }
 
@@ -38,7 +38,7 @@ impl fmt::Display for RouteCostsError {
 
 impl std::error::Error for RouteCostsError {}
 
-/// The path that was probably meant, without a method, an authority or a query.
+/// Returns the path that was probably meant, without a method, an authority or a query.
 pub(super) fn path_of(text: &str) -> String {
     let text = text.split(['?', '#']).next().unwrap_or_default();
     let text = text.split_whitespace().next_back().unwrap_or_default();
@@ -49,7 +49,7 @@ pub(super) fn path_of(text: &str) -> String {
     format!("/{path}")
 }
 
-/// The segments in front of the first pattern.
+/// Returns the segments in front of the first pattern.
 pub(super) fn prefix_of(path: &str) -> &str {
     let plain = path.split(['{', '}', '*']).next().unwrap_or_default();
     match plain.rsplit_once('/') {

@@ -14,7 +14,7 @@ use crate::quota::Cost;
 
 pub use self::error::RouteCostsError;
 
-/// A table of costs by method and route, for one layer around all of them: what is not in it costs 1.
+/// A table of costs by method and route, for one layer around all routes. A request without an entry costs 1.
 ///
 /// ```
 /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
@@ -36,78 +36,79 @@ pub use self::error::RouteCostsError;
 ///
 /// # Which entry counts
 ///
-/// The first of these that is listed:
+/// The table uses the first of these that it has:
 ///
-/// 1. the template of the route as axum's router has matched it (feature `axum`): `/export/{id}`;
-/// 2. the path of the request: `/pkg.Service/Method`, or `/search` where no router has matched anything yet;
-/// 3. the longest prefix of that path;
+/// 1. The template of the route that axum's router has matched (feature `axum`): `/export/{id}`.
+/// 2. The path of the request: `/pkg.Service/Method`, or `/search` where no router has matched yet.
+/// 3. The longest prefix of that path.
 /// 4. [`otherwise`](Self::otherwise).
 ///
-/// At one path, the entry of a method comes before that of any method. `HEAD` without an entry of its own costs what
-/// `GET` does, which is how axum answers it: asking for the head is no cheap way in. A path that is listed for other
-/// methods only is not listed for this one. The [module](super#which-places-know-the-route) says in which places there
-/// is a template.
+/// At one path, an entry for the method comes before an entry for any method. `HEAD` without an entry has the cost of
+/// `GET`, because axum answers it by the same handler. An entry for other methods does not match. A template is known
+/// in [some places](super#places-that-know-the-route) only.
 ///
-/// # The path is taken as sent
+/// # The path as sent
 ///
-/// Nothing is decoded, resolved or changed in case, and in nested routers it is the whole path as the outermost router
-/// got it, as the template is. Routers match paths as sent, too: a prefix up to where a service is mounted sees all of
-/// its requests. **A prefix that reaches into a service which reads paths in its own way does not**: `/files/%62ig`,
-/// `/files//big` or `/files/x/../big` may be served as `/files/big`. List such a service by its mount, at the cost of
-/// the dearest part of it. A layer that rewrites paths belongs in front of the limit and of all routers.
+/// The table does not decode, resolve or change the path. In nested routers it is the whole path of the outermost
+/// router, as the template is. Routers match the path as sent as well, so a prefix up to the mount of a service matches
+/// all of its requests.
 ///
-/// # What it costs
+/// **A longer prefix may not match all requests of a service that normalizes paths itself.** Such a service may answer
+/// `/files/%62ig`, `/files//big` or `/files/x/../big` with `/files/big`. List its mount, with the cost of its most
+/// expensive part. A layer that rewrites paths must be in front of the limit and of all routers.
 ///
-/// Clones share the table, and their marks of what has been [matched](Self::unmatched). A lookup allocates nothing; it
-/// hashes the template, and if that is not listed the path, and goes through the prefixes.
+/// # Performance
+///
+/// Clones share the table and its marks of [matched](Self::unmatched) entries. A lookup allocates nothing. It hashes
+/// the template, then the path if the template is not listed, then compares the prefixes.
 #[derive(Clone, Default)]
-#[must_use = "a table charges nothing until a layer has it: `.costs(table)`"]
+#[must_use = "a table has no effect until a layer uses it: `.costs(table)`"]
 pub struct RouteCosts(Arc<RouteTable>);
 
 impl RouteCosts {
-    /// A table without entries: everything costs 1.
+    /// Creates an empty table: each request costs 1.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// What a request costs that is not listed; 1 by default.
+    /// Sets the cost of requests without an entry; 1 by default.
     pub fn otherwise(mut self, cost: impl Into<Cost>) -> Self {
         Arc::make_mut(&mut self.0).otherwise = cost.into();
         self
     }
 
-    /// Any method at `path`, the template of a route or a whole path, costs `cost`; 0 is free.
+    /// Sets the cost of `path` for any method. `path` is the template of a route or a whole path. A cost of 0 is free.
     ///
     /// # Panics
     ///
-    /// Where [`try_route`](Self::try_route) errs, with the same sentence.
+    /// Panics if [`try_route`](Self::try_route) would return an error.
     pub fn route(self, path: &str, cost: impl Into<Cost>) -> Self {
         must(self.try_route(path, cost))
     }
 
-    /// Any method at `path`, the template of a route or a whole path, costs `cost`; 0 is free.
+    /// Sets the cost of `path` for any method. `path` is the template of a route or a whole path. A cost of 0 is free.
     ///
     /// # Errors
     ///
-    /// If `path` does not begin with `/`, has a query or fragment, or is listed for any method already.
+    /// Returns an error if `path` does not begin with `/`, has a query or fragment, or has an entry for any method.
     pub fn try_route(self, path: &str, cost: impl Into<Cost>) -> Result<Self, RouteCostsError> {
         self.and(RoutePattern::Route(None), path, cost.into())
     }
 
-    /// One method at `path` costs `cost`, and others what [`route`](Self::route) says of it.
+    /// Sets the cost of `path` for one method. [`route`](Self::route) sets the cost of the others.
     ///
     /// # Panics
     ///
-    /// Where [`try_method`](Self::try_method) errs, with the same sentence.
+    /// Panics if [`try_method`](Self::try_method) would return an error.
     pub fn method(self, method: Method, path: &str, cost: impl Into<Cost>) -> Self {
         must(self.try_method(method, path, cost))
     }
 
-    /// One method at `path` costs `cost`, and others what [`route`](Self::route) says of it.
+    /// Sets the cost of `path` for one method. [`route`](Self::route) sets the cost of the others.
     ///
     /// # Errors
     ///
-    /// If `path` does not begin with `/`, has a query or fragment, or is listed for this method already.
+    /// Returns an error if `path` does not begin with `/`, has a query or fragment, or has an entry for this method.
     pub fn try_method(
         self,
         method: Method,
@@ -117,37 +118,42 @@ impl RouteCosts {
         self.and(RoutePattern::Route(Some(method)), path, cost.into())
     }
 
-    /// What is at `path` or below it, and not listed by itself, costs `cost`, by any method: `/files` holds for
-    /// `/files` and `/files/x`, not for `/filesystem`; `/files/` for what is below it only, `/` for all; `/pkg.Service`
-    /// for all methods of a gRPC service. Of several prefixes the longest holds.
+    /// Sets the cost of `path` and of all paths below it that have no entry, for any method.
     ///
-    /// It is compared with the path [as sent](Self#the-path-is-taken-as-sent).
+    /// | prefix | matches |
+    /// |---|---|
+    /// | `/files` | `/files` and `/files/x`, not `/filesystem` |
+    /// | `/files/` | paths below it only |
+    /// | `/pkg.Service` | all methods of a gRPC service |
+    /// | `/` | all paths |
+    ///
+    /// The longest matching prefix applies. It is compared with the path [as sent](Self#the-path-as-sent).
     ///
     /// # Panics
     ///
-    /// Where [`try_prefix`](Self::try_prefix) errs, with the same sentence.
+    /// Panics if [`try_prefix`](Self::try_prefix) would return an error.
     pub fn prefix(self, path: &str, cost: impl Into<Cost>) -> Self {
         must(self.try_prefix(path, cost))
     }
 
-    /// What is at `path` or below it, and not listed by itself, costs `cost`: see [`prefix`](Self::prefix).
+    /// Sets the cost of `path` and of all paths below it that have no entry; see [`prefix`](Self::prefix).
     ///
     /// # Errors
     ///
-    /// If `path` does not begin with `/`, has a query or fragment, has one of `{ } *`, or is listed as a prefix
-    /// already.
+    /// Returns an error if `path` does not begin with `/`, has a query or fragment, contains one of `{ } *`, or is a
+    /// prefix in the table already.
     pub fn try_prefix(self, path: &str, cost: impl Into<Cost>) -> Result<Self, RouteCostsError> {
         self.and(RoutePattern::Prefix, path, cost.into())
     }
 
-    /// What a request of this head costs, for closures that make more of it:
+    /// Returns the cost of a request with this head. Closures can build their own cost from it:
     ///
     /// ```
     /// # use tower_sluice::{Cost, Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
     /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_minute(600)), Global, MemoryBackend::new());
     /// let costs = RouteCosts::new().route("/search", 5);
     /// let limit = limit.cost_fn(move |head| {
-    ///     if head.headers.contains_key("x-internal") { Cost::ZERO } else { costs.get(head) }
+    ///     if head.headers.contains_key("x-internal") { Cost::ZERO } else { costs.cost_for(head) }
     /// });
     /// # let _: axum::Router = axum::Router::new().layer(limit);
     /// ```
@@ -162,11 +168,11 @@ impl RouteCosts {
         }
     }
 
-    /// The entries that no request has had the cost of so far, through this table or a clone of it: in the order in
-    /// which they were listed, as `/export/{id}`, `POST /serach`, `prefix /assets`.
+    /// Returns the entries that no request has matched so far, through this table or a clone of it. They are in order
+    /// of declaration, in the form `/export/{id}`, `POST /serach` or `prefix /assets`.
     ///
-    /// One that stays here is misspelt, stands behind another one, or is looked for where there is no template. Ask it
-    /// at the end of a test that goes through all routes, or of a busy day.
+    /// An entry that never matches is misspelt, hidden by another entry, or a template in a place without templates.
+    /// Call this at the end of a test of all routes, or after a busy day.
     #[must_use]
     pub fn unmatched(&self) -> Vec<String> {
         let unmatched = self.0.entries.iter().filter(|entry| !entry.is_matched());

@@ -1,4 +1,4 @@
-//! The entries of a table of costs, and which of them holds for a request.
+//! The entries of a table of costs, and the lookup of the entry for a request.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,15 +13,15 @@ use http::Method;
 use crate::head::Head;
 use crate::quota::Cost;
 
-/// Copied when a table is added to of which there are clones. The entries, and so the marks, stay shared.
+/// The entries. Adding to a table with clones copies this struct, but the copies share the entries and their marks.
 #[derive(Clone, Default)]
 pub(super) struct RouteTable {
     pub(super) otherwise: Cost,
-    /// In the order in which they were listed.
+    /// In order of declaration.
     pub(super) entries: Vec<Arc<RouteCost>>,
-    /// Those of whole paths. There is one entry for each method, and one for any.
+    /// Entries for whole paths: one for each method, and one for any method.
     pub(super) routes: HashMap<Box<str>, Vec<Arc<RouteCost>>, RandomState>,
-    /// The longest first. There are few, and most differ from a path in their length or their first bytes.
+    /// The longest first. A table has few prefixes, and most comparisons end at the length or at the first bytes.
     pub(super) prefixes: Vec<Arc<RouteCost>>,
 }
 
@@ -34,9 +34,9 @@ pub(super) struct RouteCost {
 
 #[derive(PartialEq, Eq)]
 pub(super) enum RoutePattern {
-    /// The path itself, by one method or by any.
+    /// The path itself, for one method or for any.
     Route(Option<Method>),
-    /// The path and what is below it.
+    /// The path and all paths below it.
     Prefix,
 }
 
@@ -83,7 +83,7 @@ impl RoutePattern {
 }
 
 impl RouteCost {
-    /// Whether its path is a prefix of `path` in whole segments.
+    /// Returns whether the entry's path is a prefix of `path` in whole segments.
     fn is_above(&self, path: &str) -> bool {
         match path.strip_prefix(&*self.path) {
             Some(rest) => rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/'),
@@ -91,10 +91,10 @@ impl RouteCost {
         }
     }
 
-    /// Loads before it stores: all threads read one line of memory, and a store would take it away from the others.
+    /// Loads before it stores: all threads read this cache line, and a store would invalidate it for the others.
     pub(super) fn mark(&self) {
         if !self.is_matched() {
-            self.matched.store(true, Ordering::Relaxed); // carries no other memory
+            self.matched.store(true, Ordering::Relaxed); // publishes no other memory
         }
     }
 
@@ -103,7 +103,7 @@ impl RouteCost {
     }
 }
 
-/// The template of the route that axum's router has matched, whole in nested routers.
+/// Returns the template of the route that axum's router has matched. In nested routers it is the whole template.
 #[cfg(feature = "axum")]
 fn template<'a>(head: &Head<'a>) -> Option<&'a str> {
     head.extensions.get().map(MatchedPath::as_str)

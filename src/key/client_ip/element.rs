@@ -1,11 +1,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What a proxy says of who came to it.
+/// An element of a forwarding header: the client as a proxy saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Element {
-    /// In its one form: an address that is mapped into IPv6 is one of IPv4.
+    /// In canonical form: an address mapped into IPv6 is IPv4.
     Address(IpAddr),
-    /// It does not want to say: `unknown`, or a name that it made up.
+    /// The proxy hides the address: `unknown`, or an obfuscated name.
     Silent,
     Malformed,
 }
@@ -47,7 +47,7 @@ fn address(text: &[u8], is_port: impl Fn(&str) -> bool) -> Option<IpAddr> {
         return may_follow.then_some(ip.into());
     }
     match text.split_once(':') {
-        // With one colon it is a port, with more an address.
+        // One colon begins a port. More colons are an IPv6 address.
         Some((ip, port)) if !port.contains(':') => {
             let ip = ip.parse::<Ipv4Addr>().ok()?;
             is_port(port).then_some(ip.into())
@@ -57,7 +57,7 @@ fn address(text: &[u8], is_port: impl Fn(&str) -> bool) -> Option<IpAddr> {
     }
 }
 
-/// Parses an IPv6 address. Its zone (RFC 4007 §11) is cut off: it has a meaning only on the host that wrote it.
+/// Parses an IPv6 address. A zone (RFC 4007 §11) is removed: it has a meaning only on the host that wrote it.
 fn ipv6(text: &str) -> Option<Ipv6Addr> {
     match text.split_once('%') {
         Some((ip, zone)) if is_zone(zone) => ip.parse().ok(),
@@ -77,7 +77,7 @@ fn is_port(text: &str) -> bool {
     (1..=5).contains(&text.len()) && text.bytes().all(|digit| digit.is_ascii_digit())
 }
 
-/// Whether the name hides the address on purpose.
+/// Returns whether the name hides the address on purpose.
 fn is_silent(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"unknown") || is_obfuscated(name)
 }

@@ -5,25 +5,25 @@ use smallvec::SmallVec;
 use super::element::Element;
 use crate::key::text::{is_token, trim_start};
 
-/// The elements of a line, first to last; none for those that do not name a client.
+/// The elements of a line, first to last; `None` for an element without a client.
 pub(super) type Elements<'a> = SmallVec<[Option<ForwardedValue<'a>>; 4]>;
 
 /// The value of a parameter.
 #[derive(Clone, Copy)]
 pub(super) enum ForwardedValue<'a> {
     Token(&'a [u8]),
-    /// What is between the quotes, as it stands there.
+    /// The text between the quotes, with its escapes.
     Quoted(&'a [u8]),
 }
 
-/// Reads one line of the field; `None` if it is broken anywhere.
+/// Reads one line of the field; `None` after a syntax error anywhere in it.
 pub(super) fn elements(line: &[u8]) -> Option<Elements<'_>> {
     let mut rest = ForwardedRest(line);
     let mut elements = Elements::new();
     loop {
         rest.pass_space();
         if rest.next_is(b',') {
-            continue; // An empty element is none (RFC 9110 §5.6.1).
+            continue; // empty elements are ignored (RFC 9110 §5.6.1)
         }
         if rest.0.is_empty() {
             return Some(elements);
@@ -46,7 +46,7 @@ impl ForwardedValue<'_> {
     }
 }
 
-/// Without the backslashes of quoted pairs.
+/// Removes the backslashes of quoted pairs.
 fn unescaped(text: &[u8]) -> SmallVec<[u8; 64]> {
     let mut letters = text.iter();
     std::iter::from_fn(|| match letters.next()? {
@@ -57,11 +57,11 @@ fn unescaped(text: &[u8]) -> SmallVec<[u8; 64]> {
     .collect()
 }
 
-/// What of a line has not been read.
+/// The unread rest of a line.
 struct ForwardedRest<'a>(&'a [u8]);
 
 impl<'a> ForwardedRest<'a> {
-    /// `[ pair ] *( ";" [ pair ] )`, with white space passed over after `;`: the value of `for`, if there is one.
+    /// Reads `[ pair ] *( ";" [ pair ] )` with white space after `;`, and returns the value of `for`.
     fn element(&mut self) -> Option<Option<ForwardedValue<'a>>> {
         let mut client = None;
         let mut names: SmallVec<[&[u8]; 8]> = SmallVec::new();
@@ -81,7 +81,7 @@ impl<'a> ForwardedRest<'a> {
         are_different(&mut names).then_some(client)
     }
 
-    /// `token "=" ( token / quoted-string )`.
+    /// Reads `token "=" ( token / quoted-string )`.
     fn pair(&mut self) -> Option<(&'a [u8], ForwardedValue<'a>)> {
         let name = self.token()?;
         if !self.next_is(b'=') {
@@ -101,7 +101,7 @@ impl<'a> ForwardedRest<'a> {
         (end > 0).then(|| self.take(end))
     }
 
-    /// Up to the quote that closes, which is passed over. Any letter of a field's value may be quoted.
+    /// Reads up to the closing quote, and skips the quote. Any letter may be quoted.
     fn until_quote(&mut self) -> Option<&'a [u8]> {
         let mut end = 0;
         loop {
@@ -138,7 +138,7 @@ impl<'a> ForwardedRest<'a> {
     }
 }
 
-/// Whether no two names are the same. They may be many: a client writes what it likes.
+/// Returns whether all names differ. Sorts them, because a client can send very many.
 fn are_different(names: &mut [&[u8]]) -> bool {
     names.sort_unstable_by(|a, b| {
         let (a, b) = (a.iter(), b.iter());
@@ -155,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    /// What a line says, from the left; `None` if it is broken.
+    /// The elements of a line, from the left; `None` after a syntax error.
     fn read(line: &str) -> Option<Vec<Element>> {
         let element = |client: &Option<ForwardedValue<'_>>| {
             client.map_or(Element::Silent, ForwardedValue::element)

@@ -1,4 +1,4 @@
-//! The address of the client, behind proxies or not.
+//! The address of the client, with and without proxies.
 
 mod element;
 mod forwarded;
@@ -18,9 +18,8 @@ use crate::head::Head;
 pub use self::prefix_error::PrefixError;
 pub use self::proxies::TrustedProxies;
 
-/// The network of the client: an IPv4 address, an IPv6 /64. As it is made by [`new`](Self::new) it reads no header, and
-/// is the same as [`PeerIp`](super::PeerIp); behind proxies it reads the one that is named, as far as those are
-/// trusted.
+/// The network of the client: an IPv4 address, or an IPv6 /64. [`new`](Self::new) reads no header, as
+/// [`PeerIp`](super::PeerIp) does. Behind proxies, choose the header that your proxies write, and name the proxies.
 ///
 /// ```
 /// use http::Request;
@@ -31,36 +30,40 @@ pub use self::proxies::TrustedProxies;
 ///     let request = Request::builder().extension(PeerAddr((peer, 4711).into()));
 ///     request.header("x-forwarded-for", header).body(())
 /// };
-/// // What our proxy has added counts, not what the client has sent.
+/// // The address that our proxy has added counts, not the one that the client sent.
 /// let key = client.key(&from([10, 0, 0, 1], "1.2.3.4, 203.0.113.7")?)?;
 /// assert_eq!(key.as_bytes(), b"203.0.113.7");
-/// // Who comes past the proxy has the address it comes from.
+/// // A client that bypasses the proxy has the address of its connection.
 /// let key = client.key(&from([198, 51, 100, 1], "1.2.3.4")?)?;
 /// assert_eq!(key.as_bytes(), b"198.51.100.1");
-/// // What the proxy has added cannot be read: 400.
+/// // The proxy has added a malformed address: 400.
 /// let error = client.key(&from([10, 0, 0, 1], "1.2.3.4, 203.0.113.256")?).unwrap_err();
 /// assert_eq!(error.status(), 400);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Exactly one header is read, from right to left: trusted addresses are passed over, and the first other one is the
-/// client; if all are trusted, it is the leftmost. A proxy that does not say who came to it (`unknown`, `_name`) is
-/// taken for the client itself. What stands further to the left was written by who knows whom: it neither helps nor
-/// harms. In `Forwarded` that holds for what the elements say; **a line that breaks the grammar is rejected as a
-/// whole**, so let the outermost proxy replace the field rather than append to it.
+/// One header is read, from right to left:
 ///
-/// The server leaves the address of the peer in the request, as [`PeerIp`](super::PeerIp) says. A request without it is
-/// rejected with 500, with or without a header. [`TrustedProxies::hops`] of at least 1 does not need it: a Unix socket
-/// has no address.
+/// - Trusted addresses are skipped. The first other address is the client.
+/// - If all addresses are trusted, the leftmost is the client.
+/// - A proxy that hides its client (`unknown`, `_name`) counts as the client.
+/// - Elements further to the left are ignored, because any client can write them.
 ///
-/// Addresses that are mapped into IPv6 (`::ffff:0:0/96`) are those of IPv4 everywhere.
+/// In `Forwarded`, **a line with a syntax error is rejected as a whole**, even if the error is further to the left. Let
+/// the outermost proxy replace the field and not append to it.
+///
+/// The server inserts the address of the peer into the request; see [`PeerIp`](super::PeerIp). A request without it is
+/// rejected with 500, with or without a header. [`TrustedProxies::hops`] of at least 1 does not need it, because a Unix
+/// socket has no address.
+///
+/// Addresses mapped into IPv6 (`::ffff:0:0/96`) count as IPv4 everywhere.
 #[derive(Clone, Debug)]
 pub struct ClientIp {
     source: AddressSource,
     on_malformed: OnMalformed,
     prefixes: Prefixes,
     nat64: bool,
-    /// None, for those who have none.
+    /// `None` without lists, so that the common case skips the check.
     lists: Option<Lists>,
 }
 
@@ -78,15 +81,15 @@ enum AddressSource {
     Header(HeaderName, Networks),
 }
 
-/// What happens to a request if what a trusted proxy says of its client makes no sense.
+/// The treatment of a request in which a trusted proxy wrote a malformed address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnMalformed {
-    /// It is rejected with 400.
+    /// Rejects the request with 400.
     #[default]
     Reject,
-    /// The nearest address to the right is taken for the client: that proxy, or the peer. Its other clients share the
-    /// bucket. A request without such an address is rejected with 400: on a Unix socket the first proxy has none.
+    /// Uses the nearest address to the right: that of the proxy, or of the peer. The clients of that proxy share the
+    /// bucket. A request without such an address is rejected with 400, as from the first proxy on a Unix socket.
     Nearest,
 }
 
@@ -103,7 +106,7 @@ impl Default for ClientIp {
 }
 
 impl ClientIp {
-    /// The peer of the connection; no header is read.
+    /// Uses the peer of the connection. No header is read.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -127,9 +130,9 @@ impl ClientIp {
         self.reading(AddressSource::Forwarded(proxies.into()))
     }
 
-    /// Reads the field `name`, in which a proxy leaves one address: `x-real-ip`, `cf-connecting-ip`, `true-client-ip`;
-    /// no other header. More than one line or address is malformed. **The proxy must set it, not pass on what it
-    /// gets.**
+    /// Reads the field `name`, in which a proxy writes one address: `x-real-ip`, `cf-connecting-ip`, `true-client-ip`.
+    /// No other header is read. A second line or address is malformed. **The proxy must set the field, and must not
+    /// pass on the field of a client.**
     #[must_use]
     pub fn header(self, name: HeaderName, proxies: Networks) -> Self {
         self.reading(AddressSource::Header(name, proxies))
@@ -140,18 +143,18 @@ impl ClientIp {
         self
     }
 
-    /// What happens to requests if what a trusted proxy says cannot be read; they are rejected by default.
+    /// Sets the treatment of malformed addresses from trusted proxies; [`OnMalformed::Reject`] by default.
     #[must_use]
     pub const fn on_malformed(mut self, on_malformed: OnMalformed) -> Self {
         self.on_malformed = on_malformed;
         self
     }
 
-    /// How many bits of an IPv4 address tell clients apart; 32 by default, all of them.
+    /// Sets how many bits of an IPv4 address are the key, 1 to 32; 32 by default.
     ///
     /// # Panics
     ///
-    /// If it is not from 1 to 32.
+    /// Panics if `bits` is not from 1 to 32.
     #[must_use]
     pub const fn ipv4_prefix(mut self, bits: u8) -> Self {
         assert!(1 <= bits && bits <= 32, "prefix of IPv4: use 1 to 32 bits");
@@ -159,12 +162,12 @@ impl ClientIp {
         self
     }
 
-    /// How many bits of an IPv6 address tell clients apart; 64 by default, which is what one customer owns at least.
-    /// Many own a /56 or a /48.
+    /// Sets how many bits of an IPv6 address are the key, 1 to 128; 64 by default. A customer owns a /64 at least, and
+    /// often a /56 or a /48.
     ///
     /// # Panics
     ///
-    /// If it is not from 1 to 128.
+    /// Panics if `bits` is not from 1 to 128.
     #[must_use]
     pub const fn ipv6_prefix(mut self, bits: u8) -> Self {
         assert!(
@@ -175,12 +178,12 @@ impl ClientIp {
         self
     }
 
-    /// As [`ipv4_prefix`](Self::ipv4_prefix) and [`ipv6_prefix`](Self::ipv6_prefix), for numbers that come from
-    /// outside.
+    /// Sets both prefixes from configuration; see [`ipv4_prefix`](Self::ipv4_prefix) and
+    /// [`ipv6_prefix`](Self::ipv6_prefix).
     ///
     /// # Errors
     ///
-    /// If one of them is not in its range.
+    /// Returns an error if `ipv4` is not from 1 to 32, or `ipv6` not from 1 to 128.
     pub fn try_prefixes(mut self, ipv4: u8, ipv6: u8) -> Result<Self, PrefixError> {
         if ipv4 == 0 || ipv4 > 32 {
             return Err(PrefixError {
@@ -200,18 +203,18 @@ impl ClientIp {
 
     /// Decodes the IPv4 addresses that a translator writes into `64:ff9b::/96` (RFC 6052); off by default.
     ///
-    /// Behind a stateless translator (SIIT, RFC 7915) all clients of IPv4 come from `64:ff9b::/96`, which is in one
-    /// /64: without this option they share one bucket. With it, `64:ff9b::203.0.113.7` is the client `203.0.113.7`
-    /// everywhere: as the peer, in the header, in networks of proxies, in both lists, and for
-    /// [`ipv4_prefix`](Self::ipv4_prefix).
+    /// Behind a stateless translator (SIIT, RFC 7915), all IPv4 clients have addresses in `64:ff9b::/96`. This network
+    /// is in one /64, so without this option they share one bucket. With it, `64:ff9b::203.0.113.7` is the client
+    /// `203.0.113.7` everywhere: as the peer, in the header, in networks of proxies, and in both lists.
+    /// [`ipv4_prefix`](Self::ipv4_prefix) applies to it.
     ///
-    /// **Turn it on only if your network routes `64:ff9b::/96` to a translator of its own.** Elsewhere a peer that owns
-    /// this route chooses any IPv4 address: one that you trust, or another one for each request.
+    /// **Turn it on only if your network routes `64:ff9b::/96` to a translator of its own.** Elsewhere, a peer that owns
+    /// this route chooses any IPv4 address: a trusted one, or another one for each request.
     ///
-    /// These addresses stay as they are:
+    /// These addresses are not decoded:
     ///
     /// - Private, shared, loopback, link-local and reserved addresses in the prefix. RFC 6052 §3.1 forbids them there,
-    ///   and `64:ff9b::10.0.0.1` must not pass for the proxy `10.0.0.1`.
+    ///   and `64:ff9b::10.0.0.1` must not count as the proxy `10.0.0.1`.
     /// - `64:ff9b:1::/48` (RFC 8215) and prefixes of your own. The place of the IPv4 address in them depends on your
     ///   network. Decode them in front of the limit, and insert a [`PeerAddr`](super::PeerAddr).
     ///
@@ -232,17 +235,17 @@ impl ClientIp {
         self
     }
 
-    /// Clients in these networks are not limited at all. Their requests are passed on without being counted.
+    /// Exempts clients in these networks from the limit. Their requests pass uncounted.
     #[must_use]
     pub fn allow_list(mut self, networks: Networks) -> Self {
         self.lists.get_or_insert_default().allowed = networks;
         self
     }
 
-    /// Clients in these networks are rejected with 403, also if they are in [`allow_list`](Self::allow_list).
+    /// Rejects clients in these networks with 403, even if they are in [`allow_list`](Self::allow_list).
     ///
-    /// The lists are asked when it is the turn of this key. In [`first_of`](super::first_of) behind another, or behind
-    /// another part of a tuple that a request may lack, it never is: **put it in front**, by
+    /// The lists are checked when this key is extracted. An earlier extractor of [`first_of`](super::first_of), or an
+    /// earlier part of a tuple, can end the search before that. **Put the lists in front** by
     /// [`guarded_by`](super::KeyExt::guarded_by).
     #[must_use]
     pub fn deny_list(mut self, networks: Networks) -> Self {
@@ -250,7 +253,7 @@ impl ClientIp {
         self
     }
 
-    /// The address of the client, in whole, for logs and decisions of your own. The lists are not asked.
+    /// Returns the whole address of the client, for logs and decisions of your own. The lists are not checked.
     ///
     /// # Errors
     ///
@@ -260,7 +263,7 @@ impl ClientIp {
         self.read(peer::address(head.extensions), head.headers)
     }
 
-    /// The key of a client that is not simply the peer.
+    /// Returns the key of a client in all but the most common case.
     #[inline(never)]
     fn beyond(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Key, KeyError> {
         let ip = self.read(peer, headers)?;
@@ -293,7 +296,7 @@ impl Lists {
 impl<B> KeyExtractor<Request<B>> for ClientIp {
     #[inline]
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        // The usual case by itself: what is below moves the key once more.
+        // The most common case by itself: the other path moves the key once more.
         match (
             &self.source,
             &self.lists,

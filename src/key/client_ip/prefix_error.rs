@@ -1,6 +1,6 @@
 use std::fmt;
 
-/// A prefix that leaves no client apart from others, or has more bits than an address.
+/// The error returned for a prefix of 0 bits, or of more bits than an address has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixError {
     pub(super) bits: u8,

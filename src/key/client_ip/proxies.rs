@@ -2,7 +2,7 @@ use std::str::FromStr;
 
 use super::super::{Networks, ParseNetworksError};
 
-/// Which proxies in front of a server are believed: those in some networks, or a number of them.
+/// The trusted proxies in front of a server: all proxies in some networks, or a number of hops.
 ///
 /// ```
 /// use tower_sluice::key::{Networks, TrustedProxies};
@@ -25,31 +25,30 @@ pub(super) enum Trust {
 }
 
 impl TrustedProxies {
-    /// Those in these networks, each as `10.0.0.0/8`, `2001:db8::/32` or an address.
+    /// Trusts the proxies in these networks, each as `10.0.0.0/8`, `2001:db8::/32` or an address.
     ///
     /// # Panics
     ///
-    /// As [`Networks::new`].
+    /// Panics if a text is not a network. Use `parse` or [`Networks::from_lines`] for configuration.
     #[must_use]
     #[track_caller]
     pub fn new<T: AsRef<str>>(networks: impl IntoIterator<Item = T>) -> Self {
         Networks::new(networks).into()
     }
 
-    /// Those with loopback and private addresses; [`Networks::loopback_and_private`] says which. Right if nobody else
-    /// can reach the server from one.
+    /// Trusts loopback and private addresses, as listed at [`Networks::loopback_and_private`]. Use it only if no client
+    /// can reach the server from such an address.
     #[must_use]
     pub fn loopback_and_private() -> Self {
         Networks::loopback_and_private().into()
     }
 
-    /// Exactly so many, whatever their addresses: for proxies that change theirs. The client is the `hops`-th address
-    /// from the right, with 0 the peer; requests with fewer are rejected.
+    /// Trusts this number of proxies, whatever their addresses. Use it for proxies whose addresses change. The client is
+    /// the `hops`-th address from the right; with 0 it is the peer. Requests with fewer addresses are rejected.
     ///
-    /// With at least 1 hop, the address of the peer is not needed. This is the choice behind a proxy on a Unix socket.
+    /// With at least 1 hop, the address of the peer is not needed. Use this behind a proxy on a Unix socket.
     ///
-    /// **Whoever can reach the server past them is believed as well**, and chooses its address: use networks where you
-    /// can.
+    /// **A client that bypasses the proxies chooses its address.** Use networks where you can.
     #[must_use]
     pub const fn hops(hops: usize) -> Self {
         Self(Trust::Hops(hops))
@@ -62,7 +61,7 @@ impl From<Networks> for TrustedProxies {
     }
 }
 
-/// From a text with one network a line, as [`Networks`].
+/// Parses a text with one network a line, as [`Networks`] does.
 impl FromStr for TrustedProxies {
     type Err = ParseNetworksError;
 

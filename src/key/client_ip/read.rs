@@ -1,4 +1,4 @@
-//! How the address of the client is found in a request.
+//! The search for the client's address in a request.
 
 use std::net::IpAddr;
 
@@ -57,7 +57,7 @@ impl ClientIp {
         }
     }
 
-    /// From the right, and no further than need be: what is not reached is not judged.
+    /// Walks from the right and stops at the client. Elements further to the left are not parsed.
     fn walk(
         &self,
         proxies: &TrustedProxies,
@@ -125,12 +125,12 @@ impl ClientIp {
     }
 }
 
-/// The nearest address. Without one the request is rejected: it never shares a bucket with others.
+/// Returns the nearest address. Without one the request is rejected, and never falls into a shared bucket.
 fn or_malformed(nearest: Option<IpAddr>, name: &HeaderName) -> Result<IpAddr, KeyError> {
     nearest.ok_or_else(|| KeyError::MalformedAddress(name.clone()))
 }
 
-/// The elements of a line of `Forwarded`, from the right. A broken line is one that is malformed.
+/// Returns the elements of a line of `Forwarded`, from the right. A line with a syntax error is one malformed element.
 fn forwarded_elements(line: &HeaderValue) -> impl Iterator<Item = Element> {
     let (elements, broken) = match forwarded::elements(line.as_bytes()) {
         Some(elements) => (elements, None),
