@@ -44,7 +44,8 @@
 //!   is given up or taken back.
 //!
 //! [Tower]: https://docs.rs/tower
-
+#![doc = include_str!("docs/choices.md")]
+#![doc = include_str!("docs/playground.md")]
 #![forbid(unsafe_code)]
 #![warn(
     missing_docs,

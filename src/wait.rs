@@ -36,6 +36,7 @@
 //!
 //! A waiter under a window that is kept but not polled, beside another one in a `select!` loop say, holds up those
 //! behind it, as one that has been handed a lock would: do not wait for the same key while you keep it.
+#![doc = include_str!("docs/waiting.md")]
 
 use std::time::Duration;
 

@@ -53,6 +53,7 @@
 //!
 //! Put this layer around a [`RateLimitLayer`](crate::RateLimitLayer), outside, if a request that is rejected for want
 //! of a permit should cost nothing; within it, if requests that are over the rate should hold nothing while they wait.
+#![doc = include_str!("../docs/in_flight.md")]
 
 #[cfg(feature = "axum")]
 mod extract;

@@ -49,6 +49,7 @@
 //! assert_eq!(send("bob@example.org").await?, 15);
 //! # Ok(()) }
 //! ```
+#![doc = include_str!("../docs/failures.md")]
 
 pub(crate) mod acquire;
 mod acquired;

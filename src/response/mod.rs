@@ -46,6 +46,7 @@
 //! assert_eq!(response.headers()["ratelimit"], "\"default\";r=1");
 //! # Ok(()) }
 //! ```
+#![doc = include_str!("../docs/clients.md")]
 
 mod as_error;
 mod base64;

@@ -61,6 +61,7 @@
 //! A remote backend completes it in a background task, on the Tokio runtime of the caller. A call on a thread without a
 //! runtime fails. Awaiting the [`Settlement`] returns the outcome. The backend's
 //! [`BackendContext`](crate::backend::BackendContext) counts failed background tasks.
+#![cfg_attr(feature = "axum", doc = include_str!("../../docs/settlements.md"))]
 
 mod error;
 mod handle;
