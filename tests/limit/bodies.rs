@@ -1,4 +1,4 @@
-//! What rejections say to people.
+//! The bodies of rejections.
 
 use axum::Router;
 use axum::body::Body;
@@ -22,7 +22,7 @@ use tower_sluice::{
 use crate::remote::Remote;
 use crate::support::{Memory, Seen, client, from, hello, listen, memory, now, seen, two_a_minute};
 
-/// Every request is rejected: it costs more than there ever is.
+/// Rejects every request: its cost exceeds the limit.
 fn rejecting() -> RateLimitLayer<Global, Memory> {
     RateLimitLayer::new(two_a_minute(), Global, memory()).cost(3)
 }
@@ -110,9 +110,7 @@ fn plain_text_is_one_generic_line() {
     assert!(response.body().is_end_stream());
 }
 
-// -- The user's own
-
-/// A page for browsers, and problem details for all others.
+/// A page for browsers, and problem details for other clients.
 fn page(head: &Head<'_>, rejection: &Rejection) -> Response<Bytes> {
     let accepts = head.headers.get(ACCEPT);
     let accepts = accepts.and_then(|accepts| accepts.to_str().ok());
@@ -127,7 +125,7 @@ fn page(head: &Head<'_>, rejection: &Rejection) -> Response<Bytes> {
     page
 }
 
-/// What is rejected to a client on the wire that accepts `accept`.
+/// The response to a rejected client that sends `accept`, over a real connection.
 async fn asked(app: Router, method: Method, accept: &str) -> Seen {
     let (listener, address) = listen().await;
     tokio::spawn(axum::serve(listener, app).into_future());
@@ -162,7 +160,7 @@ async fn browsers_get_a_page_and_other_clients_get_problem_details() {
     assert_eq!((bare.headers, bare.body), (curl.headers, curl.body));
 }
 
-/// A wait on a redirect is one before it is followed (RFC 9110 §10.2.3).
+/// `Retry-After` on a redirect is the wait before the redirect is followed (RFC 9110 §10.2.3).
 #[test]
 fn rejection_by_redirect_has_no_retry_after() {
     let limit = rejecting().cost(2).respond_fn(|_, _| {
@@ -220,7 +218,7 @@ async fn axum_response_passes_unchanged() {
     assert_eq!((busy.status.as_u16(), &*busy.body), (503, "busy"));
 }
 
-/// As the service's own, it may take its time.
+/// A body of the service's own type need not be complete at once.
 #[tokio::test]
 async fn a_body_of_the_services_type_may_be_a_stream() {
     let limit =
@@ -260,7 +258,7 @@ fn head_request_gets_no_body_from_respond_fn() {
     }
 }
 
-/// A body of which nobody knows how long it will be.
+/// A body of unknown length.
 fn unknown() -> Body {
     let words = ["slow ", "down"].map(Ok::<_, std::convert::Infallible>);
     Body::from_stream(futures_util::stream::iter(words))

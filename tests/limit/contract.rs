@@ -1,5 +1,5 @@
-//! What Tower services owe each other: readiness, its return, errors by type; and what a backend that waits or fails
-//! does to it.
+//! The contract between Tower services: readiness, its release, and errors by type. It also holds while a backend is
+//! pending or fails.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -75,7 +75,7 @@ fn over<B: Backend>(backend: B) -> RateLimitLayer<Global, B, tower_sluice::Cost,
     RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(FailurePolicy::FailClosed)
 }
 
-/// Whether `service` is ready, asked once.
+/// Whether one call of `poll_ready` returns ready.
 fn is_ready<Req, S: Service<Req>>(service: &mut S) -> bool {
     let ready = poll_fn(|cx| service.poll_ready(cx)).now_or_never();
     matches!(ready, Some(Ok(())))
@@ -134,7 +134,11 @@ fn ready_service_is_the_one_called() {
     let statuses = ["ann", "ann", "ann", "bob", "ann", "bob"]
         .map(|user| seen(&mut service, from(user)).status.as_u16());
     assert_eq!(statuses, [200, 200, 429, 200, 429, 200]);
-    assert_eq!(calls.load(SeqCst), 4, "refused requests are not passed on");
+    assert_eq!(
+        calls.load(SeqCst),
+        4,
+        "a rejected request must not reach the service"
+    );
 }
 
 #[test]
@@ -162,7 +166,7 @@ async fn ready_service_is_called_after_a_late_reply() {
         let mut answer = pin!(ready.call(Request::new(())));
         let before = calls.load(SeqCst);
         assert!(answer.as_mut().now_or_never().is_none(), "no answer yet");
-        assert_eq!(calls.load(SeqCst), before, "not before the answer");
+        assert_eq!(calls.load(SeqCst), before, "called before the reply");
         remote.answer(1);
         statuses.push(answer.await.expect("no error").status().as_u16());
     }
@@ -184,7 +188,7 @@ async fn service_is_ready_while_a_late_reply_is_pending() {
     assert_eq!(calls.load(SeqCst), 2);
 }
 
-/// Uses up the limit, then has a rejection hold the inner service's only slot.
+/// Uses up the limit. The next rejection then holds and releases the only slot of the inner service.
 async fn a_refusal_gives_the_slot_back<S>(inner: S)
 where
     S: Service<Request<()>, Response = Response<()>, Error: fmt::Debug> + Clone,
@@ -203,11 +207,11 @@ where
     }
     let mut other = service.clone();
     service.ready().await.expect("ready");
-    assert!(!is_ready(&mut other), "there is but one slot");
+    assert!(!is_ready(&mut other), "there is only one slot");
     let rejected = service.call(Request::new(()));
     assert!(
         is_ready(&mut other),
-        "the refusal, not polled yet, holds it"
+        "the unpolled rejection holds the slot"
     );
     assert_eq!(rejected.await.expect("no error").status(), 429);
 }
@@ -245,7 +249,7 @@ async fn late_rejection_releases_readiness() {
     let mut other = service.clone();
     let ready = service.ready().await.expect("ready");
     let mut rejected = pin!(ready.call(Request::new(())));
-    assert!(!is_ready(&mut other), "it has not been polled");
+    assert!(!is_ready(&mut other), "the future was not polled");
     assert!(rejected.as_mut().now_or_never().is_none());
     assert!(
         is_ready(&mut other),
@@ -256,7 +260,7 @@ async fn late_rejection_releases_readiness() {
     assert_eq!(response.expect("no error").status(), 429);
 }
 
-/// Passes a layer over a stalled backend around two slots, and says how many of `count` requests are not decided.
+/// Sends five requests through a layer over a pending backend around two slots. No undecided request holds a slot.
 async fn stalled(
     limit: impl Layer<
         ConcurrencyLimit<Strict>,
@@ -279,7 +283,10 @@ async fn stalled(
     for request in &mut requests {
         assert!(request.as_mut().now_or_never().is_none(), "no answer yet");
     }
-    assert!(slots.iter_mut().all(is_ready), "they hold no slot");
+    assert!(
+        slots.iter_mut().all(is_ready),
+        "a pending request holds a slot"
+    );
     remote.answer(usize::MAX >> 4);
     for request in &mut requests {
         assert!(request.as_mut().now_or_never().is_none(), "no slot");

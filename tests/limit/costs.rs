@@ -1,4 +1,4 @@
-//! What requests cost, and tiers of one policy.
+//! The costs of requests, and several policies of one name.
 
 use std::time::Duration;
 

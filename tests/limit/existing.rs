@@ -1,4 +1,4 @@
-//! Rate-limit fields that the limited service has set itself, as a gateway's upstream does.
+//! Rate limit fields that the limited service has set itself, like the upstream of a gateway.
 
 use std::convert::Infallible;
 
@@ -22,12 +22,12 @@ const EPOCH: HeaderFormat = HeaderFormat::XRateLimit {
 const DELTA: HeaderFormat = HeaderFormat::XRateLimit {
     reset: Reset::Delta,
 };
-/// Two in a minute, of which this request leaves one; the clock stands at 1 800 000 000 s.
+/// Two requests a minute, of which one remains after this request. The clock is at 1 800 000 000 s.
 const FORMATS: [HeaderFormat; 5] = [Draft11, Draft07, Draft06, EPOCH, DELTA];
 
 type Fields = &'static [(&'static str, &'static str)];
 
-/// An upstream that answers with these fields.
+/// An upstream that answers with `fields`.
 fn upstream(
     fields: Fields,
 ) -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
@@ -53,7 +53,7 @@ fn answer(format: HeaderFormat, existing: ExistingHeaders, fields: Fields) -> Se
     )
 }
 
-/// The fields of the layer on a response without any.
+/// The fields of the layer on a response without other fields.
 fn alone(format: HeaderFormat) -> Vec<(String, String)> {
     owned(&answer(format, Append, &[]))
 }
@@ -88,7 +88,7 @@ const OF_X_DELTA: Fields = &[
     ("x-ratelimit-remaining", "8"),
     ("x-ratelimit-reset", "3"),
 ];
-/// Lines that are of no format.
+/// Lines of no format.
 const BROKEN: [Fields; 8] = [
     &[("ratelimit", "plenty"), ("x-ratelimit-remaining", "plenty")],
     &[
@@ -111,7 +111,7 @@ const BROKEN: [Fields; 8] = [
     ],
 ];
 
-/// What an independent parser makes of all lines of a field.
+/// Parses all lines of a field with an independent parser.
 fn parses(seen: &Seen, format: HeaderFormat) {
     let joined = |name: &str| seen.lines(name).join(", ");
     let (limit, policy) = (joined("ratelimit"), joined("ratelimit-policy"));
@@ -229,7 +229,7 @@ fn field_shows_the_limit_with_fewer_remaining_tokens() {
     assert_eq!(triplet("", OF_06, Draft06), own);
     assert_eq!(triplet("x-", OF_X_DELTA, DELTA), own);
     assert_eq!(triplet("x-", OF_X_EPOCH, EPOCH), own);
-    // As many are left: the inner limit is told.
+    // Equal remaining tokens: the field shows the inner limit.
     let equal = ["9".to_owned(), "1".to_owned()];
     let fields: Fields = &[
         ("ratelimit-limit", "9"),
@@ -280,7 +280,7 @@ fn keep_adds_no_field_where_there_is_one() {
     }
 }
 
-/// The wait of the layer is 30 s: nothing is left of its bucket.
+/// The layer's wait is 30 s: its bucket is empty.
 #[test]
 fn a_retry_after_of_the_service_gives_way_to_a_longer_wait() {
     let wait = |existing: ExistingHeaders, fields: Fields| {
@@ -288,7 +288,7 @@ fn a_retry_after_of_the_service_gives_way_to_a_longer_wait() {
         let seen = seen(&mut limit.layer(upstream(fields)), Request::new(()));
         seen.lines("retry-after").join("|")
     };
-    // The clock stands at Fri, 15 Jan 2027 08:00:00 GMT.
+    // The clock is at Fri, 15 Jan 2027 08:00:00 GMT.
     let later: Fields = &[("retry-after", "Fri, 15 Jan 2027 08:00:30 GMT")];
     let sooner: Fields = &[("retry-after", "Fri, 15 Jan 2027 08:00:29 GMT")];
     for (fields, said) in [
@@ -308,7 +308,7 @@ fn a_retry_after_of_the_service_gives_way_to_a_longer_wait() {
     assert_eq!(wait(Replace, later), "30");
     assert_eq!(wait(Keep, &[("retry-after", "7")]), "7");
     assert_eq!(wait(Keep, &[("retry-after", "soon")]), "soon");
-    // Tokens are left: the layer has no wait.
+    // Tokens remain: the layer reports no wait.
     for existing in [Append, Replace, Keep] {
         let seen = answer(Draft11, existing, &[("retry-after", "7")]);
         assert_eq!(seen.lines("retry-after"), ["7"]);
@@ -368,7 +368,7 @@ fn permits_treat_fields_of_the_service_alike() {
     }
 }
 
-/// A layer of the same policy further in speaks for both: its fields are the layer's own.
+/// The inner layer of the same policy writes for both layers. Its fields count as fields of the outer layer.
 #[test]
 fn fields_of_a_layer_that_joins_the_charge_are_not_foreign() {
     for existing in [Append, Replace, Keep] {
@@ -388,7 +388,7 @@ fn fields_of_a_layer_that_joins_the_charge_are_not_foreign() {
     }
 }
 
-/// Such a response is not the layer's to change.
+/// The layer does not change such a response.
 #[test]
 fn a_response_without_fields_of_the_layer_stays_as_it_is() {
     for existing in [Append, Replace, Keep] {

@@ -1,4 +1,4 @@
-//! Whatever a client sends, it gets an answer.
+//! Any header values get a response.
 
 use http::{HeaderValue, Method, Request};
 use proptest::collection::vec;
@@ -7,7 +7,7 @@ use tower::Layer;
 
 use crate::support::{USER, by_user, hello, now};
 
-/// Any bytes that can be in a header field, those of interest here more often than others.
+/// Any bytes that a header field may hold. Bytes with a meaning here occur more often.
 fn value() -> impl Strategy<Value = HeaderValue> {
     let bytes = prop_oneof![
         4 => vec(any::<u8>(), 0..80),

@@ -1,4 +1,5 @@
-//! The layer around tonic: a whole server, one service of it, and a client's channel, over real connections.
+//! The layer with tonic, over real connections: around a whole server, around one service of it, and around a client's
+//! channel.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -33,7 +34,7 @@ pub(crate) fn health() -> HealthServer<impl Health> {
     HealthServer::new(HealthService::from_health_reporter(Default::default()))
 }
 
-/// A channel with connections from `127.0.0.last`.
+/// A channel whose connections come from `127.0.0.last`.
 pub(crate) async fn channel(address: SocketAddr, last: u8) -> Channel {
     Endpoint::from_shared(format!("http://{address}"))
         .expect("a URI")
@@ -44,7 +45,7 @@ pub(crate) async fn channel(address: SocketAddr, last: u8) -> Channel {
         .expect("a server")
 }
 
-/// What a gRPC client sees of one health check.
+/// The status code of one health check.
 async fn check<T>(client: T) -> Code
 where
     T: tonic::client::GrpcService<tonic::body::Body>,
@@ -55,7 +56,7 @@ where
     check_within(client, None).await
 }
 
-/// As [`check`], with a `grpc-timeout`.
+/// Like [`check`], with a `grpc-timeout`.
 async fn check_within<T>(client: T, timeout: Option<Duration>) -> Code
 where
     T: tonic::client::GrpcService<tonic::body::Body>,
@@ -91,7 +92,7 @@ async fn tonic_server_rejects_with_resource_exhausted() {
     assert_eq!(check(bob).await, Code::Ok);
 }
 
-/// A gRPC service that denies permission, to be told from a limit.
+/// A gRPC service that answers `PermissionDenied`, which no limit returns.
 #[derive(Clone)]
 pub(crate) struct Other;
 
@@ -155,7 +156,7 @@ async fn tonic_client_is_rejected_before_it_sends() {
     assert_eq!(check(channel).await, Code::Ok);
 }
 
-/// The bucket has one token; the next ones come after 30 s each.
+/// The bucket has one token. The next tokens arrive every 30 s.
 #[tokio::test]
 async fn unary_call_waits_unless_its_timeout_is_sooner() {
     let (incoming, address) = incoming();
@@ -175,7 +176,7 @@ async fn unary_call_waits_unless_its_timeout_is_sooner() {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    // Its turn would come after 60 s.
+    // Its token would arrive after 60 s.
     let hasty = check_within(ann.clone(), Some(Duration::from_secs(59))).await;
     assert_eq!(hasty, Code::ResourceExhausted);
     let patient = tokio::spawn(check_within(ann, Some(Duration::from_secs(60))));
@@ -197,7 +198,7 @@ async fn hook_sees_grpc_responses() {
     let policy = Policy::new("api", Quota::per_hour(10));
     let limit = RateLimitLayer::new(policy.clone(), Global, memory.clone());
     let counter = Arc::clone(&calls);
-    // Only failures count; one that comes at the end of a stream is in trailers, which are no head.
+    // Only failures are charged. A failure at the end of a stream is in the trailers, which the hook does not see.
     let limit = limit.on_response(move |parts, charge| {
         counter.fetch_add(1, SeqCst);
         if !parts.headers.contains_key("grpc-status") {

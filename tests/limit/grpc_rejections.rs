@@ -1,4 +1,4 @@
-//! What a real gRPC client is told when it is rejected, and what it can do with that.
+//! What a real gRPC client receives with a rejection, and how it uses the details.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use crate::grpc::{channel, health, incoming};
 use crate::remote::Remote;
 use crate::support::{PATIENCE, memory};
 
-/// Serves health checks behind a layer, around the whole server; a client of it.
+/// Serves health checks behind a layer around the whole server, and connects a client.
 macro_rules! served {
     ($layer:expr) => {{
         let (incoming, address) = incoming();
@@ -41,7 +41,7 @@ fn pushback(status: &Status) -> &str {
     value.expect("a pushback").to_str().expect("ASCII")
 }
 
-/// The subjects and descriptions of what is used up.
+/// The subjects and descriptions of the quota violations.
 fn used_up(status: &Status) -> Vec<(String, String)> {
     let failure = status.get_details_quota_failure();
     let violations = failure
@@ -67,11 +67,11 @@ async fn grpc_client_decodes_retry_info_and_quota_failure() {
         .and("100% \"of\" it", Quota::per_minute(3));
     let channel = served!(RateLimitLayer::new(policy, PeerIp::new(), memory()).cost(3));
     check(&channel).await.expect("allowed");
-    let status = check(&channel).await.expect_err("refused");
+    let status = check(&channel).await.expect_err("rejected");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status.message(), "rate limit exceeded");
     assert_eq!(used_up(&status), [quota("burst"), quota("100% \"of\" it")]);
-    // The longest of both: three tokens at three a minute.
+    // The longest wait of both quotas: three tokens at three a minute.
     assert_eq!(retry_delay(&status), Some(Duration::from_secs(60)));
     assert_eq!(pushback(&status), "60000");
     let details = status.check_error_details().expect("well formed");
@@ -80,11 +80,11 @@ async fn grpc_client_decodes_retry_info_and_quota_failure() {
 
 #[tokio::test]
 async fn waits_are_exact_in_the_details_and_whole_milliseconds_in_the_pushback() {
-    // 3 tokens a second: one comes in 333 333.3 µs.
+    // 3 tokens a second: one token takes 333 333.3 µs.
     let policy = Policy::new("thirds", Quota::per_second(3).burst(1));
     let channel = served!(RateLimitLayer::new(policy, PeerIp::new(), memory()));
     check(&channel).await.expect("allowed");
-    let status = check(&channel).await.expect_err("refused");
+    let status = check(&channel).await.expect_err("rejected");
     assert_eq!(retry_delay(&status), Some(Duration::from_micros(333_334)));
     assert_eq!(pushback(&status), "334");
 }
@@ -93,14 +93,14 @@ async fn waits_are_exact_in_the_details_and_whole_milliseconds_in_the_pushback()
 async fn cost_above_the_limit_is_not_retryable() {
     let policy = Policy::new("small", Quota::per_second(3));
     let channel = served!(RateLimitLayer::new(policy, PeerIp::new(), memory()).cost(4));
-    let status = check(&channel).await.expect_err("refused");
+    let status = check(&channel).await.expect_err("rejected");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(used_up(&status), [quota("small")]);
     assert!(status.get_details_retry_info().is_none());
     assert_eq!(pushback(&status), "-1");
 }
 
-/// Calls until it is let through, and waits in between as it is told; how often it was rejected.
+/// Calls until it is allowed, waits between calls as reported, and returns the number of rejections.
 async fn call_patiently(channel: &Channel) -> usize {
     let mut rejected = 0;
     while let Err(status) = check(channel).await {
@@ -111,7 +111,7 @@ async fn call_patiently(channel: &Channel) -> usize {
     rejected
 }
 
-/// In real time on purpose: this is what a client relies on.
+/// In real time on purpose: clients rely on it.
 #[tokio::test]
 async fn client_that_obeys_retry_after_is_allowed() {
     let policy = Policy::new("api", Quota::per_second(4).burst(1));
@@ -135,7 +135,7 @@ async fn jitter_delays_the_reported_retry_after() {
     check(&channel).await.expect("allowed");
     let mut reported = std::collections::BTreeSet::new();
     for _ in 0..20 {
-        let status = check(&channel).await.expect_err("refused");
+        let status = check(&channel).await.expect_err("rejected");
         let delay = retry_delay(&status).expect("a wait");
         assert!(delay >= Duration::from_secs(60) && delay <= Duration::from_secs(3_660));
         let millis = delay.as_micros().div_ceil(1_000).to_string();
@@ -150,7 +150,7 @@ async fn fail_closed_answers_503_with_retry_after_1() {
     let policy = Policy::new("api", Quota::per_minute(1));
     let limit = RateLimitLayer::new(policy, PeerIp::new(), Remote::failing());
     let channel = served!(limit.on_backend_error(FailurePolicy::FailClosed));
-    let status = check(&channel).await.expect_err("refused");
+    let status = check(&channel).await.expect_err("rejected");
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "service unavailable");
     assert_eq!(
@@ -167,7 +167,7 @@ async fn too_many_in_flight_is_exhausted_for_a_client_and_unavailable_for_a_serv
     let description = "too many requests in flight";
     let limit = SemaphoreLayer::new(permits(), PeerIp::new(), MemorySemaphore::new());
     let channel = served!(limit.weight(2)); // above the capacity
-    let status = check(&channel).await.expect_err("refused");
+    let status = check(&channel).await.expect_err("rejected");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(status.message(), description);
     let violation = ("calls".to_owned(), description.to_owned());
@@ -181,13 +181,13 @@ async fn too_many_in_flight_is_exhausted_for_a_client_and_unavailable_for_a_serv
     let held = semaphore.try_acquire(&Key::from("global"), 1).await;
     let _held = held.expect("free");
     let channel = served!(SemaphoreLayer::new(permits(), Global, memory));
-    let status = check(&channel).await.expect_err("refused");
+    let status = check(&channel).await.expect_err("rejected");
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "service unavailable");
     assert_eq!((pushback(&status), used_up(&status)), ("1000", Vec::new()));
 }
 
-/// Trailers-only: one head, and nothing in it that a proxy could take for an answer in HTTP.
+/// Trailers-only: one head, without a field that an HTTP proxy could mistake for a rate limit response.
 #[tokio::test]
 async fn grpc_responses_have_no_http_rate_limit_fields() {
     let policy = Policy::new("api", Quota::per_minute(1));

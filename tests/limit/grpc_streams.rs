@@ -1,4 +1,4 @@
-//! Streams of gRPC hold their permits to their end, whoever ends them.
+//! gRPC streams hold their permits until they end, whichever side ends them.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,7 @@ async fn is_rejected(channel: &Channel) -> bool {
     }
 }
 
-/// A stream, as soon as there is room for one.
+/// Opens a stream as soon as a permit is free.
 async fn watch_in_time(channel: &Channel) -> Streaming<HealthCheckResponse> {
     let start = Instant::now();
     loop {
@@ -47,24 +47,24 @@ async fn watch_in_time(channel: &Channel) -> Streaming<HealthCheckResponse> {
             Ok(stream) => return stream,
             Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
         }
-        assert!(start.elapsed() < PATIENCE, "the permit was not given back");
+        assert!(start.elapsed() < PATIENCE, "the permit was not released");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Opens a stream, which lets nobody else in; ends it either way, which does.
+/// An open stream excludes other streams. Its end releases its permit, whichever side ends it.
 async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: HealthReporter) {
     let mut stream = watch_in_time(&channel).await;
     assert!(stream.message().await.expect("open").is_some());
     let rejected = watch(&channel).await.expect_err("it is open");
     assert_eq!(rejected.code(), Code::ResourceExhausted);
-    // Nobody knows when it will end: a second is a guess, as in HTTP.
+    // The end of the stream is unknown: one second is an estimate, as in HTTP.
     let delay = rejected.get_details_retry_info().expect("a wait");
     assert_eq!(delay.retry_delay, Some(Duration::from_secs(1)));
     let pushback = rejected.metadata().get("grpc-retry-pushback-ms");
     assert_eq!(pushback.expect("a pushback"), "1000");
     assert!(watch(&other).await.is_ok(), "another client");
-    // More messages change nothing.
+    // More messages release nothing.
     reporter
         .set_service_status("", tonic_health::ServingStatus::NotServing)
         .await;
@@ -78,14 +78,15 @@ async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: Health
 
     reporter.clear_service_status("").await;
     assert!(stream.message().await.expect("no error").is_none(), "ended");
-    // Kept on purpose: it is the server that has ended it. What is asked for now is unknown, which is another error.
+    // The stream object stays alive on purpose: the server ends the stream. A new check of the removed service fails
+    // with another error.
     let start = Instant::now();
     while let Err(status) = watch(&channel).await {
         if status.code() == Code::NotFound {
             break;
         }
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(start.elapsed() < PATIENCE, "the permit was not given back");
+        assert!(start.elapsed() < PATIENCE, "the permit was not released");
     }
     drop(stream);
 }
@@ -109,7 +110,7 @@ async fn a_stream_counts_until_it_ends_around_one_service_of_several() {
     tokio::spawn(server.serve_with_incoming(incoming));
     let (ann, bob) = (channel(address, 1).await, channel(address, 2).await);
 
-    let stream = watch(&ann).await.expect("room");
+    let stream = watch(&ann).await.expect("a free permit");
     assert!(is_rejected(&ann).await);
     let other = http::Request::post(format!("http://{address}/test.Other/Call"))
         .header("content-type", "application/grpc")
@@ -134,8 +135,8 @@ async fn hold_head_releases_a_stream_after_its_head() {
         .add_service(health);
     tokio::spawn(server.serve_with_incoming(incoming));
     let ann = channel(address, 1).await;
-    let first = watch(&ann).await.expect("room");
-    let second = watch(&ann).await.expect("room");
+    let first = watch(&ann).await.expect("a free permit");
+    let second = watch(&ann).await.expect("a free permit");
     drop((first, second));
 }
 
@@ -146,8 +147,8 @@ async fn lost_connection_releases_the_permits_of_its_streams() {
     let server = Server::builder().layer(one_at_a_time()).add_service(health);
     tokio::spawn(server.serve_with_incoming(incoming));
     let first = channel(address, 1).await;
-    let stream = watch(&first).await.expect("room");
-    let second = channel(address, 1).await; // the same peer by another connection
+    let stream = watch(&first).await.expect("a free permit");
+    let second = channel(address, 1).await; // the same peer address on another connection
     assert!(is_rejected(&second).await);
     drop((stream, first));
     drop(watch_in_time(&second).await);

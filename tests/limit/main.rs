@@ -1,4 +1,4 @@
-//! The layer from outside: every place it goes into, what it owes its neighbours, and what clients get to see.
+//! The rate limit layer from outside: where it can be applied, its Tower contract, and the responses that clients see.
 
 mod bodies;
 mod contract;

@@ -1,4 +1,5 @@
-//! One layer goes everywhere. In each place: two requests of a key pass, the third does not, another key's still does.
+//! The layer fits every place of a service stack. In each place two requests of a key are allowed and the third is
+//! denied. Other keys are unaffected.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,7 +20,7 @@ use tower_sluice::{Global, PeerIp, Policy, RateLimitLayer, RetryAfter};
 
 use crate::support::{self, PATIENCE, Seen, USER, by_user, client, listen, memory, two_a_minute};
 
-/// The statuses of one request for each of `users`, one after the other.
+/// The statuses of one request for each of `users`, in order.
 async fn statuses(app: &Router, method: &str, path: &str, users: &[&str]) -> Vec<u16> {
     let mut statuses = Vec::new();
     for user in users {
@@ -154,7 +155,7 @@ fn service_builder_limits_a_function() {
 async fn statuses_from(address: SocketAddr, hosts: &[u8]) -> Vec<u16> {
     let mut statuses = Vec::new();
     for host in hosts {
-        // A connection of its own for each: the port must not matter.
+        // A new connection for each request: the port must not matter.
         let response = client(*host).request(support::get(address, "/"));
         let response = timeout(PATIENCE, response)
             .await
@@ -278,7 +279,7 @@ fn non_http_service_is_rejected_with_an_error() {
             let wait = RetryAfter::In(std::time::Duration::from_secs(30));
             assert_eq!(decision.retry_after(), Some(wait));
         }
-        other => panic!("{other:?} is no refusal"),
+        other => panic!("{other:?} is not a rejection"),
     }
 }
 

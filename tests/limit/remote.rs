@@ -1,4 +1,4 @@
-//! A backend that is asked for over a network: it answers later, or not at all, and tells what it was asked.
+//! A backend like one across a network: it answers later or never, and records its operations.
 
 use std::fmt;
 use std::future::Future;
@@ -12,15 +12,15 @@ use tower_sluice::{Key, MemoryBackend, Policy};
 
 use crate::support::{Memory, memory};
 
-/// Memory behind a gate: answers when it has been let through, or fails.
+/// Memory behind a gate. An operation is answered when the gate opens, or fails.
 #[derive(Clone)]
 pub(crate) struct Remote {
     pub(crate) memory: Memory,
-    /// One permit lets one answer through; closed, they fail. Without a gate they are there at once.
+    /// One permit lets one reply through. A closed gate fails all operations. Without a gate the replies are immediate.
     gate: Option<Arc<Semaphore>>,
-    /// Checks pass it as they come.
+    /// Checks skip the gate.
     only_changes: bool,
-    /// So many of the next operations are done, and then so many fail.
+    /// The number of operations that succeed first, and the number that then fail.
     failures: Arc<Mutex<(usize, usize)>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
@@ -37,7 +37,7 @@ impl fmt::Display for Down {
 impl std::error::Error for Down {}
 
 impl Remote {
-    /// Answers at once, as memory does, but it can fail.
+    /// Replies at once, like memory, but can fail.
     pub(crate) fn near() -> Self {
         Self {
             memory: memory(),
@@ -48,7 +48,7 @@ impl Remote {
         }
     }
 
-    /// Gives so many answers.
+    /// Gives this many replies.
     pub(crate) fn answering(answers: usize) -> Self {
         Self {
             gate: Some(Arc::new(Semaphore::new(answers))),
@@ -56,7 +56,7 @@ impl Remote {
         }
     }
 
-    /// Answers checks, and of what changes anything else so many.
+    /// Answers every check, and this many other operations.
     pub(crate) fn changing(changes: usize) -> Self {
         Self {
             only_changes: true,
@@ -64,12 +64,12 @@ impl Remote {
         }
     }
 
-    /// Answers everything, later.
+    /// Answers every operation, later.
     pub(crate) fn far() -> Self {
         Self::answering(Semaphore::MAX_PERMITS)
     }
 
-    /// One of each kind.
+    /// One backend of each kind.
     pub(crate) fn both() -> [Self; 2] {
         [Self::near(), Self::far()]
     }
@@ -80,39 +80,39 @@ impl Remote {
         remote
     }
 
-    /// Whether it answers at once.
+    /// Whether replies are immediate.
     pub(crate) fn is_near(&self) -> bool {
         self.gate.is_none()
     }
 
-    /// With the time of `clock`.
+    /// Uses the time of `clock`.
     pub(crate) fn by(mut self, clock: &ManualClock) -> Self {
         self.memory = MemoryBackend::builder().clock(clock.clone()).build();
         self
     }
 
-    /// Lets more answers through.
+    /// Lets this many more replies through.
     pub(crate) fn answer(&self, answers: usize) {
         let gate = self.gate.as_ref().expect("a gate");
         gate.add_permits(answers);
     }
 
-    /// What waits for its answer fails, and all that comes.
+    /// Fails all pending and all later operations.
     pub(crate) fn close(&self) {
         self.gate.as_ref().expect("a gate").close();
     }
 
-    /// So many of the next operations fail, and none after them.
+    /// Fails this many of the next operations, and none after them.
     pub(crate) fn fail(&self, failures: usize) {
         self.fail_after(0, failures);
     }
 
-    /// The same, after so many that are answered.
+    /// Like [`Self::fail`], after this many successful operations.
     pub(crate) fn fail_after(&self, answers: usize, failures: usize) {
         *self.failures.lock().expect("no panic") = (answers, failures);
     }
 
-    /// What has been asked since the last look: operations that were sent, with their tokens.
+    /// The operations sent since the last call, with their tokens.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.asked.lock().expect("no panic"))
     }

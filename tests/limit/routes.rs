@@ -1,4 +1,4 @@
-//! What requests cost by their route, in every place that a layer goes into, and by what is found out in front.
+//! Route costs in every place of the layer, and costs that a middleware computes first.
 
 use std::convert::Infallible;
 
@@ -20,12 +20,12 @@ use crate::support::{Memory, Seen, hello, memory, seen};
 
 const ALL: u64 = 1_000;
 
-/// One bucket of 1000 tokens for all, full at the start: what is missing was charged.
+/// One full bucket of 1000 tokens: the missing tokens were charged.
 fn limit() -> RateLimitLayer<Global, Memory> {
     RateLimitLayer::new(Policy::new("api", Quota::per_hour(ALL)), Global, memory())
 }
 
-/// The status, and what was charged; nothing, if no limit was passed.
+/// The status, and the tokens charged, if a limit decided.
 async fn ask<S, B>(app: &S, method: &str, uri: &str) -> (u16, Option<u64>)
 where
     S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone,
@@ -46,7 +46,7 @@ fn remaining(seen: &Seen) -> Option<u64> {
     Some(digits.expect("the field").parse().expect("a number"))
 }
 
-/// What each of these requests is charged, each of a full bucket.
+/// The status and the charge of each request, each with a full bucket.
 async fn costs<S, B>(app: impl Fn() -> S, asked: &[(&str, &str)]) -> Vec<(u16, u64)>
 where
     S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone,
@@ -60,7 +60,7 @@ where
     costs
 }
 
-/// Two routes, one with a parameter, which costs less where nobody knows that it is one.
+/// Two routes, one with a parameter. Its literal path costs less where no template is matched.
 fn table() -> RouteCosts {
     RouteCosts::new()
         .route("/search", 5)
@@ -73,7 +73,7 @@ fn ok() -> MethodRouter {
     get(|| async { "ok" })
 }
 
-/// Routes that the table has, and one that it has not.
+/// Routes in the table, and one that is not.
 fn routes() -> Router {
     Router::new()
         .route("/search", ok())
@@ -127,7 +127,7 @@ fn nested(limit: impl Fn(Router) -> Router) -> Router {
     Router::new().nest("/api", limit(routes))
 }
 
-/// The same for each layer that stands somewhere among nested routers: whole paths, and some that nested routers see.
+/// The same table for a layer at any level of nested routers: whole paths, and some paths that nested routers see.
 fn whole() -> RouteCosts {
     RouteCosts::new()
         .route("/api/export/{id}", 50)
@@ -248,7 +248,7 @@ fn a_service_without_a_router_is_charged_by_the_path() {
     assert_eq!(remaining("/pkg.Dearest/Export"), Some(ALL - 56));
 }
 
-/// As tonic's `Routes::into_axum_router` mounts a service.
+/// Services are mounted like tonic's `Routes::into_axum_router` does it.
 #[tokio::test]
 async fn path_of_an_unlisted_template_is_matched_by_path() {
     let costs_of = RouteCosts::new()
@@ -278,7 +278,7 @@ async fn a_template_comes_before_a_path() {
 #[tokio::test]
 async fn a_template_that_a_client_writes_is_a_path() {
     let app = || limit().costs(table()).layer(routes());
-    // Around the router it costs what it says, and is served as any other.
+    // Around the router the path is charged as written, and is served like any other path.
     let asked = [("GET", "/export/{id}"), ("GET", "/export/%7Bid%7D")];
     assert_eq!(costs(app, &asked).await, [(200, 50), (200, 7)]);
 }

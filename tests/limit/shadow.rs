@@ -1,4 +1,4 @@
-//! A policy that is not enforced: it decides, charges and tells, and every request passes.
+//! Shadow policies decide, charge and report, and allow every request.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -22,11 +22,11 @@ fn shadow() -> RateLimitLayer<Header, Memory> {
     RateLimitLayer::new(two_a_minute().shadow(), Header::new(USER), memory())
 }
 
-/// Answers whether the request was within its limit, and whether a settlement changed anything: it is never an error,
-/// which would be one of the handler's.
+/// Answers whether the request was within its limit, and whether a settlement changed anything. A settlement never
+/// returns an error here.
 fn sees() -> impl Service<Request<()>, Response = Response<String>, Error = Infallible> + Clone {
     tower::service_fn(async |request: Request<()>| {
-        let charge = request.extensions().get::<Charge>().expect("it is there");
+        let charge = request.extensions().get::<Charge>().expect("it must exist");
         let allowed = charge.decision().map(|decision| decision.is_allowed());
         let settled = charge.settle(2).await.map(|after| after.is_some());
         assert_eq!(charge.estimate(), None);
@@ -43,7 +43,7 @@ fn shadow_allows_all_requests_and_exposes_decisions() {
     for round in 0..5 {
         let mut response = now(&mut service, from("ann")).expect("no error");
         let decision = response.extensions_mut().remove::<Decision>();
-        let decision = decision.expect("it is there");
+        let decision = decision.expect("it must exist");
         let passes = round < 2;
         assert_eq!(
             (response.status().as_u16(), decision.is_allowed()),
@@ -58,12 +58,12 @@ fn shadow_allows_all_requests_and_exposes_decisions() {
             assert_eq!(reported.len(), 1, "{reported:?}");
             assert_eq!(response.headers()["x-ratelimit-shadow"], "api");
         }
-        // What is settled of a request that would not have been served is not charged.
+        // The settlement of a request that the limit would have denied charges nothing.
         let body = Seen::of(response).now_or_never().expect("at once").body;
         assert_eq!(body, format!("Some({passes}) Ok({passes})"));
     }
     assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [4]);
-    // It is the state of the enforced policy of its name.
+    // The shadow policy shares state with the enforced policy of its name.
     let policy = Policy::new("api", Quota::per_minute(4));
     let enforced = RateLimitLayer::new(policy, Header::new(USER), backend);
     assert_eq!(seen(&mut enforced.layer(hello()), from("ann")).status, 429);
@@ -102,7 +102,7 @@ fn skip_unkeyed_allows_requests_without_a_key() {
         seen(&mut shadow().layer(hello()), Request::new(())).status,
         200
     );
-    // Nor is what a proxy says of it rejected, but who is denied by name is.
+    // A key error allows the request. A deny-listed client is still rejected.
     let backend = memory();
     let client = || ClientIp::new().forwarded_for(TrustedProxies::hops(2));
     let with = |key: ClientIp| {
@@ -115,7 +115,7 @@ fn skip_unkeyed_allows_requests_without_a_key() {
     assert_eq!(with(client()), 200);
     let denied = Networks::new(["127.0.0.0/8"]);
     assert_eq!(with(ClientIp::new().deny_list(denied)), 403);
-    // Which policy it falls under cannot be said without its key.
+    // Without a key no policy can be selected.
     let picked = shadow().policy_fn(|_, _| two_a_minute().shadow());
     assert_eq!(
         seen(&mut picked.layer(hello()), Request::new(())).status,
@@ -204,9 +204,9 @@ fn outer_charge_can_be_settled_inside_a_rejecting_layer() {
     let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
     let mut nested = layer.clone().layer(layer.cost(3).layer(tower::service_fn(
         async |request: Request<()>| {
-            let charge = request.extensions().get::<Charge>().expect("it is there");
+            let charge = request.extensions().get::<Charge>().expect("it must exist");
             assert!(charge.outer().is_none() && charge.estimate() == Some(1.into()));
-            let settled = charge.cancel().await.expect("it is the first");
+            let settled = charge.cancel().await.expect("the first settlement");
             assert_eq!(settled.map(|after| after.remaining()), Some(2));
             Ok::<_, Infallible>(Response::new(String::new()))
         },
@@ -227,7 +227,7 @@ fn shadow_header_is_sent_without_other_fields() {
 fn nested_layers_log_once() {
     let layer = shadow().shadow_header(true);
     let mut nested = layer.clone().layer(layer.cost(3).layer(hello()));
-    // The outer one is within the limit, the inner one never is.
+    // The outer layer is within its limit, and the inner layer never is.
     let reported = seen(&mut nested, from("ann"));
     assert_eq!(reported.lines("x-ratelimit-shadow"), ["api"]);
     assert!(reported.says_nothing_of_limits(), "{reported:?}");

@@ -1,4 +1,4 @@
-//! Spans of time from users, as long as can be written down: none is added to another one without a bound.
+//! Configured spans as long as their types allow: no sum of times overflows.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! No cache may store a rejection: which requests are gRPC calls, and `Cache-Control: no-store` on every rejection of
-//! both layers.
+//! No cache may store a rejection. Tested are the detection of gRPC calls, and `Cache-Control: no-store` on rejections
+//! of both layers.
 
 use http::{Method, Request, Response};
 use http_body_util::Full;
@@ -28,7 +28,7 @@ fn call() -> Request<()> {
     request(Method::POST, "application/grpc")
 }
 
-/// The answer to a request whose cost exceeds the limit.
+/// The response to a request whose cost exceeds the limit.
 fn over(request: Request<()>) -> Seen {
     let limit = RateLimitLayer::new(two_a_minute(), Global, memory()).cost(3);
     seen(&mut limit.layer(hello()), request)
@@ -66,7 +66,7 @@ fn only_a_post_with_a_content_type_of_grpc_is_a_call() {
     }
 }
 
-/// The answers of a layer of either kind to a plain request and to a call.
+/// The responses of one layer to a plain request and to a gRPC call.
 macro_rules! answers {
     ($($layer:expr),+ $(,)?) => {{
         let mut answers = Vec::new();

@@ -1,4 +1,4 @@
-//! What the tests of all parts share: a clock that stands still, layers of two requests a minute, servers on real sockets.
+//! Shared by all parts: a stopped clock, layers that allow two requests a minute, and servers on real sockets.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 pub(crate) type Memory = MemoryBackend<ManualClock>;
 
-/// No test waits longer for anything: what hangs fails.
+/// The longest time that a test waits for anything. A test that hangs fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn clock() -> ManualClock {
@@ -31,14 +31,14 @@ pub(crate) fn memory() -> Memory {
     MemoryBackend::builder().clock(clock()).build()
 }
 
-/// A bucket of two tokens; one comes every 30 seconds.
+/// A bucket of two tokens that refills one token in 30 seconds.
 pub(crate) fn two_a_minute() -> Policy {
     Policy::new("api", Quota::per_minute(2))
 }
 
 pub(crate) const USER: &str = "x-user";
 
-/// Two requests for each user on a clock that stands still.
+/// Two requests for each user, with a stopped clock.
 pub(crate) fn by_user() -> RateLimitLayer<Header, Memory> {
     RateLimitLayer::new(two_a_minute(), Header::new(USER), memory())
 }
@@ -108,7 +108,7 @@ pub(crate) fn hello<B: Send + 'static>()
     tower::service_fn(|_: Request<B>| async { Ok(Response::new(Full::from("hello"))) })
 }
 
-/// The answer of a service that is ready and answers without waiting.
+/// The response of a service that is ready and answers without waiting.
 pub(crate) fn now<S, Req>(service: &mut S, request: Req) -> Result<S::Response, S::Error>
 where
     S: Service<Req>,
@@ -118,7 +118,7 @@ where
         .expect("an answer at once")
 }
 
-/// As [`now`], in whole.
+/// Like [`now`], with the body.
 pub(crate) fn seen<S, Req, B>(service: &mut S, request: Req) -> Seen
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
@@ -128,7 +128,7 @@ where
     Seen::of(response).now_or_never().expect("a body at once")
 }
 
-/// As [`seen`], however long it takes.
+/// Like [`seen`], and waits for the response.
 pub(crate) async fn ask<S, Req, B>(service: &mut S, request: Req) -> Seen
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
@@ -142,14 +142,14 @@ where
     timeout(PATIENCE, answer).await.expect("an answer in time")
 }
 
-/// Lets everything else go on as far as it can without time.
+/// Lets all other tasks run until they wait for time.
 pub(crate) async fn others() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-/// What each quota lacks of a full bucket or an empty window.
+/// The tokens that each quota lacks.
 pub(crate) fn spent(backend: &Memory, policy: &Policy, key: &Key) -> Vec<u64> {
     let limiter = Limiter::new(policy.clone(), backend.clone());
     let reply = limiter.check_now(key, 0);
@@ -167,7 +167,7 @@ pub(crate) async fn listen() -> (tokio::net::TcpListener, SocketAddr) {
     (listener, address)
 }
 
-/// A client with connections from `127.0.0.last`.
+/// A client whose connections come from `127.0.0.last`.
 pub(crate) fn client(last: u8) -> Client<HttpConnector, Full<Bytes>> {
     let mut connector = HttpConnector::new();
     connector.set_local_address(Some([127, 0, 0, last].into()));

@@ -1,4 +1,4 @@
-//! Every closure of a layer sees the target as the client has sent it, in every place of a router.
+//! Every closure of a layer sees the target as the client sent it, in every place of a router.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use tower_sluice::{Cost, Head, Key, MemorySemaphore, RateLimitLayer, RouteCosts,
 
 use crate::support::{memory, two_a_minute};
 
-/// What each closure has seen.
+/// The target that each closure has seen.
 #[derive(Clone, Default)]
 struct Targets(Arc<Mutex<BTreeMap<&'static str, String>>>);
 
@@ -31,7 +31,7 @@ impl Targets {
     }
 }
 
-/// An extractor of one's own, by the head.
+/// A custom extractor, which reads the head.
 #[derive(Clone)]
 struct Own(Targets);
 
@@ -44,7 +44,7 @@ impl<B> KeyExtractor<Request<B>> for Own {
 
 const TARGET: &str = "/api/v1/health?user=ann";
 
-/// A key of everything that reads a target.
+/// A key that calls every closure that reads a target.
 macro_rules! key {
     ($targets:expr) => {{
         let [one, two, three] = [(); 3].map(|()| $targets.clone());
@@ -66,7 +66,7 @@ macro_rules! key {
     }};
 }
 
-/// Checks that `Path` and `Query` have read the whole target.
+/// Checks that `Path` and `Query` read the whole target.
 #[derive(Clone)]
 struct SeesWhole<K, W>(K, W);
 
@@ -115,7 +115,7 @@ async fn ok() -> &'static str {
     "ok"
 }
 
-/// The places of a layer under which `TARGET` comes.
+/// The places of a layer that `TARGET` reaches.
 macro_rules! places {
     ($layer:expr) => {{
         let inner = || Router::new().route("/health", get(ok));
@@ -305,7 +305,7 @@ async fn the_target_that_a_router_has_cut_is_there_as_well() {
     let app = Router::new().nest("/api", Router::new().nest("/v1", nested));
     assert_eq!(status(app).await, 200);
     assert_eq!(targets.take()["local"], "/health?user=ann");
-    // Without a router both are the same.
+    // Without a router both targets are equal.
     let mut plain = limit.layer(crate::support::hello::<()>());
     let request = Request::get(TARGET).body(()).expect("a valid head");
     plain.call(request).await.expect("no error");

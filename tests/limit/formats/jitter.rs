@@ -21,7 +21,7 @@ fn jitter_is_only_ever_added_to_retry_after() {
         assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=0;t=60"], "exact");
         waits.insert(rejected.lines("retry-after")[0].parse::<u64>().expect("s"));
     }
-    // 60 itself only if nothing at all was added.
+    // 60 itself occurs only with a jitter of exactly zero.
     waits.remove(&60);
     assert_eq!(waits, (61..=65).collect());
 }

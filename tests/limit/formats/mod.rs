@@ -24,7 +24,7 @@ pub(crate) fn global(policy: Policy) -> RateLimitLayer<Global, Memory> {
     RateLimitLayer::new(policy, Global, memory())
 }
 
-/// The fields of limits, in alphabetical order.
+/// The rate limit fields, in alphabetical order.
 pub(crate) fn reported(seen: &Seen) -> Vec<(&str, &str)> {
     let mut head = seen.head();
     head.retain(|(name, _)| name.contains("ratelimit"));

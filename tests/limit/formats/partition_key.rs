@@ -85,7 +85,7 @@ async fn partition_key_is_written_on_every_path() {
     let mut waits = limit(2).wait(Duration::from_secs(1)).layer(hello());
     let waited = ask(&mut waits, from("ann")).await;
     let too_late = ask(&mut waits, from("ann")).await;
-    // The outer layer tells for the inner one, which charges the rest.
+    // The outer layer writes the fields of the inner layer, which charges the rest.
     let inner = limit(2).headers(HeaderFormat::None);
     let backend = Remote::far();
     let outer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend)

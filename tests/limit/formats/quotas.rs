@@ -18,7 +18,7 @@ use crate::support::{Seen, clock, from, hello, seen, two_a_minute};
 fn each_format_shows_the_governing_quota() {
     let policy = Policy::new("api", Quota::per_minute(2).burst(9))
         .and("daily", Quota::fixed_window(5, Duration::from_secs(86_400)));
-    // The clock stands at 08:00 UTC; a cost of 2 takes a minute of the bucket, and leaves less of the window.
+    // The clock is at 08:00 UTC. A cost of 2 takes the bucket a minute to refill, and more of the window is used.
     let reset = 16 * 3_600;
     let epoch = (1_800_000_000 + reset).to_string();
     let delta = reset.to_string();
@@ -65,7 +65,7 @@ fn each_format_shows_the_governing_quota() {
     }
 }
 
-/// What a request of each of these costs is told of a quota, a microsecond past a whole second.
+/// The fields after a request of each cost, at a microsecond past a whole second.
 #[test]
 fn seconds_are_rounded_up_however_odd_the_quota() {
     let ms = Duration::from_millis;
@@ -85,7 +85,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
     };
     let day = ms(86_400_000);
     for (quota, costs, policy, reported, wait, epoch) in [
-        // A token in 333 334 µs.
+        // One token in 333 334 µs.
         (
             Quota::token_bucket(1, 3, ms(1_000)),
             &[1][..],
@@ -102,7 +102,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
             Some("1"),
             1,
         ),
-        // Three at each tick, four ticks until ten have come.
+        // Three tokens at each tick: ten tokens take four ticks.
         (
             Quota::interval_bucket(10, 3, ms(1_500)),
             &[9],
@@ -127,7 +127,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
             Some("6"),
             7,
         ),
-        // It has never been full: what is missing is a debt.
+        // The bucket started below its capacity: the missing tokens are a debt.
         (
             Quota::token_bucket(5, 1, ms(2_000)).initial_tokens(0),
             &[1],
@@ -144,7 +144,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
             None,
             9,
         ),
-        // Nothing is charged: nothing to wait for.
+        // A zero cost charges nothing and needs no wait.
         (
             Quota::fixed_window(5, ms(10_000)),
             &[0],
@@ -185,7 +185,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
             None,
             1,
         ),
-        // Never.
+        // The cost exceeds the limit: never.
         (Quota::per_day(5), &[6], "5;w=86400", "5", None, 1),
         (Quota::per_day(5), &[4, 6], "5;w=86400", "1", None, 69_121),
         (
@@ -196,7 +196,7 @@ fn seconds_are_rounded_up_however_odd_the_quota() {
             None,
             57_600,
         ),
-        // As much as there can be, and as long.
+        // The largest limit and the longest period.
         (
             Quota::per_second(1 << 40),
             &[1 << 40],
@@ -260,7 +260,7 @@ fn formats_that_share_a_field_exclude_each_other() {
     assert_ne!(last([Draft11, DELTA]), Draft11.into());
 }
 
-/// The time that is told is when the request was decided on, however long it took.
+/// The reset time counts from the decision, however long the request takes.
 #[test]
 fn epoch_reset_field_uses_the_time_of_the_decision() {
     let clock = clock();
@@ -274,7 +274,7 @@ fn epoch_reset_field_uses_the_time_of_the_decision() {
     assert_eq!(allowed.lines("x-ratelimit-reset"), ["1800000030"]);
 }
 
-/// An inner layer with `inner` of 10 tokens left and an outer one with `outer`, after this request.
+/// After this request the inner layer has `inner` of 10 tokens left, and the outer layer has `outer`.
 fn nested(format: HeaderFormat, outer: u64, inner: u64) -> Seen {
     let limit = |name, left| {
         let policy = Policy::new(name, Quota::per_hour(10));
@@ -316,7 +316,7 @@ fn single_valued_fields_show_the_layer_with_the_least_remaining() {
             }
         }
     }
-    // Equal: told apart by the limit.
+    // Equal remaining tokens: the limit decides.
     for (format, field) in [(Draft06, "ratelimit-limit"), (DELTA, "x-ratelimit-limit")] {
         let limit = |name, tokens| {
             let policy = Policy::new(name, Quota::per_hour(tokens));
@@ -353,7 +353,7 @@ fn redirects_and_informational_responses_have_no_fields() {
     }
 }
 
-/// Who comes back when the inner limit says must not meet the outer one.
+/// A client that obeys `Retry-After` of the inner limit is not denied by the outer limit.
 #[test]
 fn retry_after_covers_the_window_of_an_exhausted_layer() {
     let answers = |status: u16, wait: &'static str| {

@@ -13,8 +13,7 @@ use super::{in_memory, key, over, policies, request};
 use crate::remote::Remote;
 use crate::support::{Seen, clock, hello, now, spent};
 
-/// Beside each request that goes through two layers the same one goes through one layer, on another backend with the
-/// same past.
+/// Each request passes two layers on one backend, and a single layer on another backend with the same history.
 #[tokio::test]
 async fn two_layers_answer_as_the_inner_one_alone() {
     let (mut rejected, mut allowed) = (0, 0);
@@ -33,7 +32,7 @@ async fn two_layers_answer_as_the_inner_one_alone() {
                 clock.advance(Duration::from_micros(random.random_range(0..4_000_000)));
                 let (outer, inner) = (random.random_range(0..4_u64), random.random_range(0..12));
                 let left = Limiter::new(policy.clone(), twin.clone()).check_now(&key(), 0);
-                // What the outer one rejects never gets to the inner one.
+                // A request that the outer layer rejects never reaches the inner layer.
                 let passes = outer <= left.decision.snapshot().remaining();
                 let cost = if passes { inner } else { outer };
                 let mut alone = in_memory(&policy, &twin).cost(cost).layer(hello());
@@ -73,7 +72,7 @@ async fn two_layer_rejection_reports_an_exact_retry_after() {
                 .service(hello());
             let limiter = Limiter::new(policy.clone(), remote.memory.clone());
             for round in 0..10 {
-                // Three are left: enough for the outer one.
+                // Three tokens are left: enough for the outer layer.
                 clock.advance(Duration::from_micros(17_654_321));
                 let left = limiter.check_now(&key(), 0).decision;
                 let more = left.snapshot().remaining() - 3;
@@ -97,7 +96,7 @@ async fn two_layer_rejection_reports_an_exact_retry_after() {
     }
 }
 
-/// Rejected a part, a request under a sliding window asks for the whole: its wait is longer.
+/// After a denied part, a sliding window checks the whole cost, whose wait is longer.
 #[tokio::test]
 async fn request_during_the_second_check_is_allowed() {
     let policy = Policy::new("api", Quota::sliding_window(10, Duration::from_secs(10)));
@@ -111,7 +110,7 @@ async fn request_during_the_second_check_is_allowed() {
     let mut answer = Box::pin(service.call(request()));
     assert!(answer.as_mut().now_or_never().is_none());
     assert_eq!(remote.asked(), ["check 1", "check 4"]);
-    // Somebody forgets the key before the whole is asked for.
+    // The key is reset before the check of the whole cost.
     assert!(matches!(
         tower_sluice::backend::Backend::ask(
             &remote.memory,

@@ -14,14 +14,14 @@ use crate::support::{Seen, ask, hello, spent};
 #[tokio::test]
 async fn cost_of_the_inner_layer_applies() {
     for (outer, inner, sent, left) in [
-        // As much: nothing is asked.
+        // Equal costs: the inner layer checks nothing.
         (5, 5, &["check 5"][..], "\"api\";r=95"),
         (0, 0, &["check 0"], "\"api\";r=100"),
-        // More: what is missing.
+        // A higher inner cost: the inner layer charges the difference.
         (1, 5, &["check 1", "check 4"], "\"api\";r=95"),
         (0, 5, &["check 0", "check 5"], "\"api\";r=95"),
         (1, 100, &["check 1", "check 99"], "\"api\";r=0;t=36"),
-        // Less: the rest goes back.
+        // A lower inner cost: the inner layer refunds the rest.
         (5, 2, &["check 5", "refund 3"], "\"api\";r=98"),
         (5, 0, &["check 5", "refund 5"], "\"api\";r=100"),
     ] {
@@ -134,7 +134,7 @@ async fn innermost_of_three_layers_decides() {
             &["check 5", "refund 4", "check 4"],
             "\"api\";r=95",
         ),
-        // The last charge goes back first.
+        // The last charge is refunded first.
         (
             [2, 5, 1],
             &["check 2", "check 3", "refund 3", "refund 1"],
@@ -196,7 +196,7 @@ async fn quotas_settle_up_and_down_independently() {
         assert_eq!(remote.asked(), ["check 1+10", "check 4+0", "refund 8"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [5, 2]);
 
-        // If one of them rejects, both go back.
+        // A rejection by either layer refunds both.
         let mut service = ServiceBuilder::new()
             .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
             .layer(over(&policy, &remote).cost(Cost::each([96, 2])))

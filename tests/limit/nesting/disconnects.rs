@@ -116,7 +116,7 @@ async fn refund_on_disconnect_of_the_inner_layer_refunds_all_layers() {
         let ready = service.ready().await.expect("ready");
         drop(ready.call(request));
         assert_eq!(gone(&remote), 0, "{outer} and {inner}");
-        // What nobody polls may have been called: it has not begun.
+        // A dropped response future may have called the service. The request has not started.
         assert!(calls.load(SeqCst) <= 1);
     }
 }
@@ -138,8 +138,8 @@ async fn dropped_rejection_still_refunds_the_outer_charge() {
     }
 }
 
-/// Requests through three layers, answers, failures and hang-ups in any order: in the end exactly those are charged
-/// whose service has begun.
+/// Requests through three layers, with replies, failures and disconnects in random order. Exactly the requests are
+/// charged whose service was started.
 #[tokio::test]
 async fn only_started_requests_are_charged_after_a_drop() {
     let day = Duration::from_secs(86_400);
@@ -175,7 +175,7 @@ async fn only_started_requests_are_charged_after_a_drop() {
                     Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
                 }
             });
-            // Those who wait for a window wait in vain; a turn that somebody stands behind is not given back.
+            // Reservations of windows are denied. A reservation followed by another one is not refunded.
             let waits = !policy_is_bucket && random.random_bool(0.3);
             let max_wait = if waits {
                 MaxWait::Unbounded

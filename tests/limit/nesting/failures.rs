@@ -31,7 +31,7 @@ async fn outer_charge_is_refunded_or_kept_if_the_inner_backend_fails() {
         assert_eq!(remote.asked(), ["check 3", "check 2", "refund 3"]);
         assert_eq!(gone(&remote), 0);
 
-        // Passed by the inner one, it has been counted by the outer one.
+        // The inner layer fails open, and the outer layer has charged the request.
         let passed = ask(&mut layers(FailurePolicy::FailOpen), request()).await;
         others().await;
         assert_eq!(passed.status, StatusCode::OK);
@@ -43,7 +43,7 @@ async fn outer_charge_is_refunded_or_kept_if_the_inner_backend_fails() {
 
 #[tokio::test]
 async fn backend_failure_does_not_wait_for_the_outer_refund() {
-    // The refund is not answered.
+    // The backend never answers the refund.
     let remote = Remote::changing(0);
     remote.fail_after(1, 1);
     let mut service = ServiceBuilder::new()

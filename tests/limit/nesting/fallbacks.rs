@@ -85,7 +85,8 @@ async fn an_inner_layer_that_falls_back_charges_what_is_missing_there() {
         assert_eq!(seen.lines("ratelimit"), ["\"api\";r=96"]);
         assert_eq!((gone(&remote), gone_locally(&local)), (1, 4));
 
-        // It rejects: what the outer one has charged goes back, and the numbers are those of who has rejected.
+        // The inner layer rejects. The charge of the outer layer is refunded, and the numbers are those of the inner
+        // layer.
         let fails = remote.clone();
         let mut service = falling_back(&remote, &local, [1, 100], move || fails.fail(1));
         let rejected = ask(&mut service, request()).await;
@@ -112,7 +113,7 @@ async fn charge_of_an_inner_fallback_stays_when_the_rest_is_settled() {
                 assert_eq!(charge.estimate(), Some(Cost::each([5])));
                 drop(charge.cancel());
             }));
-        // What others have spent there is not given back in its place.
+        // The refund does not return tokens that other requests have spent at the remote backend.
         spend(&remote, 10);
         ask(&mut service, request()).await;
         others().await;

@@ -31,7 +31,7 @@ async fn policies_between_joined_layers_write_fields_once() {
         let seen = Seen::of(response).await;
         assert_eq!(seen.lines("ratelimit"), ["\"api\";r=95", "\"ip\";r=998"]);
 
-        // Two in turns.
+        // Layers of two policies in alternating order.
         let mut service = ServiceBuilder::new()
             .layer(over(&api, &remote))
             .layer(over(&ip, &remote))
@@ -42,7 +42,7 @@ async fn policies_between_joined_layers_write_fields_once() {
         assert_eq!(seen.lines("ratelimit"), ["\"ip\";r=990", "\"api\";r=92"]);
         assert_eq!(seen.lines("ratelimit-policy").len(), 2);
 
-        // The inner one rejects: what it shares goes back, and what is the other's stays.
+        // The inner layer rejects. The charge of its own policy is refunded, and the charge of the other policy stays.
         let mut service = ServiceBuilder::new()
             .layer(over(&api, &remote))
             .layer(over(&ip, &remote))
@@ -54,7 +54,7 @@ async fn policies_between_joined_layers_write_fields_once() {
         assert_eq!(rejected.lines("ratelimit"), reported);
         assert_eq!(gone(&remote), 8);
 
-        // The other one rejects: the outer one keeps its charge.
+        // The layer of the other policy rejects. The outer layer keeps its charge.
         let mut service = ServiceBuilder::new()
             .layer(over(&api, &remote))
             .layer(over(&ip, &remote).cost(1_000))
@@ -98,7 +98,7 @@ fn joined_layers_write_the_innermost_numbers_once() {
         .layer(silent().cost(5))
         .service(hello());
     check(seen(&mut amid, request()));
-    // An equal one in between has nothing to tell.
+    // A layer of equal cost in between writes nothing.
     let mut equal = ServiceBuilder::new()
         .layer(limit())
         .layer(silent().cost(1))
@@ -116,7 +116,7 @@ fn joined_layers_write_the_innermost_numbers_once() {
     let silence = Seen::of(response).now_or_never().expect("at once");
     assert!(silence.says_nothing_of_limits(), "{silence:?}");
 
-    // Rejected within, the outer one writes what the inner one does not.
+    // The inner layer rejects without fields of its own, and the outer layer writes them.
     for reported in [limit(), silent()] {
         let mut service = ServiceBuilder::new()
             .layer(limit())

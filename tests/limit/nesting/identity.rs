@@ -23,7 +23,7 @@ fn layers_of_one_policy_and_another_key_charge_each_for_itself() {
     let reported = ["\"api\";r=97", "\"api\";r=99"];
     assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 
-    // One in between is neither joined nor silenced.
+    // A layer of another key in between is not joined and writes its own fields.
     let mut service = ServiceBuilder::new()
         .layer(by("user"))
         .layer(by("address").cost(3))
@@ -55,7 +55,7 @@ fn layers_over_other_backends_or_of_other_policies_charge_each_for_itself() {
     let reported = ["\"api\";r=95", "\"api\";r=99"];
     assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 
-    // A tier of its own spends from the same bucket.
+    // Another policy of the same name spends from the same bucket.
     let tier = Policy::new("api", Quota::per_hour(1_000));
     let mut service = ServiceBuilder::new()
         .layer(in_memory(&bucket(), &one))
@@ -64,7 +64,7 @@ fn layers_over_other_backends_or_of_other_policies_charge_each_for_itself() {
     let reported = ["\"api\";r=993", "\"api\";r=98"];
     assert_eq!(seen(&mut service, request()).lines("ratelimit"), reported);
 
-    // A policy made again of the same parts is the same.
+    // A policy built again from the same parts is equal.
     let mut service = ServiceBuilder::new()
         .layer(in_memory(&bucket(), &two))
         .layer(in_memory(&bucket(), &two).cost(5))
@@ -77,7 +77,7 @@ fn layers_over_other_backends_or_of_other_policies_charge_each_for_itself() {
 fn layer_without_extensions_is_not_joined_and_can_join() {
     let memory = memory();
     let limit = || in_memory(&bucket(), &memory);
-    // The inner one does not know of the outer one: each charges, and each tells.
+    // The inner layer does not see the outer charge: both layers charge and write fields.
     let mut service = ServiceBuilder::new()
         .layer(limit().extensions(false))
         .layer(limit().cost(5))
@@ -95,10 +95,10 @@ fn layer_without_extensions_is_not_joined_and_can_join() {
     assert_eq!(
         spent(&memory, &bucket(), &key()),
         [7],
-        "the outer one keeps its charge"
+        "the outer layer keeps its charge"
     );
 
-    // It finds what the outer one has left.
+    // The inner layer finds the charge that the outer layer left in the extensions.
     let mut service = ServiceBuilder::new()
         .layer(limit())
         .layer(limit().extensions(false).cost(5))
@@ -145,7 +145,7 @@ async fn settled_charge_is_not_joined() {
     }
 }
 
-/// A layer in between that sends a request again: it is the same one.
+/// A layer in between that retries sends the same request again.
 #[tokio::test]
 async fn request_retried_within_the_outer_layer_is_charged_once() {
     for remote in Remote::both() {
@@ -166,7 +166,7 @@ async fn request_retried_within_the_outer_layer_is_charged_once() {
     }
 }
 
-/// Both at once charge what is missing; the second one gives it back.
+/// Both copies charge the missing tokens. The second copy refunds them.
 #[tokio::test]
 async fn request_sent_twice_within_the_outer_layer_is_charged_once() {
     let remote = Remote::answering(1);

@@ -1,4 +1,4 @@
-//! Nested layers: layers of one policy, key and backend share one charge, others charge separately.
+//! Nested layers: layers of one policy, key and backend share one charge. Other layers charge separately.
 
 mod agreement;
 mod charge;
@@ -28,7 +28,7 @@ use tower_sluice::{
 use crate::remote::Remote;
 use crate::support::{Memory, spent};
 
-/// One bucket of 100 tokens; one comes every 36 seconds.
+/// One bucket of 100 tokens that refills one token in 36 seconds.
 pub(crate) fn bucket() -> Policy {
     Policy::new("api", Quota::per_hour(100))
 }
@@ -52,7 +52,7 @@ pub(crate) fn in_memory(policy: &Policy, memory: &Memory) -> RateLimitLayer<Glob
     RateLimitLayer::new(policy.clone(), Global, memory.clone())
 }
 
-/// What was spent of the bucket.
+/// Tokens spent from the bucket.
 pub(crate) fn gone(remote: &Remote) -> u64 {
     spent(&remote.memory, &bucket(), &key())[0]
 }
@@ -68,7 +68,7 @@ pub(crate) fn request() -> Request<()> {
 
 pub(crate) type Answer = std::future::Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
-/// A service that does this with the charge of each request.
+/// A service that calls `f` with the charge of each request.
 pub(crate) fn with_charge(
     f: impl Fn(&Charge) + Clone + Send + Sync + 'static,
 ) -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible, Future = Answer>
@@ -81,7 +81,7 @@ pub(crate) fn with_charge(
     })
 }
 
-/// A request on its way between two layers, seen by `f`.
+/// A layer between two layers that calls `f` with each request.
 pub(crate) fn in_between(
     f: impl Fn(&mut Request<()>) + Clone,
 ) -> tower::util::MapRequestLayer<impl Fn(Request<()>) -> Request<()> + Clone> {
@@ -108,7 +108,7 @@ pub(crate) fn counted() -> (
     (service, calls)
 }
 
-/// All algorithms, with limits that are reached at once.
+/// Policies of all algorithms, with low limits.
 pub(crate) fn policies() -> Vec<Policy> {
     let span = Duration::from_secs(10);
     let quotas = [
@@ -158,7 +158,7 @@ impl Service<Request<()>> for Strict {
     }
 }
 
-/// Two layers that fall back to `local`; `between` happens after the outer one has decided.
+/// Two layers that fall back to `local`. `between` runs after the outer layer has decided.
 pub(crate) fn falling_back(
     remote: &Remote,
     local: &MemoryBackend,
@@ -180,7 +180,7 @@ pub(crate) fn falling_back(
         .service(with_charge(|_| {}))
 }
 
-/// What was spent of the bucket in the process, which refills by the system's clock: one token in 36 s.
+/// Tokens spent from the local bucket, which refills by the system clock: one token in 36 s.
 pub(crate) fn gone_locally(local: &MemoryBackend) -> u64 {
     let limiter = Limiter::new(bucket(), local.clone());
     100 - limiter.check_now(&key(), 0).decision.snapshot().remaining()

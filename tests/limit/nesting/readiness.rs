@@ -37,7 +37,7 @@ async fn ready_service_is_called_whatever_the_settlement_returns() {
 
 #[tokio::test]
 async fn rejection_releases_readiness_before_the_outer_refund_completes() {
-    // The refund is not answered.
+    // The backend never answers the refund.
     let remote = Remote::answering(2);
     let inner = ConcurrencyLimit::new(Strict::default(), 1);
     let mut service = ServiceBuilder::new()
@@ -49,7 +49,7 @@ async fn rejection_releases_readiness_before_the_outer_refund_completes() {
     service.ready().await.expect("ready");
     assert!(
         other.ready().now_or_never().is_none(),
-        "there is but one slot"
+        "there is only one slot"
     );
     let mut rejected = Box::pin(service.call(request()));
     assert!(rejected.as_mut().now_or_never().is_none());

@@ -61,7 +61,7 @@ async fn handler_settles_the_charges_of_all_layers() {
 
 #[tokio::test]
 async fn hooks_of_all_layers_see_the_joined_charge_inner_first() {
-    // Which of them settle, the outer one and the inner one, and what is charged then.
+    // Whether the outer and the inner hook settle, and the tokens charged in the end.
     for (settles, left) in [([true, false], 20), ([false, true], 21), ([true, true], 21)] {
         for remote in Remote::both() {
             let calls = Arc::new(AtomicUsize::new(0));
@@ -92,7 +92,7 @@ async fn outer_hook_sees_the_inner_rejection_and_cannot_charge_for_it() {
     for remote in Remote::both() {
         let within = limit(&remote)
             .cost(50)
-            .on_response(|_, _| panic!("it has refused"));
+            .on_response(|_, _| panic!("the layer rejected"));
         let outside = limit(&remote).on_response(|parts, charge| {
             assert_eq!(parts.status, StatusCode::TOO_MANY_REQUESTS);
             assert_eq!(charge.estimate(), None);
@@ -121,7 +121,7 @@ async fn a_handler_settles_all_parts_under_every_algorithm() {
                 quotas.map(|quota| quota.remaining()).collect::<Vec<_>>()
             };
             for actual in [0, 2, 1, 3] {
-                // Enough for three, whatever has been spent.
+                // Enough tokens for three requests, whatever was spent before.
                 limiter.reset(&key()).await.expect("memory");
                 let before = left();
                 let mut service = ServiceBuilder::new()

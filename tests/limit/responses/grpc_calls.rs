@@ -1,4 +1,4 @@
-//! gRPC calls at a layer without tonic.
+//! gRPC calls, without tonic.
 
 use std::convert::Infallible;
 
@@ -18,7 +18,7 @@ fn grpc_rejection_is_trailers_only() {
         ("application/grpc", "application/grpc"),
         ("application/grpc+proto", "application/grpc"),
         ("Application/gRPC", "application/grpc"),
-        // A gRPC-Web client understands no other type than its own.
+        // A gRPC-Web client understands only its own content type.
         ("application/grpc-web", "application/grpc-web"),
         ("application/grpc-web+proto", "application/grpc-web+proto"),
         (
@@ -26,7 +26,7 @@ fn grpc_rejection_is_trailers_only() {
             "application/grpc-web-text+json",
         ),
         ("Application/gRPC-Web", "application/grpc-web"),
-        // What a client writes is not sent back as it is.
+        // The content type of the request is not echoed.
         ("application/grpc-web, text/html", "application/grpc-web"),
         (
             "application/grpc-web-text<script>",
@@ -48,7 +48,7 @@ fn grpc_rejection_is_trailers_only() {
             headers.remove("grpc-message").unwrap(),
             "rate limit exceeded"
         );
-        // The cost is above the limit: never.
+        // The cost exceeds the limit: never retry.
         assert_eq!(headers.remove("grpc-retry-pushback-ms").unwrap(), "-1");
         assert!(headers.remove("grpc-status-details-bin").is_some());
         assert_eq!(headers.remove("cache-control").unwrap(), "no-store");

@@ -21,7 +21,7 @@ pub(crate) fn global() -> RateLimitLayer<Global, Memory> {
     RateLimitLayer::new(two_a_minute(), Global, memory())
 }
 
-/// A service that answers with this status.
+/// A service that answers with `status`.
 pub(crate) fn answers(
     status: u16,
 ) -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
@@ -32,7 +32,7 @@ pub(crate) fn answers(
     })
 }
 
-/// A service that tells what it found in its request.
+/// A service that answers with the remaining tokens of its request's charge.
 pub(crate) fn tells_remaining()
 -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
     tower::service_fn(|request: Request<()>| async move {

@@ -46,7 +46,7 @@ fn rejection_is_429_with_exact_head_and_body() {
     });
     assert_eq!(problem, expected);
 
-    // Rounded up, never 0: a client that waits that long gets through.
+    // Rounded up, and never 0: a client that waits this long is allowed.
     for (advance, said) in [
         (1, "30"),
         (999_999, "29"),

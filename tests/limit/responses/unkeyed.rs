@@ -72,9 +72,5 @@ fn skip_unkeyed_allows_unkeyed_requests() {
         }
     }
     let statuses = [(); 3].map(|()| seen(&mut by_user, from("ann")).status.as_u16());
-    assert_eq!(
-        statuses,
-        [200, 200, 429],
-        "those with a key are limited as ever"
-    );
+    assert_eq!(statuses, [200, 200, 429], "requests with a key are limited");
 }

@@ -16,7 +16,7 @@ use crate::support::{ask, hello, others, spent};
 
 #[tokio::test]
 async fn response_does_not_wait_for_the_settlement() {
-    // The check is answered, and what comes next is not.
+    // The check is answered, and the settlement is not.
     let remote = Remote::answering(1);
     let app = Router::new()
         .route("/", get(async |charge: Charge| drop(charge.settle(4))))

@@ -22,7 +22,7 @@ use super::{bucket, gone, key, limit};
 use crate::remote::Remote;
 use crate::support::{ask, clock, hello, others, seen, two_a_minute};
 
-/// Answers when its gate is opened. It is ready if it is told so.
+/// Never completes. `ready` sets its readiness.
 #[derive(Clone)]
 struct Slow {
     ready: Arc<AtomicUsize>,
@@ -113,11 +113,7 @@ async fn request_dropped_during_its_check_is_refunded_by_the_reply() {
         remote.answer(9);
         others().await;
         assert_eq!(remote.asked(), *sent);
-        assert_eq!(
-            gone(&remote.memory),
-            0,
-            "the check itself was given up, or paid back"
-        );
+        assert_eq!(gone(&remote.memory), 0, "the check was dropped or refunded");
         assert_eq!(slow.calls.load(SeqCst), 0);
         assert_eq!(remote.context().background_tasks(), 0);
     }
@@ -153,7 +149,7 @@ async fn who_might_be_paid_back_holds_no_slot_while_the_backend_is_asked() {
     remote.answer(1);
     assert!(
         answer.as_mut().now_or_never().is_none(),
-        "another one has it"
+        "another request holds the slot"
     );
     drop(other);
     assert!(answer.as_mut().now_or_never().is_some());
@@ -185,7 +181,7 @@ async fn request_dropped_between_wait_and_service_is_refunded() {
             ready(&mut service).await;
             let mut answer = Box::pin(service.call(Request::new(())));
             assert!(answer.as_mut().now_or_never().is_none());
-            // Its turn has come, and the service is busy.
+            // Its reservation is due, and the service is busy.
             slow.ready.store(0, SeqCst);
             clock.advance(Duration::from_secs(360));
             for _ in 0..3 {

@@ -36,7 +36,7 @@ async fn handler_settles_the_charge_of_its_request() {
         for remote in Remote::both() {
             let seen = got(&app(&remote), path).await;
             assert_eq!((seen.status.as_u16(), &*seen.body), (200, said), "{path}");
-            // The head tells the numbers of before.
+            // The head shows the numbers before the settlement.
             assert_eq!(seen.lines("ratelimit"), ["\"api\";r=90"]);
             let asked = remote.asked();
             assert_eq!(asked[0], "check 10");
@@ -51,7 +51,7 @@ async fn settlement_above_the_estimate_is_a_debt_of_at_most_twice_the_limit() {
     for remote in Remote::both() {
         let app = app(&remote);
         assert_eq!(got(&app, "/settle/130").await.body, "0 left");
-        // 30 tokens are owed, and 10 more are asked for.
+        // The debt is 30 tokens, and the check asks for 10 more.
         let rejected = got(&app, "/leave/0").await;
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=0;t=1440"]);

@@ -22,7 +22,7 @@ use crate::support::{Memory, Seen, ask, by_user, hello, memory, now, others, see
 
 type Answer = Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
-/// A service that answers with this status and says what it has cost.
+/// A service that answers with `status` and reports its actual cost in a field.
 fn answers(
     status: u16,
     tokens: &'static str,
@@ -111,7 +111,11 @@ async fn hook_does_not_change_a_settled_charge() {
 #[tokio::test]
 async fn the_hook_sees_the_head_as_the_service_wrote_it() {
     let limit = limit(&memory()).on_response(|parts, charge| {
-        assert_eq!(parts.headers.len(), 1, "no field of the limit's yet");
+        assert_eq!(
+            parts.headers.len(),
+            1,
+            "the response has a field of the limit"
+        );
         assert_eq!(charge.estimate(), Some(Cost::new(10)));
     });
     let seen = seen(&mut limit.layer(answers(200, "")), Request::new(()));
@@ -220,7 +224,7 @@ fn hook_and_reject_fn_combine_in_any_order() {
     check(one, two, memory_of_two);
 }
 
-/// The types of the closure need not be written, wherever the layer goes.
+/// The parameter types of the closure are inferred wherever the layer is applied.
 #[tokio::test]
 async fn hook_works_wherever_the_layer_is_applied() {
     let memory = memory();

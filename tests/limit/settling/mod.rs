@@ -16,7 +16,7 @@ use tower_sluice::{Charge, Cost, FailurePolicy, Global, Key, Policy, Quota, Rate
 
 use crate::support::{Memory, Seen, spent};
 
-/// One bucket of 100 tokens for all.
+/// One bucket of 100 tokens for all requests.
 pub(crate) fn bucket() -> Policy {
     Policy::new("api", Quota::per_hour(100))
 }
@@ -42,7 +42,7 @@ pub(crate) async fn got(app: &Router, path: &str) -> Seen {
     Seen::of(response).await
 }
 
-/// What the path says is done with the charge.
+/// Settles the charge as the path says.
 pub(crate) async fn settles(charge: Charge, Path((what, tokens)): Path<(String, u64)>) -> String {
     let settlement = match &*what {
         "charge" => charge.charge(tokens),

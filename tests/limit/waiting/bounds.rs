@@ -29,7 +29,7 @@ async fn request_waits_until_exactly_its_allowed_time() {
         let seen = Seen::of(
             answer(&mut second)
                 .await
-                .expect("its turn")
+                .expect("the reservation is due")
                 .expect("no error"),
         )
         .await;
@@ -40,7 +40,7 @@ async fn request_waits_until_exactly_its_allowed_time() {
         let seen = Seen::of(
             answer(&mut third)
                 .await
-                .expect("its turn")
+                .expect("the reservation is due")
                 .expect("no error"),
         )
         .await;
@@ -57,7 +57,7 @@ async fn request_beyond_max_wait_is_rejected_at_once() {
         for _ in 0..2 {
             assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
         }
-        // Twenty seconds; by and by just ten.
+        // The wait is twenty seconds, and decreases to ten.
         let rejected = ask(&mut service, request()).await;
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(rejected.lines("retry-after"), ["20"]);
@@ -152,7 +152,7 @@ async fn request_waits_for_the_next_window() {
             );
             assert_eq!(seen.await.body, format!("{wait:?}"));
 
-            // Whoever may wait for a microsecond less is rejected at once.
+            // A maximum wait that is one microsecond too short is rejected at once.
             while limiter.check_now(&key(), 1).decision.is_allowed() {}
             let rejected = limiter.check_now(&key(), 1).decision;
             let Some(RetryAfter::In(wait)) = rejected.retry_after() else {

@@ -133,7 +133,8 @@ async fn nested_layers_count_a_wait_once() {
                 .layer(over(outer, &remote))
                 .layer(over(inner, &remote).cost(cost))
                 .service(hello());
-            // The outer layer waits for a second, and so would the inner one after it.
+            // The outer layer waits for one second. Without the shared bound the inner layer would wait for another
+            // one.
             let limiter = |policy: &Policy| Limiter::new(policy.clone(), remote.memory.clone());
             let _ = limiter(outer).check_now(&key(), cost);
             if inner == &other {
@@ -164,7 +165,7 @@ async fn a_deadline_is_a_time_whenever_the_request_is_first_looked_at() {
         request.extensions_mut().insert(deadline);
         let mut answer = call(&mut service, request);
         clock.advance(ms(500));
-        // The next turn comes in 200 ms.
+        // The next token arrives in 200 ms.
         let limiter = Limiter::new(policy.clone(), memory.clone());
         assert!(limiter.penalize(&key(), 2).now_or_never().is_some());
         if status == 200 {

@@ -22,7 +22,7 @@ async fn client_disconnect_cancels_its_reservation() {
         others().await;
         assert_eq!(remote.context().waiting(), 0);
         assert_eq!(remote.asked(), ["reserve 1", "reserve 1", "cancel"]);
-        // The next one has the turn.
+        // The next request gets the reservation.
         let mut next = call(&mut service, request());
         assert_waits!(next);
         clock.advance(SECOND);

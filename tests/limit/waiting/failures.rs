@@ -37,7 +37,7 @@ async fn failure_policy_applies_to_waiting_requests() {
     }
 }
 
-/// The fallback's clock is the system's: one of these waits for half a second.
+/// The fallback uses the system clock: one of these requests waits for half a second.
 #[tokio::test]
 async fn request_waits_at_the_fallback_if_the_backend_fails() {
     let policy = Policy::new("api", Quota::per_second(2).burst(1));
@@ -71,7 +71,7 @@ async fn charge_after_a_wait_at_the_fallback_is_settled_there() {
             .on_backend_error(FailurePolicy::Fallback(local.clone()))
             .layer(tower::service_fn(|request: Request<()>| async move {
                 let charge = request.extensions().get::<Charge>().expect("a charge");
-                let after = charge.settle(3).await.expect("in memory");
+                let after = charge.settle(3).await.expect("decided in memory");
                 assert_eq!(after.expect("numbers").remaining(), 97);
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
             }));

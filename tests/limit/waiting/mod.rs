@@ -33,7 +33,7 @@ pub(crate) fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// Room for one; another one comes each second.
+/// One token, and one more each second.
 pub(crate) fn one_a_second() -> Policy {
     Policy::new("api", Quota::per_second(1))
 }
@@ -44,7 +44,7 @@ pub(crate) fn key() -> Key {
 
 pub(crate) type Limit<B> = RateLimitLayer<Global, B, Cost, FailurePolicy>;
 
-/// Requests wait for up to ten seconds.
+/// Requests wait for at most ten seconds.
 pub(crate) fn over<B: Backend>(policy: &Policy, backend: &B) -> Limit<B> {
     RateLimitLayer::new(policy.clone(), Global, backend.clone())
         .on_backend_error(FailurePolicy::FailClosed)
@@ -55,7 +55,7 @@ pub(crate) fn limit<B: Backend>(backend: &B) -> Limit<B> {
     over(&one_a_second(), backend)
 }
 
-/// A clock, and a backend of each kind by it.
+/// A backend of each kind, with its clock.
 pub(crate) fn each() -> impl Iterator<Item = (ManualClock, Remote)> {
     Remote::both().into_iter().map(|remote| {
         let clock = clock();
@@ -71,7 +71,7 @@ pub(crate) fn request() -> Request<()> {
     Request::new(())
 }
 
-/// Calls a service that is ready.
+/// Calls a ready service.
 pub(crate) fn call<S: Service<Request<()>, Error = Infallible>>(
     service: &mut S,
     request: Request<()>,
@@ -81,7 +81,7 @@ pub(crate) fn call<S: Service<Request<()>, Error = Infallible>>(
     Box::pin(ready.call(request))
 }
 
-/// Whether there is an answer by now.
+/// The output of the future, if it completes without time passing.
 pub(crate) async fn answer<F: Future + Unpin>(mut future: F) -> Option<F::Output> {
     for _ in 0..3 {
         if let Some(answer) = (&mut future).now_or_never() {

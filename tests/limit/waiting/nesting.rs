@@ -36,7 +36,7 @@ async fn an_inner_layer_waits_for_what_is_missing() {
             clock.advance(seconds(2));
             let seen = answer(&mut waits)
                 .await
-                .expect("its turn")
+                .expect("the reservation is due")
                 .expect("no error");
             let seen = Seen::of(seen).await;
             assert_eq!(seen.body, "2s");
@@ -68,7 +68,7 @@ async fn inner_layer_without_a_wait_decides_at_once() {
         clock.advance(SECOND);
         let rejected = answer(&mut waits)
             .await
-            .expect("its turn")
+            .expect("the reservation is due")
             .expect("no error");
         let rejected = Seen::of(rejected).await;
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
@@ -84,7 +84,7 @@ async fn inner_layer_without_a_wait_decides_at_once() {
         clock.advance(seconds(2));
         let seen = answer(&mut waits)
             .await
-            .expect("its turn")
+            .expect("the reservation is due")
             .expect("no error");
         let seen = Seen::of(seen).await;
         assert_eq!(seen.body, "2s");
@@ -116,7 +116,7 @@ async fn joined_layers_share_one_max_wait() {
             .expect("no error");
         assert_eq!(Seen::of(seen).await.body, "10s");
 
-        // A little more than ten, of which six have passed: rejected then, and paid back.
+        // The wait is slightly above ten seconds, of which six have passed: the request is rejected and refunded.
         clock.advance(seconds(60));
         assert!(limiter.check_now(&key(), 10).decision.is_allowed());
         let mut service = ServiceBuilder::new()
@@ -181,7 +181,7 @@ async fn charge_stays_after_an_inner_reservation_by_default() {
             assert!(limiter.check_now(&key(), 7).decision.is_allowed());
             let mut waits = call(&mut service, request());
             assert_waits!(waits);
-            // Somebody else has the slot when its turn comes.
+            // Another request holds the slot when its reservation is due.
             let mut other = slots;
             other
                 .ready()
@@ -221,7 +221,7 @@ async fn layers_of_two_policies_wait_one_after_the_other() {
             .layer(over(&other, &remote))
             .service(tower::service_fn(|request: Request<()>| async move {
                 let charge = request.extensions().get::<Charge>().expect("a charge");
-                let outer = charge.outer().expect("another one");
+                let outer = charge.outer().expect("another slot");
                 let text = format!("{:?} {:?}", outer.waited(), charge.waited());
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(text)))
             }));

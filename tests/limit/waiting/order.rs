@@ -64,7 +64,7 @@ async fn requests_above_max_waiters_are_rejected_at_once() {
     }
 }
 
-/// A server that notes who was served, and clients that come one after the other.
+/// A server that records the order of service, with clients that arrive one after the other.
 #[tokio::test]
 async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
     let clock = clock();
@@ -105,7 +105,7 @@ async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
             leaves = Some(handle);
         }
     }
-    // The last one hangs up: its turn goes to whoever comes next.
+    // The last client disconnects: the next client gets its reservation.
     leaves.expect("the last one").abort();
     waiters(5).await;
     clients.spawn(come(7));
@@ -113,7 +113,7 @@ async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
     for waited in 1..=6 {
         clock.advance(SECOND);
         let done = loop {
-            if let Ok(done) = clients.join_next().await.expect("somebody") {
+            if let Ok(done) = clients.join_next().await.expect("a served client") {
                 break done;
             }
         };

@@ -1,4 +1,4 @@
-//! Services of other protocols than HTTP wait.
+//! Services of protocols other than HTTP wait.
 
 use std::convert::Infallible;
 
@@ -36,13 +36,13 @@ async fn non_http_services_wait() {
                 let wait = RetryAfter::In(seconds(11));
                 assert_eq!(decision.retry_after(), Some(wait));
             }
-            other => panic!("{other:?} is no refusal"),
+            other => panic!("{other:?} is not a rejection"),
         }
         clock.advance(SECOND);
         assert_eq!(
             answer(&mut line[0])
                 .await
-                .expect("its turn")
+                .expect("the reservation is due")
                 .expect("passed"),
             3
         );

@@ -41,7 +41,7 @@ async fn waiting_request_holds_no_readiness() {
         for user in ["bob", "cid", "dan"] {
             assert_eq!(ask(&mut service, from(user)).await.status, StatusCode::OK);
         }
-        // At its turn it is one of those who want a slot.
+        // When its reservation is due, the request competes for a slot like any other.
         let ready = service.ready().await.expect("ready");
         clock.advance(SECOND);
         assert_waits!(waits[0]);
@@ -127,7 +127,7 @@ async fn request_waits_for_readiness_after_its_wait() {
     assert_eq!(response.status(), 200);
 }
 
-/// Ready once; an error from then on, for its clones too.
+/// Ready once. Later `poll_ready` calls return an error, also on clones.
 #[derive(Clone, Default)]
 struct BreaksLater(Arc<AtomicUsize>);
 
