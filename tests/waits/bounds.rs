@@ -1,4 +1,4 @@
-//! How many may wait, of one key and in all.
+//! `max_waiters`: the bound of waiters for one key, and in all.
 
 use std::future::{Future, poll_fn};
 use std::task::Poll;
@@ -16,7 +16,7 @@ fn bounded(policy: &Policy, each_key: usize, in_all: usize) -> TestQueue {
     TestQueue::over(policy, Counting::of(memory, &clock), &clock)
 }
 
-/// One token at once and one in ten seconds, by both ways of waiting.
+/// One token at once and one more in ten seconds, under a bucket and under a window.
 fn one_in_ten_seconds() -> [Policy; 2] {
     [
         Policy::new("bucket", Quota::token_bucket(2, 2, secs(20))),
@@ -28,7 +28,7 @@ fn one_in_ten_seconds() -> [Policy; 2] {
 fn no_request_waits_above_the_bound_of_its_key() {
     for policy in one_in_ten_seconds() {
         let mut queue = bounded(&policy, 3, 100);
-        queue.at_once(2, MaxWait::NONE).expect("they are there");
+        queue.at_once(2, MaxWait::NONE).expect("the tokens exist");
         queue.join_all(3);
         let books = queue.books();
         for max_wait in [
@@ -43,17 +43,17 @@ fn no_request_waits_above_the_bound_of_its_key() {
         }
         assert_eq!((queue.books(), queue.waiting()), (books, 3));
         assert_eq!(queue.context().rejected_waiters(), 3);
-        // Another client waits beside them.
+        // A waiter of another key.
         let bob = Key::from("bob");
         let two = queue.wait_for(&bob, 2, MaxWait::NONE);
-        queue.crowd.at_once(two).expect("they are there");
+        queue.crowd.at_once(two).expect("the tokens exist");
         let other = queue.wait_for(&bob, 1, MaxWait::Unbounded);
         queue.crowd.join(other);
         assert_eq!(queue.waiting(), 4);
         queue.crowd.until(secs(60));
         assert_eq!((queue.waiting(), queue.crowd.waiting().len()), (0, 0));
         queue.join_all(5);
-        assert_eq!(queue.waiting(), 3, "there is room again");
+        assert_eq!(queue.waiting(), 3, "the queue has room again");
     }
 }
 
@@ -72,9 +72,13 @@ fn no_request_waits_above_the_total_bound() {
         for (cost, is_there) in [(2, true), (1, false), (0, true)] {
             let wait = queue.wait_for(&new, cost, MaxWait::Unbounded);
             let outcome = queue.crowd.at_once(wait);
-            assert_eq!(outcome.is_ok(), is_there, "who need not wait passes");
+            assert_eq!(
+                outcome.is_ok(),
+                is_there,
+                "a request that need not wait is allowed"
+            );
         }
-        // What is free asks for no place.
+        // An immediate request takes no place in the queue.
         assert_eq!(
             (queue.waiting(), queue.context().rejected_waiters()),
             (4, 2)
@@ -89,15 +93,15 @@ fn no_request_waits_above_the_total_bound() {
     }
 }
 
-/// There is enough for one who costs little, but the first of the line waits for more.
+/// The tokens suffice for a small request, but the queue head waits for a larger cost.
 #[test]
 fn request_above_max_waiters_is_allowed_if_tokens_exist() {
     let mut queue = bounded(&one_in_ten_seconds()[1], 2, 100);
-    queue.at_once(1, MaxWait::NONE).expect("it is there");
+    queue.at_once(1, MaxWait::NONE).expect("it must exist");
     for _ in 0..2 {
         queue.join(2, MaxWait::Unbounded);
     }
-    let passes = queue.at_once(1, MaxWait::Unbounded).expect("it is there");
+    let passes = queue.at_once(1, MaxWait::Unbounded).expect("it must exist");
     assert!(passes.waited().is_zero());
     assert_eq!(
         (queue.waiting(), queue.context().rejected_waiters()),
@@ -111,7 +115,7 @@ fn zero_max_waiters_checks_at_once() {
         for policy in one_in_ten_seconds() {
             let mut queue = bounded(&policy, each_key, in_all);
             for _ in 0..2 {
-                queue.at_once(1, MaxWait::Unbounded).expect("it is there");
+                queue.at_once(1, MaxWait::Unbounded).expect("it must exist");
             }
             let usual = queue.check(1).decision;
             let rejected = queue.at_once(1, MaxWait::Unbounded);
@@ -141,7 +145,7 @@ fn default_max_waiters_are_1024_and_65536() {
         (65_536, 1)
     );
     let wait = queue.wait_for(&Key::from("new"), Cost::ONE, MaxWait::Unbounded);
-    queue.crowd.at_once(wait).expect("it is there");
+    queue.crowd.at_once(wait).expect("it must exist");
     let wait = queue.wait_for(&Key::from("new"), Cost::ONE, MaxWait::Unbounded);
     assert!(queue.crowd.at_once(wait).is_err());
     for who in queue.crowd.waiting() {
@@ -150,7 +154,7 @@ fn default_max_waiters_are_1024_and_65536() {
     assert_eq!(queue.waiting(), 0);
 }
 
-/// In threads: the counts are changed by many at a time.
+/// On many threads: the counters are changed concurrently.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_thousand_finished_waiters_are_not_counted() {
     for policy in one_in_ten_seconds() {

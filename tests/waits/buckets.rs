@@ -1,4 +1,4 @@
-//! Reservations: under buckets only, who waits has his time from the moment of asking.
+//! Reservations: under buckets only, the time of each waiter is fixed when it joins.
 
 use std::time::Duration;
 
@@ -9,17 +9,18 @@ use tower_sluice::{Cost, MaxWait, Policy, Quota, RetryAfter};
 use crate::crowd::{denied, ms, retry_after, secs, us};
 use crate::queue::TestQueue;
 
-/// When the `k`-th token of a quota comes, counted from 1, if all of them are spent as they come.
+/// The time of the `k`-th token of a quota, counted from 1, if each token is spent at once.
 type Schedule = fn(u64) -> Duration;
 
-/// Policies of buckets that give five tokens at once and five a second, by their schedules.
+/// Policies of buckets with five tokens at once and five a second, and the schedules of their tokens.
 fn at_five_a_second() -> [(Policy, Schedule); 3] {
-    let steadily: Schedule = |k| ms(200) * u32::try_from(k.saturating_sub(5)).expect("few");
+    let steadily: Schedule =
+        |k| ms(200) * u32::try_from(k.saturating_sub(5)).expect("a small number");
     let by_ticks: Schedule = |k| secs(k.saturating_sub(5).div_ceil(5));
-    // Ten tokens more at a third of a second each are the longer wait from the 15th on.
+    // Ten more tokens at a third of a second each are the longer wait from the 15th token on.
     let by_both: Schedule = |k| {
         let thirds = us((k.saturating_sub(10) * 1_000_000).div_ceil(3));
-        thirds.max(ms(200) * u32::try_from(k.saturating_sub(5)).expect("few"))
+        thirds.max(ms(200) * u32::try_from(k.saturating_sub(5)).expect("a small number"))
     };
     [
         (Policy::new("steady", Quota::per_second(5)), steadily),
@@ -33,8 +34,6 @@ fn at_five_a_second() -> [(Policy, Schedule); 3] {
         ),
     ]
 }
-
-// -- The rate
 
 #[test]
 fn hundred_waiters_are_served_at_the_refill_rate() {
@@ -54,7 +53,7 @@ fn hundred_waiters_are_served_at_the_refill_rate() {
     }
 }
 
-/// As many wait as ask at a time, and each asks again as soon as it has gone.
+/// A constant number of requests waits: each one asks again as soon as it is allowed.
 #[test]
 fn permanent_waiters_lose_and_create_no_token() {
     for (policy, schedule) in at_five_a_second() {
@@ -65,11 +64,11 @@ fn permanent_waiters_lose_and_create_no_token() {
         let mut went: Vec<Duration> = Vec::new();
         for step in (0..60_000).step_by(10) {
             while let Some(ended) = queue.crowd.ended.pop() {
-                ended.outcome.expect("its turn comes within 5 s");
+                ended.outcome.expect("the reservation is due within 5 s");
                 went.push(ended.at);
                 queue.join(1, secs(5));
             }
-            // Who does not wait comes too late, whenever it comes.
+            // A check without a wait is always denied: the waiters get every token.
             let passer = queue.check(1);
             assert!(!passer.decision.is_allowed(), "{step} ms");
             queue.crowd.until(ms(step + 10));
@@ -93,15 +92,13 @@ fn repeated_checks_without_waiting_get_the_full_rate() {
             while queue.at_once(1, MaxWait::NONE).is_ok() {
                 went += 1;
                 assert!(schedule(went) <= ms(step));
-                // It asks every millisecond.
+                // It checks every millisecond.
                 assert!(ms(step) < schedule(went) + ms(1), "{went} of {policy:?}");
             }
             assert!(schedule(went + 1) > ms(step));
         }
     }
 }
-
-// -- The order
 
 #[test]
 fn waiters_are_served_in_order_of_arrival_at_any_cost() {
@@ -115,7 +112,7 @@ fn waiters_are_served_in_order_of_arrival_at_any_cost() {
             let cost = random.random_range(1..=5);
             queue.crowd.until(us(asked));
             queue.join(cost, MaxWait::Unbounded);
-            // All that was ever charged has come back at `free`; a bucket that full goes back a second.
+            // All charges are refilled at `free`. A full bucket forgets its debt, up to a second back.
             free = free.max(asked) + cost * 200_000;
             moments.push(us(free.saturating_sub(1_000_000).max(asked)));
         }
@@ -129,8 +126,6 @@ fn waiters_are_served_in_order_of_arrival_at_any_cost() {
         }
     }
 }
-
-// -- Who is told no, and when
 
 #[test]
 fn request_beyond_max_wait_is_denied_at_once_and_not_charged() {
@@ -150,7 +145,7 @@ fn request_beyond_max_wait_is_denied_at_once_and_not_charged() {
                 (queue.books(), queue.waiting()),
                 (before, queue.crowd.waiting().len())
             );
-            // As long as it takes, to the microsecond.
+            // A maximum wait that is exact to the microsecond.
             let who = queue.join(1, reservation);
             assert!(queue.crowd.waits(who));
             queue.crowd.until(us(1) + reservation - us(1));
@@ -170,7 +165,9 @@ fn retry_after_of_a_denial_is_exact() {
         queue.crowd.until(wait - us(1));
         assert_eq!(retry_after(&queue.at_once(3, MaxWait::NONE)), us(1));
         queue.crowd.until(wait);
-        queue.at_once(3, MaxWait::NONE).expect("the time has come");
+        queue
+            .at_once(3, MaxWait::NONE)
+            .expect("the reservation is due");
     }
 }
 
@@ -184,7 +181,7 @@ fn no_wait_is_a_check() {
         for (policy, _) in at_five_a_second() {
             let mut queue = TestQueue::of(&policy);
             for left in (0..5).rev() {
-                let charge = queue.at_once(1, none).expect("it is there");
+                let charge = queue.at_once(1, none).expect("it must exist");
                 assert_eq!(charge.waited(), Duration::ZERO);
                 assert_eq!(queue.books().0, left);
             }
@@ -204,7 +201,12 @@ fn unbounded_wait_waits_as_long_as_needed() {
     queue.crowd.until(secs(399 * 86_400) - us(1));
     assert_eq!(queue.crowd.waiting(), [399]);
     queue.crowd.until(secs(399 * 86_400));
-    let last = queue.crowd.ended.pop().expect("its turn has come").outcome;
+    let last = queue
+        .crowd
+        .ended
+        .pop()
+        .expect("the reservation is due")
+        .outcome;
     assert_eq!(last.expect("no bound").waited(), secs(399 * 86_400));
 }
 
@@ -216,7 +218,7 @@ fn zero_cost_is_allowed_at_once_despite_waiters() {
         let books = queue.books();
         for max_wait in [MaxWait::NONE, MaxWait::within(secs(1)), MaxWait::Unbounded] {
             for nothing in [Cost::ZERO, Cost::each([0, 0, 0])] {
-                let charge = queue.at_once(nothing, max_wait).expect("it is free");
+                let charge = queue.at_once(nothing, max_wait).expect("the cost is zero");
                 assert_eq!(charge.waited(), Duration::ZERO);
             }
         }
@@ -243,15 +245,13 @@ fn cost_above_the_limit_is_denied_for_good_at_once() {
             );
         }
     }
-    // By one quota of several.
+    // Denied by one of several quotas.
     let mut queue = TestQueue::of(&at_five_a_second()[2].0);
     let rejected = queue.at_once(Cost::each([1, 11]), MaxWait::Unbounded);
     assert_eq!(denied(&rejected).retry_after(), Some(RetryAfter::Never));
 }
 
-// -- Who goes away
-
-/// Five have gone; the next three have reservations 200, 400 and 600 ms from now.
+/// Five requests were allowed. Three more have reservations 200, 400 and 600 ms from now.
 fn three_wait(policy: &Policy) -> (TestQueue, [usize; 3]) {
     let mut queue = TestQueue::of(policy);
     queue.join_all(5);
@@ -266,7 +266,7 @@ fn last_reservation_is_refunded_on_cancel() {
         let (mut queue, [.., last]) = three_wait(&policy);
         queue.crowd.until(ms(100));
         assert!(queue.crowd.leave(last));
-        // The next one has its time.
+        // The next waiter gets its time.
         let next = queue.join(1, MaxWait::Unbounded);
         queue.crowd.until(secs(10));
         assert_eq!(
@@ -300,7 +300,7 @@ fn reservation_followed_by_others_is_not_refunded() {
         let (mut queue, [first, middle, last]) = three_wait(&policy);
         let books = queue.books();
         assert!(queue.crowd.leave(middle));
-        assert_eq!(queue.books(), books, "those behind it keep their times");
+        assert_eq!(queue.books(), books, "later waiters keep their times");
         let next = queue.join(1, MaxWait::Unbounded);
         queue.crowd.until(secs(10));
         let moments = [
@@ -312,14 +312,14 @@ fn reservation_followed_by_others_is_not_refunded() {
     }
 }
 
-/// Whoever has not gone on has spent nothing, also when the time has come.
+/// A waiter that never proceeds spends nothing, even after its time.
 #[test]
 fn unclaimed_reservation_is_cancelled_after_its_reply() {
     for (policy, _) in at_five_a_second() {
         for late in [us(0), us(1), ms(150)] {
             let (mut queue, [.., last]) = three_wait(&policy);
             let (without, [.., gone]) = three_wait(&policy);
-            // The same line in which the last one has never been.
+            // The same queue without the last waiter.
             let mut without = without;
             assert!(without.crowd.leave(gone));
             for queue in [&mut queue, &mut without] {

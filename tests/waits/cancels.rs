@@ -1,5 +1,5 @@
-//! Cancelled reservations: a charge goes back as soon as only time has changed the state since, in whatever order a
-//! crowd leaves.
+//! Cancelled reservations: a charge is refunded once only time has changed the state since, whatever the order of
+//! cancels.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::crowd::{START, ms, secs, us};
 use crate::property::try_all;
 use crate::queue::TestQueue;
 
-/// Policies of buckets, all of which are slower than the crowd comes.
+/// Policies of buckets, all slower than the arrival of the waiters.
 fn slow() -> [Policy; 3] {
     [
         Policy::new("steady", Quota::per_second(1)),
@@ -32,7 +32,7 @@ fn fast() -> Policy {
     Policy::new("fast", Quota::per_second(5).burst(1))
 }
 
-/// `count` waiters, 5 ms after each other.
+/// `count` waiters, 5 ms apart.
 fn crowd(policy: &Policy, count: u64) -> (TestQueue, Vec<usize>) {
     let mut queue = TestQueue::of(policy);
     while queue.check(1).decision.is_allowed() {}
@@ -45,7 +45,7 @@ fn crowd(policy: &Policy, count: u64) -> (TestQueue, Vec<usize>) {
     (queue, all)
 }
 
-/// The orders in which `all` leave.
+/// The orders in which `all` are dropped.
 fn orders(all: &[usize]) -> Vec<Vec<usize>> {
     let (first_first, mut last_first) = (all.to_vec(), all.to_vec());
     last_first.reverse();
@@ -69,7 +69,7 @@ fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
                 let (without, _) = crowd(&policy, stay as u64);
                 let leave = &orders(&all[stay..])[order];
                 for (step, who) in leave.iter().enumerate() {
-                    // At different times, but before the first of those who wait is due.
+                    // At different times, before the first remaining waiter is due.
                     queue.clock.jump(ms(500) + us(step as u64 + 1));
                     assert!(queue.crowd.leave(*who));
                 }
@@ -90,9 +90,9 @@ fn a_reservation_in_front_of_one_that_is_used_stays_charged() {
     assert!(queue.crowd.leave(all[1]));
     assert_eq!(queue.books(), books);
     queue.crowd.until(ms(600));
-    assert!(!queue.crowd.waits(all[2]), "its time has come");
+    assert!(!queue.crowd.waits(all[2]), "the reservation is due");
     let asks = queue.asks();
-    // Both were due before; nothing is tried again.
+    // Both reservations were due: no cancel is repeated.
     let last = queue.join(1, MaxWait::Unbounded);
     assert!(queue.crowd.leave(last));
     assert_eq!(queue.asks(), asks + 2);
@@ -108,7 +108,7 @@ fn a_cancel_by_hand_is_tried_again_too() {
     for _ in 0..4 {
         let reserved = queue.limiter.reserve(&key, 1, secs(9));
         let Ok(reply) = futures_util::FutureExt::now_or_never(reserved).expect("memory");
-        reservations.push(reply.reservation.expect("it waits"));
+        reservations.push(reply.reservation.expect("the request waits"));
     }
     let cancel = |reservation| {
         let cancelled = queue.limiter.cancel(&key, reservation);
@@ -122,10 +122,8 @@ fn a_cancel_by_hand_is_tried_again_too() {
     assert!(!cancel(third));
     assert_eq!(queue.books().1, ms(800));
     assert!(cancel(last));
-    assert_eq!(queue.books().1, ms(400), "both are gone");
+    assert_eq!(queue.books().1, ms(400), "both waiters have left");
 }
-
-// -- The core, by random operations
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -139,13 +137,13 @@ enum Step {
         tier: usize,
         cost: u64,
     },
-    /// Gives back a part of a charge that was used.
+    /// Refunds a part of a used charge.
     Refund {
         tier: usize,
         which: Index,
         cost: u64,
     },
-    /// A reservation is used: from then on it can be refunded.
+    /// A used reservation can be refunded.
     Use(Index),
     Cancel(Index),
     CancelLast,
@@ -167,7 +165,7 @@ fn step(span: u64) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A reservation, the tier that took it, and the state of the key before.
+/// A reservation, its policy, and the state of the key before it.
 struct Reserved {
     tier: usize,
     reservation: Reservation,
@@ -180,8 +178,7 @@ fn look(policy: &Policy, states: &[Option<State>; 1], at: u64) -> Snapshot {
     decision.snapshot().clone()
 }
 
-/// Whatever was done in between, by whichever tier: what a cancel returns is the charge of its reservation and nothing
-/// else.
+/// Other operations of any policy happen in between. A cancel returns exactly the charge of its reservation.
 #[test]
 fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
     let case = (
@@ -199,7 +196,7 @@ fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
         case,
         |(parts, steps), seen| {
             let (capacity, refill, period, ticks, has_tiers) = parts;
-            // Of other sizes, and of another grain.
+            // Policies of other sizes, and with another grain.
             let tiers = [
                 (capacity, refill),
                 (capacity + 1, refill),

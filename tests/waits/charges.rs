@@ -12,7 +12,7 @@ use tower_sluice::{Charge, Cost, Key, Limiter, MaxWait, MemoryBackend, Policy, Q
 use crate::crowd::{START, ms, secs, us};
 use crate::queue::TestQueue;
 
-/// A hundred tokens by every algorithm; a window ends after a hundred seconds.
+/// A hundred tokens by every algorithm. A window ends after a hundred seconds.
 pub(crate) fn a_hundred() -> [Policy; 5] {
     let span = secs(100);
     [
@@ -27,7 +27,7 @@ pub(crate) fn a_hundred() -> [Policy; 5] {
     ]
 }
 
-/// What it came to: memory and errors are there at once.
+/// The outcome: memory and errors settle at once.
 pub(crate) fn outcome(mut settlement: Settlement) -> Result<Option<u64>, SettleError> {
     use futures_util::FutureExt;
     let outcome = (&mut settlement).now_or_never().expect("at once");
@@ -39,7 +39,7 @@ pub(crate) fn is_settled(settlement: Settlement) -> bool {
 }
 
 pub(crate) fn acquire(queue: &mut TestQueue, cost: impl Into<Cost>) -> Charge {
-    queue.at_once(cost, MaxWait::NONE).expect("it is there")
+    queue.at_once(cost, MaxWait::NONE).expect("it must exist")
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn each_settlement_method_charges_its_documented_total() {
             assert_eq!(charge.policy().as_ref(), Some(&policy));
             assert_eq!(queue.books().0, 70);
             let reported = outcome(way(&charge)).expect("the first");
-            // If nothing has to be changed there is nothing to tell.
+            // A settlement without a change reports nothing.
             assert_eq!(reported, (spent != 30).then_some(100 - spent), "{policy:?}");
             assert_eq!(queue.books().0, 100 - spent, "{policy:?}");
             assert_eq!(charge.estimate(), None);
@@ -106,10 +106,15 @@ fn charge_of_a_reservation_can_be_settled() {
         acquire(&mut queue, 5);
         queue.join(3, MaxWait::Unbounded);
         queue.crowd.until(ms(600));
-        let charge = queue.crowd.ended.pop().expect("its turn").outcome;
-        let charge = charge.expect("its turn");
+        let charge = queue
+            .crowd
+            .ended
+            .pop()
+            .expect("the reservation is due")
+            .outcome;
+        let charge = charge.expect("the reservation is due");
         assert_eq!(charge.waited(), ms(600));
-        // Five tokens less the three that came back meanwhile are owed without it.
+        // The debt is five tokens, without the three that were refilled meanwhile.
         assert_eq!(queue.books(), (0, secs(1)));
         outcome(charge.settle(u64::from(cost))).expect("the first");
         assert_eq!(queue.books().1, ms(400) + ms(200) * cost);
@@ -128,7 +133,7 @@ fn extra_cost_is_a_debt_of_up_to_twice_the_limit() {
             }
             outcome(charge.settle(way)).expect("the first");
             let settled = queue.books();
-            // As deep as anybody can be.
+            // The deepest possible debt.
             let mut deepest = TestQueue::of(&policy);
             let charge = acquire(&mut deepest, 1);
             outcome(charge.charge(199)).expect("the first");
@@ -153,7 +158,7 @@ fn denial_reports_the_wait_after_a_debt() {
 #[test]
 fn passed_windows_are_not_refunded() {
     for policy in &a_hundred()[2..] {
-        // The counter remembers the window before for another one.
+        // The counter keeps the previous window for one more window.
         let later = if policy.name() == "counter" { 200 } else { 100 };
         for cost in [0, 10] {
             let mut queue = TestQueue::of(policy);
@@ -164,14 +169,14 @@ fn passed_windows_are_not_refunded() {
             outcome(charge.settle(cost)).expect("the first");
             assert_eq!(queue.books().0, 80, "{policy:?}");
         }
-        // What is added is added now.
+        // Extra cost is charged at the time of the settlement.
         let mut queue = TestQueue::of(policy);
         let charge = acquire(&mut queue, 30);
         queue.clock.jump(secs(later));
         outcome(charge.settle(40)).expect("the first");
         assert_eq!(queue.books().0, 90, "{policy:?}");
     }
-    // A bucket gives back until it is full.
+    // A bucket is refunded until it is full.
     let mut queue = TestQueue::of(&a_hundred()[0]);
     let charge = acquire(&mut queue, 30);
     queue.clock.jump(secs(20));
@@ -201,7 +206,7 @@ fn quotas_are_settled_independently() {
         let quotas = decision.snapshot().quotas();
         let left = quotas.iter().map(|quota| quota.limit() - quota.remaining());
         assert_eq!(left.collect::<Vec<_>>(), spent, "{cost:?}");
-        // One question for what goes up, and one for what goes down.
+        // One operation for higher costs, and one for lower costs.
         let asks = spent.iter().zip([10, 200, 300]);
         let (up, down) = asks.fold((0, 0), |(up, down), (now, then)| {
             (
@@ -211,7 +216,7 @@ fn quotas_are_settled_independently() {
         });
         assert_eq!(queue.asks(), 1 + up + down, "{cost:?}");
     }
-    // More of one and less of the other, relative to the estimate.
+    // A higher cost of one quota and a lower cost of the other, compared to the estimate.
     let mut queue = TestQueue::of(&policy);
     let charge = acquire(&mut queue, Cost::each([10, 200, 300]));
     outcome(charge.refund(Cost::each([20, 50, 0]))).expect("the first");
@@ -238,7 +243,7 @@ fn the_largest_costs_neither_wrap_nor_panic() {
             let mut queue = TestQueue::of(&policy);
             let charge = acquire(&mut queue, estimate);
             outcome(charge.charge(u64::MAX)).expect("the first");
-            // No debt is above twice the limit.
+            // No debt exceeds twice the limit.
             assert_eq!(queue.books().0, 0, "{policy:?}");
             let full = queue.books().1;
             let mut plain = TestQueue::of(&policy);
@@ -250,7 +255,7 @@ fn the_largest_costs_neither_wrap_nor_panic() {
             let charge = acquire(&mut queue, MAX - other);
             acquire(&mut queue, other);
             outcome(charge.settle(u64::MAX)).expect("the first");
-            // Twice the limit; a rate that is no fraction of small whole numbers is slower by less than 1 part in 2048.
+            // Twice the limit. A rate that is no fraction of small integers is slower by less than 1 part in 2048.
             let rest = queue.books().1;
             assert!(rest <= secs(2_001), "{rest:?} {policy:?}");
             queue.clock.jump(rest);
@@ -263,7 +268,7 @@ fn the_largest_costs_neither_wrap_nor_panic() {
     }
 }
 
-/// Of many threads that settle one charge in different ways, one does, and the books are as that one says.
+/// Many threads settle one charge by different methods. One settlement takes effect, and the state matches it.
 #[test]
 fn one_of_many_threads_settles_a_charge() {
     const WAYS: usize = 8;
@@ -284,10 +289,10 @@ fn one_of_many_threads_settles_a_charge() {
             let charge = {
                 use futures_util::FutureExt;
                 let admitted = limiter.try_acquire(&ann, 30).now_or_never();
-                admitted.expect("at once").expect("it is there")
+                admitted.expect("at once").expect("it must exist")
             };
             let spent = thread::scope(|scope| {
-                // All handles of one charge, made in the threads too.
+                // All handles of one charge, some of them cloned in the threads.
                 let threads: Vec<_> = (0..WAYS)
                     .map(|number| {
                         let (together, charge) = (&together, &charge);
@@ -328,7 +333,7 @@ fn one_of_many_threads_settles_a_charge() {
 fn debug_of_a_charge_shows_no_key() {
     let mut queue = TestQueue::of(&a_hundred()[0]);
     let charge = queue.wait_for(&Key::from("bob-the-client"), 30, us(1));
-    let charge = queue.crowd.at_once(charge).expect("it is there");
+    let charge = queue.crowd.at_once(charge).expect("it must exist");
     let shown = format!("{charge:?}");
     assert!(
         shown.contains("bucket") && !shown.contains("bob"),

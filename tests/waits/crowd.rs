@@ -1,5 +1,4 @@
-//! Waiters in virtual time: a clock that knows when somebody will wake, and a crowd that is polled in the order a test
-//! wants.
+//! Waiters in virtual time: a clock that knows the next wake-up, and an executor that polls tasks in a chosen order.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -17,10 +16,10 @@ use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Charge, Decision, MemoryBackend, RetryAfter};
 
-/// A time in the year 2027, µs: no edge of a window of whole seconds.
+/// A time in the year 2027, µs, that is on no edge of a window of whole seconds.
 pub(crate) const START: u64 = 1_800_000_000_000_000;
 
-/// A clock that a test moves, and that knows the times at which somebody wants to wake.
+/// A manual clock that knows the wake-up times of all sleeping tasks.
 #[derive(Clone, Debug)]
 pub(crate) struct Alarms {
     clock: ManualClock,
@@ -35,19 +34,19 @@ impl Alarms {
         }
     }
 
-    /// Since the start.
+    /// The time since the start.
     pub(crate) fn passed(&self) -> Duration {
         Duration::from_micros(self.clock.now().as_micros() - START)
     }
 
-    /// Moves on without letting anybody run.
+    /// Advances the clock without polling any task.
     pub(crate) fn jump(&self, passed: Duration) {
         let then = Timestamp::from_micros(START).after(passed);
-        assert!(then >= self.clock.now(), "this clock does not go back");
+        assert!(then >= self.clock.now(), "this clock must not move back");
         self.clock.set(then);
     }
 
-    /// The next time at which somebody wants to wake; he may have gone meanwhile.
+    /// The next wake-up time. Its task may have been dropped.
     fn next(&self, by: Timestamp) -> Option<Timestamp> {
         let mut set = self.set.lock();
         while let Some(first) = set.first().copied() {
@@ -82,17 +81,17 @@ pub(crate) fn memory(clock: &Alarms) -> Memory {
     MemoryBackend::builder().clock(clock.clone()).build()
 }
 
-/// One who has ended.
+/// A task that has completed.
 #[derive(Debug)]
 pub(crate) struct Ended<T> {
-    /// The number of those who came before.
+    /// The number of tasks that were added before it.
     pub(crate) who: usize,
-    /// Since the start.
+    /// The time since the start.
     pub(crate) at: Duration,
     pub(crate) outcome: T,
 }
 
-/// Those who wait, polled when they were woken. Who wakes at one time runs in the order of coming, or in a random one.
+/// Tasks that are polled after they were woken. Tasks woken at one time run in order of arrival, or in random order.
 pub(crate) struct Crowd<T> {
     clock: Alarms,
     members: Vec<Option<Member<T>>>,
@@ -137,7 +136,7 @@ impl<T> Crowd<T> {
         self
     }
 
-    /// One who has not been polled yet.
+    /// Adds a task without polling it.
     pub(crate) fn bring(&mut self, future: impl Future<Output = T> + 'static) -> usize {
         let who = self.members.len();
         let flag = Arc::new(Flag {
@@ -153,14 +152,14 @@ impl<T> Crowd<T> {
         who
     }
 
-    /// One who asks at once.
+    /// Adds a task and polls it at once.
     pub(crate) fn join(&mut self, future: impl Future<Output = T> + 'static) -> usize {
         let who = self.bring(future);
         self.poll(who);
         who
     }
 
-    /// Goes away; whether he was still there.
+    /// Drops a task. Returns whether it was still pending.
     pub(crate) fn leave(&mut self, who: usize) -> bool {
         self.members[who].take().is_some()
     }
@@ -187,7 +186,7 @@ impl<T> Crowd<T> {
         }
     }
 
-    /// Lets everybody run who was woken, until nobody is.
+    /// Polls woken tasks until none is woken.
     pub(crate) fn run(&mut self) {
         loop {
             let mut woken = std::mem::take(&mut *self.woken.lock());
@@ -197,7 +196,7 @@ impl<T> Crowd<T> {
             woken.sort_unstable();
             if let Some(random) = &mut self.random {
                 woken.shuffle(random);
-                // Not all at once: those who are woken by the first may come before the others.
+                // Only some of them: tasks that these tasks wake may run before the others.
                 let some = random.random_range(1..=woken.len());
                 let others = woken.split_off(some);
                 self.woken.lock().extend(others);
@@ -208,7 +207,7 @@ impl<T> Crowd<T> {
         }
     }
 
-    /// Lets time pass, from one waking to the next.
+    /// Advances the clock from one wake-up to the next.
     pub(crate) fn until(&mut self, passed: Duration) {
         let by = Timestamp::from_micros(START).after(passed);
         self.run();
@@ -221,29 +220,29 @@ impl<T> Crowd<T> {
         self.run();
     }
 
-    /// What came of the last who ended: of one who must not have to wait.
+    /// The output of a task that must complete without waiting.
     pub(crate) fn at_once(&mut self, future: impl Future<Output = T> + 'static) -> T {
         let who = self.join(future);
-        assert!(!self.waits(who), "it waits");
-        self.ended.pop().expect("it has ended").outcome
+        assert!(!self.waits(who), "the request waits");
+        self.ended.pop().expect("the task has ended").outcome
     }
 }
 
-/// What became of those who waited, for comparing.
+/// The outcome of a waiter, in a form that tests compare.
 pub(crate) type Waited<E> = Result<Charge, Rejected<E>>;
 
-/// The denial of one who was denied.
+/// The decision of a denied waiter.
 pub(crate) fn denied<E: std::fmt::Debug>(outcome: &Waited<E>) -> &Decision {
     match outcome {
         Err(Rejected::Denied(decision)) => {
             assert!(!decision.is_allowed(), "{decision:?}");
             decision
         }
-        other => panic!("not refused: {other:?}"),
+        other => panic!("not denied: {other:?}"),
     }
 }
 
-/// What one who was denied is told to wait.
+/// The `retry_after` of a denied waiter.
 pub(crate) fn retry_after<E: std::fmt::Debug>(outcome: &Waited<E>) -> Duration {
     match denied(outcome).retry_after() {
         Some(RetryAfter::In(wait)) => wait,

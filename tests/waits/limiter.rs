@@ -1,4 +1,4 @@
-//! Work that is done if it is allowed, and what was chosen for failures, without Tower.
+//! Futures that run only if they are allowed, and failure policies, without Tower.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use crate::crowd::{Alarms, ms, secs};
 use crate::queue::TestQueue;
 use crate::wire::{Cut, Wire};
 
-/// Says when it is dropped.
+/// Records its drop.
 struct Mark(Rc<Cell<bool>>);
 
 impl Drop for Mark {
@@ -45,11 +45,11 @@ fn work_that_is_allowed_is_done_and_work_that_is_not_is_never_begun() {
             begins.set(true);
         };
         let rejected = queue.limiter.limit(&ann, cost, work).now_or_never();
-        let rejected = rejected.expect("at once").expect_err("nothing is left");
+        let rejected = rejected.expect("at once").expect_err("no token is left");
         assert_eq!(rejected, Rejected::Denied(queue.check(cost).decision));
         assert!(!begun.get() && gone.get());
     }
-    // What is free is done.
+    // A future of zero cost runs.
     let free = queue.limiter.limit(&ann, 0, async { 7 }).now_or_never();
     assert_eq!(free, Some(Ok(7)));
     assert_eq!(queue.books().0, 0);
@@ -65,7 +65,7 @@ fn work_that_is_dropped_under_way_stays_charged() {
         let _mark = mark;
         std::future::pending::<()>().await;
     };
-    // Before it is polled it has asked nothing.
+    // A future that was never polled has checked nothing.
     let never_polled = queue.limiter.limit(&ann, 1, async {});
     drop(never_polled);
     assert_eq!(queue.asks(), 0);
@@ -82,12 +82,12 @@ async fn work_without_a_decision_is_never_started() {
     let ann = Key::from("ann");
     assert_eq!(limiter.limit(&ann, 1, async { 7 }).await, Ok(7));
     wire.cut();
-    let work = async { panic!("it was begun") };
+    let work = async { panic!("the future was started") };
     let failed = limiter.limit(&ann, 1, work).await;
     assert_eq!(failed, Err(Rejected::Backend(Cut)));
     let failed = limiter.try_acquire(&ann, 1).await.map(drop);
     assert_eq!(failed, Err(Rejected::Backend(Cut)));
-    let reported = failed.expect_err("it is cut").to_string();
+    let reported = failed.expect_err("the wire is cut").to_string();
     assert_eq!(reported, "the wire is cut");
 }
 
@@ -97,14 +97,14 @@ fn try_acquire_is_a_check_with_a_charge() {
     let ann = Key::from("ann");
     for left in [1, 0] {
         let charge = queue.limiter.try_acquire(&ann, 1).now_or_never();
-        let charge = charge.expect("at once").expect("it is there");
-        let decision = charge.decision().expect("it was counted");
+        let charge = charge.expect("at once").expect("it must exist");
+        let decision = charge.decision().expect("the request was counted");
         assert_eq!(decision.snapshot().remaining(), left);
         assert_eq!(charge.waited(), Duration::ZERO);
         assert!(charge.outer().is_none());
     }
     let rejected = queue.limiter.try_acquire(&ann, 1).now_or_never();
-    let rejected = rejected.expect("at once").expect_err("nothing is left");
+    let rejected = rejected.expect("at once").expect_err("no token is left");
     assert_eq!(rejected, Rejected::Denied(queue.check(1).decision));
     assert_eq!(
         rejected.to_string(),
@@ -118,8 +118,6 @@ fn try_acquire_is_a_check_with_a_charge() {
     let asked = queue.limiter.backend().asked();
     assert!(asked.iter().all(|asked| asked.what == "check"));
 }
-
-// -- How long
 
 #[test]
 fn the_shorter_of_two_waits_counts() {
@@ -147,7 +145,7 @@ fn a_deadline_is_a_time_of_the_systems_clock_or_of_another() {
     assert!(Deadline::at(time) < deadline);
 }
 
-/// In real time, and by a backend that is chosen when the program runs.
+/// In real time, with a backend that is chosen at run time.
 #[tokio::test]
 async fn no_waiter_proceeds_early_by_the_system_clock() {
     let policies = [
@@ -159,13 +157,14 @@ async fn no_waiter_proceeds_early_by_the_system_clock() {
         let (limiter, ann) = (Limiter::new(policy, backend), Key::from("ann"));
         let start = Instant::now();
         for number in 0..4 {
-            limiter.acquire(&ann, 1, secs(1)).await.expect("it comes");
+            limiter
+                .acquire(&ann, 1, secs(1))
+                .await
+                .expect("the reply arrives");
             assert!(start.elapsed() >= ms(20) * number);
         }
     }
 }
-
-// -- Failures as chosen
 
 struct Choice {
     clock: Alarms,
@@ -196,7 +195,7 @@ async fn failure_policy_applies_to_acquire() {
         for max_wait in [MaxWait::NONE, MaxWait::within(secs(9)), MaxWait::Unbounded] {
             let deny = Choice::of(policy.clone(), FailurePolicy::FailClosed);
             let charge = deny.limiter.acquire(&deny.ann, 1, max_wait).await;
-            assert!(charge.expect("it is there").is_some());
+            assert!(charge.expect("it must exist").is_some());
             deny.wire.cut();
             let failed = deny.limiter.acquire(&deny.ann, 1, max_wait).await;
             assert_eq!(failed.map(drop), Err(Rejected::Backend(Cut)));
@@ -205,9 +204,9 @@ async fn failure_policy_applies_to_acquire() {
             allow.wire.cut();
             for _ in 0..9 {
                 let passes = allow.limiter.acquire(&allow.ann, 1, max_wait).await;
-                assert!(passes.expect("by choice").is_none());
+                assert!(passes.expect("by the failure policy").is_none());
             }
-            // A denial is no failure.
+            // A denial is not a failure.
             allow.wire.mend();
             let rejected = allow.limiter.acquire(&allow.ann, 3, max_wait).await;
             assert!(matches!(rejected, Err(Rejected::Denied(_))));
@@ -222,19 +221,19 @@ async fn fallback_decides_and_refunds_in_its_own_state() {
     choice.wire.cut();
     let none = MaxWait::NONE;
     let charge = choice.limiter.acquire(&choice.ann, 2, none).await;
-    let charge = charge.expect("it is there").expect("counted");
+    let charge = charge.expect("it must exist").expect("counted");
     let rejected = choice.limiter.acquire(&choice.ann, 1, none).await;
     assert!(matches!(rejected, Err(Rejected::Denied(_))));
     charge.cancel().await.expect("memory cannot fail");
     let again = choice.limiter.acquire(&choice.ann, 2, none).await;
-    assert!(again.expect("it went back").is_some());
+    assert!(again.expect("the charge was refunded").is_some());
     choice.wire.mend();
     let there = choice.wire.books(&two_a_minute(), &choice.ann);
-    assert_eq!(there.0, 2, "nothing was charged at the other end");
+    assert_eq!(there.0, 2, "the remote memory was charged");
     assert_eq!(local.context().waiting(), 0);
 }
 
-/// The fallback's clock is the system's, and it is real time that passes there.
+/// The fallback uses the system clock, so its wait takes real time.
 #[tokio::test]
 async fn fallback_waits_for_the_rest_of_max_wait() {
     let policy = Policy::new("work", Quota::token_bucket(1, 1, ms(60)));
@@ -247,14 +246,14 @@ async fn fallback_waits_for_the_rest_of_max_wait() {
     let hasty = choice();
     let first = hasty.limiter.acquire(&hasty.ann, 1, MaxWait::NONE).await;
     assert!(first.is_ok());
-    // The other end takes a second of the wait to fail.
+    // The remote backend fails after one second of the wait.
     hasty.wire.hold();
     let wait = hasty.limiter.acquire(&hasty.ann, 1, secs(1) + ms(5));
     let mut wait = std::pin::pin!(wait);
     assert!(wait.as_mut().now_or_never().is_none());
     hasty.clock.jump(secs(1));
     hasty.wire.release();
-    let rejected = wait.now_or_never().expect("it is in vain");
+    let rejected = wait.now_or_never().expect("the wait is too long");
     assert!(matches!(rejected, Err(Rejected::Denied(_))), "{rejected:?}");
 
     let patient = choice();
@@ -270,6 +269,6 @@ async fn fallback_waits_for_the_rest_of_max_wait() {
     patient.clock.jump(secs(1));
     patient.wire.release();
     let start = Instant::now();
-    let charge = wait.await.expect("10 s are left").expect("counted");
+    let charge = wait.await.expect("10 s remain").expect("counted");
     assert!(charge.waited() > Duration::ZERO && charge.waited() <= start.elapsed());
 }

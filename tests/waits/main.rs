@@ -1,5 +1,4 @@
-//! Waiting for a reservation, in virtual time: who goes when, who is told no, and what is left behind by those who go
-//! away.
+//! Waiting for tokens in virtual time: the order of waiters, denials, and the state that dropped waiters leave.
 
 mod bounds;
 mod buckets;

@@ -1,4 +1,4 @@
-//! Backends that panic while they are asked: what has panicked is not polled again.
+//! Backends that panic while they are polled: a future that panicked is not polled again.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -15,7 +15,7 @@ use tower_sluice::{Key, Limiter, Policy, Quota, Semaphore, SemaphorePolicy};
 
 use crate::crowd::secs;
 
-/// Panics at every poll, and counts them; the release of a permit never ends.
+/// Panics at every poll, and counts the polls. The release of a permit never completes.
 #[derive(Clone, Default)]
 struct Panics(Arc<(BackendContext, AtomicUsize)>);
 
@@ -77,7 +77,7 @@ impl PermitBackend for Panics {
     }
 }
 
-/// Polls `future` once, which panics, drops it, and lets everything run that is left of it.
+/// Polls `future` once, which panics. Then drops it and runs all remaining tasks.
 async fn panics(future: impl Future) {
     {
         let mut future = pin!(future);

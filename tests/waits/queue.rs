@@ -1,4 +1,4 @@
-//! One key of one policy, and those who wait for it: in memory, every question counted.
+//! The waiters of one key and one policy, in memory, with every operation counted.
 
 use std::convert::Infallible;
 use std::future::Ready;
@@ -14,7 +14,7 @@ use crate::crowd::{Alarms, Crowd, Memory, Waited, memory};
 
 pub(crate) type Outcome = Waited<Infallible>;
 
-/// A question to the backend.
+/// An operation that the backend was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) at: Duration,
@@ -22,12 +22,12 @@ pub(crate) struct Asked {
     pub(crate) is_allowed: bool,
 }
 
-/// Memory, and what it was asked.
+/// Memory that records its operations.
 #[derive(Clone)]
 pub(crate) struct Counting {
     memory: Memory,
     clock: Alarms,
-    /// Another one than memory's.
+    /// Replaces the context of the memory backend.
     context: Option<Arc<BackendContext>>,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
@@ -42,7 +42,7 @@ impl Counting {
         }
     }
 
-    /// As if other processes waited for the same keys.
+    /// Acts like a backend that other processes share.
     pub(crate) fn shared(mut self) -> Self {
         self.context = Some(Arc::new(BackendContext::new(self.clock.clone()).shared()));
         self
@@ -52,7 +52,7 @@ impl Counting {
         self.asked.lock().clone()
     }
 
-    /// A check that is not counted; whether it was allowed.
+    /// Whether an uncounted check is allowed.
     pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: impl Into<Cost>) -> bool {
         self.reply(policy, key, cost.into()).decision.is_allowed()
     }
@@ -103,7 +103,7 @@ pub(crate) const fn name_of(op: &Op) -> &'static str {
     }
 }
 
-/// Those who wait for Ann's tokens.
+/// The waiters for the tokens of the key `ann`.
 pub(crate) struct TestQueue {
     pub(crate) clock: Alarms,
     pub(crate) limiter: Limiter<Counting>,
@@ -145,7 +145,7 @@ impl TestQueue {
         self.context().waiting()
     }
 
-    /// How often the backend was asked.
+    /// The number of operations sent to the backend.
     pub(crate) fn asks(&self) -> usize {
         self.limiter.backend().asked().len()
     }
@@ -174,7 +174,7 @@ impl TestQueue {
         self.crowd.join(wait)
     }
 
-    /// So many who pay one token each, and wait for as long as it takes.
+    /// Adds this many waiters of one token each, without a bound.
     pub(crate) fn join_all(&mut self, count: u64) {
         for _ in 0..count {
             self.join(1, MaxWait::Unbounded);
@@ -190,20 +190,20 @@ impl TestQueue {
         self.crowd.at_once(wait)
     }
 
-    /// A check beside the line.
+    /// A check outside the queue.
     pub(crate) fn check(&self, cost: impl Into<Cost>) -> Reply {
         let backend = self.limiter.backend();
         backend.reply(self.limiter.policy(), &Key::from("ann"), cost.into())
     }
 
-    /// Tokens left, and the time until all are.
+    /// The remaining tokens, and the time until the limit is full.
     pub(crate) fn books(&self) -> (u64, Duration) {
         let decision = self.check(0).decision;
         let snapshot = decision.snapshot();
         (snapshot.remaining(), snapshot.reset_after())
     }
 
-    /// Who has ended, when, and whether allowed, since the last time this was asked.
+    /// The waiters that ended since the last call: number, time, and whether allowed.
     pub(crate) fn ended(&mut self) -> Vec<(usize, Duration, bool)> {
         let ended = self.crowd.ended.drain(..);
         ended

@@ -1,4 +1,4 @@
-//! A backend that answers later: who goes away while the answer is on its way, and lines in which it fails.
+//! A backend that answers later: requests dropped before their reply, and queues whose backend fails.
 
 use tower_sluice::backend::Backend;
 use tower_sluice::limiter::Rejected;
@@ -36,12 +36,12 @@ impl Far {
         self.crowd.join(wait)
     }
 
-    /// Tokens left, and µs until all are.
+    /// The remaining tokens, and the µs until the limit is full.
     fn books(&self) -> (u64, std::time::Duration) {
         self.wire.books(self.limiter.policy(), &Key::from("ann"))
     }
 
-    /// Waiters, background tasks that are under way, and those that were lost.
+    /// Waiters, running background tasks, and failed background tasks.
     fn context(&self) -> (usize, usize, usize) {
         let context = self.wire.context();
         (
@@ -69,8 +69,6 @@ fn window() -> Policy {
 
 const FRESH: (u64, std::time::Duration) = (5, std::time::Duration::ZERO);
 
-// -- Gone before the answer
-
 #[tokio::test]
 async fn charge_of_a_dropped_check_is_refunded() {
     for (policy, max_wait, undone) in [
@@ -82,7 +80,7 @@ async fn charge_of_a_dropped_check_is_refunded() {
         let mut far = Far::of(&policy);
         far.wire.hold();
         let who = far.join(3, max_wait);
-        assert_eq!(far.books().0, 2, "it has arrived");
+        assert_eq!(far.books().0, 2, "the operation arrived");
         assert!(far.crowd.leave(who));
         settle().await;
         assert_eq!((far.context(), far.books().0), ((0, 1, 0), 2));
@@ -169,7 +167,7 @@ async fn failed_check_of_a_dropped_request_is_not_counted_and_a_failed_refund_is
     far.wire.cut();
     far.wire.release();
     settle().await;
-    // Nobody knows whether it was charged.
+    // It is unknown whether it was charged.
     assert_eq!(
         (far.context(), far.wire.sent()),
         ((0, 0, 0), vec!["reserve"])
@@ -184,7 +182,7 @@ async fn failed_check_of_a_dropped_request_is_not_counted_and_a_failed_refund_is
     settle().await;
     assert_eq!(far.context(), (0, 0, 1));
     far.wire.mend();
-    assert_eq!(far.books().1, ms(200) * 6, "the turn passes unused");
+    assert_eq!(far.books().1, ms(200) * 6, "the reservation stays charged");
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,7 +216,7 @@ async fn many_dropped_permits_are_all_released_in_the_background() {
 
 #[tokio::test]
 async fn failed_undo_operations_are_counted() {
-    // The answer came, but too late, and now the way back is cut.
+    // The reply came too late, and now the connection is cut.
     for (policy, undone) in [(bucket(), "cancel"), (window(), "refund")] {
         let mut far = Far::of(&policy);
         far.wire.hold();
@@ -230,7 +228,7 @@ async fn failed_undo_operations_are_counted() {
         assert_eq!(far.context(), (0, 0, 1), "{undone}");
         assert_eq!(far.books().0, 4);
     }
-    // It is known beforehand that nobody can be asked.
+    // The circuit is open: nothing was sent.
     let mut far = Far::of(&bucket());
     far.join(5, MaxWait::Unbounded);
     let reservation = far.join(1, MaxWait::Unbounded);
@@ -240,7 +238,7 @@ async fn failed_undo_operations_are_counted() {
     assert_eq!(far.wire.sent(), ["reserve"; 2]);
 }
 
-/// However long the answer takes: to wait is to be told to.
+/// A slow reply is not a wait: only a denial or a reservation makes a request wait.
 #[tokio::test]
 async fn immediate_acquire_reports_no_wait() {
     for policy in [bucket(), window()] {
@@ -250,15 +248,15 @@ async fn immediate_acquire_reports_no_wait() {
         far.crowd.until(ms(40));
         far.wire.release();
         far.crowd.run();
-        let charge = far.crowd.ended.pop().expect("it is there").outcome;
+        let charge = far.crowd.ended.pop().expect("it must exist").outcome;
         assert_eq!(
-            charge.expect("it is there").waited(),
+            charge.expect("it must exist").waited(),
             std::time::Duration::ZERO
         );
     }
 }
 
-/// A request that is dropped before its first poll has not been sent, so there is nothing to give back.
+/// A request that is dropped before its first poll was not sent. Nothing is refunded.
 #[tokio::test]
 async fn unpolled_request_sends_nothing() {
     use tower::Service;
@@ -298,7 +296,7 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
         (bucket(), false, 95),
         (bucket(), true, 100),
         (window(), false, 0),
-        // The first of the line has asked, the others have not.
+        // The queue head has checked, and the others have not.
         (window(), true, 1),
     ] {
         for is_multi_thread in [false, true] {
@@ -319,7 +317,8 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
                     drop(charge.expect("no failure"));
                 });
             }
-            // Who goes at once has asked and gone; of a line only the first asks.
+            // Under a bucket every waiter has reserved, and five were allowed at once. Under a window only the head of
+            // the queue has checked.
             let waiters = if is_held { 100 } else { 95 };
             let asked = || far.wire.all_sent().len();
             let least = match (policy.name(), is_held) {
@@ -342,8 +341,6 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
     }
 }
 
-// -- Lines
-
 #[tokio::test]
 async fn queue_head_dropped_before_its_reply_wakes_the_next_waiter() {
     let mut far = Far::of(&window());
@@ -356,7 +353,7 @@ async fn queue_head_dropped_before_its_reply_wakes_the_next_waiter() {
     assert_eq!(far.wire.sent(), ["check"]);
     far.wire.release();
     far.crowd.run();
-    // That question was denied, as the other one had charged; what that one had is given back.
+    // The second check was denied, because the first one had charged. The charge of the first one is refunded.
     settle().await;
     assert_eq!((far.books(), far.context()), (FRESH, (1, 0, 0)));
     far.crowd.until(secs(1));
@@ -374,7 +371,7 @@ async fn waiters_use_the_reply_to_the_queue_head() {
     far.crowd.until(ms(50));
     far.wire.release();
     far.crowd.run();
-    // Each asks when the one in front has gone, and the sixth is told no, as is the seventh.
+    // Each waiter checks after the one before it. The sixth and the seventh are denied.
     let (served, rejected): (Vec<_>, Vec<_>) = far
         .ended()
         .into_iter()
@@ -388,7 +385,7 @@ async fn waiters_use_the_reply_to_the_queue_head() {
     assert_eq!(far.context(), (0, 0, 0));
 }
 
-/// Nobody in the line has been denied yet: there may be enough for all, and he cannot wait for the answer.
+/// No waiter in the queue was denied yet: the tokens may suffice for all. This waiter expires before the reply.
 #[tokio::test]
 async fn waiter_that_expires_before_any_reply_checks_itself() {
     let mut far = Far::of(&window());
@@ -436,7 +433,7 @@ async fn due_reservations_need_no_backend() {
     far.wire.cut();
     let late = far.join(1, MaxWait::Unbounded);
     assert_eq!(far.crowd.waiting(), [5, 6, 7]);
-    let last = far.crowd.ended.pop().expect("it could not ask");
+    let last = far.crowd.ended.pop().expect("the request was not sent");
     assert_eq!(last.who, late);
     assert_eq!(last.outcome.err(), Some(Rejected::Backend(Cut)));
     far.crowd.ended.clear();

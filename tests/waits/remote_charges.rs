@@ -25,7 +25,7 @@ impl Far {
 
     async fn acquire(&self, cost: impl Into<Cost>) -> Charge {
         let admitted = self.limiter.try_acquire(&self.ann, cost).await;
-        admitted.expect("it is there")
+        admitted.expect("it must exist")
     }
 
     fn left(&self) -> u64 {
@@ -58,7 +58,10 @@ async fn settlement_completes_without_being_awaited() {
 
         let charge = far.acquire(30).await;
         let settlement = charge.settle(5);
-        let snapshot = settlement.await.expect("the wire holds").expect("a change");
+        let snapshot = settlement
+            .await
+            .expect("the wire holds its reply")
+            .expect("the settlement changes the charge");
         assert_eq!((snapshot.remaining(), far.left()), (50, 50));
         assert_eq!(far.wire.sent(), ["check", "penalty", "check", "refund"]);
     }
@@ -93,7 +96,10 @@ async fn one_of_many_concurrent_remote_settlements_takes_effect() {
         let done: Vec<_> = ended.into_iter().flatten().collect();
         assert_eq!((done.len(), far.wire.sent().len()), (1, 1), "{done:?}");
         assert_eq!(far.left(), 100 - done[0]);
-        far.limiter.reset(&far.ann).await.expect("the wire holds");
+        far.limiter
+            .reset(&far.ann)
+            .await
+            .expect("the wire holds its reply");
     }
     assert_eq!(far.background_tasks(), (0, 0));
 }
@@ -109,7 +115,7 @@ async fn unsettled_charge_sends_no_command() {
         (far.wire.sent(), far.background_tasks()),
         (vec!["check"], (0, 0))
     );
-    // Nor does one that was right.
+    // A settlement of the exact estimate sends no command.
     let right = far.acquire(30).await.settle(30).await.expect("the first");
     assert_eq!(right, None);
     assert_eq!(far.wire.sent(), ["check"]);
@@ -121,7 +127,9 @@ async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
     let far = Far::of(&policy);
     let charge = far.acquire(Cost::each([10, 500])).await;
     let after = charge.settle(Cost::each([30, 100])).await;
-    let after = after.expect("the wire holds").expect("a change");
+    let after = after
+        .expect("the wire holds its reply")
+        .expect("the settlement changes the charge");
     let left: Vec<_> = after
         .quotas()
         .iter()
@@ -130,14 +138,14 @@ async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
     assert_eq!(left, [70, 900]);
     assert_eq!(far.wire.sent(), ["check", "refund", "penalty"]);
     assert_eq!(far.background_tasks(), (0, 0));
-    // If the first step fails, the second is not taken.
+    // If the first step fails, the second step is not sent.
     let charge = far.acquire(Cost::each([10, 500])).await;
     far.wire.sent();
     far.wire.cut();
     let error = charge
         .settle(Cost::each([30, 100]))
         .await
-        .expect_err("it is cut");
+        .expect_err("the wire is cut");
     assert!(!error.is_settled());
     assert_eq!(
         (far.wire.sent(), far.background_tasks()),
@@ -151,15 +159,15 @@ async fn failed_settlement_reports_its_cause_and_is_counted() {
     let far = Far::of(&a_hundred()[0]);
     let charge = far.acquire(30).await;
     far.wire.cut();
-    let error = charge.settle(45).await.expect_err("it is cut");
+    let error = charge.settle(45).await.expect_err("the wire is cut");
     assert!(!error.is_settled());
     assert_eq!(error.to_string(), "the backend failed to settle the charge");
-    let source = error.source().expect("the backend's");
+    let source = error.source().expect("the backend error");
     assert_eq!(source.to_string(), "the wire is cut");
     assert_eq!(far.background_tasks(), (0, 1));
-    // It was the one: nobody knows whether it was done.
+    // It was the one settlement. Whether it took effect is unknown.
     far.wire.mend();
-    let error = charge.cancel().await.expect_err("it has been settled");
+    let error = charge.cancel().await.expect_err("the charge was settled");
     assert!(error.is_settled());
     assert_eq!(error.to_string(), "the charge was already settled");
     assert_eq!((far.left(), far.background_tasks()), (70, (0, 1)));
@@ -170,7 +178,7 @@ async fn settlement_that_cannot_start_returns_an_error_and_is_counted() {
     let far = Far::of(&a_hundred()[0]);
     let charge = far.acquire(30).await;
     far.wire.open_circuit();
-    let error = outcome(charge.settle(45)).expect_err("it is known");
+    let error = outcome(charge.settle(45)).expect_err("the circuit is open");
     assert!(!error.is_settled());
     assert_eq!(error.to_string(), "the backend failed to settle the charge");
     assert_eq!(
@@ -203,10 +211,10 @@ async fn settlements_above_1024_fail_and_are_counted() {
         }
     }
     assert_eq!((done, crowded, far.background_tasks()), (1_024, 6, (0, 6)));
-    // The others stay charged as they were estimated.
+    // The other charges stay as estimated.
     assert_eq!(far.left(), 10_000 - 6);
     let charge = far.acquire(1).await;
-    charge.cancel().await.expect("there is room again");
+    charge.cancel().await.expect("the queue has room again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,7 +237,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn settlement_without_a_runtime_returns_an_error() {
     let far = Far::of(&a_hundred()[0]);
     let charge = runtime().block_on(far.acquire(30));
-    let error = outcome(charge.settle(45)).expect_err("there is none");
+    let error = outcome(charge.settle(45)).expect_err("there is no bound");
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),
@@ -250,7 +258,7 @@ fn settlement_whose_runtime_ends_returns_an_error() {
     drop(entered);
     runtime.block_on(settle());
     drop(runtime);
-    let error = outcome(settlement).expect_err("it has ended");
+    let error = outcome(settlement).expect_err("the task has ended");
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),

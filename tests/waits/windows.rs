@@ -1,4 +1,4 @@
-//! Windows, alone or beside a bucket: who waits stands in line, and the first of the line looks again.
+//! Windows, with and without a bucket: waiters form a queue, and the queue head checks again.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tower_sluice::{Cost, Key, MaxWait, Policy, Quota, RetryAfter};
 use crate::crowd::{denied, ms, retry_after, secs, us};
 use crate::queue::TestQueue;
 
-/// Three in ten seconds, by all that has a window.
+/// Three tokens in ten seconds, by every policy with a window.
 fn three_in_ten_seconds() -> [Policy; 4] {
     let window = Quota::fixed_window(3, secs(10));
     [
@@ -22,15 +22,15 @@ fn fixed(limit: u64) -> Policy {
     Policy::new("fixed", Quota::fixed_window(limit, secs(10)))
 }
 
-/// `spent` tokens of `policy` are gone, one second after the start.
+/// `spent` tokens of `policy` are spent, one second after the start.
 fn after(spent: u64, policy: &Policy) -> TestQueue {
     let mut queue = TestQueue::of(policy);
     queue.clock.jump(secs(1));
-    queue.at_once(spent, MaxWait::NONE).expect("they are there");
+    queue
+        .at_once(spent, MaxWait::NONE)
+        .expect("the tokens exist");
     queue
 }
-
-// -- The line
 
 #[test]
 fn only_the_queue_head_checks_and_waiters_are_served_in_order() {
@@ -49,7 +49,7 @@ fn only_the_queue_head_checks_and_waiters_are_served_in_order() {
             assert_eq!(who, Vec::from_iter(1..=10), "{policy:?}");
             assert!(ended.iter().all(|(.., allowed)| *allowed));
             assert_eq!(queue.waiting(), 0);
-            // Each asks when it has become the first, and once more when the wait is over that it was told.
+            // Each waiter checks when it becomes the head, and once more after the reported wait.
             let asked = queue.limiter.backend().asked();
             assert!(asked.iter().all(|asked| asked.what == "check"));
             for two in asked.windows(2) {
@@ -58,7 +58,7 @@ fn only_the_queue_head_checks_and_waiters_are_served_in_order() {
             let refusals = asked.iter().filter(|asked| !asked.is_allowed).count();
             assert_eq!(asked.len(), 1 + 10 + refusals);
             if policy == fixed(3) {
-                // Three go at each edge, and a fourth learns of the next one.
+                // Three are allowed at each edge, and a fourth learns the next edge.
                 assert_eq!(refusals, 1 + 3);
                 let at: Vec<_> = ended.iter().map(|(_, at, _)| at.as_secs()).collect();
                 assert_eq!(at, [10, 10, 10, 20, 20, 20, 30, 30, 30, 40]);
@@ -78,10 +78,12 @@ fn waiter_proceeds_when_its_tokens_exist_and_reports_its_wait() {
         queue.crowd.until(secs(200));
         assert_eq!(queue.crowd.ended.len(), 10);
         for ended in queue.crowd.ended.drain(..) {
-            // As soon as one who knows the time could.
+            // At the earliest possible time.
             let wait = retry_after(&without.at_once(2, us(1)));
             without.crowd.until(without.clock.passed() + wait);
-            without.at_once(2, MaxWait::NONE).expect("it has come");
+            without
+                .at_once(2, MaxWait::NONE)
+                .expect("the request is allowed");
             assert_eq!(ended.at, without.clock.passed(), "{policy:?}");
             let charge = ended.outcome.expect("without bound");
             assert_eq!(charge.waited(), ended.at - secs(1));
@@ -89,7 +91,7 @@ fn waiter_proceeds_when_its_tokens_exist_and_reports_its_wait() {
     }
 }
 
-/// Whoever comes to a line stands behind it, though there may be enough for him.
+/// A new waiter joins the end of the queue, even if the tokens suffice for it.
 #[test]
 fn no_waiter_overtakes_the_queue_head() {
     for policy in three_in_ten_seconds() {
@@ -113,14 +115,14 @@ fn dropped_queue_head_wakes_the_next_waiter() {
         queue.crowd.until(secs(1) + us(1));
         let books = queue.books();
         assert!(queue.crowd.leave(first));
-        assert_eq!(queue.books(), books, "who only waits is charged nothing");
+        assert_eq!(queue.books(), books, "a waiter was charged");
         queue.crowd.run();
         assert_eq!(
             queue.ended(),
             [(second, secs(1) + us(1), true)],
             "{policy:?}"
         );
-        // It may go away while it stands further back, too.
+        // A waiter further back may be dropped too.
         let last = queue.join(1, MaxWait::Unbounded);
         assert!(queue.crowd.leave(third));
         queue.crowd.run();
@@ -145,7 +147,7 @@ fn keys_and_policies_have_their_own_queues() {
     let mut queue = after(3, &fixed(3));
     queue.join_all(2);
     let bob = queue.wait_for(&Key::from("bob"), 1, MaxWait::Unbounded);
-    queue.crowd.at_once(bob).expect("he has spent nothing");
+    queue.crowd.at_once(bob).expect("no token was spent");
     let other = queue
         .limiter
         .with_policy(&Policy::new("other", Quota::fixed_window(3, secs(10))));
@@ -159,7 +161,7 @@ fn keys_and_policies_have_their_own_queues() {
         .expect("nothing is spent of it");
 }
 
-/// A client that has been given more stands in no line of those who have less, nor is told of their limits.
+/// A client of a larger policy does not wait in the queue of a smaller one, and does not see its limits.
 #[test]
 fn tiers_of_one_policy_have_their_own_queues() {
     let mut queue = after(3, &fixed(3));
@@ -170,7 +172,10 @@ fn tiers_of_one_policy_have_their_own_queues() {
         let paid = paid.clone();
         async move { paid.acquire(&Key::from("ann"), cost, max_wait).await }
     };
-    queue.crowd.at_once(wait(5, secs(1))).expect("it is there");
+    queue
+        .crowd
+        .at_once(wait(5, secs(1)))
+        .expect("it must exist");
     let head = queue.crowd.join(wait(4, secs(86_400)));
     let rejected = queue.crowd.at_once(wait(4, secs(1)));
     assert_eq!(denied(&rejected).snapshot().quotas().len(), 2);
@@ -185,8 +190,6 @@ fn tiers_of_one_policy_have_their_own_queues() {
 fn line_day() -> u64 {
     crate::crowd::START / 1_000_000 % 86_400
 }
-
-// -- Who is told no, and when
 
 #[test]
 fn wait_longer_than_the_rest_of_max_wait_is_denied_at_once() {
@@ -203,7 +206,7 @@ fn wait_longer_than_the_rest_of_max_wait_is_denied_at_once() {
                 (asks + 1, books, 0)
             );
         }
-        // To the microsecond.
+        // Exact to the microsecond.
         let who = queue.join(1, wait);
         queue.crowd.until(secs(1) + wait - us(1));
         assert!(queue.crowd.waits(who));
@@ -234,12 +237,10 @@ fn a_newcomer_that_cannot_be_served_in_time_is_checked_before_it_is_rejected() {
         let wait = retry_after(&queue.at_once(3, MaxWait::NONE));
         queue.clock.jump(secs(1) + us(5));
         let short = wait - us(6);
-        // Two tokens are there, and the head needs three.
+        // Two tokens exist, and the head needs three.
         let asks = queue.asks();
         for _ in 0..2 {
-            let charge = queue
-                .at_once(1, short)
-                .expect("it is allowed without a wait");
+            let charge = queue.at_once(1, short).expect("allowed without a wait");
             assert_eq!(charge.waited(), Duration::ZERO);
         }
         // The numbers of its own check, not those of the head.
@@ -247,7 +248,7 @@ fn a_newcomer_that_cannot_be_served_in_time_is_checked_before_it_is_rejected() {
         let rejected = queue.at_once(1, short);
         assert_eq!(*denied(&rejected), check, "{policy:?}");
         assert_eq!((queue.asks(), queue.waiting()), (asks + 3, 1));
-        // One that can wait for so long does not overtake.
+        // A waiter with a sufficient maximum wait does not overtake.
         let who = queue.join(1, wait - us(5));
         assert!(queue.crowd.waits(who) && queue.crowd.waits(head));
         assert_eq!(queue.asks(), asks + 3);
@@ -260,7 +261,7 @@ fn a_waiter_whose_time_is_up_is_checked_before_it_is_rejected() {
     let head = queue.join(4, MaxWait::Unbounded);
     let hasty = queue.join(1, secs(11));
     let dear = queue.join(4, secs(11));
-    // At the edge another request is faster than the head, which looks again ten seconds later.
+    // At the edge another request takes the tokens before the head, which checks again ten seconds later.
     queue.clock.jump(secs(10));
     assert!(queue.check(1).decision.is_allowed());
     queue.crowd.until(secs(12) - us(1));
@@ -271,7 +272,7 @@ fn a_waiter_whose_time_is_up_is_checked_before_it_is_rejected() {
         ended.iter().map(|e| e.who).collect::<Vec<_>>(),
         [hasty, dear]
     );
-    let charge = ended[0].outcome.as_ref().expect("three tokens are there");
+    let charge = ended[0].outcome.as_ref().expect("three tokens exist");
     assert_eq!(charge.waited(), secs(11));
     assert_eq!(retry_after(&ended[1].outcome), secs(8));
     queue.crowd.until(secs(20));
@@ -290,19 +291,23 @@ fn queued_waiter_is_denied_at_its_deadline() {
     queue.crowd.until(secs(13) - us(1));
     assert!(queue.crowd.waits(hasty));
     queue.crowd.until(secs(13));
-    let rejected = queue.crowd.ended.pop().expect("its time is up");
+    let rejected = queue
+        .crowd
+        .ended
+        .pop()
+        .expect("its maximum wait has passed");
     assert_eq!((rejected.who, rejected.at), (hasty, secs(13)));
-    // What the head of the line was told, less what has passed since.
+    // The wait of the queue head, less the time that has passed.
     assert_eq!(retry_after(&rejected.outcome), secs(7));
     assert_eq!(denied(&rejected.outcome).snapshot().limit(), 3);
-    assert_eq!(queue.asks(), asks + 1, "by a check of its own");
+    assert_eq!(queue.asks(), asks + 1, "denied by its own check");
     queue.ended();
     queue.crowd.until(secs(60));
     let who: Vec<_> = queue.ended().iter().map(|(who, ..)| *who).collect();
     assert_eq!(who, [2, behind]);
 }
 
-/// At one moment an edge is reached, and somebody's time is up: he may be too late, but he does not overtake.
+/// A waiter expires at the moment of an edge. It may be too late, but it does not overtake.
 #[test]
 fn expired_waiter_overtakes_no_other() {
     for seed in 0..200 {
@@ -336,7 +341,7 @@ fn dropped_waiter_does_not_deny_others() {
     let dear = queue.join(4, MaxWait::Unbounded);
     let next = queue.join(1, MaxWait::Unbounded);
     assert!(queue.crowd.leave(dear));
-    // The next one has not heard of it yet.
+    // The next waiter does not know the time of the edge yet.
     let newcomer = queue.join(1, secs(1));
     queue.crowd.run();
     let ended = queue.ended();
@@ -346,7 +351,7 @@ fn dropped_waiter_does_not_deny_others() {
 #[test]
 fn denied_waiter_does_not_deny_others() {
     let mut queue = after(2, &fixed(4));
-    // Told to look at the edge, and denied there, as somebody else was faster.
+    // It waits until the edge, and is denied there: another request took the tokens.
     let dear = queue.join(4, secs(10));
     let next = queue.join(1, secs(11));
     queue.clock.jump(secs(10));
@@ -364,7 +369,9 @@ fn free_and_impossible_requests_join_no_queue() {
         let mut queue = after(3, &policy);
         queue.join_all(2);
         for max_wait in [MaxWait::NONE, MaxWait::within(secs(1)), MaxWait::Unbounded] {
-            let free = queue.at_once(Cost::ZERO, max_wait).expect("it is free");
+            let free = queue
+                .at_once(Cost::ZERO, max_wait)
+                .expect("the cost is zero");
             assert_eq!(free.waited(), Duration::ZERO);
             let never = queue.at_once(5, max_wait);
             assert_eq!(denied(&never).retry_after(), Some(RetryAfter::Never));
@@ -373,9 +380,7 @@ fn free_and_impossible_requests_join_no_queue() {
     }
 }
 
-// -- Other processes
-
-/// How much later than told each of 100 looked again.
+/// How much later than reported each of 100 waiters checks again.
 fn jitter(wait: Duration, max_wait: MaxWait, is_shared: bool) -> Vec<Duration> {
     let policy = Policy::new("log", Quota::sliding_log(1, wait));
     let mut queue = TestQueue::with(&policy, |backend| match is_shared {
@@ -385,7 +390,7 @@ fn jitter(wait: Duration, max_wait: MaxWait, is_shared: bool) -> Vec<Duration> {
     for number in 0..100_u64 {
         let key = Key::from(number);
         let first = queue.wait_for(&key, 1, MaxWait::NONE);
-        queue.crowd.at_once(first).expect("it is there");
+        queue.crowd.at_once(first).expect("it must exist");
         let again = queue.wait_for(&key, 1, max_wait);
         queue.crowd.join(again);
     }
@@ -424,7 +429,7 @@ fn shared_backend_delays_its_next_check_by_up_to_a_tenth() {
             assert!(least < Some(&(most / 5)), "{least:?} of {wait:?}");
             assert!(longest > Some(&(most / 5 * 4)), "{longest:?} of {wait:?}");
         }
-        // Alone it knows better.
+        // Without other processes there is no delay.
         let alone = jitter(wait, MaxWait::Unbounded, false);
         assert!(alone.iter().all(Duration::is_zero));
     }

@@ -1,4 +1,4 @@
-//! Memory behind a wire: what is asked is done when it arrives, and the answer comes when a test lets it.
+//! Memory behind a wire: an operation is done when it arrives, and its reply comes when a test releases it.
 
 use std::fmt;
 use std::future::Future;
@@ -23,16 +23,16 @@ struct Shared {
     sent: Mutex<Vec<&'static str>>,
 }
 
-/// What does not get through.
+/// What the wire loses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Trouble {
     #[default]
     Nothing,
-    /// Questions, and answers that are on their way.
+    /// Operations, and replies on their way.
     Everything,
-    /// Questions of this kind.
+    /// Operations of this kind.
     Only(&'static str),
-    /// As everything, and whoever asks is told so at once.
+    /// Like `Everything`, and each caller gets the error at once.
     Known,
 }
 
@@ -62,27 +62,27 @@ impl Wire {
         }))
     }
 
-    /// From now on answers stay on their way.
+    /// Holds all replies from now on.
     pub(crate) fn hold(&self) {
         self.0.is_open.send_replace(false);
     }
 
-    /// All answers come.
+    /// Releases all replies.
     pub(crate) fn release(&self) {
         self.0.is_open.send_replace(true);
     }
 
-    /// From now on nothing arrives, and what is on its way is lost.
+    /// Drops all operations from now on, and all held replies.
     pub(crate) fn cut(&self) {
         *self.0.trouble.lock() = Trouble::Everything;
     }
 
-    /// From now on nothing of this kind arrives.
+    /// Drops all operations of this kind from now on.
     pub(crate) fn cut_for(&self, what: &'static str) {
         *self.0.trouble.lock() = Trouble::Only(what);
     }
 
-    /// From now on whoever asks is told at once that nothing arrives, as by an open circuit.
+    /// Fails each operation at once from now on, like an open circuit.
     pub(crate) fn open_circuit(&self) {
         *self.0.trouble.lock() = Trouble::Known;
     }
@@ -91,17 +91,17 @@ impl Wire {
         *self.0.trouble.lock() = Trouble::Nothing;
     }
 
-    /// What was sent since the last time this was asked.
+    /// The operations sent since the last call.
     pub(crate) fn sent(&self) -> Vec<&'static str> {
         std::mem::take(&mut *self.0.sent.lock())
     }
 
-    /// As [`sent`](Self::sent), which will tell it again.
+    /// Like [`sent`](Self::sent), without clearing the record.
     pub(crate) fn all_sent(&self) -> Vec<&'static str> {
         self.0.sent.lock().clone()
     }
 
-    /// Tokens left, and the time until all are, as they are at the other end.
+    /// The remaining tokens, and the time until the limit is full, in the remote memory.
     pub(crate) fn books(&self, policy: &Policy, key: &Key) -> (u64, Duration) {
         let reply = self.0.memory.ask(Op::Check(0.into()), policy, key);
         let Answer::Now(Ok(reply)) = reply else {
@@ -152,7 +152,7 @@ impl Backend for Wire {
     }
 }
 
-/// Lets everything run that can.
+/// Runs all other tasks until they wait.
 pub(crate) async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;

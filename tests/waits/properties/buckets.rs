@@ -16,7 +16,7 @@ use crate::crowd::us;
 use crate::property::Seen;
 use crate::queue::TestQueue;
 
-/// A charge to a bucket, in the order of the charges: when its owner may go, and whether he went.
+/// A charge of a bucket, in order of arrival: when its request may proceed, and whether it did.
 #[derive(Debug)]
 struct Charged {
     who: Option<usize>,
@@ -42,7 +42,7 @@ impl Bucket {
         }
     }
 
-    /// No span has seen more than it may (SEMANTICS, rule 3.7), at the moments of the reservations.
+    /// No span exceeds its bound (SEMANTICS, rule 3.7), at the times of the reservations.
     fn bounds(&self, charges: &[Charged]) -> TestCaseResult {
         let mut went: Vec<_> = charges.iter().filter(|charged| charged.went).collect();
         went.sort_by_key(|charged| charged.moment);
@@ -51,7 +51,7 @@ impl Bucket {
             for last in &went[index..] {
                 sum += u128::from(last.cost);
                 let beyond = sum.saturating_sub(self.capacity.into());
-                // Moments are rounded up to whole µs, each by less than one.
+                // Times are rounded up to whole µs, each by less than one.
                 let span = u128::from(last.moment - first.moment) + 1;
                 let refilled = match self.ticks {
                     true => span.div_ceil(u128::from(self.period)) * u128::from(self.refill),
@@ -81,7 +81,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
             ticks,
         })
     };
-    // Several buckets at a time only where all of them refill steadily.
+    // Several buckets in one policy only if all of them refill steadily.
     let buckets = prop_oneof![
         2 => bucket().prop_map(|bucket| vec![bucket]),
         1 => vec(bucket(), 2..=3).prop_map(|mut buckets| {
@@ -102,7 +102,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
         let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
         let mut reservations = BTreeMap::new();
         let mut charges: [Vec<Charged>; KEYS] = Default::default();
-        // Cancelled reservations that stay charged for the time being, and when they are due.
+        // Cancelled reservations that stay charged for now, and when they are due.
         let mut unreturned: [Vec<(usize, Timestamp, Reservation)>; KEYS] = Default::default();
         let mut is_late = false;
         for step in steps {
@@ -123,7 +123,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                     if !reply.decision.is_allowed() {
                         let rejected = queue.crowd.ended.pop().expect("at once").outcome;
                         prop_assert_eq!(rejected.err(), Some(Rejected::Denied(reply.decision)));
-                        seen.note("refused");
+                        seen.note("denied");
                         continue;
                     }
                     if cost > 0 {
@@ -143,15 +143,17 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                         Step::Leave(index) | Step::LeaveLate(index, _) => *index.get(&waiting),
                         _ => *last,
                     };
-                    let (number, asked, reply) = reservations.remove(&who).expect("it has a turn");
+                    let (number, asked, reply) = reservations
+                        .remove(&who)
+                        .expect("the waiter has a reservation");
                     if let Step::LeaveLate(_, late) = step {
                         let time = asked.after(reply.wait + us(late)).max(now);
                         is_late |= time > now;
                         queue.clock.jump(us(time.as_micros() - crate::crowd::START));
-                        seen.note("left late");
+                        seen.note("dropped late");
                     }
                     prop_assert!(queue.crowd.leave(who));
-                    let reservation = reply.reservation.expect("it waits");
+                    let reservation = reply.reservation.expect("the request waits");
                     let (now, states) = (queue.clock.now(), &mut books[number].states);
                     let due = asked.after(reply.wait);
                     let mut cancelled = vec![(who, due, reservation)];
@@ -159,7 +161,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                     let mut is_retry = false;
                     while let Some((who, due, reservation)) = cancelled.pop() {
                         if !algorithm::cancel(&policy, states, now, &reservation).returned {
-                            seen.note("passes unused");
+                            seen.note("stays charged");
                             unreturned[number].extend((due > now).then_some((
                                 who,
                                 due,
@@ -168,16 +170,20 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                             continue;
                         }
                         let place = charges[number].iter().position(|c| c.who == Some(who));
-                        let place = place.expect("it was charged");
-                        prop_assert_eq!(place + 1, charges[number].len(), "it was the last");
+                        let place = place.expect("the waiter was charged");
+                        prop_assert_eq!(
+                            place + 1,
+                            charges[number].len(),
+                            "only the last reservation is refunded"
+                        );
                         charges[number].remove(place);
                         seen.note(if is_retry {
                             "given back later"
                         } else {
-                            "given back"
+                            "refunded"
                         });
                         is_retry = true;
-                        // Whichever can go back now.
+                        // Reservations that can be refunded now.
                         cancelled.append(&mut unreturned[number]);
                     }
                     queue.crowd.run();
@@ -213,7 +219,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
             }
             prop_assert_eq!(queue.waiting(), queue.crowd.waiting().len());
         }
-        // All that still wait go at their times, and then nothing is left.
+        // All remaining waiters proceed at their times, and then nothing is left.
         let ends = reservations
             .values()
             .map(|(_, asked, reply)| asked.after(reply.wait));
@@ -260,17 +266,17 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
         &[
             "waited",
             "at once",
-            "refused",
-            "given back",
-            "passes unused",
-            "left late",
+            "denied",
+            "refunded",
+            "stays charged",
+            "dropped late",
         ],
     );
 }
 
 type Turns = BTreeMap<usize, (usize, Timestamp, tower_sluice::backend::Reply)>;
 
-/// Those who have gone: each at its moment, or as soon as it could notice.
+/// The waiters that proceeded: each at its time, or as soon as it was polled.
 fn went(
     queue: &mut TestQueue,
     reservations: &mut Turns,
@@ -280,10 +286,16 @@ fn went(
 ) -> TestCaseResult {
     for ended in queue.crowd.ended.drain(..) {
         let charge = ended.outcome;
-        let (number, asked, reply) = reservations.remove(&ended.who).expect("it has a turn");
+        let (number, asked, reply) = reservations
+            .remove(&ended.who)
+            .expect("the waiter has a reservation");
         let charge = match charge {
             Ok(charge) => charge,
-            Err(why) => return Err(TestCaseError::fail(format!("refused later: {why:?}"))),
+            Err(why) => {
+                return Err(TestCaseError::fail(format!(
+                    "denied after its reservation: {why:?}"
+                )));
+            }
         };
         let asked = asked.as_micros() - crate::crowd::START;
         let moment = us(asked) + reply.wait;

@@ -15,10 +15,10 @@ use crate::queue::TestQueue;
 
 pub(crate) const SEEDS: &str = "tests/waits.proptest-regressions";
 
-/// Clients, each with a line of its own.
+/// Clients with a queue each.
 pub(crate) const KEYS: usize = 3;
 
-/// The most steps of one case. In 256 cases more than 10 000 come.
+/// The most steps of one case. 256 cases have more than 10 000 steps.
 pub(crate) const STEPS: usize = 160;
 
 pub(crate) fn for_all<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
@@ -31,20 +31,20 @@ where
 
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// Somebody waits, for up to so many µs.
+    /// A request waits for up to `max_wait` µs.
     Join {
         key: usize,
         cost: u64,
         max_wait: u64,
     },
-    /// One of those who wait goes away.
+    /// A waiter is dropped.
     Leave(Index),
-    /// The last of those who wait goes away.
+    /// The last waiter is dropped.
     LeaveLast,
-    /// One goes away when its time has come, and so many µs later, without having noticed.
+    /// A waiter is dropped this many µs after its time, without having been polled.
     LeaveLate(Index, u64),
     Pass(u64),
-    /// Somebody who does not wait.
+    /// A check that does not wait.
     Check {
         key: usize,
         cost: u64,
@@ -65,7 +65,7 @@ pub(crate) fn step(span: u64) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A cost for a limit: rarely nothing, rarely too much.
+/// A cost within a limit. Few costs are zero or exceed the limit.
 pub(crate) const fn tokens(cost: u64, limit: u64) -> u64 {
     match cost {
         0..4 => 0,
@@ -79,7 +79,7 @@ pub(crate) fn least_limit(policy: &Policy) -> u64 {
     limits.min().expect("one at least")
 }
 
-/// The states of one key, changed by nothing but what is known to have been done.
+/// The states of one key, by the operations that are known to have happened.
 #[derive(Clone)]
 pub(crate) struct Books {
     pub(crate) policy: Policy,
@@ -104,7 +104,7 @@ impl Books {
 }
 
 pub(crate) fn key(number: usize) -> Key {
-    Key::from(u64::try_from(number).expect("few"))
+    Key::from(u64::try_from(number).expect("a small number"))
 }
 
 pub(crate) fn peek(queue: &TestQueue, number: usize) -> Snapshot {

@@ -33,7 +33,7 @@ fn with_a_window() -> impl Strategy<Value = (Policy, u64)> {
     })
 }
 
-/// One who stands in a line.
+/// A waiter in a queue.
 struct Standing {
     key: usize,
     asked: Timestamp,
@@ -77,7 +77,7 @@ fn dropped_window_waiters_leave_a_correct_queue() {
                     let who = match &step {
                         Step::Leave(index) if !waiting.is_empty() => *index.get(&waiting),
                         Step::LeaveLast if !waiting.is_empty() => waiting[waiting.len() - 1],
-                        // The first in any line.
+                        // The first waiter of any queue.
                         Step::LeaveLate(..) if !waiting.is_empty() => waiting[0],
                         _ => continue,
                     };
@@ -99,7 +99,7 @@ fn dropped_window_waiters_leave_a_correct_queue() {
             for (number, books) in books.iter().enumerate() {
                 let look = books.look(now);
                 prop_assert_eq!(&peek(&queue, number), look.snapshot());
-                // The first of the line waits only for what is not there.
+                // The queue head waits only for missing tokens.
                 if let Some(first) = standing.values().find(|own| own.key == number) {
                     let decision = books.clone().check(now, first.cost);
                     prop_assert!(!decision.is_allowed());
@@ -107,7 +107,7 @@ fn dropped_window_waiters_leave_a_correct_queue() {
             }
             prop_assert_eq!(queue.waiting(), standing.len());
         }
-        // Nobody stays longer than he wanted.
+        // No waiter stays longer than its maximum wait.
         let ends = standing.values().map(|own| own.asked.after(own.max_wait));
         if let Some(end) = ends.max() {
             queue.crowd.until(us(end.as_micros() - crate::crowd::START));
@@ -118,11 +118,11 @@ fn dropped_window_waiters_leave_a_correct_queue() {
         Ok(())
     });
     seen.at_least(10_000, &["joined"]);
-    seen.at_least(400, &["waited", "at once", "refused", "given up", "left"]);
+    seen.at_least(400, &["waited", "at once", "denied", "given up", "left"]);
     seen.at_least(100, &["overtakes"]);
 }
 
-/// Those who have been served, each in its order, and those who have been denied, rightly.
+/// Waiters that were served in order, and waiters that were denied correctly.
 fn left_queue(
     queue: &mut TestQueue,
     standing: &mut BTreeMap<usize, Standing>,
@@ -132,7 +132,7 @@ fn left_queue(
 ) -> TestCaseResult {
     let limit = least_limit(queue.limiter.policy());
     for ended in queue.crowd.ended.drain(..) {
-        let own = standing.remove(&ended.who).expect("it has come");
+        let own = standing.remove(&ended.who).expect("the request is allowed");
         let at = Timestamp::from_micros(crate::crowd::START).after(ended.at);
         let waited = us(at.micros_since(own.asked));
         prop_assert!(waited <= own.max_wait, "{:?}", waited);
@@ -143,7 +143,7 @@ fn left_queue(
                 let mut in_front = standing.range(..ended.who).map(|(_, first)| first);
                 let first = in_front.find(|first| first.key == own.key);
                 if let Some(first) = first.filter(|_| stands && waited.is_zero()) {
-                    // It overtakes only what it could not wait for.
+                    // It overtakes only a wait that was impossible.
                     let first = books[own.key].clone().check(at, first.cost);
                     let Some(RetryAfter::In(wait)) = first.retry_after() else {
                         return Err(TestCaseError::fail(format!("{first:?}")));
@@ -151,7 +151,7 @@ fn left_queue(
                     prop_assert!(wait > own.max_wait, "{:?}", wait);
                     seen.note("overtakes");
                 }
-                // By the books of what all others have spent, it may.
+                // The tokens that all other requests have left are sufficient.
                 let decision = books[own.key].check(at, own.cost);
                 prop_assert_eq!(charge.decision(), Some(decision));
                 if stands && !waited.is_zero() && waited < own.max_wait {
@@ -166,12 +166,12 @@ fn left_queue(
             }
             Err(Rejected::Denied(Decision::Deny(_, RetryAfter::In(wait)))) => {
                 let left = own.max_wait - waited;
-                // It may be told a wait that it could have had, but not without overtaking.
+                // The reported wait may be one that it could have waited, but only by overtaking.
                 let mut in_front = standing.range(..ended.who).map(|(_, first)| first);
                 let is_behind = in_front.any(|first| first.key == own.key);
                 prop_assert!(wait > left || is_behind, "{:?} of {:?}", wait, left);
                 seen.note(if waited.is_zero() {
-                    "refused"
+                    "denied"
                 } else {
                     "given up"
                 });
