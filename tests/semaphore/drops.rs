@@ -1,4 +1,4 @@
-//! Those who ask go away at any point: nothing of theirs stays.
+//! Acquires that are dropped at any point leave nothing behind.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,7 +9,7 @@ use tokio::task::{JoinSet, yield_now};
 use tower_sluice::semaphore::{MemorySemaphore, Permit, PermitBackend};
 use tower_sluice::{Key, Semaphore, SemaphorePolicy};
 
-/// Polls a future so many times, letting others run in between, then drops it, and what it has come to.
+/// Polls a future this many times while other tasks run, then drops it and its output. Returns whether it completed.
 async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -22,7 +22,7 @@ async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
     false
 }
 
-/// Acquires, holds for a while, gives back in one of two ways.
+/// Acquires a permit, holds it for a while, and releases it in one of two ways.
 async fn visit<B: PermitBackend>(semaphore: Semaphore<B>, weight: u32) -> Option<()> {
     let key = Key::from("ann");
     let permit: Permit = if rand::random_bool(0.3) {
@@ -40,20 +40,20 @@ async fn visit<B: PermitBackend>(semaphore: Semaphore<B>, weight: u32) -> Option
     Some(())
 }
 
-/// 1000 acquires, each dropped after a random number of polls: before it was sent, in the line, on the way, with the
-/// permit in its hands, while it gives it back. `most` polls take about as long as a whole visit.
+/// Drops 1000 acquires after a random number of polls: before they are sent, in the queue, in flight, with the permit,
+/// or during the release. `most` polls take about as long as a whole visit.
 async fn nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B> {
     let permits = SemaphorePolicy::new("exports", 5).with_lease(Duration::from_secs(600));
     let semaphore = Semaphore::new(permits, backend);
     let (mut tasks, mut ended) = (JoinSet::new(), 0);
     for number in 0..1_000 {
         let semaphore = semaphore.clone();
-        // Squared: as many early as late.
+        // A product of two random numbers: early drops are as frequent as late ones.
         let polls = rand::random_range(0..most) * rand::random_range(0..most) / most;
         let weight = 1 + number % 3;
         tasks.spawn(async move { dropped_after(polls, visit(semaphore, weight)).await });
         if tasks.len() >= 64 {
-            let one = tasks.join_next().await.expect("64 are there");
+            let one = tasks.join_next().await.expect("64 permits are free");
             ended += usize::from(one.expect("no panic"));
         }
     }
@@ -64,7 +64,7 @@ async fn nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B
         .filter(|end| *end)
         .count();
     println!("{} of 1000 were dropped", 1_000 - ended);
-    assert!((50..950).contains(&ended), "{ended} came to their end");
+    assert!((50..950).contains(&ended), "{ended} completed");
     semaphore
 }
 
@@ -87,18 +87,21 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
     for batching in [true, false] {
         let builder = RedisBackend::builder().batching(batching);
         let builder = builder.time_limit(Duration::from_secs(20));
-        let redis = builder.connect(server.url()).await.expect("it runs");
+        let redis = builder
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let semaphore = nothing_leaks(RedisSemaphore::new(&redis), 200).await;
         let context = semaphore.backend().context();
-        // What is given back in the background is done when no background task is left; the lease of 10 minutes would
-        // not help.
+        // A release in the background has completed when no background task is left. The lease of 10 minutes cannot
+        // help.
         let done = async {
             while context.background_tasks() > 0 || !server.keys().is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let done = tokio::time::timeout(Duration::from_secs(10), done).await;
-        assert!(done.is_ok(), "left behind: {:?}", server.keys());
+        assert!(done.is_ok(), "keys that are left: {:?}", server.keys());
         assert_eq!((context.waiting(), context.held_permits()), (0, 0));
         assert_eq!(
             (context.failed_background_tasks(), context.lost_permits()),
@@ -115,7 +118,9 @@ async fn three_thousand_concurrent_releases_all_complete() {
     use tower_sluice::{RedisBackend, RedisSemaphore};
 
     let server = crate::support::redis::RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let semaphore = Semaphore::new(
         SemaphorePolicy::new("exports", 1),
         RedisSemaphore::new(&redis),
@@ -159,7 +164,7 @@ fn acquire_dropped_outside_its_runtime_is_released_in_it() {
         .expect("a runtime");
     let builder = RedisBackend::builder().time_limit(Duration::from_secs(4));
     let redis = runtime.block_on(builder.connect(server.url()));
-    let redis = RedisSemaphore::new(&redis.expect("it runs"));
+    let redis = RedisSemaphore::new(&redis.expect("the server runs"));
     let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), redis);
     let key = Key::from("ann");
     assert!(runtime.block_on(semaphore.peek(&key)).is_ok());

@@ -1,5 +1,5 @@
-//! Every order in which permits with leases can be acquired in two runtimes and dropped, time can pass, and the first
-//! runtime can stop, with the task that renews in it or elsewhere.
+//! Every interleaving of two runtimes that acquire and drop permits with leases. Time passes, and the first runtime may
+//! stop, with or without the renewal task.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tower_sluice::semaphore::MemorySemaphore;
 use tower_sluice::{Key, Permit, Semaphore, SemaphorePolicy};
 
 const LEASE: Duration = Duration::from_secs(30);
-/// One more takes six times as long, and has been tried.
+/// One more step takes six times as long, and was tested once.
 const LONGEST: usize = 5;
 const MOST_HELD: usize = 3;
 
@@ -17,7 +17,7 @@ const MOST_HELD: usize = 3;
 enum Step {
     Acquire(usize),
     Drop(usize),
-    /// A sixth of the lease passes, and the runtimes that are left run.
+    /// A sixth of the lease passes, and the remaining runtimes run.
     Pass,
     Run(usize),
     Stop,
@@ -39,7 +39,7 @@ struct Stand {
     clock: ManualClock,
     semaphore: Semaphore<MemorySemaphore<ManualClock>>,
     runtimes: [Option<Runtime>; 2],
-    /// Each with the runtime that it was acquired in.
+    /// Each permit with the runtime that acquired it.
     held: Vec<Option<(usize, Permit)>>,
 }
 
@@ -81,7 +81,7 @@ impl Stand {
             Step::Pass => {
                 self.clock.advance(LEASE / 6);
                 (0..2).for_each(|number| self.run(number));
-                // Once more: the task may have moved from one to the other.
+                // Once more: the task may have moved to the other runtime.
                 (0..2).for_each(|number| self.run(number));
             }
             Step::Run(number) => self.run(number),
@@ -99,7 +99,7 @@ impl Stand {
         }
     }
 
-    /// Permits of runtimes that are left are kept, and nothing stays of those that are dropped.
+    /// Permits of remaining runtimes are kept, and dropped permits leave nothing.
     fn assert_sound(mut self) {
         for _ in 0..15 {
             self.does(Step::Pass);
@@ -109,7 +109,7 @@ impl Stand {
         }
         self.held.clear();
         let memory = self.semaphore.backend();
-        // What a runtime that has stopped could not give back ends with its lease.
+        // A permit that a stopped runtime could not release ends with its lease.
         self.clock.advance(LEASE);
         let key = Key::from("ann");
         let Some(runtime) = &self.runtimes[1] else {

@@ -1,4 +1,4 @@
-//! A request for a permit that reaches Redis after its own release holds nothing.
+//! A permit request that reaches Redis after its own release holds nothing.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A server behind a proxy, and what remains there by a way around the proxy.
+/// A server behind a proxy, and a connection beside the proxy that reads its state.
 struct Held {
     server: RedisServer,
     proxy: Proxy,
@@ -43,9 +43,11 @@ impl Held {
     async fn start(capacity: u32) -> Self {
         let server = RedisServer::start();
         let proxy = Proxy::to(server.port()).await;
-        let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+        let redis = RedisBackend::connect(server.url())
+            .await
+            .expect("the server runs");
         let beside = Semaphore::new(permits(capacity), RedisSemaphore::new(&redis));
-        // The script is there: what is held back is done as soon as it arrives.
+        // The script is loaded: a held request takes effect as soon as it arrives.
         assert!(beside.peek(&ann()).await.is_ok());
         Self {
             server,
@@ -56,21 +58,21 @@ impl Held {
 
     async fn semaphore(&self) -> Semaphore<RedisSemaphore> {
         let redis = RedisBackend::connect(self.proxy.url()).await;
-        let redis = redis.expect("it runs");
+        let redis = redis.expect("the server runs");
         Semaphore::new(self.beside.policy().clone(), RedisSemaphore::new(&redis))
     }
 
     async fn remaining(&self) -> u64 {
         let look = self.beside.peek(&ann()).await;
-        look.expect("it answers").remaining()
+        look.expect("the backend replies").remaining()
     }
 
-    /// How many requests have gone through the proxy.
+    /// The number of requests that have passed the proxy.
     fn passed(&self) -> usize {
         self.proxy.decisions()
     }
 
-    /// Lets what was held back arrive, and returns when one more request was done.
+    /// Lets the held request arrive, and returns when one more request was done.
     async fn late_request_arrives(&self) {
         let passed = self.passed();
         let calls = || self.server.calls("evalsha") + self.server.calls("eval");
@@ -93,7 +95,7 @@ async fn an_acquire_that_arrives_after_its_release_holds_nothing() {
         }
         other => panic!("{other:?}"),
     }
-    // The release takes a connection of its own.
+    // The release uses another connection.
     until("the release passes", || held.passed() > before).await;
     held.late_request_arrives().await;
     assert_eq!(held.remaining().await, 1);
@@ -115,7 +117,7 @@ async fn a_dropped_acquire_that_arrives_after_its_release_holds_nothing() {
     assert_eq!(held.remaining().await, 1);
 }
 
-/// It has a place in the queue from before, which its release gives up.
+/// It has a place in the queue from before. Its release gives the place up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_that_arrives_after_its_release_neither_holds_nor_waits() {
     let held = Held::start(1).await;
@@ -130,19 +132,19 @@ async fn a_wait_that_arrives_after_its_release_neither_holds_nor_waits() {
     };
     let (waits, ()) = tokio::join!(waits, hold);
     assert!(matches!(waits, Err(AcquireError::Backend(_))), "{waits:?}");
-    // The place was given up.
+    // The place is free.
     let queue = format!("{NAME}pq");
     until("the release is done", || {
         held.server.get::<usize>(&["EXISTS", &queue]) == 0
     })
     .await;
-    assert!(first.release().await.expect("it may"));
+    assert!(first.release().await.expect("the command is permitted"));
     held.late_request_arrives().await;
     assert_eq!(held.remaining().await, 1);
     assert_eq!(held.server.get::<usize>(&["EXISTS", &queue]), 0);
 }
 
-/// The connection breaks, the acquire is sent again, succeeds and is released; and then its first copy arrives.
+/// The connection breaks. The acquire is sent again, succeeds and is released. Then its first copy arrives.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_copy_of_a_repeated_acquire_holds_nothing_after_the_release() {
     let held = Held::start(1).await;
@@ -156,7 +158,7 @@ async fn the_first_copy_of_a_repeated_acquire_holds_nothing_after_the_release() 
     let (got, ()) = tokio::join!(semaphore.try_acquire(&key, 1), close);
     let permit = got.expect("the second copy is answered");
     assert_eq!(held.remaining().await, 0);
-    assert!(permit.release().await.expect("it may"));
+    assert!(permit.release().await.expect("the command is permitted"));
     assert_eq!(held.remaining().await, 1);
     held.late_request_arrives().await;
     assert_eq!(held.remaining().await, 1);
@@ -169,7 +171,7 @@ async fn from_a_thread_an_acquire_that_arrives_after_its_release_holds_nothing()
     let held = Held::start(1).await;
     let url = held.proxy.url();
     let redis = tokio::task::spawn_blocking(move || blocking::RedisBackend::connect(url));
-    let redis = redis.await.expect("no panic").expect("it runs");
+    let redis = redis.await.expect("no panic").expect("the server runs");
     let semaphore = blocking::Semaphore::new(permits(1), redis);
     let before = held.passed();
     held.proxy.hold();
@@ -188,7 +190,7 @@ async fn ask(redis: &RedisSemaphore, permits: &SemaphorePolicy, op: PermitOp) ->
         Answer::Now(reply) => reply,
         Answer::Later(reply) => reply.await,
     };
-    reply.expect("it answers")
+    reply.expect("the backend replies")
 }
 
 #[tokio::test]
@@ -212,7 +214,7 @@ async fn a_revoked_id_is_denied_for_one_lease_and_no_other_is() {
             .decision
             .is_allowed()
     );
-    // One that was never seen, and one that holds a permit.
+    // An unknown id, and an id that holds a permit.
     let revoked = ask(&redis, &permits, PermitOp::Revoke(unseen)).await;
     assert_eq!(
         (revoked.lasting[0], revoked.decision.snapshot().remaining()),
@@ -238,7 +240,7 @@ async fn a_revoked_id_is_denied_for_one_lease_and_no_other_is() {
         assert_eq!(released.lasting[..], [false]);
     }
     assert!(server.command(&["EXISTS", &format!("{NAME}pq")]) == redis::Value::Int(0));
-    // Others have all permits, and are told when a lease ends as if no id was revoked.
+    // Other holders have all permits. The reported wait ends with a lease, with or without revoked ids.
     for weight in [3, 7] {
         let id = if weight == 3 {
             other
@@ -274,7 +276,9 @@ async fn a_revoked_id_is_denied_for_one_lease_and_no_other_is() {
 #[tokio::test]
 async fn revoked_ids_are_bounded_and_end_with_their_key() {
     let server = RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let redis = RedisSemaphore::new(&redis);
     let permits = SemaphorePolicy::new("exports", 2).with_lease(SECOND);
     for _ in 0..1_100 {
@@ -296,7 +300,9 @@ async fn revoked_ids_are_bounded_and_end_with_their_key() {
 #[tokio::test]
 async fn a_permit_with_a_shorter_lease_keeps_what_was_revoked_with_a_longer_one() {
     let server = RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let redis = RedisSemaphore::new(&redis);
     let long = SemaphorePolicy::new("exports", 2).with_lease(Duration::from_secs(3_600));
     let short = SemaphorePolicy::new("exports", 2).with_lease(SECOND);

@@ -1,4 +1,4 @@
-//! Permits that end with a lease, in virtual time: how they are renewed, and how they are lost.
+//! Permits with leases, in virtual time: renewal and loss.
 
 use std::future::Ready;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl std::fmt::Display for Down {
 
 impl std::error::Error for Down {}
 
-/// Memory with leases that can be down, and every renewal written down: when, and how many permits.
+/// Memory with leases that can be down, and that records each renewal: its time, and the number of permits.
 #[derive(Clone)]
 pub(crate) struct Leases {
     pub(crate) memory: MemorySemaphore<ManualClock>,
@@ -56,7 +56,7 @@ impl Leases {
         Semaphore::new(permits, self.clone())
     }
 
-    /// In steps, so that what wakes on the way does so in its time.
+    /// In steps, so that each timer on the way fires at its own time.
     pub(crate) async fn pass(&self, span: Duration) {
         let step = Duration::from_millis(100);
         let mut passed = Duration::ZERO;
@@ -89,7 +89,7 @@ impl PermitBackend for Leases {
         let Answer::Now(Ok(reply)) = self.memory.ask(op, permits, key) else {
             unreachable!("memory answers at once");
         };
-        // As from afar.
+        // The reply comes later, like one from a remote backend.
         Answer::Later(std::future::ready(Ok(reply)))
     }
 
@@ -179,7 +179,7 @@ async fn permit_missing_at_renewal_is_lost_and_releases_nothing() {
     let mut lost = permit.lost();
     leases.pass(3 * SECOND).await;
     assert!((&mut lost).now_or_never().is_none());
-    // As after a restart that lost everything.
+    // Like a restart that lost everything.
     let op = PermitOp::Release(permit.id());
     let _ = leases.memory.ask(op, semaphore.policy(), &Key::from("ann"));
     let other = semaphore
@@ -190,14 +190,14 @@ async fn permit_missing_at_renewal_is_lost_and_releases_nothing() {
     assert!((&mut lost).now_or_never().is_some() && permit.is_lost());
     assert!(
         permit.lost().now_or_never().is_some(),
-        "who asks later hears it too"
+        "later calls report the loss too"
     );
     assert_eq!(leases.context().lost_permits(), 1);
     assert!(
-        !permit.release().await.expect("it answers"),
-        "nothing to give back"
+        !permit.release().await.expect("the backend replies"),
+        "nothing to release"
     );
-    assert_eq!(leases.memory.held(), 1, "the other one's");
+    assert_eq!(leases.memory.held(), 1, "the permit of the other holder");
     assert!(!other.is_lost());
 }
 
@@ -214,7 +214,10 @@ async fn a_permit_lasts_through_an_outage_shorter_than_its_lease() {
     assert!(!permit.is_lost());
     leases.is_down.store(false, SeqCst);
     leases.pass(30 * SECOND).await;
-    assert!(!permit.is_lost(), "it was asked again before its end");
+    assert!(
+        !permit.is_lost(),
+        "a renewal was sent before the lease ended"
+    );
 }
 
 #[tokio::test]
@@ -232,7 +235,10 @@ async fn permit_not_renewed_for_a_lease_is_lost() {
     assert!(permit.is_lost());
     let asked = leases.renewals.lock().len();
     assert!((3..=20).contains(&asked), "{asked} times");
-    assert!(permit.release().await.is_err(), "nobody knows");
+    assert!(
+        permit.release().await.is_err(),
+        "no holder can see the loss"
+    );
 }
 
 #[tokio::test]
@@ -244,15 +250,15 @@ async fn permit_of_a_paused_holder_is_given_to_another() {
         .await
         .expect("free");
     settle().await;
-    // Nothing runs meanwhile.
+    // No task runs meanwhile.
     leases.clock.advance(12 * SECOND);
     let other = semaphore
         .try_acquire(&Key::from("ann"), 1)
         .await
-        .expect("over");
+        .expect("the lease is over");
     settle().await;
     assert!(permit.is_lost() && !other.is_lost());
-    assert!(!permit.release().await.expect("it answers"));
+    assert!(!permit.release().await.expect("the backend replies"));
     assert!(semaphore.try_acquire(&Key::from("ann"), 1).await.is_err());
 }
 
@@ -260,7 +266,7 @@ async fn permit_of_a_paused_holder_is_given_to_another() {
 async fn waiter_gets_the_permit_of_an_expired_lease() {
     let leases = Leases::new();
     let semaphore = leases.semaphore(1);
-    // Held by nobody who would renew it.
+    // A permit without a holder that renews it.
     let (id, key) = (PermitId::random(), Key::from("ann"));
     let _ = leases.memory.ask(
         PermitOp::Acquire { id, weight: 1 },
@@ -274,7 +280,10 @@ async fn waiter_gets_the_permit_of_an_expired_lease() {
     leases.pass(11 * SECOND + SECOND / 2).await;
     assert!(!waiter.is_finished());
     leases.pass(SECOND).await;
-    let permit = waiter.await.expect("no panic").expect("it is over");
+    let permit = waiter
+        .await
+        .expect("no panic")
+        .expect("the lease has ended");
     assert!(permit.waited() >= 12 * SECOND);
 }
 
@@ -292,10 +301,10 @@ async fn holder_that_blocked_its_runtime_for_a_lease_sees_its_permit_lost() {
     leases.clock.advance(12 * SECOND - SECOND / 100);
     assert!(!permit.is_lost());
     leases.clock.advance(SECOND / 100);
-    // Its task has not had its turn yet.
+    // The renewal task has not run yet.
     assert!(permit.is_lost());
     assert!(lost.now_or_never().is_some());
     settle().await;
     assert_eq!(leases.context().lost_permits(), 1);
-    assert!(!permit.release().await.expect("it answers"));
+    assert!(!permit.release().await.expect("the backend replies"));
 }

@@ -1,5 +1,5 @@
-//! Permits: who gets one and when, that each is given back once whichever way it ends, and what becomes of those whose
-//! holder stands still, dies, or loses its Redis.
+//! Semaphores: the order of waiters, the release of each permit, and permits whose holder pauses, dies, or loses its
+//! Redis.
 
 mod drops;
 mod keeper_orders;
@@ -29,7 +29,7 @@ mod waits;
 
 use tokio::task::yield_now;
 
-/// Lets all tasks go as far as they can.
+/// Lets all tasks run until they wait.
 pub(crate) async fn settle() {
     for _ in 0..64 {
         yield_now().await;

@@ -1,9 +1,8 @@
-//! Every order in which two who wait, one who only tries, and releases can follow each other, and every point at which
-//! they go.
+//! Every interleaving of two waiters, one `try_acquire`, and releases, and every point at which they are dropped.
 //!
-//! What runs between two points of waiting is one step here, but for the one place where others can come in between:
-//! all else memory decides under a lock. Who is not woken is not polled, as in a runtime, so that a word that is lost
-//! shows.
+//! Code between two await points is one step here, except at the one point where another thread can intervene.
+//! Everything else in memory happens under a lock. A task that is not woken is not polled, as in a runtime, so a lost
+//! wakeup shows.
 
 use std::convert::Infallible;
 use std::future::Ready;
@@ -22,7 +21,7 @@ use tower_sluice::semaphore::{
 };
 use tower_sluice::{Key, MaxWait, Semaphore, SemaphorePolicy};
 
-/// More make the test five times as long each; 8 have been tried, too.
+/// Each further step takes five times as long. 8 steps were tested once.
 const LONGEST: usize = 7;
 
 type Waits<'a> = Pin<Box<dyn Future<Output = Result<Permit, AcquireError<Infallible>>> + 'a>>;
@@ -36,10 +35,10 @@ impl Wake for Woken {
     }
 }
 
-/// One who acquires with a wait.
+/// A task that acquires with a wait.
 struct Waiter<'a> {
     weight: u32,
-    /// Until he has a permit.
+    /// `Some` until it has a permit.
     waits: Option<Waits<'a>>,
     woken: Arc<Woken>,
     held: Option<Permit>,
@@ -48,13 +47,13 @@ struct Waiter<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// He comes, or goes on if he was woken.
+    /// Starts the waiter, or polls it after a wakeup.
     Poll(usize),
-    /// He gives up, or gives back.
+    /// Drops the waiter, or its permit.
     Drop(usize),
-    /// Somebody tries, and is gone again.
+    /// A `try_acquire`, whose permit is dropped at once.
     Try,
-    /// Whoever held everything at the beginning gives one back.
+    /// The holder of the initial permits releases one.
     Release,
 }
 
@@ -63,9 +62,9 @@ struct Stand<'a> {
     key: &'a Key,
     first: Vec<Permit>,
     waiters: Vec<Waiter<'a>>,
-    /// How many have come: in the order of their numbers, for another one is the same with other weights.
+    /// The number of started waiters, in the order of their numbers. Other orders are covered by other weights.
     came: usize,
-    /// Those who wait, as they came.
+    /// The waiters, in order of arrival.
     queue: Vec<usize>,
 }
 
@@ -76,12 +75,12 @@ impl Stand<'_> {
                 let waiter = &self.waiters[who];
                 who == self.came || (waiter.waits.is_some() && waiter.woken.0.load(SeqCst))
             }
-            // Who has not come has nothing to give up.
+            // A waiter that has not started has nothing to drop.
             Step::Drop(who) => {
                 let waiter = &self.waiters[who];
                 !waiter.has_gone && (waiter.held.is_some() || self.queue.contains(&who))
             }
-            // Otherwise it changes nothing.
+            // Without a free permit it changes nothing.
             Step::Try => self.semaphore.backend().held() < 2,
             Step::Release => !self.first.is_empty(),
         }
@@ -101,9 +100,9 @@ impl Stand<'_> {
                     return;
                 };
                 if let Poll::Ready(got) = waits.as_mut().poll(&mut Context::from_waker(&waker)) {
-                    waiter.held = Some(got.expect("it has no bound"));
+                    waiter.held = Some(got.expect("the wait is unbounded"));
                     waiter.waits = None;
-                    assert_eq!(self.queue[0], who, "he has passed others");
+                    assert_eq!(self.queue[0], who, "the waiter overtook others");
                     self.queue.remove(0);
                 }
             }
@@ -115,13 +114,16 @@ impl Stand<'_> {
             Step::Try => {
                 let mut tries = Box::pin(self.semaphore.try_acquire(self.key, 1));
                 let polled = tries.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-                assert!(polled.is_ready(), "it waits for nothing");
+                assert!(
+                    polled.is_ready(),
+                    "the waiter waits although permits are free"
+                );
             }
             Step::Release => drop(self.first.pop()),
         }
     }
 
-    /// No permit is in two hands, and none is free that somebody waits for who has not been told.
+    /// No permit is held twice, and no waiter misses a wakeup for a free permit.
     fn is_sound(&self) {
         let held = self
             .waiters
@@ -135,13 +137,13 @@ impl Stand<'_> {
             let fits = held + head.weight <= 2;
             assert!(
                 !fits || head.woken.0.load(SeqCst),
-                "there is room, and nobody knows"
+                "a permit is free, and no waiter was woken"
             );
         }
     }
 }
 
-/// Runs these steps from the beginning; whether all of them can follow each other.
+/// Runs these steps from the start. Returns whether this order is possible.
 fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
     let clock = ManualClock::at(Timestamp::from_micros(0));
     let memory = MemorySemaphore::builder().clock(clock).build();
@@ -176,7 +178,7 @@ fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
         stand.does(*step);
         stand.is_sound();
     }
-    // Nothing stays of those who go now.
+    // The waiters that are dropped now leave nothing.
     drop(stand);
     assert_eq!(
         (
@@ -214,7 +216,7 @@ fn no_interleaving_loses_a_permit_or_a_wakeup() {
     assert!(tried > 5_000);
 }
 
-/// Gives a permit back after it has denied one who waits, before he hears of it.
+/// Releases a permit after the denial of a waiter, before the waiter sees the denial.
 #[derive(Clone)]
 struct Sudden {
     memory: MemorySemaphore,
@@ -250,7 +252,7 @@ impl PermitBackend for Sudden {
     }
 }
 
-/// The one step that others can come into, from another thread.
+/// The one point at which another thread can intervene.
 #[test]
 fn release_between_denial_and_sleep_wakes_the_waiter() {
     let (memory, key) = (MemorySemaphore::new(), Key::from("ann"));

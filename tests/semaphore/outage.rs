@@ -1,4 +1,4 @@
-//! Redis is gone, stands still, forgets, or loses an answer.
+//! Redis is down, stalls, loses its state, or loses a reply.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ const LEASE: Duration = Duration::from_secs(2);
 const SECOND: Duration = Duration::from_secs(1);
 
 async fn connect(url: &str, capacity: u32) -> Semaphore<RedisSemaphore> {
-    let redis = RedisBackend::connect(url).await.expect("it runs");
+    let redis = RedisBackend::connect(url).await.expect("the server runs");
     let permits = SemaphorePolicy::new("exports", capacity).with_lease(LEASE);
     Semaphore::new(permits, RedisSemaphore::new(&redis))
 }
@@ -28,11 +28,11 @@ fn ann() -> Key {
 }
 
 async fn remaining(semaphore: &Semaphore<RedisSemaphore>) -> u64 {
-    let snapshot = semaphore.peek(&ann()).await.expect("it answers");
+    let snapshot = semaphore.peek(&ann()).await.expect("the backend replies");
     snapshot.remaining()
 }
 
-/// Until Redis is asked again, which the circuit forbids for a second or two.
+/// Waits until the circuit permits the next attempt, for a second or two.
 async fn recovers(semaphore: &Semaphore<RedisSemaphore>) {
     let since = Instant::now();
     while semaphore.peek(&ann()).await.is_err() {
@@ -69,15 +69,27 @@ async fn failure_policy_applies_during_an_outage_and_redis_counts_afterwards() {
             matches!(denied, Err(AcquireError::Backend(_))),
             "{denied:?}"
         );
-        // The local one has its own two.
-        let local = fallback.try_acquire(&ann(), 2).await.expect("free here");
+        // The local semaphore has two permits of its own.
+        let local = fallback
+            .try_acquire(&ann(), 2)
+            .await
+            .expect("a permit of the fallback");
         let full = fallback.try_acquire(&ann(), 1).await;
         assert!(matches!(full, Err(AcquireError::Denied(_))), "{full:?}");
-        assert!(local.expect("a local one").release().await.expect("memory"));
+        assert!(
+            local
+                .expect("a permit of the fallback")
+                .release()
+                .await
+                .expect("memory")
+        );
         assert!(asked.elapsed() < 2 * SECOND, "{:?}", asked.elapsed());
     }
-    // Who waits is told of the failure, and waits on in this process.
-    let local = fallback.try_acquire(&ann(), 2).await.expect("free here");
+    // A waiter sees the failure and continues to wait in this process.
+    let local = fallback
+        .try_acquire(&ann(), 2)
+        .await
+        .expect("a permit of the fallback");
     let key = ann();
     let (waited, ()) = tokio::join!(fallback.acquire(&key, 1, SECOND), async {
         sleep(SECOND / 10).await;
@@ -87,7 +99,10 @@ async fn failure_policy_applies_during_an_outage_and_redis_counts_afterwards() {
 
     server.restart();
     recovers(&semaphore).await;
-    let held = deny.try_acquire(&ann(), 2).await.expect("it has forgotten");
+    let held = deny
+        .try_acquire(&ann(), 2)
+        .await
+        .expect("the server has no state");
     let full = fallback.try_acquire(&ann(), 1).await;
     assert!(matches!(full, Err(AcquireError::Denied(_))), "{full:?}");
     drop(held);
@@ -117,8 +132,8 @@ async fn timed_out_acquires_hold_no_permit_later() {
     println!("all are free {:.2?} after Redis went on", since.elapsed());
 }
 
-/// What is documented: a Redis that loses its state has no holders. Those of before are told within a third of the
-/// lease, and until then more may be inside than there are permits.
+/// Documented: a Redis that loses its state has no holders. The earlier holders see the loss within a third of the
+/// lease. Until then more permits may be held than the capacity.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn holders_learn_that_a_restart_lost_their_permits() {
     let mut server = RedisServer::start();
@@ -132,18 +147,27 @@ async fn holders_learn_that_a_restart_lost_their_permits() {
     let new = semaphore
         .try_acquire(&ann(), 2)
         .await
-        .expect("nobody is known");
-    assert!(!old.is_lost(), "not told yet: both are inside");
-    tokio::time::timeout(LEASE, old.lost()).await.expect("told");
+        .expect("the server knows no holder");
+    assert!(
+        !old.is_lost(),
+        "the loss is not visible yet: both hold permits"
+    );
+    tokio::time::timeout(LEASE, old.lost())
+        .await
+        .expect("the loss is reported");
     println!("told {:.2?} after the restart", back.elapsed());
     assert!(
-        !old.release().await.expect("it answers"),
-        "nothing to give back"
+        !old.release().await.expect("the backend replies"),
+        "nothing to release"
     );
-    assert_eq!(remaining(&semaphore).await, 0, "the new one's stay");
+    assert_eq!(
+        remaining(&semaphore).await,
+        0,
+        "the permits of the new holder stay"
+    );
     assert!(!new.is_lost());
     assert_eq!(semaphore.backend().context().lost_permits(), 1);
-    assert!(new.release().await.expect("it answers"));
+    assert!(new.release().await.expect("the backend replies"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,14 +176,14 @@ async fn acquire_with_a_lost_reply_is_repeated_and_takes_one_permit() {
     let proxy = Proxy::to(server.port()).await;
     let semaphore = connect(&proxy.url(), 5).await;
     let first = semaphore.try_acquire(&ann(), 1).await.expect("free");
-    assert!(first.release().await.expect("it answers"));
+    assert!(first.release().await.expect("the backend replies"));
     for round in 0..10 {
         proxy.set(Mode::CutAfterRequest(1)).await;
         let permit = semaphore.try_acquire(&ann(), 2).await;
         let permit = permit.unwrap_or_else(|error| panic!("{round}: {error:?}"));
         assert_eq!(remaining(&semaphore).await, 3, "one, and not two");
         proxy.set(Mode::CutAfterRequest(1)).await;
-        let _ = permit.release().await.expect("it was repeated");
+        let _ = permit.release().await.expect("the command was repeated");
         assert_eq!(remaining(&semaphore).await, 5);
     }
 }
@@ -174,7 +198,7 @@ async fn foreign_value_fails_only_its_key_and_stays_unchanged() {
     let corrupt = all
         .pop()
         .expect("the last")
-        .expect_err("it holds something else");
+        .expect_err("the key holds a foreign value");
     let AcquireError::Backend(error) = corrupt else {
         panic!("{corrupt:?}");
     };
@@ -197,7 +221,7 @@ async fn permit_keys_expire_a_second_after_the_last_lease() {
     };
     sleep(SECOND / 10).await;
     let keys = server.keys();
-    assert_eq!(keys.len(), 3, "holders, weights and who waits: {keys:?}");
+    assert_eq!(keys.len(), 3, "holders, weights and queue: {keys:?}");
     for key in keys {
         let ttl: i64 = server.get(&["PTTL", &key]);
         assert!((1..=3_000).contains(&ttl), "{key} lasts {ttl} ms");
@@ -206,7 +230,7 @@ async fn permit_keys_expire_a_second_after_the_last_lease() {
     drop(permit);
 }
 
-/// What the docs list is what is used, and enough.
+/// The documented commands are exactly those that are used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn user_with_the_documented_rights_can_hold_permits() {
     let server = RedisServer::start();
@@ -220,24 +244,26 @@ async fn user_with_the_documented_rights_can_hold_permits() {
     let two = semaphore.acquire(&ann(), 1, SECOND).await.expect("free");
     assert!(semaphore.acquire(&ann(), 4, SECOND / 10).await.is_err());
     assert_eq!(remaining(&semaphore).await, 2);
-    // Renewed, and one that is over.
+    // The permit is renewed once, and then released.
     sleep(LEASE).await;
     let again = Semaphore::new(semaphore.policy().clone(), semaphore.backend().clone());
     let _ = server.command(&["ZADD", "{sluice:exports:rann}:p", "5", "somebody else"]);
     let _ = server.command(&["ZADD", "{sluice:exports:rann}:p", "9e15", "from the future"]);
     let third = again.try_acquire(&ann(), 1).await.expect("free");
-    assert!(third.release().await.expect("it may"));
+    assert!(third.release().await.expect("the command is permitted"));
     assert_eq!(remaining(&semaphore).await, 1);
-    assert!(one.release().await.expect("it may"));
-    assert!(two.release().await.expect("it may"));
+    assert!(one.release().await.expect("the command is permitted"));
+    assert!(two.release().await.expect("the command is permitted"));
     assert_eq!(semaphore.backend().context().failed_background_tasks(), 0);
 }
 
-/// Nothing is wrong with Redis here: but what asks for all at once runs out of its time.
+/// Redis works, but renewals of all permits in one command would time out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn permits_of_twenty_thousand_keys_are_all_renewed() {
     let server = RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let permits = SemaphorePolicy::new("exports", 1).with_lease(12 * SECOND);
     let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
     let keys: Vec<_> = (0..20_000).map(Key::from).collect();
@@ -253,12 +279,15 @@ async fn permits_of_twenty_thousand_keys_are_all_renewed() {
         assert_eq!(context.lost_permits(), 0);
     }
     assert_eq!(context.held_permits(), 20_000);
-    // By Redis' clock, too.
-    let look = semaphore.peek(&keys[19_999]).await.expect("it answers");
+    // Also by the clock of Redis.
+    let look = semaphore
+        .peek(&keys[19_999])
+        .await
+        .expect("the backend replies");
     assert_eq!(look.remaining(), 0);
 }
 
-/// All keys of a permit are in one slot, and those of a batch are not.
+/// All keys of a permit are in one slot. The keys of a batch are not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cluster_stores_permits_like_a_single_server() {
     let server = RedisServer::options().line("cluster-enabled yes").start();
@@ -272,7 +301,10 @@ async fn cluster_stores_permits_like_a_single_server() {
         sleep(SECOND / 50).await;
     }
     let builder = RedisBackend::builder().time_limit(10 * SECOND);
-    let redis = builder.connect(server.url()).await.expect("it runs");
+    let redis = builder
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     let permits = SemaphorePolicy::new("exports", 3).with_lease(LEASE);
     let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
     let keys: Vec<_> = (0..64).map(Key::from).collect();
@@ -290,7 +322,11 @@ async fn cluster_stores_permits_like_a_single_server() {
     sleep(LEASE).await;
     assert!(held.iter().all(|permit| !permit.is_lost()));
     let given = join_all(held.into_iter().map(|permit| permit.release())).await;
-    assert!(given.into_iter().all(|given| given.expect("it answers")));
+    assert!(
+        given
+            .into_iter()
+            .all(|given| given.expect("the backend replies"))
+    );
     let since = Instant::now();
     while !server.keys().is_empty() {
         assert!(since.elapsed() < 5 * SECOND, "{:?}", server.keys());
@@ -306,21 +342,23 @@ async fn without_scripts_there_are_no_permits() {
     let why = semaphore
         .try_acquire(&ann(), 1)
         .await
-        .expect_err("it cannot");
+        .expect_err("the server must reject it");
     assert_eq!(
         why.to_string(),
         "permits cannot be kept without scripts: use `Atomicity::Script`"
     );
 }
 
-/// The circuit leaves Redis alone for longer and longer; a lease does not wait for it.
+/// An open circuit probes less and less often. A lease does not wait for the next probe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_permit_outlasts_an_outage_that_ends_well_before_its_lease_does() {
     let server = RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let permits = SemaphorePolicy::new("exports", 1).with_lease(7 * SECOND);
     let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
-    // Requests, whose failures keep the circuit open.
+    // Requests whose failures keep the circuit open.
     let requests = {
         let semaphore = semaphore.clone();
         tokio::spawn(async move {
@@ -333,12 +371,12 @@ async fn a_permit_outlasts_an_outage_that_ends_well_before_its_lease_does() {
     };
     let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
     server.pause();
-    // Redis would be asked again about 4 s from now, and then only 4 s later.
+    // The next probe is about 4 s from now, and the probe after it 4 s later.
     sleep(5 * SECOND).await;
     server.resume();
     let lost = tokio::time::timeout(5 * SECOND, held.lost()).await;
-    assert!(lost.is_err(), "it was lost");
+    assert!(lost.is_err(), "the permit was lost");
     requests.abort();
     recovers(&semaphore).await;
-    assert!(held.release().await.expect("it answers"));
+    assert!(held.release().await.expect("the backend replies"));
 }

@@ -1,5 +1,5 @@
-//! Processes that hold permits are killed, stand still, or all ask at once. This test binary starts itself again as
-//! them.
+//! Processes that hold permits are killed, paused, or ask concurrently. The test binary starts itself again as these
+//! processes.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -12,19 +12,19 @@ use tower_sluice::{Key, MaxWait, RedisBackend, RedisSemaphore, Semaphore, Semaph
 
 use crate::support::redis::RedisServer;
 
-/// What a child is to do: a word, and the server's URL.
+/// The task of a child: a word, and the URL of the server.
 const TASK: &str = "SLUICE_SEMAPHORE_CHILD";
 const LEASE: Duration = Duration::from_millis(1_500);
 const SECOND: Duration = Duration::from_secs(1);
-/// How long all ask at once.
+/// How long all processes ask.
 const RUN: Duration = Duration::from_secs(20);
 const PROCESSES: usize = 8;
 const TASKS: usize = 32;
 
 async fn connect(url: &str, permits: SemaphorePolicy) -> Semaphore<RedisSemaphore> {
-    // A busy machine is no failure here.
+    // A busy machine is not a failure.
     let builder = RedisBackend::builder().time_limit(10 * SECOND);
-    let redis = builder.connect(url).await.expect("it runs");
+    let redis = builder.connect(url).await.expect("the server runs");
     Semaphore::new(permits, RedisSemaphore::new(&redis))
 }
 
@@ -36,7 +36,7 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-/// A process of this binary, and what it says.
+/// A process of this binary, and its output.
 struct Process {
     child: Child,
     says: Lines<BufReader<ChildStdout>>,
@@ -44,7 +44,7 @@ struct Process {
 
 impl Process {
     fn start(task: &str, server: &RedisServer) -> Self {
-        let binary = std::env::current_exe().expect("it runs");
+        let binary = std::env::current_exe().expect("the server runs");
         let mut child = Command::new(binary)
             .args([
                 "processes::child",
@@ -61,14 +61,14 @@ impl Process {
         Self { child, says }
     }
 
-    /// What it says next, to us and not to its own test runner.
+    /// The next line that the child writes for this test, not for its test runner.
     fn heard(&mut self) -> String {
         for queue in self.says.by_ref() {
             if let Some((_, said)) = queue.expect("text").split_once("child: ") {
                 return said.to_owned();
             }
         }
-        panic!("it has ended");
+        panic!("the task has ended");
     }
 
     fn signal(&self, signal: &str) {
@@ -92,7 +92,7 @@ fn say(what: &str) {
     let _ = std::io::stdout().flush();
 }
 
-/// What the processes do that are started here; nothing, as a test.
+/// The task of a started process. As a test it does nothing.
 #[test]
 fn child() {
     let Ok(task) = std::env::var(TASK) else {
@@ -113,7 +113,7 @@ fn child() {
     }
 }
 
-/// Holds three permits, until it is killed.
+/// Holds three permits until it is killed.
 async fn three(url: &str) {
     let semaphore = connect(url, leased(5)).await;
     let mut held = Vec::new();
@@ -124,19 +124,19 @@ async fn three(url: &str) {
     sleep(600 * SECOND).await;
 }
 
-/// Holds one permit until it is lost, and gives back what it no longer has.
+/// Holds one permit until it is lost, then releases the lost permit.
 async fn one(url: &str) {
     let semaphore = connect(url, leased(1)).await;
     let permit = semaphore.try_acquire(&ann(), 1).await.expect("free");
     say("held");
     permit.lost().await;
     say("lost");
-    let released = permit.release().await.expect("it answers");
+    let released = permit.release().await.expect("the backend replies");
     say(&format!("released {released}"));
     sleep(600 * SECOND).await;
 }
 
-/// Many tasks are inside as often as they can, and count who is there by a counter of their own.
+/// Many tasks enter as often as they can, and count themselves with a separate counter.
 async fn inside(url: &str) {
     let semaphore = connect(url, SemaphorePolicy::new("exports", 5)).await;
     let client = redis::Client::open(url).expect("a URL");
@@ -144,7 +144,7 @@ async fn inside(url: &str) {
     let counter = client
         .get_multiplexed_async_connection_with_config(&config)
         .await;
-    let counter = counter.expect("it runs");
+    let counter = counter.expect("the server runs");
     say("ready");
     let mut queue = String::new();
     let _ = std::io::stdin().read_line(&mut queue);
@@ -157,12 +157,12 @@ async fn inside(url: &str) {
             while start.elapsed() < RUN {
                 let asked = Instant::now();
                 let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded).await;
-                let permit = permit.expect("it has no bound");
+                let permit = permit.expect("the wait is unbounded");
                 waits.push(asked.elapsed().as_micros());
-                let inside: i64 = counter.incr("inside", 1).await.expect("it runs");
+                let inside: i64 = counter.incr("inside", 1).await.expect("the server runs");
                 most = inside.max(most);
                 sleep(Duration::from_millis(rand::random_range(0..5))).await;
-                let _: i64 = counter.decr("inside", 1).await.expect("it runs");
+                let _: i64 = counter.decr("inside", 1).await.expect("the server runs");
                 drop(permit);
             }
             (most, waits)
@@ -179,7 +179,7 @@ async fn inside(url: &str) {
         waits.len(),
         longest.unwrap_or(0)
     ));
-    // Releases are under way.
+    // The releases are in flight.
     sleep(SECOND / 2).await;
 }
 
@@ -187,12 +187,12 @@ async fn inside(url: &str) {
 async fn permits_of_a_killed_process_return_after_their_lease() {
     let server = RedisServer::start();
     let semaphore = connect(&server.url(), leased(5)).await;
-    let _ = semaphore.peek(&ann()).await.expect("it runs");
+    let _ = semaphore.peek(&ann()).await.expect("the server runs");
     let mut process = Process::start("three", &server);
     assert_eq!(process.heard(), "held");
-    // Longer than a lease: they are renewed.
+    // Longer than a lease: the permits are renewed.
     sleep(2 * LEASE).await;
-    let look = || async { semaphore.peek(&ann()).await.expect("it answers") };
+    let look = || async { semaphore.peek(&ann()).await.expect("the backend replies") };
     assert_eq!(look().await.remaining(), 2);
 
     process.signal("-KILL");
@@ -203,7 +203,7 @@ async fn permits_of_a_killed_process_return_after_their_lease() {
     assert_eq!(snapshot.remaining(), 2);
     assert!(
         reported > LEASE / 2,
-        "they were renewed not long ago: {reported:?}"
+        "the leases were renewed recently: {reported:?}"
     );
     let all = {
         let semaphore = semaphore.clone();
@@ -216,10 +216,10 @@ async fn permits_of_a_killed_process_return_after_their_lease() {
     while !all.is_finished() {
         let now = look().await.remaining();
         back = killed.elapsed();
-        // Told is the last one's end. Those that were not renewed by the same operation end a little sooner.
+        // The reported wait is the end of the last lease. Leases of an earlier renewal end a little sooner.
         assert!(
             now <= 2 || back + LEASE / 12 >= reported,
-            "too early: {back:?} of {reported:?}"
+            "released too early: {back:?} of {reported:?}"
         );
         sleep(Duration::from_millis(5)).await;
     }
@@ -229,7 +229,7 @@ async fn permits_of_a_killed_process_return_after_their_lease() {
         got >= reported - SECOND / 100 && got <= LEASE + SECOND,
         "{got:?}"
     );
-    assert!(all.release().await.expect("it answers"));
+    assert!(all.release().await.expect("the backend replies"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,9 +251,9 @@ async fn paused_holder_loses_its_permit_after_its_lease() {
     println!("told {:.2?} after it went on", resumed.elapsed());
     assert!(resumed.elapsed() < 2 * SECOND);
     assert_eq!(process.heard(), "released false");
-    let snapshot = semaphore.peek(&ann()).await.expect("it answers");
+    let snapshot = semaphore.peek(&ann()).await.expect("the backend replies");
     assert_eq!(snapshot.remaining(), 0);
-    assert!(!permit.is_lost() && permit.release().await.expect("it answers"));
+    assert!(!permit.is_lost() && permit.release().await.expect("the backend replies"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,7 +267,7 @@ async fn eight_processes_never_exceed_the_capacity() {
     }
     for process in &mut all {
         let mut start = process.child.stdin.take().expect("piped");
-        start.write_all(b"go\n").expect("it listens");
+        start.write_all(b"go\n").expect("the receiver is open");
     }
     let (mut most, mut count, mut sum, mut longest) = (0, 0, 0, 0);
     for process in &mut all {
@@ -286,11 +286,11 @@ async fn eight_processes_never_exceed_the_capacity() {
         sum / count / 1_000,
         longest / 1_000
     );
-    assert_eq!(most, 5, "all were used, and no more");
+    assert_eq!(most, 5, "the most permits in use must be the capacity");
     assert_eq!(server.get::<i64>(&["GET", "inside"]), 0);
     drop(all);
-    // Beside an acquire and a release for each visit, one command for each who waits and 50 ms.
+    // Each visit sends an acquire and a release. Each waiter sends one more command in 50 ms.
     let looks = u128::from(commands.saturating_sub(2 * count));
     let most = u128::from(sum) / 50_000 + (PROCESSES * TASKS) as u128;
-    assert!(looks <= most, "{looks} looks, for {most}");
+    assert!(looks <= most, "{looks} checks of waiters, at most {most}");
 }

@@ -1,5 +1,5 @@
-//! Random operations, on permits of random tiers, by a clock that goes both ways: memory and Redis answer what a model
-//! says that is as plain as the rules themselves.
+//! Random operations on permits of several policies, with a clock that moves both ways. Memory and Redis decide like a
+//! model that is as simple as the rules.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -21,13 +21,10 @@ use crate::support::property::{Seen, try_all};
 const SEEDS: &str = "tests/semaphore.proptest-regressions";
 /// A time in the year 2027, µs.
 const TODAY: i64 = 1_800_000_000_000_000;
-/// For so long a place in line is kept of one who does not ask, µs.
+/// How long the place of a waiter that does not ask is kept, µs.
 const KEPT: i64 = 1_000_000;
-/// In Redis places in line are also forgotten by the time of this machine: after so long it cannot be compared any
-/// more.
+/// Redis also forgets places by the time of this machine. After this time the comparison is impossible.
 const MEASURABLE: Duration = Duration::from_secs(1);
-
-// -- What is done
 
 #[derive(Clone, Debug)]
 enum Does {
@@ -40,7 +37,7 @@ enum Does {
 
 #[derive(Clone, Debug)]
 struct Step {
-    /// µs since the last one, which may be later.
+    /// µs since the previous step, which may be later.
     passed: i64,
     does: Does,
     capacity: u32,
@@ -48,7 +45,7 @@ struct Step {
     lease: i64,
 }
 
-/// By tiers of one name, each with leases of its own.
+/// Policies of one name, each with its own leases.
 fn lease() -> impl Strategy<Value = i64> + Clone {
     prop::sample::select(vec![
         100_000,
@@ -87,7 +84,7 @@ fn does() -> impl Strategy<Value = Does> {
     ]
 }
 
-/// Mostly of one tier.
+/// Most steps use one policy.
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let tier = (prop_oneof![9 => 1_u32..5, 1 => Just(65_535)], lease());
     let other = prop::option::weighted(0.2, tier.clone());
@@ -106,12 +103,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-// -- What it comes to
-
 #[derive(Debug, PartialEq, Eq)]
 struct Reported {
     is_allowed: bool,
-    /// µs; none for never
+    /// µs; `None` for never.
     retry_after: Option<i64>,
     remaining: u64,
     reset_after: i64,
@@ -119,11 +114,11 @@ struct Reported {
     in_front: u32,
 }
 
-/// What is expected of a backend.
+/// The rules of a backend.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     leases_end: bool,
-    /// Whether who waits is told of those in other processes.
+    /// Whether a waiter sees the waiters of other processes.
     has_line: bool,
 }
 
@@ -137,7 +132,7 @@ struct Place {
 
 #[derive(Debug, Default)]
 struct Model {
-    /// Weight, and end of the lease.
+    /// The weight, and the end of the lease.
     held: BTreeMap<u8, (u32, i64)>,
     queue: BTreeMap<u8, Place>,
 }
@@ -162,14 +157,14 @@ impl Model {
         }
     }
 
-    /// How much has to end, or to enter, before this one has room; none if it has.
+    /// The weight that must be released or admitted first. `None` if enough permits are free.
     fn missing(&self, weight: u32, front: u32, capacity: u32) -> Option<i64> {
         let live: i64 = self.held.values().map(|held| i64::from(held.0)).sum();
         let missing = live + i64::from(front) + i64::from(weight) - i64::from(capacity);
         (missing > 0).then_some(missing)
     }
 
-    /// When so much has ended by itself, or all.
+    /// When this much weight has expired, or all of it.
     fn freed(&self, missing: i64, now: i64) -> i64 {
         let mut ends: Vec<_> = self
             .held
@@ -186,14 +181,14 @@ impl Model {
         (last - now).max(1)
     }
 
-    /// The weights of those in front of one in the line, who come to their turn before him.
+    /// The weight of the waiters in front, which are served first.
     fn front(&mut self, now: i64, id: u8, came: i64, capacity: u32) -> u32 {
         self.queue
             .retain(|other, place| *other == id || (place.gone > now && place.gone <= now + KEPT));
         let came_before =
             |(other, place): &(&u8, &Place)| **other != id && (place.came, **other) < (came, id);
         let may_enter = |(_, place): &(&u8, &Place)| {
-            // Who may have less does not keep out who may have more.
+            // A waiter of a smaller capacity does not block a waiter of a larger one.
             place.capacity >= capacity || self.missing(place.weight, 0, place.capacity).is_none()
         };
         let front = self.queue.iter().filter(came_before).filter(may_enter);
@@ -272,7 +267,7 @@ impl Model {
                         ..reported
                     };
                 };
-                seen.note("refused");
+                seen.note("denied");
                 let retry_after = Some(self.freed(missing, now));
                 if stands {
                     let (weight, gone) = (*weight, now + KEPT);
@@ -298,7 +293,7 @@ impl Model {
     }
 }
 
-/// An answer in the same words.
+/// The reply in the form of the model.
 fn reported(reply: &PermitReply) -> Reported {
     let us = |span: Duration| i64::try_from(span.as_micros()).expect("fits");
     let snapshot = reply.decision.snapshot();
@@ -317,7 +312,7 @@ fn reported(reply: &PermitReply) -> Reported {
 }
 
 fn op(does: &Does) -> PermitOp {
-    // In the same order as the numbers.
+    // In the order of the numbers.
     let id = |id: u8| PermitId::from_bytes([id; 16]);
     match does {
         Does::Acquire { id: own, weight } => PermitOp::Acquire {
@@ -339,7 +334,7 @@ fn op(does: &Does) -> PermitOp {
     }
 }
 
-/// A step on the backend.
+/// Runs a step on the backend.
 fn ask<B: PermitBackend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key) -> Reported {
     let lease = Duration::from_micros(step.lease.unsigned_abs());
     let permits = SemaphorePolicy::new("model", step.capacity).with_lease(lease);
@@ -368,10 +363,10 @@ fn answers_as_the_model<B: PermitBackend>(
         let (held, expected) = (model.held.len(), model.apply(rules, now, step, seen));
         let mut actual = ask(backend, runtime, step, key);
         if model.held.len() + 1 < held {
-            seen.note("over");
+            seen.note("the lease is over");
         }
         if !rules.leases_end {
-            // They do not end: what is told of that is made up, but not out of the air.
+            // Without leases permits do not end: the reported wait is an estimate within bounds.
             prop_assert!(
                 actual.reset_after <= step.lease,
                 "step {}: {:?}",
@@ -397,7 +392,7 @@ fn answers_as_the_model<B: PermitBackend>(
     Ok(())
 }
 
-/// A key of its own for each case.
+/// Uses another key for each case.
 fn for_all<B: PermitBackend>(backend: &B, clock: &ManualClock, rules: Rules) {
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().expect("a runtime");
@@ -408,9 +403,9 @@ fn for_all<B: PermitBackend>(backend: &B, clock: &ManualClock, rules: Rules) {
         let key = Key::from(keys.get());
         answers_as_the_model((backend, clock), rules, &runtime, &key, &steps, seen)
     });
-    seen.at_least(256, &["given", "refused", "never", "again"]);
+    seen.at_least(256, &["given", "denied", "never", "again"]);
     if rules.leases_end {
-        seen.at_least(30, &["over"]);
+        seen.at_least(30, &["the lease is over"]);
     }
     if rules.has_line {
         seen.at_least(30, &["behind others"]);
@@ -452,11 +447,11 @@ fn redis_answers_as_the_model() {
     use crate::support::redis::RedisServer;
 
     let (server, clock) = (RedisServer::start(), clock());
-    // The connection lives in its runtime.
+    // The connection belongs to its runtime.
     let driven = Runtime::new().expect("a runtime");
     let connection = driven.block_on(Frozen::connect(&server.url(), &clock));
     let builder = RedisBackend::builder().time_limit(Duration::from_secs(20));
-    // Longer than any clock here goes on.
+    // Longer than any clock here advances.
     let builder = builder.idle_ttl(Duration::from_secs(1_000_000));
     let redis = RedisSemaphore::new(&builder.from_connection(connection));
     let rules = Rules {

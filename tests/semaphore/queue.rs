@@ -1,4 +1,4 @@
-//! Permits of one process, and those who wait for them, in virtual time.
+//! Permits of one process and their waiters, in virtual time.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -115,7 +115,7 @@ async fn waiters_are_served_in_order_of_arrival() {
         let (semaphore, order) = (semaphore.clone(), Arc::clone(&order));
         tasks.spawn(async move {
             let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded).await;
-            let permit = permit.expect("it has no bound");
+            let permit = permit.expect("the wait is unbounded");
             order.lock().push(number);
             tokio::task::yield_now().await;
             permit.waited()
@@ -153,7 +153,7 @@ async fn large_request_is_not_overtaken_by_small_ones() {
     assert!(!large.is_finished() && !small.is_finished());
     drop(two);
     settle().await;
-    let large = large.await.expect("no panic").expect("it has room");
+    let large = large.await.expect("no panic").expect("permits are free");
     assert_eq!(large.weight(), 3);
     assert!(!small.is_finished());
     drop(large);
@@ -165,7 +165,7 @@ async fn wait_ends_at_max_wait_and_a_hopeless_wait_at_once() {
     let (clock, semaphore) = of(1);
     let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
     let denied = semaphore.acquire(&ann(), 2, MaxWait::Unbounded).await;
-    let never = denied.expect_err("more than there are");
+    let never = denied.expect_err("more permits than the capacity");
     assert_eq!(never.retry_after(), Some(RetryAfter::Never));
     assert_eq!(
         never.to_string(),
@@ -201,12 +201,15 @@ async fn one_whose_time_is_up_gets_what_the_head_leaves_unused() {
     clock.advance(Duration::from_micros(1));
     settle().await;
     let [fits, does_not] = hasty;
-    let permit = fits.await.expect("no panic").expect("two are free");
+    let permit = fits.await.expect("no panic").expect("two permits are free");
     assert_eq!((permit.weight(), permit.waited()), (2, SECOND));
-    let why = does_not.await.expect("no panic").expect_err("two are free");
+    let why = does_not
+        .await
+        .expect("no panic")
+        .expect_err("two permits are free");
     assert_eq!(why.to_string(), "not enough permits are free: 2 of 4");
     assert!(!large.is_finished());
-    // What the head could use is not for one whose time is up.
+    // Permits that the head could use are not for a waiter whose time is up.
     let hasty = wait(&semaphore, 1, SECOND);
     settle().await;
     clock.advance(SECOND);
@@ -226,7 +229,7 @@ async fn dropped_queue_head_lets_the_next_waiter_check() {
     assert!(!small.is_finished());
     large.abort();
     settle().await;
-    assert!(small.is_finished(), "there was room for it all the time");
+    assert!(small.is_finished(), "permits for it were always free");
 }
 
 #[tokio::test]
@@ -238,7 +241,7 @@ async fn no_request_waits_above_max_waiters() {
     let waits = [(); 2].map(|()| wait(&semaphore, 1, MaxWait::Unbounded));
     settle().await;
     let third = semaphore.acquire(&ann(), 1, MaxWait::Unbounded).await;
-    assert!(third.is_err(), "two wait already");
+    assert!(third.is_err(), "two requests already wait");
     drop(held);
     for wait in waits {
         assert!(wait.await.expect("no panic").is_ok());
@@ -253,7 +256,7 @@ async fn tiers_of_one_name_share_permits_and_do_not_block_each_other() {
     let denied = wait(&few, 1, MaxWait::Unbounded);
     settle().await;
     let two = wait(&many, 1, MaxWait::Unbounded).await.expect("no panic");
-    let two = two.expect("the larger tier has room");
+    let two = two.expect("the larger policy has free permits");
     drop(one);
     settle().await;
     assert!(!denied.is_finished(), "one is held, and that is all");
@@ -265,7 +268,10 @@ async fn tiers_of_one_name_share_permits_and_do_not_block_each_other() {
 async fn zero_weight_is_always_allowed_and_counts_nothing() {
     let (_, semaphore) = of(1);
     let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
-    let look = semaphore.acquire(&ann(), 0, SECOND).await.expect("a look");
+    let look = semaphore
+        .acquire(&ann(), 0, SECOND)
+        .await
+        .expect("a snapshot");
     assert_eq!((look.weight(), remaining(&semaphore).await), (0, 0));
     assert!(!look.release().await.expect("memory answers"));
     assert_eq!(remaining(&semaphore).await, 0);
@@ -274,7 +280,7 @@ async fn zero_weight_is_always_allowed_and_counts_nothing() {
 
 #[tokio::test]
 async fn any_backend_supports_permits() {
-    let backend = AnyBackend::from_url("memory:").expect("it always is");
+    let backend = AnyBackend::from_url("memory:").expect("zero weight is always allowed");
     let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), backend);
     let held = semaphore.try_acquire(&ann(), 1).await.expect("free");
     assert!(semaphore.clone().try_acquire(&ann(), 1).await.is_err());
@@ -293,7 +299,7 @@ async fn capacity_is_never_exceeded_under_load() {
         tasks.spawn(async move {
             for round in 0..200_u64 {
                 let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded).await;
-                let permit = permit.expect("it has no bound");
+                let permit = permit.expect("the wait is unbounded");
                 most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
                 if (task + round) % 3 > 0 {
                     tokio::task::yield_now().await;
@@ -304,6 +310,10 @@ async fn capacity_is_never_exceeded_under_load() {
         });
     }
     tasks.join_all().await;
-    assert_eq!(most.load(SeqCst), 5, "all were used, and no more");
+    assert_eq!(
+        most.load(SeqCst),
+        5,
+        "the most permits in use must be the capacity"
+    );
     assert_eq!(semaphore.backend().keys(), 0);
 }

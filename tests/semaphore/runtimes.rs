@@ -1,4 +1,4 @@
-//! Runtimes that end, or that nobody drives any more, while permits of theirs and of others are held.
+//! Runtimes that end, or that are no longer driven, while permits of these and other runtimes are held.
 
 use std::time::Duration;
 
@@ -24,11 +24,11 @@ fn acquire(leases: &Leases, runtime: &Runtime) -> Permit {
     permit.expect("free")
 }
 
-/// All have lasted. They end in `runtime`, and nothing is left.
+/// No permit was lost. Releases them in `runtime`, and checks that nothing is left.
 fn all_end(leases: &Leases, runtime: &Runtime, held: Vec<Permit>) {
     let semaphore = leases.semaphore(20);
     let look = runtime.block_on(semaphore.peek(&Key::from("ann")));
-    let remaining = look.expect("it answers").remaining();
+    let remaining = look.expect("the backend replies").remaining();
     assert_eq!(remaining as usize, 20 - held.len(), "not all were renewed");
     assert!(held.iter().all(|permit| !permit.is_lost()));
     runtime.block_on(async {
@@ -56,7 +56,7 @@ fn renewals_continue_in_the_last_living_runtime() {
     let leases = Leases::new();
     let (first, last) = (make(), make());
     let mut held = vec![acquire(&leases, &first)];
-    // Each ends at once.
+    // Each runtime ends at once.
     held.extend((0..10).map(|_| acquire(&leases, &make())));
     held.push(acquire(&leases, &last));
     first.block_on(leases.pass(5 * SECOND));
@@ -70,27 +70,30 @@ fn next_acquire_takes_over_renewals_of_an_idle_runtime() {
     let leases = Leases::new();
     let (still, driven) = (make(), make());
     let mut held = vec![acquire(&leases, &still), acquire(&leases, &driven)];
-    // They should have been renewed after 4 s.
+    // The renewals were due after 4 s.
     driven.block_on(leases.pass(8 * SECOND));
     held.push(acquire(&leases, &driven));
     driven.block_on(leases.pass(30 * SECOND));
-    // Not told to the task of before: a lease that is to be renewed sooner than all others.
+    // Not sent to the previous renewal task: a lease whose renewal is due first.
     let brief = leases.semaphore(20).policy().clone().with_lease(3 * SECOND);
     let brief = leases.semaphore(20).with_policy(&brief);
     let brief = driven.block_on(brief.try_acquire(&Key::from("bob"), 1));
     driven.block_on(leases.pass(3 * SECOND / 2));
     let look = driven.block_on(leases.semaphore(20).peek(&Key::from("bob")));
-    let reported = look.expect("it answers").reset_after();
-    assert!(reported > 3 * SECOND / 2, "it was renewed: {reported:?}");
+    let reported = look.expect("the backend replies").reset_after();
+    assert!(
+        reported > 3 * SECOND / 2,
+        "the permit was renewed: {reported:?}"
+    );
     drop(brief);
-    // The task of before finds itself replaced.
+    // The previous renewal task sees that it was replaced.
     still.block_on(settle());
     driven.block_on(leases.pass(30 * SECOND));
     all_end(&leases, &driven, held);
     drop(still);
 }
 
-/// What is documented: a drop gives back in the background, and that ends with its runtime.
+/// Documented: a drop releases in the background, and the background ends with its runtime.
 #[cfg(feature = "redis")]
 #[test]
 fn release_completes_before_its_runtime_ends_and_a_drop_may_not() {
@@ -99,13 +102,16 @@ fn release_completes_before_its_runtime_ends_and_a_drop_may_not() {
     let server = crate::support::redis::RedisServer::start();
     let hold = async |is_released: bool| {
         let builder = RedisBackend::builder().time_limit(20 * SECOND);
-        let redis = builder.connect(server.url()).await.expect("it runs");
+        let redis = builder
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let permits = SemaphorePolicy::new("exports", 1).with_lease(SECOND);
         let semaphore = Semaphore::new(permits, RedisSemaphore::new(&redis));
         let permit = semaphore.acquire(&Key::from("ann"), 1, 5 * SECOND).await;
-        let permit = permit.expect("free, or soon over");
+        let permit = permit.expect("a permit, possibly after a lease");
         if is_released {
-            assert!(permit.release().await.expect("it answers"));
+            assert!(permit.release().await.expect("the backend replies"));
         } else {
             drop(permit);
         }

@@ -1,4 +1,4 @@
-//! What the script does where the server's clock, its memory, or somebody with other tools are in the way.
+//! The script, when the server clock moves back, memory is full, or another program changes the keys.
 
 use std::time::Duration;
 
@@ -29,10 +29,12 @@ async fn try_ask(
 }
 
 async fn ask(redis: &RedisSemaphore, permits: &SemaphorePolicy, op: PermitOp) -> PermitReply {
-    try_ask(redis, permits, op).await.expect("it answers")
+    try_ask(redis, permits, op)
+        .await
+        .expect("the backend replies")
 }
 
-/// One who has waited for so long.
+/// A waiter that has waited for `waited`.
 fn wait(id: PermitId, waited: Duration) -> PermitOp {
     PermitOp::Wait {
         id,
@@ -77,7 +79,9 @@ async fn clock_step_back_keeps_the_order_of_waiters() {
 #[tokio::test]
 async fn full_server_still_renews_and_releases_permits() {
     let server = RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let redis = RedisSemaphore::new(&redis);
     let permits = SemaphorePolicy::new("exports", 5);
     let semaphore = Semaphore::new(permits.clone(), redis.clone());
@@ -93,7 +97,7 @@ async fn full_server_still_renews_and_releases_permits() {
     assert_eq!(renewed.lasting[..], [true, true]);
     let full = semaphore.try_acquire(&ann(), 1).await;
     assert!(full.expect_err("full").retry_after().is_some());
-    assert!(one.release().await.expect("it may"));
+    assert!(one.release().await.expect("the command is permitted"));
     let free = PermitOp::Acquire {
         id: PermitId::random(),
         weight: 1,
@@ -102,20 +106,22 @@ async fn full_server_still_renews_and_releases_permits() {
         .await
         .expect_err("no memory");
     assert!(why.to_string().contains("OOM"), "{why}");
-    assert!(two.release().await.expect("it may"));
+    assert!(two.release().await.expect("the command is permitted"));
     assert!(server.keys().is_empty(), "{:?}", server.keys());
 }
 
 #[tokio::test]
 async fn deleted_holders_leave_no_weight() {
     let server = RedisServer::start();
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let redis = RedisSemaphore::new(&redis);
     let permits = SemaphorePolicy::new("exports", 5);
     let semaphore = Semaphore::new(permits.clone(), redis.clone());
     let gone = semaphore.try_acquire(&ann(), 4).await.expect("free");
     let _ = server.command(&["DEL", "{sluice:exports:rann}:p"]);
-    let look = semaphore.peek(&ann()).await.expect("it answers");
+    let look = semaphore.peek(&ann()).await.expect("the backend replies");
     assert_eq!(look.remaining(), 5);
     let all = semaphore
         .try_acquire(&ann(), 5)
@@ -128,14 +134,14 @@ async fn deleted_holders_leave_no_weight() {
     )
     .await;
     assert_eq!(renewed.lasting[..], [false, true]);
-    assert!(!gone.release().await.expect("it answers"));
-    let look = semaphore.peek(&ann()).await.expect("it answers");
+    assert!(!gone.release().await.expect("the backend replies"));
+    let look = semaphore.peek(&ann()).await.expect("the backend replies");
     assert_eq!(look.remaining(), 0);
-    assert!(all.release().await.expect("it answers"));
+    assert!(all.release().await.expect("the backend replies"));
     assert!(server.keys().is_empty(), "{:?}", server.keys());
 }
 
-/// More than the script looks at in one go.
+/// More holders than the script reads in one call.
 #[tokio::test]
 async fn redis_and_memory_agree_on_the_wait_for_hundreds_of_holders() {
     let server = RedisServer::start();

@@ -1,4 +1,4 @@
-//! Permits for plain threads.
+//! Semaphores for plain threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -14,8 +14,8 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-/// 16 threads are inside as often as they can, five at a time. One stays inside for `hold`, which must be longer than
-/// five threads need to enter one after the other.
+/// 16 threads enter as often as they can, five at a time. One thread holds its permit for `hold`, which exceeds the
+/// time that five threads need to enter one by one.
 fn never_more_than_five<B: BlockingPermitBackend>(
     semaphore: &Semaphore<B>,
     rounds: usize,
@@ -27,19 +27,23 @@ fn never_more_than_five<B: BlockingPermitBackend>(
             scope.spawn(|| {
                 for round in 0..rounds {
                     let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded);
-                    let permit = permit.expect("it has no bound");
+                    let permit = permit.expect("the wait is unbounded");
                     most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
                     thread::sleep(hold);
                     inside.fetch_sub(1, SeqCst);
                     if round % 2 == 0 {
-                        assert!(permit.release_blocking().expect("it answers"));
+                        assert!(permit.release_blocking().expect("the backend replies"));
                     }
                 }
             });
         }
     });
-    assert_eq!(most.load(SeqCst), 5, "all were used, and no more");
-    let snapshot = semaphore.peek(&ann()).expect("it answers");
+    assert_eq!(
+        most.load(SeqCst),
+        5,
+        "the most permits in use must be the capacity"
+    );
+    let snapshot = semaphore.peek(&ann()).expect("the backend replies");
     assert_eq!(snapshot.remaining(), 5);
 }
 
@@ -74,7 +78,9 @@ mod redis {
 
     fn connect(server: &RedisServer, capacity: u32) -> Semaphore<RedisBackend> {
         let builder = RedisBackend::builder().time_limit(20 * SECOND);
-        let backend = builder.connect_blocking(server.url()).expect("it runs");
+        let backend = builder
+            .connect_blocking(server.url())
+            .expect("the server runs");
         let permits = SemaphorePolicy::new("exports", capacity).with_lease(LEASE);
         Semaphore::new(permits, backend)
     }
@@ -98,15 +104,21 @@ mod redis {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(async {
             let redis = tower_sluice::RedisBackend::connect(server.url()).await;
-            let redis = RedisSemaphore::new(&redis.expect("it runs"));
+            let redis = RedisSemaphore::new(&redis.expect("the server runs"));
             let tasks = tower_sluice::Semaphore::new(semaphore.policy().clone(), redis);
             assert!(tasks.try_acquire(&ann(), 1).await.is_err());
         });
-        // As after a restart that lost everything.
+        // Like a restart that lost everything.
         let _ = server.command(&["FLUSHALL"]);
         thread::sleep(LEASE);
         assert!(held.is_lost());
-        assert!(!held.release_blocking().expect("it answers"));
-        assert_eq!(semaphore.peek(&ann()).expect("it answers").remaining(), 1);
+        assert!(!held.release_blocking().expect("the backend replies"));
+        assert_eq!(
+            semaphore
+                .peek(&ann())
+                .expect("the backend replies")
+                .remaining(),
+            1
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting for permits that others give back, in this process and in others: backends of their own stand for those.
+//! Waiting for permits that are released in this process and in others. Backends of their own act as other processes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,12 +13,15 @@ use tower_sluice::{Key, MaxWait, RedisBackend, RedisSemaphore, Semaphore, Semaph
 use crate::support::redis::RedisServer;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// The issue allows one command for each waiter and so long a time.
+/// The documented bound: one command for each waiter in this time.
 const TIME_OF_ONE: Duration = Duration::from_millis(50);
 
 async fn server_of(server: &RedisServer, capacity: u32) -> Semaphore<RedisSemaphore> {
     let builder = RedisBackend::builder().time_limit(20 * SECOND);
-    let redis = builder.connect(server.url()).await.expect("it runs");
+    let redis = builder
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     Semaphore::new(
         SemaphorePolicy::new("exports", capacity),
         RedisSemaphore::new(&redis),
@@ -55,7 +58,7 @@ async fn single_waiter_polls_every_50_ms_and_gets_a_released_permit() {
         drop(held);
         let (got, permit) = waiter.await.expect("no panic");
         late.push(got - released);
-        assert!(permit.release().await.expect("it answers"));
+        assert!(permit.release().await.expect("the backend replies"));
     }
     println!("a release is heard of after {late:.1?}");
     assert!(late.iter().all(|late| *late < SECOND / 2), "{late:?}");
@@ -68,7 +71,7 @@ async fn waiters_of_two_servers_are_served_in_order_of_arrival() {
     let held = servers[0].try_acquire(&ann(), 1).await.expect("free");
     let (order, mut tasks) = (Arc::new(Mutex::new(Vec::new())), JoinSet::new());
     for number in 0..12 {
-        // Not by turns: 0 0 1 1 0 0 1 1
+        // Not alternating: 0 0 1 1 0 0 1 1
         let semaphore = servers[number / 2 % 2].clone();
         let order = Arc::clone(&order);
         tasks.spawn(async move {
@@ -83,7 +86,7 @@ async fn waiters_of_two_servers_are_served_in_order_of_arrival() {
     drop(held);
     tasks.join_all().await;
     assert_eq!(*order.lock(), (0..12).collect::<Vec<_>>());
-    // The last release is under way.
+    // The last release is in flight.
     let since = Instant::now();
     while !server.keys().is_empty() {
         assert!(since.elapsed() < 5 * SECOND, "{:?}", server.keys());
@@ -102,9 +105,15 @@ async fn dead_queue_head_delays_others_by_at_most_a_second() {
         waited: 5 * SECOND,
     };
     let Answer::Later(denied) = semaphore.backend().ask(op, semaphore.policy(), &ann()) else {
-        panic!("Redis is asked");
+        panic!("Redis answers");
     };
-    assert!(!denied.await.expect("it answers").decision.is_allowed());
+    assert!(
+        !denied
+            .await
+            .expect("the backend replies")
+            .decision
+            .is_allowed()
+    );
     drop(held);
     let since = Instant::now();
     let permit = semaphore
@@ -113,12 +122,12 @@ async fn dead_queue_head_delays_others_by_at_most_a_second() {
         .expect("in time");
     println!("he was forgotten after {:.2?}", since.elapsed());
     assert!(since.elapsed() < 3 * SECOND);
-    // Who only tries looks at no line.
+    // `try_acquire` ignores the queue.
     drop(permit);
 }
 
-/// As many tasks as `tasks` on each of so many servers acquire, hold for `hold`, and begin again. Of each wait when it
-/// ended and how long it was.
+/// `tasks` tasks on each of several servers acquire, hold for `hold`, and repeat. Returns the end and the length of
+/// each wait.
 async fn fair_load(
     server: &RedisServer,
     servers: usize,
@@ -137,7 +146,7 @@ async fn fair_load(
                 while start.elapsed() < time {
                     let asked = Instant::now();
                     let permit = semaphore.acquire(&ann(), 1, MaxWait::Unbounded).await;
-                    let permit = permit.expect("it has no bound");
+                    let permit = permit.expect("the wait is unbounded");
                     waits.push((start.elapsed(), asked.elapsed()));
                     sleep(hold).await;
                     drop(permit);
@@ -153,7 +162,7 @@ async fn fair_load(
 async fn fair_load_bounds_waits_and_commands() {
     let server = RedisServer::start();
     for load in [(4, 16, 10), (8, 2, 20), (6, 4, 100)] {
-        // A machine that stood still for a moment has measured that.
+        // A machine that paused for a moment distorts the measurement.
         let mut fair = false;
         for _ in 0..3 {
             if !fair {
@@ -162,23 +171,23 @@ async fn fair_load_bounds_waits_and_commands() {
         }
         assert!(
             fair,
-            "{load:?}: somebody waited for more than twice the average"
+            "{load:?}: a waiter waited for more than twice the average"
         );
     }
 }
 
-/// So many servers, of so many tasks each, that hold a permit for so many ms.
+/// Several servers with several tasks each that hold a permit for `hold` ms.
 async fn is_fair(server: &RedisServer, (servers, tasks, hold): (usize, usize, u64)) -> bool {
     let (hold, before) = (Duration::from_millis(hold), commands(server));
     let time = 4 * SECOND;
     let all = fair_load(server, servers, tasks, hold, time).await;
     let sent = commands(server) - before;
-    // Those who came when nobody was there are no measure.
+    // The first waits, without competition, do not count.
     let usual = all.iter().filter(|(ended, _)| *ended > time / 4);
     let usual: Vec<_> = usual.map(|(_, wait)| *wait).collect();
     let mean = usual.iter().sum::<Duration>() / u32::try_from(usual.len()).expect("fits");
     let longest = usual.iter().max().copied().expect("some");
-    // Each visit has the one that is given and the one that gives back; the others were sent by those who waited.
+    // Each visit sends an acquire and a release. Waiters sent the other commands.
     let looks = sent.saturating_sub(2 * all.len() as u64);
     let waited: Duration = all.iter().map(|(_, wait)| *wait).sum();
     println!(
@@ -188,8 +197,11 @@ async fn is_fair(server: &RedisServer, (servers, tasks, hold): (usize, usize, u6
         longest.as_secs_f64() / mean.as_secs_f64(),
         waited / u32::try_from(looks).expect("fits").max(1),
     );
-    // And the first one of each task.
+    // And the first command of each task.
     let most = waited.as_millis() / TIME_OF_ONE.as_millis() + (servers * tasks) as u128;
-    assert!(u128::from(looks) <= most, "{looks} looks, for {most}");
+    assert!(
+        u128::from(looks) <= most,
+        "{looks} checks of waiters, at most {most}"
+    );
     longest <= 2 * mean
 }
