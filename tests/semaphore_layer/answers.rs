@@ -1,4 +1,4 @@
-//! What clients are told, field by field.
+//! The response of a rejected request, field by field.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn user_over_its_capacity_gets_429_and_others_do_not() {
     );
 }
 
-/// The body of a rejection, whatever the service's own is.
+/// A rejection, whatever the body type of the service is.
 fn rejected<S, Req, B>(service: &mut S, request: Req) -> Seen
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
@@ -71,7 +71,7 @@ where
     seen(service, request)
 }
 
-/// All requests of everybody in an office.
+/// All requests of all users in one office.
 #[derive(Clone)]
 struct Office;
 
@@ -106,7 +106,7 @@ fn global_capacity_exceeded_is_503() {
         );
         assert_eq!(seen.body, REDUCED);
     }
-    // One part tells clients apart.
+    // One part of the key differs by client.
     let both = full((Global, Header::new(USER)));
     assert_eq!(both.status, StatusCode::TOO_MANY_REQUESTS);
 }
@@ -192,11 +192,11 @@ fn policy_fn_sets_the_capacity_of_each_key() {
     };
     let three: Vec<_> = (0..3).map(|_| ask("3")).collect();
     assert!(three.iter().all(|response| response.status() == 200));
-    // Lowered: nobody is thrown out, and nobody enters until there is room.
+    // Lowered: no permit is revoked, and no request is allowed until enough are released.
     assert_eq!(ask("2").status(), 429);
     assert_eq!(memory.held(), 3);
     assert_eq!(ask("nonsense").status(), 429);
-    // Raised: at once.
+    // Raised: in effect at once.
     let fourth = ask("4");
     assert_eq!(fourth.status(), 200);
     drop((three, fourth));
@@ -386,7 +386,11 @@ fn the_decision_is_in_responses_unless_turned_off() {
     let third = third.expect("a decision");
     assert!(!third.is_allowed());
     let hint = Some(RetryAfter::In(Duration::from_secs(30)));
-    assert_eq!(third.retry_after(), hint, "leases as if they were renewed");
+    assert_eq!(
+        third.retry_after(),
+        hint,
+        "the wait must assume renewed leases"
+    );
     assert_eq!(
         decision(two_each(&memory).extensions(false)),
         [const { None }; 3]
@@ -426,7 +430,7 @@ fn non_http_service_gets_errors() {
             Ok::<_, Infallible>(word.len())
         }));
     assert_eq!(now(&mut at_once, "five!").expect("allowed"), 5);
-    assert_eq!(memory.held(), 0, "it ends with the answer");
+    assert_eq!(memory.held(), 0, "the permit ends with the response");
 }
 
 fn now_ready<S: Service<Req>, Req>(service: &mut S) -> &mut S
@@ -442,7 +446,7 @@ where
 
 #[test]
 fn middleware_can_still_answer_with_an_empty_body() {
-    // A layer of CORS or of timeouts around this one.
+    // A layer for CORS or timeouts around this one.
     let mut service = two_each(&memory()).layer(hello());
     let response = now(&mut service, from("ann")).expect("no error");
     let empty: Response<tower_sluice::response::ResponseBody<Full<bytes::Bytes>>> =

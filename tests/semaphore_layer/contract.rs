@@ -1,4 +1,4 @@
-//! What Tower services owe each other: readiness, its return, and the inner error by its type.
+//! The contract between Tower services: readiness, its release, and the type of the inner error.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -108,9 +108,12 @@ async fn rejected_and_waiting_requests_release_readiness_at_once() {
     let mut call = Box::pin(waits.call(from("ann")));
     assert!((&mut call).now_or_never().is_none());
     let mut another = inner.clone();
-    assert!(is_ready(&mut another), "who waits holds no slot");
+    assert!(is_ready(&mut another), "a waiter holds a slot");
     drop(held);
-    assert!((&mut call).now_or_never().is_none(), "another one has it");
+    assert!(
+        (&mut call).now_or_never().is_none(),
+        "another request holds the slot"
+    );
     assert_eq!(memory.held(), 1);
     drop(another);
     assert_eq!(call.await.expect("no error").status(), 200);
@@ -135,12 +138,15 @@ async fn readiness_goes_back_while_a_backend_is_asked_and_without_a_key() {
         "a request without a permit holds no slot"
     );
     gate.add_permits(1);
-    assert!((&mut call).now_or_never().is_none(), "another one has it");
+    assert!(
+        (&mut call).now_or_never().is_none(),
+        "another request holds the slot"
+    );
     drop(other);
     assert_eq!(call.await.expect("no error").status(), 200);
 
     let mut other = inner.clone();
-    assert!(is_ready(&mut other), "the head is there");
+    assert!(is_ready(&mut other), "the head is complete");
     drop(other);
     assert!(is_ready(&mut service));
     let rejected = service.call(Request::new(()));
@@ -170,7 +176,7 @@ async fn readiness_and_its_error_come_from_the_inner_service() {
     assert_eq!(ready, Err("not today"));
 }
 
-/// Ready once, and broken from then on.
+/// Ready once. Later calls of `poll_ready` fail.
 struct Breaks(bool);
 
 impl Clone for Breaks {
@@ -189,7 +195,7 @@ impl Service<Request<()>> for Breaks {
     }
 
     fn call(&mut self, _: Request<()>) -> Self::Future {
-        unreachable!("it is not ready any more")
+        unreachable!("the service is no longer ready")
     }
 }
 
@@ -205,7 +211,7 @@ async fn service_that_fails_while_its_request_waits_leaks_nothing() {
     assert!((&mut call).now_or_never().is_none());
     drop(held);
     assert_eq!((&mut call).await.map(drop), Err("broken"));
-    assert_eq!(memory.held(), 0, "although the future is still there");
+    assert_eq!(memory.held(), 0, "although the future still exists");
     drop(call);
     assert_eq!(memory.held(), 0);
 }
@@ -220,7 +226,7 @@ async fn failed_check_leaks_nothing() {
     let (_, answer) = called.recv().await.expect("a call");
     assert!(answer.send(Err("broken")).is_ok());
     assert_eq!((&mut call).await.map(drop), Err("broken"));
-    assert_eq!(memory.held(), 0, "although the future is still there");
+    assert_eq!(memory.held(), 0, "although the future still exists");
 }
 
 #[test]

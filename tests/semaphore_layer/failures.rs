@@ -1,4 +1,4 @@
-//! Redis is gone while requests come over HTTP; a lost lease, and clients that go away, with permits in Redis.
+//! Requests over HTTP while Redis is down, lost leases, and disconnected clients, with permits in Redis.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -26,7 +26,9 @@ fn permits(capacity: u32) -> SemaphorePolicy {
 }
 
 async fn connect(server: &RedisServer) -> RedisSemaphore {
-    let redis = RedisBackend::connect(&server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(&server.url())
+        .await
+        .expect("the server runs");
     RedisSemaphore::new(&redis)
 }
 
@@ -42,7 +44,7 @@ async fn ask(address: SocketAddr, path: &str) -> Seen {
     Seen::of(response.expect("an answer")).await
 }
 
-/// Until Redis is asked again, which the circuit forbids for a second or two.
+/// Waits until the circuit permits the next attempt, for a second or two.
 async fn recovers(semaphore: &RedisSemaphore) {
     let (since, key) = (Instant::now(), Key::from("nobody"));
     let semaphore = Semaphore::new(permits(1), semaphore.clone());
@@ -111,7 +113,7 @@ async fn failure_policy_applies_while_redis_is_down() {
             ("retry-after", "1"),
         ]
     );
-    // Two in this process, and no more.
+    // This process has two permits of its own.
     let two: Vec<_> = (0..2)
         .map(|_| tokio::spawn(ask(address, "/fallback")))
         .collect();
@@ -154,7 +156,7 @@ async fn handler_learns_that_redis_lost_its_permit() {
     while semaphore
         .peek(&Key::from("global"))
         .await
-        .expect("it answers")
+        .expect("the backend replies")
         .remaining()
         > 0
     {
@@ -182,7 +184,7 @@ async fn disconnected_clients_release_their_permits_before_the_lease_ends() {
     let semaphore = Semaphore::new(long, redis);
     let remaining = async || {
         let snapshot = semaphore.peek(&Key::from("global")).await;
-        snapshot.expect("it answers").remaining()
+        snapshot.expect("the backend replies").remaining()
     };
     for round in 0..20_u64 {
         let mut open = Vec::new();
@@ -212,8 +214,8 @@ async fn disconnected_clients_release_their_permits_before_the_lease_ends() {
     }
 }
 
-/// A layer over a backend that cannot fail needs no choice, one over Redis does: the compiler says so, where the layer
-/// is documented.
+/// A layer over a backend that cannot fail needs no failure policy. Over Redis it needs one: the compiler says so where
+/// the layer is documented.
 #[test]
 fn only_fallible_backends_need_a_failure_policy() {
     fn needs_none<E>()

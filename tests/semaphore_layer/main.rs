@@ -1,5 +1,5 @@
-//! `SemaphoreLayer` from outside: what clients are told, and that a permit lasts as long as what it was given for, to the end of
-//! a body, a connection or a task, and no longer.
+//! `SemaphoreLayer` from outside: its responses, and permits that are held exactly until the end of a body, a
+//! connection or a task.
 #![cfg(feature = "axum")]
 
 mod answers;

@@ -1,4 +1,4 @@
-//! Services that answer when they are told to, and bodies that end when they are told to.
+//! Services whose responses and bodies end when the test says so.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ pub(crate) fn memory() -> Memory {
     MemorySemaphore::builder().clock(clock()).build()
 }
 
-/// Its answers come later, when the test lets them.
+/// Memory whose replies come later, when the test releases them.
 #[derive(Clone)]
 pub(crate) struct Later(pub(crate) Memory, pub(crate) Arc<tokio::sync::Semaphore>);
 
@@ -67,13 +67,13 @@ impl PermitBackend for Later {
     }
 }
 
-/// Two requests of each user at a time.
+/// At most two requests of each user at a time.
 pub(crate) fn two_each(memory: &Memory) -> SemaphoreLayer<Header, Memory> {
     let permits = SemaphorePolicy::new("exports", 2);
     SemaphoreLayer::new(permits, Header::new(USER), memory.clone())
 }
 
-/// A body in the hands of a test.
+/// A body that the test feeds.
 pub(crate) struct Fed(mpsc::UnboundedReceiver<Result<Frame<Bytes>, &'static str>>);
 
 pub(crate) type Feed = mpsc::UnboundedSender<Result<Frame<Bytes>, &'static str>>;
@@ -95,13 +95,13 @@ pub(crate) fn fed() -> (Feed, Response<Fed>) {
     (feed, Response::new(Fed(body)))
 }
 
-/// What a request of a [`reported`] service waits for.
+/// The sender of the response that a request of a [`reported`] service waits for.
 pub(crate) type Answer = oneshot::Sender<Result<Response<Fed>, &'static str>>;
 
 /// The calls of a [`reported`] service.
 pub(crate) type Calls = mpsc::UnboundedReceiver<(Request<()>, Answer)>;
 
-/// What HTTP services of these tests are.
+/// The HTTP services of these tests.
 pub(crate) trait Serves<B, E>:
     Service<Request<()>, Response = Response<B>, Error = E, Future: Send + 'static>
     + Clone
@@ -118,7 +118,7 @@ impl<B, E, S> Serves<B, E> for S where
 {
 }
 
-/// A service whose answers a test gives: it hands out how to.
+/// A service whose responses come from the test.
 pub(crate) fn reported() -> (impl Serves<Fed, &'static str>, Calls) {
     let (calls, called) = mpsc::unbounded_channel();
     let calls = Arc::new(calls);
@@ -130,7 +130,7 @@ pub(crate) fn reported() -> (impl Serves<Fed, &'static str>, Calls) {
     (service, called)
 }
 
-/// A body that never ends, as long as it is kept.
+/// A body that never ends.
 pub(crate) fn endless() -> impl Serves<Endless, Infallible> {
     tower::service_fn(async |_: Request<()>| Ok(Response::new(Endless)))
 }

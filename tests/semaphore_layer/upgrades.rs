@@ -1,4 +1,4 @@
-//! WebSockets through axum: the response to the handshake ends at once, the connection lives on.
+//! WebSockets through axum: the response to the handshake ends at once, and the connection stays open.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tower_sluice::{MemorySemaphore, PeerIp, SemaphoreLayer, SemaphorePolicy};
 
 use crate::support::{PATIENCE, listen};
 
-/// The trap: nobody keeps the permit.
+/// The trap: the handler does not keep the permit.
 async fn forgets(upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(echo)
 }
@@ -56,7 +56,7 @@ async fn serve() -> (MemorySemaphore, SocketAddr) {
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// A connection that is open and answers, or the status of the rejection.
+/// An open connection that answers, or the status of the rejection.
 async fn open(address: SocketAddr, path: &str) -> Result<Socket, u16> {
     let handshake = connect_async(format!("ws://{address}{path}"));
     match timeout(PATIENCE, handshake).await.expect("in time") {
@@ -97,7 +97,7 @@ async fn until_held(memory: &MemorySemaphore, held: u64) {
 async fn kept_permit_lasts_as_long_as_the_connection() {
     let (memory, address) = serve().await;
     for _ in 0..3 {
-        let mut first = open(address, "/keeps").await.expect("one is free");
+        let mut first = open(address, "/keeps").await.expect("one permit is free");
         talk(&mut first, "hello").await;
         sleep(Duration::from_millis(100)).await;
         assert_eq!(memory.held(), 1);
@@ -111,10 +111,12 @@ async fn kept_permit_lasts_as_long_as_the_connection() {
 #[tokio::test]
 async fn permit_that_is_not_kept_ends_with_the_handshake() {
     let (memory, address) = serve().await;
-    let mut first = open(address, "/forgets").await.expect("one is free");
+    let mut first = open(address, "/forgets").await.expect("one permit is free");
     until_held(&memory, 0).await;
-    let mut second = open(address, "/forgets").await.expect("it is free again");
-    // This is what the documentation warns of: two, where one is allowed.
+    let mut second = open(address, "/forgets")
+        .await
+        .expect("the permit is free again");
+    // The documentation warns of it: two connections, where one is allowed.
     talk(&mut first, "first").await;
     talk(&mut second, "second").await;
 }

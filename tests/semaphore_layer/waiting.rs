@@ -1,4 +1,4 @@
-//! Waiting for a permit, on a clock that the test moves.
+//! Waiting for a permit, with a manual clock.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -136,7 +136,7 @@ async fn a_handler_sees_how_long_its_request_has_waited() {
         let kept = request
             .extensions()
             .get::<HeldPermit>()
-            .expect("it is there")
+            .expect("it must exist")
             .keep();
         kept.permits()
             .map(|permit| permit.waited())
@@ -147,14 +147,14 @@ async fn a_handler_sees_how_long_its_request_has_waited() {
     let second = tokio::spawn(service.ready().await.expect("ready").call(from("ann")));
     others().await;
     clock.advance(2 * SECOND);
-    assert!(answer.send(Err("over")).is_ok());
+    assert!(answer.send(Err("the lease is over")).is_ok());
     assert!(first.await.expect("no panic").is_err());
     let (request, _answer) = called.recv().await.expect("a call");
     assert_eq!(waited(&request), 2 * SECOND);
     second.abort();
 }
 
-/// Gives no answer, as soon as the test lets it. Its time is that of `Memory`.
+/// Fails when the test releases it. Uses the time of `Memory`.
 #[derive(Clone)]
 struct Fails(Memory, Arc<tokio::sync::Semaphore>);
 
@@ -170,7 +170,7 @@ impl PermitBackend for Fails {
     ) -> Answer<Result<PermitReply, std::fmt::Error>, Self::Future> {
         let gate = Arc::clone(&self.1);
         Answer::Later(Box::pin(async move {
-            // What is given back fails at once.
+            // Releases fail at once.
             if matches!(op, PermitOp::Acquire { .. } | PermitOp::Wait { .. }) {
                 gate.acquire().await.expect("open").forget();
             }
@@ -220,7 +220,7 @@ async fn request_waits_at_the_fallback_for_the_rest_of_max_wait() {
     let first = answer(first).await;
     let second = call();
     fail().await;
-    assert!(!second.is_finished(), "it waits here");
+    assert!(!second.is_finished(), "the request waits in this process");
     drop(first);
     let second: Response<_> = answer(second).await;
     assert_eq!(second.status(), 200);

@@ -20,7 +20,7 @@ fn data(text: &'static str) -> Result<Frame<Bytes>, &'static str> {
     Ok(Frame::data(Bytes::from_static(text.as_bytes())))
 }
 
-/// A response whose body is fed by the test, through the layer.
+/// A response through the layer, whose body the test feeds.
 async fn streaming(
     hold: Hold,
 ) -> (
@@ -47,19 +47,19 @@ async fn body_holds_its_permit_until_its_last_byte() {
     let mut body = Box::pin(response.into_body());
     assert_eq!(memory.held(), 1);
     for text in ["a", "b"] {
-        feed.send(data(text)).expect("it listens");
+        feed.send(data(text)).expect("the receiver is open");
         assert!(body.frame().await.expect("a frame").is_ok());
         assert_eq!(memory.held(), 1);
     }
     assert!(body.frame().now_or_never().is_none());
     assert_eq!(memory.held(), 1);
     let trailers = Frame::trailers(http::HeaderMap::new());
-    feed.send(Ok(trailers)).expect("it listens");
+    feed.send(Ok(trailers)).expect("the receiver is open");
     assert!(body.frame().await.expect("a frame").is_ok());
-    assert_eq!(memory.held(), 1, "there could be more");
+    assert_eq!(memory.held(), 1, "the body may have more frames");
     drop(feed);
     assert!(body.frame().await.is_none());
-    assert_eq!(memory.held(), 0, "although the body is still there");
+    assert_eq!(memory.held(), 0, "although the body still exists");
     drop(body);
     assert_eq!(memory.held(), 0);
 }
@@ -68,7 +68,7 @@ async fn body_holds_its_permit_until_its_last_byte() {
 async fn failing_body_releases_its_permit() {
     let (feed, response, memory) = streaming(Hold::Body).await;
     let mut body = Box::pin(response.into_body());
-    feed.send(Err("cut off")).expect("it listens");
+    feed.send(Err("cut off")).expect("the receiver is open");
     assert!(body.frame().await.expect("an error").is_err());
     assert_eq!(memory.held(), 0);
 }
@@ -77,7 +77,7 @@ async fn failing_body_releases_its_permit() {
 async fn body_dropped_half_way_releases_its_permit() {
     let (feed, response, memory) = streaming(Hold::Body).await;
     let mut body = Box::pin(response.into_body());
-    feed.send(data("half")).expect("it listens");
+    feed.send(data("half")).expect("the receiver is open");
     assert!(body.frame().await.expect("a frame").is_ok());
     assert_eq!(memory.held(), 1);
     drop(body);
@@ -150,7 +150,7 @@ fn request_dropped_at_any_point_releases_its_permit() {
         Box::pin(ready.expect("ready").call(from("ann")))
     };
     let unpolled = call();
-    assert_eq!(memory.held(), 1, "in memory it is taken at once");
+    assert_eq!(memory.held(), 1, "memory decides at once");
     drop(unpolled);
     assert_eq!(memory.held(), 0);
     drop(called.try_recv());
@@ -164,8 +164,8 @@ fn request_dropped_at_any_point_releases_its_permit() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Requests that wait for one another, each dropped after a random number of polls, before its answer, in its body
-    /// or after it: nothing stays, and whoever asks afterwards gets everything.
+    /// Requests that wait for each other, each dropped after a random number of polls: before its response, in its body
+    /// or after it. Nothing is left, and all permits are free afterwards.
     #[test]
     fn requests_dropped_at_random_points_leak_nothing(
         steps in prop::collection::vec((0_u8..6, 1_u32..=2, any::<bool>()), 1..40)
@@ -202,7 +202,7 @@ proptest! {
                         if let Ok((_, answer)) = called.try_recv() {
                             let (feed, body) = fed();
                             feeds.push(feed);
-                            // A client that has gone hears nothing.
+                            // A dropped client receives nothing.
                             let _ = answer.send(if last { Err("broken") } else { Ok(body) });
                         }
                     }

@@ -20,7 +20,7 @@ use tower_sluice::MemorySemaphore;
 use super::{in_memory, serve};
 use crate::support::{self, PATIENCE, get as request, listen};
 
-/// A stream of numbers, one every 20 ms, until nobody listens.
+/// A stream of numbers, one every 20 ms, until the client disconnects.
 async fn numbers() -> Body {
     Body::from_stream(stream::iter(0_u64..).then(|number| async move {
         sleep(Duration::from_millis(20)).await;
@@ -87,7 +87,7 @@ async fn body_that_is_never_sent_releases_its_permit_with_the_head() {
         until_held(&memory, 0).await;
     }
     let stream = client.request(request(address, "/200")).await;
-    assert_eq!(memory.held(), 1, "this one is sent");
+    assert_eq!(memory.held(), 1, "this body is sent");
     drop(stream);
 }
 
@@ -98,9 +98,11 @@ async fn client_disconnect_before_the_head_releases_its_permit() {
         .route("/", get(|| sleep(Duration::from_secs(3_600))))
         .layer(layer);
     let address = serve(app).await;
-    let mut client = TcpStream::connect(address).await.expect("it listens");
+    let mut client = TcpStream::connect(address)
+        .await
+        .expect("the receiver is open");
     let head = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    client.write_all(head).await.expect("it reads");
+    client.write_all(head).await.expect("the reader is open");
     until_held(&memory, 1).await;
     drop(client);
     until_held(&memory, 0).await;
@@ -117,14 +119,16 @@ async fn slow_reader_holds_its_permit_until_it_has_read_everything() {
         ))
     };
     let address = serve(Router::new().route("/", get(large)).layer(layer)).await;
-    let mut client = TcpStream::connect(address).await.expect("it listens");
+    let mut client = TcpStream::connect(address)
+        .await
+        .expect("the receiver is open");
     let head = b"GET / HTTP/1.0\r\n\r\n";
-    client.write_all(head).await.expect("it reads");
+    client.write_all(head).await.expect("the reader is open");
     until_held(&memory, 1).await;
     sleep(Duration::from_millis(300)).await;
-    assert_eq!(memory.held(), 1, "32 MiB do not fit between them");
+    assert_eq!(memory.held(), 1, "the sockets cannot buffer 32 MiB");
     let mut read = Vec::new();
-    client.read_to_end(&mut read).await.expect("all of it");
+    client.read_to_end(&mut read).await.expect("the whole body");
     assert!(read.len() > 32 * CHUNK);
     until_held(&memory, 0).await;
 }

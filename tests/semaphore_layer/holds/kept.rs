@@ -32,7 +32,7 @@ fn held_permit_in_the_request_does_not_hold_the_permit() {
     let held = request
         .extensions()
         .get::<HeldPermit>()
-        .expect("it is there");
+        .expect("it must exist");
     assert!(!held.is_lost());
     let (held, lost) = (held.clone(), held.lost());
     let (_feed, body) = fed();
@@ -43,11 +43,14 @@ fn held_permit_in_the_request_does_not_hold_the_permit() {
     assert_eq!(
         memory.held(),
         0,
-        "although request and future are still there"
+        "although the request and the future still exist"
     );
     let late: KeptPermit = held.keep();
     assert_eq!(late.permits().count(), 0, "too late");
-    assert!(lost.now_or_never().is_none(), "it was given back, not lost");
+    assert!(
+        lost.now_or_never().is_none(),
+        "the permit was released, not lost"
+    );
     drop(request);
 }
 
@@ -68,7 +71,7 @@ fn kept_permit_lasts_until_drop_and_end_of_response() {
         let held = request
             .extensions()
             .get::<HeldPermit>()
-            .expect("it is there");
+            .expect("it must exist");
         let kept = held.keep();
         assert_eq!(
             kept.permits()
@@ -109,7 +112,7 @@ fn the_permits_of_all_layers_around_a_handler_are_kept_together() {
     let kept = request
         .extensions()
         .get::<HeldPermit>()
-        .expect("it is there")
+        .expect("it must exist")
         .keep();
     drop(call);
     assert_eq!(
@@ -142,14 +145,14 @@ async fn loss_of_any_held_permit_is_reported() {
     let held = request
         .extensions()
         .get::<HeldPermit>()
-        .expect("it is there");
+        .expect("it must exist");
     let mut lost = held.lost();
     others().await;
     assert!((&mut lost).now_or_never().is_none() && !held.is_lost());
     clock.advance(Duration::from_secs(30));
     timeout(PATIENCE, lost)
         .await
-        .expect("the short one is over");
+        .expect("the short lease is over");
     let over: Vec<_> = held
         .keep()
         .permits()
@@ -220,18 +223,18 @@ fn handler_learns_of_a_lost_lease() {
         let held = request
             .extensions()
             .get::<HeldPermit>()
-            .expect("it is there");
+            .expect("it must exist");
         let mut lost = held.lost();
         others().await;
         assert!((&mut lost).now_or_never().is_none());
-        // It stood still for longer than a lease, and somebody else came first.
+        // The holder paused for longer than a lease, and another request got the permit.
         clock.advance(lease);
         let second = now(&mut service, Request::new(())).expect("no error");
         assert_eq!(second.status(), 200);
         others().await;
         assert!(held.is_lost() && lost.now_or_never().is_some());
         drop(call);
-        assert_eq!(memory.held(), 1, "that of the second");
+        assert_eq!(memory.held(), 1, "the permit of the second layer");
         drop(second);
         assert_eq!(memory.held(), 0);
     });

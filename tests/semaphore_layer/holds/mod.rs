@@ -22,7 +22,7 @@ pub(crate) fn in_memory(
     (memory, layer)
 }
 
-/// The permits of everything served at `address` by `app`, over real connections.
+/// Serves `app` over real connections.
 pub(crate) async fn serve(app: Router) -> std::net::SocketAddr {
     let (listener, address) = listen().await;
     tokio::spawn(async { axum::serve(listener, app).await });
