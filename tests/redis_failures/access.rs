@@ -1,4 +1,4 @@
-//! Who may do what: passwords, and users with the least privileges.
+//! Authentication and access rights: passwords, and users with the least privileges.
 
 use std::error::Error;
 use std::time::{Duration, Instant};
@@ -16,13 +16,13 @@ use crate::support::redis::{RedisServer, command};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What the backend does in all, as the docs list it.
+/// The commands of the backend, as documented.
 const COMMANDS: [&str; 16] = [
     "evalsha", "eval", "time", "ping", "get", "set", "del", "llen", "lindex", "lrange", "lpush",
     "rpush", "lset", "ltrim", "lrem", "pexpire",
 ];
 
-/// Everything that the words of an error tell, its causes included.
+/// The text of an error and of its causes.
 fn reported(why: &BackendError) -> String {
     let mut reported = format!("{why} {why:?}");
     let mut cause = why.source();
@@ -37,7 +37,10 @@ fn reported(why: &BackendError) -> String {
 async fn right_password_connects_and_is_never_shown() {
     guarded(async {
         let server = RedisServer::options().password("s3cret-w0rd").start();
-        let backend = asking().connect(server.url()).await.expect("it is right");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the password is right");
         let limiter = Limiter::new(tokens("api", 5), backend.clone());
         redis_decides(&limiter, &Key::from("ann")).await;
         let reported = format!("{backend:?} {limiter:?}");
@@ -57,11 +60,11 @@ async fn wrong_password_fails_at_once_without_retries() {
             let start = Instant::now();
             let why = RedisBackend::connect(&wrong)
                 .await
-                .expect_err("it is wrong");
+                .expect_err("the password is wrong");
             assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
             assert_eq!(*why.kind(), BackendErrorKind::Unreachable);
             let reported = reported(&why);
-            // redis-rs says so in its own words.
+            // The text comes from redis-rs.
             assert!(reported.contains("authentication failed"), "{reported}");
             assert!(!reported.contains("w0rd"), "{reported}");
 
@@ -86,7 +89,7 @@ async fn missing_password_fails_at_once() {
         ];
         let why = RedisBackend::connect(&without)
             .await
-            .expect_err("it is missing");
+            .expect_err("the password is missing");
         assert!(denials.contains(why.kind()), "{why:?}");
         assert!(reported(&why).contains("NOAUTH"), "{}", reported(&why));
 
@@ -103,11 +106,14 @@ async fn missing_password_fails_at_once() {
 async fn password_set_later_fails_until_it_is_removed() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiter = Limiter::new(tokens("api", 1000), backend);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
-        // A connection that was let in stays in; new ones are not.
+        // An authenticated connection stays authenticated. New connections are not.
         server.command(&["CONFIG", "SET", "requirepass", "s3cret-w0rd"]);
         let admin = server.url_of("", "s3cret-w0rd");
         let killed = command::<i64>(&admin, &["CLIENT", "KILL", "TYPE", "normal"]);
@@ -126,7 +132,7 @@ async fn password_set_later_fails_until_it_is_removed() {
     .await;
 }
 
-/// Redis says it by a code, or in the words of a script that was not let.
+/// Redis reports it by a code, or in the text of a failed script.
 fn is_forbidden(why: &BackendError) -> bool {
     let reported = reported(why);
     ["NOPERM", "NoPerm", "can't run this command"]
@@ -134,7 +140,7 @@ fn is_forbidden(why: &BackendError) -> bool {
         .any(|words| reported.contains(words))
 }
 
-/// Everything that a limiter does, under each algorithm and under all of them together.
+/// All operations of a limiter, under each algorithm and under all of them together.
 async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
     let mut several = tokens("several", 4)
         .and("fixed", Quota::fixed_window(4, HOUR))
@@ -159,7 +165,7 @@ async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
             .check(&key, 1)
             .await?
             .receipt
-            .expect("it is allowed");
+            .expect("the command is permitted");
         let last = limiter.check(&key, 1).await?.receipt;
         let _ = limiter.check(&key, 3).await?;
         limiter.peek(&key).await?;
@@ -173,13 +179,13 @@ async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
             limiter.cancel(&key, reservation).await?;
         }
         if limiter.policy().name() == "short" {
-            // What has passed is dropped by the next charge.
+            // The next charge drops the expired entries.
             tokio::time::sleep(2 * short).await;
             let _ = limiter.check(&key, 1).await?;
         }
         limiter.reset(&key).await?;
     }
-    // A long log packs its entries, and drops a pack of which nothing is left.
+    // A long log packs its entries, and drops a pack without valid entries.
     let long = Limiter::new(
         Policy::new("long", Quota::sliding_log(1_000, HOUR)),
         backend.clone(),
@@ -207,13 +213,13 @@ async fn documented_rights_are_sufficient_and_necessary() {
         let url = server.url_of("limiter", "pw");
 
         let outside = command::<Value>(&url, &["SET", "other", "1"]);
-        assert_eq!(outside.expect_err("not ours").code(), Some("NOPERM"));
+        assert_eq!(outside.expect_err("a foreign value").code(), Some("NOPERM"));
         let multi = command::<Value>(&url, &["MULTI"]);
         assert_eq!(multi.expect_err("not granted").code(), Some("NOPERM"));
 
         let backend = asking().connect(&url).await.expect("a user");
         everything(&backend).await.expect("nothing is missing");
-        // Without any of them something fails; what the server forgets now and then is sent again.
+        // Without any of these rights an operation fails. Scripts that the server forgets are sent again.
         let mut spare = Vec::new();
         for command in COMMANDS {
             server.command(&["ACL", "SETUSER", "limiter", &format!("-{command}")]);
@@ -245,7 +251,10 @@ async fn forbidden_command_fails_until_it_is_permitted() {
         assert_eq!(check(&limiter, &key).await, Ok(1));
         for command in ["evalsha", "set"] {
             server.command(&["ACL", "SETUSER", "limiter", &format!("-{command}")]);
-            let why = limiter.check(&key, 1).await.expect_err("it is forbidden");
+            let why = limiter
+                .check(&key, 1)
+                .await
+                .expect_err("the command is forbidden");
             assert!(matches!(why.kind(), BackendErrorKind::Server(_)), "{why:?}");
             assert!(is_forbidden(&why), "{command}: {why:?}");
             each_choice_applies(&limiter, &Key::from("cid")).await;
@@ -259,13 +268,13 @@ async fn forbidden_command_fails_until_it_is_permitted() {
         assert_eq!(
             check(&limiter, &key).await,
             Ok(2),
-            "what was forbidden was not done"
+            "the forbidden command took effect"
         );
     })
     .await;
 }
 
-/// Redis repeats a command that it does not know, with what it was to be done to.
+/// Redis repeats an unknown command, with its arguments.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unknown_command_error_contains_no_key() {
     guarded(async {
@@ -278,10 +287,10 @@ async fn unknown_command_error_contains_no_key() {
                 .start();
             let backend = builder.connect_lazy(server.url()).expect("a URL");
             let limiter = Limiter::new(tokens("api", 5), backend);
-            // The first script goes out as its text.
+            // The first script is sent as text.
             let _ = limiter.check(&Key::from("bob"), 1).await;
             let why = limiter.check(&Key::from("ann-of-cleves"), 1).await;
-            let why = why.expect_err("the command is gone");
+            let why = why.expect_err("the command does not exist");
             assert_eq!(*why.kind(), BackendErrorKind::Server("ERR".to_owned()));
             let reported = reported(&why);
             assert!(reported.contains("unknown command"), "{reported}");

@@ -11,7 +11,7 @@ use crate::support::redis::RedisServer;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// A policy for each algorithm, of so many tokens each.
+/// A policy for each algorithm, with `limit` tokens each.
 pub(crate) fn each_algorithm(limit: u64) -> [Policy; 5] {
     [
         tokens("token", limit),
@@ -24,7 +24,10 @@ pub(crate) fn each_algorithm(limit: u64) -> [Policy; 5] {
 
 pub(crate) async fn server_and_backend() -> (RedisServer, RedisBackend) {
     let server = RedisServer::start();
-    let backend = asking().connect(server.url()).await.expect("it runs");
+    let backend = asking()
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     (server, backend)
 }
 
@@ -35,7 +38,7 @@ async fn flushed_scripts_are_sent_again() {
         let limiter = Limiter::new(tokens("api", 1000), backend);
         let key = Key::from("ann");
         let texts = || server.calls("eval") + server.calls("script|load");
-        // Connecting sends some as well.
+        // Connecting sends some scripts too.
         let before = texts();
         for round in 0..5 {
             for count in 1..=10 {
@@ -43,7 +46,7 @@ async fn flushed_scripts_are_sent_again() {
             }
             server.command(&["SCRIPT", "FLUSH"]);
         }
-        // `EVAL` carries the whole text: once for each time that the server had forgotten it.
+        // `EVAL` carries the whole text, once for each time that the server had forgotten it.
         let sent = texts() - before;
         assert!((1..=5).contains(&sent), "{sent}");
     })
@@ -58,12 +61,12 @@ async fn script_flush_in_a_loop_admits_exactly_the_limit() {
         let hot = Limiter::new(tokens("hot", 1000), backend.clone());
         let client = redis::Client::open(server.url()).expect("a URL");
         let connection = client.get_multiplexed_async_connection().await;
-        let mut connection = connection.expect("it runs");
+        let mut connection = connection.expect("the server runs");
         let flusher = tokio::spawn(async move {
             loop {
                 let mut flush = redis::cmd("SCRIPT");
                 let flushed = flush.arg("FLUSH").exec_async(&mut connection).await;
-                flushed.expect("it runs");
+                flushed.expect("the server runs");
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         });
@@ -92,7 +95,9 @@ async fn script_flush_in_a_loop_admits_exactly_the_limit() {
 async fn flushed_keys_start_full() {
     guarded(async {
         let (server, backend) = server_and_backend().await;
-        let caching = RedisBackend::connect(server.url()).await.expect("it runs");
+        let caching = RedisBackend::connect(server.url())
+            .await
+            .expect("the server runs");
         for policy in each_algorithm(2) {
             let limiter = Limiter::new(policy.clone(), backend.clone());
             let key = Key::from("ann");
@@ -100,7 +105,7 @@ async fn flushed_keys_start_full() {
                 let reply = limiter.check(&key, 1).await.expect("an answer");
                 assert_eq!(reply.decision.is_allowed(), allowed);
             }
-            // This one remembers the denial.
+            // This backend caches the denial.
             let remembering = Limiter::new(policy, caching.clone());
             let reply = remembering.check(&key, 1).await.expect("an answer");
             assert!(!reply.decision.is_allowed());
@@ -109,7 +114,7 @@ async fn flushed_keys_start_full() {
             let reply = limiter.reset(&key).await;
             assert_eq!(reply.expect("an answer").remaining(), 2);
         }
-        // Late by a second at most.
+        // At most one second late.
         let start = Instant::now();
         let remembering = Limiter::new(tokens("token", 2), caching);
         let key = Key::from("ann");
@@ -127,7 +132,7 @@ async fn flushed_keys_start_full() {
     .await;
 }
 
-/// What is stored under a key, and for how long.
+/// The stored value of a key, and its time to live.
 pub(crate) fn stored(server: &RedisServer, key: &str) -> (Value, Value) {
     let words = [&["DUMP", key], &["PTTL", key]];
     let [dump, ttl] = words.map(|words| server.command(words));

@@ -1,4 +1,4 @@
-//! Corrupt keys in a batch beside healthy ones: each decision of a batch stands alone.
+//! Corrupt keys in a batch beside healthy ones: each decision of a batch is independent.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ const KINDS: [Kind; 6] = [
 ];
 
 impl Kind {
-    /// What remains after it on a key of which nothing was spent; a refund follows a charge of 2.
+    /// The remaining tokens of a full key after the operation. A refund follows a charge of 2.
     fn remains(self) -> u64 {
         match self {
             Self::One | Self::Penalty | Self::Reserve => LIMIT - 1,
@@ -48,7 +48,7 @@ impl Kind {
     }
 }
 
-/// Does it, and returns what remains.
+/// Runs the operation, and returns the remaining tokens.
 async fn act(
     limiter: &Redis,
     key: &Key,
@@ -67,7 +67,7 @@ async fn act(
             .await
             .map(|snapshot| snapshot.remaining()),
         Kind::Refund => {
-            let receipt = receipt.expect("a charge to give back");
+            let receipt = receipt.expect("a charge to refund");
             let refund = limiter.refund(key, receipt, 2).await;
             refund.map(|snapshot| snapshot.remaining())
         }
@@ -102,11 +102,11 @@ fn garbage(ours: &[u8]) -> Vec<u8> {
     garbage
 }
 
-/// Makes one value of a key corrupt.
+/// Corrupts one value of a key.
 fn corrupt(server: &RedisServer, connection: &mut Connection, key: &str) {
     if server.get::<String>(&["TYPE", key]) == "list" {
         let entries: Vec<Vec<u8>> = server.get(&["LRANGE", key, "0", "-1"]);
-        // A long log has its header and its chunks in front.
+        // A long log starts with its header and its chunks.
         let most = [entries.len(), 3][usize::from(rand::random::<bool>())];
         let at = rand::rng().random_range(0..most.min(entries.len()));
         let set = redis::cmd("LSET")
@@ -114,23 +114,26 @@ fn corrupt(server: &RedisServer, connection: &mut Connection, key: &str) {
             .arg(at)
             .arg(garbage(&entries[at]))
             .exec(connection);
-        set.expect("it runs");
+        set.expect("the server runs");
     } else {
         let ours: Vec<u8> = server.get(&["GET", key]);
         let set = redis::cmd("SET")
             .arg(key)
             .arg(garbage(&ours))
             .exec(connection);
-        set.expect("it runs");
+        set.expect("the server runs");
     }
 }
 
 async fn corrupt_keys_fail_alone(policy: Policy, rounds: usize, entries: usize) {
     let server = RedisServer::start();
     let backend = asking().time_limit(Duration::from_secs(20));
-    let backend = backend.connect(server.url()).await.expect("it runs");
+    let backend = backend
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     let client = redis::Client::open(server.url()).expect("a URL");
-    let mut connection = client.get_connection().expect("it runs");
+    let mut connection = client.get_connection().expect("the server runs");
     let limiter = Limiter::new(policy.clone(), backend);
     let bad = Key::from("bad");
     let charges = join_all((0..entries).map(|_| charge(&limiter, &bad, 2)));
@@ -146,7 +149,7 @@ async fn corrupt_keys_fail_alone(policy: Policy, rounds: usize, entries: usize) 
                 .arg(0)
                 .arg(dump)
                 .exec(&mut connection);
-            restore.expect("it runs");
+            restore.expect("the server runs");
         }
         let kind = KINDS[round % KINDS.len()];
         let key = keys.choose(&mut rand::rng()).expect("a key").clone();
@@ -212,7 +215,7 @@ async fn corrupt_log_fails_only_its_request() {
     guarded(async {
         let [.., log] = each_algorithm(LIMIT);
         corrupt_keys_fail_alone(log.clone(), 150, 40).await;
-        // So many that most are in chunks.
+        // Enough entries that most are in chunks.
         corrupt_keys_fail_alone(log, 300, 400).await;
     })
     .await;
@@ -231,12 +234,15 @@ async fn corrupt_key_of_several_quotas_fails_only_its_request() {
     .await;
 }
 
-/// The check has to search the log, and the charge in front of it in the batch stays.
+/// The check has to search the log, and the charge before it in the batch stays.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_with_a_corrupt_middle_does_not_fail_its_batch() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let [.., log] = each_algorithm(LIMIT);
         let limiter = Limiter::new(log, backend);
         let bad = Key::from("bad");
@@ -258,7 +264,7 @@ async fn a_log_with_a_corrupt_middle_does_not_fail_its_batch() {
                 join_all(good[4..].iter().map(|key| check(&limiter, key))),
             );
             assert_eq!([front, back].concat(), vec![Ok(round); 8]);
-            let why = own.expect_err("it is corrupt").kind().clone();
+            let why = own.expect_err("the key is corrupt").kind().clone();
             assert_eq!(why, BackendErrorKind::Corrupt);
         }
         assert_eq!(stored(&server, key).0, before);
@@ -282,8 +288,7 @@ async fn ask(
     Ok(reported)
 }
 
-/// Contents of the three keys of a semaphore that none of its operations writes: holders, weights, queue. `ID` is a
-/// holder.
+/// Contents that no operation writes to the three keys of a semaphore: holders, weights, queue. `ID` is a holder.
 const HOSTILE: [&str; 17] = [
     "SET p hello",
     "SET pw hello",
@@ -308,11 +313,13 @@ const HOSTILE: [&str; 17] = [
 async fn corrupt_permits_fail_only_their_key() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = RedisBackend::connect(server.url()).await.expect("it runs");
+        let backend = RedisBackend::connect(server.url())
+            .await
+            .expect("the server runs");
         let semaphore = RedisSemaphore::new(&backend);
         let permits = SemaphorePolicy::new("exports", 10);
         let client = redis::Client::open(server.url()).expect("a URL");
-        let mut connection = client.get_connection().expect("it runs");
+        let mut connection = client.get_connection().expect("the server runs");
         let bad = Key::from("bad");
         let id = || PermitId::random();
         for hostile in HOSTILE {
@@ -348,7 +355,7 @@ async fn corrupt_permits_fail_only_their_key() {
                         word => command.arg(word),
                     };
                 }
-                command.exec(&mut connection).expect("it runs");
+                command.exec(&mut connection).expect("the server runs");
                 let keys = server.keys();
                 let dump = || keys.iter().map(|key| stored(&server, key).0);
                 let before: Vec<_> = dump().collect();

@@ -1,4 +1,4 @@
-//! Redis is far away, and well.
+//! A distant Redis without failures.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 use crate::support::stalls;
 
-/// Round trips that the default time limit leaves room for.
+/// Round trips within the default time limit.
 const ROUND_TRIPS: [u64; 7] = [1, 20, 63, 70, 90, 150, 200];
 
 struct Far {
@@ -35,7 +35,10 @@ impl Far {
     }
 
     async fn connect(&self) -> RedisBackend {
-        asking().connect(self.proxy.url()).await.expect("it runs")
+        asking()
+            .connect(self.proxy.url())
+            .await
+            .expect("the server runs")
     }
 
     fn reported<T: std::fmt::Debug>(&self, what: &str, outcome: T) -> String {
@@ -49,7 +52,7 @@ async fn a_quiet_service_far_away_from_redis_gets_every_answer() {
         let all = ROUND_TRIPS.map(|millis| async move {
             let far = Far::away(millis).await;
             let backend = far.connect().await;
-            // Each policy has a script of its own, which the server lacks at its first check.
+            // Each policy uses another script, which the server lacks at its first check.
             let hour = Duration::from_secs(3600);
             let policies = [
                 tokens("token", 100),
@@ -76,8 +79,8 @@ async fn a_quiet_service_far_away_from_redis_gets_every_answer() {
 
 async fn burst(limiters: &[Redis], key: &Key) -> Vec<Result<u64, BackendErrorKind>> {
     let one = |(position, limiter): (usize, _)| async move {
-        // Some at once, some one after the other.
-        let later = u64::try_from(position / 8).expect("few");
+        // Some at once, some one by one.
+        let later = u64::try_from(position / 8).expect("a small number");
         sleep(Duration::from_millis(later)).await;
         check(limiter, key).await
     };
@@ -105,7 +108,7 @@ async fn a_burst_far_away_from_redis_gets_every_answer() {
     .await;
 }
 
-/// More decisions are under way at a time than there are trips nearby.
+/// More decisions are in flight than there are round trips on a near server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_steady_stream_far_away_from_redis_gets_every_answer() {
     stalls::excused(|| async {
@@ -138,10 +141,10 @@ async fn a_connection_that_died_unseen_is_replaced_in_the_background() {
         far.proxy.lose_connections();
         let start = Instant::now();
         while far.proxy.connections() == before {
-            assert!(start.elapsed() < 40 * LIMIT, "nobody has noticed");
+            assert!(start.elapsed() < 40 * LIMIT, "no request has detected it");
             sleep(Duration::from_millis(10)).await;
         }
-        // Nobody has asked, and now the new connection is there.
+        // No request is pending, and the new connection is established.
         sleep(6 * far.round_trip).await;
         assert_eq!(check(&limiter, &key).await, Ok(2));
     })
@@ -161,11 +164,15 @@ async fn a_server_that_comes_back_is_found_in_the_background() {
         let before = far.proxy.connections();
         let start = Instant::now();
         while far.proxy.connections() == before {
-            assert!(start.elapsed() < 40 * LIMIT, "nobody calls");
+            assert!(start.elapsed() < 40 * LIMIT, "no request is pending");
             sleep(Duration::from_millis(10)).await;
         }
         sleep(6 * far.round_trip).await;
-        assert_eq!(check(&limiter, &key).await, Ok(1), "it has lost its data");
+        assert_eq!(
+            check(&limiter, &key).await,
+            Ok(1),
+            "the server lost its data"
+        );
     })
     .await;
 }
@@ -179,12 +186,15 @@ async fn no_background_task_outlives_its_backend() {
             runtime.metrics().num_alive_tasks()
         };
         let before = tasks();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiters = distinct(&backend, 64);
         let key = Key::from("ann");
         assert!(burst(&limiters, &key).await.iter().all(Result::is_ok));
         assert!(tasks() > before);
-        // Connections that died are being replaced, in vain.
+        // Dead connections are being replaced, without success.
         drop(server);
         sleep(Duration::from_millis(1500)).await;
         drop((backend, limiters));

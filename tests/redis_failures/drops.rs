@@ -1,4 +1,4 @@
-//! Those who ask go away before they are answered.
+//! Requests that are dropped before their reply.
 
 use std::future::{Future, poll_fn};
 use std::num::NonZeroU32;
@@ -15,7 +15,7 @@ use crate::harness::{asking, check, distinct, guarded, limit_of, spent, tokens};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 
-/// Polls a future so many times, letting others run in between, then drops it. Whether it came to an end.
+/// Polls a future this many times while other tasks run, then drops it. Returns whether it completed.
 async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -28,12 +28,15 @@ async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
     false
 }
 
-/// 1000 times a check on one key is dropped at some point while others run, each of a limit of its own and a count that
-/// must be right to the last token: an answer that went to the wrong one would show.
+/// 1000 checks of one key are dropped at random points. Each has its own limit and an exact count: a reply to the wrong
+/// request would show.
 async fn no_answer_belongs_to_another(builder: RedisBuilder) {
     let server = RedisServer::start();
     let builder = builder.time_limit(Duration::from_secs(10));
-    let backend = builder.connect(server.url()).await.expect("it runs");
+    let backend = builder
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     let limiters = distinct(&backend, 8);
     let (dropped, kept) = limiters.split_at(2);
     let key = Key::from("ann");
@@ -42,7 +45,7 @@ async fn no_answer_belongs_to_another(builder: RedisBuilder) {
         let mut tasks = JoinSet::new();
         for limiter in dropped {
             let (limiter, key) = (limiter.clone(), key.clone());
-            // 0 to 400 polls are 0 to some hundred µs: from before it was sent to after it was answered.
+            // 0 to 400 polls are 0 to some hundred µs: from before the request to after its reply.
             let polls = rand::random_range(0..20) * rand::random_range(0..20);
             started += 1;
             tasks.spawn(async move { dropped_after(polls, check(&limiter, &key)).await });
@@ -82,7 +85,7 @@ async fn without_batches_a_dropped_future_leaves_no_answer_to_others() {
     .await;
 }
 
-/// A transaction that was given up may still watch its keys: its connection is for nobody else.
+/// A dropped transaction may still watch its keys: its connection is not reused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_transaction_leaves_no_reply_for_other_requests() {
     guarded(no_answer_belongs_to_another(
@@ -97,7 +100,7 @@ async fn thousands_of_dropped_futures_leave_no_stuck_batch() {
         let server = RedisServer::start();
         for batching in [true, false] {
             let backend = asking().batching(batching).connect(server.url()).await;
-            let backend = backend.expect("it runs");
+            let backend = backend.expect("the server runs");
             let limiters = distinct(&backend, 64);
             let mut tasks = JoinSet::new();
             for limiter in &limiters {
@@ -115,7 +118,7 @@ async fn thousands_of_dropped_futures_leave_no_stuck_batch() {
                 let all = join_all(limiters.iter().map(|limiter| check(limiter, &key))).await;
                 assert!(all.iter().all(|spent| *spent == Ok(round)), "{all:?}");
             }
-            // Nobody was charged for more than he had asked.
+            // No key was charged for more than its requests.
             for limiter in &limiters {
                 assert!(spent(limiter, &Key::from("dropped")).await <= 50 * 2);
             }
@@ -124,8 +127,7 @@ async fn thousands_of_dropped_futures_leave_no_stuck_batch() {
     .await;
 }
 
-/// A batch is led by one of those in it, or a connection is made by the first who needs it: the others must not hang on
-/// him.
+/// One request leads a batch, and the first request creates a connection. Its drop must not block the others.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_waiter_does_not_block_others_for_the_same_connection() {
     guarded(async {

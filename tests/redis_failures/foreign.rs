@@ -13,13 +13,13 @@ use crate::contents::{each_algorithm, server_and_backend, stored};
 use crate::harness::{asking, check, each_choice_applies, fails, guarded, redis_decides};
 use crate::support::redis::RedisServer;
 
-/// Commands that put somebody else's things under a key, which stands in place of `KEY`.
+/// Commands that store values of other programs under a key, which replaces `KEY`.
 const FOREIGN: [&str; 11] = [
     "SET KEY hello",
     "SET KEY ''",
     "SET KEY 5",
     "SET KEY {\"tokens\":4,\"at\":1800000000000}",
-    // As long as ours.
+    // As long as our own values.
     "SET KEY aaaaaaaaaaaaaaaaaa",
     "SET KEY aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "RPUSH KEY aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa b",
@@ -42,10 +42,13 @@ fn put(server: &RedisServer, key: &str, foreign: &str) {
     server.command(&words);
 }
 
-/// Puts everything foreign under the key of each policy, does everything to it, and finds it as it was.
+/// Stores each foreign value under the key of each policy, runs all operations on it, and finds it unchanged.
 async fn leaves_what_is_not_ours(builder: RedisBuilder, policies: &[Policy]) {
     let server = RedisServer::start();
-    let backend = builder.connect(server.url()).await.expect("it runs");
+    let backend = builder
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     let name = Key::from("ann");
     for policy in policies {
         let limiter = Limiter::new(policy.clone(), backend.clone());
@@ -54,10 +57,10 @@ async fn leaves_what_is_not_ours(builder: RedisBuilder, policies: &[Policy]) {
             panic!("one key for one limit");
         };
         for foreign in FOREIGN {
-            // What a check that was allowed may be given back later.
+            // An allowed check, to be refunded later.
             server.command(&["DEL", key]);
             let reply = limiter.check(&name, 2).await.expect("an answer");
-            let mut receipt = reply.receipt.expect("an allowed check's");
+            let mut receipt = reply.receipt.expect("the receipt of an allowed check");
             put(&server, key, foreign);
             let before = stored(&server, key);
 
@@ -104,7 +107,7 @@ async fn optimistic_mode_fails_on_foreign_values_and_keeps_them() {
     .await;
 }
 
-/// All or nothing: where one quota cannot be read, no other is charged.
+/// All or nothing: if one quota cannot be read, no other is charged.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_value_of_one_quota_charges_no_quota() {
     guarded(async {
@@ -142,7 +145,7 @@ fn is_about_one_key(outcome: &Result<(), BackendErrorKind>) -> bool {
     matches!(outcome, Ok(()) | Err(BackendErrorKind::Corrupt))
 }
 
-/// A key whose contents only look like ours may decide anything, but nobody may suffer from it.
+/// A value that only looks like ours may cause any decision for its key, and must affect no other key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_state_affects_no_other_key() {
     guarded(async {
@@ -150,7 +153,7 @@ async fn forged_state_affects_no_other_key() {
         let name = Key::from("ann");
         let mut connection = redis::Client::open(server.url())
             .and_then(|client| client.get_connection())
-            .expect("it runs");
+            .expect("the server runs");
         for policy in each_algorithm(1000) {
             let limiter = Limiter::new(policy, backend.clone());
             assert_eq!(check(&limiter, &name).await, Ok(1));
@@ -179,7 +182,7 @@ async fn forged_state_affects_no_other_key() {
                     .arg(key)
                     .arg(&garbage)
                     .exec(&mut connection);
-                put.expect("it runs");
+                put.expect("the server runs");
                 let wait = Duration::from_secs(1);
                 let all = [
                     limiter.peek(&name).await.map(drop),

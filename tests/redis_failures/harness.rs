@@ -1,4 +1,4 @@
-//! What all failures have in common: nothing hangs, nothing panics, and requests get what was chosen for them.
+//! Checks that hold during every failure: no hang, no panic, and requests follow their failure policy.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,19 +20,19 @@ use tower_sluice::{
 
 pub(crate) type Redis = Limiter<RedisBackend>;
 
-/// No test takes longer: what hangs fails.
+/// The longest time of a test. A test that hangs fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a check may take unless a test says otherwise.
+/// The time limit of a check unless a test sets another.
 pub(crate) const LIMIT: Duration = Duration::from_millis(250);
 
-/// What a busy machine may add to any time that is promised.
+/// The delay that a busy machine may add to any documented time.
 pub(crate) const SLACK: Duration = Duration::from_secs(2);
 
-/// Panics outside of tests: in the backend's own tasks, where nobody else would notice.
+/// Panics outside of tests, in the background tasks of the backend.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Runs a test that must neither hang nor make anything panic.
+/// Runs a test, which must neither hang nor cause a panic.
 pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -51,17 +51,17 @@ pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
     assert!(panics.is_empty(), "{panics:#?}");
 }
 
-/// A backend that remembers no denials: each check is one that Redis answers, or nobody.
+/// A backend without a deny cache: Redis decides each check.
 pub(crate) fn asking() -> RedisBuilder {
     RedisBackend::builder().deny_cache(Duration::ZERO)
 }
 
-/// A bucket of so many tokens; none comes back while a test runs.
+/// A bucket of `limit` tokens that does not refill during a test.
 pub(crate) fn tokens(name: &str, limit: u64) -> Policy {
     Policy::new(name, Quota::per_hour(1).burst(limit))
 }
 
-/// Limiters whose answers cannot be taken for one another's: each has a limit of its own.
+/// Limiters whose replies are distinguishable: each has its own limit.
 pub(crate) fn distinct(backend: &RedisBackend, count: u64) -> Vec<Redis> {
     let one = |i| Limiter::new(tokens(&format!("p{i}"), 1000 + i), backend.clone());
     (0..count).map(one).collect()
@@ -71,17 +71,21 @@ pub(crate) fn limit_of(limiter: &Redis) -> u64 {
     limiter.policy().quotas()[0].quota().limit()
 }
 
-/// What a check that succeeds says is spent. The answer must be one to this limiter.
+/// The spent tokens that an allowed check reports. The reply must belong to this limiter.
 pub(crate) async fn check(limiter: &Redis, key: &Key) -> Result<u64, BackendErrorKind> {
     let reply = limiter.check(key, 1).await;
     let reply = reply.map_err(|why| why.kind().clone())?;
     let snapshot = reply.decision.snapshot();
-    assert_eq!(snapshot.limit(), limit_of(limiter), "another's answer");
+    assert_eq!(
+        snapshot.limit(),
+        limit_of(limiter),
+        "the reply belongs to another request"
+    );
     assert_eq!(reply.decision.is_allowed(), reply.receipt.is_some());
     Ok(snapshot.limit() - snapshot.remaining())
 }
 
-/// Why a check got no answer, which it must learn in time.
+/// The error of a check, which must arrive in time.
 pub(crate) async fn fails(limiter: &Redis, key: &Key) -> BackendErrorKind {
     let asked = Instant::now();
     let why = check(limiter, key).await.expect_err("Redis cannot answer");
@@ -90,15 +94,19 @@ pub(crate) async fn fails(limiter: &Redis, key: &Key) -> BackendErrorKind {
     why
 }
 
-/// What is spent, as somebody sees it whose way to Redis is clear.
+/// The spent tokens, read over a working connection.
 pub(crate) async fn spent(limiter: &Redis, key: &Key) -> u64 {
-    let snapshot = limiter.peek(key).await.expect("a clear way");
-    assert_eq!(snapshot.limit(), limit_of(limiter), "another's answer");
+    let snapshot = limiter.peek(key).await.expect("a working connection");
+    assert_eq!(
+        snapshot.limit(),
+        limit_of(limiter),
+        "the reply belongs to another request"
+    );
     snapshot.limit() - snapshot.remaining()
 }
 
-/// Checks until Redis decides again. Says and judges how long that took, after an outage as long as `outage`: the
-/// circuit probes after one second, then after twice as long each time.
+/// Checks until Redis decides again, and limits the time that it takes after an outage of length `outage`. The circuit
+/// probes after one second, then after twice as long each time.
 pub(crate) async fn recovers(limiter: &Redis, key: &Key, outage: Duration, from: &str) {
     let second = Duration::from_secs(1);
     let most = outage.max(second) + second;
@@ -114,7 +122,7 @@ pub(crate) async fn recovers(limiter: &Redis, key: &Key, outage: Duration, from:
     );
 }
 
-/// Takes every request for one of this key.
+/// Gives every request this key.
 #[derive(Clone, Debug)]
 struct Always(Key);
 
@@ -144,7 +152,7 @@ impl Seen {
     }
 }
 
-/// What a request that costs all there is gets from a service under a layer.
+/// The response of a service under a layer to a request that costs all tokens.
 async fn request<B, F>(limiter: &Limiter<B>, key: &Key, choice: F) -> Seen
 where
     B: Backend,
@@ -167,7 +175,7 @@ where
     }
 }
 
-/// While Redis cannot answer for `key`, requests get what was chosen for them.
+/// While Redis cannot decide for `key`, requests follow each failure policy.
 pub(crate) async fn each_choice_applies(limiter: &Redis, key: &Key) {
     let asked = Instant::now();
     tokio::join!(
@@ -179,14 +187,14 @@ pub(crate) async fn each_choice_applies(limiter: &Redis, key: &Key) {
     assert!(took < 2 * LIMIT + SLACK, "{took:?}");
 }
 
-/// A request that Redis cannot decide on passes, uncounted.
+/// Fail open: a request that Redis cannot decide is allowed and not counted.
 pub(crate) async fn allowed_by_choice(limiter: &Redis, key: &Key) {
     let seen = request(limiter, key, FailurePolicy::FailOpen).await;
     assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "hello"));
     assert!(seen.says_nothing_of_limits(), "{seen:?}");
 }
 
-/// A request that Redis cannot decide on is refused, and its client told nothing of the reason.
+/// Fail closed: a request that Redis cannot decide is rejected, without the reason.
 pub(crate) async fn denied_by_choice(limiter: &Redis, key: &Key) {
     let seen = request(limiter, key, FailurePolicy::FailClosed).await;
     assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -198,7 +206,8 @@ pub(crate) async fn denied_by_choice(limiter: &Redis, key: &Key) {
     assert!(!tells.iter().any(|cause| body.contains(cause)), "{body}");
 }
 
-/// Requests that Redis cannot decide on are decided in memory, by the same policy: all there is, then nothing.
+/// Fallback: requests that Redis cannot decide are decided in memory, by the same policy. All tokens are allowed, then
+/// none.
 async fn decided_by_choice(limiter: &Redis, key: &Key) {
     let fallback = FailurePolicy::Fallback(MemoryBackend::new());
     for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
@@ -210,7 +219,7 @@ async fn decided_by_choice(limiter: &Redis, key: &Key) {
     }
 }
 
-/// Redis decides on requests, whatever was chosen for the other case. `key` must be one that nothing is spent of.
+/// Redis decides, whatever the failure policy is. Nothing must be spent of `key`.
 pub(crate) async fn redis_decides(limiter: &Redis, key: &Key) {
     let first = request(limiter, key, FailurePolicy::FailClosed).await;
     assert_eq!(first.status, StatusCode::OK, "{first:?}");

@@ -1,4 +1,4 @@
-//! What limiters do when Redis, or the way to it, fails: with real servers and failures that are really injected.
+//! Limiters during failures of Redis and of the network, with real servers and injected failures.
 
 mod access;
 mod contents;

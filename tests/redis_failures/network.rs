@@ -1,4 +1,4 @@
-//! The way to Redis fails: what was sent may have been done, and nobody is told.
+//! Network failures: a sent request may have taken effect, without a reply.
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::harness::{
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 
-/// A server, a proxy in front of it, a backend that asks through the proxy, and one that asks directly.
+/// A server, a proxy in front of it, a backend that uses the proxy, and one that connects directly.
 struct Way {
     server: RedisServer,
     proxy: Proxy,
@@ -37,10 +37,10 @@ impl Way {
         let way = Self {
             server,
             proxy,
-            through: through.expect("it passes"),
-            direct: direct.expect("it runs"),
+            through: through.expect("the request is allowed"),
+            direct: direct.expect("the server runs"),
         };
-        // Opens connections. A busy machine may need more than the time limit for so many.
+        // Opens connections. On a busy machine this may exceed the time limit.
         let warm = distinct(&way.through, 64);
         for _ in 0..3 {
             let key = Key::from("first");
@@ -54,7 +54,7 @@ impl Way {
         way
     }
 
-    /// The same limiter through the proxy and past it.
+    /// The same limiter through the proxy and beside it.
     fn both(&self, limit: u64) -> (Redis, Redis) {
         let policy = tokens("api", limit);
         let limiter = |backend: &RedisBackend| Limiter::new(policy.clone(), backend.clone());
@@ -62,7 +62,7 @@ impl Way {
     }
 }
 
-/// Checks one after the other, every second of which loses its reply: each is charged once, and sent once.
+/// Sequential checks, every second of which loses its reply. Each one is charged once and sent once.
 async fn charges_once(builder: RedisBuilder, cuts: impl IntoIterator<Item = Mode>) {
     let way = Way::by(builder).await;
     let (through, direct) = way.both(1000);
@@ -79,7 +79,7 @@ async fn charges_once(builder: RedisBuilder, cuts: impl IntoIterator<Item = Mode
         charged += 1;
         assert_eq!(way.proxy.decisions() - before, 1, "sent once");
         assert_eq!(spent(&direct, &key).await, charged);
-        // The next is served at once, by another connection.
+        // Another connection serves the next check at once.
         charged += 1;
         assert_eq!(check(&through, &key).await, Ok(charged));
         assert_eq!(way.proxy.decisions() - before, 2);
@@ -94,7 +94,7 @@ async fn connection_cut_after_the_request_charges_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_cut_in_the_reply_charges_once() {
-    // Before the reply, at each of its bytes, and before the last.
+    // Before the reply, at each of its bytes, and before the last byte.
     let cuts = (0..24).chain([1 << 20]);
     guarded(charges_once(
         asking(),
@@ -126,9 +126,9 @@ async fn failure_policy_applies_to_a_cut_connection() {
             let (through, direct) = way.both(2);
             way.proxy.set(mode).await;
             denied_by_choice(&through, &key).await;
-            assert_eq!(spent(&direct, &key).await, 2, "charged, all the same");
+            assert_eq!(spent(&direct, &key).await, 2, "the request was charged");
             way.proxy.set(mode).await;
-            // What is asked now would be denied: that answer is lost as well.
+            // Redis would deny these requests: their replies are lost too.
             allowed_by_choice(&through, &key).await;
             redis_decides(&through, &Key::from(format!("bob{i}").as_str())).await;
         }
@@ -157,7 +157,7 @@ async fn interrupted_batch_charges_each_request_once() {
                 let spent = spent(direct, &key).await;
                 match answer {
                     Ok(count) => assert_eq!((count, spent), (1, 1)),
-                    // A time-out, if it was taken in the moment of the cut.
+                    // A timeout, if the request was sent at the moment of the cut.
                     Err(BackendErrorKind::Lost | BackendErrorKind::Timeout(LIMIT)) => {
                         assert!(spent <= 1, "charged twice");
                         lost += 1;
@@ -198,13 +198,13 @@ async fn late_replies_reach_no_request() {
         let through = distinct(&way.through, 64);
         let direct = distinct(&way.direct, 64);
         let key = Key::from("ann");
-        // A request is hundreds of bytes: it takes longer than the time limit, the batches far longer.
+        // A request has hundreds of bytes: it takes longer than the time limit, and a batch far longer.
         way.proxy.set(Mode::Trickle(Duration::from_millis(2))).await;
         let start = Instant::now();
         let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
         assert!(all.iter().any(Result::is_err));
         for answer in all {
-            // Lost, if it shared the connection of one whose time was up.
+            // Lost, if it shared the connection of a request that timed out.
             use BackendErrorKind::{Lost, Timeout};
             assert!(
                 matches!(answer, Ok(1) | Err(Timeout(LIMIT) | Lost)),
@@ -217,7 +217,7 @@ async fn late_replies_reach_no_request() {
         for round in 1..=3 {
             let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
             for (answer, direct) in all.into_iter().zip(&direct).skip(1) {
-                let counted = answer.expect("the way is clear");
+                let counted = answer.expect("the network works");
                 assert!((round..=round + 1).contains(&counted), "{counted}");
                 assert_eq!(spent(direct, &key).await, counted);
             }
@@ -235,7 +235,7 @@ async fn circuit_opens_when_all_replies_are_lost_and_a_probe_closes_it() {
         assert_eq!(check(&through, &key).await, Ok(1));
         way.proxy.set(Mode::Swallow).await;
         let start = Instant::now();
-        // A time-out on a connection that was there, then connections that never get to be.
+        // A timeout on an established connection, then connections that are never established.
         let first = fails(&through, &key).await;
         assert_eq!(first, BackendErrorKind::Timeout(LIMIT));
         for _ in 1..5 {
@@ -252,20 +252,23 @@ async fn circuit_opens_when_all_replies_are_lost_and_a_probe_closes_it() {
         }
         each_choice_applies(&through, &key).await;
         if asked.1.elapsed() < Duration::from_millis(700) {
-            assert!(way.proxy.connections() <= asked.0 + 1, "Redis was asked");
+            assert!(
+                way.proxy.connections() <= asked.0 + 1,
+                "a command was sent to Redis"
+            );
         }
         way.proxy.set(Mode::Pass).await;
-        // The connections from before stay dead, though nobody has closed them.
+        // The earlier connections stay dead, although neither side has closed them.
         recovers(&through, &key, start.elapsed(), "a network that swallows").await;
         let charged = spent(&direct, &key).await;
-        assert_eq!(charged, 2, "what was swallowed never came to Redis");
+        assert_eq!(charged, 2, "a dropped request reached Redis");
         assert_eq!(check(&through, &key).await, Ok(3));
         drop(way.server);
     })
     .await;
 }
 
-/// A firewall has forgotten the connections while nobody asked: it takes the time limit to see it, for each of them.
+/// A firewall has dropped the idle connections. Each one is detected after the time limit.
 async fn are_replaced_after_idling(builder: RedisBuilder, from: &str) {
     let way = Way::by(builder).await;
     let (through, direct) = way.both(1000);
@@ -288,7 +291,7 @@ async fn connections_that_died_unseen_while_idle_are_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_connections_that_died_unseen_while_idle_are_replaced() {
-    // Each transaction takes one for itself: there are 16.
+    // Each transaction uses a connection of its own: there are 16.
     let many = asking().atomicity(Atomicity::Optimistic);
     guarded(are_replaced_after_idling(
         many,
@@ -297,7 +300,7 @@ async fn many_connections_that_died_unseen_while_idle_are_replaced() {
     .await;
 }
 
-/// As above, with others who ask all the time.
+/// Like above, with constant traffic from other requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_died_unseen_while_in_use_are_replaced() {
     guarded(async {
@@ -313,7 +316,7 @@ async fn connections_that_died_unseen_while_in_use_are_replaced() {
     .await;
 }
 
-/// Those who give up before the time limit never see it. They must not keep a dead connection for ever.
+/// Requests with deadlines below the time limit never reach it. They must still retire a dead connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_deadlines_do_not_keep_a_dead_connection() {
     guarded(async {
@@ -332,7 +335,7 @@ async fn short_deadlines_do_not_keep_a_dead_connection() {
     .await;
 }
 
-/// Nor must a server that stands still cost each of them all its patience.
+/// A stalled server must not cost each request its whole deadline.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_deadlines_open_the_circuit() {
     guarded(async {
@@ -352,7 +355,7 @@ async fn short_deadlines_open_the_circuit() {
     .await;
 }
 
-/// Each waits for the only connection, most of them in vain: that is no failure of Redis.
+/// Each transaction waits for the only connection, most without success. This is not a failure of Redis.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contended_transactions_do_not_open_the_circuit() {
     guarded(async {
@@ -362,15 +365,21 @@ async fn contended_transactions_do_not_open_the_circuit() {
             .connections(NonZeroU32::MIN)
             .time_limit(Duration::from_secs(1))
             .connect(way.proxy.url());
-        let limiter = Limiter::new(tokens("api", 1000), backend.await.expect("it passes"));
+        let limiter = Limiter::new(
+            tokens("api", 1000),
+            backend.await.expect("the request is allowed"),
+        );
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
-        // A transaction is hundreds of bytes: few of them are done in a second.
+        // A transaction has hundreds of bytes: few complete within a second.
         let slow = Mode::Trickle(Duration::from_millis(1));
         way.proxy.set(slow).await;
         let crowd = join_all((0..20).map(|_| check(&limiter, &key))).await;
         let failed = crowd.iter().filter(|outcome| outcome.is_err()).count();
-        assert!(failed > 10, "they were no crowd: {crowd:?}");
+        assert!(
+            failed > 10,
+            "no transaction was denied a connection: {crowd:?}"
+        );
         way.proxy.set(Mode::Pass).await;
         let after = check(&limiter, &key).await;
         assert_ne!(after, Err(BackendErrorKind::CircuitOpen));
@@ -385,7 +394,7 @@ async fn connecting_to_a_silent_server_times_out() {
         way.proxy.set(Mode::Swallow).await;
         let start = Instant::now();
         let why = RedisBackend::connect(way.proxy.url()).await;
-        let why = why.expect_err("nobody answers");
+        let why = why.expect_err("the server must not reply");
         assert!(start.elapsed() < 4 * LIMIT + SLACK, "{:?}", start.elapsed());
         let late = [
             BackendErrorKind::Timeout(LIMIT),

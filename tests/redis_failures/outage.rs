@@ -1,4 +1,4 @@
-//! Redis is gone, stands still, was never there, or comes back.
+//! Redis is down, stalls, was never up, or comes back.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::harness::{
 use crate::support::free_port;
 use crate::support::redis::RedisServer;
 
-/// A request that redis-rs takes in the moment in which it loses the connection is told so only by its time limit.
+/// A request that redis-rs accepts at the moment of the disconnect fails only by its time limit.
 fn is_lost(why: &BackendErrorKind) -> bool {
     matches!(
         why,
@@ -30,7 +30,7 @@ fn is_unasked(why: &BackendErrorKind) -> bool {
     )
 }
 
-/// A server that is killed and comes back, seen through connections that `connect` makes.
+/// A server is killed and restarted. The backend uses connections from `connect`.
 async fn is_used_again<F>(connect: impl FnOnce(String) -> F, from: &str)
 where
     F: Future<Output = RedisBackend>,
@@ -56,21 +56,21 @@ where
 
     server.restart();
     recovers(&limiter, &key, start.elapsed(), from).await;
-    // Three before, one that recovered; what failed was not charged, for nobody was there to do it.
+    // Three before, and one during the recovery. Failed checks charged nothing: no server was up.
     assert_eq!(check(&limiter, &key).await, Ok(5));
     redis_decides(&limiter, &Key::from("bob")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_server_is_used_again_after_a_restart() {
-    let connect = |url| async { asking().connect(url).await.expect("it runs") };
+    let connect = |url| async { asking().connect(url).await.expect("the server runs") };
     guarded(is_used_again(connect, "kill -9")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn by_transactions_a_server_that_was_killed_is_used_again_by_itself() {
     let optimistic = asking().atomicity(Atomicity::Optimistic);
-    let connect = |url| async { optimistic.connect(url).await.expect("it runs") };
+    let connect = |url| async { optimistic.connect(url).await.expect("the server runs") };
     guarded(is_used_again(connect, "kill -9 under transactions")).await;
 }
 
@@ -78,7 +78,12 @@ async fn by_transactions_a_server_that_was_killed_is_used_again_by_itself() {
 async fn through_a_pool_of_the_users_own_a_server_is_used_again_by_itself() {
     let connect = |url| async {
         let manager = RedisConnectionManager::new::<String>(url).expect("a URL");
-        asking().from_pool(bb8::Pool::builder().build(manager).await.expect("it runs"))
+        asking().from_pool(
+            bb8::Pool::builder()
+                .build(manager)
+                .await
+                .expect("the server runs"),
+        )
     };
     guarded(is_used_again(connect, "kill -9 behind a user's pool")).await;
 }
@@ -87,7 +92,10 @@ async fn through_a_pool_of_the_users_own_a_server_is_used_again_by_itself() {
 async fn restart_while_idle_fails_no_check() {
     guarded(async {
         let mut server = RedisServer::start();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiters = distinct(&backend, 64);
         let key = Key::from("ann");
         let all = || join_all(limiters.iter().map(|limiter| check(limiter, &key)));
@@ -107,7 +115,10 @@ async fn cached_denial_needs_no_redis() {
     guarded(async {
         let mut server = RedisServer::start();
         let backend = RedisBackend::builder().deny_cache(Duration::from_secs(3600));
-        let backend = backend.connect(server.url()).await.expect("it runs");
+        let backend = backend
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiter = Limiter::new(tokens("api", 1), backend);
         let [ann, bob] = ["ann", "bob"].map(Key::from);
         redis_decides(&limiter, &ann).await;
@@ -116,20 +127,23 @@ async fn cached_denial_needs_no_redis() {
             assert_eq!(check(&limiter, &ann).await, Ok(1));
             fails(&limiter, &bob).await;
         }
-        let asked = limiter.check(&ann, 1).await.expect("it is remembered");
+        let asked = limiter.check(&ann, 1).await.expect("the denial is cached");
         assert!(!asked.decision.is_allowed());
     })
     .await;
 }
 
-/// A server that was restarted answers that it is loading, for as long as that takes.
+/// A restarted server reports that it is loading.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loading_server_fails_until_it_is_loaded() {
     guarded(async {
         let options = RedisServer::options().line("enable-debug-command local");
         let options = options.line("loading-process-events-interval-bytes 1024");
         let mut server = options.line("key-load-delay 500").start();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiter = Limiter::new(tokens("api", 1000), backend);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
@@ -140,10 +154,10 @@ async fn loading_server_fails_until_it_is_loaded() {
         let start = Instant::now();
         let mut why = fails(&limiter, &key).await;
         if is_lost(&why) {
-            // That was the connection from before.
+            // The error of the earlier connection.
             why = fails(&limiter, &key).await;
         }
-        // It takes its time to let anybody in, too.
+        // Connecting takes time too.
         let loads = BackendErrorKind::Server("LOADING".into());
         let slow = BackendErrorKind::Timeout(LIMIT);
         assert!(why == loads || why == slow || is_unasked(&why), "{why:?}");
@@ -152,21 +166,21 @@ async fn loading_server_fails_until_it_is_loaded() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         recovers(&limiter, &key, start.elapsed(), "LOADING").await;
-        // What it answered while it loaded it did not do; only one whose time was up may be done after.
-        let charged = check(&limiter, &key).await.expect("it goes on");
+        // Checks during loading charged nothing. Only a timed-out check may take effect later.
+        let charged = check(&limiter, &key).await.expect("the check succeeds");
         assert!(charged == 3 || why == slow && charged == 4, "{charged}");
     })
     .await;
 }
 
-/// Nobody can replace a connection that the user has given: it fails for good, but fast and without harm.
+/// The backend cannot replace a given connection: each check fails for good, but fast and without side effects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn given_connection_fails_in_time_when_it_is_lost() {
     guarded(async {
         let mut server = RedisServer::start();
         let client = redis::Client::open(server.url()).expect("a URL");
         let connection = client.get_multiplexed_async_connection().await;
-        let backend = asking().from_connection(connection.expect("it runs"));
+        let backend = asking().from_connection(connection.expect("the server runs"));
         let limiter = Limiter::new(tokens("api", 5), backend);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
@@ -183,13 +197,16 @@ async fn given_connection_fails_in_time_when_it_is_lost() {
 async fn connections_that_the_administrator_kills_are_replaced() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiter = Limiter::new(tokens("api", 1000), backend);
         let key = Key::from("ann");
         for round in 0..10 {
             let killed: i64 = server.get(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-            assert!(killed >= 1, "nobody in round {round}");
-            // Who finds the connection gone may fail. The others get a new one.
+            assert!(killed >= 1, "no check succeeded in round {round}");
+            // The checks that detect the dead connection may fail. The others get a new one.
             let mut failed = 0;
             while let Err(why) = check(&limiter, &key).await {
                 assert!(is_lost(&why), "{why:?}");
@@ -205,7 +222,10 @@ async fn connections_that_the_administrator_kills_are_replaced() {
 async fn stalled_server_costs_at_most_the_time_limit() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiters = distinct(&backend, 64);
         let key = Key::from("ann");
         let all = || join_all(limiters.iter().map(|limiter| check(limiter, &key)));
@@ -225,12 +245,12 @@ async fn stalled_server_costs_at_most_the_time_limit() {
 
         server.resume();
         recovers(&limiters[0], &Key::from("bob"), outage, "SIGSTOP").await;
-        // Whatever is answered late is answered to nobody: each gets its own.
+        // Late replies are discarded: each check gets its own reply.
         for round in 2..=5 {
             let after = all().await;
             for (limiter, counted) in limiters.iter().zip(after).skip(1) {
-                // What timed out was sent once at most, and may have been done.
-                let counted = counted.expect("it goes on");
+                // The timed-out check was sent at most once, and may have taken effect.
+                let counted = counted.expect("the check succeeds");
                 assert!((round..=round + 1).contains(&counted), "{counted}");
                 assert_eq!(spent(limiter, &key).await, counted);
             }
@@ -244,9 +264,15 @@ async fn server_pause_within_the_time_limit_is_waited_for() {
     guarded(async {
         let server = RedisServer::start();
         let patient = asking().time_limit(Duration::from_secs(10));
-        let patient = patient.connect(server.url()).await.expect("it runs");
+        let patient = patient
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let patient = distinct(&patient, 16);
-        let hasty = asking().connect(server.url()).await.expect("it runs");
+        let hasty = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let hasty = Limiter::new(tokens("api", 1000), hasty);
         let key = Key::from("ann");
         assert_eq!(check(&hasty, &key).await, Ok(1));
@@ -266,8 +292,9 @@ async fn server_pause_within_the_time_limit_is_waited_for() {
         let outage = start.elapsed();
         assert!(outage >= Duration::from_millis(500), "{outage:?}");
         recovers(&hasty, &Key::from("bob"), outage, "CLIENT PAUSE").await;
-        // The one that timed out was sent once and may be done late; the costly ones of each choice do not fit then.
-        let late = check(&hasty, &key).await.expect("it goes on");
+        // The timed-out check was sent once and may take effect late. The costly requests of each policy no longer fit
+        // then.
+        let late = check(&hasty, &key).await.expect("the check succeeds");
         assert!((2..=3).contains(&late), "{late}");
     })
     .await;
@@ -280,7 +307,7 @@ async fn connecting_to_a_closed_port_fails_in_time() {
         let start = Instant::now();
         let why = RedisBackend::connect(&url)
             .await
-            .expect_err("nobody listens");
+            .expect_err("no server listens");
         assert_eq!(*why.kind(), BackendErrorKind::Unreachable);
         assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
         assert!(std::error::Error::source(&why).is_some(), "{why:?}");
@@ -291,7 +318,7 @@ async fn connecting_to_a_closed_port_fails_in_time() {
         assert_eq!(fails(&limiter, &key).await, BackendErrorKind::Unreachable);
         each_choice_applies(&limiter, &key).await;
         while fails(&limiter, &key).await != BackendErrorKind::CircuitOpen {}
-        // From here on it costs nothing.
+        // From here on a failure takes no time.
         let start = Instant::now();
         for _ in 0..100 {
             fails(&limiter, &key).await;
@@ -301,7 +328,7 @@ async fn connecting_to_a_closed_port_fails_in_time() {
     .await;
 }
 
-/// A refusal is news at once, also for the one who asks in the moment of another's.
+/// A refused connection fails at once, also for a check that starts during another attempt.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_do_not_wait_for_a_finished_connection_attempt() {
     guarded(async {
@@ -311,14 +338,14 @@ async fn checks_do_not_wait_for_a_finished_connection_attempt() {
                 let patient = asking().time_limit(2 * SLACK);
                 let backend = patient.connect_lazy(&url).expect("a URL");
                 let limiter = Limiter::new(tokens("api", 5), backend);
-                // One less than open the circuit.
+                // One less than the failures that open the circuit.
                 for _ in 0..4 {
                     let why = fails(&limiter, &Key::from("ann")).await;
                     assert_eq!(why, BackendErrorKind::Unreachable);
                 }
             }
         };
-        // In this thread, while connections are made in others.
+        // In this thread, while other threads connect.
         join_all((0..8).map(one)).await;
     })
     .await;
@@ -352,7 +379,10 @@ async fn failures_leave_no_tasks_behind() {
                 .num_alive_tasks()
         };
         let before = tasks();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiters = distinct(&backend, 64);
         let key = Key::from("ann");
         let all = || join_all(limiters.iter().map(|limiter| check(limiter, &key)));
@@ -368,7 +398,7 @@ async fn failures_leave_no_tasks_behind() {
             recovers(&limiters[0], &key, start.elapsed(), "kill -9").await;
             assert!(all().await.iter().all(Result::is_ok));
         }
-        // A connection has one, and so may the pool; none hangs on a check that failed.
+        // Each connection has a task, and the pool may have one. A failed check leaves none.
         let most = usual.max(before) + 16;
         let start = Instant::now();
         while tasks() > most {
@@ -379,7 +409,7 @@ async fn failures_leave_no_tasks_behind() {
     .await;
 }
 
-/// Tests and command-line tools make a runtime, throw it away and make another. Connections die with the first.
+/// Tests and command-line tools create a runtime, end it and create another. Connections end with the first.
 #[test]
 fn backend_outlives_the_runtime_that_created_it() {
     let runtime = || {
@@ -389,7 +419,10 @@ fn backend_outlives_the_runtime_that_created_it() {
     let server = RedisServer::start();
     let key = Key::from("ann");
     let limiter = runtime().block_on(async {
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let limiters = distinct(&backend, 64);
         let all = join_all(limiters.iter().map(|limiter| check(limiter, &key))).await;
         assert!(all.iter().all(|spent| *spent == Ok(1)), "{all:?}");
@@ -398,7 +431,7 @@ fn backend_outlives_the_runtime_that_created_it() {
     for round in 2..4 {
         runtime().block_on(guarded(async {
             recovers(&limiter, &key, Duration::ZERO, "the end of a runtime").await;
-            let spent = check(&limiter, &key).await.expect("it goes on");
+            let spent = check(&limiter, &key).await.expect("the check succeeds");
             assert!(spent >= round, "{spent}");
         }));
     }

@@ -1,4 +1,4 @@
-//! Runtimes that end, or that nobody drives any more, with something of a shared backend still in them.
+//! Runtimes that end, or that are no longer driven, while they hold tasks of a shared backend.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn runtime() -> Runtime {
     builder.enable_all().build().expect("a runtime")
 }
 
-/// Asks until Redis answers, and says how long that took.
+/// Checks until Redis replies, and returns the time that it took.
 async fn until_answered(limiter: &Redis, most: Duration) -> Duration {
     let start = Instant::now();
     while check(limiter, &Key::from("ann")).await.is_err() {
@@ -25,7 +25,7 @@ async fn until_answered(limiter: &Redis, most: Duration) -> Duration {
     start.elapsed()
 }
 
-/// What the pool has begun to make goes down with the runtime, and the pool counts on it for ever.
+/// A connection attempt ends with its runtime, and the pool still counts it.
 #[test]
 fn backend_outlives_a_runtime_that_ends_while_connecting() {
     let (server, network) = (RedisServer::start(), tokio::runtime::Runtime::new());
@@ -44,19 +44,22 @@ fn backend_outlives_a_runtime_that_ends_while_connecting() {
     }));
 }
 
-/// Trips that were begun in them never end, and were counted among those in flight.
+/// Round trips in idle runtimes never end, and stay counted as in flight.
 #[test]
 fn idle_runtimes_delay_no_request() {
     let server = RedisServer::start();
     let driven = runtime();
     let backend = driven.block_on(asking().connect(server.url()));
-    let limiter = Redis::new(tokens("api", 1000), backend.expect("it runs"));
+    let limiter = Redis::new(tokens("api", 1000), backend.expect("the server runs"));
     server.pause();
     let mut kept = Vec::new();
     for number in 0..6_u64 {
         let undriven = runtime();
         let hasty = async { timeout(LIMIT / 12, check(&limiter, &Key::from(number))).await };
-        assert!(undriven.block_on(hasty).is_err(), "nobody answers");
+        assert!(
+            undriven.block_on(hasty).is_err(),
+            "the server must not reply"
+        );
         kept.push(undriven);
     }
     server.resume();

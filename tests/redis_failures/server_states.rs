@@ -15,10 +15,13 @@ use crate::harness::{
 };
 use crate::support::redis::RedisServer;
 
-/// What a server without memory answers to limiters of these policies, all of two tokens.
+/// The replies of a server without memory to limiters of these policies, all of two tokens.
 async fn errs_only_where_it_had_to_write(builder: RedisBuilder, policies: &[Policy]) {
     let server = RedisServer::start();
-    let backend = builder.connect(server.url()).await.expect("it runs");
+    let backend = builder
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     let oom = BackendErrorKind::Server("OOM".into());
     let [ann, bob] = &["ann", "bob"].map(Key::from);
     let limiter = |policy: &Policy| Limiter::new(policy.clone(), backend.clone());
@@ -35,10 +38,10 @@ async fn errs_only_where_it_had_to_write(builder: RedisBuilder, policies: &[Poli
         for _ in 0..10 {
             assert_eq!(fails(limiter, bob).await, oom, "{of}");
             assert_eq!(check(limiter, ann).await, Ok(2), "a denial of {of}");
-            assert_eq!(spent(limiter, bob).await, 0, "a look at {of}");
+            assert_eq!(spent(limiter, bob).await, 0, "a peek at {of}");
         }
         each_choice_applies(limiter, bob).await;
-        // In one batch, each gets its own.
+        // Each request of one batch gets its own reply.
         let one = |i: usize| async move {
             match i % 2 {
                 0 => assert_eq!(check(limiter, ann).await, Ok(2)),
@@ -51,7 +54,7 @@ async fn errs_only_where_it_had_to_write(builder: RedisBuilder, policies: &[Poli
         join_all((0..32).map(one)).await;
     }
     assert_eq!(server.keys(), keys);
-    // It never failed to answer: there is nothing to recover from.
+    // The server always replied: the circuit needs no recovery.
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     for limiter in &limiters {
         assert_eq!(check(limiter, bob).await, Ok(1));
@@ -74,7 +77,7 @@ async fn by_transactions_a_server_without_memory_still_denies() {
     guarded(errs_only_where_it_had_to_write(optimistic, &policies[..4])).await;
 }
 
-/// A primary that was demoted answers, and takes no writes.
+/// A demoted primary replies, and accepts no writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demoted_primary_fails_until_a_primary_exists() {
     guarded(async {
@@ -97,7 +100,7 @@ async fn demoted_primary_fails_until_a_primary_exists() {
     .await;
 }
 
-/// While somebody's script runs for too long, Redis answers everybody else that it is busy.
+/// While another script runs for too long, Redis answers that it is busy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_server_fails_until_its_script_ends() {
     guarded(async {
@@ -125,7 +128,7 @@ async fn busy_server_fails_until_its_script_ends() {
     .await;
 }
 
-/// Keys of different clients are in different slots, which no script may have together.
+/// Keys of different clients are in different slots, which no script may combine.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_batch_rejected_by_a_cluster_is_retried_one_by_one() {
     guarded(async {
@@ -137,7 +140,10 @@ async fn first_batch_rejected_by_a_cluster_is_retried_one_by_one() {
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let keys = (0..64_u64).map(Key::from).collect::<Vec<_>>();
         let day = Duration::from_secs(86_400);
         let two = tokens("api", 5).and("daily", Quota::fixed_window(5, day));

@@ -1,4 +1,4 @@
-//! The servers and the network of these tests do what the tests rely on.
+//! The test servers and the test proxy do what the tests rely on.
 
 use std::time::{Duration, Instant};
 
@@ -84,7 +84,7 @@ async fn the_proxy_cuts_after_the_request_and_in_the_reply() {
             Mode::CutInReply(2, 1),
             Mode::CutInReply(2, 99),
         ] {
-            let mut connection = connect(&proxy).await.expect("it passes");
+            let mut connection = connect(&proxy).await.expect("the request is allowed");
             proxy.set(mode).await;
             let whole: RedisResult<i64> = incr().query_async(&mut connection).await;
             assert_eq!(whole.expect("the first passes"), done + 1);
@@ -105,7 +105,7 @@ async fn the_proxy_delivers_byte_by_byte() {
     guarded(async {
         let server = RedisServer::start();
         let proxy = Proxy::to(server.port()).await;
-        let mut connection = connect(&proxy).await.expect("it passes");
+        let mut connection = connect(&proxy).await.expect("the request is allowed");
         for (delay, least) in [(0, 0), (1, 60)] {
             proxy.set(Mode::Trickle(Duration::from_millis(delay))).await;
             let (start, before) = (Instant::now(), proxy.bytes());
@@ -125,7 +125,7 @@ async fn test_proxy_swallows_and_refuses_until_reset() {
     guarded(async {
         let server = RedisServer::start();
         let proxy = Proxy::to(server.port()).await;
-        let mut hole = connect(&proxy).await.expect("it passes");
+        let mut hole = connect(&proxy).await.expect("the request is allowed");
         hole.set_response_timeout(Duration::from_millis(50));
         for mode in [Mode::Swallow, Mode::Pass] {
             proxy.set(mode).await;
@@ -134,7 +134,7 @@ async fn test_proxy_swallows_and_refuses_until_reset() {
         }
         assert_eq!(server.command(&["GET", "n"]), Value::Nil);
 
-        let mut open = connect(&proxy).await.expect("it passes again");
+        let mut open = connect(&proxy).await.expect("the request passes again");
         proxy.set(Mode::Refuse).await;
         let denied = connect(&proxy).await.map(drop);
         assert!(denied.is_err_and(|why| why.is_connection_refusal()));
@@ -142,7 +142,7 @@ async fn test_proxy_swallows_and_refuses_until_reset() {
         assert!(closed.is_err());
 
         proxy.set(Mode::Pass).await;
-        let mut back = connect(&proxy).await.expect("it passes again");
+        let mut back = connect(&proxy).await.expect("the request passes again");
         let answer: RedisResult<i64> = incr().query_async(&mut back).await;
         assert_eq!(answer.expect("an answer"), 1);
     })

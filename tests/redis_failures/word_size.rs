@@ -1,5 +1,5 @@
-//! A 32-bit server, whose Lua loses the upper half of 64-bit integers, is refused: by a real one, and by one that reads
-//! numbers as such a server does.
+//! A 32-bit server, whose Lua loses the upper half of 64-bit integers, is rejected. One is real, and one only reads
+//! numbers like it.
 
 use std::io::Write;
 use std::path::Path;
@@ -23,7 +23,7 @@ fn is_rejected(error: &BackendError) {
     assert!(reported, "{error:?}");
 }
 
-/// No operation is done, and the error is no outage: the circuit stays closed.
+/// No operation is done, and the error is not an outage: the circuit stays closed.
 async fn refuses_everything(server: &RedisServer, backend: RedisBackend) {
     let key = Key::from("ann");
     let quotas = each_algorithm(5).map(|policy| policy.quotas()[0].clone());
@@ -35,11 +35,11 @@ async fn refuses_everything(server: &RedisServer, backend: RedisBackend) {
         let limiter = Limiter::new(policy, backend.clone());
         for _ in 0..10 {
             let wait = Duration::from_secs(1);
-            is_rejected(&limiter.check(&key, 1).await.expect_err("refused"));
-            is_rejected(&limiter.reserve(&key, 1, wait).await.expect_err("refused"));
-            is_rejected(&limiter.penalize(&key, 1).await.expect_err("refused"));
-            is_rejected(&limiter.peek(&key).await.expect_err("refused"));
-            is_rejected(&limiter.reset(&key).await.expect_err("refused"));
+            is_rejected(&limiter.check(&key, 1).await.expect_err("rejected"));
+            is_rejected(&limiter.reserve(&key, 1, wait).await.expect_err("rejected"));
+            is_rejected(&limiter.penalize(&key, 1).await.expect_err("rejected"));
+            is_rejected(&limiter.peek(&key).await.expect_err("rejected"));
+            is_rejected(&limiter.reset(&key).await.expect_err("rejected"));
         }
     }
     let permits = SemaphorePolicy::new("exports", 5);
@@ -54,7 +54,7 @@ async fn refuses_everything(server: &RedisServer, backend: RedisBackend) {
             other => panic!("{other:?}"),
         }
     }
-    is_rejected(&semaphore.peek(&key).await.expect_err("refused"));
+    is_rejected(&semaphore.peek(&key).await.expect_err("rejected"));
     assert!(server.keys().is_empty(), "{:?}", server.keys());
 }
 
@@ -110,7 +110,7 @@ async fn server_without_64_bit_integers_is_rejected() {
         let server = RedisServer::start();
         let client = redis::Client::open(server.url()).expect("a URL");
         let connection = client.get_multiplexed_async_connection().await;
-        let narrow = Narrow(connection.expect("it runs"));
+        let narrow = Narrow(connection.expect("the server runs"));
         refuses_everything(&server, asking().from_connection(narrow)).await;
     })
     .await;
@@ -121,21 +121,20 @@ async fn real_32_bit_server_is_rejected() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/redis32");
     let program = folder.join("redis-server");
     if !program.exists() {
-        // Not captured, as what `eprintln` writes would be.
+        // Written directly, because `eprintln` is captured.
         let mut stderr = std::io::stderr();
         let reported =
             "NOT TESTED: a real 32-bit server; tests/redis32.sh target/redis32 gets one\n";
-        stderr.write_all(reported.as_bytes()).expect("a stderr");
+        stderr.write_all(reported.as_bytes()).expect("stderr");
         return;
     }
     guarded(async {
         let server = RedisServer::options().program(&program).start();
         let bits: String = server.get(&["INFO", "server"]);
         assert!(bits.contains("arch_bits:32"), "{bits}");
-        // To connect is enough to find out. The scripts find out by themselves, of a server that was replaced by such a
-        // one.
+        // Connecting detects it. The scripts detect it themselves after a replacement by such a server.
         let connected = asking().connect(server.url()).await;
-        is_rejected(&connected.expect_err("refused"));
+        is_rejected(&connected.expect_err("rejected"));
         let backend = asking().connect_lazy(server.url()).expect("a URL");
         refuses_everything(&server, backend).await;
         #[cfg(feature = "blocking")]
@@ -153,13 +152,13 @@ async fn real_32_bit_server_is_rejected() {
 fn from_a_thread(url: String) {
     use tower_sluice::blocking;
     let key = Key::from("ann");
-    is_rejected(&blocking::RedisBackend::connect(&url).expect_err("refused"));
+    is_rejected(&blocking::RedisBackend::connect(&url).expect_err("rejected"));
     let backend = blocking::RedisBackend::connect_lazy(url).expect("a URL");
     for policy in each_algorithm(5) {
         let limiter = blocking::Limiter::new(policy, backend.clone());
-        is_rejected(&limiter.check(&key, 1).expect_err("refused"));
-        is_rejected(&limiter.penalize(&key, 1).expect_err("refused"));
+        is_rejected(&limiter.check(&key, 1).expect_err("rejected"));
+        is_rejected(&limiter.penalize(&key, 1).expect_err("rejected"));
     }
     let semaphore = blocking::Semaphore::new(SemaphorePolicy::new("exports", 5), backend);
-    is_rejected(&semaphore.peek(&key).expect_err("refused"));
+    is_rejected(&semaphore.peek(&key).expect_err("rejected"));
 }
