@@ -171,7 +171,7 @@ fn timed(subject: &dyn Subject, order: &[usize], threads: usize, rounds: u64) ->
             .map(|worker| worker.join().expect("no panic"))
             .max()
     });
-    longest.expect("threads") / u32::try_from(threads).expect("few")
+    longest.expect("threads") / u32::try_from(threads).expect("a small number")
 }
 
 fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject>)> {
@@ -188,7 +188,7 @@ fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject
         )
     };
     vec![
-        ("ours", Box::new(Ours::new(keys, ours))),
+        ("our own format", Box::new(Ours::new(keys, ours))),
         ("DashMap", Box::new(OverDashMap::new(keys, ours))),
         (
             "governor",

@@ -75,7 +75,7 @@ where
         let mut context = Context::from_waker(std::task::Waker::noop());
         assert!(service.poll_ready(&mut context).is_ready());
         let Some(Ok(response)) = service.call(request()).now_or_never() else {
-            panic!("it answers at once")
+            panic!("the backend replies at once")
         };
         response
     };

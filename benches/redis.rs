@@ -392,7 +392,7 @@ fn denials<B: Backend>(limiter: &Limiter<B>, key: &Key, time: Duration) -> f64 {
     while start.elapsed() < time {
         for _ in 0..BLOCK {
             let Some(Ok(reply)) = black_box(limiter).check(black_box(key), 1).now_or_never() else {
-                panic!("it answers at once")
+                panic!("the backend replies at once")
             };
             assert!(!black_box(reply).decision.is_allowed());
         }
@@ -419,10 +419,7 @@ struct Spy {
 
 impl ConnectionLike for Spy {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.sent
-            .lock()
-            .expect("nobody panics")
-            .push(command.clone());
+        self.sent.lock().expect("no panic").push(command.clone());
         self.io.req_packed_command(command)
     }
 
@@ -455,7 +452,7 @@ impl Script {
         };
         let limiter = Limiter::new(plenty(), RedisBackend::from_connection(spy));
         let _ = limiter.check(&Key::from(key(0)), 1).await?;
-        let sent = sent.lock().expect("nobody panics");
+        let sent = sent.lock().expect("no panic");
         let words = sent.iter().map(|command| {
             let words = command.args_iter().map(|word| match word {
                 redis::Arg::Simple(word) => word.to_vec(),

@@ -289,7 +289,7 @@ fn held_after(keys: u64, max_keys: usize) -> (usize, usize) {
     for number in 0..keys {
         let _ = limiter.check_now(&Key::from(number), 1);
     }
-    let held = usize::try_from(HELD.get() - before).expect("it holds something");
+    let held = usize::try_from(HELD.get() - before).expect("the map holds entries");
     (held, backend.len())
 }
 

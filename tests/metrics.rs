@@ -330,7 +330,9 @@ fn how_redis_does_is_counted() {
 
     let lines = counted(async || {
         let mut server = servers::redis::RedisServer::start();
-        let redis = RedisBackend::connect(&server.url()).await.expect("it runs");
+        let redis = RedisBackend::connect(&server.url())
+            .await
+            .expect("the server runs");
         let layer = RateLimitLayer::new(two_a_minute(), Global, redis.clone());
         let mut deny = layer
             .clone()

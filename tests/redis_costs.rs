@@ -272,7 +272,7 @@ async fn each_operation_takes_the_commands_that_it_must() {
     let first = all([later(&keys[0])]).await.into_iter();
     let mut reservations = first.chain(reservations).map(|reply| {
         assert!(reply.wait > Duration::ZERO);
-        reply.reservation.expect("a turn")
+        reply.reservation.expect("a reservation")
     });
     let warm = reservations.next().expect("the first");
     assert!(limiter.cancel(&keys[0], warm).await.expect("Redis"));
@@ -300,7 +300,7 @@ async fn each_operation_takes_the_commands_that_it_must() {
     Bill::of(&server).is_each("a penalty", &write);
     let _ = all((0..TIMES).map(|_| limiter.peek(&ann))).await;
     let look = [("evalsha", 1), ("time", 1), ("get", 1)];
-    Bill::of(&server).is_each("a look", &look);
+    Bill::of(&server).is_each("a snapshot", &look);
 
     let limiter = Limiter::new(Policy::new("turns", one), backend);
     let _ = all([limiter.reset(&ann)]).await;
@@ -361,7 +361,7 @@ async fn expires_as_it_should(
         let _ = limiter.peek(&ann).await.expect("Redis");
         assert!(
             ttl(server) <= before - 25,
-            "{quota}: a refusal and a look extend nothing"
+            "{quota}: a denial or a peek extended the expiry"
         );
         // Nothing that gives tokens back shortens what was set before.
         let mut longest = after;

@@ -34,7 +34,7 @@ fn left(server: &RedisServer) -> u64 {
     let keys = server.keys();
     assert_eq!(keys.len(), 1, "{keys:?}");
     let left: i64 = server.get(&["PTTL", &keys[0]]);
-    u64::try_from(left).expect("it expires")
+    u64::try_from(left).expect("the key expires")
 }
 
 /// Two quotas of one key, the slower one first.
@@ -99,7 +99,7 @@ async fn an_operation_by_a_faster_quota_keeps_the_expiry_of_a_slower_one() {
         let backend = builder(atomicity)
             .connect(server.url())
             .await
-            .expect("it runs");
+            .expect("the server runs");
         for (slow, fast) in pairs() {
             let what = format!("{fast} after {slow}, {atomicity:?}");
             let slow = Limiter::new(Policy::new("api", slow), backend.clone());
@@ -210,7 +210,7 @@ async fn a_bucket_of_the_format_before_keeps_its_debt() {
         let backend = builder(atomicity)
             .connect(server.url())
             .await
-            .expect("it runs");
+            .expect("the server runs");
         // 7 tokens are owed, and one comes back in an hour.
         let cases: [(Quota, &str, &str, &[&str]); 2] = [
             (
@@ -256,7 +256,7 @@ async fn a_mark_of_one_format_before_numbers_of_another_is_corrupt() {
         let backend = builder(atomicity)
             .connect(server.url())
             .await
-            .expect("it runs");
+            .expect("the server runs");
         for (quota, suffix, mark, numbers) in [
             (Quota::per_hour(9), "b", "b1", 5),
             (Quota::per_hour(9), "b", "b2", 4),
@@ -267,7 +267,7 @@ async fn a_mark_of_one_format_before_numbers_of_another_is_corrupt() {
             let zeros = "\u{1}\0\0\0\0\0\0\0".repeat(numbers);
             let _ = server.command(&["SET", &key, &format!("{mark}{zeros}")]);
             let limiter = Limiter::new(Policy::new("api", quota), backend.clone());
-            let error = limiter.check(&ann(), 1).await.expect_err("not ours");
+            let error = limiter.check(&ann(), 1).await.expect_err("a foreign value");
             assert_eq!(
                 *error.kind(),
                 BackendErrorKind::Corrupt,

@@ -80,7 +80,7 @@ async fn until_gone(backend: &RedisBackend, tokens: u64) {
     let start = Instant::now();
     while backend.context().background_tasks() > 0 || gone(backend).await != tokens {
         let late = start.elapsed() > PATIENCE;
-        assert!(!late, "{} are gone", gone(backend).await);
+        assert!(!late, "{} are spent", gone(backend).await);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

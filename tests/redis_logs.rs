@@ -63,7 +63,11 @@ impl Both {
     }
 
     async fn check(&mut self, cost: u64) {
-        let redis = self.redis.check(&ann(), cost).await.expect("it answers");
+        let redis = self
+            .redis
+            .check(&ann(), cost)
+            .await
+            .expect("the backend replies");
         let memory = self.memory.check_now(&ann(), cost);
         assert_eq!(redis.decision, memory.decision, "a cost of {cost}");
         if let (Some(redis), Some(memory)) = (redis.receipt, memory.receipt)
@@ -76,14 +80,20 @@ impl Both {
     async fn penalize(&mut self, cost: u64) {
         let redis = self.redis.penalize(&ann(), cost).await;
         let memory = self.memory.penalize(&ann(), cost).await;
-        assert_eq!(redis.expect("it answers"), memory.expect("it answers"));
+        assert_eq!(
+            redis.expect("the backend replies"),
+            memory.expect("the backend replies")
+        );
     }
 
     async fn refund(&mut self, at: usize, cost: u64) {
         let [redis, memory] = &mut self.receipts[at];
         let redis = self.redis.refund(&ann(), redis, cost).await;
         let memory = self.memory.refund(&ann(), memory, cost).await;
-        assert_eq!(redis.expect("it answers"), memory.expect("it answers"));
+        assert_eq!(
+            redis.expect("the backend replies"),
+            memory.expect("the backend replies")
+        );
         if self.receipts[at][0].tokens() == 0 {
             drop(self.receipts.swap_remove(at));
         }
@@ -152,7 +162,7 @@ async fn long_logs_decide_in_redis_as_in_memory() {
         both.clock.advance(2 * WINDOW);
         both.check(1).await;
         let length: u64 = server.get(&["LLEN", &server.keys()[0]]);
-        assert_eq!(length, 1, "what has passed is dropped");
+        assert_eq!(length, 1, "expired entries are dropped");
     }
 }
 
@@ -169,7 +179,7 @@ async fn least_micros(restored: &Restored<'_>, mut call: impl AsyncFnMut(usize))
             .lines()
             .filter(|line| line.starts_with("cmdstat_eval"));
         let micros = of_scripts.map(|line| {
-            let micros = line.split("usec=").nth(1).expect("its time");
+            let micros = line.split("usec=").nth(1).expect("its log line");
             let digits = micros.split(',').next().expect("a number");
             digits.parse::<u64>().expect("a number")
         });
@@ -192,14 +202,14 @@ struct Restored<'a> {
 impl Restored<'_> {
     fn again(&self) {
         let client = redis::Client::open(self.server.url()).expect("a URL");
-        let mut connection = client.get_connection().expect("it runs");
+        let mut connection = client.get_connection().expect("the server runs");
         let restore = redis::cmd("RESTORE")
             .arg(&self.key)
             .arg(0)
             .arg(&self.dump)
             .arg("REPLACE")
             .exec(&mut connection);
-        restore.expect("it runs");
+        restore.expect("the server runs");
     }
 }
 
@@ -214,14 +224,19 @@ async fn no_call_on_the_longest_log_takes_longer_than_a_millisecond() {
         clock.advance(micros(500));
         let some = (MOST as usize - receipts.len()).min(64 * 16);
         for reply in join_all((0..some).map(|_| limiter.check(&key, 1))).await {
-            receipts.push(reply.expect("it answers").receipt.expect("allowed"));
+            receipts.push(
+                reply
+                    .expect("the backend replies")
+                    .receipt
+                    .expect("allowed"),
+            );
         }
     }
     // Penalties make it longer.
     for _ in 0..32 {
         clock.advance(micros(500));
         for reported in join_all((0..1_024).map(|_| limiter.penalize(&key, 1))).await {
-            assert_eq!(reported.expect("it answers").remaining(), 0);
+            assert_eq!(reported.expect("the backend replies").remaining(), 0);
         }
     }
     let now = clock.now();
@@ -245,11 +260,18 @@ async fn no_call_on_the_longest_log_takes_longer_than_a_millisecond() {
     for (reservation, (at, when)) in times.into_iter().enumerate() {
         clock.set(when);
         for cost in [0, 1, MOST] {
-            let call = async |_| drop(limiter.check(key, cost).await.expect("it answers"));
+            let call = async |_| drop(limiter.check(key, cost).await.expect("the backend replies"));
             let least = least_micros(&restored, call).await;
             reported.push((format!("{at}: check of {cost}"), least));
         }
-        let call = async |_| drop(limiter.penalize(key, MOST).await.expect("it answers"));
+        let call = async |_| {
+            drop(
+                limiter
+                    .penalize(key, MOST)
+                    .await
+                    .expect("the backend replies"),
+            )
+        };
         reported.push((
             format!("{at}: penalty"),
             least_micros(&restored, call).await,
@@ -259,7 +281,7 @@ async fn no_call_on_the_longest_log_takes_longer_than_a_millisecond() {
             let call = async |number| {
                 let receipt = &mut receipts[from + TRIES * reservation + number];
                 let refund = limiter.refund(key, receipt, 1).await;
-                drop(refund.expect("it answers"));
+                drop(refund.expect("the backend replies"));
             };
             let least = least_micros(&restored, call).await;
             reported.push((format!("{at}: refund of the {of}"), least));

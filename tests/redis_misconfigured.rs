@@ -137,7 +137,10 @@ async fn decides(backend: &RedisBackend) {
 /// `connect` says it, by a typed error and an event.
 async fn is_found_at_start(url: &str, code: &str, remedy: &str) {
     let before = events("ERROR").len();
-    let why = asking().connect(url).await.expect_err("it cannot decide");
+    let why = asking()
+        .connect(url)
+        .await
+        .expect_err("the server cannot decide");
     assert_eq!(*why.kind(), BackendErrorKind::Server(code.to_owned()));
     one_more(before + 1, remedy);
     if code != "ERR" {
@@ -193,9 +196,15 @@ fn a_full_memory_is_told_although_denials_are_answered() {
             server.command(&["CONFIG", "SET", "maxmemory", "1"]);
             for _ in 0..3 {
                 pass(&backend, "ann").await;
-                let denied = limiter.check(&cid, 1).await.expect("it writes nothing");
+                let denied = limiter
+                    .check(&cid, 1)
+                    .await
+                    .expect("the operation writes nothing");
                 assert!(!denied.decision.is_allowed());
-                limiter.peek(&cid).await.expect("it writes nothing");
+                limiter
+                    .peek(&cid)
+                    .await
+                    .expect("the operation writes nothing");
             }
             one_more(2 * full + 1, "raise maxmemory");
             is_found_at_start(&server.url(), "OOM", "raise maxmemory").await;
@@ -209,7 +218,10 @@ fn a_full_memory_is_told_although_denials_are_answered() {
 fn a_key_of_another_type_is_told_once_beside_keys_that_work() {
     run(async {
         let server = RedisServer::start();
-        let backend = asking().connect(server.url()).await.expect("it runs");
+        let backend = asking()
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         server.command(&["RPUSH", "{sluice:api:rann}:b", "1"]);
         for _ in 0..3 {
             pass(&backend, "ann").await;
@@ -283,7 +295,10 @@ fn a_wrong_or_missing_password_is_told() {
                 2 * number + 1,
                 "set both in the URL, as in redis://user:password@host",
             );
-            let why: BackendError = asking().connect(url).await.expect_err("it is wrong");
+            let why: BackendError = asking()
+                .connect(url)
+                .await
+                .expect_err("the password is wrong");
             let kinds = [
                 BackendErrorKind::Unreachable,
                 BackendErrorKind::Server("NOAUTH".to_owned()),
@@ -307,7 +322,7 @@ fn a_server_without_scripts_is_told() {
             is_found_at_start(&server.url(), "ERR", remedy).await;
             let optimistic = asking().atomicity(Atomicity::Optimistic);
             let backend = optimistic.connect(server.url()).await;
-            decides(&backend.expect("it needs no scripts")).await;
+            decides(&backend.expect("no scripts are needed")).await;
         }
     });
 }

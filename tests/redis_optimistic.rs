@@ -66,7 +66,7 @@ async fn contended_key_admits_exactly_its_limit() {
             let (allowed, vain) = done.expect("no panic");
             (admitted, contended) = (admitted + allowed, contended + vain);
         }
-        assert_eq!(admitted, 100, "{quota}: {contended} in vain");
+        assert_eq!(admitted, 100, "{quota}: {contended} failed attempts");
     }
 }
 
@@ -121,7 +121,7 @@ async fn a_user_without_scripting_commands_can_limit() {
         assert_eq!(limiter.peek(&ann).await.expect(name).remaining(), 5);
         let reservation = limiter.reserve(&ann, 6, DAY).await.expect(name);
         assert!(reservation.wait > Duration::ZERO);
-        let reservation = reservation.reservation.expect("a turn");
+        let reservation = reservation.reservation.expect("a reservation");
         assert!(limiter.cancel(&ann, reservation).await.expect(name));
         limiter.reset(&ann).await.expect(name);
         assert!(server.keys().is_empty());
@@ -178,7 +178,7 @@ async fn dropped_transaction_closes_its_connection() {
             for key in &keys {
                 let state: Option<Vec<u8>> = server.get(&["GET", key]);
                 let used = state.map_or(0, |state| u64::from(state[10]));
-                assert!(used <= 1, "charged once at the most");
+                assert!(used <= 1, "charged at most once");
                 charged += used;
             }
             // A connection that watches a key is marked when somebody else writes it.
@@ -203,7 +203,10 @@ async fn dropped_transaction_closes_its_connection() {
             assert_eq!(look.remaining(), 3, "after {round} drops");
         }
     }
-    assert!((1..1_000).contains(&charged), "at random points: {charged}");
+    assert!(
+        (1..1_000).contains(&charged),
+        "dropped at random points: {charged}"
+    );
 }
 
 #[tokio::test]
@@ -211,13 +214,13 @@ async fn foreign_value_is_an_error_and_is_kept() {
     let server = RedisServer::start();
     let (limiter, ann) = (limiter(a_day(10), server.url()), Key::from("ann"));
     let corrupt = |outcome: Result<_, BackendError>| {
-        let error = outcome.map(drop).expect_err("not ours");
+        let error = outcome.map(drop).expect_err("a foreign value");
         assert_eq!(*error.kind(), BackendErrorKind::Corrupt, "{error:?}");
     };
-    let _: Value = server.get(&["SET", ANN_A_DAY, "somebody else's"]);
+    let _: Value = server.get(&["SET", ANN_A_DAY, "the value of another program changed"]);
     corrupt(limiter.check(&ann, 1).await);
     let kept: String = server.get(&["GET", ANN_A_DAY]);
-    assert_eq!(kept, "somebody else's");
+    assert_eq!(kept, "the value of another program changed");
 
     let _: Value = server.get(&["DEL", ANN_A_DAY]);
     let _: Value = server.get(&["RPUSH", ANN_A_DAY, "a list"]);
@@ -239,7 +242,7 @@ async fn foreign_value_is_an_error_and_is_kept() {
 async fn server_out_of_memory_returns_oom() {
     let server = RedisServer::start();
     let (limiter, ann) = (limiter(a_day(10), server.url()), Key::from("ann"));
-    let _ = limiter.check(&ann, 9).await.expect("there is room");
+    let _ = limiter.check(&ann, 9).await.expect("a connection is free");
     let _: Value = server.get(&["CONFIG", "SET", "maxmemory", "1"]);
     let error = limiter.check(&ann, 1).await.unwrap_err();
     assert_eq!(
@@ -250,10 +253,13 @@ async fn server_out_of_memory_returns_oom() {
     let denied = limiter
         .check(&ann, 2)
         .await
-        .expect("a refusal writes nothing");
+        .expect("a denial writes nothing");
     assert!(!denied.decision.is_allowed());
     let _: Value = server.get(&["CONFIG", "SET", "maxmemory", "0"]);
-    let reply = limiter.check(&ann, 1).await.expect("there is room again");
+    let reply = limiter
+        .check(&ann, 1)
+        .await
+        .expect("the queue has room again");
     assert!(reply.decision.is_allowed());
 }
 

@@ -266,7 +266,7 @@ impl Stand {
         for asked in &self.asked {
             assert!(
                 asked.runs.is_none(),
-                "request {} waits for ever",
+                "request {} never completes",
                 asked.number
             );
         }
@@ -287,19 +287,19 @@ impl Stand {
         for asked in &self.asked {
             assert!(
                 asked.runs.is_none(),
-                "request {} waits for ever",
+                "request {} never completes",
                 asked.number
             );
             match &asked.outcome {
                 Some(Ok(reply)) => {
                     let remaining = reply.decision.snapshot().remaining();
                     let remaining = usize::try_from(remaining).expect("small");
-                    assert_eq!(remaining, asked.number, "the answer of another request");
+                    assert_eq!(remaining, asked.number, "the reply of another request");
                 }
                 Some(Err(error)) => {
                     let is_timeout = matches!(error.kind(), BackendErrorKind::Timeout(_));
                     assert!(self.was_lost && !is_timeout, "{error:?}");
-                    assert!(asked.number != last, "the queue does not go on: {error:?}");
+                    assert!(asked.number != last, "the queue is stuck: {error:?}");
                 }
                 None => assert!(asked.number != last),
             }

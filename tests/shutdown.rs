@@ -94,7 +94,7 @@ impl Service {
         let runtime = runtime();
         let builder = RedisBackend::builder().deny_cache(Duration::ZERO);
         let redis = runtime.block_on(builder.connect(redis_url));
-        let redis = redis.expect("it runs");
+        let redis = redis.expect("the server runs");
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
         let listener = listener.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("bound"));
@@ -104,7 +104,7 @@ impl Service {
         let ended = runtime.spawn(async move {
             let serve = axum::serve(listener, app);
             let serve = serve.with_graceful_shutdown(async { drop(stopped.await) });
-            serve.await.expect("it serves");
+            serve.await.expect("the server runs");
         });
         Self {
             runtime,
@@ -118,7 +118,7 @@ impl Service {
 
     /// Stops the server, waits until it is idle, and ends its runtime at once.
     async fn end(self, limit: Duration) -> IdleReport {
-        self.stop.send(()).expect("it listens");
+        self.stop.send(()).expect("the receiver is open");
         self.gate.send_replace(true);
         let ended = timeout(PATIENCE, self.ended).await;
         ended.expect("in time").expect("no panic");
@@ -167,7 +167,9 @@ async fn send(service: &Service, path: &str) -> Vec<tokio::task::JoinHandle<(Sta
 
 /// Permits in use and tokens spent, as Redis has them.
 async fn in_redis(server: &RedisServer) -> (u32, u32) {
-    let redis = RedisBackend::connect(server.url()).await.expect("it runs");
+    let redis = RedisBackend::connect(server.url())
+        .await
+        .expect("the server runs");
     let spent = Limiter::new(policy(), redis.clone());
     let spent = spent.peek(&key()).await.expect("Redis");
     let used = Semaphore::new(permits(), redis);
@@ -175,8 +177,8 @@ async fn in_redis(server: &RedisServer) -> (u32, u32) {
     let used = used.limit() - used.remaining();
     let spent = spent.limit() - spent.remaining();
     (
-        u32::try_from(used).expect("few"),
-        u32::try_from(spent).expect("few"),
+        u32::try_from(used).expect("a small number"),
+        u32::try_from(spent).expect("a small number"),
     )
 }
 
@@ -247,7 +249,10 @@ fn the_wait_never_takes_longer_than_its_limit() {
     let outside = runtime();
     outside.block_on(async {
         let builder = RedisBackend::builder().time_limit(Duration::from_secs(10));
-        let redis = builder.connect(server.url()).await.expect("it runs");
+        let redis = builder
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let semaphore = Semaphore::new(permits(), redis.clone());
         let ann = Key::from("ann");
         let acquire = || semaphore.try_acquire(&ann, 1);

@@ -22,7 +22,7 @@ fn pair(start: Instant) -> (u64, u64) {
         (
             after - before,
             now * 1_000,
-            u64::try_from(middle).expect("it fits"),
+            u64::try_from(middle).expect("the value fits"),
         )
     };
     let closest = (0..10_000).map(|_| one()).min().expect("some");
@@ -110,7 +110,7 @@ async fn non_waiting_limiter_works_under_paused_time() {
         let denied = limiter
             .acquire(&Key::from("ann"), 1, Duration::from_secs(1))
             .await;
-        assert!(denied.is_err(), "it is rejected at once");
+        assert!(denied.is_err(), "the request is rejected at once");
     }
     assert_eq!(virtual_start.elapsed(), Duration::ZERO);
     assert!(real.elapsed() < HOUR);

@@ -157,7 +157,7 @@ fn each_kind_of_fault_is_logged_once() {
         let permits = SemaphorePolicy::new("exports", 1);
         let limit = SemaphoreLayer::new(permits, key, MemorySemaphore::new()).skip_unkeyed();
         let passed = seen(&mut limit.layer(hello()), Request::new(()));
-        assert_eq!(passed.status, 200, "and nobody is limited");
+        assert_eq!(passed.status, 200, "no request is limited");
         let mut service = RateLimitLayer::new(two_a_minute(), key, memory()).layer(hello());
         assert_eq!(seen(&mut service, Request::new(())).status, 500);
     });

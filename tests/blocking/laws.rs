@@ -191,19 +191,24 @@ pub(crate) fn a_crowd_leaves_no_debt<B: backend::BlockingBackend>(backend: &B) {
         blocking::Limiter::new(policy, backend.clone()),
         Key::from("crowd"),
     );
-    let answer = |reply: Result<Reply, B::Error>| reply.expect("it answers");
+    let answer = |reply: Result<Reply, B::Error>| reply.expect("the backend replies");
     assert!(answer(limiter.check(&key, 2)).decision.is_allowed());
     let reservations: Vec<_> = (0..20)
         .map(|_| answer(limiter.reserve(&key, 1, 30 * DAY)).reservation)
         .collect();
-    let owed = || limiter.peek(&key).expect("it answers").reset_after();
+    let owed = || {
+        limiter
+            .peek(&key)
+            .expect("the backend replies")
+            .reset_after()
+    };
     assert!(owed() > 10 * HOUR);
     let returned: Vec<_> = reservations
         .into_iter()
         .map(|reservation| {
             limiter
-                .cancel(&key, reservation.expect("it waits"))
-                .expect("it answers")
+                .cancel(&key, reservation.expect("the request waits"))
+                .expect("the backend replies")
         })
         .collect();
     let expected: Vec<_> = (0..20).map(|number| number == 19).collect();

@@ -40,14 +40,14 @@ fn every_operation_works_without_a_runtime() {
     assert!(reply.decision.is_allowed());
     assert!((Duration::from_secs(700)..HOUR).contains(&reply.wait));
     assert_eq!(limiter.peek(&ann).expect("memory").remaining(), 0);
-    let reservation = reply.reservation.expect("a turn");
+    let reservation = reply.reservation.expect("a reservation");
     assert!(limiter.cancel(&ann, reservation).expect("memory"));
     assert_eq!(limiter.peek(&ann).expect("memory").remaining(), 4);
     let denied = limiter.check(&ann, 11).expect("memory").decision;
     assert_eq!(denied.retry_after(), Some(RetryAfter::Never));
     let left = limiter.reset(&ann).expect("memory");
     assert_eq!(left.remaining(), 10);
-    assert!(limiter.backend().is_empty(), "unseen again");
+    assert!(limiter.backend().is_empty(), "the reply was not received");
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn any_number_of_threads_and_tasks_admit_exactly_the_limit() {
                     let reply = limiter.check(&key, 1).expect("memory");
                     reply.decision.is_allowed()
                 };
-                u64::try_from((0..LIMIT / 4).filter(allowed).count()).expect("few")
+                u64::try_from((0..LIMIT / 4).filter(allowed).count()).expect("a small number")
             };
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(check)).collect();
             let of_threads = threads.into_iter().map(|thread| thread.join());
@@ -146,7 +146,7 @@ fn call_over_the_limit_is_not_made() {
     };
     assert_eq!(call(1), Ok(1));
     assert_eq!(call(2), Ok(2));
-    let denied = call(1).expect_err("nothing is left");
+    let denied = call(1).expect_err("no token is left");
     let Rejected::Denied(decision) = &denied else {
         panic!("{denied:?}");
     };
@@ -156,7 +156,7 @@ fn call_over_the_limit_is_not_made() {
         "rate limit exceeded, allowed after 1200s"
     );
     assert!(denied.source().is_none());
-    let never = call(4).expect_err("it never passes");
+    let never = call(4).expect_err("the cost exceeds the limit");
     assert_eq!(
         never.to_string(),
         "the cost is above the limit, no wait helps"

@@ -71,7 +71,9 @@ fn threads_proceed_in_order_as_the_clock_advances() {
                 let early = hears.recv_timeout(Duration::from_millis(20));
                 assert!(early.is_err(), "{number} came early");
                 clock.advance(Duration::from_micros(1));
-                let (first, waited) = hears.recv_timeout(20 * SECOND).expect("its turn");
+                let (first, waited) = hears
+                    .recv_timeout(20 * SECOND)
+                    .expect("the reservation is due");
                 assert_eq!(first, number);
                 assert_eq!(waited, SECOND * u32::try_from(number + 1).expect("small"));
             }
@@ -184,22 +186,33 @@ mod redis {
     fn threads_and_tasks_wait_for_one_bucket_in_redis_by_one_command_each() {
         let server = RedisServer::start();
         let policy = Policy::new("upstream", Quota::per_second(50).burst(1));
-        let backend = RedisBackend::connect(server.url()).expect("it runs");
+        let backend = RedisBackend::connect(server.url()).expect("the server runs");
         let threads = Limiter::new(policy.clone(), backend);
         let runtime = runtime();
         let tasks = runtime.block_on(tower_sluice::RedisBackend::connect(server.url()));
-        let tasks = tower_sluice::Limiter::new(policy, tasks.expect("it runs"));
+        let tasks = tower_sluice::Limiter::new(policy, tasks.expect("the server runs"));
         let calls = || server.calls("evalsha") + server.calls("eval");
         // Connecting sends some as well.
         let before = calls();
         let (key, start) = (Key::from("host"), Instant::now());
         thread::scope(|scope| {
             let threads = scope.spawn(|| {
-                (0..10).for_each(|_| drop(threads.acquire(&key, 1, HOUR).expect("its turn")));
+                (0..10).for_each(|_| {
+                    drop(
+                        threads
+                            .acquire(&key, 1, HOUR)
+                            .expect("the reservation is due"),
+                    )
+                });
             });
             runtime.block_on(async {
                 for _ in 0..10 {
-                    drop(tasks.acquire(&key, 1, HOUR).await.expect("its turn"));
+                    drop(
+                        tasks
+                            .acquire(&key, 1, HOUR)
+                            .await
+                            .expect("the reservation is due"),
+                    );
                 }
             });
             threads.join().expect("no panic");
@@ -217,7 +230,7 @@ mod redis {
     #[test]
     fn waiter_checks_a_window_again() {
         let server = RedisServer::start();
-        let backend = RedisBackend::connect(server.url()).expect("it runs");
+        let backend = RedisBackend::connect(server.url()).expect("the server runs");
         let window = Duration::from_millis(300);
         let limiter = Limiter::new(
             Policy::new("window", Quota::sliding_log(2, window)),
@@ -235,11 +248,11 @@ mod redis {
     #[test]
     fn a_settlement_reaches_redis() {
         let server = RedisServer::start();
-        let backend = RedisBackend::connect(server.url()).expect("it runs");
+        let backend = RedisBackend::connect(server.url()).expect("the server runs");
         let limiter = Limiter::new(Policy::new("llm", Quota::per_day(100)), backend);
         let key = Key::from("ann");
         limiter.try_acquire(&key, 30).expect("allowed").settle(45);
-        assert_eq!(limiter.peek(&key).expect("it runs").remaining(), 55);
+        assert_eq!(limiter.peek(&key).expect("the server runs").remaining(), 55);
         drop(server);
         let charge = limiter.try_acquire(&key, 1);
         assert!(matches!(charge, Err(Rejected::Backend(_))), "{charge:?}");

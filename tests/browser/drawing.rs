@@ -90,7 +90,7 @@ async fn the_level_rises_by_the_clock_and_the_server_agrees() {
         page.text(".now")
     );
     page.until("Number(document.querySelector('.gauge').dataset.guess) === 5");
-    assert_eq!(page.text(".now"), "full by now, by the clock");
+    assert_eq!(page.text(".now"), "the bucket is full by the clock");
     // What was said is still what was said.
     let (level, said, _) = page.level();
     assert_eq!(level, said);

@@ -166,7 +166,7 @@ impl Browser {
         while self.get(what) != json!(true) {
             assert!(
                 start.elapsed() < PATIENCE,
-                "never came: {what}\nthe page: {}",
+                "timed out: {what}\nthe page: {}",
                 self.text("main")
             );
             sleep(Duration::from_millis(50));

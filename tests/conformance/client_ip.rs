@@ -102,7 +102,7 @@ fn found(client: &ClientIp, request: &Request<()>) -> Value {
                 KeyError::MissingPeer => ("missing_peer", 500),
                 KeyError::TooFewHops { .. } => ("too_few_hops", 400),
                 KeyError::MalformedAddress(_) => ("malformed", 400),
-                other => panic!("refused for another reason: {other}"),
+                other => panic!("rejected for another reason: {other}"),
             };
             assert_eq!(same.status(), status, "{same}");
             json!({"reject": kind})

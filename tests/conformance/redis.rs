@@ -133,7 +133,7 @@ impl Blocking {
             .deny_cache(Duration::ZERO)
             .time_limit(Duration::from_secs(20))
             .connect_blocking(proxy.url())
-            .expect("it passes");
+            .expect("the request is allowed");
         Self {
             clock,
             backend,

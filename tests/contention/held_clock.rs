@@ -28,7 +28,7 @@ impl HeldClock {
     }
 
     pub(crate) fn advance(&self, span: Duration) {
-        let micros = u64::try_from(span.as_micros()).expect("it fits");
+        let micros = u64::try_from(span.as_micros()).expect("the value fits");
         self.now.fetch_add(micros, SeqCst);
     }
 

@@ -215,12 +215,12 @@ fn a_clock_that_really_went_back_moves_the_debt() {
     assert!(check(LIMIT).is_allowed());
     let before = clock.now().as_micros();
     clock.set(Timestamp::from_micros(before - 5_000_000));
-    assert!(!check(1).is_allowed(), "the debt moves along");
+    assert!(!check(1).is_allowed(), "the debt moves with the clock");
     clock.advance(HORIZON / 2);
     assert_eq!(
         check(0).snapshot().remaining(),
         LIMIT / 2,
-        "it is paid from the new time on"
+        "the debt is paid from the new time on"
     );
 }
 
@@ -241,6 +241,6 @@ fn a_blocking_limiter_that_is_late_admits_no_more() {
     assert_eq!(stand.clock.late(late, meanwhile), Ok(false));
     assert!(
         !stand.check(1).decision.is_allowed(),
-        "nothing has come back"
+        "a token was refilled"
     );
 }

@@ -127,7 +127,11 @@ async fn a_body_that_stalls_is_dropped_after_the_time_limit() {
         .oneshot(request(body))
         .await;
     answer.expect("no error");
-    assert_eq!(start.elapsed(), Duration::ZERO, "the answer does not wait");
+    assert_eq!(
+        start.elapsed(),
+        Duration::ZERO,
+        "the response must not wait"
+    );
     let after = async |time: u64| {
         tokio::time::sleep_until(start + Duration::from_millis(time)).await;
         seen.is_dropped.load(SeqCst)

@@ -101,7 +101,7 @@ impl Wire {
             }
             Err(error) => {
                 let is_late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-                assert!(!is_late, "nothing came for {PATIENCE:?}");
+                assert!(!is_late, "nothing arrived within {PATIENCE:?}");
                 None
             }
         }

@@ -37,7 +37,7 @@ impl Backend for GetThenSet {
         key: &Key,
     ) -> Answer<Result<Reply, RedisError>, Self::Future> {
         let Op::Check(cost) = op else {
-            unreachable!("nothing else is asked")
+            unreachable!("no other operation is sent")
         };
         let (mut redis, key) = (self.0.clone(), key.as_bytes().to_vec());
         let quota = *policy.quotas()[0].quota();
@@ -50,7 +50,10 @@ impl Backend for GetThenSet {
                 .as_deref()
                 .and_then(|state| state.split_once(' '))
                 .map_or((0, now), |(debt, at)| {
-                    (debt.parse().expect("ours"), at.parse().expect("ours"))
+                    (
+                        debt.parse().expect("our own format"),
+                        at.parse().expect("our own format"),
+                    )
                 });
             let debt = debt.saturating_sub(now.saturating_sub(at) * per_micro);
             let after = debt + cost.get(0) * per_token;

@@ -179,7 +179,7 @@ async fn ask<B: Backend>(
     let snapshot = decision.snapshot();
     let reset_after = snapshot.reset_after().as_micros();
     Ok(Check {
-        key: u64::try_from(key).expect("few"),
+        key: u64::try_from(key).expect("a small number"),
         sent,
         got,
         cost,

@@ -11,7 +11,7 @@ pub(crate) async fn run(name: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(example(name));
     let command = command.args(arguments).stdin(Stdio::null());
     let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await;
-    output.expect("in time").expect("it runs")
+    output.expect("in time").expect("the server runs")
 }
 
 #[tokio::test]

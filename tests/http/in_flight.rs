@@ -98,7 +98,7 @@ async fn killed_server_holds_its_permit_for_one_lease() {
         sleep(Duration::from_millis(100)).await;
     }
     let killed = std::time::Instant::now();
-    first.process.start_kill().expect("it runs");
+    first.process.start_kill().expect("the server runs");
     while second.get("/").await.status == 429 {
         let since = killed.elapsed();
         assert!(since < Duration::from_secs(2 + 10), "{since:?}");

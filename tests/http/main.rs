@@ -312,9 +312,9 @@ fn signal_right_after_start_stops_the_server() {
         let mut stdout = std::io::BufReader::new(process.0.stdout.take().expect("piped"));
         stdout.read_line(&mut String::new()).expect("a first line");
         let mut go = killer.stdin.take().expect("piped");
-        go.write_all(b"\n").expect("it reads");
-        assert!(killer.wait().expect("it ends").success());
-        let end = process.0.wait().expect("it stops");
+        go.write_all(b"\n").expect("the reader is open");
+        assert!(killer.wait().expect("the process ends").success());
+        let end = process.0.wait().expect("the server stops");
         assert_eq!(end.code(), Some(0), "{end}");
     }
 }

@@ -57,7 +57,7 @@ impl Answer {
     }
 
     pub(crate) fn retry_after(&self) -> u64 {
-        let seconds = self.field("retry-after").expect("a refusal's wait");
+        let seconds = self.field("retry-after").expect("the wait of a rejection");
         seconds.parse().expect("whole seconds")
     }
 }
@@ -125,12 +125,12 @@ impl Playground {
 
     /// Sends a signal and waits for the end.
     pub(crate) async fn stop(&mut self, signal: &str) -> ExitStatus {
-        let id = self.process.id().expect("it runs").to_string();
+        let id = self.process.id().expect("the server runs").to_string();
         let sent = StdCommand::new("sh")
             .args(["-c", "kill $0 $1", signal, &id])
             .status();
         assert!(sent.expect("a shell").success());
         let end = timeout(PATIENCE, self.process.wait()).await;
-        end.expect("it stops").expect("it can be waited for")
+        end.expect("the server stops").expect("the process ends")
     }
 }

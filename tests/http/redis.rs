@@ -58,7 +58,10 @@ async fn without_redis_requests_are_treated_as_chosen() {
             assert_eq!(answer.field("retry-after"), Some("1"));
             assert_eq!(answer.field("cache-control"), Some("no-store"));
             let reported = r#"{"type":"about:blank","title":"Service Unavailable","status":503}"#;
-            assert_eq!(answer.body, reported, "and nothing about what failed");
+            assert_eq!(
+                answer.body, reported,
+                "the response must not show the failure"
+            );
         }
     }
 }
@@ -78,7 +81,7 @@ async fn a_playground_starts_before_redis_and_uses_it_when_it_comes() {
     assert_eq!(answer.status, 200);
     assert!(
         took <= Duration::from_secs(2),
-        "{took:?} after Redis was back"
+        "{took:?} after the restart of Redis"
     );
     assert_eq!(playground.statuses(&["/", "/"]).await, [200, 429]);
 }

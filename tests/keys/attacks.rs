@@ -33,7 +33,7 @@ fn request(peer: [u8; 4], name: &HeaderName, lines: &[&[u8]]) -> Request<()> {
         .extensions_mut()
         .insert(PeerAddr((peer, 4711).into()));
     for line in lines {
-        let line = HeaderValue::from_bytes(line).expect("letters that a field may have");
+        let line = HeaderValue::from_bytes(line).expect("characters that a field may have");
         request.headers_mut().append(name, line);
     }
     request

@@ -271,7 +271,7 @@ impl Reader {
             Err(KeyError::TooFewHops { .. }) => Answer::TooFewHops,
             Err(KeyError::MalformedAddress(name)) if name == self.name => Answer::Malformed,
             Err(KeyError::MissingPeer) => Answer::MissingPeer,
-            Err(other) => panic!("refused for another reason: {other}"),
+            Err(other) => panic!("rejected for another reason: {other}"),
         }
     }
 }
@@ -307,7 +307,8 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
         }
         request.headers_mut().clear();
         for value in &values[..lines] {
-            let value = HeaderValue::from_bytes(value).expect("no letter that a field cannot have");
+            let value =
+                HeaderValue::from_bytes(value).expect("no character that a field cannot have");
             request.headers_mut().append(&reader.name, value);
             done += 1;
         }

@@ -31,7 +31,7 @@ fn charges(shape: &Shape, start: u64, traffic: &[Event], reach: u64, seen: &Seen
                 });
             }
         } else {
-            seen.note("refused");
+            seen.note("denied");
         }
     }
     charges
@@ -71,7 +71,7 @@ fn token_bucket_admits_at_most_capacity_plus_rate_in_every_span() {
             Ok(())
         },
     );
-    seen.at_least(100, &["refused", "more than a burst"]);
+    seen.at_least(100, &["denied", "more than a burst"]);
 }
 
 #[test]
@@ -85,12 +85,12 @@ fn an_interval_bucket_admits_at_most_its_capacity_and_what_ticks_brought_in_ever
             for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
                 if let Some(since) = &mut running_since {
                     let ended = (i128::from(now) - *since).div_euclid(i128::from(shape.span));
-                    ticks += u64::try_from(ended).expect("time goes on");
+                    ticks += u64::try_from(ended).expect("the clock advances");
                     *since += ended * i128::from(shape.span);
                 }
                 let full = core.peek(now).reset_after().is_zero();
                 if !core.check(now, cost).decision.is_allowed() {
-                    seen.note("refused");
+                    seen.note("denied");
                 } else if cost > 0 {
                     if full {
                         running_since = Some(match shape.anchor {
@@ -129,7 +129,7 @@ fn an_interval_bucket_admits_at_most_its_capacity_and_what_ticks_brought_in_ever
             Ok(())
         },
     );
-    seen.at_least(100, &["refused", "more than a burst"]);
+    seen.at_least(100, &["denied", "more than a burst"]);
 }
 
 #[test]
@@ -157,12 +157,12 @@ fn fixed_window_admits_exactly_its_limit_per_window() {
                     fits || cost == 0
                 );
                 used += if fits { cost.into() } else { 0 };
-                seen.note(if fits { "allowed" } else { "refused" });
+                seen.note(if fits { "allowed" } else { "denied" });
             }
             Ok(())
         },
     );
-    seen.at_least(500, &["allowed", "refused"]);
+    seen.at_least(500, &["allowed", "denied"]);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn sliding_log_admits_at_most_its_limit_in_every_window() {
             Ok(())
         },
     );
-    seen.at_least(100, &["refused", "a full window"]);
+    seen.at_least(100, &["denied", "a full window"]);
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn the_estimate_of_a_counter_never_exceeds_its_limit() {
                 if allowed {
                     *counts.entry(window).or_default() += u128::from(cost);
                 } else {
-                    seen.note("refused");
+                    seen.note("denied");
                 }
                 if before > 0 && allowed && cost > 0 {
                     seen.note("allowed beside a carried count");
@@ -253,5 +253,5 @@ fn the_estimate_of_a_counter_never_exceeds_its_limit() {
             Ok(())
         },
     );
-    seen.at_least(100, &["refused", "allowed beside a carried count"]);
+    seen.at_least(100, &["denied", "allowed beside a carried count"]);
 }

@@ -54,7 +54,7 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
                             seen.note(format!("{:?}", shape.kind));
                         }
                         if reach > 1 && core.states != before.states {
-                            seen.note("written down by a refusal");
+                            seen.note("written by a denial");
                         }
                     }
                 }
@@ -72,7 +72,7 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
             "SlidingLog",
         ],
     );
-    seen.at_least(5, &["allowed", "never", "written down by a refusal"]);
+    seen.at_least(5, &["allowed", "never", "written by a denial"]);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn denied_checks_change_nothing() {
                     prop_assert_eq!(reply, allowed_only.act(ask));
                 } else {
                     prop_assert_eq!(&all.states, &before);
-                    seen.note("refused");
+                    seen.note("denied");
                 }
                 prop_assert_eq!(all.peek(ask.now), allowed_only.peek(ask.now));
             }
@@ -97,7 +97,7 @@ fn denied_checks_change_nothing() {
             Ok(())
         },
     );
-    seen.at_least(500, &["refused"]);
+    seen.at_least(500, &["denied"]);
 }
 
 #[test]
@@ -142,13 +142,13 @@ fn remaining_tokens_are_allowed_and_one_more_is_denied() {
                     );
                 }
                 if remaining > 0 && !reply.decision.is_allowed() {
-                    seen.note("refused with some remaining");
+                    seen.note("denied with some remaining");
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["refused with some remaining"]);
+    seen.at_least(100, &["denied with some remaining"]);
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn allowed_cost_stays_allowed_later() {
                 now = step.from(now, &shape).min(Timestamp::MAX.as_micros());
                 prop_assert!(
                     core.would(now, allowed).decision.is_allowed(),
-                    "{} after all",
+                    "{} in the end",
                     allowed
                 );
                 let remaining = core.peek(now).remaining();
@@ -234,7 +234,7 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
                 {
                     prop_assert_eq!(own.retry_after(), alone.retry_after());
                     if alone.is_allowed() && !allowed {
-                        seen.note("refused by another");
+                        seen.note("denied by another");
                         prop_assert_eq!(*own, core.peek(now));
                     } else {
                         prop_assert_eq!(own, &alone.snapshot().quotas()[0]);
@@ -252,5 +252,5 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
             Ok(())
         },
     );
-    seen.at_least(100, &["allowed", "refused by another"]);
+    seen.at_least(100, &["allowed", "denied by another"]);
 }

@@ -74,10 +74,10 @@ fn a_token_bucket_is_gcra() {
                     i128::from(micros(own.reset_after())),
                 );
                 prop_assert_eq!(bucket, gcra.ask(ask));
-                seen.note(if bucket.0 { "allowed" } else { "refused" });
+                seen.note(if bucket.0 { "allowed" } else { "denied" });
             }
             Ok(())
         },
     );
-    seen.at_least(500, &["allowed", "refused"]);
+    seen.at_least(500, &["allowed", "denied"]);
 }

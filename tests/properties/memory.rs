@@ -114,7 +114,7 @@ impl Twins {
                 seen.note(if own.decision.is_allowed() {
                     "allowed"
                 } else {
-                    "refused"
+                    "denied"
                 });
                 receipts.extend(memory.receipt.zip(own.receipt).map(<[_; 2]>::from));
                 return Ok(());
@@ -171,7 +171,7 @@ fn memory_decides_as_the_core_for_every_operation() {
             Ok(())
         },
     );
-    seen.at_least(100, &["allowed", "refused", "refunded", "reconfigured"]);
+    seen.at_least(100, &["allowed", "denied", "refunded", "reconfigured"]);
 }
 
 /// Keys that owe nothing are swept meanwhile, which no answer shows.
@@ -209,7 +209,7 @@ fn memory_decides_as_the_core_while_it_sweeps() {
         },
     );
     seen.at_least(5, &["swept"]);
-    seen.at_least(100, &["allowed", "refused", "refunded"]);
+    seen.at_least(100, &["allowed", "denied", "refunded"]);
 }
 
 #[test]

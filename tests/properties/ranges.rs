@@ -76,7 +76,7 @@ fn no_number_panics() {
                         );
                         if let Some(RetryAfter::In(wait)) = reply.decision.retry_after() {
                             prop_assert!(!wait.is_zero());
-                            seen.note("refused");
+                            seen.note("denied");
                         }
                         let own = one(&reply);
                         receipts.extend(reply.receipt);
@@ -99,7 +99,7 @@ fn no_number_panics() {
     seen.at_least(
         100,
         &[
-            "refused",
+            "denied",
             "Bucket",
             "IntervalBucket",
             "FixedWindow",

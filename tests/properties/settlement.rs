@@ -66,7 +66,7 @@ fn refunds_return_at_most_the_charge_once() {
                 // A fraction that the clock has paid counts for less than a token.
                 prop_assert!(after.remaining() <= before.remaining() + taken.tokens() + 1);
                 if after.remaining() > before.remaining() {
-                    seen.note("given back");
+                    seen.note("refunded");
                 }
                 if worth > 0 && receipt.tokens() == 0 {
                     let spent = core.clone();
@@ -80,7 +80,7 @@ fn refunds_return_at_most_the_charge_once() {
             Ok(())
         },
     );
-    seen.at_least(100, &["given back", "asked twice"]);
+    seen.at_least(100, &["refunded", "asked twice"]);
 }
 
 #[test]
@@ -175,12 +175,15 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                     };
                     let reply = algorithm::cancel(&policy, &mut states, at, &reservation);
                     let last = place + 1 == granted.len();
-                    prop_assert!(last || !reply.returned, "only the last turn goes back");
+                    prop_assert!(
+                        last || !reply.returned,
+                        "only the last reservation is refunded"
+                    );
                     if reply.returned {
-                        seen.note("given back");
+                        seen.note("refunded");
                         granted.remove(place);
                     } else {
-                        seen.note("passes unused");
+                        seen.note("stays charged");
                         // Another attempt may come when those behind are gone.
                         granted[place].2 = Some(reservation);
                     }
@@ -197,7 +200,11 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                 prop_assert!(rightly, "{:?}", reply.decision);
                 if reply.decision.is_allowed() {
                     let wait = u64::try_from(reply.wait.as_micros()).expect("fits");
-                    seen.note(if wait > 0 { "waits" } else { "goes at once" });
+                    seen.note(if wait > 0 {
+                        "waits"
+                    } else {
+                        "is allowed at once"
+                    });
                     granted.push((now + wait, cost, reply.reservation));
                 }
             }
@@ -219,6 +226,6 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
             Ok(())
         },
     );
-    seen.at_least(100, &["waits", "goes at once", "given back"]);
-    seen.at_least(40, &["passes unused"]);
+    seen.at_least(100, &["waits", "is allowed at once", "refunded"]);
+    seen.at_least(40, &["stays charged"]);
 }

@@ -25,26 +25,34 @@ async fn settings_without_bounds_are_bounded() {
         .into_iter()
         .enumerate()
     {
-        let backend = builder.connect(server.url()).await.expect("it runs");
+        let backend = builder
+            .connect(server.url())
+            .await
+            .expect("the server runs");
         let (limiter, key) = (
             Limiter::new(policy.clone(), backend),
             Key::from(number as u64),
         );
-        let _ = limiter.check(&key, 1).await.expect("it runs");
+        let _ = limiter.check(&key, 1).await.expect("the server runs");
         // Those that wait for connections and trips of others, too.
         let checks = (0..20).map(|_| limiter.check(&key, 1));
         for reply in futures_util::future::join_all(checks).await {
-            assert!(!reply.expect("it runs").decision.is_allowed());
+            assert!(!reply.expect("the server runs").decision.is_allowed());
         }
         let reply = limiter
             .reserve(&key, 1, Duration::MAX)
             .await
-            .expect("it runs");
-        let reservation = reply.reservation.expect("it waits");
-        assert!(limiter.cancel(&key, reservation).await.expect("it runs"));
+            .expect("the server runs");
+        let reservation = reply.reservation.expect("the request waits");
+        assert!(
+            limiter
+                .cancel(&key, reservation)
+                .await
+                .expect("the server runs")
+        );
         let wait = limiter.acquire(&key, 1, Duration::MAX);
         let wait = tokio::time::timeout(Duration::from_millis(50), wait).await;
-        assert!(wait.is_err(), "it waits for as long as it takes");
+        assert!(wait.is_err(), "the request waits until its reply");
     }
     let none = RedisBackend::builder().time_limit(Duration::ZERO);
     let backend = none
@@ -101,13 +109,17 @@ async fn given_connection_is_shared() {
     assert_eq!(spend(&plain, "ann").await.expect("Redis"), 9);
     assert_eq!(spend(&managed, "ann").await.expect("Redis"), 8);
     let clients: String = server.get(&["CLIENT", "LIST"]);
-    assert_eq!(clients.lines().count(), 3, "ours make no others: {clients}");
+    assert_eq!(
+        clients.lines().count(),
+        3,
+        "the backend opens no connection of its own: {clients}"
+    );
 
     server.kill9();
     server.restart();
     recovery(&managed).await;
     let error = spend(&plain, "ann")
         .await
-        .expect_err("it does not come back by itself");
+        .expect_err("a given connection does not reconnect");
     assert_eq!(*error.kind(), BackendErrorKind::Lost, "{error:?}");
 }

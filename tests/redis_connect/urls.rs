@@ -27,9 +27,9 @@ async fn a_socket_file_is_as_good_as_a_port() {
 fn a_url_is_read_without_a_runtime_and_without_a_server() {
     let nobody = format!("redis://127.0.0.1:{}/", crate::support::free_port());
     let memory = AnyBackend::from_url("memory:").expect("always there");
-    let any = AnyBackend::from_url(&nobody).expect("it does not connect");
-    let lazy = RedisBackend::connect_lazy(&nobody).expect("nor does this");
-    let unix = AnyBackend::from_url("redis+unix:///nowhere/at/all").expect("nor this");
+    let any = AnyBackend::from_url(&nobody).expect("connecting fails");
+    let lazy = RedisBackend::connect_lazy(&nobody).expect("neither does this one");
+    let unix = AnyBackend::from_url("redis+unix:///nowhere/at/all").expect("neither this one");
     assert!(format!("{memory:?}").starts_with("MemoryBackend"));
     for redis in [format!("{any:?}"), format!("{lazy:?}"), format!("{unix:?}")] {
         assert!(redis.starts_with("RedisBackend"), "{redis}");

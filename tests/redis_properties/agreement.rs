@@ -49,11 +49,11 @@ fn memory_and_redis_agree_when_the_clock_moves() {
     seen.at_least(
         50,
         &[
-            "refused by Bucket",
-            "refused by IntervalBucket",
-            "refused by FixedWindow",
-            "refused by SlidingWindow",
-            "refused by SlidingLog",
+            "denied by Bucket",
+            "denied by IntervalBucket",
+            "denied by FixedWindow",
+            "denied by SlidingWindow",
+            "denied by SlidingLog",
             "Bucket back",
             "IntervalBucket back",
             "FixedWindow back",

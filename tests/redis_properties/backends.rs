@@ -283,7 +283,7 @@ impl Stand {
             };
             if !expected.allowed {
                 seen.note(format!(
-                    "refused by {:?}",
+                    "denied by {:?}",
                     setting.limits[expected.governing][which].kind
                 ));
             }
@@ -316,10 +316,10 @@ pub(crate) fn note(seen: &Seen, event: &Event, op: &Op, kind: Kind) {
 impl Seen {
     pub(crate) fn note_reported(&self, reported: &Reported) {
         if reported.wait > Duration::ZERO {
-            self.note("a turn to come");
+            self.note("a reservation in the future");
         }
         if reported.returned {
-            self.note("a turn given back");
+            self.note("a reservation refunded");
         }
         if reported.retry_after == Some(RetryAfter::Never) {
             self.note("never");
@@ -351,10 +351,10 @@ pub(crate) const EVERYTHING: &[&str] = &[
     "refund",
     "reset",
     "reconfigured",
-    "a turn to come",
+    "a reservation in the future",
     "never",
     "governed by a later quota",
 ];
 
 /// Only the latest of several reservations goes back.
-pub(crate) const RARE: &[&str] = &["a turn given back"];
+pub(crate) const RARE: &[&str] = &["a reservation refunded"];

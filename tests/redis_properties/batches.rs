@@ -108,7 +108,7 @@ fn batched_requests_get_the_same_replies_as_single_requests() {
                 seen.note(if reported.allowed {
                     "allowed"
                 } else {
-                    "refused"
+                    "denied"
                 });
                 expected.push(reported);
                 asked.push(twins.together.ask(other, &twins.policy, &twins.key));
@@ -120,11 +120,11 @@ fn batched_requests_get_the_same_replies_as_single_requests() {
         }
         Ok(())
     });
-    seen.at_least(1_000, &["allowed", "refused"]);
+    seen.at_least(1_000, &["allowed", "denied"]);
     let calls = u64::try_from(calls.get()).expect("fits");
     let trips = stand.server.calls("evalsha") + stand.server.calls("eval") - calls;
     assert!(
         2 * trips < calls,
-        "{trips} trips for {calls} questions are no batches"
+        "{trips} round trips for {calls} operations are no batches"
     );
 }

@@ -30,12 +30,12 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                     prop_assert_eq!(expected, &actual);
                     return Ok(());
                 }
-                let known = asked_last.as_ref().expect("something was refused");
+                let known = asked_last.as_ref().expect("a check was denied");
                 let is_same = *known == asked.cost;
                 seen.note(if is_same {
                     "known"
                 } else {
-                    "known of a lower cost"
+                    "known for a lower cost"
                 });
                 prop_assert!(!actual.allowed && !expected.allowed);
                 for (index, (ours, real)) in actual.quotas.iter().zip(&expected.quotas).enumerate()
@@ -72,7 +72,7 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
             stand.compare(backends, &setting, start, &events, seen, judge)
         },
     );
-    seen.at_least(15, &["known", "known of a lower cost"]);
+    seen.at_least(15, &["known", "known for a lower cost"]);
 }
 
 fn wait(retry: Option<RetryAfter>) -> Duration {

@@ -56,7 +56,7 @@ fn no_write_shortens_an_expiry_and_none_is_too_short() {
         |case, seen| expiry_is_invisible(&stand, &redis, case, seen),
     );
     seen.at_least(20, &["keys expire", "reconfigured", "penalty", "refund"]);
-    seen.at_least(10, &["cancel", "a turn to come"]);
+    seen.at_least(10, &["cancel", "a reservation in the future"]);
 }
 
 #[test]
@@ -75,5 +75,5 @@ fn no_write_without_scripts_shortens_an_expiry_and_none_is_too_short() {
         expiry_is_invisible(&stand, &redis, case, seen)
     });
     seen.at_least(20, &["keys expire", "reconfigured", "penalty", "refund"]);
-    seen.at_least(10, &["cancel", "a turn to come"]);
+    seen.at_least(10, &["cancel", "a reservation in the future"]);
 }

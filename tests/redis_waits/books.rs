@@ -48,7 +48,7 @@ async fn one(limiter: &Redis, number: u64) -> Option<Charge> {
             for _ in 0..polls {
                 let poll = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await;
                 if let Poll::Ready(charge) = poll {
-                    return Some(charge.expect("its turn comes"));
+                    return Some(charge.expect("the reservation is due"));
                 }
                 yield_now().await;
             }
@@ -57,11 +57,11 @@ async fn one(limiter: &Redis, number: u64) -> Option<Charge> {
         4..9 => {
             let patience = ms(rand::random_range(0..60));
             match timeout(patience, &mut wait).await {
-                Ok(charge) => Some(charge.expect("its turn comes")),
+                Ok(charge) => Some(charge.expect("the reservation is due")),
                 Err(_) => None,
             }
         }
-        _ => Some(wait.await.expect("its turn comes")),
+        _ => Some(wait.await.expect("the reservation is due")),
     }
 }
 
@@ -98,12 +98,12 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
         }
         for limiter in &limiters {
             let is_done = || matches!(context(limiter), (0, 0, _));
-            until("every errand ends", secs(5), is_done).await;
+            until("every background task ends", secs(5), is_done).await;
             assert_eq!(context(limiter), (0, 0, 0));
         }
         nothing_stays(&server, &limiters[0]).await;
 
-        let dropped = usize::try_from(CLIENTS * ROUNDS).expect("few") - went.len();
+        let dropped = usize::try_from(CLIENTS * ROUNDS).expect("a small number") - went.len();
         println!("{} went, {dropped} did not wait for it", went.len());
         assert!(went.len() > 1_500 && dropped > 8_000);
         let mut moments: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
@@ -126,7 +126,7 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
                 }
             }
         }
-        assert_eq!(tightest, 0, "all that there was has been spent somewhere");
+        assert_eq!(tightest, 0, "the sum of all charges is wrong");
     })
     .await;
 }
@@ -148,14 +148,20 @@ async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
     }
     let mut owed = Duration::ZERO;
     for number in 0..KEYS {
-        let snapshot = limiter.peek(&key_of(number)).await.expect("it runs");
+        let snapshot = limiter
+            .peek(&key_of(number))
+            .await
+            .expect("the server runs");
         owed = owed.max(snapshot.quotas()[0].reset_after());
     }
     // Some ms lie between the two looks.
     assert!(last <= owed + ms(1_300), "{last:?} for {owed:?}");
     sleep(owed).await;
     for number in 0..KEYS {
-        let snapshot = limiter.peek(&key_of(number)).await.expect("it runs");
+        let snapshot = limiter
+            .peek(&key_of(number))
+            .await
+            .expect("the server runs");
         assert_eq!(
             (snapshot.remaining(), snapshot.reset_after()),
             (5, Duration::ZERO)
@@ -170,14 +176,17 @@ async fn queue(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Cha
     limiter
         .acquire(&ann(), 5, MaxWait::Unbounded)
         .await
-        .expect("it is there");
+        .expect("it must exist");
     let mut waits = Vec::new();
     for _ in 0..count {
         let own = limiter.clone();
         let wait = async move { own.acquire(&ann(), 1, MaxWait::Unbounded).await };
-        waits.push(tokio::spawn(async { wait.await.expect("its turn comes") }));
+        waits.push(tokio::spawn(async {
+            wait.await.expect("the reservation is due")
+        }));
         // In this order.
-        let wanted = Duration::from_secs(720) * u32::try_from(5 + waits.len()).expect("few");
+        let wanted =
+            Duration::from_secs(720) * u32::try_from(5 + waits.len()).expect("a small number");
         owes(limiter, wanted).await;
     }
     waits
@@ -185,14 +194,20 @@ async fn queue(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Cha
 
 /// Until so much is owed, but for what has come back since.
 async fn owes(limiter: &Redis, owed: Duration) {
-    let peek = || async { limiter.peek(&ann()).await.expect("it runs").reset_after() };
+    let peek = || async {
+        limiter
+            .peek(&ann())
+            .await
+            .expect("the server runs")
+            .reset_after()
+    };
     let start = std::time::Instant::now();
     loop {
         let now = peek().await;
         if now <= owed && now + secs(60) > owed {
             return;
         }
-        assert!(start.elapsed() < secs(5), "{now:?} and not {owed:?}");
+        assert!(start.elapsed() < secs(5), "{now:?}, expected {owed:?}");
         sleep(ms(1)).await;
     }
 }
@@ -213,18 +228,18 @@ async fn cancelled_reservation_is_refunded_if_nothing_follows_it() {
         owes(&limiter, TOKEN * 13).await;
         // In the middle.
         waits.drain(3..5).for_each(|wait| wait.abort());
-        until("they have gone", secs(5), is_quiet).await;
+        until("they were served", secs(5), is_quiet).await;
         owes(&limiter, TOKEN * 13).await;
         // Never asked, and given up in the moment of asking.
         drop(limiter.acquire(&ann(), 1, MaxWait::Unbounded));
         let key = ann();
         let asks = limiter.acquire(&key, 1, MaxWait::Unbounded).now_or_never();
         assert!(asks.is_none());
-        until("it is undone", secs(5), is_quiet).await;
+        until("the operation is undone", secs(5), is_quiet).await;
         owes(&limiter, TOKEN * 13).await;
         waits.drain(..).for_each(|wait| wait.abort());
         let is_over = || context(&limiter) == (0, 0, 0);
-        until("all have gone", secs(5), is_over).await;
+        until("all were served", secs(5), is_over).await;
         owes(&limiter, TOKEN * 5).await;
     })
     .await;

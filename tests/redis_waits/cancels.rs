@@ -31,7 +31,7 @@ async fn crowd(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<W
     limiter
         .try_acquire(&ann(), 2)
         .await
-        .expect("they are there");
+        .expect("the tokens exist");
     let mut waiters = Vec::new();
     for number in 1..=count {
         clock.set(Timestamp::from_micros(START + 5_000 * number));
@@ -40,7 +40,7 @@ async fn crowd(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<W
             Box::pin(async move { own.acquire(&ann(), 1, MaxWait::Unbounded).await });
         let owed = owed(clock, 2 + number);
         loop {
-            assert!(wait.as_mut().now_or_never().is_none(), "it waits");
+            assert!(wait.as_mut().now_or_never().is_none(), "the request waits");
             if reset_after(limiter).await == owed {
                 break;
             }
@@ -56,7 +56,7 @@ fn owed(clock: &ManualClock, tokens: u64) -> Duration {
 }
 
 async fn reset_after(limiter: &Redis) -> Duration {
-    let snapshot = limiter.peek(&ann()).await.expect("it runs");
+    let snapshot = limiter.peek(&ann()).await.expect("the server runs");
     snapshot.reset_after()
 }
 
@@ -77,18 +77,21 @@ async fn leaves(limiter: &Redis, clock: &ManualClock, count: usize, stay: usize)
             for who in &order {
                 drop(waiters[stay + who].take());
                 if !is_at_once {
-                    until("it is done", secs(5), || context(limiter).1 == 0).await;
+                    until("the operation is complete", secs(5), || {
+                        context(limiter).1 == 0
+                    })
+                    .await;
                     clock.advance(us(1));
                 }
             }
-            until("all is done", secs(10), || context(limiter).1 == 0).await;
+            until("all is complete", secs(10), || context(limiter).1 == 0).await;
             assert_eq!(context(limiter), (stay, 0, 0));
             let owed = owed(clock, 2 + stay as u64);
             assert_eq!(reset_after(limiter).await, owed, "{order:?}, {is_at_once}");
             // What stays is as good as ever.
             drop(waiters);
-            until("all is done", secs(10), || context(limiter).1 == 0).await;
-            limiter.reset(&ann()).await.expect("it runs");
+            until("all is complete", secs(10), || context(limiter).1 == 0).await;
+            limiter.reset(&ann()).await.expect("the server runs");
         }
     }
 }

@@ -34,7 +34,10 @@ async fn connect(server: &RedisServer, deny_cache: Duration) -> RedisBackend {
     let builder = RedisBackend::builder()
         .time_limit(20 * SECOND)
         .deny_cache(deny_cache);
-    builder.connect(server.url()).await.expect("it runs")
+    builder
+        .connect(server.url())
+        .await
+        .expect("the server runs")
 }
 
 async fn exhausted<B: Backend>(policy: Policy, backend: B) -> Limiter<B> {
@@ -64,7 +67,10 @@ async fn a_thousand_reservations_that_cannot_fit_cost_a_handful_of_commands() {
         let limiter = exhausted(policy, backend.clone()).await;
         let before = decisions(&server);
         for _ in 0..1_000 {
-            let reply = limiter.reserve(&ann(), 1, MILLI).await.expect("it answers");
+            let reply = limiter
+                .reserve(&ann(), 1, MILLI)
+                .await
+                .expect("the backend replies");
             assert!(!reply.decision.is_allowed() && reply.reservation.is_none());
             assert!(
                 matches!(reply.decision.retry_after(), Some(RetryAfter::In(wait)) if wait > MILLI)
@@ -79,7 +85,7 @@ async fn a_thousand_reservations_that_cannot_fit_cost_a_handful_of_commands() {
         let before = decisions(&server);
         for _ in 0..100 {
             assert!(limiter.acquire(&ann(), 1, MILLI).await.is_err());
-            let reply = limiter.check(&ann(), 1).await.expect("it answers");
+            let reply = limiter.check(&ann(), 1).await.expect("the backend replies");
             assert!(!reply.decision.is_allowed());
         }
         let asked = decisions(&server) - before;
@@ -119,15 +125,17 @@ async fn from_a_thread_reservations_that_cannot_fit_cost_a_handful_of_commands()
     let url = server.url();
     let test = move || {
         let builder = blocking::RedisBackend::builder().time_limit(20 * SECOND);
-        let backend = builder.connect_blocking(url).expect("it runs");
+        let backend = builder.connect_blocking(url).expect("the server runs");
         for policy in policies() {
             let what = policy.name().to_owned();
             let limiter = blocking::Limiter::new(policy, backend.clone());
-            let all = limiter.check(&ann(), 10).expect("it answers");
+            let all = limiter.check(&ann(), 10).expect("the backend replies");
             assert!(all.decision.is_allowed());
             let before = decisions(&server);
             for _ in 0..1_000 {
-                let reply = limiter.reserve(&ann(), 1, MILLI).expect("it answers");
+                let reply = limiter
+                    .reserve(&ann(), 1, MILLI)
+                    .expect("the backend replies");
                 assert!(!reply.decision.is_allowed());
                 let waited = limiter.acquire(&ann(), 1, MILLI);
                 assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
@@ -146,33 +154,33 @@ async fn a_reservation_that_may_fit_is_granted_by_redis() {
     let denied = limiter
         .reserve(&ann(), 10, MILLI)
         .await
-        .expect("it answers");
+        .expect("the backend replies");
     assert!(!denied.decision.is_allowed());
     let granted = limiter.reserve(&ann(), 10, 10 * SECOND).await;
-    let granted = granted.expect("it answers");
+    let granted = granted.expect("the backend replies");
     assert!(granted.decision.is_allowed() && granted.wait > SECOND);
     // Behind it the wait is longer than what was known before.
     let denied = limiter
         .reserve(&ann(), 10, SECOND)
         .await
-        .expect("it answers");
+        .expect("the backend replies");
     let wait = denied.decision.retry_after();
     assert!(
         matches!(wait, Some(RetryAfter::In(wait)) if wait > 2 * SECOND),
         "{wait:?}"
     );
     // Given back, it is open again.
-    let reservation = granted.reservation.expect("a reservation's");
+    let reservation = granted.reservation.expect("the time of a reservation");
     assert!(
         limiter
             .cancel(&ann(), reservation)
             .await
-            .expect("it answers")
+            .expect("the backend replies")
     );
     let again = limiter
         .reserve(&ann(), 10, 5 * SECOND)
         .await
-        .expect("it answers");
+        .expect("the backend replies");
     assert!(again.decision.is_allowed());
 }
 
@@ -188,17 +196,17 @@ async fn a_larger_cost_gets_its_own_wait() {
         let is_bucket = what == "bucket";
         let limiter = exhausted(policy, caching.clone()).await;
         let beside = Limiter::new(limiter.policy().clone(), asking.clone());
-        let denied = limiter.check(&ann(), 1).await.expect("it answers");
+        let denied = limiter.check(&ann(), 1).await.expect("the backend replies");
         assert!(!denied.decision.is_allowed());
         let before = decisions(&server);
-        let reported = limiter.check(&ann(), 5).await.expect("it answers");
+        let reported = limiter.check(&ann(), 5).await.expect("the backend replies");
         let asked = decisions(&server) - before;
         // A denial is believed for a second: on a busy machine that may be over.
         assert!(
             if is_bucket { asked <= 1 } else { asked == 1 },
             "{what}: {asked}"
         );
-        let right = beside.check(&ann(), 5).await.expect("it answers");
+        let right = beside.check(&ann(), 5).await.expect("the backend replies");
         match (
             reported.decision.retry_after(),
             right.decision.retry_after(),

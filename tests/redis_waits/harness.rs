@@ -65,7 +65,10 @@ pub(crate) fn patient() -> RedisBuilder {
 }
 
 pub(crate) async fn limiter(builder: RedisBuilder, server: &RedisServer, policy: &Policy) -> Redis {
-    let backend = builder.connect(server.url()).await.expect("it runs");
+    let backend = builder
+        .connect(server.url())
+        .await
+        .expect("the server runs");
     Limiter::new(policy.clone(), backend)
 }
 
@@ -80,7 +83,7 @@ const EACH_HOUR: u64 = 3_600_000_000;
 
 /// When the server decided on a charge of a [`timed`] policy, µs since the epoch by its own clock.
 pub(crate) fn decided(charge: &Charge) -> u64 {
-    let decision = charge.decision().expect("it was counted");
+    let decision = charge.decision().expect("the request was counted");
     let rest = micros(decision.snapshot().quotas()[1].reset_after());
     let about = SystemClock::new().now().as_micros() + rest;
     // The full hour that is nearest: no test takes half of one.
@@ -89,7 +92,7 @@ pub(crate) fn decided(charge: &Charge) -> u64 {
 
 /// How long after its decision the bucket of a [`timed`] policy will owe nothing, µs.
 pub(crate) fn to_fill(charge: &Charge) -> u64 {
-    let decision = charge.decision().expect("it was counted");
+    let decision = charge.decision().expect("the request was counted");
     micros(decision.snapshot().quotas()[0].reset_after())
 }
 

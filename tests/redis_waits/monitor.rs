@@ -30,11 +30,11 @@ pub(crate) struct Monitor {
 
 impl Monitor {
     pub(crate) fn of(server: &RedisServer) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("it runs");
-        stream.write_all(b"MONITOR\r\n").expect("it runs");
+        let mut stream = TcpStream::connect(("127.0.0.1", server.port())).expect("the server runs");
+        stream.write_all(b"MONITOR\r\n").expect("the server runs");
         let mut lines = BufReader::new(stream.try_clone().expect("a socket"));
         let mut first = String::new();
-        lines.read_line(&mut first).expect("it answers");
+        lines.read_line(&mut first).expect("the backend replies");
         assert_eq!(first, "+OK\r\n");
         let reader = thread::spawn(move || lines.lines().map_while(Result::ok).collect());
         Self { stream, reader }
@@ -59,7 +59,7 @@ impl Monitor {
             .flat_map(|queue| queue.split('"').filter_map(number))
             .collect();
         let different: BTreeSet<_> = order.iter().collect();
-        assert_eq!(different.len(), order.len(), "somebody asked twice");
+        assert_eq!(different.len(), order.len(), "a request was sent twice");
         order
     }
 }

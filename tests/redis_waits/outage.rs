@@ -77,7 +77,7 @@ async fn each_choice_applies(limiter: &Redis) {
     let passes = resilient(FailurePolicy::FailOpen)
         .acquire(&ann(), 1, secs(5))
         .await;
-    assert!(passes.expect("by choice").is_none());
+    assert!(passes.expect("by the failure policy").is_none());
     let local = FailurePolicy::Fallback(MemoryBackend::new());
     let local = resilient(local);
     // By its own books: one goes at once, and the others wait their reservations there.
@@ -86,7 +86,12 @@ async fn each_choice_applies(limiter: &Redis) {
     let mut waited: Vec<_> = join_all(three)
         .await
         .into_iter()
-        .map(|charge| charge.expect("it comes").expect("counted").waited())
+        .map(|charge| {
+            charge
+                .expect("the reply arrives")
+                .expect("counted")
+                .waited()
+        })
         .collect();
     assert!(start.elapsed() < 3 * LIMIT + SLACK);
     waited.sort_unstable();
@@ -101,19 +106,23 @@ async fn reservation_proceeds_at_its_time_despite_an_outage() {
             let policy = Policy::new("turns", Quota::token_bucket(1, 1, ms(30)));
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 51);
-            until("they have turns", secs(5), || {
+            until("they have reservations", secs(5), || {
                 server.calls("set") >= 51 && context(&limiter).0 >= 45
             })
             .await;
             sleep(ms(50)).await;
-            let last = limiter.peek(&ann()).await.expect("it runs").reset_after();
+            let last = limiter
+                .peek(&ann())
+                .await
+                .expect("the server runs")
+                .reset_after();
             outage.begin(&mut server);
             each_choice_applies(&limiter).await;
             let start = Instant::now();
             let mut ended = Vec::new();
             while let Some(one) = tasks.join_next().await {
                 let (at, charge) = one.expect("no panic");
-                charge.expect("it has its turn");
+                charge.expect("its reservation is due");
                 ended.push(at);
             }
             // The last of them when the bucket lacks one token no more.
@@ -130,7 +139,7 @@ async fn reservation_proceeds_at_its_time_despite_an_outage() {
             limiter
                 .acquire(&ann(), 1, secs(5))
                 .await
-                .expect("it goes on");
+                .expect("the check succeeds");
         })
         .await;
     }
@@ -147,24 +156,31 @@ async fn failed_cancellation_is_counted() {
             let policy = Policy::new("turns", Quota::per_hour(1));
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 11);
-            until("they have turns", secs(5), || {
+            until("they have reservations", secs(5), || {
                 server.calls("set") >= 11 && context(&limiter).0 == 10
             })
             .await;
             sleep(ms(50)).await;
             outage.begin(&mut server);
             let start = Instant::now();
-            let first = tasks.join_next().await.expect("the first has gone");
+            let first = tasks
+                .join_next()
+                .await
+                .expect("the first waiter was served");
             assert!(first.expect("no panic").1.is_ok());
             tasks.shutdown().await;
-            until("all have been lost", secs(5), || {
+            until("all have failed", secs(5), || {
                 context(&limiter) == (0, 0, 10)
             })
             .await;
             assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
             outage.end(&mut server);
             recovers(&limiter).await;
-            let owed = limiter.peek(&ann()).await.expect("it runs").reset_after();
+            let owed = limiter
+                .peek(&ann())
+                .await
+                .expect("the server runs")
+                .reset_after();
             match outage {
                 Outage::Killed => assert!(owed > secs(3_600 * 11 - 60), "{owed:?}"),
                 // It may do late what it was sent, and in that order nobody was the last but the last.
@@ -183,7 +199,7 @@ async fn every_waiter_before_a_window_sees_the_outage_in_time() {
             let policy = Policy::new("window", Quota::sliding_log(5, ms(400)));
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 55);
-            until("five have gone", secs(5), || {
+            until("five were served", secs(5), || {
                 tasks.len() == 55 && context(&limiter).0 == 50
             })
             .await;
@@ -208,13 +224,13 @@ async fn every_waiter_before_a_window_sees_the_outage_in_time() {
             assert_eq!(context(&limiter), (0, 0, 0));
             let choice = WithFailurePolicy::new(limiter.clone(), FailurePolicy::FailOpen);
             let passes = choice.acquire(&ann(), 1, secs(5)).await;
-            assert!(passes.expect("by choice").is_none());
+            assert!(passes.expect("by the failure policy").is_none());
 
             outage.end(&mut server);
             recovers(&limiter).await;
             let mut tasks = crowd(&limiter, 10);
             while let Some(one) = tasks.join_next().await {
-                one.expect("no panic").1.expect("the line goes on");
+                one.expect("no panic").1.expect("the queue continues");
             }
         })
         .await;
@@ -230,13 +246,13 @@ async fn unobserved_outage_costs_a_queue_nothing() {
             let policy = Policy::new("window", Quota::sliding_log(5, ms(1_400)));
             let limiter = limiter(asking(), &server, &policy).await;
             let mut tasks = crowd(&limiter, 10);
-            until("five have gone", secs(5), || context(&limiter).0 == 5).await;
+            until("five were served", secs(5), || context(&limiter).0 == 5).await;
             sleep(ms(20)).await;
             outage.begin(&mut server);
             sleep(ms(100)).await;
             outage.end(&mut server);
             while let Some(one) = tasks.join_next().await {
-                one.expect("no panic").1.expect("the line goes on");
+                one.expect("no panic").1.expect("the queue continues");
             }
             assert_eq!(context(&limiter), (0, 0, 0));
         })
@@ -265,8 +281,8 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
                 let limiter = limiter(asking(), &server, &policy).await;
                 let mut tasks = crowd(&limiter, 105);
                 for _ in 0..5 {
-                    let one = tasks.join_next().await.expect("five go at once");
-                    one.expect("no panic").1.expect("it is there");
+                    let one = tasks.join_next().await.expect("five are allowed at once");
+                    one.expect("no panic").1.expect("it must exist");
                 }
                 let all_told = || context(&limiter).0 == 100;
                 until("the others wait", secs(5), all_told).await;

@@ -35,7 +35,7 @@ async fn frozen(
 /// Shows the server the script by which reservations are reserved.
 pub(crate) async fn knows_the_script(limiter: &crate::harness::Redis) {
     let first = limiter.acquire(&Key::from("first"), 1, secs(1)).await;
-    first.expect("it is there");
+    first.expect("it must exist");
 }
 
 /// How often the server was asked by script, those that it did not know included.
@@ -61,9 +61,9 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
             let (went, clock) = (went.clone(), clock.clone());
             tokio::spawn(async move {
                 let charge = limiter.acquire(&ann(), 1, max_wait(number)).await;
-                let charge = charge.expect("its turn comes");
+                let charge = charge.expect("the reservation is due");
                 went.send((number, clock.now(), charge.waited()))
-                    .expect("somebody listens");
+                    .expect("a receiver is open");
             });
         }
         let all_wait = || {
@@ -73,7 +73,12 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
                 .sum::<usize>()
                 == 99
         };
-        until("all have asked, and one has gone", secs(20), all_wait).await;
+        until(
+            "all have sent a command, and one was served",
+            secs(20),
+            all_wait,
+        )
+        .await;
         let order = monitor.order(&server);
         assert_eq!(order.len(), 100);
         for (reservation, number) in (0..).zip(&order) {
@@ -85,11 +90,11 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
                 assert!(goes.is_empty(), "not a microsecond early");
                 clock.set(moment);
             }
-            let (who, at, waited) = goes.recv().await.expect("its moment has come");
+            let (who, at, waited) = goes.recv().await.expect("its time has come");
             assert_eq!((who, at), (*number, moment));
             assert_eq!(
                 waited,
-                us(10_000) * u32::try_from(reservation).expect("few")
+                us(10_000) * u32::try_from(reservation).expect("a small number")
             );
         }
         // Each has asked once, or with others; so has the one that showed the script.
@@ -112,10 +117,12 @@ async fn wait_is_known_at_once_and_a_longer_one_denied_with_its_time() {
             limiter
                 .acquire(&ann(), 5, MaxWait::Unbounded)
                 .await
-                .expect("it is there");
+                .expect("it must exist");
             for short in [0, 1, 199_999] {
                 let rejected = limiter.acquire(&ann(), 1, us(short)).await;
-                let reported = rejected.expect_err("it comes in 200 ms").retry_after();
+                let reported = rejected
+                    .expect_err("its tokens arrive in 200 ms")
+                    .retry_after();
                 assert_eq!(reported, Some(RetryAfter::In(ms(200))), "{policy:?}");
             }
             let never = limiter.acquire(&ann(), 6, MaxWait::Unbounded).await;
@@ -126,16 +133,22 @@ async fn wait_is_known_at_once_and_a_longer_one_denied_with_its_time() {
             limiter
                 .acquire(&ann(), 0, MaxWait::Unbounded)
                 .await
-                .expect("it is free");
+                .expect("the cost is zero");
             let mut waits = tokio::spawn({
                 let limiter = limiter.clone();
                 async move { limiter.acquire(&ann(), 1, ms(200)).await }
             });
-            until("it has its turn", secs(5), || context(&limiter).0 == 1).await;
+            until("its reservation is due", secs(5), || {
+                context(&limiter).0 == 1
+            })
+            .await;
             let soon = timeout(ms(20), &mut waits).await;
-            assert!(soon.is_err(), "it waits");
+            assert!(soon.is_err(), "the request waits");
             clock.advance(ms(200));
-            let charge = waits.await.expect("no panic").expect("its turn");
+            let charge = waits
+                .await
+                .expect("no panic")
+                .expect("the reservation is due");
             assert_eq!(charge.waited(), ms(200));
         }
     })
@@ -155,10 +168,10 @@ async fn shared_backend_delays_its_next_check_by_up_to_100_ms() {
         let mut waits = tokio::task::JoinSet::new();
         for number in 0..40_u64 {
             let (limiter, key) = (limiter.clone(), Key::from(number));
-            limiter.try_acquire(&key, 1).await.expect("it is there");
+            limiter.try_acquire(&key, 1).await.expect("it must exist");
             waits.spawn(async move { limiter.acquire(&key, 1, secs(60)).await });
         }
-        until("all have been told", secs(20), || asked(&server) >= 80).await;
+        until("all have replied", secs(20), || asked(&server) >= 80).await;
         until("all wait", secs(5), || context(&limiter).0 == 40).await;
         sleep(ms(20)).await;
         clock.advance(secs(10) - us(1));
@@ -166,14 +179,17 @@ async fn shared_backend_delays_its_next_check_by_up_to_100_ms() {
         assert_eq!(context(&limiter).0, 40, "never early");
         clock.advance(us(1));
         sleep(ms(20)).await;
-        assert!(context(&limiter).0 >= 35, "they do not all come at once");
+        assert!(
+            context(&limiter).0 >= 35,
+            "the waiters must not all start at once"
+        );
         clock.advance(ms(50));
-        until("some have gone", secs(5), || context(&limiter).0 <= 35).await;
-        assert!(context(&limiter).0 >= 5, "nor by halves");
+        until("some were served", secs(5), || context(&limiter).0 <= 35).await;
+        assert!(context(&limiter).0 >= 5, "no charge is split");
         clock.advance(ms(50));
-        until("the last has gone", secs(5), || context(&limiter).0 == 0).await;
+        until("the last was served", secs(5), || context(&limiter).0 == 0).await;
         for charge in waits.join_all().await {
-            let waited = charge.expect("it has come").waited();
+            let waited = charge.expect("the request is allowed").waited();
             assert!(
                 (secs(10)..=secs(10) + ms(100)).contains(&waited),
                 "{waited:?}"
@@ -205,7 +221,7 @@ async fn max_waiters_applies_to_redis() {
             let limiter = limiter(builder, &server, &policy).await;
             let [ann, bob] = [ann(), Key::from("bob")];
             for key in [&ann, &bob] {
-                limiter.try_acquire(key, 1).await.expect("it is there");
+                limiter.try_acquire(key, 1).await.expect("it must exist");
             }
             let waits: Vec<_> = (0..3)
                 .map(|_| {
@@ -230,9 +246,9 @@ async fn max_waiters_applies_to_redis() {
             limiter
                 .acquire(&cid, 1, MaxWait::Unbounded)
                 .await
-                .expect("it is there");
+                .expect("it must exist");
             waits.iter().for_each(tokio::task::JoinHandle::abort);
-            until("nobody waits, or undoes", secs(5), || {
+            until("no waiter and no background task", secs(5), || {
                 context(&limiter) == (0, 0, 0)
             })
             .await;

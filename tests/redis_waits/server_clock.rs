@@ -35,7 +35,7 @@ async fn time(connection: &mut redis::aio::MultiplexedConnection) -> u64 {
     let (seconds, micros): (u64, u64) = redis::cmd("TIME")
         .query_async(connection)
         .await
-        .expect("it runs");
+        .expect("the server runs");
     seconds * 1_000_000 + micros
 }
 
@@ -46,19 +46,19 @@ async fn a_process_with_fifty_waiters() {
         return;
     };
     let first: u64 = first.parse().expect("a number");
-    let backend = patient().connect(&url).await.expect("it runs");
+    let backend = patient().connect(&url).await.expect("the server runs");
     let limiter = Limiter::new(a_hundred_a_second(), backend);
     let client = redis::Client::open(url).expect("a URL");
     let own = client
         .get_multiplexed_async_connection()
         .await
-        .expect("it runs");
+        .expect("the server runs");
     // Until the other one has come, too.
     let mut here = redis::cmd("INCR").arg("here").to_owned();
     while 2 > here
         .query_async::<u64>(&mut own.clone())
         .await
-        .expect("it runs")
+        .expect("the server runs")
     {
         sleep(ms(2)).await;
         here = redis::cmd("GET").arg("here").to_owned();
@@ -69,7 +69,7 @@ async fn a_process_with_fifty_waiters() {
             // Over a quarter of a second.
             sleep(us(number * 7_919 % 250_000)).await;
             let charge = limiter.acquire(&ann(), 1, max_wait(number)).await;
-            let charge = charge.expect("its turn comes");
+            let charge = charge.expect("the reservation is due");
             let went = time(&mut own).await;
             println!(
                 "went {number} {went} {} {}",
@@ -107,7 +107,7 @@ async fn reservations_of_two_processes_are_ordered_by_the_server() {
         let mut went = std::collections::BTreeMap::new();
         for process in processes {
             let output = tokio::task::spawn_blocking(|| process.wait_with_output());
-            let output = output.await.expect("no panic").expect("it ends");
+            let output = output.await.expect("no panic").expect("the process ends");
             let text = String::from_utf8_lossy(&output.stdout);
             let errors = String::from_utf8_lossy(&output.stderr);
             assert!(output.status.success(), "{text}{errors}");
@@ -164,20 +164,23 @@ async fn waiters_with_reservations_check_once() {
             limiter
                 .try_acquire(&Key::from("warm"), 1)
                 .await
-                .expect("it is there"),
+                .expect("it must exist"),
         );
         server.command(&["CONFIG", "RESETSTAT"]);
         let start = std::time::Instant::now();
         let all = join_all((0..400).map(|_| limiter.acquire(&key, 1, secs(10))));
         let sleeping = async {
-            until("all have asked", secs(20), || server.calls("set") >= 400).await;
+            until("all have sent a command", secs(20), || {
+                server.calls("set") >= 400
+            })
+            .await;
             let asked_by_then = asked(&server);
             (asked_by_then, start.elapsed())
         };
         let (all, (by_then, after)) = tokio::join!(all, sleeping);
         assert!(all.iter().all(Result::is_ok));
         assert!(start.elapsed() >= ms(798), "{:?}", start.elapsed());
-        assert!(after < start.elapsed(), "they asked while they waited");
+        assert!(after < start.elapsed(), "a waiter sent a command");
         // Nothing after all had asked; together, as they came at once.
         assert_eq!(asked(&server), by_then);
         assert!(asked(&server) <= 400 * 105 / 100);
@@ -202,7 +205,7 @@ async fn one_waiter_at_a_time_checks_a_window() {
                 async move {
                     sleep(ms(number / 4)).await;
                     let charge = limiter.acquire(&ann(), 1, secs(20)).await;
-                    charge.expect("it comes");
+                    charge.expect("the reply arrives");
                     start.elapsed()
                 }
             };
@@ -255,7 +258,7 @@ async fn many_dropped_waiters_all_cancel_their_reservations() {
                 limiter
                     .peek(&Key::from(number))
                     .await
-                    .expect("it runs")
+                    .expect("the server runs")
                     .reset_after()
             }
         };
@@ -271,13 +274,16 @@ async fn many_dropped_waiters_all_cancel_their_reservations() {
             limiter.backend().context().waiting() == 0
         })
         .await;
-        until("all errands are run", secs(20), || {
+        until("all background tasks have run", secs(20), || {
             limiter.backend().context().background_tasks() == 0
         })
         .await;
         assert_eq!(limiter.backend().context().failed_background_tasks(), 0);
         for number in 0..KEYS {
-            assert!(owed(number).await <= secs(60), "{number} has kept its turn");
+            assert!(
+                owed(number).await <= secs(60),
+                "waiter {number} kept its reservation"
+            );
         }
     })
     .await;

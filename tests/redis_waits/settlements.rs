@@ -16,11 +16,15 @@ fn a_hundred() -> Policy {
 }
 
 async fn left(limiter: &Redis, key: &Key) -> u64 {
-    limiter.peek(key).await.expect("it runs").remaining()
+    limiter
+        .peek(key)
+        .await
+        .expect("the server runs")
+        .remaining()
 }
 
 async fn acquire(limiter: &Redis, key: &Key, cost: impl Into<Cost>) -> Charge {
-    limiter.try_acquire(key, cost).await.expect("it is there")
+    limiter.try_acquire(key, cost).await.expect("it must exist")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -43,7 +47,12 @@ async fn one_of_many_concurrent_settlements_takes_effect() {
                         _ => (charge.cancel(), 0),
                     };
                     match settlement.await {
-                        Ok(after) => Some((spent, after.expect("a change").remaining())),
+                        Ok(after) => Some((
+                            spent,
+                            after
+                                .expect("the settlement changes the charge")
+                                .remaining(),
+                        )),
                         Err(error) => {
                             assert!(error.is_settled());
                             None
@@ -116,8 +125,11 @@ async fn dropped_settlement_completes() {
             drop(charge.settle(Cost::each([5, 30])));
         }
         assert_eq!(context(&limiter).1, 20);
-        until("all are done", secs(5), || context(&limiter) == (0, 0, 0)).await;
-        let snapshot = limiter.peek(&ann()).await.expect("it runs");
+        until("all have completed", secs(5), || {
+            context(&limiter) == (0, 0, 0)
+        })
+        .await;
+        let snapshot = limiter.peek(&ann()).await.expect("the server runs");
         let spent: Vec<_> = snapshot
             .quotas()
             .iter()
@@ -160,14 +172,20 @@ async fn extra_cost_is_a_debt_of_up_to_twice_the_limit() {
                 let key = Key::from(number);
                 let charge = acquire(&limiter, &key, 30).await;
                 let after = charge.settle(cost).await.expect("the first");
-                let after = after.expect("a change");
+                let after = after.expect("the settlement changes the charge");
                 assert_eq!(after.remaining(), 100_u64.saturating_sub(cost));
                 let rest = after.reset_after();
                 assert!(rest <= secs(2_000), "{rest:?} {quota}");
-                let charge = charge.charge(u64::MAX).await.expect_err("it is settled");
+                let charge = charge
+                    .charge(u64::MAX)
+                    .await
+                    .expect_err("the charge is settled");
                 assert!(charge.is_settled());
             }
-            limiter.reset(&Key::from(1_u64)).await.expect("it runs");
+            limiter
+                .reset(&Key::from(1_u64))
+                .await
+                .expect("the server runs");
         }
     })
     .await;
@@ -184,7 +202,7 @@ async fn settlements_above_1024_fail_and_are_counted() {
         let charges = join_all((0..1_030).map(|_| limiter.try_acquire(&ann, 1))).await;
         let charges: Vec<_> = charges
             .into_iter()
-            .map(|c| c.expect("it is there"))
+            .map(|c| c.expect("it must exist"))
             .collect();
         server.pause();
         let settlements: Vec<_> = charges.iter().map(Charge::cancel).collect();
@@ -199,7 +217,10 @@ async fn settlements_above_1024_fail_and_are_counted() {
             assert!(!error.is_settled());
             assert_eq!(error.to_string(), "too many settlements are running");
         }
-        until("all are done", secs(5), || context(&limiter) == (0, 0, 6)).await;
+        until("all have completed", secs(5), || {
+            context(&limiter) == (0, 0, 6)
+        })
+        .await;
         assert_eq!(left(&limiter, &ann).await, 10_000 - 6);
     })
     .await;
@@ -214,15 +235,15 @@ async fn failed_settlement_returns_an_error_and_is_counted() {
         let charges = join_all((0..8).map(|_| limiter.try_acquire(&ann, 1))).await;
         let charges: Vec<_> = charges
             .into_iter()
-            .map(|c| c.expect("it is there"))
+            .map(|c| c.expect("it must exist"))
             .collect();
         server.kill9();
         for (number, charge) in (1..).zip(&charges) {
             let start = std::time::Instant::now();
-            let error = charge.settle(5).await.expect_err("Redis is gone");
+            let error = charge.settle(5).await.expect_err("Redis is down");
             assert!(!error.is_settled());
             assert_eq!(error.to_string(), "the backend failed to settle the charge");
-            let source = std::error::Error::source(&error).expect("the backend's");
+            let source = std::error::Error::source(&error).expect("the backend error");
             assert!(
                 source.is::<tower_sluice::backend::BackendError>(),
                 "{source}"
@@ -235,7 +256,7 @@ async fn failed_settlement_returns_an_error_and_is_counted() {
             charges[0]
                 .cancel()
                 .await
-                .expect_err("it was the one")
+                .expect_err("the only settlement")
                 .is_settled()
         );
     })
@@ -253,7 +274,7 @@ fn settlement_without_a_runtime_returns_an_error() {
         (limiter, charge)
     });
     let settled = charge.settle(45).now_or_never().expect("at once");
-    let error = settled.expect_err("there is none");
+    let error = settled.expect_err("there is no bound");
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),

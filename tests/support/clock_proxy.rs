@@ -157,7 +157,7 @@ fn reported(request: &[u8], micros: u64) -> Vec<u8> {
         .parse()
         .expect("a number");
     let time = &mut words[3 + keys];
-    assert_eq!(*time, b"", "nobody tells scripts the time but a test");
+    assert_eq!(*time, b"", "only a test passes a time to scripts");
     *time = micros.to_string().into_bytes();
     let mut reported = redis::Cmd::new();
     reported.arg(words);

@@ -52,7 +52,7 @@ impl Expiring {
         let mut connection = client.get_connection().expect("a server");
         let _: () = redis::cmd("FLUSHALL")
             .query(&mut connection)
-            .expect("it runs");
+            .expect("the server runs");
         Self {
             backend,
             clock: clock.clone(),
@@ -75,7 +75,7 @@ impl Books {
                 let _: () = redis::cmd("DEL")
                     .arg(key)
                     .query(connection)
-                    .expect("it runs");
+                    .expect("the server runs");
             }
             lasts
         });
@@ -88,7 +88,7 @@ impl Books {
             .arg(TAKE_EXPIRIES)
             .arg(0)
             .query(&mut self.connection)
-            .expect("it runs");
+            .expect("the server runs");
         let took = u64::try_from(began.elapsed().as_micros()).expect("short");
         let mut ends = BTreeMap::new();
         for pair in found.chunks_exact(2) {
@@ -143,7 +143,7 @@ impl Backend for Expiring {
         }
         let (name, began) = (format!("{op:?}"), Instant::now());
         let Answer::Later(reply) = self.backend.ask(op, policy, key) else {
-            panic!("without a deny cache Redis is asked");
+            panic!("without a deny cache each check is sent");
         };
         let books = Arc::clone(&self.books);
         Answer::Later(Box::pin(async move {

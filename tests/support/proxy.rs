@@ -107,7 +107,7 @@ impl Proxy {
         self.shared.mode.send_replace(mode);
         let mut listens = self.shared.listens.subscribe();
         let settled = listens.wait_for(|listens| *listens != (mode == Mode::Refuse));
-        settled.await.expect("its sender is here");
+        settled.await.expect("the sender exists");
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -183,7 +183,7 @@ impl Shared {
                 self.listens.send_replace(false);
             } else if !refuses && listener.is_none() {
                 let bound = TcpListener::bind(address).await;
-                listener = Some(bound.expect("nobody else was given this port"));
+                listener = Some(bound.expect("the port was free"));
                 self.listens.send_replace(true);
             }
             let accepted = async {
@@ -237,7 +237,7 @@ impl Shared {
             }
             let mut held = self.held.subscribe();
             let passes = held.wait_for(|held| hole.number > *held);
-            drop(passes.await.expect("its sender is here"));
+            drop(passes.await.expect("the sender exists"));
             let command = first_word(&frame);
             let is_decision = DECISIONS.contains(&&*command);
             fates.lock().push_back(self.fate(is_decision));

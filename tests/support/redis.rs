@@ -151,7 +151,7 @@ impl RedisServer {
             config.push('\n');
         }
         let path = self.dir.join("redis.conf");
-        fs::write(&path, config).expect("a folder of our own");
+        fs::write(&path, config).expect("a new folder");
         let usual = Path::new("redis-server");
         Command::new(self.options.program.as_deref().unwrap_or(usual))
             .arg(path)
@@ -191,8 +191,8 @@ impl RedisServer {
     /// Ends it as a crash does: connections are reset, what is not on disk is gone.
     pub(crate) fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
-            process.kill().expect("a child of ours");
-            process.wait().expect("a child of ours");
+            process.kill().expect("a child process");
+            process.wait().expect("a child process");
         }
     }
 
@@ -206,7 +206,12 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.process.as_ref().expect("it runs").id().to_string();
+        let id = self
+            .process
+            .as_ref()
+            .expect("the server runs")
+            .id()
+            .to_string();
         let sent = Command::new("sh")
             .args(["-c", "kill $0 $1", signal, &id])
             .status();

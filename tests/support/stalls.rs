@@ -15,7 +15,7 @@ pub(crate) async fn excused<F: Future<Output = Result<(), String>>>(series: impl
         let Err(why) = series().await else { return };
         stalls.excuse(&why);
     }
-    panic!("the machine stands still all the time");
+    panic!("the machine pauses all the time");
 }
 
 /// The same without a runtime.
@@ -25,7 +25,7 @@ pub(crate) fn excused_blocking(series: impl Fn() -> Result<(), String>) {
         let Err(why) = series() else { return };
         stalls.excuse(&why);
     }
-    panic!("the machine stands still all the time");
+    panic!("the machine pauses all the time");
 }
 
 /// Measures the longest time in µs for which the machine did not run a thread that wanted to.

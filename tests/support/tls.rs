@@ -17,7 +17,7 @@ pub(crate) struct TlsServer {
 impl TlsServer {
     pub(crate) fn start() -> Self {
         let dir = std::env::temp_dir().join(format!("sluice-tls-{:016x}", rand::random::<u64>()));
-        fs::create_dir(&dir).expect("a folder of our own");
+        fs::create_dir(&dir).expect("a new folder");
         let (ca_key, key) = (KeyPair::generate(), KeyPair::generate());
         let (ca_key, key) = (ca_key.expect("a key"), key.expect("a key"));
         let mut ca = CertificateParams::new([]).expect("no names");
@@ -27,7 +27,7 @@ impl TlsServer {
         let own = own.signed_by(&key, &ca, &ca_key).expect("a certificate");
         let file = |name: &str, text: String| {
             let path = dir.join(name);
-            fs::write(&path, text).expect("a folder of our own");
+            fs::write(&path, text).expect("a new folder");
             path.display().to_string()
         };
         let (ca, own, key) = (

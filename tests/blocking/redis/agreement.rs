@@ -16,9 +16,11 @@ use crate::support::redis::RedisServer;
 fn blocking_backend_shares_state_and_replies_with_the_async_backend() {
     assert!(Handle::try_current().is_err());
     let (server, runtime) = (RedisServer::start(), runtime());
-    let threads = asking().connect_blocking(server.url()).expect("it runs");
+    let threads = asking()
+        .connect_blocking(server.url())
+        .expect("the server runs");
     let tasks = runtime.block_on(asking().connect(server.url()));
-    let tasks = tasks.expect("it runs");
+    let tasks = tasks.expect("the server runs");
     for policy in policies() {
         let blocking = Limiter::new(policy.clone(), threads.clone());
         let awaited = Awaited {
@@ -39,9 +41,11 @@ fn threads_and_tasks_together_admit_exactly_the_limit() {
     const LIMIT: u64 = 2_000;
     let (server, runtime) = (RedisServer::start(), runtime());
     let patient = || asking().time_limit(Duration::from_secs(20));
-    let threads = patient().connect_blocking(server.url()).expect("it runs");
+    let threads = patient()
+        .connect_blocking(server.url())
+        .expect("the server runs");
     let tasks = runtime.block_on(patient().connect(server.url()));
-    let tasks = tasks.expect("it runs");
+    let tasks = tasks.expect("the server runs");
     for policy in [
         tokens(LIMIT),
         Policy::new("log", Quota::sliding_log(LIMIT, 24 * HOUR)),
@@ -93,9 +97,9 @@ fn keys_have_the_same_names() {
     for set in settings {
         let server = RedisServer::start();
         let threads = set(asking()).connect_blocking(server.url());
-        let limiter = Limiter::new(policy.clone(), threads.expect("it runs"));
+        let limiter = Limiter::new(policy.clone(), threads.expect("the server runs"));
         let tasks = runtime.block_on(set(asking()).connect(server.url()));
-        let tasks = tower_sluice::Limiter::new(policy.clone(), tasks.expect("it runs"));
+        let tasks = tower_sluice::Limiter::new(policy.clone(), tasks.expect("the server runs"));
         let keys = [
             Key::from("ann"),
             Key::from("user:{42}"),
@@ -121,7 +125,7 @@ fn idle_ttl_sets_how_long_keys_are_kept() {
     let server = RedisServer::start();
     let day = Duration::from_secs(86_400);
     let backend = asking().idle_ttl(7 * day).connect_blocking(server.url());
-    let limiter = Limiter::new(tokens(10), backend.expect("it runs"));
+    let limiter = Limiter::new(tokens(10), backend.expect("the server runs"));
     assert_eq!(check(&limiter, &Key::from("ann")), Ok(1));
     let ttl: i64 = server.get(&["TTL", "{sluice:api:rann}:b"]);
     assert!(

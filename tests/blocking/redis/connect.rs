@@ -97,7 +97,7 @@ fn blocking_optimistic_mode_is_a_config_error_with_a_remedy() {
 fn a_socket_file_is_as_good_as_a_port() {
     let server = RedisServer::start();
     let backend = asking().connect_blocking(server.unix_url());
-    let unix = Limiter::new(tokens(10), backend.expect("it runs"));
+    let unix = Limiter::new(tokens(10), backend.expect("the server runs"));
     let key = Key::from("ann");
     assert_eq!(check(&unix, &key), Ok(1));
     assert_eq!(check(&connect(&server, 10), &key), Ok(2));
@@ -110,7 +110,7 @@ fn settings_without_bounds_are_bounded() {
         .time_limit(Duration::MAX)
         .connections(NonZeroU32::MAX)
         .connect_blocking(server.url());
-    let limiter = Limiter::new(tokens(10), backend.expect("it runs"));
+    let limiter = Limiter::new(tokens(10), backend.expect("the server runs"));
     assert_eq!(check(&limiter, &Key::from("ann")), Ok(1));
     let backend = asking().time_limit(Duration::ZERO);
     let backend = backend.connect_blocking_lazy(server.url()).expect("a URL");

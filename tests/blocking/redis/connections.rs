@@ -20,7 +20,7 @@ fn waiting_for_a_free_connection_does_not_open_the_circuit() {
         .time_limit(Duration::from_secs(1))
         .connections(NonZeroU32::MIN)
         .connect_blocking(proxy.url())
-        .expect("it passes");
+        .expect("the request is allowed");
     let limiter = Limiter::new(tokens(1_000), backend);
     let key = Key::from("ann");
     assert_eq!(check(&limiter, &key), Ok(1));
@@ -46,7 +46,7 @@ fn threads_share_connections_in_order_of_arrival() {
         .time_limit(Duration::from_secs(20))
         .connections(NonZeroU32::new(2).expect("not 0"))
         .connect_blocking(server.url())
-        .expect("it runs");
+        .expect("the server runs");
     let limiter = Limiter::new(tokens(10_000), backend);
     thread::scope(|scope| {
         for thread in 0..32_u64 {

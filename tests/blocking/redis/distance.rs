@@ -19,7 +19,9 @@ fn far(runtime: &Runtime, millis: u64) -> (RedisServer, Proxy, RedisBackend) {
     let proxy = runtime.block_on(Proxy::to(server.port()));
     let delay = Mode::Delay(Duration::from_millis(millis) / 2);
     runtime.block_on(proxy.set(delay));
-    let backend = asking().connect_blocking(proxy.url()).expect("it runs");
+    let backend = asking()
+        .connect_blocking(proxy.url())
+        .expect("the server runs");
     (server, proxy, backend)
 }
 

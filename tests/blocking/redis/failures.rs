@@ -35,7 +35,7 @@ fn stalled_server_costs_at_most_the_time_limit() {
     server.resume();
     recovers(&limiter, &key, start.elapsed());
     // The first was in the server's hands when its time was up.
-    let charged = check(&limiter, &key).expect("it goes on");
+    let charged = check(&limiter, &key).expect("the check succeeds");
     assert!((3..=4).contains(&charged), "{charged}");
 }
 
@@ -132,7 +132,9 @@ fn read_only_server_retires_its_connections() {
 fn lost_reply_is_not_requested_again() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
-    let backend = asking().connect_blocking(proxy.url()).expect("it passes");
+    let backend = asking()
+        .connect_blocking(proxy.url())
+        .expect("the request is allowed");
     let limiter = Limiter::new(tokens(1_000), backend);
     let direct = connect(&server, 1_000);
     let key = Key::from("ann");
@@ -145,7 +147,7 @@ fn lost_reply_is_not_requested_again() {
         assert_eq!(fails(&limiter, &key), BackendErrorKind::Lost, "{cut:?}");
         charged += 1;
         assert_eq!(proxy.decisions() - before, 1, "sent once");
-        let spent = direct.peek(&key).expect("a clear way").remaining();
+        let spent = direct.peek(&key).expect("a working connection").remaining();
         assert_eq!(spent, 1_000 - charged);
         // The next is served at once, by another connection.
         charged += 1;
@@ -159,12 +161,14 @@ fn late_reply_reaches_no_other_request() {
     let proxy = runtime.block_on(Proxy::to(server.port()));
     let backend = asking().time_limit(Duration::from_millis(100));
     let backend = backend.connections(NonZeroU32::MIN);
-    let backend = backend.connect_blocking(proxy.url()).expect("it passes");
+    let backend = backend
+        .connect_blocking(proxy.url())
+        .expect("the request is allowed");
     // Each has another limit: no answer can be taken for another's.
     for limit in 100..110 {
         let limiter = Limiter::new(Policy::new("api", Quota::per_day(limit)), backend.clone());
         let key = Key::from(limit);
-        let reported = limiter.peek(&key).expect("it passes").limit();
+        let reported = limiter.peek(&key).expect("the request is allowed").limit();
         assert_eq!(reported, limit);
         let connections = proxy.connections();
         // The answer comes when nobody waits for it any more.
@@ -180,7 +184,7 @@ fn late_reply_reaches_no_other_request() {
             }
         };
         assert_eq!(reply.decision.snapshot().limit(), limit);
-        assert!(proxy.connections() > connections, "by another one");
+        assert!(proxy.connections() > connections, "by another backend");
     }
 }
 
@@ -207,7 +211,7 @@ fn open_circuit_answers_without_redis() {
     // Not in the background, either. (What was on its way when the last one gave up, in three threads, comes first.)
     thread::sleep(Duration::from_millis(300));
     let late = calls();
-    assert!(late <= 3, "{late} were under way");
+    assert!(late <= 3, "{late} were in flight");
     thread::sleep(Duration::from_millis(300));
     assert_eq!(calls(), 0);
     // A second later one may try.

@@ -37,7 +37,9 @@ pub(crate) fn tokens(limit: u64) -> Policy {
 }
 
 pub(crate) fn connect(server: &RedisServer, limit: u64) -> Redis {
-    let backend = asking().connect_blocking(server.url()).expect("it runs");
+    let backend = asking()
+        .connect_blocking(server.url())
+        .expect("the server runs");
     Limiter::new(tokens(limit), backend)
 }
 
@@ -81,7 +83,7 @@ pub(crate) fn recovers(limiter: &Redis, key: &Key, outage: Duration) {
 
 /// Opens so many connections: none is given back before all are there.
 pub(crate) fn open(limiter: &Redis, count: u64) {
-    let all = Barrier::new(usize::try_from(count).expect("few"));
+    let all = Barrier::new(usize::try_from(count).expect("a small number"));
     thread::scope(|scope| {
         for thread in 0..count {
             let all = &all;

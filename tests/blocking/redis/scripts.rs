@@ -11,7 +11,7 @@ use crate::support::redis::RedisServer;
 fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
     let server = RedisServer::start();
     let backend = asking().time_limit(HOUR).connect_blocking(server.url());
-    a_crowd_leaves_no_debt(&backend.expect("it runs"));
+    a_crowd_leaves_no_debt(&backend.expect("the server runs"));
 }
 
 #[test]
@@ -33,7 +33,9 @@ fn flushed_scripts_are_loaded_again() {
 fn cached_denial_sends_no_command() {
     let mut server = RedisServer::start();
     let backend = RedisBackend::builder().deny_cache(HOUR);
-    let backend = backend.connect_blocking(server.url()).expect("it runs");
+    let backend = backend
+        .connect_blocking(server.url())
+        .expect("the server runs");
     let limiter = Limiter::new(tokens(1), backend);
     let ann = Key::from("ann");
     assert_eq!(check(&limiter, &ann), Ok(1));
@@ -41,7 +43,10 @@ fn cached_denial_sends_no_command() {
     assert!(!denied.is_allowed());
     server.command(&["CONFIG", "RESETSTAT"]);
     for _ in 0..10 {
-        let again = limiter.check(&ann, 1).expect("it is remembered").decision;
+        let again = limiter
+            .check(&ann, 1)
+            .expect("the denial is cached")
+            .decision;
         assert!(!again.is_allowed());
         assert!(again.retry_after().is_some());
     }
@@ -51,7 +56,7 @@ fn cached_denial_sends_no_command() {
     assert_eq!(check(&limiter, &ann), Ok(1));
     assert!(!limiter.check(&ann, 1).expect("Redis").decision.is_allowed());
     server.kill9();
-    let known = limiter.check(&ann, 1).expect("it is remembered");
+    let known = limiter.check(&ann, 1).expect("the denial is cached");
     assert!(!known.decision.is_allowed());
     assert!(limiter.check(&Key::from("bob"), 1).is_err());
 }
