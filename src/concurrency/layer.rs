@@ -37,7 +37,7 @@ use crate::wait::MaxWait;
 /// # use tower_sluice::{Global, SemaphorePolicy};
 /// # use tower_sluice::concurrency::SemaphoreLayer;
 /// # let backend = tower_sluice::AnyBackend::from_url("memory:").unwrap();
-/// // error[E0277]: this backend can fail with `BackendError`, and nothing says what happens to requests then
+/// // error[E0277]: this backend can fail with `BackendError`, and no failure policy is chosen
 /// let limit = SemaphoreLayer::new(SemaphorePolicy::new("exports", 5), Global, backend);
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```

@@ -53,7 +53,7 @@ use crate::wait::MaxWait;
 /// #     }
 /// #     fn context(&self) -> &BackendContext { &self.0 }
 /// # }
-/// // error[E0277]: this backend can fail with `std::io::Error`, and nothing says what happens to requests then
+/// // error[E0277]: this backend can fail with `std::io::Error`, and no failure policy is chosen
 /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, Remote::default());
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```

@@ -6,58 +6,60 @@ use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
 
-/// What happens to a request whose backend gave no answer. There is no default: either one is wrong for half of all
-/// users.
+/// The treatment of a request when the backend fails. You must choose one; there is no default.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum FailurePolicy {
-    /// The request passes, unlimited, without rate-limit header fields; where a permit is asked for, without one.
+    /// Allows the request without a limit. It has no rate-limit header fields and no permit.
     FailOpen,
-    /// The request is rejected with 503 and `Retry-After: 1`: the client did nothing wrong.
+    /// Rejects the request with status 503 and `Retry-After: 1`.
     FailClosed,
-    /// A backend in this process decides instead, by the same policy and with its own state.
+    /// Decides with a memory backend of this process. It applies the same policy to its own state.
     Fallback(MemoryBackend),
 }
 
-/// No choice has been made: enough for backends that cannot fail.
+/// The absence of a failure policy. It suffices for backends that cannot fail.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Unspecified;
 
-/// What becomes of a request after a failure.
+/// The outcome of a check whose backend may have failed.
+///
+/// The enum is exhaustive, so that a `match` states what happens in each case.
 #[derive(Debug)]
 pub enum CheckOutcome {
-    /// Somebody else has decided.
+    /// A backend decided: the limiter's own or the fallback.
     Decided(Reply),
-    /// The request passes, uncounted.
+    /// The backend failed. The request is allowed and not counted.
     Uncounted,
-    /// The request is rejected: the limiter cannot tell.
+    /// The backend failed. The request is rejected.
     Unavailable,
 }
 
-/// What becomes of one who asks for a permit, after a failure.
+/// The treatment of a permit request when the backend fails.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Failure<'a> {
-    /// He goes on without one, uncounted.
+    /// The request is allowed without a permit.
     FailOpen,
-    /// He is rejected: the semaphore cannot tell.
+    /// The request is rejected.
     FailClosed,
-    /// He asks for a permit of this process instead.
+    /// The request acquires a permit in this backend.
     Fallback(&'a MemoryBackend),
 }
 
-/// A choice for errors of type `E`; a layer over a backend that can fail does not compile without one.
+/// A failure policy for errors of type `E`. A layer over a backend that can fail does not compile without one.
 #[diagnostic::on_unimplemented(
-    message = "this backend can fail with `{E}`, and nothing says what happens to requests then",
-    label = "add `.on_backend_error(FailurePolicy::FailClosed)`, `::Allow` or `::Fallback(..)` to this layer"
+    message = "this backend can fail with `{E}`, and no failure policy is chosen",
+    label = "add `.on_backend_error(FailurePolicy::FailClosed)`, `::FailOpen` or `::Fallback(..)` to this layer"
 )]
 pub trait HandleFailure<E>: Clone {
-    /// Says what becomes of a request of this policy, key and cost.
+    /// Decides a check of this policy, key and cost after a failure.
     fn handle(&self, error: E, policy: &Policy, key: &Key, cost: Cost) -> CheckOutcome;
 
-    /// Says what becomes of one who asked a semaphore.
+    /// Decides a request for a permit after a failure.
     fn on_failure(&self, error: &E) -> Failure<'_>;
 
-    /// The backend in this process that decides meanwhile, if one does: there a request waits that may wait, and its
-    /// charge is settled there.
+    /// Returns the backend that decides after a failure, if any. Requests wait there, and charges are settled there.
     fn fallback(&self) -> Option<&MemoryBackend> {
         None
     }

@@ -7,12 +7,13 @@ use crate::key::Key;
 use crate::quota::Cost;
 use crate::wait::MaxWait;
 
-/// A [`Limiter`] with a choice for the failures of its backend: what [`RateLimitLayer`](crate::RateLimitLayer) does,
-/// without Tower.
+/// A [`Limiter`] or a [`Semaphore`](crate::Semaphore) with a policy for failures of its backend.
+///
+/// The layers have the same option, `on_backend_error`.
 ///
 /// ```
 /// use tower_sluice::limiter::{CheckOutcome, WithFailurePolicy};
-/// use tower_sluice::{AnyBackend, Key, Limiter, FailurePolicy, Policy, Quota};
+/// use tower_sluice::{AnyBackend, FailurePolicy, Key, Limiter, Policy, Quota};
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tower_sluice::backend::BackendError> {
 /// let backend = AnyBackend::from_url("memory:")?; // or "redis://.."
@@ -20,51 +21,71 @@ use crate::wait::MaxWait;
 /// let limiter = WithFailurePolicy::new(limiter, FailurePolicy::FailClosed);
 /// match limiter.check(&Key::from("ann"), 1).await {
 ///     CheckOutcome::Decided(reply) => assert!(reply.decision.is_allowed()),
-///     CheckOutcome::Uncounted => println!("passes uncounted"),        // by FailurePolicy::FailOpen
-///     CheckOutcome::Unavailable => println!("nobody can tell"),  // by FailurePolicy::FailClosed
+///     CheckOutcome::Uncounted => println!("allowed, not counted"), // by FailurePolicy::FailOpen
+///     CheckOutcome::Unavailable => println!("rejected"),           // by FailurePolicy::FailClosed
+/// }
+/// # Ok(()) }
+/// ```
+///
+/// With a semaphore:
+///
+/// ```
+/// use tower_sluice::limiter::WithFailurePolicy;
+/// use tower_sluice::{AnyBackend, FailurePolicy, Key, Semaphore, SemaphorePolicy};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let backend = AnyBackend::from_url("memory:")?; // or "redis://.."
+/// let exports = Semaphore::new(SemaphorePolicy::new("exports", 5), backend);
+/// let exports = WithFailurePolicy::new(exports, FailurePolicy::FailOpen);
+/// match exports.try_acquire(&Key::from("ann"), 1).await? {
+///     Some(permit) => drop(permit),
+///     None => println!("allowed without a permit"), // by FailurePolicy::FailOpen
 /// }
 /// # Ok(()) }
 /// ```
 #[derive(Clone, Debug)]
-pub struct WithFailurePolicy<B> {
-    limiter: Limiter<B>,
-    on_error: FailurePolicy,
+pub struct WithFailurePolicy<T, F = FailurePolicy> {
+    pub(crate) inner: T,
+    pub(crate) on_error: F,
 }
 
-impl<B: Backend> WithFailurePolicy<B> {
-    /// Treats the failures of `limiter`'s backend as `on_error` says.
+impl<T, F> WithFailurePolicy<T, F> {
+    /// Handles the failures of the backend of `inner` by `on_error`.
     #[must_use]
-    pub const fn new(limiter: Limiter<B>, on_error: FailurePolicy) -> Self {
-        Self { limiter, on_error }
+    pub const fn new(inner: T, on_error: F) -> Self {
+        Self { inner, on_error }
     }
+}
 
-    /// The limiter, whose other operations return errors as they are.
+impl<B: Backend> WithFailurePolicy<Limiter<B>> {
+    /// Returns the limiter. Its own operations return failures as errors.
     #[must_use]
     pub const fn limiter(&self) -> &Limiter<B> {
-        &self.limiter
+        &self.inner
     }
 
-    /// Spends `cost` tokens of `key`, or says what becomes of the request without an answer of the backend.
+    /// Spends `cost` tokens of `key`. If the backend fails, the failure policy decides.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> CheckOutcome {
         let cost = cost.into();
-        match self.limiter.check(key, cost.clone()).await {
+        match self.inner.check(key, cost.clone()).await {
             Ok(reply) => CheckOutcome::Decided(reply),
-            Err(error) => self
-                .on_error
-                .handle(error, self.limiter.policy(), key, cost),
+            Err(error) => self.on_error.handle(error, self.inner.policy(), key, cost),
         }
     }
 
-    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`; `None` passes uncounted, by
-    /// [`FailurePolicy::FailOpen`]. With a fallback it waits there for what is left of `max_wait`.
+    /// Spends `cost` tokens of `key`, and waits for them for at most `max_wait`.
+    ///
+    /// Returns `None` if the backend fails and the policy is [`FailurePolicy::FailOpen`]. A fallback waits for the rest
+    /// of `max_wait`.
     ///
     /// # Errors
     ///
-    /// [`Rejected::Denied`] as [`Limiter::acquire`]; [`Rejected::Backend`] by [`FailurePolicy::FailClosed`].
+    /// Returns [`Rejected::Denied`] as [`Limiter::acquire`] does, and [`Rejected::Backend`] if the backend fails and the
+    /// policy is [`FailurePolicy::FailClosed`].
     ///
     /// # Cancel safety
     ///
-    /// As [`Limiter::acquire`].
+    /// The same as of [`Limiter::acquire`].
     pub async fn acquire(
         &self,
         key: &Key,
@@ -72,15 +93,15 @@ impl<B: Backend> WithFailurePolicy<B> {
         max_wait: impl Into<MaxWait>,
     ) -> Result<Option<Charge>, Rejected<B::Error>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
-        let context = self.limiter.backend().context();
+        let context = self.inner.backend().context();
         let began = context.now();
-        let waited = self.limiter.acquire(key, cost.clone(), max_wait).await;
-        match (waited, &self.on_error) {
+        let acquired = self.inner.acquire(key, cost.clone(), max_wait).await;
+        match (acquired, &self.on_error) {
             (Ok(charge), _) => Ok(Some(charge)),
             (Err(Rejected::Backend(_)), FailurePolicy::FailOpen) => Ok(None),
             (Err(Rejected::Backend(_)), FailurePolicy::Fallback(local)) => {
                 let left = max_wait.left(began, context.now());
-                let local = Limiter::new(self.limiter.policy().clone(), local.clone());
+                let local = Limiter::new(self.inner.policy().clone(), local.clone());
                 match local.acquire(key, cost, left).await {
                     Ok(charge) => Ok(Some(charge)),
                     Err(rejected) => Err(rejected.widen_error()),

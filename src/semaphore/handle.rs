@@ -17,33 +17,33 @@ use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 use crate::wait::MaxWait;
 
-/// Bounds what is in flight at a time, for each key. Clones are cheap; semaphores of one backend and name share their
-/// permits.
+/// Limits the requests in flight for each key.
+///
+/// Clones are cheap. Semaphores of one backend and name share their permits.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped at any point leaves nothing behind: what it was given, or may have been given, is given
-/// back.
+/// A future that is dropped at any point releases the permit that it acquired or may have acquired.
 #[derive(Clone)]
 pub struct Semaphore<B> {
     policy: SemaphorePolicy,
     backend: B,
-    /// The same backend, for permits of any.
+    /// The same backend, for permits, which do not know its type.
     releaser: Arc<dyn ReleasePermit>,
 }
 
-/// Why there is no permit.
+/// The error of a request for a permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AcquireError<E> {
-    /// All are taken, or not enough are left, or none came free within the longest wait.
+    /// Not enough permits are free, or none became free within the longest wait.
     Denied(Decision),
-    /// The backend gave no answer. What it may have given is given back, or ends with its lease.
+    /// The backend failed. A permit that it may have granted is released, or ends with its lease.
     Backend(E),
 }
 
 impl<B: PermitBackend> Semaphore<B> {
-    /// A semaphore of `policy`, kept in `backend`.
+    /// Creates a semaphore of `policy`, with its state in `backend`.
     #[must_use]
     pub fn new(policy: SemaphorePolicy, backend: B) -> Self {
         Self {
@@ -53,7 +53,7 @@ impl<B: PermitBackend> Semaphore<B> {
         }
     }
 
-    /// The same state by other permits: a tier, made beforehand and of the same name.
+    /// Returns a semaphore with the same state and another policy of the same name, for example a tier.
     #[must_use]
     pub fn with_policy(&self, policy: &SemaphorePolicy) -> Self {
         Self {
@@ -62,24 +62,26 @@ impl<B: PermitBackend> Semaphore<B> {
         }
     }
 
-    /// What it is made of.
+    /// Returns the policy.
     #[must_use]
     pub const fn policy(&self) -> &SemaphorePolicy {
         &self.policy
     }
 
-    /// The backend.
+    /// Returns the backend.
     #[must_use]
     pub const fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// A permit of `key` that counts for `weight`, if it is there now. It does not look at who waits. Weight 0 is
-    /// always there, and counts for nothing.
+    /// Acquires a permit of `key` that counts for `weight`, without waiting. It ignores the queue of waiters.
+    ///
+    /// Weight 0 is always available and occupies nothing.
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Denied`] if it is not there; [`AcquireError::Backend`] if there was no answer.
+    /// Returns [`AcquireError::Denied`] if not enough permits are free, and [`AcquireError::Backend`] if the backend
+    /// fails.
     pub async fn try_acquire(
         &self,
         key: &Key,
@@ -93,7 +95,7 @@ impl<B: PermitBackend> Semaphore<B> {
         self.permit(pending, reply, weight, asked_at, Duration::ZERO)
     }
 
-    /// The same for a waiter whose time is up.
+    /// Acquires a permit for a waiter whose bound has ended.
     async fn try_late(
         &self,
         key: &Key,
@@ -109,8 +111,7 @@ impl<B: PermitBackend> Semaphore<B> {
         self.permit(pending, reply, weight, asked_at, waited)
     }
 
-    /// As [`try_acquire`](Self::try_acquire) of these permits, if the backend answers there and then. Else nothing was
-    /// asked.
+    /// Acquires a permit of `policy` if the backend answers at once. `None` if it does not; then it was not asked.
     pub(crate) fn try_now(
         &self,
         policy: &SemaphorePolicy,
@@ -125,15 +126,19 @@ impl<B: PermitBackend> Semaphore<B> {
         Some(reply.and_then(|reply| self.permit(pending, reply, weight, asked_at, Duration::ZERO)))
     }
 
-    /// A permit of `key` that counts for `weight`, as soon as it is there, within `max_wait`. Waiters are served in
-    /// order of arrival: a small one does not overtake a large one that needs more than is free. When its time is up,
-    /// and before it is rejected, it gets a permit that the waiters in front cannot use.
+    /// Acquires a permit of `key` that counts for `weight`, and waits for it for at most `max_wait`.
+    ///
+    /// Waiters are served in order of arrival. A small request does not overtake a large one that needs more than is
+    /// free. At the end of its bound, a waiter may get free permits that the waiters in front of it cannot use.
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Denied`] if none came free in time, at once if `weight` is above the capacity, or if too many
-    /// wait already ([`BackendContext::max_waiters`](crate::backend::BackendContext::max_waiters)) and it is not there
-    /// now; [`AcquireError::Backend`] if there was no answer.
+    /// - [`AcquireError::Denied`] if not enough permits became free in time, and immediately if `weight` exceeds the
+    ///   capacity.
+    /// - [`AcquireError::Denied`] if the queue is full
+    ///   ([`BackendContext::max_waiters`](crate::backend::BackendContext::max_waiters)) and not enough permits are
+    ///   free.
+    /// - [`AcquireError::Backend`] if the backend fails.
     pub async fn acquire(
         &self,
         key: &Key,
@@ -141,7 +146,7 @@ impl<B: PermitBackend> Semaphore<B> {
         max_wait: impl Into<MaxWait>,
     ) -> Result<Permit, AcquireError<B::Error>> {
         let max_wait = max_wait.into();
-        // Nobody has to wait for nothing, nor can for what will never be there.
+        // Weight 0 needs no wait, and for a weight above the capacity no wait helps.
         let in_vain = weight == 0 || weight > self.policy.capacity();
         if max_wait == MaxWait::NONE || in_vain {
             return self.try_acquire(key, weight).await;
@@ -160,11 +165,11 @@ impl<B: PermitBackend> Semaphore<B> {
             .await
     }
 
-    /// Looks at `key`, and changes nothing.
+    /// Returns the numbers of `key` and changes nothing.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub async fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
         let reply = match self.backend.ask(PermitOp::Peek, &self.policy, key) {
             Answer::Now(reply) => reply?,
@@ -175,7 +180,7 @@ impl<B: PermitBackend> Semaphore<B> {
         })
     }
 
-    /// Stands in line, and at its head asks whenever it may pay.
+    /// Joins the queue of the key, and asks the backend from its head.
     async fn acquire_queued(
         &self,
         key: &Key,
@@ -192,7 +197,7 @@ impl<B: PermitBackend> Semaphore<B> {
                 Some(decision) if decision.snapshot().remaining() < u64::from(weight) => {
                     Err(AcquireError::Denied(decision))
                 }
-                // The head needs more than is free, and this one no more than that. Or none of this line has been
+                // Either the head needs more than is free and this waiter does not, or no waiter of this queue has been
                 // denied yet.
                 _ => self.try_late(key, weight, began).await,
             };
@@ -215,8 +220,7 @@ impl<B: PermitBackend> Semaphore<B> {
                 {
                     return Err(AcquireError::Denied(reply.decision));
                 }
-                // A waiter of another process stands in front and needs more than is free, and this one no more than
-                // that.
+                // A waiter of another process is in front and needs more than is free. This one does not.
                 let reply = pending.ask(PermitOp::Acquire { id, weight }).await;
                 let reply = reply.map_err(AcquireError::Backend)?;
                 let waited = Duration::from_micros(now.micros_since(began));
@@ -228,7 +232,7 @@ impl<B: PermitBackend> Semaphore<B> {
         }
     }
 
-    /// Until it may pay to ask again.
+    /// Waits until the next attempt.
     async fn pause(
         &self,
         queue: &PermitQueue,
@@ -243,7 +247,7 @@ impl<B: PermitBackend> Semaphore<B> {
         });
         let mut sleep = self.backend.context().sleep_until(next_attempt);
         let mut released = pin!(queue.released.notified());
-        // Of what is released here nothing is left for this one, if somebody in another process stands in front.
+        // A waiter of another process that is in front gets what is released here.
         let listens = reply.in_front == 0;
         poll_fn(|cx| {
             if listens && released.as_mut().poll(cx).is_ready() {
@@ -254,7 +258,7 @@ impl<B: PermitBackend> Semaphore<B> {
         .await;
     }
 
-    /// The right to ask, once everybody in front has gone; none if that is too late.
+    /// Waits for the head of the queue. `None` if the deadline comes first.
     async fn wait_for_head<'l>(
         &self,
         queue: &'l PermitQueue,
@@ -274,7 +278,7 @@ impl<B: PermitBackend> Semaphore<B> {
         .await
     }
 
-    /// What was given, with its guard.
+    /// Converts the reply to a permit.
     fn permit(
         &self,
         pending: PendingPermit<'_, B>,
@@ -319,8 +323,9 @@ impl<B: fmt::Debug> fmt::Debug for Semaphore<B> {
 }
 
 impl<E> AcquireError<E> {
-    /// When enough leases will have ended by themselves, if permits were denied: a hint, for releases come sooner and
-    /// renewals later.
+    /// Returns the wait until enough leases end without a renewal, if the permits were denied.
+    ///
+    /// It is a hint: a release shortens the wait, and a renewal extends it.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {
@@ -331,7 +336,7 @@ impl<E> AcquireError<E> {
 }
 
 impl AcquireError<Infallible> {
-    /// The same of a backend that can fail.
+    /// Converts to the error type of a backend that can fail.
     pub(crate) fn widen_error<E>(self) -> AcquireError<E> {
         match self {
             Self::Denied(decision) => AcquireError::Denied(decision),
@@ -350,7 +355,7 @@ impl<E: fmt::Display> fmt::Display for AcquireError<E> {
                     Some(RetryAfter::Never) => {
                         write!(
                             f,
-                            "the weight is above the capacity of {limit}, no wait helps"
+                            "the weight exceeds the capacity of {limit} and can never be allowed"
                         )
                     }
                     _ => write!(f, "not enough permits are free: {remaining} of {limit}"),
@@ -365,7 +370,7 @@ impl<E: std::error::Error + 'static> std::error::Error for AcquireError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Denied(_) => None,
-            // Shown in place of this one, so its causes are ours.
+            // The message is the backend error's own, so its sources follow.
             Self::Backend(error) => error.source(),
         }
     }

@@ -7,22 +7,23 @@ use smallvec::SmallVec;
 
 use super::permit::{Lost, Permit};
 
-/// When the permit of a request ends that was let through.
+/// When the permit of an allowed request is released.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Hold {
-    /// With the last byte of the response's body, its error or its drop. A stream of gRPC, of server-sent events, or a file that is
-    /// being sent counts until it ends.
+    /// With the end of the response's body: its last byte, its error or its drop. Streams and files count until they
+    /// end.
     #[default]
     Body,
-    /// With the response's head: what is streamed afterwards does not count.
+    /// With the response's head. A streamed body does not count.
     Head,
 }
 
-/// What a request holds while it is served, in its extensions: the permits of all [`SemaphoreLayer`](crate::SemaphoreLayer)s
-/// around the handler. An extractor of axum's.
+/// The permits that a request holds while it is served, from all [`SemaphoreLayer`](crate::SemaphoreLayer)s around the
+/// handler. It is in the request's extensions, and is an axum extractor.
 ///
-/// It does not make them last any longer by itself; [`keep`](Self::keep) does. After an HTTP upgrade (a WebSocket, say) that is
-/// needed: the response ends at once, the connection lives on, and no layer can see its end.
+/// It does not extend the permits; [`keep`](Self::keep) does. An HTTP upgrade, such as a WebSocket, needs that: the
+/// response ends immediately, the connection continues, and no layer can see its end.
 ///
 /// ```
 /// use axum::extract::ws::{WebSocket, WebSocketUpgrade};
@@ -34,9 +35,9 @@ pub enum Hold {
 ///     upgrade.on_upgrade(|socket| async move {
 ///         tokio::select! {
 ///             () = talk(socket) => {}
-///             () = kept.lost() => {} // somebody else may have it
+///             () = kept.lost() => {} // another holder may have the permit
 ///         }
-///         drop(kept); // the slot is free
+///         drop(kept); // releases the permit
 ///     })
 /// }
 /// # async fn talk(_: WebSocket) {}
@@ -47,7 +48,7 @@ pub struct HeldPermit {
     permits: SmallVec<[Weak<Permit>; 1]>,
 }
 
-/// Permits that last as long as this is kept, whatever has become of the response; see [`HeldPermit::keep`].
+/// Permits that are held until this value is dropped, even after the response; see [`HeldPermit::keep`].
 #[derive(Clone, Debug)]
 #[must_use = "permits that are not kept end with the response"]
 pub struct KeptPermit {
@@ -59,56 +60,56 @@ impl HeldPermit {
         self.permits.push(Arc::downgrade(permit));
     }
 
-    /// From now on the permits last as long as what is returned, at least. Move it into the task that lives on.
+    /// Returns a value that extends the permits until it is dropped. Move it into the task that continues.
     ///
-    /// It is empty if there is nothing to keep: the backend gave no answer and the request was let in all the same, the request
-    /// has no key, or the response has ended already.
+    /// The value is empty if the request holds no permit: the backend failed and the request was allowed, the request
+    /// has no key, or the response has ended.
     pub fn keep(&self) -> KeptPermit {
         let permits = self.permits.iter().filter_map(Weak::upgrade).collect();
         KeptPermit { permits }
     }
 
-    /// Whether the lease of one of them was lost: somebody else may be in its place.
+    /// Returns whether the lease of a permit was lost. Then another holder may have the permit.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.keep().is_lost()
     }
 
-    /// Completes when the lease of one of them was lost; never, while they last or after they were given back. It does not keep
-    /// them.
+    /// Completes when the lease of a permit is lost. It never completes while all leases last, or after the permits are
+    /// released. The future does not extend the permits.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing.
+    /// Dropping the future has no effect.
     pub fn lost(&self) -> AnyLost {
         self.keep().lost()
     }
 }
 
 impl KeptPermit {
-    /// What is kept, of the outermost layer first.
+    /// Returns the permits, from the outermost layer inwards.
     pub fn permits(&self) -> impl Iterator<Item = &Permit> {
         self.permits.iter().map(|permit| &**permit)
     }
 
-    /// Whether the lease of one of them was lost: somebody else may be in its place.
+    /// Returns whether the lease of a permit was lost. Then another holder may have the permit.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.permits().any(Permit::is_lost)
     }
 
-    /// Completes when the lease of one of them was lost; never, while they last or after they were given back. It does not keep
-    /// them.
+    /// Completes when the lease of a permit is lost. It never completes while all leases last, or after the permits are
+    /// released. The future does not extend the permits.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing.
+    /// Dropping the future has no effect.
     pub fn lost(&self) -> AnyLost {
         AnyLost(self.permits().map(Permit::lost).collect())
     }
 }
 
-/// Completes when one of several leases was lost; see [`HeldPermit::lost`].
+/// Completes when one of several leases is lost; see [`HeldPermit::lost`].
 #[must_use = "futures do nothing unless polled"]
 pub struct AnyLost(SmallVec<[Lost; 1]>);
 

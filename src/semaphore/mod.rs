@@ -1,8 +1,7 @@
-//! Bounds what is in flight at a time, for each key: [`Semaphore`], the handle for everything that is no Tower service.
+//! Limits the requests in flight for each key, without Tower: [`Semaphore`].
 //!
-//! "At most 5 exports of a customer at a time, over all servers, also after one of them was killed." A [`Permit`] is
-//! the right to be in flight. It is given back once: by its drop, whichever way that comes about, or by
-//! [`release`](Permit::release).
+//! A limit can say "at most 5 exports of a customer at a time, over all servers, even if one of them is killed". A
+//! [`Permit`] is the right to be in flight. It is released once, when it is dropped or by [`release`](Permit::release).
 //!
 //! ```
 //! use std::time::Duration;
@@ -16,10 +15,10 @@
 //! let first = exports.try_acquire(&ann, 1).await.expect("two are free");
 //! let second = exports.try_acquire(&ann, 1).await.expect("one is free");
 //! assert!(matches!(exports.try_acquire(&ann, 1).await, Err(AcquireError::Denied(_))));
-//! assert!(exports.try_acquire(&Key::from("bob"), 2).await.is_ok(), "each key has its own");
+//! assert!(exports.try_acquire(&Key::from("bob"), 2).await.is_ok(), "each key has its own permits");
 //!
 //! let (third, ()) = tokio::join!(exports.acquire(&ann, 1, Duration::from_secs(1)), async { drop(first) });
-//! assert!(third.is_ok(), "it has waited for the first one to end");
+//! assert!(third.is_ok(), "it waited for the first one");
 //! # drop(second);
 //! # }
 //! ```
@@ -34,19 +33,20 @@
 //! | backend | [`MemorySemaphore`], [`MemoryBackend`](crate::MemoryBackend) | `RedisSemaphore`, `RedisBackend` |
 //! | chosen at run time | [`AnyBackend`](crate::AnyBackend) | [`AnyBackend`](crate::AnyBackend) |
 //! | a permit ends with | its guard | its guard, or its lease |
-//! | those who wait are served | in the order in which they came | in the order in which they came, of all processes |
+//! | waiters are served | in order of arrival | in order of arrival, across processes |
 //!
-//! Nothing is kept of a key without holders.
+//! A key without held permits occupies no memory.
 //!
 //! # Leases
 //!
-//! What a process holds that is killed must come back. In Redis a permit therefore has a lease
-//! ([`SemaphorePolicy::with_lease`], 30 s), by the clock of Redis. One task for each process and backend renews all
-//! that are held, three times a lease, those of one key together. A permit is **lost** if a renewal finds it gone, or
-//! if none was answered for a whole lease: its holder stood still for too long, or Redis was away or has forgotten. Its
-//! holder is told ([`Permit::lost`]), it is counted
-//! ([`BackendContext::lost_permits`](crate::backend::BackendContext::lost_permits)), and it is not silently taken
-//! again.
+//! Permits of a killed process must become free again. In Redis a permit therefore has a lease, by the clock of Redis
+//! ([`SemaphorePolicy::with_lease`], 30 s by default). One task for each process and backend renews all held permits,
+//! three times in a lease. It renews the permits of one key together.
+//!
+//! A permit is **lost** if a renewal finds it gone, or if no renewal is answered for a whole lease. The causes are a
+//! holder that was suspended for too long, and a Redis that was unreachable or lost its state. Then [`Permit::lost`]
+//! completes, and [`BackendContext::lost_permits`](crate::backend::BackendContext::lost_permits) counts it. A lost
+//! permit is not acquired again.
 //!
 //! ```
 //! # use tower_sluice::{Key, MemorySemaphore, SemaphorePolicy, Semaphore};
@@ -56,49 +56,51 @@
 //! let permit = exports.try_acquire(&Key::from("ann"), 1).await.expect("free");
 //! let done = tokio::select! {
 //!     done = export() => Some(done),
-//!     () = permit.lost() => None, // somebody else may be in our place: stop, and undo what was begun
+//!     () = permit.lost() => None, // another holder may have the permit: stop and roll back
 //! };
 //! assert_eq!(done, Some(7));
 //! # }
 //! ```
 //!
-//! **No library can stop work that has lost its lease.** A holder that stood still goes on where it was, and learns of
-//! it only then. Work that must not overlap needs a check of its own at its end: a number that grows with each holder,
-//! which the place that is written to compares (a fencing token), or a version that must not have changed.
+//! **No library can stop work whose lease is lost.** A holder that was suspended continues its work, and only then
+//! learns of the loss. Work that must not overlap needs a check at its end. One is a fencing token: a number that grows
+//! with each holder, which the target of a write compares. Another is a version that must not have changed.
 //!
-//! - A Redis that loses its state (a restart without persistence, a failover to a replica that lacks the last writes)
-//!   has no holders. Those of before are told within a third of the lease; until then more may be inside than there are
-//!   permits.
-//! - A permit that is dropped is given back in the background. When a runtime shuts down, what is under way in it is
-//!   cut off, and what it still held has nowhere to go: those permits end with their lease. [`Permit::release`],
-//!   awaited before, gives back for certain. Outside of every runtime a permit is given back in the one that it was
-//!   acquired in, if that is not gone.
-//! - Renewals run where permits are held. A runtime that is not driven (a current-thread runtime between two calls of
-//!   `block_on`) renews nothing; others take over when somebody next acquires in them.
-//! - While Redis does not answer, nobody can tell who holds what: [`SemaphoreWithFailurePolicy`] treats that as was
-//!   chosen, by the same [`FailurePolicy`](crate::FailurePolicy) as for rates. What was asked meanwhile is given back
-//!   by its id, or ends with its lease.
-//! - To shorten a lease while servers still use the longer one, go down by less than to a third at a time: they renew
-//!   theirs as often as that, and no lease is believed that is longer than the one of whoever asks.
+//! - A Redis that loses its state has no holders. This happens at a restart without persistence, and at a failover to a
+//!   replica that lacks the last writes. The earlier holders lose their permits within a third of the lease. Until
+//!   then, more permits than the capacity may be held.
+//! - A dropped permit is released in a background task. When a runtime shuts down, its tasks are cancelled, and permits
+//!   that are still held end with their leases. Await [`Permit::release`] before the shutdown to release them for
+//!   certain.
+//! - A permit that is dropped outside of a runtime is released on the runtime where it was acquired, if that still
+//!   runs.
+//! - Renewals run on a runtime that holds permits. A runtime that is not driven renews nothing, such as a
+//!   current-thread runtime between two calls of `block_on`. Another runtime takes over at its next acquire.
+//! - While Redis does not answer, [`WithFailurePolicy`] applies a [`FailurePolicy`](crate::FailurePolicy). Permits that
+//!   were requested meanwhile are released by their ids, or end with their leases.
+//! - To shorten a lease while servers still use the longer one, reduce it to more than a third in each step. The
+//!   servers renew three times in their own lease, and Redis limits a lease to the one of the request that it executes.
 //!
 //! # Waiting
 //!
-//! In a process those who wait for a key stand in one line, and only the first one asks: when something is released in
-//! the process, and otherwise as its backend says. Who needs more than is left is not passed by others who need less. A
-//! wait ends at its bound ([`MaxWait`](crate::MaxWait)), and not sooner because leases last for longer: releases come
-//! sooner than that.
+//! The waiters for a key form one queue in each process, and only the first one asks the backend. It asks when a permit
+//! is released in the process, and at the times that the backend suggests. Waiters are served in order of arrival. A
+//! small request never overtakes a large one. A wait ends at its bound ([`MaxWait`](crate::MaxWait)).
 //!
-//! Across servers the first ones of all processes stand in a line in Redis, by the time that they have waited, and look
-//! again: every 50 ms, divided by how many wait behind them in their own process, but not every 5 ms; more seldom the
-//! more stand in front. So there is at most one command for each waiter and 50 ms, and one for each release in his own
-//! process. (A subscription would hear sooner of a release, but needs a connection of its own, rights for channels, and
-//! is sent to every node of a cluster; it can be lost, so that one has to look anyway.) Who has not looked for a
-//! second, because his process was killed, is forgotten; who comes back has his place again.
+//! Across servers, the first waiters of all processes form a queue in Redis, ordered by the time that they have waited.
 //!
-//! A future of [`acquire`](Semaphore::acquire) that is kept but not polled, beside another one in a `select!` loop say,
-//! holds up those behind it in its process, as one that has been handed a lock would.
+//! - A first waiter asks again every 50 ms, divided by the number of waiters behind it, but at most every 5 ms. It asks
+//!   less often if many permits are requested in front of it.
+//! - So there is at most one command for each waiter in 50 ms, and one for each release in its process.
+//! - A waiter that has not asked for a second is removed, because its process may be killed. A waiter that asks again
+//!   regains its place.
+//! - A subscription would announce releases sooner. It needs a connection of its own and rights for channels, is sent
+//!   to every node of a cluster, and can be lost. So waiters would have to ask anyway.
 //!
-//! [`try_acquire`](Semaphore::try_acquire) looks at no line: it takes what is free, also while others are about to.
+//! A future of [`acquire`](Semaphore::acquire) that is kept but not polled blocks the waiters behind it, like a lock
+//! that is held. This can happen in a `select!` loop.
+//!
+//! [`try_acquire`](Semaphore::try_acquire) ignores the queue: it takes a free permit even if others wait for it.
 
 mod handle;
 mod held;
@@ -112,7 +114,7 @@ pub use self::handle::{AcquireError, Semaphore};
 pub use self::held::{AnyLost, HeldPermit, Hold, KeptPermit};
 pub use self::permit::{Lost, Permit};
 pub use self::release::ReleaseError;
-pub use self::with_failure_policy::SemaphoreWithFailurePolicy;
 pub use crate::backend::{MemorySemaphore, MemorySemaphoreBuilder, PermitBackend};
 pub use crate::decision::{PermitId, PermitOp, PermitReply};
+pub use crate::limiter::WithFailurePolicy;
 pub use crate::policy::{SemaphorePolicy, SemaphorePolicyError};

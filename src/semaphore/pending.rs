@@ -10,21 +10,21 @@ use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 
-/// A permit that is asked for. Dropped before it is there, it is given back: the answer may still come.
+/// A permit that was requested. Dropping it releases the permit, because the answer may still come.
 pub(super) struct PendingPermit<'a, B: PermitBackend> {
     backend: &'a B,
     policy: &'a SemaphorePolicy,
     key: &'a Key,
     id: PermitId,
-    /// An answer under way.
+    /// The pending answer.
     reply: Option<Pin<Box<B::Future>>>,
-    /// Where it was asked for.
+    /// The runtime of the request.
     runtime: Option<Handle>,
-    /// Whether the backend may know of the id.
+    /// Whether the backend may know the id.
     is_known: bool,
     /// Whether a request may arrive later: its outcome is unknown, or it was sent more than once.
     may_arrive_late: bool,
-    /// Whether it may stand among those who wait there.
+    /// Whether the id may be in the backend's queue.
     has_place: bool,
 }
 
@@ -59,12 +59,12 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
         self.key
     }
 
-    /// Asks `op`, which is of this id, and has the answer if it is there at once.
+    /// Asks `op` of this id. `None` if the answer is not there at once.
     pub(super) fn ask_now(&mut self, op: PermitOp) -> Option<Result<PermitReply, B::Error>> {
         self.has_place |= matches!(op, PermitOp::Wait { .. });
         match self.backend.ask(op, self.policy, self.key) {
-            // There and then, so nobody can have gone meanwhile. Without an answer nothing was asked, unless by
-            // blocking.
+            // An immediate answer cannot be dropped. An immediate failure means that nothing was sent, unless the
+            // backend blocks.
             Answer::Now(reply) => {
                 if self.backend.blocks() {
                     self.learn(&reply);
@@ -78,7 +78,7 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
         }
     }
 
-    /// Notes what an answer to a request that was sent says of the id.
+    /// Records what the answer to a sent request says about the id.
     fn learn(&mut self, reply: &Result<PermitReply, B::Error>) {
         self.may_arrive_late |= arrives_late(reply);
         let has_place = self.has_place;
@@ -86,7 +86,7 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
         self.is_known = self.may_arrive_late || reply.as_ref().is_ok_and(may_stay);
     }
 
-    /// Asks `op`, which is of this id.
+    /// Asks `op` of this id and waits for the answer.
     pub(super) async fn ask(&mut self, op: PermitOp) -> Result<PermitReply, B::Error> {
         if let Some(reply) = self.ask_now(op) {
             return reply;
@@ -94,12 +94,12 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
         let (is_known, runtime) = (&mut self.is_known, &mut self.runtime);
         let (under_way, may_arrive_late) = (&mut self.reply, &mut self.may_arrive_late);
         let reply = poll_fn(|cx| {
-            // What was never polled has not been sent.
+            // A request that was never polled has not been sent.
             *is_known = true;
             if runtime.is_none() {
                 *runtime = super::release::runtime(None);
             }
-            // Taken out: if this poll panics, the drop must not poll it again.
+            // The reply is taken out: if this poll panics, the drop must not poll it again.
             let Some(mut reply) = under_way.take() else {
                 return Poll::Pending;
             };
@@ -116,7 +116,7 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
         reply
     }
 
-    /// It is there: from now on somebody else gives it back.
+    /// Marks the permit as acquired: from now on the `Permit` releases it.
     pub(super) fn done(mut self) {
         self.is_known = false;
     }
@@ -153,7 +153,7 @@ impl<B: PermitBackend> Drop for PendingPermit<'_, B> {
         };
         let (backend, policy, key) = (self.backend.clone(), self.policy.clone(), self.key.clone());
         let release = async move {
-            // Without an answer the request may arrive after its release.
+            // Without an answer, the request may arrive after the release.
             let may_arrive_late = arrives_late(&reply.await) || may_arrive_late;
             let release = release(id, may_arrive_late);
             let _slot = backend.context().background().acquire_slot().await;

@@ -10,18 +10,17 @@ use crate::decision::{Decision, PermitId};
 use crate::policy::SemaphorePolicy;
 use crate::telemetry;
 
-/// The right to be in flight. It is given back once: when it is dropped, by whatever way (a return, a panic, a future
-/// that is cancelled), or by [`release`](Self::release).
+/// The right to be in flight. It is released once: when it is dropped, or by [`release`](Self::release).
 ///
-/// It may be moved anywhere, and lasts as long as it is kept: into a task, into the body of a response, beside a
-/// connection.
+/// A permit can be moved into a task, into the body of a response, or beside a connection. It lasts as long as it is
+/// kept.
 ///
-/// From a backend that is remote it is given back in the background, by the runtime that drops it or else by the one it
-/// was acquired in. If neither is there any more, it ends with its lease.
+/// A remote backend releases a dropped permit in a background task. The task runs on the runtime that drops the permit,
+/// or otherwise on the one that acquired it. If neither exists, the permit ends with its lease.
 #[must_use = "a permit that is dropped is given back at once"]
 pub struct Permit {
     lease: Arc<Lease>,
-    /// None: it has been released.
+    /// `None` after the release.
     releaser: Option<Arc<dyn ReleasePermit>>,
     decision: Decision,
     waited: Duration,
@@ -45,38 +44,39 @@ impl Permit {
         permit
     }
 
-    /// What names it.
+    /// Returns the id.
     #[must_use]
     pub fn id(&self) -> PermitId {
         self.lease.id
     }
 
-    /// What it is one of.
+    /// Returns the policy of the semaphore.
     #[must_use]
     pub fn policy(&self) -> &SemaphorePolicy {
         &self.lease.policy
     }
 
-    /// How many permits it counts for.
+    /// Returns the weight: the number of permits that it counts for.
     #[must_use]
     pub fn weight(&self) -> u32 {
         self.lease.weight
     }
 
-    /// The numbers when it was given.
+    /// Returns the decision, with the numbers after the permit was acquired.
     #[must_use]
     pub const fn decision(&self) -> &Decision {
         &self.decision
     }
 
-    /// How long it was waited for; zero if it was there at once.
+    /// Returns how long the request waited for the permit. Zero if it did not wait.
     #[must_use]
     pub const fn waited(&self) -> Duration {
         self.waited
     }
 
-    /// Whether its lease was lost: somebody else may be in its place. It looks at the time, too, and so is right also
-    /// where nothing else had a turn for a whole lease.
+    /// Returns whether the lease was lost. Then another holder may have the permit.
+    ///
+    /// It also compares the time, so it is right even if no renewal could run for a whole lease.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         if let Some(releaser) = &self.releaser {
@@ -85,28 +85,29 @@ impl Permit {
         self.lease.is_lost()
     }
 
-    /// Completes when its lease was lost; never, while it lasts or after it was given back. It lives by itself. What
-    /// tells it is the task that renews.
+    /// Completes when the lease is lost. It never completes while the lease lasts, or after the release. The future
+    /// does not borrow the permit. The renewal task completes it.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing.
+    /// Dropping the future has no effect.
     pub fn lost(&self) -> Lost {
         let lease = Arc::clone(&self.lease);
         Lost(Box::pin(async move { lease.lost().await }))
     }
 
-    /// Gives it back, and tells whether it still lasted: `false` if its lease was over, or if a first answer was lost
-    /// on the way and it had been given back already.
+    /// Releases the permit and returns whether it still lasted.
+    ///
+    /// It returns `false` if the lease had ended. It may also return `false` if a connection failed and the release was
+    /// sent twice.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer. It is not asked again: if it has not released the permit, that ends with its
-    /// lease.
+    /// Returns an error if the backend fails. The release is not repeated, so the permit may end with its lease.
     ///
     /// # Cancel safety
     ///
-    /// It is given back by the first poll, or by the drop. Whoever waits for the answer may stop waiting.
+    /// The first poll, or the drop of the future, starts the release. It completes without further polls.
     pub async fn release(mut self) -> Result<bool, ReleaseError> {
         let Some(releaser) = self.releaser.take() else {
             return Ok(false);
@@ -124,11 +125,11 @@ impl Permit {
 
 #[cfg(feature = "blocking")]
 impl Permit {
-    /// Gives it back from a plain thread, and tells whether it still lasted; see [`release`](Self::release).
+    /// Releases the permit from a plain thread and returns whether it still lasted; see [`release`](Self::release).
     ///
     /// # Errors
     ///
-    /// As [`release`](Self::release).
+    /// The same as of [`release`](Self::release).
     pub fn release_blocking(self) -> Result<bool, ReleaseError> {
         crate::park::block_on(self.release())
     }
@@ -153,7 +154,7 @@ impl fmt::Debug for Permit {
     }
 }
 
-/// Completes when a lease was lost; see [`Permit::lost`].
+/// Completes when a lease is lost; see [`Permit::lost`].
 #[must_use = "futures do nothing unless polled"]
 pub struct Lost(Pin<Box<dyn Future<Output = ()> + Send + Sync>>);
 

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::backend::{Answer, Lease, PermitBackend, TaskError};
 use crate::decision::{PermitId, PermitOp, PermitReply};
 
-/// Why it is not known whether a permit was given back. It ends with its lease.
+/// The error of a release whose effect is unknown. The permit ends with its lease at the latest.
 #[derive(Debug)]
 pub struct ReleaseError(pub(super) TaskError);
 
@@ -27,19 +27,19 @@ impl fmt::Display for ReleaseError {
 impl Error for ReleaseError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match &self.0 {
-            // Shown in place of this one, so its causes are ours.
+            // The message is the backend error's own, so its sources follow.
             TaskError::Failed(error) => error.source(),
             _ => None,
         }
     }
 }
 
-/// A backend, whichever its type.
+/// A backend of any type, as permits use it.
 pub(super) trait ReleasePermit: Send + Sync {
-    /// Gives a permit back, in the background as soon as it takes time.
+    /// Releases a permit, in the background if the backend does not answer at once.
     fn release(&self, lease: &Lease) -> ReleaseProgress;
 
-    /// Sees whether its lease is over.
+    /// Checks whether the lease has ended.
     fn check_lease(&self, lease: &Lease);
 }
 
@@ -58,7 +58,7 @@ impl<B: PermitBackend> ReleasePermit for B {
 
     fn release(&self, lease: &Lease) -> ReleaseProgress {
         let context = self.context();
-        // First: what is given back is not renewed.
+        // This comes first, so that a released permit is not renewed.
         if self.has_leases() {
             context.leases().forget(lease.id);
         }
@@ -80,7 +80,7 @@ impl<B: PermitBackend> ReleasePermit for B {
                 let backend = self.clone();
                 let (policy, key) = (policy.clone(), key.clone());
                 let release = async move {
-                    // However many leave together, none is late because of the others.
+                    // The slot bounds concurrent releases, so that none of them times out because of the others.
                     let _slot = backend.context().background().acquire_slot().await;
                     let reply = reply.await;
                     backend.context().permit_queues().released(&policy, &key);
@@ -98,17 +98,17 @@ impl<B: PermitBackend> ReleasePermit for B {
     }
 }
 
-/// The runtime of the caller, or else this one.
+/// The runtime of the caller, otherwise `other`.
 pub(super) fn runtime(other: Option<&Handle>) -> Option<Handle> {
     Handle::try_current().ok().or_else(|| other.cloned())
 }
 
-/// Whether a request with this answer, or a copy of it, may still arrive.
+/// Whether this request, or a copy of it, may still arrive.
 pub(super) fn arrives_late<E>(reply: &Result<PermitReply, E>) -> bool {
     reply.as_ref().map_or(true, |reply| reply.is_repeated)
 }
 
-/// What gives a permit back.
+/// The operation that releases a permit.
 pub(super) const fn release(id: PermitId, may_arrive_late: bool) -> PermitOp {
     if may_arrive_late {
         PermitOp::Revoke(id)

@@ -1,4 +1,4 @@
-//! Renews the leases of permits: one task for each process and backend, as long as permits are held.
+//! Renews the leases of permits in one task for each process and backend, as long as permits are held.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,13 +13,12 @@ use crate::backend::{Answer, Insertion, Lease, PermitBackend, RenewalGroup, Rene
 use crate::clock::Timestamp;
 use crate::decision::PermitOp;
 
-/// The most renewals under way. More would only wait in the backend and exceed their time limit there, and delay
-/// requests.
+/// The most concurrent renewals. More would time out in the backend's queue and delay requests.
 const MAX_RENEWALS: usize = 64;
 
 type RenewalFuture = Pin<Box<dyn Future<Output = RenewalResult> + Send>>;
 
-/// Renews a lease that was requested at `requested`, for as long as it is held.
+/// Renews a lease that was requested at `requested`, as long as it is held.
 pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested: Timestamp) {
     let context = backend.context();
     let Insertion::NeedsTask(sooner) = context.leases().insert(lease, requested, || context.now())
@@ -31,12 +30,12 @@ pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested:
     match runtime {
         _ if backend.blocks() => on_a_thread(task),
         Some(runtime) => drop(runtime.spawn(task.run())),
-        // Another runtime that holds permits may renew it. Otherwise it ends with its lease.
+        // Another runtime that holds permits may renew the lease. Otherwise the permit ends with it.
         None => drop(task),
     }
 }
 
-/// For a backend that blocks. If there is no thread for it, permits end with their leases.
+/// For a backend that blocks. If the thread cannot be started, permits end with their leases.
 #[cfg(feature = "blocking")]
 fn on_a_thread<B: PermitBackend>(task: RenewalTask<B>) {
     let thread = std::thread::Builder::new().name("permits".to_owned());
@@ -48,12 +47,12 @@ fn on_a_thread<B: PermitBackend>(task: RenewalTask<B>) {
     drop(task);
 }
 
-/// The task that renews.
+/// The renewal task.
 struct RenewalTask<B: PermitBackend> {
     backend: B,
     sooner: Arc<Notify>,
     runtime: Option<Handle>,
-    /// Runtimes that had ended before it could begin there.
+    /// Runtimes that had ended before the task could start on them.
     ended: SmallVec<[runtime::Id; 1]>,
 }
 
@@ -126,8 +125,8 @@ async fn renew<B: PermitBackend>(
 
 impl<B: PermitBackend> Drop for RenewalTask<B> {
     fn drop(&mut self) {
-        // The runtime ends. If others hold permits, the first one of theirs that lasts goes on; if none does, the next
-        // acquire starts a new task.
+        // The runtime ends. The task continues on the runtime of another lasting permit. Without one, the next acquire
+        // starts a new task.
         let mut ended = std::mem::take(&mut self.ended);
         ended.extend(self.runtime.as_ref().map(Handle::id));
         let leases = self.backend.context().leases();

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::sleep;
 use tower_sluice::backend::BackendErrorKind;
 use tower_sluice::backend::redis::Atomicity;
-use tower_sluice::semaphore::{AcquireError, PermitBackend, SemaphoreWithFailurePolicy};
+use tower_sluice::semaphore::{AcquireError, PermitBackend, WithFailurePolicy};
 use tower_sluice::{
     FailurePolicy, Key, MemoryBackend, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy,
 };
@@ -45,7 +45,7 @@ async fn recovers(semaphore: &Semaphore<RedisSemaphore>) {
 async fn failure_policy_applies_during_an_outage_and_redis_counts_afterwards() {
     let mut server = RedisServer::start();
     let semaphore = connect(&server.url(), 2).await;
-    let with = |choice| SemaphoreWithFailurePolicy::new(semaphore.clone(), choice);
+    let with = |choice| WithFailurePolicy::new(semaphore.clone(), choice);
     let (allow, deny) = (
         with(FailurePolicy::FailOpen),
         with(FailurePolicy::FailClosed),

@@ -169,7 +169,7 @@ async fn wait_ends_at_max_wait_and_a_hopeless_wait_at_once() {
     assert_eq!(never.retry_after(), Some(RetryAfter::Never));
     assert_eq!(
         never.to_string(),
-        "the weight is above the capacity of 1, no wait helps"
+        "the weight exceeds the capacity of 1 and can never be allowed"
     );
     assert!(semaphore.acquire(&ann(), 1, Duration::ZERO).await.is_err());
 

@@ -113,7 +113,7 @@ fn try_acquire_is_a_check_with_a_charge() {
     let never = queue.at_once(3, MaxWait::NONE).expect_err("too much");
     assert_eq!(
         never.to_string(),
-        "the cost is above the limit, no wait helps"
+        "the cost exceeds the limit of 2 and can never be allowed"
     );
     let asked = queue.limiter.backend().asked();
     assert!(asked.iter().all(|asked| asked.what == "check"));
@@ -169,7 +169,7 @@ async fn no_waiter_proceeds_early_by_the_system_clock() {
 struct Choice {
     clock: Alarms,
     wire: Wire,
-    limiter: WithFailurePolicy<Wire>,
+    limiter: WithFailurePolicy<Limiter<Wire>>,
     ann: Key,
 }
 
