@@ -4,17 +4,17 @@ use super::context::{AllowedContext, RejectedContext};
 use super::protocol::Protocol;
 use super::rejection::Rejection;
 
-/// Rejects with an error, for services that do not speak HTTP; see [`LimitError`].
+/// The protocol of services that do not speak HTTP: it rejects with a [`LimitError`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AsError;
 
-/// The error of a service that is limited [`AsError`].
+/// The error of a service that is limited with [`AsError`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LimitError<E> {
-    /// The limiter did not let the request through; the inner service was not called.
+    /// The layer rejected the request. The inner service was not called.
     Rejected(Rejection),
-    /// The inner service's own.
+    /// The inner service's error.
     Inner(E),
 }
 
@@ -32,7 +32,7 @@ impl<E: std::error::Error + 'static> std::error::Error for LimitError<E> {
         match self {
             Self::Rejected(Rejection::NoKey(error)) => Some(error),
             Self::Rejected(_) => None,
-            // Shown in place of this one, so its causes are ours.
+            // The message is the inner error's own, so its sources follow.
             Self::Inner(error) => error.source(),
         }
     }

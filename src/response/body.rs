@@ -9,9 +9,9 @@ use pin_project_lite::pin_project;
 use crate::semaphore::Permit;
 
 pin_project! {
-    /// The inner service's body, or the short one of a rejection. A [`Body`] of [`Bytes`], if the inner one is.
+    /// The inner service's body, or the short body of a rejection. It is a [`Body`] of [`Bytes`] if the inner body is.
     ///
-    /// Around a permit it gives it back with its last byte, its error, or its drop.
+    /// A body that holds a permit releases it with its last byte, its error, or its drop.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -23,23 +23,23 @@ pin_project! {
     #[project = KindProj]
     #[derive(Debug)]
     enum BodyKind<B> {
-        // Dropped in this order: what is sent ends before its permit does.
+        // Fields are dropped in this order, so the body ends before its permit.
         Inner { #[pin] body: B, permit: Option<Arc<Permit>> },
         Ours { body: Option<Bytes> },
-        // Of an answer to `HEAD`, if nobody knows how long it would be.
+        // The omitted body of a response to `HEAD`, of unknown length.
         Omitted,
     }
 }
 
 impl<B> ResponseBody<B> {
-    /// The inner service's body, or one like it.
+    /// Wraps the inner service's body.
     pub fn inner(body: B) -> Self {
         Self {
             kind: BodyKind::Inner { body, permit: None },
         }
     }
 
-    /// The inner service's body, which is in flight as long as it lasts.
+    /// Wraps the inner service's body, which holds a permit.
     pub(crate) fn holding(body: B, permit: Arc<Permit>) -> Self {
         let permit = Some(permit);
         Self {
@@ -47,7 +47,7 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    /// How long a short one is.
+    /// The length of a rejection's body.
     pub(crate) fn own_length(&self) -> Option<usize> {
         match &self.kind {
             BodyKind::Inner { .. } | BodyKind::Omitted => None,
@@ -55,7 +55,7 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    /// Nothing, in place of a body of any length.
+    /// An empty body in place of one of any length.
     pub(crate) fn omitted() -> Self {
         Self {
             kind: BodyKind::Omitted,
@@ -69,7 +69,7 @@ impl<B> ResponseBody<B> {
     }
 }
 
-/// The short one of a rejection.
+/// Converts the body of a rejection.
 impl<B> From<Bytes> for ResponseBody<B> {
     fn from(body: Bytes) -> Self {
         let body = (!body.is_empty()).then_some(body);
@@ -79,7 +79,7 @@ impl<B> From<Bytes> for ResponseBody<B> {
     }
 }
 
-/// Some layers, of CORS and timeouts for one, answer with an empty body of the service's type.
+/// Some layers answer with an empty body of the service's type, such as CORS and timeouts.
 impl<B: Default> Default for ResponseBody<B> {
     fn default() -> Self {
         Self::inner(B::default())

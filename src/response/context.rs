@@ -14,55 +14,55 @@ use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::semaphore::{Hold, Permit};
 
-/// What a request that goes on has been granted.
+/// The context of an allowed request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct AllowedContext<'a> {
-    /// The policy and its answer; `None` if the request passes uncounted, or there is nothing new to tell of it.
+    /// The policy and its decision. `None` if the request is not counted or the decision is already known.
     pub answer: Option<(&'a Policy, Decision)>,
-    /// Whether a layer of the same policy around this one has charged its part: the request carries that charge
-    /// already, and this answer speaks for both.
+    /// Whether an outer layer of the same policy has charged a part. Then the request carries that charge, and this
+    /// decision is for both layers.
     pub joined: bool,
-    /// What its client may be told of its key.
+    /// The partition key for the client, if enabled.
     pub partition_key: Option<PartitionKey>,
     pub(crate) deferred_charge: DeferredCharge<'a>,
     pub(crate) context: &'a BackendContext,
 }
 
-/// What is rejected, and what it takes to say so.
+/// The context of a rejected request.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RejectedContext<'a> {
-    /// Why.
+    /// The reason.
     pub rejection: Rejection,
-    /// What its client may be told of its key.
+    /// The partition key for the client, if enabled.
     pub partition_key: Option<PartitionKey>,
     pub(crate) context: &'a BackendContext,
 }
 
-/// What a request goes on with that holds a permit.
+/// The context of a request that was allowed by a semaphore.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PermitContext {
-    /// The permit; `None` if it goes on without one.
+    /// The permit. `None` if the backend failed and the request is allowed without one.
     pub permit: Option<Permit>,
-    /// Until when it lasts.
+    /// When the permit is released.
     pub hold: Hold,
-    /// What its client may be told of its key.
+    /// The partition key for the client, if enabled.
     pub partition_key: Option<PartitionKey>,
 }
 
 impl RejectedContext<'_> {
-    /// The time by the backend's clock in this process.
+    /// Returns the time, by the backend's clock in this process.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.context.now()
     }
 }
 
-/// A charge that is made when somebody wants it.
+/// A charge that is built only if it is used.
 pub(crate) enum DeferredCharge<'a> {
-    /// The request passes uncounted.
+    /// The request is not counted.
     Uncounted,
     New {
         settler: Cow<'a, Arc<dyn Settle>>,
@@ -81,13 +81,13 @@ impl std::fmt::Debug for DeferredCharge<'_> {
 }
 
 impl AllowedContext<'_> {
-    /// The time by the backend's clock in this process.
+    /// Returns the time, by the backend's clock in this process.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.context.now()
     }
 
-    /// What the request was charged. It is made by this call: who does not want it need not pay for it.
+    /// Builds the charge of the request. A protocol that does not need it skips the work.
     #[must_use]
     pub fn into_charge(self) -> Charge {
         self.deferred_charge.into_charge(self.answer.as_ref())

@@ -1,4 +1,4 @@
-//! By when a client will have gone.
+//! The deadline of a request.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use http::{Extensions, HeaderMap};
 use crate::clock::Timestamp;
 use crate::wait::Deadline;
 
-/// What the request says of it: the sooner of its [`Deadline`] and the end of its `grpc-timeout`, which is left there
-/// as a deadline: for the next layer the same time has begun already.
+/// Returns the earlier of the [`Deadline`] in the extensions and the end of the `grpc-timeout`. The latter is stored as
+/// a deadline, so that the timeout does not start again in the next layer.
 pub(super) fn from_request(
     headers: &HeaderMap,
     extensions: &mut Extensions,
@@ -29,11 +29,11 @@ pub(super) fn from_request(
     Some(end)
 }
 
-/// In a request's extensions: its `grpc-timeout` has been read.
+/// A mark in the extensions: `grpc-timeout` has been read.
 #[derive(Clone)]
 struct TimeoutRead;
 
-/// `1*8DIGIT` and a unit (PROTOCOL-HTTP2 of gRPC, "Timeout"). What is not that is no deadline.
+/// Parses `1*8DIGIT` and a unit (PROTOCOL-HTTP2 of gRPC, "Timeout"). Any other text is no deadline.
 fn grpc_timeout(value: &[u8]) -> Option<Duration> {
     let (unit, digits) = value.split_last()?;
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {

@@ -1,24 +1,25 @@
-//! The `RateLimit` and `RateLimit-Policy` fields of draft-ietf-httpapi-ratelimit-headers-11 (23 May 2026): RFC 9651
-//! lists of strings with parameters, written canonically.
+//! The fields `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-11 (23 May 2026). They are
+//! lists of strings with parameters in the canonical form of RFC 9651.
 
 use super::base64;
 use super::field::Field;
+use super::quoted::push_quoted;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::policy::{NamedQuota, SemaphorePolicy};
 use crate::quota::{Rule, Unit};
 
 pub(super) const MICROS: u64 = 1_000_000;
 
-/// What the fields say of one limit, whoever keeps it.
+/// The parts of the fields that describe one limit, of a policy or of a semaphore.
 #[derive(Clone, Debug)]
 pub(super) struct FieldItem {
     /// The name as an RFC 9651 string, with its quotes.
     name: Box<str>,
     quota: u64,
     unit: Option<&'static str>,
-    /// Whole seconds; none for concurrency.
+    /// In whole seconds. `None` for concurrency.
     window: Option<u64>,
-    /// How long one token takes in whole seconds, for a bucket.
+    /// The time for one token in whole seconds, of a bucket.
     one_token: Option<u64>,
 }
 
@@ -73,7 +74,7 @@ impl FieldItem {
         }
     }
 
-    /// What drafts 06 and 07 say of it, for which there is no concurrency.
+    /// Writes the item of drafts 06 and 07, which cannot express concurrency.
     pub(super) fn plain(&self, out: &mut Field) {
         if let Some(window) = self.window {
             separate(out);
@@ -87,7 +88,7 @@ impl FieldItem {
         out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
-    /// A byte sequence of RFC 9651 (§4.1.8).
+    /// Writes a byte sequence (RFC 9651 §4.1.8).
     #[inline]
     fn partition(out: &mut Field, partition_key: Option<&[u8]>) {
         if let Some(bytes) = partition_key {
@@ -103,7 +104,7 @@ impl FieldItem {
         out.push(b':');
     }
 
-    /// The member of `RateLimit-Policy`.
+    /// Writes the member of `RateLimit-Policy`.
     pub(super) fn policy(&self, partition_key: Option<&[u8]>, out: &mut Field) {
         separate(out);
         out.extend_from_slice(self.name.as_bytes());
@@ -119,7 +120,7 @@ impl FieldItem {
         Self::partition(out, partition_key);
     }
 
-    /// The member of `RateLimit`.
+    /// Writes the member of `RateLimit`.
     pub(super) fn limit(
         &self,
         answer: &QuotaSnapshot,
@@ -139,7 +140,7 @@ impl FieldItem {
     pub(super) fn effective_window(&self, answer: &QuotaSnapshot) -> Option<u64> {
         match (answer.retry_after, self.one_token) {
             (NEVER, _) => None,
-            // A request may end at any time: no window, and a second is a guess.
+            // A request in flight may end at any time, so one second is a guess.
             (wait, _) if self.window.is_none() => (wait > 0).then_some(1),
             (0, Some(one_token)) => (answer.remaining == 0).then_some(one_token),
             (0, None) => (answer.remaining < self.quota).then(|| seconds(answer.reset_after)),
@@ -148,7 +149,7 @@ impl FieldItem {
     }
 }
 
-/// Whole seconds, rounded up, never 0.
+/// Converts to whole seconds, rounded up, at least 1.
 pub(super) const fn seconds(micros: u64) -> u64 {
     if micros == 0 {
         1
@@ -163,23 +164,16 @@ fn separate(out: &mut Field) {
     }
 }
 
-/// An RFC 9651 string (§4.1.6); names are printable ASCII.
+/// Returns a string in quotes (RFC 9651 §4.1.6). Names are printable ASCII.
 fn quoted(name: &str) -> Box<str> {
     let mut text = String::with_capacity(name.len() + 2);
-    text.push('"');
-    for letter in name.chars() {
-        if matches!(letter, '"' | '\\') {
-            text.push('\\');
-        }
-        text.push(letter);
-    }
-    text.push('"');
+    push_quoted(name, &mut text);
     text.into()
 }
 
 #[cfg(test)]
 impl FieldItem {
-    /// An item of a concurrency limit, whatever its name.
+    /// An item of a concurrency limit with any name.
     pub(super) fn raw(name: &str, capacity: u32) -> Self {
         Self {
             name: quoted(name),
@@ -187,6 +181,104 @@ impl FieldItem {
             unit: Some("concurrent-requests"),
             window: None,
             one_token: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use sfv::{BareItem, FieldType, Item, List, ListEntry, Parser};
+
+    use super::*;
+    use crate::policy::Policy;
+    use crate::quota::Quota;
+
+    /// Parses a line with an independent parser, which must serialize it to the same bytes.
+    fn parsed(field: &Field) -> Vec<Item> {
+        let list: List = Parser::new(field.as_slice()).parse().expect("a list");
+        let line = std::str::from_utf8(field).expect("ASCII");
+        assert_eq!(list.serialize().as_deref(), Some(line), "canonical");
+        let items = list.into_iter().map(|entry| match entry {
+            ListEntry::Item(item) => item,
+            ListEntry::InnerList(_) => panic!("an inner list in {line}"),
+        });
+        items.collect()
+    }
+
+    fn integer(item: &Item, parameter: &str) -> Option<u64> {
+        let BareItem::Integer(number) = item.params.get(parameter)? else {
+            panic!("{parameter} is no integer");
+        };
+        Some(u64::try_from(i64::from(*number)).expect("not negative"))
+    }
+
+    fn bytes<'a>(item: &'a Item, parameter: &str) -> Option<&'a [u8]> {
+        match item.params.get(parameter)? {
+            BareItem::ByteSequence(bytes) => Some(bytes),
+            other => panic!("{parameter} is {other:?}"),
+        }
+    }
+
+    fn quota() -> impl Strategy<Value = Quota> {
+        let limit = 1..=1_u64 << 40;
+        let seconds = (1..=86_400_u64).prop_map(Duration::from_secs);
+        let unit = prop::sample::select(vec![Unit::Requests, Unit::ContentBytes]);
+        (limit, seconds, unit, 0..3_u8).prop_map(|(limit, period, unit, kind)| {
+            let quota = match kind {
+                0 => Quota::token_bucket(limit, limit.div_ceil(1_000), period),
+                1 => Quota::interval_bucket(limit, limit, period),
+                _ => Quota::fixed_window(limit, period),
+            };
+            quota.with_unit(unit)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn fields_are_what_an_independent_serializer_writes(
+            quotas in prop::collection::btree_map("[ -~]{1,64}", quota(), 1..=4),
+            partition_key in prop::option::of(prop::collection::vec(any::<u8>(), 0..=32)),
+            used in 0..=1_u64 << 40,
+            wait in 0..=1_u64 << 50,
+        ) {
+            let policy = Policy::try_from_quotas("p", quotas).expect("valid");
+            let partition_key = partition_key.as_deref();
+            let (mut policies, mut limits) = (Field::new(), Field::new());
+            let mut remaining = Vec::new();
+            for named in policy.quotas() {
+                let item = FieldItem::from_quota(named);
+                let limit = named.quota().limit();
+                let answer = QuotaSnapshot {
+                    limit,
+                    remaining: limit.saturating_sub(used),
+                    retry_after: if used > limit { wait } else { 0 },
+                    reset_after: wait,
+                };
+                item.policy(partition_key, &mut policies);
+                item.limit(&answer, partition_key, &mut limits);
+                remaining.push(answer.remaining);
+            }
+            let (policies, limits) = (parsed(&policies), parsed(&limits));
+            prop_assert_eq!(policies.len(), policy.quotas().len());
+            prop_assert_eq!(limits.len(), policy.quotas().len());
+            for (index, named) in policy.quotas().iter().enumerate() {
+                let unit = (named.quota().unit() == Unit::ContentBytes).then_some("content-bytes");
+                let (policy, limit) = (&policies[index], &limits[index]);
+                for item in [policy, limit] {
+                    let name = item.bare_item.as_string().expect("a string");
+                    prop_assert_eq!(name.as_str(), named.name());
+                    prop_assert_eq!(bytes(item, "pk"), partition_key);
+                }
+                prop_assert_eq!(integer(policy, "q"), Some(named.quota().limit()));
+                prop_assert!(integer(policy, "w").is_some_and(|window| window > 0));
+                let written = policy.params.get("qu").map(|unit| unit.as_string().expect("a string").as_str());
+                prop_assert_eq!(written, unit);
+                prop_assert_eq!(integer(limit, "r"), Some(remaining[index]));
+                prop_assert!(integer(limit, "t").is_none_or(|seconds| seconds > 0));
+            }
         }
     }
 }

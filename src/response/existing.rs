@@ -1,5 +1,4 @@
-//! What becomes of the rate-limit fields that the limited service has set itself: a gateway whose upstream has limits
-//! of its own.
+//! The treatment of rate-limit fields that the limited service has set, such as a gateway's upstream.
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, header};
@@ -8,8 +7,8 @@ use super::format::{Draft, HeaderFormats, Reset};
 use super::structured::{Value, is_dictionary, is_list};
 use crate::clock::Timestamp;
 
-/// What a layer does with rate-limit fields and a `Retry-After` that a response has already: those of the limited
-/// service, of a layer further in, or of the closure that makes a rejection.
+/// The treatment of rate-limit fields and a `Retry-After` that a response already has. They come from the limited
+/// service, from an inner layer, or from the closure of a rejection.
 ///
 /// The fields of a format are `RateLimit`, `RateLimit-Policy`, `RateLimit-Limit`, `RateLimit-Remaining` and
 /// `RateLimit-Reset` for the drafts, and `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`.
@@ -20,8 +19,8 @@ use crate::clock::Timestamp;
 /// | `Replace` | the layer replaces them | the layer removes them | the layer replaces it, if it has a wait |
 /// | `Keep` | they stay, and the layer adds none | they stay, and the layer adds none | it stays |
 ///
-/// A response on which the layer writes no fields stays as it is: an uncounted request, a redirect, gRPC, a shadow
-/// policy.
+/// The layer leaves a response unchanged if it writes no fields: for a request that is not counted, a redirect, gRPC,
+/// or a shadow policy.
 ///
 /// ```
 /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
@@ -34,28 +33,28 @@ use crate::clock::Timestamp;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ExistingHeaders {
-    /// Appends to fields of the same format and replaces those of another one.
+    /// Appends to fields of the same format, and replaces fields of another one.
     #[default]
     Append,
     /// Replaces all rate-limit fields.
     Replace,
-    /// Keeps the fields as they are and adds none if there are any.
+    /// Keeps existing fields, and adds fields only if there are none.
     Keep,
 }
 
 impl ExistingHeaders {
-    /// Makes room for fields of `formats`: the formats that are to be written. Fields of `spoken` were written by a
-    /// layer that speaks for this one, and stay.
+    /// Removes the fields that must not stay beside `formats`, and returns the formats to write. An inner layer has
+    /// written the fields of `written` for this layer, so they stay.
     #[inline]
     pub(super) fn make_room(
         self,
         formats: HeaderFormats,
-        spoken: HeaderFormats,
+        written: HeaderFormats,
         now: Timestamp,
         headers: &mut HeaderMap,
     ) -> HeaderFormats {
         if headers.keys().any(is_rate_limit) {
-            self.among(formats, spoken, now, headers)
+            self.among(formats, written, now, headers)
         } else {
             formats
         }
@@ -65,12 +64,12 @@ impl ExistingHeaders {
     fn among(
         self,
         formats: HeaderFormats,
-        spoken: HeaderFormats,
+        written: HeaderFormats,
         now: Timestamp,
         headers: &mut HeaderMap,
     ) -> HeaderFormats {
-        let of_drafts = spoken.draft.is_none() && has_any(&DRAFTS, headers);
-        let of_x = spoken.x.is_none() && has_any(&XS, headers);
+        let of_drafts = written.draft.is_none() && has_any(&DRAFTS, headers);
+        let of_x = written.x.is_none() && has_any(&XS, headers);
         match self {
             Self::Append => {
                 if let Some(draft) = formats.draft
@@ -101,7 +100,7 @@ impl ExistingHeaders {
         }
     }
 
-    /// Whether a `Retry-After` that is there gives way to one in `seconds`.
+    /// Whether an existing `Retry-After` is replaced by one of `seconds`.
     pub(super) fn keeps_existing(
         self,
         seconds: u64,
@@ -153,7 +152,7 @@ const XS: [&str; 3] = [
 #[inline]
 fn is_rate_limit(name: &HeaderName) -> bool {
     let name = name.as_str();
-    // Most names end here.
+    // Most names differ in the first letter.
     matches!(name.as_bytes().first(), Some(b'r' | b'x'))
         && (DRAFTS.contains(&name) || XS.contains(&name))
 }
@@ -168,7 +167,7 @@ fn remove(names: &[&str], headers: &mut HeaderMap) {
     }
 }
 
-/// Whether the fields that have names of a draft are of this one.
+/// Whether the fields of the drafts have the format of this draft.
 fn is_draft(draft: Draft, headers: &HeaderMap) -> bool {
     let [limit, policy, triplet @ ..] = DRAFTS;
     let is_count = |value: Option<Value>| value.is_some_and(|value| value.count().is_some());
@@ -206,18 +205,18 @@ fn is_draft(draft: Draft, headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether the three fields are there, and their reset is of this kind.
+/// Whether the three fields exist and their reset is of this kind.
 fn is_x(reset: Reset, now: Timestamp, headers: &HeaderMap) -> bool {
-    /// Seconds: more than any wait, and less than any time since the epoch.
+    /// In seconds: longer than any wait, and shorter than any time since the epoch.
     const AGES: u64 = 1_000_000_000;
 
-    counts(&XS, headers).is_some_and(|[_, _, said]| match reset {
-        Reset::Delta => said < AGES,
-        Reset::Epoch => said.saturating_add(AGES) >= now.as_micros() / MICROS,
+    counts(&XS, headers).is_some_and(|[_, _, value]| match reset {
+        Reset::Delta => value < AGES,
+        Reset::Epoch => value.saturating_add(AGES) >= now.as_micros() / MICROS,
     })
 }
 
-/// The value of a field that has one line.
+/// The value of a field with one line.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     match (lines.next(), lines.next()) {
@@ -241,16 +240,16 @@ fn counts(names: &[&str; 3], headers: &HeaderMap) -> Option<[u64; 3]> {
 
 /// Limit, remaining and reset of draft 07.
 fn draft07(line: &HeaderValue) -> Option<[u64; 3]> {
-    let mut said = [None; 3];
+    let mut values = [None; 3];
     let parses = is_dictionary(line.as_bytes(), |key, value| {
         let place = [&b"limit"[..], b"remaining", b"reset"]
             .iter()
             .position(|name| *name == key);
         if let Some(place) = place {
-            said[place] = value.count();
+            values[place] = value.count();
         }
     });
-    let [limit, remaining, reset] = said;
+    let [limit, remaining, reset] = values;
     parses.then_some([limit?, remaining?, reset?])
 }
 
@@ -265,7 +264,7 @@ pub(super) fn remaining(format: OneLimit, headers: &HeaderMap) -> Option<u64> {
     Some(remaining)
 }
 
-/// A format that has room for one limit.
+/// A format with room for one limit.
 #[derive(Clone, Copy)]
 pub(super) enum OneLimit {
     Draft06,

@@ -19,7 +19,7 @@ pub(super) fn append(name: HeaderName, field: &Field, headers: &mut HeaderMap) {
 }
 
 pub(super) fn value(field: &Field) -> Option<HeaderValue> {
-    // Only printable ASCII is ever written.
+    // Only printable ASCII is written, so the conversion succeeds.
     if field.is_empty() {
         None
     } else {
@@ -27,15 +27,15 @@ pub(super) fn value(field: &Field) -> Option<HeaderValue> {
     }
 }
 
-/// Tells of a rejection that is not enforced.
+/// Writes the name of a shadow policy that denied the request.
 pub(super) fn write_shadow(policy: &str, headers: &mut HeaderMap) {
     if let Ok(name) = HeaderValue::from_str(policy) {
         headers.append(SHADOW, name);
     }
 }
 
-/// Forbids caches to store a rejection, which depends on the client (RFC 6585 §4 for 429). A `Cache-Control` with
-/// `no-store` stays as it is; any other one is replaced.
+/// Forbids caches to store a rejection, because it depends on the client (RFC 6585 §4 for 429). A `Cache-Control` with
+/// `no-store` stays; any other one is replaced.
 pub(super) fn write_no_store(headers: &mut HeaderMap) {
     let forbids = |value: &HeaderValue| {
         let mut directives = value.as_bytes().split(|byte| *byte == b',');
@@ -46,7 +46,7 @@ pub(super) fn write_no_store(headers: &mut HeaderMap) {
     }
 }
 
-/// Not on 1xx, and on 3xx only if asked for: a client could stall before it follows.
+/// Whether rate-limit fields are written with this status. A client could delay a redirect because of them.
 pub(super) fn is_written_on(status: StatusCode, on_redirects: bool) -> bool {
     !(status.is_informational() || status.is_redirection() && !on_redirects)
 }

@@ -1,7 +1,6 @@
-//! In which header fields clients are told of limits.
+//! The header fields that show limits to clients.
 
-/// How clients are told of limits, beside the `Retry-After` of a rejection. The version of a draft is part of its name
-/// and never moves under a user's feet.
+/// A format of rate-limit fields. The name of a format contains the version of its draft, so its fields never change.
 ///
 /// | format | fields |
 /// |---|---|
@@ -10,41 +9,42 @@
 /// | `Draft06` | `RateLimit-Limit`, `RateLimit-Remaining`, `RateLimit-Reset`, `RateLimit-Policy: 10;w=60` |
 /// | `XRateLimit` | `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset` |
 ///
-/// All but `Draft11` have room for one limit: that of the [governing quota](crate::Snapshot), and of nested layers that
-/// with the least remaining, the innermost if equal. Their reset is when the request may come again if it was rejected,
-/// and else when nothing is owed any more.
+/// All formats but `Draft11` show one limit: the [governing quota](crate::Snapshot). Of nested layers they show the one
+/// with the fewest remaining tokens, and the innermost of equal ones. Their reset is the time until a rejected request
+/// is allowed, or until an allowed request's key owes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeaderFormat {
-    /// Of draft-ietf-httpapi-ratelimit-headers-11: lists of named limits.
+    /// Lists of named limits (draft-ietf-httpapi-ratelimit-headers-11).
     #[default]
     Draft11,
-    /// Of draft-ietf-httpapi-ratelimit-headers-07: one limit in one field.
+    /// One limit in one field (draft-ietf-httpapi-ratelimit-headers-07).
     Draft07,
-    /// Of draft-ietf-httpapi-ratelimit-headers-06, and those before it: three fields, and seconds from now.
+    /// One limit in three fields, with a reset in seconds from now (draft-ietf-httpapi-ratelimit-headers-06 and
+    /// earlier).
     Draft06,
-    /// What was used before the drafts, by no standard.
+    /// The fields in use before the drafts. No standard defines them.
     XRateLimit {
-        /// What `X-RateLimit-Reset` counts.
+        /// The meaning of `X-RateLimit-Reset`.
         reset: Reset,
     },
-    /// Nothing.
+    /// No fields.
     None,
 }
 
-/// What `X-RateLimit-Reset` counts: there are clients of either kind, and they cannot tell.
+/// The meaning of `X-RateLimit-Reset`. Clients of both kinds exist, and the field does not show its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reset {
-    /// Seconds since the Unix epoch, as GitHub has them. They are those of the backend's clock in this process.
+    /// Seconds since the Unix epoch, as GitHub sends, by the backend's clock in this process.
     Epoch,
-    /// Seconds from now, as Reddit has them.
+    /// Seconds from now, as Reddit sends.
     Delta,
 }
 
-/// One or several formats of a layer, at no cost for those that are not used.
+/// The formats of a layer. A format that is not used has no cost.
 ///
-/// The drafts give the same names to different fields, and so do the two kinds of `X-RateLimit-Reset`: of each of these
-/// families the last one counts.
+/// The drafts use the same field names for different contents, and so do the two kinds of `X-RateLimit-Reset`. Of each
+/// of these families, the last format in the list is used.
 ///
 /// ```
 /// use tower_sluice::response::{HeaderFormat, HeaderFormats, Reset};
@@ -59,7 +59,7 @@ pub struct HeaderFormats {
     pub(super) x: Option<Reset>,
 }
 
-/// Which draft.
+/// The draft whose fields are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Draft {
     D11,
@@ -78,7 +78,7 @@ impl HeaderFormats {
         self.draft.is_none() && self.x.is_none()
     }
 
-    /// Whether a point in time is told.
+    /// Whether a field contains a point in time.
     #[inline]
     pub(super) const fn needs_time(self) -> bool {
         matches!(self.x, Some(Reset::Epoch))
@@ -107,7 +107,7 @@ impl HeaderFormats {
         }
     }
 
-    /// These and those of `other`.
+    /// The formats of both.
     pub(super) fn or(self, other: Self) -> Self {
         Self {
             draft: self.draft.or(other.draft),
@@ -115,7 +115,7 @@ impl HeaderFormats {
         }
     }
 
-    /// Those of whose family none has been `written`.
+    /// The formats whose family has not been `written`.
     pub(super) fn without(self, written: Self) -> Self {
         Self {
             draft: self.draft.filter(|_| written.draft.is_none()),

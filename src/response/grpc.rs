@@ -1,14 +1,15 @@
-//! Rejections that a gRPC client understands: trailers-only answers with HTTP status 200.
+//! Rejections of gRPC calls: trailers-only responses with HTTP status 200.
 //!
-//! A plain 429 would be read as `UNAVAILABLE` and retried at once; with a text body it becomes `INTERNAL`. When to come
-//! back is said twice: to the client's own retries (`grpc-retry-pushback-ms`, gRFC A6), and to its application, with
-//! the names of what is used up (`grpc-status-details-bin`, a `google.rpc.Status`).
+//! Clients would read a plain 429 as `UNAVAILABLE` and retry at once, and one with a text body as `INTERNAL`. The wait
+//! is sent in two fields. `grpc-retry-pushback-ms` is for automatic retries (gRFC A6). `grpc-status-details-bin` is for
+//! the application, with the names of the exceeded limits in a `google.rpc.Status`.
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::body::ResponseBody;
 use super::rejection::Rejection;
@@ -44,11 +45,11 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         && (matches!(rest, [] | [b'+' | b';', ..]) || is_web(rest))
 }
 
-/// What a call is answered with.
+/// The status of a rejected call.
 struct GrpcStatus {
     code: u8,
     message: &'static str,
-    /// When it may come again; `None` if that is not a question of time.
+    /// The wait. `None` if the rejection does not depend on time.
     retry_after: Option<RetryAfter>,
 }
 
@@ -95,7 +96,7 @@ impl GrpcStatus {
         }
     }
 
-    /// With a wait that is `jitter` µs longer.
+    /// Adds `jitter` µs to the wait.
     fn delayed(mut self, jitter: u64) -> Self {
         if let Some(RetryAfter::In(wait)) = &mut self.retry_after {
             *wait = Duration::from_micros(micros_up(*wait).saturating_add(jitter));
@@ -104,7 +105,7 @@ impl GrpcStatus {
     }
 }
 
-/// One head that ends the stream. gRPC-Web is answered in its own type.
+/// Returns a single head that ends the stream. A gRPC-Web call gets its own content type.
 pub(super) fn reject<B>(
     request: &HeaderMap,
     rejection: &Rejection,
@@ -115,7 +116,7 @@ pub(super) fn reject<B>(
     response
 }
 
-/// The type of the answer: of what the client wrote only as much as is known, for it comes back to it.
+/// The content type of the response. Only known types are copied from the request, because clients choose theirs.
 fn kind(request: &HeaderMap) -> HeaderValue {
     /// The longest first.
     const WEB: [&str; 7] = [
@@ -181,7 +182,7 @@ pub(super) fn write(
 }
 
 fn insert(name: HeaderName, text: &str, headers: &mut HeaderMap) {
-    // Only printable ASCII is ever written.
+    // Only printable ASCII is written, so the conversion succeeds.
     if let Ok(value) = HeaderValue::from_str(text) {
         headers.insert(name, value);
     }
@@ -191,25 +192,10 @@ fn number(number: u64) -> Cow<'static, str> {
     Cow::Owned(itoa::Buffer::new().format(number).to_owned())
 }
 
-/// A `grpc-message`: all but space to `~` is written as `%` and two digits, and so is `%` (PROTOCOL-HTTP2 of gRPC,
-/// "Responses").
+/// Encodes a `grpc-message`: `%` and all bytes but printable ASCII (PROTOCOL-HTTP2 of gRPC, "Responses").
 fn percent_encoded(message: &str) -> Cow<'_, str> {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let is_plain = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'%';
-    if message.bytes().all(is_plain) {
-        return Cow::Borrowed(message);
-    }
-    let mut encoded = String::with_capacity(message.len() * 3);
-    for byte in message.bytes() {
-        if is_plain(byte) {
-            encoded.push(byte.into());
-        } else {
-            encoded.push('%');
-            encoded.push(DIGITS[usize::from(byte >> 4)].into());
-            encoded.push(DIGITS[usize::from(byte & 15)].into());
-        }
-    }
-    Cow::Owned(encoded)
+    const ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+    utf8_percent_encode(message, ESCAPED).into()
 }
 
 #[cfg(test)]

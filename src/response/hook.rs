@@ -4,22 +4,22 @@ use http::response::Parts;
 
 use crate::limiter::charge::Charge;
 
-/// Sees the head of a response together with what its request was charged.
+/// Sees the head of each response and the charge of its request.
 pub trait ResponseHook: Clone {
-    /// Whether there is anything to be called.
+    /// Whether the hook does anything.
     const IS_CALLED: bool = true;
 
-    /// What is kept of a request until it is answered.
+    /// The value that is kept from the request to its response.
     type Kept: Default;
 
-    /// Keeps what a request was charged.
+    /// Keeps the charge of a request.
     fn keep(&self, charge: Charge) -> Self::Kept;
 
-    /// Is called once for each response, before the rate-limit fields are written.
+    /// Runs once for each response, before the rate-limit fields are written.
     fn call(kept: Self::Kept, parts: &Parts);
 }
 
-/// Nothing is done about responses, the default.
+/// The default: no hook.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoHook;
 
@@ -33,7 +33,7 @@ impl ResponseHook for NoHook {
     fn call((): (), _: &Parts) {}
 }
 
-/// What a closure does; see [`on_response`](crate::RateLimitLayer::on_response).
+/// A hook from a closure; see [`on_response`](crate::RateLimitLayer::on_response).
 #[derive(Clone, Copy)]
 pub struct OnResponse<F>(pub(crate) F);
 

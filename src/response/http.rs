@@ -20,20 +20,21 @@ use crate::limiter::charge::Charge;
 use crate::partition::PartitionKey;
 use crate::wait::Deadline;
 
-/// Rejects with 429 and problem details, or as gRPC expects it; leaves header fields and the [`Decision`] in what
-/// passes.
+/// The protocol of HTTP services, including gRPC.
 ///
-/// The inner error goes through untouched, and so does the inner body, within a [`ResponseBody`].
+/// It rejects with status 429 and problem details, or with a gRPC status. An allowed response gets rate-limit fields
+/// and the [`Decision`](crate::Decision) in its extensions. The inner error is unchanged, and the inner body is wrapped
+/// in a [`ResponseBody`].
 #[derive(Clone, Copy, Debug)]
 pub struct Http<F = Problem, H = NoHook> {
     pub(crate) formats: HeaderFormats,
     pub(crate) existing: ExistingHeaders,
     pub(crate) on_redirects: bool,
-    /// Whether pre-flights are counted.
+    /// Whether CORS preflights are counted.
     pub(crate) preflights: bool,
     pub(crate) extensions: bool,
     pub(crate) shadow_header: bool,
-    /// What is added to waits at the most, in µs.
+    /// The most that is added to a wait, in µs.
     pub(crate) jitter: u64,
     pub(crate) body: F,
     pub(crate) hook: H,
@@ -84,7 +85,7 @@ impl<F, H> Http<F, H> {
         }
     }
 
-    /// When an answer is given, if that is told.
+    /// The time of the decision, if a field contains it.
     fn at(&self, context: &BackendContext, matters: bool) -> Timestamp {
         if self.formats.needs_time() || matters {
             context.now()
@@ -93,7 +94,7 @@ impl<F, H> Http<F, H> {
         }
     }
 
-    /// How much later than it could this client is told to come back, in µs.
+    /// A random delay for this client, in µs.
     fn jitter(&self, context: &BackendContext) -> u64 {
         match self.jitter {
             0 => 0,
@@ -127,7 +128,7 @@ where
         let options = FieldOptions {
             formats: self.formats,
             existing: self.existing,
-            spoken: HeaderFormats::NONE,
+            written: HeaderFormats::NONE,
             at,
             partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
         };
@@ -143,7 +144,7 @@ where
             };
             match &rejection {
                 Rejection::NoKey(_) => {}
-                // A wait would be one before the redirect is followed (RFC 9110 §10.2.3).
+                // On a redirect, `Retry-After` would delay the redirect itself (RFC 9110 §10.2.3).
                 _ if !field::is_written_on(head.status, self.on_redirects) => {}
                 Rejection::Limited {
                     policy, decision, ..
@@ -157,7 +158,8 @@ where
                         &mut head.headers,
                     );
                 }
-                // Requests in flight may end at any time: a second is a hint, and the end of a lease is not.
+                // Requests in flight may end at any time. So the wait is a hint of one second, and not the end of a
+                // lease.
                 Rejection::Busy {
                     policy,
                     decision,
@@ -171,7 +173,7 @@ where
                 }
             }
             let body = if request.method() == Method::HEAD {
-                // The same head: as long as the body would be, without it (RFC 9110 §9.3.2).
+                // The response to `HEAD` has the same head and no body (RFC 9110 §9.3.2).
                 match self.body.length(&body) {
                     Some(length) => {
                         head.headers.insert(CONTENT_LENGTH, length.into());
@@ -224,7 +226,7 @@ where
             deferred_charge,
             context,
         } = allowed;
-        // A `Retry-After` of the response is compared with the wait for what is used up.
+        // The time is also needed to compare a `Retry-After` of the response with the wait for used-up tokens.
         let is_used_up = answer
             .as_ref()
             .is_some_and(|(_, decision)| decision.snapshot().remaining() == 0);
@@ -272,7 +274,7 @@ where
 
     #[inline]
     fn is_exempt(&self, request: &Request<B>) -> bool {
-        // A pre-flight as the Fetch standard has it (§4.9): the browser's own question before a request.
+        // A preflight by the Fetch standard (§4.9): a browser sends it before the actual request.
         *request.method() == Method::OPTIONS
             && !self.preflights
             && request.headers().contains_key(ORIGIN)
@@ -282,7 +284,7 @@ where
     }
 
     fn deadline(&self, request: &mut Request<B>, now: Timestamp) -> Option<Deadline> {
-        // Parts of one request, borrowed apart.
+        // The headers are taken out to borrow two parts of the request at once.
         let headers = std::mem::take(request.headers_mut());
         let deadline = deadline::from_request(&headers, request.extensions_mut(), now);
         *request.headers_mut() = headers;

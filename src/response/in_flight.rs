@@ -13,7 +13,7 @@ use crate::decision::Decision;
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 
-/// What is kept of a request until it is answered: what its client will be told, and who wants to see the answer.
+/// The state from an allowed HTTP request to its response: the fields to write, and the hook.
 pub struct HttpInFlight<H: ResponseHook = NoHook> {
     pub(super) fields: Option<PendingFields>,
     pub(super) hook: H::Kept,
@@ -27,21 +27,20 @@ impl<H: ResponseHook> fmt::Debug for HttpInFlight<H> {
     }
 }
 
-/// In a response's extensions: what layers further in have said in place of those around them whose charge they have
-/// joined.
+/// In a response's extensions: the fields that inner layers have written for outer layers whose charge they joined.
 #[derive(Clone, Default)]
 pub(super) struct InnerLayerFields(Vec<LayerFields>);
 
 #[derive(Clone)]
 pub(super) struct LayerFields {
-    /// That of the charge.
+    /// The depth of the charge.
     pub(super) depth: usize,
     pub(super) decision: Decision,
-    /// When it was made.
+    /// The time of the decision.
     pub(super) at: Timestamp,
-    /// In which formats it has been told.
+    /// The formats that are written.
     pub(super) formats: HeaderFormats,
-    /// Whether it has been told that a shadow policy would have rejected.
+    /// Whether the shadow header is written.
     pub(super) as_shadow: bool,
 }
 
@@ -63,13 +62,13 @@ pub(super) struct PendingFields {
     pub(super) decision: Decision,
     pub(super) formats: HeaderFormats,
     pub(super) existing: ExistingHeaders,
-    /// When the decision was made, if that matters.
+    /// The time of the decision, if it is needed.
     pub(super) at: Timestamp,
     pub(super) partition_key: Option<PartitionKey>,
     pub(super) on_redirects: bool,
     pub(super) extensions: bool,
     pub(super) shadow_header: bool,
-    /// That of the charge, if others can join it.
+    /// The depth of the charge, if inner layers can join it.
     pub(super) depth: Option<usize>,
     pub(super) joined: bool,
 }
@@ -82,7 +81,7 @@ impl PendingFields {
         if let Some(depth) = self.depth
             && let Some(inner) = InnerLayerFields::take(response.extensions_mut(), depth)
         {
-            // By a layer further in, which knows the whole charge.
+            // The inner layer knows the whole charge.
             (decision, at, fields) = (inner.decision, inner.at, inner.formats);
             missing = missing.without(fields);
             as_shadow = inner.as_shadow;
@@ -101,7 +100,7 @@ impl PendingFields {
             let options = FieldOptions {
                 formats: missing,
                 existing: self.existing,
-                spoken: fields,
+                written: fields,
                 at,
                 partition_key: self.partition_key.as_ref().map(PartitionKey::as_bytes),
             };

@@ -1,4 +1,4 @@
-//! The formats that have room for one limit: draft 06, draft 07, and `X-RateLimit-*`.
+//! The formats with room for one limit: draft 06, draft 07, and `X-RateLimit-*`.
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -21,7 +21,7 @@ const X: [HeaderName; 3] = [
     HeaderName::from_static("x-ratelimit-reset"),
 ];
 
-/// What is said of the governing quota.
+/// The numbers of the governing quota.
 #[derive(Clone, Copy)]
 pub(super) struct GoverningQuota {
     limit: u64,
@@ -43,18 +43,18 @@ impl GoverningQuota {
         }
     }
 
-    /// In seconds from now, rounded up.
+    /// The reset in seconds from now, rounded up.
     fn delta(self) -> u64 {
         self.reset.div_ceil(MICROS)
     }
 
-    /// In seconds since the epoch, rounded up.
+    /// The reset in seconds since the epoch, rounded up.
     fn epoch(self, now: Timestamp) -> u64 {
         now.as_micros().saturating_add(self.reset).div_ceil(MICROS)
     }
 
-    /// Writes three fields, unless those that are there have as few tokens left. `since` is the time now, if the reset
-    /// is a point in time.
+    /// Writes three fields, unless the existing ones have as few remaining tokens. `since` is the time now, if the
+    /// reset is a point in time.
     pub(super) fn write(self, format: OneLimit, since: Option<Timestamp>, headers: &mut HeaderMap) {
         if self.keeps_existing(format, headers) {
             return;
@@ -71,14 +71,14 @@ impl GoverningQuota {
             (reset, seconds),
         ];
         for (name, number) in fields {
-            // By way of text: `HeaderValue::from` a number allocates twice.
+            // Formatted by hand, because `HeaderValue::from` a number allocates twice.
             if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(number)) {
                 headers.insert(name, value);
             }
         }
     }
 
-    /// Writes the field of draft 07, unless the one that is there has as few tokens left.
+    /// Writes the field of draft 07, unless the existing one has as few remaining tokens.
     pub(super) fn write_draft07(self, headers: &mut HeaderMap) {
         if self.keeps_existing(OneLimit::Draft07, headers) {
             return;
@@ -98,7 +98,7 @@ impl GoverningQuota {
         }
     }
 
-    /// Whether the limit that is there stays: it has as few tokens left.
+    /// Whether the existing limit stays, because it has as few remaining tokens.
     fn keeps_existing(self, format: OneLimit, headers: &HeaderMap) -> bool {
         existing::remaining(format, headers).is_some_and(|remaining| remaining <= self.remaining)
     }

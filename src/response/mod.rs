@@ -1,33 +1,37 @@
-//! What clients are told: rejections, header fields, and how a service of any protocol is answered for ([`Protocol`]).
+//! Responses to limited requests: rejections, header fields, and protocols other than HTTP ([`Protocol`]).
 //!
 //! | case | status | fields |
 //! |---|---|---|
 //! | over the limit | 429 | `Retry-After`, `Cache-Control: no-store`, rate-limit fields, problem body |
-//! | cost above the limit | 429 | the same without `Retry-After` and `t`: waiting does not help |
-//! | too many in flight | 429, or 503 for a whole service | see [`concurrency`](crate::concurrency#what-clients-are-told) |
-//! | no key | 400, 403, 404 or 500, as [`KeyError`] says | `Cache-Control: no-store`, problem body |
-//! | no answer from the backend, and `Deny` chosen | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
-//! | allowed | the service's own | rate-limit fields appended; none on 1xx, and on 3xx only if asked for |
+//! | cost above the limit | 429 | the same without `Retry-After` and `t`: no wait helps |
+//! | too many in flight | 429, or 503 for a whole service | see [`concurrency`](crate::concurrency) |
+//! | no key | 400, 403, 404 or 500, by [`KeyError`] | `Cache-Control: no-store`, problem body |
+//! | backend failed, [`FailClosed`](crate::FailurePolicy::FailClosed) | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
+//! | allowed | the service's own | rate-limit fields; none on 1xx, and on 3xx only on request |
 //!
-//! Rate-limit fields and a `Retry-After` that the service has set itself stay if they are of the same format, and are
-//! replaced otherwise: [`ExistingHeaders`] has other choices for a gateway.
+//! # HTTP
 //!
-//! Every rejection carries `Cache-Control: no-store`, also in gRPC and in a response of a closure: it depends on the
-//! client. A `Cache-Control` of the closure stays if it has `no-store`, and is replaced otherwise.
+//! - `Retry-After` is in whole seconds, rounded up, and at least 1 (RFC 9110 §10.2.3).
+//! - [`HeaderFormat`] determines the rate-limit fields, and [`RejectionBody`] the body.
+//!   [`reject_fn`](crate::RateLimitLayer::reject_fn) has an example of a page for browsers.
+//! - Rate-limit fields and a `Retry-After` of the service stay if they have the same format. Otherwise they are
+//!   replaced. [`ExistingHeaders`] has other options for gateways.
+//! - Every rejection has `Cache-Control: no-store`, because it depends on the client. A `Cache-Control` with `no-store`
+//!   from a closure stays; any other one is replaced.
+//! - Policy names are sent to clients. Keys and the texts of errors are not.
+//! - Browsers show only exposed fields to scripts of other origins. Set `Access-Control-Expose-Headers` in a CORS layer
+//!   around this one.
 //!
-//! `Retry-After` is in whole seconds, rounded up and never 0 (RFC 9110 §10.2.3). Policy names are public; keys and the
-//! texts of errors are never sent. [`HeaderFormat`] says in which fields limits are told, [`RejectionBody`] what is
-//! told to people: [`reject_fn`](crate::RateLimitLayer::reject_fn) has a page for browsers. To scripts of other origins
-//! browsers show only the fields that the server exposes (`Access-Control-Expose-Headers`), which is for a layer of
-//! CORS around this one.
+//! # gRPC
 //!
 //! A request is a gRPC call if its method is POST and its `content-type` is `application/grpc`, followed by the end,
 //! `+`, `;` or `-web`. Any other request is plain HTTP.
 //!
-//! A gRPC request is rejected with `grpc-status` 8 (without a key 3, 7, 12 or 13; without a backend 14) in one head, as
-//! its clients expect, and without rate-limit fields. When it may come again is in `grpc-retry-pushback-ms` (whole
-//! milliseconds, rounded up; -1: never) and, as `RetryInfo`, in `grpc-status-details-bin`, beside a `QuotaFailure` with
-//! the names of what is used up.
+//! A rejection of a gRPC call is a single head with `grpc-status`, without rate-limit fields:
+//!
+//! - 8 over a limit; 3, 7, 12 or 13 without a key; 14 if the backend failed.
+//! - `grpc-retry-pushback-ms` has the wait in whole milliseconds, rounded up. It is -1 if no wait helps.
+//! - `grpc-status-details-bin` has the wait as `RetryInfo`, and the names of the exceeded limits as `QuotaFailure`.
 //!
 //! ```
 //! use http::{Request, Response};
@@ -67,6 +71,7 @@ mod prepared;
 mod problem;
 mod protobuf;
 mod protocol;
+mod quoted;
 mod rejection;
 mod rejection_body;
 mod retry_after;

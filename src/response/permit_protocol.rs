@@ -18,21 +18,21 @@ use crate::clock::Timestamp;
 use crate::partition::PartitionKey;
 use crate::semaphore::{HeldPermit, Hold, Permit};
 
-/// How a service is answered for whose requests hold permits: what takes a permit along, and until when.
+/// A [`Protocol`] whose requests can hold permits.
 ///
-/// [`Http`] does so until the end of the response's body; [`AsError`] until there is an answer.
+/// [`Http`] holds the permit until the end of the response's body, and [`AsError`] until the response.
 pub trait PermitProtocol<Req, Res, Err>: Protocol<Req, Res, Err> {
-    /// What holds the permit of a request until it is answered. Dropped, it gives it back.
+    /// Holds the permit of a request until its response. Dropping it releases the permit.
     type PermitHolder;
 
-    /// Sees a request that goes on, and its permit.
+    /// Passes an allowed request on and takes its permit.
     fn hold_permit(&self, request: &mut Req, context: PermitContext) -> Self::PermitHolder;
 
-    /// Passes the service's answer on.
+    /// Passes the service's response on.
     fn permit_response(holder: Self::PermitHolder, response: Res) -> Self::Response;
 }
 
-/// What holds the permit of an HTTP request until it is answered.
+/// Holds the permit of an HTTP request until its response.
 pub struct HttpPermitHolder {
     permit: Option<Arc<Permit>>,
     hold: Hold,
@@ -82,7 +82,7 @@ where
             let options = FieldOptions {
                 formats: holder.formats,
                 existing: holder.existing,
-                spoken: HeaderFormats::NONE,
+                written: HeaderFormats::NONE,
                 at: Timestamp::default(), // draft 11 tells no point in time
                 partition_key: holder.partition_key.as_ref().map(PartitionKey::as_bytes),
             };

@@ -1,4 +1,4 @@
-//! A decision as header fields, in whichever format: everything that is written into a response's head is written here.
+//! Writes decisions into header fields, with values that are prepared once for each policy.
 
 use std::sync::OnceLock;
 
@@ -17,38 +17,38 @@ use crate::clock::Timestamp;
 use crate::decision::{Decision, QuotaSnapshot, Snapshot};
 use crate::policy::{Policy, SemaphorePolicy};
 
-/// How one answer is told.
+/// How one decision is written.
 #[derive(Clone, Copy)]
 pub(super) struct FieldOptions<'a> {
     pub(super) formats: HeaderFormats,
-    /// What becomes of fields that are there already.
+    /// The treatment of existing fields.
     pub(super) existing: ExistingHeaders,
-    /// In which formats a layer further in has told of the same charge.
-    pub(super) spoken: HeaderFormats,
-    /// When the answer was given, if a point in time is told.
+    /// The formats in which an inner layer has written the same charge.
+    pub(super) written: HeaderFormats,
+    /// The time of the decision, if a field contains it.
     pub(super) at: Timestamp,
     pub(super) partition_key: Option<&'a [u8]>,
 }
 
-/// What a policy's answers have in common, made once.
+/// The parts of the fields that are the same for all decisions of a policy.
 #[derive(Debug)]
 pub(super) struct PreparedFields {
     items: Vec<FieldItem>,
     /// The value of `RateLimit-Policy`, without a partition key.
     policy: Option<HeaderValue>,
-    /// That of drafts 06 and 07, made when it is first wanted.
+    /// The value of drafts 06 and 07, built at its first use.
     plain_policy: OnceLock<Option<HeaderValue>>,
     /// The body of a rejection, if the policy has a single quota.
     problem: Option<Bytes>,
 }
 
 impl FieldOptions<'_> {
-    /// This, in the formats that are to be written beside the fields that are there.
+    /// Keeps only the formats that can be written beside the existing fields.
     #[inline]
     fn among(mut self, headers: &mut HeaderMap) -> Self {
         self.formats = self
             .existing
-            .make_room(self.formats, self.spoken, self.at, headers);
+            .make_room(self.formats, self.written, self.at, headers);
         self
     }
 }
@@ -76,7 +76,7 @@ impl PreparedFields {
         }
     }
 
-    /// The names of the quotas that rejected, as a problem body.
+    /// The problem body with the names of the quotas that deny.
     pub(super) fn problem(&self, policy: &Policy, snapshot: &Snapshot) -> Bytes {
         match &self.problem {
             Some(problem) => problem.clone(),
@@ -84,7 +84,7 @@ impl PreparedFields {
         }
     }
 
-    /// Adds fields to those that are there, as chosen.
+    /// Writes the fields and applies the option for existing ones.
     #[inline]
     pub(super) fn write_limits(
         &self,
@@ -106,7 +106,7 @@ impl PreparedFields {
         }
     }
 
-    /// The same, if it is not the usual format alone.
+    /// Writes all formats but `Draft11` alone, which is the common case.
     #[cold]
     fn write_others(
         &self,
@@ -172,13 +172,13 @@ impl PreparedFields {
             }
         }
         append(RATELIMIT, &field, headers);
-        // A rejection's own `Retry-After` is as late as the latest of its windows.
+        // The `Retry-After` of a denial already includes the latest window.
         if is_used_up && decision.is_allowed() && headers.contains_key(RETRY_AFTER) {
             self.extend_retry_after(options, decision, headers);
         }
     }
 
-    /// Who comes when a layer further in says would meet this one: until what is used up comes back.
+    /// Extends the `Retry-After` of an inner layer: at that time the client would exceed this limit.
     #[cold]
     fn extend_retry_after(
         &self,
@@ -196,7 +196,7 @@ impl PreparedFields {
     }
 }
 
-/// Adds the fields of permits behind what a layer further in has written. Only draft 11 knows of concurrency.
+/// Adds the fields of a semaphore behind those of an inner layer. Only draft 11 can express concurrency.
 pub(super) fn write_permits(
     options: FieldOptions<'_>,
     policy: &SemaphorePolicy,

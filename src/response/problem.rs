@@ -1,26 +1,26 @@
-//! Bodies of rejections: problem details (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers-11.
+//! Bodies of problem details (RFC 9457), with the types of draft-ietf-httpapi-ratelimit-headers-11.
 
 use bytes::Bytes;
 use http::StatusCode;
 
+use super::quoted::push_quoted;
 use crate::decision::Snapshot;
 use crate::policy::Policy;
 
-/// What a client that is over a limit is told its problem is: one of the types of
-/// draft-ietf-httpapi-ratelimit-headers-11. (Its third one, `temporary-reduced-capacity`, is that of a service which
-/// has too much in flight in all.)
+/// The problem type of a request over a rate limit, from draft-ietf-httpapi-ratelimit-headers-11.
+///
+/// The third type of the draft, `temporary-reduced-capacity`, is for a service that has too many requests in flight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProblemType {
     /// `quota-exceeded`.
     #[default]
     QuotaExceeded,
-    /// `abnormal-usage-detected`: for a limit that nobody meets who uses the service as it is meant, on attempts to log
-    /// in say.
+    /// `abnormal-usage-detected`: for a limit that normal use does not reach, such as one on failed logins.
     AbnormalUsageDetected,
 }
 
-/// The quota of at least one of these policies is used up.
+/// At least one quota is exceeded.
 pub(super) fn quota_exceeded<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
     let head = concat!(
         r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","#,
@@ -30,7 +30,7 @@ pub(super) fn quota_exceeded<'a>(violated: impl Iterator<Item = &'a str>) -> Byt
     with_names(head, violated)
 }
 
-/// The same, and nobody who uses the service as it is meant gets there. The title is spelt as in the draft.
+/// The client's use is abnormal. The draft spells the title like this.
 pub(super) fn abnormal_usage<'a>(violated: impl Iterator<Item = &'a str>) -> Bytes {
     let head = concat!(
         r#"{"type":"https://iana.org/assignments/http-problem-types#abnormal-usage-detected","#,
@@ -44,21 +44,16 @@ fn with_names<'a>(head: &str, violated: impl Iterator<Item = &'a str>) -> Bytes 
     let mut body = String::with_capacity(256);
     body.push_str(head);
     for (index, name) in violated.enumerate() {
-        body.push_str(if index == 0 { "\"" } else { ",\"" });
-        for letter in name.chars() {
-            // Names are printable ASCII: nothing else needs escaping (RFC 8259 §7).
-            if matches!(letter, '"' | '\\') {
-                body.push('\\');
-            }
-            body.push(letter);
+        if index > 0 {
+            body.push(',');
         }
-        body.push('"');
+        push_quoted(name, &mut body);
     }
     body.push_str("]}");
     body.into()
 }
 
-/// The whole service has too much in flight.
+/// The whole service has too many requests in flight.
 pub(super) fn reduced_capacity() -> Bytes {
     Bytes::from_static(
         concat!(
@@ -69,7 +64,7 @@ pub(super) fn reduced_capacity() -> Bytes {
     )
 }
 
-/// Nothing is said but the status: what failed inside is not the client's business.
+/// The status alone, because internal failures do not concern the client.
 pub(super) fn about_blank(status: StatusCode) -> Bytes {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Bytes::from_static(

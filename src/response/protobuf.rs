@@ -1,5 +1,5 @@
-//! A `google.rpc.Status` with what a rejection has to say, in the encoding of protocol buffers: three messages do not
-//! pay for a compiler of them.
+//! Writes the `google.rpc.Status` of a rejection as a protocol buffer. Three messages do not justify a dependency and a
+//! build step.
 //!
 //! ```text
 //! Status       { int32 code = 1; string message = 2; repeated Any details = 3; }
@@ -20,7 +20,7 @@ impl StatusMessage {
         Self(out)
     }
 
-    /// When to come back.
+    /// Adds the wait.
     pub(super) fn retry_info(&mut self, delay: Duration) {
         let (mut duration, mut info) = (Vec::new(), Vec::new());
         integer(1, delay.as_secs(), &mut duration);
@@ -29,7 +29,7 @@ impl StatusMessage {
         self.detail(b"type.googleapis.com/google.rpc.RetryInfo", &info);
     }
 
-    /// What is used up.
+    /// Adds the names of the exceeded limits.
     pub(super) fn quota_failure<'a>(
         &mut self,
         subjects: impl Iterator<Item = &'a str>,
@@ -57,7 +57,7 @@ impl StatusMessage {
     }
 }
 
-/// A field of wire type 0; 0 is what is meant if it is left out.
+/// Writes a field of wire type 0. The value 0 is the default and left out.
 fn integer(field: u8, value: u64, out: &mut Vec<u8>) {
     if value > 0 {
         out.push(field << 3);
@@ -65,14 +65,14 @@ fn integer(field: u8, value: u64, out: &mut Vec<u8>) {
     }
 }
 
-/// A field of wire type 2: a string, bytes, or a message.
+/// Writes a field of wire type 2: a string, bytes, or a message.
 fn text(field: u8, value: &[u8], out: &mut Vec<u8>) {
     out.push(field << 3 | 2);
     varint(value.len() as u64, out);
     out.extend_from_slice(value);
 }
 
-/// Seven bits a byte, the lowest first; all but the last have the eighth bit.
+/// Writes seven bits in each byte, the lowest first. All bytes but the last have the eighth bit set.
 fn varint(mut value: u64, out: &mut Vec<u8>) {
     while value > 0x7f {
         out.push(0x80 | value.to_le_bytes()[0]);

@@ -3,55 +3,55 @@ use crate::clock::Timestamp;
 use crate::limiter::charge::Charge;
 use crate::wait::Deadline;
 
-/// How a service is answered for: what rejects a request, and what an answer takes with it.
+/// How a layer rejects requests and passes responses on.
 ///
-/// [`Http`] is for HTTP services and the default; [`AsError`] for any other.
+/// [`Http`](super::Http) is the default, for HTTP services. [`AsError`](super::AsError) is for any other service.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot reject requests of type `{Req}`",
     label = "this service does not speak HTTP",
     note = "add `.protocol(AsError)`: rejections are then errors of the service"
 )]
 pub trait Protocol<Req, Res, Err>: Clone {
-    /// What the limited service answers.
+    /// The response of the limited service.
     type Response;
-    /// The limited service's error.
+    /// The error of the limited service.
     type Error;
-    /// What is kept of a request that goes on until it is answered.
+    /// The value that is kept from an allowed request to its response.
     type InFlight;
 
-    /// Answers in place of the service.
+    /// Responds in place of the service.
     ///
     /// # Errors
     ///
-    /// If a rejection is an error in this protocol.
+    /// Returns an error if the protocol rejects with errors.
     fn reject(
         &self,
         request: &Req,
         rejected: RejectedContext<'_>,
     ) -> Result<Self::Response, Self::Error>;
 
-    /// Sees a request that goes on, and what it was granted.
+    /// Passes an allowed request on.
     fn allow(&self, request: &mut Req, allowed: AllowedContext<'_>) -> Self::InFlight;
 
-    /// The charge that a layer around this one has left in a request.
+    /// Returns the charge that an outer layer has left in the request.
     fn charge<'r>(&self, request: &'r Req) -> Option<&'r Charge> {
         let _ = request;
         None
     }
 
-    /// Whether the request goes on uncounted, whosever it is.
+    /// Returns whether the request is exempt from the limit.
     fn is_exempt(&self, request: &Req) -> bool {
         let _ = request;
         false
     }
 
-    /// By when the client of a request that is seen at `now` will have gone, if the request says so.
+    /// Returns the client's deadline, if the request has one. The layer received the request at `now`.
     fn deadline(&self, request: &mut Req, now: Timestamp) -> Option<Deadline> {
         let _ = (request, now);
         None
     }
 
-    /// Passes the service's answer on.
+    /// Passes the service's response on.
     fn response(pass: Self::InFlight, response: Res) -> Self::Response;
 
     /// Passes the service's error on.

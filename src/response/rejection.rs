@@ -7,36 +7,36 @@ use crate::key::KeyError;
 use crate::policy::{Policy, SemaphorePolicy};
 use crate::telemetry;
 
-/// Why a request does not reach the service.
+/// The reason why a request does not reach the service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// Over the limit.
+    /// The request exceeds a rate limit.
     Limited {
-        /// The policy that rejected.
+        /// The policy that denied the request.
         policy: Policy,
-        /// Its answer.
+        /// The decision.
         decision: Decision,
-        /// Whether a layer of the same policy around this one had charged a part, which has gone back.
+        /// Whether an outer layer of the same policy had charged a part, which was refunded.
         joined: bool,
     },
-    /// Too many are in flight.
+    /// Too many requests are in flight.
     Busy {
-        /// What they hold.
+        /// The policy of the semaphore.
         policy: SemaphorePolicy,
-        /// What the semaphore answered: when enough leases will have ended by themselves is in it, a hint.
+        /// The decision. Its wait is a hint: it ends when enough leases end without a renewal.
         decision: Decision,
-        /// Whether it is the whole service that has too many in flight, not the client.
+        /// Whether the limit is of the whole service and not of one client.
         is_global: bool,
     },
-    /// Nobody can say whose limit it is.
+    /// The request has no key.
     NoKey(KeyError),
-    /// The backend gave no answer, and that has been chosen to mean no.
+    /// The backend failed, and the failure policy rejects the request.
     Unavailable,
 }
 
 impl Rejection {
-    /// The status for HTTP: 429, 400, 500 or 503.
+    /// Returns the HTTP status: 400, 403, 404, 429, 500 or 503.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -49,7 +49,7 @@ impl Rejection {
         }
     }
 
-    /// The answer of the policy or the semaphore that rejected, if it was that.
+    /// Returns the decision of the policy or of the semaphore, if there is one.
     #[must_use]
     pub const fn decision(&self) -> Option<&Decision> {
         match self {
@@ -58,8 +58,9 @@ impl Rejection {
         }
     }
 
-    /// The wait after which the same request is allowed, if the policy rejected; of a semaphore a hint, for requests
-    /// end sooner than leases.
+    /// Returns the wait after which the same request is allowed, if a limit denied it.
+    ///
+    /// For a semaphore it is a hint, because most requests end before their leases.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {
@@ -74,7 +75,7 @@ impl Rejection {
             Self::Limited { policy, .. } => telemetry::rejected(policy.labels()),
             Self::Busy { policy, .. } => telemetry::permit_rejected(policy.label()),
             Self::NoKey(error) => telemetry::rejected_without_key(error, error.server_fault()),
-            // The metrics count it where the policy is known.
+            // The metrics count it by policy, where the policy is known.
             Self::Unavailable => telemetry::rejected_unavailable(),
         }
     }
@@ -88,7 +89,7 @@ impl fmt::Display for Rejection {
                 write!(f, "too many requests of `{}` in flight", policy.name())
             }
             Self::NoKey(error) => error.fmt(f),
-            Self::Unavailable => f.write_str("the rate limiter gave no answer"),
+            Self::Unavailable => f.write_str("the rate limiter is unavailable"),
         }
     }
 }

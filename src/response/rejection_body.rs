@@ -1,4 +1,4 @@
-//! What a rejection says to people: the body of its response, and the head that goes with it.
+//! Responses to rejected requests: the body, and the fields that belong to it.
 
 use std::fmt;
 
@@ -13,17 +13,17 @@ use super::problem::{self, ProblemType};
 use super::rejection::Rejection;
 use crate::head::Head;
 
-/// What a rejection says to people, in a service whose responses have bodies of type `B`.
+/// The response to a rejected request, for a service whose responses have bodies of type `B`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot reject in place of a service whose bodies are `{B}`",
     note = "the closure of `.respond_fn(..)` returns a `Response` with the service's own body; that of `.reject_fn(..)` text or bytes"
 )]
 pub trait RejectionBody<B>: Clone {
-    /// The answer to a request with this head; the fields that every rejection has are added afterwards, and the body
-    /// is taken off if the request is a `HEAD`.
+    /// Returns the response to a request with this head. Afterwards the layer adds the fields of every rejection, and
+    /// removes the body if the request is a `HEAD`.
     fn response(&self, head: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>>;
 
-    /// How long a body is, if that is known: what a `HEAD` is told.
+    /// Returns the length of a body, if it is known. A response to `HEAD` has it as `content-length`.
     fn length(&self, body: &ResponseBody<B>) -> Option<u64> {
         body.own_length().map(|length| length as u64)
     }
@@ -44,7 +44,7 @@ impl<B> RejectionBody<B> for Problem {
 }
 
 impl Rejection {
-    /// What is answered if nothing else is said: problem details. For closures that answer some clients in another way
+    /// Returns the default response, problem details. Closures can return it for some clients
     /// ([`reject_fn`](crate::RateLimitLayer::reject_fn)).
     #[must_use]
     pub fn problem(&self) -> Response<Bytes> {
@@ -54,7 +54,7 @@ impl Rejection {
     }
 }
 
-/// What is answered if nothing else is said.
+/// The default body.
 fn problem_body(rejection: &Rejection, kind: ProblemType) -> Bytes {
     match rejection {
         Rejection::Limited {
@@ -108,7 +108,7 @@ impl<B> RejectionBody<B> for PlainText {
     }
 }
 
-/// What a closure makes of the head and the rejection; see [`reject_fn`](crate::RateLimitLayer::reject_fn).
+/// The response of a closure; see [`reject_fn`](crate::RateLimitLayer::reject_fn).
 #[derive(Clone, Copy)]
 pub struct RejectFn<F>(pub(crate) F);
 
@@ -128,7 +128,8 @@ impl<F> fmt::Debug for RejectFn<F> {
     }
 }
 
-/// The same with a body of the service's own type; see [`respond_fn`](crate::RateLimitLayer::respond_fn).
+/// The response of a closure, with a body of the service's own type; see
+/// [`respond_fn`](crate::RateLimitLayer::respond_fn).
 #[derive(Clone, Copy)]
 pub struct RespondFn<F>(pub(crate) F);
 

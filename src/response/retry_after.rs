@@ -10,7 +10,7 @@ use super::existing::ExistingHeaders;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, RetryAfter};
 
-/// What those are told who are rejected for want of permits.
+/// The wait for a permit. It is at most one second, because releases come sooner than leases end.
 pub(super) fn busy_retry_after(decision: &Decision) -> RetryAfter {
     match decision.retry_after() {
         Some(RetryAfter::In(wait)) => RetryAfter::In(wait.min(A_SECOND)),
@@ -18,10 +18,10 @@ pub(super) fn busy_retry_after(decision: &Decision) -> RetryAfter {
     }
 }
 
-/// What those are told whom waiting may help, and nobody knows when.
+/// The wait if its end is unknown.
 pub(super) const A_SECOND: Duration = Duration::from_secs(1);
 
-/// The wait of a rejection, `jitter` µs later than the request is allowed.
+/// Writes the wait of a rejection plus `jitter` µs.
 pub(super) fn write_wait(
     retry_after: RetryAfter,
     jitter: u64,
@@ -37,7 +37,7 @@ pub(super) fn write_wait(
     }
 }
 
-/// `Retry-After` in whole seconds (RFC 9110 §10.2.3), unless the one that is there stays.
+/// Writes `Retry-After` in whole seconds (RFC 9110 §10.2.3), unless the existing one stays.
 pub(super) fn write_retry_after(
     seconds: u64,
     existing: ExistingHeaders,
@@ -47,7 +47,7 @@ pub(super) fn write_retry_after(
     if !existing.keeps_existing(seconds, now, headers) {
         return;
     }
-    // By way of text: `HeaderValue::from` a number allocates twice.
+    // Formatted by hand, because `HeaderValue::from` a number allocates twice.
     if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(seconds)) {
         headers.insert(RETRY_AFTER, value);
     }

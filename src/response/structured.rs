@@ -1,5 +1,5 @@
-//! The syntax of structured fields (RFC 9651 §4.2), as far as the formats of rate limits use it: lists and dictionaries of
-//! items. No format has inner lists; a field with one does not parse here.
+//! Parses the structured fields (RFC 9651 §4.2) of rate limits: lists and dictionaries of items. A field with an inner
+//! list does not parse, because no format has one.
 
 /// The value of an item or of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,8 +18,8 @@ impl Value {
     }
 }
 
-/// Whether a line is a list with at least one member, and all of its members are accepted. `accepts` gets each item with the
-/// value of one parameter.
+/// Whether a line is a list with at least one member, and `accepts` returns true for each. `accepts` gets an item and
+/// the value of one parameter.
 pub(super) fn is_list(
     line: &[u8],
     parameter: &[u8],
@@ -32,7 +32,7 @@ pub(super) fn is_list(
     })
 }
 
-/// Whether a line is a dictionary with at least one member. `see` gets the key and the value of each.
+/// Whether a line is a dictionary with at least one member. `see` gets the key and the value of each member.
 pub(super) fn is_dictionary(line: &[u8], mut see: impl FnMut(&[u8], Value)) -> bool {
     members(line, |rest| {
         let key = rest.key()?;
@@ -58,7 +58,7 @@ fn members<'a>(line: &'a [u8], mut member: impl FnMut(&mut Rest<'a>) -> Option<(
             }
             rest.expect(b',')?;
             rest.skip(b" \t");
-            // A comma at the end leaves nothing for `member`, which fails.
+            // After a trailing comma, `member` fails because nothing is left.
         }
     };
     whole().is_some()
@@ -78,7 +78,7 @@ fn trim<'a>(mut text: &'a [u8], spaces: &[u8]) -> &'a [u8] {
     text
 }
 
-/// The part of a line that is not read yet.
+/// The unread part of a line.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
@@ -106,7 +106,7 @@ impl<'a> Rest<'a> {
         self.while_in(|byte| bytes.contains(&byte));
     }
 
-    /// The longest start of bytes of this kind, which is then read.
+    /// Reads the longest prefix of bytes of this kind.
     fn while_in(&mut self, is: impl Fn(u8) -> bool) -> &'a [u8] {
         let end = self.0.iter().position(|byte| !is(*byte));
         let (start, rest) = self.0.split_at(end.unwrap_or(self.0.len()));
@@ -126,7 +126,7 @@ impl<'a> Rest<'a> {
         )
     }
 
-    /// §4.2.3.2: the value of the parameter `wanted`, whose last instance counts.
+    /// §4.2.3.2: the value of the parameter `wanted`. Its last instance counts.
     fn parameters(&mut self, wanted: &[u8]) -> Option<Option<Value>> {
         let mut found = None;
         while self.takes(b';') {
@@ -170,7 +170,7 @@ impl<'a> Rest<'a> {
         }
     }
 
-    /// §4.2.4: an integer has at most 15 digits, a decimal at most 12 before and 1 to 3 behind the point.
+    /// §4.2.4: an integer has at most 15 digits. A decimal has at most 12 before the point and 1 to 3 after it.
     fn number(&mut self) -> Option<Value> {
         let is_negative = self.takes(b'-');
         let digits = self.while_in(|byte| byte.is_ascii_digit());
@@ -245,7 +245,7 @@ const fn digit(letter: u8) -> Option<u8> {
     }
 }
 
-/// §4.2.6, behind the first letter.
+/// §4.2.6, after the first letter.
 const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || matches!(
@@ -306,7 +306,7 @@ mod tests {
         (!members.is_empty()).then_some(members)
     }
 
-    /// The last instance of a key counts, at its first place.
+    /// The last instance of a key counts, at the place of the first one.
     fn ours_of_dictionary(line: &[u8]) -> Option<Vec<(String, Value)>> {
         let mut members: Vec<(String, Value)> = Vec::new();
         let parses = is_dictionary(line, |key, value| {
@@ -380,7 +380,7 @@ mod tests {
             line in r#"((["a\\bq1=;, \t*:?@%.()-]){0,12}|("[a\\]{0,2}"|[0-9]{1,16}|q|:[aA=]{0,4}:|[?@%]"?[a-f0-9]{0,2}"?)((;|; )[qwQ](=[0-9"?1.]{1,4})?){0,2}(, ?)?){0,3}"#
         ) {
             let bytes = line.as_bytes();
-            // Padding that is cut short is read by some and not by others.
+            // Parsers differ in whether they accept truncated padding.
             prop_assume!(!line.contains('='.to_string().repeat(2).as_str()) && !line.contains("=:"));
             prop_assert_eq!(ours_of_list(bytes), theirs_of_list(bytes));
             prop_assert_eq!(ours_of_dictionary(bytes), theirs_of_dictionary(bytes));

@@ -155,7 +155,7 @@ fn ratelimit_headers() {
             let options = FieldOptions {
                 formats: formats(format),
                 existing,
-                spoken: HeaderFormats::NONE,
+                written: HeaderFormats::NONE,
                 at: Timestamp::from_micros(case["now_us"].as_u64().expect("a time")),
                 partition_key: partition_key(policies),
             };
