@@ -1,11 +1,13 @@
-//! Waiting until a request is allowed: [`MaxWait`], and how a place in the line is kept, given up and bounded.
+//! Waiting until a request is allowed: [`MaxWait`] and [`Deadline`].
 //!
-//! Under a policy of buckets a waiter **makes a reservation** in one atomic step: first come, first served, across all
-//! servers that share the backend. It knows at once how long it will wait, and is denied at once if that is longer than
-//! it may; it asks once and then sleeps. Under a policy with a window, whose future is not one number, it **looks
-//! again** when the wait that it was told is over; within one process those who wait for one key take turns at that,
-//! first come, first served. A request whose time ends before the first waiter looks again does not wait: it is checked
-//! once. So is a waiter whose time is up.
+//! The algorithm of the policy determines how a request waits:
+//!
+//! - **Buckets only**: the request makes a reservation in one atomic step, and sleeps until it is due. The backend is
+//!   asked once. Reservations are served in order of arrival, across all servers that share the backend. A request whose
+//!   wait would exceed its bound is denied immediately.
+//! - **Windows**: the request checks again when the wait of its last denial is over. The waiters of a key form a queue in
+//!   each process, and only the first one checks. A request whose bound ends before the next check is checked once and
+//!   does not wait. A waiter is checked once more when its bound ends.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,47 +24,51 @@
 //! assert!(second.waited() > Duration::from_millis(15));
 //! let (third, fourth) = tokio::join!(limiter.acquire(&host, 1, max_wait), limiter.acquire(&host, 1, max_wait));
 //! assert!(third.is_ok());
-//! assert!(matches!(fourth, Err(Rejected::Denied(_))), "its turn would come after 40 ms: it is told so at once");
+//! assert!(matches!(fourth, Err(Rejected::Denied(_))), "its wait of 40 ms exceeds the bound");
 //! # }
 //! ```
 //!
 //! # Cancel safety
 //!
-//! Dropping a waiter before it is due cancels its reservation. The charge goes back if nothing but time has changed the
-//! state of the key since. While other reservations stand behind it the charge stays, because those were told their
-//! times. It goes back later if those behind it are cancelled in this process, too, before it is due: a crowd that
-//! leaves in any order leaves no debt. With a remote backend that is done in the background, and needs the Tokio
-//! runtime in which the waiter is dropped.
+//! Dropping a waiter before it is due cancels its reservation. The charge is refunded if only time has changed the state
+//! of the key since. The charge stays while later reservations exist, because their waits include it. It is refunded
+//! later if these reservations are cancelled in this process before it is due. So waiters that leave in any order leave
+//! no debt.
 //!
-//! A waiter under a window that is kept but not polled, beside another one in a `select!` loop say, holds up those
-//! behind it, as one that has been handed a lock would: do not wait for the same key while you keep it.
+//! A remote backend cancels in a background task, on the Tokio runtime where the waiter is dropped.
+//!
+//! Under a window, a waiter that is kept but not polled blocks the waiters behind it, like a lock that is held. This can
+//! happen in a `select!` loop. Do not wait for the same key while you keep such a waiter.
 #![doc = include_str!("docs/waiting.md")]
 
 use std::time::Duration;
 
 use crate::clock::{Clock, SystemClock, Timestamp};
 
-/// The longest wait that is accepted. To wait without bound is a choice of its own, never a default and never 0.
+/// The longest wait that a request accepts. An unbounded wait is a variant of its own, and never a default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MaxWait {
-    /// So long and no longer, the backend's time limit aside. Zero: who is not allowed at once is denied.
+    /// Waits for at most this duration, plus the time that the backend takes to answer. Zero means no wait.
     Within(Duration),
-    /// However long it takes; but a debt of reservations stays below 2^53 grains, and one beyond that is denied with
-    /// [`Never`](crate::RetryAfter::Never). Who waits for a caller that may give up should say how long instead.
+    /// Waits as long as necessary. Prefer a bound if the caller may give up.
+    ///
+    /// The debt of reservations stays below 2^53 grains. A request beyond it is denied with
+    /// [`Never`](crate::RetryAfter::Never).
     Unbounded,
 }
 
 impl MaxWait {
-    /// No wait at all.
+    /// No wait: a request that is not allowed immediately is denied.
     pub const NONE: Self = Self::Within(Duration::ZERO);
 
-    /// At most `longest`.
+    /// Waits for at most `longest`.
     #[must_use]
     pub const fn within(longest: Duration) -> Self {
         Self::Within(longest)
     }
 
-    /// The shorter one of both.
+    /// Returns the smaller of this bound and `longest`.
     #[must_use]
     pub fn at_most(self, longest: Duration) -> Self {
         Self::Within(self.longest().min(longest))
@@ -75,7 +81,7 @@ impl MaxWait {
         }
     }
 
-    /// What is left of it at `now`, after a beginning at `began`.
+    /// The rest of the bound at `now`, for a wait that began at `began`.
     pub(crate) fn left(self, began: Timestamp, now: Timestamp) -> Self {
         let passed = Duration::from_micros(now.micros_since(began));
         match self {
@@ -91,32 +97,33 @@ impl From<Duration> for MaxWait {
     }
 }
 
-/// When a request is of no more use to its client: in a request's extensions it shortens the wait of a layer that
-/// [waits](crate::RateLimitLayer::wait).
+/// The time after which a client no longer needs the response.
+///
+/// In a request's extensions it bounds the wait of a layer that [waits](crate::RateLimitLayer::wait).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Timestamp);
 
 impl Deadline {
-    /// At `time` of the clock that the limiter's waiters sleep by.
+    /// A deadline at `time`, by the clock of the limiter's backend.
     #[must_use]
     pub const fn at(time: Timestamp) -> Self {
         Self(time)
     }
 
-    /// After `span` from now on, by the system's clock.
+    /// A deadline after `span` from now, by the system's clock.
     #[must_use]
     pub fn after(span: Duration) -> Self {
         Self(SystemClock::new().now().after(span))
     }
 
-    /// The time.
+    /// Returns the time of the deadline.
     #[must_use]
     pub const fn time(self) -> Timestamp {
         self.0
     }
 }
 
-/// How long a request may wait: so long from when it came, and not past the time by which its client has gone.
+/// The bound of the wait of one request: a duration since it began, and the client's deadline.
 #[derive(Clone, Copy)]
 pub(crate) struct Bound {
     pub(crate) began: Timestamp,
@@ -125,7 +132,7 @@ pub(crate) struct Bound {
 }
 
 impl Bound {
-    /// What is left of it at `now`.
+    /// The rest of the bound at `now`.
     pub(crate) fn left(&self, now: Timestamp) -> MaxWait {
         let left = self.max_wait.left(self.began, now);
         match self.end {

@@ -16,7 +16,7 @@ use crate::quota::Cost;
 use crate::telemetry;
 use crate::wait::MaxWait;
 
-/// Waits until `cost` is allowed, or finds out that it will not be in time.
+/// Waits until `cost` is allowed, or until it is known that the wait would exceed `max_wait`.
 pub(crate) async fn acquire<B: Backend>(
     backend: &B,
     policy: &Policy,
@@ -30,7 +30,7 @@ pub(crate) async fn acquire<B: Backend>(
         key,
         cost,
     };
-    // Nobody has to wait for what is free, nor can for what will never pass.
+    // A cost of 0 needs no wait, and for a cost above the limit no wait helps.
     let cannot_wait = cost.is_zero() || policy.is_exceeded_by(cost);
     if max_wait == MaxWait::NONE || cannot_wait {
         return waiter.check().await;
@@ -68,13 +68,13 @@ impl<B: Backend> Waiter<'_, B> {
         answer.map_err(Rejected::Backend)
     }
 
-    /// Asks once.
+    /// Checks once.
     async fn check(&self) -> Result<Acquired, Rejected<B::Error>> {
         let reply = self.ask(Op::Check(self.cost.clone())).await?;
         Acquired::from_reply(reply, Duration::ZERO)
     }
 
-    /// Makes a reservation and sleeps until it comes.
+    /// Makes a reservation and sleeps until it is due.
     async fn reserve(&self, max_wait: MaxWait) -> Result<Acquired, Rejected<B::Error>> {
         let (cost, max_wait) = (self.cost.clone(), max_wait.longest());
         let mut reply = self.ask(Op::Reserve { cost, max_wait }).await?;
@@ -94,7 +94,7 @@ impl<B: Backend> Waiter<'_, B> {
         Acquired::from_reply(reply, Duration::ZERO)
     }
 
-    /// Stands in line, and at its head checks whenever the wait that it was told is over.
+    /// Joins the queue of the key. At its head, checks again whenever the wait of the last denial is over.
     async fn check_until_allowed(
         &self,
         guard: Option<WaiterGuard<'_>>,
@@ -109,14 +109,14 @@ impl<B: Backend> Waiter<'_, B> {
         let queue = guard.queue(self.policy);
         let mut at_once = true;
         let Some(head) = self.wait_for_head(&queue, deadline, &mut at_once).await else {
-            // At this moment those in front ask: they must not be overtaken.
+            // The waiters in front are asking now, and must not be overtaken.
             let now = context.now();
             let is_asking = queue.next_attempt().is_some_and(|next| next <= now);
             let refusal = || queue.last_denial(|| context.now(), self.cost);
             if let Some(decision) = is_asking.then(refusal).flatten() {
                 return Err(Rejected::Denied(decision));
             }
-            // What the head was told is about another cost: this one may be allowed now.
+            // The last denial was for another cost, so this cost may be allowed.
             let reply = self.ask(Op::Check(self.cost.clone())).await?;
             let waited = if at_once { 0 } else { now.micros_since(began) };
             return Acquired::from_reply(reply, Duration::from_micros(waited));
@@ -139,7 +139,7 @@ impl<B: Backend> Waiter<'_, B> {
         }
     }
 
-    /// The right to ask, once everybody in front has gone; none if that is too late.
+    /// Waits for the head of the queue. `None` if the deadline comes first.
     async fn wait_for_head<'q>(
         &self,
         queue: &'q TierQueue,
@@ -163,7 +163,7 @@ impl<B: Backend> Waiter<'_, B> {
     }
 }
 
-/// Tells of the outcome of a wait without a layer.
+/// Reports the outcome of a wait without a layer.
 pub(crate) fn record_outcome<E>(
     policy: &Policy,
     outcome: Result<Acquired, Rejected<E>>,

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::rejected::Rejected;
 use crate::decision::{Decision, Receipt, Reply, Reservation};
 
-/// Who may go on, by which charge, and after which wait.
+/// The outcome of an allowed check: the decision, the receipt of its charge, and the wait.
 pub(crate) struct Acquired {
     pub(crate) decision: Decision,
     pub(crate) receipt: Option<Receipt>,
@@ -11,7 +11,7 @@ pub(crate) struct Acquired {
 }
 
 impl Acquired {
-    /// The charge of a reply that allows.
+    /// Converts the reply to a check or reservation.
     pub(super) fn from_reply<E>(reply: Reply, waited: Duration) -> Result<Self, Rejected<E>> {
         if !reply.decision.is_allowed() {
             return Err(Rejected::Denied(reply.decision));

@@ -11,10 +11,10 @@ use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::wait::{Bound, MaxWait};
 
-/// A wait of its own, wherever it goes.
+/// A wait as an owned future.
 pub(crate) type WaitFuture<E> = Pin<Box<dyn Future<Output = Result<Acquired, Rejected<E>>> + Send>>;
 
-/// As [`until_allowed`], from the first poll on.
+/// Waits as [`acquire`] does, from the first poll on.
 pub(crate) fn acquire_boxed<B: Backend>(
     backend: &B,
     policy: &Policy,
@@ -30,7 +30,7 @@ pub(crate) fn acquire_boxed<B: Backend>(
     })
 }
 
-/// As [`until_allowed`], in place of a backend that can fail.
+/// Waits as [`acquire`] does, in the fallback of a backend that can fail.
 pub(crate) fn acquire_local<E: Send + 'static>(
     local: &MemoryBackend,
     policy: &Policy,
@@ -46,7 +46,7 @@ pub(crate) fn acquire_local<E: Send + 'static>(
     })
 }
 
-/// The answer to a check that must not be lost: if nobody waits for it any more, what it has charged goes back.
+/// The outcome of a check. If it is dropped before the answer, the charge is refunded.
 pub(crate) fn refund_on_drop<B: Backend>(
     reply: B::Future,
     backend: &B,

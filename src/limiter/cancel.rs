@@ -1,8 +1,8 @@
-//! Cancelling a reservation, and those in front of it whose cancel came too early.
+//! Cancels a reservation, and retries earlier cancels that had no effect.
 //!
-//! A cancel returns its charge only if nothing was charged behind it. One that came too early is kept by the backend's
-//! [`BackendContext`], and tried again as soon as a cancel of the same key has returned its charge: the newest first,
-//! as each stands behind the next one. One task at a time does that for a key.
+//! A cancel refunds its charge only if no later charge exists. Otherwise the backend's [`BackendContext`] keeps the
+//! reservation. After a cancel of the same key has refunded its charge, the kept ones are cancelled again, newest
+//! first, because each of them blocks the ones before it. Each key has at most one such task at a time.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -15,21 +15,21 @@ use crate::decision::{Op, Reply, Reservation};
 use crate::key::Key;
 use crate::policy::Policy;
 
-/// The most cancels of one key that are asked for at a time. A batch of Redis does them in their order.
+/// The most cancels of one key in one batch. Redis executes a batch in order.
 const MOST_TOGETHER: usize = 64;
 
-/// A background task with a time limit of its own ends after so long, and another one goes on.
+/// A task has a time limit, so it hands over to a new task after this time.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Notes when the reservation of this reply is due; the reply has just come.
+/// Records when the reservation of this reply is due. Call it as soon as the reply arrives.
 pub(crate) fn set_due(reply: &mut Reply, context: &BackendContext) {
     if let Some(reservation) = &mut reply.reservation {
         reservation.set_due(context.now().after(reply.wait));
     }
 }
 
-/// Cancels a reservation and, if its charge went back, those that were kept in front of it: at once if the backend
-/// answers at once, and else in the background.
+/// Cancels a reservation. If its charge was refunded, cancels the kept reservations of the key again: at once if the
+/// backend answers at once, otherwise in the background.
 pub(crate) async fn cancel<B: Backend>(
     backend: &B,
     policy: &Policy,
@@ -45,7 +45,7 @@ pub(crate) async fn cancel<B: Backend>(
     Ok(cancelled(backend, policy, key, returned, reply))
 }
 
-/// The same in a background task, which waits until the backend may be asked.
+/// Cancels a reservation within a background task, which waits for a slot.
 pub(crate) async fn cancel_alone<B: Backend>(
     backend: &B,
     policy: &Policy,
@@ -65,7 +65,7 @@ pub(crate) async fn cancel_alone<B: Backend>(
     Ok(cancelled(backend, policy, key, returned, reply))
 }
 
-/// Cancels a reservation that was given up: at once if the backend answers at once, and else in the background.
+/// Cancels a reservation that is no longer needed: at once if the backend answers at once, otherwise in the background.
 pub(crate) fn in_background<B: Backend>(
     backend: &B,
     policy: &Policy,
@@ -80,8 +80,8 @@ pub(crate) fn in_background<B: Backend>(
     start(backend, Box::pin(task));
 }
 
-/// What comes after the answer to a cancel: whether the charge went back. `returned` is the count of cancels that had
-/// returned theirs before it was asked for.
+/// Handles the answer to a cancel and returns whether the charge was refunded. `returned` is the number of refunded
+/// cancels before the backend was asked.
 fn cancelled<B: Backend>(
     backend: &B,
     policy: &Policy,
@@ -97,8 +97,7 @@ fn cancelled<B: Backend>(
     } else if let Some(reservation) = reply.reservation {
         unreturned.keep(fingerprint, policy, reservation, context.now());
     }
-    // Also if another cancel has returned its charge meanwhile: it may not have seen this one among those that are
-    // kept.
+    // A retry is also needed if another cancel was refunded meanwhile: it may not have seen this reservation.
     if unreturned.returned(fingerprint) != returned {
         start(backend, retry(backend.clone(), policy.clone(), key.clone()));
     }
@@ -107,7 +106,7 @@ fn cancelled<B: Backend>(
 
 type CancelTask = Pin<Box<dyn Future<Output = Result<(), TaskError>> + Send>>;
 
-/// Cancels those again that are kept of a key, as long as one returns its charge.
+/// Cancels the kept reservations of a key again, as long as one of them is refunded.
 fn retry<B: Backend>(backend: B, policy: Policy, key: Key) -> CancelTask {
     Box::pin(async move {
         let context = backend.context();
@@ -132,7 +131,7 @@ fn retry<B: Backend>(backend: B, policy: Policy, key: Key) -> CancelTask {
                             unreturned.keep(fingerprint, &policy, reservation, context.now());
                         }
                     }
-                    // Nobody knows whether its charge went back.
+                    // It is unknown whether its charge was refunded.
                     Err(error) => failed = Some(TaskError::from_error(error)),
                 }
             }
@@ -143,7 +142,7 @@ fn retry<B: Backend>(backend: B, policy: Policy, key: Key) -> CancelTask {
                 return Ok(());
             }
             if went_back < count {
-                // They were not done in their order, or there is no more to be done.
+                // The batch was not executed in order, or no more can be refunded.
                 longest = 1;
             }
             most = (2 * most).min(longest);
@@ -159,7 +158,7 @@ fn retry<B: Backend>(backend: B, policy: Policy, key: Key) -> CancelTask {
     })
 }
 
-/// Cancels all of them, asked for in this order and at one time.
+/// Cancels all of them. The backend gets them in this order and at the same time.
 async fn all<B: Backend>(
     backend: &B,
     key: &Key,
@@ -200,7 +199,7 @@ async fn all<B: Backend>(
     answers
 }
 
-/// Does a task at once, if the backend answers at once; what is left of it goes on in the background.
+/// Polls a task once. A task that does not complete continues in the background.
 fn start<B: Backend>(backend: &B, mut task: CancelTask) {
     let background = backend.context().background();
     match task.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -210,8 +209,7 @@ fn start<B: Backend>(backend: &B, mut task: CancelTask) {
     }
 }
 
-/// Comes before the first poll of what a backend answers later: that needs a runtime, and [`start`] polls a task where
-/// there may be none.
+/// Yields once before the first poll of a remote answer. That poll needs a runtime, and [`start`] may run without one.
 async fn hand_over() {
     let mut is_first = true;
     let hand_over = poll_fn(|cx| {

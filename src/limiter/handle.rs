@@ -13,13 +13,14 @@ use crate::quota::Cost;
 use crate::telemetry;
 use crate::wait::MaxWait;
 
-/// Limits keys by one policy. Clones are cheap; limiters of one backend and policy name share their buckets, with each
-/// other and with the layers.
+/// Limits keys by one policy.
+///
+/// Clones are cheap. Limiters of one backend and policy name share their buckets with each other and with the layers.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped before it was polled has done nothing. In memory the first poll completes, unless it waits;
-/// dropped while a remote backend is asked, the operation may still be done.
+/// A future that was never polled has no effect. With a memory backend the first poll completes, unless it waits. With
+/// a remote backend an operation may still be executed after its future is dropped.
 #[derive(Clone, Debug)]
 pub struct Limiter<B> {
     policy: Policy,
@@ -27,13 +28,13 @@ pub struct Limiter<B> {
 }
 
 impl<B: Backend> Limiter<B> {
-    /// A limiter of `policy` with its state in `backend`.
+    /// Creates a limiter of `policy`, with its state in `backend`.
     #[must_use]
     pub const fn new(policy: Policy, backend: B) -> Self {
         Self { policy, backend }
     }
 
-    /// The same state by another policy: a tier, made beforehand and of the same name.
+    /// Returns a limiter with the same state and another policy of the same name, for example a tier.
     #[must_use]
     pub fn with_policy(&self, policy: &Policy) -> Self {
         Self {
@@ -42,32 +43,34 @@ impl<B: Backend> Limiter<B> {
         }
     }
 
-    /// The policy.
+    /// Returns the policy.
     #[must_use]
     pub const fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The backend.
+    /// Returns the backend.
     #[must_use]
     pub const fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// Spends `cost` tokens of `key` from every quota, or nothing at all.
+    /// Spends `cost` tokens of `key` from every quota, or from none.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer; one in memory always does.
+    /// Returns an error if the backend fails. A memory backend never fails.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
         let reply = self.ask(Op::Check(cost.into()), key).await?;
         telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
     }
 
-    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, makes a reservation that comes within
-    /// `max_wait`: first come, first served, and charged at once. Who is allowed goes on after [`wait`](Reply::wait),
-    /// or gives the reservation up with [`cancel`](Self::cancel).
+    /// Spends `cost` tokens of `key` now, or reserves them within `max_wait`.
+    ///
+    /// A reservation needs a policy of buckets only. It is charged immediately, and reservations are served in order of
+    /// arrival. An allowed request proceeds after [`wait`](Reply::wait), or cancels its reservation with
+    /// [`cancel`](Self::cancel).
     ///
     /// ```
     /// use std::time::Duration;
@@ -87,11 +90,11 @@ impl<B: Backend> Limiter<B> {
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     ///
     /// # Cancel safety
     ///
-    /// A reservation stays charged when the [`Reply`] is dropped: then it passes unused.
+    /// A reservation stays charged when the [`Reply`] is dropped.
     pub async fn reserve(
         &self,
         key: &Key,
@@ -105,20 +108,22 @@ impl<B: Backend> Limiter<B> {
         Ok(reply)
     }
 
-    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`: under a policy of buckets in a reservation
-    /// that is reserved at once, first come, first served; under a window by looking again. See [`wait`](crate::wait). The charge
-    /// tells [how long it has waited](Charge::waited), and can be settled; dropped, it stays.
+    /// Spends `cost` tokens of `key`, and waits for them for at most `max_wait`.
+    ///
+    /// Under a policy of buckets the request makes a reservation. Under a window it checks again; see
+    /// [`wait`](crate::wait). The charge states the [wait](Charge::waited) and can be settled. It stays charged when it
+    /// is dropped.
     ///
     /// # Errors
     ///
-    /// [`Rejected::Denied`] as soon as it is known that the wait would be longer, or if too many wait already
-    /// ([`BackendContext::max_waiters`](crate::backend::BackendContext::max_waiters)); [`Rejected::Backend`] if there
-    /// was no answer.
+    /// - [`Rejected::Denied`] as soon as the wait is known to exceed `max_wait`, or if the queue is full
+    ///   ([`BackendContext::max_waiters`](crate::backend::BackendContext::max_waiters)).
+    /// - [`Rejected::Backend`] if the backend fails.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its time it cancels the reservation: what it has been charged goes back if nothing stays charged
-    /// behind it; see [`wait`](crate::wait#cancel-safety).
+    /// Dropping the future cancels the reservation. Its charge is refunded unless a later charge exists; see
+    /// [`wait`](crate::wait#cancel-safety).
     pub async fn acquire(
         &self,
         key: &Key,
@@ -134,8 +139,10 @@ impl<B: Backend> Limiter<B> {
         Ok(Charge::new(settler, policy, key, cost, acquired))
     }
 
-    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`]
-    /// that can be settled later, and with denials as errors.
+    /// Spends `cost` tokens of `key` without waiting.
+    ///
+    /// Unlike [`check`](Self::check) it returns a [`Charge`], which can be settled later, and returns a denial as an
+    /// error.
     ///
     /// ```
     /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
@@ -144,15 +151,15 @@ impl<B: Backend> Limiter<B> {
     /// let limiter = Limiter::new(Policy::new("llm", Quota::per_minute(10_000)), MemoryBackend::new());
     /// let ann = Key::from("ann");
     /// let charge = limiter.try_acquire(&ann, 4_000).await?; // an estimate
-    /// // the work
-    /// charge.settle(2_900).await?; // what it came to
+    /// // .. the work ..
+    /// charge.settle(2_900).await?; // the actual cost
     /// assert_eq!(limiter.peek(&ann).await?.remaining(), 7_100);
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// [`Rejected::Denied`] if it is not allowed now; [`Rejected::Backend`] if there was no answer.
+    /// Returns [`Rejected::Denied`] if the limit denies the request, and [`Rejected::Backend`] if the backend fails.
     pub async fn try_acquire(
         &self,
         key: &Key,
@@ -161,18 +168,18 @@ impl<B: Backend> Limiter<B> {
         self.acquire(key, cost, MaxWait::NONE).await
     }
 
-    /// Does `work` if `cost` tokens of `key` can be spent now.
+    /// Runs `work` if `cost` tokens of `key` can be spent now.
     ///
-    /// With [`acquire`](Self::acquire) in front, `limiter.acquire(&key, cost, max_wait).await?; work.await`, it waits
-    /// for them.
+    /// To wait for the tokens, call [`acquire`](Self::acquire) first:
+    /// `limiter.acquire(&key, cost, max_wait).await?; work.await`.
     ///
     /// # Errors
     ///
-    /// As [`try_acquire`](Self::try_acquire); `work` is then dropped as it is, never polled.
+    /// The same as of [`try_acquire`](Self::try_acquire). Then `work` is dropped without a poll.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while `work` is under way, the charge stays.
+    /// The tokens stay charged when the future is dropped while `work` runs.
     pub async fn limit<W: Future>(
         &self,
         key: &Key,
@@ -186,36 +193,39 @@ impl<B: Backend> Limiter<B> {
         }
     }
 
-    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if
-    /// nothing but time has changed the state of the key since. Otherwise the reservation is kept until it is due, and
-    /// cancelled again when one behind it goes back by a cancel of the same backend, with a remote backend in the
-    /// background.
+    /// Cancels a reservation of `key` that will not be used. Returns whether its charge was refunded.
     ///
-    /// Cancel it at the key that took it: at another one it may free another reservation.
+    /// The charge is refunded if only time has changed the state of the key since. Otherwise the backend's context
+    /// keeps the reservation until it is due. It is cancelled again when a later reservation is cancelled through the
+    /// same backend. A remote backend does so in the background.
+    ///
+    /// Pass the key of the reservation. With another key, a reservation of that key may be cancelled.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub async fn cancel(&self, key: &Key, reservation: Reservation) -> Result<bool, B::Error> {
         cancel::cancel(&self.backend, &self.policy, key, reservation).await
     }
 
-    /// Looks at `key`, and changes nothing.
+    /// Returns the numbers of `key` and changes nothing.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub async fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
         self.snapshot(Op::Check(Cost::ZERO), key).await
     }
 
-    /// Gives back up to `cost` of what `receipt` says was charged to `key`, and takes it off the receipt, so that
-    /// nothing is given back twice. Give it back to the key that was charged: another one would be paid instead.
-    /// Windows take it back from the window that was charged; if that has passed, nothing happens.
+    /// Refunds up to `cost` of the tokens on `receipt`, and takes them off the receipt, so that none is refunded twice.
+    ///
+    /// Pass the key that was charged. With another key, that key gets the refund. A window refunds to the window that
+    /// was charged. A refund to a past window has no effect.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer. The receipt is then spent all the same: the refund may have been made.
+    /// Returns an error if the backend fails. The tokens are off the receipt even then, because the refund may have
+    /// been executed.
     pub async fn refund(
         &self,
         key: &Key,
@@ -226,21 +236,20 @@ impl<B: Backend> Limiter<B> {
             .await
     }
 
-    /// Charges `cost` to `key` without asking. A debt never passes twice the limit, so that nobody is shut out for
-    /// longer than two times the time to recover.
+    /// Charges `cost` tokens to `key`, even above the limit. The debt of a key is at most twice the limit.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub async fn penalize(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
         self.snapshot(Op::Penalize(cost.into()), key).await
     }
 
-    /// Forgets `key`: it is unseen again.
+    /// Deletes the state of `key`.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub async fn reset(&self, key: &Key) -> Result<Snapshot, B::Error> {
         self.snapshot(Op::Reset, key).await
     }
@@ -260,7 +269,7 @@ impl<B: Backend> Limiter<B> {
 }
 
 impl<C: Clock> Limiter<MemoryBackend<C>> {
-    /// [`check`](Self::check) without `async`: memory decides at once and cannot fail.
+    /// Checks without `async`. A memory backend answers at once and never fails.
     #[inline]
     pub fn check_now(&self, key: &Key, cost: impl Into<Cost>) -> Reply {
         let reply = self.backend.check(&self.policy, key, cost.into());

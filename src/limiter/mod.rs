@@ -1,4 +1,4 @@
-//! [`Limiter`]: a policy and a backend, the handle for everything that is no Tower service.
+//! [`Limiter`]: applies a policy with a backend, without Tower.
 //!
 //! ```
 //! use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
@@ -10,7 +10,7 @@
 //! let mut reply = limiter.check(&ann, 4).await?;
 //! assert!(reply.decision.is_allowed());
 //! if let Some(receipt) = &mut reply.receipt {
-//!     limiter.refund(&ann, receipt, 3).await?; // it was cheaper than thought
+//!     limiter.refund(&ann, receipt, 3).await?; // the actual cost is 1
 //! }
 //! limiter.penalize(&ann, 2).await?;
 //! assert_eq!(limiter.peek(&ann).await?.remaining(), 7);
@@ -19,11 +19,13 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Work that is limited
+//! # Limited work
 //!
-//! [`limit`](Limiter::limit) does a piece of work or denies it; [`try_acquire`](Limiter::try_acquire) gives a
-//! [`Charge`], to be settled at what the work came to; [`acquire`](Limiter::acquire) gives one too, after a wait. A
-//! decorator is a function that returns a function:
+//! - [`limit`](Limiter::limit) runs a future if the limit allows it.
+//! - [`try_acquire`](Limiter::try_acquire) returns a [`Charge`], which can be settled at the actual cost.
+//! - [`acquire`](Limiter::acquire) does the same after a wait.
+//!
+//! A decorator is a function that returns a function:
 //!
 //! ```
 //! use std::convert::Infallible;
@@ -31,7 +33,7 @@
 //! use tower_sluice::limiter::Rejected;
 //! use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
 //!
-//! /// `work`, but each call waits until `key` may make it.
+//! /// `work`, but each call first waits until `key` is allowed.
 //! fn limited<A, T, F: Future<Output = T>>(
 //!     limiter: Limiter<MemoryBackend>,
 //!     key: Key,

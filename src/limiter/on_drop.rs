@@ -8,7 +8,7 @@ use crate::decision::{Op, Reply, Reservation};
 use crate::key::Key;
 use crate::policy::Policy;
 
-/// A reservation that is given up when this is dropped.
+/// Cancels a reservation when it is dropped.
 pub(super) struct CancelOnDrop<'a, B: Backend> {
     backend: &'a B,
     policy: &'a Policy,
@@ -44,7 +44,7 @@ impl<B: Backend> Drop for CancelOnDrop<'_, B> {
     }
 }
 
-/// An answer on its way. If nobody waits for it any more, what it has charged is given back when it comes.
+/// The answer to an operation. If this future is dropped, the charge of a late answer is refunded.
 pub(super) struct RefundOnDrop<B: Backend> {
     reply: Option<Pin<Box<B::Future>>>,
     asker: Option<(B, Policy, Key)>,
@@ -61,7 +61,7 @@ impl<B: Backend> RefundOnDrop<B> {
     }
 }
 
-/// Nothing in it is pinned in place.
+/// No field is pinned in place.
 impl<B: Backend> Unpin for RefundOnDrop<B> {}
 
 impl<B: Backend> Future for RefundOnDrop<B> {
@@ -69,7 +69,7 @@ impl<B: Backend> Future for RefundOnDrop<B> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.is_polled = true;
-        // Taken out: if this poll panics, the drop must not poll it again.
+        // The reply is taken out: if this poll panics, the drop must not poll it again.
         let mut reply = self.reply.take().expect("polled after completion");
         let polled = reply.as_mut().poll(cx);
         if polled.is_pending() {
@@ -81,7 +81,7 @@ impl<B: Backend> Future for RefundOnDrop<B> {
 
 impl<B: Backend> Drop for RefundOnDrop<B> {
     fn drop(&mut self) {
-        // What was never polled has not been sent.
+        // A reply that was never polled has not been sent.
         let (Some(reply), Some(asker), true) =
             (self.reply.take(), self.asker.take(), self.is_polled)
         else {
@@ -90,14 +90,14 @@ impl<B: Backend> Drop for RefundOnDrop<B> {
         let (backend, policy, key) = asker;
         let background = Arc::clone(backend.context().background());
         Arc::clone(&background).spawn_unbounded(async move {
-            // Nothing is known to be charged if that fails, and it is not this background task that does.
+            // Without an answer no charge is known, and the task that asked reports the failure.
             let Ok(mut reply) = reply.await else {
                 return Ok(());
             };
             cancel::set_due(&mut reply, backend.context());
             if let Some(reservation) = reply.reservation {
-                // Also one that would have come at once: a token that came back with others in line would let two go
-                // together.
+                // A reservation without a wait is cancelled, not refunded: a refunded token would allow two requests
+                // together while others wait.
                 let cancelled = cancel::cancel_alone(&backend, &policy, &key, reservation).await;
                 return cancelled.map_err(TaskError::from_error).map(drop);
             }

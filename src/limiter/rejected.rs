@@ -3,18 +3,18 @@ use std::fmt;
 
 use crate::decision::{Decision, RetryAfter};
 
-/// Why somebody may not go on.
+/// The error of a request that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejected<E> {
-    /// The limit does not allow it now, or not within the longest wait. Nothing was charged.
+    /// The limit does not allow the request now or within the longest wait. Nothing was charged.
     Denied(Decision),
-    /// The backend gave no answer.
+    /// The backend failed.
     Backend(E),
 }
 
 impl<E> Rejected<E> {
-    /// The wait after which the same request is allowed, if the limit said no.
+    /// Returns the wait after which the same request is allowed, if the limit denied it.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {
@@ -25,7 +25,7 @@ impl<E> Rejected<E> {
 }
 
 impl Rejected<Infallible> {
-    /// The same of a backend that can fail.
+    /// Converts to the error type of a backend that can fail.
     pub(crate) fn widen_error<E>(self) -> Rejected<E> {
         match self {
             Self::Denied(decision) => Rejected::Denied(decision),
@@ -36,13 +36,21 @@ impl Rejected<Infallible> {
 
 impl<E: fmt::Display> fmt::Display for Rejected<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.retry_after() {
-            Some(RetryAfter::In(wait)) => write!(f, "rate limit exceeded, allowed after {wait:?}"),
-            Some(RetryAfter::Never) => f.write_str("the cost is above the limit, no wait helps"),
-            None => match self {
-                Self::Denied(_) => f.write_str("rate limit exceeded"),
-                Self::Backend(error) => error.fmt(f),
+        match self {
+            Self::Denied(decision) => match decision.retry_after() {
+                Some(RetryAfter::In(wait)) => {
+                    write!(f, "rate limit exceeded, allowed after {wait:?}")
+                }
+                Some(RetryAfter::Never) => {
+                    let limit = decision.snapshot().limit();
+                    write!(
+                        f,
+                        "the cost exceeds the limit of {limit} and can never be allowed"
+                    )
+                }
+                None => f.write_str("rate limit exceeded"),
             },
+            Self::Backend(error) => error.fmt(f),
         }
     }
 }
@@ -51,7 +59,7 @@ impl<E: std::error::Error + 'static> std::error::Error for Rejected<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Denied(_) => None,
-            // Shown in place of this one, so its causes are ours.
+            // The message is the backend error's own, so its sources follow.
             Self::Backend(error) => error.source(),
         }
     }

@@ -159,7 +159,7 @@ fn call_over_the_limit_is_not_made() {
     let never = call(4).expect_err("the cost exceeds the limit");
     assert_eq!(
         never.to_string(),
-        "the cost is above the limit, no wait helps"
+        "the cost exceeds the limit of 3 and can never be allowed"
     );
     assert_eq!(calls, 2);
 }
