@@ -359,7 +359,7 @@ fn how_redis_does_is_counted() {
             .on_backend_error(FailurePolicy::FailClosed)
             .layer(hello());
         assert_eq!(ask(&mut deny, Request::new(())).await.status, 503);
-        let lost = redis.context().failed_background_tasks();
+        let lost = redis.context().stats().failed_background_tasks;
         assert_eq!(lost, 0);
         std::mem::forget(redis); // its circuit is open to the end
     });

@@ -78,7 +78,7 @@ async fn spend(backend: &RedisBackend, tokens: u64) {
 /// Waits until so much was spent, and nothing is under way.
 async fn until_gone(backend: &RedisBackend, tokens: u64) {
     let start = Instant::now();
-    while backend.context().background_tasks() > 0 || gone(backend).await != tokens {
+    while backend.context().stats().background_tasks > 0 || gone(backend).await != tokens {
         let late = start.elapsed() > PATIENCE;
         assert!(!late, "{} are spent", gone(backend).await);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -137,7 +137,7 @@ async fn unused_charge_sends_no_command() {
     for _ in 0..100 {
         assert_eq!(ask(&mut service).await.0, 200);
     }
-    assert_eq!(backend.context().background_tasks(), 0);
+    assert_eq!(backend.context().stats().background_tasks, 0);
     assert_eq!(scripts(&server), 100);
 
     // Settled at what it was thought to be it costs none either; at something else, one.
@@ -149,7 +149,7 @@ async fn unused_charge_sends_no_command() {
         for _ in 0..100 {
             assert_eq!(ask(&mut service).await.0, 200);
         }
-        while backend.context().background_tasks() > 0 {
+        while backend.context().stats().background_tasks > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(scripts(&server), count, "settled at {actual}");
@@ -313,11 +313,11 @@ async fn settlement_completes_after_the_connection_closes() {
     stream.read_exact(&mut head).await.expect("an answer");
     assert_eq!(&head, b"HTTP/1.1 200");
     drop(stream);
-    assert_eq!(backend.context().background_tasks(), 1);
+    assert_eq!(backend.context().stats().background_tasks, 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.resume();
     until_gone(&backend, 4).await;
-    assert_eq!(backend.context().failed_background_tasks(), 0);
+    assert_eq!(backend.context().stats().failed_background_tasks, 0);
 }
 
 #[tokio::test]
@@ -388,7 +388,7 @@ async fn refund_on_disconnect_applies_during_a_redis_check() {
         dropped.notified().await;
         server.resume();
         until_gone(&backend, 1 + left).await;
-        assert_eq!(backend.context().failed_background_tasks(), 0);
+        assert_eq!(backend.context().stats().failed_background_tasks, 0);
     }
 }
 
@@ -404,7 +404,7 @@ async fn client_disconnect_while_waiting_cancels_its_reservation() {
     let stream = send(address, "/").await;
     let waiters = async |count: usize| {
         let start = Instant::now();
-        while backend.context().waiting() != count {
+        while backend.context().stats().waiting != count {
             assert!(start.elapsed() < PATIENCE);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -454,15 +454,15 @@ async fn unanswered_settlement_is_counted_and_delays_no_client() {
     assert!(start.elapsed() < Duration::from_millis(200));
     assert_eq!(
         (
-            backend.context().background_tasks(),
-            backend.context().failed_background_tasks()
+            backend.context().stats().background_tasks,
+            backend.context().stats().failed_background_tasks
         ),
         (1, 0)
     );
-    while backend.context().background_tasks() > 0 {
+    while backend.context().stats().background_tasks > 0 {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(backend.context().failed_background_tasks(), 1);
+    assert_eq!(backend.context().stats().failed_background_tasks, 1);
     server.resume();
 }

@@ -132,7 +132,7 @@ impl Service {
     /// Waits until so many permits are held.
     async fn holds(&self, count: usize) {
         let start = Instant::now();
-        while self.redis.context().held_permits() < count {
+        while self.redis.context().stats().held_permits < count {
             assert!(start.elapsed() < PATIENCE);
             sleep(Duration::from_millis(1)).await;
         }

@@ -37,7 +37,7 @@ use crate::policy::Policy;
 pub use self::any::AnyBackend;
 #[cfg(feature = "blocking")]
 pub use self::blocking::{BlockingBackend, BlockingPermitBackend};
-pub use self::context::{BackendContext, IdleReport};
+pub use self::context::{BackendContext, BackendStats, IdleReport};
 pub(crate) use self::context::{
     Insertion, Lease, PermitQueue, PermitWaiter, QueueHead, RenewalGroup, RenewalResult, TaskError,
     TierQueue, Unspent, WaiterGuard,

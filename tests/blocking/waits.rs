@@ -78,7 +78,7 @@ fn threads_proceed_in_order_as_the_clock_advances() {
                 assert_eq!(waited, SECOND * u32::try_from(number + 1).expect("small"));
             }
         });
-        assert_eq!(limiter.backend().context().waiting(), 0);
+        assert_eq!(limiter.backend().context().stats().waiting, 0);
     }
 }
 
@@ -173,7 +173,7 @@ fn threads_above_max_waiters_do_not_wait() {
         clock.advance(SECOND);
         assert_eq!(first.join().expect("no panic"), Ok(SECOND));
     });
-    assert_eq!(limiter.backend().context().rejected_waiters(), 1);
+    assert_eq!(limiter.backend().context().stats().rejected_waiters, 1);
 }
 
 #[cfg(feature = "redis")]

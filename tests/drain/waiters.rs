@@ -35,11 +35,11 @@ async fn waiting() -> (SocketAddr, Memory, ManualClock) {
 
 async fn waiters(memory: &Memory, count: usize) {
     let start = Instant::now();
-    while memory.context().waiting() != count {
+    while memory.context().stats().waiting != count {
         assert!(
             start.elapsed() < PATIENCE,
             "{} wait",
-            memory.context().waiting()
+            memory.context().stats().waiting
         );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -172,7 +172,7 @@ async fn unary_call_waits_unless_its_timeout_is_sooner() {
     assert_eq!(check(ann.clone()).await, Code::Ok);
     let waits = tokio::spawn(check(ann.clone()));
     let start = Instant::now();
-    while memory.context().waiting() == 0 {
+    while memory.context().stats().waiting == 0 {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -180,13 +180,13 @@ async fn unary_call_waits_unless_its_timeout_is_sooner() {
     let hasty = check_within(ann.clone(), Some(Duration::from_secs(59))).await;
     assert_eq!(hasty, Code::ResourceExhausted);
     let patient = tokio::spawn(check_within(ann, Some(Duration::from_secs(60))));
-    while memory.context().waiting() < 2 {
+    while memory.context().stats().waiting < 2 {
         assert!(start.elapsed() < PATIENCE);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     clock.advance(Duration::from_secs(30));
     assert_eq!(waits.await.expect("no panic"), Code::Ok);
-    assert_eq!(memory.context().waiting(), 1);
+    assert_eq!(memory.context().stats().waiting, 1);
     clock.advance(Duration::from_secs(30));
     assert_eq!(patient.await.expect("no panic"), Code::Ok);
 }

@@ -108,9 +108,9 @@ pub(crate) fn ann() -> Key {
 pub(crate) fn context<B: Backend>(limiter: &Limiter<B>) -> (usize, usize, usize) {
     let context = limiter.backend().context();
     (
-        context.waiting(),
-        context.background_tasks(),
-        context.failed_background_tasks(),
+        context.stats().waiting,
+        context.stats().background_tasks,
+        context.stats().failed_background_tasks,
     )
 }
 

@@ -240,7 +240,7 @@ async fn max_waiters_applies_to_redis() {
                 panic!("{decision:?}");
             };
             assert!(reported > secs(3_500), "{reported:?}");
-            assert_eq!(limiter.backend().context().rejected_waiters(), 1);
+            assert_eq!(limiter.backend().context().stats().rejected_waiters, 1);
             // Who need not wait passes.
             let cid = Key::from("cid");
             limiter

@@ -249,7 +249,7 @@ async fn many_dropped_waiters_all_cancel_their_reservations() {
             .collect();
         // All have their reservations, a minute away.
         until("all wait", secs(20), || {
-            limiter.backend().context().waiting() as u64 == KEYS
+            limiter.backend().context().stats().waiting as u64 == KEYS
         })
         .await;
         let owed = |number: u64| {
@@ -271,14 +271,17 @@ async fn many_dropped_waiters_all_cancel_their_reservations() {
             wait.abort();
         }
         until("all have left", secs(20), || {
-            limiter.backend().context().waiting() == 0
+            limiter.backend().context().stats().waiting == 0
         })
         .await;
         until("all background tasks have run", secs(20), || {
-            limiter.backend().context().background_tasks() == 0
+            limiter.backend().context().stats().background_tasks == 0
         })
         .await;
-        assert_eq!(limiter.backend().context().failed_background_tasks(), 0);
+        assert_eq!(
+            limiter.backend().context().stats().failed_background_tasks,
+            0
+        );
         for number in 0..KEYS {
             assert!(
                 owed(number).await <= secs(60),

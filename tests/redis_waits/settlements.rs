@@ -280,7 +280,10 @@ fn settlement_without_a_runtime_returns_an_error() {
         error.to_string(),
         "a remote backend needs a Tokio runtime to settle a charge; call it within one"
     );
-    assert_eq!(limiter.backend().context().failed_background_tasks(), 1);
+    assert_eq!(
+        limiter.backend().context().stats().failed_background_tasks,
+        1
+    );
     let left = runtime.block_on(left(&limiter, &ann()));
     assert_eq!(left, 70);
 }

@@ -73,7 +73,7 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_memory() {
     for _ in 0..3 {
         let semaphore = nothing_leaks(MemorySemaphore::new(), 60).await;
         assert_eq!(semaphore.backend().keys(), 0);
-        assert_eq!(semaphore.backend().context().waiting(), 0);
+        assert_eq!(semaphore.backend().context().stats().waiting, 0);
         assert!(semaphore.try_acquire(&Key::from("ann"), 5).await.is_ok());
     }
 }
@@ -96,15 +96,21 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
         // A release in the background has completed when no background task is left. The lease of 10 minutes cannot
         // help.
         let done = async {
-            while context.background_tasks() > 0 || !server.keys().is_empty() {
+            while context.stats().background_tasks > 0 || !server.keys().is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let done = tokio::time::timeout(Duration::from_secs(10), done).await;
         assert!(done.is_ok(), "keys that are left: {:?}", server.keys());
-        assert_eq!((context.waiting(), context.held_permits()), (0, 0));
         assert_eq!(
-            (context.failed_background_tasks(), context.lost_permits()),
+            (context.stats().waiting, context.stats().held_permits),
+            (0, 0)
+        );
+        assert_eq!(
+            (
+                context.stats().failed_background_tasks,
+                context.stats().lost_permits
+            ),
             (0, 0)
         );
         let all = semaphore.try_acquire(&Key::from("ann"), 5).await;
@@ -137,14 +143,14 @@ async fn three_thousand_concurrent_releases_all_complete() {
     drop(held);
     let context = semaphore.backend().context();
     for _ in 0..1_000 {
-        if context.background_tasks() > 0 {
+        if context.stats().background_tasks > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
     assert_eq!(
         (
-            context.background_tasks(),
-            context.failed_background_tasks()
+            context.stats().background_tasks,
+            context.stats().failed_background_tasks
         ),
         (0, 0)
     );
@@ -181,9 +187,9 @@ fn acquire_dropped_outside_its_runtime_is_released_in_it() {
     drop(asked);
     server.resume();
     let context = semaphore.backend().context();
-    assert_eq!(context.failed_background_tasks(), 0);
+    assert_eq!(context.stats().failed_background_tasks, 0);
     let since = std::time::Instant::now();
-    while context.background_tasks() > 0 || !server.keys().is_empty() {
+    while context.stats().background_tasks > 0 || !server.keys().is_empty() {
         assert!(since.elapsed() < Duration::from_secs(10), "it stays");
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -132,7 +132,7 @@ async fn all_permits_of_a_key_are_renewed_together_three_times_a_lease() {
         .try_acquire(&Key::from("bob"), 1)
         .await
         .expect("free");
-    assert_eq!(leases.context().held_permits(), 51);
+    assert_eq!(leases.context().stats().held_permits, 51);
     leases.pass(60 * SECOND).await;
     assert!(held.iter().all(|permit| !permit.is_lost()) && !bob.is_lost());
     let ann: Vec<_> = leases
@@ -156,7 +156,7 @@ async fn all_permits_of_a_key_are_renewed_together_three_times_a_lease() {
     drop(bob);
     settle().await;
     assert_eq!(
-        (leases.context().held_permits(), leases.memory.keys()),
+        (leases.context().stats().held_permits, leases.memory.keys()),
         (0, 0)
     );
     let before = leases.renewals.lock().len();
@@ -192,7 +192,7 @@ async fn permit_missing_at_renewal_is_lost_and_releases_nothing() {
         permit.lost().now_or_never().is_some(),
         "later calls report the loss too"
     );
-    assert_eq!(leases.context().lost_permits(), 1);
+    assert_eq!(leases.context().stats().lost_permits, 1);
     assert!(
         !permit.release().await.expect("the backend replies"),
         "nothing to release"
@@ -305,6 +305,6 @@ async fn holder_that_blocked_its_runtime_for_a_lease_sees_its_permit_lost() {
     assert!(permit.is_lost());
     assert!(lost.now_or_never().is_some());
     settle().await;
-    assert_eq!(leases.context().lost_permits(), 1);
+    assert_eq!(leases.context().stats().lost_permits, 1);
     assert!(!permit.release().await.expect("the backend replies"));
 }

@@ -183,7 +183,7 @@ fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
     assert_eq!(
         (
             semaphore.backend().keys(),
-            semaphore.backend().context().waiting()
+            semaphore.backend().context().stats().waiting
         ),
         (0, 0)
     );

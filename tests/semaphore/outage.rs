@@ -63,7 +63,7 @@ async fn failure_policy_applies_during_an_outage_and_redis_counts_afterwards() {
         let asked = Instant::now();
         let let_in = allow.try_acquire(&ann(), 1).await;
         assert!(matches!(let_in, Ok(None)), "{let_in:?}");
-        assert_eq!(semaphore.backend().context().unpermitted(), round + 1);
+        assert_eq!(semaphore.backend().context().stats().unpermitted, round + 1);
         let denied = deny.try_acquire(&ann(), 1).await;
         assert!(
             matches!(denied, Err(AcquireError::Backend(_))),
@@ -166,7 +166,7 @@ async fn holders_learn_that_a_restart_lost_their_permits() {
         "the permits of the new holder stay"
     );
     assert!(!new.is_lost());
-    assert_eq!(semaphore.backend().context().lost_permits(), 1);
+    assert_eq!(semaphore.backend().context().stats().lost_permits, 1);
     assert!(new.release().await.expect("the backend replies"));
 }
 
@@ -254,7 +254,14 @@ async fn user_with_the_documented_rights_can_hold_permits() {
     assert_eq!(remaining(&semaphore).await, 1);
     assert!(one.release().await.expect("the command is permitted"));
     assert!(two.release().await.expect("the command is permitted"));
-    assert_eq!(semaphore.backend().context().failed_background_tasks(), 0);
+    assert_eq!(
+        semaphore
+            .backend()
+            .context()
+            .stats()
+            .failed_background_tasks,
+        0
+    );
 }
 
 /// Redis works, but renewals of all permits in one command would time out.
@@ -276,9 +283,9 @@ async fn permits_of_twenty_thousand_keys_are_all_renewed() {
     let context = semaphore.backend().context();
     for _ in 0..15 {
         sleep(SECOND).await;
-        assert_eq!(context.lost_permits(), 0);
+        assert_eq!(context.stats().lost_permits, 0);
     }
-    assert_eq!(context.held_permits(), 20_000);
+    assert_eq!(context.stats().held_permits, 20_000);
     // Also by the clock of Redis.
     let look = semaphore
         .peek(&keys[19_999])

@@ -135,7 +135,7 @@ async fn waiters_are_served_in_order_of_arrival() {
 
 fn semaphore_waiters(semaphore: &Semaphore<Memory>) -> usize {
     use tower_sluice::semaphore::PermitBackend;
-    semaphore.backend().context().waiting()
+    semaphore.backend().context().stats().waiting
 }
 
 #[tokio::test]

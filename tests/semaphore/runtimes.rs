@@ -36,7 +36,10 @@ fn all_end(leases: &Leases, runtime: &Runtime, held: Vec<Permit>) {
         settle().await;
     });
     let context: &BackendContext = leases.context();
-    assert_eq!((context.held_permits(), context.lost_permits()), (0, 0));
+    assert_eq!(
+        (context.stats().held_permits, context.stats().lost_permits),
+        (0, 0)
+    );
     assert_eq!(leases.memory.keys(), 0);
 }
 
@@ -123,7 +126,10 @@ fn release_completes_before_its_runtime_ends_and_a_drop_may_not() {
         let semaphore = runtime.block_on(hold(is_released));
         drop(runtime);
         let context = semaphore.backend().context();
-        assert_eq!(context.failed_background_tasks(), usize::from(!is_released));
+        assert_eq!(
+            context.stats().failed_background_tasks,
+            usize::from(!is_released)
+        );
         assert_eq!(server.keys().is_empty(), is_released);
     }
 }

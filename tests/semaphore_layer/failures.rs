@@ -95,7 +95,7 @@ async fn failure_policy_applies_while_redis_is_down() {
         let passed = ask(address, "/allow").await;
         assert_eq!((passed.status.as_u16(), &*passed.body), (200, "ok"));
         assert!(passed.says_nothing_of_limits());
-        assert_eq!(context.unpermitted(), round);
+        assert_eq!(context.stats().unpermitted, round);
     }
     let rejected = ask(address, "/deny").await;
     assert_eq!(rejected.status, 503);
@@ -166,7 +166,7 @@ async fn handler_learns_that_redis_lost_its_permit() {
     server.kill9();
     server.restart();
     assert_eq!(call.await.expect("no panic").body, "lost true");
-    assert_eq!(redis.context().lost_permits(), 1);
+    assert_eq!(redis.context().stats().lost_permits, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -42,7 +42,7 @@ fn no_request_waits_above_the_bound_of_its_key() {
             assert!(retry_after(&rejected) >= secs(10));
         }
         assert_eq!((queue.books(), queue.waiting()), (books, 3));
-        assert_eq!(queue.context().rejected_waiters(), 3);
+        assert_eq!(queue.context().stats().rejected_waiters, 3);
         // A waiter of another key.
         let bob = Key::from("bob");
         let two = queue.wait_for(&bob, 2, MaxWait::NONE);
@@ -80,7 +80,7 @@ fn no_request_waits_above_the_total_bound() {
         }
         // An immediate request takes no place in the queue.
         assert_eq!(
-            (queue.waiting(), queue.context().rejected_waiters()),
+            (queue.waiting(), queue.context().stats().rejected_waiters),
             (4, 2)
         );
         let one = queue.crowd.waiting()[2];
@@ -104,7 +104,7 @@ fn request_above_max_waiters_is_allowed_if_tokens_exist() {
     let passes = queue.at_once(1, MaxWait::Unbounded).expect("it must exist");
     assert!(passes.waited().is_zero());
     assert_eq!(
-        (queue.waiting(), queue.context().rejected_waiters()),
+        (queue.waiting(), queue.context().stats().rejected_waiters),
         (2, 1)
     );
 }
@@ -121,7 +121,7 @@ fn zero_max_waiters_checks_at_once() {
             let rejected = queue.at_once(1, MaxWait::Unbounded);
             assert_eq!(*denied(&rejected), usual);
             assert_eq!(
-                (queue.waiting(), queue.context().rejected_waiters()),
+                (queue.waiting(), queue.context().stats().rejected_waiters),
                 (0, 3)
             );
         }
@@ -141,7 +141,7 @@ fn default_max_waiters_are_1024_and_65536() {
         }
     }
     assert_eq!(
-        (queue.waiting(), queue.context().rejected_waiters()),
+        (queue.waiting(), queue.context().stats().rejected_waiters),
         (65_536, 1)
     );
     let wait = queue.wait_for(&Key::from("new"), Cost::ONE, MaxWait::Unbounded);
@@ -177,16 +177,19 @@ async fn ten_thousand_finished_waiters_are_not_counted() {
                     tokio::task::yield_now().await;
                 }
             });
-            assert!(backend.context().waiting() <= 1_500);
+            assert!(backend.context().stats().waiting <= 1_500);
         }
         while let Some(ended) = tasks.join_next().await {
             ended.expect("no panic");
             clock.jump(clock.passed() + us(5));
         }
         let context = backend.context();
-        assert!(context.rejected_waiters() < 10_000);
+        assert!(context.stats().rejected_waiters < 10_000);
         assert_eq!(
-            (context.waiting(), context.failed_background_tasks()),
+            (
+                context.stats().waiting,
+                context.stats().failed_background_tasks
+            ),
             (0, 0)
         );
     }

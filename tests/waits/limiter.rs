@@ -230,7 +230,7 @@ async fn fallback_decides_and_refunds_in_its_own_state() {
     choice.wire.mend();
     let there = choice.wire.books(&two_a_minute(), &choice.ann);
     assert_eq!(there.0, 2, "the remote memory was charged");
-    assert_eq!(local.context().waiting(), 0);
+    assert_eq!(local.context().stats().waiting, 0);
 }
 
 /// The fallback uses the system clock, so its wait takes real time.

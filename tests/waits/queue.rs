@@ -142,7 +142,7 @@ impl TestQueue {
     }
 
     pub(crate) fn waiting(&self) -> usize {
-        self.context().waiting()
+        self.context().stats().waiting
     }
 
     /// The number of operations sent to the backend.

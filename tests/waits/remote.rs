@@ -45,9 +45,9 @@ impl Far {
     fn context(&self) -> (usize, usize, usize) {
         let context = self.wire.context();
         (
-            context.waiting(),
-            context.background_tasks(),
-            context.failed_background_tasks(),
+            context.stats().waiting,
+            context.stats().background_tasks,
+            context.stats().failed_background_tasks,
         )
     }
 
@@ -327,7 +327,7 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
                 _ => 100,
             };
             runtime.block_on(async {
-                while far.wire.context().waiting() != waiters || asked() < least {
+                while far.wire.context().stats().waiting != waiters || asked() < least {
                     tokio::task::yield_now().await;
                 }
                 settle().await;

@@ -35,8 +35,8 @@ impl Far {
     fn background_tasks(&self) -> (usize, usize) {
         let context = self.wire.context();
         (
-            context.background_tasks(),
-            context.failed_background_tasks(),
+            context.stats().background_tasks,
+            context.stats().failed_background_tasks,
         )
     }
 }

@@ -85,10 +85,11 @@ impl BackendContext {
     pub async fn idle(&self, limit: Duration) -> IdleReport {
         // Out of time or not, the report says what is left.
         let _ = timeout(limit, self.until_idle()).await;
+        let stats = self.stats();
         IdleReport {
-            background_tasks: self.background_tasks(),
-            failed_background_tasks: self.failed_background_tasks(),
-            held_permits: self.held_permits(),
+            background_tasks: stats.background_tasks,
+            failed_background_tasks: stats.failed_background_tasks,
+            held_permits: stats.held_permits,
         }
     }
 
@@ -96,7 +97,7 @@ impl BackendContext {
         let (mut quiet, mut begun) = (0, self.background.begun());
         while quiet < QUIET_LOOKS {
             sleep(STEP).await;
-            let is_quiet = self.background_tasks() == 0 && self.held_permits() == 0;
+            let is_quiet = self.background.running() == 0 && self.leases.held() == 0;
             let before = std::mem::replace(&mut begun, self.background.begun());
             quiet = if is_quiet && begun == before {
                 quiet + 1

@@ -5,6 +5,7 @@ mod idle;
 mod lease;
 mod leases;
 mod permit_queue;
+mod stats;
 mod unreturned;
 mod wait_queue;
 
@@ -17,6 +18,7 @@ pub use self::idle::IdleReport;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::leases::{Insertion, Leases, RenewalGroup, RenewalResult};
 pub(crate) use self::permit_queue::{PermitQueue, PermitQueues, PermitWaiter};
+pub use self::stats::BackendStats;
 pub(crate) use self::unreturned::Unspent;
 pub(crate) use self::wait_queue::{QueueHead, TierQueue, WaiterGuard};
 
@@ -41,7 +43,7 @@ pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_53
 /// use tower_sluice::clock::SystemClock;
 ///
 /// let context = BackendContext::new(SystemClock::new()).max_waiters(10, 1_000);
-/// assert_eq!((context.waiting(), context.rejected_waiters(), context.failed_background_tasks()), (0, 0, 0));
+/// assert_eq!(context.stats().waiting, 0);
 /// ```
 pub struct BackendContext {
     clock: AnyClock,
@@ -96,52 +98,6 @@ impl BackendContext {
     pub fn shared(mut self) -> Self {
         self.is_shared = true;
         self
-    }
-
-    /// How many wait now, of all keys.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.queues.waiting()
-    }
-
-    /// How many were not let in because so many waited already.
-    #[must_use]
-    pub fn rejected_waiters(&self) -> usize {
-        self.queues.rejected_waiters()
-    }
-
-    /// How many operations are under way that nobody needs to wait for: settlements, and what is given back for those
-    /// who have gone. At most 1 024 settlements are at a time, and as many as have waited; for 5 s each.
-    /// [`idle`](Self::idle) waits for their end.
-    #[must_use]
-    pub fn background_tasks(&self) -> usize {
-        self.background.running()
-    }
-
-    /// How many of those operations have failed: the backend gave no answer, too many were under way, or the runtime
-    /// ended.
-    #[must_use]
-    pub fn failed_background_tasks(&self) -> usize {
-        self.background.failed()
-    }
-
-    /// How many permits of semaphores are held that end with a lease, and are renewed until they are given back.
-    #[must_use]
-    pub fn held_permits(&self) -> usize {
-        self.leases.held()
-    }
-
-    /// How many permits were lost: a renewal found them gone, or none was answered for a whole lease.
-    #[must_use]
-    pub fn lost_permits(&self) -> usize {
-        self.leases.lost()
-    }
-
-    /// How many were let in without a permit, because the backend failed and
-    /// [`FailurePolicy::FailOpen`](crate::FailurePolicy::FailOpen) was chosen.
-    #[must_use]
-    pub fn unpermitted(&self) -> usize {
-        self.unpermitted.load(Relaxed)
     }
 
     pub(crate) fn permit_queues(&self) -> &PermitQueues {
@@ -240,10 +196,7 @@ impl Default for BackendContext {
 impl fmt::Debug for BackendContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BackendContext")
-            .field("waiting", &self.waiting())
-            .field("rejected_waiters", &self.rejected_waiters())
-            .field("background", &self.background_tasks())
-            .field("failed_background_tasks", &self.failed_background_tasks())
+            .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
 }

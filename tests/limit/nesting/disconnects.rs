@@ -71,7 +71,7 @@ async fn refund_on_disconnect_applies_during_the_inner_refund() {
         remote.answer(9);
         others().await;
         assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
-        assert_eq!(remote.context().failed_background_tasks(), 0);
+        assert_eq!(remote.context().stats().failed_background_tasks, 0);
     }
 }
 
@@ -224,9 +224,9 @@ async fn only_started_requests_are_charged_after_a_drop() {
         );
         let context = remote.context();
         let idle = (
-            context.waiting(),
-            context.background_tasks(),
-            context.failed_background_tasks(),
+            context.stats().waiting,
+            context.stats().background_tasks,
+            context.stats().failed_background_tasks,
         );
         assert_eq!(idle, (0, 0, 0), "seed {seed}");
     }

@@ -54,7 +54,10 @@ async fn backend_failure_does_not_wait_for_the_outer_refund() {
     assert_eq!(rejected.status, StatusCode::SERVICE_UNAVAILABLE);
     others().await;
     assert_eq!(remote.asked(), ["check 1", "check 4", "refund 1"]);
-    assert_eq!((gone(&remote), remote.context().background_tasks()), (1, 1));
+    assert_eq!(
+        (gone(&remote), remote.context().stats().background_tasks),
+        (1, 1)
+    );
     remote.answer(1);
     others().await;
     assert_eq!(gone(&remote), 0);

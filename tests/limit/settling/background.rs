@@ -25,13 +25,19 @@ async fn response_does_not_wait_for_the_settlement() {
     others().await;
     assert_eq!(remote.asked(), ["check 10", "refund 6"]);
     assert_eq!(
-        (gone(&remote.memory), remote.context().background_tasks()),
+        (
+            gone(&remote.memory),
+            remote.context().stats().background_tasks
+        ),
         (10, 1)
     );
     remote.answer(1);
     others().await;
     assert_eq!(
-        (gone(&remote.memory), remote.context().background_tasks()),
+        (
+            gone(&remote.memory),
+            remote.context().stats().background_tasks
+        ),
         (4, 0)
     );
 }
@@ -77,17 +83,17 @@ async fn running_settlements_are_bounded_and_failures_counted() {
     let context = remote.context();
     assert_eq!(
         (
-            context.background_tasks(),
-            context.failed_background_tasks()
+            context.stats().background_tasks,
+            context.stats().failed_background_tasks
         ),
         (MOST, 10)
     );
     remote.answer(MOST);
-    while remote.context().background_tasks() > 0 {
+    while remote.context().stats().background_tasks > 0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(spent(&remote.memory, &policy, &key()), [100]);
-    assert_eq!(remote.context().failed_background_tasks(), 10);
+    assert_eq!(remote.context().stats().failed_background_tasks, 10);
 }
 
 #[tokio::test]
@@ -98,7 +104,7 @@ async fn failed_settlement_is_counted_and_affects_no_request() {
         let seen = got(&app, "/settle/4").await;
         assert_eq!(seen.status, StatusCode::OK);
         assert_eq!(seen.body, "the backend failed to settle the charge");
-        assert_eq!(remote.context().failed_background_tasks(), 1);
+        assert_eq!(remote.context().stats().failed_background_tasks, 1);
         assert_eq!(gone(&remote.memory), 10);
     }
 }

@@ -115,7 +115,7 @@ async fn request_dropped_during_its_check_is_refunded_by_the_reply() {
         assert_eq!(remote.asked(), *sent);
         assert_eq!(gone(&remote.memory), 0, "the check was dropped or refunded");
         assert_eq!(slow.calls.load(SeqCst), 0);
-        assert_eq!(remote.context().background_tasks(), 0);
+        assert_eq!(remote.context().stats().background_tasks, 0);
     }
 }
 
@@ -189,7 +189,7 @@ async fn request_dropped_between_wait_and_service_is_refunded() {
                 others().await;
             }
             assert_eq!(
-                (remote.context().waiting(), slow.calls.load(SeqCst)),
+                (remote.context().stats().waiting, slow.calls.load(SeqCst)),
                 (0, 0)
             );
             drop(answer);
@@ -269,8 +269,8 @@ async fn failed_check_of_a_dropped_request_is_not_counted() {
     assert_eq!(remote.asked(), ["check 10"]);
     assert_eq!(
         (
-            remote.context().background_tasks(),
-            remote.context().failed_background_tasks()
+            remote.context().stats().background_tasks,
+            remote.context().stats().failed_background_tasks
         ),
         (0, 0)
     );
@@ -291,7 +291,7 @@ fn without_a_runtime_nothing_is_paid_back_and_nothing_panics() {
     let mut answer = Box::pin(service.call(Request::new(())));
     assert!(answer.as_mut().now_or_never().is_none());
     drop(answer);
-    assert_eq!(remote.context().failed_background_tasks(), 1);
+    assert_eq!(remote.context().stats().failed_background_tasks, 1);
 
     let mut service = limit(&remote)
         .on_response(|_, charge| {

@@ -189,7 +189,7 @@ async fn uncounted_request_has_an_inert_charge() {
     }
     assert_eq!(failing.asked(), ["check 10"; 5]);
     assert!(memory.is_empty());
-    assert_eq!(failing.context().failed_background_tasks(), 0);
+    assert_eq!(failing.context().stats().failed_background_tasks, 0);
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ async fn request_waits_for_the_next_window() {
             assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
             let seconds = wait.as_micros().div_ceil(1_000_000).to_string();
             assert_eq!(seen.lines("retry-after"), [seconds]);
-            assert_eq!(remote.context().waiting(), 0);
+            assert_eq!(remote.context().stats().waiting, 0);
         }
     }
 }

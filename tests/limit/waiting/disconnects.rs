@@ -17,10 +17,10 @@ async fn client_disconnect_cancels_its_reservation() {
         ask(&mut service, request()).await;
         let mut waits = call(&mut service, request());
         assert_waits!(waits);
-        assert_eq!(remote.context().waiting(), 1);
+        assert_eq!(remote.context().stats().waiting, 1);
         drop(waits);
         others().await;
-        assert_eq!(remote.context().waiting(), 0);
+        assert_eq!(remote.context().stats().waiting, 0);
         assert_eq!(remote.asked(), ["reserve 1", "reserve 1", "cancel"]);
         // The next request gets the reservation.
         let mut next = call(&mut service, request());
@@ -69,7 +69,7 @@ async fn unpolled_waiter_changes_nothing() {
         drop(call(&mut service, request()));
         others().await;
         assert!(remote.asked().is_empty());
-        assert_eq!(remote.context().waiting(), 0);
+        assert_eq!(remote.context().stats().waiting, 0);
     }
 }
 

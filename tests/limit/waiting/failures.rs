@@ -33,7 +33,7 @@ async fn failure_policy_applies_to_waiting_requests() {
         assert_eq!(allowed.status, StatusCode::OK);
         assert!(allowed.says_nothing_of_limits());
         assert_eq!(remote.asked(), ["reserve 1"; 2]);
-        assert_eq!(remote.context().waiting(), 0);
+        assert_eq!(remote.context().stats().waiting, 0);
     }
 }
 

@@ -57,7 +57,7 @@ async fn requests_above_max_waiters_are_rejected_at_once() {
     let rejected = seen(&mut service, request());
     assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(rejected.lines("retry-after"), ["3"]);
-    assert_eq!(memory.context().rejected_waiters(), 1);
+    assert_eq!(memory.context().stats().rejected_waiters, 1);
     clock.advance(seconds(2));
     for waits in &mut waits {
         assert_eq!(status!(*waits), 200);
@@ -83,7 +83,7 @@ async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
 
     let waiters = async |count: usize| {
         let start = Instant::now();
-        while memory.context().waiting() != count {
+        while memory.context().stats().waiting != count {
             assert!(start.elapsed() < crate::support::PATIENCE);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -37,7 +37,7 @@ async fn waiting_request_holds_no_readiness() {
             assert_waits!(one);
             waits.push(one);
         }
-        assert_eq!(remote.context().waiting(), 3);
+        assert_eq!(remote.context().stats().waiting, 3);
         for user in ["bob", "cid", "dan"] {
             assert_eq!(ask(&mut service, from(user)).await.status, StatusCode::OK);
         }

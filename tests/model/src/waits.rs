@@ -52,7 +52,7 @@ fn wait(quota: Quota) {
         two.await.expect("no panic");
         let _ = leaves.await;
         time.join().expect("no panic");
-        assert_eq!(limiter.backend().context().waiting(), 0);
+        assert_eq!(limiter.backend().context().stats().waiting, 0);
     });
 }
 

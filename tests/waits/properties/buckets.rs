@@ -252,8 +252,8 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
         let context = queue.context();
         prop_assert_eq!(
             (
-                context.background_tasks(),
-                context.failed_background_tasks()
+                context.stats().background_tasks,
+                context.stats().failed_background_tasks
             ),
             (0, 0)
         );
