@@ -6,20 +6,13 @@
 //! retry_after  start + window - now
 //! ```
 
-use super::{
-    Algorithm, ChargePosition, ClockStep, StoredState, clock_back, micros_between, signed, start_of,
-};
+use super::operation::Algorithm;
+use super::time::{ClockStep, clock_back, micros_between, signed, start_of};
+use crate::decision::{ChargePosition, FixedWindowState, StoredState};
 use crate::quota::FixedWindow;
 
-/// What was charged in the window that begins at `start`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Count {
-    pub(super) start: i64,
-    pub(super) used: u64,
-}
-
 pub(super) struct View {
-    count: Count,
+    count: FixedWindowState,
     /// The caller's now; the time decided at lies in the window.
     now: i64,
     must_note: bool,
@@ -32,7 +25,7 @@ impl FixedWindow {
 }
 
 impl Algorithm for FixedWindow {
-    type State = Count;
+    type State = FixedWindowState;
     type View = View;
 
     fn limit(&self) -> u64 {
@@ -40,7 +33,7 @@ impl Algorithm for FixedWindow {
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&Count> {
+    fn peel(kept: &StoredState) -> Option<&FixedWindowState> {
         if let StoredState::FixedWindow(state) = kept {
             Some(state)
         } else {
@@ -49,7 +42,7 @@ impl Algorithm for FixedWindow {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut Count> {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut FixedWindowState> {
         if let StoredState::FixedWindow(state) = kept {
             Some(state)
         } else {
@@ -58,11 +51,11 @@ impl Algorithm for FixedWindow {
     }
 
     fn blank() -> StoredState {
-        StoredState::FixedWindow(Count { start: 0, used: 0 })
+        StoredState::FixedWindow(FixedWindowState { start: 0, used: 0 })
     }
 
-    fn view(&self, state: Option<&Count>, now: i64) -> View {
-        let at = |now, used| Count {
+    fn view(&self, state: Option<&FixedWindowState>, now: i64) -> View {
+        let at = |now, used| FixedWindowState {
             start: start_of(self.origin, self.window, now),
             used,
         };
@@ -103,7 +96,7 @@ impl Algorithm for FixedWindow {
         view.count.used + cost <= self.limit
     }
 
-    fn retry_after(&self, view: &View, _: Option<&Count>, _: u64) -> u64 {
+    fn retry_after(&self, view: &View, _: Option<&FixedWindowState>, _: u64) -> u64 {
         self.until_end(view)
     }
 
@@ -119,11 +112,11 @@ impl Algorithm for FixedWindow {
         }
     }
 
-    fn note(&self, view: &View, count: &mut Count) {
+    fn note(&self, view: &View, count: &mut FixedWindowState) {
         *count = view.count;
     }
 
-    fn charge(&self, view: &mut View, count: &mut Count, tokens: u64) -> ChargePosition {
+    fn charge(&self, view: &mut View, count: &mut FixedWindowState, tokens: u64) -> ChargePosition {
         view.count.used += tokens;
         *count = view.count;
         ChargePosition {
@@ -132,14 +125,20 @@ impl Algorithm for FixedWindow {
         }
     }
 
-    fn refund(&self, view: &mut View, count: &mut Count, tokens: u64, position: ChargePosition) {
+    fn refund(
+        &self,
+        view: &mut View,
+        count: &mut FixedWindowState,
+        tokens: u64,
+        position: ChargePosition,
+    ) {
         if position.at == view.count.start {
             view.count.used = view.count.used.saturating_sub(tokens);
         }
         *count = view.count;
     }
 
-    fn penalize(&self, view: &mut View, count: &mut Count, tokens: u64) {
+    fn penalize(&self, view: &mut View, count: &mut FixedWindowState, tokens: u64) {
         let most = view.count.used.max(2 * self.limit);
         view.count.used = view.count.used.saturating_add(tokens).min(most);
         *count = view.count;

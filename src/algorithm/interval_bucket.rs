@@ -7,19 +7,10 @@
 //! ```
 //! A full bucket has no clock, so that it equals one never seen: the first charge that leaves full starts it.
 
-use super::{
-    Algorithm, ChargePosition, ClockStep, MOST_DEBT, Since, StoredState, clock_back,
-    micros_between, signed, start_of,
-};
+use super::operation::{Algorithm, Since};
+use super::time::{ClockStep, MOST_DEBT, clock_back, micros_between, signed, start_of};
+use crate::decision::{ChargePosition, IntervalBucketState, StoredState};
 use crate::quota::IntervalBucket;
-
-/// Whole tokens owed, and when the running period began. `capacity` tells whether the quota has changed since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Debt {
-    pub(super) tokens: u64,
-    pub(super) anchor: i64,
-    pub(super) capacity: u64,
-}
 
 pub(super) struct View {
     tokens: u64,
@@ -43,7 +34,7 @@ impl IntervalBucket {
         ) + view.ahead
     }
 
-    fn converted(&self, debt: &Debt) -> u64 {
+    fn converted(&self, debt: &IntervalBucketState) -> u64 {
         if debt.capacity == self.capacity {
             debt.tokens
         } else {
@@ -61,8 +52,8 @@ impl IntervalBucket {
         }
     }
 
-    fn written(&self, view: &View) -> Debt {
-        Debt {
+    fn written(&self, view: &View) -> IntervalBucketState {
+        IntervalBucketState {
             tokens: view.tokens,
             anchor: view.anchor,
             capacity: self.capacity,
@@ -71,7 +62,7 @@ impl IntervalBucket {
 }
 
 impl Algorithm for IntervalBucket {
-    type State = Debt;
+    type State = IntervalBucketState;
     type View = View;
 
     fn limit(&self) -> u64 {
@@ -79,7 +70,7 @@ impl Algorithm for IntervalBucket {
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&Debt> {
+    fn peel(kept: &StoredState) -> Option<&IntervalBucketState> {
         if let StoredState::IntervalBucket(state) = kept {
             Some(state)
         } else {
@@ -88,7 +79,7 @@ impl Algorithm for IntervalBucket {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut Debt> {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut IntervalBucketState> {
         if let StoredState::IntervalBucket(state) = kept {
             Some(state)
         } else {
@@ -97,14 +88,14 @@ impl Algorithm for IntervalBucket {
     }
 
     fn blank() -> StoredState {
-        StoredState::IntervalBucket(Debt {
+        StoredState::IntervalBucket(IntervalBucketState {
             tokens: 0,
             anchor: 0,
             capacity: 0,
         })
     }
 
-    fn view(&self, state: Option<&Debt>, now: i64) -> View {
+    fn view(&self, state: Option<&IntervalBucketState>, now: i64) -> View {
         let Some(debt) = state else {
             return self.fresh(
                 self.capacity - self.initial,
@@ -145,7 +136,7 @@ impl Algorithm for IntervalBucket {
         view.tokens + cost <= self.capacity
     }
 
-    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u64) -> u64 {
+    fn retry_after(&self, view: &View, _: Option<&IntervalBucketState>, cost: u64) -> u64 {
         self.until_paid(view, view.tokens + cost - self.capacity)
     }
 
@@ -161,7 +152,7 @@ impl Algorithm for IntervalBucket {
         }
     }
 
-    fn note(&self, view: &View, debt: &mut Debt) {
+    fn note(&self, view: &View, debt: &mut IntervalBucketState) {
         *debt = self.written(view);
     }
 
@@ -169,7 +160,7 @@ impl Algorithm for IntervalBucket {
         view.tokens + cost < MOST_DEBT
     }
 
-    fn since(&self, left: &Debt, stored: &Debt) -> Since {
+    fn since(&self, left: &IntervalBucketState, stored: &IntervalBucketState) -> Since {
         if stored.tokens == 0 {
             return Since::Paid;
         }
@@ -184,22 +175,33 @@ impl Algorithm for IntervalBucket {
         }
     }
 
-    fn take_back(&self, debt: &mut Debt, tokens: u64) {
+    fn take_back(&self, debt: &mut IntervalBucketState, tokens: u64) {
         debt.tokens = debt.tokens.saturating_sub(tokens);
     }
 
-    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> ChargePosition {
+    fn charge(
+        &self,
+        view: &mut View,
+        debt: &mut IntervalBucketState,
+        tokens: u64,
+    ) -> ChargePosition {
         view.tokens += tokens;
         *debt = self.written(view);
         ChargePosition::default()
     }
 
-    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: ChargePosition) {
+    fn refund(
+        &self,
+        view: &mut View,
+        debt: &mut IntervalBucketState,
+        tokens: u64,
+        _: ChargePosition,
+    ) {
         view.tokens = view.tokens.saturating_sub(tokens);
         *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u64) {
+    fn penalize(&self, view: &mut View, debt: &mut IntervalBucketState, tokens: u64) {
         let most = view.tokens.max(2 * self.capacity);
         view.tokens = view.tokens.saturating_add(tokens).min(most);
         *debt = self.written(view);

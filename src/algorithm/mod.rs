@@ -26,6 +26,7 @@ mod sliding_log;
 mod sliding_window;
 #[cfg(feature = "redis")]
 pub(crate) mod stored;
+mod time;
 mod token_bucket;
 
 use std::time::Duration;
@@ -34,7 +35,7 @@ use smallvec::SmallVec;
 
 pub(crate) use self::operation::decide;
 use self::operation::{
-    Algorithm, Compare, Penalize, Refund, ReserveWait, Since, Take, TakeBack, fits, with_algorithm,
+    Compare, Penalize, Refund, ReserveWait, Since, Take, TakeBack, fits, with_algorithm,
 };
 
 use crate::clock::{Timestamp, micros_up};
@@ -43,34 +44,9 @@ use crate::decision::{
     Snapshot,
 };
 use crate::policy::{NamedQuota, Policy};
-use crate::quota::{Cost, Origin, Quota, Rule};
+use crate::quota::{Cost, Quota, Rule};
 
-/// What has been spent under one quota and has not come back, and since when: all that a backend keeps.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State(StoredState);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum StoredState {
-    TokenBucket(token_bucket::Debt),
-    IntervalBucket(interval_bucket::Debt),
-    FixedWindow(fixed_window::Count),
-    SlidingWindow(sliding_window::Counts),
-    SlidingLog(Box<sliding_log::Log>),
-}
-
-const _: () = assert!(size_of::<Option<State>>() == 32);
-
-impl State {
-    /// The time of a bucket's state and its debt: those that were written later compare as greater, unless something
-    /// was given back in between.
-    pub(crate) fn order(&self) -> (i64, u64) {
-        match &self.0 {
-            StoredState::TokenBucket(debt) => (debt.at, debt.grains),
-            StoredState::IntervalBucket(debt) => (debt.anchor, debt.tokens),
-            _ => (0, 0),
-        }
-    }
-}
+pub use crate::decision::State;
 
 /// Decides one request: every quota of the policy allows its cost and all are charged, or none is.
 ///
@@ -294,49 +270,6 @@ fn answers(
         returned: false,
     }
 }
-
-/// Which of two readings of a clock that went back holds: the state's time (time stands still) or the new one.
-enum ClockStep {
-    /// The caller's clock lags behind the state by no more than the horizon: decide at the state's time, which is so
-    /// many µs ahead.
-    StandStill(u64),
-    /// It lags further: the state moves to the caller's now with all its debt.
-    Rebase,
-}
-
-#[inline]
-fn clock_back(state_time: i64, now: i64, horizon: u64) -> ClockStep {
-    let gap = micros_between(now, state_time);
-    if gap <= horizon {
-        ClockStep::StandStill(gap)
-    } else {
-        ClockStep::Rebase
-    }
-}
-
-/// `to - from` in µs, 0 if that is negative.
-#[inline]
-fn micros_between(from: i64, to: i64) -> u64 {
-    u64::try_from(to - from).unwrap_or(0)
-}
-
-/// A span as a signed number; spans are at most a few times 2^53.
-#[inline]
-fn signed(span: u64) -> i64 {
-    i64::try_from(span).unwrap_or(i64::MAX)
-}
-
-/// The latest start of an interval of `period` at or before `now`.
-#[inline]
-fn start_of(origin: Origin, period: u64, now: i64) -> i64 {
-    match origin {
-        None => now,
-        Some(offset) => now - (now - signed(offset)).rem_euclid(signed(period)),
-    }
-}
-
-/// Debts stay below it, so that a double holds them too.
-const MOST_DEBT: u64 = 1 << 53;
 
 #[cfg(test)]
 mod tests {

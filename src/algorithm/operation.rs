@@ -1,8 +1,7 @@
 //! What can be done to the state of one quota, written once for all algorithms.
 
-use super::{State, StoredState};
 use crate::clock::Timestamp;
-use crate::decision::{ChargePosition, NEVER, QuotaSnapshot};
+use crate::decision::{ChargePosition, NEVER, QuotaSnapshot, State, StoredState};
 use crate::quota::{Quota, Rule};
 
 impl From<Timestamp> for Micros {

@@ -6,35 +6,12 @@
 //! ```
 //! Each entry carries the running sum up to itself, so that both are found by binary search and nothing is added up.
 
-use std::collections::VecDeque;
-
-use super::{
-    Algorithm, ChargePosition, ClockStep, StoredState, clock_back, micros_between, signed,
-};
+use super::operation::Algorithm;
+use super::time::{ClockStep, clock_back, micros_between, signed};
+use crate::decision::{ChargePosition, LogEntry, SlidingLogState, StoredState};
 use crate::quota::SlidingLog;
 
-/// The charges of about one window, oldest first. Those that have passed are dropped when the next one is added and not
-/// sooner: a denied check changes nothing, even for a clock that goes back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Log {
-    entries: VecDeque<LogEntry>,
-    /// The running sum before the oldest entry.
-    base: u32,
-    /// The number of the next entry.
-    next: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct LogEntry {
-    at: i64,
-    /// Running sum of all charges up to this one. It wraps; differences within a window are at most 2 × 65535 and
-    /// right.
-    sum: u32,
-    /// By which a receipt finds it: charges of the same µs stay apart.
-    number: u32,
-}
-
-impl Log {
+impl SlidingLogState {
     fn newest(&self) -> Option<i64> {
         self.entries.back().map(|entry| entry.at)
     }
@@ -105,7 +82,7 @@ pub(super) struct View {
 }
 
 impl SlidingLog {
-    fn append(&self, view: &mut View, log: &mut Log, tokens: u32) -> ChargePosition {
+    fn append(&self, view: &mut View, log: &mut SlidingLogState, tokens: u32) -> ChargePosition {
         self.note(view, log);
         log.forget(view.passed);
         view.passed = 0;
@@ -114,7 +91,7 @@ impl SlidingLog {
         log.append(view.at, tokens)
     }
 
-    fn note(&self, view: &View, log: &mut Log) {
+    fn note(&self, view: &View, log: &mut SlidingLogState) {
         if view.rebase {
             log.rebase(view.at);
         }
@@ -122,7 +99,7 @@ impl SlidingLog {
 }
 
 impl Algorithm for SlidingLog {
-    type State = Box<Log>;
+    type State = Box<SlidingLogState>;
     type View = View;
 
     fn limit(&self) -> u64 {
@@ -130,7 +107,7 @@ impl Algorithm for SlidingLog {
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&Box<Log>> {
+    fn peel(kept: &StoredState) -> Option<&Box<SlidingLogState>> {
         if let StoredState::SlidingLog(state) = kept {
             Some(state)
         } else {
@@ -139,7 +116,7 @@ impl Algorithm for SlidingLog {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut Box<Log>> {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut Box<SlidingLogState>> {
         if let StoredState::SlidingLog(state) = kept {
             Some(state)
         } else {
@@ -151,7 +128,7 @@ impl Algorithm for SlidingLog {
         StoredState::SlidingLog(Box::default())
     }
 
-    fn view(&self, state: Option<&Box<Log>>, now: i64) -> View {
+    fn view(&self, state: Option<&Box<SlidingLogState>>, now: i64) -> View {
         let empty = View {
             at: now,
             now,
@@ -195,7 +172,7 @@ impl Algorithm for SlidingLog {
         u64::from(view.sum).saturating_add(cost) <= self.limit.into()
     }
 
-    fn retry_after(&self, view: &View, state: Option<&Box<Log>>, cost: u64) -> u64 {
+    fn retry_after(&self, view: &View, state: Option<&Box<SlidingLogState>>, cost: u64) -> u64 {
         let Some(log) = state else { return 0 };
         let before = log.sum_before(view.passed);
         let room = self.limit.saturating_sub(small(cost));
@@ -224,15 +201,26 @@ impl Algorithm for SlidingLog {
         }
     }
 
-    fn note(&self, view: &View, log: &mut Box<Log>) {
+    fn note(&self, view: &View, log: &mut Box<SlidingLogState>) {
         Self::note(self, view, log);
     }
 
-    fn charge(&self, view: &mut View, log: &mut Box<Log>, tokens: u64) -> ChargePosition {
+    fn charge(
+        &self,
+        view: &mut View,
+        log: &mut Box<SlidingLogState>,
+        tokens: u64,
+    ) -> ChargePosition {
         self.append(view, log, small(tokens))
     }
 
-    fn refund(&self, view: &mut View, log: &mut Box<Log>, tokens: u64, position: ChargePosition) {
+    fn refund(
+        &self,
+        view: &mut View,
+        log: &mut Box<SlidingLogState>,
+        tokens: u64,
+        position: ChargePosition,
+    ) {
         Self::note(self, view, log);
         // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start
         // elsewhere after a reset: an older receipt does not meet a newer entry, whichever way the clock went.)
@@ -255,7 +243,7 @@ impl Algorithm for SlidingLog {
             .map_or(view.newest, |newest| newest.min(view.at));
     }
 
-    fn penalize(&self, view: &mut View, log: &mut Box<Log>, tokens: u64) {
+    fn penalize(&self, view: &mut View, log: &mut Box<SlidingLogState>, tokens: u64) {
         let room = (2 * self.limit).saturating_sub(view.sum);
         match small(tokens).min(room) {
             0 => Self::note(self, view, log),
@@ -300,9 +288,9 @@ mod tests {
             limit: 10,
             window: 100,
         };
-        let mut log = Box::new(Log {
+        let mut log = Box::new(SlidingLogState {
             base: u32::MAX - 2,
-            ..Log::default()
+            ..SlidingLogState::default()
         });
         for now in 0..1_000 {
             let mut view = quota.view(Some(&log), now * 30);

@@ -8,21 +8,13 @@
 //! The carried part is a fraction and compared as one, never rounded down: 2.9 + 1 > 3. A tick is 1 µs unless limit ×
 //! window passes 2^51; coarser ticks round the carried part up, so that they admit less, never more.
 
-use super::{
-    Algorithm, ChargePosition, ClockStep, StoredState, clock_back, micros_between, signed,
-};
+use super::operation::Algorithm;
+use super::time::{self, ClockStep, clock_back, micros_between, signed};
+use crate::decision::{ChargePosition, SlidingWindowState, StoredState};
 use crate::quota::SlidingWindow;
 
-/// What was charged in the window that begins at `start`, and in the one before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Counts {
-    pub(super) start: i64,
-    pub(super) current: u64,
-    pub(super) previous: u64,
-}
-
 pub(super) struct View {
-    counts: Counts,
+    counts: SlidingWindowState,
     /// The time decided at, and the caller's own.
     at: i64,
     now: i64,
@@ -31,13 +23,13 @@ pub(super) struct View {
 
 impl SlidingWindow {
     fn start_of(&self, now: i64) -> i64 {
-        super::start_of(Some(0), self.window, now)
+        time::start_of(Some(0), self.window, now)
     }
 
-    /// Counts beyond twice the limit are of a larger limit that was lowered since.
-    fn cut(&self, counts: &Counts) -> Counts {
+    /// SlidingWindowState beyond twice the limit are of a larger limit that was lowered since.
+    fn cut(&self, counts: &SlidingWindowState) -> SlidingWindowState {
         let most = 2 * self.limit;
-        Counts {
+        SlidingWindowState {
             start: counts.start,
             current: counts.current.min(most),
             previous: counts.previous.min(most),
@@ -51,7 +43,7 @@ impl SlidingWindow {
 }
 
 impl Algorithm for SlidingWindow {
-    type State = Counts;
+    type State = SlidingWindowState;
     type View = View;
 
     fn limit(&self) -> u64 {
@@ -59,7 +51,7 @@ impl Algorithm for SlidingWindow {
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&Counts> {
+    fn peel(kept: &StoredState) -> Option<&SlidingWindowState> {
         if let StoredState::SlidingWindow(state) = kept {
             Some(state)
         } else {
@@ -68,7 +60,7 @@ impl Algorithm for SlidingWindow {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut Counts> {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut SlidingWindowState> {
         if let StoredState::SlidingWindow(state) = kept {
             Some(state)
         } else {
@@ -77,15 +69,15 @@ impl Algorithm for SlidingWindow {
     }
 
     fn blank() -> StoredState {
-        StoredState::SlidingWindow(Counts {
+        StoredState::SlidingWindow(SlidingWindowState {
             start: 0,
             current: 0,
             previous: 0,
         })
     }
 
-    fn view(&self, state: Option<&Counts>, now: i64) -> View {
-        let fresh = Counts {
+    fn view(&self, state: Option<&SlidingWindowState>, now: i64) -> View {
+        let fresh = SlidingWindowState {
             start: self.start_of(now),
             current: 0,
             previous: 0,
@@ -104,7 +96,7 @@ impl Algorithm for SlidingWindow {
             let counts = if now < counts.start + window {
                 counts
             } else if now < counts.start + 2 * window {
-                Counts {
+                SlidingWindowState {
                     start: counts.start + window,
                     current: 0,
                     previous: counts.current,
@@ -127,7 +119,7 @@ impl Algorithm for SlidingWindow {
                 must_note: false,
             },
             ClockStep::Rebase => View {
-                counts: Counts {
+                counts: SlidingWindowState {
                     start: fresh.start,
                     ..counts
                 },
@@ -151,8 +143,8 @@ impl Algorithm for SlidingWindow {
     }
 
     /// The first time at which the comparison holds, in this window or the two after it: then everything is forgotten.
-    fn retry_after(&self, view: &View, _: Option<&Counts>, cost: u64) -> u64 {
-        let Counts {
+    fn retry_after(&self, view: &View, _: Option<&SlidingWindowState>, cost: u64) -> u64 {
+        let SlidingWindowState {
             mut start,
             mut current,
             mut previous,
@@ -178,7 +170,7 @@ impl Algorithm for SlidingWindow {
     }
 
     fn reset_after(&self, view: &View) -> u64 {
-        let Counts {
+        let SlidingWindowState {
             start,
             current,
             previous,
@@ -190,11 +182,16 @@ impl Algorithm for SlidingWindow {
         }
     }
 
-    fn note(&self, view: &View, counts: &mut Counts) {
+    fn note(&self, view: &View, counts: &mut SlidingWindowState) {
         *counts = view.counts;
     }
 
-    fn charge(&self, view: &mut View, counts: &mut Counts, tokens: u64) -> ChargePosition {
+    fn charge(
+        &self,
+        view: &mut View,
+        counts: &mut SlidingWindowState,
+        tokens: u64,
+    ) -> ChargePosition {
         view.counts.current += tokens;
         *counts = view.counts;
         ChargePosition {
@@ -203,8 +200,14 @@ impl Algorithm for SlidingWindow {
         }
     }
 
-    fn refund(&self, view: &mut View, counts: &mut Counts, tokens: u64, position: ChargePosition) {
-        let Counts {
+    fn refund(
+        &self,
+        view: &mut View,
+        counts: &mut SlidingWindowState,
+        tokens: u64,
+        position: ChargePosition,
+    ) {
+        let SlidingWindowState {
             start,
             current,
             previous,
@@ -217,7 +220,7 @@ impl Algorithm for SlidingWindow {
         *counts = view.counts;
     }
 
-    fn penalize(&self, view: &mut View, counts: &mut Counts, tokens: u64) {
+    fn penalize(&self, view: &mut View, counts: &mut SlidingWindowState, tokens: u64) {
         let most = view.counts.current.max(2 * self.limit);
         view.counts.current = view.counts.current.saturating_add(tokens).min(most);
         *counts = view.counts;

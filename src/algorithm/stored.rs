@@ -1,9 +1,10 @@
 //! States as a store keeps them: a mark of two bytes, then whole numbers of 64 bits, as in the legends of `lua/`. Logs
 //! are lists there and never come through here.
 
-use super::token_bucket::Capacity;
-use super::{
-    State, StoredState, fixed_window, interval_bucket, micros_between, sliding_window, token_bucket,
+use super::time::{micros_between, signed};
+use crate::decision::{
+    Capacity, FixedWindowState, IntervalBucketState, SlidingWindowState, State, StoredState,
+    TokenBucketState,
 };
 use crate::quota::{MOST_TOKENS, Quota, Rule};
 
@@ -30,11 +31,6 @@ fn unpack<const N: usize>(mark: &[u8; 2], packed: &[u8]) -> Option<[i64; N]> {
         }
     }
     Some(read)
-}
-
-/// Debts and counts are at most a few times 2^53.
-fn signed(number: u64) -> i64 {
-    super::signed(number)
 }
 
 /// The state as it is stored; nothing of a log. A bucket is written with `keep_until`, the time in µs until which its
@@ -87,7 +83,7 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
                 None => unpack(b"b2", packed)?,
             };
             keep_until = unsigned(until)?;
-            StoredState::TokenBucket(token_bucket::Debt {
+            StoredState::TokenBucket(TokenBucketState {
                 grains: unsigned(grains)?,
                 at,
                 per_token: unsigned(per_token).filter(|per_token| *per_token > 0)?,
@@ -100,7 +96,7 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
                 None => unpack(b"i2", packed)?,
             };
             keep_until = unsigned(until)?;
-            StoredState::IntervalBucket(interval_bucket::Debt {
+            StoredState::IntervalBucket(IntervalBucketState {
                 tokens: unsigned(tokens)?,
                 anchor,
                 capacity: capacity_of(capacity)?,
@@ -108,14 +104,14 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
         }
         b'f' => {
             let [start, used] = unpack(b"f1", packed)?;
-            StoredState::FixedWindow(fixed_window::Count {
+            StoredState::FixedWindow(FixedWindowState {
                 start,
                 used: unsigned(used)?,
             })
         }
         b's' => {
             let [start, current, previous] = unpack(b"s1", packed)?;
-            StoredState::SlidingWindow(sliding_window::Counts {
+            StoredState::SlidingWindow(SlidingWindowState {
                 start,
                 current: unsigned(current)?,
                 previous: unsigned(previous)?,

@@ -7,52 +7,10 @@
 //! ```
 //! A token is P grains and a microsecond refills A of them: whole numbers, so that nothing is rounded while it is kept.
 
-use super::{
-    Algorithm, ChargePosition, ClockStep, MOST_DEBT, Since, StoredState, clock_back, micros_between,
-};
+use super::operation::{Algorithm, Since};
+use super::time::{ClockStep, MOST_DEBT, clock_back, micros_between};
+use crate::decision::{Capacity, ChargePosition, StoredState, TokenBucketState};
 use crate::quota::TokenBucket;
-
-/// What is owed, and when that was true. `per_token` and `capacity` tell whether the quota has changed since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Debt {
-    pub(super) grains: u64,
-    pub(super) at: i64,
-    pub(super) per_token: u64,
-    pub(super) capacity: Capacity,
-}
-
-/// A number of at most 48 bits, split so that a [`Niche`] fits beside it into 8 bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Capacity {
-    low: u32,
-    high: u16,
-    niche: Niche,
-}
-
-impl Capacity {
-    #[inline]
-    #[allow(clippy::cast_possible_truncation)]
-    pub(super) const fn new(tokens: u64) -> Self {
-        Self {
-            low: tokens as u32,
-            high: (tokens >> 32) as u16,
-            niche: Niche::TokenBucket,
-        }
-    }
-
-    #[cfg(feature = "redis")]
-    pub(super) fn tokens(self) -> u64 {
-        u64::from(self.high) << 32 | u64::from(self.low)
-    }
-}
-
-/// A byte with 255 values to spare, in which the compiler tells the algorithms' states apart: without it every state
-/// would take 8 bytes more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Niche {
-    TokenBucket,
-}
 
 pub(super) struct View {
     grains: u64,
@@ -84,8 +42,8 @@ impl TokenBucket {
     }
 
     #[inline]
-    fn written(&self, view: &View) -> Debt {
-        Debt {
+    fn written(&self, view: &View) -> TokenBucketState {
+        TokenBucketState {
             grains: view.grains,
             at: view.at,
             per_token: self.per_token(),
@@ -96,7 +54,7 @@ impl TokenBucket {
     /// The debt in today's grains: what was spent stays spent, in whole tokens if a token has another size now, and is
     /// cut at twice the capacity if that or the size has changed.
     #[inline]
-    fn converted(&self, debt: &Debt) -> u64 {
+    fn converted(&self, debt: &TokenBucketState) -> u64 {
         if debt.per_token == self.per_token() && debt.capacity == Capacity::new(self.capacity) {
             return debt.grains;
         }
@@ -112,7 +70,7 @@ impl TokenBucket {
 }
 
 impl Algorithm for TokenBucket {
-    type State = Debt;
+    type State = TokenBucketState;
     type View = View;
 
     #[inline]
@@ -121,7 +79,7 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&Debt> {
+    fn peel(kept: &StoredState) -> Option<&TokenBucketState> {
         if let StoredState::TokenBucket(state) = kept {
             Some(state)
         } else {
@@ -130,7 +88,7 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut Debt> {
+    fn peel_mut(kept: &mut StoredState) -> Option<&mut TokenBucketState> {
         if let StoredState::TokenBucket(state) = kept {
             Some(state)
         } else {
@@ -139,7 +97,7 @@ impl Algorithm for TokenBucket {
     }
 
     fn blank() -> StoredState {
-        StoredState::TokenBucket(Debt {
+        StoredState::TokenBucket(TokenBucketState {
             grains: 0,
             at: 0,
             per_token: 1,
@@ -148,7 +106,7 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn view(&self, state: Option<&Debt>, now: i64) -> View {
+    fn view(&self, state: Option<&TokenBucketState>, now: i64) -> View {
         let Some(debt) = state else {
             let must_note = self.initial < self.capacity;
             return View {
@@ -194,7 +152,7 @@ impl Algorithm for TokenBucket {
         view.grains + self.grains(cost) <= self.full()
     }
 
-    fn retry_after(&self, view: &View, _: Option<&Debt>, cost: u64) -> u64 {
+    fn retry_after(&self, view: &View, _: Option<&TokenBucketState>, cost: u64) -> u64 {
         self.time_to_pay(view.grains + self.grains(cost) - self.full()) + view.ahead
     }
 
@@ -214,7 +172,7 @@ impl Algorithm for TokenBucket {
         }
     }
 
-    fn note(&self, view: &View, debt: &mut Debt) {
+    fn note(&self, view: &View, debt: &mut TokenBucketState) {
         *debt = self.written(view);
     }
 
@@ -222,7 +180,7 @@ impl Algorithm for TokenBucket {
         view.grains + self.grains(cost) < MOST_DEBT
     }
 
-    fn since(&self, left: &Debt, stored: &Debt) -> Since {
+    fn since(&self, left: &TokenBucketState, stored: &TokenBucketState) -> Since {
         if stored.grains == 0 {
             return Since::Paid;
         }
@@ -243,25 +201,25 @@ impl Algorithm for TokenBucket {
         }
     }
 
-    fn take_back(&self, debt: &mut Debt, tokens: u64) {
+    fn take_back(&self, debt: &mut TokenBucketState, tokens: u64) {
         debt.grains = debt
             .grains
             .saturating_sub(tokens.saturating_mul(debt.per_token));
     }
 
     #[inline]
-    fn charge(&self, view: &mut View, debt: &mut Debt, tokens: u64) -> ChargePosition {
+    fn charge(&self, view: &mut View, debt: &mut TokenBucketState, tokens: u64) -> ChargePosition {
         view.grains += self.grains(tokens);
         *debt = self.written(view);
         ChargePosition::default()
     }
 
-    fn refund(&self, view: &mut View, debt: &mut Debt, tokens: u64, _: ChargePosition) {
+    fn refund(&self, view: &mut View, debt: &mut TokenBucketState, tokens: u64, _: ChargePosition) {
         view.grains = view.grains.saturating_sub(self.grains(tokens));
         *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, debt: &mut Debt, tokens: u64) {
+    fn penalize(&self, view: &mut View, debt: &mut TokenBucketState, tokens: u64) {
         let most = view.grains.max(2 * self.full());
         view.grains = view.grains.saturating_add(self.grains(tokens)).min(most);
         *debt = self.written(view);

@@ -2,7 +2,10 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::{ChargePart, Decision, QuotaSnapshot, Receipt, Reservation, Snapshot};
+use super::Decision;
+use super::receipt::{ChargePart, Receipt};
+use super::reservation::Reservation;
+use super::snapshot::{QuotaSnapshot, Snapshot};
 use crate::quota::Cost;
 
 /// What is asked of a backend.

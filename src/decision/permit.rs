@@ -4,7 +4,8 @@ use std::time::Duration;
 use ahash::RandomState;
 use smallvec::SmallVec;
 
-use super::{Decision, QuotaSnapshot, Snapshot};
+use super::Decision;
+use super::snapshot::{QuotaSnapshot, Snapshot};
 
 /// What names a permit: 128 bits that its holder makes before it asks. Who knows them can release it, so they are not
 /// printed.

@@ -1,0 +1,118 @@
+//! What a backend keeps for each quota of a key. The algorithms read and write it.
+
+use std::collections::VecDeque;
+
+/// The state of one quota of one key: what was spent and has not come back, and since when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State(pub(crate) StoredState);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StoredState {
+    TokenBucket(TokenBucketState),
+    IntervalBucket(IntervalBucketState),
+    FixedWindow(FixedWindowState),
+    SlidingWindow(SlidingWindowState),
+    SlidingLog(Box<SlidingLogState>),
+}
+
+const _: () = assert!(size_of::<Option<State>>() == 32);
+
+impl State {
+    /// Returns the time of a bucket's state and its debt. A state that was written later compares as greater, unless
+    /// tokens were returned in between.
+    pub(crate) fn order(&self) -> (i64, u64) {
+        match &self.0 {
+            StoredState::TokenBucket(debt) => (debt.at, debt.grains),
+            StoredState::IntervalBucket(debt) => (debt.anchor, debt.tokens),
+            _ => (0, 0),
+        }
+    }
+}
+
+/// The debt in grains, and its time. `per_token` and `capacity` show whether the quota has changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TokenBucketState {
+    pub(crate) grains: u64,
+    pub(crate) at: i64,
+    pub(crate) per_token: u64,
+    pub(crate) capacity: Capacity,
+}
+
+/// A number of at most 48 bits, split so that a [`Niche`] fits beside it into 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capacity {
+    low: u32,
+    high: u16,
+    niche: Niche,
+}
+
+impl Capacity {
+    #[inline]
+    #[allow(clippy::cast_possible_truncation)]
+    pub(crate) const fn new(tokens: u64) -> Self {
+        Self {
+            low: tokens as u32,
+            high: (tokens >> 32) as u16,
+            niche: Niche::TokenBucket,
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(crate) fn tokens(self) -> u64 {
+        u64::from(self.high) << 32 | u64::from(self.low)
+    }
+}
+
+/// A byte with 255 spare values, in which the compiler keeps the discriminant of [`StoredState`]. Without it, every
+/// state would take 8 bytes more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Niche {
+    TokenBucket,
+}
+
+/// The debt in whole tokens, and the start of the current period. `capacity` shows whether the quota has changed since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IntervalBucketState {
+    pub(crate) tokens: u64,
+    pub(crate) anchor: i64,
+    pub(crate) capacity: u64,
+}
+
+/// The tokens charged in the window that begins at `start`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FixedWindowState {
+    pub(crate) start: i64,
+    pub(crate) used: u64,
+}
+
+/// The tokens charged in the window that begins at `start`, and in the window before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlidingWindowState {
+    pub(crate) start: i64,
+    pub(crate) current: u64,
+    pub(crate) previous: u64,
+}
+
+/// The charges of about one window, oldest first.
+///
+/// Expired entries are removed when the next one is added, and not before: a denied check changes nothing, even if the
+/// clock goes back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SlidingLogState {
+    pub(crate) entries: VecDeque<LogEntry>,
+    /// The running sum before the oldest entry.
+    pub(crate) base: u32,
+    /// The number of the next entry.
+    pub(crate) next: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LogEntry {
+    pub(crate) at: i64,
+    /// The running sum of all charges up to this one. It wraps. Differences within a window are at most 2 × 65,535, so
+    /// they stay correct.
+    pub(crate) sum: u32,
+    /// Identifies the entry in a receipt, also among charges of the same µs.
+    pub(crate) number: u32,
+}
