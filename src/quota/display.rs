@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::bytes::Size;
-use super::parse::UNITS;
+use super::grammar::UNITS;
 use super::{
     FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow, TokenBucket,
 };

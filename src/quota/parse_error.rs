@@ -1,7 +1,6 @@
 use std::fmt;
 
 use super::QuotaError;
-use super::meant;
 use crate::message::Quoted;
 
 /// The error returned for a text that is no quota. The message shows the text, the mistake and an example.
@@ -51,11 +50,11 @@ pub enum ParseQuotaErrorKind {
 }
 
 impl ParseQuotaError {
-    pub(super) fn new(text: &str, cause: Cause) -> Self {
+    pub(super) fn new(text: &str, cause: Cause, example: Option<String>) -> Self {
         Self {
             // One more than is shown, so that a cut is seen.
             text: text.chars().take(61).collect(),
-            example: meant::example(text, &cause).map(Into::into),
+            example: example.map(Into::into),
             cause,
         }
     }

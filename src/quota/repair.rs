@@ -1,7 +1,7 @@
 //! What a text that is no quota was probably meant to say. Every example that is returned is a quota.
 
 use super::QuotaError;
-use super::parse::{AlgorithmName, parse, trim};
+use super::grammar::{AlgorithmName, parse, trim};
 use super::parse_error::Cause;
 
 /// Longer texts are not repaired.
