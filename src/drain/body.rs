@@ -9,7 +9,7 @@ use http::header::EXPECT;
 use http_body::{Body, Frame, SizeHint};
 use tokio::runtime::Handle;
 
-use super::layer::Bounds;
+use super::bounds::Bounds;
 
 /// A request's body whose rest is drained when it is dropped; see [`DrainLayer`](super::DrainLayer).
 pub struct DrainBody<B> {

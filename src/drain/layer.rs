@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use super::Drain;
+use super::bounds::Bounds;
+use super::service::Drain;
 
 /// Reads the rest of request bodies that a service has not read to their end; see the [module](super).
 ///
@@ -17,19 +18,6 @@ use super::Drain;
 #[must_use = "a layer drains nothing until a service is wrapped in it"]
 pub struct DrainLayer {
     bounds: Bounds,
-}
-
-/// How much of a body is read, and for how long.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
-    pub(super) max_bytes: u64,
-    pub(super) time_limit: Duration,
-}
-
-impl Bounds {
-    pub(super) fn allow_nothing(self) -> bool {
-        self.max_bytes == 0 || self.time_limit.is_zero()
-    }
 }
 
 impl DrainLayer {

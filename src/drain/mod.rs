@@ -53,6 +53,7 @@
 //! a body that may be rejected. Bound the wait, or read the body in a layer in front of the limit if it is short.
 
 mod body;
+mod bounds;
 mod layer;
 mod service;
 

@@ -4,8 +4,8 @@ use http::{Request, Version};
 use http_body::Body;
 use tower_service::Service;
 
-use super::DrainBody;
-use super::layer::Bounds;
+use super::body::DrainBody;
+use super::bounds::Bounds;
 use crate::response::is_grpc;
 
 /// A service whose unread request bodies are drained; see [`DrainLayer`](super::DrainLayer).
