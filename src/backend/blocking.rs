@@ -1,8 +1,6 @@
-use std::convert::Infallible;
 use std::time::Duration;
 
-use super::{Answer, Backend, BackendContext, MemoryBackend, MemorySemaphore, PermitBackend};
-use crate::clock::Clock;
+use super::BackendContext;
 use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::policy::{Policy, SemaphorePolicy};
@@ -11,7 +9,7 @@ use crate::policy::{Policy, SemaphorePolicy};
 ///
 /// Operations on one key take effect one at a time, in every thread and process that shares the state.
 pub trait BlockingBackend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`] if there always is.
+    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// Does `op` to the state of `key` under `policy`, and returns when it is done.
@@ -25,22 +23,9 @@ pub trait BlockingBackend: Clone + Send + Sync + 'static {
     fn context(&self) -> &BackendContext;
 }
 
-impl<C: Clock> BlockingBackend for MemoryBackend<C> {
-    type Error = Infallible;
-
-    #[inline]
-    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Infallible> {
-        Ok(self.decide(op, policy, key))
-    }
-
-    fn context(&self) -> &BackendContext {
-        Backend::context(self)
-    }
-}
-
 /// Keeps who holds which permit, asked on the thread that wants to know. Clones share their state.
 pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`] if there always is.
+    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
     type Error: std::error::Error + Send + Sync + 'static;
 
     /// Does `op` to the permits of `key`, and returns when it is done.
@@ -55,13 +40,13 @@ pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
         key: &Key,
     ) -> Result<PermitReply, Self::Error>;
 
-    /// As [`PermitBackend::context`].
+    /// As [`PermitBackend::context`](super::PermitBackend::context).
     fn context(&self) -> &BackendContext;
 
-    /// As [`PermitBackend::has_leases`].
+    /// As [`PermitBackend::has_leases`](super::PermitBackend::has_leases).
     fn has_leases(&self) -> bool;
 
-    /// As [`PermitBackend::next_attempt`].
+    /// As [`PermitBackend::next_attempt`](super::PermitBackend::next_attempt).
     fn next_attempt(
         &self,
         policy: &SemaphorePolicy,
@@ -69,47 +54,8 @@ pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
         waiters: usize,
     ) -> Option<Duration>;
 
-    /// As [`PermitBackend::new_id`].
+    /// As [`PermitBackend::new_id`](super::PermitBackend::new_id).
     fn new_id(&self) -> PermitId {
         PermitId::random()
     }
 }
-
-/// What answers at once does not block anybody.
-macro_rules! at_once {
-    ($($backend:ident)*) => {$(
-        impl<C: Clock> BlockingPermitBackend for $backend<C> {
-            type Error = Infallible;
-
-            fn ask(&self, op: PermitOp, policy: &SemaphorePolicy, key: &Key) -> Result<PermitReply, Infallible> {
-                match PermitBackend::ask(self, op, policy, key) {
-                    Answer::Now(reply) => reply,
-                    Answer::Later(reply) => reply.into_inner(),
-                }
-            }
-
-            fn context(&self) -> &BackendContext {
-                PermitBackend::context(self)
-            }
-
-            fn has_leases(&self) -> bool {
-                PermitBackend::has_leases(self)
-            }
-
-            fn next_attempt(
-                &self,
-                policy: &SemaphorePolicy,
-                reply: &PermitReply,
-                waiters: usize,
-            ) -> Option<Duration> {
-                PermitBackend::next_attempt(self, policy, reply, waiters)
-            }
-
-            fn new_id(&self) -> PermitId {
-                PermitBackend::new_id(self)
-            }
-        }
-    )*};
-}
-
-at_once! { MemorySemaphore MemoryBackend }

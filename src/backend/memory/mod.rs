@@ -20,6 +20,8 @@
 //! assert_eq!((backend.len(), backend.evictions()), (2, 1));
 //! ```
 
+#[cfg(feature = "blocking")]
+mod blocking;
 mod holders;
 mod index;
 mod key_budget;
