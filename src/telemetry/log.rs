@@ -72,8 +72,8 @@ pub(super) fn permit_lost(permits: &str) {
     tracing::warn!(permits, "permit lost: its lease could not be renewed");
 }
 
-pub(super) fn background_task_failed(error: &impl Debug) {
-    tracing::debug!(?error, "background task failed");
+pub(super) fn background_task_failed(error: &impl Display) {
+    tracing::debug!(%error, "background task failed");
 }
 
 #[cfg(feature = "redis")]

@@ -144,7 +144,7 @@ pub(crate) fn permit_backend_failed(error: &impl Display, permits: &Arc<str>) {
 }
 
 /// Reports a background task that failed.
-pub(crate) fn background_task_failed(error: &impl Debug) {
+pub(crate) fn background_task_failed(error: &impl Display) {
     #[cfg(feature = "tracing")]
     log::background_task_failed(error);
     #[cfg(feature = "metrics")]

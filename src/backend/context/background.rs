@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -36,19 +37,32 @@ impl Default for BackgroundTasks {
     }
 }
 
-/// Why a background task was not done, or nobody knows whether it was.
+/// The error of a background task. After [`TimedOut`](Self::TimedOut), [`RuntimeEnded`](Self::RuntimeEnded) and most
+/// backend errors the effect is unknown.
 #[derive(Clone, Debug)]
 pub(crate) enum TaskError {
-    /// So many are under way already.
+    /// The bound on running tasks is reached.
     TooMany,
-    /// There is no runtime to run it in.
+    /// The caller is outside of a Tokio runtime.
     NoRuntime,
-    /// The runtime ended meanwhile.
+    /// The runtime ended before the task did.
     RuntimeEnded,
-    /// It took too long.
+    /// The task did not end within the time limit.
     TimedOut,
     /// The backend's error.
     Failed(Arc<dyn Error + Send + Sync>),
+}
+
+impl fmt::Display for TaskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooMany => write!(f, "{MAX_TASKS} background tasks are running already"),
+            Self::NoRuntime => f.write_str("no Tokio runtime to run the task in"),
+            Self::RuntimeEnded => f.write_str("the Tokio runtime ended before the task"),
+            Self::TimedOut => write!(f, "the task did not end within {TIMEOUT:?}"),
+            Self::Failed(error) => error.fmt(f),
+        }
+    }
 }
 
 impl TaskError {
