@@ -10,6 +10,7 @@ use crate::quota::Cost;
 
 /// What is asked of a backend.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Op {
     /// Spends the cost from every quota of the policy, or nothing at all; a cost of 0 looks.
     Check(Cost),

@@ -48,6 +48,7 @@ impl fmt::Debug for PermitId {
 
 /// What is asked of a semaphore's backend, of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PermitOp {
     /// Takes a permit of this weight now, or nothing. The same id again, while its permit lasts, is the same permit
     /// with its first weight, and renews its lease. Weight 0 looks.
@@ -69,7 +70,7 @@ pub enum PermitOp {
         waited: Duration,
     },
     /// Lets the leases of these begin again, as far as they last; what is over stays over.
-    Renew(SmallVec<[PermitId; 1]>),
+    Renew(Vec<PermitId>),
     /// Gives a permit back, and a place in the line.
     Release(PermitId),
     /// The same if the outcome of a request for this permit is unknown, or if it was sent more than once. A copy that
@@ -87,8 +88,7 @@ pub struct PermitReply {
     /// Whether there is a permit, and the numbers after it: the capacity, permits that remain, of a denial when enough
     /// leases will have ended by themselves (a hint: releases come sooner, renewals later), and when the last one will.
     pub decision: Decision,
-    /// Of each id of a renewal whether its permit lasts; of a release whether there was something to give back.
-    pub lasting: SmallVec<[bool; 1]>,
+    pub(crate) lasting: SmallVec<[bool; 1]>,
     /// What stands in line in front of one who waits, in permits; those behind him in his own process do not count.
     pub in_front: u32,
     /// Whether the request was sent more than once: a copy of it may arrive later.
@@ -104,5 +104,18 @@ impl PermitReply {
             in_front: 0,
             is_repeated: false,
         }
+    }
+
+    /// Returns, for each id of a renewal, whether its permit still exists. For a release or a revocation there is one
+    /// value: whether the permit existed. Empty for other operations.
+    #[must_use]
+    pub fn lasting(&self) -> &[bool] {
+        &self.lasting
+    }
+
+    /// Sets the values of [`lasting`](Self::lasting), for a backend that decides by itself.
+    pub fn with_lasting(mut self, lasting: impl IntoIterator<Item = bool>) -> Self {
+        self.lasting = lasting.into_iter().collect();
+        self
     }
 }

@@ -92,13 +92,13 @@ fn run<B: PermitBackend>(
             name @ ("renew" | "release") => {
                 only(step, &["op", "at_us", "id", "expect"]);
                 let (op, word) = match name {
-                    "renew" => (PermitOp::Renew(smallvec![id(step)]), "renewed"),
+                    "renew" => (PermitOp::Renew(vec![id(step)]), "renewed"),
                     _ => (PermitOp::Release(id(step)), "released"),
                 };
                 let reply = ask(op, &permits);
                 let mut actual = reported(&reply);
-                assert_eq!(reply.lasting.len(), 1);
-                actual.insert(word.into(), reply.lasting[0].into());
+                assert_eq!(reply.lasting().len(), 1);
+                actual.insert(word.into(), reply.lasting()[0].into());
                 actual
             }
             "reconfigure" => {

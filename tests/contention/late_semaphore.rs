@@ -83,9 +83,9 @@ fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
             let renewed = stand.ask(PermitOp::Renew([id(2)].into_iter().collect()));
             (
                 reply.decision,
-                reply.lasting,
+                reply.lasting(),
                 renewed.decision,
-                renewed.lasting,
+                renewed.lasting(),
             )
         };
         assert_eq!(run(true), run(false), "{name}");

@@ -6,7 +6,6 @@ use futures_util::future::join_all;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngCore};
 use redis::Connection;
-use smallvec::smallvec;
 use tower_sluice::backend::{Answer, BackendErrorKind};
 use tower_sluice::decision::Receipt;
 use tower_sluice::semaphore::{PermitBackend, PermitId, PermitOp};
@@ -284,7 +283,7 @@ async fn ask(
     };
     let reply = reply.map_err(|why| why.kind().clone())?;
     let mut reported = vec![reply.decision.snapshot().remaining()];
-    reported.extend(reply.lasting.iter().map(|lasts| u64::from(*lasts)));
+    reported.extend(reply.lasting().iter().map(|lasts| u64::from(*lasts)));
     Ok(reported)
 }
 
@@ -365,7 +364,7 @@ async fn corrupt_permits_fail_only_their_key() {
                     2 => wait(own),
                     3 => PermitOp::Release(own),
                     4 => acquire(id(), 1),
-                    _ => PermitOp::Renew(smallvec![own]),
+                    _ => PermitOp::Renew(vec![own]),
                 };
                 let good: Vec<Key> = (0..8)
                     .map(|i| Key::from(format!("{step}-{i}").as_str()))

@@ -61,6 +61,7 @@ impl Backend for Core {
             Op::Penalize(cost) => algorithm::penalize(policy, states, now, cost),
             Op::Refund(receipt) => algorithm::refund(policy, states, now, &receipt),
             Op::Reset => algorithm::reset(policy, states, now),
+            other => unreachable!("unknown operation {other:?}"),
         }))
     }
 
@@ -310,6 +311,7 @@ pub(crate) fn note(seen: &Seen, event: &Event, op: &Op, kind: Kind) {
         Op::Penalize(_) => "penalty",
         Op::Refund(_) => "refund",
         Op::Reset => "reset",
+        other => unreachable!("unknown operation {other:?}"),
     });
 }
 

@@ -217,12 +217,18 @@ async fn a_revoked_id_is_denied_for_one_lease_and_no_other_is() {
     // An unknown id, and an id that holds a permit.
     let revoked = ask(&redis, &permits, PermitOp::Revoke(unseen)).await;
     assert_eq!(
-        (revoked.lasting[0], revoked.decision.snapshot().remaining()),
+        (
+            revoked.lasting()[0],
+            revoked.decision.snapshot().remaining()
+        ),
         (false, 6)
     );
     let revoked = ask(&redis, &permits, PermitOp::Revoke(held)).await;
     assert_eq!(
-        (revoked.lasting[0], revoked.decision.snapshot().remaining()),
+        (
+            revoked.lasting()[0],
+            revoked.decision.snapshot().remaining()
+        ),
         (true, 10)
     );
     assert!(server.command(&["EXISTS", &format!("{NAME}pw")]) == redis::Value::Int(0));
@@ -234,10 +240,10 @@ async fn a_revoked_id_is_denied_for_one_lease_and_no_other_is() {
             assert!(!late.decision.is_allowed());
             assert_eq!(late.decision.snapshot().remaining(), 10);
         }
-        let renewed = ask(&redis, &permits, PermitOp::Renew(smallvec![id])).await;
-        assert_eq!(renewed.lasting[..], [false]);
+        let renewed = ask(&redis, &permits, PermitOp::Renew(vec![id])).await;
+        assert_eq!(renewed.lasting()[..], [false]);
         let released = ask(&redis, &permits, PermitOp::Release(id)).await;
-        assert_eq!(released.lasting[..], [false]);
+        assert_eq!(released.lasting()[..], [false]);
     }
     assert!(server.command(&["EXISTS", &format!("{NAME}pq")]) == redis::Value::Int(0));
     // Other holders have all permits. The reported wait ends with a lease, with or without revoked ids.
@@ -263,7 +269,7 @@ async fn a_revoked_id_is_denied_for_one_lease_and_no_other_is() {
     assert!(
         ask(&redis, &permits, PermitOp::Release(other))
             .await
-            .lasting[0]
+            .lasting()[0]
     );
     assert!(
         ask(&redis, &permits, acquire(unseen, 3))
@@ -291,7 +297,7 @@ async fn revoked_ids_are_bounded_and_end_with_their_key() {
     assert!(got.decision.is_allowed());
     let peek = ask(&redis, &permits, PermitOp::Peek).await;
     assert_eq!(peek.decision.snapshot().remaining(), 0);
-    assert!(ask(&redis, &permits, PermitOp::Release(id)).await.lasting[0]);
+    assert!(ask(&redis, &permits, PermitOp::Release(id)).await.lasting()[0]);
     let ttl: i64 = server.get(&["PTTL", &holders]);
     assert!((1..=2_000).contains(&ttl), "{ttl}");
 }
@@ -312,7 +318,7 @@ async fn a_permit_with_a_shorter_lease_keeps_what_was_revoked_with_a_longer_one(
     let got = ask(&redis, &short, PermitOp::Acquire { id, weight: 2 }).await;
     assert!(got.decision.is_allowed());
     let renewed = ask(&redis, &short, PermitOp::Renew([id].into_iter().collect())).await;
-    assert_eq!(renewed.lasting[..], [true]);
+    assert_eq!(renewed.lasting()[..], [true]);
     let ttl: i64 = server.get(&["PTTL", &format!("{NAME}p")]);
     assert!(ttl > 3_000_000, "{ttl}");
 }

@@ -306,7 +306,7 @@ fn reported(reply: &PermitReply) -> Reported {
         },
         remaining: snapshot.remaining(),
         reset_after: us(snapshot.reset_after()),
-        lasting: reply.lasting.to_vec(),
+        lasting: reply.lasting().to_vec(),
         in_front: reply.in_front,
     }
 }

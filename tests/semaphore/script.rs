@@ -68,7 +68,11 @@ async fn clock_step_back_keeps_the_order_of_waiters() {
     assert!(!denied.decision.is_allowed() && denied.in_front == 0);
     let denied = ask(&redis, &permits, wait(second, 2 * SECOND)).await;
     assert_eq!(denied.in_front, 1, "the first one stays the first");
-    assert!(ask(&redis, &permits, PermitOp::Release(held)).await.lasting[0]);
+    assert!(
+        ask(&redis, &permits, PermitOp::Release(held))
+            .await
+            .lasting()[0]
+    );
     let newcomer = wait(PermitId::random(), Duration::ZERO);
     let newcomer = ask(&redis, &permits, newcomer).await;
     assert!(!newcomer.decision.is_allowed() && newcomer.in_front == 2);
@@ -88,13 +92,8 @@ async fn full_server_still_renews_and_releases_permits() {
     let one = semaphore.try_acquire(&ann(), 2).await.expect("free");
     let two = semaphore.try_acquire(&ann(), 3).await.expect("free");
     let _ = server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    let renewed = ask(
-        &redis,
-        &permits,
-        PermitOp::Renew(smallvec![one.id(), two.id()]),
-    )
-    .await;
-    assert_eq!(renewed.lasting[..], [true, true]);
+    let renewed = ask(&redis, &permits, PermitOp::Renew(vec![one.id(), two.id()])).await;
+    assert_eq!(renewed.lasting()[..], [true, true]);
     let full = semaphore.try_acquire(&ann(), 1).await;
     assert!(full.expect_err("full").retry_after().is_some());
     assert!(one.release().await.expect("the command is permitted"));
@@ -127,13 +126,8 @@ async fn deleted_holders_leave_no_weight() {
         .try_acquire(&ann(), 5)
         .await
         .expect("all are free");
-    let renewed = ask(
-        &redis,
-        &permits,
-        PermitOp::Renew(smallvec![gone.id(), all.id()]),
-    )
-    .await;
-    assert_eq!(renewed.lasting[..], [false, true]);
+    let renewed = ask(&redis, &permits, PermitOp::Renew(vec![gone.id(), all.id()])).await;
+    assert_eq!(renewed.lasting()[..], [false, true]);
     assert!(!gone.release().await.expect("the backend replies"));
     let look = semaphore.peek(&ann()).await.expect("the backend replies");
     assert_eq!(look.remaining(), 0);

@@ -53,7 +53,7 @@ struct LeaseEntry {
 pub(crate) struct RenewalGroup {
     pub(crate) policy: SemaphorePolicy,
     pub(crate) key: Key,
-    pub(crate) ids: SmallVec<[PermitId; 1]>,
+    pub(crate) ids: Vec<PermitId>,
 }
 
 /// The outcome of one renewal.
@@ -248,7 +248,7 @@ impl Leases {
                 _ => own.push(RenewalGroup {
                     policy,
                     key,
-                    ids: SmallVec::from_elem(id, 1),
+                    ids: vec![id],
                 }),
             }
         }
