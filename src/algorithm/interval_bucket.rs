@@ -1,24 +1,24 @@
-//! Token bucket, interval refill: `refill` tokens at once at the end of each period.
+//! Token bucket with interval refill: `refill` tokens at once at the end of each period.
 //!
 //! ```text
 //! to now       k = floor((now - anchor) / period); debt = max(0, debt - k × refill); anchor += k × period
 //! allowed      debt + cost <= capacity
 //! retry_after  anchor + ceil((debt + cost - capacity) / refill) × period - now
 //! ```
-//! A full bucket has no clock, so that it equals one never seen: the first charge that leaves full starts it.
+//! A full bucket has no period, so that it equals an unused one. The first charge of a full bucket starts a period.
 
 use super::operation::{Algorithm, Since};
 use super::time::{ClockStep, MOST_DEBT, clock_back, micros_between, signed, start_of};
 use crate::decision::{ChargePosition, IntervalBucketState, StoredState};
 use crate::quota::IntervalBucket;
 
-pub(super) struct View {
+pub(super) struct IntervalBucketView {
     tokens: u64,
     anchor: i64,
-    /// The time decided at, and how far it is ahead of the caller's clock.
+    /// The time of the decision, and the µs by which it is ahead of the caller's clock.
     now: i64,
     ahead: u64,
-    must_note: bool,
+    must_write: bool,
 }
 
 impl IntervalBucket {
@@ -26,8 +26,8 @@ impl IntervalBucket {
         tokens.div_ceil(self.refill).saturating_mul(self.period)
     }
 
-    /// From the time decided at to the tick that pays `tokens`.
-    fn until_paid(&self, view: &View, tokens: u64) -> u64 {
+    /// Returns the µs from the caller's time to the end of the period that refills the last of `tokens`.
+    fn until_paid(&self, view: &IntervalBucketView, tokens: u64) -> u64 {
         micros_between(
             view.now,
             view.anchor.saturating_add(signed(self.time_to_pay(tokens))),
@@ -42,17 +42,17 @@ impl IntervalBucket {
         }
     }
 
-    fn fresh(&self, tokens: u64, now: i64, must_note: bool) -> View {
-        View {
+    fn fresh(&self, tokens: u64, now: i64, must_write: bool) -> IntervalBucketView {
+        IntervalBucketView {
             tokens,
             anchor: start_of(self.origin, self.period, now),
             now,
             ahead: 0,
-            must_note,
+            must_write,
         }
     }
 
-    fn written(&self, view: &View) -> IntervalBucketState {
+    fn written(&self, view: &IntervalBucketView) -> IntervalBucketState {
         IntervalBucketState {
             tokens: view.tokens,
             anchor: view.anchor,
@@ -63,15 +63,15 @@ impl IntervalBucket {
 
 impl Algorithm for IntervalBucket {
     type State = IntervalBucketState;
-    type View = View;
+    type View = IntervalBucketView;
 
     fn limit(&self) -> u64 {
         self.capacity
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&IntervalBucketState> {
-        if let StoredState::IntervalBucket(state) = kept {
+    fn state(stored: &StoredState) -> Option<&IntervalBucketState> {
+        if let StoredState::IntervalBucket(state) = stored {
             Some(state)
         } else {
             None
@@ -79,15 +79,15 @@ impl Algorithm for IntervalBucket {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut IntervalBucketState> {
-        if let StoredState::IntervalBucket(state) = kept {
+    fn state_mut(stored: &mut StoredState) -> Option<&mut IntervalBucketState> {
+        if let StoredState::IntervalBucket(state) = stored {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> StoredState {
+    fn placeholder() -> StoredState {
         StoredState::IntervalBucket(IntervalBucketState {
             tokens: 0,
             anchor: 0,
@@ -95,7 +95,7 @@ impl Algorithm for IntervalBucket {
         })
     }
 
-    fn view(&self, state: Option<&IntervalBucketState>, now: i64) -> View {
+    fn view(&self, state: Option<&IntervalBucketState>, now: i64) -> IntervalBucketView {
         let Some(debt) = state else {
             return self.fresh(
                 self.capacity - self.initial,
@@ -119,32 +119,37 @@ impl Algorithm for IntervalBucket {
         } else {
             debt.anchor + signed(ended * self.period)
         };
-        View {
+        IntervalBucketView {
             tokens: owed,
             anchor,
             now,
             ahead,
-            must_note: false,
+            must_write: false,
         }
     }
 
-    fn must_note(&self, view: &View) -> bool {
-        view.must_note
+    fn must_write(&self, view: &IntervalBucketView) -> bool {
+        view.must_write
     }
 
-    fn fits(&self, view: &View, cost: u64) -> bool {
+    fn fits(&self, view: &IntervalBucketView, cost: u64) -> bool {
         view.tokens + cost <= self.capacity
     }
 
-    fn retry_after(&self, view: &View, _: Option<&IntervalBucketState>, cost: u64) -> u64 {
+    fn retry_after(
+        &self,
+        view: &IntervalBucketView,
+        _: Option<&IntervalBucketState>,
+        cost: u64,
+    ) -> u64 {
         self.until_paid(view, view.tokens + cost - self.capacity)
     }
 
-    fn remaining(&self, view: &View) -> u64 {
+    fn remaining(&self, view: &IntervalBucketView) -> u64 {
         self.capacity.saturating_sub(view.tokens)
     }
 
-    fn reset_after(&self, view: &View) -> u64 {
+    fn reset_after(&self, view: &IntervalBucketView) -> u64 {
         if view.tokens == 0 {
             0
         } else {
@@ -152,11 +157,11 @@ impl Algorithm for IntervalBucket {
         }
     }
 
-    fn note(&self, view: &View, debt: &mut IntervalBucketState) {
+    fn write(&self, view: &IntervalBucketView, debt: &mut IntervalBucketState) {
         *debt = self.written(view);
     }
 
-    fn can_wait(&self, view: &View, cost: u64) -> bool {
+    fn can_wait(&self, view: &IntervalBucketView, cost: u64) -> bool {
         view.tokens + cost < MOST_DEBT
     }
 
@@ -181,7 +186,7 @@ impl Algorithm for IntervalBucket {
 
     fn charge(
         &self,
-        view: &mut View,
+        view: &mut IntervalBucketView,
         debt: &mut IntervalBucketState,
         tokens: u64,
     ) -> ChargePosition {
@@ -192,7 +197,7 @@ impl Algorithm for IntervalBucket {
 
     fn refund(
         &self,
-        view: &mut View,
+        view: &mut IntervalBucketView,
         debt: &mut IntervalBucketState,
         tokens: u64,
         _: ChargePosition,
@@ -201,7 +206,7 @@ impl Algorithm for IntervalBucket {
         *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, debt: &mut IntervalBucketState, tokens: u64) {
+    fn penalize(&self, view: &mut IntervalBucketView, debt: &mut IntervalBucketState, tokens: u64) {
         let most = view.tokens.max(2 * self.capacity);
         view.tokens = view.tokens.saturating_add(tokens).min(most);
         *debt = self.written(view);

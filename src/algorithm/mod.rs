@@ -1,9 +1,12 @@
-//! The five algorithms as pure functions on integers: quota, state, time and cost in, answer and new state out.
+//! The five algorithms as pure functions on integers. The input is quota, state, time and cost. The output is a reply
+//! and the new state.
 //!
-//! Nothing here reads a clock, takes a lock or knows what a key is. A backend keeps one [`State`] for each quota of a
-//! key (`None` for one never seen) and passes them in, in the order of the policy; everything that decides is in this
-//! module, and the project's test vectors bind it to every backend. Sources: the leaky bucket as a meter (ITU-T I.371;
-//! Turner, 1986) for the buckets; the window algorithms are folklore, stated exactly in each file.
+//! Nothing here reads a clock, takes a lock or knows keys. A backend keeps one [`State`] for each quota of a key,
+//! `None` for a key without state. It passes the states in the order of the policy. No decision is made outside of this
+//! module, and the same test vectors run on every backend.
+//!
+//! The buckets are the leaky bucket as a meter (ITU-T I.371; Turner, 1986). The window algorithms have no single
+//! source; each file states its own exactly.
 //!
 //! ```
 //! use tower_sluice::algorithm;
@@ -14,9 +17,9 @@
 //! let (mut states, now) = ([None], Timestamp::from_micros(1_800_000_000_000_000));
 //! let reply = algorithm::check(&policy, &mut states[..], now, Cost::new(3));
 //! assert_eq!(reply.decision.snapshot().remaining(), 0);
-//! let refused = algorithm::check(&policy, &mut states[..], now, Cost::ONE);
-//! assert_eq!(refused.decision.snapshot().quotas()[0].retry_after(), refused.decision.retry_after());
-//! assert!(!refused.decision.is_allowed());
+//! let denied = algorithm::check(&policy, &mut states[..], now, Cost::ONE);
+//! assert_eq!(denied.decision.snapshot().quotas()[0].retry_after(), denied.decision.retry_after());
+//! assert!(!denied.decision.is_allowed());
 //! ```
 
 mod fixed_window;
@@ -48,17 +51,19 @@ use crate::quota::{Cost, Quota, Rule};
 
 pub use crate::decision::State;
 
-/// Decides one request: every quota of the policy allows its cost and all are charged, or none is.
+/// Decides one request. Either every quota of the policy allows the cost and is charged, or none is charged.
 ///
-/// A denial writes nothing, with two exceptions that later answers show: the first check of a bucket with other initial
-/// tokens starts its refill, and a step back of the clock beyond the quota's own horizon is written down.
+/// A denial changes no state, with two exceptions:
+///
+/// - The first check of a bucket that starts below its capacity starts the refill.
+/// - A clock that went back by more than the quota's horizon moves the state to the new time.
 ///
 /// # Panics
 ///
-/// If there is not one state for each quota.
+/// Panics unless there is one state for each quota.
 #[inline]
 pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost: Cost) -> Reply {
-    // The common case by itself: what is below costs as much again.
+    // One quota is the common case. The loops below would double its time.
     if let ([named], [state]) = (policy.quotas(), &mut *states) {
         let tokens = cost.get(0);
         let (snapshot, position) = decide(&named.quota, state, now, tokens, true);
@@ -79,16 +84,18 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
     Reply::to_check(Snapshot::new(snapshots), || charges)
 }
 
-/// Decides one request that may wait: if it is allowed at once it is charged, and else, if every quota is a bucket and
-/// its reservation comes due within `max_wait`, charged beyond the capacity, to go on after the wait. Reservations are
-/// first come, first served.
+/// Decides one request that may wait for up to `max_wait`.
 ///
-/// A debt stays below 2^53 grains (interval refill: tokens); a reservation that would pass that is denied, as is one
-/// under a policy with a window, whose future is not one number.
+/// A request that is allowed now is charged now. Otherwise, if every quota is a bucket and the request can proceed
+/// within `max_wait`, the cost is charged beyond the capacity, and the reply contains the wait. Reservations come due
+/// in the order in which they are made.
+///
+/// A policy with a window cannot reserve, because later charges can change the wait. A reservation is denied if a debt
+/// would reach 2^53 grains (with interval refill: tokens).
 ///
 /// # Panics
 ///
-/// If there is not one state for each quota.
+/// Panics unless there is one state for each quota.
 pub fn reserve(
     policy: &Policy,
     states: &mut [Option<State>],
@@ -126,23 +133,24 @@ pub fn reserve(
         _ => check(policy, states, now, cost.clone()),
     };
     if of_buckets && reply.decision.is_allowed() {
-        // The reservation has the receipt: a charge is cancelled or refunded, not both.
+        // The reservation owns the receipt, so that a charge is either cancelled or refunded.
         reply.reservation = Some(Reservation::new(cost, states, reply.receipt.take()));
     }
     reply
 }
 
-/// Cancels a reservation. Its charge goes back if nothing but time has changed the states since it was taken: those
-/// that it left, brought forward to the time of the stored ones by the quotas as they are now, equal the stored ones to
-/// the grain. Otherwise the charge stays: reservations behind it keep their times, and a token given back late would
-/// let two through at once. `now` plays no part in that.
+/// Cancels a reservation. Its charge is returned if only time has changed the states since the reservation was made.
 ///
-/// A cancel that did not return the charge may be tried again when the reservations behind it have gone back. One that
-/// returned it must not be.
+/// The test is exact: the states that the reservation left, advanced to the time of the stored states, equal the stored
+/// states to the grain. `now` plays no part in it. If they differ, the charge stays. Later reservations keep their
+/// times then, and a returned token would let one more request through at the same time.
+///
+/// A cancel that did not return the charge may be repeated after the later reservations were cancelled. A cancel that
+/// returned the charge must not be repeated.
 ///
 /// # Panics
 ///
-/// If there is not one state for each quota.
+/// Panics unless there is one state for each quota.
 pub fn cancel(
     policy: &Policy,
     states: &mut [Option<State>],
@@ -166,12 +174,12 @@ pub fn cancel(
     reply
 }
 
-/// Charges `cost` without asking. No debt is taken beyond twice the limit, so that nobody is shut out for longer than
-/// two times the time to recover.
+/// Charges `cost` unconditionally, up to a debt of twice the limit. A penalty therefore denies requests for at most
+/// twice the time in which an empty bucket fills.
 ///
 /// # Panics
 ///
-/// If there is not one state for each quota.
+/// Panics unless there is one state for each quota.
 pub fn penalize(
     policy: &Policy,
     states: &mut [Option<State>],
@@ -183,12 +191,14 @@ pub fn penalize(
     })
 }
 
-/// Gives back what `receipt` says, as far as it is still there: a bucket's debt goes down, a window takes back what was
-/// charged to it, what has passed stays passed. Nothing rises above fresh, and no state is created.
+/// Returns the tokens of `receipt`. A bucket's debt falls by them. A window's count falls if the window of the charge
+/// still counts; tokens of an expired window are not returned.
+///
+/// No quota has more tokens afterwards than an unused one, and no state is created.
 ///
 /// # Panics
 ///
-/// If there is not one state for each quota.
+/// Panics unless there is one state for each quota.
 pub fn refund(
     policy: &Policy,
     states: &mut [Option<State>],
@@ -207,11 +217,11 @@ pub fn refund(
     })
 }
 
-/// Forgets the key.
+/// Removes all states, as if the key had never been used.
 ///
 /// # Panics
 ///
-/// If there is not one state for each quota.
+/// Panics unless there is one state for each quota.
 pub fn reset(policy: &Policy, states: &mut [Option<State>], now: Timestamp) -> Reply {
     answers(policy, states, |_, named, state| {
         *state = None;
@@ -219,7 +229,7 @@ pub fn reset(policy: &Policy, states: &mut [Option<State>], now: Timestamp) -> R
     })
 }
 
-/// Whether an unseen bucket differs from a full one.
+/// Returns whether the quota is a bucket that starts below its capacity, so that no state differs from a full bucket.
 #[inline]
 pub(crate) fn starts_below_capacity(quota: &Quota) -> bool {
     match quota.rule {
@@ -229,17 +239,17 @@ pub(crate) fn starts_below_capacity(quota: &Quota) -> bool {
     }
 }
 
-/// Too few states would leave quotas out of a decision without a word.
+/// A missing state would silently exclude its quota from the decision.
 fn assert_one_each(policy: &Policy, states: &[Option<State>]) {
     let quotas = policy.quotas().len();
     assert_eq!(
         states.len(),
         quotas,
-        "one state for each quota of the policy"
+        "expected one state for each quota of the policy"
     );
 }
 
-/// Each quota with its place and its state.
+/// Returns each quota with its index and its state.
 fn members<'a>(
     policy: &'a Policy,
     states: &'a mut [Option<State>],
@@ -252,7 +262,7 @@ fn members<'a>(
         .map(|(index, (named, state))| (index, named, state))
 }
 
-/// The answer of an operation that asks nothing: the snapshot after it.
+/// Applies `op` to each quota. The reply allows, with the numbers after the operation.
 fn answers(
     policy: &Policy,
     states: &mut [Option<State>],

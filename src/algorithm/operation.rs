@@ -1,4 +1,4 @@
-//! What can be done to the state of one quota, written once for all algorithms.
+//! The operations on the state of one quota, written once for all algorithms.
 
 use crate::clock::Timestamp;
 use crate::decision::{ChargePosition, NEVER, QuotaSnapshot, State, StoredState};
@@ -12,49 +12,51 @@ impl From<Timestamp> for Micros {
     }
 }
 
-/// A time in µs that arithmetic may take below zero: the start of a window can lie before the epoch.
+/// A time in µs, signed because the start of a window can lie before the epoch.
 #[derive(Clone, Copy)]
 pub(super) struct Micros(pub(super) i64);
 
-/// One algorithm: how a quota's numbers read and change its state. `View` is the state brought to now, unwritten.
+/// One algorithm: the functions that read and change the state of a quota.
+///
+/// `View` is the state advanced to the present. It is not stored until [`write`](Self::write) or a charge.
 pub(super) trait Algorithm {
     type State;
     type View;
 
     fn limit(&self) -> u64;
-    fn peel(kept: &StoredState) -> Option<&Self::State>;
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut Self::State>;
-    /// A state to be written into.
-    fn blank() -> StoredState;
+    fn state(stored: &StoredState) -> Option<&Self::State>;
+    fn state_mut(stored: &mut StoredState) -> Option<&mut Self::State>;
+    /// Returns a placeholder that is overwritten at once.
+    fn placeholder() -> StoredState;
 
-    /// Brings a state to `now`, that of an unseen key if there is none.
+    /// Advances a state to `now`. No state stands for a key that was never used.
     fn view(&self, state: Option<&Self::State>, now: i64) -> Self::View;
-    /// Whether a check that is denied has to write the view down.
-    fn must_note(&self, view: &Self::View) -> bool;
-    /// Whether `0 < cost <= limit` is allowed.
+    /// Returns whether a denied check must store the view.
+    fn must_write(&self, view: &Self::View) -> bool;
+    /// Returns whether `cost` is allowed, where `0 < cost <= limit`.
     fn fits(&self, view: &Self::View, cost: u64) -> bool;
-    /// The smallest wait after which a denied `cost` fits, from the caller's now.
+    /// Returns the smallest wait after which a denied `cost` fits, from the caller's time.
     fn retry_after(&self, view: &Self::View, state: Option<&Self::State>, cost: u64) -> u64;
     fn remaining(&self, view: &Self::View) -> u64;
     fn reset_after(&self, view: &Self::View) -> u64;
 
-    /// Writes the view.
-    fn note(&self, view: &Self::View, state: &mut Self::State);
-    /// Whether a reservation of `cost` keeps the debt below 2^53. Windows have no reservations.
+    /// Stores the view.
+    fn write(&self, view: &Self::View, state: &mut Self::State);
+    /// Returns whether the debt stays below 2^53 after a reservation of `cost`. Windows cannot reserve.
     fn can_wait(&self, _: &Self::View, _: u64) -> bool {
         false
     }
-    /// Compares the stored state with what time alone has made of the state that a reservation left. Windows have no
-    /// reservations.
+    /// Compares the stored state with the state that a reservation left, advanced to the same time. Windows cannot
+    /// reserve.
     fn since(&self, _left: &Self::State, _stored: &Self::State) -> Since {
         Since::Changed
     }
-    /// Takes a reservation's charge off a state that only time has changed, without bringing it to any time.
+    /// Subtracts a reservation's charge from a state that only time has changed. The time of the state stays.
     fn take_back(&self, _: &mut Self::State, _: u64) {}
-    /// Adds `tokens` to the view and writes it: they fit, or are a reservation's.
+    /// Adds `tokens` to the view and stores it. They fit, or belong to a reservation.
     fn charge(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64)
     -> ChargePosition;
-    /// Takes up to `tokens` of a charge back and writes it.
+    /// Subtracts up to `tokens` of a charge from the view and stores it.
     fn refund(
         &self,
         view: &mut Self::View,
@@ -62,11 +64,11 @@ pub(super) trait Algorithm {
         tokens: u64,
         position: ChargePosition,
     );
-    /// Adds `tokens`, but takes no debt beyond twice the limit, and writes it.
+    /// Adds `tokens` to the view, up to a debt of twice the limit, and stores it.
     fn penalize(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64);
 }
 
-/// Something to do with whichever algorithm a quota has.
+/// An operation that is generic over the algorithm of the quota.
 pub(super) trait Operation {
     type Output;
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output;
@@ -104,16 +106,16 @@ pub(crate) fn decide(
 
 #[inline]
 fn stored<A: Algorithm>(slot: &Option<State>) -> Option<&A::State> {
-    slot.as_ref().and_then(|state| A::peel(&state.0))
+    slot.as_ref().and_then(|state| A::state(&state.0))
 }
 
-/// The state to write into, made if there is none.
+/// Passes the state to `write`, and creates it before if there is none.
 #[inline]
 fn written<A: Algorithm>(slot: &mut Option<State>, write: impl FnOnce(&mut A::State)) {
     if stored::<A>(slot).is_none() {
-        *slot = Some(State(A::blank()));
+        *slot = Some(State(A::placeholder()));
     }
-    if let Some(state) = slot.as_mut().and_then(|state| A::peel_mut(&mut state.0)) {
+    if let Some(state) = slot.as_mut().and_then(|state| A::state_mut(&mut state.0)) {
         write(state);
     }
 }
@@ -131,7 +133,7 @@ impl Operation for Fits {
     }
 }
 
-/// How long a cost has to wait: 0 if it fits, [`NEVER`] if it never can, or not as a reservation.
+/// Returns the wait of a reservation: 0 if the cost fits now, [`NEVER`] if it can never fit or cannot be reserved.
 pub(super) struct ReserveWait(pub(super) Micros, pub(super) u64);
 
 impl Operation for ReserveWait {
@@ -154,7 +156,7 @@ impl Operation for ReserveWait {
     }
 }
 
-/// Charges beyond the limit.
+/// Charges a reservation, also beyond the limit.
 pub(super) struct Take(pub(super) Micros, pub(super) u64);
 
 impl Operation for Take {
@@ -173,18 +175,18 @@ impl Operation for Take {
     }
 }
 
-/// The fate of the charge of a reservation.
+/// The changes of a state since a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
-    /// Nothing but time has changed the state: the charge can be taken back.
+    /// Only time has changed the state. The charge can be returned.
     Unchanged,
-    /// Nothing is owed any more, as by a key never seen: there is nothing to take back.
+    /// Nothing is owed any more. There is nothing to return.
     Paid,
-    /// Something else has changed the state: the charge stays.
+    /// A later operation has changed the state. The charge stays.
     Changed,
 }
 
-/// Finds out what has become of a reservation that left this state and charged so much.
+/// Compares the stored state with the state that a reservation left, given its charge in tokens.
 pub(super) struct Compare<'a>(pub(super) Option<&'a State>, pub(super) u64);
 
 impl Operation for Compare<'_> {
@@ -195,7 +197,7 @@ impl Operation for Compare<'_> {
         let Some(stored) = stored::<A>(slot) else {
             return Since::Paid;
         };
-        match left.and_then(|left| A::peel(&left.0)) {
+        match left.and_then(|left| A::state(&left.0)) {
             _ if tokens == 0 => Since::Paid,
             Some(left) => algorithm.since(left, stored),
             None => Since::Changed,
@@ -203,7 +205,7 @@ impl Operation for Compare<'_> {
     }
 }
 
-/// Undoes a charge that nothing came after.
+/// Returns the charge of a reservation that no later operation followed.
 pub(super) struct TakeBack(pub(super) u64);
 
 impl Operation for TakeBack {
@@ -239,8 +241,8 @@ impl Operation for Decide {
                 if !fits {
                     retry_after = algorithm.retry_after(&view, stored::<A>(slot), cost);
                 }
-                if algorithm.must_note(&view) {
-                    written::<A>(slot, |state| algorithm.note(&view, state));
+                if algorithm.must_write(&view) {
+                    written::<A>(slot, |state| algorithm.write(&view, state));
                 }
             }
         }

@@ -1,10 +1,10 @@
-//! Sliding window, log: every charge with its time. A charge at t counts while `now - t < window`.
+//! Sliding window by a log: every charge with its time. A charge at t counts while `now - t < window`.
 //!
 //! ```text
 //! allowed      sum of counting charges + cost <= limit
-//! retry_after  t + window - now  for the first charge t that makes room when it leaves
+//! retry_after  t + window - now  for the first charge t whose expiry makes enough room
 //! ```
-//! Each entry carries the running sum up to itself, so that both are found by binary search and nothing is added up.
+//! Each entry contains the running sum up to itself. A binary search finds both results, and nothing is added up.
 
 use super::operation::Algorithm;
 use super::time::{ClockStep, clock_back, micros_between, signed};
@@ -27,7 +27,7 @@ impl SlidingLogState {
         self.sum_before(self.entries.len())
     }
 
-    #[allow(clippy::cast_possible_truncation)] // the low bits tell one log from another
+    #[allow(clippy::cast_possible_truncation)] // the low bits are enough to distinguish logs
     fn append(&mut self, at: i64, tokens: u32) -> ChargePosition {
         if *self == Self::default() {
             self.next = at as u32;
@@ -45,17 +45,17 @@ impl SlidingLogState {
         }
     }
 
-    /// Drops what counts no longer.
+    /// Removes the first `passed` entries, which have expired.
     fn forget(&mut self, passed: usize) {
         self.base = self.sum_before(passed);
         self.entries.drain(..passed);
-        // What a burst has taken is given back, a half at a time.
+        // Frees the memory of a past burst, half of it at a time.
         if self.entries.len() < self.entries.capacity() / 4 {
             self.entries.shrink_to(self.entries.capacity() / 2);
         }
     }
 
-    /// A clock that went back beyond the window: what lies in the future counts as charged now.
+    /// Moves entries in the future to `now`, after the clock went back by more than the window.
     fn rebase(&mut self, now: i64) {
         for entry in self
             .entries
@@ -68,22 +68,27 @@ impl SlidingLogState {
     }
 }
 
-pub(super) struct View {
-    /// The time decided at, and the caller's own.
+pub(super) struct SlidingLogView {
+    /// The time of the decision, and the caller's time.
     at: i64,
     now: i64,
-    /// How many entries count no longer.
+    /// The number of expired entries.
     passed: usize,
-    /// What the others add up to.
+    /// The sum of the other entries.
     sum: u32,
-    /// The last of them.
+    /// The time of the last entry.
     newest: i64,
     rebase: bool,
 }
 
 impl SlidingLog {
-    fn append(&self, view: &mut View, log: &mut SlidingLogState, tokens: u32) -> ChargePosition {
-        self.note(view, log);
+    fn append(
+        &self,
+        view: &mut SlidingLogView,
+        log: &mut SlidingLogState,
+        tokens: u32,
+    ) -> ChargePosition {
+        self.write(view, log);
         log.forget(view.passed);
         view.passed = 0;
         view.sum += tokens;
@@ -91,7 +96,7 @@ impl SlidingLog {
         log.append(view.at, tokens)
     }
 
-    fn note(&self, view: &View, log: &mut SlidingLogState) {
+    fn write(&self, view: &SlidingLogView, log: &mut SlidingLogState) {
         if view.rebase {
             log.rebase(view.at);
         }
@@ -100,15 +105,15 @@ impl SlidingLog {
 
 impl Algorithm for SlidingLog {
     type State = Box<SlidingLogState>;
-    type View = View;
+    type View = SlidingLogView;
 
     fn limit(&self) -> u64 {
         self.limit.into()
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&Box<SlidingLogState>> {
-        if let StoredState::SlidingLog(state) = kept {
+    fn state(stored: &StoredState) -> Option<&Box<SlidingLogState>> {
+        if let StoredState::SlidingLog(state) = stored {
             Some(state)
         } else {
             None
@@ -116,20 +121,20 @@ impl Algorithm for SlidingLog {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut Box<SlidingLogState>> {
-        if let StoredState::SlidingLog(state) = kept {
+    fn state_mut(stored: &mut StoredState) -> Option<&mut Box<SlidingLogState>> {
+        if let StoredState::SlidingLog(state) = stored {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> StoredState {
+    fn placeholder() -> StoredState {
         StoredState::SlidingLog(Box::default())
     }
 
-    fn view(&self, state: Option<&Box<SlidingLogState>>, now: i64) -> View {
-        let empty = View {
+    fn view(&self, state: Option<&Box<SlidingLogState>>, now: i64) -> SlidingLogView {
+        let empty = SlidingLogView {
             at: now,
             now,
             passed: 0,
@@ -149,12 +154,12 @@ impl Algorithm for SlidingLog {
                 ClockStep::Rebase => (now, true),
             }
         };
-        // Entries after `at` count too: they move to it.
+        // Entries after `at` count: a rebase moves them to `at`.
         let passed = log
             .entries
             .partition_point(|entry| at - entry.at >= signed(self.window));
         let sum = log.total().wrapping_sub(log.sum_before(passed));
-        View {
+        SlidingLogView {
             at,
             now,
             passed,
@@ -164,22 +169,27 @@ impl Algorithm for SlidingLog {
         }
     }
 
-    fn must_note(&self, view: &View) -> bool {
+    fn must_write(&self, view: &SlidingLogView) -> bool {
         view.rebase
     }
 
-    fn fits(&self, view: &View, cost: u64) -> bool {
+    fn fits(&self, view: &SlidingLogView, cost: u64) -> bool {
         u64::from(view.sum).saturating_add(cost) <= self.limit.into()
     }
 
-    fn retry_after(&self, view: &View, state: Option<&Box<SlidingLogState>>, cost: u64) -> u64 {
+    fn retry_after(
+        &self,
+        view: &SlidingLogView,
+        state: Option<&Box<SlidingLogState>>,
+        cost: u64,
+    ) -> u64 {
         let Some(log) = state else { return 0 };
         let before = log.sum_before(view.passed);
         let room = self.limit.saturating_sub(small(cost));
-        // The first entry after which what is left fits; the last one leaves nothing, so there is one.
+        // Finds the first entry after whose expiry the cost fits. Nothing counts after the last one, so there is one.
         let leaves = log.entries.partition_point(|entry| {
             let gone = entry.sum.wrapping_sub(before);
-            // Entries that have passed lie before `before`: their difference wraps to a large number.
+            // The sums of expired entries are below `before`, so that the difference wraps to a large number.
             gone > view.sum || view.sum - gone > room
         });
         let at = log
@@ -189,11 +199,11 @@ impl Algorithm for SlidingLog {
         micros_between(view.now, at + signed(self.window))
     }
 
-    fn remaining(&self, view: &View) -> u64 {
+    fn remaining(&self, view: &SlidingLogView) -> u64 {
         self.limit.saturating_sub(view.sum).into()
     }
 
-    fn reset_after(&self, view: &View) -> u64 {
+    fn reset_after(&self, view: &SlidingLogView) -> u64 {
         if view.sum == 0 {
             0
         } else {
@@ -201,13 +211,13 @@ impl Algorithm for SlidingLog {
         }
     }
 
-    fn note(&self, view: &View, log: &mut Box<SlidingLogState>) {
-        Self::note(self, view, log);
+    fn write(&self, view: &SlidingLogView, log: &mut Box<SlidingLogState>) {
+        Self::write(self, view, log);
     }
 
     fn charge(
         &self,
-        view: &mut View,
+        view: &mut SlidingLogView,
         log: &mut Box<SlidingLogState>,
         tokens: u64,
     ) -> ChargePosition {
@@ -216,14 +226,14 @@ impl Algorithm for SlidingLog {
 
     fn refund(
         &self,
-        view: &mut View,
+        view: &mut SlidingLogView,
         log: &mut Box<SlidingLogState>,
         tokens: u64,
         position: ChargePosition,
     ) {
-        Self::note(self, view, log);
-        // A clock that went back may have moved the entry to an earlier time, never to a later one. (Numbers start
-        // elsewhere after a reset: an older receipt does not meet a newer entry, whichever way the clock went.)
+        Self::write(self, view, log);
+        // A rebase can move the entry to an earlier time, never to a later one. After a reset the numbers start
+        // elsewhere, so an older receipt matches no newer entry.
         let is = |entry: &LogEntry| entry.number == position.number && entry.at <= position.at;
         let Some(found) = log.entries.iter().skip(view.passed).position(is) else {
             return;
@@ -243,16 +253,16 @@ impl Algorithm for SlidingLog {
             .map_or(view.newest, |newest| newest.min(view.at));
     }
 
-    fn penalize(&self, view: &mut View, log: &mut Box<SlidingLogState>, tokens: u64) {
+    fn penalize(&self, view: &mut SlidingLogView, log: &mut Box<SlidingLogState>, tokens: u64) {
         let room = (2 * self.limit).saturating_sub(view.sum);
         match small(tokens).min(room) {
-            0 => Self::note(self, view, log),
+            0 => Self::write(self, view, log),
             tokens => drop(self.append(view, log, tokens)),
         }
     }
 }
 
-/// A cost as the log counts it. One that is charged is at most the limit; what is compared may be cut.
+/// Converts a cost to 32 bits. A charged cost is at most the limit and fits. A larger cost is only compared.
 fn small(tokens: u64) -> u32 {
     u32::try_from(tokens).unwrap_or(u32::MAX)
 }
@@ -296,7 +306,7 @@ mod tests {
             let mut view = quota.view(Some(&log), now * 30);
             assert!(
                 view.sum <= 9,
-                "three charges of 3 are in a window at the most: {}",
+                "a window holds at most three charges of 3: {}",
                 view.sum
             );
             if quota.fits(&view, 3) {

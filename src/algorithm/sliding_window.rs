@@ -1,24 +1,24 @@
-//! Sliding window, counter: two counts; the older one weighs with the part of its window that a window ending now
-//! covers.
+//! Sliding window by counters: two counts. The older count is weighted by the part of its window that a window ending
+//! now covers.
 //!
 //! ```text
 //! to now       a window later: previous = current, current = 0; two windows later: both 0
 //! allowed      previous × (W - e) <= (limit - current - cost) × W      for e of W ticks of the window passed
 //! ```
-//! The carried part is a fraction and compared as one, never rounded down: 2.9 + 1 > 3. A tick is 1 µs unless limit ×
-//! window passes 2^51; coarser ticks round the carried part up, so that they admit less, never more.
+//! The weighted count is a fraction. It is compared exactly and never rounded down: 2.9 + 1 > 3. A tick is 1 µs unless
+//! limit × window exceeds 2^51. Coarser ticks round the weighted count up, so that they admit less and never more.
 
 use super::operation::Algorithm;
 use super::time::{self, ClockStep, clock_back, micros_between, signed};
 use crate::decision::{ChargePosition, SlidingWindowState, StoredState};
 use crate::quota::SlidingWindow;
 
-pub(super) struct View {
+pub(super) struct SlidingWindowView {
     counts: SlidingWindowState,
-    /// The time decided at, and the caller's own.
+    /// The time of the decision, and the caller's time.
     at: i64,
     now: i64,
-    must_note: bool,
+    must_write: bool,
 }
 
 impl SlidingWindow {
@@ -26,7 +26,7 @@ impl SlidingWindow {
         time::start_of(Some(0), self.window, now)
     }
 
-    /// SlidingWindowState beyond twice the limit are of a larger limit that was lowered since.
+    /// Cuts counts at twice the limit. They can be larger only if the limit was lowered since.
     fn cut(&self, counts: &SlidingWindowState) -> SlidingWindowState {
         let most = 2 * self.limit;
         SlidingWindowState {
@@ -36,23 +36,23 @@ impl SlidingWindow {
         }
     }
 
-    /// Ticks of the current window that are still to come: the weight of the previous count, of `ticks`.
-    fn ticks_left(&self, view: &View) -> u64 {
+    /// Returns the ticks that remain in the current window. The weight of the previous count is this number / `ticks`.
+    fn ticks_left(&self, view: &SlidingWindowView) -> u64 {
         self.ticks - micros_between(view.counts.start, view.at) / self.tick
     }
 }
 
 impl Algorithm for SlidingWindow {
     type State = SlidingWindowState;
-    type View = View;
+    type View = SlidingWindowView;
 
     fn limit(&self) -> u64 {
         self.limit
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&SlidingWindowState> {
-        if let StoredState::SlidingWindow(state) = kept {
+    fn state(stored: &StoredState) -> Option<&SlidingWindowState> {
+        if let StoredState::SlidingWindow(state) = stored {
             Some(state)
         } else {
             None
@@ -60,15 +60,15 @@ impl Algorithm for SlidingWindow {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut SlidingWindowState> {
-        if let StoredState::SlidingWindow(state) = kept {
+    fn state_mut(stored: &mut StoredState) -> Option<&mut SlidingWindowState> {
+        if let StoredState::SlidingWindow(state) = stored {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> StoredState {
+    fn placeholder() -> StoredState {
         StoredState::SlidingWindow(SlidingWindowState {
             start: 0,
             current: 0,
@@ -76,18 +76,18 @@ impl Algorithm for SlidingWindow {
         })
     }
 
-    fn view(&self, state: Option<&SlidingWindowState>, now: i64) -> View {
+    fn view(&self, state: Option<&SlidingWindowState>, now: i64) -> SlidingWindowView {
         let fresh = SlidingWindowState {
             start: self.start_of(now),
             current: 0,
             previous: 0,
         };
         let Some(counts) = state else {
-            return View {
+            return SlidingWindowView {
                 counts: fresh,
                 at: now,
                 now,
-                must_note: false,
+                must_write: false,
             };
         };
         let counts = self.cut(counts);
@@ -104,46 +104,52 @@ impl Algorithm for SlidingWindow {
             } else {
                 fresh
             };
-            return View {
+            return SlidingWindowView {
                 counts,
                 at: now,
                 now,
-                must_note: false,
+                must_write: false,
             };
         }
         match clock_back(counts.start, now, self.window) {
-            ClockStep::StandStill(_) => View {
+            ClockStep::StandStill(_) => SlidingWindowView {
                 counts,
                 at: counts.start,
                 now,
-                must_note: false,
+                must_write: false,
             },
-            ClockStep::Rebase => View {
+            ClockStep::Rebase => SlidingWindowView {
                 counts: SlidingWindowState {
                     start: fresh.start,
                     ..counts
                 },
                 at: now,
                 now,
-                must_note: true,
+                must_write: true,
             },
         }
     }
 
-    fn must_note(&self, view: &View) -> bool {
-        view.must_note
+    fn must_write(&self, view: &SlidingWindowView) -> bool {
+        view.must_write
     }
 
-    fn fits(&self, view: &View, cost: u64) -> bool {
-        // previous × ticks <= 2 × limit × 2^51 / limit; room × ticks likewise: both fit.
+    fn fits(&self, view: &SlidingWindowView, cost: u64) -> bool {
+        // previous × ticks <= 2 × limit × 2^51 / limit, and room × ticks is smaller. Neither overflows.
         match self.limit().checked_sub(view.counts.current + cost) {
             Some(room) => view.counts.previous * self.ticks_left(view) <= room * self.ticks,
             None => false,
         }
     }
 
-    /// The first time at which the comparison holds, in this window or the two after it: then everything is forgotten.
-    fn retry_after(&self, view: &View, _: Option<&SlidingWindowState>, cost: u64) -> u64 {
+    /// Returns the first time at which the cost fits: in this window or in one of the next two, where both counts are
+    /// 0.
+    fn retry_after(
+        &self,
+        view: &SlidingWindowView,
+        _: Option<&SlidingWindowState>,
+        cost: u64,
+    ) -> u64 {
         let SlidingWindowState {
             mut start,
             mut current,
@@ -164,12 +170,12 @@ impl Algorithm for SlidingWindow {
         }
     }
 
-    fn remaining(&self, view: &View) -> u64 {
+    fn remaining(&self, view: &SlidingWindowView) -> u64 {
         let carried = (view.counts.previous * self.ticks_left(view)).div_ceil(self.ticks);
         self.limit.saturating_sub(view.counts.current + carried)
     }
 
-    fn reset_after(&self, view: &View) -> u64 {
+    fn reset_after(&self, view: &SlidingWindowView) -> u64 {
         let SlidingWindowState {
             start,
             current,
@@ -182,13 +188,13 @@ impl Algorithm for SlidingWindow {
         }
     }
 
-    fn note(&self, view: &View, counts: &mut SlidingWindowState) {
+    fn write(&self, view: &SlidingWindowView, counts: &mut SlidingWindowState) {
         *counts = view.counts;
     }
 
     fn charge(
         &self,
-        view: &mut View,
+        view: &mut SlidingWindowView,
         counts: &mut SlidingWindowState,
         tokens: u64,
     ) -> ChargePosition {
@@ -202,7 +208,7 @@ impl Algorithm for SlidingWindow {
 
     fn refund(
         &self,
-        view: &mut View,
+        view: &mut SlidingWindowView,
         counts: &mut SlidingWindowState,
         tokens: u64,
         position: ChargePosition,
@@ -220,7 +226,7 @@ impl Algorithm for SlidingWindow {
         *counts = view.counts;
     }
 
-    fn penalize(&self, view: &mut View, counts: &mut SlidingWindowState, tokens: u64) {
+    fn penalize(&self, view: &mut SlidingWindowView, counts: &mut SlidingWindowState, tokens: u64) {
         let most = view.counts.current.max(2 * self.limit);
         view.counts.current = view.counts.current.saturating_add(tokens).min(most);
         *counts = view.counts;

@@ -1,5 +1,5 @@
-//! States as a store keeps them: a mark of two bytes, then whole numbers of 64 bits, as in the legends of `lua/`. Logs
-//! are lists there and never come through here.
+//! The stored form of states: a mark of two bytes, then integers of 64 bits, as the legends in `lua/` define. A sliding
+//! log is stored as a list by the scripts, and has no form here.
 
 use super::time::{micros_between, signed};
 use crate::decision::{
@@ -8,7 +8,7 @@ use crate::decision::{
 };
 use crate::quota::{MOST_TOKENS, Quota, Rule};
 
-/// No stored number is larger.
+/// The largest stored number.
 const LARGEST: u64 = 1 << 53;
 
 /// Writes numbers below 2^63.
@@ -33,8 +33,8 @@ fn unpack<const N: usize>(mark: &[u8; 2], packed: &[u8]) -> Option<[i64; N]> {
     Some(read)
 }
 
-/// The state as it is stored; nothing of a log. A bucket is written with `keep_until`, the time in µs until which its
-/// key is kept.
+/// Returns the stored form of a state; `None` for a log. The form of a bucket contains `keep_until`, the time in µs at
+/// which its key expires.
 pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
     let keep_until = signed(keep_until.min(LARGEST));
     Some(match &state.0 {
@@ -70,13 +70,15 @@ pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
     })
 }
 
-/// What was stored, and the time until which its key is kept: 0 for windows, whose start tells it, and for buckets of
-/// the format before, without that time. Nothing if it is of no known format, or of a number that cannot be.
+/// Reads a stored form. Returns the state and the time at which its key expires. `None` if the format is unknown or a
+/// number is out of range.
+///
+/// The time is 0 for windows, whose start implies it, and for buckets in the previous format, which lacks it.
 pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
     let unsigned = |number: i64| u64::try_from(number).ok();
     let capacity_of = |number: i64| unsigned(number).filter(|n| (1..=MOST_TOKENS).contains(n));
     let mut keep_until = 0;
-    let kept = match packed.first()? {
+    let state = match packed.first()? {
         b'b' => {
             let [grains, at, per_token, capacity, until] = match unpack(b"b1", packed) {
                 Some([grains, at, per_token, capacity]) => [grains, at, per_token, capacity, 0],
@@ -119,12 +121,11 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
         }
         _ => return None,
     };
-    Some((State(kept), keep_until))
+    Some((State(state), keep_until))
 }
 
-/// For how many µs from `now` the key of a state that was written now is needed, if its answer says that nothing is
-/// owed after `owed` µs, and the key was kept until `keep_until` when it held the state `before`. A write never
-/// shortens it.
+/// Returns the µs after `now` at which the key of the new state `after` expires. Nothing is owed after `owed` µs. The
+/// key with the old state `before` expires at `keep_until`, and a write never shortens that.
 pub(crate) fn keep_for(
     quota: &Quota,
     before: Option<&State>,
@@ -149,7 +150,7 @@ pub(crate) fn keep_for(
         _ => {
             let before = before.map_or(0, |state| state.order().0);
             let went_back = before > now_signed && after.order().0 <= now_signed;
-            // The state has moved to now with all its debt, and what is left of its time as well.
+            // The state has moved to the present and keeps its debt, so the remaining time to live stays the same.
             let moved = if went_back {
                 micros_between(now_signed, before)
             } else {

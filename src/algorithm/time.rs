@@ -1,13 +1,13 @@
-//! Times in µs as the algorithms compute with them.
+//! Arithmetic on times in µs.
 
 use crate::quota::Origin;
 
-/// Which of two readings of a clock that went back holds: the state's time (time stands still) or the new one.
+/// The treatment of a clock that shows an earlier time than the state.
 pub(super) enum ClockStep {
-    /// The caller's clock lags behind the state by no more than the horizon: decide at the state's time, which is so
-    /// many µs ahead.
+    /// The clock is behind the state by at most the horizon. The decision is made at the state's time, which is ahead
+    /// of the clock by this many µs.
     StandStill(u64),
-    /// It lags further: the state moves to the caller's now with all its debt.
+    /// The clock is further behind. The state moves to the clock's time and keeps its debt.
     Rebase,
 }
 
@@ -21,19 +21,19 @@ pub(super) fn clock_back(state_time: i64, now: i64, horizon: u64) -> ClockStep {
     }
 }
 
-/// `to - from` in µs, 0 if that is negative.
+/// Returns `to - from` in µs, or 0 if the difference is negative.
 #[inline]
 pub(super) fn micros_between(from: i64, to: i64) -> u64 {
     u64::try_from(to - from).unwrap_or(0)
 }
 
-/// A span as a signed number; spans are at most a few times 2^53.
+/// Converts a span to a signed number. Spans are at most a few times 2^53.
 #[inline]
 pub(super) fn signed(span: u64) -> i64 {
     i64::try_from(span).unwrap_or(i64::MAX)
 }
 
-/// The latest start of an interval of `period` at or before `now`.
+/// Returns the latest start of an interval of `period` at or before `now`.
 #[inline]
 pub(super) fn start_of(origin: Origin, period: u64, now: i64) -> i64 {
     match origin {
@@ -42,5 +42,5 @@ pub(super) fn start_of(origin: Origin, period: u64, now: i64) -> i64 {
     }
 }
 
-/// Debts stay below it, so that a double holds them too.
+/// Debts stay below this bound, so that a double represents them exactly.
 pub(super) const MOST_DEBT: u64 = 1 << 53;

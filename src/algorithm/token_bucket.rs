@@ -1,23 +1,24 @@
-//! Token bucket, continuous refill; the same limit as GCRA, whose theoretical arrival time is `now + debt / rate`.
+//! Token bucket with continuous refill. GCRA is the same limit: its theoretical arrival time is `now + debt / rate`.
 //!
 //! ```text
 //! to now       debt = max(0, debt - A × elapsed)
 //! allowed      debt + cost × P <= capacity × P
 //! remaining    floor((capacity × P - debt) / P)        retry_after  ceil((debt + cost × P - capacity × P) / A)
 //! ```
-//! A token is P grains and a microsecond refills A of them: whole numbers, so that nothing is rounded while it is kept.
+//! A token is P grains, and a microsecond refills A grains. Both are whole numbers, so the stored debt is never
+//! rounded.
 
 use super::operation::{Algorithm, Since};
 use super::time::{ClockStep, MOST_DEBT, clock_back, micros_between};
 use crate::decision::{Capacity, ChargePosition, StoredState, TokenBucketState};
 use crate::quota::TokenBucket;
 
-pub(super) struct View {
+pub(super) struct TokenBucketView {
     grains: u64,
     at: i64,
-    /// How far the state is ahead of the caller's clock.
+    /// The µs by which the state is ahead of the caller's clock.
     ahead: u64,
-    must_note: bool,
+    must_write: bool,
 }
 
 impl TokenBucket {
@@ -42,7 +43,7 @@ impl TokenBucket {
     }
 
     #[inline]
-    fn written(&self, view: &View) -> TokenBucketState {
+    fn written(&self, view: &TokenBucketView) -> TokenBucketState {
         TokenBucketState {
             grains: view.grains,
             at: view.at,
@@ -51,8 +52,10 @@ impl TokenBucket {
         }
     }
 
-    /// The debt in today's grains: what was spent stays spent, in whole tokens if a token has another size now, and is
-    /// cut at twice the capacity if that or the size has changed.
+    /// Returns the debt in the grains of this quota, which may have changed since the state was stored.
+    ///
+    /// If the size of a token has changed, the debt is converted in whole tokens. If the size or the capacity has
+    /// changed, the debt is cut at twice the capacity.
     #[inline]
     fn converted(&self, debt: &TokenBucketState) -> u64 {
         if debt.per_token == self.per_token() && debt.capacity == Capacity::new(self.capacity) {
@@ -71,7 +74,7 @@ impl TokenBucket {
 
 impl Algorithm for TokenBucket {
     type State = TokenBucketState;
-    type View = View;
+    type View = TokenBucketView;
 
     #[inline]
     fn limit(&self) -> u64 {
@@ -79,8 +82,8 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn peel(kept: &StoredState) -> Option<&TokenBucketState> {
-        if let StoredState::TokenBucket(state) = kept {
+    fn state(stored: &StoredState) -> Option<&TokenBucketState> {
+        if let StoredState::TokenBucket(state) = stored {
             Some(state)
         } else {
             None
@@ -88,15 +91,15 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn peel_mut(kept: &mut StoredState) -> Option<&mut TokenBucketState> {
-        if let StoredState::TokenBucket(state) = kept {
+    fn state_mut(stored: &mut StoredState) -> Option<&mut TokenBucketState> {
+        if let StoredState::TokenBucket(state) = stored {
             Some(state)
         } else {
             None
         }
     }
 
-    fn blank() -> StoredState {
+    fn placeholder() -> StoredState {
         StoredState::TokenBucket(TokenBucketState {
             grains: 0,
             at: 0,
@@ -106,65 +109,65 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn view(&self, state: Option<&TokenBucketState>, now: i64) -> View {
+    fn view(&self, state: Option<&TokenBucketState>, now: i64) -> TokenBucketView {
         let Some(debt) = state else {
-            let must_note = self.initial < self.capacity;
-            return View {
+            let must_write = self.initial < self.capacity;
+            return TokenBucketView {
                 grains: self.grains(self.capacity - self.initial),
                 at: now,
                 ahead: 0,
-                must_note,
+                must_write,
             };
         };
         let grains = self.converted(debt);
         if now >= debt.at {
             let paid = micros_between(debt.at, now).saturating_mul(self.units.per_micro.get());
-            return View {
+            return TokenBucketView {
                 grains: grains.saturating_sub(paid),
                 at: now,
                 ahead: 0,
-                must_note: false,
+                must_write: false,
             };
         }
         match clock_back(debt.at, now, self.time_to_pay(self.full())) {
-            ClockStep::StandStill(ahead) => View {
+            ClockStep::StandStill(ahead) => TokenBucketView {
                 grains,
                 at: debt.at,
                 ahead,
-                must_note: false,
+                must_write: false,
             },
-            ClockStep::Rebase => View {
+            ClockStep::Rebase => TokenBucketView {
                 grains,
                 at: now,
                 ahead: 0,
-                must_note: true,
+                must_write: true,
             },
         }
     }
 
     #[inline]
-    fn must_note(&self, view: &View) -> bool {
-        view.must_note
+    fn must_write(&self, view: &TokenBucketView) -> bool {
+        view.must_write
     }
 
     #[inline]
-    fn fits(&self, view: &View, cost: u64) -> bool {
+    fn fits(&self, view: &TokenBucketView, cost: u64) -> bool {
         view.grains + self.grains(cost) <= self.full()
     }
 
-    fn retry_after(&self, view: &View, _: Option<&TokenBucketState>, cost: u64) -> u64 {
+    fn retry_after(&self, view: &TokenBucketView, _: Option<&TokenBucketState>, cost: u64) -> u64 {
         self.time_to_pay(view.grains + self.grains(cost) - self.full()) + view.ahead
     }
 
     #[inline]
-    fn remaining(&self, view: &View) -> u64 {
+    fn remaining(&self, view: &TokenBucketView) -> u64 {
         self.units
             .per_token
             .floor(self.full().saturating_sub(view.grains))
     }
 
     #[inline]
-    fn reset_after(&self, view: &View) -> u64 {
+    fn reset_after(&self, view: &TokenBucketView) -> u64 {
         if view.grains == 0 {
             0
         } else {
@@ -172,11 +175,11 @@ impl Algorithm for TokenBucket {
         }
     }
 
-    fn note(&self, view: &View, debt: &mut TokenBucketState) {
+    fn write(&self, view: &TokenBucketView, debt: &mut TokenBucketState) {
         *debt = self.written(view);
     }
 
-    fn can_wait(&self, view: &View, cost: u64) -> bool {
+    fn can_wait(&self, view: &TokenBucketView, cost: u64) -> bool {
         view.grains + self.grains(cost) < MOST_DEBT
     }
 
@@ -190,7 +193,7 @@ impl Algorithm for TokenBucket {
         } else if stored.at > left.at && stored.per_token == self.per_token() {
             micros_between(left.at, stored.at).checked_mul(self.units.per_micro.get())
         } else {
-            // The clock went back, or the grains of this quota have another size than those of the debts.
+            // The clock went back, or this quota has grains of another size than the debts.
             None
         };
         if same_quota && paid.and_then(|paid| left.grains.checked_sub(paid)) == Some(stored.grains)
@@ -208,18 +211,29 @@ impl Algorithm for TokenBucket {
     }
 
     #[inline]
-    fn charge(&self, view: &mut View, debt: &mut TokenBucketState, tokens: u64) -> ChargePosition {
+    fn charge(
+        &self,
+        view: &mut TokenBucketView,
+        debt: &mut TokenBucketState,
+        tokens: u64,
+    ) -> ChargePosition {
         view.grains += self.grains(tokens);
         *debt = self.written(view);
         ChargePosition::default()
     }
 
-    fn refund(&self, view: &mut View, debt: &mut TokenBucketState, tokens: u64, _: ChargePosition) {
+    fn refund(
+        &self,
+        view: &mut TokenBucketView,
+        debt: &mut TokenBucketState,
+        tokens: u64,
+        _: ChargePosition,
+    ) {
         view.grains = view.grains.saturating_sub(self.grains(tokens));
         *debt = self.written(view);
     }
 
-    fn penalize(&self, view: &mut View, debt: &mut TokenBucketState, tokens: u64) {
+    fn penalize(&self, view: &mut TokenBucketView, debt: &mut TokenBucketState, tokens: u64) {
         let most = view.grains.max(2 * self.full());
         view.grains = view.grains.saturating_add(self.grains(tokens)).min(most);
         *debt = self.written(view);

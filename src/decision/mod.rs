@@ -1,4 +1,4 @@
-//! What a check answers: [`Decision`], and the numbers behind it.
+//! The answer to a check: [`Decision`], and its numbers.
 //!
 //! ```
 //! use tower_sluice::{Cost, Decision, Key, Limiter, MemoryBackend, Policy, Quota};
@@ -32,12 +32,14 @@ pub(crate) use self::state::{
     StoredState, TokenBucketState,
 };
 
-/// The answer to one request: spend and go on, or not now.
+/// The answer to one request.
+///
+/// There is no third outcome, so a `match` needs no wildcard arm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Every quota allowed the cost, and it has been charged.
+    /// Every quota allowed the cost, and the cost has been charged.
     Allow(Snapshot),
-    /// At least one quota denied, and nothing has been charged; the wait is the longest of those that denied.
+    /// At least one quota denied the cost, and nothing has been charged. The wait is the longest of the denying quotas.
     Deny(Snapshot, RetryAfter),
 }
 
@@ -50,13 +52,13 @@ impl Decision {
         }
     }
 
-    /// Whether the request was allowed.
+    /// Returns whether the request was allowed.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow(_))
     }
 
-    /// The numbers of the answer.
+    /// Returns the numbers of the answer.
     #[must_use]
     pub const fn snapshot(&self) -> &Snapshot {
         match self {
@@ -64,7 +66,7 @@ impl Decision {
         }
     }
 
-    /// The wait after which the same request is allowed; `None` if it was.
+    /// Returns the wait after which the same request is allowed; `None` if the request was allowed.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {

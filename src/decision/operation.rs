@@ -8,61 +8,65 @@ use super::reservation::Reservation;
 use super::snapshot::{QuotaSnapshot, Snapshot};
 use crate::quota::Cost;
 
-/// What is asked of a backend.
+/// An operation on the state of one key, the request to a [`Backend`](crate::backend::Backend).
+///
+/// More operations may be added. A backend that matches on them needs a wildcard arm, and should return its error from
+/// it: the failure policy then applies.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Op {
-    /// Spends the cost from every quota of the policy, or nothing at all; a cost of 0 looks.
+    /// Charges the cost to every quota of the policy, or to none. A cost of 0 only reads.
     Check(Cost),
-    /// Spends the cost now or, under a policy of buckets only, makes a reservation that comes within `max_wait`: it is
-    /// charged at once, and later reservations and checks stand behind it.
+    /// Charges the cost now, or reserves it for a time within `max_wait`. Only a policy of buckets can reserve. A
+    /// reservation is charged at once: later reservations come due after it, and later checks see its charge.
     Reserve {
-        /// What is spent.
+        /// The tokens to charge.
         cost: Cost,
-        /// The longest wait that is accepted; zero makes it a check.
+        /// The longest wait. Zero makes the operation a check.
         max_wait: Duration,
     },
-    /// Cancels a reservation: its charge goes back if nothing but time has changed the state of the key since.
-    /// Otherwise the charge stays, and the reply holds the reservation, so that it can be cancelled again when those
-    /// behind it are gone.
+    /// Cancels a reservation. Its charge is returned if only time has changed the state of the key since.
+    ///
+    /// Otherwise the charge stays, and the reply contains the reservation. It can be cancelled again when the later
+    /// reservations have been cancelled.
     Cancel(Reservation),
-    /// Charges the cost without asking, up to a debt of twice each limit.
+    /// Charges the cost unconditionally, up to a debt of twice each limit.
     Penalize(Cost),
-    /// Gives back what the receipt says.
+    /// Returns the tokens of the receipt.
     Refund(Receipt),
-    /// Forgets the key.
+    /// Removes the state of the key.
     Reset,
 }
 
-/// What a backend answers.
+/// The answer of a [`Backend`](crate::backend::Backend).
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "the decision is in the reply"]
+#[must_use = "a reply holds the decision"]
 #[non_exhaustive]
 pub struct Reply {
-    /// Whether the request may go on, and the numbers after it. Of other operations than a check: the numbers.
+    /// The decision and the numbers after it. Operations that decide nothing return `Allow` with the numbers.
     pub decision: Decision,
-    /// What an allowed check has charged; that of a reservation is in its turn.
+    /// The receipt of an allowed check. The receipt of a reservation is in `reservation`.
     pub receipt: Option<Receipt>,
-    /// How long to wait before going on; zero unless a reservation was made.
+    /// The wait before the request may proceed; zero unless tokens were reserved for later.
     pub wait: Duration,
-    /// The reservation that a reservation took, so that it can be given up or, later, refunded; and one whose cancel
-    /// did not return its charge.
+    /// The reservation that was made, to be cancelled or, once it is used, refunded. After a cancel that did not return
+    /// the charge: the same reservation.
     pub reservation: Option<Reservation>,
-    /// Whether a cancelled reservation has returned its charge.
+    /// Whether a cancel has returned the charge.
     pub returned: bool,
 }
 
 impl Reply {
-    /// An answer made of each quota's own, in the order of the policy, for a backend that decides by itself. It has no
-    /// receipt.
+    /// Creates a reply from the answers of all quotas, in the order of the policy, for a backend that decides by
+    /// itself. The reply has no receipt.
     ///
     /// # Panics
     ///
-    /// If there is no quota.
+    /// Panics if `quotas` is empty.
     pub fn from_quotas(quotas: &[QuotaSnapshot]) -> Self {
         assert!(
             !quotas.is_empty(),
-            "a policy has at least one quota, and so has its answer"
+            "a reply needs the answer of at least one quota"
         );
         let decision = Decision::from_snapshot(Snapshot::new(SmallVec::from_slice(quotas)));
         Self {
@@ -74,7 +78,7 @@ impl Reply {
         }
     }
 
-    /// The answer of a policy's only quota to a check.
+    /// Creates the reply of a policy's only quota to a check.
     #[inline]
     pub(crate) fn to_check_of_one(snapshot: QuotaSnapshot, charge: ChargePart) -> Self {
         Self::to_check(Snapshot::single(snapshot), || {
@@ -82,7 +86,7 @@ impl Reply {
         })
     }
 
-    /// The answer to a check, with a receipt of its charges if it was allowed.
+    /// Creates the reply to a check, with a receipt of its charges if it was allowed.
     #[inline]
     pub(crate) fn to_check(
         snapshot: Snapshot,

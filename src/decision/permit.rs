@@ -7,24 +7,25 @@ use smallvec::SmallVec;
 use super::Decision;
 use super::snapshot::{QuotaSnapshot, Snapshot};
 
-/// What names a permit: 128 bits that its holder makes before it asks. Who knows them can release it, so they are not
-/// printed.
+/// The identity of a permit: 128 bits that the holder chooses before it acquires the permit.
+///
+/// Any caller that has the id can release the permit, so `Debug` does not print the bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PermitId([u8; 16]);
 
 impl PermitId {
-    /// An id of these bytes.
+    /// Creates an id from its bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 
-    /// An id that nobody can guess.
+    /// Creates an unguessable id, from the random source of the operating system.
     #[must_use]
     pub fn random() -> Self {
         let mut bytes = [0; 16];
         if getrandom::fill(&mut bytes).is_err() {
-            // No system is known to fail once it runs. Seeds that were drawn at its start are the next best thing.
+            // The source fails on no known system once it runs. Hash seeds were drawn from it at start.
             for half in bytes.chunks_exact_mut(8) {
                 half.copy_from_slice(&RandomState::new().hash_one(half.len()).to_le_bytes());
             }
@@ -32,71 +33,80 @@ impl PermitId {
         Self(bytes)
     }
 
-    /// Its bytes.
+    /// Returns the bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
     }
 }
 
-/// Shows that there is an id, not which.
 impl fmt::Debug for PermitId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PermitId(..)")
     }
 }
 
-/// What is asked of a semaphore's backend, of one key.
+/// An operation on the permits of one key, the request to a [`PermitBackend`](crate::backend::PermitBackend).
+///
+/// More operations may be added. A backend that matches on them needs a wildcard arm, and should return its error from
+/// it: the failure policy then applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PermitOp {
-    /// Takes a permit of this weight now, or nothing. The same id again, while its permit lasts, is the same permit
-    /// with its first weight, and renews its lease. Weight 0 looks.
+    /// Acquires a permit of this weight if it is available now. Weight 0 only reads.
+    ///
+    /// If a permit of this id exists, it keeps its weight and its lease is renewed.
     Acquire {
-        /// What names the permit.
+        /// The identity of the permit.
         id: PermitId,
-        /// How many permits it counts for.
+        /// The number of permits that it counts for.
         weight: u32,
     },
-    /// The same for one who waits: those who came earlier go first, in other processes too. Who is denied has a place
-    /// in the line, by the time that he has waited, for long enough to ask again; [`Release`](Self::Release) gives it
-    /// up.
+    /// Acquires a permit for a waiter. Waiters are served in order of arrival, across processes.
+    ///
+    /// A denied waiter keeps its place in the queue until it asks again, for a bounded time.
+    /// [`Release`](Self::Release) gives the place up.
     Wait {
-        /// What names the permit.
+        /// The identity of the permit.
         id: PermitId,
-        /// How many permits it counts for.
+        /// The number of permits that it counts for.
         weight: u32,
-        /// How long he has waited already.
+        /// The time that the waiter has waited so far. It decides the place in the queue.
         waited: Duration,
     },
-    /// Lets the leases of these begin again, as far as they last; what is over stays over.
+    /// Renews the leases of these permits. An expired lease stays expired.
     Renew(Vec<PermitId>),
-    /// Gives a permit back, and a place in the line.
+    /// Releases a permit, and a place in the queue.
     Release(PermitId),
-    /// The same if the outcome of a request for this permit is unknown, or if it was sent more than once. A copy that
+    /// Releases a permit whose request has an unknown outcome or was sent more than once. A copy of the request that
     /// arrives later is denied, for one lease.
     Revoke(PermitId),
-    /// Looks, and changes nothing.
+    /// Reads the numbers and changes nothing.
     Peek,
 }
 
-/// What a semaphore's backend answers.
+/// The answer of a [`PermitBackend`](crate::backend::PermitBackend).
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "the decision is in the reply"]
+#[must_use = "a reply holds the decision"]
 #[non_exhaustive]
 pub struct PermitReply {
-    /// Whether there is a permit, and the numbers after it: the capacity, permits that remain, of a denial when enough
-    /// leases will have ended by themselves (a hint: releases come sooner, renewals later), and when the last one will.
+    /// The decision and the numbers after it:
+    ///
+    /// - `limit`: the capacity.
+    /// - `remaining`: the permits that are left.
+    /// - `retry_after` of a denial: the time until enough leases expire. A hint only: a release comes sooner, a renewal
+    ///   moves it.
+    /// - `reset_after`: the time until the last lease expires.
     pub decision: Decision,
     pub(crate) lasting: SmallVec<[bool; 1]>,
-    /// What stands in line in front of one who waits, in permits; those behind him in his own process do not count.
+    /// The permits that waiters ahead of this one request. Waiters behind it in the same process do not count.
     pub in_front: u32,
-    /// Whether the request was sent more than once: a copy of it may arrive later.
+    /// Whether the request was sent more than once, so that a copy may arrive later.
     pub(crate) is_repeated: bool,
 }
 
 impl PermitReply {
-    /// An answer in numbers, for a backend that decides by itself.
+    /// Creates a reply from its numbers, for a backend that decides by itself.
     pub fn from_snapshot(numbers: QuotaSnapshot) -> Self {
         Self {
             decision: Decision::from_snapshot(Snapshot::single(numbers)),

@@ -2,11 +2,12 @@ use smallvec::SmallVec;
 
 use crate::quota::Cost;
 
-/// What an allowed check charged to its key, worth a refund to that key of at most that, once.
+/// The tokens that an allowed check charged to a key. They can be refunded to the same key once.
 ///
-/// It is not `Clone`: what has been given back is taken off it ([`Limiter::refund`](crate::Limiter::refund)).
+/// A receipt is not `Clone`, and a refund consumes it ([`Limiter::refund`](crate::Limiter::refund)). Use
+/// [`take`](Self::take) to refund a part.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "without its receipt a charge cannot be given back"]
+#[must_use = "a charge cannot be refunded without its receipt"]
 pub struct Receipt {
     pub(crate) charges: SmallVec<[ChargePart; 2]>,
 }
@@ -14,9 +15,9 @@ pub struct Receipt {
 /// One quota's part of a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ChargePart {
-    /// The identity of the quota that was charged (its low half: a receipt only meets quotas of its own policy).
+    /// The low half of the quota's identity. That is enough: a receipt is only compared with quotas of its own policy.
     pub(crate) quota: u32,
-    /// The [`ChargePosition`] in two parts: together they would take 8 bytes more.
+    /// The number of the [`ChargePosition`]. Nested in this struct, the position would take 8 bytes more.
     number: u32,
     at: i64,
     pub(crate) tokens: u64,
@@ -24,8 +25,8 @@ pub(crate) struct ChargePart {
 
 const _: () = assert!(size_of::<ChargePart>() == 24);
 
-/// Where in the state a charge lies: the start of its window, or the time and number of its log entry. Buckets:
-/// nowhere.
+/// The position of a charge in the state: the start of its window, or the time and number of its log entry. Charges of
+/// buckets have no position.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ChargePosition {
     pub(crate) at: i64,
@@ -53,7 +54,7 @@ impl ChargePart {
 }
 
 impl Receipt {
-    /// The most that is still to be given back: the largest of its quotas' charges, in tokens.
+    /// Returns the tokens that can be refunded: the largest charge of its quotas.
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.charges
@@ -63,13 +64,14 @@ impl Receipt {
             .unwrap_or(0)
     }
 
-    /// What it is still worth, from each quota.
+    /// Returns the tokens that can be refunded to each quota.
     pub(crate) fn cost(&self) -> Cost {
         let tokens = |index: usize| self.charges.get(index).map_or(0, |part| part.tokens);
         Cost::from_fn(self.charges.len(), tokens)
     }
 
-    /// Takes up to `cost` of each quota off this receipt: what is returned can be refunded, what is left stays.
+    /// Splits off up to `cost` of each quota. The returned part can be refunded by itself; the rest stays in this
+    /// receipt.
     pub fn take(&mut self, cost: Cost) -> Self {
         let mut taken = self.charges.clone();
         for (index, (own, part)) in self.charges.iter_mut().zip(&mut taken).enumerate() {

@@ -5,18 +5,21 @@ use super::state::State;
 use crate::clock::Timestamp;
 use crate::quota::Cost;
 
-/// A place in the line that a reservation took, worth giving up as long as nobody stands behind it.
+/// Tokens that were charged now for a request that may proceed later.
+///
+/// A reservation that is not used should be cancelled. Its charge is returned unless later reservations of the key
+/// depend on it.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "a turn that is not wanted should be cancelled"]
+#[must_use = "an unused reservation should be cancelled"]
 pub struct Reservation(Box<ReservedCharge>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct ReservedCharge {
     cost: Cost,
-    /// What the reservation left: while it is there unchanged, nothing came after it.
+    /// The states after this reservation. While the stored states equal them, no later charge was made.
     left: SmallVec<[Option<State>; 2]>,
     receipt: Option<Receipt>,
-    /// When it is due, by the clock of those who wait; the beginning of time if nobody has said.
+    /// The time at which the request may proceed, by the clock of the waiters; the Unix epoch while it is not known.
     due: Timestamp,
 }
 
@@ -38,8 +41,7 @@ impl Reservation {
         self.0.due = due;
     }
 
-    /// Later reservations of a key come after earlier ones: by the time of the state that they have left, and the debt
-    /// in it.
+    /// Returns a key that orders the reservations of a key by age: the time and the debt of the state after each.
     pub(crate) fn order(&self) -> (i64, u64) {
         let charged = |(index, left): (usize, &Option<State>)| {
             let left = left.as_ref().filter(|_| self.0.cost.get(index) > 0);
@@ -49,7 +51,8 @@ impl Reservation {
         each.find_map(charged).unwrap_or_default()
     }
 
-    /// The receipt of its charge, once the reservation has been used: what can be refunded can no longer be cancelled.
+    /// Converts a used reservation into the receipt of its charge. The charge can then be refunded, and no longer be
+    /// cancelled.
     #[must_use]
     pub fn into_receipt(self) -> Option<Receipt> {
         self.0.receipt
@@ -59,7 +62,7 @@ impl Reservation {
         &self.0.cost
     }
 
-    /// The same reservation once more, for a cancel that did not return its charge.
+    /// Returns a copy, to cancel again after a cancel that did not return the charge.
     #[cfg(feature = "redis")]
     pub(crate) fn again(&self) -> Self {
         let ReservedCharge {
@@ -76,7 +79,7 @@ impl Reservation {
         again
     }
 
-    /// What it left of the quota at `index`.
+    /// Returns the state after this reservation of the quota at `index`.
     pub(crate) fn left(&self, index: usize) -> Option<&State> {
         self.0.left.get(index)?.as_ref()
     }

@@ -5,33 +5,36 @@ use smallvec::SmallVec;
 use crate::clock::micros_up;
 use crate::quota::Cost;
 
-/// How long to wait before the same request is allowed.
+/// The wait after which the same request is allowed.
+///
+/// There is no third case, so a `match` needs no wildcard arm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// The smallest wait after which the same request is allowed if nothing else happens: denied one microsecond
-    /// sooner, allowed then. At least 1 µs.
+    /// The smallest wait after which the same request is allowed, if no other request is made meanwhile. One
+    /// microsecond sooner the request would still be denied. At least 1 µs.
     In(Duration),
-    /// Waiting does not help: the cost is above the limit.
+    /// The cost exceeds the limit and can never be allowed.
     Never,
 }
 
-/// What one quota says of a request; see [`Snapshot`] for a policy's answer.
+/// The answer of one quota. [`Snapshot`] is the answer of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaSnapshot {
     pub(crate) limit: u64,
     pub(crate) remaining: u64,
-    /// 0 if allowed, [`NEVER`] if no wait helps; µs.
+    /// In µs; 0 if allowed, [`NEVER`] if the cost exceeds the limit.
     pub(crate) retry_after: u64,
-    /// µs
+    /// In µs.
     pub(crate) reset_after: u64,
 }
 
-/// `retry_after` in µs of a cost above the limit.
+/// The `retry_after` of a cost above the limit.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 impl QuotaSnapshot {
-    /// An answer in numbers, for a backend that decides by itself: times are rounded up to whole µs, and a wait is at
-    /// least 1 µs.
+    /// Creates an answer from its numbers, for a backend that decides by itself.
+    ///
+    /// Times are rounded up to whole microseconds. A wait is at least 1 µs.
     #[must_use]
     pub fn new(
         limit: u64,
@@ -52,25 +55,25 @@ impl QuotaSnapshot {
         }
     }
 
-    /// Whether this quota alone would have allowed the request.
+    /// Returns whether this quota alone would have allowed the request.
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
         self.retry_after == 0
     }
 
-    /// The most a bucket holds or a window admits, in tokens.
+    /// Returns the most tokens that a bucket holds or a window admits.
     #[must_use]
     pub const fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// The largest cost that would be allowed now, after this answer, in tokens.
+    /// Returns the largest cost in tokens that would be allowed after this answer.
     #[must_use]
     pub const fn remaining(&self) -> u64 {
         self.remaining
     }
 
-    /// The wait that this quota asks for; `None` if it allowed the request.
+    /// Returns the wait after which this quota allows the request; `None` if it allowed the request.
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self.retry_after {
@@ -80,17 +83,19 @@ impl QuotaSnapshot {
         }
     }
 
-    /// Time until nothing is owed: buckets are full, windows count nothing. 0 if so now.
+    /// Returns the time until nothing is owed: a bucket is full, a window counts nothing. 0 if nothing is owed now.
     #[must_use]
     pub const fn reset_after(&self) -> Duration {
         Duration::from_micros(self.reset_after)
     }
 }
 
-/// The numbers of one answer: those of the governing quota, and each quota's own.
+/// The numbers of one answer: each quota's own, and those of the governing quota.
 ///
-/// The governing quota is the one that single-valued headers speak of: of those that deny, the longest wait; if all
-/// allow, the least remaining, then the latest reset, then the order of declaration.
+/// The governing quota is the one that header fields with a single value show:
+///
+/// - If quotas deny: the denying quota with the longest wait.
+/// - If all allow: the quota with the least remaining, then with the latest reset, then the first in the policy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(crate) quotas: SmallVec<[QuotaSnapshot; 2]>,
@@ -106,7 +111,7 @@ impl Snapshot {
         }
     }
 
-    /// Picks the governing quota; a policy has 1 to 8.
+    /// Finds the governing quota of 1 to 8.
     pub(crate) fn new(quotas: SmallVec<[QuotaSnapshot; 2]>) -> Self {
         let mut governing = 0;
         for index in 1..quotas.len() {
@@ -120,39 +125,39 @@ impl Snapshot {
         }
     }
 
-    /// The governing quota's place in its policy, from 0.
+    /// Returns the index of the governing quota in its policy, from 0.
     #[must_use]
     pub fn governing(&self) -> usize {
         usize::from(self.governing)
     }
 
-    /// Each quota's own answer, in order of declaration.
+    /// Returns each quota's own answer, in the order of the policy.
     #[must_use]
     pub fn quotas(&self) -> &[QuotaSnapshot] {
         &self.quotas
     }
 
-    /// The governing quota's limit, in tokens.
+    /// Returns the governing quota's limit, in tokens.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.governor().limit
     }
 
-    /// The governing quota's remaining tokens, after this answer.
+    /// Returns the governing quota's remaining tokens after this answer.
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.governor().remaining
     }
 
-    /// Time until the governing quota owes nothing.
+    /// Returns the time until the governing quota owes nothing.
     #[must_use]
     pub fn reset_after(&self) -> Duration {
         self.governor().reset_after()
     }
 
-    /// What is left of a denial's waits and spans after `passed` µs, for a request of `cost`; what remained then is by
-    /// now the least that remains. A cost above the limit never passes, whatever was waited for. It stays a denial: if
-    /// all waits are over, of 1 µs.
+    /// Returns this denial as it is after `passed` µs, for a request of `cost`. The remaining tokens stay, as a lower
+    /// bound. A cost above the limit stays [`NEVER`]. The result stays a denial: if all waits have passed, its wait is
+    /// 1 µs.
     pub(crate) fn aged(&self, cost: &Cost, passed: u64) -> Self {
         let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
             retry_after: match quota.retry_after {
@@ -169,7 +174,7 @@ impl Snapshot {
         Self::new(left)
     }
 
-    /// The waits of this denial, beside the numbers of `after`, which something has been given back before.
+    /// Returns the waits of this denial with the numbers of `after`, a later answer that follows a refund.
     pub(crate) fn with_numbers_from(&self, after: &Self) -> Self {
         let both = self.quotas.iter().zip(&after.quotas);
         let merged = |(denied, after): (&QuotaSnapshot, &QuotaSnapshot)| QuotaSnapshot {
@@ -188,7 +193,7 @@ impl Snapshot {
 impl Clone for Snapshot {
     #[inline]
     fn clone(&self) -> Self {
-        // As bytes in one piece: derived, it would go quota by quota.
+        // Copies all quotas at once. The derived clone copies one by one and is slower.
         Self {
             quotas: SmallVec::from_slice(&self.quotas),
             governing: self.governing,
@@ -196,7 +201,7 @@ impl Clone for Snapshot {
     }
 }
 
-/// Denials before permissions, the longest wait first; then the least remaining, then the latest reset.
+/// The largest rank governs: denials before permissions, then the longest wait, the least remaining, the latest reset.
 fn rank(quota: &QuotaSnapshot) -> (u64, u64, u64) {
     if quota.retry_after > 0 {
         (quota.retry_after, 0, 0)

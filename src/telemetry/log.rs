@@ -3,7 +3,7 @@
 
 #[cfg(feature = "redis")]
 use std::error::Error;
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 

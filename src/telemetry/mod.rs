@@ -13,7 +13,7 @@ mod outcome;
 
 #[cfg(feature = "redis")]
 use std::error::Error;
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -43,7 +43,8 @@ pub struct BackendStats {
 impl BackendContext {
     /// Returns the numbers of this moment.
     ///
-    /// Each number is exact. The numbers are read one after the other, so they may belong to slightly different moments.
+    /// Each number is exact. The numbers are read one after the other, so they may belong to slightly different
+    /// moments.
     #[must_use]
     pub fn stats(&self) -> BackendStats {
         BackendStats {
