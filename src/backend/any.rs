@@ -10,7 +10,7 @@ use crate::key::Key;
 use crate::message::Quoted;
 use crate::policy::{Policy, SemaphorePolicy};
 
-/// A backend that is chosen at run time, by a URL or from one made elsewhere.
+/// A backend that is chosen at run time, by a URL or by `From` another backend.
 ///
 /// ```
 /// use tower_sluice::AnyBackend;
@@ -21,7 +21,7 @@ use crate::policy::{Policy, SemaphorePolicy};
 /// # Ok::<(), tower_sluice::backend::BackendError>(())
 /// ```
 ///
-/// It can always fail, so that a layer over it asks for a choice
+/// Its error type is [`BackendError`] for every choice. A layer over it does not compile without a failure policy
 /// ([`on_backend_error`](crate::RateLimitLayer::on_backend_error)).
 #[derive(Clone)]
 pub struct AnyBackend(AnyInner);
@@ -33,7 +33,7 @@ enum AnyInner {
     Redis(RedisBackend),
 }
 
-/// Schemes that lead to Redis, as redis-rs knows them, and whether by TLS.
+/// The schemes of Redis URLs in redis-rs, and whether each uses TLS.
 const REDIS: [(&str, bool); 7] = [
     ("redis", false),
     ("rediss", true),
@@ -44,18 +44,19 @@ const REDIS: [(&str, bool); 7] = [
     ("valkey+unix", false),
 ];
 
-/// What can be had, for those who wrote something else.
+/// The remedy in the message for an unknown URL.
 const KNOWN: &str = r#"use "memory:", "redis://127.0.0.1/", "rediss://127.0.0.1/" or "redis+unix:///run/redis.sock""#;
 
 impl AnyBackend {
-    /// The backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`) or
-    /// `redis+unix:` URL as [redis-rs](https://docs.rs/redis) reads them. It does not connect: configuration can be
-    /// read before Redis is there, and outside of a runtime.
+    /// Creates the backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`)
+    /// or `redis+unix:` URL in the form of [redis-rs](https://docs.rs/redis).
+    ///
+    /// It does not connect. It can be called before Redis is reachable, and outside of a Tokio runtime.
     ///
     /// # Errors
     ///
-    /// [`Config`](super::BackendErrorKind::Config) for a scheme that is unknown, one whose feature is missing, or a URL
-    /// that cannot be read; the text says which, and what is known.
+    /// Returns [`Config`](super::BackendErrorKind::Config) if the scheme is unknown, its feature is not enabled, or the
+    /// URL is invalid. The message shows the value and the known schemes.
     pub fn from_url(url: &str) -> Result<Self, BackendError> {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         let scheme = scheme.to_ascii_lowercase();
@@ -65,7 +66,7 @@ impl AnyBackend {
         match REDIS.iter().find(|(name, _)| *name == scheme) {
             Some((_, by_tls)) => Self::redis(url, &scheme, *by_tls),
             None => Err(BackendError::config(match &*scheme {
-                // It may be anything, a password for instance.
+                // The text is not shown, because it may contain a password.
                 "" | "memory" => format!("invalid backend URL: it has no scheme; {KNOWN}"),
                 _ => format!("unknown backend {}; {KNOWN}", Quoted(&format!("{scheme}:"))),
             })),
@@ -142,7 +143,6 @@ impl Backend for AnyBackend {
     }
 }
 
-/// The permits of either.
 impl PermitBackend for AnyBackend {
     type Error = BackendError;
     #[cfg(feature = "redis")]

@@ -5,34 +5,34 @@ use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::policy::{Policy, SemaphorePolicy};
 
-/// Decides and keeps what keys have spent, on the thread that asks. Clones share their state.
+/// Keeps the state of keys and decides requests on the calling thread. Clones share the state.
 ///
-/// Operations on one key take effect one at a time, in every thread and process that shares the state.
+/// Operations on one key take effect one at a time, across all threads and processes that share the state.
 pub trait BlockingBackend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
+    /// The error of a failed operation; [`Infallible`](std::convert::Infallible) if no operation can fail.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Does `op` to the state of `key` under `policy`, and returns when it is done.
+    /// Applies `op` to the state of `key` under `policy`, and blocks until it is done.
     ///
     /// # Errors
     ///
-    /// If there is no answer.
+    /// Returns an error if the operation failed. A charge may have been made.
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Self::Error>;
 
-    /// Where those wait who use it: the same one for all clones, and for no other backend.
+    /// Returns the context. All clones return the same one, and no other backend returns it.
     fn context(&self) -> &BackendContext;
 }
 
-/// Keeps who holds which permit, asked on the thread that wants to know. Clones share their state.
+/// Keeps the permits of keys and decides requests on the calling thread. Clones share the state.
 pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
+    /// The error of a failed operation; [`Infallible`](std::convert::Infallible) if no operation can fail.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Does `op` to the permits of `key`, and returns when it is done.
+    /// Applies `op` to the permits of `key`, and blocks until it is done.
     ///
     /// # Errors
     ///
-    /// If there is no answer.
+    /// Returns an error if the operation failed. A charge may have been made.
     fn ask(
         &self,
         op: PermitOp,
@@ -40,13 +40,13 @@ pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
         key: &Key,
     ) -> Result<PermitReply, Self::Error>;
 
-    /// As [`PermitBackend::context`](super::PermitBackend::context).
+    /// Like [`PermitBackend::context`](super::PermitBackend::context).
     fn context(&self) -> &BackendContext;
 
-    /// As [`PermitBackend::has_leases`](super::PermitBackend::has_leases).
+    /// Like [`PermitBackend::has_leases`](super::PermitBackend::has_leases).
     fn has_leases(&self) -> bool;
 
-    /// As [`PermitBackend::next_attempt`](super::PermitBackend::next_attempt).
+    /// Like [`PermitBackend::next_attempt`](super::PermitBackend::next_attempt).
     fn next_attempt(
         &self,
         policy: &SemaphorePolicy,
@@ -54,7 +54,7 @@ pub trait BlockingPermitBackend: Clone + Send + Sync + 'static {
         waiters: usize,
     ) -> Option<Duration>;
 
-    /// As [`PermitBackend::new_id`](super::PermitBackend::new_id).
+    /// Like [`PermitBackend::new_id`](super::PermitBackend::new_id).
     fn new_id(&self) -> PermitId {
         PermitId::random()
     }

@@ -6,36 +6,37 @@ use std::time::Duration;
 #[cfg(feature = "redis")]
 use super::misconfiguration::Misconfiguration;
 
-/// Why Redis gave no answer. Keys and passwords are in none of its words.
+/// The error returned when Redis does not answer an operation. Its messages contain neither keys nor passwords.
 ///
-/// Clones share what caused it: all decisions of a batch fail by the same error.
+/// All operations of a batch fail by one error, so that clones share the source.
 #[derive(Clone)]
 pub struct BackendError {
     kind: BackendErrorKind,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What kind of failure it was, and so what can be done about it.
+/// The kind of a [`BackendError`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BackendErrorKind {
-    /// The URL or a setting cannot be: the text says which, and what can.
+    /// The URL or a setting is invalid. The text shows the value and the remedy.
     Config(String),
-    /// No answer within the time limit. The charge may have been made.
+    /// Redis did not answer within the time limit. A charge may have been made.
     Timeout(Duration),
-    /// No connection could be had: nobody listens, or the server rejects the user or its password. Nothing was charged.
+    /// No connection could be made: no server listens, or the server rejected the user or the password. Nothing was
+    /// charged.
     Unreachable,
-    /// The connection was lost before the answer came. The charge may have been made; it is never sent again.
+    /// The connection was lost before the answer came. A charge may have been made. The operation is never sent again.
     Lost,
-    /// The circuit is open after repeated failures: Redis was not asked.
+    /// The circuit breaker is open after repeated failures. The operation was not sent.
     CircuitOpen,
-    /// Redis has answered with an error of this code, such as `OOM`, `NOPERM` or `READONLY`. Nothing was charged.
+    /// Redis answered with an error of this code, such as `OOM`, `NOPERM` or `READONLY`. Nothing was charged.
     Server(String),
-    /// What is stored under the key is not ours, or of another format. It was left untouched.
+    /// The key in Redis holds a value of another format. The value was not changed.
     Corrupt,
-    /// Optimistic mode: others changed the key in every one of so many attempts. Nothing was charged.
+    /// In optimistic mode, other clients changed the key in each of this many attempts. Nothing was charged.
     Contended(u32),
-    /// The backend cannot do this, and what can.
+    /// The backend does not support the operation. The text shows the alternative.
     Unsupported(&'static str),
 }
 
@@ -74,7 +75,7 @@ impl BackendError {
         }
     }
 
-    /// Whether the server as a whole failed, and not this operation alone.
+    /// Returns whether the whole server failed, and not this operation alone.
     #[cfg(feature = "redis")]
     pub(crate) fn is_outage(&self) -> bool {
         match &self.kind {
@@ -87,7 +88,7 @@ impl BackendError {
         }
     }
 
-    /// What kind of failure it was.
+    /// Returns the kind of the failure.
     #[must_use]
     pub const fn kind(&self) -> &BackendErrorKind {
         &self.kind
@@ -145,7 +146,7 @@ impl Error for BackendError {
     }
 }
 
-/// Codes of a server that can do nothing for anybody.
+/// Error codes of a server that can execute no operation.
 #[cfg(feature = "redis")]
 const OUTAGES: [&str; 8] = [
     "BUSY",

@@ -4,11 +4,11 @@ use ahash::RandomState;
 
 use crate::key::Key;
 
-/// A keyed hash function with a random seed: what a client sends chooses neither its shard nor its neighbours.
+/// A hash function with a random seed, so that clients cannot choose keys that collide or share a shard.
 pub(in crate::backend) struct Fingerprints(RandomState);
 
-/// What stands for a key, or for a key under one limit. Two share one with a chance of 2^-64: beside a million others,
-/// 5 in 10^14.
+/// The hash of a key, or of a key under one limit. Two keys have the same one with a probability of 2^-64. A new key
+/// has the fingerprint of one of a million other keys with a probability of 5 in 10^14.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::backend) struct Fingerprint(u64);
 
@@ -21,7 +21,7 @@ impl Fingerprints {
     pub(in crate::backend) fn fingerprint(&self, key: &Key) -> Fingerprint {
         let mut hasher = self.0.build_hasher();
         hasher.write(key.as_bytes());
-        // Set apart by a constant, as limits are: one more round of the hash would cost as much again.
+        // A constant separates secret keys, because one more round of the hash would double its time.
         let secret = if key.is_secret() {
             0x9E37_79B9_7F4A_7C15
         } else {
@@ -32,13 +32,13 @@ impl Fingerprints {
 }
 
 impl Fingerprint {
-    /// The same key under one limit: all limits of a key lie in one shard, under one lock.
+    /// Returns the fingerprint of the same key under one limit. All limits of a key stay in one shard, under one lock.
     #[inline]
     pub(in crate::backend) fn under(self, limit: u64) -> Self {
         Self(self.0 ^ limit)
     }
 
-    /// Bits that the table does not look at first.
+    /// Returns the shard, from bits that the table does not use first.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
     pub(in crate::backend) fn shard(self, shards: usize) -> usize {

@@ -1,6 +1,6 @@
-//! Faults of a server that an operator must put right.
+//! Faults of a server that an operator must repair.
 
-/// Why a server that answers is of no use.
+/// The fault of a server that answers but cannot keep limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Misconfiguration {
     Permission,
@@ -16,7 +16,7 @@ pub(super) enum Misconfiguration {
 impl Misconfiguration {
     pub(super) const COUNT: usize = Self::UnknownCommand as usize + 1;
 
-    /// What the code of an error says.
+    /// Returns the fault that an error code shows.
     pub(super) fn of_code(code: &str) -> Option<Self> {
         match code {
             "NOPERM" => Some(Self::Permission),

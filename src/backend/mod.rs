@@ -1,8 +1,8 @@
-//! Where the state of keys is kept: [`Backend`], and the one in this process, [`MemoryBackend`].
+//! Backends keep the state of keys: the trait [`Backend`], and [`MemoryBackend`], which keeps it in this process.
 //!
-//! A backend is one method. It gets an operation, a policy and a key, never a request, and answers at once
-//! ([`Answer::Now`]) or with a future ([`Answer::Later`]). Beside it, it shows its [`BackendContext`], where requests
-//! wait.
+//! The main method of a backend is [`ask`](Backend::ask). It takes an operation, a policy and a key, and never sees a
+//! request. It answers at once ([`Answer::Now`]) or with a future ([`Answer::Later`]). The second method returns the
+//! [`BackendContext`], which holds the clock, the wait queues and the background tasks.
 //!
 //! ```
 //! use tower_sluice::backend::{Answer, Backend, Op};
@@ -49,26 +49,31 @@ pub use self::permits::PermitBackend;
 pub use self::redis::{RedisBackend, RedisSemaphore};
 pub use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 
-/// An answer that is there, or a future of one.
+/// An answer that is available now, or a future of it.
+///
+/// There is no third case, so a `match` needs no wildcard arm.
 #[derive(Debug)]
 pub enum Answer<T, F> {
-    /// At once: no polling, no boxing.
+    /// The answer. Nothing is polled or boxed.
     Now(T),
-    /// When the future completes.
+    /// A future that completes with the answer.
     Later(F),
 }
 
-/// Decides and keeps what keys have spent. Clones share their state.
+/// Keeps the state of keys and decides requests. Clones share the state.
 ///
-/// Operations on one key take effect one at a time, in every process that shares the state.
+/// Operations on one key take effect one at a time, across all processes that share the state.
+///
+/// [`Op`] may get more variants, so a `match` on it needs a wildcard arm. Return [`Error`](Self::Error) from it: the
+/// failure policy then applies.
 pub trait Backend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
+    /// The error of a failed operation; [`Infallible`](std::convert::Infallible) if no operation can fail.
     type Error: std::error::Error + Send + Sync + 'static;
-    /// What [`Answer::Later`] holds. One that is never polled must do nothing; one that was may go on in another task,
-    /// when whoever asked has gone.
+    /// The future in [`Answer::Later`]. It must have no effect before its first poll. After that, another task may
+    /// complete it if the caller drops its request.
     type Future: Future<Output = Result<Reply, Self::Error>> + Send + 'static;
 
-    /// Does `op` to the state of `key` under `policy`.
+    /// Applies `op` to the state of `key` under `policy`.
     fn ask(
         &self,
         op: Op,
@@ -76,6 +81,6 @@ pub trait Backend: Clone + Send + Sync + 'static {
         key: &Key,
     ) -> Answer<Result<Reply, Self::Error>, Self::Future>;
 
-    /// Where those wait who use it: the same one for all clones, and for no other backend.
+    /// Returns the context. All clones return the same one, and no other backend returns it.
     fn context(&self) -> &BackendContext;
 }

@@ -5,16 +5,19 @@ use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 
-/// Keeps who holds which permit. Clones share their state.
+/// Keeps the permits of keys. Clones share the state.
 ///
-/// Operations on one key take effect one at a time, in every process that shares the state.
+/// Operations on one key take effect one at a time, across all processes that share the state.
+///
+/// [`PermitOp`] may get more variants, so a `match` on it needs a wildcard arm. Return [`Error`](Self::Error) from it:
+/// the failure policy then applies.
 pub trait PermitBackend: Clone + Send + Sync + 'static {
-    /// Why there is no answer; [`Infallible`](std::convert::Infallible) if there always is.
+    /// The error of a failed operation; [`Infallible`](std::convert::Infallible) if no operation can fail.
     type Error: std::error::Error + Send + Sync + 'static;
-    /// What [`Answer::Later`] holds.
+    /// The future in [`Answer::Later`]. It must have no effect before its first poll.
     type Future: Future<Output = Result<PermitReply, Self::Error>> + Send + 'static;
 
-    /// Does `op` to the permits of `key`.
+    /// Applies `op` to the permits of `key`.
     fn ask(
         &self,
         op: PermitOp,
@@ -22,15 +25,16 @@ pub trait PermitBackend: Clone + Send + Sync + 'static {
         key: &Key,
     ) -> Answer<Result<PermitReply, Self::Error>, Self::Future>;
 
-    /// Where those wait who use it, and what renews their permits: the same one for all clones, and for no other
-    /// backend.
+    /// Returns the context. All clones return the same one, and no other backend returns it.
     fn context(&self) -> &BackendContext;
 
-    /// Whether permits end with their lease, and so have to be renewed.
+    /// Returns whether permits expire with their lease, so that they must be renewed.
     fn has_leases(&self) -> bool;
 
-    /// When one who waits should ask again although nobody in this process has released anything; `None` if nobody else
-    /// can. `reply` is the denial, and `waiters` how many wait here for the same key, he included.
+    /// Returns the time after which a denied waiter asks again without a release in this process. `None` if only this
+    /// process can release permits.
+    ///
+    /// `reply` is the denial. `waiters` is the number of waiters for the same key in this process, at least 1.
     fn next_attempt(
         &self,
         policy: &SemaphorePolicy,
@@ -38,12 +42,14 @@ pub trait PermitBackend: Clone + Send + Sync + 'static {
         waiters: usize,
     ) -> Option<Duration>;
 
-    /// Whether it blocks the thread that asks: then it is not asked by tasks, and a thread of its own renews permits.
+    /// Returns whether [`ask`](Self::ask) blocks the calling thread. Tasks do not call a backend that blocks, and a
+    /// separate thread renews its permits. `false` by default.
     fn blocks(&self) -> bool {
         false
     }
 
-    /// An id for a new permit; one that nobody can guess, unless it stays in the process.
+    /// Creates an id for a new permit: [`PermitId::random`] by default. A backend whose ids never leave the process may
+    /// return guessable ones.
     fn new_id(&self) -> PermitId {
         PermitId::random()
     }

@@ -82,10 +82,10 @@ fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
             // The lease of the second holder has just begun.
             let renewed = stand.ask(PermitOp::Renew([id(2)].into_iter().collect()));
             (
-                reply.decision,
-                reply.lasting(),
-                renewed.decision,
-                renewed.lasting(),
+                reply.decision.clone(),
+                reply.lasting().to_vec(),
+                renewed.decision.clone(),
+                renewed.lasting().to_vec(),
             )
         };
         assert_eq!(run(true), run(false), "{name}");

@@ -9,18 +9,18 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::telemetry;
 
-/// The most background tasks at a time, those that give something back aside.
+/// A settlement is rejected while this many tasks run. Tasks that return tokens or permits have no bound.
 const MAX_TASKS: usize = 1_024;
-/// Of those, how many are asked of the backend at a time: more would only wait there, and run out of their time.
+/// The most tasks that use the backend at a time. More would queue there until their time limit.
 const MAX_CONCURRENT: usize = 256;
-/// The longest that one may take; backends have time limits of their own, far below it.
+/// The time limit of a task. Backends have their own time limits, far below it.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Operations that go on when nobody waits for their answer, counted and bounded.
+/// Counts and bounds the operations that run to their end after their caller has gone.
 #[derive(Debug)]
 pub(crate) struct BackgroundTasks {
     running: AtomicUsize,
-    /// How many there have been, those that could not be begun aside.
+    /// Tasks that were started so far.
     begun: AtomicUsize,
     failed: AtomicUsize,
     slots: Semaphore,
@@ -84,11 +84,11 @@ impl BackgroundTasks {
         self.failed.load(Relaxed)
     }
 
-    /// Sees to it that `task` runs to its end, within its bounds, whether or not its outcome is waited for.
+    /// Runs `task` to its end in the background. Dropping the receiver does not stop it.
     ///
     /// # Errors
     ///
-    /// If it could not be begun.
+    /// Returns an error if the bound on tasks is reached, or outside of a Tokio runtime.
     pub(crate) fn spawn<T: Send + 'static>(
         self: &Arc<Self>,
         task: impl Future<Output = Result<T, TaskError>> + Send + 'static,
@@ -101,7 +101,8 @@ impl BackgroundTasks {
         Ok(self.start(&runtime, task))
     }
 
-    /// The same for what gives something back, however many there are: it was had before, and that is bounded.
+    /// Like [`spawn`](Self::spawn) without a bound, for tasks that return tokens or permits. The bounds on what was
+    /// acquired bound their number.
     pub(crate) fn spawn_unbounded(
         self: &Arc<Self>,
         task: impl Future<Output = Result<(), TaskError>> + Send + 'static,
@@ -115,17 +116,17 @@ impl BackgroundTasks {
         }
     }
 
-    /// Waits until the backend may be asked to take something back; first come, first served.
+    /// Waits until the task may use the backend. Tasks are served in order of arrival.
     pub(crate) async fn acquire_slot(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed.
         self.slots.acquire().await.ok()
     }
 
-    /// The same in this runtime, however many are under way: what is given back was had before, and is bounded by that.
+    /// Like [`spawn_unbounded`](Self::spawn_unbounded) in the given runtime, with a receiver of the outcome.
     ///
     /// # Errors
     ///
-    /// If there is no runtime.
+    /// Returns an error if `runtime` is `None`.
     pub(crate) fn spawn_on<T: Send + 'static>(
         self: &Arc<Self>,
         runtime: Option<Handle>,
@@ -136,7 +137,7 @@ impl BackgroundTasks {
         Ok(self.start(&runtime, task))
     }
 
-    /// Runs what has been counted.
+    /// Starts a task that is counted as running.
     fn start<T: Send + 'static>(
         self: &Arc<Self>,
         runtime: &Handle,
@@ -150,16 +151,16 @@ impl BackgroundTasks {
             let done = tokio::time::timeout(TIMEOUT, task).await;
             let done = done.unwrap_or(Err(TaskError::TimedOut));
             let done = done.map_err(|error| running_task.0.record_failure(error));
-            // Before its outcome is told: whoever hears of it finds it done.
+            // The count falls before the outcome is sent, so that its receiver sees the task as ended.
             running_task.1 = false;
             drop(running_task);
-            // Who has gone meanwhile does not hear it.
+            // The receiver may be dropped.
             let _ = sender.send(done);
         });
         outcome
     }
 
-    /// Counts a failure.
+    /// Counts and reports a failure.
     pub(crate) fn record_failure(&self, error: TaskError) -> TaskError {
         self.failed.fetch_add(1, Relaxed);
         telemetry::background_task_failed(&error);
@@ -167,7 +168,7 @@ impl BackgroundTasks {
     }
 }
 
-/// A background task that is under way, lost if this is dropped before its time.
+/// A running task, and whether its end is still to come. Dropping it before the end counts a failure.
 struct RunningTask(Arc<BackgroundTasks>, bool);
 
 impl Drop for RunningTask {

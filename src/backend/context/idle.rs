@@ -5,28 +5,29 @@ use tokio::time::{sleep, timeout};
 
 use super::BackendContext;
 
-/// The pause between two looks.
+/// The pause between two checks.
 const STEP: Duration = Duration::from_millis(5);
-/// Looks in a row that must find nothing: the connection of a client that has gone drops its response a moment after
+/// The checks in a row that must find no task. A connection may drop its response, which starts a task, shortly after
 /// the server has ended.
-const QUIET_LOOKS: u32 = 4;
+const QUIET_CHECKS: u32 = 4;
 
 /// The outcome of [`BackendContext::idle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "the report says what is lost if the process ends now"]
+#[must_use = "the report shows what is lost if the process ends now"]
 #[non_exhaustive]
 pub struct IdleReport {
     /// Background tasks that have not ended: refunds, settlements, cancelled reservations, released permits.
     pub background_tasks: usize,
-    /// Background tasks that have failed since the backend was made. Their charges stay, and their permits end with
+    /// Background tasks that have failed since the backend was made. Their charges stay, and their permits expire with
     /// their leases.
     pub failed_background_tasks: usize,
-    /// Permits with a lease that are still held. If the process ends now they end with their leases.
+    /// Permits with a lease that are still held. If the process ends now, they expire with their leases.
     pub held_permits: usize,
 }
 
 impl IdleReport {
-    /// Whether the process can end and nothing was ever lost: no task is left, none has failed, and no permit is held.
+    /// Returns whether nothing is lost if the process ends now: no task runs, no task has failed, and no permit is
+    /// held.
     #[must_use]
     pub const fn is_complete(&self) -> bool {
         self.background_tasks == 0 && self.failed_background_tasks == 0 && self.held_permits == 0
@@ -45,23 +46,23 @@ impl fmt::Display for IdleReport {
 }
 
 impl BackendContext {
-    /// Waits until all background tasks have ended and no permit with a lease is held, for at most `limit`. Call it at
-    /// the end of a process, after the server has stopped accepting requests: what is still under way when the runtime
-    /// ends is lost.
+    /// Waits until all background tasks have ended and no permit with a lease is held, for at most `limit`.
+    ///
+    /// Call it at the end of a process, after the server has stopped accepting requests. Tasks that still run when the
+    /// runtime ends are lost.
     ///
     /// Background tasks are refunds, settlements, cancelled reservations and released permits. A task counts from the
-    /// moment of the drop or call that starts it. The wait takes at least 20 ms, for responses that are dropped just
-    /// now. With a backend in memory nothing goes on in the background, and permits have no lease.
-    ///
-    /// The operations of a blocking backend have ended when their call returns; there is nothing to wait for.
+    /// moment of the drop or call that starts it. The wait takes at least 20 ms, to include responses that are being
+    /// dropped. A backend in memory has no background tasks, and its permits have no lease. The operations of a
+    /// blocking backend end before their call returns.
     ///
     /// # Panics
     ///
-    /// If it is polled outside of a Tokio runtime with time.
+    /// Panics if it is polled outside of a Tokio runtime with its timer enabled.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the wait, and no task.
+    /// Dropping the future ends the wait. The tasks continue.
     ///
     /// # Examples
     ///
@@ -83,7 +84,7 @@ impl BackendContext {
     /// # Ok(()) }
     /// ```
     pub async fn idle(&self, limit: Duration) -> IdleReport {
-        // Out of time or not, the report says what is left.
+        // After a time-out the report shows what is left.
         let _ = timeout(limit, self.until_idle()).await;
         let stats = self.stats();
         IdleReport {
@@ -95,7 +96,7 @@ impl BackendContext {
 
     async fn until_idle(&self) {
         let (mut quiet, mut begun) = (0, self.background.begun());
-        while quiet < QUIET_LOOKS {
+        while quiet < QUIET_CHECKS {
             sleep(STEP).await;
             let is_quiet = self.background.running() == 0 && self.leases.held() == 0;
             let before = std::mem::replace(&mut begun, self.background.begun());

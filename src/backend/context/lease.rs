@@ -10,15 +10,15 @@ use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 use crate::telemetry;
 
-/// What the holder of a permit and the renewal of its lease share.
+/// The lease of one permit, shared by the holder and the task that renews it.
 pub(crate) struct Lease {
     pub(crate) id: PermitId,
     pub(crate) weight: u32,
     pub(crate) policy: SemaphorePolicy,
     pub(crate) key: Key,
-    /// Where it was acquired; None if it is given back at once.
+    /// The runtime in which the permit was acquired. `None` outside of a runtime, or if permits have no lease.
     pub(crate) runtime: Option<Handle>,
-    /// Whether a copy of the request for it may arrive after it was released.
+    /// Whether a copy of the request may arrive after the release.
     pub(crate) may_arrive_late: bool,
     is_lost: AtomicBool,
     lost: Notify,
@@ -45,7 +45,7 @@ impl Lease {
         })
     }
 
-    /// Whether the lease was lost.
+    /// Returns whether the lease was lost.
     pub(crate) fn is_lost(&self) -> bool {
         self.is_lost.load(SeqCst)
     }
@@ -58,7 +58,7 @@ impl Lease {
     }
 
     pub(crate) async fn lost(&self) {
-        // Listens first: it may be lost between the look and the listening.
+        // Listens before it checks, because the lease may be lost between the two.
         let mut lost = pin!(self.lost.notified());
         lost.as_mut().enable();
         if !self.is_lost.load(SeqCst) {

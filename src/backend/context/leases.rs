@@ -1,4 +1,4 @@
-//! The leases of permits that this process holds, and when each is to be renewed.
+//! The leases of permits that this process holds, and the times of their renewals.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use crate::policy::SemaphorePolicy;
 
 /// The most permits of one key that are renewed by one operation.
 const MAX_BATCH: usize = 256;
+
 /// The leases that this process renews.
 #[derive(Default)]
 pub(crate) struct Leases {
@@ -29,23 +30,23 @@ pub(crate) struct Leases {
 #[derive(Default)]
 struct LeaseTable {
     held: HashMap<PermitId, LeaseEntry, RandomState>,
-    /// When each is to be looked at, soonest first.
+    /// The time of the next renewal or check of each lease, soonest first.
     due: BTreeSet<(Timestamp, PermitId)>,
-    /// What is to be renewed and has not been asked for yet.
+    /// Groups that are due, and whose renewal was not sent yet.
     waiting: VecDeque<RenewalGroup>,
-    /// The task, if there is one: by what it is told that something is to be looked at sooner than it knew.
+    /// The renewal task, if there is one. It is woken by this when a lease is due sooner than `next_attempt`.
     task: Option<Arc<Notify>>,
-    /// When it looks again.
+    /// The time at which the task wakes up.
     next_attempt: Timestamp,
 }
 
 struct LeaseEntry {
     lease: Arc<Lease>,
     due: Timestamp,
-    /// A whole lease after the last time that it was asked for with success. By the server's clock it ends no sooner:
-    /// its lease began after it was asked.
+    /// A whole lease after the last successful request was sent. The server starts the lease when the request arrives,
+    /// so the lease does not expire before this time.
     ends: Timestamp,
-    /// Whether it is in a group that waits.
+    /// Whether the permit is in a waiting group.
     is_queued: bool,
 }
 
@@ -60,15 +61,15 @@ pub(crate) struct RenewalGroup {
 pub(crate) struct RenewalResult {
     pub(crate) group: RenewalGroup,
     pub(crate) asked_at: Timestamp,
-    /// Whether each permit lasts; `None` if there was no answer.
+    /// Whether each permit still exists; `None` if the renewal failed.
     pub(crate) lasting: Option<SmallVec<[bool; 1]>>,
 }
 
 /// The effect of a new lease on the task that renews.
 pub(crate) enum Insertion {
-    /// A task runs.
+    /// A task runs and renews the lease.
     Renewed,
-    /// The caller starts a task, which is woken by this.
+    /// The caller must start a task, which is woken by this.
     NeedsTask(Arc<Notify>),
 }
 
@@ -101,7 +102,7 @@ impl LeaseTable {
             self.due.remove(&(held.due, id));
             held.due = due;
             if let Some(ends) = ends {
-                // An answer may come after the one to a later question.
+                // Answers may come in another order than their requests were sent.
                 held.ends = ends.max(held.ends);
                 held.is_queued = false;
             }
@@ -109,8 +110,8 @@ impl LeaseTable {
         }
     }
 
-    /// A new task, if there is none or the one there is should have looked so long ago that nobody seems to drive its
-    /// runtime any more. That one ends when it looks again.
+    /// Registers a new task, if there is none, or if the task is late by more than `patience`. Then its runtime is
+    /// probably not driven any more. The old task ends when it wakes up.
     fn begin(&mut self, now: Timestamp, due: Timestamp, patience: Duration) -> Option<Arc<Notify>> {
         if self.task.is_some() && now < self.next_attempt.after(patience) {
             return None;
@@ -120,7 +121,7 @@ impl LeaseTable {
         self.task.clone()
     }
 
-    /// Whether it is this task that renews.
+    /// Returns whether `task` is the registered one.
     fn belongs_to(&self, task: &Arc<Notify>) -> bool {
         let own = self.task.as_ref();
         own.is_some_and(|own| Arc::ptr_eq(own, task))
@@ -128,18 +129,18 @@ impl LeaseTable {
 }
 
 impl Leases {
-    /// How many permits are renewed.
+    /// Returns the number of held leases.
     pub(crate) fn held(&self) -> usize {
         self.state.lock().held.len()
     }
 
-    /// How many were lost.
+    /// Returns the number of lost leases so far.
     pub(crate) fn lost(&self) -> usize {
         self.lost.load(Relaxed)
     }
 
-    /// Adds a lease that was requested at `requested`. Returns whether its renewal needs a new task, or the running one
-    /// sooner.
+    /// Adds a lease that was requested at `requested`. Returns whether the caller must start a task. A running task is
+    /// woken if the lease is due sooner than the task would wake up.
     pub(crate) fn insert(
         &self,
         lease: &Arc<Lease>,
@@ -152,7 +153,7 @@ impl Leases {
         let mut state = self.state.lock();
         state.insert(Arc::clone(lease), due, ends);
         let is_sooner = due < state.next_attempt;
-        // Read under the lock: a late reading would take a task for driven that has looked at nothing for long.
+        // The clock is read under the lock. A late reading would hide that the task is late.
         if let Some(task) = state.begin(clock(), due, micros(policy, 6)) {
             return Insertion::NeedsTask(task);
         }
@@ -163,7 +164,7 @@ impl Leases {
         Insertion::Renewed
     }
 
-    /// Passes the renewals on after the runtime of `task` has ended: to a runtime of another lease, which is none of
+    /// Returns a runtime for the renewals after the runtime of `task` has ended: that of another lease, and none of
     /// `ended`. Returns `None` if there is no such runtime, or if another task renews.
     pub(crate) fn pass_on(&self, task: &Arc<Notify>, ended: &[runtime::Id]) -> Option<Handle> {
         let mut state = self.state.lock();
@@ -180,14 +181,14 @@ impl Leases {
         other
     }
 
-    /// It is not renewed any more.
+    /// Stops the renewal of a lease.
     pub(crate) fn forget(&self, id: PermitId) {
         self.state.lock().remove(id);
     }
 
-    /// Tells the holder if its lease is over by the time of `clock`, should the task not have had its turn since.
+    /// Marks a lease as lost if it has expired by `clock`. The task may not have run since the expiry.
     ///
-    /// The clock is read under the lock, so that the answer does not precede a renewal that the state already shows.
+    /// The clock is read under the lock, so that the reading is not older than a renewal in the state.
     pub(crate) fn check_lease(&self, id: PermitId, clock: impl FnOnce() -> Timestamp) {
         let mut state = self.state.lock();
         let now = clock();
@@ -199,7 +200,8 @@ impl Leases {
         }
     }
 
-    /// When this task looks next; `None`, and it is over, if there is nothing to renew or another one does it.
+    /// Returns the time at which `task` must wake up. `None` if there is nothing to renew or another task renews:
+    /// `task` ends.
     pub(crate) fn next_attempt(&self, task: &Arc<Notify>) -> Option<Timestamp> {
         let mut state = self.state.lock();
         if !state.belongs_to(task) {
@@ -214,7 +216,7 @@ impl Leases {
         first
     }
 
-    /// Lets all that is due wait, by keys, and tells those whose lease is over.
+    /// Queues the due permits for renewal, grouped by key, and marks expired leases as lost.
     pub(crate) fn gather(&self, now: Timestamp) {
         let mut groups: HashMap<(SemaphorePolicy, Key), Vec<RenewalGroup>, RandomState> =
             HashMap::default();
@@ -232,7 +234,7 @@ impl Leases {
                 continue;
             }
             let (policy, key) = (held.lease.policy.clone(), held.lease.key.clone());
-            // If there is no answer it is asked again, several times before its end.
+            // A failed renewal is repeated several times before the lease expires.
             let again = now.after(micros(&policy, 24)).min(held.ends);
             let is_queued = held.is_queued;
             state.move_to(id, again, None);
@@ -259,7 +261,7 @@ impl Leases {
         }
     }
 
-    /// Takes the next group that is to be asked for, at `now`, without those who have gone or were renewed meanwhile.
+    /// Takes the next group to renew at `now`, without permits that were released or renewed meanwhile.
     pub(crate) fn take(&self, now: Timestamp) -> Option<RenewalGroup> {
         let mut state = self.state.lock();
         loop {
@@ -279,6 +281,7 @@ impl Leases {
         }
     }
 
+    /// Applies the outcome of a renewal.
     pub(crate) fn settle(&self, renewed: &RenewalResult) {
         let RenewalResult {
             group,
@@ -304,7 +307,8 @@ impl Leases {
     }
 }
 
-/// A third of the lease later, or a little sooner: together with others that are due at about that time.
+/// Returns the time of the next renewal: a third of the lease after `asked_at`, rounded down so that leases of about
+/// the same time are renewed together.
 fn next(policy: &SemaphorePolicy, asked_at: Timestamp) -> Timestamp {
     let due = asked_at.after(micros(policy, 3)).as_micros();
     let step = (policy.lease_micros() / 24).max(1);

@@ -1,4 +1,4 @@
-//! What those who use a backend share beside its state.
+//! What the users of a backend share beside its state: clock, wait queues, background tasks, leases and counters.
 
 mod background;
 mod idle;
@@ -31,12 +31,11 @@ use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};
 use crate::key::Key;
 use crate::policy::Policy;
 
-/// Waiters of one key and in all, if nothing else is said.
+/// The default bounds on waiters: of one key, and of all keys.
 pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_536);
 
-/// What those who use a backend share beside its state: the clock that they sleep by, bounds on how many wait, the
-/// order among those who do, and a count of what is done for nobody's answer. A [`Backend`](super::Backend) has one,
-/// for all its clones.
+/// What the users of a backend share beside its state: the clock of the waiters, the wait queues and their bounds, the
+/// background tasks, and counters. All clones of a [`Backend`](super::Backend) share one context.
 ///
 /// ```
 /// use tower_sluice::backend::BackendContext;
@@ -51,15 +50,16 @@ pub struct BackendContext {
     is_shared: bool,
     unreturned: Unreturned,
     background: Arc<BackgroundTasks>,
-    /// Those who wait for permits.
+    /// The waiters for permits.
     permit_queues: PermitQueues,
     leases: Leases,
-    /// Who was let in without a permit.
+    /// Requests that were allowed without a permit.
     unpermitted: AtomicUsize,
 }
 
 impl BackendContext {
-    /// A context whose waiters sleep by `clock`: the one that the backend decides by, if it is in this process.
+    /// Creates a context whose waiters sleep by `clock`. A backend in this process should pass the clock by which it
+    /// decides.
     #[must_use]
     pub fn new(clock: impl Clock) -> Self {
         Self::from_clock(AnyClock::new(clock))
@@ -79,12 +79,13 @@ impl BackendContext {
         }
     }
 
-    /// The most requests that wait at a time, of one key and in all; 1 024 and 65 536 by default. Above it nobody
-    /// waits: who is not allowed at once is denied. A request counts from when it asks, so that a bound on waiters is
-    /// also one on those whose turn is still being asked for.
+    /// Sets the most requests that wait at a time, of one key and of all keys; 1,024 and 65,536 by default.
     ///
-    /// As many cancelled reservations are kept, until they are due, whose charge did not go back because others stood
-    /// behind them.
+    /// Above the bound a request does not wait: it is denied unless it is allowed at once. A request counts from the
+    /// moment it asks for a reservation.
+    ///
+    /// The same numbers bound the cancelled reservations that are kept until they are due, because later reservations
+    /// kept their charge from being returned.
     #[must_use]
     pub fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.queues = WaitQueues::new(each_key, in_all);
@@ -92,8 +93,8 @@ impl BackendContext {
         self
     }
 
-    /// Other processes wait for the same keys: those who look again after a wait do so up to a tenth later, 100 ms at
-    /// the most, so that they do not all come at once.
+    /// Declares that other processes share the state. A waiter that checks again after a wait adds a random delay of up
+    /// to a tenth of the wait, at most 100 ms, so that the processes do not check at the same time.
     #[must_use]
     pub fn shared(mut self) -> Self {
         self.is_shared = true;
@@ -120,27 +121,27 @@ impl BackendContext {
         self.clock.sleep_until(deadline)
     }
 
-    /// A place among those who wait for `key`; none if too many do.
+    /// Joins the queue of `key`; `None` if the bound on waiters is reached.
     pub(crate) fn join_queue(&self, policy: &Policy, key: &Key) -> Option<WaiterGuard<'_>> {
         self.queues.join_queue(policy.name(), key)
     }
 
-    /// A place among those who wait for a permit of `key`; none if too many do.
+    /// Joins the queue for a permit of `key`; `None` if the bound on waiters is reached.
     pub(crate) fn join_named_queue(&self, name: &str, key: &Key) -> Option<WaiterGuard<'_>> {
         self.queues.join_queue(name, key)
     }
 
-    /// What stands for a key of a policy.
+    /// Returns the hash of a key under a policy.
     pub(crate) fn fingerprint(&self, policy: &Policy, key: &Key) -> u64 {
         self.queues.fingerprint(policy.name(), key)
     }
 
-    /// Cancelled reservations that may still return their charges.
+    /// Returns the cancelled reservations that may still return their charges.
     pub(crate) fn unreturned(&self) -> &Unreturned {
         &self.unreturned
     }
 
-    /// When to look again after a denial of `wait` µs.
+    /// Returns the time of the next check after a denial with a wait of `wait` µs.
     pub(crate) fn next_attempt(&self, now: Timestamp, wait: u64) -> Timestamp {
         let jitter = if self.is_shared {
             self.queues.random() % (wait / 10).clamp(1, LONGEST_JITTER)
@@ -150,8 +151,8 @@ impl BackendContext {
         Timestamp::from_micros(now.as_micros().saturating_add(wait).saturating_add(jitter))
     }
 
-    /// Sees to it that `task` runs to its end, within the bounds of background tasks, whether or not its outcome is
-    /// waited for.
+    /// Runs `task` to its end in the background, within the bounds of background tasks. Dropping the receiver does not
+    /// stop it.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = Result<T, TaskError>> + Send + 'static,
@@ -159,12 +160,13 @@ impl BackendContext {
         self.background.spawn(task)
     }
 
-    /// What runs what is given back for those who have gone.
+    /// Returns the background tasks.
     pub(crate) fn background(&self) -> &Arc<BackgroundTasks> {
         &self.background
     }
 
-    /// The same in this runtime, for what gives back what was had: however many are under way.
+    /// Like [`spawn`](Self::spawn) in the given runtime, for tasks that return tokens or permits. Their number has no
+    /// bound.
     pub(crate) fn spawn_on<T: Send + 'static>(
         &self,
         runtime: Option<Handle>,
@@ -173,12 +175,12 @@ impl BackendContext {
         self.background.spawn_on(runtime, task)
     }
 
-    /// Another number each time; nothing hangs on its being hard to guess.
+    /// Returns a random number, which need not be unguessable.
     pub(crate) fn random(&self) -> u64 {
         self.queues.random()
     }
 
-    /// Counts an operation that failed at once, where nobody needs to wait for it.
+    /// Counts and reports a background operation that failed without a task.
     pub(crate) fn record_task_failure(&self, fault: TaskError) -> TaskError {
         self.background.record_failure(fault)
     }

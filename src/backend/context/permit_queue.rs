@@ -1,9 +1,8 @@
-//! Those of this process who wait for permits: in one line for each key, first come, first served.
+//! The queues of this process's waiters for permits, one for each key and capacity, in order of arrival.
 //!
-//! Nothing of the waiting is made by hand: who is at the head is told by tokio's mutex, which is fair and forgets those
-//! who leave, and that something was released by its `Notify`, which keeps the word for one who is about to listen.
-//! Only the head asks, so that no word can reach one who has gone while another one needs it: whoever follows him asks
-//! first.
+//! Two types of Tokio do the waiting. A fair `Mutex` makes the first waiter the head, and forgets waiters that leave. A
+//! `Notify` wakes the head after a release; it stores a wake-up that comes before the head listens. Only the head asks
+//! the backend. A wake-up is never lost to a waiter that has left, because each new head asks before it listens.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,32 +20,32 @@ use crate::sync::{AtomicUsize, Mutex};
 /// Locks that the keys are spread over.
 const SHARDS: usize = 16;
 
-/// The lines of a backend.
+/// The queues of a backend.
 pub(crate) struct PermitQueues {
     seed: RandomState,
-    /// How many stand in line, of all keys. Relaxed: who releases and sees nobody has released before the newcomer
-    /// asks, for both hold the lock of the state in between.
+    /// The waiters of all keys. Relaxed order is enough: a release that reads 0 comes before the waiter's request in
+    /// the order of the state's lock, so that the request sees the release.
     waiting: AtomicUsize,
     shards: [Mutex<HashMap<u64, Tiers, RandomState>>; SHARDS],
 }
 
-/// One line for each capacity: who may have less must not keep those out who may have more.
+/// One queue for each capacity, so that a waiter with a small capacity does not hold up one with a larger capacity.
 type Tiers = SmallVec<[(u32, Arc<PermitQueue>); 1]>;
 
-/// Those who wait for one key.
+/// The waiters for one key and capacity.
 #[derive(Default)]
 pub(crate) struct PermitQueue {
-    /// Held by the one who asks.
+    /// Held by the waiter that asks.
     pub(crate) head: tokio::sync::Mutex<()>,
-    /// Something was released in this process.
+    /// Notified by each release in this process.
     pub(crate) released: Notify,
-    /// How many stand here, the head included.
+    /// The number of waiters, including the head.
     waiting: AtomicUsize,
-    /// What the head was told last.
+    /// The last denial of the head.
     pub(crate) last_denial: Mutex<Option<Decision>>,
 }
 
-/// A place in a line, left when it is dropped.
+/// A place in a queue. Dropping it leaves the queue.
 pub(crate) struct PermitWaiter<'a> {
     queues: &'a PermitQueues,
     fingerprint: u64,
@@ -55,7 +54,7 @@ pub(crate) struct PermitWaiter<'a> {
 }
 
 impl PermitQueue {
-    /// How many stand here, the head included.
+    /// Returns the number of waiters, including the head.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
     }
@@ -72,7 +71,7 @@ impl Default for PermitQueues {
 }
 
 impl PermitQueues {
-    /// A place at the end.
+    /// Joins the queue at its end.
     pub(crate) fn join(&self, policy: &SemaphorePolicy, key: &Key) -> PermitWaiter<'_> {
         let fingerprint = self.fingerprint(policy, key);
         let capacity = policy.capacity();
@@ -98,7 +97,7 @@ impl PermitQueues {
         }
     }
 
-    /// Something was released: the first one looks again.
+    /// Wakes the head of each queue of `key` after a release.
     pub(crate) fn released(&self, policy: &SemaphorePolicy, key: &Key) {
         if self.waiting.load(Relaxed) == 0 {
             return;
@@ -114,7 +113,7 @@ impl PermitQueues {
         self.seed.hash_one((policy.name(), key))
     }
 
-    #[allow(clippy::cast_possible_truncation)] // its high bits are enough, and the map looks at others
+    #[allow(clippy::cast_possible_truncation)] // the high bits are enough, and the map uses others
     fn shard(&self, fingerprint: u64) -> &Mutex<HashMap<u64, Tiers, RandomState>> {
         &self.shards[(fingerprint >> 32) as usize % SHARDS]
     }
@@ -123,7 +122,7 @@ impl PermitQueues {
 impl Drop for PermitWaiter<'_> {
     fn drop(&mut self) {
         let mut shard = self.queues.shard(self.fingerprint).lock();
-        // Under this lock nobody comes to a line that all have left.
+        // Under this lock no waiter can join a queue that is about to be removed.
         if self.queue.waiting.fetch_sub(1, Relaxed) == 1
             && let Some(tiers) = shard.get_mut(&self.fingerprint)
         {

@@ -8,41 +8,43 @@ use crate::clock::Timestamp;
 use crate::decision::Reservation;
 use crate::policy::Policy;
 
-/// Counters that the keys share.
+/// The number of counters, which the keys share.
 const COUNTERS: usize = 16;
 
-/// Reservations that were cancelled while others stood behind them, so that their charges stayed.
+/// Cancelled reservations whose charges were not returned, because later reservations of the key existed.
 ///
-/// They are kept until they are due, and cancelled again when one behind them has returned its charge: a crowd that
-/// leaves in any order leaves no debt behind. At most as many are kept as may wait, of one key and in all. Of too many
-/// the oldest of the key is dropped, or the one that is due first; its charge stays for good.
+/// They are kept until they are due, and are cancelled again after a later reservation has returned its charge. Waiters
+/// that leave in any order thus leave no debt behind. The bounds on waiters also bound the kept reservations. Above the
+/// bound of a key its oldest reservation is dropped. Above the bound of all keys the one that is due first is dropped.
+/// The charge of a dropped reservation is not returned.
 pub(crate) struct Unreturned {
     each_key: usize,
     in_all: usize,
-    /// How many cancels have returned a charge, by key: a cancel that did not, while another one did, is tried again.
+    /// The number of cancels that have returned a charge, by key. If it changed during a cancel without return, that
+    /// cancel is repeated.
     returned: [AtomicU64; COUNTERS],
     kept: Mutex<KeptReservations>,
 }
 
 #[derive(Default)]
 struct KeptReservations {
-    keys: HashMap<u64, OfKey, RandomState>,
-    /// All of them, by the time at which they are due.
+    keys: HashMap<u64, KeyReservations, RandomState>,
+    /// All reservations, by the time at which they are due.
     due: BTreeSet<(Timestamp, u64, u64)>,
-    /// How many there have been.
+    /// The number of the last reservation.
     numbered: u64,
 }
 
 #[derive(Default)]
-struct OfKey {
-    /// In the order in which they were taken.
+struct KeyReservations {
+    /// In the order in which they were made.
     reservations: Vec<Unspent>,
-    /// Whether a task cancels them at the moment, and whether it has to look at them once more.
+    /// Whether a task is cancelling them, and whether it must repeat that.
     is_tried: bool,
     again: bool,
 }
 
-/// A reservation that was cancelled, with the policy that took it.
+/// A cancelled reservation and its policy.
 pub(crate) struct Unspent {
     pub(crate) policy: Policy,
     pub(crate) reservation: Reservation,
@@ -88,9 +90,9 @@ impl KeptReservations {
         }
     }
 
-    /// Nothing stays of a key without reservations.
+    /// Removes a key without reservations.
     fn tidy(&mut self, fingerprint: u64) {
-        let is_idle = |of_key: &OfKey| of_key.reservations.is_empty() && !of_key.is_tried;
+        let is_idle = |of_key: &KeyReservations| of_key.reservations.is_empty() && !of_key.is_tried;
         if self.keys.get(&fingerprint).is_some_and(is_idle) {
             self.keys.remove(&fingerprint);
         }
@@ -107,17 +109,17 @@ impl Unreturned {
         }
     }
 
-    /// How many cancels have returned a charge, to this key or another one.
+    /// Returns the number of cancels that have returned a charge, to this key or to one that shares its counter.
     pub(crate) fn returned(&self, fingerprint: u64) -> u64 {
         self.counter(fingerprint).load(SeqCst)
     }
 
-    /// A cancel has returned a charge to this key.
+    /// Counts a cancel that has returned a charge to this key.
     pub(crate) fn note_returned(&self, fingerprint: u64) {
         self.counter(fingerprint).fetch_add(1, SeqCst);
     }
 
-    #[allow(clippy::cast_possible_truncation)] // its low bits are enough
+    #[allow(clippy::cast_possible_truncation)] // the low bits are enough
     fn counter(&self, fingerprint: u64) -> &AtomicU64 {
         &self.returned[fingerprint as usize % COUNTERS]
     }
@@ -151,8 +153,8 @@ impl Unreturned {
         kept.insert(fingerprint, policy.clone(), reservation);
     }
 
-    /// The right to cancel those of a key again; none if there are none, or while another task has it, which then looks
-    /// at them once more.
+    /// Returns the right to cancel the reservations of a key again. `None` if there are none, or while another task has
+    /// the right; that task then repeats its cancels.
     pub(crate) fn retry(&self, fingerprint: u64) -> Option<Retry<'_>> {
         let mut kept = self.kept.lock();
         let of_key = kept.keys.get_mut(&fingerprint)?;
@@ -171,7 +173,7 @@ impl Unreturned {
     #[cfg(test)]
     fn len(&self) -> (usize, usize) {
         let kept = self.kept.lock();
-        let reservations = |of_key: &OfKey| of_key.reservations.len();
+        let reservations = |of_key: &KeyReservations| of_key.reservations.len();
         assert_eq!(
             kept.keys.values().map(reservations).sum::<usize>(),
             kept.due.len()
@@ -180,7 +182,7 @@ impl Unreturned {
     }
 }
 
-/// The right to cancel the reservations of a key again, for one task at a time.
+/// The right to cancel the reservations of a key again. One task has it at a time.
 pub(crate) struct Retry<'a> {
     unreturned: &'a Unreturned,
     fingerprint: u64,
@@ -188,7 +190,7 @@ pub(crate) struct Retry<'a> {
 }
 
 impl Retry<'_> {
-    /// Takes out up to `most` of those that are not due, the newest first.
+    /// Removes and returns up to `most` reservations that are not due, the newest first.
     pub(crate) fn newest(&self, most: usize, now: Timestamp) -> Vec<Unspent> {
         let mut kept = self.unreturned.kept.lock();
         kept.remove_due(now);
@@ -204,8 +206,8 @@ impl Retry<'_> {
         newest
     }
 
-    /// Ends it, unless something has happened that can let the next attempt succeed: a cancel has returned a charge
-    /// since `returned` was read, or another task wanted to begin.
+    /// Ends the right, unless the next attempt can succeed: a cancel has returned a charge since `returned` was read,
+    /// or another task asked for the right. Returns whether it has ended.
     pub(crate) fn end(&mut self, returned: u64) -> bool {
         let mut kept = self.unreturned.kept.lock();
         let of_key = kept.keys.get_mut(&self.fingerprint);
@@ -250,7 +252,7 @@ mod tests {
     }
 
     /// Reservations that are due 100 ms after each other.
-    fn turns(count: usize) -> Vec<Reservation> {
+    fn reservations(count: usize) -> Vec<Reservation> {
         let mut states = [None];
         let wait = Duration::from_secs(3_600);
         let mut next = || {
@@ -271,11 +273,11 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_come_first_in_whatever_order_they_were_kept() {
+    fn newest_reservations_come_first_whatever_order_they_were_kept_in() {
         let unreturned = Unreturned::new(9, 99);
-        let mut turns: Vec<_> = turns(4).into_iter().map(Some).collect();
+        let mut made: Vec<_> = reservations(4).into_iter().map(Some).collect();
         for index in [2, 0, 3, 1] {
-            let reservation = turns[index].take().expect("once");
+            let reservation = made[index].take().expect("taken once");
             unreturned.keep(7, &policy(), reservation, NOW);
         }
         assert!(unreturned.retry(8).is_none(), "another key has none");
@@ -287,47 +289,47 @@ mod tests {
     }
 
     #[test]
-    fn a_second_task_lets_the_first_one_look_again() {
+    fn second_task_makes_the_first_task_repeat_its_cancels() {
         let unreturned = Unreturned::new(9, 99);
-        unreturned.keep(7, &policy(), turns(1).remove(0), NOW);
+        unreturned.keep(7, &policy(), reservations(1).remove(0), NOW);
         let mut first = unreturned.retry(7).expect("there is one");
         assert!(unreturned.retry(7).is_none());
-        assert!(!first.end(0), "another task came");
+        assert!(!first.end(0), "another task asked for the right");
         unreturned.note_returned(7);
-        assert!(!first.end(0), "a charge went back");
+        assert!(!first.end(0), "a charge was returned");
         assert!(first.end(1));
         let second = unreturned.retry(7);
         drop(first);
         assert!(
             unreturned.retry(7).is_none(),
-            "the second one has the right"
+            "the second task has the right"
         );
         drop(second);
         assert!(unreturned.retry(7).is_some());
     }
 
     #[test]
-    fn at_most_so_many_are_kept_of_a_key_and_in_all_and_none_that_is_due() {
+    fn kept_reservations_are_bounded_by_key_and_in_total_and_dropped_when_due() {
         let unreturned = Unreturned::new(3, 5);
-        for reservation in turns(4) {
+        for reservation in reservations(4) {
             unreturned.keep(1, &policy(), reservation, NOW);
         }
         assert_eq!(unreturned.len(), (1, 3));
         assert_eq!(dues(&unreturned.retry(1).expect("some"), 9), [4, 3, 2]);
-        for reservation in turns(3) {
+        for reservation in reservations(3) {
             unreturned.keep(2, &policy(), reservation, NOW);
         }
-        for reservation in turns(4).drain(1..) {
+        for reservation in reservations(4).drain(1..) {
             unreturned.keep(3, &policy(), reservation, NOW);
         }
-        // The one that is due first has made room.
+        // The reservation that was due first was dropped.
         assert_eq!(unreturned.len(), (2, 5));
         assert_eq!(dues(&unreturned.retry(2).expect("some"), 9), [3, 2]);
         let later = NOW.after(Duration::from_millis(300));
-        unreturned.keep(4, &policy(), turns(3).remove(2), later);
-        assert_eq!(unreturned.len(), (1, 1), "those that are due have gone");
+        unreturned.keep(4, &policy(), reservations(3).remove(2), later);
+        assert_eq!(unreturned.len(), (1, 1), "due reservations are dropped");
         let none = Unreturned::new(0, 5);
-        none.keep(1, &policy(), turns(1).remove(0), NOW);
+        none.keep(1, &policy(), reservations(1).remove(0), NOW);
         assert_eq!(none.len(), (0, 0));
     }
 }

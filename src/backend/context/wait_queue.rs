@@ -13,12 +13,12 @@ use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::sync::{AtomicUsize, Mutex};
 
-/// Locks that the keys are spread over.
+/// The number of shards, each under its own lock.
 const SHARDS: usize = 16;
 
-/// Who waits, counted by key and in all.
+/// Counts and bounds the waiters, of each key and of all keys.
 ///
-/// The counts are relaxed: they carry no other memory, and each is changed in one step.
+/// The counts use relaxed order: no other memory depends on them, and each changes in one step.
 pub(super) struct WaitQueues {
     each_key: usize,
     in_all: usize,
@@ -30,46 +30,46 @@ pub(super) struct WaitQueues {
     shards: [Mutex<HashMap<u64, KeyWaiters, RandomState>>; SHARDS],
 }
 
-/// Those who wait for one key.
+/// The waiters for one key.
 #[derive(Default)]
 struct KeyWaiters {
     waiting: usize,
-    /// One for each tier that somebody waits under: what one is told of its quotas says nothing of another's.
+    /// One queue for each policy of the waiters, because a denial under one policy says nothing about another policy.
     queues: SmallVec<[(Policy, Arc<TierQueue>); 1]>,
 }
 
-/// Who asks, if those who wait take turns at asking; first come, first served.
+/// The queue of waiters that check one after another, in order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct TierQueue {
-    /// Held by the one who asks.
+    /// Held by the waiter that checks.
     head: tokio::sync::Mutex<()>,
-    /// What was told last.
+    /// The denial of the last check.
     last_denial: Mutex<Option<LastDenial>>,
 }
 
-/// A denial, and when the one who was told it will look again; any time once he has left.
+/// A denial, its time, and the time of the head's next check. The latter is 0 once the head has left.
 #[derive(Debug)]
 struct LastDenial {
     snapshot: Snapshot,
     at: Timestamp,
-    next_look: Timestamp,
+    next_attempt: Timestamp,
 }
 
-/// The right to ask, for the first of a line.
+/// The right of the first waiter in a queue to check.
 pub(crate) struct QueueHead<'q> {
     queue: &'q TierQueue,
-    /// Dropped after what was told is out of date.
+    /// Dropped after the denial is marked as outdated, because fields drop after `drop` runs.
     _held: tokio::sync::MutexGuard<'q, ()>,
 }
 
 impl TierQueue {
-    /// If nobody else has it, or waits for it.
+    /// Becomes the head if the queue is empty.
     pub(crate) fn try_head(&self) -> Option<QueueHead<'_>> {
         let held = self.head.try_lock().ok()?;
         Some(self.head_guard(held))
     }
 
-    /// Once everybody in front has gone.
+    /// Becomes the head after all waiters in front have left.
     pub(crate) async fn head(&self) -> QueueHead<'_> {
         self.head_guard(self.head.lock().await)
     }
@@ -81,18 +81,18 @@ impl TierQueue {
         }
     }
 
-    /// When the head of the line will look again, if that is known.
+    /// Returns the time of the head's next check; `None` before the first denial.
     pub(crate) fn next_attempt(&self) -> Option<Timestamp> {
         self.last_denial
             .lock()
             .as_ref()
-            .map(|last_denial| last_denial.next_look)
+            .map(|last_denial| last_denial.next_attempt)
     }
 
-    /// The last denial in this queue, aged to the time of `clock`, for a request of `cost`; none if there was no
-    /// denial.
+    /// Returns the last denial in this queue for a request of `cost`, aged to the time of `clock`; `None` if there was
+    /// no denial.
     ///
-    /// The clock is read under the lock: a late reading would answer too long a wait.
+    /// The clock is read under the lock. A late reading would return too long a wait.
     pub(crate) fn last_denial(
         &self,
         clock: impl FnOnce() -> Timestamp,
@@ -106,26 +106,26 @@ impl TierQueue {
 }
 
 impl QueueHead<'_> {
-    /// Lets those behind know of a denial.
-    pub(crate) fn record_denial(&self, snapshot: Snapshot, at: Timestamp, next_look: Timestamp) {
+    /// Stores a denial for the waiters behind the head.
+    pub(crate) fn record_denial(&self, snapshot: Snapshot, at: Timestamp, next_attempt: Timestamp) {
         *self.queue.last_denial.lock() = Some(LastDenial {
             snapshot,
             at,
-            next_look,
+            next_attempt,
         });
     }
 }
 
 impl Drop for QueueHead<'_> {
     fn drop(&mut self) {
-        // The next one may cost less, or find more: nobody is kept out by the word of one who has gone.
+        // The next waiter may have a smaller cost, so a denial of a head that has left must not keep it from checking.
         if let Some(last_denial) = &mut *self.queue.last_denial.lock() {
-            last_denial.next_look = Timestamp::default();
+            last_denial.next_attempt = Timestamp::default();
         }
     }
 }
 
-/// A place in a line, left when it is dropped.
+/// A place among the waiters of a key. Dropping it leaves them.
 pub(crate) struct WaiterGuard<'a> {
     queues: &'a WaitQueues,
     fingerprint: u64,
@@ -153,7 +153,7 @@ impl WaitQueues {
         self.rejected.load(Relaxed)
     }
 
-    /// Another number each time; nothing hangs on its being hard to guess.
+    /// Returns a random number, which need not be unguessable.
     pub(super) fn random(&self) -> u64 {
         self.names.hash_one(self.drawn.fetch_add(1, Relaxed))
     }
@@ -164,7 +164,7 @@ impl WaitQueues {
     }
 
     pub(super) fn join_queue(&self, policy: &str, key: &Key) -> Option<WaiterGuard<'_>> {
-        // Counted before it is there, and only if there is room: the count is never above the bound.
+        // The waiter is counted before it is added, so that the count never exceeds the bound.
         let one_more = |waiting| (waiting < self.in_all).then_some(waiting + 1);
         if self
             .waiting
@@ -177,7 +177,7 @@ impl WaitQueues {
         let fingerprint = self.fingerprint(policy, key);
         let mut shard = self.shard(fingerprint).lock();
         let waiters = shard.entry(fingerprint).or_default();
-        // With a bound of 0 the entry may be new.
+        // With a bound of 0, this call may have created the entry.
         if waiters.waiting >= self.each_key {
             if waiters.waiting == 0 {
                 shard.remove(&fingerprint);
@@ -193,14 +193,14 @@ impl WaitQueues {
         })
     }
 
-    #[allow(clippy::cast_possible_truncation)] // its low bits are enough
+    #[allow(clippy::cast_possible_truncation)] // the low bits are enough
     fn shard(&self, fingerprint: u64) -> &Mutex<HashMap<u64, KeyWaiters, RandomState>> {
         &self.shards[fingerprint as usize % SHARDS]
     }
 }
 
 impl WaiterGuard<'_> {
-    /// The queue of those in this line who wait under `policy`.
+    /// Returns the queue of this key's waiters under `policy`.
     pub(crate) fn queue(&self, policy: &Policy) -> Arc<TierQueue> {
         let mut shard = self.queues.shard(self.fingerprint).lock();
         let queues = &mut shard.entry(self.fingerprint).or_default().queues;
@@ -221,7 +221,7 @@ impl Drop for WaiterGuard<'_> {
             if waiters.waiting == 0 {
                 shard.remove(&self.fingerprint);
             } else {
-                // Under this lock nobody comes to a queue that all have left.
+                // Under this lock no waiter can join a queue that is about to be removed.
                 waiters
                     .queues
                     .retain(|(_, queue)| Arc::strong_count(queue) > 1);
@@ -245,14 +245,17 @@ mod tests {
         let enter = |name: &str| queues.join_queue("p", &Key::from(name));
         let (ann, again) = (enter("ann"), enter("ann"));
         assert!(ann.is_some() && again.is_some());
-        assert!(enter("ann").is_none(), "two wait already");
+        assert!(enter("ann").is_none(), "two waiters is the bound of a key");
         let bob = enter("bob");
         assert!(bob.is_some());
-        assert!(enter("cid").is_none(), "three wait already");
+        assert!(
+            enter("cid").is_none(),
+            "three waiters is the bound of all keys"
+        );
         assert_eq!((queues.waiting(), queues.rejected_waiters()), (3, 2));
         drop(ann);
         let other = queues.join_queue("other", &Key::from("ann"));
-        assert!(other.is_some(), "of another policy");
+        assert!(other.is_some(), "the bound of a key is per policy");
         drop((again, bob, other));
         assert_eq!(queues.waiting(), 0);
         assert!(queues.shards.iter().all(|shard| shard.lock().is_empty()));
@@ -290,7 +293,7 @@ mod tests {
         let policy = Policy::new("p", Quota::fixed_window(1, Duration::from_secs(1)));
         let mut waiters = Vec::new();
         for number in 0..10_000_u64 {
-            // By way of each other: many keys at a time, and many of some.
+            // Many keys at a time, and many waiters for some of them.
             let key = Key::from(number % 7 * (number % 300));
             if let Some(waiter) = queues.join_queue("p", &key) {
                 let queue = waiter.queue(&policy);

@@ -23,8 +23,8 @@ impl<C: Clock> BlockingBackend for MemoryBackend<C> {
     }
 }
 
-/// What answers at once does not block anybody.
-macro_rules! at_once {
+// Both types answer at once, so that a call never blocks.
+macro_rules! blocking_permit_backend {
     ($($backend:ident)*) => {$(
         impl<C: Clock> BlockingPermitBackend for $backend<C> {
             type Error = Infallible;
@@ -60,4 +60,4 @@ macro_rules! at_once {
     )*};
 }
 
-at_once! { MemorySemaphore MemoryBackend }
+blocking_permit_backend! { MemorySemaphore MemoryBackend }

@@ -1,4 +1,4 @@
-//! Who holds which permit of one key, as a plain value: what `lua/semaphore.lua` does in Redis.
+//! The permits of one key as a plain value. `lua/semaphore.lua` does the same in Redis.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,13 +6,13 @@ use crate::decision::PermitId;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::policy::SemaphorePolicy;
 
-/// The holders of one key.
+/// The permits of one key that are held.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
     held: BTreeMap<PermitId, HeldWeight>,
-    /// When leases end, soonest first; µs.
+    /// The ends of the leases in µs, soonest first.
     ends: BTreeSet<(u64, PermitId)>,
-    /// The weights of all.
+    /// The sum of all weights.
     live: u64,
 }
 
@@ -22,12 +22,13 @@ struct HeldWeight {
     end: u64,
 }
 
-/// What is asked of them, and when.
+/// The time and the policy of an operation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LeaseContext<'a> {
     pub(super) now: u64,
     pub(super) policy: &'a SemaphorePolicy,
-    /// Whether a permit ends with its lease. If not it is as if it were renewed three times as often.
+    /// Whether a permit expires with its lease. Otherwise the numbers are those of a permit that is renewed every third
+    /// of its lease.
     pub(super) leases_end: bool,
 }
 
@@ -36,7 +37,7 @@ impl LeaseContext<'_> {
         self.policy.lease_micros()
     }
 
-    /// When this lease ends that was to end at `end`.
+    /// Returns the end of a lease whose stored end is `end`.
     fn end(&self, end: u64) -> u64 {
         if self.leases_end {
             return end;
@@ -56,8 +57,8 @@ impl Holders {
         self.live
     }
 
-    /// Drops those whose lease is over, and lets no lease be longer than one that begins now: the clock may have gone
-    /// back.
+    /// Removes permits whose lease has expired. Shortens leases that end later than a new one would, after the clock
+    /// went back.
     fn expire(&mut self, at: &LeaseContext<'_>) {
         if !at.leases_end {
             return;
@@ -100,19 +101,19 @@ impl Holders {
         self.snapshot(at, retry_after)
     }
 
-    /// Whether each of these lasts.
+    /// Renews a lease. Returns whether the permit exists.
     pub(super) fn renew(&mut self, at: &LeaseContext<'_>, id: PermitId) -> bool {
         self.expire(at);
         self.renew_one(id, at.now + at.lease())
     }
 
-    /// Whether there was something to give back.
+    /// Releases a permit. Returns whether it existed.
     pub(super) fn release(&mut self, at: &LeaseContext<'_>, id: PermitId) -> bool {
         self.expire(at);
         self.remove(id)
     }
 
-    /// The numbers, as they are by now.
+    /// Returns the numbers at the time of `at`.
     pub(super) fn snapshot(&self, at: &LeaseContext<'_>, retry_after: u64) -> QuotaSnapshot {
         let mut live = self.live;
         let latest = at.now + at.lease();
@@ -130,7 +131,7 @@ impl Holders {
         }
     }
 
-    /// Until leases of so much weight have ended by themselves; 0 if none has to.
+    /// Returns the µs until leases of at least the weight `missing` have expired; 0 if `missing` is 0.
     fn until_freed(&self, at: &LeaseContext<'_>, missing: u64) -> u64 {
         let (mut freed, mut wait) = (0, 0);
         for (end, id) in &self.ends {

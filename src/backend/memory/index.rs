@@ -1,10 +1,9 @@
-/// Finds places by hash: open addressing with linear probing (Knuth, The Art of Computer Programming, vol. 3, §6.4,
+/// Finds positions by hash: open addressing with linear probing (Knuth, The Art of Computer Programming, vol. 3, §6.4,
 /// algorithms L and R) in cells of 4 bytes.
 ///
-/// A general hash table keeps its entries or its control bytes apart, which is one miss of the cache more; entries of
-/// 48 bytes in the table itself would leave up to half of them empty.
+/// HASHBROWN
 pub(super) struct Index {
-    /// 0, or 8 bits of the hash and the place plus 1. A power of two of them, at least one of which is 0.
+    /// 0, or 8 bits of the hash and the position plus 1. The length is a power of two, and at least one cell is 0.
     cells: Box<[u32]>,
 }
 
@@ -22,9 +21,9 @@ impl Default for Index {
 }
 
 impl Index {
-    /// An index of places from 0 up, by their hashes, with room for more.
+    /// Creates an index of the positions from 0 up, by their hashes, with room for more.
     pub(super) fn from_hashes(hashes: impl ExactSizeIterator<Item = u64>) -> Self {
-        // Filled to 3/8 at first and to 3/4 before it grows again.
+        // The index is filled to 3/8 at first, and to 3/4 before it grows again.
         let cells = (hashes.len() * 4 / 3 + 1).next_power_of_two().max(4);
         let mut index = Self {
             cells: vec![0; cells].into_boxed_slice(),
@@ -35,12 +34,12 @@ impl Index {
         index
     }
 
-    /// Whether `len` entries are too many for it.
+    /// Returns whether the index has no room for `len` entries.
     pub(super) fn is_full(&self, len: usize) -> bool {
         len > self.cells.len() / 4 * 3
     }
 
-    /// The place with this hash for which `is` holds.
+    /// Returns the position with this hash for which `is` is true.
     #[inline]
     pub(super) fn find(&self, hash: u64, is: impl Fn(usize) -> bool) -> Option<usize> {
         let (mask, tag) = (self.mask(), tag(hash));
@@ -58,7 +57,7 @@ impl Index {
         }
     }
 
-    /// Adds a place; there is room.
+    /// Adds a position. The caller has checked that there is room.
     pub(super) fn insert(&mut self, hash: u64, slot_index: usize) {
         let mask = self.mask();
         let mut at = home(hash) & mask;
@@ -68,14 +67,14 @@ impl Index {
         self.cells[at] = cell(hash, slot_index);
     }
 
-    /// Gives what was at one place another.
+    /// Changes the position of an entry.
     pub(super) fn renumber(&mut self, hash: u64, from: usize, to: usize) {
         if let Some(at) = self.position(hash, from) {
             self.cells[at] = cell(hash, to);
         }
     }
 
-    /// Takes a place out and closes the gap: what follows moves up unless it would pass its home.
+    /// Removes a position and closes the gap. Later cells move up, but not before their home.
     pub(super) fn remove(&mut self, hash: u64, slot_index: usize, hash_at: impl Fn(usize) -> u64) {
         let Some(mut gap) = self.position(hash, slot_index) else {
             return;
@@ -89,7 +88,7 @@ impl Index {
                 break;
             }
             let home = home(hash_at((cell & INDEX_MASK) as usize - 1)) & mask;
-            // How far it is from home, and how far the gap is behind it.
+            // The distance from the cell to its home, and from the cell to the gap.
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(gap) & mask) {
                 self.cells[gap] = cell;
                 gap = at;
@@ -98,7 +97,7 @@ impl Index {
         self.cells[gap] = 0;
     }
 
-    /// The cell that holds a place.
+    /// Returns the cell that contains a position.
     fn position(&self, hash: u64, slot_index: usize) -> Option<usize> {
         let (mask, wanted) = (self.mask(), cell(hash, slot_index));
         let mut at = home(hash) & mask;
@@ -117,14 +116,14 @@ impl Index {
     }
 }
 
-/// Where the search for a hash begins: its low bits.
+/// Returns the first cell of the search for a hash: its low bits.
 #[inline]
 #[allow(clippy::cast_possible_truncation)]
 fn home(hash: u64) -> usize {
     hash as usize
 }
 
-/// The high bits of a hash, where a cell has them.
+/// Returns the high bits of a hash, where a cell contains them.
 #[inline]
 #[allow(clippy::cast_possible_truncation)]
 fn tag(hash: u64) -> u32 {
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Few hashes, so that they crowd and wrap around the end.
+        /// Few different hashes, so that they collide and wrap around the end.
         #[test]
         fn index_finds_exactly_its_entries(steps in prop::collection::vec((any::<bool>(), 0_u64..12, 0_u64..3), 1..200)) {
             let (mut index, mut hashes) = (Index::default(), Vec::<u64>::new());

@@ -5,9 +5,9 @@ use crossbeam_utils::CachePadded;
 use crate::sync::AtomicUsize;
 use crate::telemetry;
 
-/// What all shards share: how many entries there may be, and what making room has cost.
+/// The bound on the entries of all shards, and counters.
 ///
-/// Relaxed throughout: the numbers carry no other memory, and each is changed in one step.
+/// All accesses are relaxed: no other memory depends on the numbers, and each changes in one step.
 pub(super) struct KeyBudget {
     max_keys: usize,
     keys: CachePadded<AtomicUsize>,
@@ -26,8 +26,8 @@ impl KeyBudget {
         }
     }
 
-    /// Counts an entry before it is there, and only if there is room: neither the map nor the count is ever above the
-    /// bound.
+    /// Counts a new entry if the bound allows it. The entry is counted before it is added, so that neither the map nor
+    /// the count exceeds the bound.
     pub(super) fn take(&self) -> bool {
         let one_more = |keys| (keys < self.max_keys).then_some(keys + 1);
         self.keys.fetch_update(Relaxed, Relaxed, one_more).is_ok()

@@ -21,10 +21,22 @@ use crate::sync::Mutex;
 
 /// Keeps permits in this process. Clones share them; each process has its own.
 ///
-/// A permit ends with its guard and needs no lease. What the answers tell of leases is what they would be in Redis,
-/// where they are renewed. Nothing is kept of a key without holders.
-// Tokio's semaphore has a fixed number of permits: here the capacity comes with each request, and may differ from one
-// to the next. Those who wait do so by tokio's means all the same: see `line`.
+/// A permit ends with its guard and has no lease. Answers contain the times that leases would have in Redis. No state
+/// is kept for a key without holders.
+///
+/// ```
+/// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), MemorySemaphore::new());
+/// let permit = semaphore.try_acquire(&Key::from("ann"), 1).await.expect("the first permit");
+/// assert!(semaphore.try_acquire(&Key::from("ann"), 1).await.is_err());
+/// drop(permit);
+/// assert_eq!(semaphore.backend().held(), 0);
+/// # }
+/// ```
+// Tokio's semaphore has a fixed number of permits. Here each request brings its capacity, which may differ from the
+// last one. Waiters still wait on types of Tokio: see `permit_queue`.
 pub struct MemorySemaphore<C = SystemClock>(Arc<MemorySemaphoreInner<C>>);
 
 struct MemorySemaphoreInner<C> {
@@ -38,18 +50,18 @@ struct MemorySemaphoreInner<C> {
 
 #[derive(Default)]
 struct PermitShard {
-    /// When something was last decided here.
+    /// The time of the last decision in this shard.
     latest: Latest,
-    /// By the hash of name and key: two share one with a chance of 2^-64.
+    /// By the hash of name and key. Two keys have the same hash with a probability of 2^-64.
     keys: HashMap<u64, Holders, RandomState>,
 }
 
-/// Locks that the keys are spread over.
+/// The number of shards, each under its own lock.
 const SHARDS: usize = 16;
 
-/// Sets up a [`MemorySemaphore`].
+/// Builds a [`MemorySemaphore`].
 #[derive(Clone, Debug)]
-#[must_use = "it is `build` that makes a semaphore"]
+#[must_use = "a builder does nothing until `build` is called"]
 pub struct MemorySemaphoreBuilder<C = SystemClock> {
     clock: C,
     leases_end: bool,
@@ -57,13 +69,13 @@ pub struct MemorySemaphoreBuilder<C = SystemClock> {
 }
 
 impl MemorySemaphore {
-    /// Nobody holds anything.
+    /// Creates a backend without held permits.
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build()
     }
 
-    /// Sets the clock and the bounds on those who wait.
+    /// Returns a builder, which sets the clock and the bounds on waiters.
     pub const fn builder() -> MemorySemaphoreBuilder {
         MemorySemaphoreBuilder {
             clock: SystemClock::new(),
@@ -80,7 +92,7 @@ impl Default for MemorySemaphore {
 }
 
 impl<C: Clock> MemorySemaphoreBuilder<C> {
-    /// The clock that those who wait sleep by; the system's by default.
+    /// Sets the clock of the waiters; [`SystemClock`] by default.
     pub fn clock<D: Clock>(self, clock: D) -> MemorySemaphoreBuilder<D> {
         MemorySemaphoreBuilder {
             clock,
@@ -89,21 +101,21 @@ impl<C: Clock> MemorySemaphoreBuilder<C> {
         }
     }
 
-    /// The most that wait at a time, for one key and in all; 1 024 and 65 536 by default. See
+    /// Sets the most requests that wait at a time, of one key and of all keys; 1,024 and 65,536 by default. See
     /// [`BackendContext::max_waiters`].
     pub const fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.max_waiters = Some((each_key, in_all));
         self
     }
 
-    /// Lets permits end with their leases, as they do in Redis: for tests of what loses one, by a clock that is moved
-    /// by hand.
+    /// Makes permits expire with their leases, as in Redis. Tests of lost permits need it, with a
+    /// [`ManualClock`](crate::clock::ManualClock).
     pub const fn leases_end(mut self) -> Self {
         self.leases_end = true;
         self
     }
 
-    /// A semaphore of which nobody holds anything.
+    /// Creates a backend without held permits.
     #[must_use]
     pub fn build(self) -> MemorySemaphore<C> {
         let context = BackendContext::new(self.clock.clone());
@@ -122,7 +134,7 @@ impl<C: Clock> MemorySemaphoreBuilder<C> {
 }
 
 impl<C> MemorySemaphore<C> {
-    /// Of how many keys permits are held now. It looks at all of them: for tests and metrics.
+    /// Returns the number of keys with held permits. It locks one shard after the other; meant for tests and metrics.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.0
@@ -132,7 +144,7 @@ impl<C> MemorySemaphore<C> {
             .sum()
     }
 
-    /// How many permits are held now, of all keys. It looks at all of them: for tests and metrics.
+    /// Returns the held permits of all keys, by weight. It reads all keys; meant for tests and metrics.
     #[must_use]
     pub fn held(&self) -> u64 {
         let of = |shard: &CachePadded<Mutex<PermitShard>>| -> u64 {
@@ -174,7 +186,7 @@ impl<C: Clock> MemorySemaphore<C> {
         };
         let lasting = match op {
             PermitOp::Renew(ids) => ids.iter().map(|id| holders.renew(&at, *id)).collect(),
-            // Nothing arrives late in memory.
+            // In memory no request arrives late.
             PermitOp::Release(id) | PermitOp::Revoke(id) => {
                 SmallVec::from_elem(holders.release(&at, *id), 1)
             }
@@ -189,7 +201,7 @@ impl<C: Clock> MemorySemaphore<C> {
 fn forget_if_empty(shard: &mut HashMap<u64, Holders, RandomState>, fingerprint: u64) {
     if shard.get(&fingerprint).is_some_and(Holders::is_empty) {
         shard.remove(&fingerprint);
-        // What a crowd has left behind is given back, seldom enough to cost nothing.
+        // Frees the memory of a past crowd, seldom enough to cost nothing.
         if shard.capacity() > 1_024 && shard.len() < shard.capacity() / 8 {
             shard.shrink_to(2 * shard.len());
         }
@@ -197,7 +209,7 @@ fn forget_if_empty(shard: &mut HashMap<u64, Holders, RandomState>, fingerprint: 
 }
 
 impl<C> MemorySemaphoreInner<C> {
-    #[allow(clippy::cast_possible_truncation)] // its high bits are enough, and the map looks at others
+    #[allow(clippy::cast_possible_truncation)] // the high bits are enough, and the map uses others
     fn shard(&self, fingerprint: u64) -> &Mutex<PermitShard> {
         &self.shards[(fingerprint >> 32) as usize % SHARDS]
     }
@@ -225,14 +237,14 @@ impl<C: Clock> PermitBackend for MemorySemaphore<C> {
     }
 
     fn next_attempt(&self, _: &SemaphorePolicy, reply: &PermitReply, _: usize) -> Option<Duration> {
-        // All who release are here. But a lease ends without a word.
+        // A release in this process wakes the waiters. The expiry of a lease does not.
         match reply.decision.retry_after() {
             Some(RetryAfter::In(wait)) if self.0.leases_end => Some(wait),
             _ => None,
         }
     }
 
-    /// It never leaves the process, and so needs only to be another one.
+    /// The id never leaves the process, so that it only has to be unique.
     fn new_id(&self) -> PermitId {
         let number = u128::from(self.0.ids.fetch_add(1, Relaxed));
         PermitId::from_bytes(number.to_le_bytes())

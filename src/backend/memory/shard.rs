@@ -8,33 +8,33 @@ use crate::clock::{Latest, Timestamp};
 use crate::decision::{ChargePosition, QuotaSnapshot, Reply};
 use crate::policy::{NamedQuota, Policy};
 
-/// Old entries that a new one looks at, forgetting those that owe nothing: more than one, so that the map shrinks while
-/// keys come and go.
+/// The old entries that each new entry checks, to remove those that owe nothing. More than one, so that the map shrinks
+/// while keys come and go.
 const SWEPT_PER_INSERTION: usize = 2;
 
-/// Entries of which the one nearest to its reset goes when the map is full.
+/// The sample of an eviction. The entry nearest to its reset is evicted.
 const SAMPLE: usize = 16;
 
-/// A part of the map under a lock of its own.
+/// A part of the map, under its own lock.
 #[derive(Default)]
 pub(super) struct Shard {
-    /// When something was last decided here.
+    /// The time of the last decision in this shard.
     pub(super) latest: Latest,
     table: Table,
-    /// Where the hand that looks for room stands.
+    /// The index of the next entry to check for removal.
     hand: usize,
 }
 
-/// What a shard needs to know beside its own entries.
+/// The time and the settings of an operation.
 pub(super) struct ShardContext<'a> {
     pub(super) now: Timestamp,
-    /// µs that a bucket is remembered after it has filled, if it started below its capacity.
+    /// The µs for which a bucket is kept after it has filled, if it starts below its capacity.
     pub(super) idle_ttl: u64,
     pub(super) budget: &'a KeyBudget,
 }
 
 impl ShardContext<'_> {
-    /// When a quota owes nothing, by its answer.
+    /// Returns the time at which a quota owes nothing, by its answer.
     #[inline]
     fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> ResetTime {
         let at = self.now.as_micros().saturating_add(answer.reset_after);
@@ -50,7 +50,8 @@ impl ShardContext<'_> {
         slot.reset.is_over(self.now, self.idle_ttl)
     }
 
-    /// Whether a bucket starts again from its initial tokens; for all others full equals unseen.
+    /// Returns whether the entry is a bucket that starts again with its initial tokens. For all other states, full
+    /// equals unused.
     #[inline]
     fn is_idle(&self, named: &NamedQuota, slot: &Slot) -> bool {
         algorithm::starts_below_capacity(named.quota()) && self.is_over(slot)
@@ -58,7 +59,7 @@ impl ShardContext<'_> {
 }
 
 impl Shard {
-    /// Decides a request of the only quota of its policy.
+    /// Decides a request under a policy with one quota.
     #[inline]
     pub(super) fn decide(
         &mut self,
@@ -104,7 +105,7 @@ impl Shard {
         answer
     }
 
-    /// Lets `op` work on the states of a key, each of which has an entry of its own here, and keeps what it leaves.
+    /// Applies `op` to the states of a key, one entry each, and stores the results.
     pub(super) fn with_states(
         &mut self,
         policy: &Policy,
@@ -134,19 +135,19 @@ impl Shard {
         }
         let reply = op(&mut states);
         let answers = reply.decision.snapshot().quotas();
-        // Of a check the receipt tells what was charged; other operations write.
+        // The receipt of a check shows which quotas were charged. Other operations write all states.
         let written = |index: usize| match &reply.receipt {
             Some(receipt) => receipt.charges[index].tokens > 0,
             None => reply.decision.is_allowed(),
         };
-        // First what stays where it is: making and taking room moves entries.
+        // Updates come before insertions and removals, which move entries.
         let mut moves = SmallVec::<[(usize, Option<State>); 2]>::new();
         for (index, (slot_index, state)) in slot_indexes.into_iter().zip(states).enumerate() {
             match (slot_index, state) {
                 (Some(slot_index), Some(state)) => {
                     let slot = self.table.slot_mut(slot_index);
                     slot.state = Some(state);
-                    // A look or a denial leaves it alone.
+                    // A read or a denial does not change it.
                     if written(index) {
                         slot.reset = slot
                             .reset
@@ -182,7 +183,7 @@ impl Shard {
         }
     }
 
-    /// Adds an entry, and makes room for it if need be; entries that `spare` names go only if there is nothing else.
+    /// Adds an entry, and evicts another one if the map is full. Entries for which `spare` is true are evicted last.
     #[cold]
     fn insert(
         &mut self,
@@ -199,14 +200,14 @@ impl Shard {
             let slot_index = self.advance_hand();
             if context.is_over(self.table.slot(slot_index)) {
                 self.table.remove(slot_index);
-                self.hand = slot_index; // where another one is now
+                self.hand = slot_index; // the last entry is here now
                 budget.give_back();
             }
         }
         if self.table.is_full() || !budget.take() {
             if self.table.len() == 0 {
-                // The only one that can go is the new one. It does not happen where the map is full: each shard then
-                // holds about two thousand.
+                // The shard is empty, so that only the new entry can be evicted. In practice each shard of a full map
+                // holds at least 2,048 entries.
                 budget.evicted();
                 return;
             }
@@ -220,11 +221,13 @@ impl Shard {
         });
     }
 
-    /// Takes out the entry that is nearest to its reset, of a small sample; how many were looked at. Those that shut
-    /// their client out come last: in a window all reset together, or newcomers later.
+    /// Evicts the entry that is nearest to its reset, of a small sample. Returns the size of the sample.
     ///
-    /// The sample is spread over the shard: neighbours came at about the same time, and a crowd of debtors that came
-    /// together would otherwise be among itself.
+    /// Entries that deny their client are evicted last. Their reset time alone does not protect them: in a window all
+    /// entries reset at the same time, and new entries may reset later.
+    ///
+    /// The sample is spread over the shard, because neighbours were added at about the same time and would all be in
+    /// debt after a burst.
     fn evict(&mut self, context: &ShardContext<'_>, spare: impl Fn(Fingerprint) -> bool) -> usize {
         let len = self.table.len();
         let sample = SAMPLE.min(len);
@@ -250,7 +253,7 @@ impl Shard {
         sample
     }
 
-    /// The next place of the hand that goes round; there is at least one.
+    /// Advances the hand and returns its old position. The shard is not empty.
     fn advance_hand(&mut self) -> usize {
         let slot_index = if self.hand < self.table.len() {
             self.hand

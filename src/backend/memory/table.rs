@@ -3,10 +3,10 @@ use crate::algorithm::State;
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::Timestamp;
 
-/// The entries of a shard side by side, so that a hand can go round, and an index of their places.
+/// The entries of a shard in one vector, in which an eviction can sample, and an index of their positions.
 ///
-/// A `DashMap` of such entries is as fast for few keys and a tenth faster for a million (`benches/decision.rs`), but
-/// takes 86 bytes a key instead of 62 there, and does not show a few of its entries, which is what making room needs.
+/// A `DashMap` of such entries is as fast for few keys and a tenth faster for a million (`benches/decision.rs`). It
+/// takes 86 bytes a key instead of 62 there, and it offers no sample of its entries, which an eviction needs.
 #[derive(Default)]
 pub(super) struct Table {
     index: Index,
@@ -22,14 +22,15 @@ pub(super) struct Slot {
 
 const _: () = assert!(size_of::<Slot>() == 48);
 
-/// When an entry owes nothing, and two marks. One that lingers is not forgotten then: a bucket that starts below its
-/// capacity is remembered for some time after it has filled. One that is drained shuts its client out: it is the last
-/// to make room.
+/// The time at which an entry owes nothing, and two marks.
+///
+/// - `LINGERS`: the entry is kept for some time after that. A bucket has the mark if it starts below its capacity.
+/// - `DRAINED`: nothing was left after the last charge, so that the client is denied. Such entries are evicted last.
 #[derive(Clone, Copy)]
 pub(super) struct ResetTime(u64);
 
 impl ResetTime {
-    /// Times stay below both.
+    /// Times stay below both marks.
     const LINGERS: u64 = 1 << 63;
     const DRAINED: u64 = 1 << 62;
 
@@ -39,13 +40,13 @@ impl ResetTime {
         Self(at.as_micros() | mark(Self::LINGERS, lingers) | mark(Self::DRAINED, drained))
     }
 
-    /// The time from which nothing is owed.
+    /// Returns the time from which nothing is owed.
     #[inline]
     pub(super) fn at(self) -> Timestamp {
         Timestamp::from_micros(self.0 & !(Self::LINGERS | Self::DRAINED))
     }
 
-    /// Whether the entry can be forgotten at `now`, if one that lingers does so for `idle_ttl` µs.
+    /// Returns whether the entry can be removed at `now`. A lingering entry is kept for `idle_ttl` µs more.
     #[inline]
     pub(super) fn is_over(self, now: Timestamp, idle_ttl: u64) -> bool {
         let ttl = if self.0 & Self::LINGERS == 0 {
@@ -56,13 +57,13 @@ impl ResetTime {
         self.at().as_micros().saturating_add(ttl) <= now.as_micros()
     }
 
-    /// Whether nothing was left at the last charge, and something is still owed.
+    /// Returns whether nothing was left after the last charge and something is still owed.
     pub(super) fn is_drained_at(self, now: Timestamp) -> bool {
         self.0 & Self::DRAINED != 0 && self.at() > now
     }
 
-    /// After a charge: the later of both times, lingering if either does, drained if the new one is. Tiers see
-    /// different times, and keeping an entry longer is harmless.
+    /// Returns the time after a charge: the later of both, lingering if either is, drained if the new one is. Policies
+    /// of one name may compute different times, and keeping an entry longer is harmless.
     #[inline]
     pub(super) fn renewed(self, new: Self) -> Self {
         let lingers = (self.0 | new.0) & Self::LINGERS != 0;
@@ -75,7 +76,7 @@ impl Table {
         self.slots.len()
     }
 
-    /// Whether no entry can be added: places are numbered by 24 bits.
+    /// Returns whether no entry can be added, because positions have 24 bits.
     pub(super) fn is_full(&self) -> bool {
         self.slots.len() >= index::MOST
     }
@@ -89,7 +90,7 @@ impl Table {
         })
     }
 
-    /// The entry at a place below [`len`](Self::len); places are good until one is taken out.
+    /// Returns the entry at a position below [`len`](Self::len). A removal moves the last entry.
     pub(super) fn slot(&self, slot_index: usize) -> &Slot {
         &self.slots[slot_index]
     }
@@ -99,10 +100,10 @@ impl Table {
         &mut self.slots[slot_index]
     }
 
-    /// Adds an entry that is not there yet, to a table that is not full.
+    /// Adds a new entry to a table that is not full.
     pub(super) fn push(&mut self, slot: Slot) {
         if self.slots.len() == self.slots.capacity() {
-            // By a sixteenth: doubling may leave half of it empty.
+            // Grows by a sixteenth, because doubling can leave half of the vector empty.
             self.slots.reserve_exact(self.slots.len() / 16 + 4);
         }
         self.slots.push(slot);
@@ -114,7 +115,7 @@ impl Table {
         }
     }
 
-    /// Takes an entry out; the last one moves to its place.
+    /// Removes an entry. The last entry moves to its position.
     pub(super) fn remove(&mut self, slot_index: usize) {
         let hash_at = |slot_index: usize| {
             self.slots

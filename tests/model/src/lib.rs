@@ -40,13 +40,13 @@ fn run(model: fn()) {
     Runner::new(RandomScheduler::new(ORDERS), config()).run(model);
 }
 
-/// Whether `model` fails if late readings are believed.
+/// Whether `model` fails if late readings are kept.
 fn convicts_late_readings(model: fn()) -> bool {
     let _alone = MUTANT
         .write()
         .unwrap_or_else(|poisoned| poisoned.into_inner());
-    tower_sluice::model::believe_late_readings(true);
+    tower_sluice::model::keep_late_readings(true);
     let failed = std::panic::catch_unwind(|| run(model)).is_err();
-    tower_sluice::model::believe_late_readings(false);
+    tower_sluice::model::keep_late_readings(false);
     failed
 }
