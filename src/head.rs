@@ -2,28 +2,39 @@
 use axum::extract::OriginalUri;
 use http::{Extensions, HeaderMap, Method, Request, Uri};
 
-/// The head of an HTTP request by reference, whatever its body: the argument of closures for keys, costs, policies and rejections.
+/// The head of an HTTP request by reference, independent of its body. It is the argument of closures for keys, costs,
+/// policies and rejections.
 ///
-/// A [`KeyExtractor`](crate::key::KeyExtractor) or [`CostOf`](crate::cost::CostOf) of your own makes one by
+/// A custom [`KeyExtractor`](crate::key::KeyExtractor) or [`CostOf`](crate::cost::CostOf) creates one by
 /// `Head::from(request)`.
+///
+/// ```
+/// use http::Request;
+/// use tower_sluice::Head;
+///
+/// let request = Request::get("/search?q=sluice").body(()).expect("a valid request");
+/// let head = Head::from(&request);
+/// assert_eq!(head.path(), "/search");
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Head<'a> {
     /// The method.
     pub method: &'a Method,
-    /// The target as the client has sent it. A nested router of axum cuts the prefix that it was nested at; this target is whole
-    /// in every place (feature `axum`).
+    /// The target as the client has sent it. A nested router of axum removes its prefix from the request's target; with
+    /// the feature `axum`, this field still contains the prefix.
     pub uri: &'a Uri,
-    /// The target as the limited service sees it: without the prefix in a nested router of axum, as rewritten by a middleware.
+    /// The target as the limited service sees it: without the prefix of a nested router, and after rewrites by
+    /// middleware.
     pub local_uri: &'a Uri,
     /// The header fields.
     pub headers: &'a HeaderMap,
-    /// What layers in front have left.
+    /// The extensions, such as values that outer layers have inserted.
     pub extensions: &'a Extensions,
 }
 
 impl<'a> Head<'a> {
-    /// The path of [`uri`](Self::uri), whole in nested routers, and without its query.
+    /// Returns the path of [`uri`](Self::uri), without the query. It is complete in nested routers.
     #[must_use]
     pub fn path(&self) -> &'a str {
         self.uri.path()
@@ -42,7 +53,7 @@ impl<'a, B> From<&'a Request<B>> for Head<'a> {
     }
 }
 
-/// The outermost router of axum keeps the target here before a nested one cuts it.
+/// Returns the target that axum's outermost router has stored before a nested router removed its prefix.
 #[cfg(feature = "axum")]
 fn original_uri<B>(request: &Request<B>) -> &Uri {
     match request.extensions().get() {

@@ -1,8 +1,8 @@
-//! Text from outside, as messages show it, and what was probably meant.
+//! The form of foreign text in messages, and examples of valid text.
 
 use std::fmt;
 
-/// The most characters of a text that a message shows.
+/// The most characters of a text in a message.
 const MOST: usize = 60;
 
 /// Writes the text in quotes, with control characters escaped. A long text is cut and ends with `..`.
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_example_of_a_name_is_close_to_the_text() {
+    fn example_of_a_name_is_close_to_the_text() {
         for (text, name) in [
             ("per ip", "per-ip"),
             (" a:b{c}\n", "a-b-c-"),
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_and_a_control_character_is_escaped() {
+    fn long_text_is_cut_and_control_characters_are_escaped() {
         assert_eq!(Quoted("a'b\"\n\u{1b}").to_string(), r#""a'b\"\n\u{1b}""#);
         assert_eq!(
             Quoted(&"é".repeat(MOST)).to_string(),

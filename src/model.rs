@@ -1,14 +1,14 @@
-//! Switches of the model in `tests/model`, which exist under `--cfg sluice_model` only.
+//! A switch of the model in `tests/model`. It exists under `--cfg sluice_model` only.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-static BELIEVE: AtomicBool = AtomicBool::new(false);
+static KEEP: AtomicBool = AtomicBool::new(false);
 
-/// Takes the second reading of the clock away, which the model must notice.
-pub fn believe_late_readings(believe: bool) {
-    BELIEVE.store(believe, Relaxed);
+/// Switches the second reading of the clock off. The model must then find a violation.
+pub fn keep_late_readings(keep: bool) {
+    KEEP.store(keep, Relaxed);
 }
 
-pub(crate) fn late_readings_are_believed() -> bool {
-    BELIEVE.load(Relaxed)
+pub(crate) fn late_readings_are_kept() -> bool {
+    KEEP.load(Relaxed)
 }

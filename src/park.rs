@@ -1,4 +1,4 @@
-//! Waiting for a future on a plain thread, without a runtime.
+//! Blocks a plain thread on a future, without a runtime.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -9,8 +9,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 thread_local! {
-    /// Whether this thread waits for a future here and, if so, when to look at it again at the latest.
-    static LOOK: Cell<Option<Option<Instant>>> = const { Cell::new(None) };
+    /// `Some` while this thread is in [`block_on`]. The inner value is the time of the next poll, if there is one.
+    static NEXT_POLL: Cell<Option<Option<Instant>>> = const { Cell::new(None) };
 }
 
 struct Unpark(Thread);
@@ -21,43 +21,44 @@ impl Wake for Unpark {
     }
 }
 
-/// The outcome of `future`; the thread is parked meanwhile.
+/// Returns the outcome of `future`. The thread is parked meanwhile.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    // On a thread that drives tasks, tokio would let it wait for ever after some steps.
+    // On a thread of a runtime, Tokio's budget would stop the future after some steps, and nothing would renew the
+    // budget.
     let mut future = pin!(tokio::task::unconstrained(future));
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut cx = Context::from_waker(&waker);
-    // A future may itself wait for one here.
-    let _outer = Restored(LOOK.take());
+    // A future may itself call `block_on`.
+    let _outer = Restored(NEXT_POLL.take());
     loop {
-        LOOK.set(Some(None));
+        NEXT_POLL.set(Some(None));
         if let Poll::Ready(outcome) = future.as_mut().poll(&mut cx) {
             return outcome;
         }
-        match LOOK.take().flatten() {
-            Some(look) => thread::park_timeout(look.saturating_duration_since(Instant::now())),
+        match NEXT_POLL.take().flatten() {
+            Some(next) => thread::park_timeout(next.saturating_duration_since(Instant::now())),
             None => thread::park(),
         }
     }
 }
 
-/// Puts back what a thread waited for before.
+/// Restores the state of the outer `block_on`.
 struct Restored(Option<Option<Instant>>);
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        LOOK.set(self.0);
+        NEXT_POLL.set(self.0);
     }
 }
 
-/// Whether this thread waits for a future in [`block_on`], which then keeps the time for it.
+/// Returns whether this thread is in [`block_on`], which then wakes it for [`pause`].
 pub(crate) fn is_blocked() -> bool {
-    LOOK.get().is_some()
+    NEXT_POLL.get().is_some()
 }
 
-/// Completes after `span`, for a future that [`block_on`] waits for.
+/// Sleeps for `span` within [`block_on`].
 pub(crate) async fn pause(span: Duration) {
-    // Some centuries are as good as for ever.
+    // The end does not fit into an `Instant`, which holds centuries.
     let Some(end) = Instant::now().checked_add(span) else {
         return poll_fn(|_| Poll::Pending).await;
     };
@@ -65,9 +66,9 @@ pub(crate) async fn pause(span: Duration) {
         if Instant::now() >= end {
             return Poll::Ready(());
         }
-        let sooner = LOOK.get().flatten().is_none_or(|look| end < look);
+        let sooner = NEXT_POLL.get().flatten().is_none_or(|next| end < next);
         if sooner {
-            LOOK.set(Some(Some(end)));
+            NEXT_POLL.set(Some(Some(end)));
         }
         Poll::Pending
     })
@@ -90,20 +91,20 @@ mod tests {
     #[test]
     fn thread_is_woken_before_its_timeout() {
         let (sender, receiver) = tokio::sync::oneshot::channel();
-        let other = thread::spawn(move || sender.send(7).expect("it waits"));
+        let other = thread::spawn(move || sender.send(7).expect("the receiver waits"));
         let far = SystemClock::new().now().after(Duration::from_secs(3_600));
         let mut sleep = SystemClock::new().sleep_until(far);
         let mut receiver = pin!(receiver);
-        let heard = block_on(poll_fn(|cx| {
+        let received = block_on(poll_fn(|cx| {
             assert!(sleep.as_mut().poll(cx).is_pending());
             receiver.as_mut().poll(cx)
         }));
-        assert_eq!(heard, Ok(7));
+        assert_eq!(received, Ok(7));
         other.join().expect("no panic");
     }
 
     #[test]
-    fn the_sooner_of_two_sleeps_wakes_the_thread() {
+    fn sooner_of_two_sleeps_wakes_the_thread() {
         let start = Instant::now();
         let (mut long, mut short) = (
             pin!(pause(Duration::from_secs(3_600))),

@@ -1,5 +1,5 @@
-//! Locks and atomics whose order of events decides. Under `--cfg sluice_model` they are shuttle's, so that a model checker
-//! chooses the order: see `tests/model`.
+//! Locks and atomics of the parts that `tests/model` checks. Under `--cfg sluice_model` they are those of shuttle,
+//! which chooses the order of events.
 
 #[cfg(not(sluice_model))]
 pub(crate) use parking_lot::{Mutex, MutexGuard};

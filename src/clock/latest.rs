@@ -1,20 +1,21 @@
 use super::Timestamp;
 
-/// The latest time at which the holder of a lock has decided.
+/// The time of the last decision under a lock.
 ///
-/// A thread reads the clock before it takes the lock, because a reading costs a third of a decision. It may be descheduled
-/// in between, and other threads may meanwhile change, sweep or evict what the lock protects. Its reading is then late: it
-/// shows a time before the one at which the state was written. A late reading must not pass for a step back of the clock,
-/// which moves a debt into the past, nor create a state in the past of one that was swept.
+/// A thread reads the clock before it takes the lock, because a reading takes a third of the time of a decision.
+/// Between the two, other threads may change or remove the state under the lock. The reading is then late: it is
+/// earlier than the time of the state.
 ///
-/// The time belongs to the lock and not to a key, so that it also covers keys that are absent.
+/// A late reading must not be treated as a step back of the clock, which would move a debt into the past. It must not
+/// create a state that is older than a removed one either. The time belongs to the lock and not to a key, so that it
+/// also covers keys without state.
 #[derive(Debug, Default)]
 pub(crate) struct Latest(Timestamp);
 
 impl Latest {
-    /// The time to decide at: the `reading` that was taken before the lock, or a new one if that is late.
+    /// Returns the time of the decision: the `reading` from before the lock, or a second one if the first is late.
     ///
-    /// The result is earlier than the last one only if the clock itself went back.
+    /// The result is earlier than the last one only if the clock was set back.
     #[inline]
     pub(crate) fn in_order(
         &mut self,
@@ -34,9 +35,9 @@ impl Latest {
 #[cold]
 #[inline(never)]
 fn reread(late: Timestamp, again: impl FnOnce() -> Timestamp) -> Timestamp {
-    // The model convicts the order without a second reading.
+    // The model finds a violation if the second reading is switched off.
     #[cfg(sluice_model)]
-    if crate::model::late_readings_are_believed() {
+    if crate::model::late_readings_are_kept() {
         return late;
     }
     let _ = late;
@@ -52,9 +53,9 @@ mod tests {
     }
 
     #[test]
-    fn a_late_reading_is_taken_again_and_others_are_not() {
+    fn late_reading_is_repeated_and_others_are_not() {
         let mut latest = Latest::default();
-        let never = || -> Timestamp { unreachable!("it is not late") };
+        let never = || -> Timestamp { unreachable!("the reading is not late") };
         assert_eq!(latest.in_order(at(5), never), at(5));
         assert_eq!(latest.in_order(at(5), never), at(5));
         assert_eq!(latest.in_order(at(4), || at(9)), at(9));
@@ -62,9 +63,9 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_went_back_is_believed_and_is_read_twice_only_once() {
+    fn clock_that_was_set_back_is_read_twice_once_only() {
         let mut latest = Latest::default();
-        let never = || -> Timestamp { unreachable!("it is not late") };
+        let never = || -> Timestamp { unreachable!("the reading is not late") };
         let _ = latest.in_order(at(100), never);
         assert_eq!(latest.in_order(at(3), || at(3)), at(3));
         assert_eq!(latest.in_order(at(4), never), at(4));

@@ -7,29 +7,39 @@ use tokio::sync::watch;
 
 use super::{Clock, Timestamp};
 
-/// A clock that only moves when it is told to, for tests; what sleeps on it wakes when its time has come.
+/// A clock for tests, which moves only when a test moves it. Its sleepers wake up when their time has come.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sluice::clock::{Clock, ManualClock, Timestamp};
+///
+/// let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+/// let before = clock.now();
+/// clock.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now().micros_since(before), 60_000_000);
+/// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<watch::Sender<Timestamp>>);
 
 impl ManualClock {
-    /// A clock that shows `now`.
+    /// Creates a clock that shows `now`.
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
         Self(Arc::new(watch::Sender::new(now)))
     }
 
-    /// Moves the clock on by `span`, rounded up to a whole microsecond.
+    /// Advances the clock by `span`, rounded up to a whole microsecond.
     pub fn advance(&self, span: Duration) {
         self.0.send_modify(|now| *now = now.after(span));
     }
 
-    /// How many sleep on it: who moves it, and wants others to see every step, waits until they do.
+    /// Returns the number of sleepers. A test can wait until all tasks sleep before it advances the clock.
     #[must_use]
     pub fn sleepers(&self) -> usize {
         self.0.receiver_count()
     }
 
-    /// Sets the clock to `now`, which may lie in its past.
+    /// Sets the clock to `now`, which may be earlier than the present time.
     pub fn set(&self, now: Timestamp) {
         self.0.send_replace(now);
     }
@@ -43,7 +53,7 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep {
-        // The sender goes along, so that a sleeper outlives every other handle of its clock instead of waking early.
+        // The future keeps the sender. Otherwise it would wake early when the last handle of the clock is dropped.
         let clock = Arc::clone(&self.0);
         Box::pin(async move {
             let mut shown = clock.subscribe();
@@ -57,17 +67,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_sleeper_on_a_manual_clock_wakes_at_its_time_and_no_sooner() {
+    async fn sleeper_wakes_at_its_time_and_no_sooner() {
         let clock = ManualClock::at(Timestamp::from_micros(100));
         let mut sleep = clock.sleep_until(Timestamp::from_micros(200));
         clock.advance(Duration::from_micros(99));
-        assert!(futures_now(&mut sleep).await.is_none());
+        assert!(poll_once(&mut sleep).await.is_none());
         clock.advance(Duration::from_nanos(1));
-        assert!(futures_now(&mut sleep).await.is_some());
+        assert!(poll_once(&mut sleep).await.is_some());
     }
 
-    /// One poll: the output if it is there.
-    async fn futures_now(sleep: &mut (impl Future<Output = ()> + Unpin)) -> Option<()> {
+    /// Polls once. Returns the output if the future has completed.
+    async fn poll_once(sleep: &mut (impl Future<Output = ()> + Unpin)) -> Option<()> {
         std::future::poll_fn(|cx| {
             std::task::Poll::Ready(match Pin::new(&mut *sleep).poll(cx) {
                 std::task::Poll::Ready(()) => Some(()),

@@ -1,9 +1,9 @@
-//! Time as an argument: what decides and what sleeps is one [`Clock`].
+//! Clocks: the trait [`Clock`], by which limits decide and waiters sleep, and three implementations.
 //!
-//! [`SystemClock`] is the wall clock read once, at the first use in the process, plus monotonic time since then:
-//! windows aligned to the epoch are where people expect them, and no step of the wall clock moves a limit. Its rate
-//! follows the operating system's. [`ManualClock`] stands still until a test moves it, and wakes what sleeps on it;
-//! [`TokioClock`] goes with Tokio's time, also if that is paused.
+//! - [`SystemClock`] is the default: the wall clock at its first use in the process, plus monotonic time since then.
+//!   Windows aligned to the Unix epoch start at round times, and no step of the wall clock moves a limit.
+//! - [`ManualClock`] stands still until a test moves it, and wakes its sleepers then.
+//! - [`TokioClock`] follows Tokio's time, also while that is paused in a test.
 //!
 //! ```
 //! use std::time::Duration;
@@ -31,15 +31,15 @@ pub use self::manual::ManualClock;
 pub use self::system::SystemClock;
 pub use self::tokio::TokioClock;
 
-/// A point in time: whole microseconds since the Unix epoch, below 2^53 (the year 2255) on any clock that is right.
+/// A point in time in whole microseconds since the Unix epoch. A correct clock stays below 2^53, the year 2255.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The latest time there is, 2^54 - 1 µs: sums with any span of a quota stay far from overflowing.
+    /// The latest time, 2^54 - 1 µs. Sums with the spans of quotas do not overflow.
     pub const MAX: Self = Self((1 << 54) - 1);
 
-    /// `micros` microseconds after the Unix epoch, [`MAX`](Self::MAX) at the most.
+    /// Creates the time `micros` microseconds after the Unix epoch, at most [`MAX`](Self::MAX).
     #[must_use]
     #[inline]
     pub const fn from_micros(micros: u64) -> Self {
@@ -50,21 +50,21 @@ impl Timestamp {
         }
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     #[must_use]
     #[inline]
     pub const fn as_micros(self) -> u64 {
         self.0
     }
 
-    /// Microseconds from `earlier` to `self`; 0 if `earlier` is the later one.
+    /// Returns the microseconds from `earlier` to `self`, or 0 if `earlier` is later.
     #[must_use]
     #[inline]
     pub const fn micros_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 
-    /// `self + span`, the span rounded up to a whole microsecond, [`MAX`](Self::MAX) at the most.
+    /// Returns `self + span`, at most [`MAX`](Self::MAX). The span is rounded up to a whole microsecond.
     #[must_use]
     #[inline]
     pub const fn after(self, span: Duration) -> Self {
@@ -72,7 +72,7 @@ impl Timestamp {
     }
 }
 
-/// A duration in whole microseconds, rounded up; `u64::MAX` for what does not fit.
+/// Returns a duration in whole microseconds, rounded up; `u64::MAX` if it does not fit.
 pub(crate) const fn micros_up(span: Duration) -> u64 {
     let micros = span.as_nanos().div_ceil(1_000);
     if micros > u64::MAX as u128 {
@@ -86,18 +86,18 @@ pub(crate) const fn micros_up(span: Duration) -> u64 {
     }
 }
 
-/// The time that a limiter sees and the timer it sleeps by. Clones show the same time.
+/// The time by which a limiter decides and its waiters sleep. Clones show the same time.
 pub trait Clock: Clone + Send + Sync + 'static {
-    /// What [`sleep_until`](Self::sleep_until) returns.
+    /// The future of [`sleep_until`](Self::sleep_until).
     type Sleep: Future<Output = ()> + Send + 'static;
 
-    /// The time now.
+    /// Returns the present time.
     ///
-    /// A backend may read the clock while it holds a lock: an implementation must not ask the backend. No thread should
-    /// read an earlier time after another one has read a later one, unless the clock really goes back.
+    /// A backend may read the clock while it holds a lock, so an implementation must not call the backend. A thread
+    /// must not read an earlier time than another thread has read before, unless the clock was set back.
     fn now(&self) -> Timestamp;
 
-    /// Completes when the clock shows `deadline` or later, never sooner; at once if it already does.
+    /// Sleeps until the clock shows `deadline` or later. Completes at once if it already does.
     ///
     /// # Cancel safety
     ///
@@ -105,17 +105,17 @@ pub trait Clock: Clone + Send + Sync + 'static {
     fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep;
 }
 
-/// Any clock, where its type does not matter. Clones show the same time.
+/// A clock of any type. Clones show the same time.
 #[derive(Clone)]
 pub(crate) struct AnyClock(Arc<dyn Erased>);
 
-/// A [`Clock`] as an object.
+/// The object-safe form of [`Clock`].
 trait Erased: Send + Sync {
     fn erased_now(&self) -> Timestamp;
     fn erased_sleep_until(&self, deadline: Timestamp) -> Sleep;
 }
 
-/// What a clock of any type returns to sleep by.
+/// The sleep of [`AnyClock`].
 pub(crate) type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<C: Clock> Erased for C {
@@ -137,7 +137,7 @@ impl AnyClock {
         self.0.erased_now()
     }
 
-    /// As [`Clock::sleep_until`].
+    /// Like [`Clock::sleep_until`].
     pub(crate) fn sleep_until(&self, deadline: Timestamp) -> Sleep {
         self.0.erased_sleep_until(deadline)
     }

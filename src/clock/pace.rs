@@ -1,42 +1,43 @@
 //! Time by a hardware counter whose rate is corrected against the operating system's monotonic clock.
 //!
-//! A counter is read in about half the time of the operating system's clock. But its rate is known only by measuring,
-//! which is wrong by up to some hundred parts in a million, and it does not follow corrections of the operating
-//! system's clock. Therefore time is a row of segments. In each of them time is a linear function of the counter, for a
-//! quarter of a second at most. The reader that finds the segment over reads both clocks and begins the next one:
+//! Reading the counter takes about half the time of reading the operating system's clock. But its rate must be
+//! measured, with an error of up to some hundred parts in a million, and it does not follow corrections of the
+//! operating system's clock. Time is therefore divided into segments of at most a quarter of a second. In a segment,
+//! time is a linear function of the counter. The first reader after the end of a segment reads both clocks and starts
+//! the next one:
 //!
 //! ```text
 //! rate   operating system's time / ticks, since the last correction that was precise enough
-//! start  the operating system's time, but never before the end of the segment that is over
+//! start  the operating system's time, but never before the end of the last segment
 //! scale  the rate; less if the start is ahead, so that the operating system's clock catches up within the segment
 //! ```
-//! No reader goes on in a segment that is over. So its end is the latest time that any thread can have read, and time
-//! never goes back. The rate error of a segment is not carried on to the next one.
+//! No reader uses a segment after its end. The end is therefore the latest time that any thread can have read, and time
+//! never goes back. A segment does not inherit the rate error of the last one.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
-/// The shortest and the longest segment, in µs. The first ones are short, because the first rate is a guess.
+/// The shortest and the longest segment, in µs. The first segments are short, because the first rate is an estimate.
 const SHORTEST: u64 = 1_000;
 const LONGEST: u64 = 256_000;
-/// Pairs of readings, of which the closest one counts.
+/// The pairs of readings in a measurement. The closest pair is used.
 const PAIRS: usize = 5;
-/// A new rate counts if its error is less than the 2^17th part, 8 parts in a million.
+/// A new rate is used if its error is below 2^-17, or 8 parts in a million.
 const PRECISION: u32 = 17;
-/// A rate that differs by more than the 2^10th part is no error of measuring: one of both clocks jumped or stood still.
+/// A difference above 2^-10 is no error of measurement: one of the clocks jumped or stood still.
 const PLAUSIBLE: u32 = 10;
 
-/// The two clocks.
+/// The source of both clocks.
 pub(super) trait Source {
-    /// Ticks of the counter.
+    /// Returns the ticks of the counter.
     fn counter(&self) -> u64;
-    /// The operating system's monotonic time, in ns.
+    /// Returns the operating system's monotonic time, in ns.
     fn monotonic(&self) -> u64;
 }
 
-/// µs and a fraction of 64 bits.
+/// µs with a fraction of 64 bits.
 type Fine = u128;
 
 fn fine_of_micros(micros: u64) -> Fine {
@@ -50,7 +51,7 @@ fn fine_of_nanos(nanos: u64) -> Fine {
 /// A clock in µs.
 pub(super) struct Pace<S> {
     source: S,
-    /// The number of the current segment, which is in the slot of this parity. The other slot is free to be written.
+    /// The number of the current segment. Its parity is the index of its slot; the other slot may be written.
     current: CachePadded<AtomicUsize>,
     slots: [CachePadded<RateSlot>; 2],
     correction: Mutex<Correction>,
@@ -67,13 +68,13 @@ struct RateSlot {
 
 #[derive(Clone, Copy, Debug)]
 struct Segment {
-    /// The counter at its start, and how many ticks it lasts.
+    /// The counter at the start, and the length in ticks.
     first: u64,
     ticks: u64,
-    /// The time at its start.
+    /// The time at the start.
     micros: u64,
     fraction: u64,
-    /// µs of a tick, times 2^64.
+    /// The µs of a tick, times 2^64.
     scale: u64,
 }
 
@@ -117,7 +118,7 @@ impl RateSlot {
 }
 
 impl<S: Source> Pace<S> {
-    /// A clock that shows `wall` µs now, by a counter of about `rate` µs times 2^64 a tick.
+    /// Creates a clock that shows `wall` µs now. A tick of the counter takes about `rate` / 2^64 µs.
     pub(super) fn new(source: S, wall: u64, rate: u64) -> Self {
         let now = Pair::of(&source);
         let origin = fine_of_micros(wall).saturating_sub(fine_of_nanos(now.monotonic));
@@ -146,13 +147,14 @@ impl<S: Source> Pace<S> {
         pace
     }
 
-    /// The time in µs. No thread reads an earlier time after another one has read a later one.
+    /// Returns the time in µs. No thread reads an earlier time than another thread has read before.
     #[inline]
     pub(super) fn now(&self) -> u64 {
         let number = self.current.load(Ordering::Acquire);
         let segment = self.slots[number % 2].load();
         let ticks = self.source.counter().wrapping_sub(segment.first);
-        // A slot is written only when its number is over: whoever read parts of the new one finds another number here.
+        // A slot is written only after its segment has ended. A reader of a partly written slot sees another number
+        // here.
         fence(Ordering::Acquire);
         if ticks <= segment.ticks && self.current.load(Ordering::Relaxed) == number {
             segment.at(ticks)
@@ -161,7 +163,7 @@ impl<S: Source> Pace<S> {
         }
     }
 
-    /// Begins the next segment, unless another thread has done so.
+    /// Starts the next segment, unless another thread has done so.
     #[cold]
     #[inline(never)]
     fn correct(&self) -> u64 {
@@ -173,7 +175,7 @@ impl<S: Source> Pace<S> {
         }
         correction.next(Pair::of(&self.source));
         let number = self.current.load(Ordering::Relaxed).wrapping_add(1);
-        // The number before this one is seen by all that see parts of what is written now.
+        // Readers that see parts of the following writes also see the change of the number before.
         fence(Ordering::Release);
         self.slots[number % 2].store(&correction.segment);
         self.current.store(number, Ordering::Release);
@@ -181,17 +183,17 @@ impl<S: Source> Pace<S> {
     }
 }
 
-/// Both clocks at one time.
+/// A reading of both clocks at one time.
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     counter: u64,
     monotonic: u64,
-    /// Ticks between which the monotonic clock was read.
+    /// The ticks that the reading of the monotonic clock took.
     width: u64,
 }
 
 impl Pair {
-    /// The closest of some: a thread may be descheduled between two readings.
+    /// Returns the closest of several pairs, because a thread may be descheduled between two readings.
     fn of(source: &impl Source) -> Self {
         let one = || {
             let before = source.counter();
@@ -218,12 +220,12 @@ struct Correction {
     /// The time at which the monotonic clock showed 0.
     origin: Fine,
     segment: Segment,
-    /// Since when the rate is measured.
+    /// The start of the measurement of the rate.
     since: Pair,
     rate: u64,
-    /// How long segments are, in µs.
+    /// The length of segments, in µs.
     length: u64,
-    /// A rate that was measured last and is not plausible.
+    /// The last measured rate, if it is not plausible.
     doubted: Option<u64>,
 }
 
@@ -241,7 +243,8 @@ impl Correction {
                 }
             }
             Some(rate) if self.doubted.is_some_and(|doubted| are_near(rate, doubted)) => {
-                // Twice the same: the counter has another rate now, that of another machine say.
+                // Two measurements agree, so the counter has another rate now, after a move to another machine for
+                // example.
                 (self.rate, self.since) = (rate, now);
                 (self.doubted, self.length) = (None, SHORTEST);
             }
@@ -253,7 +256,7 @@ impl Correction {
         self.begin(now);
     }
 
-    /// µs of a tick, times 2^64, and the ticks since that is measured.
+    /// Returns the µs of a tick times 2^64, and the ticks since the start of the measurement.
     fn measure(&self, now: Pair) -> (Option<u64>, u64) {
         let ticks = now.counter.wrapping_sub(self.since.counter);
         let passed = now.monotonic.saturating_sub(self.since.monotonic);
@@ -267,7 +270,7 @@ impl Correction {
         let own = self.origin.saturating_add(fine_of_nanos(now.monotonic));
         let start = own.max(self.segment.end());
         let length = fine_of_micros(self.length);
-        // Half of the rate at least, so that time does not stand still.
+        // The scale is at least half of the rate, so that time does not stand still.
         let ahead = (start - own).min(length / 2);
         let less = (ahead >> 32) * Fine::from(self.rate) / (length >> 32);
         let ticks = length / Fine::from(self.rate);

@@ -8,30 +8,35 @@ use super::{Clock, Timestamp};
 #[cfg(feature = "blocking")]
 use crate::park;
 
-/// The wall clock at its first use in the process plus monotonic time since; it never steps, backwards or forwards.
+/// The default clock: the wall clock at its first use in the process, plus monotonic time since then. It never steps.
 ///
 /// # Rate
 ///
-/// A reading takes the processor's time stamp counter where the counter runs at a constant rate, which is about twice as fast
-/// as [`Instant::now`]. The counter's rate is corrected against `Instant` every quarter of a second, so that the clock stays
-/// within some microseconds of it. On Linux `Instant` is slewed by NTP: windows that are aligned to the epoch stay where
-/// people expect them. Without such a counter, and on Linux if the kernel does not trust it, each reading is one of `Instant`.
+/// Where the processor's time stamp counter runs at a constant rate, a reading uses it. That is about twice as fast as
+/// [`Instant::now`]. The rate of the counter is corrected against `Instant` every quarter of a second, so that the
+/// clock stays within some microseconds of it.
+///
+/// On Linux, NTP slews `Instant`, so that windows aligned to the Unix epoch keep starting at round times. Without such
+/// a counter, and on Linux if the kernel does not trust it, each reading uses `Instant`.
 ///
 /// # Steps and suspends
 ///
-/// A step of the wall clock after the first use is not followed. During a suspend of the machine the clock stands still if
-/// `Instant` does, as on Linux and macOS: no tokens come back meanwhile, and windows that are aligned to the epoch stay
-/// off by the length of the suspend until the process starts again.
+/// The clock does not follow a step of the wall clock after its first use. During a suspend of the machine it stands
+/// still if `Instant` does, as on Linux and macOS. No tokens come back meanwhile. Windows aligned to the Unix epoch are
+/// then late by the length of the suspend, until the process restarts.
 ///
 /// # Panics
 ///
-/// Sleeping panics if Tokio's time is [paused](https://docs.rs/tokio/latest/tokio/time/fn.pause.html). This clock does not
-/// follow paused time, and a wait would never end: use [`TokioClock`](super::TokioClock) in tests that pause. Sleeping also
-/// panics outside of a Tokio runtime with its timer enabled, except on the threads of `blocking`. Reading needs no runtime.
+/// Sleeping panics if Tokio's time is [paused](https://docs.rs/tokio/latest/tokio/time/fn.pause.html), because this
+/// clock does not follow paused time and the wait would never end. Use [`TokioClock`](super::TokioClock) in tests that
+/// pause.
+///
+/// Sleeping panics outside of a Tokio runtime with its timer enabled, except on the threads of `blocking`. Reading
+/// needs no runtime.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock(());
 
-/// One for the process, so that every clock shows the same time.
+/// The clock of the process, so that every `SystemClock` shows the same time.
 static SYSTEM: LazyLock<System> = LazyLock::new(System::start);
 
 enum System {
@@ -41,10 +46,10 @@ enum System {
 
 impl System {
     fn start() -> Self {
-        // `quanta` knows whether there is a counter of constant rate, and reads it without unsafe code of ours. Its first
-        // guess of the rate is off by up to some hundred parts in a million.
+        // `quanta` finds out whether there is a counter of constant rate, and contains the unsafe code that reads it.
+        // Its estimate of the rate is wrong by up to some hundred parts in a million.
         let counter = quanta::Clock::new();
-        // 2^40 ticks are minutes. Without a counter a tick is 1 ns.
+        // 2^40 ticks take minutes, so the quotient is precise. Without a counter, a tick of `quanta` is 1 ns.
         let nanos = u128::from(counter.delta_as_nanos(0, 1 << 40));
         let rate = u64::try_from((nanos << 24) / 1_000);
         let start = Instant::now();
@@ -61,11 +66,11 @@ impl System {
     }
 }
 
-/// Whether the kernel has found the counters of all processors to run alike.
+/// Returns whether the kernel has found that the counters of all processors agree.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 fn kernel_trusts_counter() -> bool {
     let sources = "/sys/devices/system/clocksource/clocksource0/available_clocksource";
-    // A sandbox may not show it.
+    // A sandbox may hide the file.
     std::fs::read_to_string(sources).map_or(true, |sources| {
         sources.split_whitespace().any(|source| source == "tsc")
     })
@@ -92,13 +97,13 @@ impl Source for Hardware {
     }
 }
 
-/// 584 years fit.
+/// Returns the ns since `start`. A `u64` holds 584 years.
 fn nanos_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl SystemClock {
-    /// The clock of this process.
+    /// Returns the clock of this process.
     #[must_use]
     #[inline]
     pub const fn new() -> Self {
@@ -120,7 +125,7 @@ impl Clock for SystemClock {
     fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep {
         let clock = *self;
         Box::pin(async move {
-            // The timer's clock and this one may differ by some microseconds: look again after waking.
+            // The timer's clock and this one may differ by some microseconds, so the time is checked after each sleep.
             loop {
                 let left = deadline.micros_since(clock.now());
                 if left == 0 {
@@ -142,9 +147,9 @@ impl Clock for SystemClock {
 ///
 /// # Panics
 ///
-/// Panics if Tokio's time passed without real time: it is paused, and the loop around this would move it on for ever.
+/// Panics if Tokio's time advances without real time. It is paused then, and the caller's loop would never end.
 async fn sleep(span: Duration) {
-    // The outer readings enclose the inner ones, so that a busy machine cannot make the inner span the longer one.
+    // The outer span encloses the inner one, so that a busy machine cannot make the inner span longer.
     let start = Instant::now();
     let tokio_start = tokio::time::Instant::now();
     tokio::time::sleep(span).await;
@@ -161,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_shows_wall_time() {
+    fn clock_shows_wall_time() {
         let clock = SystemClock::new();
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -175,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_never_wakes_early() {
+    async fn sleep_never_ends_early() {
         let clock = SystemClock::new();
         let deadline = clock.now().after(Duration::from_micros(1_500));
         clock.sleep_until(deadline).await;
@@ -184,14 +189,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     #[should_panic(expected = "TokioClock")]
-    async fn a_sleep_by_paused_time_panics_and_names_the_clock_to_use() {
+    async fn sleep_in_paused_time_panics_and_names_the_clock_to_use() {
         let clock = SystemClock::new();
         let hour = Duration::from_secs(3_600);
         clock.sleep_until(clock.now().after(hour)).await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_that_is_over_does_not_look_at_tokios_time() {
+    async fn elapsed_sleep_does_not_use_the_time_of_tokio() {
         let clock = SystemClock::new();
         clock.sleep_until(clock.now()).await;
     }

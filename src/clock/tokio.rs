@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Clock, SystemClock, Timestamp};
 
-/// The wall clock when it was made plus the time of Tokio since: under paused time
-/// ([`tokio::time::pause`](https://docs.rs/tokio/latest/tokio/time/fn.pause.html)) it stands still and moves with
-/// Tokio's timers, so that what decides and what sleeps stay one in a test that pauses. In service [`SystemClock`] is
-/// quicker.
+/// A clock for tests that follows Tokio's time: the wall clock at its creation plus Tokio's time since then.
+///
+/// Under paused time ([`tokio::time::pause`](https://docs.rs/tokio/latest/tokio/time/fn.pause.html)) it stands still
+/// and moves with Tokio's timers. In production [`SystemClock`] is faster.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct TokioClock {
 }
 
 impl TokioClock {
-    /// A clock that shows the time of the wall clock now.
+    /// Creates a clock that shows the present time of the wall clock.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -59,7 +59,7 @@ impl Clock for TokioClock {
     fn sleep_until(&self, deadline: Timestamp) -> Self::Sleep {
         let clock = *self;
         Box::pin(async move {
-            // Timers go by milliseconds.
+            // Tokio's timer has a resolution of 1 ms and may wake early.
             loop {
                 let left = deadline.micros_since(clock.now());
                 if left == 0 {

@@ -11,24 +11,24 @@ use tokio::runtime::Handle;
 
 use super::bounds::Bounds;
 
-/// A request's body whose rest is drained when it is dropped; see [`DrainLayer`](super::DrainLayer).
+/// The body of a request. Dropping it drains the unread rest; see [`DrainLayer`](super::DrainLayer).
 pub struct DrainBody<B> {
-    /// Taken by the drop.
+    /// `None` after the drop has taken it.
     body: Option<B>,
     drain: Option<Drainage<B>>,
 }
 
-/// What it takes to drain a body.
+/// The settings of a drain.
 struct Drainage<B> {
     bounds: Bounds,
-    /// Whether the client waits to be asked for the body: the first poll does so.
+    /// Whether the client waits for `100 Continue` before it sends the body. The first poll makes the server send that.
     awaits_continue: bool,
-    /// [`spawn`], whose bounds a drop cannot have.
+    /// The function [`spawn`] of the body's type. `Drop` cannot have its trait bounds.
     spawn: fn(&Handle, B, Bounds),
 }
 
 impl<B> DrainBody<B> {
-    /// A body that is dropped as it is.
+    /// Creates a body that is not drained.
     pub(super) const fn plain(body: B) -> Self {
         Self {
             body: Some(body),
@@ -50,13 +50,13 @@ impl<B: Body + Send + Unpin + 'static> DrainBody<B> {
     }
 }
 
-/// Drains a body in a background task.
+/// Drains a body in a new task.
 fn spawn<B: Body + Send + Unpin + 'static>(runtime: &Handle, body: B, bounds: Bounds) {
     let drained = drain(body, bounds.max_bytes);
     drop(runtime.spawn(tokio::time::timeout(bounds.time_limit, drained)));
 }
 
-/// Reads and discards a body until it ends, fails, or more than `left` bytes have come.
+/// Reads and discards a body until it ends, fails, or exceeds `left` bytes.
 async fn drain<B: Body + Unpin>(mut body: B, mut left: u64) {
     while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let bytes = frame.data_ref().map_or(0, Buf::remaining);
@@ -126,7 +126,7 @@ impl<B> fmt::Debug for DrainBody<B> {
     }
 }
 
-/// Some services answer with an empty body of the request's type.
+/// Services that answer with an empty body of the request's type need a default.
 impl<B: Default> Default for DrainBody<B> {
     fn default() -> Self {
         Self::plain(B::default())

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-/// How much of a body is read, and for how long.
+/// The bounds of a drain, in bytes and in time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) max_bytes: u64,

@@ -5,7 +5,7 @@ use tower_layer::Layer;
 use super::bounds::Bounds;
 use super::service::Drain;
 
-/// Reads the rest of request bodies that a service has not read to their end; see the [module](super).
+/// Reads and discards the rest of request bodies that a service has not read to the end; see the [module](super).
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,7 +21,7 @@ pub struct DrainLayer {
 }
 
 impl DrainLayer {
-    /// Up to 8 MiB of each body, for up to 5 s.
+    /// Creates a layer that drains up to 8 MiB of each body, for up to 5 s.
     pub const fn new() -> Self {
         Self {
             bounds: Bounds {
@@ -31,13 +31,13 @@ impl DrainLayer {
         }
     }
 
-    /// The most bytes that are read of one body; 8 MiB by default. 0 switches the layer off.
+    /// Sets the most bytes that are drained of one body; 8 MiB by default. 0 switches the layer off.
     pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.bounds.max_bytes = max_bytes;
         self
     }
 
-    /// The longest time for which one body is read; 5 s by default. 0 switches the layer off.
+    /// Sets the longest time of one drain; 5 s by default. 0 switches the layer off.
     pub const fn time_limit(mut self, time_limit: Duration) -> Self {
         self.bounds.time_limit = time_limit;
         self

@@ -20,17 +20,17 @@ impl<S> Drain<S> {
         Self { inner, bounds }
     }
 
-    /// The inner service.
+    /// Returns the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service, to be changed.
+    /// Returns the inner service mutably.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, whose bodies are not drained.
+    /// Converts into the inner service, without the drain.
     pub fn into_inner(self) -> S {
         self.inner
     }

@@ -3,21 +3,21 @@ use std::time::Duration;
 use super::rule::Origin;
 use crate::clock::micros_up;
 
-/// Where the intervals of a bucket, or the windows of a fixed window, begin.
+/// The start of the intervals of a bucket, or of the windows of a fixed window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Anchor {
-    /// With the first charge: of a full bucket, or after the last window is over.
+    /// At the first charge of a full bucket, or at the first charge after the last window.
     FirstUse,
-    /// At multiples of the period since the Unix epoch, plus `offset` (rounded up to whole µs).
+    /// At multiples of the period since the Unix epoch, plus `offset`.
     Epoch {
-        /// Added to each multiple of the period.
+        /// The time added to each multiple of the period, rounded up to whole µs.
         offset: Duration,
     },
 }
 
 impl Anchor {
-    /// Multiples of the period since the Unix epoch, the default of fixed windows.
+    /// At multiples of the period since the Unix epoch. This is the default of fixed windows.
     pub const EPOCH: Self = Self::Epoch {
         offset: Duration::ZERO,
     };

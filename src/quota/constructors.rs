@@ -7,65 +7,66 @@ use super::{
 };
 use crate::clock::micros_up;
 
-/// The largest number of requests in a sliding window log.
+/// The largest limit of a sliding log.
 const LOG_MAX: u16 = u16::MAX;
 
 impl Quota {
-    /// A token bucket of `tokens` that refills in one second. [`burst`](Self::burst) sets another capacity.
+    /// Creates a token bucket of `tokens` that refills in one second: `per_second(5)` means five in each second.
+    /// [`burst`](Self::burst) sets another capacity.
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0 or above 2^40.
+    /// Panics if `tokens` is 0 or above 2^40.
     #[must_use]
     pub const fn per_second(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(1))
     }
 
-    /// A token bucket of `tokens` that refills in one minute.
+    /// Creates a token bucket of `tokens` that refills in one minute.
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0 or above 2^40.
+    /// Panics if `tokens` is 0 or above 2^40.
     #[must_use]
     pub const fn per_minute(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(60))
     }
 
-    /// A token bucket of `tokens` that refills in one hour.
+    /// Creates a token bucket of `tokens` that refills in one hour.
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0 or above 2^40.
+    /// Panics if `tokens` is 0 or above 2^40.
     #[must_use]
     pub const fn per_hour(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(3_600))
     }
 
-    /// A token bucket of `tokens` that refills in one day of 24 hours.
+    /// Creates a token bucket of `tokens` that refills in one day of 24 hours.
     ///
     /// # Panics
     ///
-    /// If `tokens` is 0 or above 2^40.
+    /// Panics if `tokens` is 0 or above 2^40.
     #[must_use]
     pub const fn per_day(tokens: u64) -> Self {
         Self::per(tokens, Duration::from_secs(86_400))
     }
 
-    /// A token bucket of `tokens` that refills in `period`.
+    /// Creates a token bucket of `tokens` that refills in `period`.
     ///
     /// # Panics
     ///
-    /// Where [`try_per`](Self::try_per) errs, with the same sentence.
+    /// Panics if [`try_per`](Self::try_per) would return an error, with the same message.
     #[must_use]
     pub const fn per(tokens: u64, period: Duration) -> Self {
         must(Self::try_per(tokens, period))
     }
 
-    /// A token bucket of `tokens` that refills in `period`.
+    /// Creates a token bucket of `tokens` that refills in `period`.
     ///
     /// # Errors
     ///
-    /// If either is 0, `tokens` is above 2^40, or refilling takes more than 142 years.
+    /// Returns an error if either is 0, `tokens` is above 2^40, or the refill takes more than 142 years.
     pub const fn try_per(tokens: u64, period: Duration) -> Result<Self, QuotaError> {
         match checked("count", tokens) {
             Ok(()) => Self::try_token_bucket(tokens, tokens, period),
@@ -73,24 +74,24 @@ impl Quota {
         }
     }
 
-    /// A token bucket that holds `capacity` tokens and gets `refill` of them back in each `period`, evenly.
+    /// Creates a token bucket that holds `capacity` tokens and refills `refill` tokens in each `period`, evenly.
     ///
     /// # Panics
     ///
-    /// Where [`try_token_bucket`](Self::try_token_bucket) errs, with the same sentence.
+    /// Panics if [`try_token_bucket`](Self::try_token_bucket) would return an error, with the same message.
     #[must_use]
     pub const fn token_bucket(capacity: u64, refill: u64, period: Duration) -> Self {
         must(Self::try_token_bucket(capacity, refill, period))
     }
 
-    /// A token bucket that holds `capacity` tokens and gets `refill` of them back in each `period`, evenly.
+    /// Creates a token bucket that holds `capacity` tokens and refills `refill` tokens in each `period`, evenly.
     ///
-    /// Refill is exact: a rate that does not fit into 2^52 parts of the capacity is slower by less than 5e-4 in
-    /// proportion (usually 1e-13), never faster.
+    /// The refill is exact if the rate fits into 2^52 parts of the capacity. Otherwise it is slower by less than the
+    /// factor 5e-4 (usually 1e-13), and never faster.
     ///
     /// # Errors
     ///
-    /// If a number is 0, one of tokens is above 2^40, or filling takes more than 142 years.
+    /// Returns an error if a number is 0, `capacity` or `refill` is above 2^40, or filling takes more than 142 years.
     pub const fn try_token_bucket(
         capacity: u64,
         refill: u64,
@@ -109,7 +110,7 @@ impl Quota {
             return Err(error);
         }
         match Units::new(capacity, refill, period) {
-            // A period that does not fit would be shorter than asked for, and so the rate faster.
+            // The period was cut to the largest number, so that the rate would be too fast.
             Some(_) if period == u64::MAX => Err(QuotaError::TooSlow {
                 capacity,
                 refill,
@@ -130,23 +131,24 @@ impl Quota {
         }
     }
 
-    /// A token bucket that holds `capacity` tokens and gets `refill` at once at the end of each `period`.
+    /// Creates a token bucket that holds `capacity` tokens and refills `refill` tokens at the end of each `period`.
     ///
     /// # Panics
     ///
-    /// Where [`try_interval_bucket`](Self::try_interval_bucket) errs, with the same sentence.
+    /// Panics if [`try_interval_bucket`](Self::try_interval_bucket) would return an error, with the same message.
     #[must_use]
     pub const fn interval_bucket(capacity: u64, refill: u64, period: Duration) -> Self {
         must(Self::try_interval_bucket(capacity, refill, period))
     }
 
-    /// A token bucket that holds `capacity` tokens and gets `refill` at once at the end of each `period`.
+    /// Creates a token bucket that holds `capacity` tokens and refills `refill` tokens at the end of each `period`.
     ///
-    /// A full bucket has no clock: the first charge starts it, or [`anchor`](Self::anchor) ties it to the epoch.
+    /// The first charge of a full bucket starts a period. [`anchor`](Self::anchor) aligns periods to the Unix epoch
+    /// instead.
     ///
     /// # Errors
     ///
-    /// If a number is 0, one of tokens is above 2^40, or filling takes more than 142 years.
+    /// Returns an error if a number is 0, `capacity` or `refill` is above 2^40, or filling takes more than 142 years.
     pub const fn try_interval_bucket(
         capacity: u64,
         refill: u64,
@@ -175,23 +177,24 @@ impl Quota {
         }
     }
 
-    /// At most `limit` in each `window`, windows aligned to the epoch ([`anchor`](Self::anchor) sets another start).
+    /// Creates a fixed window: at most `limit` tokens in each `window`. Windows are aligned to the Unix epoch unless
+    /// [`anchor`](Self::anchor) sets another start.
     ///
-    /// Two windows touch: up to `2 × limit` can pass in a span of one window's length.
+    /// Up to `2 × limit` tokens can be spent in a span of one window's length, across the border of two windows.
     ///
     /// # Panics
     ///
-    /// Where [`try_fixed_window`](Self::try_fixed_window) errs, with the same sentence.
+    /// Panics if [`try_fixed_window`](Self::try_fixed_window) would return an error, with the same message.
     #[must_use]
     pub const fn fixed_window(limit: u64, window: Duration) -> Self {
         must(Self::try_fixed_window(limit, window))
     }
 
-    /// At most `limit` in each `window`, windows aligned to the epoch.
+    /// Creates a fixed window: at most `limit` tokens in each `window`. Windows are aligned to the Unix epoch.
     ///
     /// # Errors
     ///
-    /// If a number is 0, the limit is above 2^40, or the window is longer than 142 years.
+    /// Returns an error if a number is 0, the limit is above 2^40, or the window is longer than 142 years.
     pub const fn try_fixed_window(limit: u64, window: Duration) -> Result<Self, QuotaError> {
         match checked_window(limit, micros_up(window)) {
             Ok(window) => Ok(Self::from_rule(Rule::FixedWindow(FixedWindow {
@@ -203,26 +206,28 @@ impl Quota {
         }
     }
 
-    /// At most `limit` in a sliding `window`, by a counter: the last window's count weighs with the part of it that
-    /// still counts. Constant memory; for steady traffic within a few percent of [`sliding_log`](Self::sliding_log).
+    /// Creates a sliding window by counters: at most `limit` tokens in a sliding `window`. The count of the last window
+    /// is weighted by the part that the sliding window still covers.
+    ///
+    /// It takes constant memory. For steady traffic it is within a few percent of [`sliding_log`](Self::sliding_log).
     ///
     /// # Panics
     ///
-    /// Where [`try_sliding_window`](Self::try_sliding_window) errs, with the same sentence.
+    /// Panics if [`try_sliding_window`](Self::try_sliding_window) would return an error, with the same message.
     #[must_use]
     pub const fn sliding_window(limit: u64, window: Duration) -> Self {
         must(Self::try_sliding_window(limit, window))
     }
 
-    /// At most `limit` in a sliding `window`, by a counter.
+    /// Creates a sliding window by counters: at most `limit` tokens in a sliding `window`.
     ///
     /// # Errors
     ///
-    /// If a number is 0, the limit is above 2^40, or the window is longer than 142 years.
+    /// Returns an error if a number is 0, the limit is above 2^40, or the window is longer than 142 years.
     pub const fn try_sliding_window(limit: u64, window: Duration) -> Result<Self, QuotaError> {
         match checked_window(limit, micros_up(window)) {
             Ok(window) => {
-                // At least 1 µs; more where limit × window passes 2^51. The quotient is at most 2^41.
+                // A tick is 1 µs, or more if limit × window exceeds 2^51. The quotient is at most 2^41.
                 #[allow(clippy::cast_possible_truncation)]
                 let tick = (limit as u128 * window as u128).div_ceil(1 << 51) as u64;
                 let ticks = window.div_ceil(tick);
@@ -237,22 +242,24 @@ impl Quota {
         }
     }
 
-    /// At most `limit` (up to 65535) in **every** span of `window`, by a log of all charges: exact, at 16 bytes for
-    /// each request admitted in the window. [`sliding_window`](Self::sliding_window) does with constant memory.
+    /// Creates a sliding window by a log: at most `limit` tokens, up to 65,535, in **every** span of `window`.
+    ///
+    /// It is exact, and takes 16 bytes for each request admitted in the window.
+    /// [`sliding_window`](Self::sliding_window) takes constant memory.
     ///
     /// # Panics
     ///
-    /// Where [`try_sliding_log`](Self::try_sliding_log) errs, with the same sentence.
+    /// Panics if [`try_sliding_log`](Self::try_sliding_log) would return an error, with the same message.
     #[must_use]
     pub const fn sliding_log(limit: u64, window: Duration) -> Self {
         must(Self::try_sliding_log(limit, window))
     }
 
-    /// At most `limit` (up to 65535) in every span of `window`, by a log of all charges.
+    /// Creates a sliding window by a log: at most `limit` tokens, up to 65,535, in every span of `window`.
     ///
     /// # Errors
     ///
-    /// If a number is 0, the limit is above 65535, or the window is longer than 142 years.
+    /// Returns an error if a number is 0, the limit is above 65,535, or the window is longer than 142 years.
     pub const fn try_sliding_log(limit: u64, window: Duration) -> Result<Self, QuotaError> {
         if limit > LOG_MAX as u64 {
             return Err(QuotaError::TooLarge {
@@ -276,8 +283,7 @@ impl Quota {
     }
 }
 
-/// The constructors for literals panic with the error's own sentence: a start-up failure, or a compile error in a
-/// `const`.
+/// Panics with the message of the error: at start-up, or as a compile error in a `const`.
 pub(super) const fn must(made: Result<Quota, QuotaError>) -> Quota {
     match made {
         Ok(quota) => quota,
@@ -285,7 +291,7 @@ pub(super) const fn must(made: Result<Quota, QuotaError>) -> Quota {
     }
 }
 
-/// Accepts 1 to 2^40 tokens.
+/// Returns an error unless `value` is 1 to 2^40 tokens.
 const fn checked(what: &'static str, value: u64) -> Result<(), QuotaError> {
     match value {
         0 => Err(QuotaError::Zero { what }),

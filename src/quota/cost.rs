@@ -1,19 +1,27 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The most quotas that one policy can have.
+/// The most quotas of a policy.
 pub(crate) const MAX_QUOTAS: usize = 8;
 
-/// What one request spends, in tokens: any `u64`, the same of every quota of the policy or each its own.
+/// The tokens that one request spends: any `u64`, one number for all quotas of the policy or one for each.
 ///
-/// A cost of 0 looks and spends nothing. A cost above a limit is denied for good: no wait makes it pass.
+/// A cost of 0 spends nothing and reads the state. A cost above a limit can never be allowed.
 ///
-/// It takes 16 bytes. One number needs no allocation; several share one among all clones. Two costs are equal if they
-/// charge the same to every quota.
+/// A cost takes 16 bytes. One number needs no allocation; clones of several numbers share one. Two costs are equal if
+/// they charge the same to every quota.
+///
+/// ```
+/// use tower_sluice::Cost;
+///
+/// assert_eq!(Cost::from(3), Cost::new(3));
+/// let cost = Cost::each([1, 4_096]); // a request, and its bytes
+/// assert_eq!((cost.get(0), cost.get(1)), (1, 4_096));
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Cost(Tokens);
 
-/// In the shortest form, so that equal costs are equal values.
+/// The shortest form, so that equal costs compare as equal.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Tokens {
     Same(u64),
@@ -24,32 +32,34 @@ enum Tokens {
 const _: () = assert!(size_of::<Cost>() == 16);
 
 impl Cost {
-    /// Looks and spends nothing.
+    /// Spends nothing and reads the state.
     pub const ZERO: Self = Self::new(0);
-    /// One token, the default.
+    /// One token. This is the default.
     pub const ONE: Self = Self::new(1);
 
-    /// `tokens` from every quota of the policy.
+    /// Creates a cost of `tokens` for every quota of the policy.
     #[must_use]
     #[inline]
     pub const fn new(tokens: u64) -> Self {
         Self(Tokens::Same(tokens))
     }
 
-    /// A cost for each quota of the policy, in order of declaration, say `[1, bytes]`: 1 to 8 of them. The last one
-    /// also holds for any further quotas; a cost of 0 looks at that quota only.
+    /// Creates a cost with a number for each quota, in the order of the policy, for example `[1, bytes]`.
+    ///
+    /// Takes 1 to 8 numbers; another count does not compile. The last number also applies to further quotas. A 0 reads
+    /// the state of its quota.
     #[must_use]
     pub fn each<const N: usize>(tokens: [u64; N]) -> Self {
         const {
             assert!(
                 N > 0 && N <= MAX_QUOTAS,
-                "a policy has 1 to 8 quotas, and so have its costs"
+                "a cost has 1 to 8 numbers, as a policy has 1 to 8 quotas"
             )
         };
         Self::of_slice(&tokens)
     }
 
-    /// What the quota at `index` is charged.
+    /// Returns the tokens that the quota at `index` is charged.
     #[must_use]
     #[inline]
     pub fn get(&self, index: usize) -> u64 {
@@ -61,7 +71,7 @@ impl Cost {
 }
 
 impl Cost {
-    /// Drops numbers at the end that repeat the one before them.
+    /// Creates a cost without the numbers at the end that repeat the one before them.
     fn of_slice(mut tokens: &[u64]) -> Self {
         while let [.., before, last] = tokens
             && before == last
@@ -75,7 +85,7 @@ impl Cost {
         }
     }
 
-    /// What `tokens` says for each of `quotas` quotas.
+    /// Creates a cost with the number `tokens(index)` for each of `quotas` quotas.
     pub(crate) fn from_fn(quotas: usize, tokens: impl Fn(usize) -> u64) -> Self {
         let len = quotas.clamp(1, MAX_QUOTAS);
         let mut each = [0; MAX_QUOTAS];
@@ -85,12 +95,12 @@ impl Cost {
         Self::of_slice(&each[..len])
     }
 
-    /// What `f` makes of both costs of each of `quotas` quotas.
+    /// Combines both costs by `f`, for each of `quotas` quotas.
     pub(crate) fn with(&self, other: &Self, quotas: usize, f: impl Fn(u64, u64) -> u64) -> Self {
         Self::from_fn(quotas, |index| f(self.get(index), other.get(index)))
     }
 
-    /// Whether nothing is spent from any quota.
+    /// Returns whether the cost is 0 for every quota.
     pub(crate) fn is_zero(&self) -> bool {
         *self == Self::ZERO
     }
@@ -102,7 +112,7 @@ impl Default for Cost {
     }
 }
 
-/// The only conversion from an integer: with a second one, a literal such as `1` would have no type.
+/// There is no conversion from other integers, because a literal such as `1` would then have no type.
 impl From<u64> for Cost {
     #[inline]
     fn from(tokens: u64) -> Self {

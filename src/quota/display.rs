@@ -8,9 +8,10 @@ use super::{
     FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow, TokenBucket,
 };
 
-/// Writes the quota string. What the grammar can say reads back as the same quota; a period that is no whole number of
-/// milliseconds, other initial tokens or another anchor is written after it in a form that is rejected when read, so
-/// that no text ever stands for a different quota. A quota of bytes is written in bytes: `10GB/day`.
+/// Writes the quota string. A quota of bytes is written in bytes: `10GB/day`.
+///
+/// The grammar lacks a period with a fraction of a millisecond, initial tokens and anchors. A quota with one of them is
+/// written in a form that is rejected when read. A text that can be read is always read as the same quota.
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let size = |tokens| Size(tokens, self.unit);

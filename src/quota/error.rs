@@ -4,57 +4,57 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QuotaError {
-    /// A count, capacity, limit, period or window of 0: neither "unlimited" nor "block all" is meant by it here.
+    /// A count, capacity, refill, limit, period or window is 0. A 0 means neither "unlimited" nor "deny all".
     Zero {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
     },
-    /// A value above its range.
+    /// A value is above its maximum.
     TooLarge {
-        /// Which value.
+        /// The name of the value.
         what: &'static str,
         /// The value.
         value: u64,
-        /// The largest that is accepted.
+        /// The largest accepted value.
         max: u64,
     },
-    /// Filling the bucket would take more than 2^52 µs, 142 years.
+    /// The bucket takes more than 2^52 µs (142 years) to fill.
     TooSlow {
-        /// Tokens the bucket holds.
+        /// The capacity of the bucket, in tokens.
         capacity: u64,
-        /// Tokens that come back each period.
+        /// The tokens that come back in each period.
         refill: u64,
         /// The period, in µs.
         period_us: u64,
     },
-    /// A window longer than 2^52 µs, 142 years.
+    /// The window is longer than 2^52 µs (142 years).
     WindowTooLong {
-        /// The window, in µs; `u64::MAX` for any that does not fit.
+        /// The window, in µs; `u64::MAX` if it does not fit.
         window_us: u64,
     },
-    /// A bucket would start with more than it holds.
+    /// The initial tokens exceed the capacity.
     InitialAboveCapacity {
-        /// Tokens at the start.
+        /// The initial tokens.
         initial: u64,
-        /// Tokens the bucket holds.
+        /// The capacity of the bucket, in tokens.
         capacity: u64,
     },
-    /// A setting of another algorithm.
+    /// The algorithm does not have the setting.
     NotASettingOf {
         /// The setting.
         setting: &'static str,
         /// The algorithm of the quota.
         algorithm: &'static str,
-        /// The algorithms that have it.
+        /// The algorithms that have the setting.
         of: &'static str,
     },
 }
 
-/// What has a burst and initial tokens.
+/// The algorithms with a burst and initial tokens.
 pub(super) const BUCKETS: &str = "a token bucket or an interval bucket";
 
 impl QuotaError {
-    /// The message, built without allocating so that constant evaluation can print it too.
+    /// Returns the message. It does not allocate, so that a panic in a constant can print it.
     pub(crate) const fn sentence(self) -> Sentence {
         let s = Sentence::new();
         match self {
@@ -93,8 +93,8 @@ impl fmt::Display for QuotaError {
 
 impl std::error::Error for QuotaError {}
 
-/// A short text on the stack. `format!` does not run in constants, and a constructor that panics in one has to say the
-/// same as the error does elsewhere.
+/// A short text on the stack. A constructor that panics in a constant prints the message of the error, and `format!`
+/// does not run in constants.
 pub(crate) struct Sentence {
     bytes: [u8; 256],
     len: usize,
@@ -140,7 +140,7 @@ impl Sentence {
     pub(crate) const fn as_str(&self) -> &str {
         match std::str::from_utf8(self.bytes.split_at(self.len).0) {
             Ok(text) => text,
-            Err(_) => "quota refused",
+            Err(_) => "invalid quota",
         }
     }
 }

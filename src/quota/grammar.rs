@@ -59,7 +59,7 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
     Ok(quota.with_unit(token))
 }
 
-/// A window has no burst: the error says so.
+/// Returns an error if a window has a burst.
 fn window(made: Result<Quota, QuotaError>, burst: Option<u64>) -> Result<Quota, QuotaError> {
     match burst {
         Some(burst) => made?.try_burst(burst),
@@ -96,7 +96,7 @@ impl AlgorithmName {
     }
 }
 
-/// What is left to read.
+/// The unread rest of the text.
 struct Cursor<'a>(&'a str);
 
 struct RateParts<'a> {
@@ -149,7 +149,7 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// A count and its unit of bytes. What comes after a count without one is left to be read.
+    /// Reads a count and, if one follows, its unit of bytes.
     fn size(&mut self) -> Option<ParsedSize<'a>> {
         let digits = self.digits()?;
         let after = self.0;
@@ -166,7 +166,7 @@ impl<'a> Cursor<'a> {
         self.take(|byte| byte.is_ascii_digit())
     }
 
-    /// Passes white space; whether there was any.
+    /// Skips white space. Returns whether there was any.
     fn space(&mut self) -> bool {
         self.take(|byte| matches!(byte, b' ' | b'\t')).is_some()
     }
@@ -176,7 +176,7 @@ impl<'a> Cursor<'a> {
             .is_some_and(|found| found.eq_ignore_ascii_case(word))
     }
 
-    /// The longest beginning of such ASCII bytes, if there is one.
+    /// Reads the longest prefix of ASCII bytes for which `wanted` is true; `None` if it is empty.
     fn take(&mut self, wanted: impl Fn(u8) -> bool) -> Option<&'a str> {
         let end = self
             .0
@@ -189,9 +189,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// The number times `factor`, from 1 to `max`.
+/// Returns the number times `factor`, which must be 1 to `max`.
 fn number(what: &'static str, digits: &str, factor: u64, max: u64) -> Result<u64, Cause> {
-    // Only digits come here: what does not parse is too large.
+    // The text consists of digits, so that a failure means a number that is too large.
     match digits.parse().unwrap_or(u64::MAX).saturating_mul(factor) {
         0 => Err(Cause::Quota(QuotaError::Zero { what })),
         value if value > max => Err(Cause::Quota(QuotaError::TooLarge { what, value, max })),
@@ -199,7 +199,7 @@ fn number(what: &'static str, digits: &str, factor: u64, max: u64) -> Result<u64
     }
 }
 
-/// Units by length in µs, longest first; the first name of each is written.
+/// The units by length in µs, longest first. `Display` writes the first name of a unit, or the second for a multiple.
 pub(super) const UNITS: [(u64, &[&str]); 6] = [
     (604_800_000_000, &["week", "weeks", "w"]),
     (86_400_000_000, &["day", "days", "d"]),

@@ -1,18 +1,18 @@
-//! How much is allowed: [`Quota`], its five algorithms, and the [`Cost`] of a request.
+//! Quotas: [`Quota`] with its five algorithms, and the [`Cost`] of a request.
 //!
 //! | algorithm | constructor | admits | memory a key |
 //! |---|---|---|---|
 //! | token bucket, continuous refill (GCRA) | [`Quota::per`], [`Quota::token_bucket`] | a burst of `capacity`, then the rate | constant |
 //! | token bucket, interval refill | [`Quota::interval_bucket`] | a burst of `capacity`, then `refill` at each tick | constant |
-//! | fixed window | [`Quota::fixed_window`] | `limit` in each window, up to twice that across an edge | constant |
+//! | fixed window | [`Quota::fixed_window`] | `limit` in each window, up to twice that in a span across two windows | constant |
 //! | sliding window, counter | [`Quota::sliding_window`] | an estimate that never exceeds `limit` | constant |
 //! | sliding window, log | [`Quota::sliding_log`] | `limit` in every span of one window | 16 bytes for each request admitted in the window |
 //!
-//! Numbers of tokens are 1 to 2^40: 1.1 TB if a token is a byte.
+//! A number of tokens is 1 to 2^40. That is 1.1 TB if a token is a byte.
 //!
-//! The short constructors are `const` and meant for literals: they panic on a value that cannot be, at compile time in
-//! a constant. Values that come from outside go through the `try_` constructors, [`FromStr`](std::str::FromStr) or
-//! serde, and get a [`QuotaError`] or a [`ParseQuotaError`] that says the same.
+//! The short constructors are `const` and meant for literals. They panic on an invalid value; in a constant that is a
+//! compile error. For values from outside use the `try_` constructors, [`FromStr`](std::str::FromStr) or serde. They
+//! return a [`QuotaError`] or a [`ParseQuotaError`] with the same message.
 //!
 //! ```
 //! use std::time::Duration;
@@ -61,10 +61,10 @@ pub(crate) use self::rule::{
 };
 pub use self::unit::Unit;
 
-/// The most tokens of a capacity, a refill or a limit: 2^40, 1.1 TB if a token is a byte.
+/// The most tokens of a capacity, a refill or a limit.
 pub(crate) const MOST_TOKENS: u64 = 1 << 40;
 
-/// How much is allowed in how much time, and by which algorithm. See the [module](self) for a table.
+/// The tokens that one key may spend in a time, and the algorithm that counts them. The [module](self) has a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     pub(crate) rule: Rule,
@@ -79,14 +79,14 @@ impl Quota {
         }
     }
 
-    /// What a token stands for; requests by default. A quota of another unit is another limit, with its own state.
+    /// Sets the unit of a token; requests by default. A quota with another unit is another limit with its own state.
     #[must_use]
     pub const fn with_unit(mut self, unit: Unit) -> Self {
         self.unit = unit;
         self
     }
 
-    /// The capacity of a bucket or the limit of a window, in tokens.
+    /// Returns the capacity of a bucket or the limit of a window, in tokens.
     #[must_use]
     #[inline]
     pub const fn limit(&self) -> u64 {
@@ -99,7 +99,7 @@ impl Quota {
         }
     }
 
-    /// A bucket's refill: so many tokens in so much time. `None` for windows.
+    /// Returns the refill of a bucket: the tokens, and the period in which they come back. `None` for windows.
     #[must_use]
     pub const fn rate(&self) -> Option<(u64, Duration)> {
         match self.rule {
@@ -111,8 +111,8 @@ impl Quota {
         }
     }
 
-    /// The rate of a bucket with continuous refill as two integers, in lowest terms: the grains that a microsecond
-    /// brings, and the grains of a token. `None` for the other algorithms.
+    /// Returns the exact rate of a bucket with continuous refill as two integers in lowest terms: the grains that come
+    /// back in a microsecond, and the grains of a token. `None` for the other algorithms.
     #[must_use]
     pub const fn grains(&self) -> Option<(u64, u64)> {
         match self.rule {
@@ -123,7 +123,7 @@ impl Quota {
         }
     }
 
-    /// What a token stands for.
+    /// Returns the unit of a token.
     #[must_use]
     pub const fn unit(&self) -> Unit {
         self.unit

@@ -24,7 +24,17 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If a member is no quota, or missing.
+    /// Returns an error if a member is empty or not a quota.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_sluice::Quota;
+    ///
+    /// let quotas = Quota::parse_list("10/s, 1000/h")?;
+    /// assert_eq!(quotas, [Quota::per_second(10), Quota::per_hour(1_000)]);
+    /// # Ok::<(), tower_sluice::quota::ParseQuotaError>(())
+    /// ```
     pub fn parse_list(text: &str) -> Result<Vec<Self>, ParseQuotaError> {
         if blank(text) {
             return Err(error(text, Cause::Empty));
@@ -35,7 +45,7 @@ impl Quota {
             .map(read)
             .collect::<Result<_, _>>()
             .map_err(|(member, cause)| match cause {
-                // The list may be cut where it should not be, as in `5/s, burst 20`.
+                // The separator may be the mistake, as in `5/s, burst 20`, so the error shows the whole text.
                 Cause::Syntax => error(text, cause),
                 cause => error(member, cause),
             })
@@ -46,7 +56,7 @@ fn blank(text: &str) -> bool {
     trim(text).is_empty()
 }
 
-/// The error of `text`, with an example of what was probably meant.
+/// Creates the error of `text`, with a valid example that is close to it.
 fn error(text: &str, cause: Cause) -> ParseQuotaError {
     let example = repair::example(text, &cause);
     ParseQuotaError::new(text, cause, example)
@@ -175,7 +185,7 @@ mod tests {
             algorithm in 0_u8..5,
             (shift, is_bytes) in (0_u32..40, any::<bool>()),
         ) {
-            // Round and small numbers, too.
+            // The shifts also produce round and small numbers.
             let (count, burst) = ((count >> shift).max(1), (burst >> shift << shift).max(1));
             let period = Duration::from_micros(multiple * UNITS[unit].0);
             let made = match algorithm {

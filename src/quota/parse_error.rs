@@ -3,12 +3,12 @@ use std::fmt;
 use super::QuotaError;
 use crate::message::Quoted;
 
-/// The error returned for a text that is no quota. The message shows the text, the mistake and an example.
+/// The error returned for an invalid quota string. The message shows the text, the mistake and a valid example.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseQuotaError {
     text: String,
     cause: Cause,
-    /// A text that is a quota, close to what was probably meant.
+    /// A valid text that is close to the invalid one.
     example: Option<Box<str>>,
 }
 
@@ -17,7 +17,7 @@ pub(super) enum Cause {
     Empty,
     Syntax,
     List,
-    /// One of count and burst is in bytes, the other is not.
+    /// Only one of count and burst is in bytes.
     MixedUnits,
     Unit(Box<str>),
     CalendarUnit(Box<str>),
@@ -29,30 +29,30 @@ pub(super) enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ParseQuotaErrorKind {
-    /// Nothing but white space.
+    /// The text is empty or white space.
     Empty,
-    /// Not of the form `count/unit`, `count per unit`, with an optional multiple and burst.
+    /// The text is not of the form `count/unit` or `count per unit`, with an optional multiple and burst.
     Syntax,
-    /// A unit that is not known.
+    /// The unit of time is unknown.
     Unit,
-    /// A month or a year: they have no fixed length.
+    /// The unit is a month or a year, which have no fixed length.
     CalendarUnit,
-    /// An algorithm that is not known.
+    /// The algorithm is unknown.
     Algorithm,
     /// A number is 0.
     Zero,
-    /// A number is above its range.
+    /// A number is above its maximum.
     TooLarge,
-    /// More than 142 years to fill.
+    /// The bucket takes more than 142 years to fill, or the window is longer than that.
     TooSlow,
-    /// A setting that the algorithm does not have, such as the burst of a window.
+    /// The algorithm does not have the setting. A window has no burst, for example.
     Setting,
 }
 
 impl ParseQuotaError {
     pub(super) fn new(text: &str, cause: Cause, example: Option<String>) -> Self {
         Self {
-            // One more than is shown, so that a cut is seen.
+            // The message shows 60 characters, and marks a longer text as cut.
             text: text.chars().take(61).collect(),
             example: example.map(Into::into),
             cause,
@@ -64,7 +64,7 @@ impl ParseQuotaError {
         self.example.as_deref()
     }
 
-    /// What is wrong.
+    /// Returns the kind of the mistake.
     #[must_use]
     pub const fn kind(&self) -> ParseQuotaErrorKind {
         match self.cause {

@@ -1,13 +1,13 @@
-//! What a text that is no quota was probably meant to say. Every example that is returned is a quota.
+//! Repairs an invalid quota string, for the example in its error. Every returned example is valid.
 
 use super::QuotaError;
 use super::grammar::{AlgorithmName, parse, trim};
 use super::parse_error::Cause;
 
-/// Longer texts are not repaired.
+/// The longest text that is repaired, in bytes.
 const LONGEST: usize = 80;
 
-/// Returns a quota, or a list of quotas, that is close to `text`.
+/// Returns a valid quota, or a valid list of quotas, that is close to `text`.
 pub(super) fn example(text: &str, cause: &Cause) -> Option<String> {
     let text = trim(text);
     if text.is_empty() || text.len() > LONGEST || !text.is_ascii() {
@@ -39,12 +39,12 @@ fn is_list(text: &str) -> bool {
         .all(|member| parse(trim(member)).is_ok())
 }
 
-fn checked(text: String, is_right: fn(&str) -> bool) -> Option<String> {
-    is_right(&text).then_some(text)
+fn checked(text: String, is_valid: fn(&str) -> bool) -> Option<String> {
+    is_valid(&text).then_some(text)
 }
 
-/// Repairs one mistake after the other, until the text is right.
-fn repaired(text: &str, is_right: fn(&str) -> bool) -> Option<String> {
+/// Repairs one mistake after the other, until the text is valid.
+fn repaired(text: &str, is_valid: fn(&str) -> bool) -> Option<String> {
     let repairs = [
         without_separators,
         without_white_space_at_ends,
@@ -59,11 +59,11 @@ fn repaired(text: &str, is_right: fn(&str) -> bool) -> Option<String> {
         if let Some(better) = repair(&text) {
             text = better;
         }
-        if is_right(&text) {
+        if is_valid(&text) {
             return Some(text);
         }
     }
-    cut(&text, is_right)
+    cut(&text, is_valid)
 }
 
 /// `1,000/s` and `1_000/s`: `1000/s`.
@@ -135,7 +135,7 @@ fn with_a_unit(text: &str) -> Option<String> {
     Some(format!("{}/minute", trim(text.trim_end_matches('/'))))
 }
 
-/// The count at the start of a text, the word after it, and the rest.
+/// Returns the count at the start of a text, the word after it, and the rest.
 fn counted(text: &str) -> Option<(&str, &str, &str)> {
     let end = text.find(|letter: char| !letter.is_ascii_digit())?;
     let (count, rest) = text.split_at(end);
@@ -145,10 +145,10 @@ fn counted(text: &str) -> Option<(&str, &str, &str)> {
     (!count.is_empty()).then_some((count, word, rest))
 }
 
-/// `5/s please` and `5/m/user`: the longest beginning that is right.
-fn cut(text: &str, is_right: fn(&str) -> bool) -> Option<String> {
+/// `5/s please` and `5/m/user`: the longest valid prefix.
+fn cut(text: &str, is_valid: fn(&str) -> bool) -> Option<String> {
     let mut ends = text.rmatch_indices([' ', '\t', '/', ',', ';']);
-    let begin = ends.find_map(|(end, _)| Some(trim(&text[..end])).filter(|text| is_right(text)));
+    let begin = ends.find_map(|(end, _)| Some(trim(&text[..end])).filter(|text| is_valid(text)));
     begin.map(str::to_owned)
 }
 
@@ -179,7 +179,7 @@ fn number_and_unit(size: &str) -> (&str, &str) {
     (number, trim(unit))
 }
 
-/// What is before and after a word, which has no case.
+/// Returns the texts before and after a word, which is found in any case.
 fn around<'a>(text: &'a str, word: &str) -> Option<(&'a str, &'a str)> {
     let at = text.to_ascii_lowercase().find(word)?;
     Some((&text[..at], &text[at + word.len()..]))
@@ -199,7 +199,7 @@ fn known_unit(unit: &str) -> &'static str {
     }
 }
 
-/// The text with another unit of time.
+/// Returns the text with another unit of time.
 fn with_unit(text: &str, unit: &str, other: &str) -> Option<String> {
     let at = text.rfind(unit)?;
     let (before, after) = (&text[..at], &text[at + unit.len()..]);
@@ -211,7 +211,7 @@ fn with_unit(text: &str, unit: &str, other: &str) -> Option<String> {
     checked(candidate, is_list).or_else(without_multiple)
 }
 
-/// The text with the algorithm whose name is closest.
+/// Returns the text with the algorithm whose name is closest.
 fn with_algorithm(text: &str, name: &str) -> Option<String> {
     let name = name.to_ascii_lowercase();
     let (_, rest) = text.split_once(':')?;
@@ -221,7 +221,7 @@ fn with_algorithm(text: &str, name: &str) -> Option<String> {
     checked(format!("{closest}:{}", trim(rest)), is_list)
 }
 
-/// Every number that is 0 is 1.
+/// Returns the text with 1 in place of each 0.
 fn without_zeros(text: &str) -> String {
     let mut better = String::with_capacity(text.len());
     let mut rest = text;
@@ -244,7 +244,7 @@ mod tests {
     use super::super::Quota;
     use super::*;
 
-    /// The part of the message that shows an example.
+    /// Returns the example in the message.
     fn shown(text: &str) -> String {
         let error = text.parse::<Quota>().expect_err(text).to_string();
         let at = error.rfind(" \"").expect("an example");
@@ -252,8 +252,8 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_what_was_meant() {
-        for (text, meant) in [
+    fn example_is_close_to_the_invalid_text() {
+        for (text, example) in [
             ("5/s, burst 20", "5/s burst 20"),
             ("10/second;burst=20", "10/second burst 20"),
             ("5/S Burst=20", "5/S burst 20"),
@@ -293,10 +293,10 @@ mod tests {
             ("often", "5/s burst 20"),
             ("5\u{661}/s", "5/s burst 20"),
         ] {
-            assert_eq!(shown(text), meant, "{text:?}");
-            assert!(is_quota(meant), "{meant}");
+            assert_eq!(shown(text), example, "{text:?}");
+            assert!(is_quota(example), "{example}");
         }
-        let list = Quota::parse_list("10/s, 1000/h, burst 20").expect_err("no burst of its own");
+        let list = Quota::parse_list("10/s, 1000/h, burst 20").expect_err("a burst is not a quota");
         assert!(
             list.to_string()
                 .ends_with(r#"use for example "10/s, 1000/h burst 20""#),
@@ -306,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_example_is_always_a_quota(
+        fn example_is_always_valid(
             text in "(fixed-window:|x:)?[0-9.,_k]{0,6} ?(MB|r|requests)? ?(/|per| per |a )? ?[0-9]{0,3} ?[a-z]{0,6}[,; ]{0,2}(burst[ =]?[0-9]{0,3}[kMG]?B?)?[,;/]?",
         ) {
             for error in [text.parse::<Quota>().map(drop), Quota::parse_list(&text).map(drop)] {

@@ -1,4 +1,4 @@
-//! The five algorithms' numbers, checked: what the constructors of a quota make and the algorithms read.
+//! The checked numbers of the five algorithms. The constructors of a quota make them, and the algorithms read them.
 
 use super::units::Units;
 
@@ -12,7 +12,7 @@ pub(crate) enum Rule {
     SlidingLog(SlidingLog),
 }
 
-/// A bucket that refills all the time.
+/// A bucket that refills continuously.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TokenBucket {
     pub(crate) capacity: u64,
@@ -32,7 +32,7 @@ pub(crate) struct IntervalBucket {
     pub(crate) origin: Origin,
 }
 
-/// A count that starts again with each window.
+/// A count that starts at 0 in each window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct FixedWindow {
     pub(crate) limit: u64,
@@ -40,23 +40,23 @@ pub(crate) struct FixedWindow {
     pub(crate) origin: Origin,
 }
 
-/// Two counts, the older one weighted by the part of its window that still counts.
+/// Two counts. The older one is weighted by the part of its window that still counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlidingWindow {
     pub(crate) limit: u64,
     pub(crate) window: u64,
-    /// The weight falls in steps of so many µs, chosen so that no product passes 2^53.
+    /// The µs of a step of the weight, chosen so that no product exceeds 2^53.
     pub(crate) tick: u64,
-    /// Ticks of a window, rounded up.
+    /// The ticks of a window, rounded up.
     pub(crate) ticks: u64,
 }
 
-/// Every charge with its time.
+/// A log of every charge with its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SlidingLog {
     pub(crate) limit: u32,
     pub(crate) window: u64,
 }
 
-/// Where intervals begin, as they are computed: with the first use, or so many µs after multiples of the period.
+/// The start of intervals: the first use, or this many µs after multiples of the period.
 pub(crate) type Origin = Option<u64>;

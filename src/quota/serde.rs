@@ -1,4 +1,4 @@
-//! A quota in a configuration file; the forms are shown in `docs/serde.md`.
+//! The serde forms of a quota. `docs/serde.md` shows them.
 
 use std::fmt;
 use std::time::Duration;
@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_quota_survives_a_file() {
+    fn every_quota_reads_back_from_json() {
         let second = Duration::from_secs(1);
         for quota in [
             Quota::per_minute(100).burst(20).initial_tokens(3),

@@ -5,24 +5,24 @@ use super::error::BUCKETS;
 use super::{Anchor, Quota, QuotaError, Rule};
 
 impl Quota {
-    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was
-    /// told to start with less.
+    /// Sets the capacity of a bucket, and so the largest burst. The rate stays. The bucket starts full unless
+    /// [`initial_tokens`](Self::initial_tokens) is set.
     ///
     /// # Panics
     ///
-    /// Where [`try_burst`](Self::try_burst) errs, with the same sentence.
+    /// Panics if [`try_burst`](Self::try_burst) would return an error, with the same message.
     #[must_use]
     pub const fn burst(self, capacity: u64) -> Self {
         must(self.try_burst(capacity))
     }
 
-    /// The most tokens that a bucket holds, and so the largest burst; the rate stays. It starts full, unless it was
-    /// told to start with less.
+    /// Sets the capacity of a bucket, and so the largest burst. The rate stays. The bucket starts full unless
+    /// [`initial_tokens`](Self::initial_tokens) is set.
     ///
     /// # Errors
     ///
-    /// If `capacity` is 0, above 2^40, below the initial tokens, or takes more than 142 years to fill, or this is no
-    /// bucket.
+    /// Returns an error if `capacity` is 0, above 2^40, below the initial tokens, or takes more than 142 years to fill,
+    /// or if this quota is not a bucket.
     pub const fn try_burst(self, capacity: u64) -> Result<Self, QuotaError> {
         let made = match self.rule {
             Rule::TokenBucket(bucket) => {
@@ -61,21 +61,21 @@ impl Quota {
         }
     }
 
-    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default.
+    /// Sets the tokens in an unused bucket, from 0 to its capacity; the capacity by default.
     ///
     /// # Panics
     ///
-    /// Where [`try_initial_tokens`](Self::try_initial_tokens) errs, with the same sentence.
+    /// Panics if [`try_initial_tokens`](Self::try_initial_tokens) would return an error, with the same message.
     #[must_use]
     pub const fn initial_tokens(self, initial: u64) -> Self {
         must(self.try_initial_tokens(initial))
     }
 
-    /// The tokens in a bucket that was never used, 0 to its capacity; a full one by default.
+    /// Sets the tokens in an unused bucket, from 0 to its capacity; the capacity by default.
     ///
     /// # Errors
     ///
-    /// If `initial` is above the capacity, or this is no bucket.
+    /// Returns an error if `initial` is above the capacity, or if this quota is not a bucket.
     pub const fn try_initial_tokens(mut self, initial: u64) -> Result<Self, QuotaError> {
         let capacity = self.limit();
         match &mut self.rule {
@@ -96,22 +96,22 @@ impl Quota {
         }
     }
 
-    /// Where intervals or fixed windows begin: an interval bucket's by default with its first charge, a fixed window's
-    /// at multiples of the window.
+    /// Sets the start of the intervals of a bucket or of fixed windows. By default, intervals start with the first
+    /// charge, and windows at multiples of their length since the Unix epoch.
     ///
     /// # Panics
     ///
-    /// Where [`try_anchor`](Self::try_anchor) errs, with the same sentence.
+    /// Panics if [`try_anchor`](Self::try_anchor) would return an error, with the same message.
     #[must_use]
     pub const fn anchor(self, anchor: Anchor) -> Self {
         must(self.try_anchor(anchor))
     }
 
-    /// Where intervals or fixed windows begin.
+    /// Sets the start of the intervals of a bucket or of fixed windows.
     ///
     /// # Errors
     ///
-    /// If this is neither an interval bucket nor a fixed window.
+    /// Returns an error if this quota is neither an interval bucket nor a fixed window.
     pub const fn try_anchor(mut self, anchor: Anchor) -> Result<Self, QuotaError> {
         match &mut self.rule {
             Rule::IntervalBucket(bucket) => bucket.origin = anchor.origin(),
@@ -128,7 +128,7 @@ impl Quota {
     }
 }
 
-/// Initial tokens after a change of the capacity: full stays full, less stays what it was.
+/// Returns the initial tokens after a change of the capacity. A full bucket stays full; a lower number stays.
 const fn kept(initial: u64, old: u64, new: u64) -> u64 {
     if initial == old { new } else { initial }
 }

@@ -1,7 +1,8 @@
+use super::units::MOST_GRAINS;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
-// Evaluated by the compiler.
+// The compiler evaluates this constant.
 const _: Quota = Quota::per_day(77_777).burst(5).initial_tokens(0);
 
 #[test]
@@ -15,7 +16,7 @@ fn invalid_literal_panics_with_the_text_of_its_error() {
 fn invalid_values_are_errors_of_every_try_constructor() {
     let none = Duration::ZERO;
     let age = Duration::from_micros(MOST_GRAINS + 1);
-    for refused in [
+    for invalid in [
         Quota::try_per(0, SECOND),
         Quota::try_per(1, none),
         Quota::try_token_bucket(0, 1, SECOND),
@@ -41,7 +42,7 @@ fn invalid_values_are_errors_of_every_try_constructor() {
         Quota::per_second(5).try_anchor(Anchor::EPOCH),
         Quota::sliding_log(5, SECOND).try_initial_tokens(1),
     ] {
-        assert!(refused.is_err(), "{refused:?}");
+        assert!(invalid.is_err(), "{invalid:?}");
     }
     assert!(Quota::try_interval_bucket(1, 1, Duration::from_micros(MOST_GRAINS)).is_ok());
     assert!(Quota::try_fixed_window(1, Duration::from_micros(MOST_GRAINS)).is_ok());
@@ -60,7 +61,7 @@ fn tokens_are_at_most_two_to_the_fortieth() {
     ] {
         accepted.expect("in range");
     }
-    for refused in [
+    for invalid in [
         Quota::try_per(over, SECOND),
         Quota::try_token_bucket(over, 1, SECOND),
         Quota::try_token_bucket(1, over, SECOND),
@@ -71,7 +72,7 @@ fn tokens_are_at_most_two_to_the_fortieth() {
         Quota::try_sliding_window(u64::MAX, SECOND),
         Quota::per_second(5).try_burst(over),
     ] {
-        let value = refused.expect_err("out of range");
+        let value = invalid.expect_err("out of range");
         assert!(
             matches!(
                 value,
@@ -96,7 +97,7 @@ fn ten_gigabytes_a_day_keep_their_exact_rate() {
 }
 
 #[test]
-fn settings_survive_a_later_burst() {
+fn later_burst_keeps_the_other_settings() {
     assert_eq!(
         Quota::per_second(5).initial_tokens(0).burst(9),
         Quota::per_second(5).burst(9).initial_tokens(0)

@@ -1,6 +1,6 @@
-//! Rates as two integers: a token is `per_token` grains, a microsecond refills `per_micro` grains (see [`Units::new`]).
+//! Rates as two integers: a token is `per_token` grains, and a microsecond refills `per_micro` grains.
 
-/// The largest bucket, in grains: debts reach twice this and stay exact in a double as in a `u64`.
+/// The largest capacity in grains. Debts reach twice this number, and are exact in a double.
 pub(crate) const MOST_GRAINS: u64 = 1 << 52;
 
 /// A refill rate in grains; `per_micro / per_token` is the rate in tokens per microsecond, in lowest terms.
@@ -10,7 +10,7 @@ pub(crate) struct Units {
     pub(crate) per_token: Divisor,
 }
 
-/// A number that grains are divided by, with its inverse: a multiplication is three times as fast as a division.
+/// A divisor with its inverse, because a multiplication takes a third of the time of a division.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Divisor {
     number: u64,
@@ -31,15 +31,15 @@ impl Divisor {
         self.number
     }
 
-    /// Quotient and remainder of a `dividend` below 2^60. The inverse is too small by less than one part in 2^64, so
-    /// the product is right or one too small.
+    /// Returns the quotient and the remainder of a `dividend` below 2^60. The inverse is too small by less than one
+    /// part in 2^64, so that the product is exact or one too small.
     #[inline]
     #[allow(clippy::cast_possible_truncation)]
     const fn divide(self, dividend: u64) -> (u64, u64) {
         debug_assert!(dividend < 1 << 60);
         let quotient = ((dividend as u128 * self.inverse as u128) >> 64) as u64;
         let rest = dividend - quotient * self.number;
-        // Without a branch: which it is cannot be foretold.
+        // Computed without a branch, which could not be predicted.
         let short = (rest >= self.number) as u64;
         (quotient + short, rest - short * self.number)
     }
@@ -57,8 +57,8 @@ impl Divisor {
 }
 
 impl Units {
-    /// `refill / period` in lowest terms if `capacity` tokens of it fit into [`MOST_GRAINS`], else the largest fraction
-    /// below it that does: never faster than asked. `None` if that is nothing at all.
+    /// Returns `refill / period` in lowest terms if `capacity` tokens fit into [`MOST_GRAINS`]. Otherwise returns the
+    /// largest smaller fraction that fits, so that the rate is never faster. `None` if that fraction is 0.
     pub(crate) const fn new(capacity: u64, refill: u64, period: u64) -> Option<Self> {
         let divisor = gcd(refill, period);
         let (per_micro, per_token) = (refill / divisor, period / divisor);
@@ -86,15 +86,15 @@ const fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
-/// The largest fraction not above `n / d` whose denominator is at most `most`, for `d > most`.
+/// Returns the largest fraction not above `n / d` whose denominator is at most `most`, where `d > most`.
 ///
-/// A walk down the Stern-Brocot tree (Graham, Knuth, Patashnik, Concrete Mathematics, §4.5) that takes all steps of one
-/// direction at once: `low <= n / d < high` are neighbours, and the next fraction between them is their mediant.
+/// It walks down the Stern-Brocot tree (Graham, Knuth, Patashnik, Concrete Mathematics, §4.5) and takes all steps of
+/// one direction at once. `low <= n / d < high` are neighbours, and the next fraction between them is their mediant.
 const fn largest_below(n: u64, d: u64, most: u64) -> (u64, u64) {
     let (n, d, most) = (n as u128, d as u128, most as u128);
     let mut low = (n / d, 1_u128);
     let mut high = (n / d + 1, 1_u128);
-    // One whole step to the right of 0/1 and 1/0 has been taken; every denominator from here on is bounded by `most`.
+    // The start is one step to the right of 0/1 and 1/0. From here on, `most` bounds every denominator.
     loop {
         // low + k × high stays at or below n/d while (low.0 + k × high.0) × d <= n × (low.1 + k × high.1)
         let room = (most - low.1) / high.1;

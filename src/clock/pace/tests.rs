@@ -6,18 +6,18 @@ use super::*;
 const WALL: u64 = 1_800_000_000_000_000;
 const SECOND: u64 = 1_000_000_000;
 
-/// Two clocks that only tests move. A reading of either takes some ns.
+/// Two clocks that only the test moves. A reading of either takes some ns.
 #[derive(Default)]
 struct Fake {
-    /// The time that really passed, in ns.
+    /// The real time, in ns.
     real: AtomicU64,
-    /// How much faster the counter is than 3 ticks a ns, in parts in a million, since when, and what it showed then.
+    /// The deviation of the counter from 3 ticks a ns in parts in a million, its start, and the counter at the start.
     error: AtomicI64,
     since: AtomicU64,
     shown: AtomicU64,
-    /// ns that the monotonic clock is ahead of the real time.
+    /// The ns by which the monotonic clock is ahead of the real time.
     ahead: AtomicI64,
-    /// How long a reading of the monotonic clock takes; 0 is 25 ns.
+    /// The ns of a reading of the monotonic clock; 0 stands for 25.
     slow: AtomicU64,
 }
 
@@ -34,7 +34,7 @@ impl Fake {
             .wrapping_add(u64::try_from(ticks).expect("positive"))
     }
 
-    /// The counter goes on from `shown` with another rate.
+    /// Sets the counter to `shown`, with another rate from now on.
     fn set_counter(&self, shown: u64, error: i64) {
         self.since.store(self.real.load(Relaxed), Relaxed);
         self.shown.store(shown, Relaxed);
@@ -68,7 +68,7 @@ impl Source for &Fake {
     }
 }
 
-/// The rate that 3 ticks a ns would have.
+/// Returns the rate of 3 ticks a ns.
 fn nominal() -> u64 {
     u64::try_from(fine_of_nanos(1) / 3).expect("below 1 µs")
 }
@@ -92,16 +92,20 @@ impl<'a> Stand<'a> {
         }
     }
 
-    /// How far the clock is ahead of the monotonic one, in ns.
+    /// Returns the ns by which the clock is ahead of the monotonic one.
     fn ahead(&mut self) -> i64 {
         let now = self.pace.now();
-        assert!(now >= self.last, "it went back by {} µs", self.last - now);
+        assert!(
+            now >= self.last,
+            "the clock went back by {} µs",
+            self.last - now
+        );
         self.last = now;
         let own = i64::try_from((now - WALL) * 1_000).expect("small");
         own - i64::try_from(self.fake.exact() - self.origin).expect("small")
     }
 
-    /// The furthest that it is off on the way.
+    /// Returns the largest deviation of a number of readings, in ns.
     fn run(&mut self, steps: u64, step: u64) -> i64 {
         let mut furthest = 0_i64;
         for _ in 0..steps {
@@ -116,7 +120,7 @@ impl<'a> Stand<'a> {
 }
 
 #[test]
-fn a_wrong_rate_of_the_first_guess_is_corrected() {
+fn wrong_first_rate_is_corrected() {
     for error in [321, -321, 40, -1, 0, 900, -900] {
         let fake = Fake::default();
         fake.set_counter(u64::MAX - 1_000_000, error);
@@ -140,15 +144,15 @@ fn a_wrong_rate_of_the_first_guess_is_corrected() {
 }
 
 #[test]
-fn a_rate_that_changes_is_followed() {
+fn change_of_the_rate_is_followed() {
     let fake = Fake::default();
     let mut stand = Stand::new(&fake);
     stand.run(10_000, 1_000_000);
-    // NTP slews by 500 parts in a million at the most.
+    // NTP slews by at most 500 parts in a million.
     for error in [500, 0, -500] {
         fake.set_counter(fake.ticks(), error);
         let off = stand.run(2_000, 1_000_000);
-        // A segment's length at the wrong rate, and 1 µs for whole ones.
+        // A segment at the wrong rate, and 1 µs for the rounding to whole ones.
         assert!(off.abs() < 257_000, "{error}: {off} ns");
         let later = stand.run(2_000, 1_000_000);
         assert!(later.abs() < 3_000, "{error}: {later} ns");
@@ -156,7 +160,7 @@ fn a_rate_that_changes_is_followed() {
 }
 
 #[test]
-fn it_is_right_at_once_after_a_long_time_without_readings() {
+fn clock_is_right_after_a_long_time_without_readings() {
     let fake = Fake::default();
     fake.set_counter(7, 321);
     let mut stand = Stand::new(&fake);
@@ -168,7 +172,7 @@ fn it_is_right_at_once_after_a_long_time_without_readings() {
 }
 
 #[test]
-fn a_jump_of_the_monotonic_clock_is_followed_forwards_and_never_backwards() {
+fn jump_of_the_monotonic_clock_is_followed_forwards_and_never_backwards() {
     let fake = Fake::default();
     let mut stand = Stand::new(&fake);
     stand.run(10_000, 1_000_000);
@@ -177,14 +181,14 @@ fn a_jump_of_the_monotonic_clock_is_followed_forwards_and_never_backwards() {
     let off = stand.run(1_000, 1_000_000);
     assert!(off.abs() < 3_000, "{off} ns after a jump forwards");
     fake.jump(-40_000_000);
-    // `run` sees that it never goes back. It runs at half the rate until the other clock has caught up.
+    // `run` checks that the clock never goes back. It runs at half the rate until the other clock has caught up.
     stand.run(500, 1_000_000);
     let off = stand.run(1_000, 1_000_000);
     assert!(off.abs() < 3_000, "{off} ns after a jump backwards");
 }
 
 #[test]
-fn a_suspend_in_which_the_counter_runs_or_is_reset_moves_no_time() {
+fn suspend_in_which_the_counter_runs_or_is_reset_moves_no_time() {
     for reset in [false, true] {
         let fake = Fake::default();
         let mut stand = Stand::new(&fake);
@@ -195,7 +199,7 @@ fn a_suspend_in_which_the_counter_runs_or_is_reset_moves_no_time() {
             fake.ticks() + 3 * 3_600 * SECOND
         };
         fake.set_counter(shown, 0);
-        // At most the rest of the segment is counted in advance.
+        // The clock is ahead by at most the rest of the segment.
         let ahead = stand.ahead();
         assert!((-2_000..256_000_000).contains(&ahead), "{ahead} ns");
         stand.run(1_000, 1_000_000);
@@ -205,11 +209,11 @@ fn a_suspend_in_which_the_counter_runs_or_is_reset_moves_no_time() {
 }
 
 #[test]
-fn another_machine_has_another_rate() {
+fn rate_of_another_machine_is_measured() {
     let fake = Fake::default();
     let mut stand = Stand::new(&fake);
     stand.run(10_000, 1_000_000);
-    // 3.6 instead of 3 ticks a ns, and another number of them.
+    // 3.6 instead of 3 ticks a ns, and another count.
     fake.set_counter(1 << 50, 200_000);
     stand.run(1_000, 1_000_000);
     let off = stand.run(1_000, 1_000_000);
@@ -217,24 +221,24 @@ fn another_machine_has_another_rate() {
 }
 
 #[test]
-fn readings_of_the_monotonic_clock_that_take_long_spoil_no_rate() {
+fn slow_readings_of_the_monotonic_clock_do_not_change_the_rate() {
     let fake = Fake::default();
     fake.set_counter(0, 321);
     fake.slow.store(3_000, Relaxed);
     let mut stand = Stand::new(&fake);
     stand.run(10_000, 1_000_000);
-    // The first pair was read this long before the clock was there.
+    // The first pair was read this long before the clock was created.
     stand.origin = stand
         .origin
         .checked_add_signed(-stand.ahead())
         .expect("positive");
     let off = stand.run(60_000, 1_000_000);
-    // The pairs of a correction take 15 µs themselves.
+    // The pairs of a correction take 15 µs.
     assert!(off.abs() < 17_000, "{off} ns");
 }
 
 #[test]
-fn no_thread_reads_an_earlier_time_than_another_one_has_read() {
+fn no_thread_reads_an_earlier_time_than_another_thread_has_read() {
     let fake = Fake::default();
     fake.set_counter(0, 900);
     let pace = Pace::new(&fake, WALL, nominal());
