@@ -6,7 +6,6 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use serde_json::Value;
-use smallvec::smallvec;
 use tokio::runtime::Runtime;
 use tower_sluice::backend::Answer;
 use tower_sluice::clock::{ManualClock, Timestamp};

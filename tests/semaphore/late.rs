@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use smallvec::smallvec;
 use tokio::time::sleep;
 use tower_sluice::backend::{Answer, BackendErrorKind};
 use tower_sluice::clock::{ManualClock, Timestamp};

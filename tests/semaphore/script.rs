@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use smallvec::smallvec;
 use tower_sluice::backend::{Answer, BackendError};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
