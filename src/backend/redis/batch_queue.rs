@@ -427,6 +427,79 @@ mod tests {
         assert_eq!(polls.load(Relaxed), 1);
     }
 
+    /// A queue with one trip in flight and a request behind it: the trip, and the request's answer.
+    fn trip_and_waiter() -> (
+        DirectTrip<OpRequest>,
+        oneshot::Receiver<RedisResult<crate::backend::Reply>>,
+    ) {
+        let backend = RedisBackend::connect_lazy("redis://127.0.0.1:1/").expect("it is not asked");
+        let queue = Arc::clone(&backend.0.queue);
+        let (outcome, answer) = oneshot::channel();
+        let request = OpRequest {
+            op: Op::Check(Cost::ONE),
+            policy: Policy::new("p", Quota::per_second(1)),
+            name: backend.0.preparer.naming.name("p", &Key::from("ann")),
+        };
+        let mut state = queue.state.lock();
+        state.waiting.push_back(QueuedRequest { request, outcome });
+        let number = state.begin(false);
+        drop(state);
+        (DirectTrip { queue, number }, answer)
+    }
+
+    /// The request fails at once, and the next one makes a trip of its own.
+    fn nothing_waits(
+        queue: &BatchQueue<OpRequest>,
+        mut answer: oneshot::Receiver<RedisResult<crate::backend::Reply>>,
+    ) {
+        let outcome = answer.try_recv();
+        assert!(
+            matches!(outcome, Err(oneshot::error::TryRecvError::Closed)),
+            "{outcome:?}"
+        );
+        let state = queue.state.lock();
+        assert!(state.waiting.is_empty() && state.trips.is_empty());
+    }
+
+    #[test]
+    fn requests_fail_if_the_last_trip_ends_outside_of_a_runtime() {
+        let (trip, answer) = trip_and_waiter();
+        let queue = Arc::clone(&trip.queue);
+        drop(trip);
+        nothing_waits(&queue, answer);
+    }
+
+    #[test]
+    fn requests_fail_if_the_last_trip_ends_with_its_runtime() {
+        let (trip, answer) = trip_and_waiter();
+        let queue = Arc::clone(&trip.queue);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        runtime.spawn(async move {
+            let _trip = trip;
+            std::future::pending::<()>().await;
+        });
+        drop(runtime);
+        nothing_waits(&queue, answer);
+    }
+
+    #[tokio::test]
+    async fn requests_behind_a_trip_that_ends_are_sent_by_another_one() {
+        let (trip, mut answer) = trip_and_waiter();
+        let queue = Arc::clone(&trip.queue);
+        drop(trip);
+        assert!(
+            queue.state.lock().is_called(),
+            "nothing sends what is left behind"
+        );
+        let outcome = answer.try_recv();
+        assert!(
+            matches!(outcome, Err(oneshot::error::TryRecvError::Empty)),
+            "{outcome:?}"
+        );
+    }
+
     #[test]
     fn batch_takes_one_script_and_keeps_the_order_of_the_rest() {
         let backend = RedisBackend::connect_lazy("redis://127.0.0.1:1/").expect("it is not asked");
