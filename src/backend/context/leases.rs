@@ -314,3 +314,34 @@ fn next(policy: &SemaphorePolicy, asked_at: Timestamp) -> Timestamp {
     let step = (policy.lease_micros() / 24).max(1);
     Timestamp::from_micros((due / step * step).max(asked_at.as_micros()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_read_under_the_lock_of_the_leases() {
+        let leases = Leases::default();
+        let lease = |id| {
+            let policy = SemaphorePolicy::new("p", 9);
+            Lease::new(id, 1, &policy, &Key::from("ann"), None, false)
+        };
+        let reading = |micros| {
+            let leases = &leases;
+            move || {
+                assert!(leases.state.is_locked(), "a late reading");
+                Timestamp::from_micros(micros)
+            }
+        };
+        let (first, second) = (lease(PermitId::random()), lease(PermitId::random()));
+        let start = Timestamp::from_micros(1_000);
+        let insertion = leases.insert(&first, start, reading(1_000));
+        assert!(matches!(insertion, Insertion::NeedsTask(_)));
+        let insertion = leases.insert(&second, start, reading(1_000));
+        assert!(matches!(insertion, Insertion::Renewed));
+        leases.check_lease(first.id, reading(30_000_999));
+        assert!(!first.is_lost());
+        leases.check_lease(first.id, reading(30_001_000));
+        assert!(first.is_lost() && !second.is_lost());
+    }
+}

@@ -237,6 +237,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::decision::{QuotaSnapshot, RetryAfter};
     use crate::quota::Quota;
 
     #[test]
@@ -285,6 +286,23 @@ mod tests {
         assert!(Arc::ptr_eq(&queue, &one.queue(&tiers[0])));
         drop((queue, two));
         assert_eq!(kept(), Some(0));
+    }
+
+    #[test]
+    fn a_denial_is_aged_by_a_reading_under_its_lock() {
+        let (queue, at) = (TierQueue::default(), Timestamp::from_micros);
+        let head = queue.try_head().expect("nothing else waits");
+        let denied = QuotaSnapshot::new(9, 0, Some(RetryAfter::In(Duration::from_micros(500))), {
+            Duration::from_micros(700)
+        });
+        head.record_denial(Snapshot::single(denied), at(1_000), at(1_500));
+        let clock = || {
+            assert!(queue.last_denial.is_locked(), "a late reading");
+            at(1_200)
+        };
+        let decision = queue.last_denial(clock, &Cost::ONE).expect("a denial");
+        let wait = RetryAfter::In(Duration::from_micros(300));
+        assert_eq!(decision.retry_after(), Some(wait));
     }
 
     #[test]

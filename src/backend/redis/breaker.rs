@@ -218,6 +218,36 @@ mod tests {
         assert!(!breaker.rejects());
     }
 
+    /// The answer of `asks` if another thread holds the lock when it begins, and sets both pauses to end now before it
+    /// gives the lock up. A slow thread may miss the lock; then the answer is the same.
+    fn behind_a_lock<T: Send>(breaker: &Breaker, asks: impl FnOnce(&Breaker) -> T + Send) -> T {
+        let mut open = breaker.open.lock();
+        std::thread::scope(|scope| {
+            let answer = scope.spawn(|| asks(breaker));
+            std::thread::sleep(Duration::from_millis(50));
+            open.until = Instant::now();
+            open.next_renewal = open.until;
+            drop(open);
+            answer.join().expect("it does not panic")
+        })
+    }
+
+    #[test]
+    fn waiting_for_the_lock_makes_no_reading_of_the_clock_late() {
+        let breaker = Breaker::new();
+        fail(&breaker, 5);
+        assert!(!behind_a_lock(&breaker, Breaker::rejects));
+        fail(&breaker, 1);
+        assert!(!behind_a_lock(&breaker, Breaker::rejects_renewal));
+        fail(&breaker, 1);
+        assert!(behind_a_lock(&breaker, |breaker| breaker
+            .try_acquire()
+            .is_some()));
+        fail(&breaker, 1);
+        let renewal = |breaker: &Breaker| breaker.try_acquire_renewal().map(drop).is_some();
+        assert!(behind_a_lock(&breaker, renewal));
+    }
+
     #[test]
     fn renewals_are_sent_once_a_second_beside_the_probes() {
         let breaker = Breaker::new();
