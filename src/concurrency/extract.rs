@@ -9,6 +9,7 @@ use http::StatusCode;
 use http::request::Parts;
 
 use super::HeldPermit;
+use crate::response::write_no_store;
 
 /// No [`SemaphoreLayer`](super::SemaphoreLayer) is in front of the handler, or it was told to leave no
 /// [`extensions`](super::SemaphoreLayer::extensions).
@@ -30,6 +31,7 @@ impl std::error::Error for MissingPermit {}
 impl IntoResponse for MissingPermit {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        write_no_store(response.headers_mut());
         response.extensions_mut().insert(self);
         response
     }

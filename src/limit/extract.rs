@@ -10,6 +10,7 @@ use http::request::Parts;
 
 use crate::decision::Decision;
 use crate::limiter::charge::Charge;
+use crate::response::write_no_store;
 
 /// There is no charge in the request: no limit is in front of the handler, or its layer was told to leave no
 /// [`extensions`](crate::RateLimitLayer::extensions).
@@ -31,6 +32,7 @@ impl std::error::Error for MissingCharge {}
 impl IntoResponse for MissingCharge {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        write_no_store(response.headers_mut());
         response.extensions_mut().insert(self);
         response
     }

@@ -36,7 +36,7 @@ pub(super) fn write_shadow(policy: &str, headers: &mut HeaderMap) {
 
 /// Forbids caches to store a rejection, because it depends on the client (RFC 6585 §4 for 429). A `Cache-Control` with
 /// `no-store` stays; any other one is replaced.
-pub(super) fn write_no_store(headers: &mut HeaderMap) {
+pub(crate) fn write_no_store(headers: &mut HeaderMap) {
     let forbids = |value: &HeaderValue| {
         let mut directives = value.as_bytes().split(|byte| *byte == b',');
         directives.any(|directive| directive.trim_ascii().eq_ignore_ascii_case(b"no-store"))

@@ -84,6 +84,8 @@ pub use self::body::ResponseBody;
 pub(crate) use self::context::DeferredCharge;
 pub use self::context::{AllowedContext, PermitContext, RejectedContext};
 pub use self::existing::ExistingHeaders;
+#[cfg(feature = "axum")]
+pub(crate) use self::field::write_no_store;
 pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::grpc::is_grpc;
 pub use self::hook::{NoHook, OnResponse, ResponseHook};

@@ -193,3 +193,25 @@ fn an_allowed_response_is_not_marked() {
         (200, vec![])
     );
 }
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn responses_to_handlers_without_a_layer_are_not_stored() {
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt;
+    use tower_sluice::Charge;
+    use tower_sluice::concurrency::HeldPermit;
+
+    let app = Router::new()
+        .route("/charge", get(async |_: Charge| "charged"))
+        .route("/permit", get(async |_: HeldPermit| "held"));
+    for path in ["/charge", "/permit"] {
+        let request = Request::get(path).body(Body::empty()).expect("valid");
+        let Ok(response) = app.clone().oneshot(request).await;
+        assert_eq!(response.status(), 500);
+        let stored = response.headers().get("cache-control");
+        assert_eq!(stored.expect("forbidden"), "no-store", "{path}");
+    }
+}
