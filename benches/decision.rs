@@ -1,5 +1,6 @@
-//! One decision, keyed, in memory: ours beside the same decision over DashMap, governor as published, governor with our hasher,
-//! and an un-keyed compare-and-swap that reads the same clock, which is the floor. All in one run, so that their ratios mean something.
+//! One decision with a key, in memory. The peers are the same decision over DashMap, governor as published, and
+//! governor with our hasher. The floor is a compare-and-swap without a key that reads the same clock. All run together,
+//! so that their ratios are meaningful.
 //!
 //! Run: `cargo bench --bench decision`
 
@@ -19,10 +20,10 @@ use tower_sluice::algorithm::{self, State};
 use tower_sluice::clock::{Clock, SystemClock};
 use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
 
-/// Tokens that no run uses up, coming back so slowly that every key owes something: none may be forgotten meanwhile.
+/// Tokens that no run uses up. They refill so slowly that every key owes something, and none is forgotten.
 const PLENTY: u64 = 4_000_000_000;
 
-/// A limiter that answers by the number of a key.
+/// A limiter that decides by the number of a key.
 trait Subject: Sync {
     fn check(&self, key: usize) -> bool;
 }
@@ -67,7 +68,7 @@ impl<S: std::hash::BuildHasher + Clone + Sync + Send> Subject for Governor<S> {
     }
 }
 
-/// Our decision over DashMap, keyed by a fingerprint as ours is: the map that would be the obvious one. It forgets nothing.
+/// Our decision over DashMap, keyed by the same fingerprint: the obvious map. It forgets nothing.
 struct OverDashMap {
     policy: Policy,
     hasher: ahash::RandomState,
@@ -100,7 +101,7 @@ impl Subject for OverDashMap {
     }
 }
 
-/// What no limiter can be faster than: one clock reading and one swap.
+/// A bound for every limiter: one clock reading and one swap.
 struct Floor(AtomicU64);
 
 impl Subject for Floor {
@@ -120,7 +121,7 @@ fn names(count: usize) -> Vec<String> {
         .collect()
 }
 
-/// Keys in the order in which they are asked for: the same for every subject.
+/// The keys in the order of their checks, equal for every subject.
 fn order(count: usize) -> Vec<usize> {
     let mut random = SmallRng::seed_from_u64(7);
     #[allow(
@@ -139,7 +140,7 @@ fn order(count: usize) -> Vec<usize> {
         .collect()
 }
 
-/// Time of `rounds` decisions on each of `threads` threads, divided by their number.
+/// The time of `rounds` decisions on each of `threads` threads, divided by their number.
 fn timed(subject: &dyn Subject, order: &[usize], threads: usize, rounds: u64) -> Duration {
     let run = |from: usize| {
         let mut at = from;
@@ -219,7 +220,7 @@ fn decisions(c: &mut Criterion) {
                     if denied && subject_name == "un-keyed CAS" {
                         continue;
                     }
-                    // Every key is known beforehand: what is measured is a decision, not an insertion.
+                    // Every key exists before: the bench measures a decision, not an insertion.
                     (0..count).for_each(|key| _ = black_box(subject.check(key)));
                     group.bench_function(BenchmarkId::from_parameter(subject_name), |b| {
                         b.iter_custom(|rounds| timed(&*subject, &order, threads, rounds));

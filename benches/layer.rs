@@ -1,6 +1,7 @@
-//! What a layer adds to a raw `http` service: ours beside tower_governor and a layer that does nothing, in one run.
+//! The time that a layer adds to a raw `http` service: ours beside tower_governor and a layer that does nothing, in one
+//! run.
 //!
-//! Every request is made anew with the address of its peer, in every row: what a limit costs is a row less "nothing".
+//! Every row builds each request with the address of its peer. The cost of a limit is its row less "nothing".
 //!
 //! Run: `cargo bench --bench layer`
 
@@ -23,7 +24,7 @@ use tower_governor::governor::GovernorConfigBuilder;
 use tower_sluice::response::HeaderFormat;
 use tower_sluice::{ClientIp, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
 
-/// Answers at once with nothing.
+/// Answers at once with an empty response.
 #[derive(Clone)]
 struct Inner;
 
@@ -79,7 +80,7 @@ where
         };
         response
     };
-    call(); // a limit of one is used up
+    call(); // uses up a limit of one
     assert_eq!(call().status(), expected, "{group}, {name}");
     let mut group = c.benchmark_group(group);
     group

@@ -1,17 +1,17 @@
-//! Decisions by Redis: how many, how fast, and what they cost on either side. Our modes beside what others do and
-//! beside redis-benchmark, on one server in one run.
+//! Decisions by Redis: their rate, their latency, and the cost on both sides. Our modes beside other clients and
+//! redis-benchmark, on one server in one run.
 //!
-//! | mode | what it is |
+//! | mode | description |
 //! |---|---|
-//! | batch | as it comes: decisions that arrive while others are in flight go together |
+//! | batch | the default: decisions that arrive while others are in flight are sent together |
 //! | direct | `batching(false)`: an EVALSHA for each decision, multiplexed over 4 connections |
 //! | optimistic | `Atomicity::Optimistic`: WATCH, MULTI and EXEC |
 //! | plain | the same EVALSHA over one multiplexed connection of redis-rs, and nothing else |
-//! | bb8 | the same EVALSHA over a pool of bb8-redis as it comes: a PING, then one connection held for one decision |
+//! | bb8 | the same EVALSHA over a default pool of bb8-redis: a PING, then one connection held for one decision |
 //! | redis-benchmark | the same script by `redis-benchmark -P 16 -c 50` |
 //!
-//! 10 000 keys, one token bucket each, never empty. Latencies are those of tasks that ask again as soon as they are
-//! answered. Redis and its clients share the machine.
+//! 10 000 keys, one token bucket each, never empty. Latencies are those of tasks that send the next check after each
+//! reply. Redis and its clients share the machine.
 //!
 //! Run: `cargo bench --features redis --bench redis`, for a quick look with `-- --seconds 0.2`.
 
@@ -41,12 +41,12 @@ const KEYS: u32 = 10_000;
 const TASKS: [usize; 4] = [1, 8, 64, 256];
 const TURNS: u32 = 5;
 
-/// Never empty, never full: every decision is allowed, and reads and writes a debt.
+/// Never empty and never full: every decision is allowed, and reads and writes a debt.
 fn plenty() -> Policy {
     Policy::new("bench", Quota::per_hour(100_000_000))
 }
 
-/// As redis-benchmark writes a random number.
+/// The form of a random number of redis-benchmark.
 fn key(number: u32) -> String {
     format!("{number:012}")
 }
@@ -63,7 +63,7 @@ fn main() -> Result<(), Error> {
     bench.rival_row(&rival)?;
     let keys: Arc<[_]> = (0..KEYS).map(|number| Key::from(key(number))).collect();
     let ours = |builder: RedisBuilder| -> Result<_, Error> {
-        // A machine that pauses makes a decision long, and ends no run.
+        // A pause of the machine delays a decision, and ends no run.
         let patient = builder.time_limit(Duration::from_secs(20));
         let connect = patient.connect(bench.server.url());
         let limiter = Limiter::new(plenty(), bench.runtime.block_on(connect)?);
@@ -115,11 +115,11 @@ fn main() -> Result<(), Error> {
 struct Bench {
     server: RedisServer,
     runtime: Runtime,
-    /// Of a cell.
+    /// The time of one cell.
     time: Duration,
 }
 
-/// Asks for one decision.
+/// Makes one decision.
 trait Decide: Clone + Send + 'static {
     fn decide(&mut self, key: u32) -> impl Future<Output = Result<bool, Error>> + Send;
 }
@@ -129,7 +129,7 @@ impl Bench {
         let mut args = std::env::args();
         let seconds = match args.find(|arg| arg == "--seconds") {
             Some(_) => args.next().ok_or("--seconds needs a number")?.parse()?,
-            // `cargo test --benches` sees only that it runs.
+            // `cargo test --benches` only checks that it runs.
             None if !std::env::args().any(|arg| arg == "--bench") => 0.02,
             None => 1.5,
         };
@@ -184,7 +184,7 @@ impl Bench {
         tasks.iter().map(row).collect()
     }
 
-    /// How long it took, and each decision of it.
+    /// The duration, and the time of each decision.
     fn run(
         &self,
         decide: &impl Decide,
@@ -226,8 +226,8 @@ impl Bench {
         seconds("used_cpu_user:").unwrap_or(0.0) + seconds("used_cpu_sys:").unwrap_or(0.0)
     }
 
-    /// The most decisions/s of redis-benchmark and of ours with 64 and 256 tasks. In turns, and the best of each: a
-    /// machine has other work, too, and it comes and goes.
+    /// The most decisions/s of redis-benchmark, and of our backend with 64 and 256 tasks. They alternate, and the best
+    /// of each counts, because the load of the machine changes.
     fn alternating_rates(
         &self,
         rival: &RedisBenchmark,
@@ -248,8 +248,8 @@ impl Bench {
         Ok(best)
     }
 
-    /// The p50 of one task that asks the two by turns, µs. Of some hundred decisions at a time, and the pair in the
-    /// middle by their ratio: the machine has two speeds for a single task, and changes between them.
+    /// The p50 in µs of one task that alternates between the two. Measured in groups of some hundred decisions. The
+    /// pair with the middle ratio counts, because the machine changes between two speeds for a single task.
     fn alternating_medians(
         &self,
         one: &impl Decide,
@@ -272,7 +272,7 @@ impl Bench {
     }
 }
 
-/// Asks the first, then the second, and so on.
+/// Alternates between the first and the second.
 #[derive(Clone)]
 struct Alternating<A, B>(A, B, bool);
 
@@ -306,7 +306,7 @@ fn print_row(
     );
 }
 
-/// Seconds of CPU of this process and of its children that have ended, from `/proc/self/stat`, in hundredths.
+/// Seconds of CPU of this process and of its ended children, from `/proc/self/stat`, in hundredths.
 fn cpu() -> Result<(f64, f64), Error> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let (_, fields) = stat.rsplit_once(") ").ok_or("a line without a name")?;
@@ -317,8 +317,6 @@ fn cpu() -> Result<(f64, f64), Error> {
     };
     Ok((sum(11)?, sum(13)?))
 }
-
-// -- Our own
 
 #[derive(Clone)]
 struct Ours {
@@ -337,19 +335,19 @@ struct Denied {
     /// ns a decision
     cached: f64,
     memory: f64,
-    /// What Redis was asked meanwhile.
+    /// The commands sent to Redis meanwhile.
     commands: u64,
 }
 
 impl Bench {
-    /// A key that is denied: by the deny cache, and in memory.
+    /// A denied key: by the deny cache, and in memory.
     fn denied(&self) -> Result<Denied, Error> {
         let policy = Policy::new("denied", Quota::per_hour(1));
         let connect = RedisBackend::connect(self.server.url());
         let redis = Limiter::new(policy.clone(), self.runtime.block_on(connect)?);
         let memory = Limiter::new(policy, MemoryBackend::new());
         let (mut cached, mut local, mut commands) = (f64::INFINITY, f64::INFINITY, 0);
-        // Within the second for which a denial is believed.
+        // Within the second for which a denial is cached.
         let time = (self.time / 4).min(Duration::from_millis(300));
         for round in 0..u64::from(TURNS) {
             let key = Key::from(round);
@@ -359,7 +357,7 @@ impl Bench {
             })?;
             let before = self.commands();
             cached = cached.min(self.runtime.block_on(async { denials(&redis, &key, time) }));
-            // Less the look itself.
+            // Without the command that reads the counters.
             commands += self.commands() - before - 1;
             let _ = memory.check_now(&key, 1);
             local = local.min(denials(&memory, &key, time));
@@ -374,7 +372,7 @@ impl Bench {
     fn commands(&self) -> u64 {
         let stats: String = self.server.get(&["INFO", "commandstats"]);
         let calls = stats.lines().filter_map(|line| {
-            // Connections introduce themselves; that of a look here, too.
+            // Connecting sends commands, also for the connection that reads the counters.
             let command = line
                 .strip_prefix("cmdstat_")
                 .filter(|command| !command.starts_with("client|"));
@@ -401,16 +399,14 @@ fn denials<B: Backend>(limiter: &Limiter<B>, key: &Key, time: Duration) -> f64 {
     start.elapsed().as_secs_f64() * 1e9 / f64::from(blocks * BLOCK)
 }
 
-// -- The same script by others
-
-/// What our backend sends for one decision.
+/// The command of our backend for one decision.
 struct Script {
     text: String,
-    /// From the number of keys on; the key is that of number 0.
+    /// From the number of keys on. The key is that of number 0.
     args: Vec<Vec<u8>>,
 }
 
-/// Writes down what is sent.
+/// Records the sent commands.
 #[derive(Clone)]
 struct Spy {
     io: MultiplexedConnection,
@@ -443,7 +439,7 @@ async fn connection(server: &RedisServer) -> Result<MultiplexedConnection, Error
 }
 
 impl Script {
-    /// A server that knows no script is sent its text.
+    /// A server without the script gets its text.
     async fn spied(server: &RedisServer) -> Result<Self, Error> {
         let (io, sent) = (connection(server).await?, Arc::default());
         let spy = Spy {
@@ -472,7 +468,7 @@ impl Script {
         redis::Script::new(&self.text).get_hash().to_owned()
     }
 
-    /// The EVALSHA of a decision on `number`, but for `key`, which is that of number 0 with its digits replaced.
+    /// The EVALSHA of a decision on `number`, except for `key`, which is that of number 0 with its digits replaced.
     fn command(&self, hash: &str, number: u32) -> Cmd {
         let mut command = redis::cmd("EVALSHA");
         command
@@ -494,7 +490,7 @@ fn is_allowed(answer: &Value) -> bool {
     matches!(answer, Value::Array(numbers) if numbers.first() == Some(&Value::Int(0)))
 }
 
-/// All that is needed to send the script.
+/// Sends the script, and nothing else.
 #[derive(Clone)]
 struct Plain {
     io: MultiplexedConnection,
@@ -557,7 +553,7 @@ struct RedisBenchmark {
 }
 
 impl RedisBenchmark {
-    /// It cannot send every byte: what it cannot is written into the script, and something as long is sent instead.
+    /// It cannot send every byte. Such bytes are written into the script, and text of equal length is sent instead.
     fn new(server: &RedisServer, script: &Script) -> Self {
         let (mut text, mut args) = (String::new(), Vec::new());
         for (index, arg) in script.args[2..].iter().enumerate() {
@@ -579,7 +575,7 @@ impl RedisBenchmark {
         Self { args }
     }
 
-    /// Decisions/s; p50, p99 and the longest in µs; and of how many decisions, in about so long a run.
+    /// Decisions/s; p50, p99 and the longest in µs; and the number of decisions, in a run of about this time.
     fn run(&self, time: Duration) -> Result<(f64, [f64; 3], f64), Error> {
         let (rate, _) = self.count(20_000.0)?;
         let count = (rate * time.as_secs_f64()).max(1_000.0).round();

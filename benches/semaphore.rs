@@ -1,8 +1,8 @@
-//! Permits: what one costs to acquire and to give back, in memory and in Redis, all in one run.
+//! The cost of acquiring and releasing a permit, in memory and in Redis, all in one run.
 //!
-//! In memory beside tower's `ConcurrencyLimit`, which has no keys, and a tokio semaphore for each key in a `DashMap`,
-//! which has no end. In Redis beside a list with an item for each free permit, which is taken by `BLPOP` and given back
-//! by `LPUSH`: whoever dies with one keeps it, and each who asks needs a connection to himself.
+//! The peers in memory are tower's `ConcurrencyLimit`, which has no keys, and a tokio semaphore for each key in a
+//! `DashMap`, which grows without bound. The peer in Redis is a list with an item for each free permit. `BLPOP` takes
+//! one and `LPUSH` returns it. A client that dies keeps its permit, and each waiter needs its own connection.
 //!
 //! Run: `cargo bench --features redis --bench semaphore`, for a quick look with `-- --seconds 0.5`.
 
@@ -40,7 +40,7 @@ fn main() -> Result<(), Error> {
     let mut args = std::env::args();
     let seconds = match args.find(|arg| arg == "--seconds") {
         Some(_) => args.next().ok_or("--seconds needs a number")?.parse()?,
-        // `cargo test --benches` sees only that it runs.
+        // `cargo test --benches` only checks that it runs.
         None if !std::env::args().any(|arg| arg == "--bench") => 0.05,
         None => 2.0,
     };
@@ -107,7 +107,7 @@ async fn in_memory(time: Duration) -> Result<(), Error> {
     around_a_service(time).await
 }
 
-/// A service that does nothing, what bounds it, and a body that is read to its end.
+/// A service that does nothing, its limit, and a body that is read to its end.
 async fn around_a_service(time: Duration) -> Result<(), Error> {
     let bare = tower::service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
@@ -143,7 +143,7 @@ where
     .await
 }
 
-/// Acquires and gives back, as one task of many.
+/// Acquires and releases, as one task of many.
 trait Pair: Clone + Send + 'static {
     fn pair(&mut self, key: usize) -> impl Future<Output = Result<(), Error>> + Send;
 }
@@ -159,7 +159,7 @@ impl Pair for Ours {
     }
 }
 
-/// A list of what is free.
+/// A list of free permits.
 #[derive(Clone)]
 struct List(MultiplexedConnection);
 

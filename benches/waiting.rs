@@ -1,14 +1,14 @@
-//! Waiting for a shared limit: a turn that is reserved, beside the loops that ask again, on one Redis in one run.
+//! Waiting for a shared limit: a reservation beside loops that check again, on one Redis in one run.
 //!
-//! | way | what a waiter does |
+//! | mode | what a waiter does |
 //! |---|---|
-//! | reserve | `Limiter::acquire`: asks once, and sleeps until its turn |
-//! | as told | checks, sleeps for `retry_after`, and checks again |
+//! | reserve | `Limiter::acquire`: sends one command, and sleeps until its reservation is due |
+//! | retry_after | checks, sleeps for `retry_after`, and checks again |
 //! | poll | checks every 10 ms |
 //!
-//! 100 waiters of two backends, as of two servers, want one bucket of 200 a second with a burst of 1, and want it again
-//! as soon as they have had it. Requests of one backend that arrive together share a command, in every way alike. A
-//! wait is unfair by as much as the longest is above the mean.
+//! 100 waiters of two backends, which act as two servers, share one bucket of 200 a second with a burst of 1. Each
+//! waits again after each token. Concurrent requests of one backend share a command in every mode. The unfairness of
+//! a wait is the longest wait compared to the mean.
 //!
 //! Run: `cargo bench --features redis --bench waiting`, for a quick look with `-- --seconds 0.5`.
 
@@ -29,14 +29,14 @@ const WAITERS: usize = 50;
 const RATE: u64 = 200;
 
 #[derive(Clone, Copy)]
-enum Way {
+enum Mode {
     Reserve,
-    AsTold,
+    RetryAfter,
     Poll,
 }
 
-impl Way {
-    /// Until one token is there.
+impl Mode {
+    /// Waits until one token is free.
     async fn wait(self, limiter: &Limiter<RedisBackend>, key: &Key) -> Result<(), Error> {
         loop {
             let pause = match self {
@@ -44,10 +44,12 @@ impl Way {
                     limiter.acquire(key, 1, MaxWait::Unbounded).await?;
                     return Ok(());
                 }
-                Self::AsTold | Self::Poll => {
+                Self::RetryAfter | Self::Poll => {
                     match limiter.check(key, 1).await?.decision.retry_after() {
                         None => return Ok(()),
-                        Some(RetryAfter::In(reported)) if matches!(self, Self::AsTold) => reported,
+                        Some(RetryAfter::In(reported)) if matches!(self, Self::RetryAfter) => {
+                            reported
+                        }
                         Some(_) => Duration::from_millis(10),
                     }
                 }
@@ -61,21 +63,21 @@ fn main() -> Result<(), Error> {
     let mut args = std::env::args();
     let seconds = match args.find(|arg| arg == "--seconds") {
         Some(_) => args.next().ok_or("--seconds needs a number")?.parse()?,
-        // `cargo test --benches` sees only that it runs.
+        // `cargo test --benches` only checks that it runs.
         None if !std::env::args().any(|arg| arg == "--bench") => 0.05,
         None => 5.0,
     };
     let (server, runtime) = (RedisServer::start(), Runtime::new()?);
     println!(
-        "| way | admitted/s, of {RATE} | Redis commands for each | mean wait, ms | longest wait, ms |\n|---|---|---|---|---|"
+        "| mode | admitted/s, of {RATE} | Redis commands for each | mean wait, ms | longest wait, ms |\n|---|---|---|---|---|"
     );
-    for (name, way) in [
-        ("reserve", Way::Reserve),
-        ("as told", Way::AsTold),
-        ("poll", Way::Poll),
+    for (name, mode) in [
+        ("reserve", Mode::Reserve),
+        ("retry_after", Mode::RetryAfter),
+        ("poll", Mode::Poll),
     ] {
         let time = Duration::from_secs_f64(seconds);
-        let row = runtime.block_on(measure(&server, name, way, time))?;
+        let row = runtime.block_on(measure(&server, name, mode, time))?;
         println!("{row}");
     }
     Ok(())
@@ -84,7 +86,7 @@ fn main() -> Result<(), Error> {
 async fn measure(
     server: &RedisServer,
     name: &str,
-    way: Way,
+    mode: Mode,
     time: Duration,
 ) -> Result<String, Error> {
     let policy = Policy::new("upstream", Quota::per_second(RATE).burst(1));
@@ -92,7 +94,7 @@ async fn measure(
     let before = server.calls("evalsha") + server.calls("eval");
     let start = Instant::now();
     for _ in 0..SERVERS {
-        // A loop by hand keeps no refusals.
+        // A manual loop caches no denials.
         let backend = RedisBackend::builder().deny_cache(Duration::ZERO);
         let limiter = Limiter::new(policy.clone(), backend.connect(server.url()).await?);
         for _ in 0..WAITERS {
@@ -101,7 +103,7 @@ async fn measure(
                 let mut waits = Vec::new();
                 while start.elapsed() < time {
                     let asked = Instant::now();
-                    way.wait(&limiter, &key).await?;
+                    mode.wait(&limiter, &key).await?;
                     waits.push(asked.elapsed());
                 }
                 Ok::<_, Error>(waits)

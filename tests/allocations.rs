@@ -1,6 +1,6 @@
-//! What a request costs the heap: nothing, unless its response is to say something.
+//! Heap allocations of a request: none, unless its response carries information.
 //!
-//! A thread counts what it allocates itself, so tests beside each other do not disturb the count.
+//! Each thread counts its own allocations, so concurrent tests do not disturb the count.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -31,7 +31,7 @@ fn count() {
     let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
 }
 
-// SAFETY: every method is the system allocator's, with its arguments as they came.
+// SAFETY: every method calls the system allocator with unchanged arguments.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -85,7 +85,7 @@ fn silent(policy: Policy) -> Limit {
     limit(policy).headers(HeaderFormat::None).extensions(false)
 }
 
-/// The longest address there is.
+/// The longest address.
 fn request() -> Request<()> {
     let peer: SocketAddr = "[2001:db8:ffff:ffff:ffff:ffff:ffff:ffff]:65535"
         .parse()
@@ -94,7 +94,8 @@ fn request() -> Request<()> {
     request.body(()).expect("a valid head")
 }
 
-/// How often one request allocates, from `poll_ready` until its response is dropped: of 100 after as many to warm up.
+/// The allocations of one request, from `poll_ready` until its response is dropped: of 100 requests after as many to
+/// warm up.
 fn allocations<S, B>(mut service: S, status: StatusCode) -> usize
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
@@ -121,7 +122,7 @@ where
 const ALLOWED: u64 = 1_000;
 const USED_UP: u64 = 10;
 
-/// What any layer needs that does this to requests and responses.
+/// A minimal layer that changes requests and responses like this.
 fn by_hand(
     request: impl Fn(&mut Request<()>) + Copy,
     response: impl Fn(&mut Response<()>) + Copy,
@@ -141,7 +142,7 @@ fn by_hand(
     allocations(service, status)
 }
 
-/// Writes the two fields: one has the same value each time, the other one is made anew.
+/// Writes the two fields: one value is constant, and the other is built anew.
 fn write_fields(response: &mut Response<()>, policy: &HeaderValue, limit: &str) {
     let headers = response.headers_mut();
     headers.append(HeaderName::from_static("ratelimit-policy"), policy.clone());
@@ -149,7 +150,7 @@ fn write_fields(response: &mut Response<()>, policy: &HeaderValue, limit: &str) 
     headers.append(HeaderName::from_static("ratelimit"), limit);
 }
 
-/// A value that has been cloned before, as one that is kept: the first clone allocates.
+/// A value that was cloned before: the first clone allocates.
 fn kept(value: &str) -> HeaderValue {
     HeaderValue::from_bytes(value.as_bytes()).expect("a value")
 }
@@ -221,7 +222,7 @@ fn header_fields_allocate_what_they_do_without_a_limit() {
     let policy = kept("\"one\";q=1000;w=3600");
     let fields = |response: &mut Response<()>| write_fields(response, &policy, "\"one\";r=899");
     let by_hand = by_hand(|_| {}, fields, StatusCode::OK);
-    // The header map's two tables, and one value; that of `RateLimit-Policy` is shared.
+    // The two tables of the header map, and one value. The value of `RateLimit-Policy` is shared.
     assert_eq!(by_hand, 3);
     for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
         let limited = limit(policy).extensions(false).layer(inner());
@@ -266,7 +267,7 @@ fn extensions_allocate_what_they_do_without_a_limit() {
         },
         StatusCode::OK,
     );
-    // A box in the request's map, which is there; in the response's the map, its table and a box.
+    // A box in the existing map of the request. In the response the map, its table and a box.
     assert_eq!(by_hand, 4);
     for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
         let limited = limit(policy).headers(HeaderFormat::None).layer(inner());
@@ -274,7 +275,7 @@ fn extensions_allocate_what_they_do_without_a_limit() {
     }
 }
 
-/// What the default layer needs: the fields, and a value in the extensions of request and response.
+/// The needs of the default layer: the fields, and a value in the extensions of request and response.
 fn default_by_hand() -> usize {
     #[derive(Clone)]
     struct Left(#[allow(dead_code)] [u64; 8]);
@@ -297,7 +298,7 @@ fn unused_charge_allocates_like_any_extension() {
     for policy in [one_quota(ALLOWED), two_quotas(ALLOWED)] {
         let limited = limit(policy.clone()).layer(inner());
         assert_eq!(allocations(limited, StatusCode::OK), default_by_hand());
-        // To look at it costs nothing either.
+        // Reading the charge allocates nothing either.
         let looks = tower::service_fn(|request: Request<()>| {
             let charge = request.extensions().get::<Charge>().expect("a charge");
             assert!(charge.estimate().is_some() && charge.decision().is_some());
@@ -319,7 +320,7 @@ fn settling_allocates_at_most_one_handle() {
         });
         let limited = limit(policy.clone()).layer(service);
         assert_eq!(allocations(limited, StatusCode::OK), default_by_hand());
-        // The handler's and the hook's.
+        // Settled by the handler, and by the hook.
         let limited = limit(policy.clone()).on_response(move |_, charge| settled(charge));
         let hooked = allocations(limited.layer(inner()), StatusCode::OK);
         assert_eq!(hooked, default_by_hand() + 1);
@@ -330,10 +331,10 @@ fn settling_allocates_at_most_one_handle() {
     }
 }
 
-/// The second handle to the charge, where it is kept until the service has begun, and the way of the first one.
+/// The second handle to the charge, its place until the service starts, and the path of the first handle.
 const REFUNDABLE: usize = 3;
 
-/// It finds the charge, which has two handles from then on, and puts the second one aside.
+/// It finds the charge, which then has two handles, and stores the second one.
 #[test]
 fn inner_layer_of_equal_cost_allocates_one_handle() {
     let limited = limit(one_quota(ALLOWED));
@@ -359,18 +360,18 @@ fn rejection_allocates_only_its_head() {
     };
     let with_fields = by_hand(|_| {}, with_fields, rejected);
 
-    // The body is made once for a policy of one quota.
+    // The body is built once for a policy of one quota.
     let one = || silent(one_quota(USED_UP)).layer(inner());
     assert_eq!(allocations(one(), rejected), silently);
     let one = limit(one_quota(USED_UP)).extensions(false).layer(inner());
     assert_eq!(allocations(one, rejected), with_fields);
 
-    // With more quotas it says which of them refused, and is written for each refusal.
+    // With more quotas the body names those that denied, and is built for each rejection.
     let two = silent(two_quotas(USED_UP)).layer(inner());
     assert_eq!(allocations(two, rejected), silently + BODY);
     let two = limit(two_quotas(USED_UP)).extensions(false).layer(inner());
     assert_eq!(allocations(two, rejected), with_fields + BODY);
 }
 
-/// The text, made as long as it gets, and the count of who shares it.
+/// The text, at its final length, and its reference count.
 const BODY: usize = 2;

@@ -1,4 +1,4 @@
-//! What holds under any concurrency and any number of keys: the limit, the bound on keys, and the memory they take.
+//! Bounds under concurrency and with many keys: the limit, the number of keys, and their memory.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -28,8 +28,6 @@ fn backend(max_keys: usize) -> (Backend, ManualClock) {
         .clock(clock.clone());
     (backend.build(), clock)
 }
-
-// -- The limit
 
 const TASKS: usize = 64;
 const ASKED_BY_EACH: usize = 4;
@@ -109,14 +107,12 @@ async fn clones_on_many_tasks_call_the_inner_service_exactly_limit_times() {
     }
 }
 
-// -- The bound on keys
-
 const MAX_KEYS: usize = 10_000;
 const FLOOD: u64 = 10 * MAX_KEYS as u64;
 
 #[test]
 fn flood_of_keys_keeps_new_clients_allowed_and_denied_clients_denied() {
-    // In a window newcomers are reset later than who came before, or all together.
+    // In a window new keys are reset later than earlier ones, or at the same time.
     let epoch = Quota::interval_bucket(LIMIT, LIMIT, DAY).anchor(Anchor::EPOCH);
     for quota in ALGORITHMS.into_iter().chain([epoch]) {
         flood(quota);
@@ -126,7 +122,7 @@ fn flood_of_keys_keeps_new_clients_allowed_and_denied_clients_denied() {
 fn flood(quota: Quota) {
     let backend = backend(MAX_KEYS).0;
     let limiter = Limiter::new(Policy::new("flood", quota), backend.clone());
-    // A crowd that came together, and many times what is looked at to make room.
+    // A thousand keys of one time, many times the number that eviction samples.
     let shut_out: Vec<_> = (0..1_000)
         .map(|number| Key::from(format!("shut out {number}")))
         .collect();
@@ -166,7 +162,7 @@ fn flood(quota: Quota) {
 fn full_buckets_are_evicted_first() {
     let (backend, clock) = backend(MAX_KEYS);
     let limiter = Limiter::new(Policy::new("sweep", Quota::per_hour(10)), backend.clone());
-    // A token comes back in 6 minutes: at any time 3600 clients owe one.
+    // A token refills in 6 minutes: at any time 3600 clients owe one.
     for number in 0..FLOOD {
         clock.advance(Duration::from_millis(100));
         assert!(
@@ -248,9 +244,7 @@ fn a_map_smaller_than_one_policy_stays_bounded() {
     }
 }
 
-// -- The memory they take
-
-/// The system's allocator, which counts what each thread holds.
+/// The system allocator, with a count of the bytes of each thread.
 struct Counting;
 
 thread_local! {
@@ -259,15 +253,15 @@ thread_local! {
 
 fn hold(bytes: usize, back: bool) {
     let bytes = isize::try_from(bytes).expect("layouts fit");
-    // Not while the thread ends, when its own counter is gone.
+    // Not while the thread ends, when its counter is gone.
     let _ = HELD.try_with(|held| held.set(held.get() + if back { -bytes } else { bytes }));
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call goes to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         hold(layout.size(), false);
-        // SAFETY: the caller's promises are those that `System` asks for.
+        // SAFETY: the caller upholds the contract of `System`.
         unsafe { System.alloc(layout) }
     }
 
@@ -281,7 +275,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What a backend holds after `keys` keys of which it keeps `max_keys`, in bytes, and how many it keeps.
+/// The bytes that a backend holds after `keys` keys of which it keeps `max_keys`, and how many it keeps.
 fn held_after(keys: u64, max_keys: usize) -> (usize, usize) {
     let before = HELD.get();
     let backend = backend(max_keys).0;

@@ -1,4 +1,4 @@
-//! What is counted, read back from a recorder of each test's own.
+//! Metrics, read from a separate recorder in each test.
 
 #[allow(dead_code, reason = "for all tests of layers")]
 #[path = "limit/remote.rs"]
@@ -27,7 +27,7 @@ use tower_sluice::{
 use crate::remote::Remote;
 use crate::support::{USER, ask, clock, from, hello, memory, others, seen, two_a_minute};
 
-/// The lines that a recorder shows after `run`.
+/// The lines of a recorder after `run`.
 fn counted(run: impl AsyncFnOnce()) -> Vec<String> {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || {
@@ -104,7 +104,7 @@ fn limiter_checks_are_counted_and_peeks_are_not() {
     );
 }
 
-/// How many decisions there were, by their outcomes.
+/// The number of decisions, by outcome.
 fn outcomes(run: impl AsyncFnOnce()) -> Vec<String> {
     let lines = counted(run);
     let outcome = |line: &String| {
@@ -118,8 +118,7 @@ fn outcomes(run: impl AsyncFnOnce()) -> Vec<String> {
 
 type Limit = RateLimitLayer<Global, Remote, Cost, FailurePolicy>;
 
-/// Compares what is counted of three requests, of which `policy` allows two, before a backend that is near and one that
-/// is far.
+/// Compares the counters of three requests, of which `policy` allows two, with an immediate and a remote backend.
 #[track_caller]
 fn assert_outcomes(policy: &Policy, fails: bool, of: impl Fn(Limit) -> Limit, expected: &[&str]) {
     let hurries = |limit: Limit| limit.wait(Duration::from_millis(1));
@@ -172,7 +171,7 @@ fn nested_layers_count_each_backend_check() {
     };
     assert_eq!(counted(1, two_a_minute()), ["allowed 1"]);
     assert_eq!(counted(2, two_a_minute()), ["allowed 2"]);
-    // Rejected a part, it asks for the whole, and counts once.
+    // After a denied part it checks the whole cost, and counts once.
     let minute = Duration::from_secs(60);
     for policy in [
         two_a_minute(),
@@ -182,7 +181,7 @@ fn nested_layers_count_each_backend_check() {
     }
 }
 
-/// Waits for `number` sleepers, and then lets time pass.
+/// Waits for `number` sleepers, then advances the clock.
 async fn pass(clock: &ManualClock, number: usize, span: Duration) {
     while clock.sleepers() < number {
         others().await;
@@ -361,7 +360,7 @@ fn how_redis_does_is_counted() {
         assert_eq!(ask(&mut deny, Request::new(())).await.status, 503);
         let lost = redis.context().stats().failed_background_tasks;
         assert_eq!(lost, 0);
-        std::mem::forget(redis); // its circuit is open to the end
+        std::mem::forget(redis); // its circuit stays open until the end
     });
     assert_counted(
         &lines,

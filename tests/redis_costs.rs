@@ -1,4 +1,4 @@
-//! What a decision costs a real server: commands, µs, and for how long its keys stay.
+//! The cost of a decision on a real server: commands, µs, and the expiry of its keys.
 
 mod support;
 
@@ -16,16 +16,16 @@ use crate::support::redis::RedisServer;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// No window of these ends while a test runs, but for one night in three years.
+/// No window of these ends during a test, except in one night in three years.
 const AGE: Duration = Duration::from_secs(1_000 * 86_400);
 
 /// How often each operation is measured.
 const TIMES: u64 = 1_000;
 
-/// Keys of a batch: one goes out alone, the others wait for it and go together.
+/// The keys of a batch: one is sent alone, and the others are sent together after it.
 const TOGETHER: u64 = 65;
 
-/// The algorithms with more than anybody asks for, and with one token.
+/// The algorithms with more tokens than needed, and with one token.
 fn algorithms() -> [(&'static str, Quota, Quota); 5] {
     [
         ("bucket", Quota::per_day(4_000_000_000), Quota::per_day(1)),
@@ -69,9 +69,7 @@ fn number(key: u64) -> Key {
     Key::from(key)
 }
 
-// -- Commands
-
-/// Calls of each command, and the µs in scripts, since the last look.
+/// The calls of each command, and the µs in scripts, since the last read.
 #[derive(Debug)]
 struct Bill {
     calls: BTreeMap<String, u64>,
@@ -98,7 +96,7 @@ impl Bill {
                     .find_map(|field| field.strip_prefix(name));
                 field.expect("a field").parse().expect("a number")
             };
-            // The test's own.
+            // The test's own commands.
             if ["info", "config", "client", "ping", "hello"]
                 .contains(&name.split('|').next().unwrap_or(name))
             {
@@ -113,7 +111,7 @@ impl Bill {
         bill
     }
 
-    /// Prints what one of so many has cost, and makes sure that it was these commands and no others.
+    /// Prints the cost of one of `count` operations, and checks that exactly these commands were sent.
     fn is(&self, what: &str, count: u64, expected: &[(&str, u64)]) {
         let each = |calls: u64| calls as f64 / count as f64;
         let reported: Vec<_> = self
@@ -122,7 +120,7 @@ impl Bill {
             .map(|(name, calls)| format!("{name} {}", (each(*calls) * 1e3).round() / 1e3))
             .collect();
         let micros = each(self.micros);
-        // Past the capture of the test harness: the costs are seen in a green run, too.
+        // Written past the capture of the test harness: a passing run also shows the costs.
         writeln!(
             std::io::stderr(),
             "{what:<40} {micros:>6.1} µs  {}",
@@ -145,7 +143,7 @@ impl Bill {
     }
 }
 
-/// Does all of them at once, over one connection.
+/// Runs all of them at once, over one connection.
 async fn all<T>(
     asked: impl IntoIterator<Item = impl Future<Output = Result<T, BackendError>>>,
 ) -> Vec<T> {
@@ -162,7 +160,7 @@ async fn each_decision_takes_the_commands_that_it_must() {
         let limiter = Limiter::new(Policy::new("plenty", plenty), backend.clone());
         let _ = all([limiter.check(&ann, 1)]).await;
         let _ = Bill::of(&server);
-        // A longer log packs its entries into chunks, every now and then.
+        // A longer log packs its entries into chunks now and then.
         let times = if is_log { 200 } else { TIMES };
         let replies = all((0..times).map(|_| limiter.check(&ann, 1))).await;
         assert!(replies.iter().all(|reply| reply.decision.is_allowed()));
@@ -264,7 +262,7 @@ async fn each_operation_takes_the_commands_that_it_must() {
     let limiter = Limiter::new(Policy::new("turns", one), backend.clone());
     let keys: Vec<_> = (0..=TIMES).map(number).collect();
     let later = async |key: &Key| limiter.reserve(key, 1, 9 * DAY).await;
-    // The second turn of each comes a day later.
+    // The second reservation of each key is due a day later.
     let _ = all(keys.iter().map(later)).await;
     let _ = Bill::of(&server);
     let reservations = all(keys[1..].iter().map(later)).await;
@@ -310,9 +308,7 @@ async fn each_operation_takes_the_commands_that_it_must() {
     Bill::of(&server).is_each("a reset", &reset);
 }
 
-// -- Expiry
-
-/// What SEMANTICS say of a key that is owed for so long.
+/// The expiry of a key with this debt, by SEMANTICS.
 fn millis(reset_after: Duration) -> u64 {
     let micros = u64::try_from(reset_after.as_micros()).expect("fits");
     micros.div_ceil(1_000) + 1_000
@@ -324,11 +320,11 @@ fn ttl(server: &RedisServer) -> i64 {
     server.get(&["PTTL", &keys[0]])
 }
 
-/// The time that has passed since counts, too; not much of it.
+/// Little time has passed since.
 fn assert_ttl(server: &RedisServer, expected: u64, what: &str) {
     let (left, expected) = (ttl(server), i64::try_from(expected).expect("fits"));
     assert!(left > 0, "{what}: it never expires: {left}");
-    // The server counts expiry in ms, and from when it began to work on what had arrived.
+    // The server counts expiry in ms, from the start of the command.
     assert!(
         (expected - 700..=expected + 100).contains(&left),
         "{what}: {left} of {expected}"
@@ -363,7 +359,7 @@ async fn expires_as_it_should(
             ttl(server) <= before - 25,
             "{quota}: a denial or a peek extended the expiry"
         );
-        // Nothing that gives tokens back shortens what was set before.
+        // No refund shortens an earlier expiry.
         let mut longest = after;
         let receipt = reply.receipt.as_mut().expect("of a charge");
         let after = limiter.refund(&ann, receipt, 2).await.expect("Redis");
@@ -378,7 +374,7 @@ async fn expires_as_it_should(
         }
         let _ = limiter.reset(&ann).await.expect("Redis");
         assert!(server.keys().is_empty());
-        // Nothing is owed any more, and the key stays for as long as it would have.
+        // Nothing is owed, and the key keeps its earlier expiry.
         let mut reply = limiter.check(&ann, 3).await.expect("Redis");
         let charged = reply.decision.snapshot().reset_after();
         let receipt = reply.receipt.as_mut().expect("of a charge");
@@ -391,7 +387,7 @@ async fn expires_as_it_should(
     }
 }
 
-/// Minutes and days; the last one is of the only algorithm that needs scripts.
+/// Minutes and days. The last algorithm is the only one that needs scripts.
 fn ten() -> [Quota; 5] {
     [
         Quota::per_minute(10),
@@ -447,7 +443,7 @@ async fn bucket_below_capacity_at_start_is_kept_for_the_idle_ttl() {
                 let filled = self::millis(reply.decision.snapshot().reset_after());
                 assert_ttl(&server, filled + millis, &format!("{quota}, {atomicity:?}"));
                 let _ = limiter.reset(&ann).await.expect("Redis");
-                // Its first check creates it, refused or not.
+                // Its first check creates it, even if it is denied.
                 let reply = limiter.check(&ann, 5).await.expect("Redis");
                 assert!(!reply.decision.is_allowed());
                 let filled = self::millis(reply.decision.snapshot().reset_after());

@@ -29,7 +29,7 @@ fn builder(atomicity: Atomicity) -> RedisBuilder {
         .time_limit(Duration::from_secs(20))
 }
 
-/// What is left of the only key of this server, ms.
+/// The time to live of the only key of this server, ms.
 fn left(server: &RedisServer) -> u64 {
     let keys = server.keys();
     assert_eq!(keys.len(), 1, "{keys:?}");
@@ -52,7 +52,7 @@ fn pairs() -> [(Quota, Quota); 4] {
     ]
 }
 
-/// What is done by the faster quota.
+/// The operations of the faster quota.
 const OPERATIONS: [&str; 6] = [
     "check",
     "denied check",
@@ -62,7 +62,7 @@ const OPERATIONS: [&str; 6] = [
     "cancel",
 ];
 
-/// What it has charged before.
+/// An earlier charge.
 struct Charged {
     receipt: Receipt,
     reservation: Reservation,
@@ -123,7 +123,7 @@ async fn an_operation_by_a_faster_quota_keeps_the_expiry_of_a_slower_one() {
                 assert_eq!(reply.decision.is_allowed(), operation != "denied check");
                 assert_eq!(reply.returned, operation == "cancel", "{what}: {operation}");
                 let kept = Duration::from_millis(left(&server));
-                // All of this takes no minute on the busiest machine.
+                // All of this takes less than a minute on any machine.
                 assert!(
                     kept + 60 * SECOND > owed,
                     "{what}: {operation}, {kept:?} of {owed:?}"
@@ -134,7 +134,7 @@ async fn an_operation_by_a_faster_quota_keeps_the_expiry_of_a_slower_one() {
     }
 }
 
-/// A cancel by a slower quota than the one that reserved needs the key for longer, and what it stores says so.
+/// A cancel by a slower quota than the one that reserved needs the key for longer. The stored state says so.
 #[tokio::test]
 async fn a_cancel_by_a_slower_quota_lengthens_the_expiry_for_good() {
     let server = RedisServer::start();
@@ -163,7 +163,7 @@ async fn a_cancel_by_a_slower_quota_lengthens_the_expiry_for_good() {
         assert!(owed > 30 * 60 * SECOND, "{what}: {owed:?}");
         for step in ["a cancel", "a check"] {
             let kept = Duration::from_millis(left(&server));
-            // All of this takes no minute on the busiest machine.
+            // All of this takes less than a minute on any machine.
             assert!(
                 kept + 60 * SECOND > owed,
                 "{what}, after {step}: {kept:?} of {owed:?}"
@@ -175,7 +175,7 @@ async fn a_cancel_by_a_slower_quota_lengthens_the_expiry_for_good() {
     }
 }
 
-/// Both clocks are moved by hand: the one that decides, and the one by which keys expire.
+/// Both clocks are manual: the one that decides, and the one by which keys expire.
 #[tokio::test]
 async fn a_debt_outlives_the_charge_of_a_faster_quota() {
     let server = RedisServer::start();
@@ -196,7 +196,7 @@ async fn a_debt_outlives_the_charge_of_a_faster_quota() {
     assert!(!reply.decision.is_allowed());
 }
 
-/// The state of a version before, which did not know until when its key is kept.
+/// The state of the previous format, which does not store its expiry.
 #[tokio::test]
 async fn a_bucket_of_the_format_before_keeps_its_debt() {
     const OLD_BUCKET: &str =
@@ -211,7 +211,7 @@ async fn a_bucket_of_the_format_before_keeps_its_debt() {
             .connect(server.url())
             .await
             .expect("the server runs");
-        // 7 tokens are owed, and one comes back in an hour.
+        // The debt is 7 tokens, and one refills in an hour.
         let cases: [(Quota, &str, &str, &[&str]); 2] = [
             (
                 Quota::token_bucket(10, 1, HOUR),
@@ -248,7 +248,7 @@ async fn a_bucket_of_the_format_before_keeps_its_debt() {
     }
 }
 
-/// Neither format with the length of the other one is ours.
+/// A mark of one format with the length of the other is not ours.
 #[tokio::test]
 async fn a_mark_of_one_format_before_numbers_of_another_is_corrupt() {
     let server = RedisServer::start();

@@ -1,4 +1,4 @@
-//! The layer over a real Redis: what it sends, and what is charged in the end when clients go away.
+//! The layer over a real Redis: the commands that it sends, and the final charges after disconnects.
 
 mod support;
 
@@ -31,10 +31,10 @@ use crate::support::redis::RedisServer;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Nothing takes longer.
+/// The longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// One bucket of 100 tokens; one comes in a quarter of an hour.
+/// One bucket of 100 tokens that refills one token in a quarter of an hour.
 fn bucket() -> Policy {
     Policy::new("api", Quota::per_day(100))
 }
@@ -43,7 +43,7 @@ fn key() -> Key {
     Key::from("global")
 }
 
-/// With time enough for a server that was stopped.
+/// With enough time for a stopped server.
 fn builder() -> RedisBuilder {
     RedisBackend::builder().time_limit(Duration::from_secs(4))
 }
@@ -63,7 +63,7 @@ fn limit(backend: &RedisBackend) -> Limit {
     over(&bucket(), backend)
 }
 
-/// What was spent of the bucket.
+/// The tokens spent from the bucket.
 async fn gone(backend: &RedisBackend) -> u64 {
     let limiter = Limiter::new(bucket(), backend.clone());
     100 - limiter.peek(&key()).await.expect("an answer").remaining()
@@ -75,7 +75,7 @@ async fn spend(backend: &RedisBackend, tokens: u64) {
     assert!(reply.decision.is_allowed());
 }
 
-/// Waits until so much was spent, and nothing is under way.
+/// Waits until this much is spent, and no background task runs.
 async fn until_gone(backend: &RedisBackend, tokens: u64) {
     let start = Instant::now();
     while backend.context().stats().background_tasks > 0 || gone(backend).await != tokens {
@@ -85,7 +85,7 @@ async fn until_gone(backend: &RedisBackend, tokens: u64) {
     }
 }
 
-/// Has the server know all scripts, and owe nothing.
+/// Loads all scripts, and leaves no debt.
 async fn warm_up(server: &RedisServer, backend: &RedisBackend) {
     let limiter = Limiter::new(bucket(), backend.clone());
     for actual in [1, 3] {
@@ -96,14 +96,14 @@ async fn warm_up(server: &RedisServer, backend: &RedisBackend) {
     scripts(server);
 }
 
-/// Scripts that were run since the last look.
+/// The script calls since the last read.
 fn scripts(server: &RedisServer) -> u64 {
     let scripts = ["evalsha", "eval"].map(|command| server.calls(command));
     let _: Value = server.get(&["CONFIG", "RESETSTAT"]);
     scripts.iter().sum()
 }
 
-/// The status and the numbers of the head.
+/// The status, and the numbers of the head.
 async fn ask<S, B>(service: &mut S) -> (u16, Vec<String>)
 where
     S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
@@ -118,8 +118,6 @@ where
 async fn hello(_: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
     Ok(Response::new(Full::from("hello")))
 }
-
-// -- Commands
 
 #[tokio::test]
 async fn unused_charge_sends_no_command() {
@@ -140,7 +138,7 @@ async fn unused_charge_sends_no_command() {
     assert_eq!(backend.context().stats().background_tasks, 0);
     assert_eq!(scripts(&server), 100);
 
-    // Settled at what it was thought to be it costs none either; at something else, one.
+    // A settlement of the exact estimate sends no command either. Another one sends one.
     for (actual, count) in [(7, 100), (5, 200), (9, 200)] {
         let limit = over(&policy, &backend).cost(7);
         let mut service = ServiceBuilder::new()
@@ -182,7 +180,7 @@ async fn nested_layers_send_the_fewest_commands() {
             assert_eq!(gone(&backend).await, spent);
             scripts(&server);
         }
-        // Refused within: what was charged outside has gone back when the client hears of it.
+        // Denied by the inner layer: the outer charge is refunded before the client gets its response.
         spend(&backend, 48).await;
         let mut service = ServiceBuilder::new()
             .layer(limit(&backend))
@@ -200,7 +198,7 @@ async fn nested_layers_send_the_fewest_commands() {
     }
 }
 
-/// A refusal within is kept for a second at most, and not beyond the refund that follows it.
+/// A denial by the inner layer is cached for at most a second, and not beyond the refund that follows it.
 #[tokio::test]
 async fn refunded_tokens_are_available_after_an_inner_rejection() {
     let server = RedisServer::start();
@@ -224,7 +222,7 @@ async fn refunded_tokens_are_available_after_an_inner_rejection() {
     assert_eq!(gone(&backend).await, 60);
 }
 
-/// Beside each request through two layers over Redis the same one goes through one over memory, by the same clock.
+/// Each request passes two layers over Redis, and a single layer over memory, with the same clock.
 #[tokio::test]
 async fn two_layers_over_redis_answer_as_one_over_memory() {
     let server = RedisServer::start();
@@ -241,7 +239,7 @@ async fn two_layers_over_redis_answer_as_one_over_memory() {
         let policy = Policy::new(&format!("p{number}"), quota);
         let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
         let connection = Frozen::connect(&server.url(), &clock).await;
-        // The cache tells a dearer request the wait of the one that it knows.
+        // A cached denial would report its own wait to a higher cost.
         let builder = builder().clock(clock.clone()).deny_cache(Duration::ZERO);
         let backend = builder.from_connection(connection);
         let twin = MemoryBackend::builder().clock(clock.clone()).build();
@@ -274,8 +272,6 @@ async fn two_layers_over_redis_answer_as_one_over_memory() {
     }
     assert!(denied > 100, "{denied}");
 }
-
-// -- Clients that go away, over real connections
 
 async fn serve(app: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
@@ -348,7 +344,7 @@ async fn client_disconnect_keeps_the_handlers_settlement() {
     until_gone(&backend, 3).await;
 }
 
-/// Tells when it is dropped.
+/// Signals its drop.
 struct Dropped(Arc<Notify>);
 
 impl Drop for Dropped {
@@ -378,7 +374,7 @@ async fn refund_on_disconnect_applies_during_a_redis_check() {
             }
         });
         let app = Router::new().route("/", limited).layer(watched);
-        // The script is there, and the connection.
+        // The script is loaded, and the connection is open.
         spend(&backend, 1).await;
         server.pause();
         let address = serve(app).await;
@@ -410,7 +406,7 @@ async fn client_disconnect_while_waiting_cancels_its_reservation() {
         }
     };
     waiters(1).await;
-    // Reserved: whoever comes now has to wait for another turn.
+    // Reserved: a later request has to wait longer.
     let limiter = Limiter::new(bucket(), backend.clone());
     let wait = async || {
         let reply = limiter.check(&key(), 1).await.expect("an answer");
@@ -430,12 +426,10 @@ async fn client_disconnect_while_waiting_cancels_its_reservation() {
     let start = Instant::now();
     while wait().await > reservation {
         assert!(start.elapsed() < PATIENCE);
-        // A refusal is known for up to a second.
+        // A denial is cached for up to a second.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
-
-// -- What is lost
 
 #[tokio::test]
 async fn unanswered_settlement_is_counted_and_delays_no_client() {

@@ -1,4 +1,4 @@
-//! Long sliding logs in Redis: they decide as memory does, and no call takes longer than a millisecond of the server.
+//! Long sliding logs in Redis: they decide like memory, and no call takes more than a millisecond of the server.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn micros(count: u64) -> Duration {
     Duration::from_micros(count)
 }
 
-/// A log in Redis by a clock that is set.
+/// A log in Redis with a manual clock.
 async fn log(server: &RedisServer, clock: &ManualClock, limit: u64) -> Limiter<RedisBackend> {
     let connection = Frozen::connect(&server.url(), clock).await;
     let backend = RedisBackend::builder()
@@ -38,7 +38,7 @@ async fn log(server: &RedisServer, clock: &ManualClock, limit: u64) -> Limiter<R
     )
 }
 
-/// Random charges, refunds, penalties and clocks on one key, in Redis and in memory.
+/// Random charges, refunds, penalties and clock steps on one key, in Redis and in memory.
 struct Both {
     clock: ManualClock,
     redis: Limiter<RedisBackend>,
@@ -166,7 +166,7 @@ async fn long_logs_decide_in_redis_as_in_memory() {
     }
 }
 
-/// µs of the server for a call, the least of several tries: other work on this machine must not fail the test.
+/// The least server µs of several calls: other work on this machine must not fail the test.
 async fn least_micros(restored: &Restored<'_>, mut call: impl AsyncFnMut(usize)) -> u64 {
     let mut least = u64::MAX;
     for reservation in 0..TRIES {
@@ -174,7 +174,7 @@ async fn least_micros(restored: &Restored<'_>, mut call: impl AsyncFnMut(usize))
         restored.server.command(&["CONFIG", "RESETSTAT"]);
         call(reservation).await;
         let stats: String = restored.server.get(&["INFO", "commandstats"]);
-        // The first call may bring the script along.
+        // The first call may load the script.
         let of_scripts = stats
             .lines()
             .filter(|line| line.starts_with("cmdstat_eval"));
@@ -248,8 +248,8 @@ async fn no_call_on_the_longest_log_takes_longer_than_a_millisecond() {
         key: name,
         dump,
     };
-    // The longest waits: all counts, a part has passed, all has passed, and the clock went back by more than the
-    // window.
+    // The longest calls: all entries count, a part has expired, all have expired, and the clock moved back by more than
+    // the window.
     let times = [
         ("all counts", now),
         ("some passed", now.after(WINDOW - micros(40_000))),
@@ -277,7 +277,7 @@ async fn no_call_on_the_longest_log_takes_longer_than_a_millisecond() {
             least_micros(&restored, call).await,
         ));
         for (of, from) in [("first", 0), ("middle", 32_000), ("last", 65_400)] {
-            // Another one each time: a receipt is good for one refund, which takes the whole entry away.
+            // Another receipt each time: one receipt has one refund, which removes the whole entry.
             let call = async |number| {
                 let receipt = &mut receipts[from + TRIES * reservation + number];
                 let refund = limiter.refund(key, receipt, 1).await;

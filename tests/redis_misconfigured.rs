@@ -1,7 +1,6 @@
-//! A Redis that is set up wrongly, with a service that lets requests pass when the backend fails: operators see it at
-//! once.
+//! A misconfigured Redis, with a service that fails open: operators see it at once.
 //!
-//! In a process of its own, for events of all threads go to one subscriber.
+//! It runs in a process of its own, because one subscriber gets the events of all threads.
 
 mod support;
 
@@ -26,8 +25,6 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::support::free_port;
 use crate::support::redis::{Options, RedisServer};
-
-// -- Events
 
 static EVENTS: Mutex<Vec<(ThreadId, String)>> = Mutex::new(Vec::new());
 
@@ -62,7 +59,7 @@ impl Subscriber for Events {
     fn exit(&self, _: &Id) {}
 }
 
-/// Runs a test in this thread, whose events are its own.
+/// Runs a test in this thread, with its own events.
 fn run(test: impl Future<Output = ()>) {
     static SET: Once = Once::new();
     SET.call_once(|| tracing::subscriber::set_global_default(Events).expect("the first"));
@@ -71,7 +68,7 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(test);
 }
 
-/// The events of this test of one level.
+/// The events of this test at one level.
 fn events(level: &str) -> Vec<String> {
     let (events, own) = (EVENTS.lock(), thread::current().id());
     let own = events.iter().filter(|(thread, _)| *thread == own);
@@ -79,7 +76,7 @@ fn events(level: &str) -> Vec<String> {
     lines.filter(|line| line.starts_with(level)).collect()
 }
 
-/// There is one more error than before, with its remedy and without a key or a password.
+/// Checks that there is one more error than before, with its remedy and without a key or a password.
 fn one_more(count: usize, remedy: &str) {
     let errors = events("ERROR");
     assert_eq!(errors.len(), count, "{errors:#?}");
@@ -87,8 +84,6 @@ fn one_more(count: usize, remedy: &str) {
     assert!(last.contains(remedy), "{last}");
     assert!(!last.contains("ann") && !last.contains("sesame"), "{last}");
 }
-
-// -- A service that lets requests pass
 
 fn lazy(url: &str) -> RedisBackend {
     asking().connect_lazy(url).expect("a URL")
@@ -112,7 +107,7 @@ impl<R> KeyExtractor<R> for Always {
     }
 }
 
-/// Twenty requests of this key, all of which pass.
+/// Twenty requests of this key, all of which are allowed.
 async fn pass(backend: &RedisBackend, key: &str) {
     let layer = RateLimitLayer::new(policy(), Always(Key::from(key)), backend.clone())
         .on_backend_error(FailurePolicy::FailOpen);
@@ -134,7 +129,7 @@ async fn decides(backend: &RedisBackend) {
     }
 }
 
-/// `connect` says it, by a typed error and an event.
+/// `connect` reports it, by a typed error and an event.
 async fn is_found_at_start(url: &str, code: &str, remedy: &str) {
     let before = events("ERROR").len();
     let why = asking()
@@ -147,8 +142,6 @@ async fn is_found_at_start(url: &str, code: &str, remedy: &str) {
         assert!(why.to_string().contains(remedy), "{why}");
     }
 }
-
-// -- Faults
 
 const RIGHTS: &str = "grant the commands and keys that `tower_sluice::backend::redis` lists";
 
@@ -171,7 +164,7 @@ fn a_missing_right_is_told_once_and_again_after_it_was_there() {
             one_more(before + 1, RIGHTS);
             change("+@all ~{sluice:*");
             decides(&backend).await;
-            // Loaded by now, a script needs no `EVAL`.
+            // A loaded script needs no `EVAL`.
             server.command(&["SCRIPT", "FLUSH"]);
             change(missing);
             pass(&backend, "ann").await;
@@ -326,8 +319,6 @@ fn a_server_without_scripts_is_told() {
         }
     });
 }
-
-// -- Start
 
 #[test]
 fn connect_needs_no_right_beside_the_documented_ones_and_leaves_no_key() {

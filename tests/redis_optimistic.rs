@@ -1,5 +1,5 @@
-//! WATCH, MULTI and EXEC on a real server: for those that forbid scripts. That the answers are the same is shown by the
-//! vectors (`conformance`) and at random (`redis_properties`).
+//! WATCH, MULTI and EXEC on a real server, for servers that forbid scripts. The vectors (`conformance`) and random
+//! tests (`redis_properties`) show that the decisions agree.
 
 mod support;
 
@@ -77,7 +77,7 @@ async fn waiter_that_never_reaches_the_head_is_denied() {
     let proxy = ClockProxy::to(server.port(), &clock).await;
     let limiter = limiter(a_day(10), proxy.url());
     let ann = Key::from("ann");
-    // Another client, which is allowed its second token of the day whenever this one wants to write.
+    // Another client spends its second token of the day before each write of this one.
     let start = 1_800_000_000_000_000_u64 / 86_400_000_000 * 86_400_000_000;
     let state = [b"f1".as_slice(), &start.to_le_bytes(), &2_u64.to_le_bytes()].concat();
     proxy.meddle(
@@ -91,7 +91,7 @@ async fn waiter_that_never_reaches_the_head_is_denied() {
     let error = limiter.check(&ann, 1).await.unwrap_err();
     assert_eq!(*error.kind(), BackendErrorKind::Contended(12), "{error:?}");
     assert_eq!(server.calls("exec") - before, 12);
-    // A look and a refusal write nothing, and so meet nobody.
+    // A peek and a denial write nothing, and conflict with no write.
     assert_eq!(limiter.peek(&ann).await.expect("Redis").remaining(), 8);
     let denied = limiter.check(&ann, 9).await.expect("Redis");
     assert!(!denied.decision.is_allowed());
@@ -135,7 +135,7 @@ async fn a_user_without_scripting_commands_can_limit() {
     }
 }
 
-/// To the µs: timers count ms.
+/// Exact to the µs: timers count ms.
 async fn busy(span: Duration) {
     let start = Instant::now();
     while start.elapsed() < span {
@@ -158,7 +158,7 @@ async fn dropped_transaction_closes_its_connection() {
             .await
             .expect("Redis");
     }
-    // Found anew as it goes: the machine may be busier, or less, than it was.
+    // Adapted during the test: the load of the machine may change.
     let mut usual = start.elapsed() / 20;
     let key = |round: u64| format!("{{sluice:api:rdropped-{round}}}:f86400000000");
     let mut charged = 0;
@@ -172,7 +172,7 @@ async fn dropped_transaction_closes_its_connection() {
             _ = limiter.check(&dropped, 1) => usual -= usual / 16,
         }
         if round % 50 == 49 {
-            // What was under way arrives.
+            // Commands in flight arrive.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let keys: Vec<_> = (round - 49..=round).map(key).collect();
             for key in &keys {
@@ -181,7 +181,7 @@ async fn dropped_transaction_closes_its_connection() {
                 assert!(used <= 1, "charged at most once");
                 charged += used;
             }
-            // A connection that watches a key is marked when somebody else writes it.
+            // A connection that watches a key is marked when another client writes it.
             let write: Vec<&str> = keys.iter().flat_map(|key| [key, "x"]).collect();
             let _: Value = server.get(&[&["MSET"], &*write].concat());
             let start = Instant::now();
@@ -192,7 +192,7 @@ async fn dropped_transaction_closes_its_connection() {
                 if clients.lines().all(is_idle) && clients.lines().count() <= 5 {
                     break;
                 }
-                // Those that were retired are about to close.
+                // Retired connections are about to close.
                 let waited = start.elapsed();
                 assert!(waited < Duration::from_secs(2), "{round} drops: {clients}");
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -291,7 +291,7 @@ async fn optimistic_mode_names_unsupported_operations() {
     );
 }
 
-/// Whoever gives a connection back and asks again stands behind those that wait.
+/// A request that returns a connection and asks again joins the end of the queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_checked_out_in_order_of_arrival() {
     const ROUNDS: usize = 3_000;

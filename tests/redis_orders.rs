@@ -1,8 +1,8 @@
-//! Every order in which requests to Redis from two runtimes can be asked, polled and dropped, answers can come or be
-//! lost, and one runtime can stop.
+//! Every interleaving of requests to Redis from two runtimes: start, poll and drop, received and lost replies, and the
+//! stop of one runtime.
 //!
-//! What runs between two points of waiting is one step. A future that is not woken is not polled, as in a runtime, so
-//! that a lost wake-up shows. Each request has a key of its own and its own answer, so that a mix-up shows.
+//! Code between two await points is one step. A future that is not woken is not polled, as in a runtime, so a lost
+//! wakeup shows. Each request has its own key and its own reply, so a mix-up shows.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
 const REQUESTS: usize = 3;
 
-/// A connection whose answers come when the test lets them.
+/// A connection whose replies come when the test releases them.
 #[derive(Clone, Default)]
 struct Gate(Arc<Mutex<VecDeque<oneshot::Sender<()>>>>);
 
@@ -51,7 +51,7 @@ impl ConnectionLike for Gate {
     }
 }
 
-/// Each check is allowed, and as much remains as the number in its key.
+/// Each check is allowed, and the number in its key remains.
 fn answer(command: &Cmd) -> Value {
     let args: Vec<_> = command
         .args_iter()
@@ -91,18 +91,18 @@ struct Asked {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// The next request is asked, in the runtime where it lives.
+    /// Starts the next request, in its runtime.
     Ask,
-    /// A request that was woken goes on.
+    /// Polls a woken request.
     Poll(usize),
-    /// A request is given up.
+    /// Drops a request.
     Drop(usize),
-    /// The oldest command is answered, or its answer is lost.
+    /// Answers the oldest command, or loses its reply.
     Answer,
     Lose,
-    /// A runtime does what is ready.
+    /// A runtime runs its ready tasks.
     Run(usize),
-    /// The first runtime stops, with the requests in it.
+    /// The first runtime stops, with its requests.
     Stop,
 }
 
@@ -125,7 +125,7 @@ struct Stand {
     limiter: Limiter<RedisBackend>,
     gate: Gate,
     asked: Vec<Asked>,
-    /// In which runtime each request lives; further ones live in the second.
+    /// The runtime of each request. Further requests are in the second one.
     homes: [usize; REQUESTS],
     runtimes: [Option<Runtime>; 2],
     was_lost: bool,
@@ -139,7 +139,7 @@ impl Stand {
             .from_connection(gate.clone());
         let runtime = || {
             let mut builder = Builder::new_current_thread();
-            // Time never passes: nothing is saved by a time limit.
+            // Time never passes: no time limit helps.
             let runtime = builder.enable_time().start_paused(true).build();
             Some(runtime.expect("a runtime"))
         };
@@ -244,7 +244,7 @@ impl Stand {
         }
     }
 
-    /// Everything goes on that can, until nothing does.
+    /// Runs everything until nothing is ready.
     fn settle(&mut self) {
         for _ in 0..4 {
             while let Some(opens) = self.gate.0.lock().pop_front() {
@@ -260,7 +260,7 @@ impl Stand {
         }
     }
 
-    /// No request that is still there waits for ever, and each has its own answer.
+    /// No remaining request is stuck, and each one has its own reply.
     fn is_sound(&mut self) {
         self.settle();
         for asked in &self.asked {
@@ -270,7 +270,7 @@ impl Stand {
                 asked.number
             );
         }
-        // The queue goes on with another one, in the runtime that is left.
+        // The queue continues with another request, in the remaining runtime.
         while self.home(self.asked.len()) == 0 {
             let woken = Arc::default();
             let number = self.asked.len();
@@ -307,7 +307,7 @@ impl Stand {
     }
 }
 
-/// Runs these steps from the beginning; whether all of them can follow each other.
+/// Runs these steps from the start. Returns whether this order is possible.
 fn try_these(steps: &[Step], homes: [usize; REQUESTS]) -> bool {
     let mut stand = Stand::new(homes);
     for step in steps {
@@ -320,7 +320,7 @@ fn try_these(steps: &[Step], homes: [usize; REQUESTS]) -> bool {
     true
 }
 
-/// All orders of up to `longest` steps; one more takes five times as long, and 7 have been tried.
+/// All orders of up to `longest` steps. One more step takes five times as long, and 7 steps were tested once.
 fn try_all(homes: [usize; REQUESTS], longest: usize) {
     let mut tried = 0;
     let mut open = vec![vec![Step::Ask]];

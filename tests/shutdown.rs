@@ -1,4 +1,4 @@
-//! A server ends gracefully: what goes to Redis in the background arrives before the process ends.
+//! Graceful shutdown: background commands reach Redis before the process ends.
 
 mod support;
 
@@ -30,7 +30,7 @@ use crate::support::redis::RedisServer;
 
 const REQUESTS: u32 = 60;
 
-/// Nothing takes longer.
+/// The longest time that a test waits for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn runtime() -> Runtime {
@@ -49,7 +49,7 @@ fn key() -> Key {
     Key::from("global")
 }
 
-/// Every request holds a permit to the end of its body, and gets its token back after its response.
+/// Every request holds a permit until the end of its body, and gets its token back after its response.
 fn app(redis: &RedisBackend, gate: watch::Receiver<bool>) -> Router {
     let exports = SemaphoreLayer::new(permits(), Global, redis.clone())
         .on_backend_error(FailurePolicy::FailClosed);
@@ -78,12 +78,12 @@ fn app(redis: &RedisBackend, gate: watch::Receiver<bool>) -> Router {
         .layer(exports)
 }
 
-/// A server in a runtime of its own, which ends at once when `end` is called, as a process does.
+/// A server in its own runtime, which ends at once when `end` is called, like a process.
 struct Service {
     runtime: Runtime,
     redis: RedisBackend,
     url: String,
-    /// Lets the slow requests go on.
+    /// Lets the slow requests continue.
     gate: watch::Sender<bool>,
     stop: oneshot::Sender<()>,
     ended: tokio::task::JoinHandle<()>,
@@ -129,7 +129,7 @@ impl Service {
         report
     }
 
-    /// Waits until so many permits are held.
+    /// Waits until this many permits are held.
     async fn holds(&self, count: usize) {
         let start = Instant::now();
         while self.redis.context().stats().held_permits < count {
@@ -165,7 +165,7 @@ async fn send(service: &Service, path: &str) -> Vec<tokio::task::JoinHandle<(Sta
     all
 }
 
-/// Permits in use and tokens spent, as Redis has them.
+/// Permits in use and tokens spent, by Redis.
 async fn in_redis(server: &RedisServer) -> (u32, u32) {
     let redis = RedisBackend::connect(server.url())
         .await
@@ -187,7 +187,7 @@ fn permits_and_refunds_in_flight_arrive_before_the_process_ends() {
     let server = RedisServer::start();
     let outside = runtime();
     outside.block_on(async {
-        // So far away that a process that ends at once loses what is on its way.
+        // So far away that a process that ends at once loses its commands in flight.
         let proxy = Proxy::to(server.port()).await;
         proxy.set(Mode::Delay(Duration::from_millis(20))).await;
         let url = proxy.url();
@@ -204,7 +204,7 @@ fn permits_and_refunds_in_flight_arrive_before_the_process_ends() {
     });
 }
 
-/// The connections of such clients drop their responses when nobody waits for them any more.
+/// The connections of such clients drop their responses after the disconnect.
 #[test]
 fn permits_of_clients_that_leave_at_the_end_arrive_too() {
     let server = RedisServer::start();

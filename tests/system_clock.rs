@@ -12,7 +12,7 @@ use tower_sluice::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Both clocks at one time, in ns: the closest of many pairs, for the thread may be descheduled within one.
+/// Both clocks at one time, in ns: the closest of many pairs, because the thread may be descheduled within one.
 fn pair(start: Instant) -> (u64, u64) {
     let one = || {
         let before = start.elapsed();
@@ -37,7 +37,7 @@ fn it_stays_within_5_parts_in_a_million_of_instant_for_10_s() {
         thread::sleep(Duration::from_secs(1));
         let (ours_now, theirs_now) = pair(start);
         let (passed, real) = (ours_now - ours, theirs_now - theirs);
-        // 1 µs for each of two readings in whole ones, and 1 µs for two pairs.
+        // 1 µs for each of two readings in whole µs, and 1 µs for two pairs.
         let most = real * 5 / 1_000_000 + 3_000;
         assert!(
             passed.abs_diff(real) <= most,

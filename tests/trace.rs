@@ -1,5 +1,4 @@
-//! What the log is told of rejections, in a process of its own: whether an event is of interest is remembered for all
-//! threads.
+//! The log events of rejections, in a process of its own: the interest in an event is cached for all threads.
 #![cfg(feature = "tracing")]
 
 #[allow(dead_code, reason = "for all tests of the layer")]
@@ -25,7 +24,7 @@ use tracing::{Event, Metadata, Subscriber};
 
 use crate::support::{hello, memory, seen, two_a_minute};
 
-/// Keeps every event as a line.
+/// Stores every event as a line.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -58,7 +57,7 @@ impl Subscriber for Lines {
     fn exit(&self, _: &Id) {}
 }
 
-/// What is told while `run` runs, which nothing else does meanwhile.
+/// The events during `run`, while no other test runs.
 fn reported(run: impl FnOnce()) -> Vec<String> {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,7 +78,7 @@ fn misconfigured_server_is_logged_once_with_the_remedy() {
             assert_eq!(seen.status, 500);
             let body = r#"{"type":"about:blank","title":"Internal Server Error","status":500}"#;
             assert_eq!(seen.body, body);
-            // A header does not make up for it.
+            // A header does not replace it.
             request = Request::builder()
                 .header("x-forwarded-for", "1.2.3.4")
                 .body(())
@@ -134,7 +133,7 @@ fn limit_that_applies_to_no_request_is_logged() {
         for _ in 0..2 {
             assert_eq!(seen(&mut service, Request::new(())).status, 200);
         }
-        // The client's own doing.
+        // Caused by the client.
         let limit = RateLimitLayer::new(two_a_minute(), Header::new("x-api-key"), memory());
         let mut service = limit.skip_unkeyed().layer(hello());
         assert_eq!(seen(&mut service, Request::new(())).status, 200);

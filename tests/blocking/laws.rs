@@ -1,4 +1,4 @@
-//! What holds whoever keeps the state, and whoever asks.
+//! Checks that hold for every backend, blocking or not.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -12,7 +12,7 @@ use tower_sluice::{Key, Policy, Quota, Receipt, Reservation, Snapshot};
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// A policy of each kind of quota, and two of several. Nothing comes back while a test runs.
+/// A policy of each kind of quota, and two of several quotas. No token refills during a test.
 pub(crate) fn policies() -> Vec<Policy> {
     let bucket = Quota::per_day(1).burst(10);
     vec![
@@ -27,7 +27,7 @@ pub(crate) fn policies() -> Vec<Policy> {
     ]
 }
 
-/// A limiter, whichever way it is asked. Every answer must come.
+/// A limiter, blocking or asynchronous, whose backend must not fail.
 pub(crate) trait Asked {
     fn check(&self, key: &Key, cost: u64) -> Reply;
     fn reserve(&self, key: &Key, cost: u64, max_wait: Duration) -> Reply;
@@ -122,8 +122,8 @@ pub(crate) fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
-/// What an operation did, when time plays no part: whether it was allowed or given back, what remains of each quota,
-/// and whether there is a receipt, a reservation, a wait.
+/// The outcome of an operation apart from times: whether it was allowed or refunded, the remaining tokens, and whether
+/// there is a receipt, a reservation or a wait.
 type Reported = (bool, Vec<u64>, [bool; 3]);
 
 fn of_reply(reply: &Reply) -> Reported {
@@ -145,7 +145,7 @@ fn of_snapshot(snapshot: &Snapshot) -> Reported {
     )
 }
 
-/// Does every operation, on a key that is unseen: by turns each asks one of those that share the state.
+/// Runs every operation on a new key. The limiters, which share the state, take turns.
 pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Reported> {
     let mut reservations = limiters.iter().cycle();
     let mut next = || *reservations.next().expect("at least one");
@@ -153,7 +153,7 @@ pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Reporte
     let mut first = next().check(key, 4);
     reported.push(of_reply(&first));
     let receipt = first.receipt.as_mut().expect("allowed");
-    // More than what was charged is never given back.
+    // No refund exceeds the charge.
     for _ in 0..3 {
         reported.push(of_snapshot(&next().refund(key, receipt, 3)));
     }
@@ -167,7 +167,7 @@ pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Reporte
     if let Some(reservation) = reserved.reservation.take() {
         reported.push((next().cancel(key, reservation), Vec::new(), [false; 3]));
     }
-    // A crowd that leaves from the front: the last cancel returns all charges.
+    // Waiters that leave from the front: the last cancel returns all charges.
     let mut crowd: Vec<_> = (0..5).map(|_| next().reserve(key, 1, 30 * DAY)).collect();
     for reserved in &mut crowd {
         if let Some(reservation) = reserved.reservation.take() {
@@ -183,8 +183,8 @@ pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Reporte
     reported
 }
 
-/// A crowd that leaves from the front: only the last cancel returns its charge at once, and then nothing is left of the
-/// others.
+/// Waiters that leave from the front: only the last cancel refunds at once, and then nothing is left of the other
+/// charges.
 pub(crate) fn a_crowd_leaves_no_debt<B: backend::BlockingBackend>(backend: &B) {
     let policy = Policy::new("crowd", Quota::per_hour(2));
     let (limiter, key) = (

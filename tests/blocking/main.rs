@@ -1,4 +1,4 @@
-//! The limiter for plain threads: the same answers and the same buckets as the asynchronous one.
+//! The limiter for plain threads shares buckets and replies with the asynchronous limiter.
 
 mod laws;
 mod memory;

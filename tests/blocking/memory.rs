@@ -1,4 +1,4 @@
-//! In memory: no runtime at all.
+//! In memory, without a runtime.
 
 use std::error::Error;
 use std::thread;
@@ -78,10 +78,10 @@ fn threads_and_tasks_share_their_buckets() {
             limiter: tower_sluice::Limiter::new(policy.clone(), shared),
         };
         let alone = every_operation(&[&Limiter::new(policy.clone(), frozen())], &key);
-        // What one has charged the other gives back, and the other way round.
+        // Each limiter refunds charges of the other one.
         let together = every_operation(&[&limiter, &awaited], &key);
         assert_eq!(together, alone, "{policy:?}");
-        // A tier of the same name stands behind the same state.
+        // A larger policy of the same name shares the state.
         let tier = limiter.with_policy(&policy);
         assert_eq!(
             limiter.peek(&key).expect("memory"),

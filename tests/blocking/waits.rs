@@ -1,4 +1,4 @@
-//! Threads that wait, among each other and among tasks.
+//! Threads that wait, beside other threads and tasks.
 
 use std::sync::mpsc;
 use std::thread;
@@ -20,12 +20,12 @@ fn by_hand(policy: Policy) -> (ManualClock, Limiter<MemoryBackend<ManualClock>>)
     (clock, Limiter::new(policy, backend))
 }
 
-/// One a second, one at a time.
+/// One token a second, with a capacity of one.
 fn one_a_second() -> Policy {
     Policy::new("upstream", Quota::per_second(1).burst(1))
 }
 
-/// Until so many sleep: they have asked, and know when to go on.
+/// Waits until this many waiters sleep until a known time.
 fn until_asleep(clock: &ManualClock, count: usize) {
     let start = Instant::now();
     while clock.sleepers() != count {
@@ -34,7 +34,7 @@ fn until_asleep(clock: &ManualClock, count: usize) {
     }
 }
 
-/// Lets everybody go when a test ends, so that one that fails does not hang.
+/// Ends all waits on drop, so that a failing test does not hang.
 struct LetGo<'a>(&'a ManualClock);
 
 impl Drop for LetGo<'_> {
@@ -59,13 +59,13 @@ fn threads_proceed_in_order_as_the_clock_advances() {
                 let (limiter, key, reported) = (&limiter, &key, reported.clone());
                 scope.spawn(move || {
                     let charge = limiter.acquire(key, 1, 100 * HOUR).expect("in time");
-                    // Nobody hears it once the test has failed.
+                    // The receiver is gone once the test has failed.
                     let _ = reported.send((number, charge.waited()));
                 });
                 until_asleep(&clock, number + 1);
             }
             for number in 0..3 {
-                // The next of a line looks when the one in front of it has gone, and sleeps again.
+                // The next waiter of a queue checks when the one before it was served, and sleeps again.
                 until_asleep(&clock, 3 - number);
                 clock.advance(SECOND - Duration::from_micros(1));
                 let early = hears.recv_timeout(Duration::from_millis(20));
@@ -128,7 +128,7 @@ fn threads_and_tasks_share_one_queue() {
         of_threads + of_tasks
     });
     assert_eq!(total, 30);
-    // 29 of them had to wait for a hundredth of a second each, one after the other.
+    // 29 of them waited for a hundredth of a second each, one by one.
     assert!(
         start.elapsed() >= Duration::from_millis(290),
         "{:?}",
@@ -192,7 +192,7 @@ mod redis {
         let tasks = runtime.block_on(tower_sluice::RedisBackend::connect(server.url()));
         let tasks = tower_sluice::Limiter::new(policy, tasks.expect("the server runs"));
         let calls = || server.calls("evalsha") + server.calls("eval");
-        // Connecting sends some as well.
+        // Connecting sends some commands too.
         let before = calls();
         let (key, start) = (Key::from("host"), Instant::now());
         thread::scope(|scope| {

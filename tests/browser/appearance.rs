@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::Page;
 
-/// The smallest contrast of texts to what is behind them, and where.
+/// The smallest contrast between texts and their background, and its element.
 const CONTRAST: &str = "
     const luminance = ([r, g, b]) => {
         const [x, y, z] = [r, g, b].map(c => (c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
@@ -55,7 +55,7 @@ async fn page_is_readable_in_both_themes_at_any_width() {
     std::thread::sleep(std::time::Duration::from_millis(1_000));
     page.click("#one");
     std::thread::sleep(std::time::Duration::from_millis(2_500));
-    // The picture follows.
+    // The drawing has the new width.
     let drawn =
         "Math.abs(document.querySelector('.track').getBoundingClientRect().width - width) < 1";
     // For the README: small.

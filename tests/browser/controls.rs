@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::Page;
 use crate::playground::Playground;
 
-/// What the server itself says to these quotas.
+/// The server's own error for these quotas.
 async fn complaint(playground: &Playground, text: &str) -> String {
     let mut request = playground.request(Method::PUT, "/_playground/quota");
     *request.body_mut() = Full::from(text.to_owned());
@@ -46,7 +46,7 @@ async fn quota_is_replaced_or_the_server_returns_an_error() {
         );
         assert_eq!(page.get("document.title"), "tower-sluice playground");
     }
-    // Nothing has changed, and what was said still stands.
+    // Nothing has changed, and the last level still stands.
     assert_eq!(page.level().0, 5);
 
     page.fill("#text", "3/week, fixed-window:20/week");
@@ -66,7 +66,7 @@ async fn quota_is_replaced_or_the_server_returns_an_error() {
         page.get("document.querySelector('[data-name=try-2]').dataset.level"),
         "19"
     );
-    // The replay goes by the first of the new ones.
+    // The replay uses the first of the new quotas.
     page.fill("#burst-size", "5");
     page.click("#burst");
     page.answered(7);
@@ -94,7 +94,7 @@ async fn server_without_rate_limit_fields_is_reported() {
     );
     assert!(!page.text("#fields").contains("ratelimit"));
     page.picture("playground-no-fields");
-    // Whether it allowed is seen nevertheless.
+    // The decision is still visible.
     assert_eq!(
         (
             page.marks("server", "allowed"),

@@ -40,7 +40,7 @@ async fn a_burst_is_drawn_as_the_server_answered_it() {
         ),
         (6, 3)
     );
-    // Answers come in any order; the next one is the last.
+    // Responses come in any order. The next one is the last.
     page.click("#one");
     page.answered(10);
     let (level, said, drawn) = page.level();
@@ -49,7 +49,7 @@ async fn a_burst_is_drawn_as_the_server_answered_it() {
     assert!(page.text("#live").starts_with("Refused: 429"));
     assert!(page.text("#fields").contains("\nretry-after: "));
 
-    // The same traffic in all lanes, one mark each, at the same place.
+    // The same traffic in all lanes, one mark each, at the same position.
     for lane in [
         "token-bucket",
         "interval",
@@ -81,7 +81,7 @@ async fn the_level_rises_by_the_clock_and_the_server_agrees() {
     page.click("#burst");
     page.answered(7);
     assert!(page.count("server", "allowed") >= 5);
-    // Hatched, above what was said.
+    // The estimate is hatched, above the reported level.
     page.until("Number(document.querySelector('.gauge').dataset.guess) >= Number(document.querySelector('.gauge').dataset.level) + 1");
     page.until("!document.querySelector('.guess').hidden");
     assert!(
@@ -91,7 +91,7 @@ async fn the_level_rises_by_the_clock_and_the_server_agrees() {
     );
     page.until("Number(document.querySelector('.gauge').dataset.guess) === 5");
     assert_eq!(page.text(".now"), "the bucket is full by the clock");
-    // What was said is still what was said.
+    // The reported level is unchanged.
     let (level, said, _) = page.level();
     assert_eq!(level, said);
     page.click("#one");
@@ -123,7 +123,7 @@ async fn a_steady_rate_goes_on_until_it_is_stopped() {
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(page.get("requests.length"), sent);
     let (level, said, _) = page.level();
-    // In a busy minute a token may have come back.
+    // On a busy machine a token may have been refilled.
     assert!(
         level == said && (1000 - 3 * sent..=1001 - 3 * sent).contains(&level),
         "{level}, {said}"
@@ -142,7 +142,7 @@ async fn waits_are_drawn_as_long_as_they_were() {
         "[...document.querySelectorAll('[data-lane=server] .mark')].map(mark => Number(mark.dataset.waited ?? 0)).sort((a, b) => a - b)",
     );
     let waits: Vec<u64> = serde_json::from_value(waits).expect("numbers");
-    // A slow machine makes them longer, and the first ones shorter.
+    // A slow machine makes later waits longer, and the first ones shorter.
     assert!(waits[3] >= 1_500, "{waits:?}");
     assert!(page.count("server", "waited") >= 2, "{waits:?}");
     let tail = page.get(
@@ -174,7 +174,7 @@ async fn page_draws_only_server_data() {
     page.answered(1);
     assert_eq!(page.level().0, 5);
 
-    // An answer without fields: the key is missing.
+    // A response without fields: the key is missing.
     page.fill("#key", "");
     page.click("#one");
     page.answered(2);
@@ -191,7 +191,7 @@ async fn page_draws_only_server_data() {
     assert_eq!(page.marks("server", "other"), 1);
     assert_eq!(page.marks("token-bucket", "unasked"), 1);
 
-    // No answer at all.
+    // No response at all.
     page.playground.stop("-TERM").await;
     page.click("#one");
     page.answered(4);
@@ -237,7 +237,7 @@ async fn permits_in_use_are_drawn_and_held() {
         "{}",
         page.text("#live")
     );
-    // It was charged nothing, and the models are not asked.
+    // It was charged nothing, and the models did not decide.
     assert_eq!(page.marks("sliding-log", "unasked"), 1);
     assert_eq!(
         page.get("document.querySelector('.gauge').dataset.level"),
@@ -245,7 +245,7 @@ async fn permits_in_use_are_drawn_and_held() {
     );
     page.again();
     page.fill("#hold-time", "0.1");
-    // Those that were held end with their page, a little later.
+    // Held permits end with their page, a little later.
     page.until("(document.querySelector('#one').click(), document.querySelector('#permits').dataset.used === '1')");
     page.until("open.size === 0 && document.querySelector('#permits').dataset.ended === '1'");
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A browser that does what a test says: Chromium, driven through chromedriver by the few commands of WebDriver that are needed.
+//! A scripted browser: Chromium, driven by chromedriver with the few commands of WebDriver that are needed.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// No picture and no answer takes longer, however busy the machine is.
+/// The longest time until a screenshot or a reply on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Where screenshots go.
+/// The folder of screenshots.
 pub(crate) const PICTURES: &str = env!("CARGO_TARGET_TMPDIR");
 
-/// A window of a browser of its own. Both processes end with it, whichever way the test goes.
+/// A window of a separate browser. A drop ends both processes.
 pub(crate) struct Browser {
     driver: Child,
     port: u16,
@@ -24,7 +24,7 @@ pub(crate) struct Browser {
     profile: PathBuf,
 }
 
-/// Where a program is.
+/// The path of a program.
 fn program(name: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|folder| folder.join(name));
@@ -65,7 +65,7 @@ impl Browser {
         let profile = format!("--user-data-dir={}", browser.profile.display());
         let options = json!({
             "binary": chromium,
-            // No sandbox: there is none for root, nor in many a container, and only our own page is opened.
+            // No sandbox: root and many containers have none. Only our own page is opened.
             "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars",
                      "--no-first-run", "--disable-background-networking", "--window-size=1400,1000", profile],
         });
@@ -87,7 +87,7 @@ impl Browser {
         browser
     }
 
-    /// One command, over a connection of its own.
+    /// One command, over a new connection.
     fn try_call(&self, method: &str, path: &str, body: &Value) -> std::io::Result<Value> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -141,7 +141,7 @@ impl Browser {
         self.post("/url", json!({"url": url}));
     }
 
-    /// What a script returns, which may be a promise.
+    /// The return value of a script, which may be a promise.
     pub(crate) fn run(&self, script: &str, arguments: Value) -> Value {
         let body = json!({"script": script, "args": [arguments]});
         self.post("/execute/sync", body)
@@ -160,7 +160,7 @@ impl Browser {
         text.as_str().expect("text").to_owned()
     }
 
-    /// Asks until it holds.
+    /// Polls until the condition holds.
     pub(crate) fn until(&self, what: &str) {
         let start = Instant::now();
         while self.get(what) != json!(true) {
@@ -183,33 +183,33 @@ impl Browser {
         format!("/element/{id}")
     }
 
-    /// As a mouse does it.
+    /// A mouse click.
     pub(crate) fn click(&self, selector: &str) {
         let element = self.element(selector);
         self.post(&format!("{element}/click"), json!({}));
     }
 
-    /// Types into a field, in place of what is there.
+    /// Replaces the text of a field by typing.
     pub(crate) fn fill(&self, selector: &str, text: &str) {
         let element = self.element(selector);
         self.post(&format!("{element}/clear"), json!({}));
         self.post(&format!("{element}/value"), json!({"text": text}));
     }
 
-    /// Presses a key, wherever the focus is.
+    /// Presses a key in the focused element.
     pub(crate) fn press(&self, key: &str) {
         let strokes = json!([{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]);
         let keys = json!({"type": "key", "id": "keys", "actions": strokes});
         self.post("/actions", json!({"actions": [keys]}));
     }
 
-    /// The messages of one of the logs since the last time.
+    /// The messages of one log since the last call.
     pub(crate) fn log(&self, kind: &str) -> Vec<Value> {
         let log = self.post("/se/log", json!({"type": kind}));
         log.as_array().expect("a list").clone()
     }
 
-    /// How wide the page may be, at which scale it is drawn, and whether it is dark.
+    /// Sets the width of the page, its scale, and the colour scheme.
     pub(crate) fn look(&self, width: u32, scale: f64, scheme: &str) {
         let size =
             json!({"width": width, "height": 1_000, "deviceScaleFactor": scale, "mobile": false});
@@ -219,7 +219,7 @@ impl Browser {
         self.until(&format!("innerWidth === {width}"));
     }
 
-    /// The whole page as a file in the target folder.
+    /// Saves the whole page as a file in the target folder.
     pub(crate) fn picture(&self, name: &str) {
         let shot = self.devtools(
             "Page.captureScreenshot",
@@ -233,7 +233,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // The browser ends with its session; killing its driver alone would leave it behind.
+        // Ending the session ends the browser. Killing the driver alone would leave it running.
         if !self.session.is_empty() {
             let _ = self.try_call("DELETE", &self.session, &Value::Null);
         }

@@ -46,7 +46,7 @@ impl Page {
         self.until("document.querySelectorAll('#told div').length > 0");
     }
 
-    /// Waits for answers, so many in all.
+    /// Waits until this many responses have arrived in total.
     pub(crate) fn answered(&self, count: usize) {
         let lane = "document.querySelector('[data-lane=server]').dataset";
         self.until(&format!(
@@ -70,7 +70,7 @@ impl Page {
         marks.as_u64().expect("a count")
     }
 
-    /// What the first gauge tells, the last answer's `r`, and how high it is drawn in proportion.
+    /// The level of the first gauge, the `r` of the last response, and the drawn height as a fraction.
     pub(crate) fn level(&self) -> (u64, u64, f64) {
         self.until("document.getAnimations().length === 0");
         let level = self.get(
@@ -85,10 +85,10 @@ impl Page {
         (number(0), number(1), level[2].as_f64().expect("a number"))
     }
 
-    /// That the page said nothing against itself and asked nobody else.
+    /// Checks that the page logged no error and sent no request to other servers.
     pub(crate) fn ends_well(self) {
         for entry in self.log("browser") {
-            // The browser notes each rejection, and each quota that is none: they are what is shown here.
+            // The browser logs each rejection, and each invalid quota. The tests cause these on purpose.
             let text = entry["message"].as_str().expect("text");
             let is_answer = entry["source"] == "network"
                 && text.contains("the server responded with a status of 4");
@@ -103,7 +103,7 @@ impl Page {
                 let request = &entry["message"]["params"]["request"];
                 let url = request["url"].as_str().expect("text");
                 if url.starts_with("chrome://") {
-                    continue; // what the browser showed before
+                    continue; // the start page of the browser
                 }
                 assert!(
                     url.starts_with(&self.playground.base) || url.starts_with("data:"),

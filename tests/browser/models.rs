@@ -14,7 +14,7 @@ fn vectors(name: &str) -> Value {
     serde_json::from_str(&text).expect("JSON")
 }
 
-/// Plays vectors through a model; each answer that differs is told.
+/// Runs vectors through a model, and returns each decision that differs.
 const PLAY: &str = "
     const [name, vectors] = arguments[0];
     return vectors.flatMap(({ name: vector, limit, steps }) => {
@@ -39,7 +39,7 @@ async fn the_models_decide_as_the_algorithms_do() {
     ] {
         let file = vectors(file);
         let vectors = file["vectors"].as_array().expect("vectors");
-        // The page only checks, by a clock that does not go back and with windows where they usually are.
+        // The page only checks, with a clock that never moves back, and with aligned windows.
         let plain = vectors.iter().filter(|vector| {
             let settings = vector["limit"].as_object().expect("numbers").keys();
             let usual = |key: &String| {
@@ -49,7 +49,7 @@ async fn the_models_decide_as_the_algorithms_do() {
             let goes_back = vector["tags"]
                 .as_array()
                 .is_some_and(|tags| tags.contains(&"clock_back".into()));
-            // The server rounds a rate that does not fit into its integers; the page does not.
+            // The server rounds a rate that exceeds its integers. The page does not.
             let fits = !["units_do_not_fit", "most_tokens"]
                 .map(Value::from)
                 .contains(&vector["name"]);
@@ -81,7 +81,7 @@ async fn the_fields_of_every_format_are_read() {
             _ => continue,
         };
         if !case["existing"].is_null() {
-            continue; // of which layer they speak is told elsewhere
+            continue; // nested fields are tested elsewhere
         }
         let said = page.run(
             "const [format, fields, now] = arguments[0], date = new Date(now / 1000).toUTCString();
@@ -95,7 +95,7 @@ async fn the_fields_of_every_format_are_read() {
             assert!(said.is_empty(), "{case}: {said:?}");
             continue;
         }
-        // A rejection names those that reject; the older formats name one of all.
+        // A rejection names the quotas that reject. Older formats name one of all quotas.
         let reported = results
             .iter()
             .zip(case["policies"].as_array().expect("policies"));

@@ -1,4 +1,4 @@
-//! Whose address it is: every case of `client_ip.json`.
+//! The client address: every case of `client_ip.json`.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use tower_sluice::{ClientIp, Head};
 
 use crate::{Object, number, object, only, read};
 
-/// As many as the file has: a case that is not read is not passed.
+/// The number of cases in the file: an unread case does not pass.
 const CASES: usize = 89;
 
 fn text<'a>(value: &'a Value, what: &str) -> &'a str {
@@ -88,7 +88,7 @@ fn request(case: &Object) -> Request<()> {
     request
 }
 
-/// What the request is found to be, as the file says it.
+/// The result of the request, in the words of the file.
 fn found(client: &ClientIp, request: &Request<()>) -> Value {
     let ip = client.ip(&Head::from(request));
     let key = client.key(request);

@@ -1,5 +1,5 @@
-//! Every vector of `tests/vectors` against the pure core and against the backends, to the microsecond. No case is left
-//! out, but for sliding logs in a Redis without scripts: the manual clock goes back where a case asks for it.
+//! Every vector of `tests/vectors` against the pure algorithms and the backends, to the microsecond. Only sliding logs
+//! in a Redis without scripts are left out. The manual clock moves back where a case requires it.
 
 mod client_ip;
 #[cfg(feature = "redis")]
@@ -41,7 +41,7 @@ fn object(value: &Value) -> &Object {
         .unwrap_or_else(|| panic!("not an object: {value}"))
 }
 
-/// Fails on a field that this runner does not know: a vector must not pass because part of it was not read.
+/// Fails on an unknown field: a vector must not pass if part of it was not read.
 fn only(object: &Object, known: &[&str]) {
     let unknown: Vec<_> = object
         .keys()
@@ -160,7 +160,7 @@ fn quota(algorithm: &str, limit: &Object) -> Quota {
     anchor.map_or(quota, |anchor| quota.anchor(anchor))
 }
 
-/// An answer in the vectors' own words, to be compared field by field.
+/// A reply in the words of the vectors, for a comparison field by field.
 fn reported(quota: &QuotaSnapshot, checked: bool) -> Object {
     let mut answer = Object::new();
     let us = |duration: Duration| u64::try_from(duration.as_micros()).expect("fits");
@@ -181,7 +181,7 @@ fn reported(quota: &QuotaSnapshot, checked: bool) -> Object {
     answer
 }
 
-/// Runs one vector; `Err` says step, expected and actual.
+/// Runs one vector. An error names the step, the expected and the actual value.
 fn run(
     vector: &Object,
     mut policy: Policy,
@@ -261,7 +261,7 @@ fn run(
             }
             Some("cancel") => {
                 only(step, &["op", "at_us", "of", "expect"]);
-                // A charge goes back once; then there is nothing left to cancel.
+                // A charge is refunded once. Then there is nothing left to cancel.
                 let reservation = reservations.remove(&of(step));
                 let was_there = reservation.is_some();
                 let kept =
@@ -282,7 +282,7 @@ fn run(
             }
             Some("refund") => {
                 only(step, &["op", "at_us", "cost", "of", "expect"]);
-                // A turn that is refunded has been used.
+                // A refunded reservation was used.
                 let used = reservations
                     .remove(&of(step))
                     .and_then(Reservation::into_receipt);
@@ -372,7 +372,7 @@ fn run_file<S: Subjects>(file: &str, mut subjects: S) {
     }
     assert!(failures.is_empty(), "{failures}");
     assert!(ran > 0, "{file} has no case for this runner");
-    // Past the capture of the test harness: how many cases ran is seen in a green run, too.
+    // Written past the capture of the test harness: a passing run also shows the number of cases.
     let unkept = match left_out {
         0 => String::new(),
         some => format!(", {some} it cannot keep"),
@@ -431,7 +431,7 @@ on_all! {
     multi_limit: "multi_limit.json"
 }
 
-/// Without scripts Redis can keep all but sliding logs.
+/// Without scripts Redis supports all algorithms except sliding logs.
 #[cfg(feature = "redis")]
 macro_rules! optimistic {
     ($($name:ident: $file:literal)*) => {
@@ -505,7 +505,7 @@ fn quota_strings() {
     .expect("stderr");
 }
 
-/// A quota as the vectors write it, its rate in grains included.
+/// A quota in the words of the vectors, including its rate in grains.
 fn parts(quota: &Quota) -> Value {
     let (per_micro, per_token) = quota.grains().expect("a token bucket");
     let (refill, period) = quota.rate().expect("a token bucket");

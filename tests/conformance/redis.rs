@@ -1,4 +1,4 @@
-//! The vectors on a real redis-server: by scripts, without, and from plain threads.
+//! The vectors on a real redis-server: with scripts, without scripts, and from plain threads.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::support::clock_proxy::ClockProxy;
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
 
-/// Scripts, each vector on a key of its own.
+/// Scripts, each vector on a new key.
 pub(crate) struct Scripted {
     runtime: Runtime,
     clock: ManualClock,
@@ -54,7 +54,7 @@ impl Subjects for Scripted {
     }
 }
 
-/// WATCH, MULTI and EXEC, each vector on a key of its own.
+/// WATCH, MULTI and EXEC, each vector on a new key.
 pub(crate) struct Optimistic {
     runtime: Runtime,
     clock: ManualClock,
@@ -99,14 +99,14 @@ impl Subjects for Optimistic {
         }
     }
 
-    /// Sliding logs cannot be kept without scripts.
+    /// Sliding logs need scripts.
     fn keeps(policy: &Policy) -> bool {
         let mut quotas = policy.quotas().iter();
         !quotas.any(|named| named.quota().to_string().starts_with("sliding-log"))
     }
 }
 
-/// Scripts, asked from plain threads, each vector on a key of its own.
+/// Scripts, called from plain threads, each vector on a new key.
 #[cfg(feature = "blocking")]
 pub(crate) struct Blocking {
     clock: ManualClock,

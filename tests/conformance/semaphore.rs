@@ -1,5 +1,4 @@
-//! `semaphore.json`: in memory with leases that end, in memory as it is as far as no lease ends or is renewed, and in
-//! Redis.
+//! `semaphore.json`: in memory with leases, in memory without leases as far as no lease matters, and in Redis.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -24,7 +23,7 @@ fn permits(limit: &Object) -> SemaphorePolicy {
     SemaphorePolicy::new("vectors", small(limit, "capacity")).with_lease(micros(limit, "lease_us"))
 }
 
-/// The vectors' ids, which are short texts.
+/// The ids of the vectors, which are short texts.
 fn id(step: &Object) -> PermitId {
     let text = step["id"].as_str().expect("text").as_bytes();
     let mut bytes = [0; 16];
@@ -32,7 +31,7 @@ fn id(step: &Object) -> PermitId {
     PermitId::from_bytes(bytes)
 }
 
-/// An answer in the vectors' own words.
+/// A reply in the words of the vectors.
 fn reported(reply: &PermitReply) -> Object {
     let us = |span: Duration| u64::try_from(span.as_micros()).expect("fits");
     let snapshot = reply.decision.snapshot();
@@ -115,7 +114,7 @@ fn run<B: PermitBackend>(
                 Value::Object(actual)
             ));
         }
-        // A look says the same, and changes nothing.
+        // A peek reports the same, and changes nothing.
         let look = reported(&ask(PermitOp::Peek, &permits));
         for (field, value) in &look {
             if step["expect"][field] != *value {
@@ -126,7 +125,7 @@ fn run<B: PermitBackend>(
     Ok(())
 }
 
-/// Whether no lease ends, nor is as old as when it would be renewed.
+/// Whether no lease ends, and none is due for renewal.
 fn is_without_leases(vector: &Object) -> bool {
     let steps = vector["steps"].as_array().expect("steps");
     let times: Vec<u64> = steps
@@ -137,7 +136,7 @@ fn is_without_leases(vector: &Object) -> bool {
     times.is_sorted() && times[times.len() - 1] - times[0] < lease / 3
 }
 
-/// Runs all vectors that `takes` wants, each with a subject of its own.
+/// Runs all vectors that `takes` selects, each with a new subject.
 fn run_all<B: PermitBackend>(
     name: &str,
     takes: impl Fn(&Object) -> bool,
@@ -198,7 +197,7 @@ fn memory_with_leases() {
     );
 }
 
-/// A permit in memory ends with its guard: cases in which a lease ends or is renewed are not its own.
+/// A permit in memory ends with its guard: cases with an expired or renewed lease do not apply.
 #[test]
 fn memory() {
     run_all("memory", is_without_leases, |_| {
@@ -230,7 +229,7 @@ mod redis {
         let connection = own.block_on(Frozen::connect(&server.url(), &clock));
         let builder = RedisBackend::builder().time_limit(Duration::from_secs(20));
         let mut backend = Some((make(builder.from_connection(connection)), clock));
-        // The connection lives in its runtime.
+        // The connection belongs to its runtime.
         let _driven = own.enter();
         std::thread::scope(|scope| {
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

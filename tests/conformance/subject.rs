@@ -1,4 +1,4 @@
-//! What answers the steps of a vector: the core, or a backend by way of a limiter.
+//! What runs the steps of a vector: the algorithms, or a backend through a limiter.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Reservation, Snapshot};
 
-/// Something that answers a vector's steps, on one key that starts unseen.
+/// Runs the steps of a vector, on one new key.
 pub(crate) trait Subject {
     fn check(&mut self, policy: &Policy, now: Timestamp, cost: Cost) -> Reply;
     fn reserve(&mut self, policy: &Policy, now: Timestamp, cost: Cost, max_wait: Duration)
     -> Reply;
-    /// The reservation, if its charge did not go back. (A look afterwards tells the rest.)
+    /// The reservation, if its charge was not refunded. A peek afterwards shows the rest.
     fn cancel(
         &mut self,
         policy: &Policy,
@@ -95,7 +95,7 @@ impl Subject for Core {
     }
 }
 
-/// A backend whose time is that of a clock moved by hand.
+/// A backend with a manual clock.
 pub(crate) struct Through<'a, B> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) backend: B,
@@ -123,7 +123,7 @@ impl<B: Backend> Through<'_, B> {
     }
 }
 
-/// The reservation whose charge did not go back.
+/// The reservation whose charge was not refunded.
 fn kept(reply: Reply) -> Option<Reservation> {
     assert_eq!(reply.reservation.is_none(), reply.returned);
     reply.reservation
@@ -152,7 +152,7 @@ impl<B: Backend> Subject for Through<'_, B> {
         })
     }
 
-    // Asked of the backend: a limiter tries others again by itself.
+    // Sent to the backend directly: a limiter repeats other cancels by itself.
     fn cancel(
         &mut self,
         policy: &Policy,
@@ -192,7 +192,7 @@ impl<B: Backend> Subject for Through<'_, B> {
     }
 }
 
-/// A backend for plain threads, whose time is that of a clock moved by hand.
+/// A backend for plain threads, with a manual clock.
 #[cfg(feature = "blocking")]
 pub(crate) struct Threads<B> {
     pub(crate) backend: B,
@@ -269,7 +269,7 @@ impl<B: blocking::BlockingBackend> Subject for Threads<B> {
 pub(crate) trait Subjects {
     const NAME: &str;
     fn next(&mut self, policy: &Policy) -> impl Subject + use<'_, Self>;
-    /// Whether they can keep what the policy needs.
+    /// Whether they support the policy.
     fn keeps(_: &Policy) -> bool {
         true
     }

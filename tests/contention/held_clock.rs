@@ -12,7 +12,7 @@ thread_local! {
     static HELD: Cell<bool> = const { Cell::new(false) };
 }
 
-/// A clock that can hold one thread between its reading and what the thread does with it.
+/// A clock that can hold a thread between its reading and the use of the reading.
 #[derive(Clone)]
 pub(crate) struct HeldClock {
     now: Arc<AtomicU64>,
@@ -32,7 +32,7 @@ impl HeldClock {
         self.now.fetch_add(micros, SeqCst);
     }
 
-    /// Runs `op` on another thread, and `meanwhile` after that thread has read the clock for the first time.
+    /// Runs `op` on another thread. Runs `meanwhile` after that thread has read the clock for the first time.
     pub(crate) fn late<T: Send>(
         &self,
         op: impl FnOnce() -> T + Send,

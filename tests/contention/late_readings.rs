@@ -1,5 +1,5 @@
-//! An operation whose thread is held between reading the clock and taking the lock answers as one that came when it
-//! took the lock, and leaves the same state.
+//! An operation whose thread is held between the clock reading and the lock decides like one that started at the lock.
+//! It leaves the same state.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::held_clock::HeldClock;
 const HORIZON: Duration = Duration::from_secs(1);
 const LIMIT: u64 = 10;
 
-/// The five algorithms, and several quotas at once; each recovers within [`HORIZON`].
+/// The five algorithms, and several quotas at once. Each one recovers within [`HORIZON`].
 fn policies() -> Vec<(&'static str, Policy)> {
     let quotas = [
         ("token_bucket", Quota::token_bucket(LIMIT, LIMIT, HORIZON)),
@@ -38,7 +38,7 @@ fn policies() -> Vec<(&'static str, Policy)> {
         .collect()
 }
 
-/// The operations; some undo what an earlier one charged.
+/// The operations. Some undo an earlier charge.
 const OPS: [&str; 7] = [
     "check", "peek", "reserve", "cancel", "penalty", "refund", "reset",
 ];
@@ -91,7 +91,7 @@ impl Stand {
         self.ask(Op::Check(Cost::new(cost)))
     }
 
-    /// The operation to be late with, after what it needs.
+    /// The operation that will be late, after its preparations.
     fn prepared(&self, op: &str) -> Op {
         let reserve = |max_wait| Op::Reserve {
             cost: Cost::new(3),
@@ -143,7 +143,7 @@ impl Stand {
         }
     }
 
-    /// Other keys come until there is no room for this one.
+    /// Adds other keys until this one is evicted.
     fn displace(&self) {
         for other in ["bob", "cid", "dan", "eve"] {
             let _ = self.ask_of(other, Op::Check(Cost::new(LIMIT)));
@@ -152,7 +152,7 @@ impl Stand {
         assert_eq!(left, LIMIT, "it is gone");
     }
 
-    /// What the state answers from now on.
+    /// The decisions of the state from now on.
     fn answers(&self) -> Vec<Decision> {
         let mut answers = Vec::new();
         for _ in 0..8 {
@@ -200,7 +200,7 @@ fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
     );
 }
 
-/// The clock is set back between two operations, and no thread is late: the second reading shows the same.
+/// The clock moves back between two operations, and no thread is late: the second reading shows the same.
 #[test]
 fn a_clock_that_really_went_back_moves_the_debt() {
     use tower_sluice::clock::{Clock, ManualClock, Timestamp};

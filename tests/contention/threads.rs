@@ -1,6 +1,6 @@
-//! Real threads on one key: what all of them are allowed stays within the quota, however long each is descheduled.
+//! Real threads on one key: the allowed total stays within the quota, however long each thread is descheduled.
 //!
-//! Each combination of threads and horizon runs for one second; `SLUICE_CONTENTION_SECONDS=10` makes it ten.
+//! Each combination of threads and horizon runs for one second. `SLUICE_CONTENTION_SECONDS=10` makes it ten.
 
 use std::fmt;
 use std::sync::Barrier;
@@ -28,7 +28,7 @@ fn quotas(horizon: Duration) -> [(&'static str, Quota); 5] {
     ]
 }
 
-/// A backend that never answers, so that its fallback does.
+/// A backend that always fails, so that its fallback decides.
 #[derive(Clone, Default)]
 struct Failing(std::sync::Arc<BackendContext>);
 
@@ -45,7 +45,7 @@ impl Backend for Failing {
     }
 }
 
-/// One way to the same state, by the number of a thread.
+/// An access to the same state, by the number of a thread.
 fn checks(number: usize, policy: &Policy, memory: &MemoryBackend) -> Box<dyn Fn(&Key) -> bool> {
     let limiter = Limiter::new(policy.clone(), memory.clone());
     match number % 3 {
@@ -69,7 +69,7 @@ fn checks(number: usize, policy: &Policy, memory: &MemoryBackend) -> Box<dyn Fn(
     }
 }
 
-/// How many each algorithm allowed, and the longest time in which it did.
+/// The allowed total of each algorithm, and the longest time that it took.
 fn hammer(threads: usize, horizon: Duration, length: Duration) -> ([u64; 5], Duration) {
     let memory = MemoryBackend::new();
     let policies = quotas(horizon).map(|(name, quota)| Policy::new(name, quota));
@@ -107,12 +107,12 @@ fn no_number_of_threads_is_allowed_more_than_the_quota() {
     for horizon in [5, 50, 250, 1_000].map(Duration::from_millis) {
         for threads in [2, 64, 200] {
             let (allowed, took) = hammer(threads, horizon, Duration::from_secs(seconds));
-            // The system clock may run by some parts in a million faster than `Instant` while it corrects itself.
+            // The system clock may run a few millionths faster than `Instant` while it corrects itself.
             let took = took + took / 10_000 + Duration::from_micros(2);
             let (took, horizon) = (took.as_micros(), horizon.as_micros());
             let limit = u128::from(LIMIT);
             let bucket = limit + limit * took / horizon;
-            // A span of so many windows touches one more at each end.
+            // A span of several windows touches one more at each end.
             let windows = limit * (took / horizon + 2);
             let most = [bucket, bucket, windows, windows, windows];
             for (index, (name, _)) in quotas(Duration::from_secs(1)).into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Which bodies are polled, and how far, by a clock that is paused.
+//! Which bodies are polled, and how far, with a paused clock.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::drain::{DrainBody, DrainLayer};
 
-/// Frames of 1 000 bytes; then it ends, or stalls.
+/// Frames of 1 000 bytes, then the end, or a stall.
 struct Counted {
     left: usize,
     stalls: bool,
@@ -71,7 +71,7 @@ fn request(body: Counted) -> Request<Counted> {
     Request::post("/upload").body(body).expect("a valid head")
 }
 
-/// A service that reads so many frames and answers.
+/// A service that reads this many frames and answers.
 fn reads(
     frames: usize,
 ) -> impl Service<Request<DrainBody<Counted>>, Response = Response<()>, Error = Infallible> + Clone
@@ -85,7 +85,7 @@ fn reads(
     })
 }
 
-/// How often the body is polled until nothing happens any more.
+/// How often the body is polled until the drain ends.
 async fn polls(layer: DrainLayer, frames_read: usize, request: Request<Counted>) -> usize {
     let polls = Arc::clone(&request.body().seen.polls);
     let answer = layer.layer(reads(frames_read)).oneshot(request).await;
@@ -103,7 +103,7 @@ async fn unread_body_is_drained_up_to_the_bound() {
     for frames_read in [0, 1, 9, 10] {
         assert!((10..=11).contains(&polls(layer, frames_read, request(body(10, false).0)).await));
     }
-    // The frame that goes beyond the bound is the last one.
+    // The frame that exceeds the bound is the last one.
     for (max_bytes, expected) in [(3_000, 4), (3_001, 4), (2_999, 3), (1, 1), (0, 0)] {
         let layer = layer.max_bytes(max_bytes);
         assert_eq!(
@@ -163,7 +163,7 @@ async fn these_requests_are_not_drained() {
     }
     for expectation in ["100-continue", "100-Continue"] {
         assert_eq!(polls(layer, 0, with("expect", expectation)).await, 0);
-        // The service has asked for the body.
+        // The service has polled the body.
         assert_eq!(polls(layer, 1, with("expect", expectation)).await, 11);
     }
     let mut old = request(body(10, false).0);

@@ -1,4 +1,5 @@
-//! Rejected uploads see their answers: `DrainLayer` over real connections, and on bodies that count their polls.
+//! Clients of rejected uploads see their responses: `DrainLayer` over real connections, and on bodies that count their
+//! polls.
 #![cfg(feature = "axum")]
 
 mod bodies;

@@ -16,7 +16,7 @@ use tower_sluice::drain::DrainLayer;
 
 use crate::wire::{GET, PATIENCE, UPLOAD, Wire, app, blocking, denies, head, serve};
 
-/// The statuses that clients see that write all of an upload before they read.
+/// The statuses that clients see which write a whole upload before they read.
 async fn statuses(address: SocketAddr, clients: usize, upload: Vec<u8>) -> Vec<Option<u16>> {
     blocking(move || {
         let seen = (0..clients).map(|_| {
@@ -110,7 +110,7 @@ async fn a_hyper_client_sees_the_429() {
     }
 }
 
-/// The client waits for the final status, and gets no other one: nothing has asked it for its body.
+/// The client waits for the final status, and gets no other one: the service never polled its body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_expects_100_continue_gets_the_429_first() {
     let address = serve(app().layer(DrainLayer::new())).await;
@@ -123,7 +123,7 @@ async fn a_client_that_expects_100_continue_gets_the_429_first() {
     assert_eq!(seen.await, (Some(429), true));
 }
 
-/// The service has read a part: the client was asked for its body, and sends it.
+/// The service has read a part: the client got `100 Continue`, and sends its body.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_was_asked_to_continue_is_drained() {
     let reads_a_part = post(async |mut body: Body| {
@@ -148,7 +148,7 @@ async fn a_client_that_was_asked_to_continue_is_drained() {
     assert_eq!(seen.await, (Some(100), Some(200)));
 }
 
-/// The answer does not wait for the drain, and the connection ends with its time limit.
+/// The response does not wait for the drain. The connection ends with its time limit.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_body_is_abandoned_after_the_time_limit() {
     let hours = DrainLayer::new().time_limit(Duration::from_secs(36_000));
@@ -171,7 +171,7 @@ async fn slow_body_is_abandoned_after_the_time_limit() {
     assert!(blocking(move || wire.is_closed()).await);
 }
 
-/// A client that reads while it writes sees the answer, and one that does not is cut off.
+/// A client that reads while it writes sees the response. Another client is cut off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_above_the_bound_ends_its_connection() {
     let address = serve(app().layer(DrainLayer::new().max_bytes(256 << 10))).await;
@@ -188,7 +188,7 @@ async fn a_body_above_the_bound_ends_its_connection() {
     assert_eq!((status, is_closed), (Some(429), true));
 }
 
-/// A stream that never ends: HTTP/2 resets it by itself.
+/// An endless stream: HTTP/2 resets it without the layer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_2_is_answered_without_a_drain() {
     let address = serve(app().layer(DrainLayer::new())).await;
@@ -214,7 +214,7 @@ async fn http_2_is_answered_without_a_drain() {
     }
 }
 
-/// One layer around another changes nothing.
+/// A second layer around the first changes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drain_layer_wraps_a_router() {
     let inner = Router::new()

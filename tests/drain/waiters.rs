@@ -1,4 +1,4 @@
-//! Which waiters leave their queue when their client leaves: what an HTTP/1.1 server notices of a closed connection.
+//! Which waiters leave their queue on a disconnect: what an HTTP/1.1 server notices of a closed connection.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 use crate::wire::{Memory, PATIENCE, UPLOAD, Wire, blocking, clock, head, serve};
 
-/// One request a second passes; the others wait.
+/// One request a second is allowed, and the others wait.
 async fn waiting() -> (SocketAddr, Memory, ManualClock) {
     let clock = clock();
     let memory = MemoryBackend::builder().clock(clock.clone()).build();
@@ -63,13 +63,13 @@ async fn a_client_without_an_unread_body_leaves_the_queue() {
     }
 }
 
-/// Nothing reads the connection. The waiter leaves when its wait ends.
+/// The server does not read the connection. The waiter leaves when its wait ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_with_an_unread_body_stays_in_the_queue_until_its_wait_ends() {
     let (address, memory, clock) = waiting().await;
     let writer = std::thread::spawn(move || {
         let mut wire = Wire::open(address);
-        // More than the sockets hold: the rest is never read.
+        // More than the sockets can buffer: the rest is never read.
         wire.write(&upload(UPLOAD)[..UPLOAD / 4]).ok();
         wire
     });

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
-/// No test waits longer for anything: what hangs fails.
+/// The longest time that a test waits for anything. A test that hangs fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const UPLOAD: usize = 4 << 20;
@@ -44,10 +44,10 @@ pub(crate) async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// A client that blocks, as most do: it reads when it has written everything.
+/// A blocking client, the common kind: it writes everything before it reads.
 pub(crate) struct Wire {
     stream: TcpStream,
-    /// Read and not yet parsed.
+    /// Bytes that were read and not yet parsed.
     read: Vec<u8>,
 }
 
@@ -107,7 +107,7 @@ impl Wire {
         }
     }
 
-    /// Whether the server ends the connection.
+    /// Whether the server closes the connection.
     pub(crate) fn is_closed(&mut self) -> bool {
         while self.more().is_some() {}
         true
@@ -121,7 +121,7 @@ pub(crate) fn head(fields: &str) -> Vec<u8> {
 
 pub(crate) const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 
-/// Runs a client that blocks.
+/// Runs a blocking client.
 pub(crate) async fn blocking<T: Send + 'static>(client: impl FnOnce() -> T + Send + 'static) -> T {
     let done = tokio::task::spawn_blocking(client);
     done.await.expect("no panic")

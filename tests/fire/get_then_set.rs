@@ -1,4 +1,4 @@
-//! What a limiter must not be.
+//! A limiter that must fail the test.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,8 +13,7 @@ use tower_sluice::{Key, Policy, RetryAfter};
 
 use crate::hammer::now;
 
-/// An honest token bucket in three steps, GET, decide, SET: all who read before the first one writes spend the same
-/// tokens.
+/// A token bucket in three separate steps, GET, decide, SET: concurrent readers spend the same tokens.
 #[derive(Clone)]
 pub struct GetThenSet(MultiplexedConnection, Arc<BackendContext>);
 

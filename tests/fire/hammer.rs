@@ -1,4 +1,4 @@
-//! One of the processes that fire: what it asks, and the list of all it was answered.
+//! One of the load processes: the checks that it sends, and the record of their replies.
 
 use std::fmt::Display;
 use std::io::{BufRead, Write};
@@ -16,8 +16,8 @@ use crate::{Aim, Load, PROCESSES, SCENARIOS, Scenario};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A child's life: gets ready and says so, waits for the start and the end of the run on a line of its standard input, fires,
-/// and writes down all checks.
+/// The main function of a child. It prepares and reports so, waits on standard input for the start and the end, sends
+/// checks, and writes down all of them.
 pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
     let mut next = || args.next().ok_or("too few arguments");
     let (url, name, slower, number) = (next()?, next()?, next()?, next()?);
@@ -40,7 +40,7 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
         Aim::Backend { deny_cache } => {
             let connect = |deny_cache| {
                 let builder = RedisBackend::builder().deny_cache(deny_cache);
-                // Nothing may fail here, however busy the machine is: a check without an answer may have been charged.
+                // No check may fail, however busy the machine is: a check without a reply may have been charged.
                 builder.time_limit(Duration::from_secs(20)).connect(&url)
             };
             let gun = runtime.block_on(connect(deny_cache))?;
@@ -53,13 +53,13 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
     Ok(std::io::stdout().write_all(&bytes)?)
 }
 
-/// One process's part in a run.
+/// The part of one process in a run.
 #[derive(Clone, Copy)]
 struct Gunner {
     scenario: &'static Scenario,
-    /// Everything takes so many times the time.
+    /// The factor by which all times are longer.
     slower: u64,
-    /// The number of its first task, of those of all processes.
+    /// The number of its first task, counted over all processes.
     first: usize,
 }
 
@@ -69,7 +69,7 @@ impl Gunner {
         let policy = Policy::new("fire", scenario.rule.slower(slower).quota());
         let limiter = Limiter::new(policy.clone(), gun);
         let closer = Limiter::new(policy, closer);
-        // Keys of this run alone. Asked once, a limiter is connected and Redis has its script.
+        // Keys of this run only. The first check connects a limiter and loads the script.
         let key = |name: &dyn Display| Key::from(format!("{slower}-{name}"));
         let _ = runtime.block_on(limiter.check(&key(&"warm"), 1))?;
         let _ = runtime.block_on(closer.check(&key(&"warm"), 1))?;
@@ -96,7 +96,7 @@ impl Gunner {
             while let Some(done) = tasks.join_next().await {
                 checks.append(&mut done??);
             }
-            // Not for ever, should tokens come back faster than this machine can ask.
+            // Bounded in time, in case tokens refill faster than this machine can check.
             while scenario.is_closed() && now() < end + (end - start) / 4 {
                 let check = ask(&closer, &keys, 0, 1).await?;
                 checks.push(check);
@@ -108,11 +108,11 @@ impl Gunner {
         })
     }
 
-    /// Asks all the time, each key in its turn.
+    /// Checks all the time, each key in turn.
     ///
-    /// Of one key it must be known well when it was asked first and refused last. So one task begins alone, and leaves
-    /// something to be paid back until the others come; and after the last check each process asks, alone and past the deny
-    /// cache, until it is refused.
+    /// The first check and the last denial of a single key must be known exactly. Therefore one task starts alone, and
+    /// leaves a debt until the others start. After the last check each process checks alone, past the deny cache, until
+    /// it is denied.
     async fn hammer<B: Backend>(
         self,
         limiter: &Limiter<B>,
@@ -131,7 +131,7 @@ impl Gunner {
             start += 20_000 * self.slower;
         }
         sleep_until(start).await;
-        // Evenly over the keys, those of each process, too: some processes are faster than others.
+        // Evenly over the keys of each process: some processes are faster than others.
         let (process, own) = (task / scenario.tasks(), task % scenario.tasks());
         let place = own * PROCESSES + process;
         let first = place * keys.len() / (PROCESSES * scenario.tasks());
@@ -144,14 +144,14 @@ impl Gunner {
                 break;
             }
             if cached {
-                // A denial from the cache is there at once: let others run.
+                // A cached denial is immediate: let other tasks run.
                 tokio::task::yield_now().await;
             }
         }
         Ok(checks)
     }
 
-    /// Asks each key once, all tasks of all processes at the same time.
+    /// Checks each key once, with all tasks of all processes at the same time.
     async fn rounds<B: Backend>(
         self,
         limiter: &Limiter<B>,
@@ -189,7 +189,7 @@ async fn ask<B: Backend>(
     })
 }
 
-/// The clock that a Redis on this machine reads, in whole µs.
+/// The clock of a Redis on this machine, in whole µs.
 pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     u64::try_from(since.expect("after 1970").as_micros()).expect("before the year 500000")
@@ -198,8 +198,6 @@ pub fn now() -> u64 {
 async fn sleep_until(time: u64) {
     tokio::time::sleep(Duration::from_micros(time.saturating_sub(now()))).await;
 }
-
-// -- Records
 
 impl Check {
     fn write(&self, bytes: &mut Vec<u8>) {

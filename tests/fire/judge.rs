@@ -1,15 +1,14 @@
-//! What the checks of one key must add up to: never more than the rule allows, and nothing wasted.
+//! The total of the checks of one key: never more than the rule allows, and no wasted token.
 //!
-//! Every check is known with the times at which it was sent and answered, by the clock of the server (it is this
-//! machine's); the server decided somewhere between the two. From that follow two facts that need no assumption on
-//! speed:
+//! Every check has the times at which it was sent and answered, by the clock of the server, which is this machine's.
+//! The server decided between the two. Two facts follow without an assumption on speed:
 //!
-//! - **never more**: whatever was surely admitted within a span is at most what the rule allows in it, for all spans;
-//! - **nothing wasted**: every refusal was due. What had been admitted by then leaves no room for the cost that was
-//!   refused.
+//! - **never more**: the tokens that were certainly admitted within a span are at most the bound of the span, for all
+//! spans;
+//! - **nothing wasted**: every denial was due. The tokens admitted before it leave no room for its cost.
 //!
-//! The second says something of the whole run only if the demand never paused: a bucket that was full in between has
-//! thrown tokens away, rightly. [`Verdict::saturated`] tells.
+//! The second fact covers the whole run only if the demand never paused. A bucket that was full in between has
+//! correctly discarded tokens. [`Verdict::saturated`] reports it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,7 +16,7 @@ use std::time::Duration;
 
 use tower_sluice::Quota;
 
-/// One check and its answer. Times in µs since the Unix epoch, spans in µs.
+/// One check and its reply. Times in µs since the Unix epoch, spans in µs.
 #[derive(Clone, Copy)]
 pub struct Check {
     pub key: u64,
@@ -29,7 +28,7 @@ pub struct Check {
     pub reset_after: u64,
 }
 
-/// The five algorithms; times in µs.
+/// The five algorithms. Times in µs.
 #[derive(Clone, Copy)]
 pub enum Rule {
     TokenBucket {
@@ -56,39 +55,39 @@ pub enum Rule {
     },
 }
 
-/// What a key's checks have added up to, in tokens.
+/// The total of the checks of a key, in tokens.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Verdict {
     pub admitted: u64,
-    /// What had to be admitted until the last refusal, or until the last one in each window, for sure.
+    /// The tokens that were certainly due until the last denial, or until the last one in each window.
     pub due: u64,
-    /// What was, where something was due.
+    /// The tokens admitted in the same time.
     pub of: u64,
-    /// The bound over the whole run, by the server's clock.
+    /// The bound of the whole run, by the server clock.
     pub most: u64,
-    /// Whether the demand was there all the time, so that `due` is all that could be had.
+    /// Whether the demand never paused, so that `due` is the whole supply.
     pub saturated: bool,
 }
 
-/// What a limiter did wrong.
+/// An error of a limiter.
 #[derive(Debug)]
 pub enum Fault {
     /// It admitted more than its rule allows.
     TooMuch(String),
-    /// It refused what it had.
+    /// It denied a cost that it could have admitted.
     Wasted(String),
-    /// An answer's numbers cannot be true.
+    /// The numbers of a reply are contradictory.
     Untrue(String),
-    /// Nothing that is known: a check took so long that its window cannot be told.
+    /// Not an error: a check took so long that its window is unknown.
     Slow,
 }
 
-/// When a key was asked.
+/// When a key was checked.
 #[derive(Clone, Copy)]
 pub struct Demand {
-    /// Before the first check and after the last one, by the server's clock.
+    /// The times before the first and after the last check, by the server clock.
     pub run: (u64, u64),
-    /// The longest pause between two checks that counts as none.
+    /// The longest gap between two checks that is not a pause.
     pub pause: u64,
 }
 
@@ -125,7 +124,7 @@ impl Rule {
         }
     }
 
-    /// The same in so many times the time.
+    /// The same rule, with all times this many times longer.
     pub fn slower(mut self, times: u64) -> Self {
         match &mut self {
             Self::TokenBucket { period, .. } | Self::IntervalBucket { period, .. } => {
@@ -138,7 +137,7 @@ impl Rule {
         self
     }
 
-    /// Judges all checks of one key that was unseen before the run.
+    /// Judges all checks of one key that was new at the start of the run.
     pub fn judge(self, checks: &[Check], demand: Demand) -> Judged {
         match self {
             Self::TokenBucket {
@@ -165,7 +164,7 @@ impl Rule {
     }
 }
 
-/// `earned(span)`: whole tokens that come back in a span from the first charge; any other span may earn `extra` more.
+/// `earned(span)`: the whole tokens that refill in a span from the first charge. Any other span may earn `extra` more.
 fn bucket(
     capacity: u64,
     earned: impl Fn(u64) -> u64,
@@ -183,8 +182,8 @@ fn bucket(
     verdict.within_most()?;
     admitted.in_all_spans(|span| full + extra + earned(span))?;
 
-    // Who finds the bucket full cannot know since when. The first charge does; if no other one does, the refill never
-    // paused.
+    // A check that finds the bucket full does not show since when. The first charge finds it full. If no other charge
+    // does, the refill never paused.
     let mut full_at = checks
         .iter()
         .filter(|check| check.allowed && check.remaining.checked_add(check.cost) == Some(capacity));
@@ -234,7 +233,7 @@ fn fixed_window(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Ju
 
 fn counter(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
     let mut verdict = Verdict {
-        // In the last two windows together no more than by the estimate at the end: a limit, and what has slid out.
+        // The last two windows together admit at most the estimate at the end: a limit, and the part that has slid out.
         most: match demand.run.1 / window - demand.run.0 / window {
             0 => limit,
             before => limit * before + limit * (demand.run.1 % window) / window,
@@ -276,7 +275,7 @@ fn counter(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged 
 }
 
 fn log(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
-    // A window holds its start and not its end, or the other way round.
+    // A window includes its start and excludes its end, or the other way round.
     let most = |span| limit * (span / window + 1);
     let admitted = Admitted::of(checks);
     let mut verdict = Verdict {
@@ -291,7 +290,7 @@ fn log(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
         denied.was_due(admitted.sent_by(denied.got) - passed, limit, demand)?;
     }
 
-    // The refusal of a single token shows a whole limit in the window before it. Count such windows that do not touch,
+    // The denial of a single token shows a whole limit in the window before it. Counts such windows without overlap,
     // from the last one back.
     let mut shown: Vec<_> = single(checks).collect();
     shown.sort_unstable_by_key(|denied| denied.got);
@@ -309,8 +308,6 @@ fn log(limit: u64, window: u64, checks: &[Check], demand: Demand) -> Judged {
     Ok(verdict)
 }
 
-// -- The words of the judge
-
 impl Verdict {
     fn within_most(&self) -> Result<(), Fault> {
         at_most(self.most, self.admitted, "in the whole run")
@@ -327,7 +324,7 @@ fn at_most(most: u64, admitted: u64, when: &str) -> Result<(), Fault> {
 }
 
 impl Check {
-    /// A refusal is due if no more than `due` was to be had, and `admitted` of it was gone.
+    /// A denial is due if at most `due` was available, and `admitted` of it was spent.
     fn was_due(&self, admitted: u64, due: u64, demand: Demand) -> Result<(), Fault> {
         let (cost, after) = (self.cost, self.sent.saturating_sub(demand.run.0));
         if admitted + cost > due {
@@ -348,12 +345,12 @@ fn denials(checks: &[Check]) -> impl Iterator<Item = &Check> {
     checks.iter().filter(|check| !check.allowed)
 }
 
-/// Refusals of a single token: nothing at all was to be had.
+/// Denials of a single token: no token was available.
 fn single(checks: &[Check]) -> impl Iterator<Item = &Check> {
     denials(checks).filter(|check| check.cost == 1)
 }
 
-/// The allowed checks in the order of their answers, and running totals by either time.
+/// The allowed checks in the order of their replies, and running totals by either time.
 struct Admitted {
     by_answer: Vec<Check>,
     sent: Vec<(u64, u64)>,
@@ -393,17 +390,17 @@ impl Admitted {
         up_to(u64::MAX, &self.sent)
     }
 
-    /// All that can have been admitted by `time`.
+    /// The most that can have been admitted by `time`.
     fn sent_by(&self, time: u64) -> u64 {
         up_to(time, &self.sent)
     }
 
-    /// All that was surely admitted by `time`.
+    /// The tokens certainly admitted by `time`.
     fn got_by(&self, time: u64) -> u64 {
         up_to(time, &self.got)
     }
 
-    /// In every span from the sending of one check to the answer of another, no more than `most(span)`.
+    /// In every span from the start of one check to the reply of another, at most `most(span)`.
     fn in_all_spans(&self, most: impl Fn(u64) -> u64) -> Result<(), Fault> {
         for first in &self.by_answer {
             let start = first.sent;
@@ -428,12 +425,10 @@ fn up_to(time: u64, totals: &[(u64, u64)]) -> u64 {
     }
 }
 
-// -- Windows aligned to the epoch
-
-/// Checks by the number of their window, `sent` and `got` at the very µs of the decision, in order.
+/// Checks by the number of their window, `sent` and `got` at the exact µs of the decision, in order.
 type Windows = BTreeMap<u64, Vec<Check>>;
 
-/// A window's end is known, so that `reset_after` tells when the server decided.
+/// The end of a window is known, so `reset_after` gives the time of the decision.
 fn by_window(window: u64, checks: &[Check]) -> Result<Windows, Fault> {
     let mut windows = Windows::new();
     for check in checks {
@@ -446,7 +441,7 @@ fn by_window(window: u64, checks: &[Check]) -> Result<Windows, Fault> {
             )));
         }
         if now + window <= check.got {
-            // A refusal can be missed, a permit cannot.
+            // A denial can be missing, an admission cannot.
             if check.allowed {
                 return Err(Fault::Slow);
             }
@@ -464,12 +459,12 @@ fn by_window(window: u64, checks: &[Check]) -> Result<Windows, Fault> {
     Ok(windows)
 }
 
-/// Checks of one window that were decided in the same µs, in whatever order.
+/// Checks of one window that were decided in the same µs, in any order.
 fn moments(checks: &[Check]) -> impl Iterator<Item = &[Check]> {
     checks.chunk_by(|one, other| one.sent == other.sent)
 }
 
-/// Whether those between the first and the last window are all used up, and there are two of them at least.
+/// Whether all windows between the first and the last are used up, and there are at least two of them.
 fn all_whole_windows(windows: &Windows, used_up: &BTreeSet<u64>) -> bool {
     let (Some((first, _)), Some((last, _))) = (windows.first_key_value(), windows.last_key_value())
     else {

@@ -1,11 +1,12 @@
-//! Exactness under fire: 8 processes of 64 tasks each ask one Redis about 1 key or 1000 keys as fast as they can, and what all
-//! of them were answered is held against the rule, by the clock of the server: never a token too many in any span, and no
-//! refusal while a token was to be had. See [`judge`] for how that is told without an assumption on speed.
+//! Exactness under load: 8 processes of 64 tasks each check 1 key or 1000 keys on one Redis as fast as they can. All
+//! replies are judged by the rule and the server clock. No span admits an excess token, and no denial wastes an
+//! available token. See [`judge`] for the reasoning, which assumes nothing about speed.
 //!
-//! That the test can fail it shows itself: a limiter that does GET, then SET must be convicted, and so must the records of
-//! each good run once one in a hundred of them is doctored.
+//! The test proves that it can fail. It must find the error of a limiter that does GET, then SET. It must also find one
+//! changed record in a hundred of each good run.
 //!
-//! Its own harness, since it starts itself again as the processes that fire; it knows the options of libtest that matter.
+//! It has its own harness, since it starts itself again as the load processes. It knows the relevant options of
+//! libtest.
 
 mod get_then_set;
 mod hammer;
@@ -24,11 +25,11 @@ use support::redis::RedisServer;
 const PROCESSES: usize = 8;
 const TASKS: usize = 64;
 
-/// Windows are short, so that a run sees four of them whole.
+/// Windows are short, so that a run contains four whole ones.
 const WINDOW: u64 = 360_000;
 /// Ends amid a window of the log, which begins with the first check.
 const RUN: u64 = 4 * WINDOW + WINDOW / 2;
-/// The last of them takes 26 s: a machine that is too busy for that is of no use.
+/// The last attempt takes 26 s. A machine that is still too busy cannot run the test.
 const MOST_ATTEMPTS: u32 = 5;
 const SECOND: u64 = 1_000_000;
 const DAY: u64 = 86_400 * SECOND;
@@ -46,16 +47,16 @@ pub struct Scenario {
 enum Load {
     OneKey,
     Keys(usize),
-    /// So many keys, each of which every task asks once, all at the same time.
+    /// This many keys, each of which every task checks once, all at the same time.
     Rounds(usize),
 }
 
-/// Who is fired at.
+/// The target of the load.
 #[derive(Clone, Copy)]
 enum Aim {
-    /// Ours; the deny cache is off if it is zero.
+    /// Our backend. Zero turns the deny cache off.
     Backend { deny_cache: Duration },
-    /// A limiter that must be convicted.
+    /// A limiter whose error must be found.
     NotAtomic,
 }
 
@@ -80,8 +81,9 @@ const fn keys(name: &'static str, rule: Rule) -> Scenario {
     }
 }
 
-// Limits that any machine uses up: some thousand tokens in a run, which asks some ten or hundred thousand times. Buckets of
-// one key do not fill up in a run, those of many get their first token back after half a second: a pause costs no tokens.
+// Limits that any machine uses up: some thousand tokens in a run of some ten or hundred thousand checks. A bucket of
+// one key never fills up in a run. Buckets of many keys refill their first token after half a second, so a pause wastes
+// no tokens.
 const TOKEN_BUCKET: Rule = Rule::TokenBucket {
     capacity: 3_000,
     refill: 600,
@@ -216,12 +218,12 @@ impl Scenario {
         matches!(self.aim, Aim::Backend { deny_cache } if !deny_cache.is_zero())
     }
 
-    /// Whether each process asks at last until it is refused.
+    /// Whether each process checks in the end until it is denied.
     const fn is_closed(&self) -> bool {
         matches!((self.load, self.aim), (Load::OneKey, Aim::Backend { .. }))
     }
 
-    /// Sometimes a machine has better things to do than to ask or to answer. Then once more, with all times twice as long.
+    /// A busy machine may delay checks or replies. Then the run is repeated, with all times twice as long.
     fn run(&self) -> Result<String, String> {
         let server = RedisServer::start();
         let mut why = String::new();
@@ -286,13 +288,13 @@ impl Scenario {
         }
         total.saturated = paused * 100 <= by_key.len();
         if let Load::OneKey = self.load {
-            // Times are known well enough to tell a waste of one in a thousand.
+            // Times are known well enough to detect a waste of one in a thousand.
             total.saturated &= total.of * 999 <= total.due * 1_000;
         }
         Ok(total)
     }
 
-    /// The same records, with one permit in a hundred more or less, must not pass.
+    /// The same records, with one token in a hundred more or less, must fail.
     fn must_notice_doctored(
         &self,
         checks: &[Check],
@@ -317,7 +319,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// All checks of all processes, and the server's clock before the first and after the last.
+    /// All checks of all processes, and the server clock before the first and after the last.
     fn fire(&self, server: &RedisServer, slower: u64) -> Result<(Vec<Check>, (u64, u64)), String> {
         let mut processes = (0..PROCESSES)
             .map(|number| Process::start(&server.url(), self.name, slower, number))
@@ -347,7 +349,7 @@ impl Scenario {
     }
 }
 
-/// The server's clock, which must be that of this machine: the processes read it, too.
+/// The server clock, which must be that of this machine: the processes read it too.
 fn clock_of(server: &RedisServer) -> Result<u64, String> {
     let earliest = hammer::now();
     let (seconds, micros): (u64, u64) = server.get(&["TIME"]);
@@ -361,11 +363,9 @@ fn clock_of(server: &RedisServer) -> Result<u64, String> {
     }
 }
 
-// -- Processes
-
 const CHILD: &str = "--one-of-those-who-fire";
 
-/// This program again. Killed if it is dropped before it has reported.
+/// This program again. A drop before its report kills it.
 struct Process {
     child: Child,
     out: BufReader<std::process::ChildStdout>,
@@ -422,12 +422,10 @@ impl Drop for Process {
     }
 }
 
-// -- What `cargo test` may ask for
-
 struct Options {
     list: bool,
     exact: bool,
-    /// `--ignored`: of which there are none.
+    /// `--ignored`: there are no such tests.
     nothing: bool,
     names: Vec<String>,
     skip: Vec<String>,

@@ -1,4 +1,4 @@
-//! What requests are charged in the end, and waiting for it.
+//! The actual charges of requests, and waiting for tokens.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ async fn post(playground: &Playground, path: &str) -> Answer {
         .await
 }
 
-/// What is left of a bucket that hardly refills.
+/// The remaining tokens of a bucket that hardly refills.
 async fn left(playground: &Playground) -> String {
     let answer = playground.get("/cost/0").await;
     let reported = answer.field("ratelimit").expect("a limit");
@@ -46,7 +46,7 @@ async fn an_estimate_is_settled_below_above_and_as_it_is() {
         assert_eq!((answer.status.as_u16(), &*answer.body), (200, body));
         assert_eq!(left(&playground).await, remaining, "{path}");
     }
-    // A debt of 33 beyond the limit was asked for; no more than as much as the limit is owed: 20 a day, so 1.05 days.
+    // A debt of 33 beyond the limit was requested. The debt is at most the limit, at 20 a day: 1.05 days.
     let rejected = playground.get("/").await;
     assert_eq!(rejected.status, 429);
     assert!(rejected.retry_after() > 86_400 && rejected.retry_after() <= 2 * 86_400);
@@ -94,7 +94,7 @@ async fn requests_wait_for_their_reservations_and_are_rejected_beyond_max_wait()
     let mut four = timeout(PATIENCE, four).await.expect("in time");
     four.sort_unstable_by_key(|(_, after)| *after);
     let mut statuses: Vec<_> = four.iter().map(|(status, _)| *status).collect();
-    // The one at 0 s and the one that would come at 1.5 s are answered at once.
+    // The request at 0 s and the one that would be due at 1.5 s are answered at once.
     statuses[..2].sort_unstable();
     assert_eq!(statuses, [200, 429, 200, 200]);
     let half = Duration::from_millis(500);

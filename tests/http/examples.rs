@@ -1,4 +1,4 @@
-//! The other examples, as they stand there.
+//! The other examples, unchanged.
 
 use std::process::{Output, Stdio};
 

@@ -1,10 +1,10 @@
-//! In which fields the playground tells of its limit.
+//! The header fields that the playground writes.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::playground::{Answer, Playground};
 
-/// The fields of limits, in alphabetical order.
+/// The rate limit fields, in alphabetical order.
 fn reported(answer: &Answer) -> Vec<(&str, &str)> {
     let mut reported: Vec<_> = answer
         .headers
@@ -17,7 +17,7 @@ fn reported(answer: &Answer) -> Vec<(&str, &str)> {
 }
 
 async fn reported_in(format: &[&str]) -> (Playground, Answer) {
-    // A bucket of 3 that hardly refills: an hour for each.
+    // A bucket of 3 that refills one token in an hour.
     let arguments = [&["--quota", "3/3h"], format].concat();
     let playground = Playground::start(&arguments).await;
     let answer = playground.get("/cost/3").await;

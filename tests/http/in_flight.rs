@@ -1,4 +1,4 @@
-//! How many requests are served at a time: the playground's `--in-flight`, and the example `concurrency`.
+//! Requests in flight: the playground's `--in-flight`, and the example `concurrency`.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Error;
 
 use crate::playground::Playground;
 
-/// A response whose body nobody has read yet.
+/// A response whose body is not read yet.
 async fn open(playground: &Playground, path: &str) -> http::Response<hyper::body::Incoming> {
     let request = playground.request(http::Method::GET, path);
     playground.client.request(request).await.expect("an answer")
@@ -104,7 +104,7 @@ async fn killed_server_holds_its_permit_for_one_lease() {
         assert!(since < Duration::from_secs(2 + 10), "{since:?}");
         sleep(Duration::from_millis(20)).await;
     }
-    // It was renewed at most a third of a lease ago.
+    // The last renewal is at most a third of a lease old.
     let since = killed.elapsed();
     assert!(since > Duration::from_millis(1_000), "{since:?}");
 }

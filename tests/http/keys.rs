@@ -1,13 +1,13 @@
-//! Whose limit it is: the client behind a proxy, and keys of other kinds.
+//! The key of a request: the client behind a proxy, and keys of other kinds.
 
 use http::Method;
 
 use crate::playground::Playground;
 
-/// A quota that is used up at once.
+/// A quota that one request uses up.
 const ONCE: [&str; 2] = ["--quota", "1/day"];
 
-/// What requests with these header fields are answered, one after the other.
+/// The statuses of requests with these header fields, in order.
 async fn statuses(arguments: &[&str], requests: &[&[(&'static str, &str)]]) -> Vec<u16> {
     let playground = Playground::start(&[&ONCE, arguments].concat()).await;
     let mut statuses = Vec::new();

@@ -64,7 +64,7 @@ async fn burst_is_allowed_then_a_client_that_obeys_retry_after() {
     );
     let wait = rejected.retry_after();
     assert!((1..=2).contains(&wait), "{wait}");
-    // Real time on purpose: this is the promise that a client relies on.
+    // In real time on purpose: clients rely on it.
     tokio::time::sleep(Duration::from_secs(wait)).await;
     assert_eq!(playground.get("/").await.status, StatusCode::OK);
     assert_eq!(
@@ -227,7 +227,7 @@ async fn quotas_bear_the_name_and_several_are_numbered() {
 
 #[tokio::test]
 async fn every_algorithm_can_be_asked_for() {
-    // Three a day: what a rejection says of the wait tells the algorithms apart. Some seconds may pass meanwhile.
+    // Three a day: the wait of a rejection differs by algorithm. Some seconds may pass meanwhile.
     let about = |seconds: u64| seconds - 60..=seconds;
     for (algorithm, wait) in [
         ("token-bucket", about(28_800)),
@@ -292,7 +292,8 @@ async fn sigint_stops_it_also_while_it_streams() {
     stops_with_success("-INT").await;
 }
 
-/// Fixed: the handlers came after the first line, and who read it could stop the process otherwise than with 0.
+/// A fixed bug: the signal handlers were installed after the first line. A signal right after that line ended the
+/// process with a status other than 0.
 #[test]
 fn signal_right_after_start_stops_the_server() {
     for _ in 0..10 {
@@ -323,13 +324,13 @@ struct Killed(std::process::Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Runs to the end, which must come.
+/// Runs the program to its end.
 async fn run(arguments: &[&str]) -> Output {
     let output = Command::new(playground())
         .args(arguments)
@@ -340,7 +341,7 @@ async fn run(arguments: &[&str]) -> Output {
     output.expect("the playground runs")
 }
 
-/// That these arguments are rejected with 2 and one line, and the line.
+/// Checks that these arguments are rejected with status 2 and one line. Returns the line.
 async fn complaint(arguments: &[&str]) -> String {
     let output = run(arguments).await;
     let stderr = String::from_utf8(output.stderr).expect("text");
@@ -430,7 +431,7 @@ async fn bad_arguments_are_named_in_one_line() {
         (["--listen", "127.0.0.1:70000"], "70000"),
         (["--nonsense", "1"], "--nonsense"),
     ] {
-        // `--listen` may not be given twice.
+        // `--listen` must not be given twice.
         let free: &[_] = if bad[0] == "--listen" { &[] } else { &free };
         let line = complaint(&[free, &bad[..]].concat()).await;
         assert!(line.contains(named), "{bad:?}: {line}");

@@ -1,4 +1,4 @@
-//! The example `prometheus`, scraped.
+//! The metrics of the example `prometheus`.
 
 use crate::playground::Playground;
 

@@ -1,4 +1,4 @@
-//! What the playground's page asks of its server; the page itself is tested by `tests/browser`.
+//! The endpoints behind the playground's page. `tests/browser` tests the page itself.
 
 use http::Method;
 use http_body_util::Full;
@@ -24,7 +24,7 @@ async fn replace(playground: &Playground, quotas: &str) -> Answer {
 #[tokio::test]
 async fn the_page_is_not_limited_and_loads_nothing() {
     let playground = Playground::start(&["--quota", "1/week", "--in-flight", "1"]).await;
-    // All there is is used up.
+    // All tokens are used up.
     let stream = playground.request(Method::GET, "/stream/100");
     let _stream = playground.client.request(stream).await.expect("an answer");
     for _ in 0..3 {
@@ -137,7 +137,7 @@ async fn replaced_quota_applies_from_the_next_request() {
     let reported: Value = serde_json::from_str(&replaced.body).expect("JSON");
     assert_eq!(reported["quotas"][0]["text"], "4/week");
     assert_eq!(reported, config(&playground).await);
-    // What was spent stays spent: of a bucket the numbers may change.
+    // Spent tokens stay spent when the numbers of a bucket change.
     assert_eq!(
         playground.get("/").await.field("ratelimit"),
         Some("\"try\";r=2")

@@ -1,4 +1,4 @@
-//! A playground as a process, and a client for it.
+//! A playground process, and a client for it.
 
 use std::path::PathBuf;
 use std::process::{Command as StdCommand, ExitStatus, Stdio};
@@ -14,10 +14,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// No answer takes longer.
+/// The longest time until a response.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Examples are built beside the tests, unless the tests are picked by name.
+/// Examples are built with the tests, unless single tests are selected.
 pub(crate) fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().expect("a path");
     let built = tests.parent().and_then(|deps| deps.parent());
@@ -37,7 +37,7 @@ pub(crate) fn playground() -> PathBuf {
     example("playground")
 }
 
-/// A playground that is killed when the test ends, whichever way.
+/// A playground process. A drop kills it.
 pub(crate) struct Playground {
     pub(crate) process: Child,
     pub(crate) base: String,
@@ -68,7 +68,7 @@ impl Playground {
         Self::start_example("playground", &arguments).await
     }
 
-    /// Another example that says first where it listens.
+    /// Another example that prints its address first.
     pub(crate) async fn start_example(name: &str, arguments: &[&str]) -> Self {
         let mut process = Command::new(example(name))
             .args(arguments)

@@ -1,4 +1,4 @@
-//! Playgrounds that share a Redis, or lack it.
+//! Playgrounds that share a Redis, or whose Redis is down.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::playground::Playground;
 use crate::support::free_port;
 use crate::support::redis::RedisServer;
 
-/// A playground over the server of `url`.
+/// A playground over the server at `url`.
 async fn over(url: &str, arguments: &[&str]) -> Playground {
     Playground::start(&[&["--backend", url], arguments].concat()).await
 }
@@ -112,7 +112,7 @@ async fn two_clients_stay_within_an_upstream_quota() {
     };
     let start = Instant::now();
     let (one, two) = tokio::join!(client(), client());
-    // 24 requests of which one comes at once: the last one 23 fifths of a second later.
+    // 24 requests: the first is sent at once, and the last 23 fifths of a second later.
     let least = Duration::from_millis(4_600);
     assert!(start.elapsed() >= least, "{:?}", start.elapsed());
     let lines: Vec<&str> = one.lines().chain(two.lines()).collect();
@@ -138,7 +138,7 @@ async fn stopping_the_playground_completes_releases_and_refunds() {
     let far = crate::support::proxy::Mode::Delay(Duration::from_millis(20));
     proxy.set(far).await;
     let mut playground = over(&proxy.url(), &arguments).await;
-    // Its first connections are made.
+    // Makes its first connections.
     while playground.get("/").await.status != 200 {}
     let (client, base) = (playground.client.clone(), playground.base.clone());
     let sent = (0..60).map(|_| {

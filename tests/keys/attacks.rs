@@ -43,7 +43,7 @@ const PROXY: [u8; 4] = [10, 0, 0, 1];
 
 const CLIENT: [u8; 4] = [203, 0, 113, 7];
 
-/// The address that a request from our proxy is of, or the status that it is refused with.
+/// The client address of a request from our proxy, or the status of its rejection.
 fn who(client: &ClientIp, name: &HeaderName, lines: &[&[u8]]) -> Result<String, u16> {
     let request = request(PROXY, name, lines);
     let ip = client.ip(&Head::from(&request));
@@ -68,7 +68,7 @@ fn client_has_one_bucket_whatever_it_claims() {
         ",,,",
         "\"",
     ];
-    // The proxy adds the address to the line, or a line of its own.
+    // The proxy appends the address to the line, or adds another line.
     let mut service =
         RateLimitLayer::new(two_a_minute(), behind_proxies(), memory()).layer(hello());
     let mut statuses = Vec::new();
@@ -85,7 +85,7 @@ fn client_has_one_bucket_whatever_it_claims() {
         statuses[2..].iter().all(|status| *status == 429),
         "{statuses:?}"
     );
-    // And nobody else has to suffer from what it claimed.
+    // The claimed address is not charged.
     let other = request(PROXY, &X_FORWARDED_FOR, &[b"1.2.3.4"]);
     assert_eq!(seen(&mut service, other).status, 200);
 }
@@ -178,14 +178,14 @@ fn non_ascii_bytes_are_malformed_where_they_are_read() {
         assert_eq!(who(&client, &name, &[left]), Ok("203.0.113.7".into()));
         assert_eq!(who(&client, &name, &[right]), Err(400));
     }
-    // Out of quotes they break the grammar of the line.
+    // Outside of quotes they break the grammar of the line.
     assert_eq!(
         who(&forwarded(), &FORWARDED, &[b"\xff, for=203.0.113.7"]),
         Err(400)
     );
 }
 
-/// 64 KiB of `part`, and what the proxy has added.
+/// 64 KiB of `part`, and the addition of the proxy.
 fn long(part: &str, added: &str) -> Vec<u8> {
     let mut line = part.repeat(65_536 / part.len()).into_bytes();
     line.extend_from_slice(added.as_bytes());
@@ -251,7 +251,7 @@ fn headers_of_64_kib_take_no_longer_than_they_are() {
         who(&forwarded(), &FORWARDED, &[names.as_bytes()]),
         Ok("10.0.0.1".into())
     );
-    // Without optimisation, on a machine with other things to do; what is quadratic takes minutes.
+    // Without optimisation, on a busy machine. Quadratic time would take minutes.
     assert!(
         start.elapsed() < Duration::from_secs(5),
         "{:?}",
@@ -259,7 +259,7 @@ fn headers_of_64_kib_take_no_longer_than_they_are() {
     );
 }
 
-/// What a key is made of in the end, or nothing.
+/// The bytes of the key, if there is one.
 fn secret(key: &impl KeyExtractor<Request<()>>, request: &Request<()>) -> Option<Vec<u8>> {
     let key = key.key(request).ok()?;
     assert!(key.is_secret());
@@ -291,7 +291,7 @@ fn secrets_are_found_in_a_hundred_lines_of_64_kib() {
         let found = secret(&Bearer, &request(CLIENT, &AUTHORIZATION, &[&line]));
         assert_eq!(found.map(|found| found.len()), length, "{part:?}");
     }
-    // As above; 26 MB of cookies.
+    // Like above, with 26 MB of cookies.
     assert!(
         start.elapsed() < Duration::from_secs(30),
         "{:?}",
@@ -299,7 +299,7 @@ fn secrets_are_found_in_a_hundred_lines_of_64_kib() {
     );
 }
 
-/// A server that takes this host for its proxy; what it answers to these bytes.
+/// The response of a server that trusts this host as its proxy.
 async fn reported(client: ClientIp, bytes: &[u8]) -> String {
     let (listener, address) = listen().await;
     let service = RateLimitLayer::new(two_a_minute(), client, memory()).layer(hello());
@@ -318,7 +318,7 @@ async fn reported(client: ClientIp, bytes: &[u8]) -> String {
         let mut stream = TcpStream::connect(address).await.expect("a connection");
         stream.write_all(bytes).await.expect("sent");
         let mut answer = Vec::new();
-        // Who has refused the bytes may have closed before it has read all.
+        // The server may close the connection before it has read all bytes.
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
     };

@@ -1,4 +1,4 @@
-//! Keys that axum knows: routes, and what one of its extractors has awaited.
+//! Keys from axum: routes, and the awaited result of an extractor.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tower_sluice::{Global, Key, RateLimitLayer};
 
 use crate::support::{memory, two_a_minute};
 
-/// Takes its time to say who has a session.
+/// Looks up sessions asynchronously.
 #[derive(Clone)]
 struct Sessions(Arc<HashMap<&'static str, u64>>);
 

@@ -1,4 +1,4 @@
-//! What a limit passes over, and whom it refuses.
+//! Requests that a limit exempts, and requests that it rejects.
 
 use http::{Method, Request};
 use tower::Layer;
@@ -18,7 +18,7 @@ fn from(peer: [u8; 4]) -> http::request::Builder {
     Request::builder().extension(PeerAddr((peer, 4711).into()))
 }
 
-/// What so many requests are answered.
+/// The statuses of this many requests.
 fn answers<K>(
     limit: RateLimitLayer<K, Memory>,
     request: impl Fn() -> http::request::Builder,
@@ -151,7 +151,7 @@ fn unreadable_addresses_are_rejected() {
     );
 }
 
-/// An application may read the first one, or what is in between.
+/// An application may read the first value, or the text in between.
 #[test]
 fn repeated_or_malformed_key_is_not_a_missing_key() {
     let rejected = |statuses: Vec<Seen>| statuses.iter().all(|seen| seen.status == 400);
@@ -195,7 +195,7 @@ fn repeated_or_malformed_key_is_not_a_missing_key() {
     }
 }
 
-/// Of HTTP/2, hyper leaves white space at the ends of a value; frameworks decode what is escaped in a cookie.
+/// HTTP/2 in hyper keeps white space at the ends of a value. Frameworks decode escapes in a cookie.
 #[test]
 fn a_secret_has_one_bucket_however_it_is_written() {
     fn check<K>(key: K, spellings: [http::request::Builder; 3])
@@ -234,8 +234,6 @@ fn an_escaped_name_of_a_cookie_is_the_same_name() {
     let twice = || from(CLIENT).header("cookie", "sid=other; s%69d=mine");
     assert_eq!(statuses(Cookie::new("sid"), twice), [400; 3]);
 }
-
-// -- Pre-flights
 
 fn preflight() -> http::request::Builder {
     from(CLIENT)
@@ -297,8 +295,6 @@ fn denied_clients_are_rejected_in_preflights() {
     let key = ClientIp::new().deny_list(Networks::new(["198.51.100.0/24"]));
     assert_eq!(statuses(key, preflight), [403; 3]);
 }
-
-// -- Keys of other kinds
 
 #[test]
 fn secret_keys_have_their_own_buckets_and_are_not_shown() {

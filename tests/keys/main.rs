@@ -1,4 +1,4 @@
-//! Keys from outside: what clients may send to be taken for others, or for many.
+//! Keys from outside: no client can pass as another client, or as many.
 
 mod attacks;
 #[cfg(feature = "axum")]

@@ -1,4 +1,4 @@
-//! IPv4 clients behind a translator: `64:ff9b::a.b.c.d` is `a.b.c.d` in every place, if the option is on.
+//! IPv4 clients behind a translator: with the option, `64:ff9b::a.b.c.d` counts as `a.b.c.d` everywhere.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -28,7 +28,7 @@ fn request(peer: IpAddr, fields: &[(HeaderName, String)]) -> Request<()> {
     request
 }
 
-/// What a key extractor makes of both forms of an address.
+/// The keys of both forms of an address.
 fn of_both<K: KeyExtractor<Request<()>>>(
     key: &K,
     ip: Ipv4Addr,

@@ -1,4 +1,4 @@
-//! A million random headers: each answer is that of the plain one in `reference.rs`.
+//! A million random headers: each result equals that of the plain parser in `reference.rs`.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use tower_sluice::{ClientIp, Head};
 
 use crate::reference::{self, Answer, Options, Trust};
 
-/// Numbers by a seed (SplitMix64): the same in each run, and quick without optimisation.
+/// Seeded numbers (SplitMix64): equal in each run, and fast without optimisation.
 struct Random(Cell<u64>);
 
 impl Random {
@@ -133,7 +133,7 @@ const PAIRS: &[&[u8]] = &[
     b"",
 ];
 
-/// A list that is almost one.
+/// A list that is almost valid.
 fn forwarded_for(random: &Random, value: &mut Vec<u8>) {
     for index in 0..=random.below(4) {
         if index > 0 {
@@ -147,7 +147,7 @@ fn forwarded_for(random: &Random, value: &mut Vec<u8>) {
     }
 }
 
-/// A line that is almost one of RFC 7239.
+/// A line that is almost valid by RFC 7239.
 fn forwarded(random: &Random, value: &mut Vec<u8>) {
     for index in 0..=random.below(3) {
         if index > 0 {
@@ -183,7 +183,7 @@ fn forwarded(random: &Random, value: &mut Vec<u8>) {
     }
 }
 
-/// A few letters are lost, doubled or changed.
+/// Removes, doubles or changes a few characters.
 fn damage(random: &Random, value: &mut Vec<u8>) {
     while !value.is_empty() && random.below(3) == 0 {
         let at = random.below(value.len());
@@ -202,7 +202,7 @@ fn damage(random: &Random, value: &mut Vec<u8>) {
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Each header with networks and with hops, refusing and not: who reads it, and what the reference says.
+/// Each header with networks and with hops, rejecting malformed values and not: the extractor, and the reference.
 struct Reader {
     name: HeaderName,
     trust: Trust,
@@ -276,7 +276,7 @@ impl Reader {
     }
 }
 
-/// How many random headers end how: a generator that met one kind only would prove nothing.
+/// Counts the random headers by result: a generator of one kind would prove nothing.
 fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
     let random = Random(Cell::new(seed));
     let readers = readers();
@@ -291,7 +291,7 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
     let mut done = 0;
     while done < count {
         let reader = &readers[random.below(readers.len())];
-        // The proxies of most requests are ours.
+        // Most requests come from our proxies.
         let peer = peers[random.below(13).saturating_sub(8)];
         let lines = 1 + random.below(5) / 4;
         for value in &mut values[..lines] {
@@ -347,7 +347,7 @@ fn compare(seed: u64, count: usize) -> BTreeMap<String, usize> {
     seen
 }
 
-/// In two threads, some 10 s without optimisation.
+/// On two threads, some 10 s without optimisation.
 #[test]
 fn a_million_headers_are_read_as_the_reference_reads_them() {
     let halves = [7, 8].map(|seed| thread::spawn(move || compare(seed, 500_000)));

@@ -1,9 +1,10 @@
-//! Who the client is, written a second time, as plainly as SEMANTICS.md §14 says it: lists of letters, no iterator that stops early,
-//! nothing borrowed. Slow, and on purpose nothing of the crate's own.
+//! The client address, implemented a second time as SEMANTICS.md §14 states it: character lists, no early exit, nothing
+//! borrowed. Slow, and without code of the crate.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// What is configured. Networks of proxies are 10.0.0.0/8, fd00::/8 and 64:ff9b::9.9.9.0/120. The whole address counts.
+/// The configuration. The networks of proxies are 10.0.0.0/8, fd00::/8 and 64:ff9b::9.9.9.0/120. Whole addresses are
+/// compared.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Trust {
     Networks,
@@ -126,7 +127,7 @@ fn walk(elements: &[Element], peer: Option<IpAddr>, trust: Trust, options: Optio
     if peer.is_none() && matches!(trust, Trust::Networks | Trust::Hops(0)) {
         return Answer::MissingPeer;
     }
-    // The peer is the rightmost of all. A connection without an address is as silent as `unknown`.
+    // The peer is the rightmost element. A connection without an address counts as `unknown`.
     let mut all = vec![peer.map_or(Element::Silent, Element::Ip)];
     all.extend(elements.iter().rev());
     for element in &mut all {
@@ -158,7 +159,7 @@ fn walk(elements: &[Element], peer: Option<IpAddr>, trust: Trust, options: Optio
     }
 }
 
-/// Which field the element stands in: RFC 7239 §6 has ports and names that other fields do not have.
+/// The field of the element: RFC 7239 §6 permits ports and names that other fields do not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Field {
     Forwarded,
@@ -169,7 +170,7 @@ fn element(text: &[u8], field: Field) -> Element {
     let Ok(text) = String::from_utf8(text.to_vec()) else {
         return Element::Malformed;
     };
-    // All the ways to cut a port off, the whole text included.
+    // All texts without a port, including the whole text.
     let mut hosts = vec![text.clone()];
     if let Some((host, port)) = text.rsplit_once(':') {
         let digits = port.chars().all(|letter| letter.is_ascii_digit());
@@ -192,7 +193,7 @@ fn element(text: &[u8], field: Field) -> Element {
             .and_then(|host| host.strip_suffix(']'));
         let ip = match inner {
             Some(inner) => ipv6(&without_zone(inner)),
-            None if has_port => None, // the port of a bare address cannot be told from it
+            None if has_port => None, // the port of a bare address is ambiguous
             None => ipv6(&without_zone(host)),
         };
         if let Some(ip) = ip {
@@ -210,7 +211,7 @@ fn is_obfuscated(text: &str) -> bool {
     }
 }
 
-/// The text without `%` and a zone. A zone that is none stays, and no address has a `%`.
+/// The text without `%` and a zone. An invalid zone stays, and no address has a `%`.
 fn without_zone(text: &str) -> String {
     let parts: Vec<&str> = text.splitn(2, '%').collect();
     let good = |letter: char| letter.is_ascii_alphanumeric() || "-._~%".contains(letter);
@@ -290,10 +291,10 @@ fn ipv6(text: &str) -> Option<Ipv6Addr> {
     Some(all.into())
 }
 
-/// The elements of a line, or nothing if it is not of the grammar of RFC 7239 §4: it is cut at the commas, semicolons and equals
-/// signs that are not in quotes.
+/// The elements of a line, or nothing if it violates the grammar of RFC 7239 §4. Commas, semicolons and equals signs
+/// outside of quotes separate it.
 fn forwarded_line(line: &[u8]) -> Option<Vec<Element>> {
-    // Each letter, and whether it is within quotes; an escaped one is.
+    // Each character, and whether it is within quotes. An escaped character is.
     let mut letters = Vec::new();
     let mut quoted = false;
     let mut index = 0;
@@ -324,7 +325,7 @@ fn forwarded_line(line: &[u8]) -> Option<Vec<Element>> {
         }
         let mut names: Vec<String> = Vec::new();
         let mut client = Element::Silent;
-        // White space behind a semicolon at the end has been taken off with the rest.
+        // White space after a final semicolon was removed before.
         for (index, pair) in cut(&part, b';').iter().enumerate() {
             let pair = if index > 0 {
                 bare_left(pair)

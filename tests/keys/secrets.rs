@@ -9,7 +9,7 @@ use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 use crate::support::hello;
 
-/// Different ones, each of which somebody might send.
+/// Different keys, each of which a client might send.
 fn awkward() -> Vec<Key> {
     let long = |last: &str| "x".repeat(1 << 20) + last;
     let mut keys: Vec<Key> = [

@@ -63,7 +63,7 @@ async fn hops_need_no_address_of_the_peer() {
     );
 }
 
-/// Else all clients of the socket would share one bucket.
+/// Otherwise all clients of the socket would share one bucket.
 #[tokio::test]
 async fn a_proxy_without_an_address_cannot_stand_in_for_its_client() {
     let nearest = |count| hops(count).on_malformed(OnMalformed::Nearest);

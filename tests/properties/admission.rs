@@ -12,13 +12,13 @@ use crate::property::Seen;
 use crate::shapes::{Kind, Shape, shape};
 use crate::traffic::{Ask, Event, asks, start, traffic};
 
-/// What was admitted, and when it took effect.
+/// The admitted tokens, and the time at which they took effect.
 struct Charge {
     at: u64,
     cost: u128,
 }
 
-/// Runs the traffic without penalties. Where the clock lags, a charge takes effect at the time of the latest one.
+/// Runs the traffic without penalties. If the clock lags, a charge takes effect at the latest time so far.
 fn charges(shape: &Shape, start: u64, traffic: &[Event], reach: u64, seen: &Seen) -> Vec<Charge> {
     let (mut core, mut charges, mut latest) = (Core::of(&[*shape]), Vec::new(), 0);
     for Ask { now, cost, .. } in asks(shape, start, traffic, reach) {
@@ -37,7 +37,7 @@ fn charges(shape: &Shape, start: u64, traffic: &[Event], reach: u64, seen: &Seen
     charges
 }
 
-/// Every span from one charge to another, both included: its ends and what was charged in it.
+/// Every span from one charge to another, both included: its ends, and the tokens charged in it.
 fn spans(charges: &[Charge]) -> impl Iterator<Item = (&Charge, &Charge, u128)> {
     charges.iter().enumerate().flat_map(move |(index, first)| {
         let mut sum = 0;
@@ -79,7 +79,7 @@ fn an_interval_bucket_admits_at_most_its_capacity_and_what_ticks_brought_in_ever
     let seen = for_all(
         (shape(&[Kind::IntervalBucket], true), start(), traffic()),
         |(shape, start, traffic), seen| {
-            // Ticks are counted beside the bucket: its clock starts when a charge leaves full.
+            // Ticks are counted beside the bucket: its clock starts when a charge takes it below its capacity.
             let (mut core, mut charges) = (Core::of(&[shape]), Vec::<(u64, Charge)>::new());
             let (mut ticks, mut running_since) = (0_u64, None::<i128>);
             for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {

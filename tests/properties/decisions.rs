@@ -78,7 +78,7 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
 #[test]
 fn denied_checks_change_nothing() {
     let seen = for_all(
-        // A bucket that starts below its capacity is created by its first check, even a denied one.
+        // The first check creates a bucket that starts below its capacity, even if it is denied.
         (shape(&KINDS, true), start(), traffic(), 0..=1_u64),
         |(shape, start, traffic, reach), seen| {
             let (mut all, mut allowed_only) = (Core::of(&[shape]), Core::of(&[shape]));

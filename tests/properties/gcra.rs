@@ -9,7 +9,7 @@ use crate::model::{Core, micros, one};
 use crate::shapes::{Kind, Shape, small_shape};
 use crate::traffic::{Ask, asks, start, traffic};
 
-/// The generic cell rate algorithm: nothing is kept but the time at which the next cell is due. Times and costs are in
+/// The generic cell rate algorithm: its only state is the time at which the next cell is due. Times and costs are in
 /// fractions of `1 / refill` µs, in which the emission interval is `period`.
 struct Gcra {
     due: i128,

@@ -51,7 +51,7 @@ fn asked(keys: usize) -> impl Strategy<Value = Asked> {
     })
 }
 
-/// The memory backend and, for each key, a core of its own; every answer is asked of both.
+/// The memory backend, and the algorithms with a state for each key. Every operation runs on both.
 struct Twins {
     clock: ManualClock,
     limiter: Limiter<MemoryBackend<ManualClock>>,
@@ -73,8 +73,7 @@ impl Twins {
     }
 
     fn reconfigure(&mut self, (limit, refill, span): (u64, u64, u64)) {
-        // Full stays full: what a bucket without initial tokens has left is forgotten when it owes nothing, and to one
-        // with initial tokens that is a difference.
+        // A full bucket stays full. A bucket that owes nothing is forgotten, and only initial tokens would show it.
         let full = self.shape.initial == self.shape.limit;
         self.shape.limit = limit;
         self.shape.initial = if full {
@@ -82,7 +81,7 @@ impl Twins {
         } else {
             self.shape.initial.min(limit)
         };
-        // The window of a window makes it another limit.
+        // The span of a window is part of its identity.
         match self.shape.kind {
             Kind::Bucket | Kind::IntervalBucket => {
                 (self.shape.refill, self.shape.span) = (refill, span);
@@ -147,7 +146,7 @@ impl Twins {
     }
 }
 
-/// A key that is alone is never swept: it answers the same even when it is reconfigured and its clock goes back.
+/// A single key is never swept: it decides alike after a change of its numbers and a step back of its clock.
 #[test]
 fn memory_decides_as_the_core_for_every_operation() {
     let seen = for_all(
@@ -174,7 +173,7 @@ fn memory_decides_as_the_core_for_every_operation() {
     seen.at_least(100, &["allowed", "denied", "refunded", "reconfigured"]);
 }
 
-/// Keys that owe nothing are swept meanwhile, which no answer shows.
+/// Keys that owe nothing are swept meanwhile, which no decision shows.
 #[test]
 fn memory_decides_as_the_core_while_it_sweeps() {
     const KEYS: usize = 40;
@@ -226,7 +225,7 @@ fn peek_does_not_extend_expiry() {
         assert!(!limiter.check_now(&key, 11).decision.is_allowed());
     }
     clock.advance(HOUR / 2);
-    // It has expired, and is created anew with 2 tokens by its first check, even a denied one.
+    // It has expired. Its first check creates it again with 2 tokens, even if it is denied.
     assert!(!limiter.check_now(&key, 10).decision.is_allowed());
     clock.advance(Duration::from_millis(800));
     assert!(limiter.check_now(&key, 10).decision.is_allowed());

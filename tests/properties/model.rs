@@ -67,7 +67,7 @@ impl Core {
         }
     }
 
-    /// What the same request would be answered, without asking it.
+    /// The reply to a check, without a change of the state.
     pub(crate) fn would(&self, now: u64, cost: impl Into<Cost>) -> Reply {
         self.clone().check(now, cost)
     }

@@ -57,7 +57,8 @@ fn no_number_panics() {
             let (mut core, mut receipts) = (Core::of(&[shape]), Vec::<Receipt>::new());
             for (time, cost, spend, op, other) in traffic {
                 if let Some(other) = other {
-                    // Backends keep other algorithms and windows apart; the core must stand even a mistake of theirs.
+                    // Backends separate other algorithms and windows. The algorithms must not panic if a backend fails
+                    // to do so.
                     shape = other;
                     core.policy = Core::of(&[shape]).policy;
                 }

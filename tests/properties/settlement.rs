@@ -63,7 +63,7 @@ fn refunds_return_at_most_the_charge_once() {
                 prop_assert_eq!(unseen, core.states[0].is_none());
                 prop_assert!(after.remaining() <= shape.limit);
                 prop_assert!(after.remaining() >= before.remaining());
-                // A fraction that the clock has paid counts for less than a token.
+                // A fraction of a token that was refilled counts as none.
                 prop_assert!(after.remaining() <= before.remaining() + taken.tokens() + 1);
                 if after.remaining() > before.remaining() {
                     seen.note("refunded");
@@ -132,7 +132,8 @@ fn reset_forgets_a_key() {
     );
 }
 
-/// Reservations are charged ahead of their time: the bound holds at the moments at which they go, whatever is given up.
+/// Reservations are charged ahead of their time. The bound holds at the times at which requests proceed, whatever is
+/// cancelled.
 #[test]
 fn reservations_keep_the_rate_and_the_order_of_requests() {
     let step = (
@@ -157,7 +158,7 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                 false => Quota::token_bucket(capacity, refill, span),
             };
             let (policy, mut states, mut now) = (Policy::new("turns", quota), [None], TODAY);
-            // (moment, cost, turn), in the order of asking; what was given back is taken out.
+            // (time, cost, reservation), in order of arrival, without refunded reservations.
             let mut granted: Vec<(u64, u64, Option<Reservation>)> = Vec::new();
             for (pause, cost, max_wait, what, index) in steps {
                 now += pause;
@@ -168,7 +169,7 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                         _ => granted.len() - 1,
                     };
                     if granted[place].0 <= now {
-                        continue; // it has gone ahead
+                        continue; // it has proceeded
                     }
                     let Some(reservation) = granted[place].2.take() else {
                         continue;
@@ -184,7 +185,7 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                         granted.remove(place);
                     } else {
                         seen.note("stays charged");
-                        // Another attempt may come when those behind are gone.
+                        // Another cancel may succeed when the later reservations are gone.
                         granted[place].2 = Some(reservation);
                     }
                     continue;
@@ -214,7 +215,7 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                 for (to, cost, _) in &granted[index..] {
                     sum += u128::from(*cost);
                     let beyond = sum.saturating_sub(capacity.into());
-                    // Moments are rounded up to whole µs, each by less than one.
+                    // Times are rounded up to whole µs, each by less than one.
                     let span = u128::from(to - from) + 1;
                     let refilled = match ticks {
                         true => span.div_ceil(u128::from(period)) * u128::from(refill),

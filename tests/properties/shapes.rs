@@ -28,7 +28,7 @@ pub(crate) const KINDS: [Kind; 5] = [
     Kind::SlidingLog,
 ];
 
-/// The numbers of a quota, for models of their own.
+/// The numbers of a quota, for independent models.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) kind: Kind,
@@ -91,7 +91,7 @@ impl Shape {
         (now - offset).div_euclid(span) * span + offset
     }
 
-    /// Where each span after the first begins again: the epoch, unless an offset moves it.
+    /// The start of each span after the first: a multiple of the span since the epoch, unless an offset moves it.
     pub(crate) fn next_edge(&self, now: u64) -> u64 {
         let start = match self.anchor {
             Anchor::Epoch { .. }
@@ -105,7 +105,7 @@ impl Shape {
     }
 }
 
-/// Fractions and edges occur with small odd numbers; some spans are days.
+/// Small odd numbers produce fractions and edges. Some spans are days.
 pub(crate) fn small_shape(kinds: &'static [Kind], full: bool) -> impl Strategy<Value = Shape> {
     let span = prop_oneof![
         2 => 1..=20_u64,

@@ -12,11 +12,11 @@ use crate::shapes::Shape;
 /// A time in the year 2027, µs.
 pub(crate) const TODAY: u64 = 1_800_000_000_000_000;
 
-/// How far the clock moves on, in terms of the quota.
+/// How far the clock moves, relative to the quota.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Micros(u64),
-    /// So many thousandths of the horizon.
+    /// This many thousandths of the horizon.
     Part(u64),
     /// The horizon, and a few µs.
     Horizon(i64),
@@ -27,7 +27,7 @@ pub(crate) enum Step {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Spend {
     Tokens(u64),
-    /// So many 255ths of the limit.
+    /// This many 255ths of the limit.
     Part(u64),
     /// More than the limit, if there is more.
     TooMuch(u64),
@@ -37,7 +37,7 @@ pub(crate) enum Spend {
 pub(crate) struct Event {
     pub(crate) step: Step,
     pub(crate) spend: Spend,
-    /// How far this one's clock lags behind, in 255ths of the reach.
+    /// How far the clock of this event lags, in 255ths of the reach.
     pub(crate) back: u64,
     pub(crate) penalty: bool,
 }
@@ -105,7 +105,7 @@ pub(crate) fn start() -> impl Strategy<Value = u64> {
     prop_oneof![0..10_000_u64, TODAY..(TODAY + 86_400_000_000)]
 }
 
-/// Something asked, at a time.
+/// A check or a penalty, at a time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask {
     pub(crate) now: u64,
@@ -113,7 +113,7 @@ pub(crate) struct Ask {
     pub(crate) penalty: bool,
 }
 
-/// The traffic as times and costs; the clock lags by up to `reach` horizons behind the latest time there was.
+/// The traffic as times and costs. The clock lags by up to `reach` horizons behind the latest time so far.
 pub(crate) fn asks(shape: &Shape, start: u64, traffic: &[Event], reach: u64) -> Vec<Ask> {
     let mut latest = start;
     let ask = |event: &Event| {

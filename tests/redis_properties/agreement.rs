@@ -16,7 +16,7 @@ fn memory_and_redis_agree_step_by_step() {
         (settings(), start(), forward()),
         |(setting, start, mut events), seen| {
             if setting.limits.len() > 1 {
-                // What owes nothing memory may have forgotten: a quota with other numbers would notice.
+                // Memory may forget a bucket that owes nothing, which a quota with other numbers would notice.
                 for event in &mut events {
                     event.other_numbers = false;
                 }

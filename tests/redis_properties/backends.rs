@@ -27,8 +27,8 @@ use crate::support::property::Seen;
 use crate::support::redis::RedisServer;
 use crate::traffic::{Act, Event};
 
-/// The core, with the states of one key that it never forgets. Of several quotas memory forgets those that owe nothing,
-/// which shows if the clock then goes back, the numbers of the quota change, or a reservation is given up.
+/// The algorithms with the states of one key, which are never forgotten. With several quotas memory forgets those that
+/// owe nothing. A clock that moves back, changed numbers, or a cancel would show it.
 #[derive(Clone)]
 pub(crate) struct Core {
     pub(crate) states: Arc<Mutex<Vec<Option<State>>>>,
@@ -70,7 +70,7 @@ impl Backend for Core {
     }
 }
 
-/// A backend and what it has handed out.
+/// A backend with its receipts and reservations.
 pub(crate) struct Side<B> {
     pub(crate) backend: B,
     pub(crate) receipts: Vec<Receipt>,
@@ -86,7 +86,7 @@ impl<B: Backend> Side<B> {
         }
     }
 
-    /// `None` if there is nothing yet that it could be done with.
+    /// `None` if the operation has no receipt or reservation to act on.
     pub(crate) fn op(&mut self, act: &Act, cost: Cost, horizon: u64) -> Option<Op> {
         Some(match act {
             Act::Check => Op::Check(cost),
@@ -119,7 +119,7 @@ impl<B: Backend> Side<B> {
         })
     }
 
-    /// The answer as it can be compared, and whether it was there at once.
+    /// The reply in a comparable form, and whether it was immediate.
     pub(crate) async fn ask(&mut self, op: Op, policy: &Policy, key: &Key) -> (Reported, bool) {
         let (reply, at_once) = match self.backend.ask(op, policy, key) {
             Answer::Now(reply) => (reply, true),
@@ -137,8 +137,8 @@ impl<B: Backend> Side<B> {
     }
 }
 
-/// All of an answer; of receipts what they are worth, and of spans beyond 2^53 µs, 285 years, that they are: there Lua
-/// has no odd numbers.
+/// A whole reply. Receipts are compared by their tokens. Spans beyond 2^53 µs, 285 years, are compared as equal,
+/// because Lua has no odd numbers there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reported {
     pub(crate) allowed: bool,
@@ -183,7 +183,7 @@ pub(crate) fn quota_in_sight(quota: &QuotaSnapshot) -> QuotaSnapshot {
     )
 }
 
-/// A server, and what talks to it.
+/// A server and its connections.
 pub(crate) struct Stand {
     pub(crate) runtime: Runtime,
     pub(crate) server: RedisServer,
@@ -204,7 +204,7 @@ impl Stand {
         }
     }
 
-    /// Patient, and never forgetful.
+    /// A builder with long time limits and a long idle TTL.
     pub(crate) fn builder() -> RedisBuilder {
         RedisBackend::builder()
             .deny_cache(Duration::ZERO)
@@ -237,7 +237,7 @@ impl Stand {
         Key::from(self.keys.get())
     }
 
-    /// Runs the traffic against both, and compares what they tell after each step.
+    /// Runs the traffic against both backends, and compares their replies after each step.
     pub(crate) fn compare<A: Backend, B: Backend>(
         &self,
         (one, other): (A, B),
@@ -274,7 +274,7 @@ impl Stand {
                 limit.kind == Kind::SlidingLog && quota.reset_after().is_zero()
             });
             if may_empty && is_empty {
-                // Entries of the next log are told from those of this one by their µs: here they may be the same.
+                // Entries of different logs are distinguished by their µs, which may repeat here.
                 one.receipts.clear();
                 other.receipts.clear();
             }
@@ -332,10 +332,10 @@ impl Seen {
     }
 }
 
-/// A step, for those who judge the answers to it.
+/// A step, for the function that compares its replies.
 pub(crate) struct Asked {
     pub(crate) cost: Cost,
-    /// Whether the second backend had its answer at once.
+    /// Whether the second backend replied at once.
     pub(crate) at_once: bool,
 }
 
@@ -344,7 +344,7 @@ pub(crate) fn same(_: &Asked, expected: &Reported, actual: Reported) -> TestCase
     Ok(())
 }
 
-/// What must have happened for a comparison to prove anything.
+/// The cases that a comparison must have met.
 pub(crate) const EVERYTHING: &[&str] = &[
     "check",
     "reserve",
@@ -358,5 +358,5 @@ pub(crate) const EVERYTHING: &[&str] = &[
     "governed by a later quota",
 ];
 
-/// Only the latest of several reservations goes back.
+/// Only the latest of several reservations is refunded.
 pub(crate) const RARE: &[&str] = &["a reservation refunded"];

@@ -16,7 +16,7 @@ use crate::backends::{Side, Stand};
 use crate::for_some;
 use crate::traffic::{Act, act, start};
 
-/// One of them in each of these: no script and no place in a batch is alike.
+/// Each policy uses another script, or another place in a batch.
 fn kinds_of_policies() -> Vec<Policy> {
     let minute = Duration::from_secs(60);
     let (bucket, interval) = (
@@ -44,7 +44,7 @@ fn kinds_of_policies() -> Vec<Policy> {
     policies
 }
 
-/// What is asked of a key in one round.
+/// One operation on a key.
 #[derive(Clone, Debug)]
 struct Question {
     policy: Index,
@@ -77,7 +77,7 @@ fn batched_requests_get_the_same_replies_as_single_requests() {
     };
     let (alone, together) = (with("alone", false), with("together", true));
     let policies = kinds_of_policies();
-    // In each round a question of its own for every key; the key stays of one policy.
+    // Each round has one operation for every key. A key keeps its policy.
     let rounds = vec(vec(question(), 1..120), 1..6);
     let calls = Cell::new(0);
     let seen = for_some((rounds, start()), |(rounds, mut now), seen| {

@@ -10,8 +10,8 @@ use crate::for_all;
 use crate::shapes::{FOR_EVER, settings};
 use crate::traffic::{forward, start};
 
-/// One process, and a clock that does not go back: what the deny cache answers by itself is what would be answered, as
-/// far as it knows the question. A higher cost waits no shorter, and by now more may remain.
+/// One process, and a clock that never moves back: a cached denial agrees with the backend, as far as the cache knows.
+/// A higher cost waits at least as long, and more tokens may remain by now.
 #[test]
 fn deny_cache_denies_only_denied_checks_with_their_wait() {
     let stand = Stand::new();
@@ -22,7 +22,7 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
     let seen = for_all(
         (settings(), start(), forward()),
         |(setting, start, events), seen| {
-            // What the latest answer from Redis was about: the cache knows no other denial of this key.
+            // The cost of the latest reply from Redis: the cache knows no other denial of this key.
             let mut asked_last = None;
             let judge = |asked: &Asked, expected: &Reported, actual: Reported| {
                 if !asked.at_once {
@@ -41,8 +41,8 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                 for (index, (ours, real)) in actual.quotas.iter().zip(&expected.quotas).enumerate()
                 {
                     prop_assert!(ours.remaining() <= real.remaining(), "quota {}", index);
-                    // The clock of a bucket that starts below its capacity has perhaps not begun: a look does not start
-                    // it, nor does a cost that can never pass.
+                    // The clock of a bucket below its capacity may not have started. A peek does not start it, nor does
+                    // a cost above the limit.
                     let resets = (ours.reset_after(), real.reset_after());
                     let runs = (1..=ours.limit()).contains(&asked.cost.get(index));
                     prop_assert!(resets.0 <= resets.1, "quota {}: {:?}", index, resets);
@@ -55,7 +55,7 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                     let never = asked.cost.get(index) > ours.limit();
                     prop_assert_eq!(ours.retry_after() == Some(RetryAfter::Never), never);
                     let waits = (wait(ours.retry_after()), wait(real.retry_after()));
-                    // The known wait of the lower cost was rounded up, and so is the time for the difference.
+                    // Both the cached wait of the lower cost and the time for the difference were rounded up.
                     let latest = waits.1.saturating_add(Duration::from_micros(1));
                     prop_assert!(waits.0 <= latest, "quota {}: {:?}", index, waits);
                     prop_assert!(

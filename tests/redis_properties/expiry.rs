@@ -15,10 +15,10 @@ use crate::support::expiring::Expiring;
 use crate::support::property::Seen;
 use crate::traffic::{Act, Event, forward, start};
 
-/// Runs the traffic on a Redis whose keys expire by its own rule, not by an endless `idle_ttl`.
+/// Runs the traffic on a Redis whose keys expire by the crate's own rule, not by an endless `idle_ttl`.
 ///
-/// With one quota of each name nothing that is forgotten changes an answer. With several the core would know what a
-/// faster quota has forgotten: then keys stay, and what each write sets is checked.
+/// With one quota of each name an expired key changes no reply. With several quotas the algorithms would know what a
+/// faster quota has forgotten. Then keys stay, and only the expiry of each write is checked.
 fn expiry_is_invisible(
     stand: &Stand,
     backend: &RedisBackend,
@@ -32,7 +32,8 @@ fn expiry_is_invisible(
         seen.note("keys expire");
         for event in &mut events {
             event.other_numbers = false;
-            // What is forgotten cannot be given back, and what is known and paid can: for no later answer a difference.
+            // A reservation of an expired key cannot be refunded, and the algorithms would refund it. No later reply
+            // shows it.
             if matches!(event.act, Act::Cancel(_)) {
                 event.act = Act::Check;
             }

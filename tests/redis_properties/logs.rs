@@ -27,7 +27,7 @@ fn refund_rebases_a_log_in_the_future() {
     let _first = check();
     at(18);
     let (mut ours, mut theirs) = check();
-    // More than a window ago: both charges move to this time, and then the second one goes.
+    // More than a window back: both charges move to this time, and then the second one is refunded.
     at(10);
     let reported = stand.runtime.block_on(async {
         (
@@ -42,7 +42,7 @@ fn refund_rebases_a_log_in_the_future() {
     assert_eq!(left.remaining(), 6);
 }
 
-/// Nearer to either end of a log, a part and all of each charge, and what counts afterwards until none of it does.
+/// Charges at each position of a log, refunded in part and in whole. The later counts agree until the log is empty.
 #[test]
 fn refund_from_a_log_keeps_the_other_entries() {
     const CHARGES: u64 = 9;

@@ -32,7 +32,7 @@ where
     try_all(SEEDS, Config::default().cases, strategy, property)
 }
 
-/// A quarter of the cases: for what takes its time.
+/// A quarter of the cases, for slow properties.
 pub(crate) fn for_some<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
 where
     S: Strategy,

@@ -11,17 +11,16 @@ use tower_sluice::{Policy, Quota};
 /// A time in the year 2027, µs.
 pub(crate) const TODAY: u64 = 1_800_000_000_000_000;
 
-/// The first time that is none, µs.
+/// The end of all times, µs.
 pub(crate) const END: u64 = 1 << 53;
 
-/// The latest time that is tried. In the very last µs the entries of a log, numbered from their time, would pass the
-/// end.
+/// The latest tested time. In the last µs the entries of a log, numbered from their time, would exceed the end.
 pub(crate) const LATEST: u64 = END - 1_000;
 
 /// The longest time to fill, and the longest window, µs.
 pub(crate) const LONGEST: u64 = 1 << 52;
 
-/// Longer than any clock here goes on.
+/// Longer than any clock here advances.
 pub(crate) const FOR_EVER: Duration = Duration::from_micros(END);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub(crate) const ALL: &[Kind] = &[
     Kind::SlidingLog,
 ];
 
-/// What makes a quota this limit and no other.
+/// The identity of a quota.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) kind: Kind,
@@ -59,12 +58,12 @@ pub(crate) struct Shape {
     /// In thousandths of a span.
     pub(crate) offset: Option<u64>,
     pub(crate) bytes: bool,
-    /// Whether it starts full. Not a part of its identity, but state that one who starts full has left may be gone as
-    /// soon as it owes nothing, and then one who does not would notice.
+    /// Whether the bucket starts full. This is not part of its identity. A full bucket that owes nothing may be
+    /// forgotten, which a bucket with initial tokens would notice.
     pub(crate) full: bool,
 }
 
-/// What may change in it.
+/// The numbers of a quota that may change.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
     pub(crate) limit: u64,
@@ -72,7 +71,7 @@ pub(crate) struct Counts {
     pub(crate) initial: u64,
 }
 
-/// A quota, and the spans of time that matter to it.
+/// A quota, and its time spans.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limit {
     pub(crate) quota: Quota,
@@ -133,7 +132,7 @@ impl Limit {
 /// The most tokens of a quota.
 pub(crate) const MOST: u64 = 1 << 40;
 
-/// Fractions and edges occur with small odd numbers; some are at the ends of their ranges.
+/// Small odd numbers produce fractions and edges. Some numbers are at the ends of their ranges.
 pub(crate) fn counts() -> impl Strategy<Value = Counts> {
     let small = || 1..=20_u64;
     let huge = || {
@@ -177,7 +176,7 @@ pub(crate) fn shape(kinds: &'static [Kind]) -> impl Strategy<Value = Shape> {
     })
 }
 
-/// A policy as it was set up, and with other numbers: what was spent under one stays spent under the other.
+/// A policy, and the same policy with other numbers: spent tokens stay spent.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) limits: Vec<[Limit; 2]>,
@@ -188,7 +187,7 @@ pub(crate) fn setting(kinds: &'static [Kind], most: usize) -> impl Strategy<Valu
     let limit = (shape(kinds), counts(), counts(), any::<bool>()).prop_filter_map(
         "more than 142 years",
         |(shape, counts, mut others, same_time)| {
-            // One of the two is nearer to what happens: a plan that grows.
+            // In one case only the limit grows, like a plan that is upgraded.
             if same_time {
                 others.refill = counts.refill;
                 others.initial = counts.initial;
@@ -218,7 +217,7 @@ pub(crate) fn settings() -> impl Strategy<Value = Setting> {
     ]
 }
 
-/// What can be kept without scripts.
+/// The algorithms that work without scripts.
 pub(crate) fn settings_of_strings() -> impl Strategy<Value = Setting> {
     prop_oneof![
         2 => setting(STRINGS, 1),

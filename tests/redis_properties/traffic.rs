@@ -9,17 +9,17 @@ use tower_sluice::{Cost, Policy};
 
 use crate::shapes::{LATEST, Limit, TODAY};
 
-/// How the clock moves, in terms of a quota.
+/// How the clock moves, relative to a quota.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Step {
     Micros(u64),
-    /// So many thousandths of the horizon.
+    /// This many thousandths of the horizon.
     Part(u64),
     /// The horizon, and a few µs.
     Horizon(i64),
-    /// The next edge of a span from the epoch, and a few µs.
+    /// The next edge of a span since the epoch, and a few µs.
     Edge(i64),
-    /// Back, by so many thousandths of the horizon.
+    /// Back, by this many thousandths of the horizon.
     Back(u64),
     /// Back by the horizon, and a few µs.
     BackByHorizon(i64),
@@ -53,7 +53,7 @@ impl Step {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Spend {
     Tokens(u64),
-    /// So many 255ths of the limit.
+    /// This many 255ths of the limit.
     Part(u64),
     /// More than the limit, if there is more.
     TooMuch(u64),
@@ -74,22 +74,22 @@ pub(crate) enum Act {
     Check,
     Penalty,
     Reset,
-    /// Of a check, or of a reservation that was used; in whole or in part.
+    /// The refund of a check, or of a used reservation, in whole or in part.
     Refund(Index, bool),
-    /// The longest wait, in thousandths of the horizon.
+    /// The maximum wait, in thousandths of the horizon.
     Reserve(u64),
     Cancel(Index),
-    /// A reservation is used: from then on it can be refunded.
+    /// Uses a reservation, which can then be refunded.
     Use(Index),
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     pub(crate) step: Step,
-    /// The quota that the step and the cost are measured by.
+    /// The quota that the step and the cost are relative to.
     pub(crate) by: Index,
     pub(crate) spends: [Spend; 4],
-    /// Whether each quota has a cost of its own.
+    /// Whether each quota has its own cost.
     pub(crate) apart: bool,
     pub(crate) other_numbers: bool,
     pub(crate) act: Act,
@@ -171,7 +171,7 @@ pub(crate) fn traffic() -> impl Strategy<Value = Vec<Event>> {
     vec(event(), 1..60)
 }
 
-/// A clock that never goes back.
+/// A clock that never moves back.
 pub(crate) fn forward() -> impl Strategy<Value = Vec<Event>> {
     traffic().prop_map(|mut events| {
         for event in &mut events {

@@ -1,4 +1,4 @@
-//! Thousands who wait on Redis and go away whenever they like: never a token too many, and nothing is left of them.
+//! Thousands of waiters on Redis that are dropped at random: no excess token is admitted, and no state is left.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -16,12 +16,12 @@ use crate::harness::{
 };
 use crate::support::redis::RedisServer;
 
-/// Those who wait at a time, and how often each does.
+/// The number of concurrent waiters, and how often each one waits.
 const CLIENTS: u64 = 400;
 const ROUNDS: u64 = 40;
 const KEYS: u64 = 50;
 const CAPACITY: u64 = 5;
-/// µs.
+/// One token in this many µs.
 const EACH_TOKEN: u64 = 10_000;
 
 fn key_of(number: u64) -> Key {
@@ -32,17 +32,17 @@ const fn cost_of(number: u64) -> u64 {
     1 + (number / KEYS % 3)
 }
 
-/// Waits, and may go away: before it has asked, while the answer is on its way, or before or after its time.
+/// Waits, and may be dropped: before its request is sent, before its reply, or before or after its time.
 async fn one(limiter: &Redis, number: u64) -> Option<Charge> {
     sleep(us(rand::random_range(0..100_000))).await;
-    // However busy the machine: what has been given up is undone before there is too much of it.
+    // On a busy machine cancels may lag behind: wait until few of them are running.
     while context(limiter).1 > 500 {
         sleep(ms(1)).await;
     }
     let key = key_of(number);
     let mut wait = pin!(limiter.acquire(&key, cost_of(number), secs(60)));
     match rand::random_range(0..10) {
-        // Some hundred µs, as the answer takes.
+        // Some hundred µs, like the reply.
         0..4 => {
             let polls = rand::random_range(0..20) * rand::random_range(0..20);
             for _ in 0..polls {
@@ -83,7 +83,7 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
                 let mut went = BTreeMap::new();
                 for number in (0..ROUNDS).map(|round| round * CLIENTS + client) {
                     if let Some(charge) = one(&limiter, number).await {
-                        // When it might go, by the clock of the server.
+                        // The time of its reservation, by the server clock.
                         let full = decided(&charge) + to_fill(&charge);
                         let moment = decided(&charge).max(full - CAPACITY * EACH_TOKEN);
                         went.insert(number, moment);
@@ -118,7 +118,7 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
                 let mut spent = 0;
                 for (last, cost) in &moments[index..] {
                     spent += cost;
-                    // Moments are rounded up to whole µs.
+                    // Times are rounded up to whole µs.
                     let span = last - first + 1;
                     let most = CAPACITY + span / EACH_TOKEN;
                     assert!(spent <= most, "{spent} in {span} µs");
@@ -131,7 +131,7 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
     .await;
 }
 
-/// What is stored goes as soon as it owes nothing, and a second later.
+/// A key expires a second after it owes nothing.
 async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
     let mut last = Duration::ZERO;
     let buckets = || {
@@ -143,7 +143,7 @@ async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
     for key in buckets() {
         let left: i64 = server.get(&["PTTL", &key]);
         assert_ne!(left, -1, "{key} never expires");
-        // It may have gone meanwhile.
+        // The key may have expired meanwhile.
         last = last.max(ms(u64::try_from(left).unwrap_or(0)));
     }
     let mut owed = Duration::ZERO;
@@ -154,7 +154,7 @@ async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
             .expect("the server runs");
         owed = owed.max(snapshot.quotas()[0].reset_after());
     }
-    // Some ms lie between the two looks.
+    // The two reads are some ms apart.
     assert!(last <= owed + ms(1_300), "{last:?} for {owed:?}");
     sleep(owed).await;
     for number in 0..KEYS {
@@ -171,7 +171,7 @@ async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
     assert_eq!(buckets(), [""; 0]);
 }
 
-/// Five are spent, and as many more as are given wait.
+/// Five tokens are spent, and `count` waiters have reservations.
 async fn queue(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Charge>> {
     limiter
         .acquire(&ann(), 5, MaxWait::Unbounded)
@@ -192,7 +192,7 @@ async fn queue(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Cha
     waits
 }
 
-/// Until so much is owed, but for what has come back since.
+/// Waits until the debt is `owed`, less the tokens refilled since.
 async fn owes(limiter: &Redis, owed: Duration) {
     let peek = || async {
         limiter
@@ -223,14 +223,14 @@ async fn cancelled_reservation_is_refunded_if_nothing_follows_it() {
         let is_quiet = || context(&limiter) == (6, 0, 0);
         waits.pop().expect("the last").abort();
         owes(&limiter, TOKEN * 14).await;
-        // Behind this one something was charged, and has gone back since.
+        // A charge behind this reservation was refunded since.
         waits.pop().expect("the last").abort();
         owes(&limiter, TOKEN * 13).await;
         // In the middle.
         waits.drain(3..5).for_each(|wait| wait.abort());
         until("they were served", secs(5), is_quiet).await;
         owes(&limiter, TOKEN * 13).await;
-        // Never asked, and given up in the moment of asking.
+        // Never sent, or dropped at once.
         drop(limiter.acquire(&ann(), 1, MaxWait::Unbounded));
         let key = ann();
         let asks = limiter.acquire(&key, 1, MaxWait::Unbounded).now_or_never();

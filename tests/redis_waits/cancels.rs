@@ -1,5 +1,5 @@
-//! Crowds on a real Redis that leave before they are due, in any order: what stays charged is what those who stay have
-//! reserved.
+//! Waiters on a real Redis that are dropped before they are due, in any order. The debt is that of the remaining
+//! waiters.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ const START: u64 = 1_800_000_000_000_000;
 type Outcome = Result<Charge, Rejected<tower_sluice::backend::BackendError>>;
 type Waiter = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
-/// Two tokens are spent; `count` waiters come 5 ms after each other.
+/// Two tokens are spent, and `count` waiters join 5 ms apart.
 async fn crowd(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<Waiter>> {
     clock.set(Timestamp::from_micros(START));
     limiter
@@ -50,7 +50,7 @@ async fn crowd(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<W
     waiters
 }
 
-/// What is owed of so many tokens, at one a second.
+/// The debt of this many tokens, at one token a second.
 fn owed(clock: &ManualClock, tokens: u64) -> Duration {
     secs(tokens) - us(clock.now().as_micros() - START)
 }
@@ -60,19 +60,19 @@ async fn reset_after(limiter: &Redis) -> Duration {
     snapshot.reset_after()
 }
 
-/// The orders in which `count` leave.
+/// The orders in which `count` waiters are dropped.
 fn orders(count: usize) -> Vec<Vec<usize>> {
     let mut random: Vec<_> = (0..count).collect();
     random.shuffle(&mut StdRng::seed_from_u64(7));
     vec![(0..count).collect(), (0..count).rev().collect(), random]
 }
 
-/// Of `count` the first `stay` stay, and what they owe is owed.
+/// Of `count` waiters the first `stay` remain, and the debt is theirs.
 async fn leaves(limiter: &Redis, clock: &ManualClock, count: usize, stay: usize) {
     for order in orders(count - stay) {
         for is_at_once in [false, true] {
             let mut waiters = crowd(limiter, clock, count as u64).await;
-            // The answers have come, and nobody is due.
+            // The replies have arrived, and no waiter is due.
             clock.advance(ms(1));
             for who in &order {
                 drop(waiters[stay + who].take());
@@ -88,7 +88,7 @@ async fn leaves(limiter: &Redis, clock: &ManualClock, count: usize, stay: usize)
             assert_eq!(context(limiter), (stay, 0, 0));
             let owed = owed(clock, 2 + stay as u64);
             assert_eq!(reset_after(limiter).await, owed, "{order:?}, {is_at_once}");
-            // What stays is as good as ever.
+            // The remaining waiters are unaffected.
             drop(waiters);
             until("all is complete", secs(10), || context(limiter).1 == 0).await;
             limiter.reset(&ann()).await.expect("the server runs");

@@ -1,4 +1,4 @@
-//! Who waits on an exhausted key asks Redis seldom: what is known to be denied is denied here.
+//! Waiters of an exhausted key send few commands: the deny cache answers known denials.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ fn ann() -> Key {
     Key::from("ann")
 }
 
-/// Policies of ten tokens that do not come back while a test runs.
+/// Policies of ten tokens that do not refill during a test.
 fn policies() -> Vec<Policy> {
     let bucket = Quota::per_hour(1).burst(10);
     vec![
@@ -47,12 +47,12 @@ async fn exhausted<B: Backend>(policy: Policy, backend: B) -> Limiter<B> {
     limiter
 }
 
-/// Scripts that were asked for. The first call of one is denied, and repeated with its text.
+/// The script calls. The first call of a script is denied and repeated with its text.
 fn decisions(server: &RedisServer) -> u64 {
     server.calls("evalsha") + server.calls("eval")
 }
 
-/// As many as a few tries that met cost, and no more: the cache may believe a denial for a second only.
+/// No more than a few commands: the cache trusts a denial for at most one second.
 fn asked_seldom(server: &RedisServer, before: u64, what: &str) {
     let asked = decisions(server) - before;
     assert!((1..=200).contains(&asked), "{what}: {asked} of 2000");
@@ -81,7 +81,7 @@ async fn a_thousand_reservations_that_cannot_fit_cost_a_handful_of_commands() {
             assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
         }
         asked_seldom(&server, before, &what);
-        // What is known serves checks as well.
+        // Checks use the cached denial too.
         let before = decisions(&server);
         for _ in 0..100 {
             assert!(limiter.acquire(&ann(), 1, MILLI).await.is_err());
@@ -101,7 +101,7 @@ async fn a_crowd_of_waiters_that_cannot_fit_is_denied_here() {
         let what = policy.name().to_owned();
         let limiter = exhausted(policy, backend.clone()).await;
         assert!(limiter.acquire(&ann(), 1, MILLI).await.is_err());
-        // Many of them in one call; each reads its key.
+        // One call answers many requests, and each one reads its key.
         let read = || server.calls("get") + server.calls("llen");
         let before = read();
         let key = ann();
@@ -112,7 +112,7 @@ async fn a_crowd_of_waiters_that_cannot_fit_is_denied_here() {
             }
         }
         let asked = read() - before;
-        // By then the cache may have stopped to believe the denial, once.
+        // By then the cached denial may have expired once.
         assert!(asked <= 410, "{what}: {asked} of 1000");
     }
 }
@@ -159,7 +159,7 @@ async fn a_reservation_that_may_fit_is_granted_by_redis() {
     let granted = limiter.reserve(&ann(), 10, 10 * SECOND).await;
     let granted = granted.expect("the backend replies");
     assert!(granted.decision.is_allowed() && granted.wait > SECOND);
-    // Behind it the wait is longer than what was known before.
+    // The wait behind it is longer than the cached wait.
     let denied = limiter
         .reserve(&ann(), 10, SECOND)
         .await
@@ -169,7 +169,7 @@ async fn a_reservation_that_may_fit_is_granted_by_redis() {
         matches!(wait, Some(RetryAfter::In(wait)) if wait > 2 * SECOND),
         "{wait:?}"
     );
-    // Given back, it is open again.
+    // After the cancel the tokens are available again.
     let reservation = granted.reservation.expect("the time of a reservation");
     assert!(
         limiter
@@ -201,7 +201,7 @@ async fn a_larger_cost_gets_its_own_wait() {
         let before = decisions(&server);
         let reported = limiter.check(&ann(), 5).await.expect("the backend replies");
         let asked = decisions(&server) - before;
-        // A denial is believed for a second: on a busy machine that may be over.
+        // A denial is trusted for a second, which may have passed on a busy machine.
         assert!(
             if is_bucket { asked <= 1 } else { asked == 1 },
             "{what}: {asked}"

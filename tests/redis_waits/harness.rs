@@ -1,4 +1,4 @@
-//! What all of them need: servers, backends that remember no denials, and patience with its end.
+//! Shared by all tests: servers, backends without a deny cache, and time limits.
 
 use std::future::Future;
 use std::sync::{Mutex, Once};
@@ -15,19 +15,19 @@ use crate::support::redis::RedisServer;
 
 pub(crate) type Redis = Limiter<RedisBackend>;
 
-/// No test takes longer: what hangs fails.
+/// The longest time of a test. A test that hangs fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a question may take unless a test says otherwise.
+/// The time limit of an operation unless a test sets another.
 pub(crate) const LIMIT: Duration = Duration::from_millis(250);
 
-/// What a busy machine may add to any time that is promised.
+/// The delay that a busy machine may add to any documented time.
 pub(crate) const SLACK: Duration = Duration::from_secs(2);
 
-/// Panics outside of tests: in the backend's own tasks, where nobody else would notice.
+/// Panics outside of tests, in the background tasks of the backend.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Runs a test that must neither hang nor make anything panic.
+/// Runs a test, which must neither hang nor cause a panic.
 pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
     watch_for_panics();
     timeout(PATIENCE, test).await.expect("nothing hangs");
@@ -54,12 +54,12 @@ pub(crate) fn nothing_panicked() {
     assert!(panics.is_empty(), "{panics:#?}");
 }
 
-/// A backend that remembers no denials.
+/// A backend without a deny cache.
 pub(crate) fn asking() -> RedisBuilder {
     RedisBackend::builder().deny_cache(Duration::ZERO)
 }
 
-/// The same, with as much time as a busy machine may need.
+/// The same, with a time limit for a busy machine.
 pub(crate) fn patient() -> RedisBuilder {
     asking().time_limit(Duration::from_secs(20))
 }
@@ -72,25 +72,25 @@ pub(crate) async fn limiter(builder: RedisBuilder, server: &RedisServer, policy:
     Limiter::new(policy.clone(), backend)
 }
 
-/// What `quota` says, and when the server said so: a bucket that nobody empties is full again at a known time.
+/// `quota`, with a second quota that reveals the server time: a bucket without other charges is full at a known time.
 pub(crate) fn timed(name: &str, quota: Quota) -> Policy {
     let clock = Quota::interval_bucket(1 << 40, 1 << 40, us(EACH_HOUR)).anchor(Anchor::EPOCH);
     Policy::new(name, quota).and("clock", clock)
 }
 
-/// µs.
+/// One token in this many µs.
 const EACH_HOUR: u64 = 3_600_000_000;
 
-/// When the server decided on a charge of a [`timed`] policy, µs since the epoch by its own clock.
+/// The time of the server at the decision on a charge of a [`timed`] policy, in µs since the epoch.
 pub(crate) fn decided(charge: &Charge) -> u64 {
     let decision = charge.decision().expect("the request was counted");
     let rest = micros(decision.snapshot().quotas()[1].reset_after());
     let about = SystemClock::new().now().as_micros() + rest;
-    // The full hour that is nearest: no test takes half of one.
+    // The nearest full hour: no test takes half an hour.
     (about + EACH_HOUR / 2) / EACH_HOUR * EACH_HOUR - rest
 }
 
-/// How long after its decision the bucket of a [`timed`] policy will owe nothing, µs.
+/// The µs from the decision until the bucket of a [`timed`] policy owes nothing.
 pub(crate) fn to_fill(charge: &Charge) -> u64 {
     let decision = charge.decision().expect("the request was counted");
     micros(decision.snapshot().quotas()[0].reset_after())
@@ -104,7 +104,7 @@ pub(crate) fn ann() -> Key {
     Key::from("ann")
 }
 
-/// Waiters, background tasks that are under way, and those that were lost.
+/// Waiters, running background tasks, and failed background tasks.
 pub(crate) fn context<B: Backend>(limiter: &Limiter<B>) -> (usize, usize, usize) {
     let context = limiter.backend().context();
     (
@@ -114,7 +114,7 @@ pub(crate) fn context<B: Backend>(limiter: &Limiter<B>) -> (usize, usize, usize)
     )
 }
 
-/// Looks again and again until it is so.
+/// Polls the condition until it holds.
 pub(crate) async fn until(what: &str, most: Duration, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {

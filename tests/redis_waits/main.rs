@@ -1,5 +1,4 @@
-//! Waiting on a real Redis: reservations across processes, waiters that go away, settlements, and what becomes of them
-//! all when it fails.
+//! Waiting on a real Redis: reservations of several processes, dropped waiters, settlements, and failures.
 
 mod books;
 mod cancels;

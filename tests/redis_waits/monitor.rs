@@ -1,6 +1,6 @@
-//! What a server was asked, in the order in which it did it.
+//! The commands of a server, in the order of their execution.
 //!
-//! Waiters are told apart by how long they would wait: that is an argument of the script that makes a reservation.
+//! The maximum wait identifies a waiter: it is an argument of the script that reserves.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use crate::support::redis::RedisServer;
 
-/// The longest wait of the first waiter, and one µs more of each that follows.
+/// The maximum wait of the first waiter. Each further waiter has one µs more.
 const FIRST: u64 = 77_000_000_000;
 
-/// No more waiters than this are told apart.
+/// The largest number of waiters.
 const MOST: u64 = 1_000_000;
 
-/// The longest wait by which a waiter is known.
+/// The maximum wait that identifies a waiter.
 pub(crate) fn max_wait(number: u64) -> Duration {
     assert!(number < MOST);
     Duration::from_micros(FIRST + number)
 }
 
-/// Writes down all that a server does, until it is read.
+/// Records all commands of a server until it is read.
 pub(crate) struct Monitor {
     stream: TcpStream,
     reader: JoinHandle<Vec<String>>,
@@ -40,10 +40,9 @@ impl Monitor {
         Self { stream, reader }
     }
 
-    /// Those who asked for a reservation until now, in the order in which the server heard them. Each must have asked
-    /// once.
+    /// The waiters that have reserved so far, in the order of the server. Each one must have sent one command.
     pub(crate) fn order(self, server: &RedisServer) -> Vec<u64> {
-        // Once it has done this, it has shown all that was before.
+        // This command is recorded after all earlier ones.
         server.command(&["ECHO", "the end"]);
         thread::sleep(Duration::from_millis(50));
         self.stream.shutdown(Shutdown::Both).expect("a socket");

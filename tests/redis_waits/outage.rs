@@ -1,4 +1,4 @@
-//! Redis is gone, or stands still, while many wait.
+//! Redis is down or stalls while many requests wait.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +19,9 @@ type Outcome = Result<Charge, Rejected<tower_sluice::backend::BackendError>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outage {
-    /// Connections are reset, and nobody listens.
+    /// Connections are reset, and no server listens.
     Killed,
-    /// Connections stay, and nothing is answered.
+    /// Connections stay open, and no reply arrives.
     Stopped,
 }
 
@@ -41,7 +41,7 @@ impl Outage {
     }
 }
 
-/// So many who wait for as long as it takes; when they end, by when they began.
+/// This many unbounded waiters. Returns their outcomes with the times since their start.
 fn crowd(limiter: &Redis, count: usize) -> JoinSet<(Duration, Outcome)> {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
@@ -55,7 +55,7 @@ fn crowd(limiter: &Redis, count: usize) -> JoinSet<(Duration, Outcome)> {
     tasks
 }
 
-/// Asks until Redis answers.
+/// Checks until Redis replies.
 async fn recovers(limiter: &Redis) {
     let start = Instant::now();
     while let Err(why) = limiter.peek(&ann()).await {
@@ -64,7 +64,7 @@ async fn recovers(limiter: &Redis) {
     }
 }
 
-/// What those get who ask now: an error, or what was chosen for it.
+/// The outcome of requests during the outage: an error, or the failure policy.
 async fn each_choice_applies(limiter: &Redis) {
     let failed = limiter.acquire(&ann(), 1, secs(5)).await;
     assert!(matches!(failed, Err(Rejected::Backend(_))), "{failed:?}");
@@ -80,7 +80,7 @@ async fn each_choice_applies(limiter: &Redis) {
     assert!(passes.expect("by the failure policy").is_none());
     let local = FailurePolicy::Fallback(MemoryBackend::new());
     let local = resilient(local);
-    // By its own books: one goes at once, and the others wait their reservations there.
+    // In the local state one request is allowed at once, and the others wait for their reservations.
     let key = ann();
     let three = [(); 3].map(|()| local.acquire(&key, 1, secs(5)));
     let mut waited: Vec<_> = join_all(three)
@@ -125,7 +125,7 @@ async fn reservation_proceeds_at_its_time_despite_an_outage() {
                 charge.expect("its reservation is due");
                 ended.push(at);
             }
-            // The last of them when the bucket lacks one token no more.
+            // The last one is allowed when the bucket lacks one token.
             assert!(start.elapsed() < last + SLACK);
             for (reservation, at) in (0..).zip(&ended) {
                 assert!(
@@ -183,7 +183,8 @@ async fn failed_cancellation_is_counted() {
                 .reset_after();
             match outage {
                 Outage::Killed => assert!(owed > secs(3_600 * 11 - 60), "{owed:?}"),
-                // It may do late what it was sent, and in that order nobody was the last but the last.
+                // A stalled server may execute its commands late, in another order: then only the last reservation is
+                // refunded.
                 Outage::Stopped => assert!(owed > secs(3_600 - 60), "{owed:?}"),
             }
         })
@@ -218,7 +219,7 @@ async fn every_waiter_before_a_window_sees_the_outage_in_time() {
                 }
             }
             assert_eq!((served, failed), (5, 50));
-            // The wait of the first, and five that find out for all.
+            // The wait of the first waiter, and five failures that open the circuit.
             let took = start.elapsed();
             assert!(took < ms(440) + 5 * LIMIT + SLACK, "{took:?}");
             assert_eq!(context(&limiter), (0, 0, 0));
@@ -237,7 +238,7 @@ async fn every_waiter_before_a_window_sees_the_outage_in_time() {
     }
 }
 
-/// The first of the line sleeps meanwhile, and nobody else asks.
+/// The queue head sleeps meanwhile, and no other request is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unobserved_outage_costs_a_queue_nothing() {
     for outage in [Outage::Killed, Outage::Stopped] {
@@ -294,7 +295,7 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
             drop(first);
             assert!(start.elapsed() < SLACK);
             assert_eq!(context(&limiter), (0, 0, lost), "{policy:?}");
-            // The state is as it was, and another runtime finds it.
+            // The state is unchanged, and another runtime reads it.
             runtime(false).block_on(guarded(async {
                 recovers(&limiter).await;
                 let rejected = limiter.acquire(&ann(), 1, secs(1)).await;

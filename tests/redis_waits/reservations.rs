@@ -21,7 +21,7 @@ fn clock() -> ManualClock {
     ManualClock::at(Timestamp::from_micros(START))
 }
 
-/// A limiter of its own connection, whose server sees the time of `clock`.
+/// A limiter with its own connection, whose scripts see the time of `clock`.
 async fn frozen(
     server: &RedisServer,
     clock: &ManualClock,
@@ -32,13 +32,13 @@ async fn frozen(
     Limiter::new(policy.clone(), backend.from_connection(connection))
 }
 
-/// Shows the server the script by which reservations are reserved.
+/// Loads the script that reserves.
 pub(crate) async fn knows_the_script(limiter: &crate::harness::Redis) {
     let first = limiter.acquire(&Key::from("first"), 1, secs(1)).await;
     first.expect("it must exist");
 }
 
-/// How often the server was asked by script, those that it did not know included.
+/// The number of script calls, including calls of unknown scripts.
 pub(crate) fn asked(server: &RedisServer) -> u64 {
     server.calls("evalsha") + server.calls("eval")
 }
@@ -82,7 +82,7 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
         let order = monitor.order(&server);
         assert_eq!(order.len(), 100);
         for (reservation, number) in (0..).zip(&order) {
-            // Each has a moment of its own, a hundredth of a second after the one before.
+            // The times of the reservations are a hundredth of a second apart.
             let moment = Timestamp::from_micros(START + 10_000 * reservation);
             if reservation > 0 {
                 clock.set(Timestamp::from_micros(START + 10_000 * reservation - 1));
@@ -97,7 +97,7 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
                 us(10_000) * u32::try_from(reservation).expect("a small number")
             );
         }
-        // Each has asked once, or with others; so has the one that showed the script.
+        // One command for each waiter at most, some of them in batches, and one that loaded the script.
         assert!(asked(&server) <= 102, "{}", asked(&server));
         assert!(backends.iter().all(|backend| context(backend) == (0, 0, 0)));
     })
@@ -161,7 +161,7 @@ async fn shared_backend_delays_its_next_check_by_up_to_100_ms() {
         let (server, clock) = (RedisServer::start(), clock());
         let policy = Policy::new("window", Quota::sliding_log(1, secs(10)));
         let connection = Frozen::connect(&server.url(), &clock).await;
-        // One question a call, so that they can be counted.
+        // One request a call, so that requests can be counted.
         let backend = patient().batching(false).clock(clock.clone());
         let backend = backend.idle_ttl(secs(3_600)).from_connection(connection);
         let limiter = Limiter::new(policy, backend);
@@ -241,7 +241,7 @@ async fn max_waiters_applies_to_redis() {
             };
             assert!(reported > secs(3_500), "{reported:?}");
             assert_eq!(limiter.backend().context().stats().rejected_waiters, 1);
-            // Who need not wait passes.
+            // A request that need not wait is allowed.
             let cid = Key::from("cid");
             limiter
                 .acquire(&cid, 1, MaxWait::Unbounded)

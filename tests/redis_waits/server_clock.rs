@@ -15,22 +15,22 @@ use crate::monitor::{Monitor, max_wait};
 use crate::reservations::{asked, knows_the_script};
 use crate::support::redis::RedisServer;
 
-/// What another process is told: the server's URL, and the number of its first waiter.
+/// The arguments of a child process: the URL of the server, and the number of its first waiter.
 const URL: &str = "SLUICE_TEST_URL";
 
 const FIRST: &str = "SLUICE_TEST_FIRST";
 
 const EACH: u64 = 50;
 
-/// µs.
+/// One token in this many µs.
 const EACH_TOKEN: u64 = 10_000;
 
-/// One turn of two processes comes every 10 ms, but for the first five.
+/// Both processes share one token in 10 ms, after the first five.
 fn a_hundred_a_second() -> Policy {
     timed("fleet", Quota::per_second(100).burst(5))
 }
 
-/// The server's time, µs.
+/// The server time, µs.
 async fn time(connection: &mut redis::aio::MultiplexedConnection) -> u64 {
     let (seconds, micros): (u64, u64) = redis::cmd("TIME")
         .query_async(connection)
@@ -39,7 +39,7 @@ async fn time(connection: &mut redis::aio::MultiplexedConnection) -> u64 {
     seconds * 1_000_000 + micros
 }
 
-/// Fifty who wait, in a process of their own; by itself it has nobody to ask.
+/// Fifty waiters in a child process. Without the arguments it does nothing.
 #[tokio::test]
 async fn a_process_with_fifty_waiters() {
     let (Ok(url), Ok(first)) = (std::env::var(URL), std::env::var(FIRST)) else {
@@ -53,7 +53,7 @@ async fn a_process_with_fifty_waiters() {
         .get_multiplexed_async_connection()
         .await
         .expect("the server runs");
-    // Until the other one has come, too.
+    // Waits until the other process is ready too.
     let mut here = redis::cmd("INCR").arg("here").to_owned();
     while 2 > here
         .query_async::<u64>(&mut own.clone())
@@ -66,7 +66,7 @@ async fn a_process_with_fifty_waiters() {
     let one = |number: u64| {
         let (limiter, mut own) = (limiter.clone(), own.clone());
         async move {
-            // Over a quarter of a second.
+            // Spread over a quarter of a second.
             sleep(us(number * 7_919 % 250_000)).await;
             let charge = limiter.acquire(&ann(), 1, max_wait(number)).await;
             let charge = charge.expect("the reservation is due");
@@ -124,14 +124,14 @@ async fn reservations_of_two_processes_are_ordered_by_the_server() {
         }
         let order = monitor.order(&server);
         assert_eq!((order.len(), went.len()), (100, 100));
-        // They came at the same time.
+        // Both processes wait at the same time.
         let of_first = |number: &&u64| **number < EACH;
         let in_first_half = order[..50].iter().filter(of_first).count();
         assert!((5..=45).contains(&in_first_half), "{in_first_half}");
         let mut last = (0, 0);
         for (place, number) in (0..).zip(&order) {
             let (went, decided, to_fill) = went[number];
-            // As the server took them, each fills the bucket up by another token, whoever it was.
+            // In the order of the server each reservation adds one token to the debt.
             let full = decided + to_fill;
             if place > 0 {
                 let after_idleness = decided + EACH_TOKEN;
@@ -139,19 +139,19 @@ async fn reservations_of_two_processes_are_ordered_by_the_server() {
             }
             assert!(decided >= last.0);
             last = (decided, full);
-            // Five tokens are no debt.
+            // Five tokens are not a debt.
             let moment = full - 5 * EACH_TOKEN;
             assert!(went >= moment, "{} µs early", moment - went);
         }
         let asked = asked(&server);
         println!("{asked} questions for 100 turns");
-        // Beside them each process connects, by three.
+        // Connecting costs each process three more commands.
         assert!(asked <= 105 + 2 * 3, "{asked}");
     })
     .await;
 }
 
-/// Whoever has a reservation sleeps, and asks nobody.
+/// A waiter with a reservation sleeps and sends no command.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_with_reservations_check_once() {
     guarded(async {
@@ -181,7 +181,7 @@ async fn waiters_with_reservations_check_once() {
         assert!(all.iter().all(Result::is_ok));
         assert!(start.elapsed() >= ms(798), "{:?}", start.elapsed());
         assert!(after < start.elapsed(), "a waiter sent a command");
-        // Nothing after all had asked; together, as they came at once.
+        // No command follows the reservations, which were sent in batches.
         assert_eq!(asked(&server), by_then);
         assert!(asked(&server) <= 400 * 105 / 100);
         println!("{by_then} questions for 400 turns, asked within {after:?}");
@@ -189,12 +189,12 @@ async fn waiters_with_reservations_check_once() {
     .await;
 }
 
-/// Only the first of a line asks, once when it becomes so and once when its wait is over.
+/// Only the queue head checks: once when it becomes the head, and once after its wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_waiter_at_a_time_checks_a_window() {
     guarded(async {
         let server = RedisServer::start();
-        // Denials are remembered here, or not.
+        // Without and with the deny cache.
         for (name, builder) in [("asks", asking()), ("knows", RedisBackend::builder())] {
             let policy = Policy::new(name, Quota::sliding_log(5, ms(200)));
             let limiter = limiter(builder.time_limit(secs(20)), &server, &policy).await;
@@ -247,7 +247,7 @@ async fn many_dropped_waiters_all_cancel_their_reservations() {
                 })
             })
             .collect();
-        // All have their reservations, a minute away.
+        // All waiters have reservations, a minute away.
         until("all wait", secs(20), || {
             limiter.backend().context().stats().waiting as u64 == KEYS
         })

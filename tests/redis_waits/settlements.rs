@@ -1,4 +1,4 @@
-//! Settlements on Redis: once, to their end, and counted if they fail.
+//! Settlements on Redis: each takes effect once, completes, and is counted if it fails.
 
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -69,7 +69,7 @@ async fn one_of_many_concurrent_settlements_takes_effect() {
                 (100 - spent, 100 - spent)
             );
             if let Some(before) = before {
-                // The settlement, and the look.
+                // The settlement and the peek.
                 let calls = server.calls("evalsha") + server.calls("eval");
                 assert!(calls <= before + 4, "{before} and {calls}");
             }
@@ -79,7 +79,7 @@ async fn one_of_many_concurrent_settlements_takes_effect() {
     .await;
 }
 
-/// Now and then: looking takes longer than what is looked at.
+/// Only now and then: the read takes longer than a settlement.
 fn server_calls(server: &RedisServer, round: u64) -> Option<u64> {
     (round % 20 == 19).then(|| server.calls("evalsha") + server.calls("eval"))
 }
@@ -121,7 +121,7 @@ async fn dropped_settlement_completes() {
             charges.push(acquire(&limiter, &ann(), Cost::each([10, 20])).await);
         }
         for charge in charges {
-            // One down, one up.
+            // A lower and a higher cost.
             drop(charge.settle(Cost::each([5, 30])));
         }
         assert_eq!(context(&limiter).1, 20);
@@ -196,7 +196,7 @@ async fn settlements_above_1024_fail_and_are_counted() {
     guarded(async {
         let server = RedisServer::start();
         let policy = Policy::new("many", Quota::per_day(10_000));
-        // Longer than the server stands still, and shorter than a background task may take.
+        // Longer than the server stalls, and shorter than the time limit of a background task.
         let limiter = limiter(asking().time_limit(secs(4)), &server, &policy).await;
         let ann = ann();
         let charges = join_all((0..1_030).map(|_| limiter.try_acquire(&ann, 1))).await;
@@ -251,7 +251,7 @@ async fn failed_settlement_returns_an_error_and_is_counted() {
             assert!(start.elapsed() < LIMIT + SLACK);
             assert_eq!(context(&limiter), (0, 0, number));
         }
-        // The circuit is open by now, and that costs no time, nor a task.
+        // The circuit is open: a settlement fails at once and starts no task.
         assert!(
             charges[0]
                 .cancel()

@@ -1,8 +1,7 @@
-//! A Redis whose TIME is that of a clock moved by hand: a TCP proxy in front of a real server.
+//! A Redis whose TIME is that of a manual clock: a TCP proxy in front of a real server.
 //!
-//! For what decides by a plain TIME command, and for scripts, which take the time from their first argument if there is
-//! one: the proxy puts it there. Where a test can give a connection of its own, that one does the same:
-//! [`frozen`](super::frozen).
+//! It serves backends that decide by a plain TIME command. Scripts take the time from an optional first argument, which
+//! the proxy sets. If a test can use its own connection, [`frozen`](super::frozen) does the same.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,8 +17,7 @@ use tower_sluice::clock::{Clock, ManualClock};
 
 use super::proxy::{Frames, first_word};
 
-/// Passes everything but the answers to TIME, and what scripts are told. It ends when it is dropped, and its
-/// connections with it.
+/// Forwards everything except the replies to TIME and the arguments of scripts. A drop closes it and its connections.
 #[derive(Debug)]
 pub(crate) struct ClockProxy {
     shared: Arc<Shared>,
@@ -31,12 +29,12 @@ pub(crate) struct ClockProxy {
 struct Shared {
     server: SocketAddr,
     clock: ManualClock,
-    /// Somebody else's command, in front of every MULTI.
+    /// A command of another client, sent before every MULTI.
     meddler: Mutex<Option<Vec<u8>>>,
 }
 
 impl ClockProxy {
-    /// A proxy to 127.0.0.1 at a port of its own.
+    /// A proxy to 127.0.0.1, at a port of its own.
     pub(crate) async fn to(port: u16, clock: &ManualClock) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -57,8 +55,7 @@ impl ClockProxy {
         format!("redis://{}/", self.address)
     }
 
-    /// From now on another client is always faster: it has sent this, and has its answer, whenever a transaction
-    /// begins.
+    /// From now on another client sends this command, and has its reply, before each transaction.
     pub(crate) fn meddle(&self, command: &redis::Cmd) {
         *self.shared.meddler.lock() = Some(command.get_packed_command());
     }
@@ -90,7 +87,7 @@ impl Shared {
         server.set_nodelay(true)?;
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        // Of each request that has no reply yet: whether it is a TIME.
+        // For each request without a reply: whether it is a TIME.
         let open = Mutex::new(VecDeque::new());
         tokio::select! {
             ended = self.requests(from_client, to_server, &open) => ended,
@@ -150,7 +147,7 @@ impl Shared {
     }
 }
 
-/// The request of a script, with the time in the place of the first argument behind the keys.
+/// The request of a script, with the time as the first argument after the keys.
 fn reported(request: &[u8], micros: u64) -> Vec<u8> {
     let mut words = strings(request);
     let keys: usize = String::from_utf8_lossy(&words[2])

@@ -1,7 +1,7 @@
-//! A Redis whose keys expire by a clock moved by hand.
+//! A Redis whose keys expire by a manual clock.
 //!
-//! Redis counts expiry by its own clock. This wrapper reads the expiry that each write has set, takes it off the key,
-//! and deletes the key when the manual clock has passed it.
+//! Redis counts expiry by its own clock. This wrapper reads the expiry that each write has set, removes it from the
+//! key, and deletes the key when the manual clock has passed it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,7 +14,7 @@ use tower_sluice::backend::{Answer, Backend, BackendContext, BackendError, Op, R
 use tower_sluice::clock::{Clock, ManualClock};
 use tower_sluice::{Key, Policy, RedisBackend};
 
-/// Every key with its expiry in ms, which is taken off it; -1 if nothing has been written since.
+/// Every key with its expiry in ms, which is removed; -1 without a write since.
 const TAKE_EXPIRIES: &str = "
     local found = {}
     for _, key in ipairs(redis.call('KEYS', '*')) do
@@ -24,24 +24,24 @@ const TAKE_EXPIRIES: &str = "
     end
     return found";
 
-/// A backend on a server of its own that forgets keys by the clock of a test, and checks what each write has set.
+/// A backend with its own server, whose keys expire by a manual clock. It checks the expiry of each write.
 #[derive(Clone)]
 pub(crate) struct Expiring {
     backend: RedisBackend,
     clock: ManualClock,
-    /// Whether keys expire at all.
+    /// Whether keys expire.
     forgets: bool,
     books: Arc<Mutex<Books>>,
 }
 
 struct Books {
     connection: redis::Connection,
-    /// When keys expire, at the earliest and at the latest: µs of the manual clock. An operation takes some real time.
+    /// The earliest and the latest expiry of each key, in µs of the manual clock. An operation takes some real time.
     ends: BTreeMap<String, (u64, u64)>,
 }
 
 impl Expiring {
-    /// Removes everything from the server.
+    /// Deletes all keys of the server.
     pub(crate) fn new(
         url: &str,
         backend: RedisBackend,
@@ -66,7 +66,7 @@ impl Expiring {
 }
 
 impl Books {
-    /// Deletes the keys whose time is over.
+    /// Deletes expired keys.
     fn forget(&mut self, now: u64) {
         let Self { connection, ends } = self;
         ends.retain(|key, (_, latest)| {
@@ -81,7 +81,7 @@ impl Books {
         });
     }
 
-    /// Reads what an operation has set.
+    /// Reads the expiries that an operation has set.
     fn note(&mut self, now: u64, began: Instant, op: &str, reply: &Reply) {
         let mut command = redis::cmd("EVAL");
         let found: Vec<String> = command
@@ -99,9 +99,9 @@ impl Books {
                 ends.insert(key, before.expect("a write sets an expiry"));
                 continue;
             };
-            // The answer of the server is in whole ms, cut off.
+            // The server reports whole ms, rounded down.
             let (earliest, latest) = (now + left * 1_000, now + (left + 1) * 1_000 + took);
-            // Quotas of several are named by their place.
+            // The keys of several quotas are named by position.
             let place = key.rsplit(' ').next().unwrap_or_default();
             let place = place.parse::<usize>().unwrap_or(0);
             let answer = reply.decision.snapshot().quotas()[place];
@@ -114,7 +114,7 @@ impl Books {
             // The newest charge of a log may have been refunded.
             let is_log = key.contains("}:l");
             if let Some((before, _)) = before.filter(|_| !is_log) {
-                // In whole ms from now, rounded up; beyond 2^53 µs there is no time.
+                // In whole ms from now, rounded up. Times end at 2^53 µs.
                 let before = before.min(1 << 53);
                 assert!(
                     latest + 1_000 >= before,

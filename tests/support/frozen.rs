@@ -1,13 +1,13 @@
-//! A Redis whose time stands where a test puts it.
+//! A Redis whose time is set by a test.
 //!
-//! Scripts take the time from their first argument if there is one. Only a connection can put it there: nothing in the
-//! crate does, and nothing in its API can.
+//! Scripts take the time from an optional first argument. Only a connection can set it: the crate never does, and its
+//! API cannot.
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
 use tower_sluice::clock::{Clock, ManualClock};
 
-/// A connection that tells scripts the time of a clock moved by hand.
+/// A connection that gives scripts the time of a manual clock.
 #[derive(Clone)]
 pub(crate) struct Frozen {
     inner: MultiplexedConnection,
@@ -17,7 +17,7 @@ pub(crate) struct Frozen {
 impl Frozen {
     pub(crate) async fn connect(url: &str, clock: &ManualClock) -> Self {
         let client = redis::Client::open(url).expect("a URL");
-        // The half second that redis-rs has by itself is short on a machine that others use.
+        // The default of redis-rs, half a second, is short on a busy machine.
         let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
         Self {
             inner: client
@@ -28,7 +28,7 @@ impl Frozen {
         }
     }
 
-    /// The command with the time in the place of the first argument behind the keys.
+    /// The command with the time as the first argument after the keys.
     fn reported(&self, command: &Cmd) -> Cmd {
         let args: Vec<&[u8]> = command
             .args_iter()

@@ -1,4 +1,4 @@
-//! Real servers for tests, and what goes wrong between them and us.
+//! Real servers for tests, and failures of the network.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod clock_proxy;
@@ -16,10 +16,10 @@ use std::net::TcpListener;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
-/// A port that nobody listens on, and that nobody in this process is given again.
+/// A free port that no other test of this process gets.
 ///
-/// From below the range that outgoing connections take theirs from: a server that was killed finds its port free when it
-/// comes back, and who connects meanwhile cannot meet himself.
+/// It is below the range of outgoing connections. A restarted server finds its port free, and a client cannot connect
+/// to itself.
 pub(crate) fn free_port() -> u16 {
     const PORTS: std::ops::Range<u16> = 16_000..32_000;
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| rand::random_range(PORTS).into());

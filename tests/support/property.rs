@@ -1,4 +1,4 @@
-//! Runs a property, and sees to it that it has met what it is about.
+//! Runs a property, and checks that it met its interesting cases.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseResult, TestRunner};
 
-/// How often a property met what it is about, in how many cases.
+/// How often a property met each case, and the number of runs.
 pub(crate) struct Seen {
     cases: u32,
     times: RefCell<BTreeMap<String, usize>>,
@@ -18,7 +18,7 @@ impl Seen {
         *self.times.borrow_mut().entry(what.into()).or_default() += 1;
     }
 
-    /// In 256 cases; fewer are asked for less.
+    /// The least count in 256 cases. Fewer cases scale it down.
     pub(crate) fn at_least(&self, times: usize, what: &[&str]) {
         let times = times * self.cases as usize / 256;
         let seen = self.times.borrow();
@@ -29,8 +29,7 @@ impl Seen {
     }
 }
 
-/// Tries so many cases. What has failed is kept in `seeds`, beside the test: the default place is looked for from a `lib.rs`, which
-/// tests have not.
+/// Runs this many cases. Failures are stored in `seeds`, beside the test: the default place needs a `lib.rs`.
 pub(crate) fn try_all<S>(
     seeds: &'static str,
     cases: u32,

@@ -1,4 +1,5 @@
-//! A network that fails on demand: a TCP proxy in front of one server. It knows where requests and replies end (RESP2).
+//! A network that fails on demand: a TCP proxy in front of one server. It knows the bounds of requests and replies
+//! (RESP2).
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -15,31 +16,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What the proxy does to all connections, those that are open included.
+/// What the proxy does to all connections, including open ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// Nothing.
+    /// Forwards everything.
     Pass,
-    /// The `n`-th decision (EVALSHA, EVAL or EXEC) from now on is executed; instead of its reply the client sees the connection
-    /// close. Once.
+    /// Executes the `n`-th decision (EVALSHA, EVAL or EXEC) from now on, and closes the connection instead of sending
+    /// its reply. Once.
     CutAfterRequest(usize),
-    /// The reply to the `n`-th decision from now on ends after so many bytes, and so does the connection. Once.
+    /// Cuts the reply to the `n`-th decision from now on after this many bytes, and closes the connection. Once.
     CutInReply(usize, usize),
-    /// Each byte, in each direction, is a packet of its own and this much later than the one before.
+    /// Each byte, in each direction, is a packet of its own, delayed this much after the one before.
     Trickle(Duration),
-    /// Everything arrives this much later, as from a server that is half of such a round trip away. What is sent meanwhile is on
-    /// the way at the same time. A connection takes a whole round trip more.
+    /// Delays everything this much, like a server at half such a round trip. Delays overlap. A new connection takes one
+    /// more round trip.
     Delay(Duration),
-    /// Reads and never answers. A connection that has lost a byte this way is dead for good, and nobody is told: a hole.
+    /// Reads and never replies. A connection that has lost a byte this way stays dead, without a sign to either side.
     Swallow,
-    /// Nobody listens, and what was open is closed.
+    /// Refuses new connections, and closes open ones.
     Refuse,
 }
 
-/// What changes anything in Redis, or may.
+/// The commands that change Redis, or may change it.
 const DECISIONS: [&str; 3] = ["EVALSHA", "EVAL", "EXEC"];
 
-/// A proxy in front of one address. It ends when it is dropped, and all its connections with it.
+/// A proxy in front of one address. A drop closes it and its connections.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     shared: Arc<Shared>,
@@ -52,12 +53,12 @@ struct Shared {
     server: SocketAddr,
     mode: watch::Sender<Mode>,
     listens: watch::Sender<bool>,
-    /// Decisions until the one to cut at, of the two modes that do.
+    /// The decisions until the cut, for the two modes that cut.
     until_cut: AtomicUsize,
     connections: AtomicUsize,
-    /// The first so many connections are holes.
+    /// The number of first connections that are dead.
     lost: AtomicUsize,
-    /// Requests of the first so many connections are held back.
+    /// The number of first connections whose requests are held.
     held: watch::Sender<usize>,
     close: Notify,
     to_server: AtomicU64,
@@ -66,7 +67,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// A proxy to 127.0.0.1 at a port of its own, passing everything.
+    /// A proxy to 127.0.0.1, at a port of its own, that forwards everything.
     pub(crate) async fn to(port: u16) -> Self {
         let (listener, address) = loop {
             let address = SocketAddr::from(([127, 0, 0, 1], super::free_port()));
@@ -99,7 +100,7 @@ impl Proxy {
         format!("redis://{}/", self.address)
     }
 
-    /// Returns when it is in force.
+    /// Returns once the mode is in force.
     pub(crate) async fn set(&self, mode: Mode) {
         if let Mode::CutAfterRequest(n) | Mode::CutInReply(n, _) = mode {
             self.shared.until_cut.store(n, SeqCst);
@@ -114,12 +115,12 @@ impl Proxy {
         *self.shared.mode.borrow()
     }
 
-    /// Connections that were accepted.
+    /// The number of accepted connections.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(SeqCst)
     }
 
-    /// Bytes that have gone to the server, and to the client.
+    /// Bytes sent to the server, and to the client.
     pub(crate) fn bytes(&self) -> (u64, u64) {
         let Shared {
             to_server,
@@ -129,7 +130,7 @@ impl Proxy {
         (to_server.load(SeqCst), to_client.load(SeqCst))
     }
 
-    /// How many requests have gone to the server whose first word is this.
+    /// The number of requests to the server with this command name.
     pub(crate) fn count(&self, command: &str) -> usize {
         let commands = self.shared.commands.lock();
         commands
@@ -138,27 +139,27 @@ impl Proxy {
             .unwrap_or_default()
     }
 
-    /// Decisions that have gone to the server.
+    /// The number of decisions sent to the server.
     pub(crate) fn decisions(&self) -> usize {
         DECISIONS.iter().map(|command| self.count(command)).sum()
     }
 
-    /// Holds back what all connections that are open send from now on. New ones pass.
+    /// Holds everything that the open connections send from now on. New connections are not affected.
     pub(crate) fn hold(&self) {
         self.shared.held.send_replace(self.connections());
     }
 
-    /// Closes the clients' side of the connections that are held. What they have sent stays held.
+    /// Closes the client side of the held connections. Their requests stay held.
     pub(crate) fn close_held(&self) {
         self.shared.close.notify_waiters();
     }
 
-    /// Lets the server have what was held back, also of clients that have gone.
+    /// Sends all held requests to the server, also those of closed connections.
     pub(crate) fn let_go(&self) {
         self.shared.held.send_replace(0);
     }
 
-    /// Turns all connections that are open into holes, as a firewall does that forgets them. New ones pass.
+    /// Makes all open connections dead, like a firewall that drops its state. New connections are not affected.
     pub(crate) fn lose_connections(&self) {
         self.shared.lost.store(self.connections(), SeqCst);
     }
@@ -268,7 +269,7 @@ impl Shared {
             let Some(frame) = frame else {
                 return to.shutdown().await;
             };
-            // A server that closes at once says why without having been asked.
+            // A server that closes at once sends its reason unasked.
             let fate = fates.lock().pop_front().unwrap_or(Fate::Whole);
             if self.swallows(hole) {
                 continue;
@@ -305,7 +306,7 @@ impl Shared {
         Fate::Whole
     }
 
-    /// Whether nothing gets through this connection any more.
+    /// Whether this connection is dead.
     fn swallows(&self, hole: &Hole) -> bool {
         if *self.mode.borrow() == Mode::Swallow || hole.number <= self.lost.load(SeqCst) {
             hole.is_one.store(true, SeqCst);
@@ -336,14 +337,14 @@ impl Shared {
     }
 }
 
-/// The way to one side: what is written arrives in order, each at its time.
+/// One direction of a connection: bytes arrive in order, each at its time.
 enum Way {
     Straight(OwnedWriteHalf),
     /// From the first delay on.
     Long(Option<mpsc::UnboundedSender<(Instant, Vec<u8>)>>, Writer),
 }
 
-/// Aborted when it is dropped.
+/// Aborted on drop.
 struct Writer(JoinHandle<io::Result<()>>);
 
 impl Drop for Writer {
@@ -367,13 +368,13 @@ impl Way {
             }
         }
         if let Self::Long(Some(parcels), _) = self {
-            // A side that is gone is noticed by its reader.
+            // The reader notices a closed side.
             let _ = parcels.send((Instant::now() + delay, bytes.to_vec()));
         }
         Ok(())
     }
 
-    /// Returns when everything has arrived, and the side is closed.
+    /// Returns once everything has arrived and the side is closed.
     async fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Self::Straight(side) => side.shutdown().await,
@@ -402,7 +403,7 @@ async fn deliver(
     side.shutdown().await
 }
 
-/// Whether a connection, the `number`-th, is one that nothing gets through any more.
+/// Whether the `number`-th connection is dead.
 struct Hole {
     number: usize,
     is_one: AtomicBool,
@@ -425,7 +426,7 @@ enum Fate {
     Part(usize),
 }
 
-/// Whole requests, or replies, of a stream.
+/// The whole requests or replies of a stream.
 pub(super) struct Frames {
     from: OwnedReadHalf,
     read: Vec<u8>,
@@ -453,7 +454,7 @@ impl Frames {
     }
 }
 
-/// The length of the first value of `bytes`, if it is all there.
+/// The length of the first value of `bytes`, if it is complete.
 fn frame(bytes: &[u8]) -> Option<usize> {
     let line = bytes.windows(2).position(|two| two == b"\r\n")?;
     let head = line + 2;
@@ -474,7 +475,7 @@ fn frame(bytes: &[u8]) -> Option<usize> {
     }
 }
 
-/// The name of a request's command: `*3\r\n$7\r\nEVALSHA\r\n..`
+/// The command name of a request: `*3\r\n$7\r\nEVALSHA\r\n..`
 pub(super) fn first_word(request: &[u8]) -> String {
     let word = request
         .split(|byte| *byte == b'\n')

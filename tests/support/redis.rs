@@ -1,4 +1,4 @@
-//! A redis-server of the test's own: its process, its port, its folder.
+//! A redis-server of one test: its process, its port, its folder.
 
 use std::fs;
 use std::io;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, RedisResult, Value};
 
-/// No server takes longer to start or to answer a test's own commands.
+/// The longest time that a server takes to start or to answer a command of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How a server is set up: lines of `redis.conf`, beside those that keep it to itself.
+/// The settings of a server: lines of `redis.conf`, beside the defaults of the tests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     lines: Vec<String>,
-    /// The program that serves; `redis-server` by default.
+    /// The server program; `redis-server` by default.
     program: Option<PathBuf>,
     password: Option<String>,
 }
@@ -35,20 +35,20 @@ impl Options {
         self
     }
 
-    /// `requirepass`; the test's own commands know it.
+    /// `requirepass`. The commands of the test use it.
     pub(crate) fn password(mut self, password: &str) -> Self {
         self.password = Some(password.to_owned());
         self.line(&format!("requirepass {password}"))
     }
 
-    /// A server that runs and answers.
+    /// Starts a server and waits until it replies.
     pub(crate) fn start(self) -> RedisServer {
         let mut server = self.prepare();
         server.restart();
         server
     }
 
-    /// A server that does not run yet: [`RedisServer::restart`] starts it.
+    /// A server that does not run yet. [`RedisServer::restart`] starts it.
     pub(crate) fn prepare(self) -> RedisServer {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = std::env::temp_dir().join(format!(
@@ -68,7 +68,7 @@ impl Options {
     }
 }
 
-/// A redis-server that is killed, and whose folder is removed, when the test ends, whichever way.
+/// A redis-server. A drop kills it and removes its folder.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
     process: Option<Child>,
@@ -91,7 +91,7 @@ impl RedisServer {
         self.port
     }
 
-    /// For the default user, with its password if there is one.
+    /// The URL of the default user, with its password if there is one.
     pub(crate) fn url(&self) -> String {
         match &self.options.password {
             Some(password) => self.url_of("", password),
@@ -103,12 +103,12 @@ impl RedisServer {
         format!("redis://{user}:{password}@127.0.0.1:{}/", self.port)
     }
 
-    /// By the socket in the server's folder.
+    /// The URL of the socket in the server's folder.
     pub(crate) fn unix_url(&self) -> String {
         format!("redis+unix://{}", self.dir.join("socket").display())
     }
 
-    /// Starts it, if it does not run, at the port it had. It has its data when this returns.
+    /// Starts the server at its previous port, if it does not run. Returns once its data is loaded.
     pub(crate) fn restart(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         self.restart_loading();
@@ -118,7 +118,7 @@ impl RedisServer {
         }
     }
 
-    /// The same, but it may still load its data, and answer nothing but that.
+    /// The same, but returns while the server may still load its data.
     pub(crate) fn restart_loading(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while self.process.is_none() {
@@ -126,7 +126,7 @@ impl RedisServer {
             if let Err(why) = self.wait_until_it_answers(deadline) {
                 self.kill9();
                 assert!(Instant::now() < deadline, "{why}\n{}", self.log());
-                // Somebody was faster to take the port. One that clients know cannot be changed.
+                // Another process took the port. A port that clients know cannot change.
                 if !self.has_run {
                     self.port = super::free_port();
                 }
@@ -167,7 +167,7 @@ impl RedisServer {
             })
     }
 
-    /// Whoever answers must be the process that was started here, not one that had the port before.
+    /// The reply must come from this process, not from an earlier server at the port.
     fn wait_until_it_answers(&mut self, deadline: Instant) -> Result<(), String> {
         let url = self.url();
         let process = self.process.as_mut().expect("spawned");
@@ -188,7 +188,7 @@ impl RedisServer {
         }
     }
 
-    /// Ends it as a crash does: connections are reset, what is not on disk is gone.
+    /// Kills the server like a crash: connections are reset, and unsaved data is lost.
     pub(crate) fn kill9(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().expect("a child process");
@@ -196,7 +196,7 @@ impl RedisServer {
         }
     }
 
-    /// Stops it in its tracks: connections stay, nothing is answered.
+    /// Pauses the process: connections stay open, and no reply arrives.
     pub(crate) fn pause(&self) {
         self.signal("-STOP");
     }
@@ -218,12 +218,12 @@ impl RedisServer {
         assert!(sent.expect("a shell").success(), "kill {signal} {id}");
     }
 
-    /// The answer to a command, by a connection of its own.
+    /// The reply to a command, on a new connection.
     pub(crate) fn command(&self, command: &[&str]) -> Value {
         self.get(command)
     }
 
-    /// The same as any type that redis-rs can make of it.
+    /// The same, as any type that redis-rs converts to.
     pub(crate) fn get<T: FromRedisValue>(&self, command: &[&str]) -> T {
         self.try_get(command)
             .unwrap_or_else(|why| panic!("{command:?}: {why}\n{}", self.log()))
@@ -233,14 +233,14 @@ impl RedisServer {
         command(&self.url(), words)
     }
 
-    /// All its keys, in order.
+    /// All keys, sorted.
     pub(crate) fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> = self.get(&["KEYS", "*"]);
         keys.sort_unstable();
         keys
     }
 
-    /// How often a command was called since the start or `CONFIG RESETSTAT`, scripts' calls included.
+    /// The number of calls of a command since the start or `CONFIG RESETSTAT`, including calls of scripts.
     pub(crate) fn calls(&self, command: &str) -> u64 {
         let stats: String = self.get(&["INFO", "commandstats"]);
         let start = format!("cmdstat_{}:calls=", command.to_lowercase());
@@ -251,7 +251,7 @@ impl RedisServer {
         })
     }
 
-    /// The end of what it has logged.
+    /// The end of the server log.
     pub(crate) fn log(&self) -> String {
         let log = fs::read_to_string(self.dir.join("log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
@@ -265,7 +265,7 @@ impl RedisServer {
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        // Not `kill9`: a panic in here would hide the one that brought us here.
+        // Not `kill9`: a panic in a drop would hide the first one.
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
@@ -274,7 +274,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// The answer to a command, by a connection of its own to any server.
+/// The reply of any server to a command, on a new connection.
 pub(crate) fn command<T: FromRedisValue>(url: &str, words: &[&str]) -> RedisResult<T> {
     let mut connection = redis::Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
     connection.set_read_timeout(Some(PATIENCE))?;

@@ -1,14 +1,14 @@
-//! Tests that need the machine to run without a pause.
+//! Tests that need a machine without pauses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A pause of the machine that proves nothing about the crate: a check of 200 ms has 50 ms to spare.
+/// A longer pause of the machine excuses a failure: a check of 200 ms has 50 ms to spare.
 const SPARE: Duration = Duration::from_millis(15);
 
-/// Runs `series` until it passes, or fails although the machine ran all the time.
+/// Repeats `series` until it passes, or fails without a pause of the machine.
 pub(crate) async fn excused<F: Future<Output = Result<(), String>>>(series: impl Fn() -> F) {
     for _ in 0..5 {
         let stalls = Stalls::watch();
@@ -28,7 +28,7 @@ pub(crate) fn excused_blocking(series: impl Fn() -> Result<(), String>) {
     panic!("the machine pauses all the time");
 }
 
-/// Measures the longest time in µs for which the machine did not run a thread that wanted to.
+/// Measures the longest time in µs for which a ready thread did not run.
 struct Stalls(Arc<AtomicU64>);
 
 impl Stalls {

@@ -1,4 +1,4 @@
-//! A redis-server that also speaks TLS, for `localhost` only, vouched for by an authority that nobody else knows.
+//! A redis-server that also speaks TLS, for `localhost` only, with a certificate of a private authority.
 
 use std::fs;
 use std::path::PathBuf;
@@ -50,7 +50,7 @@ impl TlsServer {
         format!("rediss://localhost:{}/", self.port)
     }
 
-    /// The file of the certificate of who vouches for it.
+    /// The certificate file of the authority.
     pub(crate) fn authority(&self) -> String {
         self.dir.join("ca.pem").display().to_string()
     }

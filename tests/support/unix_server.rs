@@ -14,10 +14,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
-/// No answer takes longer.
+/// The longest time until a response.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An axum server on a Unix socket of its own, where connections have no address.
+/// An axum server on its own Unix socket, whose connections have no address.
 pub(crate) struct UnixServer(PathBuf);
 
 impl UnixServer {
@@ -32,7 +32,7 @@ impl UnixServer {
         Self(path)
     }
 
-    /// The status of a request with this field, on a connection of its own.
+    /// The status of a request with this field, on a new connection.
     pub(crate) async fn status(&self, field: &str, value: &str) -> u16 {
         let stream = UnixStream::connect(&self.0).await;
         let stream = TokioIo::new(stream.expect("a connection"));

@@ -30,7 +30,7 @@ fn blocking_backend_shares_state_and_replies_with_the_async_backend() {
         let [ann, bob, cid] = ["ann", "bob", "cid"].map(Key::from);
         let expected = every_operation(&[&awaited], &ann);
         assert_eq!(every_operation(&[&blocking], &bob), expected, "{policy:?}");
-        // What one has charged the other gives back, and the other way round.
+        // Each limiter refunds charges of the other one.
         let both = every_operation(&[&blocking, &awaited], &cid);
         assert_eq!(both, expected, "{policy:?}");
     }

@@ -114,7 +114,7 @@ fn settings_without_bounds_are_bounded() {
     assert_eq!(check(&limiter, &Key::from("ann")), Ok(1));
     let backend = asking().time_limit(Duration::ZERO);
     let backend = backend.connect_blocking_lazy(server.url()).expect("a URL");
-    // Whether a millisecond is enough is the machine's affair.
+    // Whether a millisecond is enough depends on the machine.
     let _ = Limiter::new(tokens(10), backend).check(&Key::from("ann"), 1);
 }
 
@@ -123,7 +123,7 @@ fn lazy_connection_works_when_the_server_starts_later() {
     let mut server = RedisServer::options().prepare();
     let start = Instant::now();
     let error = RedisBackend::connect(server.url()).unwrap_err();
-    // It is told so at once, and not when time is up.
+    // It fails at once, not at the time limit.
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -139,7 +139,7 @@ fn lazy_connection_works_when_the_server_starts_later() {
     let asked = Instant::now();
     let why = fails(&limiter, &key);
     assert_eq!(why, BackendErrorKind::Unreachable);
-    // Nothing was done: it was tried again after 10, 20 and 40 ms.
+    // No command took effect. The check was repeated after 10, 20 and 40 ms.
     let took = asked.elapsed();
     assert!(took >= Duration::from_millis(70), "{took:?}");
     server.restart();
@@ -162,7 +162,7 @@ fn connections_are_made_by_the_given_client() {
 #[test]
 fn tls_accepts_system_or_client_trust_roots() {
     let tls = crate::support::tls::TlsServer::start();
-    // The system does not know who vouches for this server.
+    // The system does not trust the authority of this server.
     let error = RedisBackend::connect(tls.url()).unwrap_err();
     assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
     let why = error.source().expect("a reason").to_string();

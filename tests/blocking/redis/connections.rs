@@ -24,7 +24,7 @@ fn waiting_for_a_free_connection_does_not_open_the_circuit() {
     let limiter = Limiter::new(tokens(1_000), backend);
     let key = Key::from("ann");
     assert_eq!(check(&limiter, &key), Ok(1));
-    // Redis is well, but far away: each takes some hundred milliseconds.
+    // Redis works, but is far away: each check takes some hundred milliseconds.
     runtime.block_on(proxy.set(Mode::Trickle(Duration::from_millis(1))));
     let outcomes: Vec<_> = thread::scope(|scope| {
         let threads: Vec<_> = (0..16)
@@ -59,7 +59,7 @@ fn threads_share_connections_in_order_of_arrival() {
         }
     });
     let clients: String = server.get(&["CLIENT", "LIST"]);
-    // This question is asked by a third.
+    // The connection of this command is the third.
     assert!(clients.lines().count() <= 3, "{clients}");
 }
 

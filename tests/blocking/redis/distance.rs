@@ -13,7 +13,7 @@ use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 use crate::support::stalls;
 
-/// A server at the end of a proxy, so far away.
+/// A server behind a proxy, at this round trip time.
 fn far(runtime: &Runtime, millis: u64) -> (RedisServer, Proxy, RedisBackend) {
     let server = RedisServer::start();
     let proxy = runtime.block_on(Proxy::to(server.port()));

@@ -26,15 +26,14 @@ fn stalled_server_costs_at_most_the_time_limit() {
     let start = Instant::now();
     assert_eq!(fails(&limiter, &key), BackendErrorKind::Timeout(LIMIT));
     assert!(start.elapsed() >= LIMIT, "{:?}", start.elapsed());
-    // The other connections are asked first whether they answer. New ones can be made, for the system answers in the
-    // server's place; but nothing more comes.
+    // The other connections are tested for a reply first. New connections are accepted by the system, and get no reply.
     for _ in 0..4 {
         assert_eq!(fails(&limiter, &key), BackendErrorKind::Unreachable);
     }
     assert_eq!(fails(&limiter, &key), BackendErrorKind::CircuitOpen);
     server.resume();
     recovers(&limiter, &key, start.elapsed());
-    // The first was in the server's hands when its time was up.
+    // The server received the first check before its time limit.
     let charged = check(&limiter, &key).expect("the check succeeds");
     assert!((3..=4).contains(&charged), "{charged}");
 }
@@ -61,7 +60,7 @@ fn killed_server_is_used_again_after_a_restart() {
     }
     server.restart();
     recovers(&limiter, &key, start.elapsed());
-    // Three before, one that recovered; what failed was not charged, for nobody was there to do it.
+    // Three before, and one during the recovery. Failed checks charged nothing: no server was up.
     assert_eq!(check(&limiter, &key), Ok(5));
 }
 
@@ -122,7 +121,7 @@ fn read_only_server_retires_its_connections() {
         fails(&limiter, &key),
         BackendErrorKind::Server("READONLY".into())
     );
-    // It was asked again three times, by a new connection each; the number itself is asked by one, too.
+    // It was repeated three times, each on a new connection. Reading the number takes one more.
     assert_eq!(connections() - before, 3 + 1);
     server.command(&["REPLICAOF", "NO", "ONE"]);
     assert_eq!(check(&limiter, &key), Ok(2));
@@ -149,7 +148,7 @@ fn lost_reply_is_not_requested_again() {
         assert_eq!(proxy.decisions() - before, 1, "sent once");
         let spent = direct.peek(&key).expect("a working connection").remaining();
         assert_eq!(spent, 1_000 - charged);
-        // The next is served at once, by another connection.
+        // Another connection serves the next check at once.
         charged += 1;
         assert_eq!(check(&limiter, &key), Ok(charged));
     }
@@ -164,14 +163,14 @@ fn late_reply_reaches_no_other_request() {
     let backend = backend
         .connect_blocking(proxy.url())
         .expect("the request is allowed");
-    // Each has another limit: no answer can be taken for another's.
+    // Each limiter has another limit: replies are distinguishable.
     for limit in 100..110 {
         let limiter = Limiter::new(Policy::new("api", Quota::per_day(limit)), backend.clone());
         let key = Key::from(limit);
         let reported = limiter.peek(&key).expect("the request is allowed").limit();
         assert_eq!(reported, limit);
         let connections = proxy.connections();
-        // The answer comes when nobody waits for it any more.
+        // The reply arrives after the time limit.
         runtime.block_on(proxy.set(Mode::Trickle(Duration::from_millis(110))));
         assert!(limiter.check(&key, 1).is_err());
         runtime.block_on(proxy.set(Mode::Pass));
@@ -179,7 +178,7 @@ fn late_reply_reaches_no_other_request() {
         let reply = loop {
             match limiter.check(&key, limit / 2) {
                 Ok(reply) => break reply,
-                // The next connection was begun while everything was slow.
+                // The next connection attempt started while everything was slow.
                 Err(why) => assert!(start.elapsed() < SLACK, "{why:?}"),
             }
         };
@@ -190,7 +189,7 @@ fn late_reply_reaches_no_other_request() {
 
 #[test]
 fn open_circuit_answers_without_redis() {
-    // It takes calls, says nothing, and then hangs up.
+    // Accepts connections, sends nothing, and closes them.
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.set_nonblocking(true).expect("a socket");
     let url = format!("redis://{}/", listener.local_addr().expect("bound"));
@@ -208,13 +207,13 @@ fn open_circuit_answers_without_redis() {
         assert_eq!(fails(&limiter, &key), BackendErrorKind::CircuitOpen);
     }
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
-    // Not in the background, either. (What was on its way when the last one gave up, in three threads, comes first.)
+    // No attempt in the background either. Attempts that were in flight in three threads come first.
     thread::sleep(Duration::from_millis(300));
     let late = calls();
     assert!(late <= 3, "{late} were in flight");
     thread::sleep(Duration::from_millis(300));
     assert_eq!(calls(), 0);
-    // A second later one may try.
+    // After a second one check may probe.
     while check(&limiter, &key) == Err(BackendErrorKind::CircuitOpen) {
         assert!(start.elapsed() < SLACK + Duration::from_secs(1));
         thread::sleep(Duration::from_millis(5));

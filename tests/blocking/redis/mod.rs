@@ -18,20 +18,20 @@ use tower_sluice::{Key, Policy, Quota};
 
 use crate::support::redis::RedisServer;
 
-/// How long a check may take unless a test says otherwise.
+/// The time limit of a check unless a test sets another.
 pub(crate) const LIMIT: Duration = Duration::from_millis(250);
 
-/// What a busy machine may add to any time that is promised.
+/// The delay that a busy machine may add to any documented time.
 pub(crate) const SLACK: Duration = Duration::from_secs(2);
 
 pub(crate) type Redis = Limiter<RedisBackend>;
 
-/// Without a cache: each check is one that Redis answers, or nobody.
+/// Without a deny cache: Redis decides each check.
 pub(crate) fn asking() -> RedisBuilder {
     RedisBackend::builder().deny_cache(Duration::ZERO)
 }
 
-/// A bucket of so many tokens; none comes back while a test runs.
+/// A bucket of `limit` tokens that does not refill during a test.
 pub(crate) fn tokens(limit: u64) -> Policy {
     Policy::new("api", Quota::per_day(1).burst(limit))
 }
@@ -43,7 +43,7 @@ pub(crate) fn connect(server: &RedisServer, limit: u64) -> Redis {
     Limiter::new(tokens(limit), backend)
 }
 
-/// What a check that succeeds says is spent.
+/// The spent tokens that an allowed check reports.
 pub(crate) fn check(limiter: &Redis, key: &Key) -> Result<u64, BackendErrorKind> {
     let reply = limiter.check(key, 1);
     let reply = reply.map_err(|why| why.kind().clone())?;
@@ -52,7 +52,7 @@ pub(crate) fn check(limiter: &Redis, key: &Key) -> Result<u64, BackendErrorKind>
     Ok(snapshot.limit() - snapshot.remaining())
 }
 
-/// Why a check got no answer, which it must learn in time.
+/// The error of a check, which must arrive in time.
 pub(crate) fn fails(limiter: &Redis, key: &Key) -> BackendErrorKind {
     let asked = Instant::now();
     let why = check(limiter, key).expect_err("Redis cannot answer");
@@ -68,7 +68,7 @@ pub(crate) fn is_unasked(why: &BackendErrorKind) -> bool {
     )
 }
 
-/// Checks until Redis decides again, after an outage as long as `outage`: the circuit probes after one second, then
+/// Checks until Redis decides again, after an outage of length `outage`. The circuit probes after one second, then
 /// after twice as long each time.
 pub(crate) fn recovers(limiter: &Redis, key: &Key, outage: Duration) {
     let second = Duration::from_secs(1);
@@ -81,7 +81,7 @@ pub(crate) fn recovers(limiter: &Redis, key: &Key, outage: Duration) {
     }
 }
 
-/// Opens so many connections: none is given back before all are there.
+/// Opens this many connections: all threads start together.
 pub(crate) fn open(limiter: &Redis, count: u64) {
     let all = Barrier::new(usize::try_from(count).expect("a small number"));
     thread::scope(|scope| {

@@ -51,7 +51,7 @@ fn cached_denial_sends_no_command() {
         assert!(again.retry_after().is_some());
     }
     assert_eq!(server.calls("EVALSHA"), 0);
-    // What is done through this backend ends what it knows.
+    // An operation through this backend clears its cached denial.
     limiter.reset(&ann).expect("Redis");
     assert_eq!(check(&limiter, &ann), Ok(1));
     assert!(!limiter.check(&ann, 1).expect("Redis").decision.is_allowed());

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use shuttle::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use tower_sluice::clock::{Clock, Timestamp};
 
-/// A clock that a thread of the model moves. Other threads may go on at each reading.
+/// A clock that a thread of the model advances. Other threads may run at each reading.
 #[derive(Clone)]
 pub(crate) struct ModelClock(Arc<Shared>);
 
@@ -58,7 +58,7 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Before the look: what moves the clock in between wakes this.
+        // Registered before the reading: an advance in between wakes this waiter.
         self.clock
             .0
             .sleepers

@@ -31,12 +31,12 @@ impl Algorithm {
         }
     }
 
-    /// The most that is allowed in a span of `micros`, both ends included, times the horizon.
+    /// The bound of a span of `micros`, both ends included, times the horizon.
     fn most(self, micros: u64) -> u64 {
         let (limit, windows) = (LIMIT, micros / HORIZON);
         match self {
             Self::TokenBucket => limit * HORIZON + limit * micros,
-            // At most one end of an interval or a window more than whole ones.
+            // At most one partial interval or window in addition to whole ones.
             Self::IntervalBucket | Self::FixedWindow | Self::SlidingWindow => {
                 limit * (windows + 1 + u64::from(micros > 0)) * HORIZON
             }
@@ -45,7 +45,7 @@ impl Algorithm {
     }
 }
 
-/// A key, and all that was allowed of it: when it was asked for and answered, and what it cost.
+/// A key, and its allowed checks: start and end of each, and its cost.
 #[derive(Clone)]
 pub(crate) struct History {
     algorithm: Algorithm,
@@ -58,7 +58,7 @@ pub(crate) struct History {
 impl History {
     pub(crate) fn new(algorithm: Algorithm) -> Self {
         let clock = ModelClock::new();
-        // All keys are in one shard, and there is room for all of them.
+        // All keys are in one shard, which has room for all of them.
         let max_keys = std::num::NonZeroUsize::new(100).expect("not 0");
         let backend = MemoryBackend::builder()
             .max_keys(max_keys)
@@ -89,7 +89,7 @@ impl History {
         }
     }
 
-    /// Whether some order of decisions, each between its question and its answer, keeps the bound in all spans.
+    /// Whether some order of decisions, each between its start and its end, keeps the bound in all spans.
     pub(crate) fn is_within_bounds(&self) {
         let allowed = self.allowed.lock().expect("no panic");
         for (from, _, _) in allowed.iter() {

@@ -9,7 +9,7 @@ use tower_sluice::{Cost, Key, MemoryBackend, Policy, Quota};
 use crate::check;
 use crate::clock::ModelClock;
 
-/// Threads bring new keys and forget some; there are never more than the bound, and the count is right.
+/// Threads add keys and forget some. The bound is never exceeded, and the count is exact.
 #[test]
 fn there_are_never_more_keys_than_the_bound() {
     check(|| {

@@ -1,5 +1,5 @@
-//! Threads and tasks on one `MemoryBackend`, in orders that shuttle chooses: at each reading of the clock, each lock and each
-//! atomic of the key budget another thread may go on. A failure prints a schedule.
+//! Threads and tasks on one `MemoryBackend`, interleaved by shuttle. At each clock reading, lock and atomic of the key
+//! budget another thread may run. A failure prints a schedule.
 #![cfg(all(test, sluice_model))]
 
 mod clock;
@@ -14,13 +14,13 @@ use std::sync::RwLock;
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
 use shuttle::{Config, Runner};
 
-/// How many orders a model tries.
+/// The number of interleavings of each model.
 const ORDERS: usize = 2_000;
 
-/// The switch of the mutant is one for the process: the mutant runs alone.
+/// The switch of the mutant is global: the mutant runs alone.
 static MUTANT: RwLock<()> = RwLock::new(());
 
-/// Tries many orders of `model`, half of them with few changes between threads and half at random.
+/// Tries many interleavings of `model`: half with few switches between threads, half at random.
 fn check(model: fn()) {
     let _shared = MUTANT
         .read()
@@ -31,7 +31,7 @@ fn check(model: fn()) {
 fn run(model: fn()) {
     let config = || {
         let mut config = Config::new();
-        // A decision takes more than the 32 KiB that a thread has by itself.
+        // A decision needs more than the default stack of 32 KiB.
         config.stack_size = 1 << 18;
         config.silence_warnings = true;
         config
@@ -40,7 +40,7 @@ fn run(model: fn()) {
     Runner::new(RandomScheduler::new(ORDERS), config()).run(model);
 }
 
-/// Whether `model` fails if late readings are kept.
+/// Whether `model` fails if late readings are trusted.
 fn convicts_late_readings(model: fn()) -> bool {
     let _alone = MUTANT
         .write()

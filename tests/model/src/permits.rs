@@ -1,4 +1,4 @@
-//! Permits in memory: those who leave at any point lose no permit and no word of a release.
+//! Permits in memory: a waiter dropped at any point loses no permit and no wakeup.
 
 use shuttle::future::{block_on, spawn};
 use tower_sluice::semaphore::MemorySemaphore;

@@ -7,7 +7,7 @@ use tower_sluice::backend::Op;
 use crate::history::{Algorithm, HORIZON, History, LIMIT};
 use crate::{check, convicts_late_readings};
 
-/// Three threads on one key, while the clock moves beyond its horizon.
+/// Three threads on one key, while the clock advances beyond its horizon.
 fn charge(algorithm: Algorithm) {
     let history = History::new(algorithm);
     let start = |work: fn(&History)| {
@@ -30,7 +30,7 @@ fn charge(algorithm: Algorithm) {
     history.is_within_bounds();
 }
 
-/// A key is charged, owes nothing any more and is swept by newcomers, while a thread is late with its reading.
+/// A key is charged, owes nothing and is swept by new keys, while a thread has a late reading.
 fn sweep(algorithm: Algorithm) {
     let history = History::new(algorithm);
     let start = |work: fn(&History)| {
@@ -53,7 +53,7 @@ fn sweep(algorithm: Algorithm) {
     history.is_within_bounds();
 }
 
-/// Other operations come late, and free nothing.
+/// Other operations are late, and free no tokens.
 fn change(algorithm: Algorithm) {
     let history = History::new(algorithm);
     let start = |work: fn(&History)| {

@@ -1,5 +1,5 @@
-//! The queue of waiters under a window, and reservations of a bucket: those who leave at any point let the next one go
-//! on.
+//! The queue of waiters under a window, and reservations of a bucket: a waiter dropped at any point does not block the
+//! next one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,7 @@ fn limiter(quota: Quota) -> (ModelClock, Limiter<MemoryBackend<ModelClock>>) {
     (clock, Limiter::new(Policy::new("p", quota), backend))
 }
 
-/// Three wait and one of them may be dropped at any point. The others are allowed in the end, and nothing stays of
-/// them.
+/// Three waiters, one of which may be dropped at any point. The others are allowed in the end, and leave nothing.
 fn wait(quota: Quota) {
     let (clock, limiter) = limiter(quota);
     block_on(async move {
