@@ -53,7 +53,7 @@ async fn quota_is_replaced_or_the_server_returns_an_error() {
     page.click("#use");
     page.until("document.querySelectorAll('.gauge').length === 2");
     assert_eq!(page.text("#wrong"), "");
-    assert!(page.text("#silence").contains("nothing under it yet"));
+    assert!(page.text("#notice").contains("The quota has changed"));
     page.click("#one");
     page.answered(2);
     assert!(
@@ -77,15 +77,15 @@ async fn quota_is_replaced_or_the_server_returns_an_error() {
 #[tokio::test]
 async fn server_without_rate_limit_fields_is_reported() {
     let page = Page::open(&["--quota", "2/week", "--header-format", "none"]).await;
-    let none = "This server sends no rate-limit fields (--header-format none): nobody but it knows what is left.";
-    assert_eq!(page.text("#silence"), none);
+    let none = "This server sends no rate-limit fields (--header-format none), so the remaining tokens are unknown.";
+    assert_eq!(page.text("#notice"), none);
     page.fill("#burst-size", "4");
     page.click("#burst");
     page.answered(4);
-    assert_eq!(page.text("#silence"), none);
+    assert_eq!(page.text("#notice"), none);
     assert!(page.get("document.querySelector('.gauge').dataset.level === undefined") == true);
     assert_eq!(
-        page.get("document.querySelector('.said').getBoundingClientRect().height"),
+        page.get("document.querySelector('.reported').getBoundingClientRect().height"),
         0
     );
     assert!(
@@ -98,7 +98,7 @@ async fn server_without_rate_limit_fields_is_reported() {
     assert_eq!(
         (
             page.marks("server", "allowed"),
-            page.marks("server", "refused")
+            page.marks("server", "rejected")
         ),
         (2, 2)
     );
@@ -115,7 +115,7 @@ async fn playground_accepts_a_typed_key() {
             page.click("#burst");
             page.answered(answers);
         }
-        let marks = ["allowed", "refused"].map(|kind| page.marks("server", kind));
+        let marks = ["allowed", "rejected"].map(|kind| page.marks("server", kind));
         assert_eq!(marks, [2, 1], "{key}");
         page.ends_well();
     }

@@ -6,17 +6,17 @@ use crate::Page;
 async fn a_burst_is_drawn_as_the_server_answered_it() {
     let page = Page::open(&["--quota", "6/week"]).await;
     assert_eq!(
-        page.text("#silence"),
-        "The server has said nothing yet: send a request."
+        page.text("#notice"),
+        "Send a request to see the remaining tokens."
     );
     assert!(page.get("document.querySelector('.gauge').dataset.level === undefined") == true);
 
     page.click("#one");
     page.answered(1);
-    let (level, said, drawn) = page.level();
-    assert_eq!((level, said), (5, 5));
+    let (level, reported, drawn) = page.level();
+    assert_eq!((level, reported), (5, 5));
     assert!((drawn - 5.0 / 6.0).abs() < 0.02, "{drawn}");
-    assert_eq!(page.text("#silence"), "");
+    assert_eq!(page.text("#notice"), "");
     assert!(page.text("#live").starts_with("Allowed: 200 OK"));
     assert_eq!(
         page.text("#fields"),
@@ -29,24 +29,24 @@ async fn a_burst_is_drawn_as_the_server_answered_it() {
     assert_eq!(
         (
             page.count("server", "allowed"),
-            page.count("server", "refused")
+            page.count("server", "rejected")
         ),
         (6, 3)
     );
     assert_eq!(
         (
             page.marks("server", "allowed"),
-            page.marks("server", "refused")
+            page.marks("server", "rejected")
         ),
         (6, 3)
     );
     // Responses come in any order. The next one is the last.
     page.click("#one");
     page.answered(10);
-    let (level, said, drawn) = page.level();
-    assert_eq!((level, said), (0, 0));
+    let (level, reported, drawn) = page.level();
+    assert_eq!((level, reported), (0, 0));
     assert!(drawn.abs() < 0.02, "{drawn}");
-    assert!(page.text("#live").starts_with("Refused: 429"));
+    assert!(page.text("#live").starts_with("Rejected: 429"));
     assert!(page.text("#fields").contains("\nretry-after: "));
 
     // The same traffic in all lanes, one mark each, at the same position.
@@ -58,7 +58,7 @@ async fn a_burst_is_drawn_as_the_server_answered_it() {
         "sliding-log",
     ] {
         assert_eq!(
-            (page.count(lane, "allowed"), page.count(lane, "refused")),
+            (page.count(lane, "allowed"), page.count(lane, "rejected")),
             (6, 4),
             "{lane}"
         );
@@ -82,22 +82,22 @@ async fn the_level_rises_by_the_clock_and_the_server_agrees() {
     page.answered(7);
     assert!(page.count("server", "allowed") >= 5);
     // The estimate is hatched, above the reported level.
-    page.until("Number(document.querySelector('.gauge').dataset.guess) >= Number(document.querySelector('.gauge').dataset.level) + 1");
-    page.until("!document.querySelector('.guess').hidden");
+    page.until("Number(document.querySelector('.gauge').dataset.estimate) >= Number(document.querySelector('.gauge').dataset.level) + 1");
+    page.until("!document.querySelector('.estimate').hidden");
     assert!(
-        page.text(".now").contains("by the clock"),
+        page.text(".now").contains("(estimated)"),
         "{}",
         page.text(".now")
     );
-    page.until("Number(document.querySelector('.gauge').dataset.guess) === 5");
-    assert_eq!(page.text(".now"), "the bucket is full by the clock");
+    page.until("Number(document.querySelector('.gauge').dataset.estimate) === 5");
+    assert_eq!(page.text(".now"), "full by now (estimated)");
     // The reported level is unchanged.
-    let (level, said, _) = page.level();
-    assert_eq!(level, said);
+    let (level, reported, _) = page.level();
+    assert_eq!(level, reported);
     page.click("#one");
     page.answered(8);
-    let (level, said, drawn) = page.level();
-    assert_eq!((level, said), (4, 4));
+    let (level, reported, drawn) = page.level();
+    assert_eq!((level, reported), (4, 4));
     assert!((drawn - 0.8).abs() < 0.02, "{drawn}");
     page.ends_well();
 }
@@ -122,11 +122,11 @@ async fn a_steady_rate_goes_on_until_it_is_stopped() {
     let sent = page.get("requests.length").as_u64().expect("a number");
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     assert_eq!(page.get("requests.length"), sent);
-    let (level, said, _) = page.level();
+    let (level, reported, _) = page.level();
     // On a busy machine a token may have been refilled.
     assert!(
-        level == said && (1000 - 3 * sent..=1001 - 3 * sent).contains(&level),
-        "{level}, {said}"
+        level == reported && (1000 - 3 * sent..=1001 - 3 * sent).contains(&level),
+        "{level}, {reported}"
     );
     page.ends_well();
 }
@@ -156,7 +156,7 @@ async fn waits_are_drawn_as_long_as_they_were() {
     page.picture("playground-waits");
     // The models do not wait.
     assert_eq!(
-        page.count("token-bucket", "allowed") + page.count("token-bucket", "refused"),
+        page.count("token-bucket", "allowed") + page.count("token-bucket", "rejected"),
         4
     );
     page.ends_well();
@@ -165,11 +165,11 @@ async fn waits_are_drawn_as_long_as_they_were() {
 #[tokio::test]
 async fn page_draws_only_server_data() {
     let mut page = Page::open(&["--quota", "6/week", "--key", "header:X-Api-Key"]).await;
-    let silent = "document.querySelector('.gauge').classList.contains('silent') \
+    let unknown = "document.querySelector('.gauge').classList.contains('unknown') \
                   && document.querySelector('.gauge').dataset.level === undefined \
-                  && document.querySelector('.said').getBoundingClientRect().height === 0 \
-                  && document.querySelector('.guess').hidden";
-    page.until(silent);
+                  && document.querySelector('.reported').getBoundingClientRect().height === 0 \
+                  && document.querySelector('.estimate').hidden";
+    page.until(unknown);
     page.click("#one");
     page.answered(1);
     assert_eq!(page.level().0, 5);
@@ -178,10 +178,10 @@ async fn page_draws_only_server_data() {
     page.fill("#key", "");
     page.click("#one");
     page.answered(2);
-    page.until(silent);
+    page.until(unknown);
     assert_eq!(
-        page.text("#silence"),
-        "The last answer (400) said nothing of what is left."
+        page.text("#notice"),
+        "The last response (400) has no rate-limit fields."
     );
     assert!(page.text("#fields").contains("(no rate-limit fields)"));
     page.fill("#key", "me");
@@ -189,15 +189,15 @@ async fn page_draws_only_server_data() {
     page.answered(3);
     assert_eq!(page.level().0, 4);
     assert_eq!(page.marks("server", "other"), 1);
-    assert_eq!(page.marks("token-bucket", "unasked"), 1);
+    assert_eq!(page.marks("token-bucket", "skipped"), 1);
 
     // No response at all.
     page.playground.stop("-TERM").await;
     page.click("#one");
     page.answered(4);
-    page.until(silent);
+    page.until(unknown);
     assert!(
-        page.text("#live").starts_with("No answer"),
+        page.text("#live").starts_with("No response"),
         "{}",
         page.text("#live")
     );
@@ -209,10 +209,10 @@ async fn shadow_policy_is_shown_as_shadow() {
     page.fill("#burst-size", "4");
     page.click("#burst");
     page.answered(4);
-    let reported = page.text("#silence");
+    let reported = page.text("#notice");
     assert!(reported.contains("not enforced"), "{reported}");
     assert_eq!(page.marks("server", "allowed"), 4);
-    assert_eq!(page.marks("token-bucket", "refused"), 2);
+    assert_eq!(page.marks("token-bucket", "rejected"), 2);
     assert!(page.text("#fields").contains("x-ratelimit-shadow: default"));
     page.ends_well();
 }
@@ -233,12 +233,12 @@ async fn permits_in_use_are_drawn_and_held() {
     page.answered(3);
     assert!(
         page.text("#live")
-            .starts_with("Refused, too many in flight: 429"),
+            .starts_with("Rejected, too many in flight: 429"),
         "{}",
         page.text("#live")
     );
     // It was charged nothing, and the models did not decide.
-    assert_eq!(page.marks("sliding-log", "unasked"), 1);
+    assert_eq!(page.marks("sliding-log", "skipped"), 1);
     assert_eq!(
         page.get("document.querySelector('.gauge').dataset.level"),
         "98"

@@ -43,14 +43,14 @@ impl Page {
     pub(crate) fn again(&self) {
         self.browser
             .open(&format!("{}/_playground", self.playground.base));
-        self.until("document.querySelectorAll('#told div').length > 0");
+        self.until("document.querySelectorAll('#settings div').length > 0");
     }
 
     /// Waits until this many responses have arrived in total.
     pub(crate) fn answered(&self, count: usize) {
         let lane = "document.querySelector('[data-lane=server]').dataset";
         self.until(&format!(
-            "Number({lane}.allowed) + Number({lane}.refused) + Number({lane}.other) === {count}"
+            "Number({lane}.allowed) + Number({lane}.rejected) + Number({lane}.other) === {count}"
         ));
         self.until("unsettled.size === 0");
     }
@@ -77,7 +77,7 @@ impl Page {
             "(() => {
                 const gauge = document.querySelector('.gauge'), tank = gauge.querySelector('.tank');
                 const r = document.querySelector('#fields').textContent.match(/ratelimit: \"[^\"]*\";r=(\\d+)/);
-                const drawn = gauge.querySelector('.said').getBoundingClientRect().height / tank.clientHeight;
+                const drawn = gauge.querySelector('.reported').getBoundingClientRect().height / tank.clientHeight;
                 return [Number(gauge.dataset.level), Number(r[1]), drawn];
             })()",
         );
