@@ -1,4 +1,4 @@
-//! A key that must be awaited: the user that a session store knows, found out by a layer in front of the limit.
+//! A key that must be awaited: a layer in front of the limit looks up the user in a session store.
 //!
 //! Run: `cargo run --example awaited_key`
 
@@ -14,7 +14,7 @@ use tower::ServiceExt;
 use tower_sluice::key::{Extension, Keep, ToKey};
 use tower_sluice::{Key, MemoryBackend, Policy, Quota, RateLimitLayer};
 
-/// Stands for a store that is asked over the network.
+/// A stand-in for a store on the network.
 #[derive(Clone)]
 struct Sessions;
 
@@ -32,7 +32,7 @@ impl Sessions {
 #[derive(Clone)]
 struct User(u64);
 
-/// Whose limit it is: not the session's, of which a user may have many.
+/// The key is the user and not the session, because a user may have many sessions.
 impl ToKey for User {
     fn to_key(&self) -> Key {
         self.0.into()
@@ -63,7 +63,7 @@ fn app() -> Router {
         .layer(from_extractor_with_state::<Keep<User>, _>(Sessions)) // added last, runs first
 }
 
-/// The store is not asked again.
+/// Reads the user from the extensions, without a second lookup.
 async fn hello(axum::Extension(user): axum::Extension<User>) -> String {
     format!("hello {}", user.0)
 }
@@ -76,7 +76,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("laptop", 200),
         ("phone", 429),
         ("elsewhere", 200),
-        ("stolen", 401), // the extractor's own answer
+        ("stolen", 401), // the rejection of the extractor
     ] {
         let request = Request::get("/").header("x-session", session);
         let response = app.clone().oneshot(request.body(Body::empty())?).await?;

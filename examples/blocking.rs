@@ -1,4 +1,4 @@
-//! Limits from plain threads: no runtime, the same buckets.
+//! Limits in plain threads: the same buckets without a runtime.
 //!
 //! Run: `cargo run --features blocking --example blocking`
 
@@ -10,10 +10,10 @@ use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, MaxWait, MemoryBackend, Policy, Quota};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // With the feature `redis` it may be `tower_sluice::blocking::RedisBackend::connect("redis://127.0.0.1/")?`.
+    // With the feature `redis`: `tower_sluice::blocking::RedisBackend::connect("redis://127.0.0.1/")?`.
     let backend = MemoryBackend::new();
 
-    // A job that is rejected, and one that is settled at what it came to.
+    // One job is rejected, and one is settled at its actual cost.
     let exports = Limiter::new(Policy::new("exports", Quota::per_hour(10)), backend.clone());
     let ann = Key::from("ann");
     let charge = exports.try_acquire(&ann, 8)?;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     charge.settle(2).join()?;
     assert_eq!(exports.limit(&ann, 3, || "called"), Ok("called"));
 
-    // What a check charged can be given back, or forgotten.
+    // The charge of a check can be refunded, or reset.
     let mut reply = exports.check(&ann, 5)?;
     if let Some(receipt) = &mut reply.receipt {
         exports.refund(&ann, receipt, 5)?;
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     exports.reset(&ann)?;
     assert_eq!(exports.peek(&ann)?.remaining(), 10);
 
-    // Four threads call somebody who allows 50 calls a second: each waits, none is rejected.
+    // Four threads call a service that allows 50 calls a second. Each waits, and none is rejected.
     let calls = Limiter::new(
         Policy::new("upstream", Quota::per_second(50).burst(1)),
         backend,
@@ -47,13 +47,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 for _ in 0..3 {
                     let charge = calls
                         .acquire(host, 1, max_wait)
-                        .expect("its turn comes in time");
+                        .expect("allowed in time");
                     println!("thread {number} has waited {:?}", charge.waited());
                 }
             });
         }
     });
-    // Twelve calls, of which one could be made at once.
+    // Of twelve calls, the first is allowed at once.
     assert!(start.elapsed() >= Duration::from_millis(11 * 20));
     Ok(())
 }

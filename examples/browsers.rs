@@ -1,4 +1,4 @@
-//! What browsers need: a page in place of problem details, and CORS that shows scripts when they may come back.
+//! Responses for browsers: a page in place of problem details, and CORS that exposes `Retry-After` to scripts.
 //!
 //! Run: `cargo run --example browsers`
 
@@ -23,10 +23,10 @@ fn app() -> Router {
     Router::new()
         .route("/", get(|| async { "hello" }))
         .layer(limit)
-        .layer(from_fn(cors)) // around the limit: rejections need its fields, too
+        .layer(from_fn(cors)) // around the limit: rejections need its fields as well
 }
 
-/// `Retry-After` and the rate-limit fields are added by the layer.
+/// The layer adds `Retry-After` and the rate-limit fields.
 fn rejected(head: &Head<'_>, rejection: &Rejection) -> Response {
     let accepts = head.headers.get(ACCEPT);
     let accepts = accepts.and_then(|accepts| accepts.to_str().ok());
@@ -38,7 +38,7 @@ fn rejected(head: &Head<'_>, rejection: &Rejection) -> Response {
     }
 }
 
-/// As little of it as shows the point; `tower_http::cors::CorsLayer` has all of it.
+/// A minimal CORS layer. Use `tower_http::cors::CorsLayer` in a real app.
 async fn cors(request: Request, next: Next) -> Response {
     let is_preflight = request.method() == Method::OPTIONS
         && request
@@ -59,7 +59,7 @@ async fn cors(request: Request, next: Next) -> Response {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let app = app();
-    let ask = async |method: Method, accept: &str| {
+    let send = async |method: Method, accept: &str| {
         let request = Request::builder()
             .method(method)
             .header(ORIGIN, "https://example.org")
@@ -75,14 +75,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let page = "text/html,application/xhtml+xml,*/*;q=0.8";
 
-    let (head, _) = ask(Method::OPTIONS, "*/*").await?; // a pre-flight: not counted
+    let (head, _) = send(Method::OPTIONS, "*/*").await?; // a pre-flight request is not counted
     assert_eq!(head.status, 204);
-    assert_eq!(ask(Method::GET, page).await?.1, "hello");
-    let (head, body) = ask(Method::GET, page).await?;
+    assert_eq!(send(Method::GET, page).await?.1, "hello");
+    let (head, body) = send(Method::GET, page).await?;
     assert_eq!(head.status, 429);
     assert_eq!(head.headers["retry-after"], "3600");
     assert!(body.contains("Please try again"));
-    let (head, body) = ask(Method::GET, "application/json").await?;
+    let (head, body) = send(Method::GET, "application/json").await?;
     assert_eq!(head.headers[CONTENT_TYPE], "application/problem+json");
     assert!(body.contains("quota-exceeded"));
     Ok(())

@@ -1,7 +1,6 @@
-//! A client that stays within somebody else's quota, however many processes there are of it: it waits instead of being
-//! rejected.
+//! A client that stays within the quota of a server. Any number of processes share the quota, and wait for their turn.
 //!
-//! Somebody else: `cargo run --example playground -- --quota 5/second --key global`
+//! Start a server: `cargo run --example playground -- --quota 5/second --key global`
 //! Run, in two terminals: `cargo run --features redis --example client -- http://127.0.0.1:3000/ redis://127.0.0.1/ 12`
 //!
 //! ```text
@@ -28,14 +27,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: client URL REDIS COUNT".into());
     };
 
-    // The upstream allows 5 in a second. A burst of 1 spaces ours evenly, so that what the network delays and then
-    // delivers together still fits. If Redis is gone nobody can tell what the others send: better to send nothing.
+    // The upstream allows 5 requests a second. A burst of 1 spaces our requests evenly, so that requests which the
+    // network delays and then delivers together still fit. Without Redis the traffic of the other processes is
+    // unknown, so this client sends nothing.
     let quota = Quota::per_second(5).burst(1);
     let redis = RedisBackend::connect(redis).await?;
     let limit = RateLimitLayer::new(Policy::new("upstream", quota), Global, redis.clone())
         .wait(MaxWait::within(Duration::from_secs(30)))
         .on_backend_error(FailurePolicy::FailClosed)
-        .headers(HeaderFormat::None); // the upstream's own fields stay alone
+        .headers(HeaderFormat::None); // only the upstream's own fields
     let mut client = limit.layer(Client::builder(TokioExecutor::new()).build_http::<Body>());
 
     let start = Instant::now();
@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         );
         assert_ne!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     }
-    // Background tasks end before the process does: refunds, and cancelled reservations.
+    // Wait for background tasks before the process ends: refunds and cancelled reservations.
     let report = redis.context().idle(Duration::from_secs(5)).await;
     if !report.is_complete() {
         eprintln!("{report}");

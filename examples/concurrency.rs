@@ -1,6 +1,7 @@
-//! At most two exports and one chat of each client at a time: for as long as the file streams, and the WebSocket lives.
+//! At most two exports and one chat of each client at a time. A permit lasts until the file is sent, or until the
+//! WebSocket closes.
 //!
-//! Run: `cargo run --example concurrency`, or with the feature `redis` several of them that count together:
+//! Run: `cargo run --example concurrency`. With the feature `redis`, several processes share the permits:
 //! `cargo run --example concurrency --features redis -- 127.0.0.1:3001 redis://127.0.0.1/`
 //! Then: `for i in 1 2 3; do curl -s -o /dev/null -w '%{http_code}\n' localhost:3000/export & done; wait`
 
@@ -18,7 +19,7 @@ use tower_sluice::backend::Backend as _;
 use tower_sluice::concurrency::HeldPermit;
 use tower_sluice::{AnyBackend, FailurePolicy, PeerIp, SemaphoreLayer, SemaphorePolicy};
 
-/// Ten lines, one every 100 ms. The permit ends with the last one, or with a client that goes away.
+/// Sends ten lines, one every 100 ms. The permit ends with the last line, or when the client leaves.
 async fn export() -> Body {
     let lines = stream::iter(1..=10).then(|line| async move {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -27,14 +28,14 @@ async fn export() -> Body {
     Body::from_stream(lines)
 }
 
-/// The response to the handshake is over at once: what is kept in the task that lives on holds the permit.
+/// The response to the handshake ends at once, so the task of the WebSocket keeps the permit.
 async fn chat(held: HeldPermit, upgrade: WebSocketUpgrade) -> Response {
     let kept = held.keep();
     upgrade.on_upgrade(async move |mut socket| {
         loop {
             let message = tokio::select! {
                 message = socket.recv() => message,
-                () = kept.lost() => return, // Redis has given our place to somebody else
+                () = kept.lost() => return, // the lease is lost: another client may have the permit
             };
             let Some(Ok(message)) = message else { return };
             if socket.send(message).await.is_err() {

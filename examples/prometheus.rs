@@ -1,4 +1,4 @@
-//! What limits do, for Prometheus: an axum application and its numbers, at `/metrics`.
+//! Metrics of limits for Prometheus: an axum application that serves them at `/metrics`.
 //!
 //! Run: `cargo run --example prometheus --features metrics`
 //! Then: `curl localhost:3000; curl -s localhost:3000/metrics | grep ^sluice`
@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     tower_sluice::metrics::describe();
 
     let policy = Policy::new("per-ip", Quota::per_minute(5));
-    let trial = Policy::new("stricter", Quota::per_minute(2)).shadow(); // seen in the numbers, never enforced
+    let trial = Policy::new("stricter", Quota::per_minute(2)).shadow(); // visible in the metrics, never enforced
     let exports = SemaphorePolicy::new("exports", 1);
     let app = Router::new()
         .route("/", get(|| async { "hello\n" }))

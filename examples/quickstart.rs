@@ -1,4 +1,4 @@
-//! An axum server that lets each client burst 5 requests, then 1 per second.
+//! An axum server that allows each client a burst of 5 requests, then 1 request per second.
 //!
 //! Run: `cargo run --example quickstart`
 //! Then: `for i in 1 2 3 4 5 6; do curl -s -w '%{http_code}\n' localhost:3000; done`
@@ -21,7 +21,7 @@ fn app() -> Router {
 async fn main() -> std::io::Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
     println!("listening on http://{}", listener.local_addr()?);
-    // `PeerIp` needs the address of the peer: this is the line that leaves it in each request.
+    // `PeerIp` needs the address of the peer. `into_make_service_with_connect_info` inserts it into each request.
     axum::serve(
         listener,
         app().into_make_service_with_connect_info::<SocketAddr>(),

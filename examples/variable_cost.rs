@@ -1,4 +1,4 @@
-//! What requests cost: by route, by size, and by what they turn out to need.
+//! The cost of a request: by route, by size, or settled after the response.
 //!
 //! Run: `cargo run --example variable_cost`
 
@@ -12,12 +12,12 @@ use tower_sluice::drain::DrainLayer;
 use tower_sluice::{Charge, Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
 
 fn app() -> Router {
-    let costs = RouteCosts::new() // what is not listed costs 1
+    let costs = RouteCosts::new() // other routes cost 1
         .route("/search", 5)
         .method(Method::POST, "/ask", 40); // an estimate, see `ask`
     let policy = Policy::new("api", Quota::per_hour(100));
     let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
-    // The same bucket by a clone of its own: a token for each kilobyte begun, 16 if nobody says how many.
+    // A clone spends from the same bucket: one token for each kilobyte begun, 16 tokens without a length.
     let size = HeaderCost::new(CONTENT_LENGTH, 16).per(1_024);
     let by_size = limit.clone().with_cost(size);
     let limit = limit.costs(costs).on_response(|parts, charge| {
@@ -30,14 +30,14 @@ fn app() -> Router {
         .route("/ask", post(ask))
         .route("/fail", get(|| async { StatusCode::BAD_GATEWAY }))
         .layer(limit)
-        .route("/upload", post(|| async {}).layer(by_size)) // after `.layer`: not under it
+        .route("/upload", post(|| async {}).layer(by_size)) // after `.layer`, so only under its own limit
         .layer(DrainLayer::new()) // a client that is still sending sees its 429
 }
 
-/// What an answer costs is known when it is there.
+/// Settles the actual cost, which is known when the answer is ready.
 async fn ask(charge: Charge, question: String) -> &'static str {
     let tokens = question.len() as u64;
-    charge.settle(tokens); // in memory at once; through Redis it goes on in the background
+    charge.settle(tokens); // in memory at once; through Redis in the background
     "42"
 }
 
@@ -56,6 +56,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         app.clone().oneshot(request).await?;
     }
     let last = app.oneshot(Request::get("/fail").body(Body::empty())?);
-    assert_eq!(last.await?.headers()["ratelimit"], "\"api\";r=76"); // before the hook gives its 1 back
+    assert_eq!(last.await?.headers()["ratelimit"], "\"api\";r=76"); // before the hook refunds the 1
     Ok(())
 }

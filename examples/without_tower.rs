@@ -1,4 +1,4 @@
-//! Limits without Tower: a job that is rejected, one that is settled, a function that waits.
+//! Limits without Tower: a rejected job, a settled job, and a function that waits.
 //!
 //! Run: `cargo run --example without_tower`
 
@@ -10,7 +10,7 @@ use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
 
 type Jobs = Limiter<MemoryBackend>;
 
-/// The decorator: makes a function of any async one that waits until `key` may call it.
+/// A decorator: wraps an async function, so that each call waits until `key` may make it.
 fn limited<A, T, F: Future<Output = T>>(
     limiter: Jobs,
     key: Key,
@@ -31,20 +31,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let ann = Key::from("ann");
 
-    // Does the work, or says when it may be done.
+    // Does the work, or returns when it may be done.
     let rows = exports.limit(&ann, 4, async { 1_000 }).await?;
     assert_eq!(rows, 1_000);
     let rejected = exports.limit(&ann, 7, async {}).await.unwrap_err();
     println!("{rejected}"); // rate limit exceeded, allowed after 359.99..s
 
-    // The guard: an estimate first, and what it came to in the end. Dropped, the estimate stays.
+    // A guard charges an estimate first, and settles the actual cost. Dropping it keeps the estimate.
     let charge = exports.try_acquire(&ann, 5).await?;
     charge.settle(2).await?;
     assert_eq!(exports.peek(&ann).await?.remaining(), 4);
-    exports.try_acquire(&ann, 1).await?.cancel().await?; // it failed, and failures are free
+    exports.try_acquire(&ann, 1).await?.cancel().await?; // the job failed, and failures are free
     assert_eq!(exports.peek(&ann).await?.remaining(), 4);
 
-    // Five calls, one at once and then one every 50 ms.
+    // Of five calls, the first is allowed at once, then one every 50 ms.
     let policy = Policy::new("mails", Quota::per_second(20).burst(1));
     let send = limited(
         Limiter::new(policy, MemoryBackend::new()),

@@ -1,21 +1,18 @@
 //! A server to try limits with curl, without writing code.
 //!
 //! Run: `cargo run --example playground -- --quota '5/10s burst 3' --quota fixed-window:20/minute`
-//! Then: `curl -i localhost:3000/cost/2`, or look at a page that shows what the limit does:
+//! Then: `curl -i localhost:3000/cost/2`, or open the page that shows the limit at work:
 //! <http://localhost:3000/_playground>
 //!
-//! Also: `--wait 10`, and requests wait; `curl -X POST localhost:3000/settle/5/2` is charged 5 and settled at 2;
-//! `--free-status 5xx`, and what the server failed at costs nothing.
+//! - `--wait 10` lets requests wait. `curl -X POST localhost:3000/settle/5/2` is charged 5 and settled at 2.
+//!   `--free-status 5xx` makes failures of the server free.
+//! - `--in-flight 2` bounds the requests of a client that are in flight: `curl localhost:3000/stream/30 & curl
+//!   localhost:3000/sleep/3000 & curl -i localhost:3000/`.
+//! - `--trusted-proxy 127.0.0.1` is for a server behind a proxy: `curl -H 'x-forwarded-for: 203.0.113.7'
+//!   localhost:3000` counts for that client.
+//! - With the feature `redis`, several playgrounds share a limit: `--backend redis://127.0.0.1/`.
 //!
-//! `--in-flight 2`, and no more requests of a client are served at a time: `curl localhost:3000/stream/30 & curl
-//! localhost:3000/sleep/3000 & curl -i localhost:3000/`.
-//!
-//! Behind a proxy: `--trusted-proxy 127.0.0.1`; then `curl -H 'x-forwarded-for: 203.0.113.7' localhost:3000` is from
-//! there.
-//!
-//! With the feature `redis` several of them share a limit: `--backend redis://127.0.0.1/`.
-//!
-//! SIGTERM and SIGINT stop it; requests that are under way have 3 seconds to end.
+//! SIGTERM and SIGINT stop the server. Requests in flight have 3 seconds to end.
 
 mod page;
 
@@ -47,55 +44,54 @@ use tower_sluice::{
     RateLimitLayer, SemaphoreLayer, SemaphorePolicy,
 };
 
-/// A server to try rate limits with curl, and a page at /_playground that shows what they do.
+/// A server to try rate limits with curl, and a page at /_playground that shows them at work.
 #[derive(Parser)]
 struct Options {
-    /// Where to listen; port 0 picks one.
+    /// The address to listen on; port 0 chooses a free port.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:3000", value_parser = address)]
     listen: SocketAddr,
-    /// Where the state is kept: `memory:`, or with the feature `redis` a URL such as `redis://127.0.0.1/`.
+    /// The backend: `memory:`, or with the feature `redis` a URL such as `redis://127.0.0.1/`.
     #[arg(long, value_name = "URL", default_value = "memory:", value_parser = Where::parse)]
     backend: Where,
-    /// What happens to requests when the backend fails: `allow`, `deny`, or `memory`, which decides here meanwhile.
+    /// The policy for requests when the backend fails: `allow`, `deny`, or `memory`, which decides in this process.
     #[arg(long, value_name = "CHOICE", default_value = "deny")]
     on_backend_error: OnError,
-    /// How long the backend may take for an answer, in milliseconds; 250 if not said.
+    /// The time limit of the backend, in milliseconds; 250 by default.
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     backend_timeout: Option<u64>,
-    /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`; may be repeated, all must allow
-    /// a request. An algorithm goes in front: token-bucket, interval, fixed-window, sliding-window or sliding-log.
+    /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`. Repeat it for several quotas, all
+    /// of which must allow a request. Algorithms: token-bucket, interval, fixed-window, sliding-window, sliding-log.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
     quota: Vec<Quota>,
-    /// Whose limit it is: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.
+    /// The key: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.
     #[arg(long, value_name = "KEY", default_value = "ip", value_parser = keyed_by)]
     key: KeyedBy,
-    /// A network of proxies that are believed, such as `10.0.0.0/8`; may be repeated. Then `--key ip` is the address
-    /// that they name.
+    /// A network of trusted proxies, such as `10.0.0.0/8`; may be repeated. Then `--key ip` is the client's address
+    /// that they write.
     #[arg(long, value_name = "CIDR", value_parser = network)]
     trusted_proxy: Vec<String>,
-    /// The header in which they name it: a list, if it is `x-forwarded-for` or `forwarded` (RFC 7239), otherwise one
-    /// address.
+    /// The header of the trusted proxies: `x-forwarded-for`, `forwarded` (RFC 7239), or a header with one address.
     #[arg(long, value_name = "NAME", default_value = "x-forwarded-for", value_parser = header_name)]
     forwarded_header: HeaderName,
     /// The name of the policy.
     #[arg(long, value_name = "NAME", default_value = "default")]
     name: String,
-    /// Decides and charges, and lets every request through; `x-ratelimit-shadow` says which would have been rejected.
+    /// Decides and charges, but rejects nothing; `x-ratelimit-shadow` marks requests that would be rejected.
     #[arg(long)]
     shadow: bool,
-    /// How long a request may wait to be allowed, in seconds (say 0.5); not at all if not said.
+    /// The longest wait of a request, in seconds, such as 0.5; no wait by default.
     #[arg(long, value_name = "SECONDS", value_parser = seconds, allow_negative_numbers = true)]
     wait: Option<Duration>,
-    /// The most requests of one key that are served at a time, to the end of their bodies; no bound if not said.
+    /// The most requests of one key in flight, to the end of their bodies; unlimited by default.
     #[arg(long, value_name = "N", value_parser = permits)]
     in_flight: Option<u32>,
-    /// How long a permit to be in flight lasts in Redis after its server has died, in seconds.
+    /// The lease of a permit in Redis, in seconds: the time until it ends after its server was killed.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = lease, allow_negative_numbers = true)]
     lease: Duration,
-    /// Answers of this status cost nothing, such as `404` or `5xx`; may be repeated.
+    /// Responses with this status are free, such as `404` or `5xx`; may be repeated.
     #[arg(long, value_name = "STATUS", value_parser = StatusPattern::parse)]
     free_status: Vec<StatusPattern>,
-    /// In which header fields clients are told of the limit.
+    /// The format of the rate-limit header fields.
     #[arg(long, value_name = "FORMAT", default_value = "draft11")]
     header_format: Fields,
 }
@@ -164,10 +160,10 @@ fn lease(text: &str) -> Result<Duration, String> {
     permits.map(|_| lease).map_err(|error| error.to_string())
 }
 
-/// The name of the permits.
+/// The name of the concurrency limit.
 const IN_FLIGHT: &str = "in-flight";
 
-/// One status, or all that begin with a digit.
+/// One status, or all statuses with a first digit.
 #[derive(Clone, Copy)]
 enum StatusPattern {
     Exactly(u16),
@@ -252,7 +248,7 @@ fn network(text: &str) -> Result<String, String> {
     }
 }
 
-/// A backend that can be had, and its URL.
+/// A backend and its URL.
 #[derive(Clone)]
 struct Where {
     url: String,
@@ -295,8 +291,8 @@ impl OnError {
     const fn reported(self) -> &'static str {
         match self {
             Self::Allow => "requests pass uncounted",
-            Self::Deny => "requests are refused with 503",
-            Self::Memory => "this process decides for itself",
+            Self::Deny => "requests are rejected with 503",
+            Self::Memory => "this process decides by itself",
         }
     }
 
@@ -315,7 +311,7 @@ impl Options {
         Ok(if self.shadow { policy.shadow() } else { policy })
     }
 
-    /// The peer is the client, unless it is a proxy that is believed.
+    /// Returns the key. The client is the peer, unless the peer is a trusted proxy.
     fn key(&self) -> KeyedBy {
         let proxies = Networks::new(&self.trusted_proxy);
         let header = &self.forwarded_header;
@@ -368,18 +364,18 @@ impl Options {
             .route("/settle/{estimate}/{actual}", post(settle))
             .layer(limit);
         let app = match in_flight {
-            // Around the other one: who is rejected here is charged nothing.
+            // Around the rate limit, so that a request without a permit is charged nothing.
             Some(in_flight) => app.layer(in_flight),
             None => app,
         };
-        // A client that is still sending sees its 429.
+        // A client that is still sending its body sees its 429.
         let app = app.layer(DrainLayer::new());
-        // After the layers: looking on is not limited.
+        // After the layers, so that the page is not limited.
         page.serve_beside(app)
     }
 }
 
-/// One quota bears the policy's name, several are numbered.
+/// Builds the policy. One quota has the policy's name, and several are numbered.
 fn named(name: &str, quotas: &[Quota]) -> Result<Policy, tower_sluice::policy::PolicyError> {
     match quotas {
         [only] => Policy::try_new(name, *only),
@@ -391,7 +387,7 @@ fn named(name: &str, quotas: &[Quota]) -> Result<Policy, tower_sluice::policy::P
     }
 }
 
-/// The routes whose path says what they cost, by the template that they were matched by; all others cost 1.
+/// Reads the cost from the path of two routes. Other routes cost 1.
 fn cost(head: &Head<'_>) -> u64 {
     let segment = match matched(head.extensions) {
         "/cost/{n}" | "/settle/{estimate}/{actual}" => head.path().split('/').nth(2),
@@ -404,7 +400,7 @@ fn matched(extensions: &Extensions) -> &str {
     extensions.get().map_or("", MatchedPath::as_str)
 }
 
-/// Charged what was estimated, and settled at what it came to.
+/// Charges the estimate, and settles at the actual cost.
 async fn settle(Path((estimate, actual)): Path<(u64, u64)>, charge: Charge) -> impl IntoResponse {
     match charge.settle(actual).await {
         Ok(_) if charge.policy().is_none() => (StatusCode::OK, "passed uncounted\n".to_owned()),
@@ -426,7 +422,7 @@ async fn sleep(Path(ms): Path<u64>) -> String {
 }
 
 async fn status(Path(code): Path<u16>) -> impl IntoResponse {
-    // 1xx are no final answers.
+    // 1xx statuses are not final.
     match StatusCode::from_u16(code) {
         Ok(status) if !status.is_informational() => status.into_response(),
         _ => (StatusCode::BAD_REQUEST, "not a final status\n").into_response(),
@@ -446,7 +442,7 @@ async fn stream(Path(chunks): Path<u32>) -> Body {
     }))
 }
 
-/// Ends with SIGTERM or SIGINT. They are caught from the call on, not from the first poll.
+/// Completes with SIGTERM or SIGINT. Both are caught from the call on, not from the first poll.
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -458,18 +454,18 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// How long requests that are under way may take to end.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// How long refunds and released permits may take to reach the backend after that.
+/// How long requests in flight may take to end.
+const GRACE: Duration = Duration::from_secs(3);
+/// How long background tasks may take after that, such as refunds and released permits.
 const LAST_TASKS: Duration = Duration::from_secs(2);
 
 async fn serve(options: Options, policy: Policy, reported: page::Reported) -> std::io::Result<()> {
-    // Before anybody is told that this is listening, and may want it to stop.
+    // Catch signals before printing the address: a caller may send one right after.
     let (stop, overdue) = (stop_signal()?, stop_signal()?);
     let listener = tokio::net::TcpListener::bind(options.listen).await?;
     println!("listening on http://{}", listener.local_addr()?);
     if !options.backend.is_memory() {
-        // Who starts this may have read as much as it wants to.
+        // A caller may have closed the pipe after the first line, so an error is ignored.
         let reported = options.on_backend_error.reported();
         let _ = writeln!(
             stdout(),
@@ -482,7 +478,7 @@ async fn serve(options: Options, policy: Policy, reported: page::Reported) -> st
         .into_make_service_with_connect_info::<SocketAddr>();
     tokio::select! {
         done = axum::serve(listener, app).with_graceful_shutdown(stop) => done?,
-        () = async { overdue.await; tokio::time::sleep(PATIENCE).await } => {}
+        () = async { overdue.await; tokio::time::sleep(GRACE).await } => {}
     }
     let report = Backend::context(&backend).idle(LAST_TASKS).await;
     if !report.is_complete() {
@@ -507,7 +503,7 @@ async fn main() -> ExitCode {
     });
     let (options, reported) = match parsed {
         Ok(parsed) => parsed,
-        // One line: what is wrong, not the whole usage. An argument may have line breaks of its own.
+        // Print the error as one line, without the usage. An argument may contain line breaks.
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
             let wrong = text.split("\n\n").next().unwrap_or("error: bad arguments");

@@ -1,4 +1,4 @@
-//! `/_playground`: a page that shows what the limit does, and what it asks of the server. None of this is limited.
+//! `/_playground`: a page that shows the limit at work, and the routes that the page needs. They are not limited.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,14 +16,14 @@ use tower_sluice::{Head, Key, Policy, Quota};
 
 const PAGE: &str = include_str!("../assets/playground.html");
 
-/// Nothing is loaded from elsewhere, and nothing but this server is asked.
-const ITSELF_ONLY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
-                           img-src data:";
+/// The page loads nothing from elsewhere, and connects to this server only.
+const ITSELF_ONLY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           connect-src 'self'; img-src data:";
 
-/// Longer than anything that makes 8 quotas.
+/// Longer than any text of 8 quotas, in bytes.
 const LONGEST_QUOTAS: usize = 4096;
 
-/// What the command line said, as far as the page shows it.
+/// The settings of the command line that the page shows.
 #[derive(Debug)]
 pub(crate) struct Reported {
     key: String,
@@ -50,7 +50,7 @@ impl Reported {
     }
 }
 
-/// The page and the policy that it may replace.
+/// The page, and the policy that it may replace.
 #[derive(Clone)]
 pub(crate) struct Page {
     reported: Arc<Reported>,
@@ -65,7 +65,7 @@ impl Page {
         }
     }
 
-    /// The policy that runs now. It is replaced as a whole: who panicked with the lock left it whole.
+    /// Returns the current policy. It is replaced as a whole, so a poisoned lock still holds a whole policy.
     fn policy(&self) -> Policy {
         let policy = self.policy.read();
         policy.unwrap_or_else(PoisonError::into_inner).clone()
@@ -76,7 +76,7 @@ impl Page {
         move |_, _| page.policy()
     }
 
-    /// Adds the page to routes that are limited already. One by one: a merged router would bring its own fallback,
+    /// Adds the page to limited routes. The routes are added one by one, because a merged router would bring a fallback
     /// without limits.
     pub(crate) fn serve_beside(self, app: Router) -> Router {
         let page = (
@@ -108,7 +108,7 @@ async fn config(State(page): State<Page>) -> impl IntoResponse {
     ([NO_STORE], Json(config))
 }
 
-/// A window's length is told by its text alone, which without the algorithm is that of a bucket.
+/// Describes a quota. The length of a window is only in its text. Without the algorithm, that is the text of a bucket.
 fn numbers(named: &NamedQuota) -> Value {
     let (quota, text) = (named.quota(), named.quota().to_string());
     let (algorithm, rate) = text.split_once(':').unwrap_or(("token-bucket", &text));
@@ -123,7 +123,7 @@ fn numbers(named: &NamedQuota) -> Value {
     })
 }
 
-/// Other quotas from now on; what was spent under the old ones stays spent where they are alike (see [`Policy`]).
+/// Replaces the quotas. Tokens spent under the old quotas stay spent where the quotas are alike (see [`Policy`]).
 async fn replace(
     State(page): State<Page>,
     text: String,
