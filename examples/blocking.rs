@@ -45,9 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let (calls, host) = (&calls, &host);
             scope.spawn(move || {
                 for _ in 0..3 {
-                    let charge = calls
-                        .acquire(host, 1, max_wait)
-                        .expect("allowed in time");
+                    let charge = calls.acquire(host, 1, max_wait).expect("allowed in time");
                     println!("thread {number} has waited {:?}", charge.waited());
                 }
             });

@@ -15,8 +15,9 @@
 //! SIGTERM and SIGINT stop the server. Requests in flight have 3 seconds to end.
 
 mod page;
+mod routes;
+mod values;
 
-use std::convert::Infallible;
 use std::fmt::Display;
 use std::io::{Write as _, stdout};
 use std::net::SocketAddr;
@@ -24,24 +25,27 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{MatchedPath, Path};
-use axum::http::StatusCode;
+use axum::body::Bytes;
+use axum::extract::Path;
 use axum::http::header::HeaderName;
-use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use clap::{CommandFactory, FromArgMatches, Parser};
-use http::{Extensions, Request};
+use http::Request;
 use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::backend::Backend;
 use tower_sluice::drain::DrainLayer;
 use tower_sluice::key::{
     self, Bearer, Cookie, Global, Header, KeyError, KeyExtractor, Networks, Query,
 };
-use tower_sluice::response::{HeaderFormat, Reset};
 use tower_sluice::{
-    AnyBackend, Charge, ClientIp, FailurePolicy, Head, Key, MaxWait, MemoryBackend, Policy, Quota,
-    RateLimitLayer, SemaphoreLayer, SemaphorePolicy,
+    AnyBackend, ClientIp, Key, MaxWait, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    SemaphorePolicy,
+};
+
+use self::routes::{cost, settle, sleep, status, stream};
+use self::values::{
+    Fields, IN_FLIGHT, OnError, StatusPattern, Where, address, header_name, lease, milliseconds,
+    network, permits, seconds,
 };
 
 /// A server to try rate limits with curl, and a page at /_playground that shows them at work.
@@ -96,100 +100,6 @@ struct Options {
     header_format: Fields,
 }
 
-/// Named as on the command line.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Fields {
-    Draft11,
-    Draft07,
-    Draft06,
-    /// X-RateLimit-*, the reset in seconds since 1970
-    XEpoch,
-    /// X-RateLimit-*, the reset in seconds from now
-    XDelta,
-    None,
-}
-
-impl Fields {
-    fn format(self) -> HeaderFormat {
-        let x = |reset| HeaderFormat::XRateLimit { reset };
-        match self {
-            Self::Draft11 => HeaderFormat::Draft11,
-            Self::Draft07 => HeaderFormat::Draft07,
-            Self::Draft06 => HeaderFormat::Draft06,
-            Self::XEpoch => x(Reset::Epoch),
-            Self::XDelta => x(Reset::Delta),
-            Self::None => HeaderFormat::None,
-        }
-    }
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    let address = text.parse();
-    address.map_err(|_| "use an address and a port, such as 127.0.0.1:3000".into())
-}
-
-fn milliseconds(text: &str) -> Result<u64, String> {
-    match text.parse() {
-        Ok(ms @ 1..) => Ok(ms),
-        _ => Err("use milliseconds from 1 on, such as 250".into()),
-    }
-}
-
-fn header_name(text: &str) -> Result<HeaderName, String> {
-    let name = text.parse();
-    name.map_err(|_| "use the name of a header, such as x-forwarded-for".into())
-}
-
-fn permits(text: &str) -> Result<u32, String> {
-    match text.parse() {
-        Ok(permits @ 1..=65_535) => Ok(permits),
-        _ => Err("use a number from 1 to 65535, such as 10".into()),
-    }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok();
-    seconds
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "use seconds, such as 10 or 0.5".into())
-}
-
-fn lease(text: &str) -> Result<Duration, String> {
-    let lease = seconds(text)?;
-    let permits = SemaphorePolicy::new(IN_FLIGHT, 1).try_lease(lease);
-    permits.map(|_| lease).map_err(|error| error.to_string())
-}
-
-/// The name of the concurrency limit.
-const IN_FLIGHT: &str = "in-flight";
-
-/// One status, or all statuses with a first digit.
-#[derive(Clone, Copy)]
-enum StatusPattern {
-    Exactly(u16),
-    Hundred(u16),
-}
-
-impl StatusPattern {
-    fn parse(text: &str) -> Result<Self, String> {
-        let (pattern, status) = match text.strip_suffix("xx") {
-            Some(digit) => (Self::Hundred as fn(u16) -> Self, format!("{digit}00")),
-            None => (Self::Exactly as fn(u16) -> Self, text.to_owned()),
-        };
-        match status.parse() {
-            Ok(code @ 200..=599) if status.len() == 3 => Ok(pattern(code)),
-            _ => Err("use a status such as 404, or 4xx, from 200 to 599".into()),
-        }
-    }
-
-    fn matches(self, status: StatusCode) -> bool {
-        match self {
-            Self::Exactly(code) => status == code,
-            Self::Hundred(first) => status.as_u16() / 100 == first / 100,
-        }
-    }
-}
-
 #[derive(Clone)]
 enum KeyedBy {
     Ip(ClientIp),
@@ -237,71 +147,6 @@ fn keyed_by(text: &str) -> Result<KeyedBy, String> {
         _ => Err(
             "use ip, global, header:NAME, cookie:NAME, bearer, query:NAME or path, such as header:x-api-key".into(),
         ),
-    }
-}
-
-fn network(text: &str) -> Result<String, String> {
-    match Networks::from_lines([text]) {
-        Ok(networks) if !networks.is_empty() => Ok(text.to_owned()),
-        Ok(_) => Err("use a network, such as 10.0.0.0/8".into()),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// A backend and its URL.
-#[derive(Clone)]
-struct Where {
-    url: String,
-    backend: AnyBackend,
-}
-
-impl Where {
-    fn parse(url: &str) -> Result<Self, tower_sluice::backend::BackendError> {
-        let backend = AnyBackend::from_url(url)?;
-        Ok(Self {
-            url: url.to_owned(),
-            backend,
-        })
-    }
-
-    fn is_memory(&self) -> bool {
-        self.url == "memory:"
-    }
-
-    fn within(self, limit: Option<u64>) -> AnyBackend {
-        match limit {
-            #[cfg(feature = "redis")]
-            Some(ms) if !self.is_memory() => tower_sluice::RedisBackend::builder()
-                .time_limit(Duration::from_millis(ms))
-                .connect_lazy(&self.url)
-                .map_or(self.backend, AnyBackend::from),
-            _ => self.backend,
-        }
-    }
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum OnError {
-    Allow,
-    Deny,
-    Memory,
-}
-
-impl OnError {
-    const fn reported(self) -> &'static str {
-        match self {
-            Self::Allow => "requests pass uncounted",
-            Self::Deny => "requests are rejected with 503",
-            Self::Memory => "this process decides by itself",
-        }
-    }
-
-    fn choice(self) -> FailurePolicy {
-        match self {
-            Self::Allow => FailurePolicy::FailOpen,
-            Self::Deny => FailurePolicy::FailClosed,
-            Self::Memory => FailurePolicy::Fallback(MemoryBackend::new()),
-        }
     }
 }
 
@@ -385,61 +230,6 @@ fn named(name: &str, quotas: &[Quota]) -> Result<Policy, tower_sluice::policy::P
             Policy::try_from_quotas(name, several.iter().enumerate().map(numbered))
         }
     }
-}
-
-/// Reads the cost from the path of two routes. Other routes cost 1.
-fn cost(head: &Head<'_>) -> u64 {
-    let segment = match matched(head.extensions) {
-        "/cost/{n}" | "/settle/{estimate}/{actual}" => head.path().split('/').nth(2),
-        _ => None,
-    };
-    segment.and_then(|cost| cost.parse().ok()).unwrap_or(1)
-}
-
-fn matched(extensions: &Extensions) -> &str {
-    extensions.get().map_or("", MatchedPath::as_str)
-}
-
-/// Charges the estimate, and settles at the actual cost.
-async fn settle(Path((estimate, actual)): Path<(u64, u64)>, charge: Charge) -> impl IntoResponse {
-    match charge.settle(actual).await {
-        Ok(_) if charge.policy().is_none() => (StatusCode::OK, "passed uncounted\n".to_owned()),
-        Ok(after) => {
-            let left = after.map(|after| format!(", {} left", after.remaining()));
-            let left = left.unwrap_or_default();
-            (
-                StatusCode::OK,
-                format!("estimated {estimate}, settled at {actual}{left}\n"),
-            )
-        }
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
-    }
-}
-
-async fn sleep(Path(ms): Path<u64>) -> String {
-    tokio::time::sleep(Duration::from_millis(ms)).await;
-    format!("slept {ms} ms\n")
-}
-
-async fn status(Path(code): Path<u16>) -> impl IntoResponse {
-    // 1xx statuses are not final.
-    match StatusCode::from_u16(code) {
-        Ok(status) if !status.is_informational() => status.into_response(),
-        _ => (StatusCode::BAD_REQUEST, "not a final status\n").into_response(),
-    }
-}
-
-async fn stream(Path(chunks): Path<u32>) -> Body {
-    Body::from_stream(futures_util::stream::unfold(0, move |sent| async move {
-        if sent == chunks {
-            return None;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        Some((
-            Ok::<_, Infallible>(format!("chunk {}\n", sent + 1)),
-            sent + 1,
-        ))
-    }))
 }
 
 /// Completes with SIGTERM or SIGINT. Both are caught from the call on, not from the first poll.
