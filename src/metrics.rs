@@ -1,23 +1,32 @@
-//! What is counted, for any recorder of the [`metrics`](https://docs.rs/metrics) facade (feature `metrics`). Labels are
-//! the names of policies and permits, never keys.
+//! Metrics for any recorder of the [`metrics`](https://docs.rs/metrics) facade (feature `metrics`).
 //!
-//! | name | kind | labels | |
+//! Labels are the names of policies and semaphores, never keys.
+//!
+//! | name | kind | labels | value |
 //! |---|---|---|---|
-//! | `sluice_decisions_total` | counter | `policy`, `outcome` | of a policy: `allowed`, `denied`, `shadow` (would have been denied); without an answer of the backend `passed` or `unavailable` |
-//! | `sluice_wait_seconds` | histogram | `policy` | how long requests waited that were allowed after a wait |
-//! | `sluice_unkeyed_total` | counter | | requests without a key, which were rejected unless the policy is a shadow |
-//! | `sluice_permits_total` | counter | `permits`, `outcome` | of a semaphore's layer: `allowed`, `denied`, `passed`, `unavailable` |
-//! | `sluice_permits_in_use` | gauge | `permits` | what this process holds, by weight |
-//! | `sluice_permit_wait_seconds` | histogram | `permits` | how long permits were waited for that were not there at once |
-//! | `sluice_permits_lost_total` | counter | `permits` | leases that could not be renewed |
-//! | `sluice_evictions_total` | counter | | keys that a memory backend forgot before their time, to make room |
-//! | `sluice_lost_settlements_total` | counter | | settlements, reservations and permits given back, that were not written down |
-//! | `sluice_backend_seconds` | histogram | `backend` | how long Redis took, a batch of operations at a time |
+//! | `sluice_decisions_total` | counter | `policy`, `outcome` | decisions of policies |
+//! | `sluice_wait_seconds` | histogram | `policy` | waits of requests that were allowed after a wait |
+//! | `sluice_unkeyed_total` | counter | | requests without a key that were rejected, or allowed by a shadow policy |
+//! | `sluice_permits_total` | counter | `permits`, `outcome` | decisions of semaphore layers |
+//! | `sluice_permits_in_use` | gauge | `permits` | permits that this process holds, by weight |
+//! | `sluice_permit_wait_seconds` | histogram | `permits` | waits for permits that were acquired after a wait |
+//! | `sluice_permits_lost_total` | counter | `permits` | permits whose lease could not be renewed |
+//! | `sluice_evictions_total` | counter | | keys that a memory backend removed before their time, to make room |
+//! | `sluice_lost_settlements_total` | counter | | background tasks that failed: settlements, cancels and permit releases |
+//! | `sluice_backend_seconds` | histogram | `backend` | time to the answer of Redis, by batch |
 //! | `sluice_backend_failures_total` | counter | `backend`, `kind` | operations without an answer: `timeout`, `unreachable`, `circuit_open`, .. |
-//! | `sluice_open_circuits` | gauge | | backends that are left alone after failures |
+//! | `sluice_open_circuits` | gauge | | backends whose circuit is open |
 //!
-//! Of layers of one policy within each other, each one counts that had to ask. Permits that were taken before the
-//! recorder was installed are missing in the gauge: install it first.
+//! Values of `outcome`:
+//!
+//! | outcome | decision |
+//! |---|---|
+//! | `allowed`, `denied` | the limit allowed or denied the request |
+//! | `shadow` | a shadow policy denied the request, which was allowed |
+//! | `passed`, `unavailable` | the backend failed, and the failure policy allowed or rejected the request |
+//!
+//! - Of nested layers with one policy, each layer that asks its backend counts.
+//! - Install the recorder before permits are acquired. The gauge lacks earlier permits.
 //!
 //! ```
 //! use metrics_exporter_prometheus::PrometheusBuilder;

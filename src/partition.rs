@@ -1,24 +1,26 @@
-//! Which share of a limit a client has, told without telling whose key it is.
+//! Partition keys: they identify a client's share of a limit and do not reveal its key.
 
 use std::fmt;
 
 use crate::key::Key;
 
-/// Bytes of a keyed hash that clients are told.
+/// The length of the hash that clients see.
 const LENGTH: usize = 16;
 
-/// The shortest secret.
+/// The length of the shortest secret.
 #[cfg(feature = "partition-key")]
 const SHORTEST: usize = 16;
 
-/// A keyed hash of a key, for the parameter `pk` of draft 11: the same for a key on all servers that have the same
-/// secret, and nobody without it can tell of which key, or try out keys.
-// In a box of its own: where there is none, nothing large is moved about.
+/// A keyed hash of a key, for the parameter `pk` of draft 11.
+///
+/// All servers with the same secret compute the same hash. Without the secret, the key can neither be computed nor be
+/// found by trial.
+// In a box, because it is rare and allowed requests are moved.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct PartitionKey(Box<[u8; LENGTH]>);
 
 impl PartitionKey {
-    /// Its bytes.
+    /// Returns the bytes of the hash.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &*self.0
@@ -31,19 +33,19 @@ impl fmt::Debug for PartitionKey {
     }
 }
 
-/// What makes partition keys of keys.
+/// Computes partition keys.
 #[derive(Clone)]
 pub(crate) struct Partitioner(
     #[cfg(feature = "partition-key")] std::sync::Arc<hmac::Hmac<sha2::Sha256>>,
     #[cfg(not(feature = "partition-key"))] std::convert::Infallible,
 );
 
-/// A secret for partition keys of less than 16 bytes: who knows a key could find it by trying.
+/// The error of a secret below 16 bytes. A client that knows its key could find such a secret by trial.
 #[cfg(feature = "partition-key")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShortSecret {
-    /// How many there were.
+    /// The length in bytes.
     pub length: usize,
 }
 
@@ -71,14 +73,14 @@ impl Partitioner {
         if length < SHORTEST {
             return Err(ShortSecret { length });
         }
-        // HMAC takes a key of any length.
+        // HMAC accepts a key of any length.
         let keyed = hmac::Hmac::new_from_slice(secret).map_err(|_| ShortSecret { length })?;
         Ok(Self(std::sync::Arc::new(keyed)))
     }
 
     /// # Panics
     ///
-    /// Where [`try_new`](Self::try_new) errs.
+    /// Panics if [`try_new`](Self::try_new) would return an error.
     pub(crate) fn new(secret: &[u8]) -> Self {
         match Self::try_new(secret) {
             Ok(partitioner) => partitioner,
@@ -90,7 +92,7 @@ impl Partitioner {
         use hmac::Mac;
 
         let mut mac = hmac::Hmac::clone(&self.0);
-        // A secret is another key than the same bytes in the open.
+        // A secret key differs from a plain key of the same bytes.
         mac.update(&[u8::from(key.is_secret())]);
         mac.update(key.as_bytes());
         let mut bytes = Box::new([0; LENGTH]);
@@ -114,7 +116,7 @@ mod tests {
 
     const SECRET: &[u8] = b"a secret of all servers";
 
-    /// As `openssl dgst -sha256 -hmac` has it, so that servers of any version agree.
+    /// The value of `openssl dgst -sha256 -hmac`, so that servers of all versions agree.
     #[test]
     fn partition_key_is_the_first_half_of_an_hmac() {
         let known = 0x6e00_b5ba_aef0_d7c7_0b07_909a_7917_8322_u128;

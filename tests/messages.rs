@@ -141,11 +141,11 @@ fn names() {
         ),
         (
             why(SemaphorePolicy::try_new("a:b", 1)),
-            r#"invalid name of permits "a:b": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "a-b""#,
+            r#"invalid semaphore name "a:b": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "a-b""#,
         ),
         (
             why(SemaphorePolicy::try_new("p", 0)),
-            "invalid number of permits 0: use 1 to 65535",
+            "invalid capacity 0: use 1 to 65535",
         ),
         (
             why(SemaphorePolicy::new("p", 1).try_lease(Duration::from_millis(50))),

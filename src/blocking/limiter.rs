@@ -13,8 +13,10 @@ use crate::quota::Cost;
 use crate::telemetry;
 use crate::wait::MaxWait;
 
-/// Limits keys by one policy, from plain threads. Clones are cheap; limiters of one backend and policy name share their
-/// buckets, with each other and with those of [`crate::Limiter`].
+/// Limits keys by one policy, on plain threads.
+///
+/// Clones are cheap. Limiters of one backend and policy name share their buckets with each other and with those of
+/// [`crate::Limiter`].
 ///
 /// ```
 /// use tower_sluice::blocking::Limiter;
@@ -26,7 +28,7 @@ use crate::wait::MaxWait;
 /// let mut reply = limiter.check(&ann, 4)?;
 /// assert!(reply.decision.is_allowed());
 /// if let Some(receipt) = &mut reply.receipt {
-///     limiter.refund(&ann, receipt, 3)?; // it was cheaper than thought
+///     limiter.refund(&ann, receipt, 3)?; // the actual cost is 1
 /// }
 /// limiter.penalize(&ann, 2)?;
 /// assert_eq!(limiter.peek(&ann)?.remaining(), 7);
@@ -41,13 +43,13 @@ pub struct Limiter<B> {
 }
 
 impl<B: BlockingBackend> Limiter<B> {
-    /// A limiter of `policy` with its state in `backend`.
+    /// Creates a limiter of `policy`, with its state in `backend`.
     #[must_use]
     pub const fn new(policy: Policy, backend: B) -> Self {
         Self { policy, backend }
     }
 
-    /// The same state by another policy: a tier, made beforehand and of the same name.
+    /// Returns a limiter with the same state and another policy of the same name, for example a tier.
     #[must_use]
     pub fn with_policy(&self, policy: &Policy) -> Self {
         Self {
@@ -56,30 +58,30 @@ impl<B: BlockingBackend> Limiter<B> {
         }
     }
 
-    /// The policy.
+    /// Returns the policy.
     #[must_use]
     pub const fn policy(&self) -> &Policy {
         &self.policy
     }
 
-    /// The backend.
+    /// Returns the backend.
     #[must_use]
     pub const fn backend(&self) -> &B {
         &self.backend
     }
 
-    /// Spends `cost` tokens of `key` from every quota, or nothing at all.
+    /// Spends `cost` tokens of `key` from every quota, or from none.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer; one in memory always does.
+    /// Returns an error if the backend fails. A memory backend never fails.
     pub fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
         let reply = self.ask(Op::Check(cost.into()), key)?;
         telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
     }
 
-    /// Makes `call` if `cost` tokens of `key` can be spent, and returns what it returns.
+    /// Spends `cost` tokens of `key`, runs `call` and returns its result.
     ///
     /// ```
     /// use tower_sluice::blocking::Limiter;
@@ -94,7 +96,8 @@ impl<B: BlockingBackend> Limiter<B> {
     ///
     /// # Errors
     ///
-    /// If it is over the limit, or the backend gave no answer: then `call` is not made.
+    /// Returns [`Rejected::Denied`] if the limit denies the call, and [`Rejected::Backend`] if the backend fails. Then
+    /// `call` does not run.
     pub fn limit<T>(
         &self,
         key: &Key,
@@ -109,14 +112,15 @@ impl<B: BlockingBackend> Limiter<B> {
         }
     }
 
-    /// Spends `cost` tokens of `key`, waiting for them for up to `max_wait`; see [`crate::Limiter::acquire`]. A
-    /// settlement of the charge is done when the call returns; [`Settlement::join`](crate::charge::Settlement::join)
-    /// tells how it went.
+    /// Spends `cost` tokens of `key`, and waits for them for at most `max_wait`; see [`crate::Limiter::acquire`].
+    ///
+    /// A settlement of the charge is complete when its call returns.
+    /// [`Settlement::join`](crate::charge::Settlement::join) returns the outcome.
     ///
     /// # Errors
     ///
-    /// [`Rejected::Denied`] as soon as it is known that the wait would be longer, or if too many wait already;
-    /// [`Rejected::Backend`] if there was no answer.
+    /// - [`Rejected::Denied`] as soon as the wait is known to exceed `max_wait`, or if the queue is full.
+    /// - [`Rejected::Backend`] if the backend fails.
     pub fn acquire(
         &self,
         key: &Key,
@@ -131,12 +135,14 @@ impl<B: BlockingBackend> Limiter<B> {
         Ok(Charge::new(Arc::new(backend), policy, key, cost, acquired))
     }
 
-    /// Spends `cost` tokens of `key` now, or says that they are not there: [`check`](Self::check) with a [`Charge`]
-    /// that can be settled later, and with denials as errors.
+    /// Spends `cost` tokens of `key` without waiting.
+    ///
+    /// Unlike [`check`](Self::check) it returns a [`Charge`], which can be settled later, and returns a denial as an
+    /// error.
     ///
     /// # Errors
     ///
-    /// [`Rejected::Denied`] if it is not allowed now; [`Rejected::Backend`] if there was no answer.
+    /// Returns [`Rejected::Denied`] if the limit denies the request, and [`Rejected::Backend`] if the backend fails.
     pub fn try_acquire(
         &self,
         key: &Key,
@@ -145,10 +151,11 @@ impl<B: BlockingBackend> Limiter<B> {
         self.acquire(key, cost, MaxWait::NONE)
     }
 
-    /// Spends `cost` tokens of `key` now or, under a policy of buckets only, makes a reservation that comes within
-    /// `max_wait`: first come, first served, and charged at once. It does not wait: who is allowed goes on after
-    /// [`wait`](Reply::wait), or cancels the reservation with [`cancel`](Self::cancel). A reservation stays charged
-    /// when the [`Reply`] is dropped: then it passes unused.
+    /// Spends `cost` tokens of `key` now, or reserves them within `max_wait`. It does not wait.
+    ///
+    /// A reservation needs a policy of buckets only. It is charged immediately, and reservations are served in order of
+    /// arrival. An allowed request proceeds after [`wait`](Reply::wait), or cancels its reservation with
+    /// [`cancel`](Self::cancel). A reservation stays charged when the [`Reply`] is dropped.
     ///
     /// ```
     /// use std::time::Duration;
@@ -168,7 +175,7 @@ impl<B: BlockingBackend> Limiter<B> {
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub fn reserve(
         &self,
         key: &Key,
@@ -182,36 +189,37 @@ impl<B: BlockingBackend> Limiter<B> {
         Ok(reply)
     }
 
-    /// Cancels a reservation of `key` that will not be used. Returns whether its charge went back, which it does if
-    /// nothing but time has changed the state of the key since. Otherwise the reservation is kept until it is due, and
-    /// cancelled again when one behind it goes back by a cancel of the same backend: the call then returns after those,
-    /// too.
+    /// Cancels a reservation of `key` that will not be used. Returns whether its charge was refunded.
     ///
-    /// Cancel it at the key that took it: at another one it may free another reservation.
+    /// The charge is refunded if only time has changed the state of the key since. Otherwise the backend's context
+    /// keeps the reservation until it is due. It is cancelled again when a later reservation is cancelled through the
+    /// same backend. The call returns after these cancels.
+    ///
+    /// Pass the key of the reservation. With another key, a reservation of that key may be cancelled.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub fn cancel(&self, key: &Key, reservation: Reservation) -> Result<bool, B::Error> {
         let backend = BlockingAdapter(self.backend.clone());
         park::block_on(cancel::cancel(&backend, &self.policy, key, reservation))
     }
 
-    /// Looks at `key`, and changes nothing.
+    /// Returns the numbers of `key` and changes nothing.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
         self.snapshot(Op::Check(Cost::ZERO), key)
     }
 
-    /// Gives back up to `cost` of what `receipt` says was charged to `key`, and takes it off the receipt; see
-    /// [`crate::Limiter::refund`].
+    /// Refunds up to `cost` of the tokens on `receipt`, and takes them off the receipt; see [`crate::Limiter::refund`].
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer. The receipt is then spent all the same: the refund may have been made.
+    /// Returns an error if the backend fails. The tokens are off the receipt even then, because the refund may have
+    /// been executed.
     pub fn refund(
         &self,
         key: &Key,
@@ -221,20 +229,20 @@ impl<B: BlockingBackend> Limiter<B> {
         self.snapshot(Op::Refund(receipt.take(cost.into())), key)
     }
 
-    /// Charges `cost` to `key` without asking, up to a debt of twice the limit; see [`crate::Limiter::penalize`].
+    /// Charges `cost` tokens to `key`, even above the limit. The debt of a key is at most twice the limit.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub fn penalize(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
         self.snapshot(Op::Penalize(cost.into()), key)
     }
 
-    /// Forgets `key`: it is unseen again.
+    /// Deletes the state of `key`.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub fn reset(&self, key: &Key) -> Result<Snapshot, B::Error> {
         self.snapshot(Op::Reset, key)
     }

@@ -1,9 +1,10 @@
-//! The limiter for plain threads: no runtime, no futures, the same buckets.
+//! Limiters and semaphores for plain threads, without a runtime.
 //!
-//! [`Semaphore`] bounds what is in flight. [`Limiter`] has the operations of [`crate::Limiter`] and gives the same
-//! answers. Where the state is kept is the same, too: a [`MemoryBackend`](crate::MemoryBackend) serves threads and
-//! tasks at once, and `RedisBackend` (feature `redis`) counts with every process that uses its prefix and policy names,
-//! whichever way they ask.
+//! [`Limiter`] has the operations of [`crate::Limiter`] and returns the same answers. [`Semaphore`] limits the requests
+//! in flight.
+//!
+//! Threads and tasks share state. A [`MemoryBackend`](crate::MemoryBackend) serves both. `RedisBackend` (feature
+//! `redis`) shares its state with all processes that use the same prefix and policy names.
 //!
 //! ```
 //! use std::thread;
@@ -23,8 +24,7 @@
 //! # Ok::<(), std::convert::Infallible>(())
 //! ```
 //!
-//! Who must wait and not fail, waits: in reservations that threads, tasks and other processes take together, first
-//! come, first served.
+//! A call can wait for its tokens. Threads, tasks and other processes make reservations in one order of arrival.
 //!
 //! ```
 //! use std::time::Duration;
@@ -39,8 +39,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Do not call it from asynchronous code: while Redis is asked or a reservation is waited for, the thread blocks, and
-//! every task that it drives.
+//! Do not use this module in asynchronous code. A call blocks its thread, and so all tasks that the thread drives.
 
 mod limiter;
 mod semaphore;
@@ -58,7 +57,7 @@ pub use self::semaphore::Semaphore;
 pub use crate::backend::redis::blocking::RedisBackend;
 pub use crate::backend::{BlockingBackend, BlockingPermitBackend};
 
-/// A backend that blocks, for what awaits one that does not: nothing is left to be awaited.
+/// Lets asynchronous code use a backend that blocks. Every answer is immediate.
 #[derive(Clone)]
 struct BlockingAdapter<B>(B);
 

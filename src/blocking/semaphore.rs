@@ -9,12 +9,14 @@ use crate::policy::SemaphorePolicy;
 use crate::semaphore::{self, AcquireError, Permit};
 use crate::wait::MaxWait;
 
-/// Bounds what is in flight at a time, for each key, from plain threads. Clones are cheap; semaphores of one backend
-/// and name share their permits, with each other and with those of [`crate::Semaphore`].
+/// Limits the requests in flight for each key, on plain threads.
 ///
-/// A permit is given back when it is dropped, by the thread that drops it. In Redis a thread of its own renews those
-/// that are held, for each backend and as long as there are any; see [`semaphore`](crate::semaphore). Who waits blocks,
-/// in one line with the tasks that use the same backend.
+/// Clones are cheap. Semaphores of one backend and name share their permits with each other and with those of
+/// [`crate::Semaphore`].
+///
+/// A permit is released when it is dropped, by the thread that drops it. With Redis, one background thread for each
+/// backend renews the held permits; see [`semaphore`](crate::semaphore). A waiter blocks its thread. Threads and tasks
+/// that use the same backend wait in one queue.
 ///
 /// ```
 /// use std::thread;
@@ -38,7 +40,7 @@ use crate::wait::MaxWait;
 pub struct Semaphore<B: BlockingPermitBackend>(semaphore::Semaphore<BlockingPermitAdapter<B>>);
 
 impl<B: BlockingPermitBackend> Semaphore<B> {
-    /// A semaphore of `policy`, kept in `backend`.
+    /// Creates a semaphore of `policy`, with its state in `backend`.
     #[must_use]
     pub fn new(policy: SemaphorePolicy, backend: B) -> Self {
         Self(semaphore::Semaphore::new(
@@ -47,40 +49,41 @@ impl<B: BlockingPermitBackend> Semaphore<B> {
         ))
     }
 
-    /// The same state by other permits: a tier, made beforehand and of the same name.
+    /// Returns a semaphore with the same state and another policy of the same name, for example a tier.
     #[must_use]
     pub fn with_policy(&self, policy: &SemaphorePolicy) -> Self {
         Self(self.0.with_policy(policy))
     }
 
-    /// What it is made of.
+    /// Returns the policy.
     #[must_use]
     pub const fn policy(&self) -> &SemaphorePolicy {
         self.0.policy()
     }
 
-    /// The backend.
+    /// Returns the backend.
     #[must_use]
     pub const fn backend(&self) -> &B {
         &self.0.backend().0
     }
 
-    /// A permit of `key` that counts for `weight`, if it is there now; see [`crate::Semaphore::try_acquire`].
+    /// Acquires a permit of `key` that counts for `weight`, without waiting; see [`crate::Semaphore::try_acquire`].
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Denied`] if it is not there; [`AcquireError::Backend`] if there was no answer.
+    /// Returns [`AcquireError::Denied`] if not enough permits are free, and [`AcquireError::Backend`] if the backend
+    /// fails.
     pub fn try_acquire(&self, key: &Key, weight: u32) -> Result<Permit, AcquireError<B::Error>> {
         park::block_on(self.0.try_acquire(key, weight))
     }
 
-    /// A permit of `key` that counts for `weight`, as soon as it is there, within `max_wait`; see
+    /// Acquires a permit of `key` that counts for `weight`, and waits for it for at most `max_wait`; see
     /// [`crate::Semaphore::acquire`].
     ///
     /// # Errors
     ///
-    /// [`AcquireError::Denied`] if none came free in time, or if too many wait already; [`AcquireError::Backend`] if
-    /// there was no answer.
+    /// - [`AcquireError::Denied`] if not enough permits became free in time, or if the queue is full.
+    /// - [`AcquireError::Backend`] if the backend fails.
     pub fn acquire(
         &self,
         key: &Key,
@@ -90,17 +93,17 @@ impl<B: BlockingPermitBackend> Semaphore<B> {
         park::block_on(self.0.acquire(key, weight, max_wait))
     }
 
-    /// Looks at `key`, and changes nothing.
+    /// Returns the numbers of `key` and changes nothing.
     ///
     /// # Errors
     ///
-    /// If the backend gave no answer.
+    /// Returns an error if the backend fails.
     pub fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
         park::block_on(self.0.peek(key))
     }
 }
 
-/// A backend that blocks, for what awaits one that does not: nothing is left to be awaited.
+/// Lets asynchronous code use a backend that blocks. Every answer is immediate.
 #[derive(Clone, Debug)]
 struct BlockingPermitAdapter<B>(B);
 

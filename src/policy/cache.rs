@@ -2,9 +2,9 @@ use std::any::Any;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::OnceLock;
 
-/// Values that other modules derive from a policy, one for each type.
+/// The values that other modules derive from a policy, one for each type.
 ///
-/// It is a list that only grows, with one entry for each module that derives something: three today. A lookup takes no
+/// It is a list that only grows. It has one entry for each module that derives a value: two today. A lookup takes no
 /// lock.
 #[derive(Default)]
 pub(super) struct Cache {
@@ -16,19 +16,19 @@ struct Entry {
     next: OnceLock<Box<Entry>>,
 }
 
-/// A value that leaves a policy as safe to share as it is without one.
+/// A value that does not change whether a policy is unwind safe.
 pub(crate) trait Derived: Any + Send + Sync + UnwindSafe + RefUnwindSafe {}
 
 impl<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe> Derived for T {}
 
 impl Cache {
-    /// Returns the value of type `T`, which `make` makes at the first call.
+    /// Returns the value of type `T`. The first call creates it with `make`.
     pub(super) fn get_or_insert_with<T: Derived>(&self, make: impl FnOnce() -> T) -> &T {
         let mut make = Some(make);
         let mut link = &self.first;
         loop {
             let entry = link.get_or_init(|| {
-                // At most one entry of a pass is new: then it holds a `T`, and the pass ends.
+                // At most one entry of a lookup is new. It holds a `T`, and the lookup ends.
                 let value: Box<dyn Derived> = match make.take() {
                     Some(make) => Box::new(make()),
                     None => Box::new(()),

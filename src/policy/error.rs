@@ -3,17 +3,17 @@ use std::fmt;
 use crate::message::{Quoted, plain_name};
 use crate::quota::MAX_QUOTAS;
 
-/// Why a policy cannot be.
+/// The error of an invalid policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// The name of a policy is part of keys in a shared store.
+    /// The policy's name is not 1 to 64 characters of `A-Z a-z 0-9 _ . -`. It is part of the keys in a shared store.
     Name(String),
-    /// The name of a quota is written into header fields.
+    /// The quota's name is not 1 to 64 characters of printable ASCII. It is written into header fields.
     QuotaName(String),
-    /// Two quotas of one policy have the same name.
+    /// Two quotas of the policy have the same name.
     DuplicateName(String),
-    /// No quota at all, or more than 8.
+    /// The policy has no quota, or more than 8.
     Count(usize),
 }
 

@@ -1,4 +1,6 @@
-//! A [`Policy`]: a name and one or more quotas, decided together, all or nothing.
+//! Names and limits: [`Policy`] for rates, and [`SemaphorePolicy`] for requests in flight.
+//!
+//! A [`Policy`] has one or more quotas. A request is allowed if all of them allow it, and is charged to all or to none.
 //!
 //! ```
 //! use std::time::Duration;

@@ -2,7 +2,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::quota::{Quota, Rule};
 
-/// One quota of a policy, and the name by which clients are told of it.
+/// One quota of a policy, and the name that clients see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedQuota {
     pub(super) name: Box<str>,
@@ -11,26 +11,26 @@ pub struct NamedQuota {
 }
 
 impl NamedQuota {
-    /// The name that clients are told.
+    /// Returns the name that clients see.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The quota.
+    /// Returns the quota.
     #[must_use]
     #[inline]
     pub fn quota(&self) -> &Quota {
         &self.quota
     }
 
-    /// A number that stands for the limit within this process: it tells those of one key apart.
+    /// A number that identifies the limit within this process, among the limits of one key.
     #[inline]
     pub(crate) fn id(&self) -> u64 {
         self.id
     }
 
-    /// The part of it that receipts carry.
+    /// The part of the id that receipts contain.
     #[allow(clippy::cast_possible_truncation)]
     #[inline]
     pub(crate) fn mark(&self) -> u32 {
@@ -44,8 +44,7 @@ fn hash_of(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What makes a quota another limit: its policy, name, algorithm, window, anchor and unit. A bucket's numbers may
-/// change.
+/// The identity of a limit: its policy, name, algorithm, window, anchor and unit. The numbers of a bucket may change.
 pub(super) fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
     let shape = match quota.rule {
         Rule::TokenBucket(_) => (0, 0, None),

@@ -7,11 +7,11 @@ use super::named::{NamedQuota, identity};
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 use crate::telemetry::Labels;
 
-/// A name and 1 to 8 quotas. Clones are cheap and the same policy.
+/// A name and 1 to 8 quotas. Clones are cheap.
 ///
-/// The name and a key together are what a bucket belongs to: limits of one policy name share their state, wherever they
-/// stand, also with different quotas (tiers, or a quota that was changed: what was spent stays spent). A quota of
-/// another name, algorithm, window, anchor or unit is another limit.
+/// A bucket belongs to a policy name and a key. So all limits of one policy name share their state, even with different
+/// quotas, such as tiers. When a quota changes, the spent tokens stay spent. A quota with another name, algorithm,
+/// window, anchor or unit is another limit.
 #[derive(Clone)]
 pub struct Policy {
     inner: Arc<PolicyInner>,
@@ -21,45 +21,46 @@ pub struct Policy {
 struct PolicyInner {
     labels: Labels,
     quotas: Vec<NamedQuota>,
-    /// What other modules derive from the policy.
+    /// The values that other modules derive from the policy.
     cache: Cache,
 }
 
 impl Policy {
-    /// A policy of one quota, which bears the policy's name.
+    /// Creates a policy of one quota. The quota has the policy's name.
     ///
     /// # Panics
     ///
-    /// Where [`try_new`](Self::try_new) errs, with the same sentence.
+    /// Panics if [`try_new`](Self::try_new) would return an error.
     #[must_use]
     pub fn new(name: &str, quota: Quota) -> Self {
         must(Self::try_new(name, quota))
     }
 
-    /// A policy of one quota, which bears the policy's name.
+    /// Creates a policy of one quota. The quota has the policy's name.
     ///
     /// # Errors
     ///
-    /// If the name is not 1 to 64 of `A-Z a-z 0-9 _ . -`.
+    /// Returns an error if the name is not 1 to 64 characters of `A-Z a-z 0-9 _ . -`.
     pub fn try_new(name: &str, quota: Quota) -> Result<Self, PolicyError> {
         Self::try_from_quotas(name, [(name, quota)])
     }
 
-    /// Adds a quota: a request passes if all allow it, and is charged to all or to none.
+    /// Adds a quota. A request is allowed if all quotas allow it, and is charged to all or to none.
     ///
     /// # Panics
     ///
-    /// Where [`try_and`](Self::try_and) errs, with the same sentence.
+    /// Panics if [`try_and`](Self::try_and) would return an error.
     #[must_use]
     pub fn and(self, name: &str, quota: Quota) -> Self {
         must(self.try_and(name, quota))
     }
 
-    /// Adds a quota: a request passes if all allow it, and is charged to all or to none.
+    /// Adds a quota. A request is allowed if all quotas allow it, and is charged to all or to none.
     ///
     /// # Errors
     ///
-    /// If the name is not 1 to 64 printable ASCII characters, another quota has it, or there are 8 already.
+    /// Returns an error if the name is not 1 to 64 characters of printable ASCII, if another quota has the name, or if
+    /// the policy already has 8 quotas.
     pub fn try_and(self, name: &str, quota: Quota) -> Result<Self, PolicyError> {
         let had = self
             .inner
@@ -73,11 +74,11 @@ impl Policy {
         })
     }
 
-    /// A policy of 1 to 8 quotas, each with a name of its own.
+    /// Creates a policy of 1 to 8 quotas, each with a name of its own.
     ///
     /// # Errors
     ///
-    /// If a name or their number cannot be.
+    /// Returns an error if a name is invalid or used twice, or if the number of quotas is not 1 to 8.
     pub fn try_from_quotas<N: AsRef<str>>(
         name: &str,
         quotas: impl IntoIterator<Item = (N, Quota)>,
@@ -116,18 +117,21 @@ impl Policy {
         })
     }
 
-    /// The same policy, not enforced: a layer decides and charges as always, and lets every request through. To see
-    /// what a limit would do before it does.
+    /// Returns the same policy, not enforced. It shows the effect of a limit before it is enforced.
     ///
-    /// A request that would have been rejected, or would have waited, goes on at once, charged nothing; its rejection
-    /// is the [`Decision`](crate::Decision) in the extensions of request and response, is told to `tracing` and
-    /// `metrics`, and to clients by a header field of its own if asked for
-    /// ([`shadow_header`](crate::RateLimitLayer::shadow_header)); rate-limit fields are not sent. A request without a
-    /// key goes on too, unless the policy is picked for each request, and so does one without an answer of the backend.
+    /// A layer decides and charges as usual, and allows every request:
     ///
-    /// It shares the state of the enforced policy of its name, and a request that passes layers of both is charged by
-    /// each; give it another name to keep them apart. Without a layer nothing is different: a
-    /// [`Limiter`](crate::Limiter) tells the truth, and whoever asks it does as he likes.
+    /// - A request that would be rejected or would wait is allowed at once and not charged.
+    /// - Its denial is the [`Decision`](crate::Decision) in the extensions of the request and the response. It is
+    ///   reported to `tracing` and `metrics`, and on request in a header field
+    ///   ([`shadow_header`](crate::RateLimitLayer::shadow_header)).
+    /// - Rate-limit fields are not sent.
+    /// - A request without a key is allowed, unless the policy is chosen for each request.
+    /// - A request is allowed if the backend fails.
+    ///
+    /// A shadow policy shares its state with the enforced policy of the same name. A request through layers of both is
+    /// charged by each; use another name to separate them. A [`Limiter`](crate::Limiter) without a layer returns the
+    /// decision as usual.
     #[must_use]
     pub fn shadow(self) -> Self {
         Self {
@@ -136,13 +140,13 @@ impl Policy {
         }
     }
 
-    /// Whether it is [not enforced](Self::shadow).
+    /// Returns whether the policy is [not enforced](Self::shadow).
     #[must_use]
     pub const fn is_shadow(&self) -> bool {
         self.is_shadow
     }
 
-    /// The name: with a key it is what a bucket belongs to.
+    /// Returns the name. Buckets belong to the name and a key.
     #[must_use]
     pub fn name(&self) -> &str {
         self.inner.labels.name()
@@ -152,14 +156,14 @@ impl Policy {
         &self.inner.labels
     }
 
-    /// The quotas in order of declaration, at least one.
+    /// Returns the quotas in the order of their declaration. There is at least one.
     #[must_use]
     #[inline]
     pub fn quotas(&self) -> &[NamedQuota] {
         &self.inner.quotas
     }
 
-    /// Whether a reservation can be made: the future of a window is not one number.
+    /// Whether reservations are possible. The wait for a window is not one number.
     pub(crate) fn is_of_buckets(&self) -> bool {
         let is_bucket = |named: &NamedQuota| {
             matches!(
@@ -170,8 +174,8 @@ impl Policy {
         self.quotas().iter().all(is_bucket)
     }
 
-    /// Whether the wait for a part of a cost, behind the rest of it, is that for the whole. In a sliding window it is
-    /// not: what has been charged fades, what is asked for does not.
+    /// Whether the wait for a part of a cost equals the wait for the whole cost after the rest is charged. In a sliding
+    /// window it does not, because charged tokens fade and requested tokens do not.
     pub(crate) fn has_waits_that_add_up(&self) -> bool {
         let adds_up = |named: &NamedQuota| !matches!(named.quota.rule, Rule::SlidingWindow(_));
         self.quotas().iter().all(adds_up)
@@ -183,19 +187,19 @@ impl Policy {
         quotas.any(|(index, named)| cost.get(index) > named.quota.limit())
     }
 
-    /// Whether it is the very same, and not one that looks like it.
+    /// Whether both are clones of one policy.
     #[cfg(feature = "redis")]
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Returns what `make` derives from this policy; clones share it, and it is made once.
+    /// Returns the value that `make` derives from this policy. It is created once, and clones share it.
     pub(crate) fn derived<T: Derived>(&self, make: impl FnOnce(&Self) -> T) -> &T {
         self.inner.cache.get_or_insert_with(|| make(self))
     }
 }
 
-/// A policy is equal to another of the same name and quotas, if both are enforced or neither is.
+/// Two policies are equal if they have the same name and quotas, and both or none are enforced.
 impl PartialEq for Policy {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()

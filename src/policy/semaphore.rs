@@ -5,28 +5,29 @@ use std::time::Duration;
 use crate::clock::micros_up;
 use crate::message::{Quoted, plain_name};
 
-/// What a semaphore is made of: a name, how many permits each key has, and how long one lasts without a sign of life.
-/// Clones are cheap.
+/// A name, the number of permits of each key, and their lease. Clones are cheap.
 ///
-/// The name and a key together are what permits belong to: semaphores of one name share them, also with other
-/// capacities (tiers, or a capacity that was changed). A lowered capacity throws nobody out: nobody enters until there
-/// is room. A lease that is made shorter should still be longer than a third of the one that others use: they renew
-/// theirs as often as that.
+/// Permits belong to the name and a key. So all semaphores of one name share their permits, even with different
+/// capacities, such as tiers. A lower capacity revokes no permit: new requests are denied until enough permits are
+/// released.
+///
+/// A shorter lease should be longer than a third of the lease that other servers use, because they renew three times in
+/// their own lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SemaphorePolicy {
     name: Arc<str>,
     capacity: u16,
-    /// µs
+    /// In µs.
     lease: u64,
 }
 
-/// Why permits cannot be.
+/// The error of an invalid semaphore policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SemaphorePolicyError {
-    /// The name is part of keys in a shared store.
+    /// The name is not 1 to 64 characters of `A-Z a-z 0-9 _ . -`. It is part of the keys in a shared store.
     Name(String),
-    /// The capacity is 0, or above 65 535.
+    /// The capacity is 0 or above 65,535.
     Capacity(u32),
     /// The lease is shorter than 100 ms or longer than a day.
     Lease(Duration),
@@ -38,24 +39,25 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 const LONGEST_LEASE: Duration = Duration::from_secs(86_400);
 
 impl SemaphorePolicy {
-    /// The largest capacity: 65 535.
+    /// The largest capacity: 65,535.
     pub const MAX_CAPACITY: u32 = u16::MAX as u32;
 
-    /// So many permits for each key, with leases of 30 s.
+    /// Creates a policy of `capacity` permits for each key, with leases of 30 s.
     ///
     /// # Panics
     ///
-    /// Where [`try_new`](Self::try_new) errs, with the same sentence.
+    /// Panics if [`try_new`](Self::try_new) would return an error.
     #[must_use]
     pub fn new(name: &str, capacity: u32) -> Self {
         must(Self::try_new(name, capacity))
     }
 
-    /// So many permits for each key, with leases of 30 s.
+    /// Creates a policy of `capacity` permits for each key, with leases of 30 s.
     ///
     /// # Errors
     ///
-    /// If the name is not 1 to 64 of `A-Z a-z 0-9 _ . -`, or the capacity not 1 to 65 535.
+    /// Returns an error if the name is not 1 to 64 characters of `A-Z a-z 0-9 _ . -`, or if the capacity is not 1 to
+    /// 65,535.
     pub fn try_new(name: &str, capacity: u32) -> Result<Self, SemaphorePolicyError> {
         let safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
         if !(1..=64).contains(&name.len()) || !name.bytes().all(safe) {
@@ -68,42 +70,43 @@ impl SemaphorePolicy {
         })
     }
 
-    /// The same permits, so many of them for each key: a tier, or a capacity that was changed.
+    /// Returns the same policy with another capacity, for example for a tier.
     ///
     /// # Panics
     ///
-    /// Where [`try_capacity`](Self::try_capacity) errs, with the same sentence.
+    /// Panics if [`try_capacity`](Self::try_capacity) would return an error.
     #[must_use]
     pub fn with_capacity(self, capacity: u32) -> Self {
         must(self.try_capacity(capacity))
     }
 
-    /// The same permits, so many of them for each key.
+    /// Returns the same policy with another capacity, for example for a tier.
     ///
     /// # Errors
     ///
-    /// If the capacity is not 1 to 65 535.
+    /// Returns an error if the capacity is not 1 to 65,535.
     pub fn try_capacity(self, capacity: u32) -> Result<Self, SemaphorePolicyError> {
         let capacity = checked(capacity)?;
         Ok(Self { capacity, ..self })
     }
 
-    /// How long a permit lasts if its holder gives no sign of life; 30 s by default, 100 ms to a day. Holders renew it
-    /// three times as often. In memory it ends with its guard instead.
+    /// Sets how long a permit lasts without a renewal: 100 ms to a day, by default 30 s.
+    ///
+    /// Holders renew three times in a lease. In memory a permit has no lease and ends when it is dropped.
     ///
     /// # Panics
     ///
-    /// Where [`try_lease`](Self::try_lease) errs, with the same sentence.
+    /// Panics if [`try_lease`](Self::try_lease) would return an error.
     #[must_use]
     pub fn with_lease(self, lease: Duration) -> Self {
         must(self.try_lease(lease))
     }
 
-    /// How long a permit lasts if its holder gives no sign of life.
+    /// Sets how long a permit lasts without a renewal: 100 ms to a day, by default 30 s.
     ///
     /// # Errors
     ///
-    /// If it is shorter than 100 ms or longer than a day.
+    /// Returns an error if the lease is shorter than 100 ms or longer than a day.
     pub fn try_lease(self, lease: Duration) -> Result<Self, SemaphorePolicyError> {
         if !(SHORTEST_LEASE..=LONGEST_LEASE).contains(&lease) {
             return Err(SemaphorePolicyError::Lease(lease));
@@ -112,7 +115,7 @@ impl SemaphorePolicy {
         Ok(Self { lease, ..self })
     }
 
-    /// The name: with a key it is what permits belong to.
+    /// Returns the name. Permits belong to the name and a key.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -122,19 +125,19 @@ impl SemaphorePolicy {
         &self.name
     }
 
-    /// How many permits each key has.
+    /// Returns the number of permits of each key.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.capacity.into()
     }
 
-    /// How long a permit lasts without a sign of life.
+    /// Returns how long a permit lasts without a renewal.
     #[must_use]
     pub const fn lease(&self) -> Duration {
         Duration::from_micros(self.lease)
     }
 
-    /// The same in µs.
+    /// The lease in µs.
     pub(crate) const fn lease_micros(&self) -> u64 {
         self.lease
     }
@@ -145,12 +148,12 @@ impl fmt::Display for SemaphorePolicyError {
         match self {
             Self::Name(name) => write!(
                 f,
-                "invalid name of permits {}: use 1 to 64 of A-Z a-z 0-9 _ . -, such as {:?}",
+                "invalid semaphore name {}: use 1 to 64 of A-Z a-z 0-9 _ . -, such as {:?}",
                 Quoted(name),
                 plain_name(name)
             ),
             Self::Capacity(capacity) => {
-                write!(f, "invalid number of permits {capacity}: use 1 to 65535")
+                write!(f, "invalid capacity {capacity}: use 1 to 65535")
             }
             Self::Lease(lease) => write!(
                 f,
@@ -189,12 +192,12 @@ mod tests {
         let why = SemaphorePolicy::try_new("a\nb", 1).unwrap_err().to_string();
         assert_eq!(
             why,
-            r#"invalid name of permits "a\nb": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "a-b""#
+            r#"invalid semaphore name "a\nb": use 1 to 64 of A-Z a-z 0-9 _ . -, such as "a-b""#
         );
     }
 
     #[test]
-    fn no_capacity_is_unlimited_and_none_is_zero() {
+    fn capacity_is_1_to_65535() {
         for capacity in [0, 65_536, u32::MAX] {
             let error = SemaphorePolicy::try_new("p", capacity).unwrap_err();
             assert_eq!(error, SemaphorePolicyError::Capacity(capacity));

@@ -1,5 +1,5 @@
-//! A policy in a configuration file: `{ name, quotas: [{ name, quota }] }`, and `{ name, quota }` for a single one;
-//! with `shadow: true` it is not enforced.
+//! The form of a policy in a configuration file: `{ name, quotas: [{ name, quota }] }`, or `{ name, quota }` for a
+//! single quota. With `shadow: true` the policy is not enforced.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -27,7 +27,7 @@ fn invalid_names_are_errors() {
 }
 
 #[test]
-fn names_are_unique_and_there_are_one_to_eight() {
+fn a_policy_has_1_to_8_quotas_with_unique_names() {
     assert_eq!(
         Policy::new("p", Q).try_and("p", Q),
         Err(PolicyError::DuplicateName("p".into()))
