@@ -1,8 +1,8 @@
 //! Cancels a reservation, and retries earlier cancels that had no effect.
 //!
 //! A cancel refunds its charge only if no later charge exists. Otherwise the backend's [`BackendContext`] keeps the
-//! reservation. After a cancel of the same key has refunded its charge, the kept ones are cancelled again, newest
-//! first, because each of them blocks the ones before it. Each key has at most one such task at a time.
+//! reservation. After a cancel of the same key has refunded its charge, the kept ones are cancelled again. The newest
+//! comes first, because each of them blocks the earlier ones. Each key has at most one such task at a time.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};

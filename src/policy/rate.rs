@@ -59,8 +59,11 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// Returns an error if the name is not 1 to 64 characters of printable ASCII, if another quota has the name, or if
-    /// the policy already has 8 quotas.
+    /// Returns an error if
+    ///
+    /// - the name is not 1 to 64 characters of printable ASCII,
+    /// - another quota of the policy has the name, or
+    /// - the policy already has 8 quotas.
     pub fn try_and(self, name: &str, quota: Quota) -> Result<Self, PolicyError> {
         let had = self
             .inner

@@ -43,8 +43,8 @@ pub enum ExistingHeaders {
 }
 
 impl ExistingHeaders {
-    /// Removes the fields that must not stay beside `formats`, and returns the formats to write. An inner layer has
-    /// written the fields of `written` for this layer, so they stay.
+    /// Removes the fields that must not stay beside `formats`, and returns the formats to write. An inner layer has set
+    /// the fields of `written` for this layer, so they stay.
     #[inline]
     pub(super) fn make_room(
         self,

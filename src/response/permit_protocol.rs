@@ -83,7 +83,7 @@ where
                 formats: holder.formats,
                 existing: holder.existing,
                 written: HeaderFormats::NONE,
-                at: Timestamp::default(), // draft 11 tells no point in time
+                at: Timestamp::default(), // draft 11 has no point in time
                 partition_key: holder.partition_key.as_ref().map(PartitionKey::as_bytes),
             };
             write_permits(options, permit.policy(), permit.decision(), headers);

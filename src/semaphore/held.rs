@@ -62,8 +62,8 @@ impl HeldPermit {
 
     /// Returns a value that extends the permits until it is dropped. Move it into the task that continues.
     ///
-    /// The value is empty if the request holds no permit: the backend failed and the request was allowed, the request
-    /// has no key, or the response has ended.
+    /// The value is empty if the request has no key, if the backend failed and the request was allowed, or if the
+    /// response has ended.
     pub fn keep(&self) -> KeptPermit {
         let permits = self.permits.iter().filter_map(Weak::upgrade).collect();
         KeptPermit { permits }
