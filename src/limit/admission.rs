@@ -249,10 +249,10 @@ where
     /// Looks for a charge that a layer around this one has made for the same bucket, here or in the fallback.
     pub(super) fn find(&self, outer: &Charge, policy: &Policy, check: &mut CheckRequest) {
         let backend = &self.layer.backend;
-        if let Some(charge) = outer.find(backend.context(), policy, &check.key) {
+        if let Some(charge) = outer.find(backend.context().id(), policy, &check.key) {
             check.join(charge, policy);
         } else if let Some(local) = self.layer.on_error.fallback() {
-            let charge = outer.find(Backend::context(local), policy, &check.key);
+            let charge = outer.find(Backend::context(local).id(), policy, &check.key);
             check.local = charge.map(Box::new);
         }
     }

@@ -45,8 +45,7 @@
 //!
 //! A permit is **lost** if a renewal finds it gone, or if no renewal is answered for a whole lease. The causes are a
 //! holder that was suspended for too long, and a Redis that was unreachable or lost its state. Then [`Permit::lost`]
-//! completes, and [`BackendContext::lost_permits`](crate::backend::BackendContext::lost_permits) counts it. A lost
-//! permit is not acquired again.
+//! completes, and [`BackendStats`](crate::backend::BackendStats) counts it. A lost permit is not acquired again.
 //!
 //! ```
 //! # use tower_sluice::{Key, MemorySemaphore, SemaphorePolicy, Semaphore};

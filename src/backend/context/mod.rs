@@ -1,6 +1,7 @@
 //! What the users of a backend share beside its state: clock, wait queues, background tasks, leases and counters.
 
 mod background;
+mod id;
 mod idle;
 mod lease;
 mod leases;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 pub(crate) use self::background::{BackgroundTasks, TaskError};
+pub(crate) use self::id::BackendId;
 pub use self::idle::IdleReport;
 pub(crate) use self::lease::Lease;
 pub(crate) use self::leases::{Insertion, Leases, RenewalGroup, RenewalResult};
@@ -45,6 +47,7 @@ pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_53
 /// assert_eq!(context.stats().waiting, 0);
 /// ```
 pub struct BackendContext {
+    id: BackendId,
     clock: AnyClock,
     queues: WaitQueues,
     is_shared: bool,
@@ -68,6 +71,7 @@ impl BackendContext {
     pub(in crate::backend) fn from_clock(clock: AnyClock) -> Self {
         let (each_key, in_all) = DEFAULT_MAX_WAITERS;
         Self {
+            id: BackendId::next(),
             clock,
             queues: WaitQueues::new(each_key, in_all),
             is_shared: false,
@@ -99,6 +103,10 @@ impl BackendContext {
     pub fn shared(mut self) -> Self {
         self.is_shared = true;
         self
+    }
+
+    pub(crate) const fn id(&self) -> BackendId {
+        self.id
     }
 
     pub(crate) fn permit_queues(&self) -> &PermitQueues {

@@ -9,7 +9,7 @@ use super::error::SettleErrorKind;
 use super::open::OpenCharge;
 use super::settle::Settle;
 use super::settlement::Settlement;
-use crate::backend::BackendContext;
+use crate::backend::BackendId;
 use crate::decision::{Decision, Op};
 use crate::key::Key;
 use crate::limiter::acquired::Acquired;
@@ -150,23 +150,19 @@ impl Charge {
         self.with_entry(|entry| entry.outer = Some(Box::new(outer)));
     }
 
-    /// Finds the open charge of `key` by `policy` in the backend of `context`, among this charge and the outer ones.
-    pub(crate) fn find(
-        &self,
-        context: &BackendContext,
-        policy: &Policy,
-        key: &Key,
-    ) -> Option<Self> {
+    /// Finds the open charge of `key` by `policy` in `backend`, among this charge and the outer ones.
+    pub(crate) fn find(&self, backend: BackendId, policy: &Policy, key: &Key) -> Option<Self> {
         let is_it = |entry: &ChargeEntry| {
             entry.policy.as_ref() == Some(policy)
-                && entry.open.as_ref().is_some_and(|open| {
-                    std::ptr::eq(open.settler.context(), context) && open.key == *key
-                })
+                && entry
+                    .open
+                    .as_ref()
+                    .is_some_and(|open| open.settler.backend_id() == backend && open.key == *key)
         };
         if self.with_entry(|entry| is_it(entry)) {
             return Some(self.clone());
         }
-        self.with_entry(|entry| entry.outer.as_ref()?.find(context, policy, key))
+        self.with_entry(|entry| entry.outer.as_ref()?.find(backend, policy, key))
     }
 
     /// The number of outer charges.

@@ -1,7 +1,7 @@
 use smallvec::SmallVec;
 
 use super::settlement::Settlement;
-use crate::backend::{Answer, Backend, BackendContext, TaskError};
+use crate::backend::{Answer, Backend, BackendId, TaskError};
 use crate::decision::{Decision, Op, Reply, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -10,8 +10,7 @@ use crate::policy::Policy;
 pub(crate) trait Settle: Send + Sync {
     /// Runs `ops` in sequence. The rest runs in the background once an operation does not complete at once.
     fn begin(&self, ops: SmallVec<[Op; 2]>, policy: &Policy, key: &Key) -> Settlement;
-    /// The context, which identifies the backend.
-    fn context(&self) -> &BackendContext;
+    fn backend_id(&self) -> BackendId;
 }
 
 impl<B: Backend> Settle for B {
@@ -22,8 +21,9 @@ impl<B: Backend> Settle for B {
             match self.ask(op, policy, key) {
                 Answer::Now(Ok(reply)) => last = Some(snapshot(reply)),
                 Answer::Now(Err(error)) => {
-                    let error =
-                        Backend::context(self).record_task_failure(TaskError::from_error(error));
+                    let error = self
+                        .context()
+                        .record_task_failure(TaskError::from_error(error));
                     return Settlement::failed(error.into());
                 }
                 Answer::Later(reply) => {
@@ -39,7 +39,7 @@ impl<B: Backend> Settle for B {
                         }
                         Ok(last)
                     };
-                    return match Backend::context(self).spawn(task) {
+                    return match self.context().spawn(task) {
                         Ok(outcome) => Settlement::running(outcome),
                         Err(error) => Settlement::failed(error.into()),
                     };
@@ -49,8 +49,8 @@ impl<B: Backend> Settle for B {
         Settlement::done(last)
     }
 
-    fn context(&self) -> &BackendContext {
-        Backend::context(self)
+    fn backend_id(&self) -> BackendId {
+        self.context().id()
     }
 }
 
