@@ -27,7 +27,7 @@ use crate::quota::Cost;
 /// A number consists of digits only. A request without exactly one number costs `missing`:
 ///
 /// - The field is missing. A body in chunks has no `content-length`.
-/// - The field is there more than once, even with equal values.
+/// - The field appears more than once, even with equal values.
 /// - The value has a sign, a space, a fraction or a list.
 /// - The field is `content-length`, and `transfer-encoding` overrides it (RFC 9112 §6.3).
 ///
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn several_numbers_are_none_even_if_they_agree() {
+    fn repeated_field_counts_as_missing() {
         assert_eq!(
             cost(&UNITS, &[("x-units", b"5"), ("x-units", b"5")]),
             MISSING

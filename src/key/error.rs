@@ -5,8 +5,6 @@ use std::sync::Arc;
 use http::StatusCode;
 use http::header::HeaderName;
 
-#[cfg(doc)]
-use super::ClientIp;
 use crate::telemetry::ServerFault;
 
 /// The error returned for a request without a key. It contains neither values nor addresses.
@@ -38,7 +36,7 @@ pub enum KeyError {
     /// The element for the client in this header field is not an address. Or it is `unknown` or `_name`, and the
     /// connection of that proxy has no address, as on a Unix socket.
     MalformedAddress(HeaderName),
-    /// The client's address is in a [`deny_list`](ClientIp::deny_list).
+    /// The client's address is in a [`deny_list`](super::ClientIp::deny_list).
     Denied,
     /// The request is exempt from the limit: it passes uncounted.
     Exempt,

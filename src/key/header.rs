@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_one_cookie_value_is_a_key() {
+    fn exactly_one_header_value_is_a_key() {
         let key = |values: &[&[u8]]| {
             let request = values.iter().fold(Request::builder(), |request, value| {
                 request.header("x-api-key", *value)

@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn other_prefixes_are_left_alone() {
+    fn other_prefixes_are_not_decoded() {
         for other in [
             "64:ff9b::1:cb00:7107",
             "64:ff9b:1::203.0.113.7", // RFC 8215: the place of the bits depends on the network
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_no_translator_may_write_is_left_alone() {
+    fn address_that_no_translator_may_write_is_not_decoded() {
         for forbidden in [
             "0.0.0.0",
             "0.255.255.255",
@@ -109,7 +109,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_address_is_itself_or_its_last_32_bits(bits: u128, last: u32, wrong in 0_u32..96) {
+        fn decoded_address_is_itself_or_its_last_32_bits(bits: u128, last: u32, wrong in 0_u32..96) {
             let v6 = Ipv6Addr::from_bits((PREFIX << 32) | u128::from(last));
             let v4 = Ipv4Addr::from_bits(last);
             let expected = if is_translated(&v4) { IpAddr::V4(v4) } else { IpAddr::V6(v6) };

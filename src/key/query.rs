@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exactly_one_cookie_value_is_a_key() {
+    fn exactly_one_query_value_is_a_key() {
         let key = |query: &str| {
             let request = Request::get(format!("/path?{query}")).body(());
             Query::new("api key").key(&request.expect("valid"))

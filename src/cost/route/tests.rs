@@ -58,7 +58,7 @@ fn route_with_a_method_takes_precedence_in_any_order() {
 }
 
 #[test]
-fn head_costs_what_get_does_unless_it_is_listed() {
+fn head_has_the_cost_of_get_without_an_entry() {
     let costs = RouteCosts::new()
         .route("/a", 2)
         .method(Method::GET, "/a", 50)
@@ -82,7 +82,7 @@ fn path_listed_for_other_methods_does_not_match() {
 }
 
 #[test]
-fn the_longest_prefix_in_whole_segments_holds() {
+fn longest_prefix_in_whole_segments_applies() {
     let costs = RouteCosts::new()
         .prefix("/files", 2)
         .prefix("/files/big/data", 4)
@@ -133,10 +133,10 @@ fn errors_name_the_remedy() {
         "/search#top",
         "https://host/",
     ] {
-        let refused = Err(RouteCostsError::Path(path.into()));
-        assert_eq!(new().try_route(path, 1).map(drop), refused);
-        assert_eq!(new().try_prefix(path, 1).map(drop), refused);
-        assert_eq!(new().try_method(Method::GET, path, 1).map(drop), refused);
+        let rejected = Err(RouteCostsError::Path(path.into()));
+        assert_eq!(new().try_route(path, 1).map(drop), rejected);
+        assert_eq!(new().try_prefix(path, 1).map(drop), rejected);
+        assert_eq!(new().try_method(Method::GET, path, 1).map(drop), rejected);
     }
     assert_eq!(
         why(new().try_route("sea\nrch", 1)),
@@ -144,7 +144,10 @@ fn errors_name_the_remedy() {
     );
     assert_eq!(
         why(new().try_prefix("/files/{*rest}", 1)),
-        r#"invalid prefix "/files/{*rest}": leave out "{", "}" and "*"; a prefix holds for all paths below it, such as "/files""#
+        concat!(
+            r#"invalid prefix "/files/{*rest}": leave out "{", "}" and "*"; "#,
+            r#"a prefix holds for all paths below it, such as "/files""#
+        )
     );
     assert!(new().try_prefix("/files/*", 1).is_err());
 
@@ -161,7 +164,7 @@ fn errors_name_the_remedy() {
 }
 
 #[test]
-fn the_example_is_the_path_that_was_meant() {
+fn error_shows_the_path_that_was_probably_meant() {
     for (text, path) in [
         ("", "/"),
         ("search", "/search"),

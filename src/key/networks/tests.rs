@@ -49,16 +49,16 @@ fn all_ipv4_addresses_match_no_ipv6_address() {
 }
 
 #[test]
-fn mapped_networks_are_those_of_ipv4() {
+fn mapped_networks_are_ipv4_networks() {
     let networks = Networks::new(["::ffff:10.0.0.0/104", "::ffff:192.0.2.1"]);
     assert_eq!(networks, Networks::new(["10.0.0.0/8", "192.0.2.1/32"]));
     assert!(networks.contains(ip("10.200.0.1")));
-    // Wider than what is mapped: of IPv6 it holds all, of IPv4 nothing.
+    // Wider than the mapped range, so it contains IPv6 addresses only.
     assert!(!Networks::new(["::/80"]).contains(ip("10.0.0.1")));
 }
 
 #[test]
-fn overlapping_networks_are_one_however_they_are_ordered() {
+fn overlapping_networks_are_joined_in_any_order() {
     let one = Networks::new(["10.1.0.0/16", "10.0.0.0/8", "10.255.0.0/16", "9.0.0.0/8"]);
     assert_eq!(one, Networks::new(["9.0.0.0/8", "10.0.0.0/8"]));
     assert_eq!(
@@ -68,7 +68,7 @@ fn overlapping_networks_are_one_however_they_are_ordered() {
 }
 
 #[test]
-fn preset_sets_only_its_documented_options() {
+fn loopback_and_private_contains_only_its_documented_networks() {
     let preset = Networks::loopback_and_private();
     for within in [
         "127.0.0.1",
@@ -131,7 +131,7 @@ fn errors_name_the_line_and_the_value() {
     }
     let error = "::1\r\n2001:db8::1/32"
         .parse::<Networks>()
-        .expect_err("a slip");
+        .expect_err("host bits");
     assert_eq!((error.line(), error.value()), (2, "2001:db8::1/32"));
     assert!(matches!(
         error.kind(),
