@@ -1,7 +1,7 @@
-//! Exact rate limits for [Tower] services: per key, weighted, with five algorithms.
+//! Exact rate limits and concurrency limits for [Tower] services: per key, weighted, with five algorithms.
 //!
-//! A limiter is a [`Policy`] (a name and its quotas) applied to a [`Key`] at a [`Cost`] by a backend; everything HTTP
-//! is a thin adapter around that one call.
+//! A limiter applies a [`Policy`] (a name and its quotas) to a [`Key`] at a [`Cost`], using a backend that keeps the
+//! state. Everything HTTP is a thin adapter around that one call.
 //!
 //! ```text
 //! Request -> key -> cost -> Limiter { policy, backend } -> Decision -> header fields / 429 / grpc-status -> Response
@@ -17,31 +17,31 @@
 //! assert_eq!(allowed.next(), Some(false));
 //! ```
 //!
-//! - [`RateLimitLayer`] limits any Tower service: axum, tonic, hyper, or one that speaks no HTTP. Start at [`limit`].
-//! - [`Limiter`] is the same without Tower: [`limiter`]; for plain threads there is `blocking` (feature `blocking`).
-//! - [`Quota`] has the five algorithms: [`quota`]. What they answer is exact, to the microsecond and without floats.
-//! - [`key`] says whose limit it is, [`cost`] what a request spends, [`response`] what clients are told.
-//! - [`wait`] lets requests wait; [`charge`] settles what they cost when it is known.
-//! - [`SemaphoreLayer`] bounds what is in flight at a time, for each key and across servers: [`concurrency`].
-//!   [`Semaphore`] is the same without Tower: [`semaphore`].
-//! - [`DrainLayer`] reads on when an upload is rejected, so that its client sees the answer: [`drain`].
-//! - [`MemoryBackend`] keeps the state in this process, within a bound: [`backend::memory`].
-//! - `RedisBackend` shares it among a fleet, with the same answers: `backend::redis` (feature `redis`). [`AnyBackend`]
-//!   is either, chosen by a URL.
+//! - [`limit`]: [`RateLimitLayer`] limits any Tower service: axum, tonic, hyper, or a service without HTTP. Start here.
+//! - [`limiter`]: [`Limiter`] works without Tower. The module `blocking` (feature `blocking`) is for plain threads.
+//! - [`quota`]: [`Quota`] has the five algorithms. Their decisions are exact to the microsecond.
+//! - [`key`], [`cost`], [`response`]: the key of a request, its cost, and the response to a rejected request.
+//! - [`wait`]: requests can wait. [`charge`]: the final cost can be settled later.
+//! - [`concurrency`]: [`SemaphoreLayer`] bounds what is in flight for each key, in one process or across servers.
+//!   [`semaphore`]: [`Semaphore`] is the same without Tower.
+//! - [`drain`]: [`DrainLayer`] reads the rest of a rejected upload, so that the client sees the response.
+//! - [`backend::memory`]: [`MemoryBackend`] keeps a bounded number of keys in this process.
+//! - `backend::redis` (feature `redis`): `RedisBackend` shares limits in a fleet, with the same answers.
+//!   [`AnyBackend`] chooses between the two by a URL.
 //!
 //! # Features
 //!
-//! - `axum` (default): [`PeerIp`] and [`ClientIp`] read axum's `ConnectInfo`, [`RouteCosts`] its `MatchedPath`;
+//! - `axum` (default): [`PeerIp`] and [`ClientIp`] read axum's `ConnectInfo`, [`RouteCosts`] reads its `MatchedPath`.
 //!   [`Charge`] is an extractor.
 //! - `tonic`: [`PeerIp`] and [`ClientIp`] read the connect info of tonic's server.
-//! - `redis`: buckets in Redis, shared by a fleet.
-//! - `partition-key`: clients can be told which share of a limit is theirs, by a keyed hash.
-//! - `blocking`: the same limits from plain threads, without a runtime.
-//! - `tls`: `rediss://`, by rustls and the certificates that the system trusts.
-//! - `serde`: [`Quota`] and [`Policy`] in configuration files, checked while they are read.
-//! - `metrics`: counters, gauges and histograms for the facade of that name; see the module `metrics`.
-//! - `tracing`: an event for each rejection, one at level error if the server is set up wrongly, and one whenever Redis
-//!   is given up or taken back.
+//! - `redis`: limits in Redis, shared by a fleet. It implies `tracing`.
+//! - `partition-key`: the header fields can contain a keyed hash of the key.
+//! - `blocking`: the same limits in plain threads, without a runtime.
+//! - `tls`: `rediss://` with rustls and the system's certificates.
+//! - `serde`: [`Quota`] and [`Policy`] in configuration files, validated while they are read.
+//! - `metrics`: counters, gauges and histograms for the `metrics` facade; see the module `metrics`.
+//! - `tracing`: an event for each rejection, for each change of the circuit, and at level ERROR for a misconfigured
+//!   server.
 //!
 //! [Tower]: https://docs.rs/tower
 #![doc = include_str!("docs/choices.md")]
@@ -112,7 +112,7 @@ pub use self::quota::{Cost, Quota};
 pub use self::semaphore::{Permit, Semaphore};
 pub use self::wait::{Deadline, MaxWait};
 
-/// The README's examples are compiled as they stand there.
+/// Compiles the examples of README.md.
 #[cfg(all(doctest, feature = "axum", feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
