@@ -6,7 +6,7 @@ use tower_service::Service;
 
 use super::body::DrainBody;
 use super::bounds::Bounds;
-use crate::response::is_grpc;
+use crate::response::is_call;
 
 /// A service whose unread request bodies are drained; see [`DrainLayer`](super::DrainLayer).
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ where
         let is_drained = !self.bounds.allow_nothing()
             && head.version <= Version::HTTP_11
             && !body.is_end_stream()
-            && !is_grpc(&head.headers);
+            && !is_call(&head.method, &head.headers);
         let body = if is_drained {
             DrainBody::drained(body, self.bounds, &head.headers)
         } else {

@@ -25,12 +25,12 @@ const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// Whether a request is a gRPC call: its method is POST and its `content-type` is that of gRPC.
-pub(super) fn is_call(method: &Method, headers: &HeaderMap) -> bool {
+pub(crate) fn is_call(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::POST && is_grpc(headers)
 }
 
 /// Whether the `content-type` is `application/grpc`, followed by the end, `+`, `;` or `-web`.
-pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else {
         return false;
     };

@@ -87,7 +87,7 @@ pub use self::existing::ExistingHeaders;
 #[cfg(feature = "axum")]
 pub(crate) use self::field::write_no_store;
 pub use self::format::{HeaderFormat, HeaderFormats, Reset};
-pub(crate) use self::grpc::is_grpc;
+pub(crate) use self::grpc::is_call;
 pub use self::hook::{NoHook, OnResponse, ResponseHook};
 pub use self::http::Http;
 pub use self::in_flight::HttpInFlight;

@@ -161,6 +161,10 @@ async fn these_requests_are_not_drained() {
             "{kind}"
         );
     }
+    // No gRPC call: it is answered as HTTP, and the answer must be seen.
+    let mut put = with("content-type", "application/grpc");
+    *put.method_mut() = http::Method::PUT;
+    assert_eq!(polls(layer, 0, put).await, 11);
     for expectation in ["100-continue", "100-Continue"] {
         assert_eq!(polls(layer, 0, with("expect", expectation)).await, 0);
         // The service has polled the body.
