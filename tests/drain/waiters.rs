@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::any;
+use http::Request;
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use tower_sluice::backend::Backend;
 use tower_sluice::clock::ManualClock;
 use tower_sluice::drain::DrainLayer;
@@ -83,5 +87,39 @@ async fn a_client_with_an_unread_body_stays_in_the_queue_until_its_wait_ends() {
     waiters(&memory, 1).await;
     clock.advance(Duration::from_secs(1));
     assert_eq!(blocking(move || other.status()).await, Some(200));
+    waiters(&memory, 0).await;
+}
+
+/// HTTP/2 says that a stream is reset, whatever is unread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_of_http_2_leaves_the_queue_with_its_body_unread() {
+    let (address, memory, _clock) = waiting().await;
+    let call = |body: usize| {
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http::<Full<Bytes>>();
+        let request = Request::post(format!("http://{address}/upload"));
+        let request = request.body(Full::from(vec![b'x'; body]));
+        let call = client.request(request.expect("a valid head"));
+        (client, tokio::spawn(call))
+    };
+    for body in [0, 100, UPLOAD] {
+        // The stream ends, and its connection stays.
+        let (client, stream) = call(body);
+        waiters(&memory, 1).await;
+        stream.abort();
+        waiters(&memory, 0).await;
+        drop(client);
+    }
+    // Of two streams on one connection, the other one keeps its place.
+    let (client, left) = call(UPLOAD);
+    waiters(&memory, 1).await;
+    let request = Request::get(format!("http://{address}/")).body(Full::default());
+    let stays = tokio::spawn(client.request(request.expect("a valid head")));
+    waiters(&memory, 2).await;
+    left.abort();
+    waiters(&memory, 1).await;
+    assert!(!stays.is_finished());
+    stays.abort();
     waiters(&memory, 0).await;
 }
