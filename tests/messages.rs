@@ -84,15 +84,15 @@ fn quotas() {
         ),
         (
             quota("2TB/day"),
-            r#"invalid quota "2TB/day": count is 2000000000000; use at most 1099511627776"#,
+            r#"invalid quota "2TB/day": count is 2000000000000; use at most 1099511627776, such as "1TiB/day""#,
         ),
         (
             quota("1/4294967296s"),
-            r#"invalid quota "1/4294967296s": period is 4294967296; use at most 4294967295"#,
+            r#"invalid quota "1/4294967296s": period is 4294967296; use at most 4294967295, such as "1/4294967295 s""#,
         ),
         (
             quota("1/day burst 73050"),
-            r#"invalid quota "1/day burst 73050": 73050 tokens at 1 per 86400000000 us take more than 142 years to come back; use a shorter period or a smaller capacity"#,
+            r#"invalid quota "1/day burst 73050": 73050 tokens at 1 per 86400000000 us take more than 142 years to come back; use a shorter period or a smaller capacity, such as "1/day burst 52124""#,
         ),
         (
             quota("fixed-window:5/s burst 9"),

@@ -8,7 +8,7 @@ use super::{
 use crate::clock::micros_up;
 
 /// The largest limit of a sliding log.
-const LOG_MAX: u16 = u16::MAX;
+pub(super) const LOG_MAX: u16 = u16::MAX;
 
 impl Quota {
     /// Creates a token bucket of `tokens` that refills in one second: `per_second(5)` means five in each second.

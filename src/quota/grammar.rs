@@ -97,29 +97,34 @@ impl AlgorithmName {
 }
 
 /// The unread rest of the text.
-struct Cursor<'a>(&'a str);
+pub(super) struct Cursor<'a>(pub(super) &'a str);
 
-struct RateParts<'a> {
-    count: ParsedSize<'a>,
-    multiple: Option<&'a str>,
-    unit: &'a str,
-    burst: Option<ParsedSize<'a>>,
+pub(super) struct RateParts<'a> {
+    pub(super) count: ParsedSize<'a>,
+    pub(super) multiple: Option<&'a str>,
+    pub(super) unit: &'a str,
+    pub(super) burst: Option<ParsedSize<'a>>,
 }
 
 /// A count, and the bytes of its unit if it has one.
-struct ParsedSize<'a> {
+pub(super) struct ParsedSize<'a> {
     digits: &'a str,
-    bytes: Option<u64>,
+    pub(super) bytes: Option<u64>,
 }
 
 impl ParsedSize<'_> {
     fn tokens(&self, what: &'static str) -> Result<u64, Cause> {
         number(what, self.digits, self.bytes.unwrap_or(1), MOST_TOKENS)
     }
+
+    /// Its tokens, in range or not.
+    pub(super) fn saturated(&self) -> u64 {
+        saturated(self.digits, self.bytes.unwrap_or(1))
+    }
 }
 
 impl<'a> Cursor<'a> {
-    fn parts(&mut self) -> Option<RateParts<'a>> {
+    pub(super) fn parts(&mut self) -> Option<RateParts<'a>> {
         let count = self.size()?;
         let spaced = self.space();
         if let Some(rest) = self.0.strip_prefix('/') {
@@ -191,12 +196,17 @@ impl<'a> Cursor<'a> {
 
 /// Returns the number times `factor`, which must be 1 to `max`.
 fn number(what: &'static str, digits: &str, factor: u64, max: u64) -> Result<u64, Cause> {
-    // The text consists of digits, so that a failure means a number that is too large.
-    match digits.parse().unwrap_or(u64::MAX).saturating_mul(factor) {
+    match saturated(digits, factor) {
         0 => Err(Cause::Quota(QuotaError::Zero { what })),
         value if value > max => Err(Cause::Quota(QuotaError::TooLarge { what, value, max })),
         value => Ok(value),
     }
+}
+
+/// Returns the number times `factor`, or the largest number if that does not fit.
+pub(super) fn saturated(digits: &str, factor: u64) -> u64 {
+    // The text consists of digits, so that a failure means a number that is too large.
+    digits.parse().unwrap_or(u64::MAX).saturating_mul(factor)
 }
 
 /// The units by length in µs, longest first. `Display` writes the first name of a unit, or the second for a multiple.
@@ -209,7 +219,7 @@ pub(super) const UNITS: [(u64, &[&str]); 6] = [
     (1_000, &["millisecond", "milliseconds", "ms"]),
 ];
 
-fn unit(name: &str) -> Result<u64, Cause> {
+pub(super) fn unit(name: &str) -> Result<u64, Cause> {
     let is = |known: &&str| name.eq_ignore_ascii_case(known);
     if let Some((micros, _)) = UNITS.iter().find(|(_, names)| names.iter().any(is)) {
         return Ok(*micros);

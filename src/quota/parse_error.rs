@@ -132,10 +132,10 @@ impl fmt::Display for ParseQuotaError {
                 Quoted(name),
                 Quoted(example.unwrap_or("fixed-window:10/s"))
             ),
-            Cause::Quota(error) => match example {
-                Some(example) => write!(f, "{error}, such as {}", Quoted(example)),
-                None => error.fmt(f),
-            },
+            Cause::Quota(error) => {
+                let example = Quoted(example.unwrap_or("100/minute"));
+                write!(f, "{error}, such as {example}")
+            }
         }
     }
 }

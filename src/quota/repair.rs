@@ -1,8 +1,11 @@
 //! Repairs an invalid quota string, for the example in its error. Every returned example is valid.
 
-use super::QuotaError;
-use super::grammar::{AlgorithmName, parse, trim};
+use super::bytes::Size;
+use super::constructors::LOG_MAX;
+use super::grammar::{AlgorithmName, Cursor, parse, saturated, trim, unit};
 use super::parse_error::Cause;
+use super::units::MOST_GRAINS;
+use super::{MOST_TOKENS, QuotaError, Unit};
 
 /// The longest text that is repaired, in bytes.
 const LONGEST: usize = 80;
@@ -26,7 +29,7 @@ pub(super) fn example(text: &str, cause: &Cause) -> Option<String> {
         Cause::Algorithm(name) => with_algorithm(text, name),
         Cause::Quota(QuotaError::Zero { .. }) => checked(without_zeros(text), is_list),
         Cause::Quota(QuotaError::NotASettingOf { .. }) => cut(text, is_list),
-        Cause::Quota(_) => None,
+        Cause::Quota(_) => checked(within_bounds(text)?, is_quota),
     }
 }
 
@@ -237,6 +240,39 @@ fn without_zeros(text: &str) -> String {
     better + rest
 }
 
+/// `2TB/day`: `1TiB/day`; `1/day burst 73050`: `1/day burst 52124`.
+fn within_bounds(text: &str) -> Option<String> {
+    let (algorithm, rest) = match text.split_once(':') {
+        Some((name, rest)) => (format!("{}:", trim(name)), trim(rest)),
+        None => (String::new(), text),
+    };
+    let parts = Cursor(rest).parts()?;
+    let unit_us = unit(parts.unit).ok()?;
+    let is_log = algorithm.eq_ignore_ascii_case("sliding-log:");
+    let most = if is_log { LOG_MAX.into() } else { MOST_TOKENS };
+    let token = match parts.count.bytes {
+        Some(_) => Unit::ContentBytes,
+        None => Unit::Requests,
+    };
+    let count = parts.count.saturated().min(most);
+    let longest = (MOST_GRAINS / unit_us).min(u32::MAX.into());
+    let multiple = parts
+        .multiple
+        .map(|digits| saturated(digits, 1).min(longest));
+    let mut better = format!("{algorithm}{}/", Size(count, token));
+    if let Some(multiple) = multiple {
+        better += &format!("{multiple} ");
+    }
+    better += parts.unit;
+    if let Some(burst) = parts.burst {
+        let periods = MOST_GRAINS / (multiple.unwrap_or(1) * unit_us).max(1);
+        let fills = count.saturating_mul(periods);
+        let burst = burst.saturated().min(fills).min(MOST_TOKENS);
+        better += &format!(" burst {}", Size(burst, token));
+    }
+    Some(better)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -290,6 +326,18 @@ mod tests {
             ("0/s", "1/s"),
             ("10/00s burst 0", "10/1s burst 1"),
             ("fixed-window:5/d burst 9", "fixed-window:5/d"),
+            ("2TB/day", "1TiB/day"),
+            ("2000000000000 per minute", "1099511627776/minute"),
+            (
+                "99999999999999999999/s burst 2000000000000",
+                "1099511627776/s burst 1099511627776",
+            ),
+            ("sliding-log:70000/d", "sliding-log:65535/d"),
+            ("sliding-log:64KiB/s", "sliding-log:65535B/s"),
+            ("1/4294967296s", "1/4294967295 s"),
+            ("fixed-window:9/60000 days", "fixed-window:9/52124 days"),
+            ("1/day burst 73050", "1/day burst 52124"),
+            ("interval:2/week burst 99999", "interval:2/week burst 14892"),
             ("often", "5/s burst 20"),
             ("5\u{661}/s", "5/s burst 20"),
         ] {
