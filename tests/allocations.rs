@@ -156,7 +156,7 @@ fn kept(value: &str) -> HeaderValue {
 }
 
 #[test]
-fn the_counter_counts() {
+fn allocation_counter_counts() {
     let before = ALLOCATIONS.get();
     drop(std::hint::black_box(Box::new(7)));
     assert_eq!(ALLOCATIONS.get() - before, 1);
@@ -188,7 +188,7 @@ fn route_costs_allocate_nothing() {
 }
 
 #[test]
-fn to_find_the_client_behind_proxies_allocates_nothing() {
+fn finding_the_client_behind_proxies_allocates_nothing() {
     let proxies = || Networks::new(["10.0.0.0/8", "fd00::/8"]);
     let single = HeaderName::from_static("x-real-ip");
     let request = Request::builder()
@@ -218,7 +218,7 @@ fn to_find_the_client_behind_proxies_allocates_nothing() {
 }
 
 #[test]
-fn header_fields_allocate_what_they_do_without_a_limit() {
+fn header_fields_allocate_like_a_minimal_layer() {
     let policy = kept("\"one\";q=1000;w=3600");
     let fields = |response: &mut Response<()>| write_fields(response, &policy, "\"one\";r=899");
     let by_hand = by_hand(|_| {}, fields, StatusCode::OK);
@@ -231,7 +231,7 @@ fn header_fields_allocate_what_they_do_without_a_limit() {
 }
 
 #[test]
-fn other_formats_allocate_their_values_and_no_more() {
+fn other_formats_allocate_only_their_values() {
     let policy = kept("1000;w=3600");
     let x = |response: &mut Response<()>| {
         let headers = response.headers_mut();
@@ -255,7 +255,7 @@ fn other_formats_allocate_their_values_and_no_more() {
 }
 
 #[test]
-fn extensions_allocate_what_they_do_without_a_limit() {
+fn extensions_allocate_like_a_minimal_layer() {
     #[derive(Clone)]
     struct Left(#[allow(dead_code)] [u64; 8]);
     let by_hand = by_hand(

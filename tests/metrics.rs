@@ -190,7 +190,7 @@ async fn pass(clock: &ManualClock, number: usize, span: Duration) {
 }
 
 #[test]
-fn waits_are_measured_and_permits_in_use_known() {
+fn waits_and_permits_in_use_are_measured() {
     let lines = counted(async || {
         let (clock, second) = (clock(), Duration::from_secs(1));
         let backend = MemoryBackend::builder().clock(clock.clone()).build();
@@ -324,7 +324,7 @@ fn evictions_and_lost_leases_are_counted() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn how_redis_does_is_counted() {
+fn redis_outage_and_commands_are_counted() {
     use tower_sluice::{RedisBackend, RedisSemaphore};
 
     let lines = counted(async || {

@@ -151,7 +151,7 @@ async fn all<T>(
 }
 
 #[tokio::test]
-async fn each_decision_takes_the_commands_that_it_must() {
+async fn each_decision_sends_the_expected_commands() {
     let server = RedisServer::start();
     let backend = connect(&server, builder().batching(false)).await;
     let ann = Key::from("ann");
@@ -233,7 +233,7 @@ async fn a_batch_reads_the_time_once() {
 }
 
 #[tokio::test]
-async fn each_operation_takes_the_commands_that_it_must() {
+async fn each_operation_sends_the_expected_commands() {
     let server = RedisServer::start();
     let backend = connect(&server, builder().batching(false)).await;
     let ann = Key::from("ann");

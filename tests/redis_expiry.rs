@@ -198,7 +198,7 @@ async fn a_debt_outlives_the_charge_of_a_faster_quota() {
 
 /// The state of the previous format, which does not store its expiry.
 #[tokio::test]
-async fn a_bucket_of_the_format_before_keeps_its_debt() {
+async fn bucket_of_the_previous_format_keeps_its_debt() {
     const OLD_BUCKET: &str =
         "return redis.call('SET', KEYS[1], struct.pack('<c2i8i8i8i8', 'b1', unpack(ARGV)))";
     const OLD_INTERVAL: &str =
@@ -250,7 +250,7 @@ async fn a_bucket_of_the_format_before_keeps_its_debt() {
 
 /// A mark of one format with the length of the other is not ours.
 #[tokio::test]
-async fn a_mark_of_one_format_before_numbers_of_another_is_corrupt() {
+async fn value_of_mixed_formats_is_corrupt() {
     let server = RedisServer::start();
     for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
         let backend = builder(atomicity)

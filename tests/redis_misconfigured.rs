@@ -146,7 +146,7 @@ async fn is_found_at_start(url: &str, code: &str, remedy: &str) {
 const RIGHTS: &str = "grant the commands and keys that `tower_sluice::backend::redis` lists";
 
 #[test]
-fn a_missing_right_is_told_once_and_again_after_it_was_there() {
+fn missing_right_is_reported_once_for_each_occurrence() {
     run(async {
         for missing in ["-evalsha", "-eval", "-set", "-time", "resetkeys ~other:*"] {
             let before = events("ERROR").len();
@@ -175,7 +175,7 @@ fn a_missing_right_is_told_once_and_again_after_it_was_there() {
 }
 
 #[test]
-fn a_full_memory_is_told_although_denials_are_answered() {
+fn full_server_is_reported_while_denials_work() {
     run(async {
         let server = RedisServer::options().line("maxmemory-policy noeviction");
         let server = server.start();
@@ -208,7 +208,7 @@ fn a_full_memory_is_told_although_denials_are_answered() {
 }
 
 #[test]
-fn a_key_of_another_type_is_told_once_beside_keys_that_work() {
+fn foreign_key_is_reported_once_beside_valid_keys() {
     run(async {
         let server = RedisServer::start();
         let backend = asking()
@@ -225,7 +225,7 @@ fn a_key_of_another_type_is_told_once_beside_keys_that_work() {
 }
 
 #[test]
-fn a_replica_is_told() {
+fn replica_is_reported() {
     run(async {
         let server = RedisServer::start();
         let backend = asking().connect(server.url()).await.expect("a primary");
@@ -245,7 +245,7 @@ fn cluster_node() -> RedisServer {
 const STANDALONE: &str = "use a standalone server, or pass a cluster connection";
 
 #[test]
-fn a_node_of_a_cluster_is_told_once_beside_keys_that_it_has() {
+fn cluster_node_is_reported_once_beside_its_own_keys() {
     run(async {
         let nodes = [cluster_node(), cluster_node()];
         is_found_at_start(&nodes[0].url(), "CLUSTERDOWN", STANDALONE).await;
@@ -273,7 +273,7 @@ fn a_node_of_a_cluster_is_told_once_beside_keys_that_it_has() {
 }
 
 #[test]
-fn a_wrong_or_missing_password_is_told() {
+fn wrong_or_missing_password_is_reported() {
     run(async {
         let server = RedisServer::options().password("sesame").start();
         let without = format!("redis://127.0.0.1:{}/", server.port());
@@ -303,7 +303,7 @@ fn a_wrong_or_missing_password_is_told() {
 }
 
 #[test]
-fn a_server_without_scripts_is_told() {
+fn server_without_scripts_is_reported() {
     run(async {
         for (number, unknown) in ["EVAL", "EVALSHA"].into_iter().enumerate() {
             let line = format!("rename-command {unknown} \"\"");
@@ -321,7 +321,7 @@ fn a_server_without_scripts_is_told() {
 }
 
 #[test]
-fn connect_needs_no_right_beside_the_documented_ones_and_leaves_no_key() {
+fn connect_needs_only_the_documented_rights_and_leaves_no_key() {
     run(async {
         let rights = "-@all +evalsha +eval +time +ping +get +set +del";
         let user = format!("user limiter on >sesame resetkeys ~{{theirs:* {rights}");

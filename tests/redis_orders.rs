@@ -349,6 +349,6 @@ fn no_interleaving_of_runtimes_loses_or_mixes_up_a_reply() {
 }
 
 #[test]
-fn no_order_loses_or_mixes_up_an_answer_of_one_that_joins_the_trip_of_another_runtime() {
+fn no_interleaving_of_a_shared_round_trip_loses_or_mixes_up_a_reply() {
     try_all([0, 0, 1], 6);
 }

@@ -206,7 +206,7 @@ fn permits_and_refunds_in_flight_arrive_before_the_process_ends() {
 
 /// The connections of such clients drop their responses after the disconnect.
 #[test]
-fn permits_of_clients_that_leave_at_the_end_arrive_too() {
+fn permits_of_disconnecting_clients_are_released() {
     let server = RedisServer::start();
     let outside = runtime();
     outside.block_on(async {

@@ -30,7 +30,7 @@ fn pair(start: Instant) -> (u64, u64) {
 }
 
 #[test]
-fn it_stays_within_5_parts_in_a_million_of_instant_for_10_s() {
+fn clock_stays_within_5_ppm_of_instant_for_10_s() {
     let start = Instant::now();
     let (ours, theirs) = pair(start);
     for _ in 0..10 {
@@ -47,7 +47,7 @@ fn it_stays_within_5_parts_in_a_million_of_instant_for_10_s() {
 }
 
 #[test]
-fn no_thread_reads_an_earlier_time_than_another_one_has_read() {
+fn readings_of_threads_never_go_back() {
     let (clock, latest) = (SystemClock::new(), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..4 {

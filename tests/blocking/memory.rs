@@ -18,7 +18,7 @@ fn frozen() -> MemoryBackend<ManualClock> {
 }
 
 #[test]
-fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
+fn waiters_that_leave_from_the_front_leave_no_debt() {
     a_crowd_leaves_no_debt(&MemoryBackend::new());
 }
 

@@ -183,7 +183,7 @@ mod redis {
     use tower_sluice::blocking::RedisBackend;
 
     #[test]
-    fn threads_and_tasks_wait_for_one_bucket_in_redis_by_one_command_each() {
+    fn threads_and_tasks_wait_in_redis_with_one_command_each() {
         let server = RedisServer::start();
         let policy = Policy::new("upstream", Quota::per_second(50).burst(1));
         let backend = RedisBackend::connect(server.url()).expect("the server runs");

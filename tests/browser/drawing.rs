@@ -3,7 +3,7 @@
 use crate::Page;
 
 #[tokio::test]
-async fn a_burst_is_drawn_as_the_server_answered_it() {
+async fn burst_is_drawn_as_the_server_decided() {
     let page = Page::open(&["--quota", "6/week"]).await;
     assert_eq!(
         page.text("#notice"),
@@ -132,7 +132,7 @@ async fn a_steady_rate_goes_on_until_it_is_stopped() {
 }
 
 #[tokio::test]
-async fn waits_are_drawn_as_long_as_they_were() {
+async fn waits_are_drawn_at_their_length() {
     let page = Page::open(&["--quota", "1/s", "--wait", "30"]).await;
     page.fill("#burst-size", "4");
     page.click("#burst");

@@ -28,7 +28,7 @@ const PLAY: &str = "
     });";
 
 #[tokio::test]
-async fn the_models_decide_as_the_algorithms_do() {
+async fn models_decide_like_the_algorithms() {
     let page = Page::open(&[]).await;
     for (model, file) in [
         ("token-bucket", "token_bucket.json"),

@@ -166,7 +166,7 @@ impl Stand {
 }
 
 #[test]
-fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
+fn late_reading_decides_like_a_reading_at_the_lock() {
     let mut differ = Vec::new();
     for (algorithm, policy) in policies() {
         for name in OPS {
@@ -202,7 +202,7 @@ fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
 
 /// The clock moves back between two operations, and no thread is late: the second reading shows the same.
 #[test]
-fn a_clock_that_really_went_back_moves_the_debt() {
+fn clock_step_back_moves_the_debt() {
     use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
@@ -226,7 +226,7 @@ fn a_clock_that_really_went_back_moves_the_debt() {
 
 #[cfg(feature = "blocking")]
 #[test]
-fn a_blocking_limiter_that_is_late_admits_no_more() {
+fn late_blocking_limiter_admits_no_excess() {
     use tower_sluice::blocking::Limiter;
 
     let stand = Stand::new(&policies()[0].1);

@@ -63,7 +63,7 @@ impl Stand {
 }
 
 #[test]
-fn a_late_reading_answers_as_one_at_the_time_of_the_lock() {
+fn late_reading_decides_like_a_reading_at_the_lock() {
     for name in ["acquire", "renew", "release", "peek"] {
         let run = |is_late: bool| {
             let stand = Stand::new();

@@ -100,7 +100,7 @@ fn hammer(threads: usize, horizon: Duration, length: Duration) -> ([u64; 5], Dur
 }
 
 #[test]
-fn no_number_of_threads_is_allowed_more_than_the_quota() {
+fn threads_never_exceed_the_quota() {
     let seconds = std::env::var("SLUICE_CONTENTION_SECONDS");
     let seconds = seconds.map_or(1, |seconds| seconds.parse().expect("a number of seconds"));
     let mut above = Vec::new();

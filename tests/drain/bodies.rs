@@ -141,7 +141,7 @@ async fn a_body_that_stalls_is_dropped_after_the_time_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn these_requests_are_not_drained() {
+async fn http_2_grpc_and_expect_requests_are_not_drained() {
     let with = |name: &'static str, value: &'static str| {
         let mut request = request(body(10, false).0);
         let value = http::HeaderValue::from_static(value);

@@ -55,7 +55,7 @@ async fn every_client_sees_the_429_of_a_rejected_upload() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_answer_of_a_plain_app_is_seen() {
+async fn clients_of_a_drained_app_see_every_response() {
     let app = Router::new()
         .route("/upload", post(async |body: Bytes| body.len().to_string()))
         .layer(DefaultBodyLimit::max(1_000))

@@ -22,7 +22,7 @@ async fn left(playground: &Playground) -> String {
 }
 
 #[tokio::test]
-async fn an_estimate_is_settled_below_above_and_as_it_is() {
+async fn estimate_is_settled_below_above_and_unchanged() {
     let playground = Playground::start(&["--quota", "20/day"]).await;
     for (path, body, remaining) in [
         (

@@ -50,7 +50,7 @@ async fn draft_11_is_the_default() {
 }
 
 #[tokio::test]
-async fn every_other_format_by_its_name() {
+async fn every_other_format_can_be_selected() {
     let plain = ("ratelimit-policy", "3;w=10800");
     let expected: [(&str, &[(&str, &str)]); 4] = [
         (
@@ -87,7 +87,7 @@ async fn every_other_format_by_its_name() {
 }
 
 #[tokio::test]
-async fn x_epoch_is_a_point_in_time() {
+async fn x_epoch_reset_is_a_unix_time() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after");
     let before = now().as_secs();
     let (_playground, answer) = reported_in(&["--header-format", "x-epoch"]).await;

@@ -64,7 +64,7 @@ async fn a_trusted_proxy_names_its_clients() {
 }
 
 #[tokio::test]
-async fn the_header_is_the_one_that_is_named() {
+async fn only_the_configured_header_is_read() {
     let trusted = ["--trusted-proxy", "127.0.0.1", "--forwarded-header"];
     let with = |name| [&trusted[..], &[name]].concat();
     let requests: [&[_]; 4] = [

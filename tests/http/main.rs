@@ -192,7 +192,7 @@ async fn key_is_the_address_by_default() {
 }
 
 #[tokio::test]
-async fn quotas_bear_the_name_and_several_are_numbered() {
+async fn quotas_have_the_policy_name_and_several_are_numbered() {
     let one = Playground::start(&["--name", "api", "--quota", "5/day"]).await;
     let answer = one.get("/").await;
     assert_eq!(
@@ -226,7 +226,7 @@ async fn quotas_bear_the_name_and_several_are_numbered() {
 }
 
 #[tokio::test]
-async fn every_algorithm_can_be_asked_for() {
+async fn every_algorithm_can_be_configured() {
     // Three a day: the wait of a rejection differs by algorithm. Some seconds may pass meanwhile.
     let about = |seconds: u64| seconds - 60..=seconds;
     for (algorithm, wait) in [
@@ -283,12 +283,12 @@ async fn stops_with_success(signal: &str) {
 }
 
 #[tokio::test]
-async fn sigterm_stops_it_also_while_it_streams() {
+async fn sigterm_stops_a_streaming_playground() {
     stops_with_success("-TERM").await;
 }
 
 #[tokio::test]
-async fn sigint_stops_it_also_while_it_streams() {
+async fn sigint_stops_a_streaming_playground() {
     stops_with_success("-INT").await;
 }
 
@@ -447,7 +447,7 @@ async fn a_port_in_use_is_named_in_one_line() {
 }
 
 #[tokio::test]
-async fn help_is_no_error() {
+async fn help_exits_with_success() {
     let output = run(&["--help"]).await;
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).expect("text");

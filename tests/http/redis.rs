@@ -38,7 +38,7 @@ async fn two_playgrounds_share_one_limit_exactly() {
 }
 
 #[tokio::test]
-async fn without_redis_requests_are_treated_as_chosen() {
+async fn failure_policy_applies_without_redis() {
     let nobody = format!("redis://127.0.0.1:{}/", free_port());
     for (choice, statuses, fields) in [
         (&[][..], [503, 503, 503], false),
@@ -67,7 +67,7 @@ async fn without_redis_requests_are_treated_as_chosen() {
 }
 
 #[tokio::test]
-async fn a_playground_starts_before_redis_and_uses_it_when_it_comes() {
+async fn playground_starts_before_redis_and_uses_it_later() {
     let mut server = RedisServer::options().prepare();
     let playground = over(&server.url(), &["--quota", "2/day"]).await;
     assert_eq!(playground.statuses(&["/"; 6]).await, [503; 6]);
@@ -87,7 +87,7 @@ async fn a_playground_starts_before_redis_and_uses_it_when_it_comes() {
 }
 
 #[tokio::test]
-async fn the_time_for_an_answer_can_be_set() {
+async fn time_limit_of_redis_can_be_set() {
     let server = RedisServer::start();
     let playground = over(&server.url(), &["--backend-timeout", "1500"]).await;
     assert_eq!(playground.get("/").await.status, 200);

@@ -144,7 +144,7 @@ async fn unmatched_routes_can_share_one_bucket() {
 }
 
 #[tokio::test]
-async fn the_path_is_the_whole_one_in_nested_routers() {
+async fn path_key_is_the_whole_path_in_nested_routers() {
     let limit = RateLimitLayer::new(
         two_a_minute(),
         Path.skip_if(|head| head.uri.path() == "/free"),

@@ -80,7 +80,7 @@ fn deny_listed_clients_are_rejected_without_a_reason() {
 }
 
 #[test]
-fn lists_hold_for_the_client_and_not_for_its_proxy() {
+fn lists_apply_to_the_client_and_not_to_its_proxy() {
     let proxies = TrustedProxies::loopback_and_private();
     let key = ClientIp::new()
         .forwarded_for(proxies)
@@ -113,7 +113,7 @@ fn guarded_by_applies_its_lists_before_any_key() {
 }
 
 #[test]
-fn some_requests_are_skipped_by_a_closure_or_a_method() {
+fn closure_or_method_exempts_requests() {
     let key = Global
         .skip_if(|head| head.uri.path() == "/health")
         .skip_method(Method::HEAD);
@@ -197,7 +197,7 @@ fn repeated_or_malformed_key_is_not_a_missing_key() {
 
 /// HTTP/2 in hyper keeps white space at the ends of a value. Frameworks decode escapes in a cookie.
 #[test]
-fn a_secret_has_one_bucket_however_it_is_written() {
+fn secret_has_one_bucket_in_any_notation() {
     fn check<K>(key: K, spellings: [http::request::Builder; 3])
     where
         K: KeyExtractor<Request<()>> + Clone,
@@ -326,7 +326,7 @@ fn secret_keys_have_their_own_buckets_and_are_not_shown() {
 }
 
 #[test]
-fn the_first_key_that_a_request_has_is_its_own() {
+fn first_available_key_applies() {
     let key = first_of((Bearer, Header::new("x-api-key"), ClientIp::new()));
     let mut service = limit(key).layer(hello());
     let mut status = |request: http::request::Builder| {

@@ -71,7 +71,7 @@ proptest! {
     }
 
     #[test]
-    fn lists_and_proxies_hold_for_both_forms(ip in global(), other in global(), prefix in 1_u8..=32) {
+    fn lists_and_proxies_apply_to_both_forms(ip in global(), other in global(), prefix in 1_u8..=32) {
         let mask = u32::MAX << (32 - prefix);
         let base = Ipv4Addr::from_bits(other.to_bits() & mask);
         let is_within = ip.to_bits() & mask == base.to_bits();
@@ -114,7 +114,7 @@ fn a_private_address_in_the_prefix_is_no_proxy_and_not_exempt() {
 }
 
 #[test]
-fn a_wider_network_holds_no_decoded_address() {
+fn wider_network_contains_no_decoded_address() {
     let client = ClientIp::new().nat64(true);
     let peer: IpAddr = "64:ff9b::203.0.113.7".parse().expect("an address");
     for (network, is_denied) in [

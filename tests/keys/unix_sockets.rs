@@ -95,7 +95,7 @@ async fn without_hops_every_request_is_rejected_with_500() {
 }
 
 #[tokio::test]
-async fn an_inserted_peer_address_makes_up_for_the_missing_one() {
+async fn inserted_peer_address_replaces_a_missing_one() {
     let field = http::HeaderName::from_static("x-real-ip");
     let client = ClientIp::new().header(field.clone(), Networks::loopback_and_private());
     let proxy = PeerAddr(SocketAddr::from(([127, 0, 0, 1], 0)));

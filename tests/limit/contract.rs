@@ -96,7 +96,7 @@ async fn readiness_is_the_inner_services() {
 struct Broken;
 
 #[test]
-fn an_error_of_readiness_passes_with_its_type() {
+fn readiness_error_keeps_its_type() {
     #[derive(Clone)]
     struct NeverReady;
     impl Service<Request<()>> for NeverReady {
@@ -115,7 +115,7 @@ fn an_error_of_readiness_passes_with_its_type() {
 }
 
 #[test]
-fn an_error_of_the_service_passes_with_its_type() {
+fn service_error_keeps_its_type() {
     let mut service = ServiceBuilder::new()
         .layer(by_user())
         .service_fn(|_: Request<()>| async { Err::<Response<()>, _>(Broken) });
@@ -298,7 +298,7 @@ async fn stalled(
 }
 
 #[tokio::test]
-async fn requests_hold_no_slot_while_a_backend_is_asked() {
+async fn requests_hold_no_slot_during_a_check() {
     let policy = || Policy::new("five", Quota::per_hour(5));
     let deny = FailurePolicy::FailClosed;
     let remote = Remote::answering(0);

@@ -136,7 +136,7 @@ fn each_quota_is_charged_its_own_cost() {
 }
 
 #[test]
-fn an_upgrade_keeps_what_was_spent() {
+fn policy_upgrade_keeps_spent_tokens() {
     let (free, paid) = (
         Policy::new("tier", Quota::per_hour(2)),
         Policy::new("tier", Quota::per_hour(10)),

@@ -264,7 +264,7 @@ fn replace_leaves_only_the_fields_of_the_layer() {
 }
 
 #[test]
-fn keep_adds_no_field_where_there_is_one() {
+fn keep_adds_no_field_that_exists() {
     for fields in [OF_11, OF_07, OF_06, OF_X_EPOCH, OF_X_DELTA]
         .into_iter()
         .chain(BROKEN)
@@ -282,7 +282,7 @@ fn keep_adds_no_field_where_there_is_one() {
 
 /// The layer's wait is 30 s: its bucket is empty.
 #[test]
-fn a_retry_after_of_the_service_gives_way_to_a_longer_wait() {
+fn longer_wait_replaces_the_retry_after_of_the_service() {
     let wait = |existing: ExistingHeaders, fields: Fields| {
         let limit = limit(Draft11, existing).cost(2);
         let seen = seen(&mut limit.layer(upstream(fields)), Request::new(()));
@@ -316,7 +316,7 @@ fn a_retry_after_of_the_service_gives_way_to_a_longer_wait() {
 }
 
 #[test]
-fn a_response_of_a_closure_is_treated_alike() {
+fn fields_of_a_closure_response_are_treated_alike() {
     let rejected = |existing: ExistingHeaders| {
         let limit = limit(Draft11, existing).cost(2).reject_fn(|_, rejection| {
             let response = Response::builder().status(rejection.status());
@@ -342,7 +342,7 @@ fn a_response_of_a_closure_is_treated_alike() {
 }
 
 #[test]
-fn permits_treat_fields_of_the_service_alike() {
+fn semaphore_layer_treats_fields_of_the_service_alike() {
     let answer = |existing: ExistingHeaders, fields: Fields| {
         let permits = SemaphorePolicy::new("p", 3);
         let limit = SemaphoreLayer::new(permits, Global, MemorySemaphore::new());
@@ -370,7 +370,7 @@ fn permits_treat_fields_of_the_service_alike() {
 
 /// The inner layer of the same policy writes for both layers. Its fields count as fields of the outer layer.
 #[test]
-fn fields_of_a_layer_that_joins_the_charge_are_not_foreign() {
+fn fields_of_a_joined_layer_are_not_foreign() {
     for existing in [Append, Replace, Keep] {
         let limit = RateLimitLayer::new(Policy::new("api", Quota::per_hour(10)), Global, memory());
         let mut service = ServiceBuilder::new()
@@ -390,7 +390,7 @@ fn fields_of_a_layer_that_joins_the_charge_are_not_foreign() {
 
 /// The layer does not change such a response.
 #[test]
-fn a_response_without_fields_of_the_layer_stays_as_it_is() {
+fn response_without_fields_of_the_layer_stays_unchanged() {
     for existing in [Append, Replace, Keep] {
         let redirect = tower::service_fn(|_: Request<()>| async {
             let response = Response::builder()

@@ -162,7 +162,7 @@ async fn fail_closed_answers_503_with_retry_after_1() {
 }
 
 #[tokio::test]
-async fn too_many_in_flight_is_exhausted_for_a_client_and_unavailable_for_a_service() {
+async fn keyed_capacity_is_resource_exhausted_and_global_capacity_unavailable() {
     let permits = || SemaphorePolicy::new("calls", 1);
     let description = "too many requests in flight";
     let limit = SemaphoreLayer::new(permits(), PeerIp::new(), MemorySemaphore::new());

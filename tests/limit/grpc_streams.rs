@@ -92,7 +92,7 @@ async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: Health
 }
 
 #[tokio::test]
-async fn a_stream_counts_until_it_ends_around_a_whole_server() {
+async fn stream_holds_its_permit_until_its_end_around_a_server() {
     let (incoming, address) = incoming();
     let (reporter, health) = health_reporter();
     let server = Server::builder().layer(one_at_a_time()).add_service(health);
@@ -102,7 +102,7 @@ async fn a_stream_counts_until_it_ends_around_a_whole_server() {
 }
 
 #[tokio::test]
-async fn a_stream_counts_until_it_ends_around_one_service_of_several() {
+async fn stream_holds_its_permit_until_its_end_around_one_service() {
     let (incoming, address) = incoming();
     let (reporter, health) = health_reporter();
     let limited = one_at_a_time().named_layer(health);

@@ -115,7 +115,7 @@ async fn routes_added_after_the_layer_are_not_under_it() {
 }
 
 #[tokio::test]
-async fn a_nested_router_keeps_its_limit_to_itself() {
+async fn limit_of_a_nested_router_applies_only_to_it() {
     let nested = Router::new().route("/in", get(ok)).layer(by_user());
     let app = Router::new().nest("/api", nested).route("/out", get(ok));
     assert_eq!(

@@ -219,7 +219,7 @@ async fn a_layer_around_a_whole_router_charges_by_the_path() {
 }
 
 #[tokio::test]
-async fn a_route_after_the_layer_has_a_cost_of_its_own_in_the_same_buckets() {
+async fn later_route_has_its_own_cost_in_the_same_buckets() {
     let limit = limit();
     let app = Router::new()
         .route("/search", ok())
@@ -263,7 +263,7 @@ async fn path_of_an_unlisted_template_is_matched_by_path() {
 }
 
 #[tokio::test]
-async fn a_template_comes_before_a_path() {
+async fn template_takes_precedence_over_a_path() {
     let costs_of = RouteCosts::new()
         .route("/users/{id}", 5)
         .route("/users/me", 1);
@@ -276,7 +276,7 @@ async fn a_template_comes_before_a_path() {
 }
 
 #[tokio::test]
-async fn a_template_that_a_client_writes_is_a_path() {
+async fn template_text_in_a_request_path_is_a_path() {
     let app = || limit().costs(table()).layer(routes());
     // Around the router the path is charged as written, and is served like any other path.
     let asked = [("GET", "/export/{id}"), ("GET", "/export/%7Bid%7D")];
@@ -284,7 +284,7 @@ async fn a_template_that_a_client_writes_is_a_path() {
 }
 
 #[tokio::test]
-async fn methods_have_costs_of_their_own_and_head_that_of_get() {
+async fn methods_have_costs_and_head_costs_like_get() {
     let costs_of = || {
         let any = RouteCosts::new().route("/export/{id}", 2);
         any.method(Method::GET, "/export/{id}", 50)

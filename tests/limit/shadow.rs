@@ -124,7 +124,7 @@ fn skip_unkeyed_allows_requests_without_a_key() {
 }
 
 #[test]
-fn a_tier_can_be_a_shadow() {
+fn selected_policy_can_be_a_shadow() {
     let (real, tried) = (two_a_minute(), two_a_minute().shadow());
     let mut service = shadow()
         .policy_fn(move |_, key| {

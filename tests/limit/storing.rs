@@ -35,7 +35,7 @@ fn over(request: Request<()>) -> Seen {
 }
 
 #[test]
-fn only_a_post_with_a_content_type_of_grpc_is_a_call() {
+fn only_a_post_with_a_grpc_content_type_is_a_grpc_call() {
     for kind in [
         "application/grpc",
         "application/grpc+proto",
@@ -129,7 +129,7 @@ async fn a_denied_request_and_a_failed_backend_are_answered_with_no_store() {
 }
 
 #[test]
-fn a_response_of_a_closure_cannot_be_stored_and_keeps_a_no_store_of_its_own() {
+fn closure_response_has_no_store_once() {
     for (own, sent) in [
         (None, "no-store"),
         (Some("private, max-age=60"), "no-store"),
@@ -183,7 +183,7 @@ fn a_response_of_a_closure_cannot_be_stored_and_keeps_a_no_store_of_its_own() {
 
 /// An allowed response belongs to the service.
 #[test]
-fn an_allowed_response_is_not_marked() {
+fn allowed_response_gets_no_cache_control() {
     let answer = seen(
         &mut RateLimitLayer::new(two_a_minute(), Global, memory()).layer(hello()),
         get(),

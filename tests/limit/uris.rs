@@ -172,7 +172,7 @@ async fn status(app: Router) -> u16 {
 }
 
 #[tokio::test]
-async fn closures_of_rates_see_the_whole_target_in_every_place() {
+async fn rate_limit_closures_see_the_whole_target_in_every_place() {
     let targets = Targets::default();
     let limit = |cost: u64| {
         let [costs, policies] = [(); 2].map(|()| targets.clone());
@@ -207,7 +207,7 @@ async fn closures_of_rates_see_the_whole_target_in_every_place() {
 }
 
 #[tokio::test]
-async fn closures_of_permits_see_the_whole_target_in_every_place() {
+async fn semaphore_closures_see_the_whole_target_in_every_place() {
     let targets = Targets::default();
     let bound = || {
         let [weights, permits] = [(); 2].map(|()| targets.clone());
@@ -282,7 +282,7 @@ async fn tenants_of_a_nested_router_have_a_bucket_each() {
 }
 
 #[tokio::test]
-async fn a_table_of_costs_reads_the_whole_path_in_every_place() {
+async fn route_costs_read_the_whole_path_in_every_place() {
     let key = key_fn(|_| Ok(Key::from("all")));
     let costs = RouteCosts::new().prefix("/api/v1", 3);
     let limit = RateLimitLayer::new(two_a_minute(), key, memory()).costs(costs);
@@ -292,7 +292,7 @@ async fn a_table_of_costs_reads_the_whole_path_in_every_place() {
 }
 
 #[tokio::test]
-async fn the_target_that_a_router_has_cut_is_there_as_well() {
+async fn local_target_of_a_nested_router_is_available() {
     let targets = Targets::default();
     let seen = targets.clone();
     let key = key_fn(move |head| {

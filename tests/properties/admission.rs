@@ -75,7 +75,7 @@ fn token_bucket_admits_at_most_capacity_plus_rate_in_every_span() {
 }
 
 #[test]
-fn an_interval_bucket_admits_at_most_its_capacity_and_what_ticks_brought_in_every_span() {
+fn interval_bucket_admits_at_most_capacity_plus_ticks_in_every_span() {
     let seen = for_all(
         (shape(&[Kind::IntervalBucket], true), start(), traffic()),
         |(shape, start, traffic), seen| {

@@ -101,7 +101,7 @@ fn denied_checks_change_nothing() {
 }
 
 #[test]
-fn forgetting_a_key_when_its_reset_has_passed_changes_no_later_answer() {
+fn forgetting_a_key_after_its_reset_changes_no_decision() {
     let seen = for_all(
         (shape(&KINDS, true), start(), traffic()),
         |(shape, start, traffic), seen| {

@@ -26,7 +26,7 @@ pub(crate) fn process(test: &str, env: &[(&str, &str)]) -> String {
 
 /// The same choice as a layer's, without Tower.
 #[tokio::test]
-async fn without_tower_failures_are_treated_as_chosen() {
+async fn failure_policy_applies_without_tower() {
     let nobody = format!("redis://127.0.0.1:{}/", crate::support::free_port());
     let key = Key::from("ann");
     for (choice, outcomes) in [

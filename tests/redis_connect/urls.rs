@@ -11,7 +11,7 @@ use crate::support::redis::RedisServer;
 use crate::{recovery, spend};
 
 #[tokio::test]
-async fn a_socket_file_is_as_good_as_a_port() {
+async fn unix_socket_url_connects() {
     let server = RedisServer::start();
     let backend = RedisBackend::connect(server.unix_url())
         .await
@@ -24,7 +24,7 @@ async fn a_socket_file_is_as_good_as_a_port() {
 }
 
 #[test]
-fn a_url_is_read_without_a_runtime_and_without_a_server() {
+fn url_is_parsed_without_a_runtime_or_a_server() {
     let nobody = format!("redis://127.0.0.1:{}/", crate::support::free_port());
     let memory = AnyBackend::from_url("memory:").expect("always there");
     let any = AnyBackend::from_url(&nobody).expect("connecting fails");

@@ -47,7 +47,7 @@ impl Far {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quiet_service_far_away_from_redis_gets_every_answer() {
+async fn idle_service_far_from_redis_gets_every_reply() {
     stalls::excused(|| async {
         let all = ROUND_TRIPS.map(|millis| async move {
             let far = Far::away(millis).await;
@@ -88,7 +88,7 @@ async fn burst(limiters: &[Redis], key: &Key) -> Vec<Result<u64, BackendErrorKin
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_burst_far_away_from_redis_gets_every_answer() {
+async fn burst_far_from_redis_gets_every_reply() {
     stalls::excused(|| async {
         let all = [63, 150, 200].map(|millis| async move {
             let far = Far::away(millis).await;
@@ -110,7 +110,7 @@ async fn a_burst_far_away_from_redis_gets_every_answer() {
 
 /// More decisions are in flight than there are round trips on a near server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_steady_stream_far_away_from_redis_gets_every_answer() {
+async fn steady_stream_far_from_redis_gets_every_reply() {
     stalls::excused(|| async {
         let far = Far::away(200).await;
         let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
@@ -131,7 +131,7 @@ async fn a_steady_stream_far_away_from_redis_gets_every_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_died_unseen_is_replaced_in_the_background() {
+async fn silently_dead_connection_is_replaced_in_the_background() {
     guarded(async {
         let far = Far::away(150).await;
         let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
@@ -152,7 +152,7 @@ async fn a_connection_that_died_unseen_is_replaced_in_the_background() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_comes_back_is_found_in_the_background() {
+async fn restarted_server_is_found_in_the_background() {
     guarded(async {
         let mut far = Far::away(150).await;
         let limiter = Limiter::new(tokens("api", 1000), far.connect().await);

@@ -78,7 +78,7 @@ async fn future_dropped_before_its_reply_leaves_no_reply_for_other_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_batches_a_dropped_future_leaves_no_answer_to_others() {
+async fn without_batches_a_dropped_future_leaves_no_reply_for_other_requests() {
     guarded(no_answer_belongs_to_another(
         asking().batching(false).connections(NonZeroU32::MIN),
     ))

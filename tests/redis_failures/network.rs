@@ -281,7 +281,7 @@ async fn are_replaced_after_idling(builder: RedisBuilder, from: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_died_unseen_while_idle_are_replaced() {
+async fn silently_dead_idle_connections_are_replaced() {
     guarded(are_replaced_after_idling(
         asking(),
         "a firewall that forgets",
@@ -290,7 +290,7 @@ async fn connections_that_died_unseen_while_idle_are_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_connections_that_died_unseen_while_idle_are_replaced() {
+async fn many_silently_dead_idle_connections_are_replaced() {
     // Each transaction uses a connection of its own: there are 16.
     let many = asking().atomicity(Atomicity::Optimistic);
     guarded(are_replaced_after_idling(
@@ -302,7 +302,7 @@ async fn many_connections_that_died_unseen_while_idle_are_replaced() {
 
 /// Like above, with constant traffic from other requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_died_unseen_while_in_use_are_replaced() {
+async fn silently_dead_busy_connections_are_replaced() {
     guarded(async {
         let way = Way::open().await;
         let (through, direct) = way.both(1000);

@@ -68,14 +68,14 @@ async fn killed_server_is_used_again_after_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_transactions_a_server_that_was_killed_is_used_again_by_itself() {
+async fn optimistic_mode_uses_a_restarted_server_again() {
     let optimistic = asking().atomicity(Atomicity::Optimistic);
     let connect = |url| async { optimistic.connect(url).await.expect("the server runs") };
     guarded(is_used_again(connect, "kill -9 under transactions")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_a_pool_of_the_users_own_a_server_is_used_again_by_itself() {
+async fn given_pool_uses_a_restarted_server_again() {
     let connect = |url| async {
         let manager = RedisConnectionManager::new::<String>(url).expect("a URL");
         asking().from_pool(

@@ -71,7 +71,7 @@ async fn full_server_denies_and_fails_on_writes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn by_transactions_a_server_without_memory_still_denies() {
+async fn optimistic_mode_on_a_full_server_still_denies() {
     let optimistic = asking().atomicity(Atomicity::Optimistic);
     let policies = each_algorithm(2);
     guarded(errs_only_where_it_had_to_write(optimistic, &policies[..4])).await;

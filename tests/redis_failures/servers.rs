@@ -39,7 +39,7 @@ fn a_server_has_its_own_port_and_folder_and_leaves_neither() {
 }
 
 #[test]
-fn a_server_comes_back_at_its_port_with_what_is_on_disk() {
+fn restarted_server_has_its_port_and_its_saved_data() {
     for (lines, survives) in [
         (["appendonly yes", "appendfsync always"], true),
         (["", ""], false),

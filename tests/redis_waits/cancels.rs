@@ -120,7 +120,7 @@ async fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_without_scripts_leaves_no_debt_either() {
+async fn waiters_dropped_without_scripts_leave_no_debt() {
     guarded(async {
         let (server, clock) = (
             RedisServer::start(),

@@ -59,7 +59,7 @@ fn asked_seldom(server: &RedisServer, before: u64, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_reservations_that_cannot_fit_cost_a_handful_of_commands() {
+async fn thousand_hopeless_reservations_send_few_commands() {
     let server = RedisServer::start();
     let backend = connect(&server, SECOND).await;
     for policy in policies() {
@@ -94,7 +94,7 @@ async fn a_thousand_reservations_that_cannot_fit_cost_a_handful_of_commands() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_of_waiters_that_cannot_fit_is_denied_here() {
+async fn hopeless_waiters_are_denied_by_the_deny_cache() {
     let server = RedisServer::start();
     let backend = connect(&server, SECOND).await;
     for policy in policies() {
@@ -119,7 +119,7 @@ async fn a_crowd_of_waiters_that_cannot_fit_is_denied_here() {
 
 #[cfg(feature = "blocking")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn from_a_thread_reservations_that_cannot_fit_cost_a_handful_of_commands() {
+async fn hopeless_reservations_of_a_thread_send_few_commands() {
     use tower_sluice::blocking;
     let server = RedisServer::start();
     let url = server.url();
@@ -147,7 +147,7 @@ async fn from_a_thread_reservations_that_cannot_fit_cost_a_handful_of_commands()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reservation_that_may_fit_is_granted_by_redis() {
+async fn possible_reservation_is_decided_by_redis() {
     let server = RedisServer::start();
     let backend = connect(&server, SECOND).await;
     let limiter = exhausted(Policy::new("api", Quota::per_second(5).burst(10)), backend).await;

@@ -165,7 +165,7 @@ async fn the_first_copy_of_a_repeated_acquire_holds_nothing_after_the_release() 
 
 #[cfg(feature = "blocking")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn from_a_thread_an_acquire_that_arrives_after_its_release_holds_nothing() {
+async fn blocking_acquire_that_arrives_after_its_release_holds_nothing() {
     use tower_sluice::blocking;
     let held = Held::start(1).await;
     let url = held.proxy.url();
@@ -193,7 +193,7 @@ async fn ask(redis: &RedisSemaphore, permits: &SemaphorePolicy, op: PermitOp) ->
 }
 
 #[tokio::test]
-async fn a_revoked_id_is_denied_for_one_lease_and_no_other_is() {
+async fn only_a_revoked_id_is_denied_for_one_lease() {
     let server = RedisServer::start();
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let connection = Frozen::connect(&server.url(), &clock).await;
@@ -303,7 +303,7 @@ async fn revoked_ids_are_bounded_and_end_with_their_key() {
 
 /// A write never shortens the expiry of a key.
 #[tokio::test]
-async fn a_permit_with_a_shorter_lease_keeps_what_was_revoked_with_a_longer_one() {
+async fn shorter_lease_keeps_ids_revoked_with_a_longer_lease() {
     let server = RedisServer::start();
     let redis = RedisBackend::connect(server.url())
         .await

@@ -342,7 +342,7 @@ async fn cluster_stores_permits_like_a_single_server() {
 }
 
 #[tokio::test]
-async fn without_scripts_there_are_no_permits() {
+async fn permits_need_scripts() {
     let redis = RedisBackend::builder().atomicity(Atomicity::Optimistic);
     let redis = redis.connect_lazy("redis://127.0.0.1:1/").expect("a URL");
     let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), redis);

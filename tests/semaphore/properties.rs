@@ -417,7 +417,7 @@ fn clock() -> ManualClock {
 }
 
 #[test]
-fn memory_with_leases_answers_as_the_model() {
+fn memory_with_leases_decides_like_the_model() {
     let clock = clock();
     let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
     let rules = Rules {
@@ -428,7 +428,7 @@ fn memory_with_leases_answers_as_the_model() {
 }
 
 #[test]
-fn memory_answers_as_the_model_but_that_no_lease_ends() {
+fn memory_without_leases_decides_like_the_model() {
     let clock = clock();
     let memory = MemorySemaphore::builder().clock(clock.clone()).build();
     let rules = Rules {
@@ -440,7 +440,7 @@ fn memory_answers_as_the_model_but_that_no_lease_ends() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn redis_answers_as_the_model() {
+fn redis_decides_like_the_model() {
     use tower_sluice::{RedisBackend, RedisSemaphore};
 
     use crate::support::frozen::Frozen;

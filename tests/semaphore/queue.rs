@@ -188,7 +188,7 @@ async fn wait_ends_at_max_wait_and_a_hopeless_wait_at_once() {
 }
 
 #[tokio::test]
-async fn one_whose_time_is_up_gets_what_the_head_leaves_unused() {
+async fn expired_waiter_gets_permits_that_the_head_cannot_use() {
     let (clock, semaphore) = of(4);
     let _held = semaphore.try_acquire(&ann(), 2).await.expect("free");
     let large = wait(&semaphore, 4, MaxWait::Unbounded);

@@ -445,7 +445,7 @@ where
 }
 
 #[test]
-fn middleware_can_still_answer_with_an_empty_body() {
+fn middleware_can_answer_with_an_empty_body() {
     // A layer for CORS or timeouts around this one.
     let mut service = two_each(&memory()).layer(hello());
     let response = now(&mut service, from("ann")).expect("no error");

@@ -120,7 +120,7 @@ async fn rejected_and_waiting_requests_release_readiness_at_once() {
 }
 
 #[tokio::test]
-async fn readiness_goes_back_while_a_backend_is_asked_and_without_a_key() {
+async fn readiness_is_released_during_a_check_and_without_a_key() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let inner = ConcurrencyLimit::new(endless(), 1);
     let backend = Later(memory(), Arc::clone(&gate));
@@ -230,7 +230,7 @@ async fn failed_check_leaks_nothing() {
 }
 
 #[test]
-fn the_service_can_be_seen_changed_and_taken_back() {
+fn inner_service_is_accessible() {
     let (inner, _called) = reported();
     let mut service = two_each(&memory()).layer((inner, 7));
     assert_eq!(service.get_ref().1, 7);

@@ -83,7 +83,7 @@ fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
 }
 
 #[test]
-fn a_reservation_in_front_of_one_that_is_used_stays_charged() {
+fn reservation_before_a_used_one_stays_charged() {
     let (mut queue, all) = crowd(&fast(), 3);
     let books = queue.books();
     assert!(queue.crowd.leave(all[0]));
@@ -100,7 +100,7 @@ fn a_reservation_in_front_of_one_that_is_used_stays_charged() {
 }
 
 #[test]
-fn a_cancel_by_hand_is_tried_again_too() {
+fn manual_cancel_is_also_repeated() {
     let policy = &fast();
     let queue = TestQueue::of(policy);
     let key = tower_sluice::Key::from("ann");
@@ -180,7 +180,7 @@ fn look(policy: &Policy, states: &[Option<State>; 1], at: u64) -> Snapshot {
 
 /// Other operations of any policy happen in between. A cancel returns exactly the charge of its reservation.
 #[test]
-fn a_returned_charge_leaves_the_key_as_if_it_had_not_been_reserved() {
+fn refunded_reservation_restores_the_state() {
     let case = (
         1..=6_u64,
         1..=6_u64,

@@ -30,7 +30,7 @@ fn two_a_minute() -> Policy {
 }
 
 #[test]
-fn work_that_is_allowed_is_done_and_work_that_is_not_is_never_begun() {
+fn allowed_future_runs_and_denied_future_never_starts() {
     let queue = TestQueue::of(&two_a_minute());
     let ann = Key::from("ann");
     for number in 0..2 {
@@ -56,7 +56,7 @@ fn work_that_is_allowed_is_done_and_work_that_is_not_is_never_begun() {
 }
 
 #[test]
-fn work_that_is_dropped_under_way_stays_charged() {
+fn future_dropped_while_running_stays_charged() {
     let queue = TestQueue::of(&two_a_minute());
     let ann = Key::from("ann");
     let gone = Rc::new(Cell::new(false));
@@ -76,7 +76,7 @@ fn work_that_is_dropped_under_way_stays_charged() {
 }
 
 #[tokio::test]
-async fn work_without_a_decision_is_never_started() {
+async fn future_without_a_decision_never_starts() {
     let wire = Wire::new(&Alarms::new());
     let limiter = Limiter::new(two_a_minute(), wire.clone());
     let ann = Key::from("ann");
@@ -120,7 +120,7 @@ fn try_acquire_is_a_check_with_a_charge() {
 }
 
 #[test]
-fn the_shorter_of_two_waits_counts() {
+fn shorter_of_two_max_waits_applies() {
     let second = MaxWait::within(secs(1));
     assert_eq!(MaxWait::from(secs(1)), second);
     assert_eq!(MaxWait::Unbounded.at_most(secs(1)), second);
@@ -136,7 +136,7 @@ fn the_shorter_of_two_waits_counts() {
 }
 
 #[test]
-fn a_deadline_is_a_time_of_the_systems_clock_or_of_another() {
+fn deadline_uses_the_system_clock_or_a_given_clock() {
     let (before, deadline) = (SystemClock::new().now(), Deadline::after(secs(5)));
     let left = deadline.time().micros_since(before);
     assert!((5_000_000..7_000_000).contains(&left), "{left}");

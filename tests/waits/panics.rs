@@ -91,7 +91,7 @@ async fn panics(future: impl Future) {
 }
 
 #[tokio::test]
-async fn a_question_that_panicked_is_not_polled_again() {
+async fn panicked_future_is_not_polled_again() {
     let window = Policy::new("window", Quota::fixed_window(1, secs(9)));
     for policy in [Policy::new("bucket", Quota::per_second(1)), window] {
         let backend = Panics::default();

@@ -277,7 +277,7 @@ async fn unpolled_request_sends_nothing() {
 }
 
 #[test]
-fn without_a_runtime_what_cannot_be_undone_is_counted() {
+fn without_a_runtime_failed_undo_operations_are_counted() {
     let mut far = Far::of(&bucket());
     far.wire.hold();
     let on_its_way = far.join(1, MaxWait::Unbounded);

@@ -122,7 +122,7 @@ async fn unsettled_charge_sends_no_command() {
 }
 
 #[tokio::test]
-async fn one_quota_up_and_another_down_are_two_steps_of_one_settlement() {
+async fn settlement_up_and_down_takes_two_operations() {
     let policy = Policy::new("both", Quota::per_day(100)).and("bytes", Quota::per_day(1_000));
     let far = Far::of(&policy);
     let charge = far.acquire(Cost::each([10, 500])).await;

@@ -230,7 +230,7 @@ fn queue_head_is_denied_as_soon_as_its_wait_is_too_long() {
 }
 
 #[test]
-fn a_newcomer_that_cannot_be_served_in_time_is_checked_before_it_is_rejected() {
+fn new_waiter_is_checked_before_it_is_denied() {
     for policy in three_in_ten_seconds() {
         let mut queue = after(1, &policy);
         let head = queue.join(3, MaxWait::Unbounded);
@@ -256,7 +256,7 @@ fn a_newcomer_that_cannot_be_served_in_time_is_checked_before_it_is_rejected() {
 }
 
 #[test]
-fn a_waiter_whose_time_is_up_is_checked_before_it_is_rejected() {
+fn expired_waiter_is_checked_before_it_is_denied() {
     let mut queue = after(2, &fixed(4));
     let head = queue.join(4, MaxWait::Unbounded);
     let hasty = queue.join(1, secs(11));

@@ -85,7 +85,7 @@ fn threads_and_tasks_together_admit_exactly_the_limit() {
 }
 
 #[test]
-fn keys_have_the_same_names() {
+fn blocking_keys_have_the_names_of_async_keys() {
     let runtime = runtime();
     let settings: [fn(RedisBuilder) -> RedisBuilder; 4] = [
         |builder| builder,

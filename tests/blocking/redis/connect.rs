@@ -59,7 +59,7 @@ fn invalid_url_error_contains_no_password() {
 }
 
 #[test]
-fn a_server_that_cannot_decide_is_found_at_start() {
+fn unusable_server_is_detected_at_connect() {
     let server = RedisServer::options()
         .line("user limiter on >sesame ~{sluice:* +@all -evalsha")
         .start();
@@ -94,7 +94,7 @@ fn blocking_optimistic_mode_is_a_config_error_with_a_remedy() {
 }
 
 #[test]
-fn a_socket_file_is_as_good_as_a_port() {
+fn unix_socket_url_connects() {
     let server = RedisServer::start();
     let backend = asking().connect_blocking(server.unix_url());
     let unix = Limiter::new(tokens(10), backend.expect("the server runs"));

@@ -26,7 +26,7 @@ fn far(runtime: &Runtime, millis: u64) -> (RedisServer, Proxy, RedisBackend) {
 }
 
 #[test]
-fn a_quiet_program_far_away_from_redis_gets_every_answer() {
+fn idle_program_far_from_redis_gets_every_reply() {
     let runtime = runtime();
     let series = |millis| {
         let (_server, _proxy, backend) = far(&runtime, millis);
@@ -56,7 +56,7 @@ fn a_quiet_program_far_away_from_redis_gets_every_answer() {
 }
 
 #[test]
-fn a_burst_of_threads_far_away_from_redis_gets_every_answer() {
+fn burst_of_threads_far_from_redis_gets_every_reply() {
     let runtime = runtime();
     stalls::excused_blocking(|| {
         let (_server, _proxy, backend) = far(&runtime, 200);

@@ -8,7 +8,7 @@ use crate::laws::{HOUR, a_crowd_leaves_no_debt};
 use crate::support::redis::RedisServer;
 
 #[test]
-fn a_crowd_that_leaves_from_the_front_leaves_no_debt() {
+fn waiters_that_leave_from_the_front_leave_no_debt() {
     let server = RedisServer::start();
     let backend = asking().time_limit(HOUR).connect_blocking(server.url());
     a_crowd_leaves_no_debt(&backend.expect("the server runs"));

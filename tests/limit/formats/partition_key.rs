@@ -107,7 +107,7 @@ async fn partition_key_is_written_on_every_path() {
 }
 
 #[test]
-fn a_secret_from_outside_is_checked() {
+fn partition_key_secret_is_validated() {
     let limit = || RateLimitLayer::new(two_a_minute(), Global, memory());
     let short = limit().try_partition_key("secret").err();
     let why = "invalid secret of 6 bytes for partition keys: use at least 16 random bytes, such as the output of \

@@ -67,7 +67,7 @@ fn each_format_shows_the_governing_quota() {
 
 /// The fields after a request of each cost, at a microsecond past a whole second.
 #[test]
-fn seconds_are_rounded_up_however_odd_the_quota() {
+fn seconds_are_rounded_up_for_any_quota() {
     let ms = Duration::from_millis;
     let ages = Duration::from_micros(1 << 52);
     let told_of = |quota: Quota, costs: &[u64], format: HeaderFormat| {

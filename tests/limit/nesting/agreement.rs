@@ -15,7 +15,7 @@ use crate::support::{Seen, clock, hello, now, spent};
 
 /// Each request passes two layers on one backend, and a single layer on another backend with the same history.
 #[tokio::test]
-async fn two_layers_answer_as_the_inner_one_alone() {
+async fn two_layers_decide_like_the_inner_layer() {
     let (mut rejected, mut allowed) = (0, 0);
     for (seed, policy) in policies().into_iter().enumerate() {
         let mut random = StdRng::seed_from_u64(seed as u64);

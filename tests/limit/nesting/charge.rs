@@ -42,7 +42,7 @@ async fn cost_of_the_inner_layer_applies() {
 
 #[cfg(feature = "axum")]
 #[tokio::test]
-async fn a_route_with_a_cost_of_its_own_under_a_table_of_costs_is_charged_that() {
+async fn route_cost_of_an_inner_layer_overrides_the_table() {
     use axum::Router;
     use axum::body::Body;
     use axum::routing::get;

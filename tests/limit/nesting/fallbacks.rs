@@ -76,7 +76,7 @@ async fn inner_layer_charges_in_full_after_an_outer_fallback() {
 }
 
 #[tokio::test]
-async fn an_inner_layer_that_falls_back_charges_what_is_missing_there() {
+async fn inner_fallback_charges_the_missing_tokens() {
     for remote in Remote::both() {
         let local = MemoryBackend::new();
         let fails = remote.clone();

@@ -143,7 +143,7 @@ fn reject_fn_sees_whether_the_outer_charge_was_refunded() {
 }
 
 #[test]
-fn redirects_carry_the_innermost_numbers_if_any_layer_is_to_write_them() {
+fn redirects_have_the_innermost_numbers_if_any_layer_writes_them() {
     let memory = memory();
     let limit = || in_memory(&bucket(), &memory);
     let redirects = |on: [bool; 2]| {

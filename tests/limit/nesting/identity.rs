@@ -10,7 +10,7 @@ use crate::remote::Remote;
 use crate::support::{Seen, ask, hello, memory, now, others, seen, spent};
 
 #[test]
-fn layers_of_one_policy_and_another_key_charge_each_for_itself() {
+fn layers_with_different_keys_charge_separately() {
     let memory = memory();
     let by = |name: &'static str| {
         let key = key_fn(move |_| Ok(Key::from(name)));
@@ -46,7 +46,7 @@ fn layers_of_one_policy_and_another_key_charge_each_for_itself() {
 }
 
 #[test]
-fn layers_over_other_backends_or_of_other_policies_charge_each_for_itself() {
+fn layers_with_different_backends_or_policies_charge_separately() {
     let (one, two) = (memory(), memory());
     let mut service = ServiceBuilder::new()
         .layer(in_memory(&bucket(), &one))

@@ -9,7 +9,7 @@ use super::{global, tells_remaining};
 use crate::support::{by_user, from, hello, memory, now, seen};
 
 #[test]
-fn handlers_and_layers_outside_see_the_decision() {
+fn handlers_and_outer_services_see_the_decision() {
     let mut service = global().layer(tells_remaining());
     let response = now(&mut service, Request::new(())).expect("no error");
     let decision = response.extensions().get::<Decision>().expect("a decision");
@@ -23,7 +23,7 @@ fn handlers_and_layers_outside_see_the_decision() {
 }
 
 #[test]
-fn extensions_can_be_left_alone() {
+fn extensions_can_be_disabled() {
     let mut service = global().extensions(false).layer(tells_remaining());
     let response = now(&mut service, Request::new(())).expect("no error");
     assert!(response.extensions().is_empty());
@@ -47,7 +47,7 @@ fn handler_sees_the_innermost_charge_and_outer_services_the_outermost_decision()
 }
 
 #[test]
-fn layers_outside_see_why_there_was_no_key() {
+fn outer_services_see_the_key_error() {
     let response = now(&mut by_user().layer(hello()), Request::new(())).expect("no error");
     let error = response.extensions().get::<KeyError>().expect("an error");
     assert_eq!(error.to_string(), "header `x-user` is missing");

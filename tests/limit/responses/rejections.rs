@@ -166,7 +166,7 @@ fn bodies_pass_through_with_their_length() {
 }
 
 #[test]
-fn layers_that_answer_with_an_empty_body_of_the_services_type_fit_around() {
+fn outer_layers_can_answer_with_an_empty_body() {
     fn empty<S: Service<Request<()>, Response = Response<B>>, B: Default + http_body::Body>(
         _: &S,
     ) -> B {

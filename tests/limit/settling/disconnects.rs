@@ -137,7 +137,7 @@ fn refund_on_disconnect_survives_later_settings() {
 }
 
 #[tokio::test]
-async fn who_might_be_paid_back_holds_no_slot_while_the_backend_is_asked() {
+async fn refundable_request_holds_no_slot_during_its_check() {
     let remote = Remote::answering(0);
     let slots = ConcurrencyLimit::new(hello::<()>(), 1);
     let mut other = slots.clone();
@@ -277,7 +277,7 @@ async fn failed_check_of_a_dropped_request_is_not_counted() {
 }
 
 #[test]
-fn without_a_runtime_nothing_is_paid_back_and_nothing_panics() {
+fn without_a_runtime_nothing_is_refunded_and_nothing_panics() {
     let remote = Remote::far();
     let mut service = limit(&remote).refund_on_disconnect().layer(Slow::new());
     ready(&mut service).now_or_never().expect("ready");

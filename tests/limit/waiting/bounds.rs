@@ -103,7 +103,7 @@ async fn zero_max_wait_rejects_at_once() {
 }
 
 #[tokio::test]
-async fn without_bound_a_request_waits_however_long_it_takes() {
+async fn unbounded_request_waits_as_long_as_needed() {
     for (clock, remote) in each() {
         let policy = Policy::new("api", Quota::per_day(1));
         let mut service = over(&policy, &remote)

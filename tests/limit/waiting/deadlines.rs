@@ -152,7 +152,7 @@ async fn nested_layers_count_a_wait_once() {
 }
 
 #[tokio::test]
-async fn a_deadline_is_a_time_whenever_the_request_is_first_looked_at() {
+async fn deadline_is_an_absolute_time() {
     let (clock, ms) = (clock(), Duration::from_millis);
     let (memory, policy) = (
         by(&clock),

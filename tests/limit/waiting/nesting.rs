@@ -16,7 +16,7 @@ use super::{
 use crate::support::{Seen, ask, hello, others, spent};
 
 #[tokio::test]
-async fn an_inner_layer_waits_for_what_is_missing() {
+async fn inner_layer_waits_for_the_missing_tokens() {
     let policy = Policy::new("api", Quota::per_second(1).burst(10));
     for waits_outside in [true, false] {
         for (clock, remote) in each() {

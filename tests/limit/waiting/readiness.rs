@@ -152,7 +152,7 @@ impl Service<Request<()>> for BreaksLater {
 }
 
 #[tokio::test]
-async fn an_error_of_readiness_after_the_wait_passes_with_its_type() {
+async fn readiness_error_after_a_wait_keeps_its_type() {
     for (refunds, left) in [(false, [1]), (true, [0])] {
         for (clock, remote) in each() {
             let mut limit = limit(&remote);

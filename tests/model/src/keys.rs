@@ -11,7 +11,7 @@ use crate::clock::ModelClock;
 
 /// Threads add keys and forget some. The bound is never exceeded, and the count is exact.
 #[test]
-fn there_are_never_more_keys_than_the_bound() {
+fn keys_never_exceed_the_bound() {
     check(|| {
         let clock = ModelClock::new();
         // Two shards.

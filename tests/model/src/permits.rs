@@ -8,7 +8,7 @@ use crate::check;
 use crate::clock::ModelClock;
 
 #[test]
-fn waiters_get_what_is_released_although_one_leaves() {
+fn released_permits_reach_waiters_after_a_drop() {
     check(|| {
         let memory = MemorySemaphore::builder().clock(ModelClock::new()).build();
         let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), memory.clone());

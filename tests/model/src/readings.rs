@@ -81,14 +81,14 @@ macro_rules! models {
             use super::*;
 
             #[test]
-            fn threads_are_allowed_no_more_than_the_quota() {
+            fn threads_never_exceed_the_quota_in_any_order() {
                 check(|| charge(Algorithm::$algorithm));
                 check(|| sweep(Algorithm::$algorithm));
                 check(|| change(Algorithm::$algorithm));
             }
 
             #[test]
-            fn the_model_convicts_late_readings() {
+            fn model_detects_late_readings() {
                 assert!(convicts_late_readings(|| charge(Algorithm::$algorithm)));
             }
         }
@@ -104,11 +104,11 @@ models! {
 }
 
 #[test]
-fn the_model_convicts_a_key_that_begins_before_it_was_swept() {
+fn model_detects_a_key_that_starts_before_its_sweep() {
     assert!(convicts_late_readings(|| sweep(Algorithm::TokenBucket)));
 }
 
 #[test]
-fn the_model_convicts_a_late_penalty() {
+fn model_detects_a_late_penalty() {
     assert!(convicts_late_readings(|| change(Algorithm::TokenBucket)));
 }

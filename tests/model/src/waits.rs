@@ -56,11 +56,11 @@ fn wait(quota: Quota) {
 }
 
 #[test]
-fn waiters_of_a_window_go_on_when_one_leaves() {
+fn window_waiters_proceed_after_a_drop() {
     check(|| wait(Quota::fixed_window(1, Duration::from_micros(HORIZON))));
 }
 
 #[test]
-fn waiters_of_a_bucket_go_on_when_one_leaves() {
+fn bucket_waiters_proceed_after_a_drop() {
     check(|| wait(Quota::token_bucket(1, 1, Duration::from_micros(HORIZON))));
 }

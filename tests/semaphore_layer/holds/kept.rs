@@ -97,7 +97,7 @@ fn kept_permit_lasts_until_drop_and_end_of_response() {
 }
 
 #[test]
-fn the_permits_of_all_layers_around_a_handler_are_kept_together() {
+fn kept_permit_includes_all_layers() {
     let (memory, (whole, of_all)) = (memory(), in_memory(9));
     let (service, mut called) = reported();
     let mut service = of_all.weight(3).layer(two_each(&memory).layer(service));
@@ -162,7 +162,7 @@ async fn loss_of_any_held_permit_is_reported() {
 }
 
 #[tokio::test]
-async fn handlers_get_it_as_an_argument() {
+async fn handlers_extract_the_held_permit() {
     let (_, layer) = in_memory(1);
     let required = |held: HeldPermit| async move { held.keep().permits().count().to_string() };
     let optional = |held: Option<HeldPermit>| async move { held.is_some().to_string() };
