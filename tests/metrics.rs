@@ -25,7 +25,7 @@ use tower_sluice::{
 };
 
 use crate::remote::Remote;
-use crate::support::{USER, ask, clock, from, hello, memory, others, seen, two_a_minute};
+use crate::support::{USER, ask, clock, from, hello, memory, run_other_tasks, seen, two_a_minute};
 
 /// The lines of a recorder after `run`.
 fn counted(run: impl AsyncFnOnce()) -> Vec<String> {
@@ -123,8 +123,8 @@ type Limit = RateLimitLayer<Global, Remote, Cost, FailurePolicy>;
 fn assert_outcomes(policy: &Policy, fails: bool, of: impl Fn(Limit) -> Limit, expected: &[&str]) {
     let hurries = |limit: Limit| limit.wait(Duration::from_millis(1));
     for also in [|limit| limit, Limit::refund_on_disconnect, hurries] {
-        for remote in Remote::both() {
-            let is_near = remote.is_near();
+        for remote in Remote::each_kind() {
+            let is_near = remote.is_immediate();
             let counted = outcomes(async || {
                 if fails {
                     remote.fail(usize::MAX);
@@ -184,7 +184,7 @@ fn nested_layers_count_each_backend_check() {
 /// Waits for `number` sleepers, then advances the clock.
 async fn pass(clock: &ManualClock, number: usize, span: Duration) {
     while clock.sleepers() < number {
-        others().await;
+        run_other_tasks().await;
     }
     clock.advance(span);
 }
@@ -226,7 +226,7 @@ fn waits_and_permits_in_use_are_measured() {
         );
         let mut waits = layer.wait(3 * second).layer(hello());
         tokio::join!(ask(&mut waits, Request::new(())), async {
-            others().await;
+            run_other_tasks().await;
             clock.advance(second);
             drop(other);
         });
@@ -308,7 +308,7 @@ fn evictions_and_lost_leases_are_counted() {
         let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 1), memory);
         let held = semaphore.try_acquire(&Key::from("ann"), 1).await;
         let held = held.expect("free");
-        others().await;
+        run_other_tasks().await;
         clock.advance(Duration::from_secs(30));
         held.lost().await;
     });

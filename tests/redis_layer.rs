@@ -32,7 +32,7 @@ use crate::support::redis::RedisServer;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The longest time that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// One bucket of 100 tokens that refills one token in a quarter of an hour.
 fn bucket() -> Policy {
@@ -79,7 +79,7 @@ async fn spend(backend: &RedisBackend, tokens: u64) {
 async fn until_gone(backend: &RedisBackend, tokens: u64) {
     let start = Instant::now();
     while backend.context().stats().background_tasks > 0 || gone(backend).await != tokens {
-        let late = start.elapsed() > PATIENCE;
+        let late = start.elapsed() > TIMEOUT;
         assert!(!late, "{} are spent", gone(backend).await);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -401,7 +401,7 @@ async fn client_disconnect_while_waiting_cancels_its_reservation() {
     let waiters = async |count: usize| {
         let start = Instant::now();
         while backend.context().stats().waiting != count {
-            assert!(start.elapsed() < PATIENCE);
+            assert!(start.elapsed() < TIMEOUT);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -418,14 +418,14 @@ async fn client_disconnect_while_waiting_cancels_its_reservation() {
     let reservation = DAY / 100;
     let start = Instant::now();
     while wait().await <= reservation {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     drop(stream);
     waiters(0).await;
     let start = Instant::now();
     while wait().await > reservation {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
         // A denial is cached for up to a second.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -454,7 +454,7 @@ async fn unanswered_settlement_is_counted_and_delays_no_client() {
         (1, 0)
     );
     while backend.context().stats().background_tasks > 0 {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(backend.context().stats().failed_background_tasks, 1);

@@ -31,7 +31,7 @@ use crate::support::redis::RedisServer;
 const REQUESTS: u32 = 60;
 
 /// The longest time that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn runtime() -> Runtime {
     Runtime::new().expect("a runtime")
@@ -120,7 +120,7 @@ impl Service {
     async fn end(self, limit: Duration) -> IdleReport {
         self.stop.send(()).expect("the receiver is open");
         self.gate.send_replace(true);
-        let ended = timeout(PATIENCE, self.ended).await;
+        let ended = timeout(TIMEOUT, self.ended).await;
         ended.expect("in time").expect("no panic");
         let redis = self.redis.clone();
         let idle = async move { redis.context().idle(limit).await };
@@ -133,7 +133,7 @@ impl Service {
     async fn holds(&self, count: usize) {
         let start = Instant::now();
         while self.redis.context().stats().held_permits < count {
-            assert!(start.elapsed() < PATIENCE);
+            assert!(start.elapsed() < TIMEOUT);
             sleep(Duration::from_millis(1)).await;
         }
     }
@@ -194,7 +194,7 @@ fn permits_and_refunds_in_flight_arrive_before_the_process_ends() {
         let service = tokio::task::spawn_blocking(move || Service::start(&url)).await;
         let service = service.expect("no panic");
         let answers = send(&service, "/slow").await;
-        let (report, answers) = tokio::join!(service.end(PATIENCE), join_all(answers));
+        let (report, answers) = tokio::join!(service.end(TIMEOUT), join_all(answers));
         for answer in answers {
             let (status, body) = answer.expect("no panic");
             assert_eq!((status, &body[..]), (StatusCode::OK, &b"done"[..]));
@@ -218,7 +218,7 @@ fn permits_of_disconnecting_clients_are_released() {
             sleep(Duration::from_millis(100)).await;
             answers.iter().for_each(tokio::task::JoinHandle::abort);
         };
-        let (report, ()) = tokio::join!(service.end(PATIENCE), leave);
+        let (report, ()) = tokio::join!(service.end(TIMEOUT), leave);
         assert!(report.is_complete(), "{report}");
         assert_eq!(in_redis(&server).await, (0, 0));
     });
@@ -235,8 +235,8 @@ fn without_redis_the_wait_ends_and_reports_what_is_lost() {
         let answers = send(&service, "/slow").await;
         server.kill9();
         let start = Instant::now();
-        let (report, _) = tokio::join!(service.end(PATIENCE), join_all(answers));
-        assert!(start.elapsed() < PATIENCE, "{:?}", start.elapsed());
+        let (report, _) = tokio::join!(service.end(TIMEOUT), join_all(answers));
+        assert!(start.elapsed() < TIMEOUT, "{:?}", start.elapsed());
         assert_eq!((report.background_tasks, report.held_permits), (0, 0));
         assert!(report.failed_background_tasks >= 60, "{report}");
         assert!(!report.is_complete());
@@ -274,7 +274,7 @@ fn the_wait_never_takes_longer_than_its_limit() {
         assert_eq!(report.to_string(), reported);
         server.resume();
         drop(held);
-        let report = redis.context().idle(PATIENCE).await;
+        let report = redis.context().idle(TIMEOUT).await;
         assert!(report.is_complete(), "{report}");
         assert_eq!(
             semaphore

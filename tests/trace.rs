@@ -286,17 +286,17 @@ fn denied_awaited_and_lost_permits_are_logged() {
             let limit = SemaphoreLayer::new(permits, Global, memory);
             let mut service = limit.clone().layer(hello());
             assert_eq!(seen(&mut service, Request::new(())).status, 503);
-            let mut waits = limit.wait(crate::support::PATIENCE).layer(hello());
+            let mut waits = limit.wait(crate::support::TIMEOUT).layer(hello());
             let wait = async { crate::support::ask(&mut waits, Request::new(())).await };
             let later = async {
-                crate::support::others().await;
+                crate::support::run_other_tasks().await;
                 clock.advance(std::time::Duration::from_secs(2));
                 drop(held);
             };
             let (waited, ()) = tokio::join!(wait, later);
             assert_eq!(waited.status, 200);
             let held = semaphore.try_acquire(&key, 1).await.expect("free");
-            crate::support::others().await;
+            crate::support::run_other_tasks().await;
             clock.advance(std::time::Duration::from_secs(30));
             held.lost().await;
         });

@@ -10,7 +10,9 @@ use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, MemoryBackend, Policy, Quota, RetryAfter};
 
-use crate::laws::{Awaited, HOUR, a_crowd_leaves_no_debt, every_operation, policies, runtime};
+use crate::shared_checks::{
+    Awaited, HOUR, a_crowd_leaves_no_debt, every_operation, policies, runtime,
+};
 
 fn frozen() -> MemoryBackend<ManualClock> {
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));

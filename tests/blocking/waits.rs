@@ -10,7 +10,7 @@ use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, MaxWait, MemoryBackend, Policy, Quota, RetryAfter};
 
-use crate::laws::{HOUR, runtime};
+use crate::shared_checks::{HOUR, runtime};
 
 const SECOND: Duration = Duration::from_secs(1);
 

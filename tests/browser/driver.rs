@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 /// The longest time until a screenshot or a reply on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The folder of screenshots.
 pub(crate) const PICTURES: &str = env!("CARGO_TARGET_TMPDIR");
@@ -90,7 +90,7 @@ impl Browser {
     /// One command, over a new connection.
     fn try_call(&self, method: &str, path: &str, body: &Value) -> std::io::Result<Value> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
         let body = if body.is_null() {
             String::new()
         } else {
@@ -165,7 +165,7 @@ impl Browser {
         let start = Instant::now();
         while self.get(what) != json!(true) {
             assert!(
-                start.elapsed() < PATIENCE,
+                start.elapsed() < TIMEOUT,
                 "timed out: {what}\nthe page: {}",
                 self.text("main")
             );

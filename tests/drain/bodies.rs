@@ -18,11 +18,11 @@ use tower_sluice::drain::{DrainBody, DrainLayer};
 struct Counted {
     left: usize,
     stalls: bool,
-    seen: Seen,
+    seen: ClientResponse,
 }
 
 #[derive(Clone, Default)]
-struct Seen {
+struct ClientResponse {
     polls: Arc<AtomicUsize>,
     is_dropped: Arc<AtomicBool>,
 }
@@ -57,8 +57,8 @@ impl Drop for Counted {
     }
 }
 
-fn body(frames: usize, stalls: bool) -> (Counted, Seen) {
-    let seen = Seen::default();
+fn body(frames: usize, stalls: bool) -> (Counted, ClientResponse) {
+    let seen = ClientResponse::default();
     let body = Counted {
         left: frames,
         stalls,

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 use tower_sluice::drain::DrainLayer;
 
-use crate::wire::{GET, PATIENCE, UPLOAD, Wire, app, blocking, denies, head, serve};
+use crate::wire::{GET, TIMEOUT, UPLOAD, Wire, app, blocking, denies, head, serve};
 
 /// The statuses that clients see which write a whole upload before they read.
 async fn statuses(address: SocketAddr, clients: usize, upload: Vec<u8>) -> Vec<Option<u16>> {
@@ -100,7 +100,7 @@ async fn a_hyper_client_sees_the_429() {
         let request = request
             .body(Full::from(vec![b'x'; UPLOAD]))
             .expect("a valid head");
-        let response = timeout(PATIENCE, client.request(request))
+        let response = timeout(TIMEOUT, client.request(request))
             .await
             .expect("in time");
         let response = response.expect("an answer");
@@ -203,7 +203,7 @@ async fn http_2_is_answered_without_a_drain() {
         });
         let request = Request::post(format!("http://{address}/upload"));
         let request = request.body(StreamBody::new(frames)).expect("a valid head");
-        let response = timeout(PATIENCE, client.request(request))
+        let response = timeout(TIMEOUT, client.request(request))
             .await
             .expect("in time");
         let response = response.expect("an answer");

@@ -15,7 +15,7 @@ use tower_sluice::clock::ManualClock;
 use tower_sluice::drain::DrainLayer;
 use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
-use crate::wire::{Memory, PATIENCE, UPLOAD, Wire, blocking, clock, head, serve};
+use crate::wire::{Memory, TIMEOUT, UPLOAD, Wire, blocking, clock, head, serve};
 
 /// One request a second is allowed, and the others wait.
 async fn waiting() -> (SocketAddr, Memory, ManualClock) {
@@ -41,7 +41,7 @@ async fn waiters(memory: &Memory, count: usize) {
     let start = Instant::now();
     while memory.context().stats().waiting != count {
         assert!(
-            start.elapsed() < PATIENCE,
+            start.elapsed() < TIMEOUT,
             "{} wait",
             memory.context().stats().waiting
         );

@@ -11,7 +11,7 @@ use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 /// The longest time that a test waits for anything. A test that hangs fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) const UPLOAD: usize = 4 << 20;
 
@@ -54,8 +54,8 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(PATIENCE)).expect("set");
-        stream.set_write_timeout(Some(PATIENCE)).expect("set");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("set");
+        stream.set_write_timeout(Some(TIMEOUT)).expect("set");
         Self {
             stream,
             read: Vec::new(),
@@ -101,7 +101,7 @@ impl Wire {
             }
             Err(error) => {
                 let is_late = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
-                assert!(!is_late, "nothing arrived within {PATIENCE:?}");
+                assert!(!is_late, "nothing arrived within {TIMEOUT:?}");
                 None
             }
         }

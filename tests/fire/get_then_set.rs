@@ -11,7 +11,7 @@ use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::decision::QuotaSnapshot;
 use tower_sluice::{Key, Policy, RetryAfter};
 
-use crate::hammer::now;
+use crate::load::now;
 
 /// A token bucket in three separate steps, GET, decide, SET: concurrent readers spend the same tokens.
 #[derive(Clone)]

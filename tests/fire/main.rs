@@ -1,6 +1,6 @@
 //! Exactness under load: 8 processes of 64 tasks each check 1 key or 1000 keys on one Redis as fast as they can. All
 //! replies are judged by the rule and the server clock. No span admits an excess token, and no denial wastes an
-//! available token. See [`judge`] for the reasoning, which assumes nothing about speed.
+//! available token. See [`exactness`] for the reasoning, which assumes nothing about speed.
 //!
 //! The test proves that it can fail. It must find the error of a limiter that does GET, then SET. It must also find one
 //! changed record in a hundred of each good run.
@@ -8,9 +8,9 @@
 //! It has its own harness, since it starts itself again as the load processes. It knows the relevant options of
 //! libtest.
 
+mod exactness;
 mod get_then_set;
-mod hammer;
-mod judge;
+mod load;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -19,7 +19,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use judge::{Check, Demand, Fault, Rule, Verdict};
+use exactness::{Check, Demand, Fault, Rule, Verdict};
 use support::redis::RedisServer;
 
 const PROCESSES: usize = 8;
@@ -328,7 +328,7 @@ impl Scenario {
             process.wait_until_ready()?;
         }
         let (before, since) = (clock_of(server)?, Instant::now());
-        let start = hammer::now() + 30_000;
+        let start = load::now() + 30_000;
         let end = start + RUN * slower;
         for process in &mut processes {
             process.order(&format!("{start} {end}\n"))?;
@@ -351,9 +351,9 @@ impl Scenario {
 
 /// The server clock, which must be that of this machine: the processes read it too.
 fn clock_of(server: &RedisServer) -> Result<u64, String> {
-    let earliest = hammer::now();
+    let earliest = load::now();
     let (seconds, micros): (u64, u64) = server.get(&["TIME"]);
-    let (time, latest) = (seconds * SECOND + micros, hammer::now());
+    let (time, latest) = (seconds * SECOND + micros, load::now());
     if (earliest..=latest).contains(&time) {
         Ok(time)
     } else {
@@ -473,7 +473,7 @@ impl Options {
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
     if args.next_if(|arg| arg == CHILD).is_some() {
-        return match hammer::child(args) {
+        return match load::child(args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(why) => {
                 eprintln!("{why}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use tokio::time::timeout;
 
-use crate::playground::{Answer, PATIENCE, Playground};
+use crate::playground::{Answer, Playground, TIMEOUT};
 
 async fn post(playground: &Playground, path: &str) -> Answer {
     playground
@@ -91,7 +91,7 @@ async fn requests_wait_for_their_reservations_and_are_rejected_beyond_max_wait()
         let status = playground.get("/").await.status.as_u16();
         (status, start.elapsed())
     }));
-    let mut four = timeout(PATIENCE, four).await.expect("in time");
+    let mut four = timeout(TIMEOUT, four).await.expect("in time");
     four.sort_unstable_by_key(|(_, after)| *after);
     let mut statuses: Vec<_> = four.iter().map(|(status, _)| *status).collect();
     // The request at 0 s and the one that would be due at 1.5 s are answered at once.

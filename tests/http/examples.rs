@@ -5,12 +5,12 @@ use std::process::{Output, Stdio};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::playground::{PATIENCE, example};
+use crate::playground::{TIMEOUT, example};
 
 pub(crate) async fn run(name: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(example(name));
     let command = command.args(arguments).stdin(Stdio::null());
-    let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+    let output = timeout(TIMEOUT, command.kill_on_drop(true).output()).await;
     output.expect("in time").expect("the server runs")
 }
 

@@ -30,7 +30,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::playground::{PATIENCE, Playground, playground};
+use crate::playground::{Playground, TIMEOUT, playground};
 
 #[tokio::test]
 async fn burst_is_allowed_then_a_client_that_obeys_retry_after() {
@@ -336,7 +336,7 @@ async fn run(arguments: &[&str]) -> Output {
         .args(arguments)
         .kill_on_drop(true)
         .output();
-    let output = timeout(PATIENCE, output).await;
+    let output = timeout(TIMEOUT, output).await;
     let output = output.unwrap_or_else(|_| panic!("{arguments:?} are accepted"));
     output.expect("the playground runs")
 }

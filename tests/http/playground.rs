@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// The longest time until a response.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Examples are built with the tests, unless single tests are selected.
 pub(crate) fn example(name: &str) -> PathBuf {
@@ -79,7 +79,7 @@ impl Playground {
         let stdout = process.stdout.take().expect("piped");
         let mut line = String::new();
         let mut stdout = BufReader::new(stdout);
-        let first = timeout(PATIENCE, stdout.read_line(&mut line)).await;
+        let first = timeout(TIMEOUT, stdout.read_line(&mut line)).await;
         first.expect("in time").expect("a first line");
         let base = line.trim_end().strip_prefix("listening on ");
         let base = base.unwrap_or_else(|| panic!("first line is {line:?}"));
@@ -108,7 +108,7 @@ impl Playground {
                 body: String::from_utf8(body.into()).expect("text"),
             }
         };
-        timeout(PATIENCE, answer).await.expect("in time")
+        timeout(TIMEOUT, answer).await.expect("in time")
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -130,7 +130,7 @@ impl Playground {
             .args(["-c", "kill $0 $1", signal, &id])
             .status();
         assert!(sent.expect("a shell").success());
-        let end = timeout(PATIENCE, self.process.wait()).await;
+        let end = timeout(TIMEOUT, self.process.wait()).await;
         end.expect("the server stops").expect("the process ends")
     }
 }

@@ -15,7 +15,7 @@ use tower_sluice::key::{
 };
 use tower_sluice::{Head, RateLimitLayer};
 
-use crate::support::{PATIENCE, hello, listen, memory, seen, two_a_minute};
+use crate::support::{TIMEOUT, hello, listen, memory, seen, two_a_minute};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -322,7 +322,7 @@ async fn reported(client: ClientIp, bytes: &[u8]) -> String {
         let _ = stream.read_to_end(&mut answer).await;
         String::from_utf8_lossy(&answer).into_owned()
     };
-    timeout(PATIENCE, answer).await.expect("an answer in time")
+    timeout(TIMEOUT, answer).await.expect("an answer in time")
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tower_sluice::key::{
 };
 use tower_sluice::{Global, RateLimitLayer};
 
-use crate::support::{Memory, Seen, hello, memory, seen, two_a_minute};
+use crate::support::{ClientResponse, Memory, hello, memory, seen, two_a_minute};
 
 fn limit<K>(key: K) -> RateLimitLayer<K, Memory> {
     RateLimitLayer::new(two_a_minute(), key, memory())
@@ -23,7 +23,7 @@ fn answers<K>(
     limit: RateLimitLayer<K, Memory>,
     request: impl Fn() -> http::request::Builder,
     count: usize,
-) -> Vec<Seen>
+) -> Vec<ClientResponse>
 where
     K: KeyExtractor<Request<()>> + Clone,
 {
@@ -50,7 +50,7 @@ fn allow_listed_clients_are_not_counted_and_get_no_fields() {
     let key = ClientIp::new().allow_list(Networks::new(["203.0.113.0/24"]));
     for seen in answers(limit(key.clone()), || from([203, 0, 113, 9]), 3) {
         assert_eq!(seen.status, 200);
-        assert!(seen.says_nothing_of_limits(), "{seen:?}");
+        assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
     }
     assert_eq!(statuses(key, || from(CLIENT)), LIMITED);
 }
@@ -64,7 +64,7 @@ fn deny_listed_clients_are_rejected_without_a_reason() {
             assert_eq!(seen.status, 403);
             let body = r#"{"type":"about:blank","title":"Forbidden","status":403}"#;
             assert_eq!(seen.body, body);
-            assert!(seen.says_nothing_of_limits(), "{seen:?}");
+            assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
         }
     }
     assert_eq!(statuses(key.clone(), || from(CLIENT)), LIMITED);
@@ -154,7 +154,7 @@ fn unreadable_addresses_are_rejected() {
 /// An application may read the first value, or the text in between.
 #[test]
 fn repeated_or_malformed_key_is_not_a_missing_key() {
-    let rejected = |statuses: Vec<Seen>| statuses.iter().all(|seen| seen.status == 400);
+    let rejected = |statuses: Vec<ClientResponse>| statuses.iter().all(|seen| seen.status == 400);
     let twice = || {
         let request = from(CLIENT).header("x-api-key", "mine");
         request.header("x-api-key", "mine")
@@ -247,7 +247,7 @@ fn preflights_are_not_counted_by_default() {
     let count = |limit: RateLimitLayer<_, _>| answers(limit, preflight, 3);
     for seen in count(limit(ClientIp::new())) {
         assert_eq!(seen.status, 200);
-        assert!(seen.says_nothing_of_limits(), "{seen:?}");
+        assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
     }
     let counted = count(limit(ClientIp::new()).count_preflights(true));
     let statuses: Vec<_> = counted.iter().map(|seen| seen.status.as_u16()).collect();

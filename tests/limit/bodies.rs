@@ -20,14 +20,16 @@ use tower_sluice::{
 };
 
 use crate::remote::Remote;
-use crate::support::{Memory, Seen, client, from, hello, listen, memory, now, seen, two_a_minute};
+use crate::support::{
+    ClientResponse, Memory, client, from, hello, listen, memory, now, seen, two_a_minute,
+};
 
 /// Rejects every request: its cost exceeds the limit.
 fn rejecting() -> RateLimitLayer<Global, Memory> {
     RateLimitLayer::new(two_a_minute(), Global, memory()).cost(3)
 }
 
-fn problem(seen: &Seen) -> Value {
+fn problem(seen: &ClientResponse) -> Value {
     assert_eq!(seen.lines("content-type"), ["application/problem+json"]);
     serde_json::from_str(&seen.body).expect("JSON")
 }
@@ -46,12 +48,12 @@ fn abuse_limit_uses_its_problem_type() {
         "violated-policies": ["api", "never \"more\""],
     });
     assert_eq!(problem(&rejected), expected);
-    assert!(!rejected.says_nothing_of_limits());
+    assert!(!rejected.has_no_rate_limit_fields());
 }
 
 #[test]
 fn plain_text_is_one_generic_line() {
-    let check = |seen: Seen, status: u16, text: &str| {
+    let check = |seen: ClientResponse, status: u16, text: &str| {
         assert_eq!((seen.status.as_u16(), &*seen.body), (status, text));
         assert_eq!(seen.lines("content-type"), ["text/plain; charset=utf-8"]);
     };
@@ -79,7 +81,7 @@ fn plain_text_is_one_generic_line() {
     check(keyless(|| KeyError::Denied), 403, "forbidden\n");
     let unrouted = || KeyError::Missing(Part::MatchedPath);
     check(keyless(unrouted), 404, "not found\n");
-    let down = Remote::near();
+    let down = Remote::immediate();
     down.fail(1);
     let failing = RateLimitLayer::new(two_a_minute(), Global, down)
         .on_backend_error(FailurePolicy::FailClosed);
@@ -126,7 +128,7 @@ fn page(head: &Head<'_>, rejection: &Rejection) -> Response<Bytes> {
 }
 
 /// The response to a rejected client that sends `accept`, over a real connection.
-async fn asked(app: Router, method: Method, accept: &str) -> Seen {
+async fn rejection_for(app: Router, method: Method, accept: &str) -> ClientResponse {
     let (listener, address) = listen().await;
     tokio::spawn(axum::serve(listener, app).into_future());
     let request = Request::builder()
@@ -134,7 +136,7 @@ async fn asked(app: Router, method: Method, accept: &str) -> Seen {
         .uri(format!("http://{address}/x"));
     let request = request.header(ACCEPT, accept).body(Full::default());
     let response = client(1).request(request.expect("a valid head")).await;
-    let mut seen = Seen::of(response.expect("an answer")).await;
+    let mut seen = ClientResponse::of(response.expect("an answer")).await;
     seen.headers.remove("date");
     seen
 }
@@ -148,15 +150,15 @@ fn routed() -> Router {
 #[tokio::test]
 async fn browsers_get_a_page_and_other_clients_get_problem_details() {
     let app = || routed().layer(rejecting().reject_fn(page));
-    let browser = asked(app(), Method::GET, BROWSER).await;
+    let browser = rejection_for(app(), Method::GET, BROWSER).await;
     assert_eq!(browser.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(browser.lines("content-type"), ["text/html; charset=utf-8"]);
     assert_eq!(browser.body, "<h1>/x: 429 Too Many Requests</h1>");
     assert_eq!(browser.lines("cache-control"), ["no-store"]);
     assert_eq!(browser.lines("ratelimit"), ["\"api\";r=2"]);
-    let curl = asked(app(), Method::GET, "*/*").await;
+    let curl = rejection_for(app(), Method::GET, "*/*").await;
     assert_eq!(problem(&curl)["violated-policies"], json!(["api"]));
-    let bare = asked(routed().layer(rejecting()), Method::GET, BROWSER).await;
+    let bare = rejection_for(routed().layer(rejecting()), Method::GET, BROWSER).await;
     assert_eq!((bare.headers, bare.body), (curl.headers, curl.body));
 }
 
@@ -175,7 +177,7 @@ fn rejection_by_redirect_has_no_retry_after() {
         assert_eq!(rejected.lines("cache-control"), ["no-store"]);
         (
             rejected.lines("retry-after").len(),
-            rejected.says_nothing_of_limits(),
+            rejected.has_no_rate_limit_fields(),
         )
     };
     assert_eq!(rejected(limit.clone()), (0, true));
@@ -193,8 +195,11 @@ async fn axum_response_passes_unchanged() {
         response
     });
     let app = || routed().layer(limit.clone());
-    let got = asked(app(), Method::GET, BROWSER).await;
-    assert_eq!((got.status.as_u16(), &*got.body), (429, "<p>GET 429</p>"));
+    let fetch = rejection_for(app(), Method::GET, BROWSER).await;
+    assert_eq!(
+        (fetch.status.as_u16(), &*fetch.body),
+        (429, "<p>GET 429</p>")
+    );
     let head = [
         ("cache-control", "no-store"),
         ("content-length", "14"),
@@ -203,8 +208,8 @@ async fn axum_response_passes_unchanged() {
         ("ratelimit-policy", "\"api\";q=2;w=60"),
         ("x-own", "yes"),
     ];
-    assert_eq!(got.head(), head);
-    let headed = asked(app(), Method::HEAD, BROWSER).await;
+    assert_eq!(fetch.head(), head);
+    let headed = rejection_for(app(), Method::HEAD, BROWSER).await;
     assert_eq!((headed.status.as_u16(), &*headed.body), (429, ""));
     assert_eq!(headed.lines("content-length"), ["15"], "of `HEAD`");
 
@@ -214,7 +219,7 @@ async fn axum_response_passes_unchanged() {
     let _held = held.expect("free");
     let bounded = SemaphoreLayer::new(permits, Global, memory)
         .respond_fn(|_, rejection| (rejection.status(), "busy").into_response());
-    let busy = asked(routed().layer(bounded), Method::GET, BROWSER).await;
+    let busy = rejection_for(routed().layer(bounded), Method::GET, BROWSER).await;
     assert_eq!((busy.status.as_u16(), &*busy.body), (503, "busy"));
 }
 

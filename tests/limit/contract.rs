@@ -66,7 +66,7 @@ impl Service<Request<()>> for Strict {
 
 /// Fails without a future.
 fn fails_at_once() -> Remote {
-    let remote = Remote::near();
+    let remote = Remote::immediate();
     remote.fail(usize::MAX);
     remote
 }
@@ -122,7 +122,7 @@ fn service_error_keeps_its_type() {
     assert_eq!(now(&mut service, from("ann")).unwrap_err(), Broken);
 
     let mut service = ServiceBuilder::new()
-        .layer(over(Remote::answering(1)))
+        .layer(over(Remote::with_replies(1)))
         .service_fn(|_: Request<()>| async { Err::<Response<()>, _>(Broken) });
     assert_eq!(now(&mut service, Request::new(())).unwrap_err(), Broken);
 }
@@ -158,7 +158,7 @@ fn a_request_without_a_key_does_not_reach_the_service() {
 #[tokio::test]
 async fn ready_service_is_called_after_a_late_reply() {
     let (strict, calls) = Strict::new();
-    let remote = Remote::answering(0);
+    let remote = Remote::with_replies(0);
     let mut service = over(remote.clone()).layer(strict);
     let mut statuses = Vec::new();
     for _ in 0..4 {
@@ -167,7 +167,7 @@ async fn ready_service_is_called_after_a_late_reply() {
         let before = calls.load(SeqCst);
         assert!(answer.as_mut().now_or_never().is_none(), "no answer yet");
         assert_eq!(calls.load(SeqCst), before, "called before the reply");
-        remote.answer(1);
+        remote.release(1);
         statuses.push(answer.await.expect("no error").status().as_u16());
     }
     assert_eq!(statuses, [200, 200, 429, 429]);
@@ -177,11 +177,11 @@ async fn ready_service_is_called_after_a_late_reply() {
 #[tokio::test]
 async fn service_is_ready_while_a_late_reply_is_pending() {
     let (strict, calls) = Strict::new();
-    let remote = Remote::answering(0);
+    let remote = Remote::with_replies(0);
     let mut service = over(remote.clone()).layer(strict);
     let first = service.ready().await.expect("ready").call(Request::new(()));
     let second = service.ready().await.expect("ready").call(Request::new(()));
-    remote.answer(2);
+    remote.release(2);
     let (first, second) = tokio::join!(second, first);
     assert_eq!(first.expect("no error").status(), 200);
     assert_eq!(second.expect("no error").status(), 200);
@@ -189,7 +189,7 @@ async fn service_is_ready_while_a_late_reply_is_pending() {
 }
 
 /// Uses up the limit. The next rejection then holds and releases the only slot of the inner service.
-async fn a_refusal_gives_the_slot_back<S>(inner: S)
+async fn assert_rejection_releases_the_slot<S>(inner: S)
 where
     S: Service<Request<()>, Response = Response<()>, Error: fmt::Debug> + Clone,
 {
@@ -222,17 +222,17 @@ async fn empty(_: Request<()>) -> Result<Response<()>, Infallible> {
 
 #[tokio::test]
 async fn rejection_releases_the_slot_of_a_concurrency_limit() {
-    a_refusal_gives_the_slot_back(ConcurrencyLimit::new(tower::service_fn(empty), 1)).await;
+    assert_rejection_releases_the_slot(ConcurrencyLimit::new(tower::service_fn(empty), 1)).await;
 }
 
 #[tokio::test]
 async fn rejection_releases_the_slot_of_a_buffer() {
-    a_refusal_gives_the_slot_back(Buffer::new(tower::service_fn(empty), 1)).await;
+    assert_rejection_releases_the_slot(Buffer::new(tower::service_fn(empty), 1)).await;
 }
 
 #[tokio::test]
 async fn late_rejection_releases_readiness() {
-    let remote = Remote::answering(2);
+    let remote = Remote::with_replies(2);
     let inner = ConcurrencyLimit::new(tower::service_fn(empty), 1);
     let mut service = over(remote.clone()).layer(inner);
     for _ in 0..2 {
@@ -255,7 +255,7 @@ async fn late_rejection_releases_readiness() {
         is_ready(&mut other),
         "a request that is not decided holds no slot"
     );
-    remote.answer(1);
+    remote.release(1);
     let response = rejected.as_mut().now_or_never().expect("an answer");
     assert_eq!(response.expect("no error").status(), 429);
 }
@@ -287,7 +287,7 @@ async fn stalled(
         slots.iter_mut().all(is_ready),
         "a pending request holds a slot"
     );
-    remote.answer(usize::MAX >> 4);
+    remote.release(usize::MAX >> 4);
     for request in &mut requests {
         assert!(request.as_mut().now_or_never().is_none(), "no slot");
     }
@@ -301,10 +301,10 @@ async fn stalled(
 async fn requests_hold_no_slot_during_a_check() {
     let policy = || Policy::new("five", Quota::per_hour(5));
     let deny = FailurePolicy::FailClosed;
-    let remote = Remote::answering(0);
+    let remote = Remote::with_replies(0);
     let limit = RateLimitLayer::new(policy(), Global, remote.clone());
     stalled(limit.on_backend_error(deny.clone()), &remote).await;
-    let remote = Remote::answering(0);
+    let remote = Remote::with_replies(0);
     let limit = RateLimitLayer::new(policy(), Global, remote.clone());
     let limit = limit.on_backend_error(deny).refund_on_disconnect();
     stalled(limit, &remote).await;
@@ -312,13 +312,13 @@ async fn requests_hold_no_slot_during_a_check() {
 
 #[tokio::test]
 async fn future_dropped_before_a_late_reply_releases_readiness_and_charges_nothing() {
-    let remote = Remote::answering(0);
+    let remote = Remote::with_replies(0);
     let inner = ConcurrencyLimit::new(tower::service_fn(empty), 1);
     let mut service = over(remote.clone()).layer(inner);
     let dropped = service.ready().await.expect("ready").call(Request::new(()));
     assert!(!is_ready(&mut service));
     drop(dropped);
-    remote.answer(3);
+    remote.release(3);
     for status in [200, 200, 429] {
         let ready = service.ready().await.expect("ready");
         assert_eq!(
@@ -376,7 +376,10 @@ fn two_services_of_one_layer_share_their_limit() {
     assert_eq!(seen(&mut two, from("ann")).status, 429);
 }
 
-fn on_failure<B: Backend<Error = Down>>(backend: B, choice: FailurePolicy) -> Vec<support::Seen> {
+fn on_failure<B: Backend<Error = Down>>(
+    backend: B,
+    choice: FailurePolicy,
+) -> Vec<support::ClientResponse> {
     let limit = RateLimitLayer::new(two_a_minute(), Global, backend).on_backend_error(choice);
     let mut service =
         ServiceBuilder::new()

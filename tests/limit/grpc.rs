@@ -21,8 +21,8 @@ use tower::{BoxError, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::Backend;
 use tower_sluice::{Global, Key, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
 
-use crate::places::by_peer;
-use crate::support::{PATIENCE, clock, memory, spent, two_a_minute};
+use crate::placement::by_peer;
+use crate::support::{TIMEOUT, clock, memory, spent, two_a_minute};
 
 pub(crate) fn incoming() -> (TcpIncoming, SocketAddr) {
     let incoming = TcpIncoming::bind(([127, 0, 0, 1], 0).into()).expect("a free port");
@@ -39,7 +39,7 @@ pub(crate) async fn channel(address: SocketAddr, last: u8) -> Channel {
     Endpoint::from_shared(format!("http://{address}"))
         .expect("a URI")
         .local_address(Some([127, 0, 0, last].into()))
-        .timeout(PATIENCE)
+        .timeout(TIMEOUT)
         .connect()
         .await
         .expect("a server")
@@ -173,7 +173,7 @@ async fn unary_call_waits_unless_its_timeout_is_sooner() {
     let waits = tokio::spawn(check(ann.clone()));
     let start = Instant::now();
     while memory.context().stats().waiting == 0 {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // Its token would arrive after 60 s.
@@ -181,7 +181,7 @@ async fn unary_call_waits_unless_its_timeout_is_sooner() {
     assert_eq!(hasty, Code::ResourceExhausted);
     let patient = tokio::spawn(check_within(ann, Some(Duration::from_secs(60))));
     while memory.context().stats().waiting < 2 {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     clock.advance(Duration::from_secs(30));

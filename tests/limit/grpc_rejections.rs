@@ -16,7 +16,7 @@ use tower_sluice::{
 
 use crate::grpc::{channel, health, incoming};
 use crate::remote::Remote;
-use crate::support::{PATIENCE, memory};
+use crate::support::{TIMEOUT, memory};
 
 /// Serves health checks behind a layer around the whole server, and connects a client.
 macro_rules! served {
@@ -101,7 +101,7 @@ async fn cost_above_the_limit_is_not_retryable() {
 }
 
 /// Calls until it is allowed, waits between calls as reported, and returns the number of rejections.
-async fn call_patiently(channel: &Channel) -> usize {
+async fn call_until_allowed(channel: &Channel) -> usize {
     let mut rejected = 0;
     while let Err(status) = check(channel).await {
         assert_eq!(status.code(), Code::ResourceExhausted);
@@ -118,13 +118,13 @@ async fn client_that_obeys_retry_after_is_allowed() {
     let limit = RateLimitLayer::new(policy, PeerIp::new(), MemoryBackend::new());
     let channel = served!(limit);
     let start = Instant::now();
-    assert_eq!(call_patiently(&channel).await, 0);
+    assert_eq!(call_until_allowed(&channel).await, 0);
     for _ in 0..2 {
-        assert_eq!(call_patiently(&channel).await, 1, "once is enough");
+        assert_eq!(call_until_allowed(&channel).await, 1, "once is enough");
     }
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(500), "{took:?}");
-    assert!(took < PATIENCE, "{took:?}");
+    assert!(took < TIMEOUT, "{took:?}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use tower_sluice::concurrency::Hold;
 use tower_sluice::{MemorySemaphore, PeerIp, SemaphoreLayer, SemaphorePolicy};
 
 use crate::grpc::{Other, channel, incoming};
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
 fn one_at_a_time() -> SemaphoreLayer<PeerIp, MemorySemaphore> {
     SemaphoreLayer::new(
@@ -47,13 +47,17 @@ async fn watch_in_time(channel: &Channel) -> Streaming<HealthCheckResponse> {
             Ok(stream) => return stream,
             Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
         }
-        assert!(start.elapsed() < PATIENCE, "the permit was not released");
+        assert!(start.elapsed() < TIMEOUT, "the permit was not released");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 /// An open stream excludes other streams. Its end releases its permit, whichever side ends it.
-async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: HealthReporter) {
+async fn assert_stream_holds_its_permit(
+    channel: Channel,
+    other: Channel,
+    mut reporter: HealthReporter,
+) {
     let mut stream = watch_in_time(&channel).await;
     assert!(stream.message().await.expect("open").is_some());
     let rejected = watch(&channel).await.expect_err("it is open");
@@ -86,7 +90,7 @@ async fn holds_to_its_end(channel: Channel, other: Channel, mut reporter: Health
             break;
         }
         assert_eq!(status.code(), Code::ResourceExhausted);
-        assert!(start.elapsed() < PATIENCE, "the permit was not released");
+        assert!(start.elapsed() < TIMEOUT, "the permit was not released");
     }
     drop(stream);
 }
@@ -98,7 +102,7 @@ async fn stream_holds_its_permit_until_its_end_around_a_server() {
     let server = Server::builder().layer(one_at_a_time()).add_service(health);
     tokio::spawn(server.serve_with_incoming(incoming));
     let (ann, bob) = (channel(address, 1).await, channel(address, 2).await);
-    holds_to_its_end(ann, bob, reporter).await;
+    assert_stream_holds_its_permit(ann, bob, reporter).await;
 }
 
 #[tokio::test]
@@ -123,7 +127,7 @@ async fn stream_holds_its_permit_until_its_end_around_one_service() {
         "the other service is not bounded"
     );
     drop(stream);
-    holds_to_its_end(ann, bob, reporter).await;
+    assert_stream_holds_its_permit(ann, bob, reporter).await;
 }
 
 #[tokio::test]

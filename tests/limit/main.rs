@@ -1,9 +1,10 @@
 //! The rate limit layer from outside: where it can be applied, its Tower contract, and the responses that clients see.
 
 mod bodies;
+mod cache_control;
 mod contract;
 mod costs;
-mod existing;
+mod existing_fields;
 mod formats;
 mod fuzz;
 #[cfg(feature = "tonic")]
@@ -12,8 +13,9 @@ mod grpc;
 mod grpc_rejections;
 #[cfg(feature = "tonic")]
 mod grpc_streams;
+mod long_durations;
 mod nesting;
-mod places;
+mod placement;
 mod remote;
 mod responses;
 #[cfg(feature = "axum")]
@@ -21,8 +23,6 @@ mod routes;
 #[cfg(feature = "axum")]
 mod settling;
 mod shadow;
-mod spans;
-mod storing;
 mod support;
 #[cfg(feature = "axum")]
 mod uris;

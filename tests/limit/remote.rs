@@ -22,7 +22,7 @@ pub(crate) struct Remote {
     only_changes: bool,
     /// The number of operations that succeed first, and the number that then fail.
     failures: Arc<Mutex<(usize, usize)>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    operations: Arc<Mutex<Vec<String>>>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -38,61 +38,61 @@ impl std::error::Error for Down {}
 
 impl Remote {
     /// Replies at once, like memory, but can fail.
-    pub(crate) fn near() -> Self {
+    pub(crate) fn immediate() -> Self {
         Self {
             memory: memory(),
             gate: None,
             only_changes: false,
             failures: Arc::default(),
-            asked: Arc::default(),
+            operations: Arc::default(),
         }
     }
 
     /// Gives this many replies.
-    pub(crate) fn answering(answers: usize) -> Self {
+    pub(crate) fn with_replies(answers: usize) -> Self {
         Self {
             gate: Some(Arc::new(Semaphore::new(answers))),
-            ..Self::near()
+            ..Self::immediate()
         }
     }
 
     /// Answers every check, and this many other operations.
-    pub(crate) fn changing(changes: usize) -> Self {
+    pub(crate) fn with_changes(changes: usize) -> Self {
         Self {
             only_changes: true,
-            ..Self::answering(changes)
+            ..Self::with_replies(changes)
         }
     }
 
     /// Answers every operation, later.
-    pub(crate) fn far() -> Self {
-        Self::answering(Semaphore::MAX_PERMITS)
+    pub(crate) fn delayed() -> Self {
+        Self::with_replies(Semaphore::MAX_PERMITS)
     }
 
     /// One backend of each kind.
-    pub(crate) fn both() -> [Self; 2] {
-        [Self::near(), Self::far()]
+    pub(crate) fn each_kind() -> [Self; 2] {
+        [Self::immediate(), Self::delayed()]
     }
 
     pub(crate) fn failing() -> Self {
-        let remote = Self::far();
+        let remote = Self::delayed();
         remote.fail(usize::MAX);
         remote
     }
 
     /// Whether replies are immediate.
-    pub(crate) fn is_near(&self) -> bool {
+    pub(crate) fn is_immediate(&self) -> bool {
         self.gate.is_none()
     }
 
     /// Uses the time of `clock`.
-    pub(crate) fn by(mut self, clock: &ManualClock) -> Self {
+    pub(crate) fn with_clock(mut self, clock: &ManualClock) -> Self {
         self.memory = MemoryBackend::builder().clock(clock.clone()).build();
         self
     }
 
     /// Lets this many more replies through.
-    pub(crate) fn answer(&self, answers: usize) {
+    pub(crate) fn release(&self, answers: usize) {
         let gate = self.gate.as_ref().expect("a gate");
         gate.add_permits(answers);
     }
@@ -113,8 +113,8 @@ impl Remote {
     }
 
     /// The operations sent since the last call, with their tokens.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.asked.lock().expect("no panic"))
+    pub(crate) fn operations(&self) -> Vec<String> {
+        std::mem::take(&mut *self.operations.lock().expect("no panic"))
     }
 
     fn note(&self, op: &Op, policy: &Policy) {
@@ -132,10 +132,10 @@ impl Remote {
             Op::Reset => "reset".to_owned(),
             other => unreachable!("unknown operation {other:?}"),
         };
-        self.asked.lock().expect("no panic").push(op);
+        self.operations.lock().expect("no panic").push(op);
     }
 
-    fn fails(&self) -> Result<(), Down> {
+    fn next_failure(&self) -> Result<(), Down> {
         match &mut *self.failures.lock().expect("no panic") {
             (0, 0) => Ok(()),
             (0, failures) => {
@@ -149,7 +149,7 @@ impl Remote {
         }
     }
 
-    fn done(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Down> {
+    fn apply(&self, op: Op, policy: &Policy, key: &Key) -> Result<Reply, Down> {
         match self.memory.ask(op, policy, key) {
             Answer::Now(Ok(reply)) => Ok(reply),
             _ => unreachable!("memory answers at once and cannot fail"),
@@ -164,16 +164,19 @@ impl Backend for Remote {
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<Result<Reply, Down>, Self::Future> {
         let Some(gate) = self.gate.clone() else {
             self.note(&op, policy);
-            return Answer::Now(self.fails().and_then(|()| self.done(op, policy, key)));
+            return Answer::Now(
+                self.next_failure()
+                    .and_then(|()| self.apply(op, policy, key)),
+            );
         };
         let (remote, policy, key) = (self.clone(), policy.clone(), key.clone());
         Answer::Later(Box::pin(async move {
             remote.note(&op, &policy);
-            remote.fails()?;
+            remote.next_failure()?;
             if !(remote.only_changes && matches!(op, Op::Check(_))) {
                 gate.acquire().await.map_err(|_| Down)?.forget();
             }
-            remote.done(op, &policy, &key)
+            remote.apply(op, &policy, &key)
         }))
     }
 

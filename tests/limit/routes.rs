@@ -16,7 +16,7 @@ use tower_sluice::cost::HeaderCost;
 use tower_sluice::quota::Unit;
 use tower_sluice::{Cost, Global, Policy, Quota, RateLimitLayer, RouteCosts};
 
-use crate::support::{Memory, Seen, hello, memory, seen};
+use crate::support::{ClientResponse, Memory, hello, memory, seen};
 
 const ALL: u64 = 1_000;
 
@@ -34,12 +34,12 @@ where
     let request = Request::builder().method(method).uri(uri);
     let request = request.body(Body::empty()).expect("a valid head");
     let Ok(response) = app.clone().oneshot(request).await;
-    let seen = Seen::of(response).await;
+    let seen = ClientResponse::of(response).await;
     (seen.status.as_u16(), remaining(&seen))
 }
 
 /// `r` of the only quota.
-fn remaining(seen: &Seen) -> Option<u64> {
+fn remaining(seen: &ClientResponse) -> Option<u64> {
     let lines = seen.lines("ratelimit");
     let line = lines.first()?.strip_prefix("\"api\";r=");
     let digits = line.and_then(|line| line.split(';').next());
@@ -47,13 +47,13 @@ fn remaining(seen: &Seen) -> Option<u64> {
 }
 
 /// The status and the charge of each request, each with a full bucket.
-async fn costs<S, B>(app: impl Fn() -> S, asked: &[(&str, &str)]) -> Vec<(u16, u64)>
+async fn costs<S, B>(app: impl Fn() -> S, requests: &[(&str, &str)]) -> Vec<(u16, u64)>
 where
     S: Service<Request, Response = http::Response<B>, Error = Infallible> + Clone,
     B: http_body::Body<Data = Bytes, Error: std::fmt::Debug>,
 {
     let mut costs = Vec::new();
-    for (method, uri) in asked {
+    for (method, uri) in requests {
         let (status, remaining) = ask(&app(), method, uri).await;
         costs.push((status, ALL - remaining.unwrap_or(ALL)));
     }
@@ -81,7 +81,7 @@ fn routes() -> Router {
         .route("/other/{id}", ok())
 }
 
-const ASKED: [(&str, &str); 4] = [
+const REQUESTS: [(&str, &str); 4] = [
     ("GET", "/search?q=a"),
     ("GET", "/export/1"),
     ("GET", "/other/1"),
@@ -91,15 +91,15 @@ const ASKED: [(&str, &str); 4] = [
 #[tokio::test]
 async fn router_layer_charges_by_the_template() {
     let app = || routes().layer(limit().costs(table()));
-    let asked = costs(app, &ASKED).await;
-    assert_eq!(asked, [(200, 5), (200, 50), (200, 2), (404, 2)]);
+    let requests = costs(app, &REQUESTS).await;
+    assert_eq!(requests, [(200, 5), (200, 50), (200, 2), (404, 2)]);
 }
 
 #[tokio::test]
 async fn route_layer_charges_by_the_template_and_not_the_fallback() {
     let app = || routes().route_layer(limit().costs(table()));
-    let asked = costs(app, &ASKED).await;
-    assert_eq!(asked, [(200, 5), (200, 50), (200, 2), (404, 0)]);
+    let requests = costs(app, &REQUESTS).await;
+    assert_eq!(requests, [(200, 5), (200, 50), (200, 2), (404, 0)]);
 }
 
 #[tokio::test]
@@ -109,14 +109,14 @@ async fn router_fallback_is_charged_by_path() {
         let app = Router::new().route("/export/{id}", ok()).fallback(fallback);
         app.layer(limit().costs(table()))
     };
-    let asked = [
+    let requests = [
         ("GET", "/search"),
         ("GET", "/export/1"),
         ("GET", "/export/1/2"),
         ("GET", "/nowhere"),
     ];
-    let asked = costs(app, &asked).await;
-    assert_eq!(asked, [(200, 5), (200, 50), (200, 7), (200, 2)]);
+    let requests = costs(app, &requests).await;
+    assert_eq!(requests, [(200, 5), (200, 50), (200, 7), (200, 2)]);
 }
 
 /// Its routes are `/api/export/{id}` and `/api/files/{id}`.
@@ -176,8 +176,8 @@ async fn a_layer_around_nest_service_charges_by_the_path() {
             .route("/api/files/1", 11);
         app.layer(limit().costs(costs))
     };
-    let asked = [("GET", "/api/files/1"), ("GET", "/api/files/2")];
-    assert_eq!(costs(app, &asked).await, [(200, 11), (200, 20)]);
+    let requests = [("GET", "/api/files/1"), ("GET", "/api/files/2")];
+    assert_eq!(costs(app, &requests).await, [(200, 11), (200, 20)]);
 }
 
 #[tokio::test]
@@ -195,27 +195,27 @@ async fn a_layer_in_a_router_under_nest_service_charges_by_the_whole_template_an
 #[tokio::test]
 async fn method_router_layer_charges_other_methods_too() {
     let app = || Router::new().route("/export/{id}", ok().layer(limit().costs(table())));
-    let asked = [("GET", "/export/1"), ("DELETE", "/export/1")];
-    assert_eq!(costs(app, &asked).await, [(200, 50), (405, 50)]);
+    let requests = [("GET", "/export/1"), ("DELETE", "/export/1")];
+    assert_eq!(costs(app, &requests).await, [(200, 50), (405, 50)]);
 }
 
 #[tokio::test]
 async fn method_router_route_layer_does_not_charge_other_methods() {
     let app = || Router::new().route("/export/{id}", ok().route_layer(limit().costs(table())));
-    let asked = [("GET", "/export/1"), ("DELETE", "/export/1")];
-    assert_eq!(costs(app, &asked).await, [(200, 50), (405, 0)]);
+    let requests = [("GET", "/export/1"), ("DELETE", "/export/1")];
+    assert_eq!(costs(app, &requests).await, [(200, 50), (405, 0)]);
 }
 
 #[tokio::test]
 async fn a_layer_around_a_whole_router_charges_by_the_path() {
-    let asked = [(200, 5), (200, 7), (200, 2), (404, 2)];
+    let requests = [(200, 5), (200, 7), (200, 2), (404, 2)];
     let app = || limit().costs(table()).layer(routes());
-    assert_eq!(costs(app, &ASKED).await, asked);
+    assert_eq!(costs(app, &REQUESTS).await, requests);
     let app = || {
         let limit = limit().costs(table());
         ServiceBuilder::new().layer(limit).service(routes())
     };
-    assert_eq!(costs(app, &ASKED).await, asked);
+    assert_eq!(costs(app, &REQUESTS).await, requests);
 }
 
 #[tokio::test]
@@ -258,8 +258,8 @@ async fn path_of_an_unlisted_template_is_matched_by_path() {
         let app = Router::new().route_service("/pkg.Dear/{*rest}", ok());
         app.layer(limit().costs(costs_of.clone()))
     };
-    let asked = [("GET", "/pkg.Dear/Export"), ("GET", "/pkg.Dear/Other")];
-    assert_eq!(costs(app, &asked).await, [(200, 50), (200, 5)]);
+    let requests = [("GET", "/pkg.Dear/Export"), ("GET", "/pkg.Dear/Other")];
+    assert_eq!(costs(app, &requests).await, [(200, 50), (200, 5)]);
 }
 
 #[tokio::test]
@@ -279,8 +279,8 @@ async fn template_takes_precedence_over_a_path() {
 async fn template_text_in_a_request_path_is_a_path() {
     let app = || limit().costs(table()).layer(routes());
     // Around the router the path is charged as written, and is served like any other path.
-    let asked = [("GET", "/export/{id}"), ("GET", "/export/%7Bid%7D")];
-    assert_eq!(costs(app, &asked).await, [(200, 50), (200, 7)]);
+    let requests = [("GET", "/export/{id}"), ("GET", "/export/%7Bid%7D")];
+    assert_eq!(costs(app, &requests).await, [(200, 50), (200, 7)]);
 }
 
 #[tokio::test]
@@ -295,9 +295,9 @@ async fn methods_have_costs_and_head_costs_like_get() {
         let app = Router::new().route("/export/{id}", get(handler).post(handler).put(handler));
         app.layer(limit().costs(costs_of()))
     };
-    let asked = ["GET", "HEAD", "POST", "PUT", "DELETE"].map(|method| (method, "/export/1"));
+    let requests = ["GET", "HEAD", "POST", "PUT", "DELETE"].map(|method| (method, "/export/1"));
     assert_eq!(
-        costs(app, &asked).await,
+        costs(app, &requests).await,
         [(200, 50), (200, 50), (200, 9), (200, 2), (405, 2)]
     );
 }
@@ -332,7 +332,7 @@ async fn each_quota_has_a_cost_by_route() {
             .body(Body::empty())
             .expect("a valid head");
         let Ok(response) = app.clone().oneshot(request).await;
-        let seen = Seen::of(response).await;
+        let seen = ClientResponse::of(response).await;
         (seen.status.as_u16(), seen.lines("ratelimit").concat())
     };
     let left = |text: &str| text.to_owned();
@@ -370,12 +370,15 @@ async fn outer_layer_leaves_an_awaited_key_in_the_extensions() {
             .layer(limit)
             .layer(from_fn(price))
     };
-    let asked = [
+    let requests = [
         ("POST", "/query?7"),
         ("POST", "/query?0"),
         ("POST", "/query"),
     ];
-    assert_eq!(costs(app, &asked).await, [(200, 7), (200, 0), (200, 100)]);
+    assert_eq!(
+        costs(app, &requests).await,
+        [(200, 7), (200, 0), (200, 100)]
+    );
 }
 
 #[test]

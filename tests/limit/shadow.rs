@@ -15,7 +15,7 @@ use tower_sluice::{
 
 use crate::remote::Remote;
 use crate::support::{
-    Memory, Seen, USER, ask, by_user, from, hello, memory, now, seen, spent, two_a_minute,
+    ClientResponse, Memory, USER, ask, by_user, from, hello, memory, now, seen, spent, two_a_minute,
 };
 
 fn shadow() -> RateLimitLayer<Header, Memory> {
@@ -24,7 +24,8 @@ fn shadow() -> RateLimitLayer<Header, Memory> {
 
 /// Answers whether the request was within its limit, and whether a settlement changed anything. A settlement never
 /// returns an error here.
-fn sees() -> impl Service<Request<()>, Response = Response<String>, Error = Infallible> + Clone {
+fn reports_charge()
+-> impl Service<Request<()>, Response = Response<String>, Error = Infallible> + Clone {
     tower::service_fn(async |request: Request<()>| {
         let charge = request.extensions().get::<Charge>().expect("it must exist");
         let allowed = charge.decision().map(|decision| decision.is_allowed());
@@ -39,7 +40,7 @@ fn shadow_allows_all_requests_and_exposes_decisions() {
     let backend = memory();
     let policy = Policy::new("api", Quota::per_minute(4)).shadow();
     let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
-    let mut service = layer.shadow_header(true).layer(sees());
+    let mut service = layer.shadow_header(true).layer(reports_charge());
     for round in 0..5 {
         let mut response = now(&mut service, from("ann")).expect("no error");
         let decision = response.extensions_mut().remove::<Decision>();
@@ -59,7 +60,10 @@ fn shadow_allows_all_requests_and_exposes_decisions() {
             assert_eq!(response.headers()["x-ratelimit-shadow"], "api");
         }
         // The settlement of a request that the limit would have denied charges nothing.
-        let body = Seen::of(response).now_or_never().expect("at once").body;
+        let body = ClientResponse::of(response)
+            .now_or_never()
+            .expect("at once")
+            .body;
         assert_eq!(body, format!("Some({passes}) Ok({passes})"));
     }
     assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [4]);
@@ -142,7 +146,7 @@ fn selected_policy_can_be_a_shadow() {
 
 #[tokio::test]
 async fn failing_backend_rejects_no_request() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         remote.fail(usize::MAX);
         let policy = two_a_minute().shadow();
         let layer = RateLimitLayer::new(policy, Global, remote);
@@ -175,7 +179,7 @@ async fn nested_layers_allow_all_requests_over_a_remote_backend() {
     }
     assert_eq!(spent(&backend, &policy, &Key::secret("ann")), [2]);
 
-    let layer = RateLimitLayer::new(policy, Global, Remote::far())
+    let layer = RateLimitLayer::new(policy, Global, Remote::delayed())
         .on_backend_error(FailurePolicy::FailClosed);
     let layer = layer.refund_on_disconnect().wait(Duration::from_secs(1));
     let mut nested = layer.clone().layer(layer.cost(2).layer(hello()));
@@ -230,7 +234,7 @@ fn nested_layers_log_once() {
     // The outer layer is within its limit, and the inner layer never is.
     let reported = seen(&mut nested, from("ann"));
     assert_eq!(reported.lines("x-ratelimit-shadow"), ["api"]);
-    assert!(reported.says_nothing_of_limits(), "{reported:?}");
+    assert!(reported.has_no_rate_limit_fields(), "{reported:?}");
 }
 
 #[cfg(feature = "serde")]

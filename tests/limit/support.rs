@@ -21,7 +21,7 @@ use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
 pub(crate) type Memory = MemoryBackend<ManualClock>;
 
 /// The longest time that a test waits for anything. A test that hangs fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn clock() -> ManualClock {
     ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000))
@@ -52,13 +52,13 @@ pub(crate) fn from(user: &str) -> Request<()> {
 
 /// A response as a client sees it.
 #[derive(Debug)]
-pub(crate) struct Seen {
+pub(crate) struct ClientResponse {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
 }
 
-impl Seen {
+impl ClientResponse {
     pub(crate) async fn of<B>(response: Response<B>) -> Self
     where
         B: Body<Data = Bytes>,
@@ -90,7 +90,7 @@ impl Seen {
         head
     }
 
-    pub(crate) fn says_nothing_of_limits(&self) -> bool {
+    pub(crate) fn has_no_rate_limit_fields(&self) -> bool {
         !self
             .headers
             .keys()
@@ -119,17 +119,19 @@ where
 }
 
 /// Like [`now`], with the body.
-pub(crate) fn seen<S, Req, B>(service: &mut S, request: Req) -> Seen
+pub(crate) fn seen<S, Req, B>(service: &mut S, request: Req) -> ClientResponse
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
     B: Body<Data = Bytes, Error: std::fmt::Debug>,
 {
     let response = now(service, request).expect("no error");
-    Seen::of(response).now_or_never().expect("a body at once")
+    ClientResponse::of(response)
+        .now_or_never()
+        .expect("a body at once")
 }
 
 /// Like [`seen`], and waits for the response.
-pub(crate) async fn ask<S, Req, B>(service: &mut S, request: Req) -> Seen
+pub(crate) async fn ask<S, Req, B>(service: &mut S, request: Req) -> ClientResponse
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
     B: Body<Data = Bytes, Error: std::fmt::Debug>,
@@ -137,13 +139,13 @@ where
     let answer = async {
         let ready = service.ready().await.expect("ready");
         let response = ready.call(request).await.expect("no error");
-        Seen::of(response).await
+        ClientResponse::of(response).await
     };
-    timeout(PATIENCE, answer).await.expect("an answer in time")
+    timeout(TIMEOUT, answer).await.expect("an answer in time")
 }
 
 /// Lets all other tasks run until they wait for time.
-pub(crate) async fn others() {
+pub(crate) async fn run_other_tasks() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

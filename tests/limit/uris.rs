@@ -81,9 +81,9 @@ impl<R, K: KeyExtractor<R>, W: KeyExtractor<R>> KeyExtractor<R> for SeesWhole<K,
     }
 }
 
-type Seen = BTreeMap<&'static str, String>;
+type ClientResponse = BTreeMap<&'static str, String>;
 
-fn all(closures: &[&'static str]) -> Seen {
+fn all(closures: &[&'static str]) -> ClientResponse {
     closures
         .iter()
         .map(|closure| (*closure, TARGET.to_owned()))

@@ -21,7 +21,7 @@ use tower_sluice::{
 pub(crate) type Redis = Limiter<RedisBackend>;
 
 /// The longest time of a test. A test that hangs fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The time limit of a check unless a test sets another.
 pub(crate) const LIMIT: Duration = Duration::from_millis(250);
@@ -46,7 +46,7 @@ pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
             usual(info);
         }));
     });
-    timeout(PATIENCE, test).await.expect("nothing hangs");
+    timeout(TIMEOUT, test).await.expect("nothing hangs");
     let panics = PANICS.lock().unwrap_or_else(|lock| lock.into_inner());
     assert!(panics.is_empty(), "{panics:#?}");
 }
@@ -134,26 +134,26 @@ impl<R> KeyExtractor<R> for Always {
 
 /// A response as a client sees it.
 #[derive(Debug)]
-struct Seen {
+struct ClientResponse {
     status: StatusCode,
     headers: HeaderMap,
     body: String,
 }
 
-impl Seen {
+impl ClientResponse {
     fn field(&self, name: &str) -> Option<&str> {
         let value = self.headers.get(name)?;
         Some(value.to_str().expect("ASCII"))
     }
 
-    fn says_nothing_of_limits(&self) -> bool {
+    fn has_no_rate_limit_fields(&self) -> bool {
         let mut names = self.headers.keys();
         !names.any(|name| name.as_str().starts_with("ratelimit"))
     }
 }
 
 /// The response of a service under a layer to a request that costs all tokens.
-async fn request<B, F>(limiter: &Limiter<B>, key: &Key, choice: F) -> Seen
+async fn request<B, F>(limiter: &Limiter<B>, key: &Key, choice: F) -> ClientResponse
 where
     B: Backend,
     F: HandleFailure<B::Error> + Send + Sync + 'static,
@@ -168,7 +168,7 @@ where
     let response = service.oneshot(Request::new(())).await.expect("no error");
     let (head, body) = response.into_parts();
     let body: Bytes = body.collect().await.expect("a whole body").to_bytes();
-    Seen {
+    ClientResponse {
         status: head.status,
         headers: head.headers,
         body: String::from_utf8(body.into()).expect("text"),
@@ -191,7 +191,7 @@ pub(crate) async fn each_choice_applies(limiter: &Redis, key: &Key) {
 pub(crate) async fn allowed_by_choice(limiter: &Redis, key: &Key) {
     let seen = request(limiter, key, FailurePolicy::FailOpen).await;
     assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "hello"));
-    assert!(seen.says_nothing_of_limits(), "{seen:?}");
+    assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
 }
 
 /// Fail closed: a request that Redis cannot decide is rejected, without the reason.
@@ -200,7 +200,7 @@ pub(crate) async fn denied_by_choice(limiter: &Redis, key: &Key) {
     assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(seen.field("retry-after"), Some("1"));
     assert_eq!(seen.field("cache-control"), Some("no-store"));
-    assert!(seen.says_nothing_of_limits(), "{seen:?}");
+    assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
     let tells = ["redis", "127.0.0.1", "circuit", "time", "connection"];
     let body = seen.body.to_lowercase();
     assert!(!tells.iter().any(|cause| body.contains(cause)), "{body}");

@@ -16,7 +16,7 @@ use crate::support::redis::RedisServer;
 pub(crate) type Redis = Limiter<RedisBackend>;
 
 /// The longest time of a test. A test that hangs fails.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time limit of an operation unless a test sets another.
 pub(crate) const LIMIT: Duration = Duration::from_millis(250);
@@ -30,7 +30,7 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// Runs a test, which must neither hang nor cause a panic.
 pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
     watch_for_panics();
-    timeout(PATIENCE, test).await.expect("nothing hangs");
+    timeout(TIMEOUT, test).await.expect("nothing hangs");
     nothing_panicked();
 }
 

@@ -2,11 +2,10 @@
 //! Redis.
 
 mod drops;
-mod keeper_orders;
+mod interleavings;
 #[cfg(feature = "redis")]
 mod late;
 mod leases;
-mod orders;
 #[cfg(feature = "redis")]
 mod outage;
 #[cfg(feature = "redis")]
@@ -16,6 +15,7 @@ mod properties;
 #[path = "../support/property.rs"]
 mod property;
 mod queue;
+mod renewal_interleavings;
 mod runtimes;
 #[cfg(feature = "redis")]
 mod script;

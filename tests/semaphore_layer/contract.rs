@@ -14,8 +14,8 @@ use tower::{Layer, Service, ServiceExt};
 
 use tower_sluice::{Header, SemaphoreLayer, SemaphorePolicy};
 
-use crate::requests::{Endless, Later, endless, memory, reported, two_each};
-use crate::support::{USER, from, now, others};
+use crate::services::{Endless, Later, endless, memory, reported, two_each};
+use crate::support::{USER, from, now, run_other_tasks};
 
 /// Panics if it is called without having been polled ready. A clone is not ready.
 struct Strict {
@@ -76,7 +76,7 @@ async fn only_a_ready_service_is_called() {
 
     let mut waits = two_each(&memory).wait(second).layer(strict);
     let call = tokio::spawn(waits.ready().await.expect("ready").call(from("ann")));
-    others().await;
+    run_other_tasks().await;
     drop(held);
     let response = call.await.expect("no panic").expect("no error");
     assert_eq!((response.status().as_u16(), calls.load(SeqCst)), (200, 4));
@@ -177,15 +177,15 @@ async fn readiness_and_its_error_come_from_the_inner_service() {
 }
 
 /// Ready once. Later calls of `poll_ready` fail.
-struct Breaks(bool);
+struct FailsLater(bool);
 
-impl Clone for Breaks {
+impl Clone for FailsLater {
     fn clone(&self) -> Self {
         Self(true)
     }
 }
 
-impl Service<Request<()>> for Breaks {
+impl Service<Request<()>> for FailsLater {
     type Response = Response<String>;
     type Error = &'static str;
     type Future = std::future::Ready<Result<Self::Response, &'static str>>;
@@ -205,7 +205,7 @@ async fn service_that_fails_while_its_request_waits_leaks_nothing() {
     let mut endless = two_each(&memory).layer(endless());
     let held = [(); 2].map(|()| now(&mut endless, from("ann")).expect("no error"));
     let limit = two_each(&memory).wait(Duration::from_secs(1));
-    let mut service = limit.layer(Breaks(false));
+    let mut service = limit.layer(FailsLater(false));
     assert!(is_ready(&mut service));
     let mut call = Box::pin(service.call(from("ann")));
     assert!((&mut call).now_or_never().is_none());

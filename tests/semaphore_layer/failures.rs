@@ -17,7 +17,7 @@ use tower_sluice::{
 };
 
 use crate::servers::redis::RedisServer;
-use crate::support::{PATIENCE, Seen, client, get as request, listen};
+use crate::support::{ClientResponse, TIMEOUT, client, get as request, listen};
 
 const LEASE: Duration = Duration::from_secs(2);
 
@@ -39,9 +39,9 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-async fn ask(address: SocketAddr, path: &str) -> Seen {
+async fn ask(address: SocketAddr, path: &str) -> ClientResponse {
     let response = client(1).request(request(address, path)).await;
-    Seen::of(response.expect("an answer")).await
+    ClientResponse::of(response.expect("an answer")).await
 }
 
 /// Waits until the circuit permits the next attempt, for a second or two.
@@ -49,7 +49,7 @@ async fn recovers(semaphore: &RedisSemaphore) {
     let (since, key) = (Instant::now(), Key::from("nobody"));
     let semaphore = Semaphore::new(permits(1), semaphore.clone());
     while semaphore.peek(&key).await.is_err() {
-        assert!(since.elapsed() < PATIENCE);
+        assert!(since.elapsed() < TIMEOUT);
         sleep(Duration::from_millis(10)).await;
     }
 }
@@ -94,7 +94,7 @@ async fn failure_policy_applies_while_redis_is_down() {
     for round in 1..=5 {
         let passed = ask(address, "/allow").await;
         assert_eq!((passed.status.as_u16(), &*passed.body), (200, "ok"));
-        assert!(passed.says_nothing_of_limits());
+        assert!(passed.has_no_rate_limit_fields());
         assert_eq!(context.stats().unpermitted, round);
     }
     let rejected = ask(address, "/deny").await;
@@ -144,7 +144,7 @@ async fn handler_learns_that_redis_lost_its_permit() {
         let kept = held.keep();
         tokio::select! {
             () = held.lost() => format!("lost {}", kept.is_lost()),
-            () = sleep(PATIENCE) => "never told".to_owned(),
+            () = sleep(TIMEOUT) => "never told".to_owned(),
         }
     };
     let limit = SemaphoreLayer::new(permits(1), Global, redis.clone())
@@ -160,7 +160,7 @@ async fn handler_learns_that_redis_lost_its_permit() {
         .remaining()
         > 0
     {
-        assert!(since.elapsed() < PATIENCE);
+        assert!(since.elapsed() < TIMEOUT);
         sleep(Duration::from_millis(5)).await;
     }
     server.kill9();
@@ -205,7 +205,7 @@ async fn disconnected_clients_release_their_permits_before_the_lease_ends() {
         let since = Instant::now();
         while remaining().await < 3 {
             assert!(
-                since.elapsed() < PATIENCE,
+                since.elapsed() < TIMEOUT,
                 "round {round}: {}",
                 remaining().await
             );
@@ -218,12 +218,12 @@ async fn disconnected_clients_release_their_permits_before_the_lease_ends() {
 /// the layer is documented.
 #[test]
 fn only_fallible_backends_need_a_failure_policy() {
-    fn needs_none<E>()
+    fn needs_no_policy<E>()
     where
         Unspecified: HandleFailure<E>,
     {
     }
-    needs_none::<std::convert::Infallible>();
+    needs_no_policy::<std::convert::Infallible>();
     fn is_default<K, S>(_: Option<SemaphoreLayer<K, S, Cost, Unspecified, Http>>) {}
     is_default(None::<SemaphoreLayer<Global, RedisSemaphore>>);
 }

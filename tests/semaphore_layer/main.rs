@@ -2,15 +2,15 @@
 //! connection or a task.
 #![cfg(feature = "axum")]
 
-mod answers;
 mod contract;
 #[cfg(feature = "redis")]
 mod failures;
 mod holds;
-mod requests;
+mod responses;
 #[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]
 mod servers;
+mod services;
 #[allow(dead_code, reason = "for all tests of layers")]
 #[path = "../limit/support.rs"]
 mod support;

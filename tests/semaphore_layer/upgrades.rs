@@ -14,14 +14,14 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tower_sluice::concurrency::HeldPermit;
 use tower_sluice::{MemorySemaphore, PeerIp, SemaphoreLayer, SemaphorePolicy};
 
-use crate::support::{PATIENCE, listen};
+use crate::support::{TIMEOUT, listen};
 
 /// The trap: the handler does not keep the permit.
-async fn forgets(upgrade: WebSocketUpgrade) -> Response {
+async fn forget_permit(upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(echo)
 }
 
-async fn keeps(held: HeldPermit, upgrade: WebSocketUpgrade) -> Response {
+async fn keep_permit(held: HeldPermit, upgrade: WebSocketUpgrade) -> Response {
     let kept = held.keep();
     upgrade.on_upgrade(async |socket| {
         echo(socket).await;
@@ -45,8 +45,8 @@ async fn serve() -> (MemorySemaphore, SocketAddr) {
         memory.clone(),
     );
     let app = Router::new()
-        .route("/forgets", any(forgets))
-        .route("/keeps", any(keeps))
+        .route("/forgets", any(forget_permit))
+        .route("/keeps", any(keep_permit))
         .layer(limit);
     let (listener, address) = listen().await;
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
@@ -59,7 +59,7 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// An open connection that answers, or the status of the rejection.
 async fn open(address: SocketAddr, path: &str) -> Result<Socket, u16> {
     let handshake = connect_async(format!("ws://{address}{path}"));
-    match timeout(PATIENCE, handshake).await.expect("in time") {
+    match timeout(TIMEOUT, handshake).await.expect("in time") {
         Ok((socket, response)) => {
             assert_eq!(response.status(), 101);
             assert!(
@@ -76,7 +76,7 @@ async fn open(address: SocketAddr, path: &str) -> Result<Socket, u16> {
 async fn talk(socket: &mut Socket, word: &'static str) {
     use futures_util::{SinkExt as _, StreamExt as _};
     socket.send(Message::text(word)).await.expect("it is open");
-    let answer = timeout(PATIENCE, socket.next()).await.expect("in time");
+    let answer = timeout(TIMEOUT, socket.next()).await.expect("in time");
     assert_eq!(
         answer.expect("open").expect("a message"),
         Message::text(word)
@@ -89,7 +89,7 @@ async fn until_held(memory: &MemorySemaphore, held: u64) {
             sleep(Duration::from_millis(2)).await;
         }
     };
-    let reached = timeout(PATIENCE, wait).await;
+    let reached = timeout(TIMEOUT, wait).await;
     assert!(reached.is_ok(), "{} are held, not {held}", memory.held());
 }
 

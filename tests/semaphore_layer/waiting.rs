@@ -17,8 +17,8 @@ use tower_sluice::{
     SemaphorePolicy,
 };
 
-use crate::requests::{Memory, endless, fed, reported};
-use crate::support::{PATIENCE, Seen, USER, clock, from, others};
+use crate::services::{Memory, endless, fed, reported};
+use crate::support::{ClientResponse, TIMEOUT, USER, clock, from, run_other_tasks};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -54,7 +54,7 @@ async fn waiters_are_served_in_order_when_a_body_ends() {
         let call = tokio::spawn(call);
         let (request, answer) = called.recv().await.expect("a call");
         assert_eq!(request.extensions().get(), Some(&(number as u32)));
-        others().await;
+        run_other_tasks().await;
         assert!(called.try_recv().is_err(), "one at a time");
         let (_feed, body) = fed();
         assert!(answer.send(Ok(body)).is_ok());
@@ -87,16 +87,16 @@ async fn the_wait_ends_at_its_bound_at_a_deadline_and_at_a_grpc_timeout() {
     for (request, seconds) in [(from("ann"), 10), (deadline, 3), (timeout, 7)] {
         clock.set(Timestamp::from_micros(began));
         let call = tokio::spawn(service.ready().await.expect("ready").call(request));
-        others().await;
+        run_other_tasks().await;
         clock.advance(seconds * SECOND - Duration::from_micros(1));
-        others().await;
+        run_other_tasks().await;
         assert!(!call.is_finished(), "{seconds}");
         clock.advance(Duration::from_micros(1));
-        others().await;
+        run_other_tasks().await;
         assert!(call.is_finished(), "{seconds}");
         let response = call.await.expect("no panic").expect("no error");
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
-        let seen = Seen::of(response).await;
+        let seen = ClientResponse::of(response).await;
         assert_eq!(seen.lines("retry-after"), ["1"]);
     }
     drop(held);
@@ -121,7 +121,7 @@ async fn client_disconnect_leaves_the_queue() {
     assert!(request.extensions().get::<HeldPermit>().is_some());
     assert_eq!(memory.held(), 1);
     third.abort();
-    others().await;
+    run_other_tasks().await;
     assert_eq!((memory.held(), memory.keys()), (0, 0));
 }
 
@@ -145,7 +145,7 @@ async fn a_handler_sees_how_long_its_request_has_waited() {
     let (request, answer) = called.recv().await.expect("a call");
     assert_eq!(waited(&request), Duration::ZERO);
     let second = tokio::spawn(service.ready().await.expect("ready").call(from("ann")));
-    others().await;
+    run_other_tasks().await;
     clock.advance(2 * SECOND);
     assert!(answer.send(Err("the lease is over")).is_ok());
     assert!(first.await.expect("no panic").is_err());
@@ -207,12 +207,12 @@ async fn request_waits_at_the_fallback_for_the_rest_of_max_wait() {
     let service = layer.layer(endless());
     let call = || tokio::spawn(service.clone().oneshot(from("ann")));
     let fail = async || {
-        others().await;
+        run_other_tasks().await;
         gate.add_permits(1);
-        others().await;
+        run_other_tasks().await;
     };
     let answer = async |call: tokio::task::JoinHandle<Result<_, Infallible>>| {
-        let answer = tokio::time::timeout(PATIENCE, call).await.expect("in time");
+        let answer = tokio::time::timeout(TIMEOUT, call).await.expect("in time");
         answer.expect("no panic").expect("no error")
     };
     let first = call();
@@ -226,7 +226,7 @@ async fn request_waits_at_the_fallback_for_the_rest_of_max_wait() {
     assert_eq!(second.status(), 200);
 
     let third = call();
-    others().await;
+    run_other_tasks().await;
     clock.advance(3_600 * SECOND - Duration::from_millis(20));
     fail().await;
     assert_eq!(answer(third).await.status(), 429);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use redis::{FromRedisValue, RedisResult, Value};
 
 /// The longest time that a server takes to start or to answer a command of a test.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The settings of a server: lines of `redis.conf`, beside the defaults of the tests.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +110,7 @@ impl RedisServer {
 
     /// Starts the server at its previous port, if it does not run. Returns once its data is loaded.
     pub(crate) fn restart(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         self.restart_loading();
         while self.is_loading() {
             assert!(Instant::now() < deadline, "{}", self.log());
@@ -120,7 +120,7 @@ impl RedisServer {
 
     /// The same, but returns while the server may still load its data.
     pub(crate) fn restart_loading(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.process.is_none() {
             self.process = Some(self.spawn());
             if let Err(why) = self.wait_until_it_answers(deadline) {
@@ -276,8 +276,8 @@ impl Drop for RedisServer {
 
 /// The reply of any server to a command, on a new connection.
 pub(crate) fn command<T: FromRedisValue>(url: &str, words: &[&str]) -> RedisResult<T> {
-    let mut connection = redis::Client::open(url)?.get_connection_with_timeout(PATIENCE)?;
-    connection.set_read_timeout(Some(PATIENCE))?;
+    let mut connection = redis::Client::open(url)?.get_connection_with_timeout(TIMEOUT)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
     let mut command = redis::Cmd::new();
     command.arg(words).query(&mut connection)
 }

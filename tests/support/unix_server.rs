@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 
 /// The longest time until a response.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An axum server on its own Unix socket, whose connections have no address.
 pub(crate) struct UnixServer(PathBuf);
@@ -42,7 +42,7 @@ impl UnixServer {
         let request = Request::get("/").header("host", "localhost");
         let request = request.header(field, value).body(Full::<Bytes>::default());
         let response = client.send_request(request.expect("a valid head"));
-        let response = timeout(PATIENCE, response).await;
+        let response = timeout(TIMEOUT, response).await;
         response
             .expect("in time")
             .expect("an answer")

@@ -6,14 +6,14 @@ use std::task::Poll;
 use tower_sluice::backend::Backend;
 use tower_sluice::{Cost, Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
 
-use crate::crowd::{Alarms, denied, retry_after, secs, us};
-use crate::queue::{Counting, TestQueue};
+use crate::executor::{AlarmClock, denied, retry_after, secs, us};
+use crate::queue::{CountingBackend, TestQueue};
 
 fn bounded(policy: &Policy, each_key: usize, in_all: usize) -> TestQueue {
-    let clock = Alarms::new();
+    let clock = AlarmClock::new();
     let memory = MemoryBackend::builder().max_waiters(each_key, in_all);
     let memory = memory.clock(clock.clone()).build();
-    TestQueue::over(policy, Counting::of(memory, &clock), &clock)
+    TestQueue::over(policy, CountingBackend::of(memory, &clock), &clock)
 }
 
 /// One token at once and one more in ten seconds, under a bucket and under a window.
@@ -30,7 +30,7 @@ fn no_request_waits_above_the_bound_of_its_key() {
         let mut queue = bounded(&policy, 3, 100);
         queue.at_once(2, MaxWait::NONE).expect("the tokens exist");
         queue.join_all(3);
-        let books = queue.books();
+        let models = queue.state();
         for max_wait in [
             MaxWait::within(us(1)),
             MaxWait::within(secs(100)),
@@ -41,17 +41,17 @@ fn no_request_waits_above_the_bound_of_its_key() {
             assert_eq!(*denied(&rejected), usual, "{policy:?}");
             assert!(retry_after(&rejected) >= secs(10));
         }
-        assert_eq!((queue.books(), queue.waiting()), (books, 3));
+        assert_eq!((queue.state(), queue.waiting()), (models, 3));
         assert_eq!(queue.context().stats().rejected_waiters, 3);
         // A waiter of another key.
         let bob = Key::from("bob");
         let two = queue.wait_for(&bob, 2, MaxWait::NONE);
-        queue.crowd.at_once(two).expect("the tokens exist");
+        queue.executor.at_once(two).expect("the tokens exist");
         let other = queue.wait_for(&bob, 1, MaxWait::Unbounded);
-        queue.crowd.join(other);
+        queue.executor.join(other);
         assert_eq!(queue.waiting(), 4);
-        queue.crowd.until(secs(60));
-        assert_eq!((queue.waiting(), queue.crowd.waiting().len()), (0, 0));
+        queue.executor.until(secs(60));
+        assert_eq!((queue.waiting(), queue.executor.waiting().len()), (0, 0));
         queue.join_all(5);
         assert_eq!(queue.waiting(), 3, "the queue has room again");
     }
@@ -64,14 +64,14 @@ fn no_request_waits_above_the_total_bound() {
         for number in 0..4_u64 {
             for cost in [2, 1] {
                 let wait = queue.wait_for(&Key::from(number), cost, MaxWait::Unbounded);
-                queue.crowd.join(wait);
+                queue.executor.join(wait);
             }
         }
         assert_eq!(queue.waiting(), 4);
         let new = Key::from("new");
         for (cost, is_there) in [(2, true), (1, false), (0, true)] {
             let wait = queue.wait_for(&new, cost, MaxWait::Unbounded);
-            let outcome = queue.crowd.at_once(wait);
+            let outcome = queue.executor.at_once(wait);
             assert_eq!(
                 outcome.is_ok(),
                 is_there,
@@ -83,13 +83,13 @@ fn no_request_waits_above_the_total_bound() {
             (queue.waiting(), queue.context().stats().rejected_waiters),
             (4, 2)
         );
-        let one = queue.crowd.waiting()[2];
-        assert!(queue.crowd.leave(one));
+        let one = queue.executor.waiting()[2];
+        assert!(queue.executor.leave(one));
         let wait = queue.wait_for(&new, 1, MaxWait::Unbounded);
-        queue.crowd.join(wait);
+        queue.executor.join(wait);
         assert_eq!(queue.waiting(), 4);
-        queue.crowd.until(secs(60));
-        assert_eq!((queue.waiting(), queue.crowd.waiting().len()), (0, 0));
+        queue.executor.until(secs(60));
+        assert_eq!((queue.waiting(), queue.executor.waiting().len()), (0, 0));
     }
 }
 
@@ -137,7 +137,7 @@ fn default_max_waiters_are_1024_and_65536() {
     for number in 0..63_u64 {
         for _ in 0..=1_024 {
             let wait = queue.wait_for(&Key::from(number), 1, MaxWait::Unbounded);
-            queue.crowd.join(wait);
+            queue.executor.join(wait);
         }
     }
     assert_eq!(
@@ -145,11 +145,11 @@ fn default_max_waiters_are_1024_and_65536() {
         (65_536, 1)
     );
     let wait = queue.wait_for(&Key::from("new"), Cost::ONE, MaxWait::Unbounded);
-    queue.crowd.at_once(wait).expect("it must exist");
+    queue.executor.at_once(wait).expect("it must exist");
     let wait = queue.wait_for(&Key::from("new"), Cost::ONE, MaxWait::Unbounded);
-    assert!(queue.crowd.at_once(wait).is_err());
-    for who in queue.crowd.waiting() {
-        assert!(queue.crowd.leave(who));
+    assert!(queue.executor.at_once(wait).is_err());
+    for waiter in queue.executor.waiting() {
+        assert!(queue.executor.leave(waiter));
     }
     assert_eq!(queue.waiting(), 0);
 }
@@ -158,7 +158,7 @@ fn default_max_waiters_are_1024_and_65536() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn ten_thousand_finished_waiters_are_not_counted() {
     for policy in one_in_ten_seconds() {
-        let clock = Alarms::new();
+        let clock = AlarmClock::new();
         let backend = MemoryBackend::builder().max_waiters(40, 1_500);
         let backend = backend.clock(clock.clone()).build();
         let limiter = Limiter::new(policy, backend.clone());

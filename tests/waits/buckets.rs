@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tower_sluice::{Cost, MaxWait, Policy, Quota, RetryAfter};
 
-use crate::crowd::{denied, ms, retry_after, secs, us};
+use crate::executor::{denied, ms, retry_after, secs, us};
 use crate::queue::TestQueue;
 
 /// The time of the `k`-th token of a quota, counted from 1, if each token is spent at once.
@@ -40,12 +40,12 @@ fn hundred_waiters_are_served_at_the_refill_rate() {
     for (policy, schedule) in at_five_a_second() {
         let mut queue = TestQueue::of(&policy);
         queue.join_all(100);
-        assert_eq!(queue.waiting(), queue.crowd.waiting().len());
-        queue.crowd.until(secs(40));
-        assert_eq!(queue.crowd.ended.len(), 100);
-        for (index, ended) in queue.crowd.ended.iter().enumerate() {
+        assert_eq!(queue.waiting(), queue.executor.waiting().len());
+        queue.executor.until(secs(40));
+        assert_eq!(queue.executor.ended.len(), 100);
+        for (index, ended) in queue.executor.ended.iter().enumerate() {
             let moment = schedule(index as u64 + 1);
-            assert_eq!((ended.who, ended.at), (index, moment), "{policy:?}");
+            assert_eq!((ended.waiter, ended.at), (index, moment), "{policy:?}");
             let charge = ended.outcome.as_ref().expect("without bound");
             assert_eq!(charge.waited(), moment);
         }
@@ -61,24 +61,27 @@ fn permanent_waiters_lose_and_create_no_token() {
         for _ in 0..8 {
             queue.join(1, secs(5));
         }
-        let mut went: Vec<Duration> = Vec::new();
+        let mut proceeded: Vec<Duration> = Vec::new();
         for step in (0..60_000).step_by(10) {
-            while let Some(ended) = queue.crowd.ended.pop() {
+            while let Some(ended) = queue.executor.ended.pop() {
                 ended.outcome.expect("the reservation is due within 5 s");
-                went.push(ended.at);
+                proceeded.push(ended.at);
                 queue.join(1, secs(5));
             }
             // A check without a wait is always denied: the waiters get every token.
             let passer = queue.check(1);
             assert!(!passer.decision.is_allowed(), "{step} ms");
-            queue.crowd.until(ms(step + 10));
+            queue.executor.until(ms(step + 10));
         }
-        assert!(went.is_sorted());
-        assert!(went.len() >= 180, "{}", went.len());
-        for (index, at) in went.iter().enumerate() {
+        assert!(proceeded.is_sorted());
+        assert!(proceeded.len() >= 180, "{}", proceeded.len());
+        for (index, at) in proceeded.iter().enumerate() {
             assert_eq!(*at, schedule(index as u64 + 1), "{index} of {policy:?}");
         }
-        assert!(schedule(went.len() as u64 + 1) >= secs(60), "{policy:?}");
+        assert!(
+            schedule(proceeded.len() as u64 + 1) >= secs(60),
+            "{policy:?}"
+        );
     }
 }
 
@@ -86,16 +89,19 @@ fn permanent_waiters_lose_and_create_no_token() {
 fn repeated_checks_without_waiting_get_the_full_rate() {
     for (policy, schedule) in at_five_a_second() {
         let mut queue = TestQueue::of(&policy);
-        let mut went = 0;
+        let mut proceeded = 0;
         for step in 0..20_000_u64 {
             queue.clock.jump(ms(step));
             while queue.at_once(1, MaxWait::NONE).is_ok() {
-                went += 1;
-                assert!(schedule(went) <= ms(step));
+                proceeded += 1;
+                assert!(schedule(proceeded) <= ms(step));
                 // It checks every millisecond.
-                assert!(ms(step) < schedule(went) + ms(1), "{went} of {policy:?}");
+                assert!(
+                    ms(step) < schedule(proceeded) + ms(1),
+                    "{proceeded} of {policy:?}"
+                );
             }
-            assert!(schedule(went + 1) > ms(step));
+            assert!(schedule(proceeded + 1) > ms(step));
         }
     }
 }
@@ -110,16 +116,21 @@ fn waiters_are_served_in_order_of_arrival_at_any_cost() {
         for _ in 0..100 {
             asked += random.random_range(0..100_000);
             let cost = random.random_range(1..=5);
-            queue.crowd.until(us(asked));
+            queue.executor.until(us(asked));
             queue.join(cost, MaxWait::Unbounded);
             // All charges are refilled at `free`. A full bucket forgets its debt, up to a second back.
             free = free.max(asked) + cost * 200_000;
             moments.push(us(free.saturating_sub(1_000_000).max(asked)));
         }
-        queue.crowd.until(secs(120));
-        let mut ended: Vec<_> = queue.crowd.ended.iter().map(|e| (e.who, e.at)).collect();
+        queue.executor.until(secs(120));
+        let mut ended: Vec<_> = queue
+            .executor
+            .ended
+            .iter()
+            .map(|e| (e.waiter, e.at))
+            .collect();
         assert_eq!(ended.len(), 100);
-        ended.sort_by_key(|(who, _)| *who);
+        ended.sort_by_key(|(waiter, _)| *waiter);
         assert!(ended.is_sorted_by_key(|(_, at)| *at));
         for ((_, at), moment) in ended.iter().zip(&moments) {
             assert_eq!(at, moment);
@@ -135,23 +146,23 @@ fn request_beyond_max_wait_is_denied_at_once_and_not_charged() {
             queue.clock.jump(us(1));
             queue.join_all(ahead);
             let reservation = schedule(ahead + 1);
-            let before = queue.books();
+            let before = queue.state();
             for short in [us(1), reservation / 2, reservation - us(1), reservation] {
                 let rejected = queue.at_once(1, reservation - short);
                 assert_eq!(retry_after(&rejected), reservation, "{policy:?}");
                 assert_eq!(denied(&rejected).snapshot().remaining(), 0);
             }
             assert_eq!(
-                (queue.books(), queue.waiting()),
-                (before, queue.crowd.waiting().len())
+                (queue.state(), queue.waiting()),
+                (before, queue.executor.waiting().len())
             );
             // A maximum wait that is exact to the microsecond.
-            let who = queue.join(1, reservation);
-            assert!(queue.crowd.waits(who));
-            queue.crowd.until(us(1) + reservation - us(1));
-            assert!(queue.crowd.waits(who), "not a microsecond early");
-            queue.crowd.until(us(1) + reservation);
-            assert!(!queue.crowd.waits(who));
+            let waiter = queue.join(1, reservation);
+            assert!(queue.executor.waits(waiter));
+            queue.executor.until(us(1) + reservation - us(1));
+            assert!(queue.executor.waits(waiter), "not a microsecond early");
+            queue.executor.until(us(1) + reservation);
+            assert!(!queue.executor.waits(waiter));
         }
     }
 }
@@ -162,9 +173,9 @@ fn retry_after_of_a_denial_is_exact() {
         let mut queue = TestQueue::of(&policy);
         queue.join_all(12);
         let wait = retry_after(&queue.at_once(3, us(1)));
-        queue.crowd.until(wait - us(1));
+        queue.executor.until(wait - us(1));
         assert_eq!(retry_after(&queue.at_once(3, MaxWait::NONE)), us(1));
-        queue.crowd.until(wait);
+        queue.executor.until(wait);
         queue
             .at_once(3, MaxWait::NONE)
             .expect("the reservation is due");
@@ -183,13 +194,13 @@ fn no_wait_is_a_check() {
             for left in (0..5).rev() {
                 let charge = queue.at_once(1, none).expect("it must exist");
                 assert_eq!(charge.waited(), Duration::ZERO);
-                assert_eq!(queue.books().0, left);
+                assert_eq!(queue.state().0, left);
             }
-            let books = queue.books();
+            let models = queue.state();
             let rejected = queue.at_once(1, none);
             let check = queue.check(1).decision;
             assert_eq!(*denied(&rejected), check);
-            assert_eq!(queue.books(), books);
+            assert_eq!(queue.state(), models);
         }
     }
 }
@@ -198,11 +209,11 @@ fn no_wait_is_a_check() {
 fn unbounded_wait_waits_as_long_as_needed() {
     let mut queue = TestQueue::of(&Policy::new("slow", Quota::per_day(1)));
     queue.join_all(400);
-    queue.crowd.until(secs(399 * 86_400) - us(1));
-    assert_eq!(queue.crowd.waiting(), [399]);
-    queue.crowd.until(secs(399 * 86_400));
+    queue.executor.until(secs(399 * 86_400) - us(1));
+    assert_eq!(queue.executor.waiting(), [399]);
+    queue.executor.until(secs(399 * 86_400));
     let last = queue
-        .crowd
+        .executor
         .ended
         .pop()
         .expect("the reservation is due")
@@ -215,14 +226,14 @@ fn zero_cost_is_allowed_at_once_despite_waiters() {
     for (policy, _) in at_five_a_second() {
         let mut queue = TestQueue::of(&policy);
         queue.join_all(20);
-        let books = queue.books();
+        let models = queue.state();
         for max_wait in [MaxWait::NONE, MaxWait::within(secs(1)), MaxWait::Unbounded] {
             for nothing in [Cost::ZERO, Cost::each([0, 0, 0])] {
                 let charge = queue.at_once(nothing, max_wait).expect("the cost is zero");
                 assert_eq!(charge.waited(), Duration::ZERO);
             }
         }
-        assert_eq!(queue.books(), books);
+        assert_eq!(queue.state(), models);
     }
 }
 
@@ -232,7 +243,7 @@ fn cost_above_the_limit_is_denied_for_good_at_once() {
         for waiters in [0, 20] {
             let mut queue = TestQueue::of(&policy);
             queue.join_all(waiters);
-            let books = queue.books();
+            let models = queue.state();
             for max_wait in [MaxWait::NONE, MaxWait::within(secs(1)), MaxWait::Unbounded] {
                 for cost in [6, u64::MAX] {
                     let rejected = queue.at_once(cost, max_wait);
@@ -240,8 +251,8 @@ fn cost_above_the_limit_is_denied_for_good_at_once() {
                 }
             }
             assert_eq!(
-                (queue.books(), queue.waiting()),
-                (books, queue.crowd.waiting().len())
+                (queue.state(), queue.waiting()),
+                (models, queue.executor.waiting().len())
             );
         }
     }
@@ -252,23 +263,23 @@ fn cost_above_the_limit_is_denied_for_good_at_once() {
 }
 
 /// Five requests were allowed. Three more have reservations 200, 400 and 600 ms from now.
-fn three_wait(policy: &Policy) -> (TestQueue, [usize; 3]) {
+fn three_waiters(policy: &Policy) -> (TestQueue, [usize; 3]) {
     let mut queue = TestQueue::of(policy);
     queue.join_all(5);
     let three = [(); 3].map(|()| queue.join(1, MaxWait::Unbounded));
-    queue.crowd.ended.clear();
+    queue.executor.ended.clear();
     (queue, three)
 }
 
 #[test]
 fn last_reservation_is_refunded_on_cancel() {
     for (policy, schedule) in at_five_a_second() {
-        let (mut queue, [.., last]) = three_wait(&policy);
-        queue.crowd.until(ms(100));
-        assert!(queue.crowd.leave(last));
+        let (mut queue, [.., last]) = three_waiters(&policy);
+        queue.executor.until(ms(100));
+        assert!(queue.executor.leave(last));
         // The next waiter gets its time.
         let next = queue.join(1, MaxWait::Unbounded);
-        queue.crowd.until(secs(10));
+        queue.executor.until(secs(10));
         assert_eq!(
             queue.ended(),
             [
@@ -284,9 +295,9 @@ fn last_reservation_is_refunded_on_cancel() {
 #[test]
 fn reservations_cancelled_from_the_last_are_refunded() {
     for (policy, schedule) in at_five_a_second() {
-        let (mut queue, three) = three_wait(&policy);
-        for who in three.into_iter().rev() {
-            assert!(queue.crowd.leave(who));
+        let (mut queue, three) = three_waiters(&policy);
+        for waiter in three.into_iter().rev() {
+            assert!(queue.executor.leave(waiter));
         }
         assert_eq!(queue.waiting(), 0);
         let rejected = queue.at_once(1, us(1));
@@ -297,12 +308,12 @@ fn reservations_cancelled_from_the_last_are_refunded() {
 #[test]
 fn reservation_followed_by_others_is_not_refunded() {
     for (policy, schedule) in at_five_a_second() {
-        let (mut queue, [first, middle, last]) = three_wait(&policy);
-        let books = queue.books();
-        assert!(queue.crowd.leave(middle));
-        assert_eq!(queue.books(), books, "later waiters keep their times");
+        let (mut queue, [first, middle, last]) = three_waiters(&policy);
+        let models = queue.state();
+        assert!(queue.executor.leave(middle));
+        assert_eq!(queue.state(), models, "later waiters keep their times");
         let next = queue.join(1, MaxWait::Unbounded);
-        queue.crowd.until(secs(10));
+        queue.executor.until(secs(10));
         let moments = [
             (first, schedule(6), true),
             (last, schedule(8), true),
@@ -317,19 +328,19 @@ fn reservation_followed_by_others_is_not_refunded() {
 fn unclaimed_reservation_is_cancelled_after_its_reply() {
     for (policy, _) in at_five_a_second() {
         for late in [us(0), us(1), ms(150)] {
-            let (mut queue, [.., last]) = three_wait(&policy);
-            let (without, [.., gone]) = three_wait(&policy);
+            let (mut queue, [.., last]) = three_waiters(&policy);
+            let (without, [.., gone]) = three_waiters(&policy);
             // The same queue without the last waiter.
             let mut without = without;
-            assert!(without.crowd.leave(gone));
+            assert!(without.executor.leave(gone));
             for queue in [&mut queue, &mut without] {
                 queue.clock.jump(secs(1) + late);
             }
-            assert_ne!(queue.books(), without.books());
-            assert!(queue.crowd.leave(last));
-            assert_eq!(queue.books(), without.books(), "{policy:?}");
-            queue.crowd.run();
-            assert_eq!((queue.crowd.ended.len(), queue.waiting()), (2, 0));
+            assert_ne!(queue.state(), without.state());
+            assert!(queue.executor.leave(last));
+            assert_eq!(queue.state(), without.state(), "{policy:?}");
+            queue.executor.run();
+            assert_eq!((queue.executor.ended.len(), queue.waiting()), (2, 0));
         }
     }
 }
@@ -339,25 +350,25 @@ fn waiter_dropped_before_its_check_changes_nothing() {
     for (policy, _) in at_five_a_second() {
         let mut queue = TestQueue::of(&policy);
         queue.join_all(5);
-        let books = queue.books();
+        let models = queue.state();
         for max_wait in [MaxWait::NONE, MaxWait::within(secs(1)), MaxWait::Unbounded] {
             let wait = queue.wait(1, max_wait);
-            let who = queue.crowd.bring(wait);
+            let waiter = queue.executor.add(wait);
             assert_eq!(queue.waiting(), 0);
-            assert!(queue.crowd.leave(who));
+            assert!(queue.executor.leave(waiter));
         }
-        assert_eq!((queue.books(), queue.waiting()), (books, 0));
+        assert_eq!((queue.state(), queue.waiting()), (models, 0));
     }
 }
 
 #[test]
 fn charge_stays_once_the_waiter_proceeds() {
     for (policy, schedule) in at_five_a_second() {
-        let (mut queue, _) = three_wait(&policy);
-        queue.crowd.until(schedule(8));
-        assert_eq!(queue.crowd.ended.len(), 3);
-        let books = queue.books();
-        queue.crowd.ended.clear();
-        assert_eq!(queue.books(), books, "{policy:?}");
+        let (mut queue, _) = three_waiters(&policy);
+        queue.executor.until(schedule(8));
+        assert_eq!(queue.executor.ended.len(), 3);
+        let models = queue.state();
+        queue.executor.ended.clear();
+        assert_eq!(queue.state(), models, "{policy:?}");
     }
 }

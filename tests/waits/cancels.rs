@@ -15,7 +15,7 @@ use tower_sluice::clock::Timestamp;
 use tower_sluice::decision::Receipt;
 use tower_sluice::{Cost, MaxWait, Policy, Quota, Reservation, Snapshot};
 
-use crate::crowd::{START, ms, secs, us};
+use crate::executor::{START, ms, secs, us};
 use crate::property::try_all;
 use crate::queue::TestQueue;
 
@@ -33,15 +33,15 @@ fn fast() -> Policy {
 }
 
 /// `count` waiters, 5 ms apart.
-fn crowd(policy: &Policy, count: u64) -> (TestQueue, Vec<usize>) {
+fn executor(policy: &Policy, count: u64) -> (TestQueue, Vec<usize>) {
     let mut queue = TestQueue::of(policy);
     while queue.check(1).decision.is_allowed() {}
     let mut all = Vec::new();
     for number in 1..=count {
-        queue.crowd.until(ms(5 * number));
+        queue.executor.until(ms(5 * number));
         all.push(queue.join(1, MaxWait::Unbounded));
     }
-    assert!(all.iter().all(|who| queue.crowd.waits(*who)));
+    assert!(all.iter().all(|waiter| queue.executor.waits(*waiter)));
     (queue, all)
 }
 
@@ -65,16 +65,16 @@ fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
     for policy in slow() {
         for stay in [0, 1, 4] {
             for order in 0..7 {
-                let (mut queue, all) = crowd(&policy, 100);
-                let (without, _) = crowd(&policy, stay as u64);
+                let (mut queue, all) = executor(&policy, 100);
+                let (without, _) = executor(&policy, stay as u64);
                 let leave = &orders(&all[stay..])[order];
-                for (step, who) in leave.iter().enumerate() {
+                for (step, waiter) in leave.iter().enumerate() {
                     // At different times, before the first remaining waiter is due.
                     queue.clock.jump(ms(500) + us(step as u64 + 1));
-                    assert!(queue.crowd.leave(*who));
+                    assert!(queue.executor.leave(*waiter));
                 }
                 without.clock.jump(queue.clock.passed());
-                assert_eq!(queue.books(), without.books(), "{policy:?}, {order}");
+                assert_eq!(queue.state(), without.state(), "{policy:?}, {order}");
                 let decision = queue.check(0).decision;
                 assert_eq!(decision, without.check(0).decision);
             }
@@ -84,19 +84,19 @@ fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
 
 #[test]
 fn reservation_before_a_used_one_stays_charged() {
-    let (mut queue, all) = crowd(&fast(), 3);
-    let books = queue.books();
-    assert!(queue.crowd.leave(all[0]));
-    assert!(queue.crowd.leave(all[1]));
-    assert_eq!(queue.books(), books);
-    queue.crowd.until(ms(600));
-    assert!(!queue.crowd.waits(all[2]), "the reservation is due");
-    let asks = queue.asks();
+    let (mut queue, all) = executor(&fast(), 3);
+    let models = queue.state();
+    assert!(queue.executor.leave(all[0]));
+    assert!(queue.executor.leave(all[1]));
+    assert_eq!(queue.state(), models);
+    queue.executor.until(ms(600));
+    assert!(!queue.executor.waits(all[2]), "the reservation is due");
+    let operation_count = queue.operation_count();
     // Both reservations were due: no cancel is repeated.
     let last = queue.join(1, MaxWait::Unbounded);
-    assert!(queue.crowd.leave(last));
-    assert_eq!(queue.asks(), asks + 2);
-    assert_eq!(queue.books(), (0, ms(200)));
+    assert!(queue.executor.leave(last));
+    assert_eq!(queue.operation_count(), operation_count + 2);
+    assert_eq!(queue.state(), (0, ms(200)));
 }
 
 #[test]
@@ -120,9 +120,9 @@ fn manual_cancel_is_also_repeated() {
         reservations.pop().expect("three"),
     );
     assert!(!cancel(third));
-    assert_eq!(queue.books().1, ms(800));
+    assert_eq!(queue.state().1, ms(800));
     assert!(cancel(last));
-    assert_eq!(queue.books().1, ms(400), "both waiters have left");
+    assert_eq!(queue.state().1, ms(400), "both waiters have left");
 }
 
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use tower_sluice::{
     AnyBackend, Deadline, FailurePolicy, Key, Limiter, MaxWait, MemoryBackend, Policy, Quota,
 };
 
-use crate::crowd::{Alarms, ms, secs};
+use crate::executor::{AlarmClock, ms, secs};
 use crate::queue::TestQueue;
 use crate::wire::{Cut, Wire};
 
@@ -52,7 +52,7 @@ fn allowed_future_runs_and_denied_future_never_starts() {
     // A future of zero cost runs.
     let free = queue.limiter.limit(&ann, 0, async { 7 }).now_or_never();
     assert_eq!(free, Some(Ok(7)));
-    assert_eq!(queue.books().0, 0);
+    assert_eq!(queue.state().0, 0);
 }
 
 #[test]
@@ -68,16 +68,16 @@ fn future_dropped_while_running_stays_charged() {
     // A future that was never polled has checked nothing.
     let never_polled = queue.limiter.limit(&ann, 1, async {});
     drop(never_polled);
-    assert_eq!(queue.asks(), 0);
+    assert_eq!(queue.operation_count(), 0);
     assert!(queue.limiter.limit(&ann, 1, work).now_or_never().is_none());
     assert!(gone.get());
-    assert_eq!((queue.books().0, queue.asks()), (1, 1));
+    assert_eq!((queue.state().0, queue.operation_count()), (1, 1));
     assert_eq!(queue.waiting(), 0);
 }
 
 #[tokio::test]
 async fn future_without_a_decision_never_starts() {
-    let wire = Wire::new(&Alarms::new());
+    let wire = Wire::new(&AlarmClock::new());
     let limiter = Limiter::new(two_a_minute(), wire.clone());
     let ann = Key::from("ann");
     assert_eq!(limiter.limit(&ann, 1, async { 7 }).await, Ok(7));
@@ -115,7 +115,7 @@ fn try_acquire_is_a_check_with_a_charge() {
         never.to_string(),
         "the cost exceeds the limit of 2 and can never be allowed"
     );
-    let asked = queue.limiter.backend().asked();
+    let asked = queue.limiter.backend().operations();
     assert!(asked.iter().all(|asked| asked.what == "check"));
 }
 
@@ -167,7 +167,7 @@ async fn no_waiter_proceeds_early_by_the_system_clock() {
 }
 
 struct Choice {
-    clock: Alarms,
+    clock: AlarmClock,
     wire: Wire,
     limiter: WithFailurePolicy<Limiter<Wire>>,
     ann: Key,
@@ -175,7 +175,7 @@ struct Choice {
 
 impl Choice {
     fn of(policy: Policy, choice: FailurePolicy) -> Self {
-        let clock = Alarms::new();
+        let clock = AlarmClock::new();
         let wire = Wire::new(&clock);
         Self {
             limiter: WithFailurePolicy::new(Limiter::new(policy, wire.clone()), choice),
@@ -228,7 +228,7 @@ async fn fallback_decides_and_refunds_in_its_own_state() {
     let again = choice.limiter.acquire(&choice.ann, 2, none).await;
     assert!(again.expect("the charge was refunded").is_some());
     choice.wire.mend();
-    let there = choice.wire.books(&two_a_minute(), &choice.ann);
+    let there = choice.wire.state(&two_a_minute(), &choice.ann);
     assert_eq!(there.0, 2, "the remote memory was charged");
     assert_eq!(local.context().stats().waiting, 0);
 }

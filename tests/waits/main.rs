@@ -4,7 +4,7 @@ mod bounds;
 mod buckets;
 mod cancels;
 mod charges;
-mod crowd;
+mod executor;
 mod limiter;
 mod panics;
 mod properties;

@@ -13,7 +13,7 @@ use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::semaphore::{PermitBackend, PermitOp, PermitReply};
 use tower_sluice::{Key, Limiter, Policy, Quota, Semaphore, SemaphorePolicy};
 
-use crate::crowd::secs;
+use crate::executor::secs;
 
 /// Panics at every poll, and counts the polls. The release of a permit never completes.
 #[derive(Clone, Default)]

@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::{Cost, Key, Limiter, MaxWait, Policy};
 
-use crate::crowd::{Alarms, Crowd, Memory, Waited, memory};
+use crate::executor::{AlarmClock, Executor, Memory, Waited, memory};
 
 pub(crate) type Outcome = Waited<Infallible>;
 
 /// An operation that the backend was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct Operation {
     pub(crate) at: Duration,
     pub(crate) what: &'static str,
     pub(crate) is_allowed: bool,
@@ -24,16 +24,16 @@ pub(crate) struct Asked {
 
 /// Memory that records its operations.
 #[derive(Clone)]
-pub(crate) struct Counting {
+pub(crate) struct CountingBackend {
     memory: Memory,
-    clock: Alarms,
+    clock: AlarmClock,
     /// Replaces the context of the memory backend.
     context: Option<Arc<BackendContext>>,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<Operation>>>,
 }
 
-impl Counting {
-    pub(crate) fn of(memory: Memory, clock: &Alarms) -> Self {
+impl CountingBackend {
+    pub(crate) fn of(memory: Memory, clock: &AlarmClock) -> Self {
         Self {
             memory,
             clock: clock.clone(),
@@ -48,7 +48,7 @@ impl Counting {
         self
     }
 
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn operations(&self) -> Vec<Operation> {
         self.asked.lock().clone()
     }
 
@@ -65,7 +65,7 @@ impl Counting {
     }
 }
 
-impl Backend for Counting {
+impl Backend for CountingBackend {
     type Error = Infallible;
     type Future = Ready<Result<Reply, Infallible>>;
 
@@ -79,7 +79,7 @@ impl Backend for Counting {
         let Answer::Now(Ok(reply)) = self.memory.ask(op, policy, key) else {
             unreachable!("memory answers at once");
         };
-        self.asked.lock().push(Asked {
+        self.asked.lock().push(Operation {
             at: self.clock.passed(),
             what,
             is_allowed: reply.decision.is_allowed(),
@@ -106,9 +106,9 @@ pub(crate) const fn name_of(op: &Op) -> &'static str {
 
 /// The waiters for the tokens of the key `ann`.
 pub(crate) struct TestQueue {
-    pub(crate) clock: Alarms,
-    pub(crate) limiter: Limiter<Counting>,
-    pub(crate) crowd: Crowd<Outcome>,
+    pub(crate) clock: AlarmClock,
+    pub(crate) limiter: Limiter<CountingBackend>,
+    pub(crate) executor: Executor<Outcome>,
 }
 
 impl TestQueue {
@@ -116,25 +116,28 @@ impl TestQueue {
         Self::with(policy, |backend| backend)
     }
 
-    pub(crate) fn with(policy: &Policy, backend: impl FnOnce(Counting) -> Counting) -> Self {
-        let clock = Alarms::new();
+    pub(crate) fn with(
+        policy: &Policy,
+        backend: impl FnOnce(CountingBackend) -> CountingBackend,
+    ) -> Self {
+        let clock = AlarmClock::new();
         Self::over(
             policy,
-            backend(Counting::of(memory(&clock), &clock)),
+            backend(CountingBackend::of(memory(&clock), &clock)),
             &clock,
         )
     }
 
-    pub(crate) fn over(policy: &Policy, backend: Counting, clock: &Alarms) -> Self {
+    pub(crate) fn over(policy: &Policy, backend: CountingBackend, clock: &AlarmClock) -> Self {
         Self {
             limiter: Limiter::new(policy.clone(), backend),
-            crowd: Crowd::new(clock),
+            executor: Executor::new(clock),
             clock: clock.clone(),
         }
     }
 
     pub(crate) fn in_disorder(mut self, seed: u64) -> Self {
-        self.crowd = self.crowd.in_disorder(seed);
+        self.executor = self.executor.in_disorder(seed);
         self
     }
 
@@ -147,8 +150,8 @@ impl TestQueue {
     }
 
     /// The number of operations sent to the backend.
-    pub(crate) fn asks(&self) -> usize {
-        self.limiter.backend().asked().len()
+    pub(crate) fn operation_count(&self) -> usize {
+        self.limiter.backend().operations().len()
     }
 
     pub(crate) fn wait_for(
@@ -172,7 +175,7 @@ impl TestQueue {
 
     pub(crate) fn join(&mut self, cost: impl Into<Cost>, max_wait: impl Into<MaxWait>) -> usize {
         let wait = self.wait(cost, max_wait);
-        self.crowd.join(wait)
+        self.executor.join(wait)
     }
 
     /// Adds this many waiters of one token each, without a bound.
@@ -188,7 +191,7 @@ impl TestQueue {
         max_wait: impl Into<MaxWait>,
     ) -> Outcome {
         let wait = self.wait(cost, max_wait);
-        self.crowd.at_once(wait)
+        self.executor.at_once(wait)
     }
 
     /// A check outside the queue.
@@ -198,7 +201,7 @@ impl TestQueue {
     }
 
     /// The remaining tokens, and the time until the limit is full.
-    pub(crate) fn books(&self) -> (u64, Duration) {
+    pub(crate) fn state(&self) -> (u64, Duration) {
         let decision = self.check(0).decision;
         let snapshot = decision.snapshot();
         (snapshot.remaining(), snapshot.reset_after())
@@ -206,9 +209,9 @@ impl TestQueue {
 
     /// The waiters that ended since the last call: number, time, and whether allowed.
     pub(crate) fn ended(&mut self) -> Vec<(usize, Duration, bool)> {
-        let ended = self.crowd.ended.drain(..);
+        let ended = self.executor.ended.drain(..);
         ended
-            .map(|ended| (ended.who, ended.at, ended.outcome.is_ok()))
+            .map(|ended| (ended.waiter, ended.at, ended.outcome.is_ok()))
             .collect()
     }
 }

@@ -6,25 +6,25 @@ use tower_sluice::{
     Charge, FailurePolicy, Global, Key, Limiter, MaxWait, Policy, Quota, RateLimitLayer,
 };
 
-use crate::crowd::{Alarms, Crowd, ms, secs, us};
+use crate::executor::{AlarmClock, Executor, ms, secs, us};
 use crate::wire::{Cut, Wire, settle};
 
 type Outcome = Result<Charge, Rejected<Cut>>;
 
-struct Far {
-    clock: Alarms,
+struct RemoteLimiter {
+    clock: AlarmClock,
     wire: Wire,
     limiter: Limiter<Wire>,
-    crowd: Crowd<Outcome>,
+    executor: Executor<Outcome>,
 }
 
-impl Far {
+impl RemoteLimiter {
     fn of(policy: &Policy) -> Self {
-        let clock = Alarms::new();
+        let clock = AlarmClock::new();
         let wire = Wire::new(&clock);
         Self {
             limiter: Limiter::new(policy.clone(), wire.clone()),
-            crowd: Crowd::new(&clock),
+            executor: Executor::new(&clock),
             wire,
             clock,
         }
@@ -33,12 +33,12 @@ impl Far {
     fn join(&mut self, cost: u64, max_wait: impl Into<MaxWait>) -> usize {
         let (limiter, max_wait) = (self.limiter.clone(), max_wait.into());
         let wait = async move { limiter.acquire(&Key::from("ann"), cost, max_wait).await };
-        self.crowd.join(wait)
+        self.executor.join(wait)
     }
 
     /// The remaining tokens, and the µs until the limit is full.
-    fn books(&self) -> (u64, std::time::Duration) {
-        self.wire.books(self.limiter.policy(), &Key::from("ann"))
+    fn state(&self) -> (u64, std::time::Duration) {
+        self.wire.state(self.limiter.policy(), &Key::from("ann"))
     }
 
     /// Waiters, running background tasks, and failed background tasks.
@@ -52,9 +52,9 @@ impl Far {
     }
 
     fn ended(&mut self) -> Vec<(usize, Result<(), Rejected<Cut>>)> {
-        let ended = self.crowd.ended.drain(..);
+        let ended = self.executor.ended.drain(..);
         ended
-            .map(|ended| (ended.who, ended.outcome.map(drop)))
+            .map(|ended| (ended.waiter, ended.outcome.map(drop)))
             .collect()
     }
 }
@@ -77,178 +77,191 @@ async fn charge_of_a_dropped_check_is_refunded() {
         (window(), MaxWait::Unbounded, "refund"),
         (window(), MaxWait::NONE, "refund"),
     ] {
-        let mut far = Far::of(&policy);
-        far.wire.hold();
-        let who = far.join(3, max_wait);
-        assert_eq!(far.books().0, 2, "the operation arrived");
-        assert!(far.crowd.leave(who));
+        let mut remote = RemoteLimiter::of(&policy);
+        remote.wire.hold();
+        let waiter = remote.join(3, max_wait);
+        assert_eq!(remote.state().0, 2, "the operation arrived");
+        assert!(remote.executor.leave(waiter));
         settle().await;
-        assert_eq!((far.context(), far.books().0), ((0, 1, 0), 2));
-        far.wire.release();
+        assert_eq!((remote.context(), remote.state().0), ((0, 1, 0), 2));
+        remote.wire.release();
         settle().await;
         assert_eq!(
-            (far.context(), far.books()),
+            (remote.context(), remote.state()),
             ((0, 0, 0), FRESH),
             "{policy:?}"
         );
-        assert_eq!(far.wire.sent()[1..], [undone]);
+        assert_eq!(remote.wire.sent()[1..], [undone]);
     }
 }
 
 #[tokio::test]
 async fn unclaimed_reservation_is_refunded_only_if_it_is_the_last() {
     for is_last in [true, false] {
-        let mut far = Far::of(&bucket());
-        far.join(5, MaxWait::Unbounded);
-        far.wire.hold();
-        let who = far.join(2, MaxWait::Unbounded);
+        let mut remote = RemoteLimiter::of(&bucket());
+        remote.join(5, MaxWait::Unbounded);
+        remote.wire.hold();
+        let waiter = remote.join(2, MaxWait::Unbounded);
         if !is_last {
-            far.join(1, MaxWait::Unbounded);
+            remote.join(1, MaxWait::Unbounded);
         }
-        assert!(far.crowd.leave(who));
-        far.wire.release();
-        far.crowd.run();
+        assert!(remote.executor.leave(waiter));
+        remote.wire.release();
+        remote.executor.run();
         settle().await;
-        assert_eq!(far.context(), (usize::from(!is_last), 0, 0));
+        assert_eq!(remote.context(), (usize::from(!is_last), 0, 0));
         let owed = if is_last { 5 } else { 8 };
-        assert_eq!(far.books(), (0, ms(200) * owed));
+        assert_eq!(remote.state(), (0, ms(200) * owed));
     }
 }
 
 #[tokio::test]
 async fn dropped_waiter_cancels_its_reservation_in_the_background() {
-    let mut far = Far::of(&bucket());
-    far.join(5, MaxWait::Unbounded);
-    let [first, last] = [(); 2].map(|()| far.join(1, MaxWait::Unbounded));
-    assert_eq!((far.context(), far.books()), ((2, 0, 0), (0, ms(1_400))));
-    assert!(far.crowd.leave(last));
+    let mut remote = RemoteLimiter::of(&bucket());
+    remote.join(5, MaxWait::Unbounded);
+    let [first, last] = [(); 2].map(|()| remote.join(1, MaxWait::Unbounded));
+    assert_eq!(
+        (remote.context(), remote.state()),
+        ((2, 0, 0), (0, ms(1_400)))
+    );
+    assert!(remote.executor.leave(last));
     settle().await;
-    assert_eq!((far.context(), far.books()), ((1, 0, 0), (0, ms(1_200))));
-    far.clock.jump(ms(100));
-    assert!(far.crowd.leave(first));
+    assert_eq!(
+        (remote.context(), remote.state()),
+        ((1, 0, 0), (0, ms(1_200)))
+    );
+    remote.clock.jump(ms(100));
+    assert!(remote.executor.leave(first));
     settle().await;
-    assert_eq!((far.context(), far.books()), ((0, 0, 0), (0, ms(900))));
+    assert_eq!(
+        (remote.context(), remote.state()),
+        ((0, 0, 0), (0, ms(900)))
+    );
 }
 
 #[tokio::test]
 async fn denial_of_a_dropped_request_needs_no_undo() {
     for policy in [bucket(), window()] {
-        let mut far = Far::of(&policy);
-        far.join(5, MaxWait::NONE);
-        far.wire.sent();
-        far.wire.hold();
-        let who = far.join(1, us(1));
-        assert!(far.crowd.leave(who));
-        far.wire.release();
+        let mut remote = RemoteLimiter::of(&policy);
+        remote.join(5, MaxWait::NONE);
+        remote.wire.sent();
+        remote.wire.hold();
+        let waiter = remote.join(1, us(1));
+        assert!(remote.executor.leave(waiter));
+        remote.wire.release();
         settle().await;
-        assert_eq!((far.context(), far.wire.sent().len()), ((0, 0, 0), 1));
+        assert_eq!((remote.context(), remote.wire.sent().len()), ((0, 0, 0), 1));
     }
 }
 
 #[tokio::test]
 async fn unsent_operation_is_not_undone() {
     for max_wait in [MaxWait::NONE, MaxWait::Unbounded] {
-        let mut far = Far::of(&bucket());
-        let limiter = far.limiter.clone();
+        let mut remote = RemoteLimiter::of(&bucket());
+        let limiter = remote.limiter.clone();
         let wait = async move { limiter.acquire(&Key::from("ann"), 1, max_wait).await };
-        let who = far.crowd.bring(wait);
-        assert!(far.crowd.leave(who));
+        let waiter = remote.executor.add(wait);
+        assert!(remote.executor.leave(waiter));
         settle().await;
-        assert_eq!((far.context(), far.wire.sent().len()), ((0, 0, 0), 0));
+        assert_eq!((remote.context(), remote.wire.sent().len()), ((0, 0, 0), 0));
     }
 }
 
 #[tokio::test]
 async fn failed_check_of_a_dropped_request_is_not_counted_and_a_failed_refund_is() {
-    let mut far = Far::of(&bucket());
-    far.wire.hold();
-    let who = far.join(1, MaxWait::Unbounded);
-    assert!(far.crowd.leave(who));
-    far.wire.cut();
-    far.wire.release();
+    let mut remote = RemoteLimiter::of(&bucket());
+    remote.wire.hold();
+    let waiter = remote.join(1, MaxWait::Unbounded);
+    assert!(remote.executor.leave(waiter));
+    remote.wire.cut();
+    remote.wire.release();
     settle().await;
     // It is unknown whether it was charged.
     assert_eq!(
-        (far.context(), far.wire.sent()),
+        (remote.context(), remote.wire.sent()),
         ((0, 0, 0), vec!["reserve"])
     );
 
-    far.wire.mend();
-    far.join(4, MaxWait::Unbounded);
-    let who = far.join(1, MaxWait::Unbounded);
-    far.crowd.ended.clear();
-    far.wire.cut();
-    assert!(far.crowd.leave(who));
+    remote.wire.mend();
+    remote.join(4, MaxWait::Unbounded);
+    let waiter = remote.join(1, MaxWait::Unbounded);
+    remote.executor.ended.clear();
+    remote.wire.cut();
+    assert!(remote.executor.leave(waiter));
     settle().await;
-    assert_eq!(far.context(), (0, 0, 1));
-    far.wire.mend();
-    assert_eq!(far.books().1, ms(200) * 6, "the reservation stays charged");
+    assert_eq!(remote.context(), (0, 0, 1));
+    remote.wire.mend();
+    assert_eq!(
+        remote.state().1,
+        ms(200) * 6,
+        "the reservation stays charged"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_background_tasks_time_out_and_are_counted() {
-    let mut far = Far::of(&bucket());
-    far.wire.hold();
+    let mut remote = RemoteLimiter::of(&bucket());
+    remote.wire.hold();
     for _ in 0..3 {
-        let who = far.join(1, MaxWait::Unbounded);
-        assert!(far.crowd.leave(who));
+        let waiter = remote.join(1, MaxWait::Unbounded);
+        assert!(remote.executor.leave(waiter));
     }
     tokio::time::sleep(secs(4)).await;
-    assert_eq!(far.context(), (0, 3, 0));
+    assert_eq!(remote.context(), (0, 3, 0));
     tokio::time::sleep(secs(2)).await;
-    assert_eq!(far.context(), (0, 0, 3));
+    assert_eq!(remote.context(), (0, 0, 3));
 }
 
 #[tokio::test]
 async fn many_dropped_permits_are_all_released_in_the_background() {
-    let mut far = Far::of(&Policy::new("bucket", Quota::per_second(5_000)));
-    far.wire.hold();
+    let mut remote = RemoteLimiter::of(&Policy::new("bucket", Quota::per_second(5_000)));
+    remote.wire.hold();
     for number in 0..3_000 {
-        let who = far.join(1, MaxWait::Unbounded);
-        assert!(far.crowd.leave(who));
-        assert_eq!(far.context().1, number + 1);
+        let waiter = remote.join(1, MaxWait::Unbounded);
+        assert!(remote.executor.leave(waiter));
+        assert_eq!(remote.context().1, number + 1);
     }
     settle().await;
-    far.wire.release();
+    remote.wire.release();
     settle().await;
-    assert_eq!(far.context(), (0, 0, 0));
+    assert_eq!(remote.context(), (0, 0, 0));
 }
 
 #[tokio::test]
 async fn failed_undo_operations_are_counted() {
     // The reply came too late, and now the connection is cut.
     for (policy, undone) in [(bucket(), "cancel"), (window(), "refund")] {
-        let mut far = Far::of(&policy);
-        far.wire.hold();
-        let who = far.join(1, MaxWait::Unbounded);
-        assert!(far.crowd.leave(who));
-        far.wire.cut_for(undone);
-        far.wire.release();
+        let mut remote = RemoteLimiter::of(&policy);
+        remote.wire.hold();
+        let waiter = remote.join(1, MaxWait::Unbounded);
+        assert!(remote.executor.leave(waiter));
+        remote.wire.cut_for(undone);
+        remote.wire.release();
         settle().await;
-        assert_eq!(far.context(), (0, 0, 1), "{undone}");
-        assert_eq!(far.books().0, 4);
+        assert_eq!(remote.context(), (0, 0, 1), "{undone}");
+        assert_eq!(remote.state().0, 4);
     }
     // The circuit is open: nothing was sent.
-    let mut far = Far::of(&bucket());
-    far.join(5, MaxWait::Unbounded);
-    let reservation = far.join(1, MaxWait::Unbounded);
-    far.wire.open_circuit();
-    assert!(far.crowd.leave(reservation));
-    assert_eq!(far.context(), (0, 0, 1));
-    assert_eq!(far.wire.sent(), ["reserve"; 2]);
+    let mut remote = RemoteLimiter::of(&bucket());
+    remote.join(5, MaxWait::Unbounded);
+    let reservation = remote.join(1, MaxWait::Unbounded);
+    remote.wire.open_circuit();
+    assert!(remote.executor.leave(reservation));
+    assert_eq!(remote.context(), (0, 0, 1));
+    assert_eq!(remote.wire.sent(), ["reserve"; 2]);
 }
 
 /// A slow reply is not a wait: only a denial or a reservation makes a request wait.
 #[tokio::test]
 async fn immediate_acquire_reports_no_wait() {
     for policy in [bucket(), window()] {
-        let mut far = Far::of(&policy);
-        far.wire.hold();
-        far.join(1, MaxWait::Unbounded);
-        far.crowd.until(ms(40));
-        far.wire.release();
-        far.crowd.run();
-        let charge = far.crowd.ended.pop().expect("it must exist").outcome;
+        let mut remote = RemoteLimiter::of(&policy);
+        remote.wire.hold();
+        remote.join(1, MaxWait::Unbounded);
+        remote.executor.until(ms(40));
+        remote.wire.release();
+        remote.executor.run();
+        let charge = remote.executor.ended.pop().expect("it must exist").outcome;
         assert_eq!(
             charge.expect("it must exist").waited(),
             std::time::Duration::ZERO
@@ -260,9 +273,9 @@ async fn immediate_acquire_reports_no_wait() {
 #[tokio::test]
 async fn unpolled_request_sends_nothing() {
     use tower::Service;
-    let far = Far::of(&bucket());
+    let remote = RemoteLimiter::of(&bucket());
     let mut layered = tower::Layer::layer(
-        &RateLimitLayer::new(bucket(), Global, far.wire.clone())
+        &RateLimitLayer::new(bucket(), Global, remote.wire.clone())
             .refund_on_disconnect()
             .on_backend_error(FailurePolicy::FailClosed),
         tower::service_fn(|_: http::Request<()>| async {
@@ -273,21 +286,21 @@ async fn unpolled_request_sends_nothing() {
     ready.expect("always");
     drop(layered.call(http::Request::new(())));
     settle().await;
-    assert_eq!((far.context(), far.wire.sent().len()), ((0, 0, 0), 0));
+    assert_eq!((remote.context(), remote.wire.sent().len()), ((0, 0, 0), 0));
 }
 
 #[test]
 fn without_a_runtime_failed_undo_operations_are_counted() {
-    let mut far = Far::of(&bucket());
-    far.wire.hold();
-    let on_its_way = far.join(1, MaxWait::Unbounded);
-    assert!(far.crowd.leave(on_its_way));
-    assert_eq!(far.context(), (0, 0, 1));
-    far.wire.release();
-    far.join(4, MaxWait::Unbounded);
-    let reservation = far.join(1, MaxWait::Unbounded);
-    assert!(far.crowd.leave(reservation));
-    assert_eq!(far.context(), (0, 0, 2));
+    let mut remote = RemoteLimiter::of(&bucket());
+    remote.wire.hold();
+    let on_its_way = remote.join(1, MaxWait::Unbounded);
+    assert!(remote.executor.leave(on_its_way));
+    assert_eq!(remote.context(), (0, 0, 1));
+    remote.wire.release();
+    remote.join(4, MaxWait::Unbounded);
+    let reservation = remote.join(1, MaxWait::Unbounded);
+    assert!(remote.executor.leave(reservation));
+    assert_eq!(remote.context(), (0, 0, 2));
 }
 
 #[test]
@@ -305,12 +318,12 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
                 false => tokio::runtime::Builder::new_current_thread(),
             };
             let runtime = builder.enable_all().build().expect("a runtime");
-            let far = Far::of(&policy);
+            let remote = RemoteLimiter::of(&policy);
             if is_held {
-                far.wire.hold();
+                remote.wire.hold();
             }
             for _ in 0..100 {
-                let limiter = far.limiter.clone();
+                let limiter = remote.limiter.clone();
                 runtime.spawn(async move {
                     let ann = Key::from("ann");
                     let charge = limiter.acquire(&ann, 1, MaxWait::Unbounded).await;
@@ -320,14 +333,14 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
             // Under a bucket every waiter has reserved, and five were allowed at once. Under a window only the head of
             // the queue has checked.
             let waiters = if is_held { 100 } else { 95 };
-            let asked = || far.wire.all_sent().len();
+            let asked = || remote.wire.all_sent().len();
             let least = match (policy.name(), is_held) {
                 ("window", true) => 1,
                 ("window", false) => 6,
                 _ => 100,
             };
             runtime.block_on(async {
-                while far.wire.context().stats().waiting != waiters || asked() < least {
+                while remote.wire.context().stats().waiting != waiters || asked() < least {
                     tokio::task::yield_now().await;
                 }
                 settle().await;
@@ -336,109 +349,119 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
             // The next of the queue may ask on another thread before that thread shuts down.
             let lost = if is_held { asked() } else { expected };
             assert!(is_multi_thread || lost == expected, "{policy:?} {is_held}");
-            assert_eq!(far.context(), (0, 0, lost), "{policy:?} {is_held}");
+            assert_eq!(remote.context(), (0, 0, lost), "{policy:?} {is_held}");
         }
     }
 }
 
 #[tokio::test]
 async fn queue_head_dropped_before_its_reply_wakes_the_next_waiter() {
-    let mut far = Far::of(&window());
-    far.wire.hold();
-    let first = far.join(5, MaxWait::Unbounded);
-    let second = far.join(5, MaxWait::Unbounded);
-    assert_eq!(far.wire.sent(), ["check"]);
-    assert!(far.crowd.leave(first));
-    far.crowd.run();
-    assert_eq!(far.wire.sent(), ["check"]);
-    far.wire.release();
-    far.crowd.run();
+    let mut remote = RemoteLimiter::of(&window());
+    remote.wire.hold();
+    let first = remote.join(5, MaxWait::Unbounded);
+    let second = remote.join(5, MaxWait::Unbounded);
+    assert_eq!(remote.wire.sent(), ["check"]);
+    assert!(remote.executor.leave(first));
+    remote.executor.run();
+    assert_eq!(remote.wire.sent(), ["check"]);
+    remote.wire.release();
+    remote.executor.run();
     // The second check was denied, because the first one had charged. The charge of the first one is refunded.
     settle().await;
-    assert_eq!((far.books(), far.context()), (FRESH, (1, 0, 0)));
-    far.crowd.until(secs(1));
-    assert_eq!(far.ended(), [(second, Ok(()))]);
+    assert_eq!((remote.state(), remote.context()), (FRESH, (1, 0, 0)));
+    remote.executor.until(secs(1));
+    assert_eq!(remote.ended(), [(second, Ok(()))]);
 }
 
 #[tokio::test]
 async fn waiters_use_the_reply_to_the_queue_head() {
-    let mut far = Far::of(&window());
-    far.wire.hold();
+    let mut remote = RemoteLimiter::of(&window());
+    remote.wire.hold();
     for _ in 0..7 {
-        far.join(1, ms(100));
+        remote.join(1, ms(100));
     }
-    assert_eq!(far.wire.sent(), ["check"]);
-    far.crowd.until(ms(50));
-    far.wire.release();
-    far.crowd.run();
+    assert_eq!(remote.wire.sent(), ["check"]);
+    remote.executor.until(ms(50));
+    remote.wire.release();
+    remote.executor.run();
     // Each waiter checks after the one before it. The sixth and the seventh are denied.
-    let (served, rejected): (Vec<_>, Vec<_>) = far
+    let (served, rejected): (Vec<_>, Vec<_>) = remote
         .ended()
         .into_iter()
         .partition(|(_, outcome)| outcome.is_ok());
-    let who = |ended: &[(usize, _)]| ended.iter().map(|(who, _)| *who).collect::<Vec<_>>();
+    let waiter = |ended: &[(usize, _)]| ended.iter().map(|(waiter, _)| *waiter).collect::<Vec<_>>();
     assert_eq!(
-        (who(&served), who(&rejected)),
+        (waiter(&served), waiter(&rejected)),
         (vec![0, 1, 2, 3, 4], vec![5, 6])
     );
-    assert_eq!(far.wire.sent(), ["check"; 6]);
-    assert_eq!(far.context(), (0, 0, 0));
+    assert_eq!(remote.wire.sent(), ["check"; 6]);
+    assert_eq!(remote.context(), (0, 0, 0));
 }
 
 /// No waiter in the queue was denied yet: the tokens may suffice for all. This waiter expires before the reply.
 #[tokio::test]
 async fn waiter_that_expires_before_any_reply_checks_itself() {
-    let mut far = Far::of(&window());
-    far.wire.hold();
-    far.join(1, MaxWait::Unbounded);
-    far.join(1, ms(10));
-    far.join(1, MaxWait::Unbounded);
-    far.crowd.until(ms(9));
-    assert_eq!(far.wire.sent(), ["check"]);
-    far.crowd.until(ms(10));
-    assert_eq!(far.wire.sent(), ["check"]);
-    far.wire.release();
-    far.crowd.run();
-    assert_eq!(far.ended(), [(0, Ok(())), (1, Ok(())), (2, Ok(()))]);
+    let mut remote = RemoteLimiter::of(&window());
+    remote.wire.hold();
+    remote.join(1, MaxWait::Unbounded);
+    remote.join(1, ms(10));
+    remote.join(1, MaxWait::Unbounded);
+    remote.executor.until(ms(9));
+    assert_eq!(remote.wire.sent(), ["check"]);
+    remote.executor.until(ms(10));
+    assert_eq!(remote.wire.sent(), ["check"]);
+    remote.wire.release();
+    remote.executor.run();
+    assert_eq!(remote.ended(), [(0, Ok(())), (1, Ok(())), (2, Ok(()))]);
 }
 
 #[tokio::test]
 async fn waiters_see_the_failure_in_order_and_the_queue_continues() {
-    let mut far = Far::of(&window());
-    far.join(5, MaxWait::NONE);
+    let mut remote = RemoteLimiter::of(&window());
+    remote.join(5, MaxWait::NONE);
     for _ in 0..5 {
-        far.join(1, MaxWait::Unbounded);
+        remote.join(1, MaxWait::Unbounded);
     }
-    far.crowd.ended.clear();
-    far.crowd.until(ms(500));
-    far.wire.cut();
-    far.crowd.until(secs(1));
+    remote.executor.ended.clear();
+    remote.executor.until(ms(500));
+    remote.wire.cut();
+    remote.executor.until(secs(1));
     let cut = || Err(Rejected::Backend(Cut));
-    let failed: Vec<_> = (1..=5).map(|who| (who, cut())).collect();
-    assert_eq!(far.ended(), failed);
-    assert_eq!(far.join(1, secs(9)), 6);
-    assert_eq!(far.ended(), [(6, cut())]);
-    far.wire.mend();
-    assert_eq!(far.join(1, secs(9)), 7);
-    assert_eq!(far.ended(), [(7, Ok(()))]);
-    assert_eq!(far.context(), (0, 0, 0));
+    let failed: Vec<_> = (1..=5).map(|waiter| (waiter, cut())).collect();
+    assert_eq!(remote.ended(), failed);
+    assert_eq!(remote.join(1, secs(9)), 6);
+    assert_eq!(remote.ended(), [(6, cut())]);
+    remote.wire.mend();
+    assert_eq!(remote.join(1, secs(9)), 7);
+    assert_eq!(remote.ended(), [(7, Ok(()))]);
+    assert_eq!(remote.context(), (0, 0, 0));
 }
 
 #[tokio::test]
 async fn due_reservations_need_no_backend() {
-    let mut far = Far::of(&bucket());
+    let mut remote = RemoteLimiter::of(&bucket());
     for _ in 0..8 {
-        far.join(1, MaxWait::Unbounded);
+        remote.join(1, MaxWait::Unbounded);
     }
-    far.wire.cut();
-    let late = far.join(1, MaxWait::Unbounded);
-    assert_eq!(far.crowd.waiting(), [5, 6, 7]);
-    let last = far.crowd.ended.pop().expect("the request was not sent");
-    assert_eq!(last.who, late);
+    remote.wire.cut();
+    let late = remote.join(1, MaxWait::Unbounded);
+    assert_eq!(remote.executor.waiting(), [5, 6, 7]);
+    let last = remote
+        .executor
+        .ended
+        .pop()
+        .expect("the request was not sent");
+    assert_eq!(last.waiter, late);
     assert_eq!(last.outcome.err(), Some(Rejected::Backend(Cut)));
-    far.crowd.ended.clear();
-    far.crowd.until(secs(1));
-    let at: Vec<_> = far.crowd.ended.iter().map(|ended| ended.at).collect();
+    remote.executor.ended.clear();
+    remote.executor.until(secs(1));
+    let at: Vec<_> = remote.executor.ended.iter().map(|ended| ended.at).collect();
     assert_eq!(at, [ms(200), ms(400), ms(600)]);
-    assert!(far.crowd.ended.iter().all(|ended| ended.outcome.is_ok()));
+    assert!(
+        remote
+            .executor
+            .ended
+            .iter()
+            .all(|ended| ended.outcome.is_ok())
+    );
 }

@@ -3,19 +3,19 @@
 use tower_sluice::backend::Backend;
 use tower_sluice::{Charge, Cost, Key, Limiter, Policy, Quota};
 
-use crate::charges::{a_hundred, outcome};
-use crate::crowd::Alarms;
+use crate::charges::{hundred_tokens, outcome};
+use crate::executor::AlarmClock;
 use crate::wire::{Wire, settle};
 
-struct Far {
+struct RemoteLimiter {
     wire: Wire,
     limiter: Limiter<Wire>,
     ann: Key,
 }
 
-impl Far {
+impl RemoteLimiter {
     fn of(policy: &Policy) -> Self {
-        let wire = Wire::new(&Alarms::new());
+        let wire = Wire::new(&AlarmClock::new());
         Self {
             limiter: Limiter::new(policy.clone(), wire.clone()),
             wire,
@@ -29,7 +29,7 @@ impl Far {
     }
 
     fn left(&self) -> u64 {
-        self.wire.books(self.limiter.policy(), &self.ann).0
+        self.wire.state(self.limiter.policy(), &self.ann).0
     }
 
     fn background_tasks(&self) -> (usize, usize) {
@@ -43,36 +43,36 @@ impl Far {
 
 #[tokio::test]
 async fn settlement_completes_without_being_awaited() {
-    for policy in a_hundred() {
-        let far = Far::of(&policy);
-        let charge = far.acquire(30).await;
-        far.wire.hold();
+    for policy in hundred_tokens() {
+        let remote = RemoteLimiter::of(&policy);
+        let charge = remote.acquire(30).await;
+        remote.wire.hold();
         drop(charge.settle(45));
         drop(charge);
-        assert_eq!(far.background_tasks(), (1, 0));
+        assert_eq!(remote.background_tasks(), (1, 0));
         settle().await;
-        assert_eq!((far.left(), far.background_tasks()), (55, (1, 0)));
-        far.wire.release();
+        assert_eq!((remote.left(), remote.background_tasks()), (55, (1, 0)));
+        remote.wire.release();
         settle().await;
-        assert_eq!((far.left(), far.background_tasks()), (55, (0, 0)));
+        assert_eq!((remote.left(), remote.background_tasks()), (55, (0, 0)));
 
-        let charge = far.acquire(30).await;
+        let charge = remote.acquire(30).await;
         let settlement = charge.settle(5);
         let snapshot = settlement
             .await
             .expect("the wire holds its reply")
             .expect("the settlement changes the charge");
-        assert_eq!((snapshot.remaining(), far.left()), (50, 50));
-        assert_eq!(far.wire.sent(), ["check", "penalty", "check", "refund"]);
+        assert_eq!((snapshot.remaining(), remote.left()), (50, 50));
+        assert_eq!(remote.wire.sent(), ["check", "penalty", "check", "refund"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn one_of_many_concurrent_remote_settlements_takes_effect() {
-    let far = Far::of(&a_hundred()[0]);
+    let remote = RemoteLimiter::of(&hundred_tokens()[0]);
     for _ in 0..200 {
-        let charge = far.acquire(30).await;
-        far.wire.sent();
+        let charge = remote.acquire(30).await;
+        remote.wire.sent();
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..8_u64 {
             let charge = charge.clone();
@@ -94,38 +94,44 @@ async fn one_of_many_concurrent_remote_settlements_takes_effect() {
         }
         let ended = tasks.join_all().await;
         let done: Vec<_> = ended.into_iter().flatten().collect();
-        assert_eq!((done.len(), far.wire.sent().len()), (1, 1), "{done:?}");
-        assert_eq!(far.left(), 100 - done[0]);
-        far.limiter
-            .reset(&far.ann)
+        assert_eq!((done.len(), remote.wire.sent().len()), (1, 1), "{done:?}");
+        assert_eq!(remote.left(), 100 - done[0]);
+        remote
+            .limiter
+            .reset(&remote.ann)
             .await
             .expect("the wire holds its reply");
     }
-    assert_eq!(far.background_tasks(), (0, 0));
+    assert_eq!(remote.background_tasks(), (0, 0));
 }
 
 #[tokio::test]
 async fn unsettled_charge_sends_no_command() {
-    let far = Far::of(&a_hundred()[0]);
-    let charge = far.acquire(30).await;
+    let remote = RemoteLimiter::of(&hundred_tokens()[0]);
+    let charge = remote.acquire(30).await;
     drop(charge.clone());
     drop(charge);
     settle().await;
     assert_eq!(
-        (far.wire.sent(), far.background_tasks()),
+        (remote.wire.sent(), remote.background_tasks()),
         (vec!["check"], (0, 0))
     );
     // A settlement of the exact estimate sends no command.
-    let right = far.acquire(30).await.settle(30).await.expect("the first");
+    let right = remote
+        .acquire(30)
+        .await
+        .settle(30)
+        .await
+        .expect("the first");
     assert_eq!(right, None);
-    assert_eq!(far.wire.sent(), ["check"]);
+    assert_eq!(remote.wire.sent(), ["check"]);
 }
 
 #[tokio::test]
 async fn settlement_up_and_down_takes_two_operations() {
     let policy = Policy::new("both", Quota::per_day(100)).and("bytes", Quota::per_day(1_000));
-    let far = Far::of(&policy);
-    let charge = far.acquire(Cost::each([10, 500])).await;
+    let remote = RemoteLimiter::of(&policy);
+    let charge = remote.acquire(Cost::each([10, 500])).await;
     let after = charge.settle(Cost::each([30, 100])).await;
     let after = after
         .expect("the wire holds its reply")
@@ -136,19 +142,19 @@ async fn settlement_up_and_down_takes_two_operations() {
         .map(|quota| quota.remaining())
         .collect();
     assert_eq!(left, [70, 900]);
-    assert_eq!(far.wire.sent(), ["check", "refund", "penalty"]);
-    assert_eq!(far.background_tasks(), (0, 0));
+    assert_eq!(remote.wire.sent(), ["check", "refund", "penalty"]);
+    assert_eq!(remote.background_tasks(), (0, 0));
     // If the first step fails, the second step is not sent.
-    let charge = far.acquire(Cost::each([10, 500])).await;
-    far.wire.sent();
-    far.wire.cut();
+    let charge = remote.acquire(Cost::each([10, 500])).await;
+    remote.wire.sent();
+    remote.wire.cut();
     let error = charge
         .settle(Cost::each([30, 100]))
         .await
         .expect_err("the wire is cut");
     assert!(!error.is_settled());
     assert_eq!(
-        (far.wire.sent(), far.background_tasks()),
+        (remote.wire.sent(), remote.background_tasks()),
         (vec!["refund"], (0, 1))
     );
 }
@@ -156,49 +162,49 @@ async fn settlement_up_and_down_takes_two_operations() {
 #[tokio::test]
 async fn failed_settlement_reports_its_cause_and_is_counted() {
     use std::error::Error;
-    let far = Far::of(&a_hundred()[0]);
-    let charge = far.acquire(30).await;
-    far.wire.cut();
+    let remote = RemoteLimiter::of(&hundred_tokens()[0]);
+    let charge = remote.acquire(30).await;
+    remote.wire.cut();
     let error = charge.settle(45).await.expect_err("the wire is cut");
     assert!(!error.is_settled());
     assert_eq!(error.to_string(), "the backend failed to settle the charge");
     let source = error.source().expect("the backend error");
     assert_eq!(source.to_string(), "the wire is cut");
-    assert_eq!(far.background_tasks(), (0, 1));
+    assert_eq!(remote.background_tasks(), (0, 1));
     // It was the one settlement. Whether it took effect is unknown.
-    far.wire.mend();
+    remote.wire.mend();
     let error = charge.cancel().await.expect_err("the charge was settled");
     assert!(error.is_settled());
     assert_eq!(error.to_string(), "the charge was already settled");
-    assert_eq!((far.left(), far.background_tasks()), (70, (0, 1)));
+    assert_eq!((remote.left(), remote.background_tasks()), (70, (0, 1)));
 }
 
 #[tokio::test]
 async fn settlement_that_cannot_start_returns_an_error_and_is_counted() {
-    let far = Far::of(&a_hundred()[0]);
-    let charge = far.acquire(30).await;
-    far.wire.open_circuit();
+    let remote = RemoteLimiter::of(&hundred_tokens()[0]);
+    let charge = remote.acquire(30).await;
+    remote.wire.open_circuit();
     let error = outcome(charge.settle(45)).expect_err("the circuit is open");
     assert!(!error.is_settled());
     assert_eq!(error.to_string(), "the backend failed to settle the charge");
     assert_eq!(
-        (far.background_tasks(), far.wire.sent()),
+        (remote.background_tasks(), remote.wire.sent()),
         ((0, 1), vec!["check"])
     );
 }
 
 #[tokio::test]
 async fn settlements_above_1024_fail_and_are_counted() {
-    let far = Far::of(&Policy::new("bucket", Quota::per_day(10_000)));
+    let remote = RemoteLimiter::of(&Policy::new("bucket", Quota::per_day(10_000)));
     let mut charges = Vec::new();
     for _ in 0..1_030 {
-        charges.push(far.acquire(1).await);
+        charges.push(remote.acquire(1).await);
     }
-    far.wire.hold();
+    remote.wire.hold();
     let settlements: Vec<_> = charges.iter().map(Charge::cancel).collect();
-    assert_eq!(far.background_tasks(), (1_024, 6));
+    assert_eq!(remote.background_tasks(), (1_024, 6));
     settle().await;
-    far.wire.release();
+    remote.wire.release();
     let (mut done, mut crowded) = (0, 0);
     for settlement in settlements {
         match settlement.await {
@@ -210,22 +216,25 @@ async fn settlements_above_1024_fail_and_are_counted() {
             }
         }
     }
-    assert_eq!((done, crowded, far.background_tasks()), (1_024, 6, (0, 6)));
+    assert_eq!(
+        (done, crowded, remote.background_tasks()),
+        (1_024, 6, (0, 6))
+    );
     // The other charges stay as estimated.
-    assert_eq!(far.left(), 10_000 - 6);
-    let charge = far.acquire(1).await;
+    assert_eq!(remote.left(), 10_000 - 6);
+    let charge = remote.acquire(1).await;
     charge.cancel().await.expect("the queue has room again");
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_settlement_times_out_and_is_counted() {
-    let far = Far::of(&a_hundred()[0]);
-    let charge = far.acquire(30).await;
-    far.wire.hold();
+    let remote = RemoteLimiter::of(&hundred_tokens()[0]);
+    let charge = remote.acquire(30).await;
+    remote.wire.hold();
     let error = charge.settle(45).await.expect_err("no answer comes");
     assert!(!error.is_settled());
     assert_eq!(error.to_string(), "the settlement timed out");
-    assert_eq!(far.background_tasks(), (0, 1));
+    assert_eq!(remote.background_tasks(), (0, 1));
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -235,24 +244,24 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn settlement_without_a_runtime_returns_an_error() {
-    let far = Far::of(&a_hundred()[0]);
-    let charge = runtime().block_on(far.acquire(30));
+    let remote = RemoteLimiter::of(&hundred_tokens()[0]);
+    let charge = runtime().block_on(remote.acquire(30));
     let error = outcome(charge.settle(45)).expect_err("there is no bound");
     assert!(!error.is_settled());
     assert_eq!(
         error.to_string(),
         "a remote backend needs a Tokio runtime to settle a charge; call it within one"
     );
-    assert_eq!((far.background_tasks(), far.left()), ((0, 1), 70));
-    assert_eq!(far.wire.sent(), ["check"]);
+    assert_eq!((remote.background_tasks(), remote.left()), ((0, 1), 70));
+    assert_eq!(remote.wire.sent(), ["check"]);
 }
 
 #[test]
 fn settlement_whose_runtime_ends_returns_an_error() {
-    let far = Far::of(&a_hundred()[0]);
+    let remote = RemoteLimiter::of(&hundred_tokens()[0]);
     let runtime = runtime();
-    let charge = runtime.block_on(far.acquire(30));
-    far.wire.hold();
+    let charge = runtime.block_on(remote.acquire(30));
+    remote.wire.hold();
     let entered = runtime.enter();
     let settlement = charge.settle(45);
     drop(entered);
@@ -264,5 +273,5 @@ fn settlement_whose_runtime_ends_returns_an_error() {
         error.to_string(),
         "the runtime ended before the settlement was complete"
     );
-    assert_eq!(far.background_tasks(), (0, 1));
+    assert_eq!(remote.background_tasks(), (0, 1));
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tower_sluice::{Cost, Key, MaxWait, Policy, Quota, RetryAfter};
 
-use crate::crowd::{denied, ms, retry_after, secs, us};
+use crate::executor::{denied, ms, retry_after, secs, us};
 use crate::queue::TestQueue;
 
 /// Three tokens in ten seconds, by every policy with a window.
@@ -23,7 +23,7 @@ fn fixed(limit: u64) -> Policy {
 }
 
 /// `spent` tokens of `policy` are spent, one second after the start.
-fn after(spent: u64, policy: &Policy) -> TestQueue {
+fn queue_after(spent: u64, policy: &Policy) -> TestQueue {
     let mut queue = TestQueue::of(policy);
     queue.clock.jump(secs(1));
     queue
@@ -36,21 +36,21 @@ fn after(spent: u64, policy: &Policy) -> TestQueue {
 fn only_the_queue_head_checks_and_waiters_are_served_in_order() {
     for policy in three_in_ten_seconds() {
         for seed in 0..20 {
-            let mut queue = after(3, &policy).in_disorder(seed);
+            let mut queue = queue_after(3, &policy).in_disorder(seed);
             queue.join_all(10);
-            let asked = queue.limiter.backend().asked();
+            let asked = queue.limiter.backend().operations();
             let allowed: Vec<_> = asked.iter().map(|asked| asked.is_allowed).collect();
             assert_eq!(allowed, [true, false], "{policy:?}");
             assert_eq!(queue.waiting(), 10);
 
-            queue.crowd.until(secs(100));
+            queue.executor.until(secs(100));
             let ended = queue.ended();
-            let who: Vec<_> = ended.iter().map(|(who, ..)| *who).collect();
-            assert_eq!(who, Vec::from_iter(1..=10), "{policy:?}");
+            let waiter: Vec<_> = ended.iter().map(|(waiter, ..)| *waiter).collect();
+            assert_eq!(waiter, Vec::from_iter(1..=10), "{policy:?}");
             assert!(ended.iter().all(|(.., allowed)| *allowed));
             assert_eq!(queue.waiting(), 0);
             // Each waiter checks when it becomes the head, and once more after the reported wait.
-            let asked = queue.limiter.backend().asked();
+            let asked = queue.limiter.backend().operations();
             assert!(asked.iter().all(|asked| asked.what == "check"));
             for two in asked.windows(2) {
                 assert!(two[0].is_allowed || two[1].is_allowed, "{two:?}");
@@ -70,17 +70,17 @@ fn only_the_queue_head_checks_and_waiters_are_served_in_order() {
 #[test]
 fn waiter_proceeds_when_its_tokens_exist_and_reports_its_wait() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(3, &policy);
-        let mut without = after(3, &policy);
+        let mut queue = queue_after(3, &policy);
+        let mut without = queue_after(3, &policy);
         for _ in 0..10 {
             queue.join(2, MaxWait::Unbounded);
         }
-        queue.crowd.until(secs(200));
-        assert_eq!(queue.crowd.ended.len(), 10);
-        for ended in queue.crowd.ended.drain(..) {
+        queue.executor.until(secs(200));
+        assert_eq!(queue.executor.ended.len(), 10);
+        for ended in queue.executor.ended.drain(..) {
             // At the earliest possible time.
             let wait = retry_after(&without.at_once(2, us(1)));
-            without.crowd.until(without.clock.passed() + wait);
+            without.executor.until(without.clock.passed() + wait);
             without
                 .at_once(2, MaxWait::NONE)
                 .expect("the request is allowed");
@@ -95,28 +95,28 @@ fn waiter_proceeds_when_its_tokens_exist_and_reports_its_wait() {
 #[test]
 fn no_waiter_overtakes_the_queue_head() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(1, &policy);
+        let mut queue = queue_after(1, &policy);
         let first = queue.join(3, MaxWait::Unbounded);
         let second = queue.join(1, MaxWait::Unbounded);
-        assert!(queue.crowd.waits(second));
-        queue.crowd.until(secs(100));
-        let who: Vec<_> = queue.ended().iter().map(|(who, ..)| *who).collect();
-        assert_eq!(who, [first, second], "{policy:?}");
+        assert!(queue.executor.waits(second));
+        queue.executor.until(secs(100));
+        let waiter: Vec<_> = queue.ended().iter().map(|(waiter, ..)| *waiter).collect();
+        assert_eq!(waiter, [first, second], "{policy:?}");
     }
 }
 
 #[test]
 fn dropped_queue_head_wakes_the_next_waiter() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(1, &policy);
+        let mut queue = queue_after(1, &policy);
         let first = queue.join(3, MaxWait::Unbounded);
         let second = queue.join(1, MaxWait::Unbounded);
         let third = queue.join(3, MaxWait::Unbounded);
-        queue.crowd.until(secs(1) + us(1));
-        let books = queue.books();
-        assert!(queue.crowd.leave(first));
-        assert_eq!(queue.books(), books, "a waiter was charged");
-        queue.crowd.run();
+        queue.executor.until(secs(1) + us(1));
+        let models = queue.state();
+        assert!(queue.executor.leave(first));
+        assert_eq!(queue.state(), models, "a waiter was charged");
+        queue.executor.run();
         assert_eq!(
             queue.ended(),
             [(second, secs(1) + us(1), true)],
@@ -124,8 +124,8 @@ fn dropped_queue_head_wakes_the_next_waiter() {
         );
         // A waiter further back may be dropped too.
         let last = queue.join(1, MaxWait::Unbounded);
-        assert!(queue.crowd.leave(third));
-        queue.crowd.run();
+        assert!(queue.executor.leave(third));
+        queue.executor.run();
         assert_eq!(queue.ended(), [(last, secs(1) + us(1), true)], "{policy:?}");
         assert_eq!(queue.waiting(), 0);
     }
@@ -134,25 +134,25 @@ fn dropped_queue_head_wakes_the_next_waiter() {
 #[test]
 fn request_dropped_before_its_check_sends_nothing() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(3, &policy);
+        let mut queue = queue_after(3, &policy);
         let wait = queue.wait(1, MaxWait::Unbounded);
-        let who = queue.crowd.bring(wait);
-        assert!(queue.crowd.leave(who));
-        assert_eq!((queue.asks(), queue.waiting()), (1, 0));
+        let waiter = queue.executor.add(wait);
+        assert!(queue.executor.leave(waiter));
+        assert_eq!((queue.operation_count(), queue.waiting()), (1, 0));
     }
 }
 
 #[test]
 fn keys_and_policies_have_their_own_queues() {
-    let mut queue = after(3, &fixed(3));
+    let mut queue = queue_after(3, &fixed(3));
     queue.join_all(2);
     let bob = queue.wait_for(&Key::from("bob"), 1, MaxWait::Unbounded);
-    queue.crowd.at_once(bob).expect("no token was spent");
+    queue.executor.at_once(bob).expect("no token was spent");
     let other = queue
         .limiter
         .with_policy(&Policy::new("other", Quota::fixed_window(3, secs(10))));
     queue
-        .crowd
+        .executor
         .at_once(async move {
             other
                 .acquire(&Key::from("ann"), 1, MaxWait::Unbounded)
@@ -164,7 +164,7 @@ fn keys_and_policies_have_their_own_queues() {
 /// A client of a larger policy does not wait in the queue of a smaller one, and does not see its limits.
 #[test]
 fn tiers_of_one_policy_have_their_own_queues() {
-    let mut queue = after(3, &fixed(3));
+    let mut queue = queue_after(3, &fixed(3));
     queue.join_all(2);
     let paid = fixed(8).and("day", Quota::fixed_window(8, secs(86_400)));
     let paid = queue.limiter.with_policy(&paid);
@@ -173,57 +173,57 @@ fn tiers_of_one_policy_have_their_own_queues() {
         async move { paid.acquire(&Key::from("ann"), cost, max_wait).await }
     };
     queue
-        .crowd
+        .executor
         .at_once(wait(5, secs(1)))
         .expect("it must exist");
-    let head = queue.crowd.join(wait(4, secs(86_400)));
-    let rejected = queue.crowd.at_once(wait(4, secs(1)));
+    let head = queue.executor.join(wait(4, secs(86_400)));
+    let rejected = queue.executor.at_once(wait(4, secs(1)));
     assert_eq!(denied(&rejected).snapshot().quotas().len(), 2);
     assert_eq!(
         retry_after(&rejected),
-        secs(86_400) - secs(1) - secs(line_day())
+        secs(86_400) - secs(1) - secs(day_of_the_start())
     );
-    assert!(queue.crowd.waits(head));
+    assert!(queue.executor.waits(head));
 }
 
 /// Seconds of the day of the start.
-fn line_day() -> u64 {
-    crate::crowd::START / 1_000_000 % 86_400
+fn day_of_the_start() -> u64 {
+    crate::executor::START / 1_000_000 % 86_400
 }
 
 #[test]
 fn wait_longer_than_the_rest_of_max_wait_is_denied_at_once() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(3, &policy);
+        let mut queue = queue_after(3, &policy);
         let wait = retry_after(&queue.at_once(1, us(1)));
-        let books = queue.books();
+        let models = queue.state();
         for too_short in [Duration::ZERO, us(1), wait - us(1)] {
-            let asks = queue.asks();
+            let operation_count = queue.operation_count();
             let rejected = queue.at_once(1, too_short);
             assert_eq!(retry_after(&rejected), wait, "{policy:?}");
             assert_eq!(
-                (queue.asks(), queue.books(), queue.waiting()),
-                (asks + 1, books, 0)
+                (queue.operation_count(), queue.state(), queue.waiting()),
+                (operation_count + 1, models, 0)
             );
         }
         // Exact to the microsecond.
-        let who = queue.join(1, wait);
-        queue.crowd.until(secs(1) + wait - us(1));
-        assert!(queue.crowd.waits(who));
-        queue.crowd.until(secs(1) + wait);
-        assert_eq!(queue.ended(), [(who, secs(1) + wait, true)]);
+        let waiter = queue.join(1, wait);
+        queue.executor.until(secs(1) + wait - us(1));
+        assert!(queue.executor.waits(waiter));
+        queue.executor.until(secs(1) + wait);
+        assert_eq!(queue.ended(), [(waiter, secs(1) + wait, true)]);
     }
 }
 
 #[test]
 fn queue_head_is_denied_as_soon_as_its_wait_is_too_long() {
-    let mut queue = after(3, &fixed(3));
+    let mut queue = queue_after(3, &fixed(3));
     let first = queue.join(3, MaxWait::Unbounded);
     let second = queue.join(1, secs(18));
-    queue.crowd.until(secs(60));
-    let first_gone = queue.crowd.ended.remove(0);
-    let rejected = queue.crowd.ended.remove(0);
-    assert_eq!((first_gone.who, rejected.who), (first, second));
+    queue.executor.until(secs(60));
+    let first_gone = queue.executor.ended.remove(0);
+    let rejected = queue.executor.ended.remove(0);
+    assert_eq!((first_gone.waiter, rejected.waiter), (first, second));
     // Of 18 s it has 9 left, and the next edge is 10 s away.
     assert_eq!(rejected.at, secs(10));
     assert_eq!(retry_after(&rejected.outcome), secs(10));
@@ -232,13 +232,13 @@ fn queue_head_is_denied_as_soon_as_its_wait_is_too_long() {
 #[test]
 fn new_waiter_is_checked_before_it_is_denied() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(1, &policy);
+        let mut queue = queue_after(1, &policy);
         let head = queue.join(3, MaxWait::Unbounded);
         let wait = retry_after(&queue.at_once(3, MaxWait::NONE));
         queue.clock.jump(secs(1) + us(5));
         let short = wait - us(6);
         // Two tokens exist, and the head needs three.
-        let asks = queue.asks();
+        let operation_count = queue.operation_count();
         for _ in 0..2 {
             let charge = queue.at_once(1, short).expect("allowed without a wait");
             assert_eq!(charge.waited(), Duration::ZERO);
@@ -247,89 +247,96 @@ fn new_waiter_is_checked_before_it_is_denied() {
         let check = queue.check(1).decision;
         let rejected = queue.at_once(1, short);
         assert_eq!(*denied(&rejected), check, "{policy:?}");
-        assert_eq!((queue.asks(), queue.waiting()), (asks + 3, 1));
+        assert_eq!(
+            (queue.operation_count(), queue.waiting()),
+            (operation_count + 3, 1)
+        );
         // A waiter with a sufficient maximum wait does not overtake.
-        let who = queue.join(1, wait - us(5));
-        assert!(queue.crowd.waits(who) && queue.crowd.waits(head));
-        assert_eq!(queue.asks(), asks + 3);
+        let waiter = queue.join(1, wait - us(5));
+        assert!(queue.executor.waits(waiter) && queue.executor.waits(head));
+        assert_eq!(queue.operation_count(), operation_count + 3);
     }
 }
 
 #[test]
 fn expired_waiter_is_checked_before_it_is_denied() {
-    let mut queue = after(2, &fixed(4));
+    let mut queue = queue_after(2, &fixed(4));
     let head = queue.join(4, MaxWait::Unbounded);
     let hasty = queue.join(1, secs(11));
     let dear = queue.join(4, secs(11));
     // At the edge another request takes the tokens before the head, which checks again ten seconds later.
     queue.clock.jump(secs(10));
     assert!(queue.check(1).decision.is_allowed());
-    queue.crowd.until(secs(12) - us(1));
-    assert!(queue.crowd.waits(hasty) && queue.crowd.waits(dear));
-    queue.crowd.until(secs(12));
-    let ended: Vec<_> = queue.crowd.ended.drain(..).collect();
+    queue.executor.until(secs(12) - us(1));
+    assert!(queue.executor.waits(hasty) && queue.executor.waits(dear));
+    queue.executor.until(secs(12));
+    let ended: Vec<_> = queue.executor.ended.drain(..).collect();
     assert_eq!(
-        ended.iter().map(|e| e.who).collect::<Vec<_>>(),
+        ended.iter().map(|e| e.waiter).collect::<Vec<_>>(),
         [hasty, dear]
     );
     let charge = ended[0].outcome.as_ref().expect("three tokens exist");
     assert_eq!(charge.waited(), secs(11));
     assert_eq!(retry_after(&ended[1].outcome), secs(8));
-    queue.crowd.until(secs(20));
+    queue.executor.until(secs(20));
     assert_eq!(queue.ended(), [(head, secs(20), true)]);
 }
 
 #[test]
 fn queued_waiter_is_denied_at_its_deadline() {
-    let mut queue = after(3, &fixed(3));
+    let mut queue = queue_after(3, &fixed(3));
     queue.join(3, MaxWait::Unbounded);
     queue.join(3, MaxWait::Unbounded);
     let hasty = queue.join(1, secs(12));
     let behind = queue.join(1, MaxWait::Unbounded);
-    queue.crowd.until(secs(10));
-    let asks = queue.asks();
-    queue.crowd.until(secs(13) - us(1));
-    assert!(queue.crowd.waits(hasty));
-    queue.crowd.until(secs(13));
+    queue.executor.until(secs(10));
+    let operation_count = queue.operation_count();
+    queue.executor.until(secs(13) - us(1));
+    assert!(queue.executor.waits(hasty));
+    queue.executor.until(secs(13));
     let rejected = queue
-        .crowd
+        .executor
         .ended
         .pop()
         .expect("its maximum wait has passed");
-    assert_eq!((rejected.who, rejected.at), (hasty, secs(13)));
+    assert_eq!((rejected.waiter, rejected.at), (hasty, secs(13)));
     // The wait of the queue head, less the time that has passed.
     assert_eq!(retry_after(&rejected.outcome), secs(7));
     assert_eq!(denied(&rejected.outcome).snapshot().limit(), 3);
-    assert_eq!(queue.asks(), asks + 1, "denied by its own check");
+    assert_eq!(
+        queue.operation_count(),
+        operation_count + 1,
+        "denied by its own check"
+    );
     queue.ended();
-    queue.crowd.until(secs(60));
-    let who: Vec<_> = queue.ended().iter().map(|(who, ..)| *who).collect();
-    assert_eq!(who, [2, behind]);
+    queue.executor.until(secs(60));
+    let waiter: Vec<_> = queue.ended().iter().map(|(waiter, ..)| *waiter).collect();
+    assert_eq!(waiter, [2, behind]);
 }
 
 /// A waiter expires at the moment of an edge. It may be too late, but it does not overtake.
 #[test]
 fn expired_waiter_overtakes_no_other() {
     for seed in 0..200 {
-        let mut queue = after(2, &fixed(2)).in_disorder(seed);
+        let mut queue = queue_after(2, &fixed(2)).in_disorder(seed);
         let first = queue.join(1, MaxWait::Unbounded);
         let second = queue.join(1, MaxWait::Unbounded);
         let hasty = queue.join(1, secs(9));
-        queue.crowd.until(secs(10));
+        queue.executor.until(secs(10));
         let ended = queue.ended();
-        let gone: Vec<_> = ended.iter().filter(|(.., went)| *went).collect();
+        let gone: Vec<_> = ended.iter().filter(|(.., proceeded)| *proceeded).collect();
         assert_eq!(gone, [&(first, secs(10), true), &(second, secs(10), true)]);
-        assert!(!queue.crowd.waits(hasty));
+        assert!(!queue.executor.waits(hasty));
     }
 }
 
 #[test]
 fn waiter_reached_at_its_deadline_is_served() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(3, &policy);
+        let mut queue = queue_after(3, &policy);
         let wait = retry_after(&queue.at_once(3, MaxWait::NONE));
         let two = [queue.join(1, wait), queue.join(2, wait)];
-        queue.crowd.until(secs(1) + wait);
+        queue.executor.until(secs(1) + wait);
         let at = secs(1) + wait;
         assert!(queue.ended().contains(&(two[1], at, true)), "{policy:?}");
     }
@@ -337,26 +344,26 @@ fn waiter_reached_at_its_deadline_is_served() {
 
 #[test]
 fn dropped_waiter_does_not_deny_others() {
-    let mut queue = after(2, &fixed(4));
+    let mut queue = queue_after(2, &fixed(4));
     let dear = queue.join(4, MaxWait::Unbounded);
     let next = queue.join(1, MaxWait::Unbounded);
-    assert!(queue.crowd.leave(dear));
+    assert!(queue.executor.leave(dear));
     // The next waiter does not know the time of the edge yet.
     let newcomer = queue.join(1, secs(1));
-    queue.crowd.run();
+    queue.executor.run();
     let ended = queue.ended();
     assert_eq!(ended, [(next, secs(1), true), (newcomer, secs(1), true)]);
 }
 
 #[test]
 fn denied_waiter_does_not_deny_others() {
-    let mut queue = after(2, &fixed(4));
+    let mut queue = queue_after(2, &fixed(4));
     // It waits until the edge, and is denied there: another request took the tokens.
     let dear = queue.join(4, secs(10));
     let next = queue.join(1, secs(11));
     queue.clock.jump(secs(10));
     assert!(queue.check(2).decision.is_allowed());
-    queue.crowd.until(secs(10));
+    queue.executor.until(secs(10));
     assert_eq!(
         queue.ended(),
         [(dear, secs(10), false), (next, secs(10), true)]
@@ -366,7 +373,7 @@ fn denied_waiter_does_not_deny_others() {
 #[test]
 fn free_and_impossible_requests_join_no_queue() {
     for policy in three_in_ten_seconds() {
-        let mut queue = after(3, &policy);
+        let mut queue = queue_after(3, &policy);
         queue.join_all(2);
         for max_wait in [MaxWait::NONE, MaxWait::within(secs(1)), MaxWait::Unbounded] {
             let free = queue
@@ -390,14 +397,14 @@ fn jitter(wait: Duration, max_wait: MaxWait, is_shared: bool) -> Vec<Duration> {
     for number in 0..100_u64 {
         let key = Key::from(number);
         let first = queue.wait_for(&key, 1, MaxWait::NONE);
-        queue.crowd.at_once(first).expect("it must exist");
+        queue.executor.at_once(first).expect("it must exist");
         let again = queue.wait_for(&key, 1, max_wait);
-        queue.crowd.join(again);
+        queue.executor.join(again);
     }
-    queue.crowd.until(wait - us(1));
-    assert!(queue.crowd.ended.is_empty(), "never early");
-    queue.crowd.until(2 * wait);
-    assert_eq!(queue.crowd.ended.len(), 100);
+    queue.executor.until(wait - us(1));
+    assert!(queue.executor.ended.is_empty(), "never early");
+    queue.executor.until(2 * wait);
+    assert_eq!(queue.executor.ended.len(), 100);
     queue
         .ended()
         .into_iter()

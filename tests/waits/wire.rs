@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tower_sluice::backend::{Answer, Backend, BackendContext, Op, Reply};
 use tower_sluice::{Key, Policy};
 
-use crate::crowd::{Alarms, Memory, memory};
+use crate::executor::{AlarmClock, Memory, memory};
 
 #[derive(Clone)]
 pub(crate) struct Wire(Arc<Shared>);
@@ -49,7 +49,7 @@ impl fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 impl Wire {
-    pub(crate) fn new(clock: &Alarms) -> Self {
+    pub(crate) fn new(clock: &AlarmClock) -> Self {
         Self::to(memory(clock))
     }
 
@@ -102,7 +102,7 @@ impl Wire {
     }
 
     /// The remaining tokens, and the time until the limit is full, in the remote memory.
-    pub(crate) fn books(&self, policy: &Policy, key: &Key) -> (u64, Duration) {
+    pub(crate) fn state(&self, policy: &Policy, key: &Key) -> (u64, Duration) {
         let reply = self.0.memory.ask(Op::Check(0.into()), policy, key);
         let Answer::Now(Ok(reply)) = reply else {
             unreachable!("memory answers at once");

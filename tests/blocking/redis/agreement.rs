@@ -9,7 +9,7 @@ use tower_sluice::blocking::Limiter;
 use tower_sluice::{Key, Policy, Quota};
 
 use super::{asking, check, tokens};
-use crate::laws::{Awaited, HOUR, every_operation, policies, runtime};
+use crate::shared_checks::{Awaited, HOUR, every_operation, policies, runtime};
 use crate::support::redis::RedisServer;
 
 #[test]

@@ -8,7 +8,7 @@ use tower_sluice::Key;
 use tower_sluice::blocking::Limiter;
 
 use super::{SLACK, asking, check, connect, open, tokens};
-use crate::laws::runtime;
+use crate::shared_checks::runtime;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 

@@ -8,7 +8,7 @@ use tower_sluice::blocking::{Limiter, RedisBackend};
 use tower_sluice::{Key, Policy, Quota};
 
 use super::{asking, check, tokens};
-use crate::laws::{HOUR, runtime};
+use crate::shared_checks::{HOUR, runtime};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 use crate::support::stalls;

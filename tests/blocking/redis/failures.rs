@@ -10,7 +10,7 @@ use tower_sluice::blocking::Limiter;
 use tower_sluice::{Key, Policy, Quota};
 
 use super::{LIMIT, SLACK, asking, check, connect, fails, is_unasked, open, recovers, tokens};
-use crate::laws::runtime;
+use crate::shared_checks::runtime;
 use crate::support::free_port;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;

@@ -4,7 +4,7 @@ use tower_sluice::Key;
 use tower_sluice::blocking::{Limiter, RedisBackend};
 
 use super::{asking, check, connect, tokens};
-use crate::laws::{HOUR, a_crowd_leaves_no_debt};
+use crate::shared_checks::{HOUR, a_crowd_leaves_no_debt};
 use crate::support::redis::RedisServer;
 
 #[test]

@@ -10,7 +10,7 @@ use tower_sluice::response::HeaderFormat;
 use tower_sluice::response::Reset;
 use tower_sluice::{Global, Policy, RateLimitLayer};
 
-use crate::support::{Memory, Seen, memory};
+use crate::support::{ClientResponse, Memory, memory};
 
 pub(crate) const EPOCH: HeaderFormat = HeaderFormat::XRateLimit {
     reset: Reset::Epoch,
@@ -25,7 +25,7 @@ pub(crate) fn global(policy: Policy) -> RateLimitLayer<Global, Memory> {
 }
 
 /// The rate limit fields, in alphabetical order.
-pub(crate) fn reported(seen: &Seen) -> Vec<(&str, &str)> {
+pub(crate) fn reported(seen: &ClientResponse) -> Vec<(&str, &str)> {
     let mut head = seen.head();
     head.retain(|(name, _)| name.contains("ratelimit"));
     head

@@ -74,7 +74,7 @@ fn partition_key_is_a_parameter_of_draft_11_and_of_permits() {
 #[tokio::test]
 async fn partition_key_is_written_on_every_path() {
     let limit = |cost: u64| {
-        RateLimitLayer::new(two_a_minute(), Header::new(USER), Remote::far())
+        RateLimitLayer::new(two_a_minute(), Header::new(USER), Remote::delayed())
             .on_backend_error(FailurePolicy::FailClosed)
             .partition_key(SECRET)
             .cost(cost)
@@ -87,7 +87,7 @@ async fn partition_key_is_written_on_every_path() {
     let too_late = ask(&mut waits, from("ann")).await;
     // The outer layer writes the fields of the inner layer, which charges the rest.
     let inner = limit(2).headers(HeaderFormat::None);
-    let backend = Remote::far();
+    let backend = Remote::delayed();
     let outer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend)
         .on_backend_error(FailurePolicy::FailClosed)
         .partition_key(SECRET);

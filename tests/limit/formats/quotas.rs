@@ -12,7 +12,7 @@ use tower_sluice::response::HeaderFormats;
 use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 use super::{DELTA, EPOCH, global, reported};
-use crate::support::{Seen, clock, from, hello, seen, two_a_minute};
+use crate::support::{ClientResponse, clock, from, hello, seen, two_a_minute};
 
 #[test]
 fn each_format_shows_the_governing_quota() {
@@ -275,7 +275,7 @@ fn epoch_reset_field_uses_the_time_of_the_decision() {
 }
 
 /// After this request the inner layer has `inner` of 10 tokens left, and the outer layer has `outer`.
-fn nested(format: HeaderFormat, outer: u64, inner: u64) -> Seen {
+fn nested(format: HeaderFormat, outer: u64, inner: u64) -> ClientResponse {
     let limit = |name, left| {
         let policy = Policy::new(name, Quota::per_hour(10));
         global(policy).headers(format).cost(10 - left)
@@ -290,7 +290,7 @@ fn nested(format: HeaderFormat, outer: u64, inner: u64) -> Seen {
 #[test]
 fn single_valued_fields_show_the_layer_with_the_least_remaining() {
     for format in [Draft06, Draft07, DELTA, EPOCH] {
-        let remaining = |seen: &Seen| match format {
+        let remaining = |seen: &ClientResponse| match format {
             Draft06 => seen.lines("ratelimit-remaining").join("|"),
             Draft07 => seen.lines("ratelimit").join("|"),
             _ => seen.lines("x-ratelimit-remaining").join("|"),

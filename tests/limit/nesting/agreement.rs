@@ -11,7 +11,7 @@ use tower_sluice::{Decision, Limiter, MemoryBackend, Policy, Quota, RetryAfter};
 
 use super::{in_memory, key, over, policies, request};
 use crate::remote::Remote;
-use crate::support::{Seen, clock, hello, now, spent};
+use crate::support::{ClientResponse, clock, hello, now, spent};
 
 /// Each request passes two layers on one backend, and a single layer on another backend with the same history.
 #[tokio::test]
@@ -22,11 +22,11 @@ async fn two_layers_decide_like_the_inner_layer() {
         for is_near in [true, false] {
             let clock = clock();
             let remote = if is_near {
-                Remote::near()
+                Remote::immediate()
             } else {
-                Remote::far()
+                Remote::delayed()
             };
-            let remote = remote.by(&clock);
+            let remote = remote.with_clock(&clock);
             let twin = MemoryBackend::builder().clock(clock.clone()).build();
             for step in 0..600 {
                 clock.advance(Duration::from_micros(random.random_range(0..4_000_000)));
@@ -63,9 +63,9 @@ async fn two_layers_decide_like_the_inner_layer() {
 #[tokio::test]
 async fn two_layer_rejection_reports_an_exact_retry_after() {
     for policy in policies() {
-        for remote in Remote::both() {
+        for remote in Remote::each_kind() {
             let clock = clock();
-            let remote = remote.by(&clock);
+            let remote = remote.with_clock(&clock);
             let mut service = ServiceBuilder::new()
                 .layer(over(&policy, &remote).cost(2))
                 .layer(over(&policy, &remote).cost(7))
@@ -100,7 +100,7 @@ async fn two_layer_rejection_reports_an_exact_retry_after() {
 #[tokio::test]
 async fn request_during_the_second_check_is_allowed() {
     let policy = Policy::new("api", Quota::sliding_window(10, Duration::from_secs(10)));
-    let remote = Remote::answering(2);
+    let remote = Remote::with_replies(2);
     let inner = ServiceBuilder::new()
         .layer(over(&policy, &remote).cost(5))
         .service(hello());
@@ -109,7 +109,7 @@ async fn request_during_the_second_check_is_allowed() {
     assert!(limiter.check_now(&key(), 9).decision.is_allowed());
     let mut answer = Box::pin(service.call(request()));
     assert!(answer.as_mut().now_or_never().is_none());
-    assert_eq!(remote.asked(), ["check 1", "check 4"]);
+    assert_eq!(remote.operations(), ["check 1", "check 4"]);
     // The key is reset before the check of the whole cost.
     assert!(matches!(
         tower_sluice::backend::Backend::ask(
@@ -120,11 +120,11 @@ async fn request_during_the_second_check_is_allowed() {
         ),
         tower_sluice::backend::Answer::Now(Ok(_))
     ));
-    remote.answer(2);
+    remote.release(2);
     let response = answer.await.expect("no error");
-    let seen = Seen::of(response).await;
+    let seen = ClientResponse::of(response).await;
     assert_eq!(seen.status, StatusCode::OK);
     assert_eq!(seen.lines("ratelimit"), ["\"api\";r=5;t=20"]);
-    assert_eq!(remote.asked(), ["refund 1", "check 5"]);
+    assert_eq!(remote.operations(), ["refund 1", "check 5"]);
     assert_eq!(spent(&remote.memory, &policy, &key()), [5]);
 }

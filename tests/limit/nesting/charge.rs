@@ -7,9 +7,9 @@ use http::{Request, StatusCode};
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_sluice::{Cost, Policy, Quota};
 
-use super::{POLICY, counted, gone, key, limit, over, request, spend, with_charge};
+use super::{POLICY, counted, key, limit, over, request, spend, spent_tokens, with_charge};
 use crate::remote::Remote;
-use crate::support::{Seen, ask, hello, spent};
+use crate::support::{ClientResponse, ask, hello, spent};
 
 #[tokio::test]
 async fn cost_of_the_inner_layer_applies() {
@@ -25,7 +25,7 @@ async fn cost_of_the_inner_layer_applies() {
         (5, 2, &["check 5", "refund 3"], "\"api\";r=98"),
         (5, 0, &["check 5", "refund 5"], "\"api\";r=100"),
     ] {
-        for remote in Remote::both() {
+        for remote in Remote::each_kind() {
             let mut service = ServiceBuilder::new()
                 .layer(limit(&remote).cost(outer))
                 .layer(limit(&remote).cost(inner))
@@ -34,8 +34,8 @@ async fn cost_of_the_inner_layer_applies() {
             assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "hello"));
             assert_eq!(seen.lines("ratelimit"), [left], "{outer} and {inner}");
             assert_eq!(seen.lines("ratelimit-policy"), POLICY);
-            assert_eq!(remote.asked(), sent, "{outer} and {inner}");
-            assert_eq!(gone(&remote), inner);
+            assert_eq!(remote.operations(), sent, "{outer} and {inner}");
+            assert_eq!(spent_tokens(&remote), inner);
         }
     }
 }
@@ -47,7 +47,7 @@ async fn route_cost_of_an_inner_layer_overrides_the_table() {
     use axum::body::Body;
     use axum::routing::get;
     use tower_sluice::RouteCosts;
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let ok = || get(|| async { "ok" });
         let table = RouteCosts::new().route("/dear/{id}", 7).otherwise(2);
         let app: Router = Router::new()
@@ -58,7 +58,7 @@ async fn route_cost_of_an_inner_layer_overrides_the_table() {
         let asked = async |path: &str| {
             let request = Request::get(path).body(Body::empty());
             let Ok(response) = app.clone().oneshot(request.expect("valid")).await;
-            Seen::of(response).await
+            ClientResponse::of(response).await
         };
         for (path, left) in [("/", 98), ("/dear/1", 78), ("/free", 78), ("/nowhere", 76)] {
             let seen = asked(path).await;
@@ -74,7 +74,7 @@ async fn route_cost_of_an_inner_layer_overrides_the_table() {
 
 #[tokio::test]
 async fn inner_rejection_refunds_the_outer_charge() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let (inner, calls) = counted();
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote))
@@ -92,14 +92,14 @@ async fn inner_rejection_refunds_the_outer_charge() {
             ("retry-after", "360"),
         ];
         assert_eq!(rejected.head(), head);
-        assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
-        assert_eq!((gone(&remote), calls.load(SeqCst)), (60, 0));
+        assert_eq!(remote.operations(), ["check 1", "check 49", "refund 1"]);
+        assert_eq!((spent_tokens(&remote), calls.load(SeqCst)), (60, 0));
     }
 }
 
 #[tokio::test]
 async fn cost_above_the_limit_is_not_split_across_layers() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote).cost(60))
             .layer(limit(&remote).cost(101))
@@ -108,8 +108,8 @@ async fn cost_above_the_limit_is_not_split_across_layers() {
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=100"]);
         assert!(rejected.lines("retry-after").is_empty());
-        assert_eq!(remote.asked(), ["check 60", "check 101", "refund 60"]);
-        assert_eq!(gone(&remote), 0);
+        assert_eq!(remote.operations(), ["check 60", "check 101", "refund 60"]);
+        assert_eq!(spent_tokens(&remote), 0);
     }
 }
 
@@ -141,7 +141,7 @@ async fn innermost_of_three_layers_decides() {
             "\"api\";r=99",
         ),
     ] {
-        for remote in Remote::both() {
+        for remote in Remote::each_kind() {
             let mut service = ServiceBuilder::new()
                 .layer(limit(&remote).cost(costs[0]))
                 .layer(limit(&remote).cost(costs[1]))
@@ -150,15 +150,15 @@ async fn innermost_of_three_layers_decides() {
             let seen = ask(&mut service, request()).await;
             assert_eq!(seen.lines("ratelimit"), [left], "{costs:?}");
             assert_eq!(seen.lines("ratelimit-policy"), POLICY);
-            assert_eq!(remote.asked(), sent, "{costs:?}");
-            assert_eq!(gone(&remote), costs[2]);
+            assert_eq!(remote.operations(), sent, "{costs:?}");
+            assert_eq!(spent_tokens(&remote), costs[2]);
         }
     }
 }
 
 #[tokio::test]
 async fn innermost_rejection_refunds_all_layers() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote))
             .layer(limit(&remote).cost(5))
@@ -168,15 +168,15 @@ async fn innermost_rejection_refunds_all_layers() {
         let rejected = ask(&mut service, request()).await;
         assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=70;t=360"]);
         let sent = ["check 1", "check 4", "check 75", "refund 4", "refund 1"];
-        assert_eq!(remote.asked(), sent);
-        assert_eq!(gone(&remote), 30);
+        assert_eq!(remote.operations(), sent);
+        assert_eq!(spent_tokens(&remote), 30);
     }
 }
 
 #[tokio::test]
 async fn quotas_settle_up_and_down_independently() {
     let policy = Policy::new("api", Quota::per_hour(100)).and("bytes", Quota::per_hour(100));
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let mut service = ServiceBuilder::new()
             .layer(over(&policy, &remote).cost(Cost::each([1, 10])))
             .layer(over(&policy, &remote).cost(Cost::each([5, 2])))
@@ -193,7 +193,7 @@ async fn quotas_settle_up_and_down_independently() {
         let seen = ask(&mut service, request()).await;
         let left = ["\"api\";r=95, \"bytes\";r=98"];
         assert_eq!(seen.lines("ratelimit"), left);
-        assert_eq!(remote.asked(), ["check 1+10", "check 4+0", "refund 8"]);
+        assert_eq!(remote.operations(), ["check 1+10", "check 4+0", "refund 8"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [5, 2]);
 
         // A rejection by either layer refunds both.

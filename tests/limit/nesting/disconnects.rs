@@ -16,14 +16,14 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::backend::Backend;
 use tower_sluice::{Cost, Limiter, MaxWait, Policy, Quota};
 
-use super::{bucket, counted, gone, key, limit, over, request, spend};
+use super::{bucket, counted, key, limit, over, request, spend, spent_tokens};
 use crate::remote::Remote;
-use crate::support::{hello, others, spent};
+use crate::support::{hello, run_other_tasks, spent};
 
 #[tokio::test]
 async fn refund_on_disconnect_applies_during_the_inner_check() {
     for (refunds, sent, left) in [(false, &[][..], 2), (true, &["refund 2", "refund 3"], 0)] {
-        let remote = Remote::answering(1);
+        let remote = Remote::with_replies(1);
         let layer = |cost: u64| {
             let limit = limit(&remote).cost(cost);
             if refunds {
@@ -40,21 +40,21 @@ async fn refund_on_disconnect_applies_during_the_inner_check() {
         let ready = service.ready().await.expect("ready");
         let mut answer = Box::pin(ready.call(request()));
         assert!(answer.as_mut().now_or_never().is_none());
-        assert_eq!(remote.asked(), ["check 2", "check 3"]);
+        assert_eq!(remote.operations(), ["check 2", "check 3"]);
         drop(answer);
-        remote.answer(9);
-        others().await;
-        let mut asked = remote.asked();
+        remote.release(9);
+        run_other_tasks().await;
+        let mut asked = remote.operations();
         asked.sort_unstable();
         assert_eq!(asked, *sent);
-        assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
+        assert_eq!((spent_tokens(&remote), calls.load(SeqCst)), (left, 0));
     }
 }
 
 #[tokio::test]
 async fn refund_on_disconnect_applies_during_the_inner_refund() {
     for (refunds, left) in [(false, 3), (true, 0)] {
-        let remote = Remote::answering(1);
+        let remote = Remote::with_replies(1);
         let mut inner = limit(&remote).cost(3);
         if refunds {
             inner = inner.refund_on_disconnect();
@@ -68,9 +68,9 @@ async fn refund_on_disconnect_applies_during_the_inner_refund() {
         let mut answer = Box::pin(ready.call(request()));
         assert!(answer.as_mut().now_or_never().is_none());
         drop(answer);
-        remote.answer(9);
-        others().await;
-        assert_eq!((gone(&remote), calls.load(SeqCst)), (left, 0));
+        remote.release(9);
+        run_other_tasks().await;
+        assert_eq!((spent_tokens(&remote), calls.load(SeqCst)), (left, 0));
         assert_eq!(remote.context().stats().failed_background_tasks, 0);
     }
 }
@@ -79,7 +79,7 @@ async fn refund_on_disconnect_applies_during_the_inner_refund() {
 async fn refund_on_disconnect_applies_during_a_partial_refund() {
     let policy = bucket().and("bytes", Quota::per_hour(100));
     for (refunds, left) in [(false, [5, 2]), (true, [0, 0])] {
-        let remote = Remote::answering(2);
+        let remote = Remote::with_replies(2);
         let mut inner = over(&policy, &remote).cost(Cost::each([5, 2]));
         if refunds {
             inner = inner.refund_on_disconnect();
@@ -92,11 +92,11 @@ async fn refund_on_disconnect_applies_during_a_partial_refund() {
         let ready = service.ready().await.expect("ready");
         let mut answer = Box::pin(ready.call(request()));
         assert!(answer.as_mut().now_or_never().is_none());
-        others().await;
-        assert_eq!(remote.asked(), ["check 1+10", "check 4+0", "refund 8"]);
+        run_other_tasks().await;
+        assert_eq!(remote.operations(), ["check 1+10", "check 4+0", "refund 8"]);
         drop(answer);
-        remote.answer(9);
-        others().await;
+        remote.release(9);
+        run_other_tasks().await;
         assert_eq!(spent(&remote.memory, &policy, &key()), left);
         assert_eq!(calls.load(SeqCst), 0);
     }
@@ -105,7 +105,7 @@ async fn refund_on_disconnect_applies_during_a_partial_refund() {
 #[tokio::test]
 async fn refund_on_disconnect_of_the_inner_layer_refunds_all_layers() {
     for (outer, inner) in [(2, 5), (5, 5), (5, 2)] {
-        let remote = Remote::near();
+        let remote = Remote::immediate();
         let inner_layer = limit(&remote).cost(inner).refund_on_disconnect();
         let (counted, calls) = counted();
         let mut service = inner_layer.layer(counted);
@@ -115,7 +115,7 @@ async fn refund_on_disconnect_of_the_inner_layer_refunds_all_layers() {
         request.extensions_mut().insert(charge);
         let ready = service.ready().await.expect("ready");
         drop(ready.call(request));
-        assert_eq!(gone(&remote), 0, "{outer} and {inner}");
+        assert_eq!(spent_tokens(&remote), 0, "{outer} and {inner}");
         // A dropped response future may have called the service. The request has not started.
         assert!(calls.load(SeqCst) <= 1);
     }
@@ -123,7 +123,7 @@ async fn refund_on_disconnect_of_the_inner_layer_refunds_all_layers() {
 
 #[tokio::test]
 async fn dropped_rejection_still_refunds_the_outer_charge() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote).cost(2))
             .layer(limit(&remote).cost(50))
@@ -133,8 +133,8 @@ async fn dropped_rejection_still_refunds_the_outer_charge() {
         let mut answer = Box::pin(ready.call(request()));
         let _ = answer.as_mut().now_or_never();
         drop(answer);
-        others().await;
-        assert_eq!(gone(&remote), 60);
+        run_other_tasks().await;
+        assert_eq!(spent_tokens(&remote), 60);
     }
 }
 
@@ -155,10 +155,10 @@ async fn only_started_requests_are_charged_after_a_drop() {
         let policy = &policies[random.random_range(0..policies.len())];
         let policy_is_bucket = *policy == bucket();
         let remote = match random.random_range(0..4) {
-            0 => Remote::near(),
-            _ => Remote::answering(0),
+            0 => Remote::immediate(),
+            _ => Remote::with_replies(0),
         };
-        let is_near = remote.is_near();
+        let is_near = remote.is_immediate();
         let begun = Arc::new(AtomicUsize::new(0));
         let mut requests = Vec::new();
         for _ in 0..random.random_range(1..8) {
@@ -198,8 +198,8 @@ async fn only_started_requests_are_charged_after_a_drop() {
             let which = random.random_range(0..requests.len());
             match random.random_range(0..10) {
                 0 => drop(requests.swap_remove(which)),
-                1 => others().await,
-                2..=5 if !is_near => remote.answer(random.random_range(1..3)),
+                1 => run_other_tasks().await,
+                2..=5 if !is_near => remote.release(random.random_range(1..3)),
                 _ => {
                     if let Some(response) = requests[which].as_mut().now_or_never() {
                         if response.expect("no error").status() != StatusCode::OK {
@@ -211,16 +211,16 @@ async fn only_started_requests_are_charged_after_a_drop() {
             }
         }
         if !is_near {
-            remote.answer(1_000);
+            remote.release(1_000);
         }
-        others().await;
+        run_other_tasks().await;
         let begun = begun.load(SeqCst);
         begun_in_all += begun;
         let left = spent(&remote.memory, policy, &key());
         assert!(
             left.iter().all(|spent| *spent as usize == begun),
             "seed {seed}, {begun} has begun, {left:?} is spent: {:?}",
-            remote.asked()
+            remote.operations()
         );
         let context = remote.context();
         let idle = (

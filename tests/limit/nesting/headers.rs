@@ -10,14 +10,14 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::response::{HeaderFormat, Rejection};
 use tower_sluice::{Decision, Policy, Quota};
 
-use super::{POLICY, bucket, gone, in_memory, over, request};
+use super::{POLICY, bucket, in_memory, over, request, spent_tokens};
 use crate::remote::Remote;
-use crate::support::{Seen, ask, hello, memory, now, seen};
+use crate::support::{ClientResponse, ask, hello, memory, now, seen};
 
 #[tokio::test]
 async fn policies_between_joined_layers_write_fields_once() {
     let (api, ip) = (bucket(), Policy::new("ip", Quota::per_hour(1_000)));
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let mut service = ServiceBuilder::new()
             .layer(over(&api, &remote))
             .layer(over(&ip, &remote).cost(2))
@@ -28,7 +28,7 @@ async fn policies_between_joined_layers_write_fields_once() {
         let outermost = response.extensions().get::<Decision>().expect("a decision");
         assert_eq!(outermost.snapshot().limit(), 100);
         assert_eq!(outermost.snapshot().remaining(), 95);
-        let seen = Seen::of(response).await;
+        let seen = ClientResponse::of(response).await;
         assert_eq!(seen.lines("ratelimit"), ["\"api\";r=95", "\"ip\";r=998"]);
 
         // Layers of two policies in alternating order.
@@ -52,7 +52,7 @@ async fn policies_between_joined_layers_write_fields_once() {
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         let reported = ["\"api\";r=92;t=72", "\"ip\";r=989"];
         assert_eq!(rejected.lines("ratelimit"), reported);
-        assert_eq!(gone(&remote), 8);
+        assert_eq!(spent_tokens(&remote), 8);
 
         // The layer of the other policy rejects. The outer layer keeps its charge.
         let mut service = ServiceBuilder::new()
@@ -62,7 +62,7 @@ async fn policies_between_joined_layers_write_fields_once() {
             .service(hello());
         let rejected = ask(&mut service, request()).await;
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
-        assert_eq!(gone(&remote), 9);
+        assert_eq!(spent_tokens(&remote), 9);
     }
 }
 
@@ -72,7 +72,7 @@ fn joined_layers_write_the_innermost_numbers_once() {
     let limit = || in_memory(&bucket(), &memory);
     let silent = || limit().headers(HeaderFormat::None);
     let mut left = 100;
-    let mut check = |seen: Seen| {
+    let mut check = |seen: ClientResponse| {
         left -= 5;
         assert_eq!(seen.lines("ratelimit"), [format!("\"api\";r={left}")]);
         assert_eq!(seen.lines("ratelimit-policy"), POLICY);
@@ -113,8 +113,10 @@ fn joined_layers_write_the_innermost_numbers_once() {
     let response = now(&mut nobody, request()).expect("no error");
     let decision = response.extensions().get::<Decision>().expect("a decision");
     assert_eq!(decision.snapshot().remaining(), left - 5);
-    let silence = Seen::of(response).now_or_never().expect("at once");
-    assert!(silence.says_nothing_of_limits(), "{silence:?}");
+    let silence = ClientResponse::of(response)
+        .now_or_never()
+        .expect("at once");
+    assert!(silence.has_no_rate_limit_fields(), "{silence:?}");
 
     // The inner layer rejects without fields of its own, and the outer layer writes them.
     for reported in [limit(), silent()] {
@@ -155,7 +157,7 @@ fn redirects_have_the_innermost_numbers_if_any_layer_writes_them() {
                 Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).expect("valid"))
             }))
     };
-    assert!(seen(&mut redirects([false, false]), request()).says_nothing_of_limits());
+    assert!(seen(&mut redirects([false, false]), request()).has_no_rate_limit_fields());
     for (on, left) in [([true, false], 90), ([false, true], 85), ([true, true], 80)] {
         let seen = seen(&mut redirects(on), request());
         assert_eq!(seen.lines("ratelimit"), [format!("\"api\";r={left}")]);

@@ -5,9 +5,9 @@ use http::{Request, StatusCode};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::{Charge, Cost, Decision, Key, Limiter, Policy, Quota, RateLimitLayer, key_fn};
 
-use super::{bucket, gone, in_between, in_memory, key, limit, request, with_charge};
+use super::{bucket, in_between, in_memory, key, limit, request, spent_tokens, with_charge};
 use crate::remote::Remote;
-use crate::support::{Seen, ask, hello, memory, now, others, seen, spent};
+use crate::support::{ClientResponse, ask, hello, memory, now, run_other_tasks, seen, spent};
 
 #[test]
 fn layers_with_different_keys_charge_separately() {
@@ -108,7 +108,9 @@ fn layer_without_extensions_is_not_joined_and_can_join() {
     let response = now(&mut service, request()).expect("no error");
     let decision = response.extensions().get::<Decision>().expect("a decision");
     assert_eq!(decision.snapshot().remaining(), 88);
-    let seen = Seen::of(response).now_or_never().expect("at once");
+    let seen = ClientResponse::of(response)
+        .now_or_never()
+        .expect("at once");
     assert_eq!(seen.lines("ratelimit"), ["\"api\";r=88"]);
 }
 
@@ -127,7 +129,7 @@ fn layers_without_shared_extensions_charge_separately() {
 
 #[tokio::test]
 async fn settled_charge_is_not_joined() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote).cost(3))
             .layer(in_between(|request| {
@@ -139,8 +141,8 @@ async fn settled_charge_is_not_joined() {
                 assert_eq!(charge.outer().expect("one around it").estimate(), None);
             }));
         let seen = ask(&mut service, request()).await;
-        others().await;
-        assert_eq!(gone(&remote), 7);
+        run_other_tasks().await;
+        assert_eq!(spent_tokens(&remote), 7);
         assert_eq!(seen.lines("ratelimit").len(), 2);
     }
 }
@@ -148,7 +150,7 @@ async fn settled_charge_is_not_joined() {
 /// A layer in between that retries sends the same request again.
 #[tokio::test]
 async fn request_retried_within_the_outer_layer_is_charged_once() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let inner = limit(&remote).cost(5).layer(hello::<()>());
         let twice = tower::service_fn(move |request: Request<()>| {
             let mut inner = inner.clone();
@@ -162,14 +164,14 @@ async fn request_retried_within_the_outer_layer_is_charged_once() {
         let mut service = limit(&remote).layer(twice);
         let seen = ask(&mut service, request()).await;
         assert_eq!(seen.status, StatusCode::OK);
-        assert_eq!(gone(&remote), 5);
+        assert_eq!(spent_tokens(&remote), 5);
     }
 }
 
 /// Both copies charge the missing tokens. The second copy refunds them.
 #[tokio::test]
 async fn request_sent_twice_within_the_outer_layer_is_charged_once() {
-    let remote = Remote::answering(1);
+    let remote = Remote::with_replies(1);
     let inner = limit(&remote).cost(5).layer(hello::<()>());
     let twice = tower::service_fn(move |request: Request<()>| {
         let (mut one, mut two) = (inner.clone(), inner.clone());
@@ -187,11 +189,11 @@ async fn request_sent_twice_within_the_outer_layer_is_charged_once() {
     let mut service = limit(&remote).layer(twice);
     let mut answer = Box::pin(service.call(request()));
     assert!(answer.as_mut().now_or_never().is_none());
-    assert_eq!(remote.asked(), ["check 1", "check 4", "check 4"]);
-    remote.answer(9);
+    assert_eq!(remote.operations(), ["check 1", "check 4", "check 4"]);
+    remote.release(9);
     assert_eq!(answer.await.expect("no error").status(), StatusCode::OK);
-    assert_eq!(remote.asked(), ["refund 4"]);
-    assert_eq!(gone(&remote), 5);
+    assert_eq!(remote.operations(), ["refund 4"]);
+    assert_eq!(spent_tokens(&remote), 5);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(crate) fn in_memory(policy: &Policy, memory: &Memory) -> RateLimitLayer<Glob
 }
 
 /// Tokens spent from the bucket.
-pub(crate) fn gone(remote: &Remote) -> u64 {
+pub(crate) fn spent_tokens(remote: &Remote) -> u64 {
     spent(&remote.memory, &bucket(), &key())[0]
 }
 
@@ -181,7 +181,7 @@ pub(crate) fn falling_back(
 }
 
 /// Tokens spent from the local bucket, which refills by the system clock: one token in 36 s.
-pub(crate) fn gone_locally(local: &MemoryBackend) -> u64 {
+pub(crate) fn spent_locally(local: &MemoryBackend) -> u64 {
     let limiter = Limiter::new(bucket(), local.clone());
     100 - limiter.check_now(&key(), 0).decision.snapshot().remaining()
 }

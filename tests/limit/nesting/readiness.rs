@@ -8,15 +8,15 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::{Policy, Quota};
 
-use super::{Strict, bucket, gone, limit, over, request, spend};
+use super::{Strict, bucket, limit, over, request, spend, spent_tokens};
 use crate::remote::Remote;
-use crate::support::{ask, others};
+use crate::support::{ask, run_other_tasks};
 
 #[tokio::test]
 async fn ready_service_is_called_whatever_the_settlement_returns() {
     let sliding = Policy::new("api", Quota::sliding_window(100, Duration::from_secs(60)));
     for policy in [bucket(), sliding] {
-        for remote in Remote::both() {
+        for remote in Remote::each_kind() {
             for (outer, inner, status) in [
                 (1, 5, 200),
                 (5, 5, 200),
@@ -38,7 +38,7 @@ async fn ready_service_is_called_whatever_the_settlement_returns() {
 #[tokio::test]
 async fn rejection_releases_readiness_before_the_outer_refund_completes() {
     // The backend never answers the refund.
-    let remote = Remote::answering(2);
+    let remote = Remote::with_replies(2);
     let inner = ConcurrencyLimit::new(Strict::default(), 1);
     let mut service = ServiceBuilder::new()
         .layer(limit(&remote))
@@ -53,11 +53,11 @@ async fn rejection_releases_readiness_before_the_outer_refund_completes() {
     );
     let mut rejected = Box::pin(service.call(request()));
     assert!(rejected.as_mut().now_or_never().is_none());
-    others().await;
-    assert_eq!(remote.asked(), ["check 1", "check 49", "refund 1"]);
+    run_other_tasks().await;
+    assert_eq!(remote.operations(), ["check 1", "check 49", "refund 1"]);
     assert!(other.ready().now_or_never().is_some());
-    remote.answer(1);
+    remote.release(1);
     let response = rejected.await.expect("no error");
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(gone(&remote), 60);
+    assert_eq!(spent_tokens(&remote), 60);
 }

@@ -9,9 +9,9 @@ use http::StatusCode;
 use tower::{Layer, ServiceBuilder};
 use tower_sluice::{Charge, Cost, Limiter};
 
-use super::{bucket, gone, key, limit, over, policies, request, spend, with_charge};
+use super::{bucket, key, limit, over, policies, request, spend, spent_tokens, with_charge};
 use crate::remote::Remote;
-use crate::support::{ask, hello, others};
+use crate::support::{ask, hello, run_other_tasks};
 
 #[tokio::test]
 async fn handler_settles_the_charges_of_all_layers() {
@@ -38,7 +38,7 @@ async fn handler_settles_the_charges_of_all_layers() {
         (|charge| drop(charge.settle(20)), 20, &["penalty 11"]),
     ];
     for (settle, left, sent) in settlements {
-        for remote in Remote::both() {
+        for remote in Remote::each_kind() {
             let mut service = ServiceBuilder::new()
                 .layer(limit(&remote))
                 .layer(limit(&remote).cost(5))
@@ -52,9 +52,9 @@ async fn handler_settles_the_charges_of_all_layers() {
                     settle(charge);
                 }));
             ask(&mut service, request()).await;
-            others().await;
-            assert_eq!(remote.asked()[3..], *sent);
-            assert_eq!(gone(&remote), left);
+            run_other_tasks().await;
+            assert_eq!(remote.operations()[3..], *sent);
+            assert_eq!(spent_tokens(&remote), left);
         }
     }
 }
@@ -62,15 +62,15 @@ async fn handler_settles_the_charges_of_all_layers() {
 #[tokio::test]
 async fn hooks_of_all_layers_see_the_joined_charge_inner_first() {
     // Whether the outer and the inner hook settle, and the tokens charged in the end.
-    for (settles, left) in [([true, false], 20), ([false, true], 21), ([true, true], 21)] {
-        for remote in Remote::both() {
+    for (settle_handler, left) in [([true, false], 20), ([false, true], 21), ([true, true], 21)] {
+        for remote in Remote::each_kind() {
             let calls = Arc::new(AtomicUsize::new(0));
             let hook = |number: usize, cost: u64, actual: u64| {
-                let (calls, settles) = (Arc::clone(&calls), settles[number]);
+                let (calls, settle_handler) = (Arc::clone(&calls), settle_handler[number]);
                 limit(&remote).cost(cost).on_response(move |parts, charge| {
                     assert_eq!(parts.status, StatusCode::OK);
                     assert_eq!(calls.fetch_add(1, SeqCst), 1 - number);
-                    if settles {
+                    if settle_handler {
                         drop(charge.settle(actual));
                     }
                 })
@@ -80,16 +80,16 @@ async fn hooks_of_all_layers_see_the_joined_charge_inner_first() {
                 .layer(hook(1, 5, 21))
                 .service(hello());
             ask(&mut service, request()).await;
-            others().await;
+            run_other_tasks().await;
             assert_eq!(calls.load(SeqCst), 2);
-            assert_eq!(gone(&remote), left, "{settles:?}");
+            assert_eq!(spent_tokens(&remote), left, "{settle_handler:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn outer_hook_sees_the_inner_rejection_and_cannot_charge_for_it() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let within = limit(&remote)
             .cost(50)
             .on_response(|_, _| panic!("the layer rejected"));
@@ -105,15 +105,15 @@ async fn outer_hook_sees_the_inner_rejection_and_cannot_charge_for_it() {
             .service(hello());
         spend(&remote, 60);
         ask(&mut service, request()).await;
-        others().await;
-        assert_eq!(gone(&remote), 60);
+        run_other_tasks().await;
+        assert_eq!(spent_tokens(&remote), 60);
     }
 }
 
 #[tokio::test]
 async fn a_handler_settles_all_parts_under_every_algorithm() {
     for policy in policies() {
-        for remote in Remote::both() {
+        for remote in Remote::each_kind() {
             let limiter = Limiter::new(policy.clone(), remote.memory.clone());
             let left = || {
                 let decision = limiter.check_now(&key(), 0).decision;
@@ -129,7 +129,7 @@ async fn a_handler_settles_all_parts_under_every_algorithm() {
                     .layer(over(&policy, &remote).cost(3))
                     .service(with_charge(move |charge| drop(charge.settle(actual))));
                 assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
-                others().await;
+                run_other_tasks().await;
                 let expected: Vec<_> = before.iter().map(|before| before - actual).collect();
                 assert_eq!(left(), expected, "{policy:?}");
             }

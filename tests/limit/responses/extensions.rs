@@ -5,12 +5,12 @@ use tower::{Layer, ServiceBuilder};
 use tower_sluice::key::KeyError;
 use tower_sluice::{Decision, Global, Policy, Quota, RateLimitLayer};
 
-use super::{global, tells_remaining};
+use super::{global, reports_remaining};
 use crate::support::{by_user, from, hello, memory, now, seen};
 
 #[test]
 fn handlers_and_outer_services_see_the_decision() {
-    let mut service = global().layer(tells_remaining());
+    let mut service = global().layer(reports_remaining());
     let response = now(&mut service, Request::new(())).expect("no error");
     let decision = response.extensions().get::<Decision>().expect("a decision");
     assert!(decision.is_allowed());
@@ -24,7 +24,7 @@ fn handlers_and_outer_services_see_the_decision() {
 
 #[test]
 fn extensions_can_be_disabled() {
-    let mut service = global().extensions(false).layer(tells_remaining());
+    let mut service = global().extensions(false).layer(reports_remaining());
     let response = now(&mut service, Request::new(())).expect("no error");
     assert!(response.extensions().is_empty());
     assert_eq!(seen(&mut service, Request::new(())).body, "nothing");
@@ -39,7 +39,7 @@ fn handler_sees_the_innermost_charge_and_outer_services_the_outermost_decision()
     let mut service = ServiceBuilder::new()
         .layer(RateLimitLayer::new(outer, Global, memory()))
         .layer(by_user())
-        .service(tells_remaining());
+        .service(reports_remaining());
     let response = now(&mut service, from("ann")).expect("no error");
     let outermost = response.extensions().get::<Decision>().expect("a decision");
     assert_eq!(outermost.snapshot().remaining(), 9);

@@ -38,7 +38,7 @@ fn service_error_responses_have_rate_limit_fields() {
 fn redirects_have_fields_only_if_enabled() {
     for status in [301, 302, 303, 304, 307, 308] {
         let plain = seen(&mut global().layer(answers(status)), Request::new(()));
-        assert!(plain.says_nothing_of_limits(), "{plain:?}");
+        assert!(plain.has_no_rate_limit_fields(), "{plain:?}");
         let limit = global().headers_on_redirects(true);
         let asked = seen(&mut limit.layer(answers(status)), Request::new(()));
         assert_eq!(asked.lines("ratelimit"), ["\"api\";r=1"], "{status}");
@@ -51,7 +51,7 @@ fn informational_responses_never_have_fields() {
         let limit = global().headers_on_redirects(true);
         let seen = seen(&mut limit.layer(answers(status)), Request::new(()));
         assert_eq!(seen.status.as_u16(), status);
-        assert!(seen.says_nothing_of_limits(), "{seen:?}");
+        assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
     }
 }
 
@@ -62,7 +62,7 @@ fn format_none_writes_only_retry_after() {
     seen(&mut service, Request::new(()));
     let rejected = seen(&mut service, Request::new(()));
     assert_eq!(rejected.status, 429);
-    assert!(rejected.says_nothing_of_limits(), "{rejected:?}");
+    assert!(rejected.has_no_rate_limit_fields(), "{rejected:?}");
     assert_eq!(rejected.lines("retry-after"), ["30"]);
     assert_eq!(rejected.lines("cache-control"), ["no-store"]);
 }

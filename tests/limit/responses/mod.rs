@@ -33,7 +33,7 @@ pub(crate) fn answers(
 }
 
 /// A service that answers with the remaining tokens of its request's charge.
-pub(crate) fn tells_remaining()
+pub(crate) fn reports_remaining()
 -> impl Service<Request<()>, Response = Response<Full<Bytes>>, Error = Infallible> + Clone {
     tower::service_fn(|request: Request<()>| async move {
         let charge = request.extensions().get::<Charge>();

@@ -15,7 +15,7 @@ use tower_sluice::{Key, MemoryBackend, RateLimitLayer};
 
 use super::global;
 use crate::support::{
-    self, Seen, USER, client, clock, from, hello, listen, memory, now, seen, two_a_minute,
+    self, ClientResponse, USER, client, clock, from, hello, listen, memory, now, seen, two_a_minute,
 };
 
 #[test]
@@ -83,14 +83,14 @@ fn rejected_head_request_has_the_fields_of_a_get_and_no_body() {
     let mut service = global().layer(hello());
     seen(&mut service, Request::new(()));
     seen(&mut service, Request::new(()));
-    let got = seen(&mut service, Request::new(()));
+    let fetch = seen(&mut service, Request::new(()));
     let head = Request::head("/").body(()).expect("a valid head");
     let response = now(&mut service, head).expect("no error");
     assert!(response.body().is_end_stream());
     let mut headers = response.headers().clone();
     let length = headers.remove("content-length").expect("a length");
-    assert_eq!(length, got.body.len().to_string().as_str());
-    assert_eq!(headers, got.headers);
+    assert_eq!(length, fetch.body.len().to_string().as_str());
+    assert_eq!(headers, fetch.headers);
 }
 
 #[tokio::test]
@@ -104,20 +104,23 @@ async fn head_and_get_rejections_are_equal_on_the_wire() {
     let ask = async |method: &str| {
         let mut request = support::get(address, "/");
         *request.method_mut() = method.parse().expect("a method");
-        Seen::of(client.request(request).await.expect("an answer")).await
+        ClientResponse::of(client.request(request).await.expect("an answer")).await
     };
     ask("GET").await;
     ask("GET").await;
-    let (mut got, mut headed) = (ask("GET").await, ask("HEAD").await);
+    let (mut fetch, mut headed) = (ask("GET").await, ask("HEAD").await);
     assert_eq!(
-        (got.status, headed.status),
-        (StatusCode::TOO_MANY_REQUESTS, got.status)
+        (fetch.status, headed.status),
+        (StatusCode::TOO_MANY_REQUESTS, fetch.status)
     );
-    assert_eq!(got.lines("content-length"), [got.body.len().to_string()]);
+    assert_eq!(
+        fetch.lines("content-length"),
+        [fetch.body.len().to_string()]
+    );
     assert_eq!(headed.body, "");
-    got.headers.remove("date");
+    fetch.headers.remove("date");
     headed.headers.remove("date");
-    assert_eq!(got.headers, headed.headers);
+    assert_eq!(fetch.headers, headed.headers);
 }
 
 #[test]

@@ -6,14 +6,14 @@ use tower::Layer;
 use tower_sluice::key::{KeyError, key_fn};
 use tower_sluice::{PeerIp, RateLimitLayer};
 
-use super::tells_remaining;
-use crate::support::{Seen, USER, by_user, from, hello, memory, seen, two_a_minute};
+use super::reports_remaining;
+use crate::support::{ClientResponse, USER, by_user, from, hello, memory, seen, two_a_minute};
 
 #[test]
 fn request_without_a_key_is_rejected_without_details() {
     let problem =
         |title: &str, status: u16| json!({"type": "about:blank", "title": title, "status": status});
-    let check = |seen: Seen, status: u16, title: &str| {
+    let check = |seen: ClientResponse, status: u16, title: &str| {
         assert_eq!(seen.status.as_u16(), status);
         let head = [
             ("cache-control", "no-store"),
@@ -59,9 +59,9 @@ fn request_without_a_key_is_rejected_without_details() {
 
 #[test]
 fn skip_unkeyed_allows_unkeyed_requests() {
-    let mut by_user = by_user().skip_unkeyed().layer(tells_remaining());
+    let mut by_user = by_user().skip_unkeyed().layer(reports_remaining());
     let by_peer = RateLimitLayer::new(two_a_minute(), PeerIp::new(), memory());
-    let mut by_peer = by_peer.skip_unkeyed().layer(tells_remaining());
+    let mut by_peer = by_peer.skip_unkeyed().layer(reports_remaining());
     for _ in 0..3 {
         for seen in [
             seen(&mut by_user, Request::new(())),

@@ -10,32 +10,32 @@ use tower::{Layer, Service, ServiceExt};
 use tower_sluice::backend::Backend;
 use tower_sluice::{Charge, FailurePolicy, Global, Policy, Quota, RateLimitLayer};
 
-use super::{app, gone, got, key, limit};
+use super::{app, fetch, key, limit, spent_tokens};
 use crate::remote::Remote;
-use crate::support::{ask, hello, others, spent};
+use crate::support::{ask, hello, run_other_tasks, spent};
 
 #[tokio::test]
 async fn response_does_not_wait_for_the_settlement() {
     // The check is answered, and the settlement is not.
-    let remote = Remote::answering(1);
+    let remote = Remote::with_replies(1);
     let app = Router::new()
         .route("/", get(async |charge: Charge| drop(charge.settle(4))))
         .layer(limit(&remote));
-    assert_eq!(got(&app, "/").await.status, StatusCode::OK);
-    others().await;
-    assert_eq!(remote.asked(), ["check 10", "refund 6"]);
+    assert_eq!(fetch(&app, "/").await.status, StatusCode::OK);
+    run_other_tasks().await;
+    assert_eq!(remote.operations(), ["check 10", "refund 6"]);
     assert_eq!(
         (
-            gone(&remote.memory),
+            spent_tokens(&remote.memory),
             remote.context().stats().background_tasks
         ),
         (10, 1)
     );
-    remote.answer(1);
-    others().await;
+    remote.release(1);
+    run_other_tasks().await;
     assert_eq!(
         (
-            gone(&remote.memory),
+            spent_tokens(&remote.memory),
             remote.context().stats().background_tasks
         ),
         (4, 0)
@@ -44,7 +44,7 @@ async fn response_does_not_wait_for_the_settlement() {
 
 #[tokio::test]
 async fn settlement_completes_after_its_handler_is_dropped() {
-    let remote = Remote::far();
+    let remote = Remote::delayed();
     struct Measured(Charge);
     impl Drop for Measured {
         fn drop(&mut self) {
@@ -60,17 +60,17 @@ async fn settlement_completes_after_its_handler_is_dropped() {
     let ready = service.ready().await.expect("ready");
     let mut answer = Box::pin(ready.call(Request::new(())));
     assert!(answer.as_mut().now_or_never().is_none());
-    assert_eq!(gone(&remote.memory), 10);
+    assert_eq!(spent_tokens(&remote.memory), 10);
     drop(answer);
-    others().await;
-    assert_eq!(gone(&remote.memory), 3);
+    run_other_tasks().await;
+    assert_eq!(spent_tokens(&remote.memory), 3);
 }
 
 #[tokio::test]
 async fn running_settlements_are_bounded_and_failures_counted() {
     const MOST: usize = 1_024;
     let policy = Policy::new("api", Quota::per_hour(100_000));
-    let remote = Remote::changing(0);
+    let remote = Remote::with_changes(0);
     let mut service = RateLimitLayer::new(policy.clone(), Global, remote.clone())
         .cost(10)
         .on_backend_error(FailurePolicy::FailClosed)
@@ -88,7 +88,7 @@ async fn running_settlements_are_bounded_and_failures_counted() {
         ),
         (MOST, 10)
     );
-    remote.answer(MOST);
+    remote.release(MOST);
     while remote.context().stats().background_tasks > 0 {
         tokio::task::yield_now().await;
     }
@@ -98,13 +98,13 @@ async fn running_settlements_are_bounded_and_failures_counted() {
 
 #[tokio::test]
 async fn failed_settlement_is_counted_and_affects_no_request() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         remote.fail_after(1, 1);
         let app = app(&remote);
-        let seen = got(&app, "/settle/4").await;
+        let seen = fetch(&app, "/settle/4").await;
         assert_eq!(seen.status, StatusCode::OK);
         assert_eq!(seen.body, "the backend failed to settle the charge");
         assert_eq!(remote.context().stats().failed_background_tasks, 1);
-        assert_eq!(gone(&remote.memory), 10);
+        assert_eq!(spent_tokens(&remote.memory), 10);
     }
 }

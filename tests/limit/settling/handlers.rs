@@ -15,9 +15,9 @@ use tower_sluice::{
     RateLimitLayer,
 };
 
-use super::{app, bucket, gone, got, key, limit, settles};
+use super::{app, bucket, fetch, key, limit, settle_handler, spent_tokens};
 use crate::remote::Remote;
-use crate::support::{Seen, USER, memory, others, spent};
+use crate::support::{ClientResponse, USER, memory, run_other_tasks, spent};
 
 #[tokio::test]
 async fn handler_settles_the_charge_of_its_request() {
@@ -33,34 +33,34 @@ async fn handler_settles_the_charge_of_its_request() {
         ("/cancel/0", 0, "100 left", &["refund 10"]),
         ("/leave/0", 10, "untouched", &[]),
     ] {
-        for remote in Remote::both() {
-            let seen = got(&app(&remote), path).await;
+        for remote in Remote::each_kind() {
+            let seen = fetch(&app(&remote), path).await;
             assert_eq!((seen.status.as_u16(), &*seen.body), (200, said), "{path}");
             // The head shows the numbers before the settlement.
             assert_eq!(seen.lines("ratelimit"), ["\"api\";r=90"]);
-            let asked = remote.asked();
+            let asked = remote.operations();
             assert_eq!(asked[0], "check 10");
             assert_eq!(asked[1..], *sent, "{path}");
-            assert_eq!(gone(&remote.memory), left, "{path}");
+            assert_eq!(spent_tokens(&remote.memory), left, "{path}");
         }
     }
 }
 
 #[tokio::test]
 async fn settlement_above_the_estimate_is_a_debt_of_at_most_twice_the_limit() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let app = app(&remote);
-        assert_eq!(got(&app, "/settle/130").await.body, "0 left");
+        assert_eq!(fetch(&app, "/settle/130").await.body, "0 left");
         // The debt is 30 tokens, and the check asks for 10 more.
-        let rejected = got(&app, "/leave/0").await;
+        let rejected = fetch(&app, "/leave/0").await;
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=0;t=1440"]);
 
         let limiter = Limiter::new(bucket(), remote.memory.clone());
         let reset = limiter.reset(&key()).await;
         assert_eq!(reset.expect("memory").remaining(), 100);
-        got(&app, "/charge/4000000000").await;
-        let rejected = got(&app, "/leave/0").await;
+        fetch(&app, "/charge/4000000000").await;
+        let rejected = fetch(&app, "/leave/0").await;
         assert_eq!(rejected.lines("retry-after"), ["3960"]);
     }
 }
@@ -68,7 +68,7 @@ async fn settlement_above_the_estimate_is_a_debt_of_at_most_twice_the_limit() {
 #[tokio::test]
 async fn each_quota_is_settled_by_its_own_cost() {
     let policy = bucket().and("bytes", Quota::fixed_window(1_000, Duration::from_secs(60)));
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let app = Router::new()
             .route(
                 "/",
@@ -79,16 +79,19 @@ async fn each_quota_is_settled_by_its_own_cost() {
                     .cost(Cost::each([5, 500]))
                     .on_backend_error(FailurePolicy::FailClosed),
             );
-        got(&app, "/").await;
-        others().await;
+        fetch(&app, "/").await;
+        run_other_tasks().await;
         assert_eq!(spent(&remote.memory, &policy, &key()), [3, 700]);
-        assert_eq!(remote.asked(), ["check 5+500", "refund 2", "penalty 0+200"]);
+        assert_eq!(
+            remote.operations(),
+            ["check 5+500", "refund 2", "penalty 0+200"]
+        );
     }
 }
 
 #[tokio::test]
 async fn first_settlement_takes_effect_on_any_clone() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let app = Router::new()
             .route(
                 "/",
@@ -103,9 +106,9 @@ async fn first_settlement_takes_effect_on_any_clone() {
                 }),
             )
             .layer(limit(&remote));
-        assert_eq!(got(&app, "/").await.status, StatusCode::OK);
-        assert_eq!(gone(&remote.memory), 4);
-        assert_eq!(remote.asked(), ["check 10", "refund 6"]);
+        assert_eq!(fetch(&app, "/").await.status, StatusCode::OK);
+        assert_eq!(spent_tokens(&remote.memory), 4);
+        assert_eq!(remote.operations(), ["check 10", "refund 6"]);
     }
 }
 
@@ -137,8 +140,8 @@ async fn handler_sees_its_charge_and_policy() {
         )
         .layer(limit(&memory))
         .layer(outside);
-    assert_eq!(got(&app, "/").await.status, StatusCode::OK);
-    assert_eq!(gone(&memory), 10);
+    assert_eq!(fetch(&app, "/").await.status, StatusCode::OK);
+    assert_eq!(spent_tokens(&memory), 10);
     assert_eq!(spent(&memory, &two, &key()), [0]);
 }
 
@@ -159,35 +162,37 @@ async fn missing_charge_is_500_with_a_reason_in_the_extensions() {
         let why = response.extensions().get::<MissingCharge>();
         let why = why.expect("the reason").to_string();
         assert!(why.contains("`RateLimitLayer`"), "{why}");
-        let seen = Seen::of(response).await;
+        let seen = ClientResponse::of(response).await;
         assert_eq!(seen.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(seen.body, "");
-        assert_eq!(got(&app, "/perhaps").await.body, "false false");
+        assert_eq!(fetch(&app, "/perhaps").await.body, "false false");
     }
 }
 
 #[tokio::test]
 async fn uncounted_request_has_an_inert_charge() {
     let failing = Remote::failing();
-    let uncounted = Router::new().route("/{what}/{tokens}", get(settles)).route(
-        "/",
-        get(async |charge: Charge, decision: Option<Decision>| {
-            assert!(decision.is_none() && charge.decision().is_none());
-            assert!(charge.policy().is_none() && charge.estimate().is_none());
-            assert_eq!(charge.waited(), Duration::ZERO);
-        }),
-    );
+    let uncounted = Router::new()
+        .route("/{what}/{tokens}", get(settle_handler))
+        .route(
+            "/",
+            get(async |charge: Charge, decision: Option<Decision>| {
+                assert!(decision.is_none() && charge.decision().is_none());
+                assert!(charge.policy().is_none() && charge.estimate().is_none());
+                assert_eq!(charge.waited(), Duration::ZERO);
+            }),
+        );
     let by_failure = limit(&failing).on_backend_error(FailurePolicy::FailOpen);
     let memory = memory();
     let by_key = RateLimitLayer::new(bucket(), Header::new(USER), memory.clone()).skip_unkeyed();
     for app in [uncounted.clone().layer(by_failure), uncounted.layer(by_key)] {
-        assert_eq!(got(&app, "/").await.status, StatusCode::OK);
+        assert_eq!(fetch(&app, "/").await.status, StatusCode::OK);
         for what in ["charge", "refund", "settle", "cancel"] {
-            let seen = got(&app, &format!("/{what}/7")).await;
+            let seen = fetch(&app, &format!("/{what}/7")).await;
             assert_eq!((seen.status.as_u16(), &*seen.body), (200, "as it was"));
         }
     }
-    assert_eq!(failing.asked(), ["check 10"; 5]);
+    assert_eq!(failing.operations(), ["check 10"; 5]);
     assert!(memory.is_empty());
     assert_eq!(failing.context().stats().failed_background_tasks, 0);
 }
@@ -197,15 +202,15 @@ async fn charge_of_a_fallback_is_settled_there() {
     let local = MemoryBackend::new();
     let choice = FailurePolicy::Fallback(local.clone());
     for backend in [Remote::failing(), {
-        let near = Remote::near();
+        let near = Remote::immediate();
         near.fail(usize::MAX);
         near
     }] {
         let app = Router::new()
-            .route("/{what}/{tokens}", get(settles))
+            .route("/{what}/{tokens}", get(settle_handler))
             .layer(limit(&backend).on_backend_error(choice.clone()));
-        assert!(got(&app, "/settle/3").await.body.ends_with(" left"));
-        assert_eq!(backend.asked(), ["check 10"]);
+        assert!(fetch(&app, "/settle/3").await.body.ends_with(" left"));
+        assert_eq!(backend.operations(), ["check 10"]);
     }
     let limiter = Limiter::new(bucket(), local);
     let left = limiter.check_now(&key(), 0).decision.snapshot().remaining();

@@ -16,9 +16,11 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::response::HeaderFormat;
 use tower_sluice::{Charge, Cost, FailurePolicy};
 
-use super::{gone, got, limit};
+use super::{fetch, limit, spent_tokens};
 use crate::remote::Remote;
-use crate::support::{Memory, Seen, ask, by_user, hello, memory, now, others, seen};
+use crate::support::{
+    ClientResponse, Memory, ask, by_user, hello, memory, now, run_other_tasks, seen,
+};
 
 type Answer = Ready<Result<Response<Full<Bytes>>, Infallible>>;
 
@@ -38,7 +40,7 @@ fn answers(
 
 #[tokio::test]
 async fn hook_can_charge_only_failures() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let limit = limit(&remote).on_response(|parts, charge| {
             if !parts.status.is_client_error() {
                 drop(charge.cancel());
@@ -46,16 +48,16 @@ async fn hook_can_charge_only_failures() {
         });
         for (status, left) in [(200, 0), (401, 10), (500, 10), (204, 10), (404, 20)] {
             let seen = ask(&mut limit.layer(answers(status, "")), Request::new(())).await;
-            others().await;
+            run_other_tasks().await;
             assert_eq!(seen.status.as_u16(), status);
-            assert_eq!(gone(&remote.memory), left, "{status}");
+            assert_eq!(spent_tokens(&remote.memory), left, "{status}");
         }
     }
 }
 
 #[tokio::test]
 async fn hook_can_refund_server_errors() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let limit = limit(&remote).on_response(|parts, charge| {
             if parts.status.is_server_error() {
                 drop(charge.cancel());
@@ -63,15 +65,15 @@ async fn hook_can_refund_server_errors() {
         });
         for (status, left) in [(200, 10), (500, 10), (503, 10), (404, 20)] {
             ask(&mut limit.layer(answers(status, "")), Request::new(())).await;
-            others().await;
-            assert_eq!(gone(&remote.memory), left, "{status}");
+            run_other_tasks().await;
+            assert_eq!(spent_tokens(&remote.memory), left, "{status}");
         }
     }
 }
 
 #[tokio::test]
 async fn response_field_sets_the_actual_cost() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let limit = limit(&remote).on_response(|parts, charge| {
             let tokens = parts.headers.get("x-tokens");
             let tokens = tokens.and_then(|tokens| tokens.to_str().ok()?.parse::<u64>().ok());
@@ -81,16 +83,16 @@ async fn response_field_sets_the_actual_cost() {
         });
         for (tokens, left) in [("3", 3), ("25", 28), ("0", 28), ("many", 38), ("10", 48)] {
             let seen = ask(&mut limit.layer(answers(200, tokens)), Request::new(())).await;
-            others().await;
+            run_other_tasks().await;
             assert_eq!(seen.lines("ratelimit").len(), 1);
-            assert_eq!(gone(&remote.memory), left, "{tokens}");
+            assert_eq!(spent_tokens(&remote.memory), left, "{tokens}");
         }
     }
 }
 
 #[tokio::test]
 async fn hook_does_not_change_a_settled_charge() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let hooks = Arc::new(AtomicUsize::new(0));
         let calls = Arc::clone(&hooks);
         let limit = limit(&remote).on_response(move |_, charge| {
@@ -102,9 +104,9 @@ async fn hook_does_not_change_a_settled_charge() {
         let app = Router::new()
             .route("/", get(async |charge: Charge| drop(charge.settle(4))))
             .layer(limit);
-        got(&app, "/").await;
-        others().await;
-        assert_eq!((hooks.load(SeqCst), gone(&remote.memory)), (1, 4));
+        fetch(&app, "/").await;
+        run_other_tasks().await;
+        assert_eq!((hooks.load(SeqCst), spent_tokens(&remote.memory)), (1, 4));
     }
 }
 
@@ -135,7 +137,7 @@ async fn hook_is_not_called_for_rejections_or_service_errors() {
     let rejected = seen(&mut by_user.layer(hello()), Request::new(()));
     assert_eq!(rejected.status, StatusCode::BAD_REQUEST);
 
-    for remote in [Remote::failing(), Remote::far()] {
+    for remote in [Remote::failing(), Remote::delayed()] {
         let limit = limit(&remote).on_response(|_, _| panic!("the service is not asked"));
         let rejected = ask(&mut limit.cost(101).layer(hello()), Request::new(())).await;
         assert!(rejected.status == 429 || rejected.status == 503);
@@ -172,12 +174,12 @@ async fn hook_runs_for_uncounted_requests_without_effect() {
         assert_eq!(ask(&mut service, Request::new(())).await.status, 200);
     }
     assert_eq!(calls.load(SeqCst), 4);
-    assert_eq!(failing.asked(), ["check 10"; 2]);
+    assert_eq!(failing.operations(), ["check 10"; 2]);
 }
 
 #[tokio::test]
 async fn the_hook_works_without_extensions_and_header_fields() {
-    for remote in Remote::both() {
+    for remote in Remote::each_kind() {
         let mut service = limit(&remote)
             .extensions(false)
             .headers(HeaderFormat::None)
@@ -189,8 +191,8 @@ async fn the_hook_works_without_extensions_and_header_fields() {
         let ready = service.ready().await.expect("ready");
         let response = ready.call(Request::new(())).await.expect("no error");
         assert!(response.extensions().is_empty() && response.headers().is_empty());
-        others().await;
-        assert_eq!(gone(&remote.memory), 4);
+        run_other_tasks().await;
+        assert_eq!(spent_tokens(&remote.memory), 4);
     }
 }
 
@@ -201,8 +203,8 @@ fn hook_and_reject_fn_combine_in_any_order() {
         *response.status_mut() = rejection.status();
         response
     };
-    let check = |one: Seen, two: Seen, memory: Memory| {
-        assert_eq!((one.status.as_u16(), gone(&memory)), (200, 96));
+    let check = |one: ClientResponse, two: ClientResponse, memory: Memory| {
+        assert_eq!((one.status.as_u16(), spent_tokens(&memory)), (200, 96));
         assert_eq!((two.status.as_u16(), &*two.body), (429, "slow down"));
     };
     let memory_of_one = memory();
@@ -243,7 +245,7 @@ async fn hook_works_wherever_the_layer_is_applied() {
     ];
     let count = u64::try_from(apps.len()).expect("some");
     for app in apps {
-        assert_eq!(got(&app, "/").await.status, StatusCode::OK);
+        assert_eq!(fetch(&app, "/").await.status, StatusCode::OK);
     }
     let mut service = ServiceBuilder::new()
         .layer(limit())
@@ -252,5 +254,5 @@ async fn hook_works_wherever_the_layer_is_applied() {
     let boxed = ServiceBuilder::new().layer(limit()).service(hello::<()>());
     let mut boxed = boxed.boxed_clone();
     assert_eq!(seen(&mut boxed, Request::new(())).status, StatusCode::OK);
-    assert_eq!(gone(&memory), count + 2);
+    assert_eq!(spent_tokens(&memory), count + 2);
 }

@@ -14,7 +14,7 @@ use tower::{Layer, ServiceExt};
 use tower_sluice::backend::Backend;
 use tower_sluice::{Charge, Cost, FailurePolicy, Global, Key, Policy, Quota, RateLimitLayer};
 
-use crate::support::{Memory, Seen, spent};
+use crate::support::{ClientResponse, Memory, spent};
 
 /// One bucket of 100 tokens for all requests.
 pub(crate) fn bucket() -> Policy {
@@ -32,18 +32,21 @@ pub(crate) fn limit<B: Backend>(backend: &B) -> RateLimitLayer<Global, B, Cost, 
         .on_backend_error(FailurePolicy::FailClosed)
 }
 
-pub(crate) fn gone(memory: &Memory) -> u64 {
+pub(crate) fn spent_tokens(memory: &Memory) -> u64 {
     spent(memory, &bucket(), &key())[0]
 }
 
-pub(crate) async fn got(app: &Router, path: &str) -> Seen {
+pub(crate) async fn fetch(app: &Router, path: &str) -> ClientResponse {
     let request = Request::get(path).body(Body::empty()).expect("valid");
     let Ok(response) = app.clone().oneshot(request).await;
-    Seen::of(response).await
+    ClientResponse::of(response).await
 }
 
 /// Settles the charge as the path says.
-pub(crate) async fn settles(charge: Charge, Path((what, tokens)): Path<(String, u64)>) -> String {
+pub(crate) async fn settle_handler(
+    charge: Charge,
+    Path((what, tokens)): Path<(String, u64)>,
+) -> String {
     let settlement = match &*what {
         "charge" => charge.charge(tokens),
         "refund" => charge.refund(tokens),
@@ -60,6 +63,6 @@ pub(crate) async fn settles(charge: Charge, Path((what, tokens)): Path<(String, 
 
 pub(crate) fn app<B: Backend>(backend: &B) -> Router {
     Router::new()
-        .route("/{what}/{tokens}", get(settles))
+        .route("/{what}/{tokens}", get(settle_handler))
         .layer(limit(backend))
 }

@@ -9,15 +9,15 @@ use tower_sluice::backend::Backend;
 use tower_sluice::{Limiter, MaxWait, Policy, Quota, RetryAfter};
 
 use super::{
-    SECOND, answer, assert_waits, call, each, key, limit, over, request, seconds, status,
-    tells_its_wait,
+    SECOND, answer, assert_waits, call, each, key, limit, over, reports_its_wait, request, seconds,
+    status,
 };
-use crate::support::{Seen, ask, hello, spent};
+use crate::support::{ClientResponse, ask, hello, spent};
 
 #[tokio::test]
 async fn request_waits_until_exactly_its_allowed_time() {
     for (clock, remote) in each() {
-        let mut service = limit(&remote).layer(tower::service_fn(tells_its_wait));
+        let mut service = limit(&remote).layer(tower::service_fn(reports_its_wait));
         assert_eq!(ask(&mut service, request()).await.body, "0ns");
         let mut second = call(&mut service, request());
         assert_waits!(second);
@@ -26,7 +26,7 @@ async fn request_waits_until_exactly_its_allowed_time() {
         clock.advance(SECOND - Duration::from_micros(1));
         assert_waits!(second);
         clock.advance(Duration::from_micros(1));
-        let seen = Seen::of(
+        let seen = ClientResponse::of(
             answer(&mut second)
                 .await
                 .expect("the reservation is due")
@@ -37,7 +37,7 @@ async fn request_waits_until_exactly_its_allowed_time() {
         assert_eq!(seen.lines("ratelimit"), ["\"api\";r=0;t=1"]);
         assert_waits!(third);
         clock.advance(SECOND);
-        let seen = Seen::of(
+        let seen = ClientResponse::of(
             answer(&mut third)
                 .await
                 .expect("the reservation is due")
@@ -45,7 +45,7 @@ async fn request_waits_until_exactly_its_allowed_time() {
         )
         .await;
         assert_eq!(seen.body, "2s");
-        assert_eq!(remote.asked(), ["reserve 1"; 3]);
+        assert_eq!(remote.operations(), ["reserve 1"; 3]);
     }
 }
 
@@ -84,7 +84,7 @@ async fn impossible_cost_is_denied_at_once_and_zero_cost_allowed() {
         ask(&mut unbounded().layer(hello()), request()).await;
         let free = ask(&mut unbounded().cost(0).layer(hello()), request()).await;
         assert_eq!(free.status, StatusCode::OK);
-        assert_eq!(remote.asked(), ["check 2", "reserve 1", "check 0"]);
+        assert_eq!(remote.operations(), ["check 2", "reserve 1", "check 0"]);
     }
 }
 
@@ -97,7 +97,7 @@ async fn zero_max_wait_rejects_at_once() {
             let rejected = ask(&mut service, request()).await;
             assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
             assert_eq!(rejected.lines("retry-after"), ["1"]);
-            assert_eq!(remote.asked(), ["check 1"; 2]);
+            assert_eq!(remote.operations(), ["check 1"; 2]);
         }
     }
 }
@@ -130,7 +130,7 @@ async fn request_waits_for_the_next_window() {
     ] {
         let policy = Policy::new("api", quota);
         for (clock, remote) in each() {
-            let mut service = over(&policy, &remote).layer(tower::service_fn(tells_its_wait));
+            let mut service = over(&policy, &remote).layer(tower::service_fn(reports_its_wait));
             for _ in 0..2 {
                 assert_eq!(ask(&mut service, request()).await.body, "0ns");
             }
@@ -144,7 +144,7 @@ async fn request_waits_for_the_next_window() {
             clock.advance(wait - Duration::from_micros(1));
             assert_waits!(waits);
             clock.advance(Duration::from_micros(1));
-            let seen = Seen::of(
+            let seen = ClientResponse::of(
                 answer(&mut waits)
                     .await
                     .expect("allowed")

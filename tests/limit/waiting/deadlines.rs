@@ -9,7 +9,8 @@ use tower_sluice::clock::Clock;
 use tower_sluice::{Deadline, Limiter, MaxWait, Policy, Quota};
 
 use super::{
-    SECOND, assert_waits, by, call, each, key, limit, one_a_second, over, request, seconds, status,
+    SECOND, assert_waits, call, each, key, limit, memory_with_clock, one_a_second, over, request,
+    seconds, status,
 };
 use crate::support::{ask, clock, hello, seen, spent};
 
@@ -73,7 +74,7 @@ async fn passed_deadline_still_allows_available_tokens() {
         late.extensions_mut().insert(Deadline::at(clock.now()));
         clock.advance(SECOND);
         assert_eq!(ask(&mut service, late).await.status, StatusCode::OK);
-        assert_eq!(remote.asked(), ["check 1"]);
+        assert_eq!(remote.operations(), ["check 1"]);
     }
 }
 
@@ -95,7 +96,7 @@ async fn a_longer_deadline_does_not_lengthen_the_wait() {
 #[tokio::test]
 async fn invalid_grpc_timeout_is_ignored() {
     let clock = clock();
-    let memory = by(&clock);
+    let memory = memory_with_clock(&clock);
     let mut service = limit(&memory).layer(hello());
     seen(&mut service, request());
     for text in [
@@ -155,7 +156,7 @@ async fn nested_layers_count_a_wait_once() {
 async fn deadline_is_an_absolute_time() {
     let (clock, ms) = (clock(), Duration::from_millis);
     let (memory, policy) = (
-        by(&clock),
+        memory_with_clock(&clock),
         Policy::new("api", Quota::per_second(10).burst(1)),
     );
     let mut service = over(&policy, &memory).layer(hello());

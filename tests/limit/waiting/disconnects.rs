@@ -8,7 +8,7 @@ use super::{
     SECOND, assert_waits, call, each, key, limit, one_a_second, over, request, seconds, status,
 };
 use crate::remote::Remote;
-use crate::support::{ask, hello, others, spent};
+use crate::support::{ask, hello, run_other_tasks, spent};
 
 #[tokio::test]
 async fn client_disconnect_cancels_its_reservation() {
@@ -19,9 +19,9 @@ async fn client_disconnect_cancels_its_reservation() {
         assert_waits!(waits);
         assert_eq!(remote.context().stats().waiting, 1);
         drop(waits);
-        others().await;
+        run_other_tasks().await;
         assert_eq!(remote.context().stats().waiting, 0);
-        assert_eq!(remote.asked(), ["reserve 1", "reserve 1", "cancel"]);
+        assert_eq!(remote.operations(), ["reserve 1", "reserve 1", "cancel"]);
         // The next request gets the reservation.
         let mut next = call(&mut service, request());
         assert_waits!(next);
@@ -40,7 +40,7 @@ async fn reservation_followed_by_another_is_not_refunded() {
         assert_waits!(second);
         assert_waits!(third);
         drop(second);
-        others().await;
+        run_other_tasks().await;
         clock.advance(SECOND);
         assert_waits!(third);
         clock.advance(SECOND);
@@ -50,15 +50,15 @@ async fn reservation_followed_by_another_is_not_refunded() {
 
 #[tokio::test]
 async fn client_disconnect_during_reserve_cancels_the_reservation_later() {
-    let remote = Remote::answering(0);
+    let remote = Remote::with_replies(0);
     let mut service = limit(&remote).layer(hello());
     let mut waits = call(&mut service, request());
     assert_waits!(waits);
     drop(waits);
-    others().await;
-    remote.answer(9);
-    others().await;
-    assert_eq!(remote.asked(), ["reserve 1", "cancel"]);
+    run_other_tasks().await;
+    remote.release(9);
+    run_other_tasks().await;
+    assert_eq!(remote.operations(), ["reserve 1", "cancel"]);
     assert_eq!(spent(&remote.memory, &one_a_second(), &key()), [0]);
 }
 
@@ -67,8 +67,8 @@ async fn unpolled_waiter_changes_nothing() {
     for (_, remote) in each() {
         let mut service = limit(&remote).layer(hello());
         drop(call(&mut service, request()));
-        others().await;
-        assert!(remote.asked().is_empty());
+        run_other_tasks().await;
+        assert!(remote.operations().is_empty());
         assert_eq!(remote.context().stats().waiting, 0);
     }
 }

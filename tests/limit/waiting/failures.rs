@@ -11,7 +11,9 @@ use tower::{Layer, ServiceBuilder};
 use tower_sluice::backend::Backend;
 use tower_sluice::{Charge, FailurePolicy, Limiter, MemoryBackend, Policy, Quota};
 
-use super::{answer, assert_waits, call, each, key, limit, over, request, seconds, tells_its_wait};
+use super::{
+    answer, assert_waits, call, each, key, limit, over, reports_its_wait, request, seconds,
+};
 use crate::remote::Remote;
 use crate::support::{ask, clock, hello};
 
@@ -31,8 +33,8 @@ async fn failure_policy_applies_to_waiting_requests() {
             }));
         let allowed = ask(&mut allowed, request()).await;
         assert_eq!(allowed.status, StatusCode::OK);
-        assert!(allowed.says_nothing_of_limits());
-        assert_eq!(remote.asked(), ["reserve 1"; 2]);
+        assert!(allowed.has_no_rate_limit_fields());
+        assert_eq!(remote.operations(), ["reserve 1"; 2]);
         assert_eq!(remote.context().stats().waiting, 0);
     }
 }
@@ -41,13 +43,13 @@ async fn failure_policy_applies_to_waiting_requests() {
 #[tokio::test]
 async fn request_waits_at_the_fallback_if_the_backend_fails() {
     let policy = Policy::new("api", Quota::per_second(2).burst(1));
-    for (remote, longest) in Remote::both().into_iter().zip([10_000_000, 10]) {
+    for (remote, longest) in Remote::each_kind().into_iter().zip([10_000_000, 10]) {
         remote.fail(usize::MAX);
         let local = MemoryBackend::new();
         let limit = over(&policy, &remote)
             .on_backend_error(FailurePolicy::Fallback(local.clone()))
             .wait(Duration::from_micros(longest));
-        let mut service = limit.layer(tower::service_fn(tells_its_wait));
+        let mut service = limit.layer(tower::service_fn(reports_its_wait));
         assert_eq!(ask(&mut service, request()).await.body, "0ns");
         let second = ask(&mut service, request()).await;
         if longest > 10 {
@@ -56,7 +58,7 @@ async fn request_waits_at_the_fallback_if_the_backend_fails() {
         } else {
             assert_eq!(second.status, StatusCode::TOO_MANY_REQUESTS);
         }
-        assert_eq!(remote.asked(), ["reserve 1"; 2]);
+        assert_eq!(remote.operations(), ["reserve 1"; 2]);
     }
 }
 
@@ -76,7 +78,7 @@ async fn charge_after_a_wait_at_the_fallback_is_settled_there() {
                 Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
             }));
         assert_eq!(ask(&mut service, request()).await.status, StatusCode::OK);
-        assert_eq!(remote.asked(), ["reserve 10"]);
+        assert_eq!(remote.operations(), ["reserve 10"]);
     }
 }
 
@@ -113,7 +115,7 @@ async fn time_until_the_failure_counts_toward_max_wait() {
     let policy = Policy::new("api", Quota::per_hour(1));
     for (after, status) in [(7, None), (3_601, Some(429))] {
         let clock = clock();
-        let remote = Remote::answering(0).by(&clock);
+        let remote = Remote::with_replies(0).with_clock(&clock);
         let local = MemoryBackend::new();
         let limiter = Limiter::new(policy.clone(), local.clone());
         assert!(limiter.check_now(&key(), 1).decision.is_allowed());

@@ -25,7 +25,7 @@ use tower_sluice::{
 };
 
 use crate::remote::Remote;
-use crate::support::{Memory, clock, others};
+use crate::support::{Memory, clock, run_other_tasks};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
@@ -57,13 +57,13 @@ pub(crate) fn limit<B: Backend>(backend: &B) -> Limit<B> {
 
 /// A backend of each kind, with its clock.
 pub(crate) fn each() -> impl Iterator<Item = (ManualClock, Remote)> {
-    Remote::both().into_iter().map(|remote| {
+    Remote::each_kind().into_iter().map(|remote| {
         let clock = clock();
-        (clock.clone(), remote.by(&clock))
+        (clock.clone(), remote.with_clock(&clock))
     })
 }
 
-pub(crate) fn by(clock: &ManualClock) -> Memory {
+pub(crate) fn memory_with_clock(clock: &ManualClock) -> Memory {
     MemoryBackend::builder().clock(clock.clone()).build()
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn answer<F: Future + Unpin>(mut future: F) -> Option<F::Output
         if let Some(answer) = (&mut future).now_or_never() {
             return Some(answer);
         }
-        others().await;
+        run_other_tasks().await;
     }
     None
 }
@@ -112,7 +112,7 @@ macro_rules! status {
 
 pub(crate) use {assert_waits, status};
 
-pub(crate) async fn tells_its_wait(
+pub(crate) async fn reports_its_wait(
     request: Request<()>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let charge = request.extensions().get::<Charge>().expect("a charge");

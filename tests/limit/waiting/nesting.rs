@@ -11,9 +11,9 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use tower_sluice::{Charge, Decision, Limiter, MaxWait, Policy, Quota};
 
 use super::{
-    SECOND, answer, assert_waits, call, each, key, limit, over, request, seconds, tells_its_wait,
+    SECOND, answer, assert_waits, call, each, key, limit, over, reports_its_wait, request, seconds,
 };
-use crate::support::{Seen, ask, hello, others, spent};
+use crate::support::{ClientResponse, ask, hello, run_other_tasks, spent};
 
 #[tokio::test]
 async fn inner_layer_waits_for_the_missing_tokens() {
@@ -28,7 +28,7 @@ async fn inner_layer_waits_for_the_missing_tokens() {
             let mut service = ServiceBuilder::new()
                 .layer(outer)
                 .layer(inner)
-                .service(tower::service_fn(tells_its_wait));
+                .service(tower::service_fn(reports_its_wait));
             let limiter = Limiter::new(policy.clone(), remote.memory.clone());
             assert!(limiter.check_now(&key(), 7).decision.is_allowed());
             let mut waits = call(&mut service, request());
@@ -38,7 +38,7 @@ async fn inner_layer_waits_for_the_missing_tokens() {
                 .await
                 .expect("the reservation is due")
                 .expect("no error");
-            let seen = Seen::of(seen).await;
+            let seen = ClientResponse::of(seen).await;
             assert_eq!(seen.body, "2s");
             assert_eq!(seen.lines("ratelimit"), ["\"api\";r=0;t=1"]);
             assert_eq!(spent(&remote.memory, &policy, &key()), [10]);
@@ -47,7 +47,7 @@ async fn inner_layer_waits_for_the_missing_tokens() {
             } else {
                 "check 2"
             };
-            assert_eq!(remote.asked(), [outer, "reserve 3"]);
+            assert_eq!(remote.operations(), [outer, "reserve 3"]);
         }
     }
 }
@@ -70,7 +70,7 @@ async fn inner_layer_without_a_wait_decides_at_once() {
             .await
             .expect("the reservation is due")
             .expect("no error");
-        let rejected = Seen::of(rejected).await;
+        let rejected = ClientResponse::of(rejected).await;
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=1;t=4"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [9]);
@@ -78,7 +78,7 @@ async fn inner_layer_without_a_wait_decides_at_once() {
         let mut cheap = ServiceBuilder::new()
             .layer(over(&policy, &remote).cost(3))
             .layer(inner().cost(2))
-            .service(tower::service_fn(tells_its_wait));
+            .service(tower::service_fn(reports_its_wait));
         let mut waits = call(&mut cheap, request());
         assert_waits!(waits);
         clock.advance(seconds(2));
@@ -86,7 +86,7 @@ async fn inner_layer_without_a_wait_decides_at_once() {
             .await
             .expect("the reservation is due")
             .expect("no error");
-        let seen = Seen::of(seen).await;
+        let seen = ClientResponse::of(seen).await;
         assert_eq!(seen.body, "2s");
         assert_eq!(seen.lines("ratelimit"), ["\"api\";r=1"]);
     }
@@ -100,7 +100,7 @@ async fn joined_layers_share_one_max_wait() {
             .layer(over(&policy, &remote).cost(6))
             .layer(over(&policy, &remote).cost(9))
             .layer(over(&policy, &remote).cost(10))
-            .service(tower::service_fn(tells_its_wait));
+            .service(tower::service_fn(reports_its_wait));
         let limiter = Limiter::new(policy.clone(), remote.memory.clone());
         assert!(limiter.check_now(&key(), 10).decision.is_allowed());
         let mut waits = call(&mut service, request());
@@ -114,7 +114,7 @@ async fn joined_layers_share_one_max_wait() {
             .await
             .expect("ten seconds")
             .expect("no error");
-        assert_eq!(Seen::of(seen).await.body, "10s");
+        assert_eq!(ClientResponse::of(seen).await.body, "10s");
 
         // The wait is slightly above ten seconds, of which six have passed: the request is rejected and refunded.
         clock.advance(seconds(60));
@@ -134,7 +134,7 @@ async fn joined_layers_share_one_max_wait() {
             .await
             .expect("an answer")
             .expect("no error");
-        let rejected = Seen::of(rejected).await;
+        let rejected = ClientResponse::of(rejected).await;
         assert_eq!(rejected.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(rejected.lines("ratelimit"), ["\"api\";r=6;t=4"]);
         assert_eq!(spent(&remote.memory, &policy, &key()), [4]);
@@ -154,8 +154,8 @@ async fn cancelled_inner_reservation_refunds_the_outer_charge() {
         let mut waits = call(&mut service, request());
         assert_waits!(waits);
         drop(waits);
-        others().await;
-        let asked = remote.asked();
+        run_other_tasks().await;
+        let asked = remote.operations();
         assert_eq!(asked[..2], ["check 2", "reserve 3"]);
         assert!(asked[2..].contains(&"cancel".to_owned()), "{asked:?}");
         assert!(asked[2..].contains(&"refund 2".to_owned()), "{asked:?}");
@@ -191,7 +191,7 @@ async fn charge_stays_after_an_inner_reservation_by_default() {
             clock.advance(seconds(2));
             assert_waits!(waits);
             drop(waits);
-            others().await;
+            run_other_tasks().await;
             assert_eq!(spent(&remote.memory, &policy, &key()), left);
         }
     }
@@ -203,9 +203,9 @@ async fn inner_layer_with_nothing_missing_does_not_wait() {
         let mut service = ServiceBuilder::new()
             .layer(limit(&remote))
             .layer(limit(&remote))
-            .service(tower::service_fn(tells_its_wait));
+            .service(tower::service_fn(reports_its_wait));
         assert_eq!(ask(&mut service, request()).await.body, "0ns");
-        assert_eq!(remote.asked(), ["reserve 1"]);
+        assert_eq!(remote.operations(), ["reserve 1"]);
     }
 }
 
@@ -235,7 +235,7 @@ async fn layers_of_two_policies_wait_one_after_the_other() {
             .await
             .expect("allowed")
             .expect("no error");
-        assert_eq!(Seen::of(seen).await.body, "1s 2s");
+        assert_eq!(ClientResponse::of(seen).await.body, "1s 2s");
     }
 }
 

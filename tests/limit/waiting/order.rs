@@ -15,9 +15,10 @@ use tower_sluice::clock::Clock;
 use tower_sluice::{Charge, MemoryBackend, Policy, Quota};
 
 use super::{
-    SECOND, assert_waits, by, call, each, limit, one_a_second, over, request, seconds, status,
+    SECOND, assert_waits, call, each, limit, memory_with_clock, one_a_second, over, request,
+    seconds, status,
 };
-use crate::support::{Seen, ask, client, clock, hello, listen, seen};
+use crate::support::{ClientResponse, ask, client, clock, hello, listen, seen};
 
 #[tokio::test]
 async fn layer_waiters_are_served_in_order_of_arrival() {
@@ -68,7 +69,7 @@ async fn requests_above_max_waiters_are_rejected_at_once() {
 #[tokio::test]
 async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
     let clock = clock();
-    let memory = by(&clock);
+    let memory = memory_with_clock(&clock);
     let served = Arc::new(std::sync::Mutex::new(Vec::new()));
     let note = Arc::clone(&served);
     let handler = async move |Path(number): Path<u64>, charge: Charge| {
@@ -84,7 +85,7 @@ async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
     let waiters = async |count: usize| {
         let start = Instant::now();
         while memory.context().stats().waiting != count {
-            assert!(start.elapsed() < crate::support::PATIENCE);
+            assert!(start.elapsed() < crate::support::TIMEOUT);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -93,7 +94,7 @@ async fn http_waiters_are_served_in_order_and_leave_on_disconnect() {
         let request = crate::support::get(address, &format!("/{number}"));
         async move {
             let response = client(1).request(request).await.expect("an answer");
-            (number, Seen::of(response).await)
+            (number, ClientResponse::of(response).await)
         }
     };
     assert_eq!(come(0).await.1.body, "0ns");

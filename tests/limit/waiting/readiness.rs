@@ -17,10 +17,10 @@ use tower_sluice::key::Header;
 use tower_sluice::{FailurePolicy, Limiter, RateLimitLayer};
 
 use super::{
-    SECOND, answer, assert_waits, by, call, each, key, limit, one_a_second, request, seconds,
-    status,
+    SECOND, answer, assert_waits, call, each, key, limit, memory_with_clock, one_a_second, request,
+    seconds, status,
 };
-use crate::support::{USER, ask, clock, from, hello, others, spent};
+use crate::support::{USER, ask, clock, from, hello, run_other_tasks, spent};
 
 #[tokio::test]
 async fn waiting_request_holds_no_readiness() {
@@ -107,7 +107,7 @@ async fn called_service_was_ready_and_is_not_polled_again() {
 #[tokio::test]
 async fn request_waits_for_readiness_after_its_wait() {
     let clock = clock();
-    let memory = by(&clock);
+    let memory = memory_with_clock(&clock);
     let limiter = Limiter::new(one_a_second(), memory.clone());
     assert!(limiter.check_now(&key(), 1).decision.is_allowed());
     let (mut service, mut handle) =
@@ -115,10 +115,10 @@ async fn request_waits_for_readiness_after_its_wait() {
     handle.allow(1);
     assert!(service.poll_ready().is_ready());
     let answered = tokio::spawn(service.call(request()));
-    others().await;
+    run_other_tasks().await;
     handle.allow(0);
     clock.advance(SECOND);
-    others().await;
+    run_other_tasks().await;
     assert!(handle.next_request().now_or_never().is_none(), "not ready");
     handle.allow(1);
     let (_, send) = handle.next_request().await.expect("a request");
@@ -129,12 +129,12 @@ async fn request_waits_for_readiness_after_its_wait() {
 
 /// Ready once. Later `poll_ready` calls return an error, also on clones.
 #[derive(Clone, Default)]
-struct BreaksLater(Arc<AtomicUsize>);
+struct FailsLater(Arc<AtomicUsize>);
 
 #[derive(Debug, PartialEq)]
 struct Broken;
 
-impl Service<Request<()>> for BreaksLater {
+impl Service<Request<()>> for FailsLater {
     type Response = Response<Full<Bytes>>;
     type Error = Broken;
     type Future = std::future::Ready<Result<Self::Response, Broken>>;
@@ -161,7 +161,7 @@ async fn readiness_error_after_a_wait_keeps_its_type() {
             }
             let limiter = Limiter::new(one_a_second(), remote.memory.clone());
             assert!(limiter.check_now(&key(), 1).decision.is_allowed());
-            let mut service = limit.layer(BreaksLater::default());
+            let mut service = limit.layer(FailsLater::default());
             let ready = service.ready().await.expect("ready once");
             let mut waits = Box::pin(ready.call(request()));
             assert_waits!(waits);
@@ -169,7 +169,7 @@ async fn readiness_error_after_a_wait_keeps_its_type() {
             let error = answer(&mut waits).await.expect("an answer");
             assert_eq!(error.map(|_| ()).expect_err("an error"), Broken);
             drop(waits);
-            others().await;
+            run_other_tasks().await;
             assert_eq!(spent(&remote.memory, &one_a_second(), &key()), left);
         }
     }

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use tower::{Layer, Service, ServiceExt};
 use tower_sluice::concurrency::Hold;
 
-use crate::requests::{Feed, fed, memory, reported, two_each};
-use crate::support::{from, hello, now, others};
+use crate::services::{Feed, fed, memory, reported, two_each};
+use crate::support::{from, hello, now, run_other_tasks};
 
 fn data(text: &'static str) -> Result<Frame<Bytes>, &'static str> {
     Ok(Frame::data(Bytes::from_static(text.as_bytes())))
@@ -26,7 +26,7 @@ async fn streaming(
 ) -> (
     Feed,
     Response<impl http_body::Body<Data = Bytes, Error = &'static str>>,
-    crate::requests::Memory,
+    crate::services::Memory,
 ) {
     let memory = memory();
     let (service, mut called) = reported();
@@ -217,11 +217,11 @@ proptest! {
                     }),
                 }
                 assert!(memory.held() <= 2);
-                others().await;
+                run_other_tasks().await;
             }
             drop(futures);
             drop(bodies);
-            others().await;
+            run_other_tasks().await;
             assert_eq!(memory.held(), 0);
             assert_eq!(memory.keys(), 0);
         });

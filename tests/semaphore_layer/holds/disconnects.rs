@@ -18,7 +18,7 @@ use tower::{Layer, ServiceExt};
 use tower_sluice::MemorySemaphore;
 
 use super::{in_memory, serve};
-use crate::support::{self, PATIENCE, get as request, listen};
+use crate::support::{self, TIMEOUT, get as request, listen};
 
 /// A stream of numbers, one every 20 ms, until the client disconnects.
 async fn numbers() -> Body {
@@ -34,7 +34,7 @@ async fn until_held(memory: &MemorySemaphore, held: u64) {
             sleep(Duration::from_millis(2)).await;
         }
     };
-    let reached = timeout(PATIENCE, wait).await;
+    let reached = timeout(TIMEOUT, wait).await;
     assert!(reached.is_ok(), "{} are held, not {held}", memory.held());
 }
 

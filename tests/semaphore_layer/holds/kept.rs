@@ -13,8 +13,8 @@ use tower_sluice::concurrency::{HeldPermit, Hold, KeptPermit, SemaphoreLayer};
 use tower_sluice::{Global, MemorySemaphore, SemaphorePolicy};
 
 use super::{in_memory, serve};
-use crate::requests::{endless, fed, memory, reported, two_each};
-use crate::support::{self, PATIENCE, from, get as request, now, others};
+use crate::services::{endless, fed, memory, reported, two_each};
+use crate::support::{self, TIMEOUT, from, get as request, now, run_other_tasks};
 
 #[test]
 fn held_permit_in_the_request_does_not_hold_the_permit() {
@@ -147,10 +147,10 @@ async fn loss_of_any_held_permit_is_reported() {
         .get::<HeldPermit>()
         .expect("it must exist");
     let mut lost = held.lost();
-    others().await;
+    run_other_tasks().await;
     assert!((&mut lost).now_or_never().is_none() && !held.is_lost());
     clock.advance(Duration::from_secs(30));
-    timeout(PATIENCE, lost)
+    timeout(TIMEOUT, lost)
         .await
         .expect("the short lease is over");
     let over: Vec<_> = held
@@ -225,13 +225,13 @@ fn handler_learns_of_a_lost_lease() {
             .get::<HeldPermit>()
             .expect("it must exist");
         let mut lost = held.lost();
-        others().await;
+        run_other_tasks().await;
         assert!((&mut lost).now_or_never().is_none());
         // The holder paused for longer than a lease, and another request got the permit.
         clock.advance(lease);
         let second = now(&mut service, Request::new(())).expect("no error");
         assert_eq!(second.status(), 200);
-        others().await;
+        run_other_tasks().await;
         assert!(held.is_lost() && lost.now_or_never().is_some());
         drop(call);
         assert_eq!(memory.held(), 1, "the permit of the second layer");

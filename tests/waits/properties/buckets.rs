@@ -11,18 +11,18 @@ use tower_sluice::clock::{Clock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Cost, Policy, Quota, Reservation};
 
-use super::{Books, KEYS, STEPS, Step, for_all, key, least_limit, peek, step, tokens};
-use crate::crowd::us;
+use super::{KEYS, Model, STEPS, Step, for_all, key, least_limit, peek, step, tokens};
+use crate::executor::us;
 use crate::property::Seen;
 use crate::queue::TestQueue;
 
 /// A charge of a bucket, in order of arrival: when its request may proceed, and whether it did.
 #[derive(Debug)]
 struct Charged {
-    who: Option<usize>,
+    waiter: Option<usize>,
     moment: u64,
     cost: u64,
-    went: bool,
+    proceeded: bool,
 }
 
 #[derive(Debug)]
@@ -44,11 +44,11 @@ impl Bucket {
 
     /// No span exceeds its bound (SEMANTICS, rule 3.7), at the times of the reservations.
     fn bounds(&self, charges: &[Charged]) -> TestCaseResult {
-        let mut went: Vec<_> = charges.iter().filter(|charged| charged.went).collect();
-        went.sort_by_key(|charged| charged.moment);
-        for (index, first) in went.iter().enumerate() {
+        let mut proceeded: Vec<_> = charges.iter().filter(|charged| charged.proceeded).collect();
+        proceeded.sort_by_key(|charged| charged.moment);
+        for (index, first) in proceeded.iter().enumerate() {
             let mut sum = 0;
-            for last in &went[index..] {
+            for last in &proceeded[index..] {
                 sum += u128::from(last.cost);
                 let beyond = sum.saturating_sub(self.capacity.into());
                 // Times are rounded up to whole µs, each by less than one.
@@ -99,7 +99,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
         let named = named.map(|(index, bucket)| (index.to_string(), bucket.quota()));
         let policy = Policy::try_from_quotas("books", named).expect("1 to 3 quotas");
         let mut queue = TestQueue::of(&policy).in_disorder(seed);
-        let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
+        let mut models: [Model; KEYS] = std::array::from_fn(|_| Model::of(&policy));
         let mut reservations = BTreeMap::new();
         let mut charges: [Vec<Charged>; KEYS] = Default::default();
         // Cancelled reservations that stay charged for now, and when they are due.
@@ -115,61 +115,65 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                 } => {
                     seen.note("joined");
                     let cost = tokens(cost, least_limit(&policy));
-                    let states = &mut books[number].states;
+                    let states = &mut models[number].states;
                     let max_wait = us(max_wait);
                     let reply = algorithm::reserve(&policy, states, now, Cost::new(cost), max_wait);
                     let wait = queue.wait_for(&key(number), cost, max_wait);
-                    let who = queue.crowd.join(wait);
+                    let waiter = queue.executor.join(wait);
                     if !reply.decision.is_allowed() {
-                        let rejected = queue.crowd.ended.pop().expect("at once").outcome;
+                        let rejected = queue.executor.ended.pop().expect("at once").outcome;
                         prop_assert_eq!(rejected.err(), Some(Rejected::Denied(reply.decision)));
                         seen.note("denied");
                         continue;
                     }
                     if cost > 0 {
                         charges[number].push(Charged {
-                            who: Some(who),
+                            waiter: Some(waiter),
                             moment: now.after(reply.wait).as_micros(),
                             cost,
-                            went: false,
+                            proceeded: false,
                         });
                     }
-                    reservations.insert(who, (number, now, reply));
+                    reservations.insert(waiter, (number, now, reply));
                 }
                 Step::Leave(_) | Step::LeaveLast | Step::LeaveLate(..) => {
-                    let waiting = queue.crowd.waiting();
+                    let waiting = queue.executor.waiting();
                     let Some(last) = waiting.last() else { continue };
-                    let who = match &step {
+                    let waiter = match &step {
                         Step::Leave(index) | Step::LeaveLate(index, _) => *index.get(&waiting),
                         _ => *last,
                     };
                     let (number, asked, reply) = reservations
-                        .remove(&who)
+                        .remove(&waiter)
                         .expect("the waiter has a reservation");
                     if let Step::LeaveLate(_, late) = step {
                         let time = asked.after(reply.wait + us(late)).max(now);
                         is_late |= time > now;
-                        queue.clock.jump(us(time.as_micros() - crate::crowd::START));
+                        queue
+                            .clock
+                            .jump(us(time.as_micros() - crate::executor::START));
                         seen.note("dropped late");
                     }
-                    prop_assert!(queue.crowd.leave(who));
+                    prop_assert!(queue.executor.leave(waiter));
                     let reservation = reply.reservation.expect("the request waits");
-                    let (now, states) = (queue.clock.now(), &mut books[number].states);
+                    let (now, states) = (queue.clock.now(), &mut models[number].states);
                     let due = asked.after(reply.wait);
-                    let mut cancelled = vec![(who, due, reservation)];
+                    let mut cancelled = vec![(waiter, due, reservation)];
                     unreturned[number].retain(|(_, due, _)| *due > now);
                     let mut is_retry = false;
-                    while let Some((who, due, reservation)) = cancelled.pop() {
+                    while let Some((waiter, due, reservation)) = cancelled.pop() {
                         if !algorithm::cancel(&policy, states, now, &reservation).returned {
                             seen.note("stays charged");
                             unreturned[number].extend((due > now).then_some((
-                                who,
+                                waiter,
                                 due,
                                 reservation,
                             )));
                             continue;
                         }
-                        let place = charges[number].iter().position(|c| c.who == Some(who));
+                        let place = charges[number]
+                            .iter()
+                            .position(|c| c.waiter == Some(waiter));
                         let place = place.expect("the waiter was charged");
                         prop_assert_eq!(
                             place + 1,
@@ -186,26 +190,26 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                         // Reservations that can be refunded now.
                         cancelled.append(&mut unreturned[number]);
                     }
-                    queue.crowd.run();
+                    queue.executor.run();
                 }
-                Step::Pass(span) => queue.crowd.until(queue.clock.passed() + us(span)),
+                Step::Pass(span) => queue.executor.until(queue.clock.passed() + us(span)),
                 Step::Check { key: number, cost } => {
                     let cost = tokens(cost, least_limit(&policy));
-                    let allowed = books[number].check(now, cost).is_allowed();
+                    let allowed = models[number].check(now, cost).is_allowed();
                     let limiter = &queue.limiter;
                     let backend = limiter.backend();
                     prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
                     if allowed && cost > 0 {
                         charges[number].push(Charged {
-                            who: None,
+                            waiter: None,
                             moment: now.as_micros(),
                             cost,
-                            went: true,
+                            proceeded: true,
                         });
                     }
                 }
             }
-            went(
+            proceeded(
                 &mut queue,
                 &mut reservations,
                 &mut charges,
@@ -213,27 +217,29 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                 seen,
             )?;
             let now = queue.clock.now();
-            for (number, books) in books.iter().enumerate() {
-                let look = books.look(now);
+            for (number, models) in models.iter().enumerate() {
+                let look = models.look(now);
                 prop_assert_eq!(&peek(&queue, number), look.snapshot());
             }
-            prop_assert_eq!(queue.waiting(), queue.crowd.waiting().len());
+            prop_assert_eq!(queue.waiting(), queue.executor.waiting().len());
         }
         // All remaining waiters proceed at their times, and then nothing is left.
         let ends = reservations
             .values()
             .map(|(_, asked, reply)| asked.after(reply.wait));
         if let Some(end) = ends.max().filter(|end| *end > queue.clock.now()) {
-            queue.crowd.until(us(end.as_micros() - crate::crowd::START));
+            queue
+                .executor
+                .until(us(end.as_micros() - crate::executor::START));
         }
-        went(
+        proceeded(
             &mut queue,
             &mut reservations,
             &mut charges,
             &mut is_late,
             seen,
         )?;
-        prop_assert!(reservations.is_empty() && queue.crowd.waiting().is_empty());
+        prop_assert!(reservations.is_empty() && queue.executor.waiting().is_empty());
         prop_assert_eq!(queue.waiting(), 0);
         for (number, charges) in charges.iter().enumerate() {
             buckets
@@ -274,20 +280,20 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
     );
 }
 
-type Turns = BTreeMap<usize, (usize, Timestamp, tower_sluice::backend::Reply)>;
+type Reservations = BTreeMap<usize, (usize, Timestamp, tower_sluice::backend::Reply)>;
 
 /// The waiters that proceeded: each at its time, or as soon as it was polled.
-fn went(
+fn proceeded(
     queue: &mut TestQueue,
-    reservations: &mut Turns,
+    reservations: &mut Reservations,
     charges: &mut [Vec<Charged>; KEYS],
     is_late: &mut bool,
     seen: &Seen,
 ) -> TestCaseResult {
-    for ended in queue.crowd.ended.drain(..) {
+    for ended in queue.executor.ended.drain(..) {
         let charge = ended.outcome;
         let (number, asked, reply) = reservations
-            .remove(&ended.who)
+            .remove(&ended.waiter)
             .expect("the waiter has a reservation");
         let charge = match charge {
             Ok(charge) => charge,
@@ -297,7 +303,7 @@ fn went(
                 )));
             }
         };
-        let asked = asked.as_micros() - crate::crowd::START;
+        let asked = asked.as_micros() - crate::executor::START;
         let moment = us(asked) + reply.wait;
         prop_assert!(ended.at == moment || *is_late && ended.at > moment);
         prop_assert_eq!(charge.waited(), ended.at - us(asked));
@@ -309,9 +315,9 @@ fn went(
         });
         let own = charges[number]
             .iter_mut()
-            .find(|c| c.who == Some(ended.who));
+            .find(|c| c.waiter == Some(ended.waiter));
         if let Some(own) = own {
-            own.went = true;
+            own.proceeded = true;
         }
     }
     *is_late = false;

@@ -81,12 +81,12 @@ pub(crate) fn least_limit(policy: &Policy) -> u64 {
 
 /// The states of one key, by the operations that are known to have happened.
 #[derive(Clone)]
-pub(crate) struct Books {
+pub(crate) struct Model {
     pub(crate) policy: Policy,
     pub(crate) states: Vec<Option<State>>,
 }
 
-impl Books {
+impl Model {
     pub(crate) fn of(policy: &Policy) -> Self {
         Self {
             policy: policy.clone(),

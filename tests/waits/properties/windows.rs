@@ -10,8 +10,8 @@ use tower_sluice::clock::{Clock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Decision, Policy, Quota, RetryAfter};
 
-use super::{Books, KEYS, STEPS, Step, for_all, key, least_limit, peek, step, tokens};
-use crate::crowd::us;
+use super::{KEYS, Model, STEPS, Step, for_all, key, least_limit, peek, step, tokens};
+use crate::executor::us;
 use crate::property::Seen;
 use crate::queue::TestQueue;
 
@@ -34,7 +34,7 @@ fn with_a_window() -> impl Strategy<Value = (Policy, u64)> {
 }
 
 /// A waiter in a queue.
-struct Standing {
+struct QueuedWaiter {
     key: usize,
     asked: Timestamp,
     cost: u64,
@@ -47,8 +47,8 @@ fn dropped_window_waiters_leave_a_correct_queue() {
         .prop_flat_map(|(policy, span)| (Just(policy), vec(step(span), 1..=STEPS), any::<u64>()));
     let seen = for_all(case, |(policy, steps, seed), seen| {
         let mut queue = TestQueue::of(&policy).in_disorder(seed);
-        let mut books: [Books; KEYS] = std::array::from_fn(|_| Books::of(&policy));
-        let mut standing: BTreeMap<usize, Standing> = BTreeMap::new();
+        let mut models: [Model; KEYS] = std::array::from_fn(|_| Model::of(&policy));
+        let mut queued: BTreeMap<usize, QueuedWaiter> = BTreeMap::new();
         let mut last = [0; KEYS];
         for step in steps {
             let now = queue.clock.now();
@@ -60,11 +60,11 @@ fn dropped_window_waiters_leave_a_correct_queue() {
                 } => {
                     let (cost, max_wait) = (tokens(cost, least_limit(&policy)), us(max_wait));
                     let wait = queue.wait_for(&key(number), cost, max_wait);
-                    let who = queue.crowd.join(wait);
+                    let waiter = queue.executor.join(wait);
                     seen.note("joined");
-                    standing.insert(
-                        who,
-                        Standing {
+                    queued.insert(
+                        waiter,
+                        QueuedWaiter {
                             key: number,
                             asked: now,
                             cost,
@@ -73,47 +73,49 @@ fn dropped_window_waiters_leave_a_correct_queue() {
                     );
                 }
                 Step::Leave(_) | Step::LeaveLast | Step::LeaveLate(..) => {
-                    let waiting = queue.crowd.waiting();
-                    let who = match &step {
+                    let waiting = queue.executor.waiting();
+                    let waiter = match &step {
                         Step::Leave(index) if !waiting.is_empty() => *index.get(&waiting),
                         Step::LeaveLast if !waiting.is_empty() => waiting[waiting.len() - 1],
                         // The first waiter of any queue.
                         Step::LeaveLate(..) if !waiting.is_empty() => waiting[0],
                         _ => continue,
                     };
-                    prop_assert!(queue.crowd.leave(who));
-                    standing.remove(&who);
+                    prop_assert!(queue.executor.leave(waiter));
+                    queued.remove(&waiter);
                     seen.note("left");
-                    queue.crowd.run();
+                    queue.executor.run();
                 }
-                Step::Pass(span) => queue.crowd.until(queue.clock.passed() + us(span)),
+                Step::Pass(span) => queue.executor.until(queue.clock.passed() + us(span)),
                 Step::Check { key: number, cost } => {
                     let cost = tokens(cost, least_limit(&policy));
-                    let allowed = books[number].check(now, cost).is_allowed();
+                    let allowed = models[number].check(now, cost).is_allowed();
                     let backend = queue.limiter.backend();
                     prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
                 }
             }
-            left_queue(&mut queue, &mut standing, &mut books, &mut last, seen)?;
+            ended_waiters(&mut queue, &mut queued, &mut models, &mut last, seen)?;
             let now = queue.clock.now();
-            for (number, books) in books.iter().enumerate() {
-                let look = books.look(now);
+            for (number, models) in models.iter().enumerate() {
+                let look = models.look(now);
                 prop_assert_eq!(&peek(&queue, number), look.snapshot());
                 // The queue head waits only for missing tokens.
-                if let Some(first) = standing.values().find(|own| own.key == number) {
-                    let decision = books.clone().check(now, first.cost);
+                if let Some(first) = queued.values().find(|own| own.key == number) {
+                    let decision = models.clone().check(now, first.cost);
                     prop_assert!(!decision.is_allowed());
                 }
             }
-            prop_assert_eq!(queue.waiting(), standing.len());
+            prop_assert_eq!(queue.waiting(), queued.len());
         }
         // No waiter stays longer than its maximum wait.
-        let ends = standing.values().map(|own| own.asked.after(own.max_wait));
+        let ends = queued.values().map(|own| own.asked.after(own.max_wait));
         if let Some(end) = ends.max() {
-            queue.crowd.until(us(end.as_micros() - crate::crowd::START));
+            queue
+                .executor
+                .until(us(end.as_micros() - crate::executor::START));
         }
-        left_queue(&mut queue, &mut standing, &mut books, &mut last, seen)?;
-        prop_assert!(standing.is_empty() && queue.crowd.waiting().is_empty());
+        ended_waiters(&mut queue, &mut queued, &mut models, &mut last, seen)?;
+        prop_assert!(queued.is_empty() && queue.executor.waiting().is_empty());
         prop_assert_eq!(queue.waiting(), 0);
         Ok(())
     });
@@ -123,28 +125,30 @@ fn dropped_window_waiters_leave_a_correct_queue() {
 }
 
 /// Waiters that were served in order, and waiters that were denied correctly.
-fn left_queue(
+fn ended_waiters(
     queue: &mut TestQueue,
-    standing: &mut BTreeMap<usize, Standing>,
-    books: &mut [Books; KEYS],
+    queued: &mut BTreeMap<usize, QueuedWaiter>,
+    models: &mut [Model; KEYS],
     last: &mut [usize; KEYS],
     seen: &Seen,
 ) -> TestCaseResult {
     let limit = least_limit(queue.limiter.policy());
-    for ended in queue.crowd.ended.drain(..) {
-        let own = standing.remove(&ended.who).expect("the request is allowed");
-        let at = Timestamp::from_micros(crate::crowd::START).after(ended.at);
+    for ended in queue.executor.ended.drain(..) {
+        let own = queued
+            .remove(&ended.waiter)
+            .expect("the request is allowed");
+        let at = Timestamp::from_micros(crate::executor::START).after(ended.at);
         let waited = us(at.micros_since(own.asked));
         prop_assert!(waited <= own.max_wait, "{:?}", waited);
         let stands = 0 < own.cost && own.cost <= limit && !own.max_wait.is_zero();
         match ended.outcome {
             Ok(charge) => {
                 prop_assert_eq!(charge.waited(), waited);
-                let mut in_front = standing.range(..ended.who).map(|(_, first)| first);
+                let mut in_front = queued.range(..ended.waiter).map(|(_, first)| first);
                 let first = in_front.find(|first| first.key == own.key);
                 if let Some(first) = first.filter(|_| stands && waited.is_zero()) {
                     // It overtakes only a wait that was impossible.
-                    let first = books[own.key].clone().check(at, first.cost);
+                    let first = models[own.key].clone().check(at, first.cost);
                     let Some(RetryAfter::In(wait)) = first.retry_after() else {
                         return Err(TestCaseError::fail(format!("{first:?}")));
                     };
@@ -152,11 +156,11 @@ fn left_queue(
                     seen.note("overtakes");
                 }
                 // The tokens that all other requests have left are sufficient.
-                let decision = books[own.key].check(at, own.cost);
+                let decision = models[own.key].check(at, own.cost);
                 prop_assert_eq!(charge.decision(), Some(decision));
                 if stands && !waited.is_zero() && waited < own.max_wait {
-                    prop_assert!(ended.who >= last[own.key], "out of order");
-                    last[own.key] = ended.who;
+                    prop_assert!(ended.waiter >= last[own.key], "out of order");
+                    last[own.key] = ended.waiter;
                 }
                 seen.note(if waited.is_zero() {
                     "at once"
@@ -167,7 +171,7 @@ fn left_queue(
             Err(Rejected::Denied(Decision::Deny(_, RetryAfter::In(wait)))) => {
                 let left = own.max_wait - waited;
                 // The reported wait may be one that it could have waited, but only by overtaking.
-                let mut in_front = standing.range(..ended.who).map(|(_, first)| first);
+                let mut in_front = queued.range(..ended.waiter).map(|(_, first)| first);
                 let is_behind = in_front.any(|first| first.key == own.key);
                 prop_assert!(wait > left || is_behind, "{:?} of {:?}", wait, left);
                 seen.note(if waited.is_zero() {

@@ -21,12 +21,12 @@ pub(crate) const START: u64 = 1_800_000_000_000_000;
 
 /// A manual clock that knows the wake-up times of all sleeping tasks.
 #[derive(Clone, Debug)]
-pub(crate) struct Alarms {
+pub(crate) struct AlarmClock {
     clock: ManualClock,
     set: Arc<Mutex<BTreeSet<Timestamp>>>,
 }
 
-impl Alarms {
+impl AlarmClock {
     pub(crate) fn new() -> Self {
         Self {
             clock: ManualClock::at(Timestamp::from_micros(START)),
@@ -62,7 +62,7 @@ impl Alarms {
     }
 }
 
-impl Clock for Alarms {
+impl Clock for AlarmClock {
     type Sleep = <ManualClock as Clock>::Sleep;
 
     fn now(&self) -> Timestamp {
@@ -75,9 +75,9 @@ impl Clock for Alarms {
     }
 }
 
-pub(crate) type Memory = MemoryBackend<Alarms>;
+pub(crate) type Memory = MemoryBackend<AlarmClock>;
 
-pub(crate) fn memory(clock: &Alarms) -> Memory {
+pub(crate) fn memory(clock: &AlarmClock) -> Memory {
     MemoryBackend::builder().clock(clock.clone()).build()
 }
 
@@ -85,15 +85,15 @@ pub(crate) fn memory(clock: &Alarms) -> Memory {
 #[derive(Debug)]
 pub(crate) struct Ended<T> {
     /// The number of tasks that were added before it.
-    pub(crate) who: usize,
+    pub(crate) waiter: usize,
     /// The time since the start.
     pub(crate) at: Duration,
     pub(crate) outcome: T,
 }
 
 /// Tasks that are polled after they were woken. Tasks woken at one time run in order of arrival, or in random order.
-pub(crate) struct Crowd<T> {
-    clock: Alarms,
+pub(crate) struct Executor<T> {
+    clock: AlarmClock,
     members: Vec<Option<Member<T>>>,
     woken: Arc<Mutex<Vec<usize>>>,
     random: Option<StdRng>,
@@ -107,7 +107,7 @@ struct Member<T> {
 }
 
 struct Flag {
-    who: usize,
+    waiter: usize,
     is_up: AtomicBool,
     woken: Arc<Mutex<Vec<usize>>>,
 }
@@ -115,13 +115,13 @@ struct Flag {
 impl Wake for Flag {
     fn wake(self: Arc<Self>) {
         if !self.is_up.swap(true, SeqCst) {
-            self.woken.lock().push(self.who);
+            self.woken.lock().push(self.waiter);
         }
     }
 }
 
-impl<T> Crowd<T> {
-    pub(crate) fn new(clock: &Alarms) -> Self {
+impl<T> Executor<T> {
+    pub(crate) fn new(clock: &AlarmClock) -> Self {
         Self {
             clock: clock.clone(),
             members: Vec::new(),
@@ -137,10 +137,10 @@ impl<T> Crowd<T> {
     }
 
     /// Adds a task without polling it.
-    pub(crate) fn bring(&mut self, future: impl Future<Output = T> + 'static) -> usize {
-        let who = self.members.len();
+    pub(crate) fn add(&mut self, future: impl Future<Output = T> + 'static) -> usize {
+        let waiter = self.members.len();
         let flag = Arc::new(Flag {
-            who,
+            waiter,
             is_up: AtomicBool::new(false),
             woken: Arc::clone(&self.woken),
         });
@@ -149,40 +149,44 @@ impl<T> Crowd<T> {
             waker: Arc::clone(&flag).into(),
             flag,
         }));
-        who
+        waiter
     }
 
     /// Adds a task and polls it at once.
     pub(crate) fn join(&mut self, future: impl Future<Output = T> + 'static) -> usize {
-        let who = self.bring(future);
-        self.poll(who);
-        who
+        let waiter = self.add(future);
+        self.poll(waiter);
+        waiter
     }
 
     /// Drops a task. Returns whether it was still pending.
-    pub(crate) fn leave(&mut self, who: usize) -> bool {
-        self.members[who].take().is_some()
+    pub(crate) fn leave(&mut self, waiter: usize) -> bool {
+        self.members[waiter].take().is_some()
     }
 
-    pub(crate) fn waits(&self, who: usize) -> bool {
-        self.members[who].is_some()
+    pub(crate) fn waits(&self, waiter: usize) -> bool {
+        self.members[waiter].is_some()
     }
 
     pub(crate) fn waiting(&self) -> Vec<usize> {
-        let waits = |who: &usize| self.waits(*who);
+        let waits = |waiter: &usize| self.waits(*waiter);
         (0..self.members.len()).filter(waits).collect()
     }
 
-    fn poll(&mut self, who: usize) {
-        let Some(member) = &mut self.members[who] else {
+    fn poll(&mut self, waiter: usize) {
+        let Some(member) = &mut self.members[waiter] else {
             return;
         };
         member.flag.is_up.store(false, SeqCst);
         let mut cx = Context::from_waker(&member.waker);
         if let Poll::Ready(outcome) = member.future.as_mut().poll(&mut cx) {
-            self.members[who] = None;
+            self.members[waiter] = None;
             let at = self.clock.passed();
-            self.ended.push(Ended { who, at, outcome });
+            self.ended.push(Ended {
+                waiter,
+                at,
+                outcome,
+            });
         }
     }
 
@@ -201,8 +205,8 @@ impl<T> Crowd<T> {
                 let others = woken.split_off(some);
                 self.woken.lock().extend(others);
             }
-            for who in woken {
-                self.poll(who);
+            for waiter in woken {
+                self.poll(waiter);
             }
         }
     }
@@ -222,8 +226,8 @@ impl<T> Crowd<T> {
 
     /// The output of a task that must complete without waiting.
     pub(crate) fn at_once(&mut self, future: impl Future<Output = T> + 'static) -> T {
-        let who = self.join(future);
-        assert!(!self.waits(who), "the request waits");
+        let waiter = self.join(future);
+        assert!(!self.waits(waiter), "the request waits");
         self.ended.pop().expect("the task has ended").outcome
     }
 }

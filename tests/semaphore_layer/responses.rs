@@ -15,8 +15,8 @@ use tower_sluice::{
     RetryAfter, RouteCosts, SemaphorePolicy,
 };
 
-use crate::requests::{endless, memory, two_each};
-use crate::support::{Seen, USER, clock, from, hello, now, seen};
+use crate::services::{endless, memory, two_each};
+use crate::support::{ClientResponse, USER, clock, from, hello, now, seen};
 
 const PROBLEM: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"violated-policies":["exports"]}"#;
 const REDUCED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","title":"Request cannot be satisfied due to temporary server capacity constraints","status":503}"#;
@@ -63,7 +63,7 @@ fn user_over_its_capacity_gets_429_and_others_do_not() {
 }
 
 /// A rejection, whatever the body type of the service is.
-fn rejected<S, Req, B>(service: &mut S, request: Req) -> Seen
+fn rejected<S, Req, B>(service: &mut S, request: Req) -> ClientResponse
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
     B: http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug>,
@@ -85,7 +85,7 @@ impl<R> KeyExtractor<R> for Office {
     }
 }
 
-fn full<K: KeyExtractor<Request<()>> + Clone>(key: K) -> Seen {
+fn full<K: KeyExtractor<Request<()>> + Clone>(key: K) -> ClientResponse {
     let permits = SemaphorePolicy::new("exports", 1);
     let mut service = SemaphoreLayer::new(permits, key, memory()).layer(endless());
     let _first = now(&mut service, from("ann")).expect("no error");
@@ -213,7 +213,7 @@ fn fields_follow_the_settings_and_skip_redirects_by_default() {
     };
     let memory = memory();
     let limit = || two_each(&memory);
-    assert!(seen(&mut limit().layer(moved()), from("ann")).says_nothing_of_limits());
+    assert!(seen(&mut limit().layer(moved()), from("ann")).has_no_rate_limit_fields());
     let mut on_redirects = limit().headers_on_redirects(true).layer(moved());
     assert_eq!(
         seen(&mut on_redirects, from("ann")).lines("ratelimit"),
@@ -227,7 +227,7 @@ fn fields_follow_the_settings_and_skip_redirects_by_default() {
     ];
     assert_eq!(held[0].headers().len(), 0);
     let seen = rejected(&mut silent, from("ann"));
-    assert!(seen.says_nothing_of_limits());
+    assert!(seen.has_no_rate_limit_fields());
     assert_eq!(seen.lines("retry-after"), ["1"]);
 }
 
@@ -296,7 +296,7 @@ fn reject_fn_sets_the_response() {
 
 #[test]
 fn grpc_clients_get_grpc_status() {
-    fn call<K: KeyExtractor<Request<()>> + Clone>(key: K) -> Seen {
+    fn call<K: KeyExtractor<Request<()>> + Clone>(key: K) -> ClientResponse {
         let permits = SemaphorePolicy::new("exports", 1);
         let mut service = SemaphoreLayer::new(permits, key, memory()).layer(endless());
         let request = || {
@@ -312,7 +312,7 @@ fn grpc_clients_get_grpc_status() {
     for (seen, code) in [(call(Header::new(USER)), "8"), (call(Global), "14")] {
         assert_eq!(seen.status, 200);
         assert_eq!(seen.lines("grpc-status"), [code]);
-        assert!(seen.says_nothing_of_limits());
+        assert!(seen.has_no_rate_limit_fields());
     }
     let grpc = tower::service_fn(|_: Request<()>| async {
         Response::builder()
@@ -320,7 +320,7 @@ fn grpc_clients_get_grpc_status() {
             .body(String::new())
     });
     let allowed = seen(&mut two_each(&memory()).layer(grpc), from("ann"));
-    assert!(allowed.says_nothing_of_limits(), "{allowed:?}");
+    assert!(allowed.has_no_rate_limit_fields(), "{allowed:?}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use tower_sluice::{
     Global, MemorySemaphore, Policy, Quota, RateLimitLayer, SemaphoreLayer, SemaphorePolicy,
 };
 
-use crate::support::{Memory, Seen, hello, memory, seen, two_a_minute};
+use crate::support::{ClientResponse, Memory, hello, memory, seen, two_a_minute};
 
 const EPOCH: HeaderFormat = HeaderFormat::XRateLimit {
     reset: Reset::Epoch,
@@ -46,7 +46,7 @@ fn limit(format: HeaderFormat, existing: ExistingHeaders) -> RateLimitLayer<Glob
         .existing_headers(existing)
 }
 
-fn answer(format: HeaderFormat, existing: ExistingHeaders, fields: Fields) -> Seen {
+fn answer(format: HeaderFormat, existing: ExistingHeaders, fields: Fields) -> ClientResponse {
     seen(
         &mut limit(format, existing).layer(upstream(fields)),
         Request::new(()),
@@ -54,11 +54,11 @@ fn answer(format: HeaderFormat, existing: ExistingHeaders, fields: Fields) -> Se
 }
 
 /// The fields of the layer on a response without other fields.
-fn alone(format: HeaderFormat) -> Vec<(String, String)> {
+fn fields_of_the_layer(format: HeaderFormat) -> Vec<(String, String)> {
     owned(&answer(format, Append, &[]))
 }
 
-fn owned(seen: &Seen) -> Vec<(String, String)> {
+fn owned(seen: &ClientResponse) -> Vec<(String, String)> {
     let head = seen.head().into_iter();
     head.map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
@@ -112,7 +112,7 @@ const BROKEN: [Fields; 8] = [
 ];
 
 /// Parses all lines of a field with an independent parser.
-fn parses(seen: &Seen, format: HeaderFormat) {
+fn assert_parses(seen: &ClientResponse, format: HeaderFormat) {
     let joined = |name: &str| seen.lines(name).join(", ");
     let (limit, policy) = (joined("ratelimit"), joined("ratelimit-policy"));
     if matches!(format, Draft11 | Draft07 | Draft06) {
@@ -168,7 +168,7 @@ fn fields_of_another_format_are_replaced_and_all_lines_parse() {
         .chain(BROKEN);
     for fields in all {
         for format in FORMATS {
-            parses(&answer(format, Append, fields), format);
+            assert_parses(&answer(format, Append, fields), format);
         }
     }
     let own = |fields: Fields, format: HeaderFormat| {
@@ -188,14 +188,18 @@ fn fields_of_another_format_are_replaced_and_all_lines_parse() {
         for format in formats {
             assert_eq!(
                 own(fields, *format),
-                alone(*format),
+                fields_of_the_layer(*format),
                 "{fields:?} {format:?}"
             );
         }
     }
     for fields in &BROKEN[..5] {
         for format in FORMATS {
-            assert_eq!(own(fields, format), alone(format), "{fields:?} {format:?}");
+            assert_eq!(
+                own(fields, format),
+                fields_of_the_layer(format),
+                "{fields:?} {format:?}"
+            );
         }
     }
 }
@@ -258,7 +262,11 @@ fn replace_leaves_only_the_fields_of_the_layer() {
     {
         for format in FORMATS {
             let seen = answer(format, Replace, fields);
-            assert_eq!(owned(&seen), alone(format), "{fields:?} {format:?}");
+            assert_eq!(
+                owned(&seen),
+                fields_of_the_layer(format),
+                "{fields:?} {format:?}"
+            );
         }
     }
 }
@@ -276,7 +284,10 @@ fn keep_adds_no_field_that_exists() {
         }
     }
     for format in FORMATS {
-        assert_eq!(owned(&answer(format, Keep, &[])), alone(format));
+        assert_eq!(
+            owned(&answer(format, Keep, &[])),
+            fields_of_the_layer(format)
+        );
     }
 }
 
@@ -329,7 +340,7 @@ fn fields_of_a_closure_response_are_treated_alike() {
         seen(&mut service, Request::new(()));
         seen(&mut service, Request::new(()))
     };
-    let said = |seen: &Seen| {
+    let said = |seen: &ClientResponse| {
         (
             seen.lines("ratelimit").join("|"),
             seen.lines("retry-after").join("|"),

@@ -18,7 +18,9 @@ use tower_sluice::quota::Quota;
 use tower_sluice::response::{AsError, LimitError, Rejection};
 use tower_sluice::{Global, PeerIp, Policy, RateLimitLayer, RetryAfter};
 
-use crate::support::{self, PATIENCE, Seen, USER, by_user, client, listen, memory, two_a_minute};
+use crate::support::{
+    self, ClientResponse, TIMEOUT, USER, by_user, client, listen, memory, two_a_minute,
+};
 
 /// The statuses of one request for each of `users`, in order.
 async fn statuses(app: &Router, method: &str, path: &str, users: &[&str]) -> Vec<u16> {
@@ -34,7 +36,7 @@ async fn statuses(app: &Router, method: &str, path: &str, users: &[&str]) -> Vec
 }
 
 const THREE_AND_ONE: [&str; 4] = ["ann", "ann", "ann", "bob"];
-const THIRD_REFUSED: [u16; 4] = [200, 200, 429, 200];
+const THIRD_DENIED: [u16; 4] = [200, 200, 429, 200];
 
 async fn ok() -> &'static str {
     "ok"
@@ -48,7 +50,7 @@ async fn router_layer_limits_every_route_and_the_fallback() {
         .layer(by_user());
     assert_eq!(
         statuses(&app, "GET", "/", &THREE_AND_ONE).await,
-        THIRD_REFUSED
+        THIRD_DENIED
     );
     let users = ["ann", "bob", "bob"];
     assert_eq!(
@@ -71,7 +73,7 @@ async fn route_layer_limits_routes_and_not_the_fallback() {
     );
     assert_eq!(
         statuses(&app, "GET", "/", &THREE_AND_ONE).await,
-        THIRD_REFUSED
+        THIRD_DENIED
     );
 }
 
@@ -82,7 +84,7 @@ async fn method_router_layer_limits_one_route_with_all_its_methods() {
         .route("/free", get(ok));
     assert_eq!(
         statuses(&app, "GET", "/", &THREE_AND_ONE).await,
-        THIRD_REFUSED
+        THIRD_DENIED
     );
     assert_eq!(statuses(&app, "GET", "/free", &["ann"; 3]).await, [200; 3]);
     assert_eq!(
@@ -96,7 +98,7 @@ async fn a_method_before_the_layer_is_limited_and_one_after_it_is_not() {
     let app = Router::new().route("/", get(ok).layer(by_user()).merge(post(ok)));
     assert_eq!(
         statuses(&app, "GET", "/", &THREE_AND_ONE).await,
-        THIRD_REFUSED
+        THIRD_DENIED
     );
     assert_eq!(statuses(&app, "POST", "/", &["ann"; 3]).await, [200; 3]);
 }
@@ -109,7 +111,7 @@ async fn routes_added_after_the_layer_are_not_under_it() {
         .route("/after", get(ok));
     assert_eq!(
         statuses(&app, "GET", "/before", &THREE_AND_ONE).await,
-        THIRD_REFUSED
+        THIRD_DENIED
     );
     assert_eq!(statuses(&app, "GET", "/after", &["ann"; 3]).await, [200; 3]);
 }
@@ -120,7 +122,7 @@ async fn limit_of_a_nested_router_applies_only_to_it() {
     let app = Router::new().nest("/api", nested).route("/out", get(ok));
     assert_eq!(
         statuses(&app, "GET", "/api/in", &THREE_AND_ONE).await,
-        THIRD_REFUSED
+        THIRD_DENIED
     );
     assert_eq!(statuses(&app, "GET", "/out", &["ann"; 3]).await, [200; 3]);
 }
@@ -148,7 +150,7 @@ fn service_builder_limits_a_function() {
         let Ok(response) = support::now(&mut service, support::from(user));
         response.status().as_u16()
     });
-    assert_eq!(statuses, THIRD_REFUSED);
+    assert_eq!(statuses, THIRD_DENIED);
 }
 
 /// One request from each of these loopback addresses, over real connections.
@@ -157,7 +159,7 @@ async fn statuses_from(address: SocketAddr, hosts: &[u8]) -> Vec<u16> {
     for host in hosts {
         // A new connection for each request: the port must not matter.
         let response = client(*host).request(support::get(address, "/"));
-        let response = timeout(PATIENCE, response)
+        let response = timeout(TIMEOUT, response)
             .await
             .expect("in time")
             .expect("an answer");
@@ -190,7 +192,7 @@ async fn hyper_server_limits_by_an_inserted_peer_address() {
             );
         }
     });
-    assert_eq!(statuses_from(address, &[1, 1, 1, 2]).await, THIRD_REFUSED);
+    assert_eq!(statuses_from(address, &[1, 1, 1, 2]).await, THIRD_DENIED);
 }
 
 #[cfg(feature = "axum")]
@@ -202,7 +204,7 @@ async fn axum_server_limits_by_its_connect_info() {
         .layer(by_peer())
         .into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(axum::serve(listener, app).into_future());
-    assert_eq!(statuses_from(address, &[1, 1, 1, 2]).await, THIRD_REFUSED);
+    assert_eq!(statuses_from(address, &[1, 1, 1, 2]).await, THIRD_DENIED);
 }
 
 #[tokio::test]
@@ -235,7 +237,7 @@ async fn hyper_client_is_limited() {
             .headers_mut()
             .insert(USER, user.parse().expect("a value"));
         let response = limited.ready().await.expect("ready").call(request).await;
-        let seen = Seen::of(response.expect("an answer")).await;
+        let seen = ClientResponse::of(response.expect("an answer")).await;
         assert_eq!(
             seen.body == "from afar",
             seen.status == StatusCode::OK,
@@ -243,7 +245,7 @@ async fn hyper_client_is_limited() {
         );
         statuses.push(seen.status.as_u16());
     }
-    assert_eq!(statuses, THIRD_REFUSED);
+    assert_eq!(statuses, THIRD_DENIED);
     assert_eq!(arrived.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
 

@@ -11,7 +11,7 @@ use tower_sluice::{
 };
 
 use crate::remote::Remote;
-use crate::support::{Seen, hello, memory, seen, two_a_minute};
+use crate::support::{ClientResponse, hello, memory, seen, two_a_minute};
 
 fn request(method: Method, kind: &str) -> Request<()> {
     let request = Request::builder()
@@ -29,7 +29,7 @@ fn call() -> Request<()> {
 }
 
 /// The response to a request whose cost exceeds the limit.
-fn over(request: Request<()>) -> Seen {
+fn over(request: Request<()>) -> ClientResponse {
     let limit = RateLimitLayer::new(two_a_minute(), Global, memory()).cost(3);
     seen(&mut limit.layer(hello()), request)
 }
