@@ -86,12 +86,11 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
 
 /// Decides one request that may wait for up to `max_wait`.
 ///
-/// A request that is allowed now is charged now. Otherwise, if every quota is a bucket and the request can proceed
-/// within `max_wait`, the cost is charged beyond the capacity, and the reply contains the wait. Reservations come due
-/// in the order in which they are made.
+/// A request that is allowed now is charged now. A request that can proceed within `max_wait` is charged beyond the
+/// capacity, and the reply contains the wait. Reservations come due in the order in which they are made.
 ///
-/// A policy with a window cannot reserve, because later charges can change the wait. A reservation is denied if a debt
-/// would reach 2^53 grains (with interval refill: tokens).
+/// Only a policy of buckets can reserve. Under a window, later charges could change the wait. A reservation is denied if
+/// a debt would reach 2^53 grains (with interval refill: tokens).
 ///
 /// # Panics
 ///
@@ -191,7 +190,7 @@ pub fn penalize(
     })
 }
 
-/// Returns the tokens of `receipt`. A bucket's debt falls by them. A window's count falls if the window of the charge
+/// Refunds the tokens of `receipt`. A bucket's debt falls by them. A window's count falls if the window of the charge
 /// still counts; tokens of an expired window are not returned.
 ///
 /// No quota has more tokens afterwards than an unused one, and no state is created.

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_takes_sixteen_bytes() {
+    fn log_entry_takes_sixteen_bytes() {
         assert_eq!(size_of::<LogEntry>(), 16);
     }
 
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_running_sum_may_wrap() {
+    fn running_sum_may_wrap() {
         let quota = SlidingLog {
             limit: 10,
             window: 100,

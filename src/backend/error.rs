@@ -105,7 +105,7 @@ impl fmt::Display for BackendError {
                 f.write_str("the connection to Redis was lost before the answer came")
             }
             BackendErrorKind::CircuitOpen => {
-                f.write_str("Redis was not asked: it has failed repeatedly")
+                f.write_str("Redis circuit open after repeated failures; the operation was not sent")
             }
             BackendErrorKind::Server(code) => {
                 write!(f, "Redis answered with the error {code}")?;
@@ -116,12 +116,12 @@ impl fmt::Display for BackendError {
                 Ok(())
             }
             BackendErrorKind::Corrupt => f.write_str(
-                "the key holds something else: delete it, or give this limiter a prefix of its own",
+                "the Redis key holds a value of another format; delete it, or set another `RedisBuilder::prefix`",
             ),
             BackendErrorKind::Contended(attempts) => {
                 write!(
                     f,
-                    "the key was changed by others in each of {attempts} attempts"
+                    "other clients changed the key in each of {attempts} attempts; use `Atomicity::Script`"
                 )
             }
             BackendErrorKind::Unsupported(why) => f.write_str(why),

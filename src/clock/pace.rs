@@ -1,10 +1,10 @@
 //! Time by a hardware counter whose rate is corrected against the operating system's monotonic clock.
 //!
 //! Reading the counter takes about half the time of reading the operating system's clock. But its rate must be
-//! measured, with an error of up to some hundred parts in a million, and it does not follow corrections of the
-//! operating system's clock. Time is therefore divided into segments of at most a quarter of a second. In a segment,
-//! time is a linear function of the counter. The first reader after the end of a segment reads both clocks and starts
-//! the next one:
+//! measured, with an error of up to some hundred parts in a million. It does not follow corrections of the operating
+//! system's clock either. Time is therefore divided into segments of at most a quarter of a second. In a segment, time
+//! is a linear function of the counter. The first reader after the end of a segment reads both clocks and starts the
+//! next one:
 //!
 //! ```text
 //! rate   operating system's time / ticks, since the last correction that was precise enough

@@ -32,7 +32,7 @@ pub enum Op {
     Cancel(Reservation),
     /// Charges the cost unconditionally, up to a debt of twice each limit.
     Penalize(Cost),
-    /// Returns the tokens of the receipt.
+    /// Refunds the tokens of the receipt.
     Refund(Receipt),
     /// Removes the state of the key.
     Reset,
@@ -59,6 +59,17 @@ pub struct Reply {
 impl Reply {
     /// Creates a reply from the answers of all quotas, in the order of the policy, for a backend that decides by
     /// itself. The reply has no receipt.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::RetryAfter;
+    /// use tower_sluice::backend::Reply;
+    /// use tower_sluice::decision::QuotaSnapshot;
+    ///
+    /// let retry_after = RetryAfter::In(Duration::from_secs(2));
+    /// let reply = Reply::from_quotas(&[QuotaSnapshot::new(10, 0, Some(retry_after), Duration::from_secs(20))]);
+    /// assert_eq!(reply.decision.retry_after(), Some(retry_after));
+    /// ```
     ///
     /// # Panics
     ///

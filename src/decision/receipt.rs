@@ -6,6 +6,15 @@ use crate::quota::Cost;
 ///
 /// A receipt is not `Clone`, and a refund consumes it ([`Limiter::refund`](crate::Limiter::refund)). Use
 /// [`take`](Self::take) to refund a part.
+///
+/// ```
+/// use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
+///
+/// let limiter = Limiter::new(Policy::new("pages", Quota::per_hour(10)), MemoryBackend::new());
+/// let mut receipt = limiter.check_now(&Key::from("ann"), 5).receipt.expect("allowed");
+/// let part = receipt.take(Cost::new(2));
+/// assert_eq!((part.tokens(), receipt.tokens()), (2, 3));
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a charge cannot be refunded without its receipt"]
 pub struct Receipt {

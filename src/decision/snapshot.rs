@@ -96,6 +96,17 @@ impl QuotaSnapshot {
 ///
 /// - If quotas deny: the denying quota with the longest wait.
 /// - If all allow: the quota with the least remaining, then with the latest reset, then the first in the policy.
+///
+/// ```
+/// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+///
+/// let policy = Policy::new("api", Quota::per_second(10)).and("daily", Quota::per_day(1_000));
+/// let limiter = Limiter::new(policy, MemoryBackend::new());
+/// let decision = limiter.check_now(&Key::from("ann"), 4).decision;
+/// let snapshot = decision.snapshot();
+/// assert_eq!((snapshot.governing(), snapshot.limit(), snapshot.remaining()), (0, 10, 6));
+/// assert_eq!(snapshot.quotas()[1].remaining(), 996);
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(crate) quotas: SmallVec<[QuotaSnapshot; 2]>,

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_written_in_the_largest_unit_that_divides_it() {
+    fn size_is_written_in_the_largest_unit_that_divides_it() {
         for (bytes, text) in [
             (0, "0B"),
             (1, "1B"),
@@ -66,7 +66,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_size_reads_back(count: u64, shift in 0_u32..64, unit in 0..UNITS.len()) {
+        fn size_reads_back(count: u64, shift in 0_u32..64, unit in 0..UNITS.len()) {
             let bytes = (count >> shift).saturating_mul(UNITS[unit].1);
             let text = Size(bytes, Unit::ContentBytes).to_string();
             let end = text.find(|letter: char| !letter.is_ascii_digit()).expect("a unit");

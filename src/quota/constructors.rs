@@ -14,6 +14,12 @@ impl Quota {
     /// Creates a token bucket of `tokens` that refills in one second: `per_second(5)` means five in each second.
     /// [`burst`](Self::burst) sets another capacity.
     ///
+    /// ```
+    /// use tower_sluice::Quota;
+    ///
+    /// assert_eq!(Quota::per_second(5).to_string(), "5/second");
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if `tokens` is 0 or above 2^40.
@@ -54,6 +60,13 @@ impl Quota {
 
     /// Creates a token bucket of `tokens` that refills in `period`.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    ///
+    /// assert_eq!(Quota::per(5, Duration::from_secs(600)).to_string(), "5/10 minutes");
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_per`](Self::try_per) would return an error, with the same message.
@@ -75,6 +88,14 @@ impl Quota {
     }
 
     /// Creates a token bucket that holds `capacity` tokens and refills `refill` tokens in each `period`, evenly.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::token_bucket(20, 5, Duration::from_secs(1));
+    /// assert_eq!(quota, Quota::per_second(5).burst(20));
+    /// ```
     ///
     /// # Panics
     ///
@@ -133,6 +154,14 @@ impl Quota {
 
     /// Creates a token bucket that holds `capacity` tokens and refills `refill` tokens at the end of each `period`.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::interval_bucket(20, 5, Duration::from_secs(1));
+    /// assert_eq!(quota.to_string(), "interval:5/second burst 20");
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_interval_bucket`](Self::try_interval_bucket) would return an error, with the same message.
@@ -182,6 +211,14 @@ impl Quota {
     ///
     /// Up to `2 × limit` tokens can be spent in a span of one window's length, across the border of two windows.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::fixed_window(1_000, Duration::from_secs(86_400));
+    /// assert_eq!(quota.to_string(), "fixed-window:1000/day");
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_fixed_window`](Self::try_fixed_window) would return an error, with the same message.
@@ -210,6 +247,14 @@ impl Quota {
     /// is weighted by the part that the sliding window still covers.
     ///
     /// It takes constant memory. For steady traffic it is within a few percent of [`sliding_log`](Self::sliding_log).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::sliding_window(100, Duration::from_secs(60));
+    /// assert_eq!(quota.to_string(), "sliding-window:100/minute");
+    /// ```
     ///
     /// # Panics
     ///
@@ -246,6 +291,14 @@ impl Quota {
     ///
     /// It is exact, and takes 16 bytes for each request admitted in the window.
     /// [`sliding_window`](Self::sliding_window) takes constant memory.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::sliding_log(100, Duration::from_secs(60));
+    /// assert_eq!(quota.to_string(), "sliding-log:100/minute");
+    /// ```
     ///
     /// # Panics
     ///

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_cost_holds_for_further_quotas() {
+    fn last_cost_applies_to_further_quotas() {
         assert_eq!([0, 1, 7].map(|index| Cost::new(3).get(index)), [3, 3, 3]);
         assert_eq!(
             [0, 1, 2, 9].map(|index| Cost::each([1, 0, 4096]).get(index)),

@@ -80,6 +80,14 @@ impl Quota {
     }
 
     /// Sets the unit of a token; requests by default. A quota with another unit is another limit with its own state.
+    ///
+    /// ```
+    /// use tower_sluice::Quota;
+    /// use tower_sluice::quota::Unit;
+    ///
+    /// let quota = Quota::per_day(10_000_000_000).with_unit(Unit::ContentBytes);
+    /// assert_eq!(quota.to_string(), "10GB/day");
+    /// ```
     #[must_use]
     pub const fn with_unit(mut self, unit: Unit) -> Self {
         self.unit = unit;
@@ -100,6 +108,14 @@ impl Quota {
     }
 
     /// Returns the refill of a bucket: the tokens, and the period in which they come back. `None` for windows.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::per_second(5).burst(20);
+    /// assert_eq!((quota.limit(), quota.rate()), (20, Some((5, Duration::from_secs(1)))));
+    /// ```
     #[must_use]
     pub const fn rate(&self) -> Option<(u64, Duration)> {
         match self.rule {
@@ -111,8 +127,9 @@ impl Quota {
         }
     }
 
-    /// Returns the exact rate of a bucket with continuous refill as two integers in lowest terms: the grains that come
-    /// back in a microsecond, and the grains of a token. `None` for the other algorithms.
+    /// Returns the exact rate of a bucket with continuous refill; `None` for the other algorithms.
+    ///
+    /// The rate is two integers in lowest terms: the grains that come back in a microsecond, and the grains of a token.
     #[must_use]
     pub const fn grains(&self) -> Option<(u64, u64)> {
         match self.rule {

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn an_algorithm_can_be_named() {
+    fn algorithm_can_be_named() {
         let day = Duration::from_secs(86_400);
         assert_eq!(
             "Fixed-Window: 5/day".parse(),
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_make_a_quota_of_bytes() {
+    fn byte_units_make_a_quota_of_bytes() {
         let bytes = |quota: Quota| Ok(quota.with_unit(Unit::ContentBytes));
         let day = Duration::from_secs(86_400);
         assert_eq!("10GB/day".parse(), bytes(Quota::per_day(10_000_000_000)));

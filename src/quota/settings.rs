@@ -8,6 +8,13 @@ impl Quota {
     /// Sets the capacity of a bucket, and so the largest burst. The rate stays. The bucket starts full unless
     /// [`initial_tokens`](Self::initial_tokens) is set.
     ///
+    /// ```
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::per_second(10).burst(30);
+    /// assert_eq!(quota.limit(), 30);
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_burst`](Self::try_burst) would return an error, with the same message.
@@ -21,8 +28,11 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// Returns an error if `capacity` is 0, above 2^40, below the initial tokens, or takes more than 142 years to fill,
-    /// or if this quota is not a bucket.
+    /// Returns an error in these cases:
+    ///
+    /// - This quota is not a bucket.
+    /// - `capacity` is 0, above 2^40, or below the initial tokens.
+    /// - The bucket takes more than 142 years to fill.
     pub const fn try_burst(self, capacity: u64) -> Result<Self, QuotaError> {
         let made = match self.rule {
             Rule::TokenBucket(bucket) => {
@@ -63,6 +73,13 @@ impl Quota {
 
     /// Sets the tokens in an unused bucket, from 0 to its capacity; the capacity by default.
     ///
+    /// ```
+    /// use tower_sluice::Quota;
+    ///
+    /// let quota = Quota::per_minute(60).initial_tokens(0);
+    /// assert_eq!(quota.to_string(), "60/minute (initially 0)");
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_initial_tokens`](Self::try_initial_tokens) would return an error, with the same message.
@@ -98,6 +115,17 @@ impl Quota {
 
     /// Sets the start of the intervals of a bucket or of fixed windows. By default, intervals start with the first
     /// charge, and windows at multiples of their length since the Unix epoch.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::Quota;
+    /// use tower_sluice::quota::Anchor;
+    ///
+    /// let day = Duration::from_secs(86_400);
+    /// let offset = Duration::from_secs(4 * 3_600); // days start at 4:00 UTC
+    /// let quota = Quota::fixed_window(1_000, day).anchor(Anchor::Epoch { offset });
+    /// assert_eq!(quota.limit(), 1_000);
+    /// ```
     ///
     /// # Panics
     ///

@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_fraction_is_the_largest_of_its_size(n in 1_u64..300, d in 1_u64..3_000, most in 1_u64..200) {
+        fn fraction_is_the_largest_of_its_size(n in 1_u64..300, d in 1_u64..3_000, most in 1_u64..200) {
             let divisor = gcd(n, d);
             let (n, d) = (n / divisor, d / divisor);
             prop_assume!(d > most);

@@ -307,8 +307,8 @@ impl Leases {
     }
 }
 
-/// Returns the time of the next renewal: a third of the lease after `asked_at`, rounded down so that leases of about
-/// the same time are renewed together.
+/// Returns the time of the next renewal: a third of the lease after `asked_at`. It is rounded down, so that leases of
+/// about the same time are renewed together.
 fn next(policy: &SemaphorePolicy, asked_at: Timestamp) -> Timestamp {
     let due = asked_at.after(micros(policy, 3)).as_micros();
     let step = (policy.lease_micros() / 24).max(1);

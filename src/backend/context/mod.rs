@@ -27,6 +27,7 @@ pub(crate) use self::wait_queue::{QueueHead, TierQueue, WaiterGuard};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use self::id::BackendId;
 use self::unreturned::Unreturned;
 use self::wait_queue::WaitQueues;
 use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};
@@ -36,8 +37,11 @@ use crate::policy::Policy;
 /// The default bounds on waiters: of one key, and of all keys.
 pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_536);
 
-/// What the users of a backend share beside its state: the clock of the waiters, the wait queues and their bounds, the
-/// background tasks, and counters. All clones of a [`Backend`](super::Backend) share one context.
+/// The parts that the users of a backend share beside its state. All clones of a [`Backend`](super::Backend) share one
+/// context.
+///
+/// It holds the clock of the waiters, the wait queues and their bounds, the background tasks, the leases of permits,
+/// and counters.
 ///
 /// ```
 /// use tower_sluice::backend::BackendContext;
@@ -97,8 +101,10 @@ impl BackendContext {
         self
     }
 
-    /// Declares that other processes share the state. A waiter that checks again after a wait adds a random delay of up
-    /// to a tenth of the wait, at most 100 ms, so that the processes do not check at the same time.
+    /// Declares that other processes share the state.
+    ///
+    /// A waiter that checks again after a wait then adds a random delay of up to a tenth of the wait, at most 100 ms.
+    /// The delay keeps the processes from checking at the same time.
     #[must_use]
     pub fn shared(mut self) -> Self {
         self.is_shared = true;

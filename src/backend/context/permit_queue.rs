@@ -23,8 +23,8 @@ const SHARDS: usize = 16;
 /// The queues of a backend.
 pub(crate) struct PermitQueues {
     seed: RandomState,
-    /// The waiters of all keys. Relaxed order is enough: a release that reads 0 comes before the waiter's request in
-    /// the order of the state's lock, so that the request sees the release.
+    /// The waiters of all keys. Relaxed order is enough. A release that reads 0 precedes the waiter's request in the
+    /// order of the state's lock, so that the request sees the release.
     waiting: AtomicUsize,
     shards: [Mutex<HashMap<u64, Tiers, RandomState>>; SHARDS],
 }

@@ -206,8 +206,8 @@ impl Retry<'_> {
         newest
     }
 
-    /// Ends the right, unless the next attempt can succeed: a cancel has returned a charge since `returned` was read,
-    /// or another task asked for the right. Returns whether it has ended.
+    /// Ends the right and returns `true`, unless the next attempt can succeed. It can if a cancel has returned a charge
+    /// since `returned` was read, or if another task has asked for the right.
     pub(crate) fn end(&mut self, returned: u64) -> bool {
         let mut kept = self.unreturned.kept.lock();
         let of_key = kept.keys.get_mut(&self.fingerprint);

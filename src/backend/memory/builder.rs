@@ -88,7 +88,7 @@ impl<C: Clock> MemoryBackendBuilder<C> {
     #[must_use]
     pub fn build(self) -> MemoryBackend<C> {
         let max_keys = self.max_keys.get();
-        // Shards of 2,048 to 4,096 entries: each shard of a full map has an entry to evict, and growing a shard holds
+        // Shards of 2,048 to 4,096 entries. Each shard of a full map has an entry to evict, and growing a shard holds
         // its lock only shortly.
         let bits = (max_keys / 2_048 + 1).ilog2().min(16);
         let shards = (0..1 << bits)

@@ -23,7 +23,7 @@ fn number(key: u64) -> Key {
 }
 
 #[test]
-fn eviction_of_full_buckets_frees_no_denied_key() {
+fn eviction_prefers_full_buckets_to_keys_in_debt() {
     let (clock, backend) = backend(100);
     // One token is left. The eviction would spare an empty bucket for that alone.
     let debtor = Limiter::new(Policy::new("slow", Quota::per_hour(2)), backend.clone());
