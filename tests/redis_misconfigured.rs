@@ -286,7 +286,7 @@ fn wrong_or_missing_password_is_reported() {
             pass(&lazy(url), "ann").await;
             one_more(
                 2 * number + 1,
-                "set both in the URL, as in redis://user:password@host",
+                "set user and password in the URL, as in redis://user:password@host",
             );
             let why: BackendError = asking()
                 .connect(url)
@@ -297,7 +297,7 @@ fn wrong_or_missing_password_is_reported() {
                 BackendErrorKind::Server("NOAUTH".to_owned()),
             ];
             assert!(kinds.contains(why.kind()), "{why:?}");
-            one_more(2 * number + 2, "set both in the URL");
+            one_more(2 * number + 2, "set user and password in the URL");
         }
     });
 }

@@ -40,16 +40,14 @@ pub(crate) use self::operation::decide;
 use self::operation::{
     Compare, Penalize, Refund, ReserveWait, Since, Take, TakeBack, fits, with_algorithm,
 };
-
 use crate::clock::{Timestamp, micros_up};
+pub use crate::decision::State;
 use crate::decision::{
     ChargePart, ChargePosition, Decision, NEVER, QuotaSnapshot, Receipt, Reply, Reservation,
     Snapshot,
 };
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Cost, Quota, Rule};
-
-pub use crate::decision::State;
 
 /// Decides one request. Either every quota of the policy allows the cost and is charged, or none is charged.
 ///

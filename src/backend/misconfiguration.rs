@@ -30,14 +30,14 @@ impl Misconfiguration {
 
     pub(super) const fn cause(self) -> &'static str {
         match self {
-            Self::Permission => "the user of Redis lacks a right",
-            Self::Memory => "Redis is out of memory and takes no writes",
+            Self::Permission => "the Redis user lacks a permission",
+            Self::Memory => "Redis is out of memory and rejects writes",
             Self::WrongType => "a key of this prefix holds a value of another format",
             Self::ClusterNode => "the server is a node of a Redis Cluster and lacks some keys",
-            Self::Replica => "the server is a replica of Redis and takes no writes",
+            Self::Replica => "the server is a replica of Redis and rejects writes",
             Self::WordSize => "the server is a 32-bit build of Redis",
             Self::Authentication => "Redis rejects the user or its password",
-            Self::UnknownCommand => "the server does not know a command that is needed",
+            Self::UnknownCommand => "the server lacks a required command",
         }
     }
 
@@ -46,14 +46,16 @@ impl Misconfiguration {
             Self::Permission => {
                 "grant the commands and keys that `tower_sluice::backend::redis` lists, by ACL SETUSER"
             }
-            Self::Memory => "raise maxmemory, or use a Redis of its own for limits",
+            Self::Memory => "raise maxmemory, or use a separate Redis for limits",
             Self::WrongType => "delete the key, or set another prefix by `RedisBuilder::prefix`",
             Self::ClusterNode => {
                 "use a standalone server, or pass a cluster connection without retries to `RedisBackend::from_connection`"
             }
             Self::Replica => "connect to the primary",
             Self::WordSize => "use a 64-bit build",
-            Self::Authentication => "set both in the URL, as in redis://user:password@host",
+            Self::Authentication => {
+                "set user and password in the URL, as in redis://user:password@host"
+            }
             Self::UnknownCommand => {
                 "enable EVAL and EVALSHA, or set `Atomicity::Optimistic` by `RedisBuilder::atomicity`"
             }

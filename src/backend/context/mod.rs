@@ -27,7 +27,6 @@ pub(crate) use self::wait_queue::{QueueHead, TierQueue, WaiterGuard};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use self::id::BackendId;
 use self::unreturned::Unreturned;
 use self::wait_queue::WaitQueues;
 use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};

@@ -17,7 +17,7 @@ use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 use crate::sync::{AtomicUsize, Mutex};
 
-/// Locks that the keys are spread over.
+/// The number of shards, each under its own lock.
 const SHARDS: usize = 16;
 
 /// The queues of a backend.

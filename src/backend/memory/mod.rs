@@ -9,7 +9,8 @@
 //! no operation holds a lock for long.
 //!
 //! ```
-//! //! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+//! use std::num::NonZeroUsize;
+//! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
 //!
 //! let backend = MemoryBackend::builder().max_keys(NonZeroUsize::new(2).unwrap()).build();
 //! let limiter = Limiter::new(Policy::new("pages", Quota::per_day(9)), backend.clone());
