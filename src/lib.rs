@@ -80,6 +80,7 @@ pub mod limiter;
 mod message;
 #[cfg(feature = "metrics")]
 pub mod metrics;
+mod middleware;
 #[cfg(sluice_model)]
 #[doc(hidden)]
 pub mod model;

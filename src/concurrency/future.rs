@@ -6,10 +6,11 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::pending::{AcquireFuture, DONE, PendingAcquire, PermitRequestState, StateProj};
+use super::pending::{AcquireFuture, PendingAcquire, PermitRequestState, StateProj};
 use crate::backend::PermitBackend;
 use crate::key::KeyExtractor;
 use crate::limiter::HandleFailure;
+use crate::middleware::DONE;
 use crate::response::PermitProtocol;
 
 pin_project! {
@@ -54,7 +55,7 @@ where
                 StateProj::Acquiring { acquiring, pending } => match acquiring.as_mut().poll(cx) {
                     Poll::Ready(acquired) => pending.take().expect(DONE).acquired(acquired),
                     Poll::Pending => {
-                        pending.as_mut().expect(DONE).release_readiness();
+                        pending.as_mut().expect(DONE).service.release();
                         return Poll::Pending;
                     }
                 },

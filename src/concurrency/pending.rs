@@ -9,14 +9,12 @@ use crate::backend::PermitBackend;
 use crate::decision::RetryAfter;
 use crate::key::{Key, KeyExtractor};
 use crate::limiter::{Failure, HandleFailure};
+use crate::middleware::{self, Output, ReservedService};
 use crate::policy::SemaphorePolicy;
-use crate::response::{PermitContext, PermitProtocol, RejectedContext, Rejection};
+use crate::response::{PermitContext, PermitProtocol, Rejection};
 use crate::semaphore::{AcquireError, Permit, Semaphore};
 use crate::telemetry::{self, DecisionOutcome};
 use crate::wait::{Bound, MaxWait};
-
-/// A future is not polled after it has completed.
-pub(super) const DONE: &str = "`ResponseFuture` polled after completion";
 
 pin_project! {
     #[project = StateProj]
@@ -39,7 +37,7 @@ pub(super) type AcquireFuture<E> =
 /// What waits for a permit, the service that is ready included.
 pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
     pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,
-    pub(super) service: I,
+    pub(super) service: ReservedService<I>,
     pub(super) request: Req,
     pub(super) policy: SemaphorePolicy,
     pub(super) key: Key,
@@ -48,8 +46,6 @@ pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
     pub(super) permit: Option<Permit>,
     /// Since when it may wait, and for how long.
     pub(super) bound: Option<Bound>,
-    /// Whether the service's readiness has been given back.
-    pub(super) has_released_readiness: bool,
 }
 
 /// The state of the future of `I`.
@@ -58,21 +54,7 @@ pub(super) type PermitRequestStateOf<I, Req, K, S, W, F, R, P> = PermitRequestSt
     AcquireFuture<<S as PermitBackend>::Error>,
     <I as Service<Req>>::Future,
     <R as PermitProtocol<Req, <I as Service<Req>>::Response, <I as Service<Req>>::Error>>::PermitHolder,
-    SemaphoreOutput<I, Req, R>,
->;
-
-/// What a bounded service answers.
-type SemaphoreOutput<I, Req, R> = Result<
-    <R as crate::response::Protocol<
-        Req,
-        <I as Service<Req>>::Response,
-        <I as Service<Req>>::Error,
-    >>::Response,
-    <R as crate::response::Protocol<
-        Req,
-        <I as Service<Req>>::Response,
-        <I as Service<Req>>::Error,
-    >>::Error,
+    Output<I, Req, R>,
 >;
 
 /// Answers in place of the service.
@@ -86,13 +68,9 @@ where
     S: PermitBackend,
     R: PermitProtocol<Req, Res, Err>,
 {
-    rejection.report();
-    let rejected = RejectedContext {
-        rejection,
-        partition_key: key.and_then(|key| layer.partition_key_of(key)),
-        context: layer.semaphore.backend().context(),
-    };
-    layer.protocol.reject(request, rejected)
+    let partition_key = key.and_then(|key| layer.partition_key_of(key));
+    let context = layer.semaphore.backend().context();
+    middleware::reject(&layer.protocol, request, rejection, partition_key, context)
 }
 
 /// Passes a request on to a service that is ready, with what it holds.
@@ -202,7 +180,7 @@ where
 
     /// Goes on as soon as the service is ready; it is if its readiness was kept.
     fn call_when_ready(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
-        if self.has_released_readiness {
+        if !self.service.is_ready() {
             return PermitRequestState::WaitingForService {
                 pending: Some(self),
             };
@@ -214,13 +192,19 @@ where
     pub(super) fn serve(self) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         let Self {
             layer,
-            mut service,
+            service,
             request,
             permit,
             key,
             ..
         } = self;
-        serve(&layer, &mut service, request, Some(&key), permit)
+        serve(
+            &layer,
+            &mut service.into_inner(),
+            request,
+            Some(&key),
+            permit,
+        )
     }
 
     fn reject(self, rejection: Rejection) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
@@ -231,13 +215,5 @@ where
             rejection,
         ));
         PermitRequestState::Done { result }
-    }
-
-    /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.
-    pub(super) fn release_readiness(&mut self) {
-        if !self.has_released_readiness {
-            self.service = self.service.clone();
-            self.has_released_readiness = true;
-        }
     }
 }

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,9 +12,10 @@ use crate::backend::PermitBackend;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
 use crate::limiter::HandleFailure;
+use crate::middleware::{self, ReservedService};
 use crate::response::{PermitProtocol, Rejection};
 use crate::telemetry::{self, DecisionOutcome};
-use crate::wait::{Bound, MaxWait};
+use crate::wait::MaxWait;
 
 /// A service bounded by a [`SemaphoreLayer`].
 ///
@@ -67,21 +67,19 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let layer = &*self.layer;
         let is_exempt = layer.protocol.is_exempt(&request);
-        let key = match layer.key.key(&request) {
-            Ok(key) if !is_exempt => key,
-            Err(error) if !error.skips_limit(layer.skip_unkeyed || is_exempt) => {
-                let rejection = Rejection::NoKey(error);
-                let result = Some(reject(layer, &request, None, rejection));
-                // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
-                self.inner = self.inner.clone();
-                let state = PermitRequestState::Done { result };
+        let key = match middleware::limited_key(&layer.key, &request, is_exempt, layer.skip_unkeyed)
+        {
+            Ok(Some(key)) => key,
+            Ok(None) => {
+                let state = serve(layer, &mut self.inner, request, None, None);
                 return ResponseFuture { state };
             }
-            passes => {
-                if let Err(error) = &passes {
-                    telemetry::unkeyed(error, error.server_fault());
-                }
-                let state = serve(layer, &mut self.inner, request, None, None);
+            Err(error) => {
+                let rejection = Rejection::NoKey(error);
+                let result = Some(reject(layer, &request, None, rejection));
+                // A clone is not ready: this releases the slot of an inner `ConcurrencyLimit` or `Buffer` at once.
+                self.inner = self.inner.clone();
+                let state = PermitRequestState::Done { result };
                 return ResponseFuture { state };
             }
         };
@@ -90,12 +88,8 @@ where
         let weight = layer.weight.cost(&request).get(0);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let bound = (layer.max_wait != MaxWait::NONE).then(|| {
-            let began = layer.semaphore.backend().context().now();
-            Bound {
-                began,
-                max_wait: layer.max_wait,
-                end: layer.protocol.deadline(&mut request, began),
-            }
+            let context = layer.semaphore.backend().context();
+            middleware::bound(&layer.protocol, &mut request, layer.max_wait, context)
         });
         // What is in this process answers there and then: nothing is put aside.
         let is_here = bound.is_none() && !layer.semaphore.backend().has_leases();
@@ -112,18 +106,15 @@ where
             }
             other => other,
         };
-        let fresh = self.inner.clone();
         let pending = Box::new(PendingAcquire {
             layer: Arc::clone(&self.layer),
-            // The service that `poll_ready` vouched for goes along; a clone is never ready.
-            service: mem::replace(&mut self.inner, fresh),
+            service: ReservedService::take(&mut self.inner),
             request,
             policy,
             key,
             weight,
             permit: None,
             bound,
-            has_released_readiness: false,
         });
         let state = match acquired {
             Some(acquired) => pending.acquired(acquired),

@@ -12,7 +12,7 @@ use crate::limiter::{Acquired, CheckOutcome, HandleFailure};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::response::{DeferredCharge, Rejection};
+use crate::response::{AllowedContext, DeferredCharge, Rejection};
 use crate::telemetry;
 
 pub(super) struct SharedLayer<K, B, C, F, R, P> {
@@ -109,7 +109,7 @@ where
                     }
                     CheckOutcome::Uncounted | CheckOutcome::Unavailable => {
                         telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Passed);
-                        return Admission::Allow(self.uncounted(check));
+                        return Admission::Allow(self.uncharged(None, check));
                     }
                 }
             }
@@ -142,14 +142,7 @@ where
             }
             let decision = acquired.decision.clone();
             charge.extend(&check.missing, acquired);
-            // What another quota was charged too much for.
-            return match charge.lower(&check.cost) {
-                Some(settlement) if !check.elsewhere => {
-                    check.joined = Some(charge);
-                    Admission::Settle(settlement)
-                }
-                _ => Admission::Allow(self.join(charge, Some(decision))),
-            };
+            return self.lower(charge, Some(decision), check);
         }
         let settler: Option<Arc<dyn Settle>> = if check.by_fallback {
             let fallback = self.layer.on_error.fallback();
@@ -158,48 +151,53 @@ where
             Some(Arc::clone(&self.settler))
         };
         let Some(settler) = settler else {
-            return Admission::Allow(Admitted {
-                decision: Some(acquired.decision),
-                deferred_charge: DeferredCharge::Uncounted,
-                joined: false,
-                unserved: None,
-            });
+            let decision = Some(acquired.decision);
+            return Admission::Allow(self.admitted(decision, DeferredCharge::Uncounted, false));
         };
-        // Nobody asks for the key any more.
+        // Nothing asks for the key any more.
         let key = mem::replace(&mut check.key, Key::new(""));
+        let cost = check.cost.clone();
         if self.layer.refund_unserved {
-            let decision = acquired.decision.clone();
-            let charge = Charge::new(settler, policy.clone(), key, check.cost.clone(), acquired);
-            return Admission::Allow(Admitted {
-                decision: Some(decision),
-                unserved: Some(RefundUnlessServed::new(charge.clone())),
-                deferred_charge: DeferredCharge::Existing(Box::new(charge)),
-                joined: false,
-            });
+            let decision = Some(acquired.decision.clone());
+            let charge = Charge::new(settler, policy.clone(), key, cost, acquired);
+            let charge = DeferredCharge::Existing(Box::new(charge));
+            return Admission::Allow(self.admitted(decision, charge, false));
         }
-        Admission::Allow(Admitted {
-            decision: Some(acquired.decision),
-            deferred_charge: DeferredCharge::New {
-                settler: Cow::Owned(settler),
-                key,
-                cost: check.cost.clone(),
-                receipt: acquired.receipt,
-                waited: acquired.waited,
-            },
-            joined: false,
-            unserved: None,
-        })
+        let charge = DeferredCharge::New {
+            settler: Cow::Owned(settler),
+            key,
+            cost,
+            receipt: acquired.receipt,
+            waited: acquired.waited,
+        };
+        Admission::Allow(self.admitted(Some(acquired.decision), charge, false))
     }
 
-    /// To go on with the charge of a layer around this one.
-    pub(super) fn join(&self, charge: Box<Charge>, decision: Option<Decision>) -> Admitted {
-        let unserved = self.layer.refund_unserved;
-        Admitted {
-            decision,
-            unserved: unserved.then(|| RefundUnlessServed::new(Charge::clone(&charge))),
-            deferred_charge: DeferredCharge::Existing(charge),
-            joined: true,
+    /// Returns the admission of a request whose whole cost an outer layer has charged already.
+    pub(super) fn admit_joined(&self, check: &mut CheckRequest) -> Option<Admission> {
+        let charge = check.joined.take_if(|_| check.missing.is_zero())?;
+        Some(self.lower(charge, None, check))
+    }
+
+    /// Gives back what an outer layer has charged above the cost, and continues with its charge.
+    fn lower(
+        &self,
+        charge: Box<Charge>,
+        decision: Option<Decision>,
+        check: &mut CheckRequest,
+    ) -> Admission {
+        match charge.lower(&check.cost) {
+            Some(settlement) if !check.elsewhere => {
+                check.joined = Some(charge);
+                Admission::Settle(settlement)
+            }
+            _ => Admission::Allow(self.join(charge, decision)),
         }
+    }
+
+    /// Continues with the charge of an outer layer.
+    pub(super) fn join(&self, charge: Box<Charge>, decision: Option<Decision>) -> Admitted {
+        self.admitted(decision, DeferredCharge::Existing(charge), true)
     }
 
     /// What becomes of a request that is over the limit.
@@ -217,35 +215,37 @@ where
             });
         }
         telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Shadow);
-        Admission::Allow(match check.joined.take() {
-            Some(charge) => self.join(charge, Some(decision)),
-            None => Admitted {
-                decision: Some(decision),
-                deferred_charge: DeferredCharge::Uncounted,
-                joined: false,
-                unserved: None,
-            },
-        })
+        Admission::Allow(self.uncharged(Some(decision), check))
     }
 
-    fn uncounted(&self, check: &mut CheckRequest) -> Admitted {
+    /// Continues without a charge of this layer.
+    fn uncharged(&self, decision: Option<Decision>, check: &mut CheckRequest) -> Admitted {
         match check.joined.take() {
-            Some(charge) => self.join(charge, None),
-            None => Admitted {
-                decision: None,
-                deferred_charge: DeferredCharge::Uncounted,
-                joined: false,
-                unserved: None,
-            },
+            Some(charge) => self.join(charge, decision),
+            None => self.admitted(decision, DeferredCharge::Uncounted, false),
         }
     }
-}
 
-impl<K, B, C, F, R, P> SharedLayer<K, B, C, F, R, P>
-where
-    B: Backend,
-    F: HandleFailure<B::Error>,
-{
+    fn admitted(
+        &self,
+        decision: Option<Decision>,
+        deferred_charge: DeferredCharge<'static>,
+        joined: bool,
+    ) -> Admitted {
+        let unserved = match &deferred_charge {
+            DeferredCharge::Existing(charge) if self.layer.refund_unserved => {
+                Some(RefundUnlessServed::new(Charge::clone(charge)))
+            }
+            _ => None,
+        };
+        Admitted {
+            decision,
+            deferred_charge,
+            joined,
+            unserved,
+        }
+    }
+
     /// Looks for a charge that a layer around this one has made for the same bucket, here or in the fallback.
     pub(super) fn find(&self, outer: &Charge, policy: &Policy, check: &mut CheckRequest) {
         let backend = &self.layer.backend;
@@ -258,7 +258,40 @@ where
     }
 }
 
+impl<K, B: Backend, C, F, R, P> SharedLayer<K, B, C, F, R, P> {
+    /// Describes an allowed request to the protocol.
+    #[inline(always)] // what is moved here is large
+    pub(super) fn allowed<'a>(
+        &'a self,
+        answer: Option<(&'a Policy, Decision)>,
+        deferred_charge: DeferredCharge<'a>,
+        joined: bool,
+        partition_key: Option<PartitionKey>,
+    ) -> AllowedContext<'a> {
+        AllowedContext {
+            answer,
+            joined,
+            partition_key,
+            deferred_charge,
+            context: self.layer.backend.context(),
+        }
+    }
+}
+
 impl CheckRequest {
+    pub(super) fn new(key: Key, cost: Cost, partition_key: Option<PartitionKey>) -> Self {
+        Self {
+            key,
+            missing: cost.clone(),
+            cost,
+            joined: None,
+            local: None,
+            by_fallback: false,
+            elsewhere: false,
+            partition_key,
+        }
+    }
+
     /// Lets a charge that a layer around this one has made for the same bucket pay its part.
     fn join(&mut self, charge: Charge, policy: &Policy) {
         let Some(paid) = charge.estimate() else {

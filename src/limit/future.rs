@@ -6,9 +6,10 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::pending::{DONE, PendingRequest, RequestState, StateProj};
+use super::pending::{PendingRequest, RequestState, StateProj};
 use crate::backend::Backend;
 use crate::limiter::{HandleFailure, WaitFuture};
+use crate::middleware::DONE;
 use crate::response::Protocol;
 
 pin_project! {
@@ -54,7 +55,7 @@ where
             let next = match state.as_mut().project() {
                 StateProj::Deciding { reply, pending } => {
                     let Poll::Ready(reply) = reply.poll(cx) else {
-                        pending.as_mut().expect(DONE).release_readiness();
+                        pending.as_mut().expect(DONE).service.release();
                         return Poll::Pending;
                     };
                     pending.take().expect(DONE).decided(reply)
@@ -62,7 +63,7 @@ where
                 StateProj::Waiting { wait, pending } => match wait.as_mut().poll(cx) {
                     Poll::Ready(waited) => pending.take().expect(DONE).waited(waited),
                     Poll::Pending => {
-                        pending.as_mut().expect(DONE).release_readiness();
+                        pending.as_mut().expect(DONE).service.release();
                         return Poll::Pending;
                     }
                 },
@@ -79,7 +80,7 @@ where
                     pending,
                 } => {
                     let Poll::Ready(after) = Pin::new(settlement).poll(cx) else {
-                        pending.as_mut().expect(DONE).release_readiness();
+                        pending.as_mut().expect(DONE).service.release();
                         return Poll::Pending;
                     };
                     let mut pending = pending.take().expect(DONE);

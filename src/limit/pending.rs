@@ -3,21 +3,17 @@ use std::sync::Arc;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::RateLimitLayer;
 use super::admission::{Admission, Admitted, CheckRequest, RefundUnlessServed, SharedLayer};
 use crate::backend::{Answer, Backend};
 use crate::decision::{Decision, Op, Reply, Snapshot};
 use crate::limiter::charge::{SettleError, Settlement};
 use crate::limiter::{self, Acquired, HandleFailure, Rejected, WaitFuture};
-use crate::partition::PartitionKey;
+use crate::middleware::{self, DONE, Output, ReservedService};
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::response::{AllowedContext, Protocol, RejectedContext, Rejection};
+use crate::response::{AllowedContext, Protocol, Rejection};
 use crate::telemetry;
 use crate::wait::Bound;
-
-/// A future is not polled after it has completed.
-pub(super) const DONE: &str = "`ResponseFuture` polled after completion";
 
 pin_project! {
     #[project = StateProj]
@@ -49,7 +45,7 @@ pub(super) enum AfterSettlement {
 /// What waits for the decision, the service that is ready included.
 pub(super) struct PendingRequest<S, Req, K, B, C, F, R, P> {
     pub(super) shared: Arc<SharedLayer<K, B, C, F, R, P>>,
-    pub(super) service: S,
+    pub(super) service: ReservedService<S>,
     pub(super) request: Req,
     pub(super) policy: Policy,
     pub(super) check: CheckRequest,
@@ -61,8 +57,6 @@ pub(super) struct PendingRequest<S, Req, K, B, C, F, R, P> {
     pub(super) next: Option<AfterSettlement>,
     /// Since when the request may wait, and for how long.
     pub(super) bound: Option<Bound>,
-    /// Whether the service's readiness has been given back.
-    pub(super) has_released_readiness: bool,
 }
 
 /// The state of the future of `S`.
@@ -72,47 +66,33 @@ pub(super) type RequestStateOf<S, Req, K, B, C, F, R, P> = RequestState<
     WaitFuture<<B as Backend>::Error>,
     <S as Service<Req>>::Future,
     <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::InFlight,
-    RateLimitOutput<S, Req, R>,
+    Output<S, Req, R>,
 >;
 
 /// A request that is put aside.
 pub(super) type PendingRequestOf<S, Req, K, B, C, F, R, P> =
     Box<PendingRequest<S, Req, K, B, C, F, R, P>>;
 
-/// What a limited service answers.
-pub(super) type RateLimitOutput<S, Req, R> = Result<
-    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Response,
-    <R as Protocol<Req, <S as Service<Req>>::Response, <S as Service<Req>>::Error>>::Error,
->;
-
-/// Passes a request on to a service that is ready.
-#[inline]
+/// Calls a service that is ready.
+#[inline(always)] // what is moved here is large
 pub(super) fn serve<S, Req, K, B, C, F, R, P>(
     service: &mut S,
     mut request: Req,
-    layer: &RateLimitLayer<K, B, C, F, R, P>,
-    policy: &Policy,
-    partition_key: Option<PartitionKey>,
-    admitted: Admitted,
+    protocol: &R,
+    allowed: AllowedContext<'_>,
+    unserved: Option<RefundUnlessServed>,
 ) -> RequestStateOf<S, Req, K, B, C, F, R, P>
 where
     S: Service<Req>,
     B: Backend,
     R: Protocol<Req, S::Response, S::Error>,
 {
-    let allowed = AllowedContext {
-        answer: admitted.decision.map(|decision| (policy, decision)),
-        deferred_charge: admitted.deferred_charge,
-        joined: admitted.joined,
-        partition_key,
-        context: layer.backend.context(),
-    };
-    let in_flight = Some(layer.protocol.allow(&mut request, allowed));
+    let in_flight = Some(protocol.allow(&mut request, allowed));
     let response = service.call(request);
     RequestState::Calling {
         response,
         in_flight,
-        unserved: admitted.unserved,
+        unserved,
     }
 }
 
@@ -205,7 +185,7 @@ where
         mut self: Box<Self>,
         admitted: Admitted,
     ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
-        if self.has_released_readiness {
+        if !self.service.is_ready() {
             self.admitted = Some(admitted);
             return RequestState::WaitingForService {
                 pending: Some(self),
@@ -217,22 +197,20 @@ where
     /// Goes on to the service, which is ready.
     pub(super) fn serve(mut self, admitted: Admitted) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         self.keep_charge();
-        let Self {
-            shared,
-            mut service,
-            request,
-            policy,
-            check,
-            ..
-        } = self;
-        let (layer, partition_key) = (&shared.layer, check.partition_key);
+        let shared = &*self.shared;
+        let allowed = shared.allowed(
+            admitted.decision.map(|decision| (&self.policy, decision)),
+            admitted.deferred_charge,
+            admitted.joined,
+            self.check.partition_key,
+        );
+        let (mut service, protocol) = (self.service.into_inner(), &shared.layer.protocol);
         serve(
             &mut service,
-            request,
-            layer,
-            &policy,
-            partition_key,
-            admitted,
+            self.request,
+            protocol,
+            allowed,
+            admitted.unserved,
         )
     }
 
@@ -244,7 +222,7 @@ where
         let Some(charge) = self.check.joined.take() else {
             return self.respond(rejection);
         };
-        self.release_readiness();
+        self.service.release();
         // Else what goes back does not change the answer, and nobody waits for it.
         let matters = !self.check.elsewhere;
         if matters
@@ -338,23 +316,18 @@ where
     }
 
     fn respond(self, rejection: Rejection) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
-        rejection.report();
         let layer = &self.shared.layer;
-        let rejected = RejectedContext {
+        let context = layer.backend.context();
+        let partition_key = self.check.partition_key;
+        let result = middleware::reject(
+            &layer.protocol,
+            &self.request,
             rejection,
-            partition_key: self.check.partition_key,
-            context: layer.backend.context(),
-        };
-        let result = layer.protocol.reject(&self.request, rejected);
-        let result = Some(result);
-        RequestState::Done { result }
-    }
-
-    /// Gives the service's readiness back, a slot of an inner `ConcurrencyLimit` say: a clone is not ready.
-    pub(super) fn release_readiness(&mut self) {
-        if !self.has_released_readiness {
-            self.service = self.service.clone();
-            self.has_released_readiness = true;
+            partition_key,
+            context,
+        );
+        RequestState::Done {
+            result: Some(result),
         }
     }
 

@@ -1,6 +1,5 @@
 use std::borrow::Cow;
 use std::fmt;
-use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tower_service::Service;
 
 use super::admission::{Admission, CheckRequest, RefundUnlessServed, SharedLayer};
 use super::future::ResponseFuture;
-use super::pending::{AfterSettlement, PendingRequest, PendingRequestOf, RequestState, serve};
+use super::pending::{PendingRequest, PendingRequestOf, RequestState, serve};
 use super::{PolicyOf, RateLimitLayer};
 use crate::backend::{Answer, Backend};
 use crate::cost::CostOf;
@@ -18,9 +17,10 @@ use crate::decision::Op;
 use crate::key::{KeyError, KeyExtractor};
 use crate::limiter::charge::Charge;
 use crate::limiter::{self, HandleFailure};
+use crate::middleware::{self, ReservedService};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
-use crate::response::{AllowedContext, DeferredCharge, Protocol, RejectedContext, Rejection};
+use crate::response::{DeferredCharge, Protocol, Rejection};
 use crate::telemetry;
 use crate::wait::{Bound, MaxWait};
 
@@ -76,17 +76,14 @@ where
         self.inner.poll_ready(cx).map_err(R::error)
     }
 
-    fn call(&mut self, mut request: Req) -> Self::Future {
+    fn call(&mut self, request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
         let is_exempt = layer.protocol.is_exempt(&request);
-        let key = match layer.key.key(&request) {
-            Ok(key) if !is_exempt => key,
-            Ok(_) => return self.skip(request),
-            Err(error) if error.skips_limit(layer.skip_unkeyed || is_exempt) => {
-                telemetry::unkeyed(&error, error.server_fault());
-                return self.skip(request);
-            }
+        let key = match middleware::limited_key(&layer.key, &request, is_exempt, layer.skip_unkeyed)
+        {
+            Ok(Some(key)) => key,
+            Ok(None) => return self.skip(request),
             Err(error) => {
                 let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
                 let passes = is_shadow && error != KeyError::Denied;
@@ -104,73 +101,65 @@ where
         };
         let cost = layer.cost.cost(&request);
         let partition_key = layer.partitioner.as_ref().map(|by| by.partition_key(&key));
-        let mut check = CheckRequest {
-            key,
-            missing: cost.clone(),
-            cost,
-            joined: None,
-            local: None,
-            by_fallback: false,
-            elsewhere: false,
-            partition_key,
-        };
+        let mut check = CheckRequest::new(key, cost, partition_key);
         if let Some(outer) = layer.protocol.charge(&request) {
             shared.find(outer, &policy, &mut check);
-            if let Some(charge) = check.joined.take_if(|_| check.missing.is_zero()) {
-                return self.join(request, policy.into_owned(), check, charge);
-            }
         }
-        if layer.max_wait != MaxWait::NONE && !policy.is_shadow() {
-            return self.wait_for_admission(request, policy.into_owned(), check);
-        }
-        let answer = layer
-            .backend
-            .ask(Op::Check(check.missing.clone()), &policy, &check.key);
-        let reply = match answer {
-            // The usual case by itself: what is below moves everything once more.
-            Answer::Now(Ok(reply))
-                if reply.decision.is_allowed()
-                    && check.joined.is_none()
-                    && !layer.refund_unserved =>
-            {
-                telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Allowed);
-                let allowed = AllowedContext {
-                    answer: Some((&policy, reply.decision)),
-                    deferred_charge: DeferredCharge::New {
-                        settler: Cow::Borrowed(&shared.settler),
-                        key: check.key,
-                        cost: check.cost,
-                        receipt: reply.receipt,
-                        waited: Duration::ZERO,
-                    },
-                    joined: false,
-                    partition_key: check.partition_key,
-                    context: layer.backend.context(),
-                };
-                let in_flight = Some(layer.protocol.allow(&mut request, allowed));
-                let state = RequestState::Calling {
-                    response: self.inner.call(request),
-                    in_flight,
-                    unserved: None,
-                };
-                return ResponseFuture { state };
+        let admission = match shared.admit_joined(&mut check) {
+            Some(admission) => admission,
+            None if layer.max_wait != MaxWait::NONE && !policy.is_shadow() => {
+                return self.wait_for_admission(request, policy.into_owned(), check);
             }
-            Answer::Now(reply) => reply,
-            Answer::Later(reply) => {
-                let pending = self.set_aside(request, policy.into_owned(), check, None);
-                let state = pending.decide_later(reply);
-                return ResponseFuture { state };
+            None => {
+                let op = Op::Check(check.missing.clone());
+                match layer.backend.ask(op, &policy, &check.key) {
+                    // The usual case by itself: what is below moves everything once more.
+                    Answer::Now(Ok(reply))
+                        if reply.decision.is_allowed()
+                            && check.joined.is_none()
+                            && !layer.refund_unserved =>
+                    {
+                        telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Allowed);
+                        let allowed = shared.allowed(
+                            Some((&policy, reply.decision)),
+                            DeferredCharge::New {
+                                settler: Cow::Borrowed(&shared.settler),
+                                key: check.key,
+                                cost: check.cost,
+                                receipt: reply.receipt,
+                                waited: Duration::ZERO,
+                            },
+                            false,
+                            check.partition_key,
+                        );
+                        let state = serve(&mut self.inner, request, &layer.protocol, allowed, None);
+                        return ResponseFuture { state };
+                    }
+                    Answer::Now(reply) => shared.admission(reply, &policy, &mut check),
+                    Answer::Later(reply) => {
+                        let pending = self.set_aside(request, policy.into_owned(), check, None);
+                        let state = pending.decide_later(reply);
+                        return ResponseFuture { state };
+                    }
+                }
             }
         };
-        let state = match shared.admission(reply, &policy, &mut check) {
-            Admission::Allow(admitted) => serve(
-                &mut self.inner,
-                request,
-                layer,
-                &policy,
-                check.partition_key,
-                admitted,
-            ),
+        let state = match admission {
+            Admission::Allow(admitted) => {
+                let allowed = shared.allowed(
+                    admitted.decision.map(|decision| (&*policy, decision)),
+                    admitted.deferred_charge,
+                    admitted.joined,
+                    check.partition_key,
+                );
+                serve(
+                    &mut self.inner,
+                    request,
+                    &layer.protocol,
+                    allowed,
+                    admitted.unserved,
+                )
+            }
             Admission::Reject(rejection) if check.joined.is_none() => {
                 return self.reject(&request, rejection, check.partition_key);
             }
@@ -196,47 +185,34 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         B: Backend,
         R: Protocol<Req, S::Response, S::Error>,
     {
-        // A clone is never ready: this gives the slot of an inner `ConcurrencyLimit` or `Buffer` back at once.
+        // A clone is not ready: this releases the slot of an inner `ConcurrencyLimit` or `Buffer` at once.
         self.inner = self.inner.clone();
-        rejection.report();
         let layer = &self.shared.layer;
-        let rejected = RejectedContext {
-            rejection,
-            partition_key,
-            context: layer.backend.context(),
-        };
-        let result = Some(layer.protocol.reject(request, rejected));
+        let context = layer.backend.context();
+        let result =
+            middleware::reject(&layer.protocol, request, rejection, partition_key, context);
         ResponseFuture {
-            state: RequestState::Done { result },
+            state: RequestState::Done {
+                result: Some(result),
+            },
         }
     }
 
-    /// Lets a request through that is nobody's.
-    fn skip<Req>(&mut self, mut request: Req) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    /// Calls the inner service with a request that is not limited.
+    fn skip<Req>(&mut self, request: Req) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
         B: Backend,
         R: Protocol<Req, S::Response, S::Error>,
     {
-        let layer = &self.shared.layer;
-        let allowed = AllowedContext {
-            answer: None,
-            deferred_charge: DeferredCharge::Uncounted,
-            joined: false,
-            partition_key: None,
-            context: layer.backend.context(),
-        };
-        let in_flight = Some(layer.protocol.allow(&mut request, allowed));
-        let state = RequestState::Calling {
-            response: self.inner.call(request),
-            in_flight,
-            unserved: None,
-        };
+        let shared = &*self.shared;
+        let allowed = shared.allowed(None, DeferredCharge::Uncounted, false, None);
+        let protocol = &shared.layer.protocol;
+        let state = serve(&mut self.inner, request, protocol, allowed, None);
         ResponseFuture { state }
     }
 
-    /// Puts a request aside that is not decided at once. The service that `poll_ready` vouched for goes along; a clone
-    /// is never ready.
+    /// Puts a request aside that is not decided at once, with the inner service that is ready.
     fn set_aside<Req>(
         &mut self,
         request: Req,
@@ -244,12 +220,11 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         check: CheckRequest,
         bound: Option<Bound>,
     ) -> PendingRequestOf<S, Req, K, B, C, F, R, P> {
-        let fresh = self.inner.clone();
         let is_given_up = bound.is_some() || self.shared.layer.refund_unserved;
         let joined = check.joined.as_ref().filter(|_| is_given_up);
         Box::new(PendingRequest {
             shared: Arc::clone(&self.shared),
-            service: mem::replace(&mut self.inner, fresh),
+            service: ReservedService::take(&mut self.inner),
             request,
             policy,
             unserved: joined.map(|charge| RefundUnlessServed::new(Charge::clone(charge))),
@@ -257,45 +232,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
             admitted: None,
             next: None,
             bound,
-            has_released_readiness: false,
         })
-    }
-
-    /// Nothing is missing: a layer around this one has charged as much, or more.
-    fn join<Req>(
-        &mut self,
-        request: Req,
-        policy: Policy,
-        mut check: CheckRequest,
-        charge: Box<Charge>,
-    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
-    where
-        S: Service<Req>,
-        B: Backend,
-        F: HandleFailure<B::Error>,
-        R: Protocol<Req, S::Response, S::Error>,
-    {
-        let state = match charge.lower(&check.cost) {
-            Some(settlement) => {
-                check.joined = Some(charge);
-                let pending = self.set_aside(request, policy, check, None);
-                pending.settle(settlement, AfterSettlement::Allow)
-            }
-            None => {
-                let admitted = self.shared.join(charge, None);
-                let layer = &self.shared.layer;
-                let partition_key = check.partition_key;
-                serve(
-                    &mut self.inner,
-                    request,
-                    layer,
-                    &policy,
-                    partition_key,
-                    admitted,
-                )
-            }
-        };
-        ResponseFuture { state }
     }
 
     /// Waits until the request is allowed.
@@ -311,17 +248,13 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         R: Protocol<Req, S::Response, S::Error>,
     {
         let layer = &self.shared.layer;
-        let now = layer.backend.context().now();
         let mut max_wait = layer.max_wait;
         if let (MaxWait::Within(longest), Some(charge)) = (&mut max_wait, &check.joined) {
             // It may have waited for that charge already.
             *longest = longest.saturating_sub(charge.waited());
         }
-        let bound = Bound {
-            began: now,
-            max_wait,
-            end: layer.protocol.deadline(&mut request, now),
-        };
+        let context = layer.backend.context();
+        let bound = middleware::bound(&layer.protocol, &mut request, max_wait, context);
         let wait =
             limiter::acquire_boxed(&layer.backend, &policy, &check.key, &check.missing, bound);
         let pending = Some(self.set_aside(request, policy, check, Some(bound)));
