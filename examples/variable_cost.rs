@@ -19,8 +19,8 @@ fn app() -> Router {
     let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
     // A clone spends from the same bucket: one token for each kilobyte begun, 16 tokens without a length.
     let size = HeaderCost::new(CONTENT_LENGTH, 16).per(1_024);
-    let by_size = limit.clone().with_cost(size);
-    let limit = limit.costs(costs).on_response(|parts, charge| {
+    let by_size = limit.clone().cost(size);
+    let limit = limit.cost(costs).on_response(|parts, charge| {
         if parts.status.is_server_error() {
             charge.cancel(); // our failures are free
         }

@@ -40,6 +40,12 @@ pub(crate) struct Partitioner(
     #[cfg(not(feature = "partition-key"))] std::convert::Infallible,
 );
 
+impl fmt::Debug for Partitioner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Partitioner(..)")
+    }
+}
+
 /// The error of a secret below 16 bytes. A client that knows its key could find such a secret by trial.
 #[cfg(feature = "partition-key")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -182,7 +182,7 @@ fn route_costs_allocate_nothing() {
     let costs = RouteCosts::new().route("/export/{id}", 5);
     let method = http::Method::from_bytes(b"A-METHOD-OF-ITS-OWN").expect("a method");
     let costs = costs.method(method, "/", 5).prefix("/", 2);
-    let limited = silent(one_quota(ALLOWED)).costs(costs.clone());
+    let limited = silent(one_quota(ALLOWED)).cost(costs.clone());
     assert_eq!(allocations(limited.layer(inner()), StatusCode::OK), 0);
     assert_eq!(costs.unmatched().len(), 2);
 }

@@ -1,24 +1,14 @@
 use std::fmt;
-use std::time::Duration;
-
-use bytes::Bytes;
-use http::Response;
 
 use super::policy_of::SemaphorePolicyFn;
 use crate::backend::PermitBackend;
-use crate::clock::micros_up;
-use crate::cost::{CostFn, cost_fn};
+use crate::cost::{CostFn, IntoCostOf, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
 use crate::limiter::Unspecified;
-use crate::partition::{PartitionKey, Partitioner};
 use crate::policy::SemaphorePolicy;
 use crate::quota::Cost;
-#[cfg(feature = "partition-key")]
-use crate::response::ShortSecret;
-use crate::response::{
-    ExistingHeaders, HeaderFormats, Http, NoHook, PlainText, RejectFn, Rejection, RespondFn,
-};
+use crate::response::Http;
 use crate::semaphore::{Hold, Semaphore};
 use crate::wait::MaxWait;
 
@@ -70,7 +60,6 @@ pub struct SemaphoreLayer<K, S, W = Cost, F = Unspecified, R = Http, P = Semapho
     pub(super) hold: Hold,
     pub(super) skip_unkeyed: bool,
     pub(super) max_wait: MaxWait,
-    pub(super) partitioner: Option<Partitioner>,
 }
 
 impl<K, S: PermitBackend> SemaphoreLayer<K, S> {
@@ -87,29 +76,27 @@ impl<K, S: PermitBackend> SemaphoreLayer<K, S> {
             hold: Hold::Body,
             skip_unkeyed: false,
             max_wait: MaxWait::NONE,
-            partitioner: None,
         }
     }
 }
 
 impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
-    /// Every request counts for so many permits; 1 by default. 0 takes none, and is never rejected.
-    pub fn weight(self, weight: u64) -> SemaphoreLayer<K, S, Cost, F, R, P> {
-        self.with_weight(Cost::from(weight))
+    /// Sets how many permits a request takes; 1 by default. 0 takes none, and is never rejected.
+    ///
+    /// `weight` is a number, [`RouteCosts`](crate::RouteCosts), a [`HeaderCost`](crate::cost::HeaderCost), or a
+    /// [`CostOf`](crate::cost::CostOf) of your own that also implements [`IntoCostOf`]. Of a [`Cost`] with several parts
+    /// the first one counts. A closure enters by [`weight_fn`](Self::weight_fn).
+    pub fn weight<T: IntoCostOf>(self, weight: T) -> SemaphoreLayer<K, S, T::CostOf, F, R, P> {
+        let weight = weight.into_cost_of();
+        self.rebuilt(|_, on_error, protocol, policy| (weight, on_error, protocol, policy))
     }
 
-    /// A request counts for as many permits as `f` says of its [`Head`].
+    /// Sets how many permits a request takes by a closure of its [`Head`].
     pub fn weight_fn<G>(self, f: G) -> SemaphoreLayer<K, S, CostFn<G>, F, R, P>
     where
         G: Fn(&Head<'_>) -> u64,
     {
-        self.with_weight(cost_fn(f))
-    }
-
-    /// A request counts for as many permits as `weight` says: a [`RouteCosts`](crate::RouteCosts), or a
-    /// [`CostOf`](crate::cost::CostOf) of your own. Of a cost with several parts the first one counts.
-    pub fn with_weight<V>(self, weight: V) -> SemaphoreLayer<K, S, V, F, R, P> {
-        self.rebuilt(|_, on_error, protocol, policy| (weight, on_error, protocol, policy))
+        self.weight(cost_fn(f))
     }
 
     /// What happens to requests while the backend gives no answer: required if it can fail. Those that are let in hold
@@ -149,13 +136,8 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
         self.rebuilt(|weight, on_error, protocol, _| (weight, on_error, protocol, policy))
     }
 
-    /// What a client may be told of its key.
-    pub(super) fn partition_key_of(&self, key: &Key) -> Option<PartitionKey> {
-        self.partitioner.as_ref().map(|by| by.partition_key(key))
-    }
-
     /// The same layer with other parts.
-    fn rebuilt<V, G, T, Q>(
+    pub(super) fn rebuilt<V, G, T, Q>(
         self,
         parts: impl FnOnce(W, F, R, P) -> (V, G, T, Q),
     ) -> SemaphoreLayer<K, S, V, G, T, Q> {
@@ -171,7 +153,6 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
             hold: self.hold,
             skip_unkeyed: self.skip_unkeyed,
             max_wait: self.max_wait,
-            partitioner: self.partitioner,
         }
     }
 
@@ -201,107 +182,6 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
     pub fn skip_unkeyed(mut self) -> Self {
         self.skip_unkeyed = true;
         self
-    }
-}
-
-impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
-    /// How clients are told of the limit; by default in the fields of draft 11, the only format that knows of
-    /// concurrency.
-    pub fn headers(mut self, formats: impl Into<HeaderFormats>) -> Self {
-        self.protocol.formats = formats.into();
-        self
-    }
-
-    /// Tells those who are rejected to come back up to so much later than they could, each another time: so that they
-    /// do not all come at once. Never sooner. It is added to `Retry-After`, and to what gRPC clients are told; not to
-    /// the fields of a format.
-    pub fn retry_after_jitter(mut self, most: Duration) -> Self {
-        self.protocol.jitter = micros_up(most);
-        self
-    }
-
-    /// Tells clients which share of the limit is their own: the parameter `pk` in the fields of draft 11, a keyed hash
-    /// of the key (HMAC with SHA-256, the first half). Servers with the same secret tell the same. The key itself is
-    /// never told.
-    ///
-    /// # Panics
-    ///
-    /// Where [`try_partition_key`](Self::try_partition_key) errs, with the same sentence.
-    #[cfg(feature = "partition-key")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
-    pub fn partition_key(mut self, secret: impl AsRef<[u8]>) -> Self {
-        self.partitioner = Some(Partitioner::new(secret.as_ref()));
-        self
-    }
-
-    /// As [`partition_key`](Self::partition_key), with a secret that comes from outside.
-    ///
-    /// # Errors
-    ///
-    /// If the secret has less than 16 bytes: who knows a key could find it by trying.
-    #[cfg(feature = "partition-key")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
-    pub fn try_partition_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {
-        self.partitioner = Some(Partitioner::try_new(secret.as_ref())?);
-        Ok(self)
-    }
-
-    /// What the layer does with rate-limit fields and a `Retry-After` that the service has set itself: appends by
-    /// default.
-    pub fn existing_headers(mut self, existing: ExistingHeaders) -> Self {
-        self.protocol.existing = existing;
-        self
-    }
-
-    /// Whether the pre-flights of browsers take permits as well; they do not by default. See
-    /// [`RateLimitLayer::count_preflights`](crate::RateLimitLayer::count_preflights).
-    pub fn count_preflights(mut self, count: bool) -> Self {
-        self.protocol.preflights = count;
-        self
-    }
-
-    /// Whether rate-limit fields are also sent on redirects; they are not by default, a client could stall before it
-    /// follows.
-    pub fn headers_on_redirects(mut self, on_redirects: bool) -> Self {
-        self.protocol.on_redirects = on_redirects;
-        self
-    }
-
-    /// Whether the [`HeldPermit`](super::HeldPermit) is left in the extensions of requests that pass, and the
-    /// [`Decision`](crate::Decision) in those of all responses; they are by default.
-    pub fn extensions(mut self, extensions: bool) -> Self {
-        self.protocol.extensions = extensions;
-        self
-    }
-
-    /// Rejections look as `f` says, as for [`RateLimitLayer::reject_fn`](crate::RateLimitLayer::reject_fn).
-    pub fn reject_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RejectFn<G>, NoHook>, P>
-    where
-        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
-        A: Into<Bytes>,
-    {
-        self.rebuilt(|weight, on_error, protocol, policy| {
-            (weight, on_error, protocol.with_body(RejectFn(f)), policy)
-        })
-    }
-
-    /// Rejections look as `f` says, with a body of the service's own type, as for
-    /// [`RateLimitLayer::respond_fn`](crate::RateLimitLayer::respond_fn).
-    pub fn respond_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RespondFn<G>, NoHook>, P>
-    where
-        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
-    {
-        self.rebuilt(|weight, on_error, protocol, policy| {
-            (weight, on_error, protocol.with_body(RespondFn(f)), policy)
-        })
-    }
-
-    /// Rejections are a line of plain text, `too many requests in flight` say.
-    pub fn plain_text(self) -> SemaphoreLayer<K, S, W, F, Http<PlainText, NoHook>, P> {
-        self.rebuilt(|weight, on_error, protocol, policy| {
-            let body = PlainText::default();
-            (weight, on_error, protocol.with_body(body), policy)
-        })
     }
 }
 

@@ -58,6 +58,7 @@
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
+mod http;
 mod layer;
 mod pending;
 mod policy_of;

@@ -68,7 +68,7 @@ where
     S: PermitBackend,
     R: PermitProtocol<Req, Res, Err>,
 {
-    let partition_key = key.and_then(|key| layer.partition_key_of(key));
+    let partition_key = key.and_then(|key| layer.protocol.partition_key(key));
     let context = layer.semaphore.backend().context();
     middleware::reject(&layer.protocol, request, rejection, partition_key, context)
 }
@@ -90,7 +90,7 @@ where
     let context = PermitContext {
         permit,
         hold: layer.hold,
-        partition_key: key.and_then(|key| layer.partition_key_of(key)),
+        partition_key: key.and_then(|key| layer.protocol.partition_key(key)),
     };
     let holder = Some(layer.protocol.hold_permit(&mut request, context));
     let response = service.call(request);

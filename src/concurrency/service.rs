@@ -11,9 +11,11 @@ use super::{SemaphoreLayer, SemaphorePolicyOf};
 use crate::backend::PermitBackend;
 use crate::cost::CostOf;
 use crate::key::KeyExtractor;
-use crate::limiter::HandleFailure;
+use crate::limiter::{HandleFailure, Unspecified};
 use crate::middleware::{self, ReservedService};
-use crate::response::{PermitProtocol, Rejection};
+use crate::policy::SemaphorePolicy;
+use crate::quota::Cost;
+use crate::response::{Http, PermitProtocol, Rejection};
 use crate::telemetry::{self, DecisionOutcome};
 use crate::wait::MaxWait;
 
@@ -21,7 +23,7 @@ use crate::wait::MaxWait;
 ///
 /// It is ready when the inner service is, and releases that readiness while a request has no permit; see
 /// [`SemaphoreLayer`](SemaphoreLayer#readiness).
-pub struct SemaphoreService<I, K, S, W, F, R, P> {
+pub struct SemaphoreService<I, K, S, W = Cost, F = Unspecified, R = Http, P = SemaphorePolicy> {
     pub(super) inner: I,
     /// Clones share it.
     pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,

@@ -3,10 +3,10 @@
 //! | on a [`RateLimitLayer`](crate::RateLimitLayer) | the cost of a request |
 //! |---|---|
 //! | [`.cost(20)`][cost] | the same for all requests; 1 by default |
-//! | [`.costs(..)`][costs] with a [`RouteCosts`] | from a table, by method and route |
-//! | [`.with_cost(..)`][with_cost] with a [`HeaderCost`] | the number in a header field, such as `content-length` |
+//! | `.cost(..)` with [`RouteCosts`] | from a table, by method and route |
+//! | `.cost(..)` with a [`HeaderCost`] | the number in a header field, such as `content-length` |
 //! | [`.cost_fn(\|head\| ..)`][cost_fn] | from a closure of the request's head |
-//! | `.with_cost(..)` with a [`CostOf`] of your own | from the whole request, of any type |
+//! | `.cost(..)` with a [`CostOf`] of your own | from the whole request, of any type |
 //!
 //! Each of them returns a number or a [`Cost`]. [`Cost::each`] has one number for each quota of the policy. A cost of 0
 //! is free. A cost above the limit can never be allowed. A cost that must be awaited is
@@ -24,12 +24,11 @@
 //! ```
 //!
 //! [cost]: crate::RateLimitLayer::cost
-//! [costs]: crate::RateLimitLayer::costs
-//! [with_cost]: crate::RateLimitLayer::with_cost
 //! [cost_fn]: crate::RateLimitLayer::cost_fn
 #![doc = include_str!("../docs/costs.md")]
 
 mod header;
+mod into;
 mod route;
 
 use std::fmt;
@@ -40,12 +39,13 @@ use crate::head::Head;
 use crate::quota::Cost;
 
 pub use self::header::HeaderCost;
+pub use self::into::IntoCostOf;
 pub use self::route::{RouteCosts, RouteCostsError};
 
 /// Returns the cost of a request of type `R`. A [`Cost`] implements it: the same cost for all requests.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no cost for `{R}`",
-    note = "for a closure: `.cost_fn(|head| ..)`, for a fixed cost: `.cost(5)`, by route: `.costs(RouteCosts::new()..)`"
+    note = "for a closure: `.cost_fn(|head| ..)`, for a fixed cost: `.cost(5)`, by route: `.cost(RouteCosts::new()..)`"
 )]
 pub trait CostOf<R> {
     /// Returns the cost of `request`.

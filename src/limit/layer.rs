@@ -1,26 +1,14 @@
 use std::fmt;
-use std::time::Duration;
-
-use bytes::Bytes;
-use http::Response;
 
 use super::policy_of::PolicyFn;
 use crate::backend::Backend;
-use crate::clock::micros_up;
-use crate::cost::{CostFn, RouteCosts, cost_fn};
+use crate::cost::{CostFn, IntoCostOf, cost_fn};
 use crate::head::Head;
 use crate::key::Key;
 use crate::limiter::Unspecified;
-use crate::limiter::charge::Charge;
-use crate::partition::Partitioner;
 use crate::policy::Policy;
 use crate::quota::Cost;
-#[cfg(feature = "partition-key")]
-use crate::response::ShortSecret;
-use crate::response::{
-    ExistingHeaders, HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType, RejectFn,
-    Rejection, RespondFn,
-};
+use crate::response::Http;
 use crate::wait::MaxWait;
 
 /// Limits a service by key: `K` says whose request it is, `B` keeps the buckets.
@@ -99,7 +87,6 @@ pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy>
     pub(super) skip_unkeyed: bool,
     pub(super) max_wait: MaxWait,
     pub(super) refund_unserved: bool,
-    pub(super) partitioner: Option<Partitioner>,
 }
 
 impl<K, B: Backend> RateLimitLayer<K, B> {
@@ -116,34 +103,41 @@ impl<K, B: Backend> RateLimitLayer<K, B> {
             skip_unkeyed: false,
             max_wait: MaxWait::NONE,
             refund_unserved: false,
-            partitioner: None,
         }
     }
 }
 
 impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
-    /// Every request costs `cost`; 1 by default.
-    pub fn cost(self, cost: impl Into<Cost>) -> RateLimitLayer<K, B, Cost, F, R, P> {
-        self.with_cost(cost.into())
+    /// Sets the cost of a request; 1 by default.
+    ///
+    /// `cost` is a number, a [`Cost`], [`RouteCosts`](crate::RouteCosts), a [`HeaderCost`](crate::cost::HeaderCost), or a
+    /// [`CostOf`](crate::cost::CostOf) of your own that also implements [`IntoCostOf`]. A closure enters by
+    /// [`cost_fn`](Self::cost_fn).
+    ///
+    /// ```
+    /// # use http::header::CONTENT_LENGTH;
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// use tower_sluice::RouteCosts;
+    /// use tower_sluice::cost::HeaderCost;
+    ///
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(10)), Global, MemoryBackend::new());
+    /// let fixed = limit.clone().cost(5);
+    /// let by_route = limit.clone().cost(RouteCosts::new().route("/search", 5));
+    /// let by_size = limit.cost(HeaderCost::new(CONTENT_LENGTH, 1_000).per(1_024));
+    /// # let _: axum::Router = axum::Router::new().layer(fixed).layer(by_route).layer(by_size);
+    /// ```
+    pub fn cost<T: IntoCostOf>(self, cost: T) -> RateLimitLayer<K, B, T::CostOf, F, R, P> {
+        let cost = cost.into_cost_of();
+        self.rebuilt(|_, on_error, protocol, policy| (cost, on_error, protocol, policy))
     }
 
-    /// A request costs what `f` says of its [`Head`].
+    /// Sets the cost of a request by a closure of its [`Head`].
     pub fn cost_fn<G, T>(self, f: G) -> RateLimitLayer<K, B, CostFn<G>, F, R, P>
     where
         G: Fn(&Head<'_>) -> T,
         T: Into<Cost>,
     {
-        self.with_cost(cost_fn(f))
-    }
-
-    /// A request costs what the table says of its method and route.
-    pub fn costs(self, costs: RouteCosts) -> RateLimitLayer<K, B, RouteCosts, F, R, P> {
-        self.with_cost(costs)
-    }
-
-    /// A request costs what `cost` says, a [`CostOf`](crate::cost::CostOf) of your own.
-    pub fn with_cost<D>(self, cost: D) -> RateLimitLayer<K, B, D, F, R, P> {
-        self.rebuilt(|_, on_error, protocol, policy| (cost, on_error, protocol, policy))
+        self.cost(cost_fn(f))
     }
 
     /// What happens to requests while the backend gives no answer: required if it can fail.
@@ -172,7 +166,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     }
 
     /// The same layer with other parts.
-    fn rebuilt<D, G, S, Q>(
+    pub(super) fn rebuilt<D, G, S, Q>(
         self,
         parts: impl FnOnce(C, F, R, P) -> (D, G, S, Q),
     ) -> RateLimitLayer<K, B, D, G, S, Q> {
@@ -186,7 +180,6 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             skip_unkeyed,
             max_wait,
             refund_unserved,
-            partitioner,
         } = self;
         let (cost, on_error, protocol, policy) = parts(cost, on_error, protocol, policy);
         RateLimitLayer {
@@ -199,7 +192,6 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             skip_unkeyed,
             max_wait,
             refund_unserved,
-            partitioner,
         }
     }
 
@@ -232,202 +224,6 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     /// be read or is there twice, and those that are denied ([`ClientIp`](crate::ClientIp)), are rejected all the same.
     pub fn skip_unkeyed(mut self) -> Self {
         self.skip_unkeyed = true;
-        self
-    }
-}
-
-impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
-    /// How clients are told of the limit: by one format or several; in the fields of draft 11 if nothing else is said.
-    ///
-    /// ```
-    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
-    /// use tower_sluice::response::{HeaderFormat, Reset};
-    ///
-    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
-    /// let x = HeaderFormat::XRateLimit { reset: Reset::Epoch };
-    /// let by_draft_6 = limit.clone().headers(HeaderFormat::Draft06);
-    /// let by_both = limit.headers([HeaderFormat::Draft11, x]);
-    /// # let _: axum::Router = axum::Router::new().layer(by_draft_6).layer(by_both);
-    /// ```
-    pub fn headers(mut self, formats: impl Into<HeaderFormats>) -> Self {
-        self.protocol.formats = formats.into();
-        self
-    }
-
-    /// What the layer does with rate-limit fields and a `Retry-After` that the service has set itself: appends by
-    /// default.
-    pub fn existing_headers(mut self, existing: ExistingHeaders) -> Self {
-        self.protocol.existing = existing;
-        self
-    }
-
-    /// Whether the pre-flights of browsers (CORS: `OPTIONS` with `Origin` and `Access-Control-Request-Method`) are
-    /// counted as well; they are not by default, for they ask on behalf of a request that will be, and bring no cookies
-    /// and no API key. A client that is denied is rejected also there.
-    ///
-    /// **Anybody can write those two fields.** Answer pre-flights in a layer of CORS, before anything dear is done:
-    /// then what they get uncounted is worth nothing, and the layer may as well stand around this one. Where `OPTIONS`
-    /// reaches a handler (axum's `any`, a proxy), count them, or the limit does not hold for that method.
-    pub fn count_preflights(mut self, count: bool) -> Self {
-        self.protocol.preflights = count;
-        self
-    }
-
-    /// Tells those who are rejected to come back up to so much later than they could, each another time: so that they
-    /// do not all come at once. Never sooner. It is added to `Retry-After`, and to what gRPC clients are told; not to
-    /// the fields of a format.
-    pub fn retry_after_jitter(mut self, most: Duration) -> Self {
-        self.protocol.jitter = micros_up(most);
-        self
-    }
-
-    /// Tells clients which share of the limit is their own: the parameter `pk` in the fields of draft 11, a keyed hash
-    /// of the key (HMAC with SHA-256, the first half). Servers with the same secret tell the same. The key itself is
-    /// never told.
-    ///
-    /// # Panics
-    ///
-    /// Where [`try_partition_key`](Self::try_partition_key) errs, with the same sentence.
-    #[cfg(feature = "partition-key")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
-    pub fn partition_key(mut self, secret: impl AsRef<[u8]>) -> Self {
-        self.partitioner = Some(Partitioner::new(secret.as_ref()));
-        self
-    }
-
-    /// As [`partition_key`](Self::partition_key), with a secret that comes from outside.
-    ///
-    /// # Errors
-    ///
-    /// If the secret has less than 16 bytes: who knows a key could find it by trying.
-    #[cfg(feature = "partition-key")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
-    pub fn try_partition_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {
-        self.partitioner = Some(Partitioner::try_new(secret.as_ref())?);
-        Ok(self)
-    }
-
-    /// Whether rate-limit fields are also sent on redirects; they are not by default, a client could stall before it
-    /// follows.
-    pub fn headers_on_redirects(mut self, on_redirects: bool) -> Self {
-        self.protocol.on_redirects = on_redirects;
-        self
-    }
-
-    /// Whether responses to requests that a [shadow](crate::Policy::shadow) policy would have rejected say so, in
-    /// `x-ratelimit-shadow: api`, by the policy's name; they do not by default.
-    pub fn shadow_header(mut self, shadow_header: bool) -> Self {
-        self.protocol.shadow_header = shadow_header;
-        self
-    }
-
-    /// Whether the [`Charge`](crate::Charge), which holds the [`Decision`](crate::Decision), is left in the extensions
-    /// of requests that pass, and the decision in those of all responses; they are by default. Of nested layers the
-    /// innermost is seen in a request, the outermost in a response. A layer without it is not known to those of its
-    /// policy within it, and each charges.
-    pub fn extensions(mut self, extensions: bool) -> Self {
-        self.protocol.extensions = extensions;
-        self
-    }
-
-    /// Rejections look as `f` says. `Retry-After`, `Cache-Control` and the rate-limit fields are added, to a redirect
-    /// only `Cache-Control` (unless [`headers_on_redirects`](Self::headers_on_redirects)). A `Cache-Control` of the
-    /// response stays if it has `no-store`, and is replaced otherwise. gRPC requests are rejected as their clients
-    /// expect, without asking `f`. The body is anything that [`Bytes`] are made from: text, JSON already written,
-    /// bytes; [`respond_fn`](Self::respond_fn) takes the service's own. A page for browsers, and problem details for
-    /// all others:
-    ///
-    /// ```
-    /// # use http::Response;
-    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
-    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
-    /// let limit = limit.reject_fn(|head, rejection| {
-    ///     let accepts = head.headers.get("accept").and_then(|accepts| accepts.to_str().ok());
-    ///     if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
-    ///         return rejection.problem();
-    ///     }
-    ///     let mut page = Response::new("<!doctype html><title>Too fast</title><p>Please try again in a moment.".into());
-    ///     *page.status_mut() = rejection.status();
-    ///     let kind = http::HeaderValue::from_static("text/html; charset=utf-8");
-    ///     page.headers_mut().insert("content-type", kind);
-    ///     page
-    /// });
-    /// # let _: axum::Router = axum::Router::new().layer(limit);
-    /// ```
-    pub fn reject_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RejectFn<G>, H>, P>
-    where
-        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
-        A: Into<Bytes>,
-    {
-        self.rebuilt(|cost, on_error, protocol, policy| {
-            (cost, on_error, protocol.with_body(RejectFn(f)), policy)
-        })
-    }
-
-    /// As [`reject_fn`](Self::reject_fn), with a body of the type that the service's own responses have: whatever
-    /// `IntoResponse` makes in axum, a template or a file.
-    ///
-    /// ```
-    /// use axum::response::{Html, IntoResponse};
-    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
-    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
-    /// let limit = limit.respond_fn(|_head, rejection| (rejection.status(), Html("<p>Please try again in a moment.")).into_response());
-    /// # let _: axum::Router = axum::Router::new().layer(limit);
-    /// ```
-    pub fn respond_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RespondFn<G>, H>, P>
-    where
-        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
-    {
-        self.rebuilt(|cost, on_error, protocol, policy| {
-            (cost, on_error, protocol.with_body(RespondFn(f)), policy)
-        })
-    }
-
-    /// Rejections are a line of plain text, `rate limit exceeded` say.
-    pub fn plain_text(self) -> RateLimitLayer<K, B, C, F, Http<PlainText, H>, P> {
-        self.rebuilt(|cost, on_error, protocol, policy| {
-            let body = PlainText::default();
-            (cost, on_error, protocol.with_body(body), policy)
-        })
-    }
-
-    /// Calls `f` with the head of each response to a request that was let through, and with what the request was
-    /// charged: that only failures count, that failures are free, or what a header field of the response says. If the
-    /// handler has settled the [`Charge`](crate::Charge) already, that stays. The client is told the numbers of before.
-    ///
-    /// A request that passed uncounted has a charge too; settling it does nothing. An error of the service, or a client
-    /// that has gone, is no response: what was charged stays.
-    ///
-    /// ```
-    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
-    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
-    /// let only_failures_count = limit.clone().on_response(|parts, charge| {
-    ///     if !parts.status.is_client_error() {
-    ///         charge.cancel();
-    ///     }
-    /// });
-    /// let as_the_response_says = limit.cost(10).on_response(|parts, charge| {
-    ///     let tokens = parts.headers.get("x-tokens").and_then(|tokens| tokens.to_str().ok()?.parse::<u64>().ok());
-    ///     if let Some(tokens) = tokens {
-    ///         charge.settle(tokens);
-    ///     }
-    /// });
-    /// # let _: axum::Router = axum::Router::new().layer(only_failures_count).layer(as_the_response_says);
-    /// ```
-    pub fn on_response<G>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<T, OnResponse<G>>, P>
-    where
-        G: Fn(&http::response::Parts, &Charge) + Clone,
-    {
-        self.rebuilt(|cost, on_error, protocol, policy| {
-            (cost, on_error, protocol.with_hook(OnResponse(f)), policy)
-        })
-    }
-}
-
-impl<K, B, C, F, H, P> RateLimitLayer<K, B, C, F, Http<Problem, H>, P> {
-    /// What problem clients are told they have; [`QuotaExceeded`](ProblemType::QuotaExceeded) by default.
-    pub fn problem_type(mut self, kind: ProblemType) -> Self {
-        self.protocol.body.kind = kind;
         self
     }
 }

@@ -78,6 +78,7 @@ mod admission;
 #[cfg(feature = "axum")]
 mod extract;
 mod future;
+mod http;
 mod layer;
 mod pending;
 mod policy_of;

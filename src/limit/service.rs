@@ -16,11 +16,12 @@ use crate::cost::CostOf;
 use crate::decision::Op;
 use crate::key::{KeyError, KeyExtractor};
 use crate::limiter::charge::Charge;
-use crate::limiter::{self, HandleFailure};
+use crate::limiter::{self, HandleFailure, Unspecified};
 use crate::middleware::{self, ReservedService};
 use crate::partition::PartitionKey;
 use crate::policy::Policy;
-use crate::response::{DeferredCharge, Protocol, Rejection};
+use crate::quota::Cost;
+use crate::response::{DeferredCharge, Http, Protocol, Rejection};
 use crate::telemetry;
 use crate::wait::{Bound, MaxWait};
 
@@ -31,7 +32,7 @@ use crate::wait::{Bound, MaxWait};
 ///
 /// It is ready when the inner service is, and releases that readiness while a request is not decided; see
 /// [`RateLimitLayer`](RateLimitLayer#readiness).
-pub struct RateLimit<S, K, B, C, F, R, P> {
+pub struct RateLimit<S, K, B, C = Cost, F = Unspecified, R = Http, P = Policy> {
     pub(super) inner: S,
     /// Everything but the service: clones of it share one limit.
     pub(super) shared: Arc<SharedLayer<K, B, C, F, R, P>>,
@@ -100,7 +101,7 @@ where
             None => Cow::Owned(layer.policy.policy(&request, &key)),
         };
         let cost = layer.cost.cost(&request);
-        let partition_key = layer.partitioner.as_ref().map(|by| by.partition_key(&key));
+        let partition_key = layer.protocol.partition_key(&key);
         let mut check = CheckRequest::new(key, cost, partition_key);
         if let Some(outer) = layer.protocol.charge(&request) {
             shared.find(outer, &policy, &mut check);

@@ -1,43 +1,61 @@
-use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
-use http::{HeaderMap, Method, Request, Response};
+use std::time::Duration;
 
-use super::body::ResponseBody;
-use super::context::{AllowedContext, RejectedContext};
+use bytes::Bytes;
+use http::Response;
+use http::response::Parts;
+
 use super::existing::ExistingHeaders;
 use super::format::HeaderFormats;
-use super::hook::{NoHook, ResponseHook};
-use super::in_flight::{HttpInFlight, InnerLayerFields, LayerFields, PendingFields};
-use super::prepared::{FieldOptions, PreparedFields, write_permits};
-use super::protocol::Protocol;
+use super::hook::{NoHook, OnResponse};
+use super::problem::ProblemType;
 use super::rejection::Rejection;
-use super::rejection_body::{Problem, RejectionBody};
-use super::{deadline, field, grpc, retry_after};
+use super::rejection_body::{PlainText, Problem, RejectFn, RespondFn};
 use crate::backend::BackendContext;
-use crate::clock::Timestamp;
-use crate::decision::RetryAfter;
+use crate::clock::{Timestamp, micros_up};
 use crate::head::Head;
 use crate::limiter::charge::Charge;
-use crate::partition::PartitionKey;
-use crate::wait::Deadline;
+use crate::partition::Partitioner;
+#[cfg(feature = "partition-key")]
+use crate::partition::ShortSecret;
 
-/// The protocol of HTTP services, including gRPC.
+/// The protocol of HTTP services: which header fields clients see, and how requests are rejected.
 ///
-/// It rejects with status 429 and problem details, or with a gRPC status. An allowed response gets rate-limit fields
-/// and the [`Decision`](crate::Decision) in its extensions. The inner error is unchanged, and the inner body is wrapped
-/// in a [`ResponseBody`].
-#[derive(Clone, Copy, Debug)]
+/// A rejection is a response with status 429 and problem details by default. gRPC requests are rejected as gRPC clients
+/// expect. The error of the inner service passes through unchanged. Its body passes through inside a
+/// [`ResponseBody`](super::ResponseBody).
+///
+/// Both layers use it by default, and have a method of the same name for each setting that applies to them. To configure
+/// several layers alike, build one value and give it to each:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_sluice::response::{HeaderFormat, Http, Reset};
+/// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, SemaphoreLayer, SemaphorePolicy};
+///
+/// let http = Http::new()
+///     .headers([HeaderFormat::Draft11, HeaderFormat::XRateLimit { reset: Reset::Epoch }])
+///     .retry_after_jitter(Duration::from_secs(2))
+///     .plain_text();
+/// let backend = MemoryBackend::new();
+/// let rate = RateLimitLayer::new(Policy::new("api", Quota::per_second(10)), PeerIp::new(), backend.clone())
+///     .protocol(http.clone());
+/// let in_flight = SemaphoreLayer::new(SemaphorePolicy::new("in-flight", 4), PeerIp::new(), backend).protocol(http);
+/// # let _: axum::Router = axum::Router::new().layer(rate).layer(in_flight);
+/// ```
+#[derive(Clone, Debug)]
 pub struct Http<F = Problem, H = NoHook> {
-    pub(crate) formats: HeaderFormats,
-    pub(crate) existing: ExistingHeaders,
-    pub(crate) on_redirects: bool,
-    /// Whether CORS preflights are counted.
-    pub(crate) preflights: bool,
-    pub(crate) extensions: bool,
-    pub(crate) shadow_header: bool,
-    /// The most that is added to a wait, in µs.
-    pub(crate) jitter: u64,
-    pub(crate) body: F,
-    pub(crate) hook: H,
+    pub(super) formats: HeaderFormats,
+    pub(super) existing: ExistingHeaders,
+    pub(super) on_redirects: bool,
+    /// Whether pre-flights are counted.
+    pub(super) preflights: bool,
+    pub(super) extensions: bool,
+    pub(super) shadow_header: bool,
+    /// The longest delay that is added to `Retry-After`, in µs.
+    pub(super) jitter: u64,
+    pub(super) partitioner: Option<Partitioner>,
+    pub(super) body: F,
+    pub(super) hook: H,
 }
 
 impl Default for Http {
@@ -50,14 +68,232 @@ impl Default for Http {
             extensions: true,
             shadow_header: false,
             jitter: 0,
+            partitioner: None,
             body: Problem::default(),
             hook: NoHook,
         }
     }
 }
 
+impl Http {
+    /// Creates the default protocol: the fields of draft 11, problem details, and no jitter.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
 impl<F, H> Http<F, H> {
-    pub(crate) fn with_body<G>(self, body: G) -> Http<G, H> {
+    /// Sets the formats of the rate-limit fields; [`HeaderFormat::Draft11`](super::HeaderFormat::Draft11) by default.
+    ///
+    /// A [`SemaphoreLayer`](crate::SemaphoreLayer) writes only the fields of draft 11, the one format that has a unit for
+    /// requests in flight.
+    ///
+    /// ```
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// use tower_sluice::response::{HeaderFormat, Http, Reset};
+    ///
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let x = HeaderFormat::XRateLimit { reset: Reset::Epoch };
+    /// let draft_6 = Http::new().headers(HeaderFormat::Draft06);
+    /// let both = Http::new().headers([HeaderFormat::Draft11, x]);
+    /// # let _: axum::Router = axum::Router::new().layer(limit.clone().protocol(draft_6)).layer(limit.protocol(both));
+    /// ```
+    #[must_use]
+    pub fn headers(mut self, formats: impl Into<HeaderFormats>) -> Self {
+        self.formats = formats.into();
+        self
+    }
+
+    /// Sets how the layer treats rate-limit fields and a `Retry-After` that the service has set itself.
+    /// [`ExistingHeaders::Append`] by default.
+    #[must_use]
+    pub fn existing_headers(mut self, existing: ExistingHeaders) -> Self {
+        self.existing = existing;
+        self
+    }
+
+    /// Sets whether CORS pre-flights of browsers are counted; false by default.
+    ///
+    /// A pre-flight is an `OPTIONS` request with `Origin` and `Access-Control-Request-Method`. It precedes the request
+    /// that is counted, and carries no cookies and no API key. A client in a deny list is rejected in any case.
+    ///
+    /// **Any client can send these two fields.** Answer pre-flights in a CORS layer, before any expensive work. If
+    /// `OPTIONS` reaches a handler (axum's `any`, a proxy), count them: otherwise the limit does not hold for that method.
+    #[must_use]
+    pub fn count_preflights(mut self, count: bool) -> Self {
+        self.preflights = count;
+        self
+    }
+
+    /// Adds a random delay of at most `max` to `Retry-After`, so that rejected clients do not return all at once; zero by
+    /// default.
+    ///
+    /// The delay never shortens a wait. It applies to what gRPC clients receive, and not to the rate-limit fields.
+    #[must_use]
+    pub fn retry_after_jitter(mut self, max: Duration) -> Self {
+        self.jitter = micros_up(max);
+        self
+    }
+
+    /// Adds the partition key to the fields of draft 11, as parameter `pk`: a keyed hash of the request's key.
+    ///
+    /// The hash is the first half of an HMAC with SHA-256. Servers with the same secret send the same hash. The key itself
+    /// is never sent.
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`try_partition_key`](Self::try_partition_key) would return an error.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    #[must_use]
+    pub fn partition_key(mut self, secret: impl AsRef<[u8]>) -> Self {
+        self.partitioner = Some(Partitioner::new(secret.as_ref()));
+        self
+    }
+
+    /// Adds the partition key, as [`partition_key`](Self::partition_key) does, with a secret from a configuration.
+    ///
+    /// # Errors
+    ///
+    /// If the secret has less than 16 bytes. A client that knows a key could find a shorter one by trying.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    pub fn try_partition_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {
+        self.partitioner = Some(Partitioner::try_new(secret.as_ref())?);
+        Ok(self)
+    }
+
+    /// Sets whether redirects carry rate-limit fields; false by default, because a client could wait before it follows.
+    #[must_use]
+    pub fn headers_on_redirects(mut self, on_redirects: bool) -> Self {
+        self.on_redirects = on_redirects;
+        self
+    }
+
+    /// Sets whether a response names the [shadow](crate::Policy::shadow) policy that would have rejected its request, in
+    /// the field `x-ratelimit-shadow`; false by default.
+    #[must_use]
+    pub fn shadow_header(mut self, shadow_header: bool) -> Self {
+        self.shadow_header = shadow_header;
+        self
+    }
+
+    /// Sets whether the layer stores its results in extensions; true by default.
+    ///
+    /// A request that continues carries the [`Charge`] or the [`HeldPermit`](crate::concurrency::HeldPermit). A response
+    /// carries the [`Decision`](crate::Decision). Of nested layers, the request shows the innermost charge, and the
+    /// response shows the outermost decision.
+    ///
+    /// An outer rate limit without extensions is unknown to inner layers of the same policy, and each of them charges.
+    #[must_use]
+    pub fn extensions(mut self, extensions: bool) -> Self {
+        self.extensions = extensions;
+        self
+    }
+
+    /// Makes rejections with a closure, whose body is text or bytes.
+    ///
+    /// The layer adds `Retry-After`, `Cache-Control` and the rate-limit fields. A redirect gets only `Cache-Control`,
+    /// unless [`headers_on_redirects`](Self::headers_on_redirects) is set. A `Cache-Control` of the closure stays if it
+    /// contains `no-store`, and is replaced otherwise. The closure is not called for gRPC requests.
+    ///
+    /// The body is any type that converts to [`Bytes`]. [`respond_fn`](Self::respond_fn) takes the body type of the
+    /// service. This example has a page for browsers, and problem details for other clients:
+    ///
+    /// ```
+    /// # use http::Response;
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// use tower_sluice::response::Http;
+    ///
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let http = Http::new().reject_fn(|head, rejection| {
+    ///     let accepts = head.headers.get("accept").and_then(|accepts| accepts.to_str().ok());
+    ///     if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
+    ///         return rejection.problem();
+    ///     }
+    ///     let mut page = Response::new("<!doctype html><title>Too fast</title><p>Please try again in a moment.".into());
+    ///     *page.status_mut() = rejection.status();
+    ///     let kind = http::HeaderValue::from_static("text/html; charset=utf-8");
+    ///     page.headers_mut().insert("content-type", kind);
+    ///     page
+    /// });
+    /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(http));
+    /// ```
+    #[must_use]
+    pub fn reject_fn<G, A>(self, f: G) -> Http<RejectFn<G>, H>
+    where
+        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
+        A: Into<Bytes>,
+    {
+        self.with_body(RejectFn(f))
+    }
+
+    /// Makes rejections with a closure, whose body has the type of the service's own bodies.
+    ///
+    /// In axum that is the result of `IntoResponse`, such as a template or a file. The layer adds the same fields as for
+    /// [`reject_fn`](Self::reject_fn).
+    ///
+    /// ```
+    /// use axum::response::{Html, IntoResponse};
+    /// use tower_sluice::response::Http;
+    ///
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let http = Http::new()
+    ///     .respond_fn(|_head, rejection| (rejection.status(), Html("<p>Please try again in a moment.")).into_response());
+    /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(http));
+    /// ```
+    #[must_use]
+    pub fn respond_fn<G, A>(self, f: G) -> Http<RespondFn<G>, H>
+    where
+        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
+    {
+        self.with_body(RespondFn(f))
+    }
+
+    /// Rejects with one line of plain text, such as `rate limit exceeded`.
+    #[must_use]
+    pub fn plain_text(self) -> Http<PlainText, H> {
+        self.with_body(PlainText::default())
+    }
+
+    /// Calls `f` with the head of each response of the service, and with the charge of its request.
+    ///
+    /// The closure can settle the charge by the response: charge only failures, refund failures, or read the cost from a
+    /// header field. A [`Charge`] that the handler has settled stays as it is. The client receives the numbers from before
+    /// the closure.
+    ///
+    /// An uncounted request has a charge whose settlement does nothing. The closure is not called if the service returns
+    /// an error or the client disconnects; the charge stays.
+    ///
+    /// For a [`RateLimitLayer`](crate::RateLimitLayer) only: a request of a semaphore has no charge.
+    ///
+    /// ```
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// use tower_sluice::response::Http;
+    ///
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let only_failures_count = Http::new().on_response(|parts, charge| {
+    ///     if !parts.status.is_client_error() {
+    ///         charge.cancel();
+    ///     }
+    /// });
+    /// let as_the_response_says = Http::new().on_response(|parts, charge| {
+    ///     let tokens = parts.headers.get("x-tokens").and_then(|tokens| tokens.to_str().ok()?.parse::<u64>().ok());
+    ///     if let Some(tokens) = tokens {
+    ///         charge.settle(tokens);
+    ///     }
+    /// });
+    /// # let estimated = limit.clone().cost(10).protocol(as_the_response_says);
+    /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(only_failures_count)).layer(estimated);
+    /// ```
+    #[must_use]
+    pub fn on_response<G>(self, f: G) -> Http<F, OnResponse<G>>
+    where
+        G: Fn(&Parts, &Charge) + Clone,
+    {
+        let body = self.body;
         Http {
             formats: self.formats,
             existing: self.existing,
@@ -66,27 +302,29 @@ impl<F, H> Http<F, H> {
             extensions: self.extensions,
             shadow_header: self.shadow_header,
             jitter: self.jitter,
+            partitioner: self.partitioner,
+            body,
+            hook: OnResponse(f),
+        }
+    }
+
+    fn with_body<G>(self, body: G) -> Http<G, H> {
+        Http {
+            formats: self.formats,
+            existing: self.existing,
+            on_redirects: self.on_redirects,
+            preflights: self.preflights,
+            extensions: self.extensions,
+            shadow_header: self.shadow_header,
+            jitter: self.jitter,
+            partitioner: self.partitioner,
             body,
             hook: self.hook,
         }
     }
 
-    pub(crate) fn with_hook<G>(self, hook: G) -> Http<F, G> {
-        Http {
-            formats: self.formats,
-            existing: self.existing,
-            on_redirects: self.on_redirects,
-            preflights: self.preflights,
-            extensions: self.extensions,
-            shadow_header: self.shadow_header,
-            jitter: self.jitter,
-            body: self.body,
-            hook,
-        }
-    }
-
-    /// The time of the decision, if a field contains it.
-    fn at(&self, context: &BackendContext, matters: bool) -> Timestamp {
+    /// Returns the time of an answer if a field states it.
+    pub(super) fn at(&self, context: &BackendContext, matters: bool) -> Timestamp {
         if self.formats.needs_time() || matters {
             context.now()
         } else {
@@ -94,218 +332,21 @@ impl<F, H> Http<F, H> {
         }
     }
 
-    /// A random delay for this client, in µs.
-    fn jitter(&self, context: &BackendContext) -> u64 {
+    /// Returns a random delay for one client, in µs.
+    pub(super) fn jitter(&self, context: &BackendContext) -> u64 {
         match self.jitter {
             0 => 0,
-            most => context.random() % most.saturating_add(1),
+            max => context.random() % max.saturating_add(1),
         }
     }
 }
 
-impl<B, ResBody, E, F, H> Protocol<Request<B>, Response<ResBody>, E> for Http<F, H>
-where
-    F: RejectionBody<ResBody>,
-    H: ResponseHook,
-{
-    type Response = Response<ResponseBody<ResBody>>;
-    type Error = E;
-    type InFlight = HttpInFlight<H>;
-
-    fn reject(
-        &self,
-        request: &Request<B>,
-        rejected: RejectedContext<'_>,
-    ) -> Result<Self::Response, E> {
-        let RejectedContext {
-            rejection,
-            partition_key,
-            context,
-        } = rejected;
-        let jitter = self.jitter(context);
-        let joined = matches!(rejection, Rejection::Limited { joined: true, .. });
-        let at = self.at(context, joined);
-        let options = FieldOptions {
-            formats: self.formats,
-            existing: self.existing,
-            written: HeaderFormats::NONE,
-            at,
-            partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
-        };
-        let mut response = if grpc::is_call(request.method(), request.headers()) {
-            grpc::reject(request.headers(), &rejection, jitter)
-        } else {
-            let (mut head, body) = self
-                .body
-                .response(&Head::from(request), &rejection)
-                .into_parts();
-            let write_wait = |wait, headers: &mut HeaderMap| {
-                retry_after::write_wait(wait, jitter, self.existing, || context.now(), headers);
-            };
-            match &rejection {
-                Rejection::NoKey(_) => {}
-                // On a redirect, `Retry-After` would delay the redirect itself (RFC 9110 §10.2.3).
-                _ if !field::is_written_on(head.status, self.on_redirects) => {}
-                Rejection::Limited {
-                    policy, decision, ..
-                } => {
-                    if let Some(retry_after) = decision.retry_after() {
-                        write_wait(retry_after, &mut head.headers);
-                    }
-                    policy.derived(PreparedFields::from_policy).write_limits(
-                        options,
-                        decision,
-                        &mut head.headers,
-                    );
-                }
-                // Requests in flight may end at any time. So the wait is a hint of one second, and not the end of a
-                // lease.
-                Rejection::Busy {
-                    policy,
-                    decision,
-                    is_global: false,
-                } => {
-                    write_wait(retry_after::busy_retry_after(decision), &mut head.headers);
-                    write_permits(options, policy, decision, &mut head.headers);
-                }
-                Rejection::Busy { .. } | Rejection::Unavailable => {
-                    write_wait(RetryAfter::In(retry_after::A_SECOND), &mut head.headers);
-                }
-            }
-            let body = if request.method() == Method::HEAD {
-                // The response to `HEAD` has the same head and no body (RFC 9110 §9.3.2).
-                match self.body.length(&body) {
-                    Some(length) => {
-                        head.headers.insert(CONTENT_LENGTH, length.into());
-                        ResponseBody::empty()
-                    }
-                    None => ResponseBody::omitted(),
-                }
-            } else {
-                body
-            };
-            Response::from_parts(head, body)
-        };
-        field::write_no_store(response.headers_mut());
-        if let Rejection::Limited {
-            decision,
-            joined: true,
-            ..
-        } = &rejection
-            && let Some(outer) = request.extensions().get::<Charge>()
-            && let Some(depth) = outer.rejected_at()
-        {
-            let inner = LayerFields {
-                depth,
-                decision: decision.clone(),
-                at,
-                formats: self.formats,
-                as_shadow: false,
-            };
-            InnerLayerFields::record(response.extensions_mut(), inner);
-        }
-        if self.extensions {
-            match rejection {
-                Rejection::Limited { decision, .. } | Rejection::Busy { decision, .. } => {
-                    drop(response.extensions_mut().insert(decision))
-                }
-                Rejection::NoKey(error) => drop(response.extensions_mut().insert(error)),
-                Rejection::Unavailable => {}
-            }
-        }
-        Ok(response)
-    }
-
-    #[inline]
-    fn allow(&self, request: &mut Request<B>, allowed: AllowedContext<'_>) -> HttpInFlight<H> {
-        let extensions = self.extensions;
-        let AllowedContext {
-            answer,
-            joined,
-            partition_key,
-            deferred_charge,
-            context,
-        } = allowed;
-        // The time is also needed to compare a `Retry-After` of the response with the wait for used-up tokens.
-        let is_used_up = answer
-            .as_ref()
-            .is_some_and(|(_, decision)| decision.snapshot().remaining() == 0);
-        let at = self.at(context, joined || is_used_up);
-        let (mut hook, mut depth) = (H::Kept::default(), None);
-        if extensions || joined || H::IS_CALLED {
-            let charge = deferred_charge.into_charge(answer.as_ref());
-            if joined || !extensions {
-                depth = joined.then(|| charge.depth());
-                hook = self.hook.keep(charge);
-            } else {
-                if H::IS_CALLED {
-                    hook = self.hook.keep(charge.clone());
-                }
-                depth = Some(0);
-                if let Some(outer) = request.extensions_mut().insert(charge)
-                    && let Some(charge) = request.extensions().get::<Charge>()
-                {
-                    depth = Some(outer.depth() + 1);
-                    charge.set_outer(outer);
-                }
-            }
-        }
-        let tells = extensions || !self.formats.is_empty() || self.shadow_header;
-        let answer = answer.filter(|_| tells);
-        let fields = answer.map(|(policy, decision)| PendingFields {
-            policy: policy.clone(),
-            decision,
-            formats: self.formats,
-            existing: self.existing,
-            at,
-            partition_key,
-            on_redirects: self.on_redirects,
-            extensions,
-            shadow_header: self.shadow_header,
-            depth,
-            joined,
-        });
-        HttpInFlight { fields, hook }
-    }
-
-    fn charge<'r>(&self, request: &'r Request<B>) -> Option<&'r Charge> {
-        request.extensions().get::<Charge>()
-    }
-
-    #[inline]
-    fn is_exempt(&self, request: &Request<B>) -> bool {
-        // A preflight by the Fetch standard (§4.9): a browser sends it before the actual request.
-        *request.method() == Method::OPTIONS
-            && !self.preflights
-            && request.headers().contains_key(ORIGIN)
-            && request
-                .headers()
-                .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
-    }
-
-    fn deadline(&self, request: &mut Request<B>, now: Timestamp) -> Option<Deadline> {
-        // The headers are taken out to borrow two parts of the request at once.
-        let headers = std::mem::take(request.headers_mut());
-        let deadline = deadline::from_request(&headers, request.extensions_mut(), now);
-        *request.headers_mut() = headers;
-        deadline
-    }
-
-    #[inline]
-    fn response(pass: HttpInFlight<H>, response: Response<ResBody>) -> Self::Response {
-        let mut response = response.map(ResponseBody::inner);
-        if H::IS_CALLED {
-            let (parts, body) = response.into_parts();
-            H::call(pass.hook, &parts);
-            response = Response::from_parts(parts, body);
-        }
-        if let Some(fields) = pass.fields {
-            fields.write(&mut response);
-        }
-        response
-    }
-
-    fn error(error: E) -> E {
-        error
+impl<H> Http<Problem, H> {
+    /// Sets the problem type of a response to a client over its rate limit;
+    /// [`QuotaExceeded`](ProblemType::QuotaExceeded) by default.
+    #[must_use]
+    pub fn problem_type(mut self, kind: ProblemType) -> Self {
+        self.body.kind = kind;
+        self
     }
 }

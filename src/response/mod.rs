@@ -64,6 +64,7 @@ mod format;
 mod grpc;
 mod hook;
 mod http;
+mod http_protocol;
 mod in_flight;
 mod legacy_headers;
 mod permit_protocol;

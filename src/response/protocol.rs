@@ -1,6 +1,8 @@
 use super::context::{AllowedContext, RejectedContext};
 use crate::clock::Timestamp;
+use crate::key::Key;
 use crate::limiter::charge::Charge;
+use crate::partition::PartitionKey;
 use crate::wait::Deadline;
 
 /// How a layer rejects requests and passes responses on.
@@ -32,6 +34,13 @@ pub trait Protocol<Req, Res, Err>: Clone {
 
     /// Passes an allowed request on.
     fn allow(&self, request: &mut Req, allowed: AllowedContext<'_>) -> Self::InFlight;
+
+    /// Returns the keyed hash of `key` that the client receives, if any; see
+    /// [`Http::partition_key`](super::Http::partition_key).
+    fn partition_key(&self, key: &Key) -> Option<PartitionKey> {
+        let _ = key;
+        None
+    }
 
     /// Returns the charge that an outer layer has left in the request.
     fn charge<'r>(&self, request: &'r Req) -> Option<&'r Charge> {

@@ -90,14 +90,14 @@ const REQUESTS: [(&str, &str); 4] = [
 
 #[tokio::test]
 async fn router_layer_charges_by_the_template() {
-    let app = || routes().layer(limit().costs(table()));
+    let app = || routes().layer(limit().cost(table()));
     let requests = costs(app, &REQUESTS).await;
     assert_eq!(requests, [(200, 5), (200, 50), (200, 2), (404, 2)]);
 }
 
 #[tokio::test]
 async fn route_layer_charges_by_the_template_and_not_the_fallback() {
-    let app = || routes().route_layer(limit().costs(table()));
+    let app = || routes().route_layer(limit().cost(table()));
     let requests = costs(app, &REQUESTS).await;
     assert_eq!(requests, [(200, 5), (200, 50), (200, 2), (404, 0)]);
 }
@@ -107,7 +107,7 @@ async fn router_fallback_is_charged_by_path() {
     let fallback = || async { "fallen" };
     let app = || {
         let app = Router::new().route("/export/{id}", ok()).fallback(fallback);
-        app.layer(limit().costs(table()))
+        app.layer(limit().cost(table()))
     };
     let requests = [
         ("GET", "/search"),
@@ -140,22 +140,22 @@ const NESTED: [(&str, &str); 2] = [("GET", "/api/export/1"), ("GET", "/api/files
 
 #[tokio::test]
 async fn a_layer_around_nested_routers_charges_by_the_whole_template_and_path() {
-    let app = || nested(|routes| routes).layer(limit().costs(whole()));
+    let app = || nested(|routes| routes).layer(limit().cost(whole()));
     assert_eq!(costs(app, &NESTED).await, [(200, 50), (200, 20)]);
 }
 
 #[tokio::test]
 async fn a_layer_in_a_nested_router_charges_by_the_whole_template_and_path() {
-    let app = || nested(|routes| routes.layer(limit().costs(whole())));
+    let app = || nested(|routes| routes.layer(limit().cost(whole())));
     assert_eq!(costs(app, &NESTED).await, [(200, 50), (200, 20)]);
-    let app = || nested(|routes| routes.route_layer(limit().costs(whole())));
+    let app = || nested(|routes| routes.route_layer(limit().cost(whole())));
     assert_eq!(costs(app, &NESTED).await, [(200, 50), (200, 20)]);
 }
 
 #[tokio::test]
 async fn a_route_in_a_nested_router_charges_by_the_whole_template_and_path() {
     let app = || {
-        let limit = limit().costs(whole());
+        let limit = limit().cost(whole());
         let routes = Router::new()
             .route("/export/{id}", ok().layer(limit.clone()))
             .route("/files/{id}", ok().layer(limit));
@@ -174,7 +174,7 @@ async fn a_layer_around_nest_service_charges_by_the_path() {
         let costs = whole()
             .route("/api/files/{id}", 9)
             .route("/api/files/1", 11);
-        app.layer(limit().costs(costs))
+        app.layer(limit().cost(costs))
     };
     let requests = [("GET", "/api/files/1"), ("GET", "/api/files/2")];
     assert_eq!(costs(app, &requests).await, [(200, 11), (200, 20)]);
@@ -186,7 +186,7 @@ async fn a_layer_in_a_router_under_nest_service_charges_by_the_whole_template_an
         let mounted = Router::new()
             .route("/export/{id}", ok())
             .route("/files/{id}", ok());
-        mounted.layer(limit().costs(whole()))
+        mounted.layer(limit().cost(whole()))
     };
     let app = || Router::new().nest_service("/api", mounted());
     assert_eq!(costs(app, &NESTED).await, [(200, 50), (200, 20)]);
@@ -194,14 +194,14 @@ async fn a_layer_in_a_router_under_nest_service_charges_by_the_whole_template_an
 
 #[tokio::test]
 async fn method_router_layer_charges_other_methods_too() {
-    let app = || Router::new().route("/export/{id}", ok().layer(limit().costs(table())));
+    let app = || Router::new().route("/export/{id}", ok().layer(limit().cost(table())));
     let requests = [("GET", "/export/1"), ("DELETE", "/export/1")];
     assert_eq!(costs(app, &requests).await, [(200, 50), (405, 50)]);
 }
 
 #[tokio::test]
 async fn method_router_route_layer_does_not_charge_other_methods() {
-    let app = || Router::new().route("/export/{id}", ok().route_layer(limit().costs(table())));
+    let app = || Router::new().route("/export/{id}", ok().route_layer(limit().cost(table())));
     let requests = [("GET", "/export/1"), ("DELETE", "/export/1")];
     assert_eq!(costs(app, &requests).await, [(200, 50), (405, 0)]);
 }
@@ -209,10 +209,10 @@ async fn method_router_route_layer_does_not_charge_other_methods() {
 #[tokio::test]
 async fn a_layer_around_a_whole_router_charges_by_the_path() {
     let requests = [(200, 5), (200, 7), (200, 2), (404, 2)];
-    let app = || limit().costs(table()).layer(routes());
+    let app = || limit().cost(table()).layer(routes());
     assert_eq!(costs(app, &REQUESTS).await, requests);
     let app = || {
-        let limit = limit().costs(table());
+        let limit = limit().cost(table());
         ServiceBuilder::new().layer(limit).service(routes())
     };
     assert_eq!(costs(app, &REQUESTS).await, requests);
@@ -223,7 +223,7 @@ async fn later_route_has_its_own_cost_in_the_same_buckets() {
     let limit = limit();
     let app = Router::new()
         .route("/search", ok())
-        .layer(limit.clone().costs(table()))
+        .layer(limit.clone().cost(table()))
         .route("/report", ok().layer(limit.cost(20)))
         .route("/free", ok());
     assert_eq!(ask(&app, "GET", "/search").await, (200, Some(ALL - 5)));
@@ -238,7 +238,7 @@ fn a_service_without_a_router_is_charged_by_the_path() {
         .route("/pkg.Dear/Export", 50)
         .prefix("/pkg.Dear", 5)
         .prefix("/pkg", 9);
-    let mut service = limit().costs(costs).layer(hello());
+    let mut service = limit().cost(costs).layer(hello());
     let mut remaining = |path: &str| {
         let request = http::Request::post(format!("http://[::1]:50051{path}"));
         remaining(&seen(&mut service, request.body(()).expect("a valid head")))
@@ -256,7 +256,7 @@ async fn path_of_an_unlisted_template_is_matched_by_path() {
         .prefix("/pkg.Dear", 5);
     let app = || {
         let app = Router::new().route_service("/pkg.Dear/{*rest}", ok());
-        app.layer(limit().costs(costs_of.clone()))
+        app.layer(limit().cost(costs_of.clone()))
     };
     let requests = [("GET", "/pkg.Dear/Export"), ("GET", "/pkg.Dear/Other")];
     assert_eq!(costs(app, &requests).await, [(200, 50), (200, 5)]);
@@ -269,7 +269,7 @@ async fn template_takes_precedence_over_a_path() {
         .route("/users/me", 1);
     let app = || {
         let app = Router::new().route("/users/{id}", ok());
-        app.layer(limit().costs(costs_of.clone()))
+        app.layer(limit().cost(costs_of.clone()))
     };
     assert_eq!(costs(app, &[("GET", "/users/me")]).await, [(200, 5)]);
     assert_eq!(costs_of.unmatched(), ["/users/me"]);
@@ -277,7 +277,7 @@ async fn template_takes_precedence_over_a_path() {
 
 #[tokio::test]
 async fn template_text_in_a_request_path_is_a_path() {
-    let app = || limit().costs(table()).layer(routes());
+    let app = || limit().cost(table()).layer(routes());
     // Around the router the path is charged as written, and is served like any other path.
     let requests = [("GET", "/export/{id}"), ("GET", "/export/%7Bid%7D")];
     assert_eq!(costs(app, &requests).await, [(200, 50), (200, 7)]);
@@ -293,7 +293,7 @@ async fn methods_have_costs_and_head_costs_like_get() {
     let app = || {
         let handler = || async { "ok" };
         let app = Router::new().route("/export/{id}", get(handler).post(handler).put(handler));
-        app.layer(limit().costs(costs_of()))
+        app.layer(limit().cost(costs_of()))
     };
     let requests = ["GET", "HEAD", "POST", "PUT", "DELETE"].map(|method| (method, "/export/1"));
     assert_eq!(
@@ -309,7 +309,7 @@ async fn unmatched_routes_are_listed() {
         .route("/export/{id}", 50)
         .route("/export/:id", 50)
         .prefix("/assets", 0);
-    let app = routes().layer(limit().costs(kept.clone()));
+    let app = routes().layer(limit().cost(kept.clone()));
     assert_eq!(kept.unmatched().len(), 4);
     for path in ["/search", "/export/1", "/nowhere"] {
         ask(&app, "GET", path).await;
@@ -326,7 +326,7 @@ async fn each_quota_has_a_cost_by_route() {
     let costs = RouteCosts::new()
         .route("/export/{id}", Cost::each([1, 70]))
         .otherwise(Cost::each([1, 0]));
-    let app = routes().layer(RateLimitLayer::new(policy, Global, memory()).costs(costs));
+    let app = routes().layer(RateLimitLayer::new(policy, Global, memory()).cost(costs));
     let ask = async |path: &str| {
         let request = Request::get(path)
             .body(Body::empty())
@@ -384,7 +384,7 @@ async fn outer_layer_leaves_an_awaited_key_in_the_extensions() {
 #[test]
 fn body_length_is_charged_and_a_missing_length_as_configured() {
     let kibibytes = HeaderCost::new(CONTENT_LENGTH, 300).per(1_024);
-    let mut service = limit().with_cost(kibibytes).layer(hello());
+    let mut service = limit().cost(kibibytes).layer(hello());
     let mut ask = |lengths: &[&str]| {
         let put = http::Request::put("/");
         let put = lengths
@@ -404,7 +404,7 @@ fn body_length_is_charged_and_a_missing_length_as_configured() {
 #[test]
 fn content_length_above_every_limit_is_rejected_for_good() {
     let mut service = limit()
-        .with_cost(HeaderCost::new(CONTENT_LENGTH, u64::MAX))
+        .cost(HeaderCost::new(CONTENT_LENGTH, u64::MAX))
         .layer(hello());
     for length in [Some("99999999999999999999"), None] {
         let put = http::Request::put("/");

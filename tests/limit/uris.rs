@@ -285,7 +285,7 @@ async fn tenants_of_a_nested_router_have_a_bucket_each() {
 async fn route_costs_read_the_whole_path_in_every_place() {
     let key = key_fn(|_| Ok(Key::from("all")));
     let costs = RouteCosts::new().prefix("/api/v1", 3);
-    let limit = RateLimitLayer::new(two_a_minute(), key, memory()).costs(costs);
+    let limit = RateLimitLayer::new(two_a_minute(), key, memory()).cost(costs);
     for (place, app) in places!(limit.clone()) {
         assert_eq!(status(app).await, 429, "{place}");
     }

@@ -157,7 +157,7 @@ fn weight_comes_from_a_closure_or_route_costs() {
     drop(held);
 
     let table = RouteCosts::new().prefix("/large", 2);
-    let mut service = two_each(&memory).with_weight(table).layer(endless());
+    let mut service = two_each(&memory).weight(table).layer(endless());
     let mut large = from("ann");
     *large.uri_mut() = "/large".parse().expect("a path");
     let _held = now(&mut service, large).expect("no error");

@@ -30,7 +30,7 @@ pub use self::error::RouteCostsError;
 /// let app: Router = Router::new()
 ///     .route("/search", get(|| async { "found" }).post(|| async { "sought" }))
 ///     .route("/export/{id}", get(|| async { "all of it" }))
-///     .layer(limit.costs(costs.clone()));
+///     .layer(limit.cost(costs.clone()));
 /// assert_eq!(costs.unmatched(), ["/search", "POST /search", "/export/{id}", "prefix /assets"]); // no request yet
 /// ```
 ///
@@ -62,7 +62,7 @@ pub use self::error::RouteCostsError;
 /// Clones share the table and its marks of [matched](Self::unmatched) entries. A lookup allocates nothing. It hashes
 /// the template, then the path if the template is not listed, then compares the prefixes.
 #[derive(Clone, Default)]
-#[must_use = "a table has no effect until a layer uses it: `.costs(table)`"]
+#[must_use = "a table has no effect until a layer uses it: `.cost(table)`"]
 pub struct RouteCosts(Arc<RouteTable>);
 
 impl RouteCosts {

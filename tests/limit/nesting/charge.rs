@@ -54,7 +54,7 @@ async fn route_cost_of_an_inner_layer_overrides_the_table() {
             .route("/dear/{id}", ok().layer(limit(&remote).cost(20)))
             .route("/free", ok().layer(limit(&remote).cost(0)))
             .route("/", ok())
-            .layer(limit(&remote).costs(table));
+            .layer(limit(&remote).cost(table));
         let asked = async |path: &str| {
             let request = Request::get(path).body(Body::empty());
             let Ok(response) = app.clone().oneshot(request.expect("valid")).await;

@@ -1,0 +1,98 @@
+//! The settings of [`Http`] as methods of the layer.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+
+use super::SemaphoreLayer;
+use crate::head::Head;
+#[cfg(feature = "partition-key")]
+use crate::response::ShortSecret;
+use crate::response::{
+    ExistingHeaders, HeaderFormats, Http, PlainText, RejectFn, Rejection, RespondFn,
+};
+
+impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
+    /// Sets the formats of the rate-limit fields; see [`Http::headers`].
+    pub fn headers(self, formats: impl Into<HeaderFormats>) -> Self {
+        self.map_http(|http| http.headers(formats))
+    }
+
+    /// Sets how fields of the service are treated; see [`Http::existing_headers`].
+    pub fn existing_headers(self, existing: ExistingHeaders) -> Self {
+        self.map_http(|http| http.existing_headers(existing))
+    }
+
+    /// Sets whether CORS pre-flights are counted; see [`Http::count_preflights`].
+    pub fn count_preflights(self, count: bool) -> Self {
+        self.map_http(|http| http.count_preflights(count))
+    }
+
+    /// Adds a random delay of at most `max` to `Retry-After`; see [`Http::retry_after_jitter`].
+    pub fn retry_after_jitter(self, max: Duration) -> Self {
+        self.map_http(|http| http.retry_after_jitter(max))
+    }
+
+    /// Adds the partition key to the fields of draft 11; see [`Http::partition_key`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if [`try_partition_key`](Self::try_partition_key) would return an error.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    pub fn partition_key(self, secret: impl AsRef<[u8]>) -> Self {
+        self.map_http(|http| http.partition_key(secret))
+    }
+
+    /// Adds the partition key to the fields of draft 11; see [`Http::try_partition_key`].
+    ///
+    /// # Errors
+    ///
+    /// If the secret has less than 16 bytes.
+    #[cfg(feature = "partition-key")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
+    pub fn try_partition_key(self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {
+        let protocol = self.protocol.try_partition_key(secret)?;
+        Ok(Self { protocol, ..self })
+    }
+
+    /// Sets whether redirects carry rate-limit fields; see [`Http::headers_on_redirects`].
+    pub fn headers_on_redirects(self, on_redirects: bool) -> Self {
+        self.map_http(|http| http.headers_on_redirects(on_redirects))
+    }
+
+    /// Sets whether results are stored in extensions; see [`Http::extensions`].
+    pub fn extensions(self, extensions: bool) -> Self {
+        self.map_http(|http| http.extensions(extensions))
+    }
+
+    /// Makes rejections with a closure, whose body is text or bytes; see [`Http::reject_fn`].
+    pub fn reject_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RejectFn<G>>, P>
+    where
+        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
+        A: Into<Bytes>,
+    {
+        self.map_http(|http| http.reject_fn(f))
+    }
+
+    /// Makes rejections with a closure, whose body has the type of the service's own; see [`Http::respond_fn`].
+    pub fn respond_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RespondFn<G>>, P>
+    where
+        G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
+    {
+        self.map_http(|http| http.respond_fn(f))
+    }
+
+    /// Rejects with one line of plain text; see [`Http::plain_text`].
+    pub fn plain_text(self) -> SemaphoreLayer<K, S, W, F, Http<PlainText>, P> {
+        self.map_http(Http::plain_text)
+    }
+
+    fn map_http<U>(
+        self,
+        f: impl FnOnce(Http<T>) -> Http<U>,
+    ) -> SemaphoreLayer<K, S, W, F, Http<U>, P> {
+        self.rebuilt(|weight, on_error, protocol, policy| (weight, on_error, f(protocol), policy))
+    }
+}

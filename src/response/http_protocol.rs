@@ -1,0 +1,233 @@
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
+use http::{HeaderMap, Method, Request, Response};
+
+use super::body::ResponseBody;
+use super::context::{AllowedContext, RejectedContext};
+use super::format::HeaderFormats;
+use super::hook::ResponseHook;
+use super::http::Http;
+use super::in_flight::{HttpInFlight, InnerLayerFields, LayerFields, PendingFields};
+use super::prepared::{FieldOptions, PreparedFields, write_permits};
+use super::protocol::Protocol;
+use super::rejection::Rejection;
+use super::rejection_body::RejectionBody;
+use super::{deadline, field, grpc, retry_after};
+use crate::clock::Timestamp;
+use crate::decision::RetryAfter;
+use crate::head::Head;
+use crate::key::Key;
+use crate::limiter::charge::Charge;
+use crate::partition::PartitionKey;
+use crate::wait::Deadline;
+
+impl<B, ResBody, E, F, H> Protocol<Request<B>, Response<ResBody>, E> for Http<F, H>
+where
+    F: RejectionBody<ResBody>,
+    H: ResponseHook,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = E;
+    type InFlight = HttpInFlight<H>;
+
+    fn reject(
+        &self,
+        request: &Request<B>,
+        rejected: RejectedContext<'_>,
+    ) -> Result<Self::Response, E> {
+        let RejectedContext {
+            rejection,
+            partition_key,
+            context,
+        } = rejected;
+        let jitter = self.jitter(context);
+        let joined = matches!(rejection, Rejection::Limited { joined: true, .. });
+        let at = self.at(context, joined);
+        let options = FieldOptions {
+            formats: self.formats,
+            existing: self.existing,
+            written: HeaderFormats::NONE,
+            at,
+            partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
+        };
+        let mut response = if grpc::is_call(request.method(), request.headers()) {
+            grpc::reject(request.headers(), &rejection, jitter)
+        } else {
+            let (mut head, body) = self
+                .body
+                .response(&Head::from(request), &rejection)
+                .into_parts();
+            let write_wait = |wait, headers: &mut HeaderMap| {
+                retry_after::write_wait(wait, jitter, self.existing, || context.now(), headers);
+            };
+            match &rejection {
+                Rejection::NoKey(_) => {}
+                // On a redirect, `Retry-After` would delay the redirect itself (RFC 9110 §10.2.3).
+                _ if !field::is_written_on(head.status, self.on_redirects) => {}
+                Rejection::Limited {
+                    policy, decision, ..
+                } => {
+                    if let Some(retry_after) = decision.retry_after() {
+                        write_wait(retry_after, &mut head.headers);
+                    }
+                    policy.derived(PreparedFields::from_policy).write_limits(
+                        options,
+                        decision,
+                        &mut head.headers,
+                    );
+                }
+                // Requests in flight may end at any time. So the wait is a hint of one second, and not the end of a
+                // lease.
+                Rejection::Busy {
+                    policy,
+                    decision,
+                    is_global: false,
+                } => {
+                    write_wait(retry_after::busy_retry_after(decision), &mut head.headers);
+                    write_permits(options, policy, decision, &mut head.headers);
+                }
+                Rejection::Busy { .. } | Rejection::Unavailable => {
+                    write_wait(RetryAfter::In(retry_after::A_SECOND), &mut head.headers);
+                }
+            }
+            let body = if request.method() == Method::HEAD {
+                // The response to `HEAD` has the same head and no body (RFC 9110 §9.3.2).
+                match self.body.length(&body) {
+                    Some(length) => {
+                        head.headers.insert(CONTENT_LENGTH, length.into());
+                        ResponseBody::empty()
+                    }
+                    None => ResponseBody::omitted(),
+                }
+            } else {
+                body
+            };
+            Response::from_parts(head, body)
+        };
+        field::write_no_store(response.headers_mut());
+        if let Rejection::Limited {
+            decision,
+            joined: true,
+            ..
+        } = &rejection
+            && let Some(outer) = request.extensions().get::<Charge>()
+            && let Some(depth) = outer.rejected_at()
+        {
+            let inner = LayerFields {
+                depth,
+                decision: decision.clone(),
+                at,
+                formats: self.formats,
+                as_shadow: false,
+            };
+            InnerLayerFields::record(response.extensions_mut(), inner);
+        }
+        if self.extensions {
+            match rejection {
+                Rejection::Limited { decision, .. } | Rejection::Busy { decision, .. } => {
+                    drop(response.extensions_mut().insert(decision))
+                }
+                Rejection::NoKey(error) => drop(response.extensions_mut().insert(error)),
+                Rejection::Unavailable => {}
+            }
+        }
+        Ok(response)
+    }
+
+    #[inline]
+    fn allow(&self, request: &mut Request<B>, allowed: AllowedContext<'_>) -> HttpInFlight<H> {
+        let extensions = self.extensions;
+        let AllowedContext {
+            answer,
+            joined,
+            partition_key,
+            deferred_charge,
+            context,
+        } = allowed;
+        // The time is also needed to compare a `Retry-After` of the response with the wait for used-up tokens.
+        let is_used_up = answer
+            .as_ref()
+            .is_some_and(|(_, decision)| decision.snapshot().remaining() == 0);
+        let at = self.at(context, joined || is_used_up);
+        let (mut hook, mut depth) = (H::Kept::default(), None);
+        if extensions || joined || H::IS_CALLED {
+            let charge = deferred_charge.into_charge(answer.as_ref());
+            if joined || !extensions {
+                depth = joined.then(|| charge.depth());
+                hook = self.hook.keep(charge);
+            } else {
+                if H::IS_CALLED {
+                    hook = self.hook.keep(charge.clone());
+                }
+                depth = Some(0);
+                if let Some(outer) = request.extensions_mut().insert(charge)
+                    && let Some(charge) = request.extensions().get::<Charge>()
+                {
+                    depth = Some(outer.depth() + 1);
+                    charge.set_outer(outer);
+                }
+            }
+        }
+        let tells = extensions || !self.formats.is_empty() || self.shadow_header;
+        let answer = answer.filter(|_| tells);
+        let fields = answer.map(|(policy, decision)| PendingFields {
+            policy: policy.clone(),
+            decision,
+            formats: self.formats,
+            existing: self.existing,
+            at,
+            partition_key,
+            on_redirects: self.on_redirects,
+            extensions,
+            shadow_header: self.shadow_header,
+            depth,
+            joined,
+        });
+        HttpInFlight { fields, hook }
+    }
+
+    #[inline]
+    fn partition_key(&self, key: &Key) -> Option<PartitionKey> {
+        self.partitioner.as_ref().map(|by| by.partition_key(key))
+    }
+
+    fn charge<'r>(&self, request: &'r Request<B>) -> Option<&'r Charge> {
+        request.extensions().get::<Charge>()
+    }
+
+    #[inline]
+    fn is_exempt(&self, request: &Request<B>) -> bool {
+        // A preflight by the Fetch standard (§4.9): a browser sends it before the actual request.
+        *request.method() == Method::OPTIONS
+            && !self.preflights
+            && request.headers().contains_key(ORIGIN)
+            && request
+                .headers()
+                .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
+    fn deadline(&self, request: &mut Request<B>, now: Timestamp) -> Option<Deadline> {
+        // The headers are taken out to borrow two parts of the request at once.
+        let headers = std::mem::take(request.headers_mut());
+        let deadline = deadline::from_request(&headers, request.extensions_mut(), now);
+        *request.headers_mut() = headers;
+        deadline
+    }
+
+    #[inline]
+    fn response(pass: HttpInFlight<H>, response: Response<ResBody>) -> Self::Response {
+        let mut response = response.map(ResponseBody::inner);
+        if H::IS_CALLED {
+            let (parts, body) = response.into_parts();
+            H::call(pass.hook, &parts);
+            response = Response::from_parts(parts, body);
+        }
+        if let Some(fields) = pass.fields {
+            fields.write(&mut response);
+        }
+        response
+    }
+
+    fn error(error: E) -> E {
+        error
+    }
+}
