@@ -22,10 +22,11 @@ use std::fmt::Display;
 use std::io::{Write as _, stdout};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::Path;
 use axum::http::header::HeaderName;
 use axum::routing::{get, post};
@@ -34,12 +35,9 @@ use http::Request;
 use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::backend::Backend;
 use tower_sluice::drain::DrainLayer;
-use tower_sluice::key::{
-    self, Bearer, Cookie, Global, Header, KeyError, KeyExtractor, Networks, Query,
-};
+use tower_sluice::key::{self, ArcKey, Bearer, Cookie, Global, Header, Networks, Query};
 use tower_sluice::{
-    AnyBackend, ClientIp, Key, MaxWait, Policy, Quota, RateLimitLayer, SemaphoreLayer,
-    SemaphorePolicy,
+    AnyBackend, ClientIp, MaxWait, Policy, Quota, RateLimitLayer, SemaphoreLayer, SemaphorePolicy,
 };
 
 use self::routes::{cost, settle, sleep, status, stream};
@@ -69,7 +67,7 @@ struct Options {
     quota: Vec<Quota>,
     /// The key: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.
     #[arg(long, value_name = "KEY", default_value = "ip", value_parser = keyed_by)]
-    key: KeyedBy,
+    key: KeyArgument,
     /// A network of trusted proxies, such as `10.0.0.0/8`; may be repeated. Then `--key ip` is the client's address
     /// that they write.
     #[arg(long, value_name = "CIDR", value_parser = network)]
@@ -100,54 +98,36 @@ struct Options {
     header_format: Fields,
 }
 
+/// The key that `--key` names. `None` is the address of the client, which depends on the trusted proxies.
 #[derive(Clone)]
-enum KeyedBy {
-    Ip(ClientIp),
-    Global,
-    Header(Header),
-    Cookie(Cookie),
-    Bearer,
-    Query(Query),
-    Path,
-}
+struct KeyArgument(Option<ArcKey<Request<Body>>>);
 
-impl<B> KeyExtractor<Request<B>> for KeyedBy {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
-        match self {
-            Self::Ip(client) => client.key(request),
-            Self::Global => Global.key(request),
-            Self::Header(header) => header.key(request),
-            Self::Cookie(cookie) => cookie.key(request),
-            Self::Bearer => Bearer.key(request),
-            Self::Query(query) => query.key(request),
-            Self::Path => key::Path.key(request),
-        }
-    }
-
-    fn is_global(&self) -> bool {
-        matches!(self, Self::Global)
-    }
-}
-
-fn keyed_by(text: &str) -> Result<KeyedBy, String> {
-    match (text, text.split_once(':')) {
-        ("ip", _) => Ok(KeyedBy::Ip(ClientIp::new())),
-        ("global", _) => Ok(KeyedBy::Global),
-        ("bearer", _) => Ok(KeyedBy::Bearer),
-        ("path", _) => Ok(KeyedBy::Path),
+fn keyed_by(text: &str) -> Result<KeyArgument, String> {
+    let key: ArcKey<Request<Body>> = match (text, text.split_once(':')) {
+        ("ip", _) => return Ok(KeyArgument(None)),
+        ("global", _) => Arc::new(Global),
+        ("bearer", _) => Arc::new(Bearer),
+        ("path", _) => Arc::new(key::Path),
         (_, Some(("header", name))) => match name.parse::<HeaderName>() {
-            Ok(name) => Ok(KeyedBy::Header(name.into())),
-            Err(_) => Err(format!("invalid header name {name:?}; use for example header:x-api-key")),
+            Ok(name) => Arc::new(Header::from(name)),
+            Err(_) => {
+                return Err(format!(
+                    "invalid header name {name:?}; use for example header:x-api-key"
+                ));
+            }
         },
         (_, Some(("cookie", name))) => match Cookie::try_new(name) {
-            Ok(cookie) => Ok(KeyedBy::Cookie(cookie)),
-            Err(error) => Err(error.to_string()),
+            Ok(cookie) => Arc::new(cookie),
+            Err(error) => return Err(error.to_string()),
         },
-        (_, Some(("query", name))) if !name.is_empty() => Ok(KeyedBy::Query(Query::new(name))),
-        _ => Err(
-            "use ip, global, header:NAME, cookie:NAME, bearer, query:NAME or path, such as header:x-api-key".into(),
-        ),
-    }
+        (_, Some(("query", name))) if !name.is_empty() => Arc::new(Query::new(name)),
+        _ => {
+            return Err(
+                "use ip, global, header:NAME, cookie:NAME, bearer, query:NAME or path, such as header:x-api-key".into(),
+            );
+        }
+    };
+    Ok(KeyArgument(Some(key)))
 }
 
 impl Options {
@@ -157,17 +137,17 @@ impl Options {
     }
 
     /// Returns the key. The client is the peer, unless the peer is a trusted proxy.
-    fn key(&self) -> KeyedBy {
-        let proxies = Networks::new(&self.trusted_proxy);
-        let header = &self.forwarded_header;
-        match self.key.clone() {
-            KeyedBy::Ip(client) => KeyedBy::Ip(match header.as_str() {
-                "x-forwarded-for" => client.forwarded_for(proxies),
-                "forwarded" => client.forwarded(proxies),
-                _ => client.header(header.clone(), proxies),
-            }),
-            other => other,
+    fn key(&self) -> ArcKey<Request<Body>> {
+        if let Some(key) = &self.key.0 {
+            return Arc::clone(key);
         }
+        let (client, proxies) = (ClientIp::new(), Networks::new(&self.trusted_proxy));
+        let header = &self.forwarded_header;
+        Arc::new(match header.as_str() {
+            "x-forwarded-for" => client.forwarded_for(proxies),
+            "forwarded" => client.forwarded(proxies),
+            _ => client.header(header.clone(), proxies),
+        })
     }
 
     fn app(self, backend: AnyBackend, policy: Policy, reported: page::Reported) -> Router {

@@ -64,6 +64,11 @@ mod pending;
 mod policy_of;
 mod service;
 
+use crate::backend::AnyBackend;
+use crate::key::ArcKey;
+use crate::limiter::FailurePolicy;
+use crate::quota::Cost;
+
 #[cfg(feature = "axum")]
 pub use self::extract::MissingPermit;
 pub use self::future::ResponseFuture;
@@ -71,3 +76,25 @@ pub use self::layer::SemaphoreLayer;
 pub use self::policy_of::{SemaphorePolicyFn, SemaphorePolicyOf};
 pub use self::service::SemaphoreService;
 pub use crate::semaphore::{AnyLost, HeldPermit, Hold, KeptPermit};
+
+/// A [`SemaphoreLayer`] whose key and backend are chosen at run time, for requests of type `Req`.
+///
+/// ```
+/// use std::sync::Arc;
+/// use axum::body::Body;
+/// use http::Request;
+/// use tower_sluice::backend::BackendError;
+/// use tower_sluice::concurrency::AnySemaphoreLayer;
+/// use tower_sluice::{AnyBackend, FailurePolicy, Header, SemaphoreLayer, SemaphorePolicy};
+///
+/// fn exports(url: &str) -> Result<AnySemaphoreLayer<Request<Body>>, BackendError> {
+///     let (policy, key) = (SemaphorePolicy::new("exports", 5), Arc::new(Header::new("x-api-key")));
+///     let limit = SemaphoreLayer::new(policy, key as _, AnyBackend::from_url(url)?);
+///     Ok(limit.on_backend_error(FailurePolicy::FailClosed))
+/// }
+///
+/// let app: axum::Router = axum::Router::new().layer(exports("memory:")?);
+/// # Ok::<(), BackendError>(())
+/// ```
+pub type AnySemaphoreLayer<Req, W = Cost> =
+    SemaphoreLayer<ArcKey<Req>, AnyBackend, W, FailurePolicy>;

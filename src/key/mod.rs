@@ -52,6 +52,7 @@ mod nat64;
 mod networks;
 mod peer;
 mod query;
+mod shared;
 mod skip;
 mod target;
 mod text;
@@ -75,6 +76,7 @@ pub use self::keep::Keep;
 pub use self::networks::{Networks, ParseNetworksError, ParseNetworksErrorKind};
 pub use self::peer::{PeerAddr, PeerIp};
 pub use self::query::Query;
+pub use self::shared::ArcKey;
 pub use self::skip::{Guarded, KeyExt, SkipIf, SkipMethod};
 #[cfg(feature = "axum")]
 pub use self::target::MatchedPath;

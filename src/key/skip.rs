@@ -1,8 +1,12 @@
 use std::fmt;
+use std::sync::Arc;
 
 use http::{Method, Request};
 
-use super::{Key, KeyError, KeyExtractor};
+use super::{
+    Bearer, ClientIp, Cookie, Extension, FirstOf, Global, Header, Key, KeyError, KeyExtractor,
+    KeyFn, Path, PeerIp, Query,
+};
 use crate::head::Head;
 
 /// Methods of key extractors that exempt requests from the limit.
@@ -27,7 +31,9 @@ use crate::head::Head;
 /// ```
 ///
 /// An exempt request passes uncounted, without rate-limit fields. CORS pre-flight requests are exempt by default; see
-/// [`count_preflights`](crate::RateLimitLayer::count_preflights).
+/// [`count_preflights`](crate::response::Http::count_preflights).
+///
+/// Each extractor of this crate implements it. For an extractor of your own, write `impl KeyExt for Mine {}`.
 pub trait KeyExt: Sized {
     /// Exempts requests for which `f` returns true.
     fn skip_if<F>(self, f: F) -> SkipIf<Self, F>
@@ -53,7 +59,37 @@ pub trait KeyExt: Sized {
     }
 }
 
-impl<K> KeyExt for K {}
+macro_rules! extended {
+    ($([$($parameter:ident),*] $kind:ty;)+) => {$(
+        impl<$($parameter),*> KeyExt for $kind {}
+    )+};
+}
+
+extended! {
+    [] Bearer;
+    [] ClientIp;
+    [] Cookie;
+    [T] Extension<T>;
+    [T] FirstOf<T>;
+    [] Global;
+    [] Header;
+    [F] KeyFn<F>;
+    [] super::Method;
+    [] Path;
+    [] PeerIp;
+    [] Query;
+    [K, F] SkipIf<K, F>;
+    [K] SkipMethod<K>;
+    [K, G] Guarded<K, G>;
+    [K] Arc<K>;
+    [K] Box<K>;
+    [A, B] (A, B);
+    [A, B, C] (A, B, C);
+    [A, B, C, D] (A, B, C, D);
+}
+
+#[cfg(feature = "axum")]
+impl KeyExt for super::MatchedPath {}
 
 /// A key with exempt requests, made by [`KeyExt::skip_if`].
 #[derive(Clone, Copy)]

@@ -84,9 +84,20 @@ mod pending;
 mod policy_of;
 mod service;
 
+use crate::backend::AnyBackend;
+use crate::key::ArcKey;
+use crate::limiter::FailurePolicy;
+use crate::quota::Cost;
+
 #[cfg(feature = "axum")]
 pub use self::extract::MissingCharge;
 pub use self::future::ResponseFuture;
 pub use self::layer::RateLimitLayer;
 pub use self::policy_of::{PolicyFn, PolicyOf};
 pub use self::service::RateLimit;
+
+/// A [`RateLimitLayer`] whose key and backend are chosen at run time, for requests of type `Req`.
+///
+/// See [above](self#the-type-of-a-layer) for an example.
+pub type AnyRateLimitLayer<Req, C = Cost> =
+    RateLimitLayer<ArcKey<Req>, AnyBackend, C, FailurePolicy>;

@@ -70,6 +70,8 @@ macro_rules! key {
 #[derive(Clone)]
 struct SeesWhole<K, W>(K, W);
 
+impl<K, W> KeyExt for SeesWhole<K, W> {}
+
 impl<R, K: KeyExtractor<R>, W: KeyExtractor<R>> KeyExtractor<R> for SeesWhole<K, W> {
     fn key(&self, request: &R) -> Result<Key, KeyError> {
         let key = self.0.key(request)?;
