@@ -61,8 +61,8 @@ struct Options {
     /// The time limit of the backend, in milliseconds; 250 by default.
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     backend_timeout: Option<u64>,
-    /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`. Repeat it for several quotas, all
-    /// of which must allow a request. Algorithms: token-bucket, interval, fixed-window, sliding-window, sliding-log.
+    /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`. Repeat it for several quotas,
+    /// which must all allow a request. Algorithms: token-bucket, interval, fixed-window, sliding-window, sliding-log.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
     quota: Vec<Quota>,
     /// The key: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.

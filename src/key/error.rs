@@ -131,7 +131,7 @@ impl KeyError {
     }
 
     /// Returns whether the request has no such key, so that `first_of` tries the next extractor.
-    pub(super) const fn is_none(&self) -> bool {
+    pub(super) const fn is_missing(&self) -> bool {
         matches!(
             self,
             Self::MissingHeader(_) | Self::MissingExtension(_) | Self::Missing(_) | Self::Client(_)
@@ -145,7 +145,8 @@ impl fmt::Display for KeyError {
             Self::MissingPeer => f.write_str(
                 "the address of the peer is not in the request; on TCP serve an axum app with \
                  `into_make_service_with_connect_info::<SocketAddr>()`; behind a proxy on a Unix socket use \
-                 `ClientIp` with `TrustedProxies::hops(1)`; elsewhere insert a `PeerAddr` into the request's extensions",
+                 `ClientIp` with `TrustedProxies::hops(1)`; elsewhere insert a `PeerAddr` into the request's \
+                 extensions",
             ),
             Self::MissingExtension(name) => {
                 write!(

@@ -42,7 +42,7 @@ macro_rules! first_of {
                 $(
                     match $part.key(request) {
                         Ok(key) => return Ok(tagged($index, &key)),
-                        Err(error) if error.is_none() => {}
+                        Err(error) if error.is_missing() => {}
                         Err(error) => return Err(error),
                     }
                 )+

@@ -85,12 +85,12 @@ pub(super) fn address(extensions: &Extensions) -> Option<IpAddr> {
     if let Some(ConnectInfo(peer)) = extensions.get::<ConnectInfo<SocketAddr>>() {
         return Some(peer.ip().to_canonical());
     }
-    elsewhere(extensions).map(|peer| peer.ip().to_canonical())
+    less_common_address(extensions).map(|peer| peer.ip().to_canonical())
 }
 
 /// Returns the address that less common servers and tests insert.
 #[cold]
-fn elsewhere(extensions: &Extensions) -> Option<SocketAddr> {
+fn less_common_address(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
     if let Some(MockConnectInfo(peer)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
         return Some(*peer);

@@ -83,7 +83,7 @@ impl RouteCosts {
     ///
     /// Panics if [`try_route`](Self::try_route) would return an error.
     pub fn route(self, path: &str, cost: impl Into<Cost>) -> Self {
-        must(self.try_route(path, cost))
+        or_panic(self.try_route(path, cost))
     }
 
     /// Sets the cost of `path` for any method. `path` is the template of a route or a whole path. A cost of 0 is free.
@@ -101,7 +101,7 @@ impl RouteCosts {
     ///
     /// Panics if [`try_method`](Self::try_method) would return an error.
     pub fn method(self, method: Method, path: &str, cost: impl Into<Cost>) -> Self {
-        must(self.try_method(method, path, cost))
+        or_panic(self.try_method(method, path, cost))
     }
 
     /// Sets the cost of `path` for one method. [`route`](Self::route) sets the cost of the others.
@@ -133,15 +133,15 @@ impl RouteCosts {
     ///
     /// Panics if [`try_prefix`](Self::try_prefix) would return an error.
     pub fn prefix(self, path: &str, cost: impl Into<Cost>) -> Self {
-        must(self.try_prefix(path, cost))
+        or_panic(self.try_prefix(path, cost))
     }
 
     /// Sets the cost of `path` and of all paths below it that have no entry; see [`prefix`](Self::prefix).
     ///
     /// # Errors
     ///
-    /// Returns an error if `path` does not begin with `/`, has a query or fragment, contains one of `{ } *`, or is a
-    /// prefix in the table already.
+    /// Returns an error if `path` does not begin with `/`, has a query or fragment, contains `{`, `}` or `*`, or is in
+    /// the table already.
     pub fn try_prefix(self, path: &str, cost: impl Into<Cost>) -> Result<Self, RouteCostsError> {
         self.and(RoutePattern::Prefix, path, cost.into())
     }
@@ -234,7 +234,7 @@ impl fmt::Debug for RouteCosts {
     }
 }
 
-fn must(made: Result<RouteCosts, RouteCostsError>) -> RouteCosts {
+fn or_panic(made: Result<RouteCosts, RouteCostsError>) -> RouteCosts {
     match made {
         Ok(costs) => costs,
         Err(error) => panic!("{error}"),

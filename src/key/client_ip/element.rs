@@ -6,7 +6,7 @@ pub(super) enum Element {
     /// In canonical form: an address mapped into IPv6 is IPv4.
     Address(IpAddr),
     /// The proxy hides the address: `unknown`, or an obfuscated name.
-    Silent,
+    Hidden,
     Malformed,
 }
 
@@ -15,7 +15,7 @@ impl Element {
     pub(super) fn parse(text: &[u8]) -> Self {
         match address(text, is_port) {
             Some(ip) => Self::Address(ip.to_canonical()),
-            None if is_silent(text) => Self::Silent,
+            None if is_hidden(text) => Self::Hidden,
             None => Self::Malformed,
         }
     }
@@ -30,8 +30,8 @@ impl Element {
             Ok(Some((name, port))) if is_node_port(port) => name.as_bytes(),
             _ => text,
         };
-        if is_silent(name) {
-            Self::Silent
+        if is_hidden(name) {
+            Self::Hidden
         } else {
             Self::Malformed
         }
@@ -78,7 +78,7 @@ fn is_port(text: &str) -> bool {
 }
 
 /// Returns whether the name hides the address on purpose.
-fn is_silent(name: &[u8]) -> bool {
+fn is_hidden(name: &[u8]) -> bool {
     name.eq_ignore_ascii_case(b"unknown") || is_obfuscated(name)
 }
 
@@ -134,7 +134,7 @@ mod tests {
         for text in ["unknown:4711", "UnKnown:_x", "_hidden:0", "_hidden:_p"] {
             assert_eq!(
                 Element::parse_node(text.as_bytes()),
-                Element::Silent,
+                Element::Hidden,
                 "{text}"
             );
             assert_eq!(
@@ -170,10 +170,10 @@ mod tests {
     #[test]
     fn missing_address_has_two_forms() {
         for text in ["unknown", "Unknown", "_a", "__", "_SEVKISEK", "_a.b-c_9"] {
-            assert_eq!(Element::parse(text.as_bytes()), Element::Silent, "{text}");
+            assert_eq!(Element::parse(text.as_bytes()), Element::Hidden, "{text}");
             assert_eq!(
                 Element::parse_node(text.as_bytes()),
-                Element::Silent,
+                Element::Hidden,
                 "{text}"
             );
         }

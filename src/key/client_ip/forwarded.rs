@@ -21,7 +21,7 @@ pub(super) fn elements(line: &[u8]) -> Option<Elements<'_>> {
     let mut rest = ForwardedRest(line);
     let mut elements = Elements::new();
     loop {
-        rest.pass_space();
+        rest.skip_space();
         if rest.next_is(b',') {
             continue; // empty elements are ignored (RFC 9110 §5.6.1)
         }
@@ -29,7 +29,7 @@ pub(super) fn elements(line: &[u8]) -> Option<Elements<'_>> {
             return Some(elements);
         }
         elements.push(rest.element()?);
-        rest.pass_space();
+        rest.skip_space();
         if !rest.next_is(b',') && !rest.0.is_empty() {
             return None;
         }
@@ -76,7 +76,7 @@ impl<'a> ForwardedRest<'a> {
             if !self.next_is(b';') {
                 break;
             }
-            self.pass_space();
+            self.skip_space();
         }
         are_different(&mut names).then_some(client)
     }
@@ -127,7 +127,7 @@ impl<'a> ForwardedRest<'a> {
         is
     }
 
-    fn pass_space(&mut self) {
+    fn skip_space(&mut self) {
         self.0 = trim_start(self.0);
     }
 
@@ -158,7 +158,7 @@ mod tests {
     /// The elements of a line, from the left; `None` after a syntax error.
     fn read(line: &str) -> Option<Vec<Element>> {
         let element = |client: &Option<ForwardedValue<'_>>| {
-            client.map_or(Element::Silent, ForwardedValue::element)
+            client.map_or(Element::Hidden, ForwardedValue::element)
         };
         elements(line.as_bytes()).map(|elements| elements.iter().map(element).collect())
     }
@@ -178,20 +178,20 @@ mod tests {
             read(
                 "by=_x ,\tFOR=192.0.2.60;; proto=https;\thost=\"a,b;c=\\\"\",,for=\"[2001:db8::17]:4711\","
             ),
-            Some(vec![Element::Silent, one, two])
+            Some(vec![Element::Hidden, one, two])
         );
         assert_eq!(read("for=\"192.0.\\2.60\""), Some(vec![one]));
         assert_eq!(
             read("for=\"\\_hidden\", for=\"\""),
-            Some(vec![Element::Silent, Element::Malformed])
+            Some(vec![Element::Hidden, Element::Malformed])
         );
         assert_eq!(read(""), Some(vec![]));
         assert_eq!(read(" ,\t, "), Some(vec![]));
-        assert_eq!(read(";, ;"), Some(vec![Element::Silent; 2]));
+        assert_eq!(read(";, ;"), Some(vec![Element::Hidden; 2]));
         let long = "x".repeat(100);
         assert_eq!(
             read(&format!("for=\"\\_{long}\"")),
-            Some(vec![Element::Silent])
+            Some(vec![Element::Hidden])
         );
     }
 

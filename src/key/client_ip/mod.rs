@@ -121,13 +121,13 @@ impl ClientIp {
     /// Reads `X-Forwarded-For`, and no other header.
     #[must_use]
     pub fn forwarded_for(self, proxies: impl Into<TrustedProxies>) -> Self {
-        self.reading(AddressSource::ForwardedFor(proxies.into()))
+        self.with_source(AddressSource::ForwardedFor(proxies.into()))
     }
 
     /// Reads `Forwarded` (RFC 7239), and no other header.
     #[must_use]
     pub fn forwarded(self, proxies: impl Into<TrustedProxies>) -> Self {
-        self.reading(AddressSource::Forwarded(proxies.into()))
+        self.with_source(AddressSource::Forwarded(proxies.into()))
     }
 
     /// Reads the field `name`, in which a proxy writes one address: `x-real-ip`, `cf-connecting-ip`, `true-client-ip`.
@@ -135,10 +135,10 @@ impl ClientIp {
     /// pass on the field of a client.**
     #[must_use]
     pub fn header(self, name: HeaderName, proxies: Networks) -> Self {
-        self.reading(AddressSource::Header(name, proxies))
+        self.with_source(AddressSource::Header(name, proxies))
     }
 
-    fn reading(mut self, source: AddressSource) -> Self {
+    fn with_source(mut self, source: AddressSource) -> Self {
         self.source = source;
         self
     }
@@ -208,8 +208,8 @@ impl ClientIp {
     /// `203.0.113.7` everywhere: as the peer, in the header, in networks of proxies, and in both lists.
     /// [`ipv4_prefix`](Self::ipv4_prefix) applies to it.
     ///
-    /// **Turn it on only if your network routes `64:ff9b::/96` to a translator of its own.** Elsewhere, a peer that owns
-    /// this route chooses any IPv4 address: a trusted one, or another one for each request.
+    /// **Turn it on only if your network routes `64:ff9b::/96` to a translator of its own.** Elsewhere, a peer that
+    /// owns this route chooses any IPv4 address: a trusted one, or another one for each request.
     ///
     /// These addresses are not decoded:
     ///
@@ -257,15 +257,16 @@ impl ClientIp {
     ///
     /// # Errors
     ///
-    /// Returns [`KeyError::MissingPeer`] if the peer is unknown and needed, [`KeyError::TooFewHops`] if the header has
-    /// fewer addresses than hops, and [`KeyError::MalformedAddress`] if the header does not name the client.
+    /// - [`KeyError::MissingPeer`] if the peer is unknown and needed.
+    /// - [`KeyError::TooFewHops`] if the header has fewer addresses than hops.
+    /// - [`KeyError::MalformedAddress`] if the header does not name the client.
     pub fn ip(&self, head: &Head<'_>) -> Result<IpAddr, KeyError> {
         self.read(peer::address(head.extensions), head.headers)
     }
 
     /// Returns the key of a client in all but the most common case.
     #[inline(never)]
-    fn beyond(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Key, KeyError> {
+    fn general_key(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Result<Key, KeyError> {
         let ip = self.read(peer, headers)?;
         if let Some(lists) = &self.lists {
             lists.screen(ip, self.nat64)?;
@@ -305,7 +306,7 @@ impl<B> KeyExtractor<Request<B>> for ClientIp {
             (AddressSource::Peer, None, Some(IpAddr::V4(ip))) if self.prefixes.v4 == 32 => {
                 Ok(peer::ipv4(ip))
             }
-            (_, _, peer) => self.beyond(peer, request.headers()),
+            (_, _, peer) => self.general_key(peer, request.headers()),
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct TrustedProxies(pub(super) Trust);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    In(Networks),
+    Networks(Networks),
     Hops(usize),
 }
 
@@ -43,8 +43,8 @@ impl TrustedProxies {
         Networks::loopback_and_private().into()
     }
 
-    /// Trusts this number of proxies, whatever their addresses. Use it for proxies whose addresses change. The client is
-    /// the `hops`-th address from the right; with 0 it is the peer. Requests with fewer addresses are rejected.
+    /// Trusts this number of proxies, whatever their addresses. Use it for proxies whose addresses change. The client
+    /// is the `hops`-th address from the right; with 0 it is the peer. Requests with fewer addresses are rejected.
     ///
     /// With at least 1 hop, the address of the peer is not needed. Use this behind a proxy on a Unix socket.
     ///
@@ -57,7 +57,7 @@ impl TrustedProxies {
 
 impl From<Networks> for TrustedProxies {
     fn from(networks: Networks) -> Self {
-        Self(Trust::In(networks))
+        Self(Trust::Networks(networks))
     }
 }
 

@@ -49,7 +49,7 @@ impl ClientIp {
                     (None | Some([]), None) => Ok(peer),
                     (Some(text), None) => match Element::parse(text) {
                         Element::Address(ip) => Ok(self.decoded(ip)),
-                        Element::Silent | Element::Malformed => self.malformed(name, Some(peer)),
+                        Element::Hidden | Element::Malformed => self.malformed(name, Some(peer)),
                     },
                     _ => self.malformed(name, Some(peer)),
                 }
@@ -70,7 +70,7 @@ impl ClientIp {
             other => other,
         });
         match &proxies.0 {
-            Trust::In(networks) => {
+            Trust::Networks(networks) => {
                 let mut nearest = peer.ok_or(KeyError::MissingPeer)?;
                 if !self.trusts(networks, nearest) {
                     return Ok(nearest);
@@ -79,7 +79,7 @@ impl ClientIp {
                     match element {
                         Element::Address(ip) if self.trusts(networks, ip) => nearest = ip,
                         Element::Address(ip) => return Ok(ip),
-                        Element::Silent => return Ok(nearest),
+                        Element::Hidden => return Ok(nearest),
                         Element::Malformed => return self.malformed(name, Some(nearest)),
                     }
                 }
@@ -93,10 +93,10 @@ impl ClientIp {
                     let is_it = index + 1 == *hops;
                     match element {
                         Element::Address(ip) if is_it => return Ok(ip),
-                        Element::Silent if is_it => return or_malformed(nearest, name),
+                        Element::Hidden if is_it => return or_malformed(nearest, name),
                         Element::Malformed if is_it => return self.malformed(name, nearest),
                         Element::Address(ip) => nearest = Some(ip),
-                        Element::Silent | Element::Malformed => {}
+                        Element::Hidden | Element::Malformed => {}
                     }
                 }
                 Err(KeyError::TooFewHops {
@@ -138,6 +138,6 @@ fn forwarded_elements(line: &HeaderValue) -> impl Iterator<Item = Element> {
     };
     let elements = elements.into_iter().rev();
     elements
-        .map(|client| client.map_or(Element::Silent, ForwardedValue::element))
+        .map(|client| client.map_or(Element::Hidden, ForwardedValue::element))
         .chain(broken)
 }

@@ -137,8 +137,8 @@ impl Networks {
         }))
     }
 
-    /// Returns loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16` and
-    /// `fc00::/7` (RFC 1918, RFC 4193). In a shared data centre, neighbours may have such addresses as well.
+    /// Returns loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16`
+    /// and `fc00::/7` (RFC 1918, RFC 4193). In a shared data centre, neighbours may have such addresses as well.
     #[must_use]
     pub fn loopback_and_private() -> Self {
         Self::new([
