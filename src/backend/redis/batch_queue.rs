@@ -399,7 +399,7 @@ impl<R: ScriptRequest> Drop for BatchSender<R> {
 #[cfg(test)]
 mod tests {
     use super::super::super::Op;
-    use super::super::RedisBackend;
+    use super::super::backend::RedisBackend;
     use super::super::request::OpRequest;
     use std::panic::{AssertUnwindSafe, catch_unwind};
     use std::sync::atomic::AtomicUsize;

@@ -11,9 +11,9 @@ use bb8_redis::redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisError};
 use super::super::context::DEFAULT_MAX_WAITERS;
 use super::super::{BackendContext, BackendError};
 use super::alerts::Alerts;
+use super::atomicity::Atomicity;
+use super::backend::{RedisBackend, RedisInner};
 use super::batch_queue::BatchQueue;
-#[cfg(feature = "blocking")]
-use super::blocking::RedisBackend as RedisThreads;
 use super::breaker::Breaker;
 use super::connections::ConnectionPool;
 use super::deny_cache::DenyCache;
@@ -23,7 +23,6 @@ use super::request::Expiry;
 use super::request_preparer::RequestPreparer;
 use super::round_trip::ScriptClient;
 use super::source::ConnectionSource;
-use super::{RedisBackend, RedisInner};
 use crate::clock::{AnyClock, Clock, SystemClock, micros_up};
 
 /// How a [`RedisBackend`] works; all of it has a default.
@@ -31,26 +30,14 @@ use crate::clock::{AnyClock, Clock, SystemClock, micros_up};
 #[must_use = "a builder does nothing until it is connected"]
 pub struct RedisBuilder {
     naming: Naming,
-    time_limit: Duration,
+    pub(super) time_limit: Duration,
     idle_ttl: Option<Duration>,
     deny_cache: Duration,
     batching: bool,
     connections: Option<NonZeroU32>,
-    atomicity: Atomicity,
+    pub(super) atomicity: Atomicity,
     clock: AnyClock,
     max_waiters: (usize, usize),
-}
-
-/// How a decision is made in one piece.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Atomicity {
-    /// By a Lua script, one trip: the default.
-    #[default]
-    Script,
-    /// By WATCH, MULTI and EXEC, at least two trips, repeated while others change the key, 12 times at most: for
-    /// servers that forbid scripts. Slow, and slower the more ask for one key. It cannot keep sliding logs, and it
-    /// needs connections of its own: those of a URL or a pool.
-    Optimistic,
 }
 
 /// Sums of time limits stay far from overflowing.
@@ -62,7 +49,65 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(86_400);
 const SHARED: NonZeroU32 = NonZeroU32::new(4).unwrap();
 const EXCLUSIVE: NonZeroU32 = NonZeroU32::new(16).unwrap();
 /// How long a service that starts waits for its first connection, at least.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl RedisBackend {
+    /// What to change before connecting: prefix, time limit, deny cache and more.
+    pub fn builder() -> RedisBuilder {
+        RedisBuilder::default()
+    }
+
+    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it can decide:
+    /// it runs a script once, on a key of its own below the prefix, and deletes that key.
+    ///
+    /// The forms of [redis-rs](https://docs.rs/redis) are understood: `redis://`, `rediss://` (feature `tls`),
+    /// `redis+unix://`.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read; [`Unreachable`](BackendErrorKind::Unreachable)
+    /// if nobody listens there, or user and password are wrong, which its source tells. The error of the script, if it
+    /// fails: [`Server`](BackendErrorKind::Server) if the user lacks a right (`NOPERM`), the memory is full (`OOM`),
+    /// the server is a replica (`READONLY`) or a node of a cluster (`MOVED`); `Config` if the server is a 32-bit build.
+    pub async fn connect(url: impl AsRef<str>) -> Result<Self, BackendError> {
+        Self::builder().connect(url).await
+    }
+
+    /// Will connect to the server of `url` when it is first needed, so that a service starts while Redis is down; until
+    /// then every operation fails, and [`FailurePolicy`](crate::FailurePolicy) applies. Nothing is sent here, and no
+    /// runtime needed.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read.
+    pub fn connect_lazy(url: impl AsRef<str>) -> Result<Self, BackendError> {
+        Self::builder().connect_lazy(url)
+    }
+
+    /// Makes its connections by the manager of `pool`, with its settings for new connections; those that are in the
+    /// pool stay there for others.
+    pub fn from_pool<M>(pool: Pool<M>) -> Self
+    where
+        M: ManageConnection<Connection = MultiplexedConnection, Error = RedisError>,
+    {
+        Self::builder().from_pool(pool)
+    }
+
+    /// Sends everything over clones of `connection`, say a `ConnectionManager`, which finds its server again by itself,
+    /// or a `MultiplexedConnection`, which does not.
+    ///
+    /// Its own time limit for a response should be above this one's ([`RedisBuilder::time_limit`]), for the shorter one
+    /// counts.
+    ///
+    /// A connection must not send a command again by itself when an answer is missing, as a `ClusterConnection` does by
+    /// default: it can charge twice. Set its retries to 0.
+    pub fn from_connection<C>(connection: C) -> Self
+    where
+        C: ConnectionLike + Clone + Send + Sync + 'static,
+    {
+        Self::builder().from_connection(connection)
+    }
+}
 
 impl Default for RedisBuilder {
     fn default() -> Self {
@@ -203,71 +248,7 @@ impl RedisBuilder {
         self.over(ConnectionSource::shared(connection))
     }
 
-    /// Connects to the server of `url` for plain threads; see
-    /// [`blocking::RedisBackend::connect`](RedisThreads::connect).
-    ///
-    /// # Errors
-    ///
-    /// As [`blocking::RedisBackend::connect`](RedisThreads::connect);
-    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`], too.
-    ///
-    /// # Panics
-    ///
-    /// If the operating system has no thread for it.
-    #[cfg(feature = "blocking")]
-    pub fn connect_blocking(self, url: impl AsRef<str>) -> Result<RedisThreads, BackendError> {
-        let patience = self.time_limit.max(CONNECT_TIMEOUT);
-        let backend = self.connect_blocking_lazy(url)?;
-        backend.first_connection(patience)?;
-        Ok(backend)
-    }
-
-    /// Will connect to the server of `url` when it is needed, for plain threads; see
-    /// [`blocking::RedisBackend::connect_lazy`](RedisThreads::connect_lazy).
-    ///
-    /// # Errors
-    ///
-    /// [`Config`](crate::backend::BackendErrorKind::Config) if the URL cannot be read, or for
-    /// [`Atomicity::Optimistic`].
-    ///
-    /// # Panics
-    ///
-    /// If the operating system has no thread for it.
-    #[cfg(feature = "blocking")]
-    pub fn connect_blocking_lazy(self, url: impl AsRef<str>) -> Result<RedisThreads, BackendError> {
-        let client = client(url.as_ref())?;
-        self.from_blocking_client(client)
-    }
-
-    /// Makes its connections by `client`, for plain threads, when they are needed; see
-    /// [`blocking::RedisBackend::from_client`](RedisThreads::from_client).
-    ///
-    /// # Errors
-    ///
-    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`].
-    ///
-    /// # Panics
-    ///
-    /// If the operating system has no thread for it.
-    #[cfg(feature = "blocking")]
-    pub fn from_blocking_client(self, client: Client) -> Result<RedisThreads, BackendError> {
-        if self.atomicity == Atomicity::Optimistic {
-            return Err(BackendError::config(
-                "`Atomicity::Optimistic` cannot be had from plain threads: use `Atomicity::Script`, or the backend for a runtime",
-            ));
-        }
-        Ok(self.threads(client))
-    }
-
-    #[cfg(feature = "blocking")]
-    pub(super) fn threads(self, client: Client) -> RedisThreads {
-        #[cfg(feature = "tls")]
-        super::tls::prepare(client.get_connection_info());
-        let time_limit = self.time_limit;
-        RedisThreads::over(self.pooled(Arc::new(ByClient(client))), time_limit)
-    }
-
-    fn pooled(self, maker: Arc<dyn Connect>) -> RedisBackend {
+    pub(super) fn pooled(self, maker: Arc<dyn Connect>) -> RedisBackend {
         let most = self.connections.unwrap_or(match self.atomicity {
             Atomicity::Script => SHARED,
             Atomicity::Optimistic => EXCLUSIVE,
@@ -317,7 +298,7 @@ impl RedisBuilder {
 }
 
 /// What makes connections to the server of a URL.
-fn client(url: &str) -> Result<Client, BackendError> {
+pub(super) fn client(url: &str) -> Result<Client, BackendError> {
     let unreadable = |error: RedisError| {
         // Its words are about the parts of a URL, and never hold one.
         BackendError::config(format!(

@@ -1,7 +1,7 @@
 //! Connections of ours: a pool of `bb8` makes and replaces them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::super::{BackendError, BackendErrorKind};
 use super::error::from_redis;
 use super::generation::{KEEP_ALIVE, RetireOnDrop};
+use super::keep_alive::Refill;
 use super::manager::{Connect, ConnectionManager, ManagedConnection};
 
 /// Connections of ours, made when they are first needed. Its drop ends their background tasks.
@@ -27,7 +28,7 @@ pub(super) struct ConnectionPool {
 }
 
 /// The part that background tasks use.
-pub(super) struct Pooled {
+struct Pooled {
     manager: ConnectionManager,
     most: u32,
     /// Made at the first use: then there is a runtime.
@@ -52,7 +53,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 impl ConnectionPool {
     pub(super) fn new(maker: Arc<dyn Connect>, most: u32, time_limit: Duration) -> Self {
         let (open, closed) = watch::channel(());
-        let pooled = Arc::new_cyclic(|home| Pooled {
+        let pooled = Arc::new_cyclic(|home: &Weak<Pooled>| Pooled {
             manager: ConnectionManager::new(maker, time_limit, home.clone()),
             most,
             pool: Mutex::new(None),
@@ -124,22 +125,6 @@ impl Pooled {
         // If others have filled the pool meanwhile it is not needed.
         let _ = self.pool().add(connection);
         Ok(())
-    }
-
-    /// Makes sure in the background that there is a connection, as long as the backend is there.
-    pub(super) fn refill(self: &Arc<Self>) {
-        if self.is_refilling.swap(true, SeqCst) {
-            return;
-        }
-        let refilling = Refilling(Arc::clone(&self.is_refilling));
-        let (pooled, mut closed) = (Arc::clone(self), self.closed.clone());
-        tokio::spawn(async move {
-            let _refilling = refilling;
-            tokio::select! {
-                _ = closed.changed() => {}
-                () = pooled.until_connected() => {}
-            }
-        });
     }
 
     async fn until_connected(&self) {
@@ -214,6 +199,23 @@ impl Pooled {
             doubt.0 = None;
         }
         answers
+    }
+}
+
+impl Refill for Pooled {
+    fn refill(self: Arc<Self>) {
+        if self.is_refilling.swap(true, SeqCst) {
+            return;
+        }
+        let refilling = Refilling(Arc::clone(&self.is_refilling));
+        let (pooled, mut closed) = (Arc::clone(&self), self.closed.clone());
+        tokio::spawn(async move {
+            let _refilling = refilling;
+            tokio::select! {
+                _ = closed.changed() => {}
+                () = pooled.until_connected() => {}
+            }
+        });
     }
 }
 

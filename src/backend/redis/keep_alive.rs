@@ -13,9 +13,14 @@ use bb8_redis::redis::cmd;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::connections::Pooled;
 use super::error::is_broken;
 use super::generation::{ConnectionLife, KEEP_ALIVE};
+
+/// What replaces connections that are retired.
+pub(super) trait Refill: Send + Sync {
+    /// Opens a connection in the background if none is left, as long as the backend exists.
+    fn refill(self: Arc<Self>);
+}
 
 /// Sends a `PING` whenever its connection was silent for [`KEEP_ALIVE`], and has a dead connection replaced.
 pub(super) struct KeepAlive {
@@ -25,7 +30,7 @@ pub(super) struct KeepAlive {
     pub(super) closed: oneshot::Receiver<Infallible>,
     /// The longest time that a `PING` may take.
     pub(super) patience: Duration,
-    pub(super) home: Weak<Pooled>,
+    pub(super) home: Weak<dyn Refill>,
 }
 
 impl KeepAlive {

@@ -13,9 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::connections::Pooled;
 use super::generation::{ConnectionLife, Generations};
-use super::keep_alive::KeepAlive;
+use super::keep_alive::{KeepAlive, Refill};
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -71,7 +70,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct ConnectionManager {
     maker: Arc<dyn Connect>,
-    home: Weak<Pooled>,
+    home: Weak<dyn Refill>,
     /// The latest failure to connect: bb8 would tell those who wait only that time is up.
     pub(super) failure: Arc<watch::Sender<Option<RedisError>>>,
     pub(super) marks: Arc<Generations>,
@@ -81,7 +80,11 @@ pub(super) struct ConnectionManager {
 }
 
 impl ConnectionManager {
-    pub(super) fn new(maker: Arc<dyn Connect>, time_limit: Duration, home: Weak<Pooled>) -> Self {
+    pub(super) fn new(
+        maker: Arc<dyn Connect>,
+        time_limit: Duration,
+        home: Weak<dyn Refill>,
+    ) -> Self {
         Self {
             maker,
             home,

@@ -3,10 +3,13 @@
 use bb8_redis::redis::{Pipeline, Value, pipe};
 
 use super::super::BackendError;
+use super::atomicity::Atomicity;
 use super::error::{from_redis, unexpected_reply};
+use super::key_name::Naming;
+use super::optimistic;
 use super::request::OpRequest;
+use super::round_trip::ScriptClient;
 use super::source::ConnectionSource;
-use super::{Atomicity, RedisInner, optimistic};
 use crate::decision::Op;
 use crate::key::Key;
 use crate::policy::Policy;
@@ -20,16 +23,19 @@ const SLOTS: usize = 16;
 const ATTEMPTS: u32 = 4;
 
 /// Charges a key, and deletes it. A key that is left behind, as the process ends in between, expires after a second.
-pub(super) async fn run(inner: &RedisInner) -> Result<(), BackendError> {
+pub(super) async fn run(
+    line: &ScriptClient,
+    naming: &Naming,
+    atomicity: Atomicity,
+) -> Result<(), BackendError> {
     let policy = Policy::new(POLICY, Quota::per_second(1_000));
     let request = |op, key: Key| OpRequest {
-        name: inner.preparer.naming.name(POLICY, &key),
+        name: naming.name(POLICY, &key),
         policy: policy.clone(),
         op,
     };
     let check = request(Op::Check(Cost::new(1)), Key::from("probe"));
     let reset = request(Op::Reset, Key::from("probe"));
-    let line = inner.queue.client();
     let ConnectionSource::Pool(_) = &line.source else {
         return Ok(());
     };
@@ -43,7 +49,7 @@ pub(super) async fn run(inner: &RedisInner) -> Result<(), BackendError> {
     for answer in lent.send_all(&look, SLOTS).await.map_err(from_redis)? {
         answer.extract_error().map_err(from_redis)?;
     }
-    match inner.atomicity {
+    match atomicity {
         Atomicity::Script => {
             let mut ask = Pipeline::new();
             let (script, expiry) = (check.script(), line.expiry);

@@ -13,8 +13,10 @@ use super::super::{
     self as backend, Answer, BackendContext, BackendError, BackendErrorKind, BlockingBackend,
     BlockingPermitBackend, PermitBackend,
 };
-use super::RedisBackend as Tasks;
-use super::builder::RedisBuilder;
+use super::atomicity::Atomicity;
+use super::backend::RedisBackend as Tasks;
+use super::builder::{CONNECT_TIMEOUT, RedisBuilder, client};
+use super::manager::ByClient;
 use crate::decision::{Op, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -101,7 +103,7 @@ impl RedisBackend {
         Self::builder().threads(client)
     }
 
-    pub(super) fn over(tasks: Tasks, time_limit: Duration) -> Self {
+    fn over(tasks: Tasks, time_limit: Duration) -> Self {
         Self(Arc::new(BlockingRedisInner {
             tasks,
             driver: Driver::start().expect("a thread for the connections to Redis"),
@@ -110,10 +112,72 @@ impl RedisBackend {
     }
 
     /// Makes sure that there is a connection and that it answers.
-    pub(super) fn first_connection(&self, patience: Duration) -> Result<(), BackendError> {
+    fn first_connection(&self, patience: Duration) -> Result<(), BackendError> {
         let tasks = self.0.tasks.clone();
         self.0
             .wait(patience, async move { tasks.ready_within(patience).await })
+    }
+}
+
+impl RedisBuilder {
+    /// Connects to the server of `url` for plain threads; see
+    /// [`blocking::RedisBackend::connect`](RedisBackend::connect).
+    ///
+    /// # Errors
+    ///
+    /// As [`blocking::RedisBackend::connect`](RedisBackend::connect);
+    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`], too.
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no thread for it.
+    pub fn connect_blocking(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
+        let patience = self.time_limit.max(CONNECT_TIMEOUT);
+        let backend = self.connect_blocking_lazy(url)?;
+        backend.first_connection(patience)?;
+        Ok(backend)
+    }
+
+    /// Will connect to the server of `url` when it is needed, for plain threads; see
+    /// [`blocking::RedisBackend::connect_lazy`](RedisBackend::connect_lazy).
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::backend::BackendErrorKind::Config) if the URL cannot be read, or for
+    /// [`Atomicity::Optimistic`].
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no thread for it.
+    pub fn connect_blocking_lazy(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
+        let client = client(url.as_ref())?;
+        self.from_blocking_client(client)
+    }
+
+    /// Makes its connections by `client`, for plain threads, when they are needed; see
+    /// [`blocking::RedisBackend::from_client`](RedisBackend::from_client).
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`].
+    ///
+    /// # Panics
+    ///
+    /// If the operating system has no thread for it.
+    pub fn from_blocking_client(self, client: Client) -> Result<RedisBackend, BackendError> {
+        if self.atomicity == Atomicity::Optimistic {
+            return Err(BackendError::config(
+                "`Atomicity::Optimistic` cannot be had from plain threads: use `Atomicity::Script`, or the backend for a runtime",
+            ));
+        }
+        Ok(self.threads(client))
+    }
+
+    fn threads(self, client: Client) -> RedisBackend {
+        #[cfg(feature = "tls")]
+        super::tls::prepare(client.get_connection_info());
+        let time_limit = self.time_limit;
+        RedisBackend::over(self.pooled(Arc::new(ByClient(client))), time_limit)
     }
 }
 

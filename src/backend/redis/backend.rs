@@ -1,0 +1,108 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::{Answer, Backend, BackendContext, BackendError, BackendErrorKind};
+use super::atomicity::Atomicity;
+use super::batch_queue::{BatchQueue, DetachedTrip};
+use super::error::ConnectTimeout;
+use super::permit_request::PermitRequest;
+use super::request::OpRequest;
+use super::request_preparer::RequestPreparer;
+use super::round_trip::RedisResult;
+use super::source::ConnectionSource;
+use super::{optimistic, probe};
+use crate::decision::{Op, Reply};
+use crate::key::Key;
+use crate::policy::Policy;
+
+/// Keeps buckets in Redis, for all processes that use the same prefix and policy names. Clones share everything.
+///
+/// It needs a Tokio runtime with I/O and time, from the first operation on.
+#[derive(Clone)]
+pub struct RedisBackend(pub(super) Arc<RedisInner>);
+
+pub(super) struct RedisInner {
+    pub(super) preparer: RequestPreparer,
+    pub(super) queue: Arc<BatchQueue<OpRequest>>,
+    /// What is asked of semaphores goes by scripts of its own.
+    pub(super) permit_queue: Arc<BatchQueue<PermitRequest>>,
+    pub(super) atomicity: Atomicity,
+}
+
+impl RedisBackend {
+    /// Makes sure within `patience` that there is a connection and that it answers.
+    pub(super) async fn ready_within(&self, patience: Duration) -> Result<(), BackendError> {
+        let ready = tokio::time::timeout(patience, self.0.first_connection()).await;
+        let ready = ready.unwrap_or_else(|_| {
+            let why = ConnectTimeout(patience);
+            Err(BackendError::because(BackendErrorKind::Unreachable, why))
+        });
+        if let Err(error) = &ready {
+            self.0.queue.client().tell(error);
+        }
+        ready
+    }
+}
+
+impl Backend for RedisBackend {
+    type Error = BackendError;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, BackendError>> + Send>>;
+
+    fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<RedisResult, Self::Future> {
+        let inner = &self.0;
+        let query = match inner.preparer.cached_denial(&op, policy, key) {
+            Ok(denial) => return Answer::Now(Ok(denial)),
+            Err(query) => query,
+        };
+        if inner.queue.client().breaker.rejects() {
+            return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
+        }
+        let (request, update) = inner.preparer.request(op, policy, key, query);
+        let inner = Arc::clone(inner);
+        Answer::Later(Box::pin(async move {
+            inner.preparer.forget(&update);
+            let outcome = inner.send(request).await;
+            inner.preparer.record(&update, &outcome);
+            outcome
+        }))
+    }
+
+    fn context(&self) -> &BackendContext {
+        &self.0.preparer.context
+    }
+}
+
+impl RedisInner {
+    async fn send(&self, request: OpRequest) -> RedisResult {
+        match self.atomicity {
+            Atomicity::Script => Arc::clone(&self.queue).send(request).await,
+            Atomicity::Optimistic => {
+                let client = Arc::clone(self.queue.client());
+                DetachedTrip::new(async move { optimistic::deliver(&client, &request).await }).await
+            }
+        }
+    }
+
+    /// Makes sure that there is a connection and that it answers.
+    async fn first_connection(&self) -> Result<(), BackendError> {
+        match &self.queue.client().source {
+            ConnectionSource::Pool(connections) => connections.first().await?,
+            ConnectionSource::Shared(..) => {}
+        }
+        probe::run(self.queue.client(), &self.preparer.naming, self.atomicity).await
+    }
+}
+
+/// Shows no key and no password.
+impl fmt::Debug for RedisBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBackend")
+            .field("naming", &self.0.preparer.naming)
+            .field("source", &self.0.queue.client().source)
+            .field("atomicity", &self.0.atomicity)
+            .finish_non_exhaustive()
+    }
+}
