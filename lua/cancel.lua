@@ -1,7 +1,7 @@
--- cancel.lua: cancels a reservation: its charges go back if nothing but time has changed any of the charged quotas since it was
--- taken. What the reservation has left is brought forward to the time of the stored state; the clock plays no part.
--- extra    what the reservation has left stored, nothing if no key
--- own      0; of each quota, retry is 0 if the charge went back, 1 if it stays, 2 if there was nothing to give back
+-- cancel.lua: cancels a reservation. Its charges are returned if only time has changed the charged quotas since then.
+-- The state that the reservation has left is aged to the time of the stored state. The clock is not used.
+-- extra    the state that the reservation has left, empty for no key
+-- own      0. The retry of each quota is 0 if its charge was returned, 1 if it stays, 2 if there was nothing to return
 
 --# member
 local since = 2
@@ -19,7 +19,7 @@ if back then
   --@take_back
 end
 --@view
---@tell
+--@snapshot
 if back then
   --@keep_until
   --@store

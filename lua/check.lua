@@ -1,9 +1,9 @@
--- check.lua: decisions under one quota each, one after the other, each as if it were alone; made for one algorithm.
--- KEYS     one a decision
--- ARGV     prelude's, then of each run of decisions that ask for the same: quota (see the algorithm) | cost | how many
--- returns  of each decision: retry 0 allowed, -1 never, else µs | remaining | reset in µs | windows: place of the charge. Of one
---          that failed: -2 | why | 0 | windows: 0
--- writes   one SET with its expiry for each that is allowed, nothing for a refusal (a log: RPUSH, PEXPIRE, LTRIM)
+-- check.lua: decisions under one quota each, one after the other and independent of each other; for one algorithm.
+-- KEYS     one key for each decision
+-- ARGV     those of the prelude, then for each run of equal decisions: quota (see the algorithm) | cost | their number
+-- returns  for each decision: retry (0 allowed, -1 never, else µs) | remaining | reset in µs | windows: place of the
+--          charge. For a failed decision: -2 | reason | 0 | windows: 0
+-- writes   one SET with its expiry for each allowed decision, nothing for a denial (a log: RPUSH, PEXPIRE, LTRIM)
 
 --@prelude
 local key, quota, raw
@@ -24,7 +24,7 @@ for index = 1, #KEYS do
   --@load
   --@view
   if not fault then
-    --@judge
+    --@decide
     --@settle
   end
   if fault then retry, remaining, reset, place = -2, fault, 0, 0 end

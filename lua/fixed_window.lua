@@ -1,7 +1,7 @@
--- fixed_window.lua: a count that starts again with each window, which holds its start and not its end.
--- state    string: 'f1', start of the window in µs, tokens used in it; no key has used none
--- quota    limit | window in µs | offset of the windows from the epoch in µs, -1: the first charge begins one
--- expiry   the end of the window, by every write: all quotas of this key have the same window
+-- fixed_window.lua: a count that starts at zero in each window. A window includes its start and excludes its end.
+-- state    string: 'f1', start of the window in µs, tokens used in it. A missing key has used no token
+-- quota    limit | window in µs | offset of the windows from the epoch in µs, or -1: the first charge starts a window
+-- expiry   the end of the window, at every write: all quotas of this key have the same window
 
 --# names
 local limit, window, origin, keep
@@ -33,7 +33,7 @@ used, place = used + cost, start
 used = math.max(used, math.min(used + cost, 2 * limit))
 --# refund
 if place == start then used = math.max(0, used - cost) end
---# tell
+--# snapshot
 remaining = math.max(0, limit - used)
 keep = start - now + window
 reset = used > 0 and keep or 0

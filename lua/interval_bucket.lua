@@ -1,10 +1,10 @@
 -- interval_bucket.lua: a bucket that gets `refill` tokens at once at the end of each period.
--- state    string: 'i2', debt in tokens, when the running period began, capacity (tells whether the quota has changed
---          since), the time in µs until which the key is kept; no key owes `initial`. 'i1' is the same without the last
+-- state    string: 'i2', debt in tokens, start of the current period in µs, capacity (to detect a changed quota), the
+--          time in µs until which the key is kept. A missing key owes `initial`. 'i1' is the same without the last
 --          number. It is read and never written
--- quota    capacity | refill | period in µs | tokens owed by a key never seen | offset of the periods from the epoch in µs,
---          -1: the first use begins one
--- expiry   the latest time that any write needed: a write by a faster quota of the same name does not shorten it
+-- quota    capacity | refill | period in µs | tokens that a new key owes | offset of the periods from the epoch in µs,
+--          or -1: the first use starts a period
+-- expiry   the latest expiry that any write needed: a write by a faster quota of the same name does not shorten it
 
 --# names
 local limit, refill, period, initial, origin, hold
@@ -13,7 +13,7 @@ limit, refill, period, initial, origin = struct.unpack('<i8i8i8i8i8', quota, 2)
 hold = initial > 0 and idle * 1000 or 0
 --# view
 local debt, at, ahead, note, fault, keep = initial, now, 0, initial > 0, nil, 0
--- A full bucket has no clock: nil is the latest start of a period.
+-- A full bucket has no period: nil stands for the latest start of one.
 local anchor = nil
 if raw then
   local new = #raw == 34
@@ -36,7 +36,7 @@ if raw then
         till = till - (since - now)
       end
       keep = math.max(0, till - now)
-      -- No reservation waits for longer.
+      -- No reservation has a longer wait.
       if debt / refill * period > 9007199254740992 then fault = 'CORRUPT' end
     else
       fault = 'CORRUPT'
@@ -57,7 +57,7 @@ debt = debt + cost
 debt = math.max(debt, math.min(debt + cost, 2 * limit))
 --# refund
 debt = math.max(0, debt - cost)
---# tell
+--# snapshot
 remaining = math.max(0, limit - debt)
 reset = debt > 0 and math.ceil(debt / refill) * period - (at - anchor) + ahead or 0
 keep = math.max(keep, reset + hold)

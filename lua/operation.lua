@@ -1,10 +1,12 @@
--- operation.lua: an operation on all quotas of a policy at one time, all or nothing; made for an operation (its file has
--- `member`) and for the algorithms that its policies have. Several are done one after the other, each as if it were alone.
--- KEYS     one a quota
--- ARGV     prelude's, then of each operation: number of its quotas | longest wait in µs, -1: no turn is wanted; then of each
---          quota: quota (its first byte names the algorithm) | cost | extra (see the operation)
--- returns  of each operation: its own number (see there), then of each quota: retry | remaining | reset | place; then, if a turn
---          was wanted, of each quota what is stored now. Of one that failed: -2 | why
+-- operation.lua: an operation on all quotas of a policy at one time, all or nothing. It is composed for an operation
+-- (its file has `member`) and for the algorithms of the policy. Several operations run one after the other and
+-- independent of each other.
+-- KEYS     one key for each quota
+-- ARGV     those of the prelude, then for each operation: number of quotas | longest wait in µs, or -1 for no
+--          reservation; then for each quota: quota (its first byte names the algorithm) | cost | extra (see the
+--          operation)
+-- returns  for each operation: own (see the operation), then for each quota: retry | remaining | reset | place; then,
+--          for a reservation, the stored state of each quota. For a failed operation: -2 | reason
 -- writes   at most one SET with its expiry for each quota
 
 --@prelude
@@ -24,7 +26,7 @@ end
 --@end
 
 --@why
--- The operation whose keys and arguments come after these: looks at all quotas, and then does it to all.
+-- Runs the operation whose keys and arguments follow these positions: reads all quotas, then changes all of them.
 local function operate(keys, args, count)
   local raws, longest, never, fault = {}, 0, false, nil
   local function visit(go, index)

@@ -1,5 +1,5 @@
--- penalty.lua: charges without asking, up to twice the limit.
--- extra    nothing
+-- penalty.lua: charges unconditionally, up to twice the limit.
+-- extra    empty
 -- own      0
 
 --# member
@@ -11,7 +11,7 @@ if fault or go == nil then return fault, 0 end
 if cost > 0 then
   --@penalize
 end
---@tell
+--@snapshot
 if cost > 0 then
   --@pack
   --@store

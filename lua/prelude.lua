@@ -1,7 +1,7 @@
--- prelude.lua: how every script begins.
--- ARGV     1 now in µs, for tests; empty: the clock of this server, read once | 2 least expiry in ms | 3 ms that a bucket which
---          starts below its capacity is kept after it has filled
--- numbers  integers below 2^53; no string is made of one but by '%.0f'
+-- prelude.lua: the start of every script.
+-- ARGV     1 now in µs for tests, else empty: the clock of this server, read once | 2 shortest expiry in ms | 3 the
+--          time in ms for which a bucket that starts below its capacity is kept after it has filled
+-- numbers  integers below 2^53. They become strings only by '%.0f'
 
 local now = tonumber(ARGV[1])
 if not now then

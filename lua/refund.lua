@@ -1,4 +1,4 @@
--- refund.lua: takes back what a charge has left, as far as it is still there; nothing rises above fresh, no key is created.
+-- refund.lua: returns the part of a charge that still counts. No quota gains more than that, and no key is created.
 -- extra    the place of the charge
 -- own      0
 
@@ -16,7 +16,7 @@ if there then
   place = tonumber(extra)
   --@refund
 end
---@tell
+--@snapshot
 if there then
   --@pack
   --@store

@@ -1,5 +1,5 @@
--- reset.lua: forgets the keys.
--- extra    nothing
+-- reset.lua: deletes the keys.
+-- extra    empty
 -- own      0
 
 --# member
@@ -14,6 +14,6 @@ if type(gone) == 'table' then return gone.err end
 raw = nil
 do
   --@view
-  --@tell
+  --@snapshot
 end
 return fault, retry, remaining, reset, place

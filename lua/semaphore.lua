@@ -1,20 +1,22 @@
--- semaphore.lua: who holds which permit of a key; operations one after the other, each as if it were alone.
--- KEYS     three an operation: sorted set of ids by the end of their lease in µs | hash of weights: id -> weight - 1 where that is
---          not 0, 'sum' -> all of them | hash of those who wait: id -> came at µs, weight, capacity, forgotten at µs
--- ARGV     prelude's, then of each operation: its name (acquire, wait, renew, release, revoke, peek) | capacity | lease in µs |
---          weight | µs waited already | how many ids | ids
--- returns  of each operation: { retry 0 acquired, -1 never, else µs | remaining | reset in µs | weight that stands in front |
---          of each id of a renewal or release: 1 it lasted, 0 it was over }. Of one that failed: { -2 | why }
--- writes   nothing for a look; a refusal drops what is over, and keeps the place of one who waits. What is kept expires a
---          second after the last lease
--- revoked  an id that was revoked stays in the sorted set for one lease, with the negative time at which that ends as its score:
---          a request for it that arrives later is denied. No other id has a negative score
+-- semaphore.lua: the permits of a key. Operations run one after the other and independent of each other.
+-- KEYS     three keys for each operation: sorted set of ids by the end of their lease in µs | hash of weights: id ->
+--          weight - 1 unless this is 0, 'sum' -> their sum | hash of waiters: id -> arrival in µs, weight, capacity,
+--          end of the place in µs
+-- ARGV     those of the prelude, then for each operation: name (acquire, wait, renew, release, revoke, peek) | capacity
+--          | lease in µs | weight | µs waited so far | number of ids | ids
+-- returns  for each operation: { retry (0 acquired, -1 never, else µs) | remaining | reset in µs | weight of the
+--          waiters in front | for each id of a renewal or release: 1 if it was held, 0 if it had ended }. For a failed
+--          operation: { -2 | reason }
+-- writes   nothing for a peek. A denial removes ended leases, and keeps the place of a waiter. The keys expire a second
+--          after the last lease
+-- revoked  a revoked id stays in the sorted set for one lease. Its score is the negative time at which this ends. A
+--          later request for this id is denied. No other id has a negative score
 
 --@prelude
 if struct.size('l') < 8 then return redis.error_reply('WORDSIZE 32-bit server') end
--- Those who wait ask again sooner; who does not is forgotten after so long, in µs.
+-- A waiter asks again earlier than this. A waiter that does not loses its place after this time, in µs.
 local FORGOTTEN = 1000000
--- The most revoked ids of a key.
+-- The largest number of revoked ids of a key.
 local MOST_REVOKED = 1024
 local LARGEST = 9007199254740992
 --@why
@@ -35,7 +37,7 @@ local function stored(value)
   return number
 end
 
--- A place in the queue, in its parts.
+-- The parts of a place in the queue: arrival, weight, capacity, end.
 local function place_of(value)
   if #value ~= 32 then corrupt() end
   local at, own, most, gone = struct.unpack('<i8i8i8i8', value)
@@ -44,15 +46,15 @@ local function place_of(value)
   return at, own, most, gone
 end
 
--- Everything is read and checked before the first write: contents that are not ours stay as they are.
-local function operate(held, weights, line, op, capacity, lease, weight, waited, first, count)
+-- Reads and checks everything before the first write. Values of an unknown format stay as they are.
+local function operate(held, weights, queue, op, capacity, lease, weight, waited, first, count)
   local latest = now + lease
   local answer = { 0, 0, 0, 0 }
   local sum = stored(redis.call('HGET', weights, 'sum'))
-  -- A look without weights counts what lasts, and needs no more.
+  -- A peek without weights needs only the number of current leases.
   local over = (op ~= 'peek' or sum > 0) and redis.call('ZRANGEBYSCORE', held, '0', text(now)) or {}
   local standing = redis.call('ZCOUNT', held, '(' .. text(now), '+inf')
-  -- Weights alone are left if the holders were deleted by other tools: kept, they would count as long as others come.
+  -- If another program has deleted the holders, only weights are left. They would count for ever.
   local orphaned = sum > 0 and #over + standing == 0
   local extras, freed = {}, orphaned and sum or 0
   if sum > 0 then
@@ -64,7 +66,7 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
   end
   local live = standing + sum - freed
 
-  local function tell(weight)
+  local function snapshot(weight)
     local last = redis.call('ZREVRANGE', held, 0, 0, 'WITHSCORES')[2]
     answer[2] = math.max(0, capacity - weight)
     answer[3] = last and math.max(0, math.min(tonumber(last), latest) - now) or 0
@@ -89,7 +91,7 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
     end
   end
 
-  -- Never for a shorter time than before: a revoked id of a longer lease may be among them.
+  -- Never shortens an expiry: the set can hold a revoked id of a longer lease.
   local function keep()
     local px = math.max(math.ceil(lease / 1000) + 1000, floor)
     for _, key in ipairs({ held, sum > 0 and weights or nil }) do
@@ -97,10 +99,11 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
     end
   end
 
-  if op == 'peek' then return tell(live) end
+  if op == 'peek' then return snapshot(live) end
 
   if op == 'renew' then
-    -- First, and always: it is done while memory is full, and after a first write all others are. No permit is lost by that.
+    -- Comes first and always. PEXPIRE works while memory is full, and after a first write all others work, so no permit
+    -- is lost.
     keep()
     tidy()
     for index = 1, count do
@@ -109,19 +112,19 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
       if lasts then redis.call('ZADD', held, text(latest), id) end
       answer[4 + index] = lasts and 1 or 0
     end
-    return tell(live)
+    return snapshot(live)
   end
 
   local id = ARGV[first + 1]
-  -- The end of its lease; negative if it was revoked.
+  -- The end of the lease of this id, negative if it was revoked.
   local own_end = tonumber(redis.call('ZSCORE', held, id) or 0)
   local lasts = own_end > now
 
   if op == 'release' or op == 'revoke' then
     local extra = lasts and sum > 0 and stored(redis.call('HGET', weights, id)) or 0
     if extra > sum - freed then corrupt() end
-    -- First: it fails before anything is written if this is no hash.
-    redis.call('HDEL', line, id)
+    -- Comes first: if the key is no hash, this fails before the first write.
+    redis.call('HDEL', queue, id)
     tidy()
     if lasts then
       redis.call('ZREM', held, id)
@@ -130,7 +133,7 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
       live = live - 1 - extra
     end
     if op == 'revoke' then
-      -- The highest scores end first. Those that have ended go, and one that has not if there are too many.
+      -- The highest scores end first. Ended ids are removed, and current ones if there are too many.
       local ended = redis.call('ZRANGEBYSCORE', held, text(-now), '(0')
       local revoked = redis.call('ZCOUNT', held, '-inf', '(0')
       if revoked - #ended >= MOST_REVOKED then
@@ -141,34 +144,34 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
       keep()
     end
     answer[5] = lasts and 1 or 0
-    return tell(live)
+    return snapshot(live)
   end
 
   if own_end < 0 and -own_end > now then
     answer[1] = math.max(1, math.min(-own_end, latest) - now)
-    return tell(live)
+    return snapshot(live)
   end
   if lasts then
     tidy()
     redis.call('ZADD', held, text(latest), id)
     keep()
-    return tell(live)
+    return snapshot(live)
   end
   if weight == 0 or weight > capacity then
     tidy()
     if weight > 0 then answer[1] = -1 end
-    return tell(live)
+    return snapshot(live)
   end
 
-  -- In front stand those who came earlier, but not one who may have less and finds no room although this one does.
+  -- Earlier waiters are in front, except a waiter with a smaller capacity that has no room now.
   local came, front, forgotten = now - waited, 0, {}
   if op == 'wait' then
-    local places = redis.call('HGETALL', line)
+    local places = redis.call('HGETALL', queue)
     local others = {}
     for index = 1, #places, 2 do
       local at, own, most, gone = place_of(places[index + 1])
       if places[index] == id then
-        -- The sooner one: the clock may have gone back.
+        -- The earlier arrival counts: the clock can have gone back.
         came = math.min(came, at)
       elseif gone <= now or gone > now + FORGOTTEN then
         forgotten[#forgotten + 1] = places[index]
@@ -185,7 +188,7 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
 
   local missing = live + front + weight - capacity
   if missing > 0 then
-    -- Until leases of so much weight have ended by themselves, soonest first.
+    -- The time until leases of the missing weight have ended, the earliest first.
     local last
     local place = redis.call('ZCARD', held) - standing
     if sum == freed then
@@ -208,29 +211,30 @@ local function operate(held, weights, line, op, capacity, lease, weight, waited,
   end
 
   tidy()
-  for _, gone in ipairs(forgotten) do redis.call('HDEL', line, gone) end
+  for _, gone in ipairs(forgotten) do redis.call('HDEL', queue, gone) end
   if missing > 0 then
     if op == 'wait' then
-      redis.call('HSET', line, id, struct.pack('<i8i8i8i8', came, weight, capacity, now + FORGOTTEN))
-      redis.call('PEXPIRE', line, text(2 * FORGOTTEN / 1000))
+      redis.call('HSET', queue, id, struct.pack('<i8i8i8i8', came, weight, capacity, now + FORGOTTEN))
+      redis.call('PEXPIRE', queue, text(2 * FORGOTTEN / 1000))
     end
-    return tell(live)
+    return snapshot(live)
   end
   redis.call('ZADD', held, text(latest), id)
   if weight > 1 then
     redis.call('HSET', weights, id, text(weight - 1))
     sum = redis.call('HINCRBY', weights, 'sum', text(weight - 1))
   end
-  if op == 'wait' then redis.call('HDEL', line, id) end
+  if op == 'wait' then redis.call('HDEL', queue, id) end
   keep()
-  return tell(live + weight)
+  return snapshot(live + weight)
 end
 
 local answers, keys, args = {}, 0, 3
 while keys < #KEYS do
   local count = tonumber(ARGV[args + 6])
   local done, answer = pcall(operate, KEYS[keys + 1], KEYS[keys + 2], KEYS[keys + 3], ARGV[args + 1],
-    tonumber(ARGV[args + 2]), tonumber(ARGV[args + 3]), tonumber(ARGV[args + 4]), tonumber(ARGV[args + 5]), args + 6, count)
+    tonumber(ARGV[args + 2]), tonumber(ARGV[args + 3]), tonumber(ARGV[args + 4]), tonumber(ARGV[args + 5]),
+    args + 6, count)
   if not done then answer = { -2, why(answer) } end
   answers[#answers + 1] = answer
   keys, args = keys + 3, args + 6 + count

@@ -1,7 +1,7 @@
--- several.lua: a request under several quotas: every one allows its cost and all are charged, or none is. It may also reserve a
--- turn: then all are charged at once, beyond their capacity, if the longest wait is not above the longest accepted.
--- extra    nothing
--- own      the wait until the turn comes, in µs; 0: at once, or refused
+-- several.lua: a request under several quotas. Either all of them allow its cost and are charged, or none is charged.
+-- A reservation charges all of them at once, beyond their capacity, if its wait is at most the longest accepted wait.
+-- extra    empty
+-- own      the wait of the reservation in µs; 0 if it is allowed at once, or denied
 
 --# member
 if go == nil then
@@ -9,7 +9,7 @@ if go == nil then
 end
 --@view
 if fault then return fault end
---@judge
+--@decide
 if fault then return fault end
 if go == nil then
   if retry > 0 and max_wait >= 0 then

@@ -1,22 +1,28 @@
--- shared.lua: what the algorithms have in common; a section of the same name in theirs goes before.
--- A section is code in place: it reads key, quota (packed), cost and now, and leaves raw (the stored string), retry (0: the cost
--- fits, -1: it never will, else µs), remaining, reset (µs), keep (µs from now for which the key is needed, reset or longer), place
--- (where the charge lies), fault (text) and note (whether even a refusal has to be written down).
+-- shared.lua: the common sections of the algorithms. A section of the same name in an algorithm's file has precedence.
+-- A section is inlined code. It reads key, quota (packed), cost and now. It sets:
+-- raw        the stored string
+-- retry      0 if the cost fits, -1 if it never fits, else the wait in µs
+-- remaining  tokens
+-- reset      µs
+-- keep       the time in µs from now for which the key is needed, at least reset
+-- place      the position of the charge
+-- fault      the text of an error
+-- note       whether also a denial must be stored
 
 --# load
 raw = redis.pcall('GET', key)
 --# word_size
--- The limit comes with 2^41 added: a 32-bit server, which loses the upper half of a packed number, reads less.
+-- The limit has 2^41 added. A 32-bit server loses the upper half of a packed number and reads less.
 limit = limit - 2199023255552
 local narrow = limit < 0 and 'WORDSIZE 32-bit server' or nil
 --# why
--- The text of an error. Those of Redis begin with a code in capitals. One without is an error of Lua itself, which only contents
--- that are not ours cause.
+-- The text of an error. Errors of Redis begin with a code in capitals. Any other error is one of Lua, and only a value
+-- of an unknown format causes it.
 local function why(problem)
   local text = type(problem) == 'table' and problem.err or tostring(problem)
   return string.find(text, '%u%u%u') and text or 'CORRUPT'
 end
---# judge
+--# decide
 if cost > limit then
   retry, note = -1, false
 elseif cost > 0 then
@@ -29,7 +35,7 @@ if go and cost > 0 and retry == 0 then
   --@charge
   note = true
 end
---@tell
+--@snapshot
 if note then
   --@pack
   --@store

@@ -1,28 +1,29 @@
--- sliding_log.lua: every charge with its time; one at t counts while now - t < window.
--- state    list, oldest first: a header, chunks, entries. A short log has entries alone.
+-- sliding_log.lua: every charge with its time. A charge at t counts while now - t < window.
+-- state    list, oldest first: a header, chunks, entries. A short log consists of entries.
 --          entry   'l1', time of the charge in µs, number, sum of all charges up to this one, its own cost
---          chunk   'c1', then of each of up to 256 entries: time, number, sum within the chunk up to this one
---          header  'h1', rebased at, rebased to, forgotten; then of each chunk: time and number of its last entry, sum up to it
---          Sums and numbers only grow, and sums count by their differences: what counts and what makes room are found by
---          binary search, and a refund changes one chunk, or the entries behind it, and the header
--- rebase   a clock that went back beyond the window moves what lies in the future to that time: entries up to the number
---          `rebased to` have passed as if they were charged at `rebased at`, if not sooner
+--          chunk   'c1', then for each of up to 256 entries: time, number, sum within the chunk up to this one
+--          header  'h1', rebased at, rebased to, forgotten; then for each chunk: time and number of its last entry, and
+--                  the sum up to it
+--          Sums and numbers only grow, and only differences of sums count. A binary search finds the entries that
+--          count, and the entries that make room. A refund changes one chunk, or the entries behind it, and the header
+-- rebase   a clock that went back by more than the window moves future entries to the new time. Entries up to the
+--          number `rebased to` pass as if they were charged at `rebased at`, or at their own time if it is earlier
 -- quota    limit | window in µs
--- expiry   one window after the newest charge, also after a refund of that one: all quotas of this key have the same window.
---          What has passed is dropped by the next charge, not by a refusal. Of a chunk that has passed in part nothing is dropped;
---          entries with numbers below `forgotten` do not count even if the clock goes back
+-- expiry   one window after the newest charge, also after a refund of it: all quotas of this key have the same window.
+--          The next charge drops passed entries. A denial does not. A chunk is dropped as a whole. Entries with numbers
+--          below `forgotten` do not count, even if the clock goes back
 -- place    the number of the entry
 
 --# names
 local limit, window
--- The most entries of a chunk, and the most outside of chunks.
+-- The largest number of entries in a chunk, and outside of chunks.
 local MOST = 256
 local LARGEST = 9007199254740992
--- The log that was read last. What counts adds up to `counted`; the oldest of it has the number `oldest`, and is the entry
--- `first_index` of the chunk `first_chunk` (0: behind all chunks).
+-- The log that was read last. The entries that count sum up to `counted`. The oldest of them has the number `oldest`,
+-- and is the entry `first_index` of the chunk `first_chunk` (0: behind all chunks).
 local length, head, chunks, front, entries, rebased_at, rebased_to, forgotten
 local at, rebase, newest, newest_time, number, last, counted, oldest, first_chunk, first_index
--- What was loaded last.
+-- The entry and the chunk that were loaded last.
 local seen_index, seen_text, loaded, loaded_text, loaded_count, loaded_base
 local function corrupt()
   error({ err = 'CORRUPT' }, 0)
@@ -30,7 +31,7 @@ end
 local function packed(time, number, sum, cost)
   return struct.pack('<c2i8i8i8i8', 'l1', time, number, sum, cost)
 end
--- An entry's parts: time, number, sum, cost.
+-- The parts of an entry: time, number, sum, cost.
 local function parts(text)
   if not text or #text ~= 34 then corrupt() end
   local tag, time, number, sum, cost = struct.unpack('<c2i8i8i8i8', text)
@@ -38,7 +39,7 @@ local function parts(text)
   if tag ~= 'l1' or not fine or cost < 1 or cost > sum then corrupt() end
   return time, number, sum, cost
 end
--- When an entry counts as charged.
+-- The time at which an entry counts as charged.
 local function charged(time, number)
   if number <= rebased_to and time > rebased_at then return rebased_at end
   return time
@@ -47,21 +48,21 @@ end
 local function entry(index)
   if index ~= seen_index then
     local place = front + index
-    -- From the nearer end.
+    -- The index is counted from the nearer end.
     if place > length / 2 then place = place - length end
     seen_index, seen_text = index, redis.call('LINDEX', key, place)
   end
   local time, number, sum, cost = parts(seen_text)
   return charged(time, number), number, sum, cost
 end
--- The last entry of a chunk, from 1, as the header has it.
+-- The last entry of a chunk, from 1, as stored in the header.
 local function summary(chunk)
   local time, number, sum = struct.unpack('<i8i8i8', head, 3 + 24 * chunk)
   local fine = time >= 0 and time <= LARGEST and number >= 0 and number <= LARGEST
   if not fine or sum < 1 or sum > LARGEST then corrupt() end
   return charged(time, number), number, sum, time
 end
--- The text of a chunk, how many entries it has, and the sum before them.
+-- The text of a chunk, the number of its entries, and the sum before them.
 local function load(chunk)
   if chunk ~= loaded then
     local text = redis.call('LINDEX', key, chunk)
@@ -83,7 +84,7 @@ local function record(chunk, index)
   if not fine or before < 0 or sum <= before or sum > LARGEST then corrupt() end
   return charged(time, number), number, base + sum, sum - before
 end
--- The first index from `low` for which `found` holds, else `high`. It is looked for near `low` first.
+-- The first index from `low` for which `found` holds, else `high`. The search starts near `low`.
 local function first(low, high, found)
   local step = 1
   while low + step <= high and not found(low + step - 1) do low, step = low + step, step * 2 end
@@ -94,7 +95,7 @@ local function first(low, high, found)
   end
   return low
 end
--- The first entry of the log for which `found(time, number, sum)` holds: its chunk (0: behind them), index, and parts.
+-- The first entry for which `found(time, number, sum)` holds: its chunk (0: behind all chunks), index, and parts.
 local function seek(found)
   if chunks > 0 then
     local chunk = first(1, chunks + 1, function(chunk) return found(summary(chunk)) end)
@@ -111,14 +112,14 @@ end
 local function oldest_at(reference)
   return seek(function(time, number) return reference - time < window and number >= forgotten end)
 end
--- When enough leaves that no more than `room` is left.
+-- The wait until enough entries have passed that at most `room` counts.
 local function leaves(room)
   local _, _, time = seek(function(_, _, sum) return last - sum <= room end)
   local wait = math.min(time, at) - now + window
   if wait < 1 then corrupt() end
   return wait
 end
--- Brings the log to now.
+-- Reads the log and ages it to now.
 local function read()
   at, rebase, newest, number, last, counted, oldest = now, false, now, -1, 0, 0, nil
   head, chunks, front, entries, rebased_at, rebased_to, forgotten = nil, 0, 0, 0, 0, -1, 0
@@ -141,7 +142,7 @@ local function read()
   else
     corrupt()
   end
-  -- An entry in the future counts: it moves to now. What had passed when the newest entry was added stays so.
+  -- A future entry counts and moves to now. Entries that had passed when the newest one was added stay passed.
   local reference = math.max(now, newest_time)
   if now < newest_time then
     if newest_time - now <= window then at = newest_time else rebase = true end
@@ -155,7 +156,7 @@ local function read()
     if counted < 1 then corrupt() end
   end
 end
--- The number of the next entry. None that was rebased is used again.
+-- The number of the next entry. It is never one of a rebased entry.
 local function next_number()
   return math.max(number + 1, rebased_to + 1, at)
 end
@@ -170,7 +171,7 @@ local function set_head(text)
   if head then redis.call('LSET', key, 0, text) else redis.call('LPUSH', key, text) end
   head = text
 end
--- The chunks that these entries make, and their part of the header.
+-- The chunks for these entries, and their part of the header.
 local function chunks_of(texts)
   local made, summaries = {}, {}
   for low = 1, #texts, MOST do
@@ -187,7 +188,7 @@ local function chunks_of(texts)
   end
   return made, table.concat(summaries)
 end
--- Appends a charge, and drops what has passed. First what memory can be short for.
+-- Appends a charge, then drops passed entries. The append comes first, because it can fail while memory is full.
 local function write(add, px)
   if add > 0 then
     local text = packed(at, next_number(), last + add, add)
@@ -207,7 +208,7 @@ local function write(add, px)
     end
     redis.call('RPUSH', key, text)
     if made then
-      -- The chunks that stay, a header in front of them, and the new ones behind.
+      -- Writes a header in front of the remaining chunks, and the new chunks behind them.
       if gone < chunks then redis.call('LTRIM', key, 1 + gone, chunks) else redis.call('DEL', key) end
       redis.call('LPUSH', key, marks)
       redis.call('RPUSH', key, unpack(made))
@@ -222,7 +223,7 @@ local function write(add, px)
   end
   redis.call('PEXPIRE', key, px)
 end
--- The header's part of the first `count` chunks, with sums that are larger by `back`.
+-- The part of the header for the first `count` chunks, with sums increased by `back`.
 local function raised(count, back)
   local made = {}
   for low = 1, count, MOST do
@@ -235,7 +236,8 @@ local function raised(count, back)
   end
   return table.concat(made)
 end
--- Takes `back` off the entry at `index` behind the chunks, and off the sums of those behind it; only looks whether it can if `dry`.
+-- Subtracts `back` from the entry at `index` behind the chunks, and from the sums of later entries. With `dry` it only
+-- checks whether this is possible.
 local function reduce_entries(index, back, gone, dry)
   local behind = front + index
   local texts = redis.call('LRANGE', key, behind, -1)
@@ -252,8 +254,8 @@ local function reduce_entries(index, back, gone, dry)
   end
   for low = 1, #texts, MOST do redis.call('RPUSH', key, unpack(texts, low, math.min(low + MOST - 1, #texts))) end
 end
--- The same for an entry in a chunk. If that has few entries left it takes those of another one beside it, so that there are never
--- many chunks for few entries. Sums of chunks in front rise instead of those behind falling.
+-- The same for an entry in a chunk. A chunk with few entries is merged with its neighbor, so that there are never many
+-- chunks for few entries. The sums of earlier chunks are increased, instead of decreasing the sums of later ones.
 local function reduce_chunk(chunk, index, back, gone, dry)
   local _, count = load(chunk)
   local low, high = chunk, chunk
@@ -288,7 +290,7 @@ local function reduce_chunk(chunk, index, back, gone, dry)
   if size > 0 then
     redis.call('LSET', key, low, struct.pack(table.concat({ '<c2', string.rep('i8', size) }), 'c1', unpack(numbers)))
   end
-  -- One that is not needed any more is emptied, and then found by that.
+  -- LREM removes a list item by its value, so a chunk to remove is emptied before.
   local empty = size == 0 and low or low < high and high
   if empty then
     redis.call('LSET', key, empty, '')
@@ -296,7 +298,7 @@ local function reduce_chunk(chunk, index, back, gone, dry)
   end
   if #marks > 26 or entries > 0 then set_head(marks) else redis.call('DEL', key) end
 end
--- Takes up to `cost` off the entry of this number; only looks whether it can if `dry`.
+-- Subtracts up to `cost` from the entry of this number. With `dry` it only checks whether this is possible.
 local function give_back(wanted, cost, dry)
   if wanted < oldest then return end
   local chunk, index, _, found, _, own = seek(function(_, other) return other >= wanted end)
@@ -305,7 +307,7 @@ local function give_back(wanted, cost, dry)
   local gone, is_newest = back == own, wanted == number
   local left, from = newest, forgotten
   if gone and is_newest then
-    -- The one before it is the newest then. What had passed stays so.
+    -- The entry before it becomes the newest. Passed entries stay passed.
     if wanted > oldest then
       if index == (chunk > 0 and 1 or 0) then
         left = summary(chunk > 0 and chunk - 1 or chunks)
@@ -354,7 +356,7 @@ if add > 0 then counted, newest = counted + add, at end
 give_back(tonumber(extra), cost, true)
 --# refund
 give_back(place, cost, false)
---# tell
+--# snapshot
 remaining = math.max(0, limit - counted)
 reset = counted > 0 and newest - now + window or 0
 --# pack

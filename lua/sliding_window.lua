@@ -1,8 +1,9 @@
--- sliding_window.lua: two counts; the older one weighs with the part of its window that a window ending now still covers.
--- state    string: 's1', start of the current window in µs, tokens used in it, tokens used in the one before it
--- quota    limit | window in µs | tick in µs, by which the weight falls | ticks of a window, rounded up
--- expiry   the end of the next window, by every write: all quotas of this key have the same window
--- numbers  limit × ticks is at most 2^51, so that no product passes 2^53; the carried part is compared as a fraction
+-- sliding_window.lua: two counts. The older count is weighted by the part of its window that a window ending now
+-- covers.
+-- state    string: 's1', start of the current window in µs, tokens used in it, tokens used in the window before it
+-- quota    limit | window in µs | tick in µs, the step of the weight | ticks of a window, rounded up
+-- expiry   the end of the next window, at every write: all quotas of this key have the same window
+-- numbers  limit × ticks is at most 2^51, so that no product exceeds 2^53. The carried part is compared as a fraction
 
 --# names
 local limit, window, tick, ticks, keep
@@ -35,7 +36,7 @@ local left = ticks - math.floor((at - start) / tick)
 --# wait
 local room = limit - current - cost
 if room < 0 or previous * left > room * ticks then
-  -- The first time at which it fits, in this window or the two after it: then everything is forgotten.
+  -- The first time at which the cost fits, in this window or the two after it. After these nothing counts any more.
   local since, counted, carried = start - now, current, previous
   retry = nil
   repeat
@@ -57,7 +58,7 @@ if place == start then
 elseif place == start - window then
   previous = math.max(0, previous - cost)
 end
---# tell
+--# snapshot
 remaining = math.max(0, limit - current - math.ceil(previous * left / ticks))
 keep, reset = start - now + 2 * window, 0
 if current > 0 then

@@ -1,10 +1,10 @@
--- token_bucket.lua: a bucket that refills all the time.
--- state    string: 'b2', debt in grains, the time in µs when it was true, grains per token, capacity (the last two tell
---          whether the quota has changed since), the time in µs until which the key is kept; no key owes `initial`.
---          'b1' is the same without the last number. It is read and never written
--- quota    capacity in tokens | grains refilled per µs | grains per token | grains owed by a key never seen
--- expiry   the latest time that any write needed: a write by a faster quota of the same name does not shorten it
--- numbers  a token is P grains and a µs refills A of them: whole numbers, all below 2^53
+-- token_bucket.lua: a bucket that refills continuously.
+-- state    string: 'b2', debt in grains, the time of this debt in µs, grains per token, capacity (both to detect a
+--          changed quota), the time in µs until which the key is kept. A missing key owes `initial`. 'b1' is the same
+--          without the last number. It is read and never written
+-- quota    capacity in tokens | grains refilled per µs | grains per token | grains that a new key owes
+-- expiry   the latest expiry that any write needed: a write by a faster quota of the same name does not shorten it
+-- numbers  a token is P grains and a µs refills A grains: whole numbers, all below 2^53
 
 --# names
 local limit, per_micro, per_token, initial, hold
@@ -20,7 +20,8 @@ if raw then
     local tag, was, since, had, capacity, till = struct.unpack(new and '<c2i8i8i8i8i8' or '<c2i8i8i8i8', raw)
     if not new then till = 0 end
     local fine = tag == (new and 'b2' or 'b1') and till >= 0 and till <= 9007199254740992 and capacity > 0
-    fine = fine and was >= 0 and was <= 9007199254740992 and since >= 0 and since <= 9007199254740992 and had > 0 and had <= 9007199254740992
+    fine = fine and was >= 0 and was <= 9007199254740992 and since >= 0 and since <= 9007199254740992
+    fine = fine and had > 0 and had <= 9007199254740992
     if fine then
       if had ~= per_token then was = math.min(math.ceil(was / had) * per_token, 2 * full) end
       if capacity ~= limit then was = math.min(was, 2 * full) end
@@ -42,7 +43,7 @@ if raw then
   end
 end
 --# wait
--- Subtracted first: debt and cost together may pass 2^53.
+-- The cost is subtracted first, because the sum of debt and cost can exceed 2^53.
 local over = debt - (limit - cost) * per_token
 if over > 0 then retry = math.ceil(over / per_micro) + ahead end
 --# can_wait
@@ -53,7 +54,7 @@ debt = debt + cost * per_token
 debt = math.max(debt, math.min(debt + cost * per_token, 2 * full))
 --# refund
 debt = math.max(0, debt - cost * per_token)
---# tell
+--# snapshot
 remaining = debt < full and math.floor((full - debt) / per_token) or 0
 reset = debt > 0 and math.ceil(debt / per_micro) + ahead or 0
 keep = math.max(keep, reset + hold)
@@ -70,7 +71,7 @@ if #extra == 42 then
   if owed == 0 then
     since = 2
   elseif had == had_then and capacity == capacity_then and (at == taken or (at > taken and had == per_token)) then
-    -- A product above 2^53 is not exact, but it is no difference of two debts.
+    -- A product above 2^53 is not exact. It is larger than any difference of two debts.
     if (at - taken) * per_micro == left - owed then since = 0 end
   end
 end
