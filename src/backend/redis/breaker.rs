@@ -1,5 +1,5 @@
-//! A circuit breaker (Nygard, Release It!, 2007): after repeated failures Redis is left alone for a while, so that one
-//! that is gone costs a request nothing. A single trip then finds out whether it is back.
+//! A circuit breaker (Nygard, Release It!, 2007). After repeated failures no operation is sent to Redis for a while, so
+//! that an outage costs a request nothing. A single operation then probes whether Redis is back.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,22 +17,22 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// Failures in a row. Read without the lock: it opens a little sooner or later, nothing else hangs on it.
+    /// Failures in a row. It is read without the lock: the circuit may open a little earlier or later.
     failures: AtomicU32,
     open: Mutex<OpenCircuit>,
 }
 
 #[derive(Debug)]
 struct OpenCircuit {
-    /// When the next probe may go.
+    /// The time of the next probe.
     until: Instant,
-    /// When the next one may that keeps what is held.
+    /// The time of the next renewal beside the probes.
     next_renewal: Instant,
-    /// The error that opened it.
+    /// The error that opened the circuit.
     error: Option<BackendError>,
 }
 
-/// The right to ask Redis once.
+/// The right to send one operation to Redis.
 #[must_use]
 pub(super) struct CircuitPermit<'a> {
     breaker: &'a Breaker,
@@ -56,21 +56,21 @@ impl Breaker {
         self.failures.load(Ordering::Relaxed) >= MOST_FAILURES
     }
 
-    /// Whether nobody may ask now.
+    /// Returns whether no operation may be sent now.
     #[inline]
     pub(super) fn rejects(&self) -> bool {
-        let refuses = self.is_open() && {
+        let rejects = self.is_open() && {
             // The clock is read under the lock: a late reading would reject a request after the pause.
             let open = self.open.lock();
             Instant::now() < open.until
         };
-        if refuses {
+        if rejects {
             telemetry::backend_failure(BackendErrorKind::CircuitOpen.label());
         }
-        refuses
+        rejects
     }
 
-    /// Whether nobody may ask now who keeps what is held.
+    /// Returns whether no renewal may be sent now.
     pub(super) fn rejects_renewal(&self) -> bool {
         self.is_open() && {
             let open = self.open.lock();
@@ -78,9 +78,10 @@ impl Breaker {
         }
     }
 
-    /// The same as [`try_acquire`](Self::try_acquire) for what keeps something that would end meanwhile, a lease: it
-    /// asks once a second beside the probes of requests. No request is the slower for that, and an answer closes the
-    /// circuit for all.
+    /// As [`try_acquire`](Self::try_acquire), for the renewal of a lease, which would end while the circuit is open.
+    ///
+    /// An open circuit permits one renewal a second beside the probes. It delays no request, and its reply closes the
+    /// circuit for all operations.
     pub(super) fn try_acquire_renewal(&self) -> Option<CircuitPermit<'_>> {
         if let Some(permit) = self.try_acquire() {
             return Some(permit);
@@ -97,7 +98,7 @@ impl Breaker {
         })
     }
 
-    /// `None` if Redis is to be left alone.
+    /// Returns `None` if the circuit is open and no probe is due.
     pub(super) fn try_acquire(&self) -> Option<CircuitPermit<'_>> {
         let is_probe = self.is_open();
         if is_probe {
@@ -106,7 +107,7 @@ impl Breaker {
             if now < open.until {
                 return None;
             }
-            // Until this one has told what it found; it may also be dropped, or its thread.
+            // The probe may be dropped without a report, or its thread may end.
             open.until = now + PAUSE;
         }
         Some(CircuitPermit {
@@ -126,7 +127,7 @@ impl Drop for Breaker {
 }
 
 impl CircuitPermit<'_> {
-    /// Redis has answered.
+    /// Reports that Redis has answered.
     pub(super) fn succeeded(mut self) {
         self.reported = true;
         let breaker = self.breaker;
@@ -139,7 +140,7 @@ impl CircuitPermit<'_> {
         }
     }
 
-    /// Redis has not, because of `error`.
+    /// Reports that Redis has not answered, because of `error`.
     pub(super) fn failed(mut self, error: &BackendError) {
         self.reported = true;
         let breaker = self.breaker;
@@ -156,7 +157,7 @@ impl CircuitPermit<'_> {
 
 impl Drop for CircuitPermit<'_> {
     fn drop(&mut self) {
-        // A probe that was given up has found nothing out: the next one may go.
+        // A dropped probe has no result, so the next probe is due at once.
         if self.is_probe && !self.reported {
             self.breaker.open.lock().until = Instant::now();
         }
@@ -180,7 +181,7 @@ mod tests {
         }
     }
 
-    /// As if `span` had passed.
+    /// Moves the times back, as if `span` had passed.
     fn pass(breaker: &Breaker, span: Duration) {
         let mut open = breaker.open.lock();
         let before = |time: Instant| time.checked_sub(span);
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn five_failures_in_a_row_open_it_and_four_do_not() {
+    fn five_failures_in_a_row_open_the_circuit_and_four_do_not() {
         let breaker = Breaker::new();
         fail(&breaker, 4);
         breaker.try_acquire().expect("closed").succeeded();
@@ -201,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_circuit_sends_one_probe_a_second_however_long_it_is_open() {
+    fn open_circuit_sends_one_probe_a_second_however_long_it_is_open() {
         let breaker = Breaker::new();
         fail(&breaker, 5);
         for seconds in 1..=60 {
@@ -282,12 +283,12 @@ mod tests {
             let (closes, stays) = (Breaker::new(), Breaker::new());
             let late = closes.try_acquire().expect("closed");
             fail(&closes, 5);
-            late.failed(&lost()); // begun before it opened
+            late.failed(&lost()); // It began before the circuit opened.
             fail(&stays, 5);
             assert_eq!(open(), "2");
             pass(&closes, Duration::from_secs(1));
             closes.try_acquire().expect("a probe").failed(&lost());
-            assert_eq!(open(), "2", "it is open already");
+            assert_eq!(open(), "2", "already open");
             pass(&closes, Duration::from_secs(1));
             closes.try_acquire().expect("a probe").succeeded();
             closes.try_acquire().expect("closed").succeeded();

@@ -1,4 +1,4 @@
-//! How long a connection is good for. bb8-redis never calls one broken: without a mark a pool hands it out for ever.
+//! The life of a connection. The pool of bb8 replaces a connection only if it is marked as retired.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -11,24 +11,24 @@ use super::known::KnownScripts;
 /// A background task sends a `PING` over a connection that was silent for this long.
 pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// How long a connection is good for: until it is retired, or its generation.
+/// The life of a connection. It is over when the connection or its generation is retired.
 pub(super) struct ConnectionLife {
     generation: u64,
     marks: Arc<Generations>,
     retired: AtomicBool,
-    /// When the server last answered over it, in ms of the marks' time.
+    /// The time of the last reply over this connection, in ms since the start of the marks.
     heard: AtomicU64,
     pub(super) scripts: KnownScripts,
 }
 
-/// What is known of all connections of a backend.
+/// The state of all connections of a backend.
 pub(super) struct Generations {
     start: Instant,
-    /// Older generations are over.
+    /// Generations below this number are retired.
     youngest: AtomicU64,
-    /// How often one has not answered in time.
+    /// How often a connection has not answered in time.
     doubts: AtomicU64,
-    /// Wakes the keep-alive tasks when connections may be over.
+    /// Wakes the keep-alive tasks when connections were retired.
     changed: Notify,
     /// How often the server has lost its scripts.
     flushes: Arc<AtomicU64>,
@@ -46,9 +46,9 @@ impl Default for Generations {
     }
 }
 
-// Relaxed: the marks carry no other memory, and one that is seen late costs an operation.
+// Relaxed: the marks guard no other memory. A mark that is seen late costs one operation.
 impl Generations {
-    /// Of a connection that is made now.
+    /// Returns the generation of a connection that is opened now.
     pub(super) fn generation(&self) -> u64 {
         self.youngest.load(Relaxed)
     }
@@ -88,31 +88,31 @@ impl ConnectionLife {
         Duration::from_millis(silent)
     }
 
-    /// Waits until connections may have been retired.
+    /// Completes when connections were retired.
     pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
         self.marks.changed.notified()
     }
 
-    /// This connection is not to be used again.
+    /// Retires this connection.
     pub(super) fn retire(&self) {
         self.retired.store(true, Relaxed);
         self.marks.changed.notify_waiters();
     }
 
-    /// It did not answer in time. The others are asked whether they do before they are used again.
+    /// Doubts all connections, because this one did not answer in time. Each is checked before its next use.
     pub(super) fn doubt_all(&self) {
         self.marks.doubts.fetch_add(1, Relaxed);
     }
 
-    /// It leads nowhere, or to a server of no use: so do all that were made before it failed. They are replaced before
-    /// each of them has cost an operation.
+    /// Retires all connections that were opened before this one failed. They lead to the same server, so each of them
+    /// would cost an operation.
     pub(super) fn retire_generation(&self) {
         self.marks.youngest.fetch_max(self.generation + 1, Relaxed);
         self.marks.changed.notify_waiters();
     }
 }
 
-/// Retires its generation unless it is told that all is well.
+/// Retires the generation when it is dropped, unless it was emptied.
 pub(super) struct RetireOnDrop<'a>(pub(super) Option<&'a ConnectionLife>);
 
 impl Drop for RetireOnDrop<'_> {

@@ -1,6 +1,6 @@
-//! From a key to the keys of Redis: `{prefix:policy:identity}:suffix`.
+//! Names of keys in Redis: `{prefix:policy:identity}:suffix`.
 //!
-//! The braces are a hash tag: all quotas of a policy for one identity share a slot, different identities spread.
+//! The braces are a hash tag. All quotas of a policy for one identity share a slot. Different identities spread.
 
 use std::fmt;
 
@@ -12,19 +12,19 @@ use super::super::BackendError;
 use crate::key::Key;
 use crate::message::{Quoted, plain_name};
 
-/// How names are made, the same on all servers of a fleet.
+/// The prefix and the secret of all names. They must be the same on all servers of a fleet.
 #[derive(Clone)]
 pub(super) struct Naming {
     prefix: Box<str>,
     secret: Option<Hmac<Sha256>>,
 }
 
-/// A key of Redis up to its suffix.
+/// The name of a key in Redis, without its suffix.
 pub(super) type KeyName = SmallVec<[u8; 80]>;
 
-/// Longer identities are digested.
+/// The longest identity that is not digested.
 const LONGEST_PLAIN: usize = 200;
-/// Bytes of a digest that are kept: 128 bits.
+/// The bytes of a digest that are kept: 128 bits.
 const DIGEST: usize = 16;
 
 impl Default for Naming {
@@ -51,12 +51,12 @@ impl Naming {
     }
 
     pub(super) fn with_secret(self, secret: &[u8]) -> Self {
-        // Any number of bytes is a key.
+        // HMAC accepts a secret of any length, so this never fails.
         let secret = Hmac::new_from_slice(secret).ok();
         Self { secret, ..self }
     }
 
-    /// `{prefix:policy:identity}:`, for a suffix to be appended.
+    /// Returns `{prefix:policy:identity}:`. The caller appends a suffix.
     pub(super) fn name(&self, policy: &str, key: &Key) -> KeyName {
         let mut name = KeyName::new();
         name.push(b'{');
@@ -72,7 +72,7 @@ impl Naming {
             name.push(b'r');
             name.extend_from_slice(bytes);
         } else {
-            // A secret is another key than the same bytes in the open.
+            // A secret and a plain identity of the same bytes are different keys.
             name.push(if key.is_secret() { b's' } else { b'h' });
             for byte in self.digest(bytes) {
                 name.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
@@ -99,7 +99,7 @@ const fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-')
 }
 
-/// Shows whether there is a secret, not which.
+/// Shows whether there is a secret, and never the secret.
 impl fmt::Debug for Naming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Naming")
@@ -126,7 +126,7 @@ mod tests {
             name(&naming, &Key::from("user:{42}")),
             format!("{{sluice:api:{digest}}}:")
         );
-        // Somebody who calls himself what another's digest looks like is somebody else.
+        // An identity that looks like a digest is another key than the digested identity.
         assert_eq!(
             name(&naming, &Key::from(digest)),
             format!("{{sluice:api:r{digest}}}:")
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_changes_all_digests() {
+    fn secret_changes_all_digests() {
         let with = |secret: &[u8]| Naming::default().with_secret(secret);
         let key = Key::secret("token");
         let plain = name(&Naming::default(), &key);

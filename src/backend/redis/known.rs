@@ -1,5 +1,5 @@
-//! Which scripts a server is known to have. A script that it lacks goes out as `EVAL` at once: the text costs less than
-//! the round trip of an `EVALSHA` that fails.
+//! The scripts that a server is known to have. Any other script is sent as `EVAL`: its text costs less than the round
+//! trip of an `EVALSHA` that fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use super::script::Script;
 
 const WORDS: usize = Script::COUNT.div_ceil(64);
 
-/// The scripts that were sent over one connection.
+/// The scripts that the server of one connection has.
 #[derive(Debug, Default)]
 pub(super) struct KnownScripts {
     bits: [AtomicU64; WORDS],
@@ -18,7 +18,7 @@ pub(super) struct KnownScripts {
     flushes: Arc<AtomicU64>,
 }
 
-// Relaxed: a script that is missed costs a text, one that is believed wrongly a round trip.
+// Relaxed: a known script that is missed costs its text. A forgotten script costs a round trip.
 impl KnownScripts {
     pub(super) fn new(flushes: &Arc<AtomicU64>) -> Self {
         Self {
@@ -34,7 +34,7 @@ impl KnownScripts {
             && self.bits[word].load(Relaxed) & bit != 0
     }
 
-    /// The server has run this script.
+    /// Notes that the server has run this script.
     pub(super) fn add(&self, script: &Script) {
         let flushes = self.flushes.load(Relaxed);
         if self.seen.swap(flushes, Relaxed) != flushes {
@@ -44,7 +44,7 @@ impl KnownScripts {
         self.bits[word].fetch_or(bit, Relaxed);
     }
 
-    /// The server has lost its scripts, which all connections lead to.
+    /// Notes that the server has lost its scripts. All connections lead to the same server.
     pub(super) fn forget_all(&self) {
         self.flushes.fetch_add(1, Relaxed);
     }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flush_is_forgotten_by_every_connection() {
+    fn flush_makes_every_connection_forget_its_scripts() {
         let scripts = || {
             let bits = [1, 31].map(Algorithms::from_bits);
             let tasks = [ScriptKind::Check, ScriptKind::Reset];

@@ -1,4 +1,4 @@
-//! What Redis needs to know of a policy, prepared once: each quota as the scripts read it, and the end of its key.
+//! A policy in the form of the scripts, prepared once: the numbers of each quota, and the suffix of its key.
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,25 +6,25 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Origin, Rule, Unit};
 
-/// A policy's quotas as they are sent.
+/// The quotas of a policy in the form that is sent.
 pub(super) struct PackedQuotas {
     pub(super) each: Vec<PackedQuota>,
     pub(super) algorithms: Algorithms,
-    /// Whether there are reservations: all quotas are buckets.
+    /// Whether all quotas are buckets, so that there are reservations.
     pub(super) of_buckets: bool,
-    /// What stands for the policy's name within this process.
+    /// The hash of the policy's name, within this process.
     pub(super) name: u64,
 }
 
 /// One quota.
 pub(super) struct PackedQuota {
-    /// A letter for the algorithm, then its numbers, 64 bits each.
+    /// The letter of the algorithm, then its numbers of 64 bits each.
     pub(super) numbers: Vec<u8>,
-    /// What comes behind the hash tag of a key.
+    /// The part of the key behind the hash tag.
     pub(super) suffix: String,
 }
 
-/// A set of algorithms, by their place in the order of [`Rule`].
+/// A set of algorithms, by their index in the order of [`Rule`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Algorithms(u8);
 
@@ -50,7 +50,7 @@ impl PackedQuotas {
         policy.derived(Self::prepare)
     }
 
-    /// Whether there is a sliding log among them.
+    /// Returns whether one of the quotas is a sliding log.
     pub(super) const fn keeps_logs(&self) -> bool {
         self.algorithms.has(4)
     }
@@ -88,7 +88,7 @@ const fn algorithm_index(rule: &Rule) -> usize {
     }
 }
 
-/// As the `quota` sections of the scripts read them. All are below 2^53.
+/// Packs the numbers in the form of the `quota` sections of the scripts. All are below 2^53.
 fn numbers(rule: &Rule) -> Vec<u8> {
     let origin = |origin: Origin| origin.map_or(-1, signed);
     match *rule {
@@ -140,8 +140,8 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// Added to the limit, the first number, so that a 32-bit server is found out: it loses the upper half of each number
-/// and reads less than this.
+/// Added to the limit, which is the first number. A 32-bit server loses the upper half of each number and reads less
+/// than this, which shows that it is one.
 const WORD_MARK: i64 = 1 << 41;
 
 fn pack(letter: u8, numbers: &[i64]) -> Vec<u8> {
@@ -153,8 +153,8 @@ fn pack(letter: u8, numbers: &[i64]) -> Vec<u8> {
     packed
 }
 
-/// What makes a quota another limit: algorithm, window, anchor, unit, and its name unless that is the policy's. No two
-/// quotas of a policy have the same.
+/// Returns what identifies a limit: algorithm, window, anchor, unit, and its name unless it is the policy's. Each quota
+/// of a policy has another suffix.
 fn suffix(policy: &Policy, named: &NamedQuota) -> String {
     let mut text = String::new();
     let (letter, window, origin) = match named.quota.rule {
@@ -239,7 +239,7 @@ mod tests {
             PackedQuotas::for_policy(&two).each[1].suffix,
             "f86400000000:daily"
         );
-        // What a client spent stays spent when the numbers change.
+        // The key stays the same when the numbers change, so that spent tokens stay spent.
         let (raised, burst) = (Quota::per_minute(9), Quota::per_second(1).burst(7));
         for quota in [raised, burst] {
             assert_eq!(

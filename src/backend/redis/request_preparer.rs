@@ -1,4 +1,4 @@
-//! What surrounds a trip, whoever makes it: names of keys, denials that are remembered, and where those wait who ask.
+//! The work around a round trip: names of keys, the deny cache, and the context.
 
 use super::super::BackendContext;
 use super::deny_cache::{CacheMiss, DenyCache};
@@ -18,15 +18,15 @@ pub(super) struct RequestPreparer {
     pub(super) context: BackendContext,
 }
 
-/// What is done when the answer is there.
+/// The update of the deny cache after the reply.
 pub(super) struct CacheUpdate {
     policy: Policy,
-    /// The key, if something else is done to it than to check it or to reserve.
+    /// The key, if the operation is neither a check nor a reservation.
     changed: Option<Key>,
     query: Option<CacheQuery>,
 }
 
-/// A check or a reservation whose answer may be kept.
+/// A check or a reservation whose denial may be cached.
 pub(super) struct CacheQuery {
     miss: CacheMiss,
     cost: Cost,
@@ -34,7 +34,7 @@ pub(super) struct CacheQuery {
 }
 
 impl RequestPreparer {
-    /// The answer, if it is a denial that is known; else what to remember of the question.
+    /// Returns the cached denial of a request, or the query to cache its reply.
     pub(super) fn cached_denial(
         &self,
         op: &Op,
@@ -43,7 +43,7 @@ impl RequestPreparer {
     ) -> Result<Reply, Option<CacheQuery>> {
         let (cost, max_wait) = match op {
             Op::Check(cost) => (cost, None),
-            // With a window, to reserve is to check.
+            // Under a window a reservation is a check.
             Op::Reserve { cost, max_wait } => {
                 let reserves = PackedQuotas::for_policy(policy).of_buckets;
                 (cost, reserves.then(|| micros_up(*max_wait)))
@@ -87,14 +87,14 @@ impl RequestPreparer {
         (request, update)
     }
 
-    /// Forgets what was known of a key that is changed: before the trip, and after it what was decided in between.
+    /// Removes the cached denial of a changed key. This happens before the round trip, and again after it.
     pub(super) fn forget(&self, update: &CacheUpdate) {
         if let (Some(deny_cache), Some(key)) = (&self.deny_cache, &update.changed) {
             deny_cache.forget(&update.policy, key);
         }
     }
 
-    /// Keeps a denial.
+    /// Caches a denial.
     pub(super) fn record(&self, update: &CacheUpdate, outcome: &RedisResult) {
         self.forget(update);
         if let (Some(deny_cache), Some(query), Ok(reply)) =
