@@ -32,6 +32,7 @@ use support::redis::RedisServer;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tower_sluice::backend::Backend;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, RedisBackend};
 
@@ -446,7 +447,10 @@ impl Script {
             io,
             sent: Arc::clone(&sent),
         };
-        let limiter = Limiter::new(plenty(), RedisBackend::from_connection(spy));
+        let limiter = Limiter::new(
+            plenty(),
+            RedisBackend::from_transport(RedisConnection::new(spy)),
+        );
         let _ = limiter.check(&Key::from(key(0)), 1).await?;
         let sent = sent.lock().expect("no panic");
         let words = sent.iter().map(|command| {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 use tower_sluice::backend::BackendError;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
@@ -62,7 +63,7 @@ async fn connect(server: &RedisServer, builder: RedisBuilder) -> RedisBackend {
     let client = redis::Client::open(server.url()).expect("a URL");
     let config = redis::AsyncConnectionConfig::new().set_response_timeout(None);
     let connection = client.get_multiplexed_async_connection_with_config(&config);
-    builder.from_connection(connection.await.expect("a server"))
+    builder.from_transport(RedisConnection::new(connection.await.expect("a server")))
 }
 
 fn number(key: u64) -> Key {

@@ -4,6 +4,7 @@ mod support;
 
 use std::time::Duration;
 
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::backend::{Answer, Backend, BackendErrorKind, Op, Reply};
 use tower_sluice::clock::{ManualClock, Timestamp};
@@ -140,7 +141,7 @@ async fn a_cancel_by_a_slower_quota_lengthens_the_expiry_for_good() {
     let server = RedisServer::start();
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let frozen = Frozen::connect(&server.url(), &clock).await;
-    let backend = builder(Atomicity::Script).from_connection(frozen);
+    let backend = builder(Atomicity::Script).from_transport(RedisConnection::new(frozen));
     for (slow, fast) in pairs() {
         let what = format!("{fast} after {slow}");
         let slow = Limiter::new(Policy::new("api", slow), backend.clone());
@@ -181,7 +182,7 @@ async fn a_debt_outlives_the_charge_of_a_faster_quota() {
     let server = RedisServer::start();
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let frozen = Frozen::connect(&server.url(), &clock).await;
-    let redis = builder(Atomicity::Script).from_connection(frozen);
+    let redis = builder(Atomicity::Script).from_transport(RedisConnection::new(frozen));
     let redis = Expiring::new(&server.url(), redis, &clock, true);
     let slow = Limiter::new(Policy::new("api", Quota::per_hour(60)), redis);
     let fast = slow.with_policy(&Policy::new("api", Quota::per_second(100)));

@@ -16,6 +16,7 @@ use redis::aio::ConnectionLike;
 use redis::{Arg, Cmd, ErrorKind, Pipeline, RedisError, RedisFuture, Value};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::{BackendError, BackendErrorKind, Reply};
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
@@ -136,7 +137,7 @@ impl Stand {
         let gate = Gate::default();
         let backend = RedisBackend::builder()
             .deny_cache(Duration::ZERO)
-            .from_connection(gate.clone());
+            .from_transport(RedisConnection::new(gate.clone()));
         let runtime = || {
             let mut builder = Builder::new_current_thread();
             // Time never passes: no time limit helps.

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tower::{Service, ServiceBuilder, ServiceExt};
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::backend::{Answer, Backend, Op};
 use tower_sluice::clock::{ManualClock, Timestamp};
@@ -241,7 +242,7 @@ async fn two_layers_over_redis_answer_as_one_over_memory() {
         let connection = Frozen::connect(&server.url(), &clock).await;
         // A cached denial would report its own wait to a higher cost.
         let builder = builder().clock(clock.clone()).deny_cache(Duration::ZERO);
-        let backend = builder.from_connection(connection);
+        let backend = builder.from_transport(RedisConnection::new(connection));
         let twin = MemoryBackend::builder().clock(clock.clone()).build();
         for step in 0..150_u64 {
             clock.advance(Duration::from_micros((step * 7_919 % 4_001) * 997));

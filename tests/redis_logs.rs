@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, Receipt, RedisBackend};
 
@@ -31,7 +32,7 @@ async fn log(server: &RedisServer, clock: &ManualClock, limit: u64) -> Limiter<R
         .deny_cache(Duration::ZERO)
         .time_limit(Duration::from_secs(20))
         .idle_ttl(Duration::from_secs(86_400))
-        .from_connection(connection);
+        .from_transport(RedisConnection::new(connection));
     Limiter::new(
         Policy::new("log", Quota::sliding_log(limit, WINDOW)),
         backend,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::Value;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::clock::{ManualClock, Timestamp};
@@ -279,11 +280,11 @@ async fn optimistic_mode_names_unsupported_operations() {
 
     let client = redis::Client::open(server.url()).expect("a URL");
     let connection = client.get_multiplexed_async_connection().await;
-    let shared = builder().from_connection(connection.expect("a server"));
+    let shared = builder().from_transport(RedisConnection::new(connection.expect("a server")));
     let error = Limiter::new(a_day(1), shared)
         .check(&Key::from("ann"), 1)
         .await;
-    unsupported(error.unwrap_err(), "a URL or a pool");
+    unsupported(error.unwrap_err(), "a URL or `from_connector`");
     assert!(
         command::<Vec<String>>(&server.url(), &["KEYS", "*"])
             .expect("Redis")

@@ -49,7 +49,7 @@ impl Misconfiguration {
             Self::Memory => "raise maxmemory, or use a separate Redis for limits",
             Self::WrongType => "delete the key, or set another prefix by `RedisBuilder::prefix`",
             Self::ClusterNode => {
-                "use a standalone server, or pass a cluster connection without retries to `RedisBackend::from_connection`"
+                "use a standalone server, or pass a cluster connection without retries to `RedisBackend::from_transport`"
             }
             Self::Replica => "connect to the primary",
             Self::WordSize => "use a 64-bit build",

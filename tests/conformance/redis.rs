@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::{Key, Policy, RedisBackend};
 
@@ -29,7 +30,7 @@ impl Scripted {
         let backend = RedisBackend::builder()
             .deny_cache(Duration::ZERO)
             .time_limit(Duration::from_secs(20))
-            .from_connection(connection);
+            .from_transport(RedisConnection::new(connection));
         Self {
             runtime,
             clock,

@@ -217,6 +217,8 @@ fn memory_beside_buckets() {
 
 #[cfg(feature = "redis")]
 mod redis {
+    use tower_sluice::backend::redis::adapter::RedisConnection;
+    use tower_sluice::backend::redis::adapter::RedisConnection;
     use tower_sluice::{AnyBackend, RedisBackend, RedisSemaphore};
 
     use super::{Duration, run_all, runtime, stopped};
@@ -228,7 +230,10 @@ mod redis {
         let own = runtime();
         let connection = own.block_on(Frozen::connect(&server.url(), &clock));
         let builder = RedisBackend::builder().time_limit(Duration::from_secs(20));
-        let mut backend = Some((make(builder.from_connection(connection)), clock));
+        let mut backend = Some((
+            make(builder.from_transport(RedisConnection::new(connection))),
+            clock,
+        ));
         // The connection belongs to its runtime.
         let _driven = own.enter();
         std::thread::scope(|scope| {

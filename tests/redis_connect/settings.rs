@@ -5,6 +5,7 @@ use std::time::Duration;
 use bb8_redis::RedisConnectionManager;
 use redis::aio::ConnectionManager;
 use tower_sluice::backend::BackendErrorKind;
+use tower_sluice::backend::redis::adapter::{Bb8Pool, RedisConnection};
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
 use crate::support::redis::RedisServer;
@@ -71,7 +72,7 @@ async fn given_pool_provides_new_connections_only() {
     let manager = RedisConnectionManager::new(server.url()).expect("a URL");
     let pool = bb8::Pool::builder().max_size(1).build(manager).await;
     let pool = pool.expect("a server");
-    let backend = builder().from_pool(pool.clone());
+    let backend = builder().from_connector(Bb8Pool::new(pool.clone()));
     // The only connection of the pool is taken all the time.
     let mut own = pool.get().await.expect("a connection");
     assert_eq!(spend(&backend, "ann").await.expect("Redis"), 9);
@@ -90,7 +91,7 @@ async fn given_pool_provides_new_connections_only() {
     let took = recovery(&backend).await;
     assert!(took < Duration::from_secs(2), "{took:?}");
     assert_eq!(
-        spend(&RedisBackend::from_pool(pool), "bob")
+        spend(&RedisBackend::from_connector(Bb8Pool::new(pool)), "bob")
             .await
             .expect("Redis"),
         9
@@ -104,8 +105,8 @@ async fn given_connection_is_shared() {
     let multiplexed = client.get_multiplexed_async_connection().await;
     let multiplexed = multiplexed.expect("a server");
     let managed = ConnectionManager::new(client).await.expect("a server");
-    let plain = RedisBackend::from_connection(multiplexed);
-    let managed = builder().from_connection(managed);
+    let plain = RedisBackend::from_transport(RedisConnection::new(multiplexed));
+    let managed = builder().from_transport(RedisConnection::new(managed));
     assert_eq!(spend(&plain, "ann").await.expect("Redis"), 9);
     assert_eq!(spend(&managed, "ann").await.expect("Redis"), 8);
     let clients: String = server.get(&["CLIENT", "LIST"]);

@@ -6,6 +6,7 @@ use bb8_redis::RedisConnectionManager;
 use futures_util::future::join_all;
 use tower_sluice::backend::BackendErrorKind;
 use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::backend::redis::adapter::{Bb8Pool, RedisConnection};
 use tower_sluice::{Key, Limiter, RedisBackend};
 
 use crate::harness::{
@@ -78,12 +79,12 @@ async fn optimistic_mode_uses_a_restarted_server_again() {
 async fn given_pool_uses_a_restarted_server_again() {
     let connect = |url| async {
         let manager = RedisConnectionManager::new::<String>(url).expect("a URL");
-        asking().from_pool(
+        asking().from_connector(Bb8Pool::new(
             bb8::Pool::builder()
                 .build(manager)
                 .await
                 .expect("the server runs"),
-        )
+        ))
     };
     guarded(is_used_again(connect, "kill -9 behind a user's pool")).await;
 }
@@ -180,7 +181,8 @@ async fn given_connection_fails_in_time_when_it_is_lost() {
         let mut server = RedisServer::start();
         let client = redis::Client::open(server.url()).expect("a URL");
         let connection = client.get_multiplexed_async_connection().await;
-        let backend = asking().from_connection(connection.expect("the server runs"));
+        let backend =
+            asking().from_transport(RedisConnection::new(connection.expect("the server runs")));
         let limiter = Limiter::new(tokens("api", 5), backend);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::semaphore::AcquireError;
 use tower_sluice::{
@@ -111,7 +112,11 @@ async fn server_without_64_bit_integers_is_rejected() {
         let client = redis::Client::open(server.url()).expect("a URL");
         let connection = client.get_multiplexed_async_connection().await;
         let narrow = Narrow(connection.expect("the server runs"));
-        refuses_everything(&server, asking().from_connection(narrow)).await;
+        refuses_everything(
+            &server,
+            asking().from_transport(RedisConnection::new(narrow)),
+        )
+        .await;
     })
     .await;
 }

@@ -1,6 +1,7 @@
 //! Memory, scripts and the optimistic mode decide alike.
 
 use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 
 use crate::backends::{EVERYTHING, RARE, Stand, same};
 use crate::shapes::{settings, settings_of_strings};
@@ -11,7 +12,7 @@ use crate::{for_all, for_some};
 #[test]
 fn memory_and_redis_agree_step_by_step() {
     let stand = Stand::new();
-    let redis = Stand::builder().from_connection(stand.frozen());
+    let redis = Stand::builder().from_transport(RedisConnection::new(stand.frozen()));
     let seen = for_all(
         (settings(), start(), forward()),
         |(setting, start, mut events), seen| {
@@ -32,7 +33,7 @@ fn memory_and_redis_agree_step_by_step() {
 #[test]
 fn memory_and_redis_agree_when_the_clock_moves() {
     let stand = Stand::new();
-    let redis = Stand::builder().from_connection(stand.frozen());
+    let redis = Stand::builder().from_transport(RedisConnection::new(stand.frozen()));
     let seen = for_all(
         (settings(), start(), traffic()),
         |(setting, start, events), seen| {
@@ -68,7 +69,7 @@ fn optimistic_mode_decides_like_scripts() {
     let stand = Stand::new();
     let proxy = ClockProxy::to(stand.server.port(), &stand.clock);
     let proxy = stand.runtime.block_on(proxy);
-    let scripts = Stand::builder().from_connection(stand.frozen());
+    let scripts = Stand::builder().from_transport(RedisConnection::new(stand.frozen()));
     let optimistic = Stand::builder()
         .prefix("optimistic")
         .atomicity(Atomicity::Optimistic)

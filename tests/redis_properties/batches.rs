@@ -9,6 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use tower_sluice::backend::Backend;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::Timestamp;
 use tower_sluice::{Cost, Key, Policy, Quota, RedisBackend};
 
@@ -73,7 +74,7 @@ fn batched_requests_get_the_same_replies_as_single_requests() {
     let stand = Stand::new();
     let with = |prefix: &str, batching: bool| {
         let builder = Stand::builder().prefix(prefix).batching(batching);
-        builder.from_connection(stand.frozen())
+        builder.from_transport(RedisConnection::new(stand.frozen()))
     };
     let (alone, together) = (with("alone", false), with("together", true));
     let policies = kinds_of_policies();

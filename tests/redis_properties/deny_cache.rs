@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tower_sluice::RetryAfter;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 
 use crate::backends::{Asked, Reported, Stand};
 use crate::for_all;
@@ -18,7 +19,7 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
     let redis = Stand::builder()
         .deny_cache(FOR_EVER)
         .clock(stand.clock.clone())
-        .from_connection(stand.frozen());
+        .from_transport(RedisConnection::new(stand.frozen()));
     let seen = for_all(
         (settings(), start(), forward()),
         |(setting, start, events), seen| {

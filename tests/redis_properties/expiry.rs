@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseResult;
 use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::{Quota, RedisBackend};
 
 use crate::backends::{Stand, same};
@@ -50,7 +51,7 @@ fn no_write_shortens_an_expiry_and_none_is_too_short() {
     let redis = RedisBackend::builder()
         .deny_cache(Duration::ZERO)
         .time_limit(Duration::from_secs(20))
-        .from_connection(stand.frozen());
+        .from_transport(RedisConnection::new(stand.frozen()));
     let settings = prop_oneof![2 => settings(), 1 => setting(BUCKETS, 1)];
     let seen = for_some(
         (settings, start(), forward(), any::<bool>()),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::Timestamp;
 use tower_sluice::{Limiter, Policy, Quota};
 
@@ -13,7 +14,10 @@ fn refund_rebases_a_log_in_the_future() {
     let stand = Stand::new();
     let policy = Policy::new("log", Quota::sliding_log(6, Duration::from_micros(7)));
     let (key, redis) = (stand.fresh_key(), Stand::builder());
-    let redis = Limiter::new(policy.clone(), redis.from_connection(stand.frozen()));
+    let redis = Limiter::new(
+        policy.clone(),
+        redis.from_transport(RedisConnection::new(stand.frozen())),
+    );
     let memory = Limiter::new(policy, stand.memory());
     let at = |micros: u64| stand.clock.set(Timestamp::from_micros(TODAY + micros));
     let check = || {
@@ -50,7 +54,7 @@ fn refund_from_a_log_keeps_the_other_entries() {
     let policy = Policy::new("log", Quota::sliding_log(30, Duration::from_micros(100)));
     let redis = Limiter::new(
         policy.clone(),
-        Stand::builder().from_connection(stand.frozen()),
+        Stand::builder().from_transport(RedisConnection::new(stand.frozen())),
     );
     let at = |micros: u64| stand.clock.set(Timestamp::from_micros(TODAY + micros));
     for (place, back) in (0..CHARGES).flat_map(|place| [(place, 1), (place, 3)]) {

@@ -10,6 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Charge, Limiter, MaxWait, Policy, Quota};
@@ -112,7 +113,10 @@ async fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
             let clock = ManualClock::at(Timestamp::from_micros(START));
             let connection = Frozen::connect(&server.url(), &clock).await;
             let backend = patient().clock(clock.clone()).idle_ttl(secs(3_600));
-            let limiter = Limiter::new(policy, backend.from_connection(connection));
+            let limiter = Limiter::new(
+                policy,
+                backend.from_transport(RedisConnection::new(connection)),
+            );
             leaves(&limiter, &clock, 100, 3).await;
         }
     })

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tower_sluice::backend::Backend;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, Limiter, MaxWait, Policy, Quota, RetryAfter};
@@ -29,7 +30,10 @@ async fn frozen(
 ) -> crate::harness::Redis {
     let connection = Frozen::connect(&server.url(), clock).await;
     let backend = patient().clock(clock.clone()).idle_ttl(secs(3_600));
-    Limiter::new(policy.clone(), backend.from_connection(connection))
+    Limiter::new(
+        policy.clone(),
+        backend.from_transport(RedisConnection::new(connection)),
+    )
 }
 
 /// Loads the script that reserves.
@@ -163,7 +167,9 @@ async fn shared_backend_delays_its_next_check_by_up_to_100_ms() {
         let connection = Frozen::connect(&server.url(), &clock).await;
         // One request a call, so that requests can be counted.
         let backend = patient().batching(false).clock(clock.clone());
-        let backend = backend.idle_ttl(secs(3_600)).from_connection(connection);
+        let backend = backend
+            .idle_ttl(secs(3_600))
+            .from_transport(RedisConnection::new(connection));
         let limiter = Limiter::new(policy, backend);
         let mut waits = tokio::task::JoinSet::new();
         for number in 0..40_u64 {

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::{Answer, BackendErrorKind};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{AcquireError, PermitBackend, PermitId, PermitOp, PermitReply};
@@ -198,7 +199,7 @@ async fn only_a_revoked_id_is_denied_for_one_lease() {
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let connection = Frozen::connect(&server.url(), &clock).await;
     let builder = RedisBackend::builder().time_limit(20 * SECOND);
-    let redis = RedisSemaphore::new(&builder.from_connection(connection));
+    let redis = RedisSemaphore::new(&builder.from_transport(RedisConnection::new(connection)));
     let permits = permits(10);
     let acquire = |id, weight| PermitOp::Acquire { id, weight };
     let wait = |id, weight| PermitOp::Wait {

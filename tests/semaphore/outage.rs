@@ -352,7 +352,7 @@ async fn permits_need_scripts() {
         .expect_err("the server must reject it");
     assert_eq!(
         why.to_string(),
-        "permits cannot be kept without scripts: use `Atomicity::Script`"
+        "permits need scripts; use `Atomicity::Script`"
     );
 }
 

@@ -441,6 +441,7 @@ fn memory_without_leases_decides_like_the_model() {
 #[cfg(feature = "redis")]
 #[test]
 fn redis_decides_like_the_model() {
+    use tower_sluice::backend::redis::adapter::RedisConnection;
     use tower_sluice::{RedisBackend, RedisSemaphore};
 
     use crate::support::frozen::Frozen;
@@ -453,7 +454,7 @@ fn redis_decides_like_the_model() {
     let builder = RedisBackend::builder().time_limit(Duration::from_secs(20));
     // Longer than any clock here advances.
     let builder = builder.idle_ttl(Duration::from_secs(1_000_000));
-    let redis = RedisSemaphore::new(&builder.from_connection(connection));
+    let redis = RedisSemaphore::new(&builder.from_transport(RedisConnection::new(connection)));
     let rules = Rules {
         leases_end: true,
         has_line: true,

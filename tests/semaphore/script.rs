@@ -49,7 +49,7 @@ async fn clock_step_back_keeps_the_order_of_waiters() {
     let clock = ManualClock::at(hour.after(3_600 * SECOND));
     let connection = Frozen::connect(&server.url(), &clock).await;
     let builder = RedisBackend::builder().time_limit(20 * SECOND);
-    let redis = RedisSemaphore::new(&builder.from_connection(connection));
+    let redis = RedisSemaphore::new(&builder.from_transport(RedisConnection::new(connection)));
     let permits = SemaphorePolicy::new("exports", 1);
     let [held, first, second] = [(); 3].map(|()| PermitId::random());
     let acquire = PermitOp::Acquire {
@@ -141,7 +141,7 @@ async fn redis_and_memory_agree_on_the_wait_for_hundreds_of_holders() {
     let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
     let connection = Frozen::connect(&server.url(), &clock).await;
     let builder = RedisBackend::builder().time_limit(20 * SECOND);
-    let redis = RedisSemaphore::new(&builder.from_connection(connection));
+    let redis = RedisSemaphore::new(&builder.from_transport(RedisConnection::new(connection)));
     let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
     let memory = memory.build();
     let in_memory = |op: PermitOp, permits: &SemaphorePolicy| match memory.ask(op, permits, &ann())

@@ -1,34 +1,34 @@
-//! Tells operators of a server that is set up wrongly: each kind of fault once, and again after the server was healthy.
+//! Events for operators about a misconfigured server: one for each kind of fault, and another after a recovery.
 
 use std::error::Error;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use bb8_redis::redis::{ErrorKind, RedisError};
 use parking_lot::Mutex;
 
 use super::super::misconfiguration::Misconfiguration;
 use super::super::{BackendError, BackendErrorKind};
+use super::transport::{TransportError, TransportErrorKind};
 use crate::telemetry;
 
-/// A fault that was not seen for this long is news.
+/// A fault that was not seen for this time is logged again.
 const QUIET: Duration = Duration::from_secs(60);
-/// The events of one kind: this many at once, and then one in [`QUIET`]. A memory that is full now and then is no
-/// flood.
+/// The largest number of events of one kind at once. Later events are limited to one in each [`QUIET`], because a
+/// memory that is full now and then would flood the log.
 const BURST: u32 = 3;
 
-/// The faults that were told.
+/// The faults that were logged.
 #[derive(Debug, Default)]
 pub(super) struct Alerts {
-    /// A bit for each kind that was told and not seen healthy since.
-    told: AtomicU16,
+    /// A bit for each kind that was logged and has not recovered.
+    logged: AtomicU16,
     kinds: Mutex<[Kind; Misconfiguration::COUNT]>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Kind {
     seen: Option<Instant>,
-    /// When all events that were sent are paid for, one in each [`QUIET`].
+    /// The time at which all logged events are paid for, at one in each [`QUIET`].
     paid: Option<Instant>,
 }
 
@@ -36,41 +36,41 @@ const fn bit(fault: Misconfiguration) -> u16 {
     1 << fault as u16
 }
 
-/// Faults of some keys or commands: a write of another key, or by another command, says nothing about them.
+/// Faults of some keys or commands. A write to another key, or by another command, does not prove a recovery.
 const PARTIAL: u16 = bit(Misconfiguration::WrongType)
     | bit(Misconfiguration::ClusterNode)
     | bit(Misconfiguration::UnknownCommand);
 
 impl Alerts {
-    /// Sends an event if `error` is of a fault that is news.
+    /// Logs the fault behind `error`, unless it was logged before.
     pub(super) fn failed(&self, error: &BackendError, is_shared: bool) {
         let Some(fault) = fault_of(error) else { return };
-        // A connection to a cluster follows its nodes by itself.
+        // A connection to a cluster follows its nodes.
         if is_shared && fault == Misconfiguration::ClusterNode {
             return;
         }
-        if self.is_news(fault, Instant::now()) {
-            // The error itself has the same cause and remedy in its words.
-            let said = error.source().unwrap_or(error);
-            telemetry::misconfigured(said, fault.cause(), fault.remedy());
+        if self.is_due(fault, Instant::now()) {
+            // The error itself repeats the cause and the remedy in its text.
+            let cause = error.source().unwrap_or(error);
+            telemetry::misconfigured(cause, fault.cause(), fault.remedy());
         }
     }
 
-    /// The server has done a write. Only that shows that it can: a denial writes nothing.
+    /// Notes that the server has written. A denial writes nothing, so it does not prove that the server can write.
     #[inline]
     pub(super) fn wrote(&self) {
-        if self.told.load(Relaxed) != 0 {
-            self.told.fetch_and(PARTIAL, Relaxed);
+        if self.logged.load(Relaxed) != 0 {
+            self.logged.fetch_and(PARTIAL, Relaxed);
         }
     }
 
-    fn is_news(&self, fault: Misconfiguration, now: Instant) -> bool {
+    fn is_due(&self, fault: Misconfiguration, now: Instant) -> bool {
         let mut kinds = self.kinds.lock();
         let kind = &mut kinds[fault as usize];
         let before = kind.seen.replace(now);
         let is_old = before.is_some_and(|before| now.saturating_duration_since(before) < QUIET);
-        let is_told = self.told.fetch_or(bit(fault), Relaxed) & bit(fault) != 0;
-        if is_told && is_old {
+        let is_logged = self.logged.fetch_or(bit(fault), Relaxed) & bit(fault) != 0;
+        if is_logged && is_old {
             return false;
         }
         let paid = kind.paid.map_or(now, |paid| paid.max(now)) + QUIET;
@@ -82,19 +82,19 @@ impl Alerts {
     }
 }
 
-/// What an operator must put right.
+/// The fault behind an error that an operator must correct.
 fn fault_of(error: &BackendError) -> Option<Misconfiguration> {
     match error.kind() {
         BackendErrorKind::Corrupt => Some(Misconfiguration::WrongType),
-        // The only one that a server causes.
+        // A server causes no other error of this kind.
         BackendErrorKind::Config(_) => Some(Misconfiguration::WordSize),
         BackendErrorKind::Server(code) if code == "ERR" => is_unknown_command(error),
         BackendErrorKind::Server(code) => Misconfiguration::of_code(code),
         BackendErrorKind::Unreachable => {
-            let why = error.source()?.downcast_ref::<RedisError>()?;
-            match why.kind() {
-                ErrorKind::AuthenticationFailed => Some(Misconfiguration::Authentication),
-                _ => Misconfiguration::of_code(why.code()?),
+            let cause = error.source()?.downcast_ref::<TransportError>()?;
+            match cause.kind() {
+                TransportErrorKind::Authentication => Some(Misconfiguration::Authentication),
+                _ => Misconfiguration::of_code(cause.code()?),
             }
         }
         _ => None,
@@ -102,8 +102,8 @@ fn fault_of(error: &BackendError) -> Option<Misconfiguration> {
 }
 
 fn is_unknown_command(error: &BackendError) -> Option<Misconfiguration> {
-    let told = error.source()?.to_string().to_ascii_lowercase();
-    let is_unknown = told.contains("unknown command");
+    let text = error.source()?.to_string().to_ascii_lowercase();
+    let is_unknown = text.contains("unknown command");
     is_unknown.then_some(Misconfiguration::UnknownCommand)
 }
 
@@ -112,38 +112,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_news_once_and_again_after_a_write() {
+    fn fault_is_logged_once_and_again_after_a_write() {
         let (alerts, now) = (Alerts::default(), Instant::now());
-        let is_news = |fault| alerts.is_news(fault, now);
-        assert!(is_news(Misconfiguration::Memory));
-        assert!(!is_news(Misconfiguration::Memory));
-        assert!(is_news(Misconfiguration::Permission));
+        let is_due = |fault| alerts.is_due(fault, now);
+        assert!(is_due(Misconfiguration::Memory));
+        assert!(!is_due(Misconfiguration::Memory));
+        assert!(is_due(Misconfiguration::Permission));
         alerts.wrote();
-        assert!(is_news(Misconfiguration::Memory));
-        assert!(!is_news(Misconfiguration::Memory));
+        assert!(is_due(Misconfiguration::Memory));
+        assert!(!is_due(Misconfiguration::Memory));
     }
 
     #[test]
-    fn a_write_of_another_key_or_command_does_not_make_a_partial_fault_news() {
+    fn write_of_another_key_or_command_does_not_end_a_partial_fault() {
         use Misconfiguration::{ClusterNode, UnknownCommand, WrongType};
         for fault in [WrongType, ClusterNode, UnknownCommand] {
             let (alerts, now) = (Alerts::default(), Instant::now());
-            assert!(alerts.is_news(fault, now));
+            assert!(alerts.is_due(fault, now));
             alerts.wrote();
-            assert!(!alerts.is_news(fault, now + QUIET / 2));
-            assert!(!alerts.is_news(fault, now + QUIET));
-            assert!(alerts.is_news(fault, now + 2 * QUIET));
+            assert!(!alerts.is_due(fault, now + QUIET / 2));
+            assert!(!alerts.is_due(fault, now + QUIET));
+            assert!(alerts.is_due(fault, now + 2 * QUIET));
         }
     }
 
     #[test]
-    fn a_32_bit_server_is_a_fault() {
+    fn server_of_32_bits_is_a_fault() {
         let error = super::super::error::from_text("WORDSIZE 32");
         assert_eq!(fault_of(&error), Some(Misconfiguration::WordSize));
     }
 
     #[test]
-    fn a_denied_command_is_told_by_each_version_of_redis() {
+    fn denied_command_is_recognized_in_each_version_of_redis() {
         for text in [
             "NOPERM this user has no permissions to run the 'evalsha' command",
             "The user executing the script can't run this command or subcommand script: 1, on @user_script:5.",
@@ -158,14 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_that_comes_and_goes_is_told_once_a_minute_in_the_end() {
+    fn fault_that_comes_and_goes_is_logged_once_a_minute_in_the_end() {
         let (alerts, start) = (Alerts::default(), Instant::now());
-        let mut told = 0;
+        let mut logged = 0;
         for second in 0..600 {
             alerts.wrote();
             let now = start + Duration::from_secs(second);
-            told += u32::from(alerts.is_news(Misconfiguration::Memory, now));
+            logged += u32::from(alerts.is_due(Misconfiguration::Memory, now));
         }
-        assert_eq!(told, BURST + 9);
+        assert_eq!(logged, BURST + 9);
     }
 }

@@ -1,11 +1,16 @@
-/// How a decision is made in one piece.
+/// How a decision of a [`RedisBackend`](super::RedisBackend) is made atomic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Atomicity {
-    /// By a Lua script, one trip: the default.
+    /// A Lua script decides and writes, in one round trip. This is the default.
     #[default]
     Script,
-    /// By WATCH, MULTI and EXEC, at least two trips, repeated while others change the key, 12 times at most: for
-    /// servers that forbid scripts. Slow, and slower the more ask for one key. It cannot keep sliding logs, and it
-    /// needs connections of its own: those of a URL or a pool.
+    /// `WATCH`, `MULTI` and `EXEC`, for servers that forbid scripts.
+    ///
+    /// An attempt takes two round trips and a connection of its own. It fails if another client changes the key in
+    /// between, and is repeated up to 12 times. It becomes slower with each client that uses the same key.
+    ///
+    /// This mode cannot keep sliding logs or permits. It needs a URL or a
+    /// [`Connector`](super::transport::Connector).
     Optimistic,
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::super::{Answer, Backend, BackendContext, BackendError, BackendErrorKind};
 use super::atomicity::Atomicity;
-use super::batch_queue::{BatchQueue, DetachedTrip};
+use super::batch_queue::BatchQueue;
+use super::detached_trip::DetachedTrip;
 use super::error::ConnectTimeout;
 use super::permit_request::PermitRequest;
 use super::request::OpRequest;
@@ -18,30 +19,30 @@ use crate::decision::{Op, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 
-/// Keeps buckets in Redis, for all processes that use the same prefix and policy names. Clones share everything.
+/// Keeps the state of limits in Redis, for all processes that use the same prefix and policy names.
 ///
-/// It needs a Tokio runtime with I/O and time, from the first operation on.
+/// Clones share everything. The operations need a Tokio runtime with I/O and time.
 #[derive(Clone)]
 pub struct RedisBackend(pub(super) Arc<RedisInner>);
 
 pub(super) struct RedisInner {
     pub(super) preparer: RequestPreparer,
     pub(super) queue: Arc<BatchQueue<OpRequest>>,
-    /// What is asked of semaphores goes by scripts of its own.
+    /// Operations on permits, which have a script of their own.
     pub(super) permit_queue: Arc<BatchQueue<PermitRequest>>,
     pub(super) atomicity: Atomicity,
 }
 
 impl RedisBackend {
-    /// Makes sure within `patience` that there is a connection and that it answers.
+    /// Checks within `patience` that there is a connection and that it answers.
     pub(super) async fn ready_within(&self, patience: Duration) -> Result<(), BackendError> {
         let ready = tokio::time::timeout(patience, self.0.first_connection()).await;
         let ready = ready.unwrap_or_else(|_| {
-            let why = ConnectTimeout(patience);
-            Err(BackendError::because(BackendErrorKind::Unreachable, why))
+            let cause = ConnectTimeout(patience);
+            Err(BackendError::because(BackendErrorKind::Unreachable, cause))
         });
         if let Err(error) = &ready {
-            self.0.queue.client().tell(error);
+            self.0.queue.client().alert(error);
         }
         ready
     }
@@ -86,7 +87,7 @@ impl RedisInner {
         }
     }
 
-    /// Makes sure that there is a connection and that it answers.
+    /// Checks that there is a connection and that it answers.
     async fn first_connection(&self) -> Result<(), BackendError> {
         match &self.queue.client().source {
             ConnectionSource::Pool(connections) => connections.first().await?,
@@ -96,7 +97,7 @@ impl RedisInner {
     }
 }
 
-/// Shows no key and no password.
+/// Shows neither a key nor a password.
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")

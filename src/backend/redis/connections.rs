@@ -1,28 +1,25 @@
-//! Connections of ours: a pool of `bb8` makes and replaces them.
+//! The connections that the backend opens. A pool of bb8 keeps and replaces them.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bb8::{ManageConnection, Pool, PooledConnection, RunError};
-use bb8_redis::redis::aio::{ConnectionLike, MultiplexedConnection};
-use bb8_redis::redis::cmd;
-use bb8_redis::redis::{ErrorKind, RedisError};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::super::{BackendError, BackendErrorKind};
-use super::error::from_redis;
+use super::error::{from_transport, unreachable};
 use super::generation::{KEEP_ALIVE, RetireOnDrop};
 use super::keep_alive::Refill;
-use super::manager::{Connect, ConnectionManager, ManagedConnection};
+use super::manager::{ConnectionManager, ManagedConnection};
+use super::transport::{Connector, TransportErrorKind};
 
-/// Connections of ours, made when they are first needed. Its drop ends their background tasks.
+/// The connections, opened at the first use. The drop of the pool ends their background tasks.
 pub(super) struct ConnectionPool {
     pooled: Arc<Pooled>,
-    /// One for each connection, for those who need one to themselves.
+    /// One permit for each connection, for operations that need a connection to themselves.
     pub(super) slots: Semaphore,
     _open: watch::Sender<()>,
 }
@@ -31,19 +28,19 @@ pub(super) struct ConnectionPool {
 struct Pooled {
     manager: ConnectionManager,
     most: u32,
-    /// Made at the first use: then there is a runtime.
+    /// Created at the first use, because it needs a runtime.
     pool: Mutex<Option<Pool<ConnectionManager>>>,
-    /// Whether a background task makes a connection.
+    /// Whether a background task opens a connection.
     is_refilling: Arc<AtomicBool>,
     /// Ends when the backend is dropped.
     closed: watch::Receiver<()>,
 }
 
-/// Who waits for a connection asks the pool anew after so long: nobody is told that an attempt has failed which was
-/// made for others, and counted on.
+/// The time after which a request asks the pool again for a connection. The pool may rely on an attempt to connect that
+/// was made for another request, and does not report its failure.
 const REASK: Duration = Duration::from_millis(20);
 
-/// A connection that was silent for less is used without a look whether it is still open.
+/// A connection that was silent for at most this time is used without a check that it is open.
 const FRESH: Duration = Duration::from_millis(20);
 
 /// The pauses between attempts to connect in the background.
@@ -51,10 +48,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 impl ConnectionPool {
-    pub(super) fn new(maker: Arc<dyn Connect>, most: u32, time_limit: Duration) -> Self {
+    pub(super) fn new(connector: Arc<dyn Connector>, most: u32, time_limit: Duration) -> Self {
         let (open, closed) = watch::channel(());
         let pooled = Arc::new_cyclic(|home: &Weak<Pooled>| Pooled {
-            manager: ConnectionManager::new(maker, time_limit, home.clone()),
+            manager: ConnectionManager::new(connector, time_limit, home.clone()),
             most,
             pool: Mutex::new(None),
             is_refilling: Arc::default(),
@@ -71,12 +68,12 @@ impl ConnectionPool {
         }
     }
 
-    /// Makes the first connection and sees that it answers.
+    /// Opens the first connection and checks that it answers.
     pub(super) async fn first(&self) -> Result<(), BackendError> {
         self.pooled.first().await
     }
 
-    /// A connection for this caller alone, as long as it is held.
+    /// Returns a connection for this caller alone, as long as it is held.
     pub(super) async fn check_out(
         &self,
     ) -> Result<PooledConnection<'static, ConnectionManager>, BackendError> {
@@ -92,7 +89,7 @@ impl Pooled {
                 .test_on_check_out(false)
                 .retry_connection(false)
                 .connection_timeout(self.manager.time_limit)
-                // Connections are kept open by their keep-alive tasks: a request must not wait for a new one.
+                // The keep-alive tasks keep connections open. A request must not wait for a new one.
                 .idle_timeout(None)
                 .max_lifetime(None)
                 .build_unchecked(self.manager.clone())
@@ -100,9 +97,9 @@ impl Pooled {
         self.pool.lock().get_or_insert_with(make).clone()
     }
 
-    /// Nobody got a connection for a while, and no attempt to make one has ended. If that lasts for longer than an
-    /// attempt can take, those that the pool counts on are no more: they went down with their runtime. Another pool
-    /// counts anew.
+    /// Replaces the pool if no attempt to connect has ended for longer than an attempt can take.
+    ///
+    /// The runtime that ran the attempts has ended then, and the pool would wait for them for ever.
     fn waited_in_vain(&self) {
         let mut since = self.manager.in_vain_since.lock();
         match *since {
@@ -119,10 +116,10 @@ impl Pooled {
         let mut connection = self.manager.connect().await.map_err(unreachable)?;
         let answer = self.manager.is_valid(&mut connection).await;
         answer.map_err(|why| match why.kind() {
-            ErrorKind::Server(_) | ErrorKind::Extension => from_redis(why),
+            TransportErrorKind::Server => from_transport(why),
             _ => unreachable(why),
         })?;
-        // If others have filled the pool meanwhile it is not needed.
+        // Fails if the pool was filled meanwhile.
         let _ = self.pool().add(connection);
         Ok(())
     }
@@ -138,7 +135,7 @@ impl Pooled {
     async fn check_out(
         &self,
     ) -> Result<PooledConnection<'static, ConnectionManager>, BackendError> {
-        // A failure is heard of at once, and not when time is up. From now on: an old one is no news.
+        // Reports a failure to connect at once, not at the time limit. Only failures from now on count.
         let mut failure = self.manager.failure.subscribe();
         loop {
             let sound = async {
@@ -147,7 +144,7 @@ impl Pooled {
                     return Ok(None);
                 };
                 let mut connection = got?;
-                // It may have been retired while it was in the pool: dropped, it is not put back.
+                // A connection that was retired in the pool is dropped here, and the pool does not take it back.
                 let is_sound = self.is_sound(&mut connection).await;
                 Ok(is_sound.then_some(connection))
             };
@@ -170,14 +167,14 @@ impl Pooled {
         }
     }
 
-    /// Whether a connection is not over, and leads somewhere as far as is known. A connection whose keep-alive task has
-    /// not run, as the runtime or the process stood still, is asked here.
+    /// Returns whether a connection can be used. If its keep-alive task has not run, because the runtime or the process
+    /// stood still, this sends a `PING`.
     async fn is_sound(&self, connection: &mut ManagedConnection) -> bool {
         if connection.life.is_over() {
             return false;
         }
         let silence = connection.life.silence();
-        if silence > FRESH && is_closed(&mut connection.io) {
+        if silence > FRESH && connection.transport.is_closed() {
             connection.life.retire();
             return false;
         }
@@ -186,11 +183,11 @@ impl Pooled {
         if silence < trusted && connection.answered == doubts {
             return true;
         }
-        // Dropped before the answer, this future knows no better than if none came.
+        // If this future is dropped, the reply is missing, as if the connection were dead.
         let life = Arc::clone(&connection.life);
         let mut doubt = RetireOnDrop(Some(&life));
         let ping = self.manager.is_valid(connection);
-        // What is left of the time limit is for a new one.
+        // The rest of the time limit is for a new connection.
         let answers = timeout(self.manager.time_limit / 4, ping).await;
         let answers = matches!(answers, Ok(Ok(())));
         if answers {
@@ -219,25 +216,11 @@ impl Refill for Pooled {
     }
 }
 
-/// Whether the server has closed this connection, told without a round trip: only then a command fails at once. One
-/// that would be sent is dropped before it is.
-fn is_closed(io: &mut MultiplexedConnection) -> bool {
-    let ping = cmd("PING");
-    let mut sent = io.req_packed_command(&ping);
-    let mut context = Context::from_waker(Waker::noop());
-    matches!(sent.as_mut().poll(&mut context), Poll::Ready(Err(_)))
-}
-
-/// A background task makes a connection as long as this is there.
+/// Marks that a background task opens a connection.
 struct Refilling(Arc<AtomicBool>);
 
 impl Drop for Refilling {
     fn drop(&mut self) {
         self.0.store(false, SeqCst);
     }
-}
-
-/// No connection, because of this.
-fn unreachable(why: RedisError) -> BackendError {
-    BackendError::because(BackendErrorKind::Unreachable, why)
 }

@@ -1,13 +1,12 @@
-//! What an error says: whether the operation was done, whether the server or its connection can be used again, and what
-//! is told.
+//! Classes of errors: whether the operation was done, whether its connection can be used again, and which error the
+//! caller gets.
 
 use std::time::Duration;
 
-use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind};
-
 use super::super::{BackendError, BackendErrorKind};
+use super::transport::{TransportError, TransportErrorKind};
 
-/// Why there is no connection.
+/// The cause of an error when no connection was opened in time.
 #[derive(Debug)]
 pub(super) struct ConnectTimeout(pub(super) Duration);
 
@@ -19,53 +18,55 @@ impl std::fmt::Display for ConnectTimeout {
 
 impl std::error::Error for ConnectTimeout {}
 
-pub(super) fn is_connection_refused(error: &BackendError) -> bool {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref::<RedisError>())
-        .is_some_and(RedisError::is_connection_refusal)
+/// The error when no connection was opened because of `cause`.
+pub(super) fn unreachable(cause: TransportError) -> BackendError {
+    BackendError::because(BackendErrorKind::Unreachable, cause)
 }
 
-pub(super) fn is_cross_slot(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot)
+pub(super) fn is_connection_refused(error: &BackendError) -> bool {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<TransportError>())
+        .is_some_and(|source| source.kind() == TransportErrorKind::Refused)
+}
+
+pub(super) fn is_cross_slot(error: &TransportError) -> bool {
+    error.code() == Some("CROSSSLOT")
+}
+
+pub(super) fn is_unknown_script(error: &TransportError) -> bool {
+    error.code() == Some("NOSCRIPT")
 }
 
 pub(super) fn is_read_only(error: &BackendError) -> bool {
     matches!(error.kind(), BackendErrorKind::Server(code) if code == "READONLY")
 }
 
-/// Provably: the server has said so instead of doing it.
-pub(super) fn was_not_done(error: &RedisError) -> bool {
+/// Whether the server said that it did not run the command.
+pub(super) fn was_not_done(error: &TransportError) -> bool {
     matches!(
-        error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::BusyLoading
-                | ServerErrorKind::ReadOnly
-                | ServerErrorKind::MasterDown
-                | ServerErrorKind::ClusterDown
-                | ServerErrorKind::TryAgain
-        )
+        error.code(),
+        Some("LOADING" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN")
     )
 }
 
-/// What went wrong with a command that was, or may have been, sent.
-pub(super) fn from_redis(error: RedisError) -> BackendError {
-    // Of commands that went together, the first that failed.
-    let own = error
-        .clone()
-        .into_server_errors()
-        .and_then(|errors| errors.first().map(|(_, first)| first.code().to_owned()));
-    match (error.kind(), own.as_deref().or(error.code())) {
+/// The error for a command that was sent, or may have been.
+pub(super) fn from_transport(error: TransportError) -> BackendError {
+    match (error.kind(), error.code()) {
         // The error of an unknown command repeats its arguments, which are bytes of ours. No other error does.
-        (ErrorKind::Parse, _) if error.to_string().contains("invalid utf-8") => {
-            let told = ServerMessage("unknown command".to_owned());
-            BackendError::because(BackendErrorKind::Server("ERR".to_owned()), told)
+        (TransportErrorKind::Protocol, _) if error.to_string().contains("invalid utf-8") => {
+            let message = ServerMessage("unknown command".to_owned());
+            BackendError::because(BackendErrorKind::Server("ERR".to_owned()), message)
         }
         // A reply that ends in the middle cannot be read.
-        (ErrorKind::Io | ErrorKind::Parse, _) => {
-            BackendError::because(BackendErrorKind::Lost, error)
-        }
+        (
+            TransportErrorKind::Io
+            | TransportErrorKind::Refused
+            | TransportErrorKind::Timeout
+            | TransportErrorKind::Protocol,
+            _,
+        ) => BackendError::because(BackendErrorKind::Lost, error),
         (_, Some("WRONGTYPE")) => BackendError::because(BackendErrorKind::Corrupt, error),
-        (_, Some("WORDSIZE")) => of_word_size(),
+        (_, Some("WORDSIZE")) => word_size_error(),
         (_, Some(code)) if code != "ERR" => {
             let code = code.to_owned();
             BackendError::because(BackendErrorKind::Server(code), error)
@@ -75,11 +76,11 @@ pub(super) fn from_redis(error: RedisError) -> BackendError {
     }
 }
 
-/// The error that Redis told in words.
+/// The error for a text of Redis.
 pub(super) fn from_text(text: &str) -> BackendError {
-    // A command that it does not know is repeated, keys and all.
+    // The error of an unknown command repeats the command with its keys.
     let (text, _) = text.split_once(", with args").unwrap_or((text, ""));
-    // Some versions put where it happened in front. A code is the first word in capitals; what is quoted is none.
+    // Some versions put the place of the error in front. The code is the first word in capitals outside of quotes.
     let is_code =
         |word: &&str| word.len() > 2 && word.bytes().all(|byte| byte.is_ascii_uppercase());
     let code = text
@@ -91,7 +92,7 @@ pub(super) fn from_text(text: &str) -> BackendError {
         .unwrap_or("ERR");
     let kind = match code {
         "CORRUPT" | "WRONGTYPE" => BackendErrorKind::Corrupt,
-        "WORDSIZE" => return of_word_size(),
+        "WORDSIZE" => return word_size_error(),
         // Within a script the code of a denied command is `ERR` (6.2, 7.0), or the first word of "ACL failure in
         // script".
         "ERR" | "ACL" if DENIED.iter().any(|words| text.contains(words)) => {
@@ -102,7 +103,7 @@ pub(super) fn from_text(text: &str) -> BackendError {
     BackendError::because(kind, ServerMessage(text.to_owned()))
 }
 
-/// What Redis says when the user of a script lacks a right.
+/// Texts of Redis that deny a command within a script.
 const DENIED: [&str; 4] = [
     "ACL failure in script",
     "can't run this command",
@@ -110,23 +111,20 @@ const DENIED: [&str; 4] = [
     "has no permissions",
 ];
 
-/// The scripts refuse to decide on a server that cannot keep their numbers.
-fn of_word_size() -> BackendError {
+/// The error for a server that cannot keep 64-bit integers. The scripts stop there.
+fn word_size_error() -> BackendError {
     BackendError::config(
         "this Redis server is a 32-bit build, whose Lua loses the upper half of 64-bit integers; use a 64-bit build",
     )
 }
 
-/// An answer that is none of the script's.
+/// The error for a reply of an unknown form.
 pub(super) fn unexpected_reply() -> BackendError {
-    let why = RedisError::from((
-        ErrorKind::UnexpectedReturnType,
-        "not the answer of this script",
-    ));
-    BackendError::because(BackendErrorKind::Server("ERR".to_owned()), why)
+    let message = ServerMessage("the reply has not the form of this script's replies".to_owned());
+    BackendError::because(BackendErrorKind::Server("ERR".to_owned()), message)
 }
 
-/// What Redis said.
+/// A text of Redis.
 #[derive(Debug)]
 struct ServerMessage(String);
 
@@ -138,20 +136,17 @@ impl std::fmt::Display for ServerMessage {
 
 impl std::error::Error for ServerMessage {}
 
-/// Whether a connection cannot be used after this error: it is gone, or leads to a server that takes no writes.
-pub(super) fn is_broken(error: &RedisError) -> bool {
-    error.is_io_error()
-        || error.kind() == ErrorKind::Parse
-        || error.is_unrecoverable_error()
-        || is_wrong_server(error)
+/// Whether a connection cannot be used after this error: it is closed, or its server takes no writes.
+pub(super) fn is_broken(error: &TransportError) -> bool {
+    match error.kind() {
+        TransportErrorKind::Server => is_wrong_server(error),
+        TransportErrorKind::Client => false,
+        _ => true,
+    }
 }
 
-/// A server that is being demoted, loads its data, or has lost its primary: others may be right by now.
-fn is_wrong_server(error: &RedisError) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Server(
-            ServerErrorKind::ReadOnly | ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown
-        )
-    )
+/// Whether the server is being demoted, loads its data, or has lost its primary. Another connection may lead to a
+/// server that takes writes.
+fn is_wrong_server(error: &TransportError) -> bool {
+    matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN"))
 }

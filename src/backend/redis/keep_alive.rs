@@ -1,30 +1,29 @@
 //! Health checks in the background: a request never waits for a `PING`.
 //!
-//! Each connection has one task, in the runtime that drives the connection. It ends with the connection, and so with
-//! the backend.
+//! Each connection has one task, in the runtime that drives the connection. The task ends with the connection, so all
+//! tasks end with the backend.
 
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bb8_redis::redis::aio::MultiplexedConnection;
-use bb8_redis::redis::cmd;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use super::error::is_broken;
 use super::generation::{ConnectionLife, KEEP_ALIVE};
+use super::transport::{Command, Transport, TransportError, Value};
 
-/// What replaces connections that are retired.
+/// Replaces connections that are retired.
 pub(super) trait Refill: Send + Sync {
-    /// Opens a connection in the background if none is left, as long as the backend exists.
+    /// Opens a connection in the background if there is none, as long as the backend exists.
     fn refill(self: Arc<Self>);
 }
 
 /// Sends a `PING` whenever its connection was silent for [`KEEP_ALIVE`], and has a dead connection replaced.
 pub(super) struct KeepAlive {
-    pub(super) io: MultiplexedConnection,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) life: Arc<ConnectionLife>,
     /// Completes when the connection is dropped.
     pub(super) closed: oneshot::Receiver<Infallible>,
@@ -36,21 +35,21 @@ pub(super) struct KeepAlive {
 impl KeepAlive {
     pub(super) async fn run(mut self) {
         loop {
-            // Listens first: the connection may be retired between the look and the listening.
+            // Listens before it checks: the connection may be retired in between.
             let mut changed = pin!(self.life.changed());
             changed.as_mut().enable();
             if self.life.is_over() {
                 break;
             }
             let silence = self.life.silence();
-            let (io, patience) = (&mut self.io, self.patience);
+            let (transport, patience) = (&*self.transport, self.patience);
             let step = async {
                 match KEEP_ALIVE.checked_sub(silence) {
                     Some(rest) if !rest.is_zero() => {
                         sleep(rest).await;
                         Health::Unknown
                     }
-                    _ => ping(io, patience).await,
+                    _ => health(transport, patience).await,
                 }
             };
             let health = tokio::select! {
@@ -71,16 +70,22 @@ impl KeepAlive {
     }
 }
 
+/// Sends a `PING` and waits for the reply.
+pub(super) async fn ping(transport: &dyn Transport) -> Result<(), TransportError> {
+    let reply = transport.send(&Command::new("PING")).await;
+    reply.and_then(Value::into_result).map(drop)
+}
+
 enum Health {
     Unknown,
     Alive,
     Dead,
 }
 
-async fn ping(io: &mut MultiplexedConnection, patience: Duration) -> Health {
-    match timeout(patience, cmd("PING").exec_async(io)).await {
+async fn health(transport: &dyn Transport, patience: Duration) -> Health {
+    match timeout(patience, ping(transport)).await {
         Ok(Ok(())) => Health::Alive,
-        // An answer, if only that the user may not ask.
+        // Also an error is a reply, such as that the user may not send a `PING`.
         Ok(Err(error)) if !is_broken(&error) => Health::Alive,
         _ => Health::Dead,
     }

@@ -1,92 +1,53 @@
-//! Makes connections, whoever knows how to, and tells bb8 which are over.
+//! Opens connections, and reports to bb8 which ones to replace.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
+use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use bb8::{ManageConnection, Pool};
-use bb8_redis::redis::aio::MultiplexedConnection;
-use bb8_redis::redis::{AsyncConnectionConfig, Client, RedisError, cmd};
+use bb8::ManageConnection;
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::generation::{ConnectionLife, Generations};
-use super::keep_alive::{KeepAlive, Refill};
+use super::keep_alive::{KeepAlive, Refill, ping};
+use super::transport::{Connector, Transport, TransportError, TransportErrorKind};
 
-type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// Makes new connections.
-pub(super) trait Connect: Send + Sync {
-    fn connect(&self) -> BoxFuture<'_, Result<MultiplexedConnection, RedisError>>;
-}
-
-/// By a URL.
-pub(super) struct ByClient(pub(super) Client);
-
-impl Connect for ByClient {
-    fn connect(&self) -> BoxFuture<'_, Result<MultiplexedConnection, RedisError>> {
-        // Both are bounded by those who wait.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        Box::pin(async move {
-            self.0
-                .get_multiplexed_async_connection_with_config(&config)
-                .await
-        })
-    }
-}
-
-/// As the manager of a user's pool does; the pool's own connections stay its user's.
-pub(super) struct ByPool<M: ManageConnection>(pub(super) Pool<M>);
-
-impl<M> Connect for ByPool<M>
-where
-    M: ManageConnection<Connection = MultiplexedConnection, Error = RedisError>,
-{
-    fn connect(&self) -> BoxFuture<'_, Result<MultiplexedConnection, RedisError>> {
-        Box::pin(self.0.dedicated_connection())
-    }
-}
-
-/// A connection of ours, and whether it is to be replaced.
+/// A connection that the backend has opened, and whether it is to be replaced.
 pub(super) struct ManagedConnection {
-    pub(super) io: MultiplexedConnection,
+    pub(super) transport: Arc<dyn Transport>,
     pub(super) life: Arc<ConnectionLife>,
-    /// The doubts that it has answered.
+    /// The number of doubts after which the connection has answered.
     pub(super) answered: u64,
-    /// Dropped with it: that ends its keep-alive task.
+    /// The drop of this sender ends the keep-alive task.
     _open: oneshot::Sender<Infallible>,
 }
 
-/// The longest time that the keep-alive task waits for an answer, and that an attempt to connect takes, at least. A
-/// connection costs up to six round trips.
+/// The shortest limit for a reply to a keep-alive, and for an attempt to connect, which takes up to six round trips.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Around whatever makes connections.
+/// Opens connections through a [`Connector`] for the pool.
 #[derive(Clone)]
 pub(super) struct ConnectionManager {
-    maker: Arc<dyn Connect>,
+    connector: Arc<dyn Connector>,
     home: Weak<dyn Refill>,
-    /// The latest failure to connect: bb8 would tell those who wait only that time is up.
-    pub(super) failure: Arc<watch::Sender<Option<RedisError>>>,
+    /// The latest failure to connect. bb8 would only report that time is up.
+    pub(super) failure: Arc<watch::Sender<Option<TransportError>>>,
     pub(super) marks: Arc<Generations>,
-    /// Since when somebody has waited without an attempt coming to its end.
+    /// The time since which a request waits while no attempt to connect has ended.
     pub(super) in_vain_since: Arc<Mutex<Option<Instant>>>,
     pub(super) time_limit: Duration,
 }
 
 impl ConnectionManager {
     pub(super) fn new(
-        maker: Arc<dyn Connect>,
+        connector: Arc<dyn Connector>,
         time_limit: Duration,
         home: Weak<dyn Refill>,
     ) -> Self {
         Self {
-            maker,
+            connector,
             home,
             failure: Arc::new(watch::Sender::new(None)),
             marks: Arc::default(),
@@ -95,7 +56,8 @@ impl ConnectionManager {
         }
     }
 
-    /// No attempt to connect takes longer, even if those for whom it was made wait no more: others will.
+    /// Limits an attempt to connect. The attempt goes on when its request has ended, because later requests need the
+    /// connection.
     pub(super) fn patience(&self) -> Duration {
         self.time_limit.max(PATIENCE)
     }
@@ -103,23 +65,24 @@ impl ConnectionManager {
 
 impl ManageConnection for ConnectionManager {
     type Connection = ManagedConnection;
-    type Error = RedisError;
+    type Error = TransportError;
 
-    async fn connect(&self) -> Result<ManagedConnection, RedisError> {
+    async fn connect(&self) -> Result<ManagedConnection, TransportError> {
         let generation = self.marks.generation();
-        let made = match timeout(self.patience(), self.maker.connect()).await {
-            Ok(made) => made,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        let opened = match timeout(self.patience(), self.connector.connect()).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                let cause = io::Error::from(io::ErrorKind::TimedOut);
+                Err(TransportError::new(TransportErrorKind::Timeout, cause))
+            }
         };
         *self.in_vain_since.lock() = None;
-        match made {
-            Ok(mut io) => {
-                // Ours decides, not the half second that redis-rs has by itself.
-                io.set_response_timeout(self.patience().saturating_mul(2));
+        match opened {
+            Ok(transport) => {
                 let life = ConnectionLife::new(generation, &self.marks);
                 let (open, closed) = oneshot::channel();
                 let keep_alive = KeepAlive {
-                    io: io.clone(),
+                    transport: Arc::clone(&transport),
                     life: Arc::clone(&life),
                     closed,
                     patience: self.patience(),
@@ -127,7 +90,7 @@ impl ManageConnection for ConnectionManager {
                 };
                 tokio::spawn(keep_alive.run());
                 Ok(ManagedConnection {
-                    io,
+                    transport,
                     life,
                     answered: self.marks.doubts(),
                     _open: open,
@@ -140,8 +103,8 @@ impl ManageConnection for ConnectionManager {
         }
     }
 
-    async fn is_valid(&self, connection: &mut ManagedConnection) -> Result<(), RedisError> {
-        cmd("PING").exec_async(&mut connection.io).await
+    async fn is_valid(&self, connection: &mut ManagedConnection) -> Result<(), TransportError> {
+        ping(&*connection.transport).await
     }
 
     fn has_broken(&self, connection: &mut ManagedConnection) -> bool {

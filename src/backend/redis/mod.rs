@@ -1,6 +1,7 @@
 //! State in Redis, shared by a fleet: [`RedisBackend`].
 #![doc = include_str!("../../docs/redis.md")]
 
+pub mod adapter;
 mod alerts;
 mod atomicity;
 mod backend;
@@ -9,8 +10,10 @@ mod batch_queue;
 pub(crate) mod blocking;
 mod breaker;
 mod builder;
+mod connect;
 mod connections;
 mod deny_cache;
+mod detached_trip;
 mod error;
 mod generation;
 mod keep_alive;
@@ -29,11 +32,9 @@ mod semaphore;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;
+pub mod transport;
 
 pub use self::atomicity::Atomicity;
 pub use self::backend::RedisBackend;
 pub use self::builder::RedisBuilder;
 pub use self::semaphore::RedisSemaphore;
-/// The pool and the client that this API speaks of, in the versions that it does: `bb8_redis::{bb8, redis}`.
-#[doc(no_inline)]
-pub use bb8_redis;

@@ -1,39 +1,39 @@
-//! Decisions without scripts, for servers that forbid them: WATCH, read, decide here, then MULTI and EXEC, which writes
-//! only if nobody else has meanwhile.
+//! Decisions without scripts, for servers that forbid them: `WATCH`, read, decide here, then `MULTI` and `EXEC`, which
+//! writes only if no other client has written meanwhile.
 //!
-//! What decides is the same code as in memory. It takes a connection for itself, two trips for each attempt, and on a
-//! key that many ask for at once most attempts are in vain: use scripts if you can.
+//! The same code decides as in memory. Each attempt takes a connection of its own and two round trips. On a key with
+//! many concurrent operations most attempts fail, so scripts are the better choice.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bb8::PooledConnection;
-use bb8_redis::redis::{Pipeline, RedisError, Value, cmd, from_redis_value, pipe};
 use tokio::sync::SemaphorePermit;
 
 use super::super::{BackendError, BackendErrorKind};
 use super::connections::ConnectionPool;
-use super::error::{ConnectTimeout, from_redis, is_broken};
+use super::error::{ConnectTimeout, from_transport, is_broken, unexpected_reply};
 use super::generation::ConnectionLife;
 use super::manager::ConnectionManager;
 use super::packed_quotas::PackedQuotas;
 use super::request::OpRequest;
 use super::round_trip::{RedisResult, ScriptClient};
 use super::source::ConnectionSource;
+use super::transport::{Command, ServerError, Value};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
 use crate::decision::{Op, Reply};
 use crate::telemetry;
 
-/// Attempts to write before others did.
+/// The attempts to write without a change by another client in between.
 const MOST_ATTEMPTS: u32 = 12;
-/// The longest pause after the first attempt; it doubles with each up to 16 ms. All of them together leave half of the
-/// usual time limit: who is out of luck is told so, and not that Redis is slow.
+/// The longest pause after the first attempt. It doubles with each attempt, up to 16 ms. All pauses together leave half
+/// of the default time limit, so that a request fails as contended and not by a time-out.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
-/// Does one request, within the time limit.
+/// Sends one request, within the time limit.
 pub(super) async fn deliver(client: &ScriptClient, request: &OpRequest) -> RedisResult {
     let began = Instant::now();
     let outcome = within_limit(client, request).await;
@@ -46,7 +46,7 @@ pub(super) async fn deliver(client: &ScriptClient, request: &OpRequest) -> Redis
         }
         Err(error) => {
             telemetry::backend_failure(error.kind().label());
-            client.tell(error);
+            client.alert(error);
         }
     }
     outcome
@@ -55,7 +55,7 @@ pub(super) async fn deliver(client: &ScriptClient, request: &OpRequest) -> Redis
 async fn within_limit(client: &ScriptClient, request: &OpRequest) -> RedisResult {
     let ConnectionSource::Pool(connections) = &client.source else {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
-            "a transaction needs a connection of its own: use a URL or a pool, or `Atomicity::Script`",
+            "a transaction needs a connection of its own; use a URL or `from_connector`, or `Atomicity::Script`",
         )));
     };
     let Some(permit) = client.breaker.try_acquire() else {
@@ -76,8 +76,8 @@ async fn within_limit(client: &ScriptClient, request: &OpRequest) -> RedisResult
                     ConnectTimeout(client.time_limit),
                 ),
             };
-            // Most of the time may have gone by while others had the connections, and not while Redis was asked: a
-            // crowd must not open the circuit.
+            // The request may have waited for a connection most of the time. Many concurrent requests must not open
+            // the circuit.
             let own = at.since.map_or(Duration::ZERO, |since| since.elapsed());
             if own < client.time_limit / 2 {
                 drop(permit);
@@ -93,12 +93,12 @@ async fn within_limit(client: &ScriptClient, request: &OpRequest) -> RedisResult
     outcome
 }
 
-/// How far a request has come when its time is up.
+/// The progress of a request, for the error when its time is up.
 #[derive(Default)]
 struct AttemptProgress {
-    /// Since when it has its turn; nothing while it waits for others.
+    /// The time since which it has a slot; nothing while it waits for one.
     since: Option<Instant>,
-    /// The life of the connection that is being asked.
+    /// The life of the connection in use.
     asked: Option<Arc<ConnectionLife>>,
 }
 
@@ -110,12 +110,12 @@ async fn attempts(
 ) -> RedisResult {
     if request.quotas().keeps_logs() {
         return Err(BackendError::new(BackendErrorKind::Unsupported(
-            "without scripts Redis cannot keep a sliding log: use `Atomicity::Script`, or a sliding window",
+            "a sliding log needs scripts; use `Atomicity::Script`, or a sliding window",
         )));
     }
     let mut pauses = pauses();
     loop {
-        // First come, first served: the pool by itself lets whoever comes along overtake those that wait.
+        // The semaphore serves requests in order of arrival. The pool would let new requests overtake waiting ones.
         let slot = connections.slots.acquire().await;
         at.since = Some(Instant::now());
         let mut held = WatchedConnection {
@@ -140,24 +140,24 @@ async fn attempts(
     }
 }
 
-/// The longest pauses between the attempts.
+/// Returns the longest pauses between the attempts.
 fn pauses() -> impl Iterator<Item = Duration> {
     let double = |pause: &Duration| Some((2 * *pause).min(LONGEST_PAUSE));
     let between = usize::try_from(MOST_ATTEMPTS - 1).unwrap_or(0);
     std::iter::successors(Some(FIRST_PAUSE), double).take(between)
 }
 
-/// A random part of a pause, at least half of it: those that met shall not meet again.
+/// Returns a random part of a pause, at least half of it, so that two requests do not collide again.
 fn part_of(pause: Duration) -> Duration {
     let random = RandomState::new().hash_one(0) % 512;
     pause * (512 + u32::try_from(random).unwrap_or(0)) / 1024
 }
 
-/// A connection of one transaction. Given up in between it is not used again: it may still watch keys.
+/// A connection of one transaction. If the transaction is dropped, the connection is retired: it may still watch keys.
 struct WatchedConnection<'a> {
     connection: PooledConnection<'static, ConnectionManager>,
     is_clean: bool,
-    /// Given back after the connection.
+    /// Released after the connection.
     _slot: Option<SemaphorePermit<'a>>,
 }
 
@@ -177,17 +177,22 @@ struct StoredKey {
 }
 
 impl WatchedConnection<'_> {
-    async fn query(&mut self, pipeline: &Pipeline) -> Result<Value, BackendError> {
-        let answer: Result<Value, RedisError> = pipeline.query_async(&mut self.connection.io).await;
-        if let Err(error) = &answer
+    /// Sends all commands at once. The first error of one of them is an error.
+    async fn query(&self, commands: &[Command]) -> Result<Vec<Value>, BackendError> {
+        let replies = self.connection.transport.send_all(commands).await;
+        let replies = replies.and_then(|replies| match replies.iter().find_map(first_error) {
+            Some(error) => Err(error.clone().into()),
+            None => Ok(replies),
+        });
+        if let Err(error) = &replies
             && is_broken(error)
         {
             self.connection.life.retire_generation();
         }
-        answer.map_err(from_redis)
+        replies.map_err(from_transport)
     }
 
-    /// `None` if somebody else was faster.
+    /// Decides and writes. Returns `None` if a key was changed in between.
     async fn attempt(
         &mut self,
         client: &ScriptClient,
@@ -195,33 +200,14 @@ impl WatchedConnection<'_> {
     ) -> Result<Option<Reply>, BackendError> {
         let quotas = request.quotas();
         let keys: Vec<Vec<u8>> = quotas.keys(&request.name).collect();
-        let mut look = pipe();
-        look.cmd("WATCH").arg(&keys).ignore().cmd("TIME");
-        for key in &keys {
-            look.cmd("GET").arg(key);
-        }
-        let garbled = |_| BackendError::new(BackendErrorKind::Server("ERR".to_owned()));
-        let seen = self.query(&look).await?;
-        let mut seen: Vec<Value> = from_redis_value(seen).map_err(garbled)?;
-        if seen.is_empty() {
-            return Err(BackendError::new(BackendErrorKind::Server(
-                "ERR".to_owned(),
-            )));
-        }
-        let stored: Vec<Value> = seen.split_off(1);
-        let (seconds, micros): (u64, u64) = from_redis_value(Value::Array(seen))
-            .and_then(|mut time: Vec<Value>| from_redis_value(time.swap_remove(0)))
-            .map_err(garbled)?;
-        let now = Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros));
-
+        let (now, stored) = self.watch(&keys).await?;
         let mut entries = Vec::with_capacity(keys.len());
         let mut states = Vec::with_capacity(keys.len());
         for ((key, value), quota) in keys.into_iter().zip(stored).zip(&quotas.each) {
-            let raw: Option<Vec<u8>> = from_redis_value(value).map_err(garbled)?;
-            let (state, keep_until) = match &raw {
-                None => (None, 0),
-                Some(raw) => {
-                    match stored::decode(raw).filter(|_| raw.first() == quota.numbers.first()) {
+            let (state, keep_until) = match value {
+                Value::Nil => (None, 0),
+                Value::Bytes(raw) => {
+                    match stored::decode(&raw).filter(|_| raw.first() == quota.numbers.first()) {
                         Some((state, keep_until)) => (Some(state), keep_until),
                         None => {
                             self.unwatch().await?;
@@ -229,6 +215,7 @@ impl WatchedConnection<'_> {
                         }
                     }
                 }
+                _ => return Err(unexpected_reply()),
             };
             states.push(state.clone());
             entries.push(StoredKey {
@@ -238,55 +225,121 @@ impl WatchedConnection<'_> {
             });
         }
         let reply = decide(request, &mut states, now);
-        let mut write = pipe();
-        write.atomic();
-        let answers = reply.decision.snapshot().quotas();
-        for (index, ((entry, state), (named, answer))) in entries
-            .iter()
-            .zip(&states)
-            .zip(request.policy.quotas().iter().zip(answers))
-            .enumerate()
-        {
-            // A penalty that changes nothing keeps the key for as long as its own quota needs.
-            if *state == entry.state && !request.is_penalty(index) {
-                continue;
-            }
-            let Some(state) = state else {
-                write.cmd("DEL").arg(&entry.key).ignore();
-                continue;
-            };
-            let mut owed = answer.reset_after;
-            if algorithm::starts_below_capacity(named.quota()) {
-                owed = owed.saturating_add(client.expiry.idle.saturating_mul(1_000));
-            }
-            let (before, now) = (entry.state.as_ref(), now.as_micros());
-            let keep = stored::keep_for(named.quota(), before, state, owed, entry.keep_until, now);
-            let packed = stored::encode(state, now.saturating_add(keep)).unwrap_or_default();
-            let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(client.expiry.floor);
-            write
-                .cmd("SET")
-                .arg(&entry.key)
-                .arg(packed)
-                .arg("PX")
-                .arg(px)
-                .ignore();
-        }
-        if write.is_empty() {
+        let writes = writes(client, request, &entries, &states, &reply, now);
+        if writes.is_empty() {
             self.unwatch().await?;
             return Ok(Some(reply));
         }
-        let done = self.query(&write).await?;
+        let mut transaction = Vec::with_capacity(writes.len() + 2);
+        transaction.push(Command::new("MULTI"));
+        transaction.extend(writes);
+        transaction.push(Command::new("EXEC"));
+        let done = self.query(&transaction).await?.pop();
         self.is_clean = true;
-        Ok((done != Value::Nil).then_some(reply))
+        match done {
+            Some(Value::Nil) => Ok(None),
+            Some(Value::Array(_)) => Ok(Some(reply)),
+            _ => Err(unexpected_reply()),
+        }
+    }
+
+    /// Watches the keys, and returns the server's time and the values of the keys.
+    async fn watch(
+        &self,
+        keys: &[Vec<u8>],
+    ) -> Result<(Timestamp, std::vec::IntoIter<Value>), BackendError> {
+        let mut commands = Vec::with_capacity(keys.len() + 2);
+        let mut watch = Command::new("WATCH");
+        for key in keys {
+            watch.arg(key);
+        }
+        commands.push(watch);
+        commands.push(Command::new("TIME"));
+        for key in keys {
+            let mut get = Command::new("GET");
+            get.arg(key);
+            commands.push(get);
+        }
+        let mut replies = self.query(&commands).await?.into_iter();
+        let now = replies.nth(1).as_ref().and_then(time);
+        Ok((now.ok_or_else(unexpected_reply)?, replies))
     }
 
     async fn unwatch(&mut self) -> Result<(), BackendError> {
-        let done: Result<(), RedisError> =
-            cmd("UNWATCH").query_async(&mut self.connection.io).await;
-        done.map_err(from_redis)?;
+        self.query(&[Command::new("UNWATCH")]).await?;
         self.is_clean = true;
         Ok(())
     }
+}
+
+/// The commands that store `states` in place of what the entries hold.
+fn writes(
+    client: &ScriptClient,
+    request: &OpRequest,
+    entries: &[StoredKey],
+    states: &[Option<State>],
+    reply: &Reply,
+    now: Timestamp,
+) -> Vec<Command> {
+    let mut writes = Vec::new();
+    let answers = reply.decision.snapshot().quotas();
+    for (index, ((entry, state), (named, answer))) in entries
+        .iter()
+        .zip(states)
+        .zip(request.policy.quotas().iter().zip(answers))
+        .enumerate()
+    {
+        // A penalty that changes nothing keeps the key for as long as its own quota needs.
+        if *state == entry.state && !request.is_penalty(index) {
+            continue;
+        }
+        let Some(state) = state else {
+            let mut delete = Command::new("DEL");
+            delete.arg(&entry.key);
+            writes.push(delete);
+            continue;
+        };
+        let mut owed = answer.reset_after;
+        if algorithm::starts_below_capacity(named.quota()) {
+            owed = owed.saturating_add(client.expiry.idle.saturating_mul(1_000));
+        }
+        let (before, now) = (entry.state.as_ref(), now.as_micros());
+        let keep = stored::keep_for(named.quota(), before, state, owed, entry.keep_until, now);
+        let packed = stored::encode(state, now.saturating_add(keep)).unwrap_or_default();
+        let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(client.expiry.floor);
+        let mut set = Command::new("SET");
+        set.arg(&entry.key).arg(packed).arg("PX").number(px);
+        writes.push(set);
+    }
+    writes
+}
+
+/// The first error of a reply, also of one inside an array.
+fn first_error(value: &Value) -> Option<&ServerError> {
+    match value {
+        Value::Error(error) => Some(error),
+        Value::Array(values) => values.iter().find_map(first_error),
+        _ => None,
+    }
+}
+
+/// The reply to `TIME`: seconds and microseconds.
+fn time(reply: &Value) -> Option<Timestamp> {
+    let Value::Array(parts) = reply else {
+        return None;
+    };
+    let number = |part: &Value| match part {
+        Value::Bytes(digits) => std::str::from_utf8(digits).ok()?.parse::<u64>().ok(),
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        _ => None,
+    };
+    let [seconds, micros] = parts.as_slice() else {
+        return None;
+    };
+    let seconds = number(seconds)?.saturating_mul(1_000_000);
+    Some(Timestamp::from_micros(
+        seconds.saturating_add(number(micros)?),
+    ))
 }
 
 fn decide(request: &OpRequest, states: &mut [Option<State>], now: Timestamp) -> Reply {
@@ -320,7 +373,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pauses_take_about_half_of_the_usual_time_limit() {
+    fn pauses_take_about_half_of_the_default_time_limit() {
         assert_eq!(pauses().count(), 11);
         assert_eq!(pauses().sum::<Duration>(), Duration::from_millis(127));
     }

@@ -1,19 +1,18 @@
-//! A permit operation on its way: how it is written into a command, and how its answer is read.
+//! An operation on permits: how it is written into a command, and how its reply is read.
 
 use std::time::Duration;
-
-use bb8_redis::redis::{Cmd, Value};
 
 use super::super::BackendError;
 use super::key_name::{KeyName, Naming};
 use super::request::{Expiry, ScriptRequest, script_error, signed, unsigned};
 use super::script::Script;
+use super::transport::{Command, Value};
 use crate::clock::micros_up;
 use crate::decision::{NEVER, PermitOp, PermitReply, QuotaSnapshot};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 
-/// What is asked of the permits of this name.
+/// An operation on the permits of this name.
 #[derive(Debug)]
 pub(super) struct PermitRequest {
     op: PermitOp,
@@ -21,12 +20,12 @@ pub(super) struct PermitRequest {
     name: KeyName,
 }
 
-/// Holders, weights, and who waits.
+/// The suffixes of the keys: holders, weights, and the queue.
 const SUFFIXES: [&[u8]; 3] = [b"p", b"pw", b"pq"];
 
 impl ScriptRequest for PermitRequest {
     type Reply = PermitReply;
-    /// An id has one permit, however often it is asked for, renewed or released.
+    /// An id has at most one permit, however often it is acquired, renewed or released.
     const IS_REPEATABLE: bool = true;
 
     fn note_repeat(reply: &mut PermitReply) {
@@ -46,24 +45,18 @@ impl ScriptRequest for PermitRequest {
         Script::semaphore()
     }
 
-    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd {
+    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command {
         let count = requests.len();
-        let mut command = Cmd::with_capacity(6 + 10 * count, 64 + script.len() + 320 * count);
-        let mut buffer = Vec::with_capacity(96);
-        command
-            .arg(name)
-            .arg(script)
-            .arg(SUFFIXES.len() * requests.len());
+        let bytes = 64 + script.len() + 320 * count;
+        let mut command = Command::with_capacity(name, 5 + 10 * count, bytes);
+        command.arg(script).number(SUFFIXES.len() * count);
         for request in requests {
             for suffix in SUFFIXES {
-                buffer.clear();
-                buffer.extend_from_slice(&request.name);
-                buffer.extend_from_slice(suffix);
-                command.arg(&buffer[..]);
+                command.joined(&request.name, suffix);
             }
         }
-        // The first is the time, for tests: the server's own counts.
-        command.arg("").arg(expiry.floor).arg(expiry.idle);
+        // The first argument is the time, which only tests set. The server's own time counts.
+        command.arg("").number(expiry.floor).number(expiry.idle);
         for request in requests {
             request.write(&mut command);
         }
@@ -108,7 +101,7 @@ impl PermitRequest {
         }
     }
 
-    fn write(&self, command: &mut Cmd) {
+    fn write(&self, command: &mut Command) {
         let (name, weight, waited) = match &self.op {
             PermitOp::Acquire { weight, .. } => ("acquire", *weight, Duration::ZERO),
             PermitOp::Wait { weight, waited, .. } => ("wait", *weight, *waited),
@@ -117,26 +110,26 @@ impl PermitRequest {
             PermitOp::Revoke(_) => ("revoke", 0, Duration::ZERO),
             PermitOp::Peek => ("peek", 0, Duration::ZERO),
         };
-        // Who says that he has waited for longer than a year would come from before the epoch.
+        // A longer wait would have begun before the epoch.
         let waited = micros_up(waited).min(LONGEST_WAIT);
-        command.arg(name).arg(self.policy.capacity());
-        command.arg(self.policy.lease_micros());
-        command.arg(weight).arg(waited);
+        command.arg(name).number(self.policy.capacity());
+        command.number(self.policy.lease_micros());
+        command.number(weight).number(waited);
         match &self.op {
             PermitOp::Acquire { id, .. }
             | PermitOp::Wait { id, .. }
             | PermitOp::Release(id)
             | PermitOp::Revoke(id) => {
-                command.arg(1).arg(&id.as_bytes()[..]);
+                command.number(1).arg(id.as_bytes());
             }
             PermitOp::Renew(ids) => {
-                command.arg(ids.len());
+                command.number(ids.len());
                 for id in ids {
-                    command.arg(&id.as_bytes()[..]);
+                    command.arg(id.as_bytes());
                 }
             }
             PermitOp::Peek => {
-                command.arg(0);
+                command.number(0);
             }
         }
     }

@@ -1,28 +1,27 @@
-//! What `connect` finds out about the server: a check and a reset, on keys of its own.
-
-use bb8_redis::redis::{Pipeline, Value, pipe};
+//! The check of the server by `connect`: a charge and a reset, on a key of its own.
 
 use super::super::BackendError;
 use super::atomicity::Atomicity;
-use super::error::{from_redis, unexpected_reply};
+use super::error::{from_transport, unexpected_reply};
 use super::key_name::Naming;
 use super::optimistic;
 use super::request::OpRequest;
 use super::round_trip::ScriptClient;
 use super::source::ConnectionSource;
+use super::transport::{Command, Value};
 use crate::decision::Op;
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::{Cost, Quota};
 
-/// The name of the policy of its keys: `{sluice:tower-sluice-connect:rprobe}:b`.
+/// The policy name of the key: `{sluice:tower-sluice-connect:rprobe}:b`.
 const POLICY: &str = "tower-sluice-connect";
-/// Keys that are looked for: a node of a cluster has not all of them.
+/// The number of keys that are read. A node of a cluster does not have all of them.
 const SLOTS: usize = 16;
-/// Attempts in optimistic mode, which has no more time than any operation.
+/// The attempts in optimistic mode, where each has the time limit of an operation.
 const ATTEMPTS: u32 = 4;
 
-/// Charges a key, and deletes it. A key that is left behind, as the process ends in between, expires after a second.
+/// Charges a key and deletes it. If the process ends in between, the key expires after a second.
 pub(super) async fn run(
     line: &ScriptClient,
     naming: &Naming,
@@ -39,28 +38,31 @@ pub(super) async fn run(
     let ConnectionSource::Pool(_) = &line.source else {
         return Ok(());
     };
-    let mut lent = line.source.borrow().await?;
-    let mut look = pipe();
+    let lent = line.source.borrow().await?;
+    let mut look = Vec::with_capacity(SLOTS);
     for slot in 0..SLOTS {
         let mut key = request(Op::Reset, Key::from(slot as u64)).name;
         key.push(b'b');
-        look.cmd("GET").arg(&key[..]);
+        let mut get = Command::new("GET");
+        get.arg(&key[..]);
+        look.push(get);
     }
-    for answer in lent.send_all(&look, SLOTS).await.map_err(from_redis)? {
-        answer.extract_error().map_err(from_redis)?;
+    for answer in lent.send_all(&look).await.map_err(from_transport)? {
+        answer.into_result().map_err(from_transport)?;
     }
     match atomicity {
         Atomicity::Script => {
-            let mut ask = Pipeline::new();
             let (script, expiry) = (check.script(), line.expiry);
-            ask.add_command(OpRequest::command("EVAL", script.text(), &[&check], expiry));
-            // Without a request, as the error of a server that does not know the command repeats its arguments.
-            ask.add_command(OpRequest::command("EVALSHA", script.hash(), &[], expiry));
+            let text = script.text();
+            let charge = OpRequest::command("EVAL", text, &[&check], expiry);
+            // It has no request, because the error for an unknown command repeats the arguments.
+            let empty = OpRequest::command("EVALSHA", script.hash(), &[], expiry);
             let text = reset.script().text();
-            ask.add_command(OpRequest::command("EVAL", text, &[&reset], expiry));
-            let answers = lent.send_all(&ask, 3).await.map_err(from_redis)?;
+            let delete = OpRequest::command("EVAL", text, &[&reset], expiry);
+            let commands = [charge, empty, delete];
+            let answers = lent.send_all(&commands).await.map_err(from_transport)?;
             for (request, answer) in [Some(&check), None, Some(&reset)].into_iter().zip(answers) {
-                let answer = answer.extract_error().map_err(from_redis)?;
+                let answer = answer.into_result().map_err(from_transport)?;
                 let Value::Array(answer) = answer else {
                     return Err(unexpected_reply());
                 };

@@ -1,9 +1,8 @@
-//! One operation on its way: how it is written into a command, and its answer read.
+//! One operation: how it is written into a command, and how its reply is read.
 
 use std::fmt;
 use std::time::Duration;
 
-use bb8_redis::redis::{Cmd, Value};
 use smallvec::SmallVec;
 
 use super::super::BackendError;
@@ -11,6 +10,7 @@ use super::error::from_text;
 use super::key_name::KeyName;
 use super::packed_quotas::PackedQuotas;
 use super::script::{Script, ScriptKind};
+use super::transport::{Command, Value};
 use crate::algorithm::{State, stored};
 use crate::clock::micros_up;
 use crate::decision::{
@@ -18,28 +18,28 @@ use crate::decision::{
 };
 use crate::policy::Policy;
 
-/// What is asked of Redis by a script, alone or with others of the same script.
+/// A request that a script runs, alone or in a batch of requests with the same script.
 pub(super) trait ScriptRequest: fmt::Debug + Send + Sync + 'static {
-    /// What is answered.
+    /// The reply to one request.
     type Reply: fmt::Debug + Send + 'static;
-    /// Whether it may be sent again although it may have been done: done twice it is as if done once.
+    /// Whether the request may be sent again after a missing reply: running it twice has the effect of running it once.
     const IS_REPEATABLE: bool;
 
-    /// Whether it keeps what would end while Redis is left alone.
+    /// Returns whether it renews a lease, which would end while the circuit is open.
     fn is_renewal(&self) -> bool {
         false
     }
 
-    /// Notes in the answer that the request was sent more than once although it may have been done.
+    /// Notes in the reply that the request was sent again after a missing reply.
     fn note_repeat(_: &mut Self::Reply) {}
 
-    /// Whether it has written something, by what was answered.
+    /// Returns whether the reply proves that the server has written.
     fn wrote(&self, reply: &Self::Reply) -> bool;
-    /// The script that does it.
+    /// Returns its script.
     fn script(&self) -> &'static Script;
-    /// What asks for all `requests`, which have the same script: `EVALSHA` and its hash, or `EVAL` and its text.
-    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd;
-    /// Reads this request's answer out of those of a script; `None` if they are not what the script says.
+    /// Returns the command for `requests`, which have the same script: `EVALSHA` with its hash, or `EVAL` with its text.
+    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command;
+    /// Reads the reply to this request from the replies of a script. Returns `None` if their form is unknown.
     fn read(
         &self,
         answers: &mut std::slice::Iter<'_, Value>,
@@ -48,7 +48,7 @@ pub(super) trait ScriptRequest: fmt::Debug + Send + Sync + 'static {
 
 impl ScriptRequest for OpRequest {
     type Reply = Reply;
-    /// Charging twice is worse than once for nothing.
+    /// A request that is charged twice is worse than a lost request that was charged.
     const IS_REPEATABLE: bool = false;
 
     fn wrote(&self, reply: &Reply) -> bool {
@@ -59,7 +59,7 @@ impl ScriptRequest for OpRequest {
         self.script()
     }
 
-    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd {
+    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command {
         Self::command(name, script, requests, expiry)
     }
 
@@ -79,16 +79,16 @@ pub(super) struct OpRequest {
     pub(super) name: KeyName,
 }
 
-/// How long keys are kept.
+/// The time for which keys are kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expiry {
-    /// The least expiry of a key, ms.
+    /// The shortest expiry of a key, ms.
     pub(super) floor: u64,
-    /// For how long a bucket that starts below its capacity is kept after it has filled, ms.
+    /// The time for which a bucket that starts below its capacity is kept after it has filled, ms.
     pub(super) idle: u64,
 }
 
-/// The longest wait that a script understands, µs.
+/// The longest wait that a script accepts, µs.
 const LONGEST: u64 = 1 << 53;
 
 impl OpRequest {
@@ -96,7 +96,7 @@ impl OpRequest {
         PackedQuotas::for_policy(&self.policy)
     }
 
-    /// The script that does it. Requests of one script can go together.
+    /// Returns its script. Requests with the same script can share a batch.
     pub(super) fn script(&self) -> &'static Script {
         let quotas = self.quotas();
         let task = match self.op {
@@ -110,7 +110,7 @@ impl OpRequest {
         Script::get(task, quotas.algorithms)
     }
 
-    /// Whether it is a check of one quota; with a window there are no reservations, and to reserve one is to check.
+    /// Returns whether it is a check of one quota. Under a window a reservation is a check.
     fn is_plain_check(&self) -> bool {
         let quotas = self.quotas();
         let checks = match self.op {
@@ -121,17 +121,17 @@ impl OpRequest {
         checks && quotas.each.len() == 1
     }
 
-    /// What asks for all `requests`, which have the same script: `EVALSHA` and its hash, or `EVAL` and its text.
-    pub(super) fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Cmd {
+    /// Returns the command for `requests`, which have the same script: `EVALSHA` with its hash, or `EVAL` with its text.
+    pub(super) fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command {
         let keys: usize = requests.iter().map(|request| request.key_count()).sum();
-        let mut command = Cmd::with_capacity(6 + 4 * keys, 128 + script.len() + 128 * keys);
-        let mut buffer = Vec::with_capacity(96);
-        command.arg(name).arg(script).arg(keys);
+        let bytes = 128 + script.len() + 128 * keys;
+        let mut command = Command::with_capacity(name, 5 + 4 * keys, bytes);
+        command.arg(script).number(keys);
         for request in requests {
-            request.write_keys(&mut command, &mut buffer);
+            request.write_keys(&mut command);
         }
-        // The first is the time, for tests: the server's own counts.
-        command.arg("").arg(expiry.floor).arg(expiry.idle);
+        // The first argument is the time, which only tests set. The server's own time counts.
+        command.arg("").number(expiry.floor).number(expiry.idle);
         Self::write_all_args(requests, &mut command);
         command
     }
@@ -140,21 +140,21 @@ impl OpRequest {
         self.quotas().each.len()
     }
 
-    fn write_keys(&self, command: &mut Cmd, buffer: &mut Vec<u8>) {
+    fn write_keys(&self, command: &mut Command) {
         for quota in &self.quotas().each {
-            buffer.clear();
-            buffer.extend_from_slice(&self.name);
-            buffer.extend_from_slice(quota.suffix.as_bytes());
-            command.arg(&buffer[..]);
+            command.joined(&self.name, quota.suffix.as_bytes());
         }
     }
 
-    /// What comes behind the keys of all `requests`, which have the same script.
-    fn write_all_args(requests: &[&Self], command: &mut Cmd) {
+    /// Writes the arguments behind the keys of `requests`, which have the same script.
+    fn write_all_args(requests: &[&Self], command: &mut Command) {
         if requests.first().is_some_and(|first| first.is_plain_check()) {
             for run in requests.chunk_by(|one, next| one.is_same_check(next)) {
                 let numbers = &run[0].quotas().each[0].numbers;
-                command.arg(&numbers[..]).arg(run[0].cost(0)).arg(run.len());
+                command
+                    .arg(numbers)
+                    .number(run[0].cost(0))
+                    .number(run.len());
             }
         } else {
             for request in requests {
@@ -169,38 +169,38 @@ impl OpRequest {
                 || self.quotas().each[0].numbers == other.quotas().each[0].numbers)
     }
 
-    fn write_args(&self, command: &mut Cmd) {
+    fn write_args(&self, command: &mut Command) {
         let quotas = self.quotas();
-        command.arg(quotas.each.len());
+        command.number(quotas.each.len());
         match self.op {
             Op::Reserve { max_wait, .. } if quotas.of_buckets => {
-                command.arg(micros_up(max_wait).min(LONGEST))
+                command.number(micros_up(max_wait).min(LONGEST))
             }
-            _ => command.arg(-1),
+            _ => command.number(-1),
         };
         for (index, quota) in quotas.each.iter().enumerate() {
-            command.arg(&quota.numbers[..]);
+            command.arg(&quota.numbers);
             match &self.op {
                 Op::Refund(receipt) => {
                     let charge = self.charge(receipt, index);
-                    command.arg(charge.tokens).arg(charge.position().at);
+                    command.number(charge.tokens).number(charge.position().at);
                 }
                 Op::Cancel(reservation) => {
                     let left = reservation
                         .left(index)
                         .and_then(|left| stored::encode(left, 0));
                     command
-                        .arg(reservation.cost().get(index))
+                        .number(reservation.cost().get(index))
                         .arg(left.unwrap_or_default());
                 }
                 _ => {
-                    command.arg(self.cost(index)).arg("");
+                    command.number(self.cost(index)).arg("");
                 }
             }
         }
     }
 
-    /// What a receipt says of the quota at `index`; nothing if it is of another quota.
+    /// Returns the charge of a receipt to the quota at `index`, or an empty charge if the receipt is of another quota.
     fn charge(&self, receipt: &Receipt, index: usize) -> ChargePart {
         let quota = self.policy.quotas()[index].mark();
         let found = receipt.charges.iter().find(|charge| charge.quota == quota);
@@ -209,12 +209,12 @@ impl OpRequest {
             .unwrap_or(ChargePart::new(quota, 0, ChargePosition::default()))
     }
 
-    /// Whether it charges the quota at `index` without asking.
+    /// Returns whether it charges the quota at `index` unconditionally.
     pub(super) fn is_penalty(&self, index: usize) -> bool {
         matches!(&self.op, Op::Penalize(cost) if cost.get(index) > 0)
     }
 
-    /// Whether it has written something, by what was answered.
+    /// Returns whether the reply proves that the server has written.
     pub(super) fn wrote(&self, reply: &Reply) -> bool {
         reply.decision.is_allowed() && (0..self.key_count()).any(|index| self.cost(index) > 0)
     }
@@ -226,13 +226,13 @@ impl OpRequest {
         }
     }
 
-    /// Reads this request's answer out of those of a script; `None` if they are not what the script says.
+    /// Reads the reply to this request from the replies of a script. Returns `None` if their form is unknown.
     pub(super) fn read(
         &self,
         answers: &mut std::slice::Iter<'_, Value>,
     ) -> Option<Result<Reply, BackendError>> {
         if self.is_plain_check() {
-            // A charge to a bucket lies nowhere.
+            // A charge to a bucket has no position.
             let width = if self.quotas().of_buckets { 3 } else { 4 };
             let (own, rest) = answers.as_slice().split_at_checked(width)?;
             *answers = rest.iter();
@@ -309,19 +309,19 @@ impl OpRequest {
     }
 }
 
-/// What was stored, if it can be read.
+/// Returns the stored state, if it can be read.
 fn state(value: &Value) -> Option<Option<State>> {
     match value {
-        Value::BulkString(bytes) if bytes.is_empty() => Some(None),
-        Value::BulkString(bytes) => stored::decode(bytes).map(|(state, _)| Some(state)),
+        Value::Bytes(bytes) if bytes.is_empty() => Some(None),
+        Value::Bytes(bytes) => stored::decode(bytes).map(|(state, _)| Some(state)),
         _ => None,
     }
 }
 
-/// -2 and the reason: an operation that failed by itself.
+/// Returns the error of a single operation: -2 and the reason.
 pub(super) fn script_error(answer: &[Value]) -> Option<BackendError> {
     match answer {
-        [Value::Int(-2), Value::BulkString(why), ..] => {
+        [Value::Integer(-2), Value::Bytes(why), ..] => {
             Some(from_text(&String::from_utf8_lossy(why)))
         }
         _ => None,
@@ -330,7 +330,7 @@ pub(super) fn script_error(answer: &[Value]) -> Option<BackendError> {
 
 pub(super) fn signed(value: &Value) -> Option<i64> {
     match value {
-        Value::Int(number) => Some(*number),
+        Value::Integer(number) => Some(*number),
         _ => None,
     }
 }

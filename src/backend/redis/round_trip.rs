@@ -1,54 +1,54 @@
-//! One trip to Redis: requests of one script as one EVALSHA or EVAL, within the time limit, and never twice if it may
-//! have been done.
+//! One round trip: requests of one script as one EVALSHA or EVAL, within the time limit. A command whose reply is
+//! missing is not sent again.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-use bb8_redis::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use super::super::{BackendError, BackendErrorKind};
 use super::alerts::Alerts;
 use super::breaker::Breaker;
 use super::error::{
-    ConnectTimeout, from_redis, is_broken, is_connection_refused, is_cross_slot, is_read_only,
-    unexpected_reply, was_not_done,
+    ConnectTimeout, from_transport, is_broken, is_connection_refused, is_cross_slot, is_read_only,
+    is_unknown_script, unexpected_reply, was_not_done,
 };
 use super::request::{Expiry, ScriptRequest};
 use super::source::{BorrowedConnection, ConnectionSource};
+use super::transport::Value;
 use crate::decision::Reply;
 use crate::telemetry;
 
-/// What every trip needs.
+/// The client that runs scripts: where commands go, the circuit breaker, and the settings of each round trip.
 #[derive(Debug)]
 pub(super) struct ScriptClient {
     pub(super) source: ConnectionSource,
     pub(super) breaker: Breaker,
     pub(super) alerts: Alerts,
-    /// For the whole of it, connecting included.
+    /// The limit for an operation, connecting included.
     pub(super) time_limit: Duration,
-    /// Whether keys of different clients are on different nodes, so that no script can have both.
+    /// Whether keys of different clients are on different nodes. Then no script can use both.
     pub(super) is_cluster: AtomicBool,
     pub(super) expiry: Expiry,
 }
 
 pub(super) type RedisResult<T = Reply> = Result<T, BackendError>;
 
-/// How often a request is sent again of which it is known that it was not done.
+/// The number of times that a request is sent again after a reply that proves that it was not done.
 pub(super) const MOST_REPEATS: u32 = 3;
 
-/// Lets a failover or a start go on before it is sent again. All of them together take less than the usual limit.
+/// The pause before a request is sent again, for a failover or a start. All pauses together are shorter than the
+/// default time limit.
 pub(super) const fn pause(repeats: u32) -> Duration {
     Duration::from_millis(5 << repeats)
 }
 
 impl ScriptClient {
-    /// Sends an event if `error` is a fault that an operator must put right.
-    pub(super) fn tell(&self, error: &BackendError) {
+    /// Logs an event if `error` is a fault that an operator must correct.
+    pub(super) fn alert(&self, error: &BackendError) {
         let is_shared = matches!(self.source, ConnectionSource::Shared(..));
         self.alerts.failed(error, is_shared);
     }
 
-    /// Does `requests`, which have the same script. There is one outcome for each.
+    /// Sends `requests`, which have the same script, and returns one outcome for each.
     pub(super) async fn deliver<R: ScriptRequest>(
         &self,
         requests: &[R],
@@ -82,10 +82,10 @@ impl ScriptClient {
             ..
         } = trip;
         if late && let Some(connection) = &connection {
-            // Nobody knows what this connection is good for.
+            // The connection did not answer in time, so it is replaced.
             connection.retire();
         }
-        // What has no outcome was under way when time was up, or nobody could be asked.
+        // A request without an outcome was in flight when time was up, or there was no connection.
         let missing = || match &connection {
             Some(_) => BackendError::new(BackendErrorKind::Timeout(self.time_limit)),
             None => BackendError::because(
@@ -101,7 +101,7 @@ impl ScriptClient {
             |outcome: &RedisResult<R::Reply>| matches!(outcome, Err(error) if error.is_outage());
         for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
             telemetry::backend_failure(error.kind().label());
-            self.tell(error);
+            self.alert(error);
         }
         let wrote = |(request, outcome): (&R, &RedisResult<R::Reply>)| matches!(outcome, Ok(reply) if request.wrote(reply));
         if requests.iter().zip(&outcomes).any(wrote) {
@@ -119,12 +119,7 @@ impl ScriptClient {
     }
 }
 
-/// Whether the server lacks the script.
-fn is_unknown(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
-}
-
-/// The same error for all.
+/// Returns the same error for each request.
 fn fail_all<R: ScriptRequest>(requests: &[R], error: &BackendError) -> Vec<RedisResult<R::Reply>> {
     requests.iter().map(|_| Err(error.clone())).collect()
 }
@@ -133,14 +128,14 @@ struct RoundTrip<'a, R: ScriptRequest> {
     client: &'a ScriptClient,
     requests: &'a [R],
     outcomes: Vec<Option<RedisResult<R::Reply>>>,
-    /// What the requests were sent over last.
+    /// The connection of the latest attempt.
     connection: Option<BorrowedConnection>,
-    /// Whether they were sent again although they may have been done.
+    /// Whether the requests were sent again after a missing reply.
     is_repeated: bool,
 }
 
 impl<R: ScriptRequest> RoundTrip<'_, R> {
-    /// Until every request has its outcome, or none may be sent again.
+    /// Sends the requests until each has its outcome.
     async fn go(&mut self) {
         for repeats in 0..=MOST_REPEATS {
             if repeats > 0 {
@@ -166,8 +161,8 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
             let answer = if connection.knows(script) {
                 let command = R::command("EVALSHA", script.hash(), &open, expiry);
                 let answer = connection.send(&command).await;
-                if matches!(&answer, Err(error) if is_unknown(error)) {
-                    // Done and loaded in one step, on the node that lacks it.
+                if matches!(&answer, Err(error) if is_unknown_script(error)) {
+                    // `EVAL` loads and runs the script in one step, on the node that lacks it.
                     connection.forget_scripts();
                     connection.send(&eval()).await
                 } else {
@@ -185,7 +180,7 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
                     if self.outcomes.iter().all(Option::is_some) {
                         return;
                     }
-                    // A server that takes no writes was asked; the next connection may lead to one that does.
+                    // This server takes no writes. The next connection may lead to one that does.
                     if let Some(connection) = &self.connection {
                         connection.retire();
                     }
@@ -195,16 +190,16 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
                     return self.one_by_one().await;
                 }
                 Err(error) if was_not_done(&error) && !is_last => {}
-                // What was lost on the way may have been done.
+                // The server may have run the command, so only requests that may run twice are sent again.
                 Err(error) if R::IS_REPEATABLE && is_broken(&error) && !is_last => {
                     self.is_repeated = true;
                 }
-                Err(error) => return self.fail(&from_redis(error)),
+                Err(error) => return self.fail(&from_transport(error)),
             }
         }
     }
 
-    /// A cluster has rejected a batch. From now on there will be none.
+    /// Sends each request alone, after a cluster has rejected the batch.
     async fn one_by_one(&mut self) {
         for index in 0..self.requests.len() {
             if self.outcomes[index].is_none() {
@@ -221,7 +216,7 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
         }
     }
 
-    /// Takes the answers apart; those that a server without writes gave are left open, unless it is the last one asked.
+    /// Reads the replies. Errors of a server that takes no writes stay open, except in the last attempt.
     fn read(&mut self, answer: &Value, is_last: bool) {
         let Value::Array(answers) = answer else {
             return self.fail(&unexpected_reply());

@@ -1,11 +1,9 @@
-//! The scripts of `lua/`: a frame, and in it the sections of the algorithms that it is made for.
+//! The scripts of `lua/`: a frame with the sections of the algorithms that it serves.
 //!
-//! `--# name` in the first column begins a section; `--@name` on a line of its own stands for one. What repeats is
-//! written once and composed here, so that a script in Redis is plain code without calls between its parts.
+//! `--# name` in the first column begins a section. `--@name` on a line of its own is a placeholder for one. Repeated
+//! code is written once and inserted here, so that a script in Redis is plain code without calls between its parts.
 
 use std::sync::OnceLock;
-
-use bb8_redis::redis;
 
 use super::packed_quotas::Algorithms;
 
@@ -13,14 +11,14 @@ use super::packed_quotas::Algorithms;
 pub(super) struct Script {
     text: String,
     hash: redis::Script,
-    /// Below [`COUNT`](Self::COUNT), and of no other script.
+    /// A number below [`COUNT`](Self::COUNT), different for each script.
     index: usize,
 }
 
-/// What a script does.
+/// The operation of a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScriptKind {
-    /// Decisions under one quota each, of one algorithm: the common case, without detours.
+    /// Decisions under one quota of one algorithm: the common case, in the shortest code.
     Check,
     Several,
     Penalize,
@@ -30,7 +28,7 @@ pub(super) enum ScriptKind {
 }
 
 const TASKS: usize = 6;
-/// Sets of five algorithms.
+/// The sets of five algorithms.
 const SETS: usize = 32;
 
 static SCRIPTS: [[OnceLock<Script>; SETS]; TASKS] =
@@ -51,7 +49,7 @@ const ALGORITHMS: [(char, &str); Algorithms::COUNT] = [
 ];
 
 impl ScriptKind {
-    /// What every quota's function does in the frame of an operation.
+    /// Returns the file with the functions of a quota in the frame of an operation.
     const fn members(self) -> &'static str {
         match self {
             Self::Check | Self::Several => include_str!("../../../lua/several.lua"),
@@ -66,10 +64,10 @@ impl ScriptKind {
 static SEMAPHORE: OnceLock<Script> = OnceLock::new();
 
 impl Script {
-    /// How many there can be.
+    /// The number of scripts.
     pub(super) const COUNT: usize = TASKS * SETS + 1;
 
-    /// The script that does all that is asked of a semaphore.
+    /// Returns the script of all operations on permits.
     pub(super) fn semaphore() -> &'static Self {
         SEMAPHORE.get_or_init(|| {
             let mut text = String::new();
@@ -83,7 +81,7 @@ impl Script {
         })
     }
 
-    /// The script that does `task` for `algorithms`.
+    /// Returns the script of `task` for `algorithms`.
     pub(super) fn get(task: ScriptKind, algorithms: Algorithms) -> &'static Self {
         SCRIPTS[task as usize][algorithms.bits()].get_or_init(|| {
             let text = compose(task, algorithms);
@@ -133,7 +131,7 @@ fn compose(task: ScriptKind, algorithms: Algorithms) -> String {
     text
 }
 
-/// Appends `frame`, with each placeholder's section from the first file that has it, and without comments.
+/// Appends `frame` without comments. Each placeholder becomes its section of the first file that has it.
 fn expand(text: &mut String, frame: &str, files: &[&str], depth: usize) {
     for line in frame.lines() {
         let code = line.trim_start();
@@ -153,12 +151,12 @@ fn expand(text: &mut String, frame: &str, files: &[&str], depth: usize) {
     }
 }
 
-/// The lines of `file` between the head of this section and the next.
+/// Returns the lines of `file` between the head of this section and the next.
 fn section<'a>(file: &'a str, name: &str) -> Option<&'a str> {
     let begin = format!("\n--# {name}\n");
     let start = file.find(&begin)? + begin.len();
     let rest = &file[start..];
-    // Ends before the line break in front of the next head, which may follow at once.
+    // The next head may follow at once, without a line break in front of it.
     let end = if rest.starts_with("--# ") {
         0
     } else {

@@ -14,15 +14,27 @@ use crate::decision::{PermitOp, PermitReply};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 
-/// Keeps permits in Redis, for all processes that use the same prefix and names. Clones share everything.
+/// Keeps permits in Redis, for all processes that use the same prefix and policy names. Clones share everything.
 ///
-/// It is made from a [`RedisBackend`], whose connections, names, time limit and circuit it shares, with the rate limits
-/// and with all others that were made from it. See [`semaphore`](crate::semaphore).
+/// It uses the connections, the prefix, the time limit and the circuit of a [`RedisBackend`]. See
+/// [`semaphore`](crate::semaphore).
+///
+/// # Examples
+///
+/// ```no_run
+/// use tower_sluice::{Key, RedisBackend, RedisSemaphore, Semaphore, SemaphorePolicy};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let redis = RedisBackend::connect("redis://127.0.0.1/").await?;
+/// let exports = Semaphore::new(SemaphorePolicy::new("exports", 5), RedisSemaphore::new(&redis));
+/// let permit = exports.try_acquire(&Key::from("ann"), 1).await?;
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct RedisSemaphore(Arc<RedisInner>);
 
 impl RedisSemaphore {
-    /// Permits beside the buckets of `backend`.
+    /// Creates a backend for permits that shares everything with `backend`.
     #[must_use]
     pub fn new(backend: &RedisBackend) -> Self {
         Self(Arc::clone(&backend.0))
@@ -35,9 +47,10 @@ impl From<RedisBackend> for RedisSemaphore {
     }
 }
 
-/// Who waits looks again after so long, divided by how many wait here, for only the first one does.
+/// The interval between attempts of a waiter. It is divided by the number of waiters here, because only the first one
+/// attempts.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(50);
-/// The first one looks no more often, and no more seldom: who has not asked for a second has lost his place.
+/// The bounds of the interval. A waiter that has not attempted for a second loses its place in the queue.
 const MIN_ATTEMPT_INTERVAL: Duration = Duration::from_millis(5);
 const MAX_ATTEMPT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -54,7 +67,7 @@ impl PermitBackend for RedisSemaphore {
         let inner = &self.0;
         if inner.atomicity != Atomicity::Script {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::Unsupported(
-                "permits cannot be kept without scripts: use `Atomicity::Script`",
+                "permits need scripts; use `Atomicity::Script`",
             ))));
         }
         if is_open_for(&inner.permit_queue.client().breaker, &op) {
@@ -82,7 +95,7 @@ impl PermitBackend for RedisSemaphore {
     }
 }
 
-/// Whether it is of no use to ask now. A renewal may be, before a request is: its lease does not wait.
+/// Returns whether the circuit rejects `op`. It permits a renewal earlier, because a lease does not wait.
 pub(super) fn is_open_for(breaker: &Breaker, op: &PermitOp) -> bool {
     match op {
         PermitOp::Renew(_) => breaker.rejects_renewal(),
@@ -90,14 +103,14 @@ pub(super) fn is_open_for(breaker: &Breaker, op: &PermitOp) -> bool {
     }
 }
 
-/// When to look again.
+/// Returns the time until the next attempt.
 pub(super) fn next_attempt(
     policy: &SemaphorePolicy,
     reply: &PermitReply,
     waiters: usize,
 ) -> Duration {
     let waiters = u32::try_from(waiters).unwrap_or(u32::MAX).max(1);
-    // Behind so many others that all permits would be theirs, so many times it takes.
+    // The waiters in front take all permits this many times.
     let rounds = 1 + reply.in_front / policy.capacity();
     let interval = (ATTEMPT_INTERVAL / waiters)
         .max(MIN_ATTEMPT_INTERVAL)
@@ -105,7 +118,7 @@ pub(super) fn next_attempt(
     interval.min(MAX_ATTEMPT_INTERVAL)
 }
 
-/// Its permits are those of a [`RedisSemaphore`] that is made from it.
+/// As [`RedisSemaphore`], which shares the permits.
 impl PermitBackend for RedisBackend {
     type Error = BackendError;
     type Future = <RedisSemaphore as PermitBackend>::Future;
@@ -137,7 +150,7 @@ impl PermitBackend for RedisBackend {
     }
 }
 
-/// Shows no key and no password.
+/// Shows neither a key nor a password.
 impl fmt::Debug for RedisSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisSemaphore")

@@ -1,13 +1,10 @@
-//! Where commands go: to connections of ours, or over one that the user has made.
+//! Where commands go: over connections that the backend opens, or over a transport that the program shares with it.
 //!
-//! Decisions share connections: one is taken out of the pool, cloned, and given back before the first byte is written,
-//! so that none is held for the length of a decision.
+//! Decisions share connections. A decision takes one out of the pool and returns it before it sends the first byte, so
+//! no connection is held during a decision.
 
 use std::fmt;
 use std::sync::Arc;
-
-use bb8_redis::redis::aio::ConnectionLike;
-use bb8_redis::redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::super::BackendError;
 use super::connections::ConnectionPool;
@@ -15,27 +12,17 @@ use super::error::is_broken;
 use super::generation::ConnectionLife;
 use super::known::KnownScripts;
 use super::script::Script;
-
-/// A connection of the user's own, cloned for each use.
-pub(super) trait SharedConnection: Send + Sync {
-    fn borrow(&self) -> Box<dyn ConnectionLike + Send>;
-}
-
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> SharedConnection for C {
-    fn borrow(&self) -> Box<dyn ConnectionLike + Send> {
-        Box::new(self.clone())
-    }
-}
+use super::transport::{Command, Transport, TransportError, Value};
 
 /// Where commands go.
 pub(super) enum ConnectionSource {
     Pool(ConnectionPool),
-    Shared(Box<dyn SharedConnection>, Arc<KnownScripts>),
+    Shared(Arc<dyn Transport>, Arc<KnownScripts>),
 }
 
 impl ConnectionSource {
-    pub(super) fn shared(connection: impl SharedConnection + 'static) -> Self {
-        Self::Shared(Box::new(connection), Arc::default())
+    pub(super) fn shared(transport: impl Transport) -> Self {
+        Self::Shared(Arc::new(transport), Arc::default())
     }
 
     pub(super) async fn borrow(&self) -> Result<BorrowedConnection, BackendError> {
@@ -43,13 +30,13 @@ impl ConnectionSource {
             Self::Pool(connections) => {
                 let connection = connections.check_out().await?;
                 Ok(BorrowedConnection {
-                    io: Box::new(connection.io.clone()),
-                    way: Way::Own(Arc::clone(&connection.life)),
+                    transport: Arc::clone(&connection.transport),
+                    owner: Owner::Backend(Arc::clone(&connection.life)),
                 })
             }
-            Self::Shared(shared, scripts) => Ok(BorrowedConnection {
-                io: shared.borrow(),
-                way: Way::Shared(Arc::clone(scripts)),
+            Self::Shared(transport, scripts) => Ok(BorrowedConnection {
+                transport: Arc::clone(transport),
+                owner: Owner::Program(Arc::clone(scripts)),
             }),
         }
     }
@@ -64,77 +51,76 @@ impl fmt::Debug for ConnectionSource {
     }
 }
 
-/// A clone of a connection.
+/// A connection for one round trip. Other round trips use it at the same time.
 pub(super) struct BorrowedConnection {
-    io: Box<dyn ConnectionLike + Send>,
-    way: Way,
+    transport: Arc<dyn Transport>,
+    owner: Owner,
 }
 
-/// Whose connection it is, and what is known of it.
-enum Way {
-    Own(Arc<ConnectionLife>),
-    /// It may lead to several servers.
-    Shared(Arc<KnownScripts>),
+/// The owner of a connection, with the state that the backend keeps of it.
+enum Owner {
+    Backend(Arc<ConnectionLife>),
+    /// The connection may lead to several servers.
+    Program(Arc<KnownScripts>),
 }
 
 impl BorrowedConnection {
-    /// Sends one command and waits for its answer.
-    pub(super) async fn send(&mut self, command: &Cmd) -> Result<Value, RedisError> {
-        let answer = self.io.req_packed_command(command).await;
-        if let (Ok(_), Way::Own(life)) = (&answer, &self.way) {
+    /// Sends one command and returns its reply. An error of the server is an error.
+    pub(super) async fn send(&self, command: &Command) -> Result<Value, TransportError> {
+        let reply = self.transport.send(command).await;
+        if let (Ok(_), Owner::Backend(life)) = (&reply, &self.owner) {
             life.hear();
         }
-        let answer = answer.and_then(Value::extract_error);
-        if let Err(error) = &answer
+        let reply = reply.and_then(Value::into_result);
+        if let Err(error) = &reply
             && is_broken(error)
         {
             self.retire();
         }
-        answer
+        reply
     }
 
-    /// Sends `count` commands at once. Those that failed have their error as answer.
+    /// Sends all commands at once. The value of a failed command is its error.
     pub(super) async fn send_all(
-        &mut self,
-        commands: &Pipeline,
-        count: usize,
-    ) -> Result<Vec<Value>, RedisError> {
-        let answers = self.io.req_packed_commands(commands, 0, count).await;
-        if let (Ok(_), Way::Own(life)) = (&answers, &self.way) {
+        &self,
+        commands: &[Command],
+    ) -> Result<Vec<Value>, TransportError> {
+        let replies = self.transport.send_all(commands).await;
+        if let (Ok(_), Owner::Backend(life)) = (&replies, &self.owner) {
             life.hear();
         }
-        answers
+        replies
     }
 
     fn scripts(&self) -> &KnownScripts {
-        match &self.way {
-            Way::Own(life) => &life.scripts,
-            Way::Shared(scripts) => scripts,
+        match &self.owner {
+            Owner::Backend(life) => &life.scripts,
+            Owner::Program(scripts) => scripts,
         }
     }
 
-    /// Whether the server is known to have this script.
+    /// Returns whether the server is known to have this script.
     pub(super) fn knows(&self, script: &Script) -> bool {
         self.scripts().has(script)
     }
 
-    /// The server has run this script.
+    /// Notes that the server has run this script.
     pub(super) fn learn(&self, script: &Script) {
         if !self.knows(script) {
             self.scripts().add(script);
         }
     }
 
-    /// The server did not have a script that it was known to have.
+    /// Notes that the server lacks a script that it was known to have.
     pub(super) fn forget_scripts(&self) {
-        if let Way::Own(life) = &self.way {
+        if let Owner::Backend(life) = &self.owner {
             life.scripts.forget_all();
         }
     }
 
-    /// Lets the pool replace it, and those of its generation.
+    /// Lets the pool replace this connection and all of its generation.
     pub(super) fn retire(&self) {
-        if let Way::Own(life) = &self.way {
+        if let Owner::Backend(life) = &self.owner {
             life.retire_generation();
         }
     }

@@ -1,9 +1,9 @@
-use bb8_redis::redis::{ConnectionAddr, ConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo};
 
-/// Chooses what TLS computes with, unless the program has.
+/// Installs the cryptography of TLS, unless the program has installed one.
 pub(super) fn prepare(info: &ConnectionInfo) {
     if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-        // An error says that somebody has chosen already.
+        // It returns an error if there is one already.
         let _ = rustls::crypto::ring::default_provider().install_default();
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tower_sluice::Key;
 use tower_sluice::backend::redis::Atomicity;
+use tower_sluice::backend::redis::adapter::RedisClient;
 use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::blocking::{Limiter, RedisBackend};
 
@@ -77,7 +78,9 @@ fn blocking_optimistic_mode_is_a_config_error_with_a_remedy() {
     let optimistic = || asking().atomicity(Atomicity::Optimistic);
     let client = redis::Client::open("redis://host").expect("a URL");
     let errors: [BackendError; 3] = [
-        optimistic().from_blocking_client(client).unwrap_err(),
+        optimistic()
+            .from_blocking_connector(RedisClient::new(client))
+            .unwrap_err(),
         optimistic().connect_blocking("redis://host").unwrap_err(),
         optimistic()
             .connect_blocking_lazy("redis://host")
@@ -87,7 +90,7 @@ fn blocking_optimistic_mode_is_a_config_error_with_a_remedy() {
         assert!(matches!(error.kind(), BackendErrorKind::Config(_)));
         let reported = error.to_string();
         assert!(
-            reported.starts_with("`Atomicity::Optimistic` cannot be had from plain threads: use"),
+            reported.starts_with("`Atomicity::Optimistic` does not work on plain threads; use"),
             "{reported}"
         );
     }
@@ -151,9 +154,14 @@ fn lazy_connection_works_when_the_server_starts_later() {
 fn connections_are_made_by_the_given_client() {
     let server = RedisServer::options().password("sesame").start();
     let client = redis::Client::open(server.url()).expect("a URL");
-    let plain = Limiter::new(tokens(10), RedisBackend::from_client(client.clone()));
+    let plain = Limiter::new(
+        tokens(10),
+        RedisBackend::from_connector(RedisClient::new(client.clone())),
+    );
     assert_eq!(check(&plain, &Key::from("ann")), Ok(1));
-    let backend = asking().prefix("theirs").from_blocking_client(client);
+    let backend = asking()
+        .prefix("theirs")
+        .from_blocking_connector(RedisClient::new(client));
     let theirs = Limiter::new(tokens(10), backend.expect("scripts"));
     assert_eq!(check(&theirs, &Key::from("ann")), Ok(1));
 }
@@ -174,7 +182,9 @@ fn tls_accepts_system_or_client_trust_roots() {
         root_cert: Some(authority),
     };
     let client = redis::Client::build_with_tls(tls.url(), certificates).expect("a certificate");
-    let backend = asking().from_blocking_client(client).expect("scripts");
+    let backend = asking()
+        .from_blocking_connector(RedisClient::new(client))
+        .expect("scripts");
     let limiter = Limiter::new(tokens(10), backend);
     let key = Key::from("ann");
     assert_eq!(check(&limiter, &key), Ok(1));

@@ -1,4 +1,4 @@
-//! A thread that drives the asynchronous backend for plain threads.
+//! The thread that drives the asynchronous backend for plain threads.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-/// A thread with a Tokio runtime. It ends when this is dropped.
+/// A thread with a Tokio runtime. The thread ends when the driver is dropped.
 pub(super) struct Driver {
     runtime: Handle,
     _open: oneshot::Sender<Infallible>,
@@ -32,8 +32,8 @@ impl Driver {
         })
     }
 
-    /// Runs `future` there and parks this thread until it is ready. `None` if that takes longer than `within`, or if
-    /// the thread of the runtime is no more, as in a process that was forked.
+    /// Runs `future` on the driver and parks this thread until it is ready. Returns `None` if that takes longer than
+    /// `within`, or if the driver's thread does not exist, as in a forked process.
     pub(super) fn run<F>(&self, within: Duration, future: F) -> Option<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
@@ -45,7 +45,7 @@ impl Driver {
     }
 }
 
-/// Parks this thread until the future is ready; not for longer than until the deadline, if there is one.
+/// Parks this thread until the future is ready, or until the deadline.
 fn wait_until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Output> {
     struct ThreadWaker(Thread);
 
@@ -55,7 +55,7 @@ fn wait_until<F: Future>(deadline: Option<Instant>, future: F) -> Option<F::Outp
         }
     }
 
-    // On a thread that drives tasks, tokio would let it wait for ever after some steps.
+    // Without this, the budget of Tokio would block the future for ever on a thread that drives tasks.
     let mut future = pin!(tokio::task::unconstrained(future));
     let waker = Waker::from(Arc::new(ThreadWaker(thread::current())));
     let mut context = Context::from_waker(&waker);
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_waits_until_its_deadline_or_until_it_is_woken() {
+    fn thread_waits_until_its_deadline_or_until_it_is_woken() {
         let deadline = Instant::now() + Duration::from_millis(20);
         assert_eq!(
             wait_until(Some(deadline), std::future::pending::<()>()),
@@ -88,13 +88,13 @@ mod tests {
         );
         assert!(Instant::now() >= deadline);
         let (sender, receiver) = oneshot::channel();
-        let teller = thread::spawn(move || sender.send(7));
+        let sending = thread::spawn(move || sender.send(7));
         assert_eq!(wait_until(None, receiver), Some(Ok(7)));
-        teller.join().expect("no panic").expect("it was heard");
+        sending.join().expect("no panic").expect("it was received");
     }
 
     #[test]
-    fn the_thread_ends_with_its_driver() {
+    fn thread_ends_with_its_driver() {
         let driver = Driver::start().expect("a thread");
         assert_eq!(driver.run(Duration::MAX, async { 7 }), Some(7));
         assert_eq!(
@@ -110,7 +110,10 @@ mod tests {
         drop(driver);
         let start = Instant::now();
         while Arc::strong_count(&held) > 1 {
-            assert!(start.elapsed() < Duration::from_secs(20), "it still runs");
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "the task still runs"
+            );
             thread::sleep(Duration::from_millis(1));
         }
     }

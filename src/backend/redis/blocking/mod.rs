@@ -1,4 +1,4 @@
-//! Redis from plain threads: [`RedisBackend`], the asynchronous one and a thread that drives it.
+//! Redis from plain threads: [`RedisBackend`], which is the asynchronous backend and a thread that drives it.
 
 mod driver;
 
@@ -6,31 +6,32 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bb8_redis::redis::Client;
-
 use self::driver::Driver;
 use super::super::{
     self as backend, Answer, BackendContext, BackendError, BackendErrorKind, BlockingBackend,
     BlockingPermitBackend, PermitBackend,
 };
+use super::adapter::RedisClient;
 use super::atomicity::Atomicity;
 use super::backend::RedisBackend as Tasks;
-use super::builder::{CONNECT_TIMEOUT, RedisBuilder, client};
-use super::manager::ByClient;
+use super::builder::RedisBuilder;
+use super::connect::CONNECT_TIMEOUT;
+use super::transport::Connector;
 use crate::decision::{Op, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::policy::SemaphorePolicy;
 
-/// Keeps buckets in Redis, asked from plain threads. Clones share everything.
+/// Keeps the state of limits in Redis, for plain threads. Clones share everything.
 ///
-/// It uses the scripts, keys and settings of [`crate::RedisBackend`], so that both share their buckets, and fails by
-/// the same errors: an operation has 250 ms ([`RedisBuilder::time_limit`]), is never sent again if it may have been
-/// done, and after 5 failures in a row Redis is left alone for a while. Denials are remembered for up to 1 s
-/// ([`RedisBuilder::deny_cache`]).
+/// It has the scripts, keys, settings and errors of [`crate::RedisBackend`], and both share their state. An operation
+/// has a time limit of 250 ms ([`RedisBuilder::time_limit`]). If its reply is missing, it is never sent again. After 5
+/// failures in a row the circuit opens. Denials are cached for up to 1 s ([`RedisBuilder::deny_cache`]).
 ///
-/// A background thread with a Tokio runtime sends the operations of all threads over a few connections, in batches, as
-/// [`crate::RedisBackend`] does. The thread ends when the last clone of the backend is dropped.
+/// A background thread with a Tokio runtime sends the operations of all threads over a few connections, in batches. The
+/// thread ends when the last clone of the backend is dropped.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use tower_sluice::blocking::{Limiter, RedisBackend};
@@ -51,33 +52,46 @@ struct BlockingRedisInner {
 }
 
 impl RedisBackend {
-    /// What to change before connecting, by [`RedisBuilder::connect_blocking`]: prefix, time limit, deny cache and
-    /// more.
+    /// Returns a builder with the default settings, to connect by [`RedisBuilder::connect_blocking`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_sluice::blocking::RedisBackend;
+    ///
+    /// let redis = RedisBackend::builder().prefix("shop").connect_blocking_lazy("redis://127.0.0.1/")?;
+    /// # Ok::<(), tower_sluice::backend::BackendError>(())
+    /// ```
     pub fn builder() -> RedisBuilder {
         RedisBuilder::default()
     }
 
-    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and makes sure that it can decide:
-    /// it runs a script once, on a key of its own below the prefix, and deletes that key.
-    ///
-    /// The forms of [redis-rs](https://docs.rs/redis) are understood: `redis://`, `rediss://` (feature `tls`),
-    /// `redis+unix://`.
+    /// Connects to the server of `url`, such as `redis://user:password@host:6379/0`, and checks that it can decide; see
+    /// [`crate::RedisBackend::connect`].
     ///
     /// # Errors
     ///
-    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read; [`Unreachable`](BackendErrorKind::Unreachable)
-    /// if nobody listens there, or user and password are wrong, which its source tells; the error of the script, if it
-    /// fails.
+    /// As [`crate::RedisBackend::connect`].
     ///
     /// # Panics
     ///
-    /// If the operating system has no thread for it.
+    /// If the operating system starts no thread.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use tower_sluice::blocking::RedisBackend;
+    ///
+    /// let redis = RedisBackend::connect("redis://127.0.0.1/")?;
+    /// # Ok::<(), tower_sluice::backend::BackendError>(())
+    /// ```
     pub fn connect(url: impl AsRef<str>) -> Result<Self, BackendError> {
         Self::builder().connect_blocking(url)
     }
 
-    /// Will connect to the server of `url` when it is first needed, so that a program starts while Redis is down; until
-    /// then every operation fails. Nothing is sent here.
+    /// Creates a backend that connects to the server of `url` at the first operation. Nothing is sent here.
+    ///
+    /// A program can start while Redis is down. Until Redis is up, every operation fails.
     ///
     /// # Errors
     ///
@@ -85,33 +99,54 @@ impl RedisBackend {
     ///
     /// # Panics
     ///
-    /// If the operating system has no thread for it.
+    /// If the operating system starts no thread.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_sluice::blocking::RedisBackend;
+    ///
+    /// let redis = RedisBackend::connect_lazy("redis://127.0.0.1/")?;
+    /// # Ok::<(), tower_sluice::backend::BackendError>(())
+    /// ```
     pub fn connect_lazy(url: impl AsRef<str>) -> Result<Self, BackendError> {
         Self::builder().connect_blocking_lazy(url)
     }
 
-    /// Makes its connections by `client`, when they are needed: one with certificates of its own, say. Nothing is sent
-    /// here.
+    /// Creates a backend that opens its connections through `connector`, at the first operation. Nothing is sent here.
     ///
-    /// There is no such way for a pool: its test of a connection knows no time limit, and what is wrong with one it
-    /// cannot be told.
+    /// A pool of blocking connections cannot be used: its check of a connection has no time limit.
     ///
     /// # Panics
     ///
-    /// If the operating system has no thread for it.
-    pub fn from_client(client: Client) -> Self {
-        Self::builder().threads(client)
+    /// If the operating system starts no thread.
+    ///
+    /// # Examples
+    ///
+    /// A client with its own certificates:
+    ///
+    /// ```no_run
+    /// use tower_sluice::backend::redis::adapter::RedisClient;
+    /// use tower_sluice::blocking::RedisBackend;
+    ///
+    /// let client = redis::Client::open("redis://127.0.0.1/")?;
+    /// let redis = RedisBackend::from_connector(RedisClient::new(client));
+    /// # Ok::<(), redis::RedisError>(())
+    /// ```
+    pub fn from_connector(connector: impl Connector) -> Self {
+        Self::over(Self::builder(), connector)
     }
 
-    fn over(tasks: Tasks, time_limit: Duration) -> Self {
+    fn over(builder: RedisBuilder, connector: impl Connector) -> Self {
+        let time_limit = builder.time_limit;
         Self(Arc::new(BlockingRedisInner {
-            tasks,
+            tasks: builder.from_connector(connector),
             driver: Driver::start().expect("a thread for the connections to Redis"),
             time_limit,
         }))
     }
 
-    /// Makes sure that there is a connection and that it answers.
+    /// Checks that there is a connection and that it answers.
     fn first_connection(&self, patience: Duration) -> Result<(), BackendError> {
         let tasks = self.0.tasks.clone();
         self.0
@@ -119,18 +154,20 @@ impl RedisBackend {
     }
 }
 
+/// # Plain threads
 impl RedisBuilder {
-    /// Connects to the server of `url` for plain threads; see
-    /// [`blocking::RedisBackend::connect`](RedisBackend::connect).
+    /// Connects to the server of `url` for plain threads; see [`blocking::RedisBackend::connect`].
     ///
     /// # Errors
     ///
-    /// As [`blocking::RedisBackend::connect`](RedisBackend::connect);
-    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`], too.
+    /// As [`blocking::RedisBackend::connect`], and [`Config`](BackendErrorKind::Config) for
+    /// [`Atomicity::Optimistic`].
     ///
     /// # Panics
     ///
-    /// If the operating system has no thread for it.
+    /// If the operating system starts no thread.
+    ///
+    /// [`blocking::RedisBackend::connect`]: RedisBackend::connect
     pub fn connect_blocking(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
         let patience = self.time_limit.max(CONNECT_TIMEOUT);
         let backend = self.connect_blocking_lazy(url)?;
@@ -138,54 +175,52 @@ impl RedisBuilder {
         Ok(backend)
     }
 
-    /// Will connect to the server of `url` when it is needed, for plain threads; see
-    /// [`blocking::RedisBackend::connect_lazy`](RedisBackend::connect_lazy).
+    /// Creates a backend for plain threads that connects to the server of `url` at the first operation; see
+    /// [`blocking::RedisBackend::connect_lazy`].
     ///
     /// # Errors
     ///
-    /// [`Config`](crate::backend::BackendErrorKind::Config) if the URL cannot be read, or for
-    /// [`Atomicity::Optimistic`].
+    /// [`Config`](BackendErrorKind::Config) if the URL cannot be read, or for [`Atomicity::Optimistic`].
     ///
     /// # Panics
     ///
-    /// If the operating system has no thread for it.
+    /// If the operating system starts no thread.
+    ///
+    /// [`blocking::RedisBackend::connect_lazy`]: RedisBackend::connect_lazy
     pub fn connect_blocking_lazy(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
-        let client = client(url.as_ref())?;
-        self.from_blocking_client(client)
+        self.from_blocking_connector(RedisClient::from_url(url.as_ref())?)
     }
 
-    /// Makes its connections by `client`, for plain threads, when they are needed; see
-    /// [`blocking::RedisBackend::from_client`](RedisBackend::from_client).
+    /// Creates a backend for plain threads that opens its connections through `connector`; see
+    /// [`blocking::RedisBackend::from_connector`].
     ///
     /// # Errors
     ///
-    /// [`Config`](crate::backend::BackendErrorKind::Config) for [`Atomicity::Optimistic`].
+    /// [`Config`](BackendErrorKind::Config) for [`Atomicity::Optimistic`].
     ///
     /// # Panics
     ///
-    /// If the operating system has no thread for it.
-    pub fn from_blocking_client(self, client: Client) -> Result<RedisBackend, BackendError> {
+    /// If the operating system starts no thread.
+    ///
+    /// [`blocking::RedisBackend::from_connector`]: RedisBackend::from_connector
+    pub fn from_blocking_connector(
+        self,
+        connector: impl Connector,
+    ) -> Result<RedisBackend, BackendError> {
         if self.atomicity == Atomicity::Optimistic {
             return Err(BackendError::config(
-                "`Atomicity::Optimistic` cannot be had from plain threads: use `Atomicity::Script`, or the backend for a runtime",
+                "`Atomicity::Optimistic` does not work on plain threads; use `Atomicity::Script`, or the asynchronous backend",
             ));
         }
-        Ok(self.threads(client))
-    }
-
-    fn threads(self, client: Client) -> RedisBackend {
-        #[cfg(feature = "tls")]
-        super::tls::prepare(client.get_connection_info());
-        let time_limit = self.time_limit;
-        RedisBackend::over(self.pooled(Arc::new(ByClient(client))), time_limit)
+        Ok(RedisBackend::over(self, connector))
     }
 }
 
-/// What a busy machine may add to a time limit.
+/// The time that a busy machine may add to a time limit.
 const SLACK: Duration = Duration::from_secs(5);
 
 impl BlockingRedisInner {
-    /// The outcome of `future`, which keeps the time limit by itself.
+    /// Returns the outcome of `future`, which has its own time limit.
     fn wait<T: Send + 'static>(
         &self,
         limit: Duration,
@@ -253,7 +288,7 @@ impl BlockingPermitBackend for RedisBackend {
     }
 }
 
-/// Shows no key and no password.
+/// Shows neither a key nor a password.
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisBackend")
