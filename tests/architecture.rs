@@ -1,0 +1,505 @@
+//! Imports point downwards. The test resolves `crate::`, `super::` and `self::` paths outside of tests to the files that
+//! define the imported names. It fails on an import of a higher floor and on a circle.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules of each floor, the lowest first. A module imports from its own floor without circles, and from lower
+/// floors. Where a folder lies on two floors, the longest name counts.
+const FLOORS: &[&[&str]] = &[
+    &[
+        "clock",
+        "head",
+        "message",
+        "model",
+        "park",
+        "quota",
+        "sync",
+        "telemetry",
+    ],
+    &[
+        "algorithm",
+        "cost",
+        "decision",
+        "key",
+        "partition",
+        "policy",
+        "wait",
+    ],
+    &["backend"],
+    &["backend/any", "backend/memory", "backend/redis"],
+    &["blocking", "limiter", "semaphore"],
+    &["response"],
+    &["concurrency", "drain", "limit", "middleware"],
+    &["lib", "metrics"],
+];
+
+/// The imports of one source file.
+#[derive(Default)]
+struct Source {
+    imports: Vec<Import>,
+}
+
+#[derive(Clone)]
+struct Import {
+    /// Segments from the root.
+    path: Vec<String>,
+    name: String,
+    /// `pub use` makes a name available elsewhere; it is no dependency of this file.
+    is_reexport: bool,
+    is_statement: bool,
+}
+
+/// The sources by their names: `limit/service`, `limit` for `limit/mod.rs`, and `lib`.
+struct Crate {
+    files: BTreeMap<String, Source>,
+    by_module: BTreeMap<Vec<String>, String>,
+}
+
+type Graph = BTreeMap<String, BTreeSet<String>>;
+
+#[test]
+fn imports_point_downwards_and_form_no_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = Crate::read(&root).imports();
+    let table = table();
+    println!("{table}");
+    let mut faults = unknown_modules(&files);
+    faults.extend(upward_imports(&files));
+    faults.extend(circles(&files).map(|circle| format!("circle of files: {circle}")));
+    faults.extend(circles(&by_module(&files)).map(|circle| format!("circle of modules: {circle}")));
+    assert!(faults.is_empty(), "{}\n", faults.join("\n"));
+    let page =
+        fs::read_to_string(root.join("../ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
+    assert!(
+        page.contains(&table),
+        "ARCHITECTURE.md lacks this table:\n{table}"
+    );
+}
+
+#[test]
+fn an_upward_import_and_a_circle_are_found() {
+    let graph = |edges: &[(&str, &str)]| {
+        let mut graph = Graph::new();
+        for (from, to) in edges {
+            graph.entry((*to).to_owned()).or_default();
+            graph
+                .entry((*from).to_owned())
+                .or_default()
+                .insert((*to).to_owned());
+        }
+        graph
+    };
+    let upward = graph(&[("quota/parse", "limit/layer")]);
+    assert_eq!(upward_imports(&upward).len(), 1);
+    assert_eq!(
+        upward_imports(&graph(&[("limit/layer", "quota/parse")])).len(),
+        0
+    );
+    let circle = graph(&[
+        ("key/peer", "key/header"),
+        ("key/header", "key/peer"),
+        ("key/peer", "head"),
+    ]);
+    assert_eq!(circles(&circle).count(), 1);
+    assert_eq!(circles(&by_module(&circle)).count(), 0);
+    let modules = graph(&[("key/peer", "cost/route"), ("cost/header", "key/header")]);
+    assert_eq!(circles(&modules).count(), 0);
+    assert_eq!(circles(&by_module(&modules)).count(), 1);
+}
+
+#[test]
+fn paths_are_resolved_through_reexports_and_lists() {
+    let mut sources = Crate {
+        files: BTreeMap::new(),
+        by_module: BTreeMap::new(),
+    };
+    let lib = "pub mod a; pub mod b; pub use self::a::Thing;";
+    sources.add("lib", &[], lib);
+    sources.add(
+        "a",
+        &["a"],
+        "mod inner; pub use self::inner::{Other, Thing};",
+    );
+    sources.add(
+        "a/inner",
+        &["a", "inner"],
+        "pub struct Thing; pub struct Other;",
+    );
+    let b = "use crate::{a::{self, Other as Renamed}, Thing};\n// use crate::a::Comment;\nfn f() { crate::a::inner::g(); }\n\
+             #[cfg(test)]\nmod tests {\n use crate::Nothing;\n}\n";
+    sources.add("b", &["b"], b);
+    let graph = sources.imports();
+    let of_b: Vec<_> = graph["b"].iter().map(String::as_str).collect();
+    assert_eq!(of_b, ["a", "a/inner"]);
+    assert!(
+        graph["a"].is_empty() && graph["lib"].is_empty(),
+        "a re-export is no import"
+    );
+}
+
+impl Crate {
+    fn read(root: &Path) -> Self {
+        let mut sources = Self {
+            files: BTreeMap::new(),
+            by_module: BTreeMap::new(),
+        };
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("a folder of sources") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    sources.read_file(root, &path);
+                }
+            }
+        }
+        assert!(sources.files.len() > 50, "the sources are read");
+        sources
+    }
+
+    fn read_file(&mut self, root: &Path, path: &Path) {
+        let relative: PathBuf = path
+            .strip_prefix(root)
+            .expect("below the root")
+            .with_extension("");
+        let mut segments: Vec<_> = relative
+            .iter()
+            .map(|part| part.to_str().expect("UTF-8"))
+            .collect();
+        // Files of tests alone.
+        if matches!(segments.last(), Some(&("tests" | "vectors"))) {
+            return;
+        }
+        if segments.last() == Some(&"mod") {
+            segments.pop();
+        }
+        let name = segments.join("/");
+        let module = if name == "lib" { Vec::new() } else { segments };
+        self.add(&name, &module, &fs::read_to_string(path).expect("a source"));
+    }
+
+    fn add(&mut self, name: &str, module: &[&str], text: &str) {
+        let module: Vec<_> = module.iter().map(|part| (*part).to_owned()).collect();
+        let imports = imports_of(text, &module);
+        self.by_module.insert(module.clone(), name.to_owned());
+        self.files.insert(name.to_owned(), Source { imports });
+    }
+
+    /// The imports of each file, as files.
+    fn imports(&self) -> Graph {
+        let mut graph = Graph::new();
+        for (name, source) in &self.files {
+            let targets = source.imports.iter().filter(|import| !import.is_reexport);
+            let targets = targets.filter_map(|import| self.resolve(&import.path, 0));
+            graph.insert(
+                name.clone(),
+                targets.filter(|target| target != name).collect(),
+            );
+        }
+        graph
+    }
+
+    /// The file that defines the item of a path.
+    fn resolve(&self, path: &[String], depth: usize) -> Option<String> {
+        let mut module = Vec::new();
+        for segment in path {
+            let mut deeper = module.clone();
+            deeper.push(segment.clone());
+            if self.by_module.contains_key(&deeper) {
+                module = deeper;
+                continue;
+            }
+            let here = &self.files[self.by_module.get(&module)?];
+            let reexport = here
+                .imports
+                .iter()
+                .find(|import| import.is_statement && import.name == *segment);
+            return match reexport {
+                Some(import) if depth < 8 => self.resolve(&import.path, depth + 1),
+                _ => Some(self.by_module[&module].clone()),
+            };
+        }
+        self.by_module.get(&module).cloned()
+    }
+}
+
+/// The paths that begin with `crate`, `super` or `self`, outside of comments and tests.
+fn imports_of(text: &str, module: &[String]) -> Vec<Import> {
+    let text = without_tests_and_comments(text);
+    let mut imports = Vec::new();
+    let mut rest = String::new();
+    let mut left = text.as_str();
+    while let Some(at) = find_statement(left) {
+        let (before, statement) = left.split_at(at);
+        rest.push_str(before);
+        let end = statement.find(';').unwrap_or(statement.len());
+        let is_reexport = before.trim_end().ends_with(['b', ')']) && {
+            let word = before
+                .trim_end()
+                .rsplit(char::is_whitespace)
+                .next()
+                .unwrap_or_default();
+            word.starts_with("pub")
+        };
+        let list = statement[..end]
+            .trim_start_matches("use ")
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        for (path, name) in expand(&list) {
+            imports.extend(absolute(&path, module).map(|path| Import {
+                path,
+                name,
+                is_reexport,
+                is_statement: true,
+            }));
+        }
+        left = &statement[end..];
+    }
+    rest.push_str(left);
+    imports.extend(inline_paths(&rest, module));
+    imports
+}
+
+fn without_tests_and_comments(text: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| match line.trim_start().starts_with("//") {
+            true => "",
+            false => line.split(" // ").next().unwrap_or_default(),
+        });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    // Tests end their file.
+    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
+/// Where the next `use` statement begins.
+fn find_statement(text: &str) -> Option<usize> {
+    let starts = text.match_indices("use ").map(|(at, _)| at);
+    let mut starts = starts.filter(|at| {
+        let before = text[..*at].trim_end_matches(' ');
+        before.is_empty()
+            || before.ends_with(['\n', ';', '{', '}'])
+            || before.ends_with("pub")
+            || before.ends_with(')')
+    });
+    starts.next()
+}
+
+/// `a::{b, c::D as E}` as `(a::b, b)` and `(a::c::D, E)`.
+fn expand(list: &str) -> Vec<(Vec<String>, String)> {
+    let list = list.trim();
+    let Some(open) = list.find('{') else {
+        let (path, name) = list
+            .split_once(" as ")
+            .map_or((list, None), |(path, name)| (path, Some(name)));
+        let mut path: Vec<_> = path
+            .split("::")
+            .map(|part| part.trim().to_owned())
+            .collect();
+        if path.len() > 1 && path.last().is_some_and(|last| last == "self") {
+            path.pop();
+        }
+        let name = name.map_or_else(
+            || path.last().cloned().unwrap_or_default(),
+            |name| name.trim().to_owned(),
+        );
+        return vec![(path, name)];
+    };
+    let prefix: Vec<_> = list[..open]
+        .split("::")
+        .filter(|part| !part.is_empty())
+        .map(str::to_owned)
+        .collect();
+    let inner = list[open + 1..].trim_end().trim_end_matches('}');
+    let mut members = vec![String::new()];
+    let mut depth = 0;
+    for letter in inner.chars() {
+        match letter {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => {
+                members.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        members.last_mut().expect("one at least").push(letter);
+    }
+    let members = members.iter().filter(|member| !member.trim().is_empty());
+    let expanded = members.flat_map(|member| {
+        // A nested list may have lost its brace to the outer one.
+        let open = member
+            .matches('{')
+            .count()
+            .saturating_sub(member.matches('}').count());
+        expand(&format!("{member}{}", "}".repeat(open)))
+    });
+    let whole = expanded.map(|(path, name)| {
+        if path == ["self"] {
+            return (prefix.clone(), prefix.last().cloned().unwrap_or_default());
+        }
+        (prefix.iter().cloned().chain(path).collect(), name)
+    });
+    whole.collect()
+}
+
+fn inline_paths(text: &str, module: &[String]) -> Vec<Import> {
+    let mut imports = Vec::new();
+    for root in ["crate::", "super::", "self::"] {
+        for (at, _) in text.match_indices(root) {
+            let before = text[..at].chars().next_back();
+            if before.is_some_and(|letter| letter.is_alphanumeric() || matches!(letter, '_' | ':'))
+            {
+                continue;
+            }
+            let end = text[at..]
+                .find(|letter: char| !(letter.is_alphanumeric() || matches!(letter, '_' | ':')));
+            let path = &text[at..end.map_or(text.len(), |end| at + end)];
+            let path: Vec<_> = path
+                .split("::")
+                .filter(|part| !part.is_empty())
+                .map(str::to_owned)
+                .collect();
+            let name = path.last().cloned().unwrap_or_default();
+            // `pub(in crate::backend)` and `pub(super)` import nothing.
+            if text[..at].ends_with("(in ") {
+                continue;
+            }
+            imports.extend(absolute(&path, module).map(|path| Import {
+                path,
+                name,
+                is_reexport: false,
+                is_statement: false,
+            }));
+        }
+    }
+    imports
+}
+
+/// A path from the root of the crate; none of another crate.
+fn absolute(path: &[String], module: &[String]) -> Option<Vec<String>> {
+    let mut base = module.to_vec();
+    let mut parts = path.iter();
+    match parts.next().map(String::as_str) {
+        Some("crate") => base.clear(),
+        Some("self") => {}
+        Some("super") => {
+            base.pop();
+        }
+        _ => return None,
+    }
+    for part in parts {
+        if part == "super" {
+            base.pop();
+        } else if part != "*" {
+            base.push(part.clone());
+        }
+    }
+    Some(base)
+}
+
+/// The module of a file, and its floor: the longest name that fits.
+fn floor(file: &str) -> Option<(usize, &'static str)> {
+    let names = FLOORS
+        .iter()
+        .enumerate()
+        .flat_map(|(floor, names)| names.iter().map(move |name| (floor, *name)));
+    let fits = |name: &str| {
+        file == name
+            || file
+                .strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with('/'))
+    };
+    names
+        .filter(|(_, name)| fits(name))
+        .max_by_key(|(_, name)| name.len())
+}
+
+fn unknown_modules(files: &Graph) -> Vec<String> {
+    let unknown = files.keys().filter(|file| floor(file).is_none());
+    unknown
+        .map(|file| format!("src/{file}.rs is on no floor: add its module to FLOORS"))
+        .collect()
+}
+
+fn upward_imports(files: &Graph) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (from, to) in files
+        .iter()
+        .flat_map(|(from, targets)| targets.iter().map(move |to| (from, to)))
+    {
+        if let (Some((low, _)), Some((high, _))) = (floor(from), floor(to))
+            && low < high
+        {
+            faults.push(format!(
+                "upward import: {from} (floor {low}) imports from {to} (floor {high})"
+            ));
+        }
+    }
+    faults
+}
+
+fn by_module(files: &Graph) -> Graph {
+    let mut modules = Graph::new();
+    let module =
+        |file: &str| floor(file).map_or_else(|| file.to_owned(), |(_, name)| name.to_owned());
+    for (from, targets) in files {
+        let entry = modules.entry(module(from)).or_default();
+        entry.extend(
+            targets
+                .iter()
+                .map(|to| module(to))
+                .filter(|to| *to != module(from)),
+        );
+    }
+    modules
+}
+
+/// The sets of nodes that reach each other, each as a text.
+fn circles(graph: &Graph) -> impl Iterator<Item = String> {
+    let reach: BTreeMap<_, _> = graph
+        .keys()
+        .map(|node| (node, reachable(graph, node)))
+        .collect();
+    let mut circles = BTreeSet::new();
+    for (node, reached) in &reach {
+        let both = |other: &&String| reach.get(*other).is_some_and(|back| back.contains(*node));
+        let circle: BTreeSet<_> = reached.iter().filter(both).cloned().collect();
+        if circle.len() > 1 {
+            circles.insert(circle);
+        }
+    }
+    circles
+        .into_iter()
+        .map(|circle| circle.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+fn reachable(graph: &Graph, from: &str) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![from.to_owned()];
+    while let Some(node) = open.pop() {
+        for next in graph.get(&node).into_iter().flatten() {
+            if reached.insert(next.clone()) {
+                open.push(next.clone());
+            }
+        }
+    }
+    reached
+}
+
+/// The floors as they stand in ARCHITECTURE.md, the highest first.
+fn table() -> String {
+    let mut table = String::from("| floor | modules |\n|---|---|\n");
+    for (floor, modules) in FLOORS.iter().enumerate().rev() {
+        let modules: Vec<_> = modules.iter().map(|module| format!("`{module}`")).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(table, "| {floor} | {} |", modules.join(", "));
+    }
+    table
+}
