@@ -25,8 +25,8 @@ pub(crate) type Output<S, Req, R> = Result<
 ///
 /// # Errors
 ///
-/// If the request must be rejected for want of a key.
-#[inline(always)] // the key is large, and moved once less
+/// If the request has no key and must be rejected.
+#[inline(always)] // a call would move the key once more
 pub(crate) fn limited_key<K, Req>(
     extractor: &K,
     request: &Req,

@@ -1,4 +1,4 @@
-//! [`HeldPermit`] as an argument of axum's handlers.
+//! [`HeldPermit`] as an axum extractor.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -11,8 +11,10 @@ use http::request::Parts;
 use super::HeldPermit;
 use crate::response::write_no_store;
 
-/// No [`SemaphoreLayer`](super::SemaphoreLayer) is in front of the handler, or it was told to leave no
-/// [`extensions`](super::SemaphoreLayer::extensions).
+/// The error of a request without a permit.
+///
+/// There is no [`SemaphoreLayer`](super::SemaphoreLayer) around the handler, or its
+/// [`extensions`](super::SemaphoreLayer::extensions) are off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingPermit;
@@ -27,7 +29,7 @@ impl fmt::Display for MissingPermit {
 
 impl std::error::Error for MissingPermit {}
 
-/// 500 without a word to the client; the reason is in the response's extensions.
+/// Responds with status 500 and an empty body. The error is in the extensions of the response.
 impl IntoResponse for MissingPermit {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();

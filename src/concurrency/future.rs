@@ -14,12 +14,12 @@ use crate::middleware::DONE;
 use crate::response::PermitProtocol;
 
 pin_project! {
-    /// The answer of a [`SemaphoreService`](super::SemaphoreService).
+    /// The response future of a [`SemaphoreService`](super::SemaphoreService).
     ///
     /// # Cancel safety
     ///
-    /// Dropped at any point, before its first poll too, it gives back what it holds, and what it may have been given.
-    /// In memory a permit is taken by `call`, unless the layer waits; elsewhere from the first poll on.
+    /// A dropped future releases its permit, and a permit that the backend may have granted it. A memory backend grants
+    /// a permit in `call`, unless the layer waits. Other backends are asked from the first poll on.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<I, Req, K, S, W, F, R, P>
     where

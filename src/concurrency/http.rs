@@ -24,7 +24,7 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
         self.map_http(|http| http.existing_headers(existing))
     }
 
-    /// Sets whether CORS pre-flights are counted; see [`Http::count_preflights`].
+    /// Sets whether CORS preflights are counted; see [`Http::count_preflights`].
     pub fn count_preflights(self, count: bool) -> Self {
         self.map_http(|http| http.count_preflights(count))
     }

@@ -12,16 +12,24 @@ use crate::response::Http;
 use crate::semaphore::{Hold, Semaphore};
 use crate::wait::MaxWait;
 
-/// Bounds what a service has in flight at a time, for each key: `K` says whose request it is, `S` keeps who holds a
-/// permit ([`MemorySemaphore`](crate::MemorySemaphore), `RedisSemaphore`, or a backend of rate limits).
+/// Bounds the requests in flight by key.
 ///
-/// Clones share their permits, and so do layers of the same name of [`SemaphorePolicy`] over clones of one backend, and
-/// semaphores without Tower. Each layer that a request passes takes a permit for itself: one of the same name within
-/// another one takes a second one, and with a capacity of 1 rejects everything. If it [waits](Self::wait), requests
-/// that each hold a first one wait for each other, until the bound of the wait: give layers within each other names of
-/// their own.
+/// `K` extracts the key of a request, and `S` keeps the permits: [`MemorySemaphore`](crate::MemorySemaphore),
+/// `RedisSemaphore`, or a backend of rate limits. The other type parameters have defaults, which methods change: the
+/// weight `W`, the failure policy `F`, the protocol `R` and the choice of a policy `P`.
 ///
-/// A backend that can fail asks for a choice, and the compiler says so:
+/// # Shared permits
+///
+/// Clones of a layer share their permits. So do layers and semaphores with the same policy name, if their backends are
+/// clones of each other.
+///
+/// Nested layers take one permit each. Give them different names. Two nested layers of one name and a capacity of 1
+/// reject every request. If such layers [wait](Self::wait), requests with one permit each wait for each other until
+/// their bound.
+///
+/// # Failure policy
+///
+/// A backend that can fail needs a failure policy. Without one the layer does not compile:
 ///
 /// ```compile_fail,E0277
 /// # use tower_sluice::{Global, SemaphorePolicy};
@@ -32,7 +40,7 @@ use crate::wait::MaxWait;
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 ///
-/// With one it compiles:
+/// With a failure policy it compiles:
 ///
 /// ```
 /// # use tower_sluice::{Global, FailurePolicy, SemaphorePolicy};
@@ -45,11 +53,12 @@ use crate::wait::MaxWait;
 ///
 /// # Readiness
 ///
-/// The service is ready when the inner service is. A request that is rejected, that waits, or that waits for the answer
-/// of a remote backend releases the inner service's readiness, a slot of a `ConcurrencyLimit` say. Once it has its
-/// permit it waits for readiness again. A backend in memory answers at once: the service that was ready is called.
+/// The service is ready when the inner service is. A request releases the readiness of the inner service, such as a
+/// slot of a `ConcurrencyLimit`, when it is rejected, waits for a permit, or waits for a remote backend. A request with
+/// a permit waits for readiness again. A memory backend decides at once, and the layer calls the service that was
+/// ready.
 #[derive(Clone)]
-#[must_use = "a layer limits nothing until a service is wrapped in it"]
+#[must_use = "a layer has no effect until it wraps a service"]
 pub struct SemaphoreLayer<K, S, W = Cost, F = Unspecified, R = Http, P = SemaphorePolicy> {
     pub(super) semaphore: Semaphore<S>,
     pub(super) policy: P,
@@ -63,8 +72,9 @@ pub struct SemaphoreLayer<K, S, W = Cost, F = Unspecified, R = Http, P = Semapho
 }
 
 impl<K, S: PermitBackend> SemaphoreLayer<K, S> {
-    /// As many requests of each key in flight as there are `policy`, kept in `backend`. A request takes one. A closure
-    /// for `key` is made one by [`key_fn`](crate::key_fn): `key_fn(|head| ..)`.
+    /// Creates a layer that applies `policy` to each key, with the permits in `backend`. A request takes one permit.
+    ///
+    /// [`key_fn`](crate::key_fn) makes a key extractor from a closure: `key_fn(|head| ..)`.
     pub fn new(policy: SemaphorePolicy, key: K, backend: S) -> Self {
         Self {
             semaphore: Semaphore::new(policy.clone(), backend),
@@ -81,17 +91,33 @@ impl<K, S: PermitBackend> SemaphoreLayer<K, S> {
 }
 
 impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
-    /// Sets how many permits a request takes; 1 by default. 0 takes none, and is never rejected.
+    /// Sets how many permits a request takes; 1 by default. With 0 it takes none and is never rejected.
     ///
     /// `weight` is a number, [`RouteCosts`](crate::RouteCosts), a [`HeaderCost`](crate::cost::HeaderCost), or a
-    /// [`CostOf`](crate::cost::CostOf) of your own that also implements [`IntoCostOf`]. Of a [`Cost`] with several parts
-    /// the first one counts. A closure enters by [`weight_fn`](Self::weight_fn).
+    /// [`CostOf`](crate::cost::CostOf) of your own that also implements [`IntoCostOf`]. Of a [`Cost`] with several
+    /// parts the first one counts. For a closure there is [`weight_fn`](Self::weight_fn).
+    ///
+    /// ```
+    /// # use tower_sluice::{Header, MemorySemaphore, RouteCosts, SemaphoreLayer, SemaphorePolicy};
+    /// # let policy = SemaphorePolicy::new("exports", 8);
+    /// # let limit = SemaphoreLayer::new(policy, Header::new("x-api-key"), MemorySemaphore::new());
+    /// let limit = limit.weight(RouteCosts::new().route("/export", 4));
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn weight<T: IntoCostOf>(self, weight: T) -> SemaphoreLayer<K, S, T::CostOf, F, R, P> {
         let weight = weight.into_cost_of();
         self.rebuilt(|_, on_error, protocol, policy| (weight, on_error, protocol, policy))
     }
 
     /// Sets how many permits a request takes by a closure of its [`Head`].
+    ///
+    /// ```
+    /// # use tower_sluice::{Header, MemorySemaphore, SemaphoreLayer, SemaphorePolicy};
+    /// # let policy = SemaphorePolicy::new("exports", 8);
+    /// # let limit = SemaphoreLayer::new(policy, Header::new("x-api-key"), MemorySemaphore::new());
+    /// let limit = limit.weight_fn(|head| if head.path().ends_with("/large") { 4 } else { 1 });
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn weight_fn<G>(self, f: G) -> SemaphoreLayer<K, S, CostFn<G>, F, R, P>
     where
         G: Fn(&Head<'_>) -> u64,
@@ -99,22 +125,29 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
         self.weight(cost_fn(f))
     }
 
-    /// What happens to requests while the backend gives no answer: required if it can fail. Those that are let in hold
-    /// nothing and are counted ([`BackendContext::unpermitted`](crate::backend::BackendContext::unpermitted)); a
-    /// fallback counts those of this process, by the same capacity.
+    /// Sets the failure policy, such as [`FailurePolicy::FailClosed`](crate::FailurePolicy::FailClosed). It is required
+    /// if the backend can fail.
+    ///
+    /// With [`FailOpen`](crate::FailurePolicy::FailOpen) requests continue without a permit, and are counted in
+    /// [`BackendStats::unpermitted`](crate::backend::BackendStats::unpermitted). A fallback bounds the requests of this
+    /// process by the same capacity.
     pub fn on_backend_error<G>(self, on_error: G) -> SemaphoreLayer<K, S, W, G, R, P> {
         self.rebuilt(|weight, _, protocol, policy| (weight, on_error, protocol, policy))
     }
 
-    /// How requests are rejected: [`AsError`](crate::response::AsError) for services that do not speak HTTP. Their
-    /// permits end with the answer.
+    /// Sets the protocol, which determines how requests are rejected; [`Http`] by default.
+    ///
+    /// Several layers can use one [`Http`] value. [`AsError`](crate::response::AsError) is for services without HTTP;
+    /// it releases a permit with the response.
     pub fn protocol<T>(self, protocol: T) -> SemaphoreLayer<K, S, W, F, T, P> {
         self.rebuilt(|weight, on_error, _, policy| (weight, on_error, protocol, policy))
     }
 
-    /// The permits are those that `f` picks, in place of those given to `new`: a capacity for each key. Make them
-    /// beforehand, or from those by [`try_capacity`](SemaphorePolicy::try_capacity); with one name, a key whose
-    /// capacity is changed keeps what it holds.
+    /// Chooses the policy of a request by a closure, such as a capacity for each key. It replaces the policy of
+    /// [`new`](Self::new).
+    ///
+    /// Create the policies once, or derive them by [`try_capacity`](SemaphorePolicy::try_capacity). Give all of them
+    /// one name: a key whose capacity changes then keeps its permits.
     ///
     /// ```
     /// # use tower_sluice::concurrency::SemaphoreLayer;
@@ -131,12 +164,12 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
         self.with_policy(SemaphorePolicyFn(f))
     }
 
-    /// The permits are those that `policy` says, a [`SemaphorePolicyOf`](super::SemaphorePolicyOf) of your own.
+    /// Chooses the policy of a request by a [`SemaphorePolicyOf`](super::SemaphorePolicyOf) of your own.
     pub fn with_policy<Q>(self, policy: Q) -> SemaphoreLayer<K, S, W, F, R, Q> {
         self.rebuilt(|weight, on_error, protocol, _| (weight, on_error, protocol, policy))
     }
 
-    /// The same layer with other parts.
+    /// Returns the layer with other parts.
     pub(super) fn rebuilt<V, G, T, Q>(
         self,
         parts: impl FnOnce(W, F, R, P) -> (V, G, T, Q),
@@ -156,29 +189,43 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
         }
     }
 
-    /// Requests wait for a permit, for up to `max_wait`; by default they do not. Those of one process in the order in
-    /// which they came; see [`semaphore`](crate::semaphore#waiting).
+    /// Lets requests wait for at most `max_wait` for a permit; no wait by default.
     ///
-    /// A request is rejected at once if too many wait already
-    /// ([`BackendContext::max_waiters`](crate::backend::BackendContext::max_waiters)). A [`Deadline`](crate::Deadline)
-    /// in its extensions and a `grpc-timeout` shorten its wait. While it waits it does not hold the inner service's
-    /// readiness: that is taken afterwards, and the permit is held meanwhile. If its client goes away it leaves the
-    /// line.
+    /// The waiters of one process are served in order of arrival; see [`semaphore`](crate::semaphore#waiting).
     ///
-    /// Over HTTP/1.1 a client that leaves is not noticed while its request has an unread body of some length; see
+    /// - A request is rejected at once if [`max_waiters`](crate::backend::BackendContext::max_waiters) requests wait
+    ///   already.
+    /// - A [`Deadline`](crate::Deadline) in the extensions and the field `grpc-timeout` shorten the wait.
+    /// - A waiting request does not hold the readiness of the inner service. It waits for readiness afterwards, and
+    ///   holds its permit meanwhile.
+    /// - A request whose client disconnects leaves the queue.
+    ///
+    /// Over HTTP/1.1 a server does not notice a disconnect while the request has a longer unread body; see
     /// [`drain`](crate::drain#clients-that-leave-while-they-wait).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_sluice::{Header, MemorySemaphore, SemaphoreLayer, SemaphorePolicy};
+    /// # let policy = SemaphorePolicy::new("exports", 8);
+    /// # let limit = SemaphoreLayer::new(policy, Header::new("x-api-key"), MemorySemaphore::new());
+    /// let limit = limit.wait(Duration::from_secs(2));
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn wait(mut self, max_wait: impl Into<MaxWait>) -> Self {
         self.max_wait = max_wait.into();
         self
     }
 
-    /// When permits end; with the response's body by default.
+    /// Sets when a permit is released; with the response body by default.
     pub fn hold(mut self, hold: Hold) -> Self {
         self.hold = hold;
         self
     }
 
-    /// Lets requests without a key through, without a permit; they are rejected by default.
+    /// Passes requests without a key on, without a permit; they are rejected by default.
+    ///
+    /// A request with a malformed or repeated key is still rejected, and so is a client in the deny-list of a
+    /// [`ClientIp`](crate::ClientIp).
     pub fn skip_unkeyed(mut self) -> Self {
         self.skip_unkeyed = true;
         self

@@ -1,8 +1,8 @@
-//! [`SemaphoreLayer`]: bounds what any Tower service has in flight at a time, by key, in one process or across servers.
+//! Concurrency limits for Tower services: [`SemaphoreLayer`].
 //!
-//! "At most 5 exports in flight for each customer, over all replicas, also while the file is still being sent, also
-//! after a replica was killed." Answers `429` to a client that has too many, or lets it [wait](SemaphoreLayer::wait).
-//! How permits are kept, renewed and lost is said at [`semaphore`](crate::semaphore), which is the same without Tower.
+//! The layer bounds how many requests of each key are in flight at a time, in one process or across servers. A request
+//! counts until its response was sent completely. A client with too many requests gets status 429, or
+//! [waits](SemaphoreLayer::wait). [`semaphore`](crate::semaphore) has the same without Tower, and explains leases.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,37 +22,38 @@
 //!     .route("/render/{size}", get(|| async { "a picture" }).layer(renders));
 //! ```
 //!
-//! # When a permit ends
+//! # The end of a permit
 //!
-//! [`Hold`] says with what: by default with the last byte of the response's body, so that a stream counts until it
-//! ends. It ends sooner with the service's error or panic, and with a client that goes away: server and layer then drop
-//! the future or the body. It is given back once, whichever of these comes first.
+//! [`Hold`] sets when a permit is released. By default that is the last byte of the response body, so a stream counts
+//! until it ends. An error or a panic of the service releases the permit earlier. So does a client that disconnects,
+//! because the server then drops the future or the body. A permit is released once.
 //!
-//! **The trap: upgrades.** The response to a WebSocket handshake has no body: for every layer it is over at once, while
-//! the connection lives on. The handler has to keep the permit and move it into the task that lives on:
-//! [`HeldPermit::keep`].
+//! **Upgrades.** The response to a WebSocket handshake has no body, so its permit would end while the connection lives
+//! on. The handler must move the permit into the task of the connection with [`HeldPermit::keep`].
 //!
-//! **Leases.** Work goes on that has lost its permit (see [`semaphore`](crate::semaphore#leases)); the layer cannot
-//! stop it. Work that must not overlap watches [`HeldPermit::lost`], and needs a check of its own at its end.
+//! **Leases.** The layer cannot stop work that has lost its lease; see [`semaphore`](crate::semaphore#leases). Work
+//! that must not overlap watches [`HeldPermit::lost`], and checks once more before it commits.
 //!
-//! # What clients are told
+//! # Responses
 //!
 //! | case | status | fields |
 //! |---|---|---|
-//! | too many of this key in flight | 429 | `Retry-After: 1`, `Cache-Control: no-store`, rate-limit fields, problem body |
-//! | weight above the capacity, also that of all | 429 | the same without `Retry-After` and `t`: waiting does not help |
-//! | too many in flight in all: the extractor [is global](crate::key::KeyExtractor::is_global) | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body: the client did nothing wrong |
-//! | no answer from the backend, and `Deny` chosen | 503 | as for rates |
-//! | allowed | the service's own | rate-limit fields appended, with `qu="concurrent-requests"` |
+//! | too many requests of this key in flight | 429 | `Retry-After: 1`, `Cache-Control: no-store`, rate-limit fields, problem body |
+//! | weight above the capacity | 429 | the same without `Retry-After` and `t`: no wait helps |
+//! | too many requests in flight in total: the extractor [is global](crate::key::KeyExtractor::is_global) | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
+//! | backend failed, [`FailClosed`](crate::FailurePolicy::FailClosed) | 503 | as for rate limits |
+//! | allowed | the service's own | rate-limit fields, with `qu="concurrent-requests"` |
 //!
-//! Nobody knows when a request will end, so a second is what clients are told; the decision in the response's
-//! extensions has the time at which enough leases would end by themselves. gRPC clients are told `grpc-status` 8, or 14
-//! in place of 503.
+//! The end of a request is unknown, so `Retry-After` is always 1 second. The decision in the extensions of the response
+//! has the time at which enough leases would expire. gRPC clients get `grpc-status` 8, or 14 in place of 503.
 //!
-//! # With rate limits
+//! # Together with rate limits
 //!
-//! Put this layer around a [`RateLimitLayer`](crate::RateLimitLayer), outside, if a request that is rejected for want
-//! of a permit should cost nothing; within it, if requests that are over the rate should hold nothing while they wait.
+//! - Put this layer around a [`RateLimitLayer`](crate::RateLimitLayer) to charge nothing for a request without a
+//!   permit.
+//! - Put it inside to hold no permit while a request waits for tokens.
+//!
+//! One [`Http`](crate::response::Http) value configures the responses of both.
 #![doc = include_str!("../docs/in_flight.md")]
 
 #[cfg(feature = "axum")]

@@ -19,22 +19,22 @@ use crate::wait::{Bound, MaxWait};
 pin_project! {
     #[project = StateProj]
     pub(super) enum PermitRequestState<PendingAcquire, AcquireFuture, Inner, PermitHolder, Output> {
-        /// A permit is asked for, and perhaps waited for.
+        /// The request waits for a permit.
         Acquiring { acquiring: AcquireFuture, pending: Option<Box<PendingAcquire>> },
-        /// It is there, and the inner service has to be ready.
+        /// The request has its permit, and waits until the inner service is ready.
         WaitingForService { pending: Option<Box<PendingAcquire>> },
-        /// The inner service has been called. Dropped in this order: the work ends before its permit does.
+        /// The inner service has been called. The fields are dropped in this order: the work ends before its permit.
         Calling { #[pin] response: Inner, holder: Option<PermitHolder> },
         /// The request was rejected.
         Done { result: Option<Output> },
     }
 }
 
-/// A permit that is asked for, wherever it goes.
+/// A boxed future of a permit, in the backend or in the fallback.
 pub(super) type AcquireFuture<E> =
     Pin<Box<dyn Future<Output = Result<Permit, AcquireError<E>>> + Send>>;
 
-/// What waits for a permit, the service that is ready included.
+/// A request without a permit, with the inner service that is ready.
 pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
     pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,
     pub(super) service: ReservedService<I>,
@@ -42,13 +42,13 @@ pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
     pub(super) policy: SemaphorePolicy,
     pub(super) key: Key,
     pub(super) weight: u32,
-    /// What the request goes on with, when the service is ready.
+    /// The permit, while the inner service is not ready.
     pub(super) permit: Option<Permit>,
-    /// Since when it may wait, and for how long.
+    /// The start and the bounds of the wait.
     pub(super) bound: Option<Bound>,
 }
 
-/// The state of the future of `I`.
+/// The state of a request for the service `I`.
 pub(super) type PermitRequestStateOf<I, Req, K, S, W, F, R, P> = PermitRequestState<
     PendingAcquire<I, Req, K, S, W, F, R, P>,
     AcquireFuture<<S as PermitBackend>::Error>,
@@ -57,7 +57,7 @@ pub(super) type PermitRequestStateOf<I, Req, K, S, W, F, R, P> = PermitRequestSt
     Output<I, Req, R>,
 >;
 
-/// Answers in place of the service.
+/// Rejects a request.
 pub(super) fn reject<Req, Res, Err, K, S, W, F, R, P>(
     layer: &SemaphoreLayer<K, S, W, F, R, P>,
     request: &Req,
@@ -73,7 +73,7 @@ where
     middleware::reject(&layer.protocol, request, rejection, partition_key, context)
 }
 
-/// Passes a request on to a service that is ready, with what it holds.
+/// Calls a service that is ready.
 pub(super) fn serve<I, Req, K, S, W, F, R, P>(
     layer: &SemaphoreLayer<K, S, W, F, R, P>,
     service: &mut I,
@@ -86,7 +86,7 @@ where
     S: PermitBackend,
     R: PermitProtocol<Req, I::Response, I::Error>,
 {
-    // First: if the call panics, it is given back.
+    // Before the call, so that a panic of the service releases the permit.
     let context = PermitContext {
         permit,
         hold: layer.hold,
@@ -97,7 +97,7 @@ where
     PermitRequestState::Calling { response, holder }
 }
 
-/// Asks for a permit, from the first poll on.
+/// Acquires a permit, from the first poll on.
 fn acquire<B: PermitBackend, E: 'static>(
     semaphore: Semaphore<B>,
     key: Key,
@@ -119,7 +119,7 @@ where
     F: HandleFailure<S::Error>,
     R: PermitProtocol<Req, I::Response, I::Error>,
 {
-    /// Asks for a permit.
+    /// Starts to acquire a permit.
     pub(super) fn acquire(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         let semaphore = self.layer.semaphore.with_policy(&self.policy);
         let (backend, bound) = (semaphore.backend().clone(), self.bound);
@@ -129,7 +129,7 @@ where
         PermitRequestState::Acquiring { acquiring, pending }
     }
 
-    /// What comes after the answer.
+    /// Continues after the decision.
     pub(super) fn acquired(
         mut self: Box<Self>,
         acquired: Result<Permit, AcquireError<S::Error>>,
@@ -141,7 +141,7 @@ where
                 return self.call_when_ready();
             }
             Err(AcquireError::Denied(decision)) => {
-                // A weight above the capacity is too much for any service: that is the client's.
+                // A weight above the capacity can never be allowed. That is a fault of the request, not of the service.
                 let never = decision.retry_after() == Some(RetryAfter::Never);
                 let rejection = Rejection::Busy {
                     policy: self.policy.clone(),
@@ -178,7 +178,7 @@ where
         }
     }
 
-    /// Goes on as soon as the service is ready; it is if its readiness was kept.
+    /// Calls the inner service when it is ready. It is ready unless its readiness was released.
     fn call_when_ready(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         if !self.service.is_ready() {
             return PermitRequestState::WaitingForService {
@@ -188,7 +188,7 @@ where
         self.serve()
     }
 
-    /// Goes on to the service, which is ready.
+    /// Calls the inner service, which is ready.
     pub(super) fn serve(self) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
         let Self {
             layer,

@@ -6,13 +6,13 @@ use crate::head::Head;
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 
-/// Says how many permits a request of type `R` competes for. [`SemaphorePolicy`] are the same for all.
+/// Chooses the policy of a request of type `R`. A [`SemaphorePolicy`] implements it: the same policy for all requests.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot pick permits for `{R}`",
+    message = "`{Self}` cannot choose a policy for `{R}`",
     note = "use `.policy_fn(|head, key| ..)`"
 )]
 pub trait SemaphorePolicyOf<R> {
-    /// The permits for `request`, whose key is `key`.
+    /// Returns the policy for `request`, whose key is `key`.
     fn policy(&self, request: &R, key: &Key) -> SemaphorePolicy;
 }
 
@@ -22,7 +22,7 @@ impl<R> SemaphorePolicyOf<R> for SemaphorePolicy {
     }
 }
 
-/// Permits by a closure; see [`SemaphoreLayer::policy_fn`].
+/// A choice of policies by a closure, made by [`SemaphoreLayer::policy_fn`](super::SemaphoreLayer::policy_fn).
 #[derive(Clone, Copy)]
 pub struct SemaphorePolicyFn<F>(pub(super) F);
 

@@ -25,7 +25,7 @@ use crate::wait::MaxWait;
 /// [`SemaphoreLayer`](SemaphoreLayer#readiness).
 pub struct SemaphoreService<I, K, S, W = Cost, F = Unspecified, R = Http, P = SemaphorePolicy> {
     pub(super) inner: I,
-    /// Clones share it.
+    /// Clones of the service share one limit.
     pub(super) layer: Arc<SemaphoreLayer<K, S, W, F, R, P>>,
 }
 
@@ -34,7 +34,7 @@ where
     K: Clone,
     S: PermitBackend,
     W: Clone,
-    F: HandleFailure<S::Error>, // here, so that the compiler names the missing choice
+    F: HandleFailure<S::Error>, // stated here for a short compiler error without a failure policy
     R: Clone,
     P: Clone,
 {
@@ -86,14 +86,14 @@ where
             }
         };
         let policy = layer.policy.policy(&request, &key);
-        // More than a `u32` is above any capacity, as is its largest number.
+        // A weight above `u32::MAX` exceeds any capacity, and so does `u32::MAX`.
         let weight = layer.weight.cost(&request).get(0);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let bound = (layer.max_wait != MaxWait::NONE).then(|| {
             let context = layer.semaphore.backend().context();
             middleware::bound(&layer.protocol, &mut request, layer.max_wait, context)
         });
-        // What is in this process answers there and then: nothing is put aside.
+        // A semaphore in this process decides at once, so the request stays in place.
         let is_here = bound.is_none() && !layer.semaphore.backend().has_leases();
         let acquired = if is_here {
             layer.semaphore.try_now(&policy, &key, weight)
@@ -147,17 +147,17 @@ impl<I: fmt::Debug, K, S, W, F, R, P: fmt::Debug> fmt::Debug
 }
 
 impl<I, K, S, W, F, R, P> SemaphoreService<I, K, S, W, F, R, P> {
-    /// The inner service.
+    /// Returns the inner service.
     pub const fn get_ref(&self) -> &I {
         &self.inner
     }
 
-    /// The inner service, to be changed.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut I {
         &mut self.inner
     }
 
-    /// The inner service, without its bound.
+    /// Returns the inner service without its limit.
     pub fn into_inner(self) -> I {
         self.inner
     }

@@ -15,51 +15,52 @@ use crate::quota::Cost;
 use crate::response::{AllowedContext, DeferredCharge, Rejection};
 use crate::telemetry;
 
+/// The layer of a service, shared by clones of the service.
 pub(super) struct SharedLayer<K, B, C, F, R, P> {
     pub(super) layer: RateLimitLayer<K, B, C, F, R, P>,
-    /// The layer's backend, for charges to be settled in.
+    /// Settles charges in the layer's backend.
     pub(super) settler: Arc<dyn Settle>,
 }
 
-/// What is asked for a request.
+/// The check of one request.
 pub(super) struct CheckRequest {
     pub(super) key: Key,
-    /// What the request costs.
+    /// The cost of the request.
     pub(super) cost: Cost,
-    /// What of it has not been charged yet.
+    /// The part of the cost that no outer layer has charged.
     pub(super) missing: Cost,
-    /// The charge of a layer of the same policy around this one, which pays the rest.
+    /// The charge of an outer layer of the same policy, for the rest of the cost.
     pub(super) joined: Option<Box<Charge>>,
-    /// The same in the backend in this process, should that decide for want of the other one.
+    /// The charge of an outer layer in the fallback, for the case that the backend fails.
     pub(super) local: Option<Box<Charge>>,
-    /// Whether it does.
+    /// Whether the fallback decides.
     pub(super) by_fallback: bool,
-    /// Whether `joined` lies in another backend than the one that decides, if anybody does.
+    /// Whether `joined` is a charge in another backend than the deciding one.
     pub(super) elsewhere: bool,
-    /// What the client may be told of the key.
+    /// The keyed hash of the key for the client.
     pub(super) partition_key: Option<PartitionKey>,
 }
 
-/// What becomes of a request.
+/// The result of a check.
 pub(super) enum Admission {
     Allow(Admitted),
-    /// Goes on by the charge that it has joined, when what that was above the cost has gone back.
+    /// The request continues with the joined charge, after the excess was refunded.
     Settle(Settlement),
     Reject(Rejection),
 }
 
-/// What a request goes on with.
+/// The result for a request that continues.
 pub(super) struct Admitted {
-    /// None: it passes uncounted, or there is nothing new to tell.
+    /// `None` if the request is uncounted, or an outer layer reports its decision.
     pub(super) decision: Option<Decision>,
     pub(super) deferred_charge: DeferredCharge<'static>,
-    /// Whether the offer is the charge of a layer around this one.
+    /// Whether the charge is that of an outer layer.
     pub(super) joined: bool,
-    /// What gives it back unless the inner service begins with it.
+    /// Refunds the charge unless the inner service is called.
     pub(super) unserved: Option<RefundUnlessServed>,
 }
 
-/// Gives a charge back unless the inner service begins with its request.
+/// Refunds a charge on drop, unless the inner service was called.
 pub(super) struct RefundUnlessServed(Option<Box<Charge>>);
 
 impl RefundUnlessServed {
@@ -85,7 +86,7 @@ where
     B: Backend,
     F: HandleFailure<B::Error>,
 {
-    /// What a reply, or its failure, means for the request.
+    /// Turns the reply of the backend, or its failure, into an admission.
     pub(super) fn admission(
         &self,
         reply: Result<Reply, B::Error>,
@@ -126,7 +127,7 @@ where
         }
     }
 
-    /// What a request goes on with that the backend, or the one in its place, has let through.
+    /// Admits a request that the backend or the fallback has allowed.
     pub(super) fn allow(
         &self,
         mut acquired: Acquired,
@@ -137,7 +138,7 @@ where
         telemetry::waited(acquired.waited, policy.labels());
         if let Some(charge) = check.joined.take() {
             if check.elsewhere {
-                // It cannot be given back where the charge lies.
+                // The receipt is of another backend than the joined charge, and cannot be refunded there.
                 acquired.receipt = None;
             }
             let decision = acquired.decision.clone();
@@ -154,7 +155,7 @@ where
             let decision = Some(acquired.decision);
             return Admission::Allow(self.admitted(decision, DeferredCharge::Uncounted, false));
         };
-        // Nothing asks for the key any more.
+        // The key is not used again, so it is moved and not cloned.
         let key = mem::replace(&mut check.key, Key::new(""));
         let cost = check.cost.clone();
         if self.layer.refund_unserved {
@@ -200,7 +201,7 @@ where
         self.admitted(decision, DeferredCharge::Existing(charge), true)
     }
 
-    /// What becomes of a request that is over the limit.
+    /// Rejects a request over the limit, unless the policy is a shadow.
     pub(super) fn deny(
         &self,
         decision: Decision,
@@ -226,6 +227,7 @@ where
         }
     }
 
+    /// Builds the result for a request that continues. Nothing else builds it.
     fn admitted(
         &self,
         decision: Option<Decision>,
@@ -246,7 +248,7 @@ where
         }
     }
 
-    /// Looks for a charge that a layer around this one has made for the same bucket, here or in the fallback.
+    /// Finds the charge of an outer layer for the same bucket, in the backend or in the fallback.
     pub(super) fn find(&self, outer: &Charge, policy: &Policy, check: &mut CheckRequest) {
         let backend = &self.layer.backend;
         if let Some(charge) = outer.find(backend.context().id(), policy, &check.key) {
@@ -259,8 +261,8 @@ where
 }
 
 impl<K, B: Backend, C, F, R, P> SharedLayer<K, B, C, F, R, P> {
-    /// Describes an allowed request to the protocol.
-    #[inline(always)] // what is moved here is large
+    /// Describes a request that continues to the protocol. Nothing else builds that description.
+    #[inline(always)] // a call would move large values once more
     pub(super) fn allowed<'a>(
         &'a self,
         answer: Option<(&'a Policy, Decision)>,
@@ -292,21 +294,21 @@ impl CheckRequest {
         }
     }
 
-    /// Lets a charge that a layer around this one has made for the same bucket pay its part.
+    /// Joins the charge of an outer layer, which reduces the missing cost.
     fn join(&mut self, charge: Charge, policy: &Policy) {
         let Some(paid) = charge.estimate() else {
             return;
         };
         let quotas = policy.quotas();
         self.missing = Cost::from_fn(quotas.len(), |index| match self.cost.get(index) {
-            // It never passes, not in parts either.
+            // A cost above the limit is never allowed, so it must not be split into parts that are.
             whole if whole > quotas[index].quota().limit() => whole,
             whole => whole.saturating_sub(paid.get(index)),
         });
         self.joined = Some(Box::new(charge));
     }
 
-    /// For want of an answer of the backend somebody else decides from now on.
+    /// Lets the fallback decide, after the backend has failed.
     pub(super) fn use_fallback(&mut self, policy: &Policy) {
         self.by_fallback = true;
         self.elsewhere = self.joined.is_some();

@@ -1,4 +1,4 @@
-//! [`Charge`] and [`Decision`] as arguments of axum's handlers.
+//! [`Charge`] and [`Decision`] as axum extractors.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,8 +12,9 @@ use crate::decision::Decision;
 use crate::limiter::charge::Charge;
 use crate::response::write_no_store;
 
-/// There is no charge in the request: no limit is in front of the handler, or its layer was told to leave no
-/// [`extensions`](crate::RateLimitLayer::extensions).
+/// The error of a request without a charge.
+///
+/// There is no limit around the handler, or its [`extensions`](crate::RateLimitLayer::extensions) are off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MissingCharge;
@@ -28,7 +29,7 @@ impl fmt::Display for MissingCharge {
 
 impl std::error::Error for MissingCharge {}
 
-/// 500 without a word to the client; the reason is in the response's extensions.
+/// Responds with status 500 and an empty body. The error is in the extensions of the response.
 impl IntoResponse for MissingCharge {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -38,7 +39,7 @@ impl IntoResponse for MissingCharge {
     }
 }
 
-/// What the innermost [`RateLimitLayer`](crate::RateLimitLayer) around the handler has charged.
+/// Extracts the charge of the innermost [`RateLimitLayer`](crate::RateLimitLayer) around the handler.
 impl<S: Sync> FromRequestParts<S> for Charge {
     type Rejection = MissingCharge;
 
@@ -55,7 +56,8 @@ impl<S: Sync> OptionalFromRequestParts<S> for Charge {
     }
 }
 
-/// The answer of the innermost layer around the handler; `None` if there is none, or the request passed uncounted.
+/// Extracts the decision of the innermost layer around the handler. It is `None` without a layer or for an uncounted
+/// request.
 impl<S: Sync> OptionalFromRequestParts<S> for Decision {
     type Rejection = Infallible;
 

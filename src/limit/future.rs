@@ -13,14 +13,15 @@ use crate::middleware::DONE;
 use crate::response::Protocol;
 
 pin_project! {
-    /// The answer of a [`RateLimit`](super::RateLimit).
+    /// The response future of a [`RateLimit`](super::RateLimit) service.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before its first poll or after, a charge that the backend has made stays: the request was admitted. In
-    /// memory it is made by `call`, or by the first poll if the layer waits; a backend that answers later may make it
-    /// although nobody waits for the answer. With [`refund_on_disconnect`](super::RateLimitLayer::refund_on_disconnect)
-    /// it goes back if the inner service has not begun. Dropped while it waits, it cancels the reservation.
+    /// The charge of a dropped request stays. A memory backend charges in `call`, or in the first poll if the layer
+    /// waits. A remote backend may charge a request although its future was dropped.
+    ///
+    /// With [`refund_on_disconnect`](super::RateLimitLayer::refund_on_disconnect) the charge is refunded if the inner
+    /// service was not called. A future that is dropped during a wait cancels its reservation.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<S, Req, K, B, C, F, R, P>
     where

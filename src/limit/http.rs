@@ -27,7 +27,7 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
         self.map_http(|http| http.existing_headers(existing))
     }
 
-    /// Sets whether CORS pre-flights are counted; see [`Http::count_preflights`].
+    /// Sets whether CORS preflights are counted; see [`Http::count_preflights`].
     pub fn count_preflights(self, count: bool) -> Self {
         self.map_http(|http| http.count_preflights(count))
     }

@@ -11,22 +11,35 @@ use crate::quota::Cost;
 use crate::response::Http;
 use crate::wait::MaxWait;
 
-/// Limits a service by key: `K` says whose request it is, `B` keeps the buckets.
+/// Limits the rate of requests by key.
 ///
-/// Clones share their buckets, and so do layers of the same policy name over clones of one backend: `.cost(20)` on a
-/// clone makes a route dearer, not separate. Each layer that a request passes charges for itself; one that is rejected
-/// by an inner layer has been charged by the outer ones.
+/// `K` extracts the key of a request, and `B` keeps the buckets. The other type parameters have defaults, which methods
+/// change: the cost `C`, the failure policy `F`, the protocol `R` and the choice of a policy `P`.
 ///
-/// But layers of the same policy, key and backend within each other charge once, what the innermost says: it charges
-/// what is missing or gives back what is too much, and if it rejects, everything goes back. They wait for no longer
-/// than one of them may, and tell the client once. They know of each other by the request's extensions: not with
-/// [`extensions(false)`](Self::extensions) at the outer one, nor with [`AsError`](crate::response::AsError). A request
-/// that the outer one rejects never gets to the inner one: it is told when the outer cost will be there.
+/// # Shared buckets
 ///
-/// The other parameters have defaults and are changed by methods: what a request costs, what happens when a backend
-/// that can fail does, how requests are rejected, and which policy applies.
+/// Clones of a layer share their buckets. Layers share buckets if they have the same policy name, and their backends
+/// are clones of each other. `.cost(20)` on a clone raises the cost of a route; the route still uses the same bucket.
 ///
-/// A backend that can fail asks for a choice, and the compiler says so:
+/// # Nested layers
+///
+/// Each layer charges a request that reaches it. A request that an inner layer rejects stays charged in the outer
+/// layers.
+///
+/// Nested layers of the same policy, key and backend are one limit, and charge a request once:
+///
+/// - The cost is that of the innermost layer. It charges the difference, or refunds it.
+/// - A rejection by the inner layer refunds the whole charge.
+/// - The request waits at most as long as one of the layers allows.
+/// - The response has the rate-limit fields once.
+/// - A request that the outer layer rejects does not reach the inner one. Its `Retry-After` is for the outer cost.
+///
+/// An inner layer finds the outer charge in the extensions of the request. It does not find it if the outer layer has
+/// [`extensions(false)`](Self::extensions), or with the protocol [`AsError`](crate::response::AsError).
+///
+/// # Failure policy
+///
+/// A backend that can fail needs a failure policy. Without one the layer does not compile:
 ///
 /// ```compile_fail,E0277
 /// # use std::future::{Ready, ready};
@@ -46,7 +59,7 @@ use crate::wait::MaxWait;
 /// let app: axum::Router = axum::Router::new().layer(limit);
 /// ```
 ///
-/// With one it compiles:
+/// With a failure policy it compiles:
 ///
 /// ```
 /// # use std::future::{Ready, ready};
@@ -68,15 +81,15 @@ use crate::wait::MaxWait;
 ///
 /// # Readiness
 ///
-/// The service is ready when the inner service is. A request that is rejected, that waits, or that waits for the answer
-/// of a remote backend releases the inner service's readiness, a slot of a `ConcurrencyLimit` say. Once it is allowed
-/// it waits for readiness again. A slow or stalled Redis holds no slots. A backend in memory answers at once: the
-/// service that was ready is called, and nothing is cloned.
+/// The service is ready when the inner service is. A request releases the readiness of the inner service, such as a
+/// slot of a `ConcurrencyLimit`, when it is rejected, waits for tokens, or waits for a remote backend. An allowed
+/// request waits for readiness again. So a slow Redis holds no slots. A memory backend decides at once: the layer calls
+/// the service that was ready, and clones nothing.
 ///
-/// With a remote backend a `LoadShed` around this layer sees a slot that is free while requests are decided. Place it
-/// inside: this layer, `LoadShed`, `ConcurrencyLimit`.
+/// With a remote backend, a `LoadShed` around this layer sees a free slot while a request is undecided. Place
+/// `LoadShed` inside this layer: `RateLimitLayer`, `LoadShed`, `ConcurrencyLimit`.
 #[derive(Clone)]
-#[must_use = "a layer limits nothing until a service is wrapped in it"]
+#[must_use = "a layer has no effect until it wraps a service"]
 pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy> {
     pub(super) policy: P,
     pub(super) key: K,
@@ -90,8 +103,9 @@ pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy>
 }
 
 impl<K, B: Backend> RateLimitLayer<K, B> {
-    /// Limits by `policy`, each key for itself, with the state in `backend`. A request costs 1. A closure for `key` is
-    /// made one by [`key_fn`](crate::key_fn): `key_fn(|head| ..)`.
+    /// Creates a layer that applies `policy` to each key, with the state in `backend`. A request costs 1.
+    ///
+    /// [`key_fn`](crate::key_fn) makes a key extractor from a closure: `key_fn(|head| ..)`.
     pub fn new(policy: Policy, key: K, backend: B) -> Self {
         Self {
             policy,
@@ -110,8 +124,8 @@ impl<K, B: Backend> RateLimitLayer<K, B> {
 impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     /// Sets the cost of a request; 1 by default.
     ///
-    /// `cost` is a number, a [`Cost`], [`RouteCosts`](crate::RouteCosts), a [`HeaderCost`](crate::cost::HeaderCost), or a
-    /// [`CostOf`](crate::cost::CostOf) of your own that also implements [`IntoCostOf`]. A closure enters by
+    /// `cost` is a number, a [`Cost`], [`RouteCosts`](crate::RouteCosts), a [`HeaderCost`](crate::cost::HeaderCost), or
+    /// a [`CostOf`](crate::cost::CostOf) of your own that also implements [`IntoCostOf`]. For a closure there is
     /// [`cost_fn`](Self::cost_fn).
     ///
     /// ```
@@ -132,6 +146,13 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     }
 
     /// Sets the cost of a request by a closure of its [`Head`].
+    ///
+    /// ```
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(10)), Global, MemoryBackend::new());
+    /// let limit = limit.cost_fn(|head| if head.method == "POST" { 5 } else { 1 });
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn cost_fn<G, T>(self, f: G) -> RateLimitLayer<K, B, CostFn<G>, F, R, P>
     where
         G: Fn(&Head<'_>) -> T,
@@ -140,19 +161,32 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         self.cost(cost_fn(f))
     }
 
-    /// What happens to requests while the backend gives no answer: required if it can fail.
+    /// Sets the failure policy, such as [`FailurePolicy::FailClosed`](crate::FailurePolicy::FailClosed). It is required
+    /// if the backend can fail.
     pub fn on_backend_error<G>(self, on_error: G) -> RateLimitLayer<K, B, C, G, R, P> {
         self.rebuilt(|cost, _, protocol, policy| (cost, on_error, protocol, policy))
     }
 
-    /// How requests are rejected: [`AsError`](crate::response::AsError) for services that do not speak HTTP.
+    /// Sets the protocol, which determines how requests are rejected; [`Http`] by default.
+    ///
+    /// Several layers can use one [`Http`] value. [`AsError`](crate::response::AsError) is for services without HTTP.
     pub fn protocol<S>(self, protocol: S) -> RateLimitLayer<K, B, C, F, S, P> {
         self.rebuilt(|cost, on_error, _, policy| (cost, on_error, protocol, policy))
     }
 
-    /// The policy is what `f` picks among policies made beforehand, in place of the one given to `new`: tiers. Give
-    /// them one name, and a client that changes its tier takes along what it has spent: until the tier that charged it
-    /// has been paid back.
+    /// Chooses the policy of a request by a closure, such as a tier by the plan of a client. It replaces the policy of
+    /// [`new`](Self::new).
+    ///
+    /// Create the policies once, outside of the closure. Give all tiers one name: a client that changes its tier then
+    /// keeps the debt of its previous tier, until that debt is refilled.
+    ///
+    /// ```
+    /// # use tower_sluice::{Header, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// let (free, paid) = (Policy::new("api", Quota::per_minute(60)), Policy::new("api", Quota::per_minute(6_000)));
+    /// let limit = RateLimitLayer::new(free.clone(), Header::new("x-api-key"), MemoryBackend::new())
+    ///     .policy_fn(move |head, _key| if head.headers.contains_key("x-paid") { paid.clone() } else { free.clone() });
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn policy_fn<G>(self, f: G) -> RateLimitLayer<K, B, C, F, R, PolicyFn<G>>
     where
         G: Fn(&Head<'_>, &Key) -> Policy,
@@ -160,12 +194,12 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         self.with_policy(PolicyFn(f))
     }
 
-    /// The policy is what `policy` says, a [`PolicyOf`](super::PolicyOf) of your own.
+    /// Chooses the policy of a request by a [`PolicyOf`](super::PolicyOf) of your own.
     pub fn with_policy<Q>(self, policy: Q) -> RateLimitLayer<K, B, C, F, R, Q> {
         self.rebuilt(|cost, on_error, protocol, _| (cost, on_error, protocol, policy))
     }
 
-    /// The same layer with other parts.
+    /// Returns the layer with other parts.
     pub(super) fn rebuilt<D, G, S, Q>(
         self,
         parts: impl FnOnce(C, F, R, P) -> (D, G, S, Q),
@@ -195,33 +229,47 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
         }
     }
 
-    /// Requests wait to be allowed, for up to `max_wait`; by default they do not. Under a policy of buckets they do in
-    /// reservations that are reserved at once, first come, first served, across all servers that share the backend; see
-    /// [`wait`](crate::wait).
+    /// Lets requests wait for at most `max_wait` until they are allowed; no wait by default.
     ///
-    /// A request is rejected as soon as it is known that it would wait for longer, or if too many wait already
-    /// ([`BackendContext::max_waiters`](crate::backend::BackendContext::max_waiters)). A [`Deadline`](crate::Deadline)
-    /// in its extensions and a `grpc-timeout` shorten its wait. While it waits it does not hold the inner service's
-    /// readiness, a slot of a `ConcurrencyLimit` say: that is taken afterwards. If its client goes away before its
-    /// time, the reservation is given up, and so is what a layer of the same policy around this one has charged.
+    /// Under a policy of buckets a request reserves its tokens at once, in order of arrival across all servers that
+    /// share the backend. See [`wait`](crate::wait) for windows and for the bounds of the queue.
     ///
-    /// Over HTTP/1.1 a client that leaves is not noticed while its request has an unread body of some length; see
+    /// - A request is rejected as soon as its wait is known to be longer than `max_wait`, or if
+    ///   [`max_waiters`](crate::backend::BackendContext::max_waiters) requests wait already.
+    /// - A [`Deadline`](crate::Deadline) in the extensions and the field `grpc-timeout` shorten the wait.
+    /// - A waiting request does not hold the readiness of the inner service, such as a slot of a `ConcurrencyLimit`. It
+    ///   waits for readiness afterwards.
+    /// - If the client disconnects during the wait, the reservation is cancelled. The charge of an outer layer of the
+    ///   same policy is refunded.
+    ///
+    /// Over HTTP/1.1 a server does not notice a disconnect while the request has a longer unread body; see
     /// [`drain`](crate::drain#clients-that-leave-while-they-wait).
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(10)), Global, MemoryBackend::new());
+    /// let limit = limit.wait(Duration::from_secs(2));
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn wait(mut self, max_wait: impl Into<MaxWait>) -> Self {
         self.max_wait = max_wait.into();
         self
     }
 
-    /// Gives back what a request was charged if it is dropped before the inner service has begun with it: its client
-    /// went away while a remote backend was asked, or while the inner service was not ready after a wait. By default
-    /// that stays charged.
+    /// Refunds the charge of a request that is dropped before the inner service is called; by default it stays charged.
+    ///
+    /// That happens if the client disconnects while a remote backend is asked, or while the inner service is not ready
+    /// after a wait.
     pub fn refund_on_disconnect(mut self) -> Self {
         self.refund_unserved = true;
         self
     }
 
-    /// Lets requests without a key through, unlimited; they are rejected by default. Those whose key or address cannot
-    /// be read or is there twice, and those that are denied ([`ClientIp`](crate::ClientIp)), are rejected all the same.
+    /// Passes requests without a key on, without a limit; they are rejected by default.
+    ///
+    /// A request with a malformed or repeated key is still rejected, and so is a client in the deny-list of a
+    /// [`ClientIp`](crate::ClientIp).
     pub fn skip_unkeyed(mut self) -> Self {
         self.skip_unkeyed = true;
         self

@@ -1,7 +1,10 @@
-//! [`RateLimitLayer`]: limits any Tower service, by key.
+//! Rate limits for Tower services: [`RateLimitLayer`].
 //!
-//! Answers `429` to clients that ask too often, or lets them [wait](RateLimitLayer::wait). Behind a proxy every peer is
-//! the proxy: use [`ClientIp`](crate::ClientIp) and name the proxies that you trust.
+//! The layer finds the key of a request, charges its cost, and calls the inner service if the policy allows it.
+//! Otherwise it rejects the request with status 429, or lets it [wait](RateLimitLayer::wait). It does not limit how
+//! many requests are in flight; see [`concurrency`](crate::concurrency).
+//!
+//! **Behind a proxy** every peer is the proxy. Use [`ClientIp`](crate::ClientIp) there, and name the trusted proxies.
 //!
 //! ```
 //! use http::{Request, Response, StatusCode};
@@ -20,7 +23,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! In axum, with costs, tiers and answers by closures:
+//! # Costs, tiers and rejections
+//!
+//! In axum, with closures:
 //!
 //! ```
 //! use axum::Router;
@@ -44,10 +49,15 @@
 //!     .route("/report", get(|| async { "long" }).layer(limit.cost(20))); // after `.layer`: not under it, same buckets
 //! ```
 //!
-//! Where clients upload, put a [`DrainLayer`](crate::DrainLayer) around the limit: without it an HTTP/1.1 client that
-//! is still sending gets a reset connection in place of its 429.
+//! # Uploads
 //!
-//! Waiting instead of rejecting, by reservations that are made at once; here on a clock that a test moves:
+//! An HTTP/1.1 client that is still sending its body can see a reset connection instead of its 429. A
+//! [`DrainLayer`](crate::DrainLayer) around the limit prevents that.
+//!
+//! # Waiting
+//!
+//! A waiting request reserves its tokens at once, and continues when they are due. This example advances a manual
+//! clock:
 //!
 //! ```
 //! use std::time::Duration;
@@ -68,10 +78,61 @@
 //! });
 //! service.ready().await?.call(Request::new(())).await?;
 //! let mut second = Box::pin(service.ready().await?.call(Request::new(())));
-//! assert!((&mut second).now_or_never().is_none(), "its turn comes in half a second");
+//! assert!((&mut second).now_or_never().is_none(), "its tokens are due in half a second");
 //! clock.advance(Duration::from_millis(500));
 //! assert_eq!(second.await?.status(), 200);
 //! # Ok(()) }
+//! ```
+//!
+//! # The type of a layer
+//!
+//! `RateLimitLayer<K, B>` is the type that [`new`](RateLimitLayer::new) returns. The other type parameters have
+//! defaults, as do those of the service [`RateLimit`]. [`AnyRateLimitLayer`] is for a key and a backend
+//! that are chosen at run time. A layer can then be a field, a return value and a part of axum's state:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use axum::Router;
+//! use axum::body::Body;
+//! use axum::extract::State;
+//! use axum::routing::{get, post};
+//! use http::Request;
+//! use tower_sluice::backend::BackendError;
+//! use tower_sluice::key::ArcKey;
+//! use tower_sluice::limit::AnyRateLimitLayer;
+//! use tower_sluice::{AnyBackend, FailurePolicy, Header, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+//!
+//! struct Limits {
+//!     login: RateLimitLayer<PeerIp, MemoryBackend>,
+//!     api: AnyRateLimitLayer<Request<Body>>,
+//! }
+//!
+//! fn login() -> RateLimitLayer<PeerIp, MemoryBackend> {
+//!     RateLimitLayer::new(Policy::new("login", Quota::per_minute(5)), PeerIp::new(), MemoryBackend::new())
+//! }
+//!
+//! fn api(has_keys: bool, backend: &str) -> Result<AnyRateLimitLayer<Request<Body>>, BackendError> {
+//!     let key: ArcKey<Request<Body>> =
+//!         if has_keys { Arc::new(Header::new("x-api-key")) } else { Arc::new(PeerIp::new()) };
+//!     let limit = RateLimitLayer::new(Policy::new("api", Quota::per_second(50)), key, AnyBackend::from_url(backend)?);
+//!     Ok(limit.on_backend_error(FailurePolicy::FailClosed))
+//! }
+//!
+//! #[derive(Clone)]
+//! struct AppState {
+//!     limits: Arc<Limits>,
+//! }
+//!
+//! async fn policies(State(state): State<AppState>) -> String {
+//!     format!("{:?}, {:?}", state.limits.login, state.limits.api)
+//! }
+//!
+//! let state = AppState { limits: Arc::new(Limits { login: login(), api: api(true, "memory:")? }) };
+//! let app: Router = Router::new()
+//!     .route("/login", post(|| async { "welcome" }).layer(state.limits.login.clone()))
+//!     .route("/policies", get(policies).layer(state.limits.api.clone()))
+//!     .with_state(state);
+//! # Ok::<(), BackendError>(())
 //! ```
 
 mod admission;

@@ -18,13 +18,13 @@ use crate::wait::Bound;
 pin_project! {
     #[project = StateProj]
     pub(super) enum RequestState<PendingRequest, Reply, WaitFuture, Inner, InFlight, Output> {
-        /// The backend answers later; only then anything is put aside.
+        /// A remote backend decides. Only then the request is moved into a box.
         Deciding { #[pin] reply: Reply, pending: Option<Box<PendingRequest>> },
-        /// The request waits to be allowed, or for an answer that must not be lost.
+        /// The request waits for tokens, or for a reply whose charge is refunded on drop.
         Waiting { wait: WaitFuture, pending: Option<Box<PendingRequest>> },
-        /// It may go on, and the inner service has to be ready.
+        /// The request is allowed, and waits until the inner service is ready.
         WaitingForService { pending: Option<Box<PendingRequest>> },
-        /// The charge of a layer around this one is being changed.
+        /// The charge of an outer layer is being changed.
         Settling { settlement: Settlement, pending: Option<Box<PendingRequest>> },
         /// The inner service has been called.
         Calling { #[pin] response: Inner, in_flight: Option<InFlight>, unserved: Option<RefundUnlessServed> },
@@ -33,33 +33,34 @@ pin_project! {
     }
 }
 
-/// What comes after a charge has been changed.
+/// The step after a charge was changed.
 pub(super) enum AfterSettlement {
-    /// The request goes on.
+    /// The request continues.
     Allow,
-    /// It was rejected a part of its cost, and the rest has gone back: it is asked for as a whole.
+    /// The missing part was denied and the joined charge was refunded, so the whole cost is checked.
     CheckAgain(Rejection),
+    /// The request is rejected.
     Reject(Rejection),
 }
 
-/// What waits for the decision, the service that is ready included.
+/// A request without a decision, with the inner service that is ready.
 pub(super) struct PendingRequest<S, Req, K, B, C, F, R, P> {
     pub(super) shared: Arc<SharedLayer<K, B, C, F, R, P>>,
     pub(super) service: ReservedService<S>,
     pub(super) request: Req,
     pub(super) policy: Policy,
     pub(super) check: CheckRequest,
-    /// What gives the charge of a layer around this one back, if the request is given up.
+    /// Refunds the charge of an outer layer if the request is dropped.
     pub(super) unserved: Option<RefundUnlessServed>,
-    /// What it goes on with, when the service is ready.
+    /// The admission, while the inner service is not ready.
     pub(super) admitted: Option<Admitted>,
-    /// What comes when a charge has been changed.
+    /// The step after a charge was changed.
     pub(super) next: Option<AfterSettlement>,
-    /// Since when the request may wait, and for how long.
+    /// The start and the bounds of the wait.
     pub(super) bound: Option<Bound>,
 }
 
-/// The state of the future of `S`.
+/// The state of a request for the service `S`.
 pub(super) type RequestStateOf<S, Req, K, B, C, F, R, P> = RequestState<
     PendingRequest<S, Req, K, B, C, F, R, P>,
     <B as Backend>::Future,
@@ -69,12 +70,12 @@ pub(super) type RequestStateOf<S, Req, K, B, C, F, R, P> = RequestState<
     Output<S, Req, R>,
 >;
 
-/// A request that is put aside.
+/// A boxed request without a decision.
 pub(super) type PendingRequestOf<S, Req, K, B, C, F, R, P> =
     Box<PendingRequest<S, Req, K, B, C, F, R, P>>;
 
 /// Calls a service that is ready.
-#[inline(always)] // what is moved here is large
+#[inline(always)] // a call would move large values once more
 pub(super) fn serve<S, Req, K, B, C, F, R, P>(
     service: &mut S,
     mut request: Req,
@@ -103,7 +104,7 @@ where
     F: HandleFailure<B::Error>,
     R: Protocol<Req, S::Response, S::Error>,
 {
-    /// The backend answers later.
+    /// Continues with the reply of a remote backend.
     pub(super) fn decide_later(
         self: Box<Self>,
         reply: B::Future,
@@ -119,7 +120,7 @@ where
         RequestState::Deciding { reply, pending }
     }
 
-    /// What comes after the backend's answer.
+    /// Continues after the reply of the backend.
     pub(super) fn decided(
         mut self: Box<Self>,
         reply: Result<Reply, B::Error>,
@@ -134,7 +135,7 @@ where
         self.proceed(admission)
     }
 
-    /// What comes after a wait.
+    /// Continues after a wait.
     pub(super) fn waited(
         mut self: Box<Self>,
         waited: Result<Acquired, Rejected<B::Error>>,
@@ -165,12 +166,13 @@ where
         self.proceed(admission)
     }
 
+    /// Continues after the decision.
     pub(super) fn proceed(
         mut self: Box<Self>,
         admission: Admission,
     ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         if !self.shared.layer.refund_unserved {
-            // Its reservation is due: from now on nothing is given up.
+            // The reservation is due. From now on a dropped request stays charged.
             self.keep_charge();
         }
         match admission {
@@ -180,7 +182,7 @@ where
         }
     }
 
-    /// Goes on as soon as the service is ready; it is if its readiness was kept.
+    /// Calls the inner service when it is ready. It is ready unless its readiness was released.
     fn call_when_ready(
         mut self: Box<Self>,
         admitted: Admitted,
@@ -194,7 +196,7 @@ where
         self.serve(admitted)
     }
 
-    /// Goes on to the service, which is ready.
+    /// Calls the inner service, which is ready.
     pub(super) fn serve(mut self, admitted: Admitted) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         self.keep_charge();
         let shared = &*self.shared;
@@ -214,7 +216,7 @@ where
         )
     }
 
-    /// Answers in place of the service, after a charge of a layer around this one has gone back.
+    /// Rejects the request, after the charge of an outer layer was refunded.
     fn reject(
         mut self: Box<Self>,
         rejection: Rejection,
@@ -223,7 +225,7 @@ where
             return self.respond(rejection);
         };
         self.service.release();
-        // Else what goes back does not change the answer, and nobody waits for it.
+        // A refund in another backend does not change the numbers of the response, so it is not awaited.
         let matters = !self.check.elsewhere;
         if matters
             && self.must_check_again()
@@ -239,12 +241,13 @@ where
         self.respond(rejection)
     }
 
-    /// Whether the wait for what was missing is not the one for the whole cost.
+    /// Returns whether the wait for the missing part can differ from the wait for the whole cost.
     fn must_check_again(&self) -> bool {
         self.check.missing != self.check.cost && !self.policy.has_waits_that_add_up()
     }
 
-    pub(super) fn settle(
+    /// Waits for a settlement before the next step.
+    fn settle(
         mut self: Box<Self>,
         settlement: Settlement,
         next: AfterSettlement,
@@ -256,13 +259,13 @@ where
         }
     }
 
-    /// What comes after a charge has been changed, and what its numbers are by then.
+    /// Continues after a settlement, with the numbers after it.
     pub(super) fn settled(
         mut self: Box<Self>,
         after: Result<Option<Snapshot>, SettleError>,
         next: AfterSettlement,
     ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
-        let gone_back = after.is_ok();
+        let is_refunded = after.is_ok();
         let after = after.ok().flatten();
         match next {
             AfterSettlement::Allow => {
@@ -274,7 +277,7 @@ where
                 let admitted = self.shared.join(charge, decision);
                 self.call_when_ready(admitted)
             }
-            AfterSettlement::CheckAgain(_) if gone_back => self.check_again(),
+            AfterSettlement::CheckAgain(_) if is_refunded => self.check_again(),
             AfterSettlement::CheckAgain(rejection) => {
                 if let Some(charge) = self.check.joined.take() {
                     drop(charge.reject());
@@ -292,7 +295,7 @@ where
         }
     }
 
-    /// Asks for the whole cost, where a part of it was rejected.
+    /// Checks the whole cost, after the missing part was denied.
     fn check_again(mut self: Box<Self>) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let Self {
             shared,
@@ -315,6 +318,7 @@ where
         }
     }
 
+    /// Rejects the request.
     fn respond(self, rejection: Rejection) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         let layer = &self.shared.layer;
         let context = layer.backend.context();
@@ -331,6 +335,7 @@ where
         }
     }
 
+    /// Keeps the charge of an outer layer if the request is dropped.
     fn keep_charge(&mut self) {
         if let Some(mut unserved) = self.unserved.take() {
             unserved.served();

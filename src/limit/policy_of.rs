@@ -6,16 +6,16 @@ use crate::head::Head;
 use crate::key::Key;
 use crate::policy::Policy;
 
-/// Says which policy a request of type `R` falls under. A [`Policy`] is one: the same for all.
+/// Chooses the policy of a request of type `R`. A [`Policy`] implements it: the same policy for all requests.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot pick a policy for `{R}`",
+    message = "`{Self}` cannot choose a policy for `{R}`",
     note = "use `.policy_fn(|head, key| ..)`"
 )]
 pub trait PolicyOf<R> {
-    /// The policy for `request`, whose key is `key`.
+    /// Returns the policy for `request`, whose key is `key`.
     fn policy(&self, request: &R, key: &Key) -> Policy;
 
-    /// The policy, if it is the same for all requests: then nothing needs to be asked or cloned.
+    /// Returns the policy if it is the same for all requests. The layer then clones no policy.
     fn fixed(&self) -> Option<&Policy> {
         None
     }
@@ -31,7 +31,7 @@ impl<R> PolicyOf<R> for Policy {
     }
 }
 
-/// A policy by a closure; see [`RateLimitLayer::policy_fn`].
+/// A choice of policies by a closure, made by [`RateLimitLayer::policy_fn`](super::RateLimitLayer::policy_fn).
 #[derive(Clone, Copy)]
 pub struct PolicyFn<F>(pub(super) F);
 

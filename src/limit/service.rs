@@ -27,14 +27,14 @@ use crate::wait::{Bound, MaxWait};
 
 /// A service limited by a [`RateLimitLayer`].
 ///
-/// Around a service that does not speak HTTP it is none before the layer is told to
+/// Around a service without HTTP it implements `Service` only with
 /// [`protocol(AsError)`](RateLimitLayer::protocol).
 ///
-/// It is ready when the inner service is, and releases that readiness while a request is not decided; see
+/// It is ready when the inner service is, and releases that readiness while a request is undecided; see
 /// [`RateLimitLayer`](RateLimitLayer#readiness).
 pub struct RateLimit<S, K, B, C = Cost, F = Unspecified, R = Http, P = Policy> {
     pub(super) inner: S,
-    /// Everything but the service: clones of it share one limit.
+    /// Clones of the service share one limit.
     pub(super) shared: Arc<SharedLayer<K, B, C, F, R, P>>,
 }
 
@@ -43,7 +43,7 @@ where
     K: Clone,
     B: Backend,
     C: Clone,
-    F: HandleFailure<B::Error>, // here, so that the compiler names the missing choice
+    F: HandleFailure<B::Error>, // stated here for a short compiler error without a failure policy
     R: Clone,
     P: Clone,
 {
@@ -114,7 +114,7 @@ where
             None => {
                 let op = Op::Check(check.missing.clone());
                 match layer.backend.ask(op, &policy, &check.key) {
-                    // The usual case by itself: what is below moves everything once more.
+                    // The usual case has a path of its own: the path below moves the decision once more.
                     Answer::Now(Ok(reply))
                         if reply.decision.is_allowed()
                             && check.joined.is_none()
@@ -174,7 +174,7 @@ where
 }
 
 impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
-    /// Answers in place of the inner service.
+    /// Rejects a request.
     fn reject<Req>(
         &mut self,
         request: &Req,
@@ -213,7 +213,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         ResponseFuture { state }
     }
 
-    /// Puts a request aside that is not decided at once, with the inner service that is ready.
+    /// Moves a request without a decision into a box, with the inner service that is ready.
     fn set_aside<Req>(
         &mut self,
         request: Req,
@@ -221,8 +221,8 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         check: CheckRequest,
         bound: Option<Bound>,
     ) -> PendingRequestOf<S, Req, K, B, C, F, R, P> {
-        let is_given_up = bound.is_some() || self.shared.layer.refund_unserved;
-        let joined = check.joined.as_ref().filter(|_| is_given_up);
+        let is_refundable = bound.is_some() || self.shared.layer.refund_unserved;
+        let joined = check.joined.as_ref().filter(|_| is_refundable);
         Box::new(PendingRequest {
             shared: Arc::clone(&self.shared),
             service: ReservedService::take(&mut self.inner),
@@ -236,7 +236,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         })
     }
 
-    /// Waits until the request is allowed.
+    /// Lets a request wait until it is allowed.
     fn wait_for_admission<Req>(
         &mut self,
         mut request: Req,
@@ -251,7 +251,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         let layer = &self.shared.layer;
         let mut max_wait = layer.max_wait;
         if let (MaxWait::Within(longest), Some(charge)) = (&mut max_wait, &check.joined) {
-            // It may have waited for that charge already.
+            // The wait in the outer layer counts.
             *longest = longest.saturating_sub(charge.waited());
         }
         let context = layer.backend.context();
@@ -283,17 +283,17 @@ impl<S: fmt::Debug, K, B, C, F, R, P: fmt::Debug> fmt::Debug for RateLimit<S, K,
 }
 
 impl<S, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
-    /// The inner service.
+    /// Returns the inner service.
     pub const fn get_ref(&self) -> &S {
         &self.inner
     }
 
-    /// The inner service, to be changed.
+    /// Returns a mutable reference to the inner service.
     pub const fn get_mut(&mut self) -> &mut S {
         &mut self.inner
     }
 
-    /// The inner service, without its limit.
+    /// Returns the inner service without its limit.
     pub fn into_inner(self) -> S {
         self.inner
     }

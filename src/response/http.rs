@@ -24,8 +24,8 @@ use crate::partition::ShortSecret;
 /// expect. The error of the inner service passes through unchanged. Its body passes through inside a
 /// [`ResponseBody`](super::ResponseBody).
 ///
-/// Both layers use it by default, and have a method of the same name for each setting that applies to them. To configure
-/// several layers alike, build one value and give it to each:
+/// Both layers use it by default, and have a method of the same name for each setting that applies to them. To
+/// configure several layers alike, build one value and give it to each:
 ///
 /// ```
 /// use std::time::Duration;
@@ -47,7 +47,7 @@ pub struct Http<F = Problem, H = NoHook> {
     pub(super) formats: HeaderFormats,
     pub(super) existing: ExistingHeaders,
     pub(super) on_redirects: bool,
-    /// Whether pre-flights are counted.
+    /// Whether preflights are counted.
     pub(super) preflights: bool,
     pub(super) extensions: bool,
     pub(super) shadow_header: bool,
@@ -86,8 +86,8 @@ impl Http {
 impl<F, H> Http<F, H> {
     /// Sets the formats of the rate-limit fields; [`HeaderFormat::Draft11`](super::HeaderFormat::Draft11) by default.
     ///
-    /// A [`SemaphoreLayer`](crate::SemaphoreLayer) writes only the fields of draft 11, the one format that has a unit for
-    /// requests in flight.
+    /// A [`SemaphoreLayer`](crate::SemaphoreLayer) writes only the fields of draft 11, the one format that has a unit
+    /// for requests in flight.
     ///
     /// ```
     /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
@@ -113,21 +113,22 @@ impl<F, H> Http<F, H> {
         self
     }
 
-    /// Sets whether CORS pre-flights of browsers are counted; false by default.
+    /// Sets whether CORS preflights of browsers are counted; false by default.
     ///
-    /// A pre-flight is an `OPTIONS` request with `Origin` and `Access-Control-Request-Method`. It precedes the request
+    /// A preflight is an `OPTIONS` request with `Origin` and `Access-Control-Request-Method`. It precedes the request
     /// that is counted, and carries no cookies and no API key. A client in a deny list is rejected in any case.
     ///
-    /// **Any client can send these two fields.** Answer pre-flights in a CORS layer, before any expensive work. If
-    /// `OPTIONS` reaches a handler (axum's `any`, a proxy), count them: otherwise the limit does not hold for that method.
+    /// **Any client can send these two fields.** Answer preflights in a CORS layer, before any expensive work. If
+    /// `OPTIONS` reaches a handler (axum's `any`, a proxy), count them: otherwise the limit does not hold for that
+    /// method.
     #[must_use]
     pub fn count_preflights(mut self, count: bool) -> Self {
         self.preflights = count;
         self
     }
 
-    /// Adds a random delay of at most `max` to `Retry-After`, so that rejected clients do not return all at once; zero by
-    /// default.
+    /// Adds a random delay of at most `max` to `Retry-After`, so that rejected clients do not return all at once; zero
+    /// by default.
     ///
     /// The delay never shortens a wait. It applies to what gRPC clients receive, and not to the rate-limit fields.
     #[must_use]
@@ -138,8 +139,8 @@ impl<F, H> Http<F, H> {
 
     /// Adds the partition key to the fields of draft 11, as parameter `pk`: a keyed hash of the request's key.
     ///
-    /// The hash is the first half of an HMAC with SHA-256. Servers with the same secret send the same hash. The key itself
-    /// is never sent.
+    /// The hash is the first half of an HMAC with SHA-256. Servers with the same secret send the same hash. The key
+    /// itself is never sent.
     ///
     /// # Panics
     ///
@@ -171,8 +172,8 @@ impl<F, H> Http<F, H> {
         self
     }
 
-    /// Sets whether a response names the [shadow](crate::Policy::shadow) policy that would have rejected its request, in
-    /// the field `x-ratelimit-shadow`; false by default.
+    /// Sets whether a response names the [shadow](crate::Policy::shadow) policy that would have rejected its request,
+    /// in the field `x-ratelimit-shadow`; false by default.
     #[must_use]
     pub fn shadow_header(mut self, shadow_header: bool) -> Self {
         self.shadow_header = shadow_header;
@@ -181,9 +182,9 @@ impl<F, H> Http<F, H> {
 
     /// Sets whether the layer stores its results in extensions; true by default.
     ///
-    /// A request that continues carries the [`Charge`] or the [`HeldPermit`](crate::concurrency::HeldPermit). A response
-    /// carries the [`Decision`](crate::Decision). Of nested layers, the request shows the innermost charge, and the
-    /// response shows the outermost decision.
+    /// A request that continues carries the [`Charge`] or the [`HeldPermit`](crate::concurrency::HeldPermit). A
+    /// response carries the [`Decision`](crate::Decision). Of nested layers, the request shows the innermost charge,
+    /// and the response shows the outermost decision.
     ///
     /// An outer rate limit without extensions is unknown to inner layers of the same policy, and each of them charges.
     #[must_use]
@@ -212,7 +213,7 @@ impl<F, H> Http<F, H> {
     ///     if !accepts.is_some_and(|accepts| accepts.contains("text/html")) {
     ///         return rejection.problem();
     ///     }
-    ///     let mut page = Response::new("<!doctype html><title>Too fast</title><p>Please try again in a moment.".into());
+    ///     let mut page = Response::new("<!doctype html><title>Too fast</title><p>Please try again later.".into());
     ///     *page.status_mut() = rejection.status();
     ///     let kind = http::HeaderValue::from_static("text/html; charset=utf-8");
     ///     page.headers_mut().insert("content-type", kind);
@@ -231,8 +232,8 @@ impl<F, H> Http<F, H> {
 
     /// Makes rejections with a closure, whose body has the type of the service's own bodies.
     ///
-    /// In axum that is the result of `IntoResponse`, such as a template or a file. The layer adds the same fields as for
-    /// [`reject_fn`](Self::reject_fn).
+    /// In axum that is the result of `IntoResponse`, such as a template or a file. The layer adds the same fields as
+    /// for [`reject_fn`](Self::reject_fn).
     ///
     /// ```
     /// use axum::response::{Html, IntoResponse};
@@ -241,7 +242,7 @@ impl<F, H> Http<F, H> {
     /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
     /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
     /// let http = Http::new()
-    ///     .respond_fn(|_head, rejection| (rejection.status(), Html("<p>Please try again in a moment.")).into_response());
+    ///     .respond_fn(|_head, rejection| (rejection.status(), Html("<p>Please try again later.")).into_response());
     /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(http));
     /// ```
     #[must_use]
@@ -260,12 +261,12 @@ impl<F, H> Http<F, H> {
 
     /// Calls `f` with the head of each response of the service, and with the charge of its request.
     ///
-    /// The closure can settle the charge by the response: charge only failures, refund failures, or read the cost from a
-    /// header field. A [`Charge`] that the handler has settled stays as it is. The client receives the numbers from before
-    /// the closure.
+    /// The closure can settle the charge by the response: charge only failures, refund failures, or read the cost from
+    /// a header field. A [`Charge`] that the handler has settled stays as it is. The client receives the numbers from
+    /// before the closure.
     ///
-    /// An uncounted request has a charge whose settlement does nothing. The closure is not called if the service returns
-    /// an error or the client disconnects; the charge stays.
+    /// An uncounted request has a charge whose settlement does nothing. The closure is not called if the service
+    /// returns an error or the client disconnects; the charge stays.
     ///
     /// For a [`RateLimitLayer`](crate::RateLimitLayer) only: a request of a semaphore has no charge.
     ///
