@@ -172,7 +172,7 @@ fn networks_and_proxies() {
         ),
         (
             networks("10.0.0.0/33"),
-            r#"line 1: invalid network "10.0.0.0/33": the prefix is too long; use at most 32"#,
+            r#"line 1: invalid network "10.0.0.0/33": the prefix is too long; use at most 32, such as "10.0.0.0/32""#,
         ),
         (
             why("fe80::1%eth0".parse::<TrustedProxies>()),

@@ -68,7 +68,10 @@ impl fmt::Display for ParseNetworksError {
                 f.write_str(r#"use "10.0.0.0/8", "2001:db8::/32" or an address"#)
             }
             ParseNetworksErrorKind::TooLong { most } => {
-                write!(f, "the prefix is too long; use at most {most}")
+                write!(
+                    f,
+                    r#"the prefix is too long; use at most {most}, such as "{address}/{most}""#
+                )
             }
             ParseNetworksErrorKind::HostBits { network, prefix } => {
                 let most = if network.is_ipv4() { 32 } else { 128 };

@@ -117,11 +117,11 @@ fn errors_name_the_line_and_the_value() {
     }
     assert_eq!(
         why("10.0.0.0/33"),
-        r#"line 1: invalid network "10.0.0.0/33": the prefix is too long; use at most 32"#
+        r#"line 1: invalid network "10.0.0.0/33": the prefix is too long; use at most 32, such as "10.0.0.0/32""#
     );
     assert_eq!(
         why("::/1000"),
-        r#"line 1: invalid network "::/1000": the prefix is too long; use at most 128"#
+        r#"line 1: invalid network "::/1000": the prefix is too long; use at most 128, such as "::/128""#
     );
     for value in ["fe80::1%eth0", "fe80::1%eth0/64", "fe80::1%"] {
         assert_eq!(
@@ -148,6 +148,6 @@ fn addresses_with_prefixes_are_networks() {
     let error = Networks::from_prefixes([(ip("::1"), 128), (ip("10.0.0.0"), 33)]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"line 2: invalid network "10.0.0.0/33": the prefix is too long; use at most 32"#
+        r#"line 2: invalid network "10.0.0.0/33": the prefix is too long; use at most 32, such as "10.0.0.0/32""#
     );
 }
