@@ -38,13 +38,15 @@ use crate::quota::Cost;
 /// take bodies. The server enforces `content-length`: it ends the body there. **A client can write any number into
 /// another field.** Use such a field only if a layer in front has checked it.
 ///
-/// A number of 0 is free. A second quota can count the requests:
+/// A number of 0 is free. A second quota can count the requests. A rejected upload is answered before its body is read;
+/// with a [`DrainLayer`](crate::drain::DrainLayer) the client sees that response over HTTP/1.1, too:
 ///
 /// ```
 /// use axum::Router;
 /// use axum::routing::{get, post};
 /// use http::header::CONTENT_LENGTH;
 /// use tower_sluice::cost::HeaderCost;
+/// use tower_sluice::drain::DrainLayer;
 /// use tower_sluice::quota::Unit;
 /// use tower_sluice::{Cost, Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 ///
@@ -56,7 +58,8 @@ use crate::quota::Cost;
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "welcome" }))
 ///     .layer(limit.cost(Cost::each([1, 0])))
-///     .route("/upload", post(|| async { "kept" }).route_layer(uploads)); // after `.layer`: not under it
+///     .route("/upload", post(|| async { "kept" }).route_layer(uploads)) // after `.layer`: not under it
+///     .layer(DrainLayer::new());
 /// ```
 ///
 /// With one quota, `1_u64.saturating_add(kibibytes.cost_for(head))` makes no request free.
