@@ -72,15 +72,15 @@ fn number(key: u64) -> Key {
 
 /// The calls of each command, and the µs in scripts, since the last read.
 #[derive(Debug)]
-struct Bill {
+struct CommandUsage {
     calls: BTreeMap<String, u64>,
     micros: u64,
 }
 
-impl Bill {
+impl CommandUsage {
     fn of(server: &RedisServer) -> Self {
         let stats: String = server.get(&["INFO", "commandstats"]);
-        let mut bill = Self {
+        let mut usage = Self {
             calls: BTreeMap::new(),
             micros: 0,
         };
@@ -104,12 +104,12 @@ impl Bill {
                 continue;
             }
             if name == "evalsha" {
-                bill.micros = field("usec=");
+                usage.micros = field("usec=");
             }
-            bill.calls.insert(name.to_owned(), field("calls="));
+            usage.calls.insert(name.to_owned(), field("calls="));
         }
         let _: Value = server.get(&["CONFIG", "RESETSTAT"]);
-        bill
+        usage
     }
 
     /// Prints the cost of one of `count` operations, and checks that exactly these commands were sent.
@@ -160,7 +160,7 @@ async fn each_decision_sends_the_expected_commands() {
         let is_log = index == 4;
         let limiter = Limiter::new(Policy::new("plenty", plenty), backend.clone());
         let _ = all([limiter.check(&ann, 1)]).await;
-        let _ = Bill::of(&server);
+        let _ = CommandUsage::of(&server);
         // A longer log packs its entries into chunks now and then.
         let times = if is_log { 200 } else { TIMES };
         let replies = all((0..times).map(|_| limiter.check(&ann, 1))).await;
@@ -180,17 +180,17 @@ async fn each_decision_sends_the_expected_commands() {
             .iter()
             .map(|(name, calls)| (*name, calls * times))
             .collect();
-        Bill::of(&server).is(&format!("{name}, allowed"), times, &allowed);
+        CommandUsage::of(&server).is(&format!("{name}, allowed"), times, &allowed);
 
         let limiter = Limiter::new(Policy::new("one", one), backend.clone());
         let _ = all([limiter.check(&ann, 1)]).await;
-        let _ = Bill::of(&server);
+        let _ = CommandUsage::of(&server);
         let replies = all((0..TIMES).map(|_| limiter.check(&ann, 1))).await;
         assert!(!replies.iter().any(|reply| reply.decision.is_allowed()));
         let string = [("evalsha", 1), ("time", 1), ("get", 1)];
         let log = [("evalsha", 1), ("time", 1), ("llen", 1), ("lindex", 2)];
         let denied: &[_] = if is_log { &log } else { &string };
-        Bill::of(&server).is_each(&format!("{name}, refused"), denied);
+        CommandUsage::of(&server).is_each(&format!("{name}, refused"), denied);
     }
 }
 
@@ -204,7 +204,7 @@ async fn a_batch_reads_the_time_once() {
             let keys: Vec<_> = (0..TOGETHER).map(number).collect();
             let ask = || join_all(keys.iter().map(|key| limiter.check(key, 1)));
             let _: Vec<_> = ask().await;
-            let _ = Bill::of(&server);
+            let _ = CommandUsage::of(&server);
             let rounds = 20;
             for _ in 0..rounds {
                 for reply in ask().await {
@@ -226,10 +226,10 @@ async fn a_batch_reads_the_time_once() {
                 (true, true) => expected.extend([("llen", count), ("lindex", 2 * count)]),
             }
             let word = if spent { "refused" } else { "allowed" };
-            Bill::of(&server).is(&format!("{name}, {word}, of a batch"), count, &expected);
+            CommandUsage::of(&server).is(&format!("{name}, {word}, of a batch"), count, &expected);
         }
         let _: Value = server.get(&["FLUSHALL"]);
-        let _ = Bill::of(&server);
+        let _ = CommandUsage::of(&server);
     }
 }
 
@@ -244,20 +244,20 @@ async fn each_operation_sends_the_expected_commands() {
         .and("fixed", fixed);
     let limiter = Limiter::new(three, backend.clone());
     let _ = all([limiter.check(&ann, 1)]).await;
-    let _ = Bill::of(&server);
+    let _ = CommandUsage::of(&server);
     let _ = all((0..TIMES).map(|_| limiter.check(&ann, 1))).await;
     let writes = [("evalsha", 1), ("time", 1), ("get", 3), ("set", 3)];
-    Bill::of(&server).is_each("three quotas, allowed", &writes);
+    CommandUsage::of(&server).is_each("three quotas, allowed", &writes);
 
     let refuse = Policy::new("refuse", bucket)
         .and("one", one)
         .and("fixed", fixed);
     let limiter = Limiter::new(refuse, backend.clone());
     let _ = all([limiter.check(&ann, 1)]).await;
-    let _ = Bill::of(&server);
+    let _ = CommandUsage::of(&server);
     let _ = all((0..TIMES).map(|_| limiter.check(&ann, 1))).await;
     let looks = [("evalsha", 1), ("time", 1), ("get", 3)];
-    Bill::of(&server).is_each("three quotas, refused", &looks);
+    CommandUsage::of(&server).is_each("three quotas, refused", &looks);
 
     let write = [("evalsha", 1), ("time", 1), ("get", 1), ("set", 1)];
     let limiter = Limiter::new(Policy::new("turns", one), backend.clone());
@@ -265,9 +265,9 @@ async fn each_operation_sends_the_expected_commands() {
     let later = async |key: &Key| limiter.reserve(key, 1, 9 * DAY).await;
     // The second reservation of each key is due a day later.
     let _ = all(keys.iter().map(later)).await;
-    let _ = Bill::of(&server);
+    let _ = CommandUsage::of(&server);
     let reservations = all(keys[1..].iter().map(later)).await;
-    Bill::of(&server).is_each("a turn reserved", &write);
+    CommandUsage::of(&server).is_each("a turn reserved", &write);
     let first = all([later(&keys[0])]).await.into_iter();
     let mut reservations = first.chain(reservations).map(|reply| {
         assert!(reply.wait > Duration::ZERO);
@@ -275,14 +275,14 @@ async fn each_operation_sends_the_expected_commands() {
     });
     let warm = reservations.next().expect("the first");
     assert!(limiter.cancel(&keys[0], warm).await.expect("Redis"));
-    let _ = Bill::of(&server);
+    let _ = CommandUsage::of(&server);
     let back = all(keys[1..]
         .iter()
         .zip(reservations)
         .map(|(key, reservation)| limiter.cancel(key, reservation)))
     .await;
     assert!(back.into_iter().all(|back| back));
-    Bill::of(&server).is_each("a turn cancelled", &write);
+    CommandUsage::of(&server).is_each("a turn cancelled", &write);
 
     let limiter = Limiter::new(Policy::new("plenty", bucket), backend.clone());
     let mut replies = all((0..=TIMES).map(|_| limiter.check(&ann, 2))).await;
@@ -292,21 +292,21 @@ async fn each_operation_sends_the_expected_commands() {
     let warm = receipts.next().expect("the first");
     let _ = all([limiter.refund(&ann, warm, 1)]).await;
     let _ = all([limiter.penalize(&ann, 1)]).await;
-    let _ = Bill::of(&server);
+    let _ = CommandUsage::of(&server);
     let _ = all(receipts.map(|receipt| limiter.refund(&ann, receipt, 1))).await;
-    Bill::of(&server).is_each("a refund", &write);
+    CommandUsage::of(&server).is_each("a refund", &write);
     let _ = all((0..TIMES).map(|_| limiter.penalize(&ann, 1))).await;
-    Bill::of(&server).is_each("a penalty", &write);
+    CommandUsage::of(&server).is_each("a penalty", &write);
     let _ = all((0..TIMES).map(|_| limiter.peek(&ann))).await;
     let look = [("evalsha", 1), ("time", 1), ("get", 1)];
-    Bill::of(&server).is_each("a snapshot", &look);
+    CommandUsage::of(&server).is_each("a snapshot", &look);
 
     let limiter = Limiter::new(Policy::new("turns", one), backend);
     let _ = all([limiter.reset(&ann)]).await;
-    let _ = Bill::of(&server);
+    let _ = CommandUsage::of(&server);
     let _ = all(keys[1..].iter().map(|key| limiter.reset(key))).await;
     let reset = [("evalsha", 1), ("time", 1), ("get", 1), ("del", 1)];
-    Bill::of(&server).is_each("a reset", &reset);
+    CommandUsage::of(&server).is_each("a reset", &reset);
 }
 
 /// The expiry of a key with this debt, by SEMANTICS.

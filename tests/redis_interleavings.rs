@@ -81,11 +81,11 @@ impl Wake for Woken {
     }
 }
 
-type Asks = Pin<Box<dyn Future<Output = Result<Reply, BackendError>>>>;
+type RequestFuture = Pin<Box<dyn Future<Output = Result<Reply, BackendError>>>>;
 
-struct Asked {
+struct Request {
     number: usize,
-    runs: Option<Asks>,
+    runs: Option<RequestFuture>,
     woken: Arc<Woken>,
     outcome: Option<Result<Reply, BackendError>>,
 }
@@ -122,17 +122,17 @@ const STEPS: [Step; 12] = [
     Step::Stop,
 ];
 
-struct Stand {
+struct Fixture {
     limiter: Limiter<RedisBackend>,
     gate: Gate,
-    asked: Vec<Asked>,
+    requests: Vec<Request>,
     /// The runtime of each request. Further requests are in the second one.
     homes: [usize; REQUESTS],
     runtimes: [Option<Runtime>; 2],
     was_lost: bool,
 }
 
-impl Stand {
+impl Fixture {
     fn new(homes: [usize; REQUESTS]) -> Self {
         let gate = Gate::default();
         let backend = RedisBackend::builder()
@@ -147,7 +147,7 @@ impl Stand {
         Self {
             limiter: Limiter::new(Policy::new("p", Quota::per_second(9)), backend),
             gate,
-            asked: Vec::new(),
+            requests: Vec::new(),
             homes,
             runtimes: [runtime(), runtime()],
             was_lost: false,
@@ -158,18 +158,24 @@ impl Stand {
         self.homes.get(number).copied().unwrap_or(1)
     }
 
-    fn can(&self, step: Step) -> bool {
-        let open = |number: usize| self.asked.get(number).filter(|asked| asked.runs.is_some());
+    fn is_possible(&self, step: Step) -> bool {
+        let open = |number: usize| {
+            self.requests
+                .get(number)
+                .filter(|requests| requests.runs.is_some())
+        };
         match step {
             Step::Ask => {
-                let next = self.asked.len();
+                let next = self.requests.len();
                 next < REQUESTS && self.runtimes[self.home(next)].is_some()
             }
-            Step::Poll(number) => open(number).is_some_and(|asked| asked.woken.0.load(SeqCst)),
+            Step::Poll(number) => {
+                open(number).is_some_and(|requests| requests.woken.0.load(SeqCst))
+            }
             Step::Drop(number) => open(number).is_some(),
             Step::Answer | Step::Lose => !self.gate.0.lock().is_empty(),
-            Step::Run(number) => self.runtimes[number].is_some() && !self.asked.is_empty(),
-            Step::Stop => self.runtimes[0].is_some() && !self.asked.is_empty(),
+            Step::Run(number) => self.runtimes[number].is_some() && !self.requests.is_empty(),
+            Step::Stop => self.runtimes[0].is_some() && !self.requests.is_empty(),
         }
     }
 
@@ -177,7 +183,7 @@ impl Stand {
         match step {
             Step::Ask => self.ask(),
             Step::Poll(number) => self.poll(number),
-            Step::Drop(number) => self.give_up(number),
+            Step::Drop(number) => self.drop_request(number),
             Step::Answer => drop(self.gate.0.lock().pop_front().map(|opens| opens.send(()))),
             Step::Lose => {
                 self.was_lost = true;
@@ -185,9 +191,9 @@ impl Stand {
             }
             Step::Run(number) => self.run(number),
             Step::Stop => {
-                for number in 0..self.asked.len() {
+                for number in 0..self.requests.len() {
                     if self.home(number) == 0 {
-                        self.give_up(number);
+                        self.drop_request(number);
                     }
                 }
                 self.was_lost = true;
@@ -197,14 +203,14 @@ impl Stand {
     }
 
     fn ask(&mut self) {
-        let number = self.asked.len();
+        let number = self.requests.len();
         let limiter = self.limiter.clone();
         let runs = async move {
             limiter
                 .check(&Key::from(number.to_string().as_str()), 1)
                 .await
         };
-        self.asked.push(Asked {
+        self.requests.push(Request {
             number,
             runs: Some(Box::pin(runs)),
             woken: Arc::default(),
@@ -218,20 +224,22 @@ impl Stand {
             return;
         };
         let _inside = runtime.enter();
-        let asked = &mut self.asked[number];
-        asked.woken.0.store(false, SeqCst);
-        let waker = Waker::from(Arc::clone(&asked.woken));
-        let Some(runs) = &mut asked.runs else { return };
+        let requests = &mut self.requests[number];
+        requests.woken.0.store(false, SeqCst);
+        let waker = Waker::from(Arc::clone(&requests.woken));
+        let Some(runs) = &mut requests.runs else {
+            return;
+        };
         if let Poll::Ready(outcome) = runs.as_mut().poll(&mut Context::from_waker(&waker)) {
-            asked.outcome = Some(outcome);
-            asked.runs = None;
+            requests.outcome = Some(outcome);
+            requests.runs = None;
         }
     }
 
-    fn give_up(&mut self, number: usize) {
+    fn drop_request(&mut self, number: usize) {
         if let Some(runtime) = &self.runtimes[self.home(number)] {
             let _inside = runtime.enter();
-            self.asked[number].runs = None;
+            self.requests[number].runs = None;
         }
     }
 
@@ -253,8 +261,8 @@ impl Stand {
             }
             self.run(0);
             self.run(1);
-            for number in 0..self.asked.len() {
-                if self.asked[number].woken.0.load(SeqCst) {
+            for number in 0..self.requests.len() {
+                if self.requests[number].woken.0.load(SeqCst) {
                     self.poll(number);
                 }
             }
@@ -264,18 +272,18 @@ impl Stand {
     /// No remaining request is stuck, and each one has its own reply.
     fn is_sound(&mut self) {
         self.settle();
-        for asked in &self.asked {
+        for requests in &self.requests {
             assert!(
-                asked.runs.is_none(),
+                requests.runs.is_none(),
                 "request {} never completes",
-                asked.number
+                requests.number
             );
         }
         // The queue continues with another request, in the remaining runtime.
-        while self.home(self.asked.len()) == 0 {
+        while self.home(self.requests.len()) == 0 {
             let woken = Arc::default();
-            let number = self.asked.len();
-            self.asked.push(Asked {
+            let number = self.requests.len();
+            self.requests.push(Request {
                 number,
                 runs: None,
                 woken,
@@ -284,35 +292,35 @@ impl Stand {
         }
         self.ask();
         self.settle();
-        let last = self.asked.len() - 1;
-        for asked in &self.asked {
+        let last = self.requests.len() - 1;
+        for requests in &self.requests {
             assert!(
-                asked.runs.is_none(),
+                requests.runs.is_none(),
                 "request {} never completes",
-                asked.number
+                requests.number
             );
-            match &asked.outcome {
+            match &requests.outcome {
                 Some(Ok(reply)) => {
                     let remaining = reply.decision.snapshot().remaining();
                     let remaining = usize::try_from(remaining).expect("small");
-                    assert_eq!(remaining, asked.number, "the reply of another request");
+                    assert_eq!(remaining, requests.number, "the reply of another request");
                 }
                 Some(Err(error)) => {
                     let is_timeout = matches!(error.kind(), BackendErrorKind::Timeout(_));
                     assert!(self.was_lost && !is_timeout, "{error:?}");
-                    assert!(asked.number != last, "the queue is stuck: {error:?}");
+                    assert!(requests.number != last, "the queue is stuck: {error:?}");
                 }
-                None => assert!(asked.number != last),
+                None => assert!(requests.number != last),
             }
         }
     }
 }
 
 /// Runs these steps from the start. Returns whether this order is possible.
-fn try_these(steps: &[Step], homes: [usize; REQUESTS]) -> bool {
-    let mut stand = Stand::new(homes);
+fn try_steps(steps: &[Step], homes: [usize; REQUESTS]) -> bool {
+    let mut stand = Fixture::new(homes);
     for step in steps {
-        if !stand.can(*step) {
+        if !stand.is_possible(*step) {
             return false;
         }
         stand.does(*step);
@@ -332,7 +340,7 @@ fn try_all(homes: [usize; REQUESTS], longest: usize) {
         }
         for step in STEPS {
             let more: Vec<Step> = steps.iter().copied().chain([step]).collect();
-            let sound = std::panic::catch_unwind(|| try_these(&more, homes));
+            let sound = std::panic::catch_unwind(|| try_steps(&more, homes));
             match sound {
                 Ok(true) => open.push(more),
                 Ok(false) => {}

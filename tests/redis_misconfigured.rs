@@ -86,10 +86,10 @@ fn one_more(count: usize, remedy: &str) {
 }
 
 fn lazy(url: &str) -> RedisBackend {
-    asking().connect_lazy(url).expect("a URL")
+    uncached_builder().connect_lazy(url).expect("a URL")
 }
 
-fn asking() -> RedisBuilder {
+fn uncached_builder() -> RedisBuilder {
     let builder = RedisBackend::builder().deny_cache(Duration::ZERO);
     builder.time_limit(Duration::from_secs(5))
 }
@@ -108,7 +108,7 @@ impl<R> KeyExtractor<R> for Always {
 }
 
 /// Twenty requests of this key, all of which are allowed.
-async fn pass(backend: &RedisBackend, key: &str) {
+async fn assert_all_allowed(backend: &RedisBackend, key: &str) {
     let layer = RateLimitLayer::new(policy(), Always(Key::from(key)), backend.clone())
         .on_backend_error(FailurePolicy::FailOpen);
     let hello =
@@ -130,9 +130,9 @@ async fn decides(backend: &RedisBackend) {
 }
 
 /// `connect` reports it, by a typed error and an event.
-async fn is_found_at_start(url: &str, code: &str, remedy: &str) {
+async fn assert_detected_at_connect(url: &str, code: &str, remedy: &str) {
     let before = events("ERROR").len();
-    let why = asking()
+    let why = uncached_builder()
         .connect(url)
         .await
         .expect_err("the server cannot decide");
@@ -160,16 +160,16 @@ fn missing_right_is_reported_once_for_each_occurrence() {
             };
             change(missing);
             let backend = lazy(&url);
-            pass(&backend, "ann").await;
+            assert_all_allowed(&backend, "ann").await;
             one_more(before + 1, RIGHTS);
             change("+@all ~{sluice:*");
             decides(&backend).await;
             // A loaded script needs no `EVAL`.
             server.command(&["SCRIPT", "FLUSH"]);
             change(missing);
-            pass(&backend, "ann").await;
+            assert_all_allowed(&backend, "ann").await;
             one_more(before + 2, RIGHTS);
-            is_found_at_start(&url, "NOPERM", RIGHTS).await;
+            assert_detected_at_connect(&url, "NOPERM", RIGHTS).await;
         }
     });
 }
@@ -188,7 +188,7 @@ fn full_server_is_reported_while_denials_work() {
         for full in 0..2 {
             server.command(&["CONFIG", "SET", "maxmemory", "1"]);
             for _ in 0..3 {
-                pass(&backend, "ann").await;
+                assert_all_allowed(&backend, "ann").await;
                 let denied = limiter
                     .check(&cid, 1)
                     .await
@@ -200,7 +200,7 @@ fn full_server_is_reported_while_denials_work() {
                     .expect("the operation writes nothing");
             }
             one_more(2 * full + 1, "raise maxmemory");
-            is_found_at_start(&server.url(), "OOM", "raise maxmemory").await;
+            assert_detected_at_connect(&server.url(), "OOM", "raise maxmemory").await;
             server.command(&["CONFIG", "SET", "maxmemory", "0"]);
             decides(&backend).await;
         }
@@ -211,14 +211,14 @@ fn full_server_is_reported_while_denials_work() {
 fn foreign_key_is_reported_once_beside_valid_keys() {
     run(async {
         let server = RedisServer::start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
         server.command(&["RPUSH", "{sluice:api:rann}:b", "1"]);
         for _ in 0..3 {
-            pass(&backend, "ann").await;
-            pass(&backend, "bob").await;
+            assert_all_allowed(&backend, "ann").await;
+            assert_all_allowed(&backend, "bob").await;
         }
         one_more(1, "delete the key, or set another prefix");
     });
@@ -228,12 +228,15 @@ fn foreign_key_is_reported_once_beside_valid_keys() {
 fn replica_is_reported() {
     run(async {
         let server = RedisServer::start();
-        let backend = asking().connect(server.url()).await.expect("a primary");
+        let backend = uncached_builder()
+            .connect(server.url())
+            .await
+            .expect("a primary");
         let nobody = free_port().to_string();
         server.command(&["REPLICAOF", "127.0.0.1", &nobody]);
-        pass(&backend, "ann").await;
+        assert_all_allowed(&backend, "ann").await;
         one_more(1, "connect to the primary");
-        is_found_at_start(&server.url(), "READONLY", "connect to the primary").await;
+        assert_detected_at_connect(&server.url(), "READONLY", "connect to the primary").await;
     });
 }
 
@@ -248,7 +251,7 @@ const STANDALONE: &str = "use a standalone server, or pass a cluster connection"
 fn cluster_node_is_reported_once_beside_its_own_keys() {
     run(async {
         let nodes = [cluster_node(), cluster_node()];
-        is_found_at_start(&nodes[0].url(), "CLUSTERDOWN", STANDALONE).await;
+        assert_detected_at_connect(&nodes[0].url(), "CLUSTERDOWN", STANDALONE).await;
         for (node, slots) in nodes.iter().zip([["0", "8191"], ["8192", "16383"]]) {
             node.command(&["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]]);
         }
@@ -265,10 +268,10 @@ fn cluster_node_is_reported_once_beside_its_own_keys() {
         }
         let backend = lazy(&nodes[0].url());
         for key in 0..16 {
-            pass(&backend, &key.to_string()).await;
+            assert_all_allowed(&backend, &key.to_string()).await;
         }
         one_more(2, STANDALONE);
-        is_found_at_start(&nodes[0].url(), "MOVED", STANDALONE).await;
+        assert_detected_at_connect(&nodes[0].url(), "MOVED", STANDALONE).await;
     });
 }
 
@@ -283,12 +286,12 @@ fn wrong_or_missing_password_is_reported() {
             without,
         ];
         for (number, url) in urls.iter().enumerate() {
-            pass(&lazy(url), "ann").await;
+            assert_all_allowed(&lazy(url), "ann").await;
             one_more(
                 2 * number + 1,
                 "set user and password in the URL, as in redis://user:password@host",
             );
-            let why: BackendError = asking()
+            let why: BackendError = uncached_builder()
                 .connect(url)
                 .await
                 .expect_err("the password is wrong");
@@ -310,10 +313,10 @@ fn server_without_scripts_is_reported() {
             let server = RedisServer::options().line(&line).start();
             let remedy = "enable EVAL and EVALSHA, or set `Atomicity::Optimistic`";
             let backend = lazy(&server.url());
-            pass(&backend, "ann").await;
+            assert_all_allowed(&backend, "ann").await;
             one_more(2 * number + 1, remedy);
-            is_found_at_start(&server.url(), "ERR", remedy).await;
-            let optimistic = asking().atomicity(Atomicity::Optimistic);
+            assert_detected_at_connect(&server.url(), "ERR", remedy).await;
+            let optimistic = uncached_builder().atomicity(Atomicity::Optimistic);
             let backend = optimistic.connect(server.url()).await;
             decides(&backend.expect("no scripts are needed")).await;
         }
@@ -327,7 +330,7 @@ fn connect_needs_only_the_documented_rights_and_leaves_no_key() {
         let user = format!("user limiter on >sesame resetkeys ~{{theirs:* {rights}");
         let server = RedisServer::options().line(&user).start();
         let url = server.url_of("limiter", "sesame");
-        let backend = asking().prefix("theirs").connect(&url).await;
+        let backend = uncached_builder().prefix("theirs").connect(&url).await;
         assert_eq!(server.keys(), [""; 0]);
         decides(&backend.expect("nothing is missing")).await;
         assert_eq!(events("ERROR"), [""; 0]);
@@ -339,7 +342,7 @@ fn the_events_of_a_circuit_carry_the_error_that_opened_it() {
     run(async {
         let mut server = RedisServer::options().prepare();
         let backend = lazy(&server.url());
-        pass(&backend, "ann").await;
+        assert_all_allowed(&backend, "ann").await;
         let opened = events("WARN");
         assert_eq!(opened.len(), 1, "{opened:#?}");
         let message = "Redis circuit opened after 5 consecutive failures; next attempt in 1s";

@@ -81,7 +81,7 @@ async fn waiter_that_never_reaches_the_head_is_denied() {
     // Another client spends its second token of the day before each write of this one.
     let start = 1_800_000_000_000_000_u64 / 86_400_000_000 * 86_400_000_000;
     let state = [b"f1".as_slice(), &start.to_le_bytes(), &2_u64.to_le_bytes()].concat();
-    proxy.meddle(
+    proxy.interfere(
         redis::cmd("SET")
             .arg(ANN_A_DAY)
             .arg(&state)
@@ -97,7 +97,7 @@ async fn waiter_that_never_reaches_the_head_is_denied() {
     let denied = limiter.check(&ann, 9).await.expect("Redis");
     assert!(!denied.decision.is_allowed());
 
-    proxy.stop_meddling();
+    proxy.stop_interfering();
     let reply = limiter.check(&ann, 1).await.expect("Redis");
     assert_eq!(reply.decision.snapshot().remaining(), 7);
 }

@@ -11,7 +11,7 @@ use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, MemoryBackend, Policy, Quota, RetryAfter};
 
 use crate::shared_checks::{
-    Awaited, HOUR, a_crowd_leaves_no_debt, every_operation, policies, runtime,
+    Awaited, HOUR, assert_waiters_leave_no_debt, every_operation, policies, runtime,
 };
 
 fn frozen() -> MemoryBackend<ManualClock> {
@@ -21,7 +21,7 @@ fn frozen() -> MemoryBackend<ManualClock> {
 
 #[test]
 fn waiters_that_leave_from_the_front_leave_no_debt() {
-    a_crowd_leaves_no_debt(&MemoryBackend::new());
+    assert_waiters_leave_no_debt(&MemoryBackend::new());
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub(crate) fn policies() -> Vec<Policy> {
 }
 
 /// A limiter, blocking or asynchronous, whose backend must not fail.
-pub(crate) trait Asked {
+pub(crate) trait AnyLimiter {
     fn check(&self, key: &Key, cost: u64) -> Reply;
     fn reserve(&self, key: &Key, cost: u64, max_wait: Duration) -> Reply;
     fn cancel(&self, key: &Key, reservation: Reservation) -> bool;
@@ -42,7 +42,7 @@ fn answer<T, E: Debug>(answer: Result<T, E>) -> T {
     answer.expect("an answer")
 }
 
-impl<B: blocking::BlockingBackend> Asked for blocking::Limiter<B> {
+impl<B: blocking::BlockingBackend> AnyLimiter for blocking::Limiter<B> {
     fn check(&self, key: &Key, cost: u64) -> Reply {
         answer(self.check(key, cost))
     }
@@ -84,7 +84,7 @@ impl<B> Awaited<'_, B> {
     }
 }
 
-impl<B: backend::Backend> Asked for Awaited<'_, B> {
+impl<B: backend::Backend> AnyLimiter for Awaited<'_, B> {
     fn check(&self, key: &Key, cost: u64) -> Reply {
         self.wait(self.limiter.check(key, cost))
     }
@@ -146,7 +146,7 @@ fn of_snapshot(snapshot: &Snapshot) -> Reported {
 }
 
 /// Runs every operation on a new key. The limiters, which share the state, take turns.
-pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Reported> {
+pub(crate) fn every_operation(limiters: &[&dyn AnyLimiter], key: &Key) -> Vec<Reported> {
     let mut reservations = limiters.iter().cycle();
     let mut next = || *reservations.next().expect("at least one");
     let mut reported = Vec::new();
@@ -185,7 +185,7 @@ pub(crate) fn every_operation(limiters: &[&dyn Asked], key: &Key) -> Vec<Reporte
 
 /// Waiters that leave from the front: only the last cancel refunds at once, and then nothing is left of the other
 /// charges.
-pub(crate) fn a_crowd_leaves_no_debt<B: backend::BlockingBackend>(backend: &B) {
+pub(crate) fn assert_waiters_leave_no_debt<B: backend::BlockingBackend>(backend: &B) {
     let policy = Policy::new("crowd", Quota::per_hour(2));
     let (limiter, key) = (
         blocking::Limiter::new(policy, backend.clone()),

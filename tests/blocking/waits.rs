@@ -35,9 +35,9 @@ fn until_asleep(clock: &ManualClock, count: usize) {
 }
 
 /// Ends all waits on drop, so that a failing test does not hang.
-struct LetGo<'a>(&'a ManualClock);
+struct ReleaseOnDrop<'a>(&'a ManualClock);
 
-impl Drop for LetGo<'_> {
+impl Drop for ReleaseOnDrop<'_> {
     fn drop(&mut self) {
         self.0.advance(100 * HOUR);
     }
@@ -54,7 +54,7 @@ fn threads_proceed_in_order_as_the_clock_advances() {
         assert!(limiter.acquire(&key, 1, MaxWait::NONE).is_ok());
         let (reported, hears) = mpsc::channel();
         thread::scope(|scope| {
-            let _let_go = LetGo(&clock);
+            let _let_go = ReleaseOnDrop(&clock);
             for number in 0..3 {
                 let (limiter, key, reported) = (&limiter, &key, reported.clone());
                 scope.spawn(move || {
@@ -165,7 +165,7 @@ fn threads_above_max_waiters_do_not_wait() {
     let key = Key::from("host");
     assert!(limiter.try_acquire(&key, 1).is_ok());
     thread::scope(|scope| {
-        let _let_go = LetGo(&clock);
+        let _let_go = ReleaseOnDrop(&clock);
         let first = scope.spawn(|| limiter.acquire(&key, 1, HOUR).map(|charge| charge.waited()));
         until_asleep(&clock, 1);
         let second = limiter.acquire(&key, 1, HOUR);

@@ -82,5 +82,5 @@ async fn page_is_readable_in_both_themes_at_any_width() {
             assert!(worst[0].as_f64() >= Some(4.5), "{case}: {worst}");
         }
     }
-    page.ends_well();
+    page.assert_no_errors();
 }

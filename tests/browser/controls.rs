@@ -8,7 +8,7 @@ use crate::Page;
 use crate::playground::Playground;
 
 /// The server's own error for these quotas.
-async fn complaint(playground: &Playground, text: &str) -> String {
+async fn server_error(playground: &Playground, text: &str) -> String {
     let mut request = playground.request(Method::PUT, "/_playground/quota");
     *request.body_mut() = Full::from(text.to_owned());
     let answer = playground.send(request).await;
@@ -35,7 +35,7 @@ async fn quota_is_replaced_or_the_server_returns_an_error() {
     ] {
         page.fill("#text", text);
         page.click("#use");
-        let why = complaint(&page.playground, text).await;
+        let why = server_error(&page.playground, text).await;
         let why = Value::from(why);
         page.until(&format!(
             "document.querySelector('#wrong').textContent === {why}"
@@ -71,7 +71,7 @@ async fn quota_is_replaced_or_the_server_returns_an_error() {
     page.click("#burst");
     page.answered(7);
     assert_eq!(page.count("sliding-log", "allowed"), 3);
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -102,7 +102,7 @@ async fn server_without_rate_limit_fields_is_reported() {
         ),
         (2, 2)
     );
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn playground_accepts_a_typed_key() {
         }
         let marks = ["allowed", "rejected"].map(|kind| page.marks("server", kind));
         assert_eq!(marks, [2, 1], "{key}");
-        page.ends_well();
+        page.assert_no_errors();
     }
 }
 
@@ -194,5 +194,5 @@ async fn playground_works_by_keyboard() {
     page.fill("#text", "7/week");
     page.press(ENTER);
     page.until("document.querySelector('.gauge .mono').textContent === '7/week'");
-    page.ends_well();
+    page.assert_no_errors();
 }

@@ -71,7 +71,7 @@ async fn burst_is_drawn_as_the_server_decided() {
 
     page.click("#clear");
     page.until("document.querySelectorAll('.mark').length === 0");
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn the_level_rises_by_the_clock_and_the_server_agrees() {
     let (level, reported, drawn) = page.level();
     assert_eq!((level, reported), (4, 4));
     assert!((drawn - 0.8).abs() < 0.02, "{drawn}");
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn a_steady_rate_goes_on_until_it_is_stopped() {
         level == reported && (1000 - 3 * sent..=1001 - 3 * sent).contains(&level),
         "{level}, {reported}"
     );
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn waits_are_drawn_at_their_length() {
         page.count("token-bucket", "allowed") + page.count("token-bucket", "rejected"),
         4
     );
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn shadow_policy_is_shown_as_shadow() {
     assert_eq!(page.marks("server", "allowed"), 4);
     assert_eq!(page.marks("token-bucket", "rejected"), 2);
     assert!(page.text("#fields").contains("x-ratelimit-shadow: default"));
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -252,5 +252,5 @@ async fn permits_in_use_are_drawn_and_held() {
         page.get("document.querySelectorAll('#slots .ended').length"),
         1
     );
-    page.ends_well();
+    page.assert_no_errors();
 }

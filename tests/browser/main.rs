@@ -86,7 +86,7 @@ impl Page {
     }
 
     /// Checks that the page logged no error and sent no request to other servers.
-    pub(crate) fn ends_well(self) {
+    pub(crate) fn assert_no_errors(self) {
         for entry in self.log("browser") {
             // The browser logs each rejection, and each invalid quota. The tests cause these on purpose.
             let text = entry["message"].as_str().expect("text");

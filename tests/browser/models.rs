@@ -62,7 +62,7 @@ async fn models_decide_like_the_algorithms() {
         let wrong = page.run(PLAY, json!([model, plain]));
         assert_eq!(wrong, json!([]));
     }
-    page.ends_well();
+    page.assert_no_errors();
 }
 
 #[tokio::test]
@@ -117,5 +117,5 @@ async fn the_fields_of_every_format_are_read() {
         assert!(!said.is_empty(), "{case}");
     }
     assert!(read > 20, "{read}");
-    page.ends_well();
+    page.assert_no_errors();
 }

@@ -218,7 +218,7 @@ fn memory_beside_buckets() {
 #[cfg(feature = "redis")]
 mod redis {
     use tower_sluice::backend::redis::adapter::RedisConnection;
-    use tower_sluice::backend::redis::adapter::RedisConnection;
+
     use tower_sluice::{AnyBackend, RedisBackend, RedisSemaphore};
 
     use super::{Duration, run_all, runtime, stopped};

@@ -53,13 +53,13 @@ const MEANWHILE: [&str; 6] = [
     "evicted",
 ];
 
-struct Stand {
+struct Fixture {
     clock: HeldClock,
     backend: MemoryBackend<HeldClock>,
     policy: Policy,
 }
 
-impl Stand {
+impl Fixture {
     fn new(policy: &Policy) -> Self {
         let clock = HeldClock::new();
         // One shard, so that other keys sweep and evict.
@@ -172,18 +172,18 @@ fn late_reading_decides_like_a_reading_at_the_lock() {
         for name in OPS {
             for meanwhile in MEANWHILE {
                 let run = |is_late: bool| {
-                    let stand = Stand::new(&policy);
-                    let op = stand.prepared(name);
+                    let fixture = Fixture::new(&policy);
+                    let op = fixture.prepared(name);
                     let reply = if is_late {
-                        let (clock, late) = (&stand.clock, || stand.ask(op));
-                        clock.late(late, || stand.go_through(meanwhile))
+                        let (clock, late) = (&fixture.clock, || fixture.ask(op));
+                        clock.late(late, || fixture.go_through(meanwhile))
                     } else {
-                        stand.go_through(meanwhile);
-                        stand.ask(op)
+                        fixture.go_through(meanwhile);
+                        fixture.ask(op)
                     };
                     (
                         (reply.decision, reply.wait, reply.returned),
-                        stand.answers(),
+                        fixture.answers(),
                     )
                 };
                 if run(true) != run(false) {
@@ -229,18 +229,18 @@ fn clock_step_back_moves_the_debt() {
 fn late_blocking_limiter_admits_no_excess() {
     use tower_sluice::blocking::Limiter;
 
-    let stand = Stand::new(&policies()[0].1);
-    let limiter = Limiter::new(stand.policy.clone(), stand.backend.clone());
+    let fixture = Fixture::new(&policies()[0].1);
+    let limiter = Limiter::new(fixture.policy.clone(), fixture.backend.clone());
     let ann = Key::from("ann");
     let late = || {
         limiter
             .check(&ann, LIMIT)
             .map(|reply| reply.decision.is_allowed())
     };
-    let meanwhile = || stand.go_through("charged beyond the horizon");
-    assert_eq!(stand.clock.late(late, meanwhile), Ok(false));
+    let meanwhile = || fixture.go_through("charged beyond the horizon");
+    assert_eq!(fixture.clock.late(late, meanwhile), Ok(false));
     assert!(
-        !stand.check(1).decision.is_allowed(),
+        !fixture.check(1).decision.is_allowed(),
         "a token was refilled"
     );
 }

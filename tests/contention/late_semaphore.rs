@@ -11,7 +11,7 @@ use crate::held_clock::HeldClock;
 
 const LEASE: Duration = Duration::from_secs(30);
 
-struct Stand {
+struct Fixture {
     clock: HeldClock,
     semaphore: MemorySemaphore<HeldClock>,
     permits: SemaphorePolicy,
@@ -21,7 +21,7 @@ fn id(number: u8) -> PermitId {
     PermitId::from_bytes([number; 16])
 }
 
-impl Stand {
+impl Fixture {
     fn new() -> Self {
         let clock = HeldClock::new();
         Self {
@@ -66,21 +66,21 @@ impl Stand {
 fn late_reading_decides_like_a_reading_at_the_lock() {
     for name in ["acquire", "renew", "release", "peek"] {
         let run = |is_late: bool| {
-            let stand = Stand::new();
-            assert!(stand.acquire(1).decision.is_allowed());
+            let fixture = Fixture::new();
+            assert!(fixture.acquire(1).decision.is_allowed());
             let meanwhile = || {
-                stand.clock.advance(3 * LEASE);
-                assert!(stand.acquire(2).decision.is_allowed());
+                fixture.clock.advance(3 * LEASE);
+                assert!(fixture.acquire(2).decision.is_allowed());
             };
-            let late = || stand.ask(Stand::op(name));
+            let late = || fixture.ask(Fixture::op(name));
             let reply = if is_late {
-                stand.clock.late(late, meanwhile)
+                fixture.clock.late(late, meanwhile)
             } else {
                 meanwhile();
                 late()
             };
             // The lease of the second holder has just begun.
-            let renewed = stand.ask(PermitOp::Renew([id(2)].into_iter().collect()));
+            let renewed = fixture.ask(PermitOp::Renew([id(2)].into_iter().collect()));
             (
                 reply.decision.clone(),
                 reply.lasting().to_vec(),

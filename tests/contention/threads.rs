@@ -70,7 +70,7 @@ fn checks(number: usize, policy: &Policy, memory: &MemoryBackend) -> Box<dyn Fn(
 }
 
 /// The allowed total of each algorithm, and the longest time that it took.
-fn hammer(threads: usize, horizon: Duration, length: Duration) -> ([u64; 5], Duration) {
+fn measure_allowed(threads: usize, horizon: Duration, length: Duration) -> ([u64; 5], Duration) {
     let memory = MemoryBackend::new();
     let policies = quotas(horizon).map(|(name, quota)| Policy::new(name, quota));
     let allowed: [AtomicU64; 5] = std::array::from_fn(|_| AtomicU64::new(0));
@@ -106,7 +106,7 @@ fn threads_never_exceed_the_quota() {
     let mut above = Vec::new();
     for horizon in [5, 50, 250, 1_000].map(Duration::from_millis) {
         for threads in [2, 64, 200] {
-            let (allowed, took) = hammer(threads, horizon, Duration::from_secs(seconds));
+            let (allowed, took) = measure_allowed(threads, horizon, Duration::from_secs(seconds));
             // The system clock may run a few millionths faster than `Instant` while it corrects itself.
             let took = took + took / 10_000 + Duration::from_micros(2);
             let (took, horizon) = (took.as_micros(), horizon.as_micros());

@@ -12,7 +12,7 @@ use tower_sluice::{Key, Limiter, Policy, RedisBackend};
 
 use crate::exactness::Check;
 use crate::get_then_set::GetThenSet;
-use crate::{Aim, Load, PROCESSES, SCENARIOS, Scenario};
+use crate::{Load, PROCESSES, SCENARIOS, Scenario, Target};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -23,7 +23,7 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
     let (url, name, slower, number) = (next()?, next()?, next()?, next()?);
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
     let scenario = scenario.ok_or("no such scenario")?;
-    let gunner = Gunner {
+    let process = LoadProcess {
         scenario,
         slower: slower.parse()?,
         first: number.parse::<usize>()? * scenario.tasks(),
@@ -32,12 +32,12 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
         .worker_threads(1)
         .enable_all()
         .build()?;
-    let checks = match scenario.aim {
-        Aim::NotAtomic => {
+    let checks = match scenario.target {
+        Target::NotAtomic => {
             let gun = runtime.block_on(GetThenSet::connect(&url))?;
-            gunner.fire(&runtime, gun.clone(), gun)
+            process.run_load(&runtime, gun.clone(), gun)
         }
-        Aim::Backend { deny_cache } => {
+        Target::Backend { deny_cache } => {
             let connect = |deny_cache| {
                 let builder = RedisBackend::builder().deny_cache(deny_cache);
                 // No check may fail, however busy the machine is: a check without a reply may have been charged.
@@ -45,7 +45,7 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
             };
             let gun = runtime.block_on(connect(deny_cache))?;
             let closer = runtime.block_on(connect(Duration::ZERO))?;
-            gunner.fire(&runtime, gun, closer)
+            process.run_load(&runtime, gun, closer)
         }
     }?;
     let mut bytes = Vec::new();
@@ -55,7 +55,7 @@ pub fn child(mut args: impl Iterator<Item = String>) -> Result<(), Failure> {
 
 /// The part of one process in a run.
 #[derive(Clone, Copy)]
-struct Gunner {
+struct LoadProcess {
     scenario: &'static Scenario,
     /// The factor by which all times are longer.
     slower: u64,
@@ -63,8 +63,13 @@ struct Gunner {
     first: usize,
 }
 
-impl Gunner {
-    fn fire<B: Backend>(self, runtime: &Runtime, gun: B, closer: B) -> Result<Vec<Check>, Failure> {
+impl LoadProcess {
+    fn run_load<B: Backend>(
+        self,
+        runtime: &Runtime,
+        gun: B,
+        closer: B,
+    ) -> Result<Vec<Check>, Failure> {
         let (scenario, slower) = (self.scenario, self.slower);
         let policy = Policy::new("fire", scenario.rule.slower(slower).quota());
         let limiter = Limiter::new(policy.clone(), gun);
@@ -88,7 +93,10 @@ impl Gunner {
                 tasks.spawn(async move {
                     match scenario.load {
                         Load::Rounds(_) => self.rounds(&limiter, &keys, start).await,
-                        _ => self.hammer(&limiter, &keys, task, start, end).await,
+                        _ => {
+                            self.check_all_the_time(&limiter, &keys, task, start, end)
+                                .await
+                        }
                     }
                 });
             }
@@ -113,7 +121,7 @@ impl Gunner {
     /// The first check and the last denial of a single key must be known exactly. Therefore one task starts alone, and
     /// leaves a debt until the others start. After the last check each process checks alone, past the deny cache, until
     /// it is denied.
-    async fn hammer<B: Backend>(
+    async fn check_all_the_time<B: Backend>(
         self,
         limiter: &Limiter<B>,
         keys: &[Key],

@@ -40,7 +40,7 @@ pub struct Scenario {
     load: Load,
     /// Costs are 1 to this, at random.
     costs: u64,
-    aim: Aim,
+    target: Target,
 }
 
 #[derive(Clone, Copy)]
@@ -53,14 +53,14 @@ enum Load {
 
 /// The target of the load.
 #[derive(Clone, Copy)]
-enum Aim {
+enum Target {
     /// Our backend. Zero turns the deny cache off.
     Backend { deny_cache: Duration },
     /// A limiter whose error must be found.
     NotAtomic,
 }
 
-const BACKEND: Aim = Aim::Backend {
+const BACKEND: Target = Target::Backend {
     deny_cache: Duration::ZERO,
 };
 
@@ -70,7 +70,7 @@ const fn one_key(name: &'static str, rule: Rule) -> Scenario {
         rule,
         load: Load::OneKey,
         costs: 1,
-        aim: BACKEND,
+        target: BACKEND,
     }
 }
 
@@ -136,7 +136,7 @@ const SCENARIOS: [Scenario; 16] = [
         )
     },
     Scenario {
-        aim: Aim::Backend {
+        target: Target::Backend {
             deny_cache: Duration::from_secs(1),
         },
         ..one_key("token_bucket_with_deny_cache", TOKEN_BUCKET)
@@ -183,11 +183,11 @@ const SCENARIOS: [Scenario; 16] = [
         ..one_key("of_1024_at_once_100_pass_in_20_rounds", HUNDRED)
     },
     Scenario {
-        aim: Aim::NotAtomic,
+        target: Target::NotAtomic,
         ..one_key("get_then_set_is_convicted_on_one_key", TOKEN_BUCKET)
     },
     Scenario {
-        aim: Aim::NotAtomic,
+        target: Target::NotAtomic,
         load: Load::Rounds(20),
         ..one_key("get_then_set_is_convicted_of_1024_at_once", HUNDRED)
     },
@@ -215,12 +215,15 @@ impl Scenario {
     }
 
     const fn is_cached(&self) -> bool {
-        matches!(self.aim, Aim::Backend { deny_cache } if !deny_cache.is_zero())
+        matches!(self.target, Target::Backend { deny_cache } if !deny_cache.is_zero())
     }
 
     /// Whether each process checks in the end until it is denied.
     const fn is_closed(&self) -> bool {
-        matches!((self.load, self.aim), (Load::OneKey, Aim::Backend { .. }))
+        matches!(
+            (self.load, self.target),
+            (Load::OneKey, Target::Backend { .. })
+        )
     }
 
     /// A busy machine may delay checks or replies. Then the run is repeated, with all times twice as long.
@@ -229,15 +232,15 @@ impl Scenario {
         let mut why = String::new();
         for attempt in 0..MOST_ATTEMPTS {
             let slower = 1 << attempt;
-            let (checks, run) = match self.fire(&server, slower) {
+            let (checks, run) = match self.run_load(&server, slower) {
                 Ok(fired) => fired,
                 Err(error) => {
                     why = error;
                     continue;
                 }
             };
-            let verdict = match (self.judge(&checks, run, slower), self.aim) {
-                (Err(Fault::TooMuch(what)), Aim::NotAtomic) => return Ok(what),
+            let verdict = match (self.judge(&checks, run, slower), self.target) {
+                (Err(Fault::TooMuch(what)), Target::NotAtomic) => return Ok(what),
                 (Ok(verdict), _) if verdict.saturated => verdict,
                 (Ok(_), _) => {
                     why = "the demand has paused".to_owned();
@@ -249,10 +252,10 @@ impl Scenario {
                 }
                 (Err(fault), _) => return Err(fault.to_string()),
             };
-            if matches!(self.aim, Aim::NotAtomic) {
+            if matches!(self.target, Target::NotAtomic) {
                 return Err("nothing was noticed".to_owned());
             }
-            self.must_notice_doctored(&checks, run, slower)?;
+            self.must_detect_changed_records(&checks, run, slower)?;
             let Verdict {
                 admitted,
                 due,
@@ -295,7 +298,7 @@ impl Scenario {
     }
 
     /// The same records, with one token in a hundred more or less, must fail.
-    fn must_notice_doctored(
+    fn must_detect_changed_records(
         &self,
         checks: &[Check],
         run: (u64, u64),
@@ -320,7 +323,11 @@ impl Scenario {
     }
 
     /// All checks of all processes, and the server clock before the first and after the last.
-    fn fire(&self, server: &RedisServer, slower: u64) -> Result<(Vec<Check>, (u64, u64)), String> {
+    fn run_load(
+        &self,
+        server: &RedisServer,
+        slower: u64,
+    ) -> Result<(Vec<Check>, (u64, u64)), String> {
         let mut processes = (0..PROCESSES)
             .map(|number| Process::start(&server.url(), self.name, slower, number))
             .collect::<Result<Vec<_>, _>>()?;
@@ -363,7 +370,7 @@ fn clock_of(server: &RedisServer) -> Result<u64, String> {
     }
 }
 
-const CHILD: &str = "--one-of-those-who-fire";
+const CHILD: &str = "--load-process";
 
 /// This program again. A drop before its report kills it.
 struct Process {

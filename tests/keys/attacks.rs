@@ -44,7 +44,7 @@ const PROXY: [u8; 4] = [10, 0, 0, 1];
 const CLIENT: [u8; 4] = [203, 0, 113, 7];
 
 /// The client address of a request from our proxy, or the status of its rejection.
-fn who(client: &ClientIp, name: &HeaderName, lines: &[&[u8]]) -> Result<String, u16> {
+fn client_of(client: &ClientIp, name: &HeaderName, lines: &[&[u8]]) -> Result<String, u16> {
     let request = request(PROXY, name, lines);
     let ip = client.ip(&Head::from(&request));
     ip.map(|ip| ip.to_string())
@@ -125,7 +125,7 @@ fn other_headers_and_other_spellings_are_not_read() {
     ] {
         let name = HeaderName::from_static(name);
         assert_eq!(
-            who(&client, &name, &[b"1.2.3.4"]),
+            client_of(&client, &name, &[b"1.2.3.4"]),
             Ok("10.0.0.1".into()),
             "{name}"
         );
@@ -137,18 +137,18 @@ fn thousand_lines_are_one_network_list() {
     let claims = [&b"1.2.3.4"[..]; 999];
     let lines = [&claims[..], &[b"203.0.113.7, 10.0.0.2"]].concat();
     assert_eq!(
-        who(&behind_proxies(), &X_FORWARDED_FOR, &lines),
+        client_of(&behind_proxies(), &X_FORWARDED_FOR, &lines),
         Ok("203.0.113.7".into())
     );
     let claims = [&b"for=1.2.3.4"[..]; 999];
     let lines = [&claims[..], &[b"for=203.0.113.7, for=10.0.0.2"]].concat();
     assert_eq!(
-        who(&forwarded(), &FORWARDED, &lines),
+        client_of(&forwarded(), &FORWARDED, &lines),
         Ok("203.0.113.7".into())
     );
     let all_ours = [&b"10.0.0.3"[..]; 1_000];
     assert_eq!(
-        who(&behind_proxies(), &X_FORWARDED_FOR, &all_ours),
+        client_of(&behind_proxies(), &X_FORWARDED_FOR, &all_ours),
         Ok("10.0.0.3".into())
     );
 }
@@ -175,12 +175,12 @@ fn non_ascii_bytes_are_malformed_where_they_are_read() {
             b"for=203.0.113.7, for=\"\xc3\x28\"",
         ),
     ] {
-        assert_eq!(who(&client, &name, &[left]), Ok("203.0.113.7".into()));
-        assert_eq!(who(&client, &name, &[right]), Err(400));
+        assert_eq!(client_of(&client, &name, &[left]), Ok("203.0.113.7".into()));
+        assert_eq!(client_of(&client, &name, &[right]), Err(400));
     }
     // Outside of quotes they break the grammar of the line.
     assert_eq!(
-        who(&forwarded(), &FORWARDED, &[b"\xff, for=203.0.113.7"]),
+        client_of(&forwarded(), &FORWARDED, &[b"\xff, for=203.0.113.7"]),
         Err(400)
     );
 }
@@ -212,7 +212,7 @@ fn headers_of_64_kib_are_parsed_in_linear_time() {
     ] {
         let answer = answer.map(str::to_owned);
         assert_eq!(
-            who(&behind_proxies(), &X_FORWARDED_FOR, &[&long(part, added)]),
+            client_of(&behind_proxies(), &X_FORWARDED_FOR, &[&long(part, added)]),
             answer,
             "{part:?} {added:?}"
         );
@@ -231,16 +231,16 @@ fn headers_of_64_kib_are_parsed_in_linear_time() {
     ] {
         let answer = answer.map(str::to_owned);
         assert_eq!(
-            who(&forwarded(), &FORWARDED, &[&long(part, added)]),
+            client_of(&forwarded(), &FORWARDED, &[&long(part, added)]),
             answer,
             "{part:?} {added:?}"
         );
     }
     let quoted = [b"for=\"", &long("\\x", "")[..], b"\""].concat();
-    assert_eq!(who(&forwarded(), &FORWARDED, &[&quoted]), Err(400));
+    assert_eq!(client_of(&forwarded(), &FORWARDED, &[&quoted]), Err(400));
     let names: String = (0..10_000).map(|index| format!("{index:x}=0;")).collect();
     assert_eq!(
-        who(
+        client_of(
             &forwarded(),
             &FORWARDED,
             &[names.as_bytes(), b"for=203.0.113.7"]
@@ -248,7 +248,7 @@ fn headers_of_64_kib_are_parsed_in_linear_time() {
         Ok("203.0.113.7".into())
     );
     assert_eq!(
-        who(&forwarded(), &FORWARDED, &[names.as_bytes()]),
+        client_of(&forwarded(), &FORWARDED, &[names.as_bytes()]),
         Ok("10.0.0.1".into())
     );
     // Without optimisation, on a busy machine. Quadratic time would take minutes.

@@ -8,9 +8,9 @@ use tower_sluice::quota::Anchor;
 
 use crate::for_all;
 use crate::model::Core;
-use crate::property::Seen;
+use crate::property::Coverage;
 use crate::shapes::{Kind, Shape, shape};
-use crate::traffic::{Ask, Event, asks, start, traffic};
+use crate::traffic::{Event, Operation, operations, start, traffic};
 
 /// The admitted tokens, and the time at which they took effect.
 struct Charge {
@@ -19,9 +19,15 @@ struct Charge {
 }
 
 /// Runs the traffic without penalties. If the clock lags, a charge takes effect at the latest time so far.
-fn charges(shape: &Shape, start: u64, traffic: &[Event], reach: u64, seen: &Seen) -> Vec<Charge> {
+fn charges(
+    shape: &Shape,
+    start: u64,
+    traffic: &[Event],
+    reach: u64,
+    coverage: &Coverage,
+) -> Vec<Charge> {
     let (mut core, mut charges, mut latest) = (Core::of(&[*shape]), Vec::new(), 0);
-    for Ask { now, cost, .. } in asks(shape, start, traffic, reach) {
+    for Operation { now, cost, .. } in operations(shape, start, traffic, reach) {
         if core.check(now, cost).decision.is_allowed() {
             if cost > 0 {
                 latest = now.max(latest);
@@ -31,7 +37,7 @@ fn charges(shape: &Shape, start: u64, traffic: &[Event], reach: u64, seen: &Seen
                 });
             }
         } else {
-            seen.note("denied");
+            coverage.note("denied");
         }
     }
     charges
@@ -50,10 +56,10 @@ fn spans(charges: &[Charge]) -> impl Iterator<Item = (&Charge, &Charge, u128)> {
 
 #[test]
 fn token_bucket_admits_at_most_capacity_plus_rate_in_every_span() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&[Kind::Bucket], false), start(), traffic(), 0..=1_u64),
-        |(shape, start, traffic, reach), seen| {
-            for (first, last, sum) in spans(&charges(&shape, start, &traffic, reach, seen)) {
+        |(shape, start, traffic, reach), coverage| {
+            for (first, last, sum) in spans(&charges(&shape, start, &traffic, reach, coverage)) {
                 // sum <= capacity + refill / period × span, without a fraction
                 let beyond = sum.saturating_sub(shape.limit.into()) * u128::from(shape.span);
                 let refilled = u128::from(shape.refill) * u128::from(last.at - first.at);
@@ -65,24 +71,24 @@ fn token_bucket_admits_at_most_capacity_plus_rate_in_every_span() {
                     last.at
                 );
                 if beyond > 0 {
-                    seen.note("more than a burst");
+                    coverage.note("more than a burst");
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["denied", "more than a burst"]);
+    coverage.at_least(100, &["denied", "more than a burst"]);
 }
 
 #[test]
 fn interval_bucket_admits_at_most_capacity_plus_ticks_in_every_span() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&[Kind::IntervalBucket], true), start(), traffic()),
-        |(shape, start, traffic), seen| {
+        |(shape, start, traffic), coverage| {
             // Ticks are counted beside the bucket: its clock starts when a charge takes it below its capacity.
             let (mut core, mut charges) = (Core::of(&[shape]), Vec::<(u64, Charge)>::new());
             let (mut ticks, mut running_since) = (0_u64, None::<i128>);
-            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+            for Operation { now, cost, .. } in operations(&shape, start, &traffic, 0) {
                 if let Some(since) = &mut running_since {
                     let ended = (i128::from(now) - *since).div_euclid(i128::from(shape.span));
                     ticks += u64::try_from(ended).expect("the clock advances");
@@ -90,7 +96,7 @@ fn interval_bucket_admits_at_most_capacity_plus_ticks_in_every_span() {
                 }
                 let full = core.peek(now).reset_after().is_zero();
                 if !core.check(now, cost).decision.is_allowed() {
-                    seen.note("denied");
+                    coverage.note("denied");
                 } else if cost > 0 {
                     if full {
                         running_since = Some(match shape.anchor {
@@ -122,23 +128,23 @@ fn interval_bucket_admits_at_most_capacity_plus_ticks_in_every_span() {
                         last.at
                     );
                     if sum > shape.limit.into() {
-                        seen.note("more than a burst");
+                        coverage.note("more than a burst");
                     }
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["denied", "more than a burst"]);
+    coverage.at_least(100, &["denied", "more than a burst"]);
 }
 
 #[test]
 fn fixed_window_admits_exactly_its_limit_per_window() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&[Kind::FixedWindow], true), start(), traffic()),
-        |(shape, start, traffic), seen| {
+        |(shape, start, traffic), coverage| {
             let (mut core, mut window, mut used) = (Core::of(&[shape]), i128::MIN, 0);
-            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+            for Operation { now, cost, .. } in operations(&shape, start, &traffic, 0) {
                 let began = match shape.anchor {
                     Anchor::FirstUse
                         if used > 0 && i128::from(now) < window + i128::from(shape.span) =>
@@ -157,25 +163,25 @@ fn fixed_window_admits_exactly_its_limit_per_window() {
                     fits || cost == 0
                 );
                 used += if fits { cost.into() } else { 0 };
-                seen.note(if fits { "allowed" } else { "denied" });
+                coverage.note(if fits { "allowed" } else { "denied" });
             }
             Ok(())
         },
     );
-    seen.at_least(500, &["allowed", "denied"]);
+    coverage.at_least(500, &["allowed", "denied"]);
 }
 
 #[test]
 fn sliding_log_admits_at_most_its_limit_in_every_window() {
-    let seen = for_all(
+    let coverage = for_all(
         (
             shape(&[Kind::SlidingLog], true),
             start(),
             traffic(),
             0..=1_u64,
         ),
-        |(shape, start, traffic, reach), seen| {
-            for (first, last, sum) in spans(&charges(&shape, start, &traffic, reach, seen)) {
+        |(shape, start, traffic, reach), coverage| {
+            for (first, last, sum) in spans(&charges(&shape, start, &traffic, reach, coverage)) {
                 let within = last.at - first.at < shape.span;
                 prop_assert!(
                     !within || sum <= shape.limit.into(),
@@ -185,13 +191,13 @@ fn sliding_log_admits_at_most_its_limit_in_every_window() {
                     last.at
                 );
                 if within && sum == shape.limit.into() {
-                    seen.note("a full window");
+                    coverage.note("a full window");
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["denied", "a full window"]);
+    coverage.at_least(100, &["denied", "a full window"]);
 }
 
 #[test]
@@ -200,7 +206,7 @@ fn sliding_log_denies_only_above_its_limit() {
         (shape(&[Kind::SlidingLog], true), start(), traffic()),
         |(shape, start, traffic), _| {
             let (mut core, mut charges) = (Core::of(&[shape]), Vec::<(u64, u64)>::new());
-            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+            for Operation { now, cost, .. } in operations(&shape, start, &traffic, 0) {
                 let counting = charges.iter().filter(|(at, _)| now - at < shape.span);
                 let sum = counting
                     .map(|(_, cost)| cost)
@@ -219,12 +225,12 @@ fn sliding_log_denies_only_above_its_limit() {
 
 #[test]
 fn the_estimate_of_a_counter_never_exceeds_its_limit() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&[Kind::SlidingWindow], true), start(), traffic()),
-        |(shape, start, traffic), seen| {
+        |(shape, start, traffic), coverage| {
             let (mut core, mut counts) = (Core::of(&[shape]), BTreeMap::<u64, u128>::new());
             let (span, limit) = (u128::from(shape.span), u128::from(shape.limit));
-            for Ask { now, cost, .. } in asks(&shape, start, &traffic, 0) {
+            for Operation { now, cost, .. } in operations(&shape, start, &traffic, 0) {
                 let (window, into) = (now / shape.span, u128::from(now % shape.span));
                 let count = |window: u64| counts.get(&window).copied().unwrap_or(0);
                 let before = window.checked_sub(1).map_or(0, count);
@@ -244,14 +250,14 @@ fn the_estimate_of_a_counter_never_exceeds_its_limit() {
                 if allowed {
                     *counts.entry(window).or_default() += u128::from(cost);
                 } else {
-                    seen.note("denied");
+                    coverage.note("denied");
                 }
                 if before > 0 && allowed && cost > 0 {
-                    seen.note("allowed beside a carried count");
+                    coverage.note("allowed beside a carried count");
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["denied", "allowed beside a carried count"]);
+    coverage.at_least(100, &["denied", "allowed beside a carried count"]);
 }

@@ -11,18 +11,18 @@ use tower_sluice::{Cost, RetryAfter};
 use crate::for_all;
 use crate::model::{Core, micros, one};
 use crate::shapes::{KINDS, shape};
-use crate::traffic::{Ask, asks, spend, start, step, traffic};
+use crate::traffic::{Operation, operations, spend, start, step, traffic};
 
 #[test]
 fn denied_request_is_allowed_at_exactly_retry_after() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&KINDS, false), start(), traffic(), 0..=3_u64),
-        |(shape, start, traffic, reach), seen| {
+        |(shape, start, traffic, reach), coverage| {
             let mut core = Core::of(&[shape]);
-            for ask in asks(&shape, start, &traffic, reach) {
+            for operation in operations(&shape, start, &traffic, reach) {
                 let before = core.clone();
-                let reply = core.act(ask);
-                let Ask { now, cost, penalty } = ask;
+                let reply = core.act(operation);
+                let Operation { now, cost, penalty } = operation;
                 prop_assert!(!penalty || reply.decision.is_allowed());
                 if penalty {
                     continue;
@@ -34,27 +34,27 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
                     prop_assert_eq!(&core.states, &before.states);
                 }
                 match reply.decision.retry_after() {
-                    None => seen.note("allowed"),
-                    Some(RetryAfter::Never) => seen.note("never"),
+                    None => coverage.note("allowed"),
+                    Some(RetryAfter::Never) => coverage.note("never"),
                     Some(RetryAfter::In(wait)) => {
                         prop_assert_ne!(cost, 0);
                         prop_assert!(wait >= Duration::from_micros(1));
                         let then = now + micros(wait);
                         if then <= Timestamp::MAX.as_micros() {
                             prop_assert!(
-                                !core.would(then - 1, cost).decision.is_allowed(),
+                                !core.check_result(then - 1, cost).decision.is_allowed(),
                                 "1 µs before {:?}",
                                 wait
                             );
                             prop_assert!(
-                                core.would(then, cost).decision.is_allowed(),
+                                core.check_result(then, cost).decision.is_allowed(),
                                 "after {:?}",
                                 wait
                             );
-                            seen.note(format!("{:?}", shape.kind));
+                            coverage.note(format!("{:?}", shape.kind));
                         }
                         if reach > 1 && core.states != before.states {
-                            seen.note("written by a denial");
+                            coverage.note("written by a denial");
                         }
                     }
                 }
@@ -62,7 +62,7 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
             Ok(())
         },
     );
-    seen.at_least(
+    coverage.at_least(
         50,
         &[
             "Bucket",
@@ -72,126 +72,134 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
             "SlidingLog",
         ],
     );
-    seen.at_least(5, &["allowed", "never", "written by a denial"]);
+    coverage.at_least(5, &["allowed", "never", "written by a denial"]);
 }
 
 #[test]
 fn denied_checks_change_nothing() {
-    let seen = for_all(
+    let coverage = for_all(
         // The first check creates a bucket that starts below its capacity, even if it is denied.
         (shape(&KINDS, true), start(), traffic(), 0..=1_u64),
-        |(shape, start, traffic, reach), seen| {
+        |(shape, start, traffic, reach), coverage| {
             let (mut all, mut allowed_only) = (Core::of(&[shape]), Core::of(&[shape]));
-            for ask in asks(&shape, start, &traffic, reach) {
+            for operation in operations(&shape, start, &traffic, reach) {
                 let before = all.states.clone();
-                let reply = all.act(ask);
+                let reply = all.act(operation);
                 if reply.decision.is_allowed() {
-                    prop_assert_eq!(reply, allowed_only.act(ask));
+                    prop_assert_eq!(reply, allowed_only.act(operation));
                 } else {
                     prop_assert_eq!(&all.states, &before);
-                    seen.note("denied");
+                    coverage.note("denied");
                 }
-                prop_assert_eq!(all.peek(ask.now), allowed_only.peek(ask.now));
+                prop_assert_eq!(all.peek(operation.now), allowed_only.peek(operation.now));
             }
             prop_assert_eq!(all.states, allowed_only.states);
             Ok(())
         },
     );
-    seen.at_least(500, &["denied"]);
+    coverage.at_least(500, &["denied"]);
 }
 
 #[test]
 fn forgetting_a_key_after_its_reset_changes_no_decision() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&KINDS, true), start(), traffic()),
-        |(shape, start, traffic), seen| {
+        |(shape, start, traffic), coverage| {
             let (mut kept, mut forgotten) = (Core::of(&[shape]), Core::of(&[shape]));
             let mut fresh_from = u64::MAX;
-            for ask in asks(&shape, start, &traffic, 0) {
-                if ask.now >= fresh_from && forgotten.states[0].take().is_some() {
-                    seen.note(format!("{:?} forgotten", shape.kind));
+            for operation in operations(&shape, start, &traffic, 0) {
+                if operation.now >= fresh_from && forgotten.states[0].take().is_some() {
+                    coverage.note(format!("{:?} forgotten", shape.kind));
                 }
-                let reply = kept.act(ask);
-                prop_assert_eq!(&reply.decision, &forgotten.act(ask).decision);
-                fresh_from = ask.now + micros(one(&reply).reset_after());
+                let reply = kept.act(operation);
+                prop_assert_eq!(&reply.decision, &forgotten.act(operation).decision);
+                fresh_from = operation.now + micros(one(&reply).reset_after());
             }
             Ok(())
         },
     );
     for kind in KINDS {
-        seen.at_least(10, &[&format!("{kind:?} forgotten")]);
+        coverage.at_least(10, &[&format!("{kind:?} forgotten")]);
     }
 }
 
 #[test]
 fn remaining_tokens_are_allowed_and_one_more_is_denied() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&KINDS, false), start(), traffic(), 0..=3_u64),
-        |(shape, start, traffic, reach), seen| {
+        |(shape, start, traffic, reach), coverage| {
             let mut core = Core::of(&[shape]);
-            for ask in asks(&shape, start, &traffic, reach) {
-                let reply = core.act(ask);
+            for operation in operations(&shape, start, &traffic, reach) {
+                let reply = core.act(operation);
                 let remaining = one(&reply).remaining();
                 prop_assert!(remaining <= shape.limit);
-                prop_assert!(core.would(ask.now, remaining).decision.is_allowed());
+                prop_assert!(
+                    core.check_result(operation.now, remaining)
+                        .decision
+                        .is_allowed()
+                );
                 if let Some(more) = remaining.checked_add(1) {
                     prop_assert!(
-                        !core.would(ask.now, more).decision.is_allowed(),
+                        !core.check_result(operation.now, more).decision.is_allowed(),
                         "{} are allowed",
                         more
                     );
                 }
                 if remaining > 0 && !reply.decision.is_allowed() {
-                    seen.note("denied with some remaining");
+                    coverage.note("denied with some remaining");
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["denied with some remaining"]);
+    coverage.at_least(100, &["denied with some remaining"]);
 }
 
 #[test]
 fn allowed_cost_stays_allowed_later() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&KINDS, false), start(), traffic(), vec(step(), 40)),
-        |(shape, start, traffic, later), seen| {
+        |(shape, start, traffic, later), coverage| {
             let mut core = Core::of(&[shape]);
             let mut now = start;
-            for ask in asks(&shape, start, &traffic, 0) {
-                let _ = core.act(ask);
-                now = ask.now;
+            for operation in operations(&shape, start, &traffic, 0) {
+                let _ = core.act(operation);
+                now = operation.now;
             }
             let mut allowed = core.peek(now).remaining();
             for step in later {
                 now = step.from(now, &shape).min(Timestamp::MAX.as_micros());
                 prop_assert!(
-                    core.would(now, allowed).decision.is_allowed(),
+                    core.check_result(now, allowed).decision.is_allowed(),
                     "{} in the end",
                     allowed
                 );
                 let remaining = core.peek(now).remaining();
                 if remaining > allowed {
-                    seen.note("recovered");
+                    coverage.note("recovered");
                 }
                 allowed = remaining;
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["recovered"]);
+    coverage.at_least(100, &["recovered"]);
 }
 
 #[test]
 fn quotas_of_one_policy_are_charged_all_or_none() {
-    let asked = (
+    let request = (
         any::<prop::sample::Index>(),
         step(),
         [spend(), spend(), spend()],
     );
-    let seen = for_all(
-        (vec(shape(&KINDS, true), 2..=3), start(), vec(asked, 1..50)),
-        |(shapes, start, traffic), seen| {
+    let coverage = for_all(
+        (
+            vec(shape(&KINDS, true), 2..=3),
+            start(),
+            vec(request, 1..50),
+        ),
+        |(shapes, start, traffic), coverage| {
             let mut together = Core::of(&shapes);
             let mut each: Vec<_> = shapes.iter().map(|shape| Core::of(&[*shape])).collect();
             let mut now = start;
@@ -206,7 +214,7 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
                 let alone: Vec<_> = each
                     .iter()
                     .zip(costs)
-                    .map(|(core, cost)| core.would(now, cost).decision)
+                    .map(|(core, cost)| core.check_result(now, cost).decision)
                     .collect();
                 let decision = together.check(now, Cost::each(costs)).decision;
                 let allowed = alone.iter().all(|decision| decision.is_allowed());
@@ -234,14 +242,14 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
                 {
                     prop_assert_eq!(own.retry_after(), alone.retry_after());
                     if alone.is_allowed() && !allowed {
-                        seen.note("denied by another");
+                        coverage.note("denied by another");
                         prop_assert_eq!(*own, core.peek(now));
                     } else {
                         prop_assert_eq!(own, &alone.snapshot().quotas()[0]);
                     }
                 }
                 if allowed {
-                    seen.note("allowed");
+                    coverage.note("allowed");
                     for (core, cost) in each.iter_mut().zip(costs) {
                         prop_assert!(core.check(now, cost).decision.is_allowed());
                     }
@@ -252,5 +260,5 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
             Ok(())
         },
     );
-    seen.at_least(100, &["allowed", "denied by another"]);
+    coverage.at_least(100, &["allowed", "denied by another"]);
 }

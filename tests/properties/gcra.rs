@@ -7,7 +7,7 @@ use tower_sluice::RetryAfter;
 use crate::for_all;
 use crate::model::{Core, micros, one};
 use crate::shapes::{Kind, Shape, small_shape};
-use crate::traffic::{Ask, asks, start, traffic};
+use crate::traffic::{Operation, operations, start, traffic};
 
 /// The generic cell rate algorithm: its only state is the time at which the next cell is due. Times and costs are in
 /// fractions of `1 / refill` µs, in which the emission interval is `period`.
@@ -29,8 +29,11 @@ impl Gcra {
     }
 
     /// Allowed, remaining, retry after and reset after in µs.
-    fn ask(&mut self, ask: Ask) -> (bool, i128, Option<Option<i128>>, i128) {
-        let (now, cost) = (i128::from(ask.now) * self.refill, i128::from(ask.cost));
+    fn operation(&mut self, operation: Operation) -> (bool, i128, Option<Option<i128>>, i128) {
+        let (now, cost) = (
+            i128::from(operation.now) * self.refill,
+            i128::from(operation.cost),
+        );
         let up = |time: i128| {
             time.div_euclid(self.refill) + i128::from(time.rem_euclid(self.refill) > 0)
         };
@@ -39,7 +42,7 @@ impl Gcra {
         let after = due + cost * self.interval;
         let mut retry_after = None;
         if cost == 0 {
-        } else if ask.penalty {
+        } else if operation.penalty {
             self.due = due.max(after.min(now + 2 * tolerance));
         } else if cost > self.capacity {
             retry_after = Some(None);
@@ -56,12 +59,12 @@ impl Gcra {
 
 #[test]
 fn a_token_bucket_is_gcra() {
-    let seen = for_all(
+    let coverage = for_all(
         (small_shape(&[Kind::Bucket], true), start(), traffic()),
-        |(shape, start, traffic), seen| {
+        |(shape, start, traffic), coverage| {
             let (mut core, mut gcra) = (Core::of(&[shape]), Gcra::of(&shape));
-            for ask in asks(&shape, start, &traffic, 0) {
-                let reply = core.act(ask);
+            for operation in operations(&shape, start, &traffic, 0) {
+                let reply = core.act(operation);
                 let own = one(&reply);
                 let retry_after = reply.decision.retry_after().map(|retry| match retry {
                     RetryAfter::In(wait) => Some(i128::from(micros(wait))),
@@ -73,11 +76,11 @@ fn a_token_bucket_is_gcra() {
                     retry_after,
                     i128::from(micros(own.reset_after())),
                 );
-                prop_assert_eq!(bucket, gcra.ask(ask));
-                seen.note(if bucket.0 { "allowed" } else { "denied" });
+                prop_assert_eq!(bucket, gcra.operation(operation));
+                coverage.note(if bucket.0 { "allowed" } else { "denied" });
             }
             Ok(())
         },
     );
-    seen.at_least(500, &["allowed", "denied"]);
+    coverage.at_least(500, &["allowed", "denied"]);
 }

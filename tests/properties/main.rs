@@ -20,9 +20,12 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 
-use crate::property::{Seen, try_all};
+use crate::property::{Coverage, try_all};
 
-pub(crate) fn for_all<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
+pub(crate) fn for_all<S>(
+    strategy: S,
+    property: impl Fn(S::Value, &Coverage) -> TestCaseResult,
+) -> Coverage
 where
     S: Strategy,
     S::Value: Debug,

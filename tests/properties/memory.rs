@@ -14,7 +14,7 @@ use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
 
 use crate::for_all;
 use crate::model::{Core, one};
-use crate::property::Seen;
+use crate::property::Coverage;
 use crate::shapes::{KINDS, Kind, Shape, small_shape};
 use crate::traffic::{Event, TODAY, event, start};
 
@@ -27,7 +27,7 @@ pub(crate) enum Op {
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+struct Request {
     key: usize,
     event: Event,
     op: Op,
@@ -35,7 +35,7 @@ struct Asked {
     numbers: Option<(u64, u64, u64)>,
 }
 
-fn asked(keys: usize) -> impl Strategy<Value = Asked> {
+fn request(keys: usize) -> impl Strategy<Value = Request> {
     let op = prop_oneof![
         12 => Just(Op::Check),
         2 => Just(Op::Penalize),
@@ -43,7 +43,7 @@ fn asked(keys: usize) -> impl Strategy<Value = Asked> {
         1 => Just(Op::Reset),
     ];
     let numbers = proptest::option::weighted(0.15, (1..=20_u64, 1..=20_u64, 1..=5_000_u64));
-    (0..keys, event(), op, numbers).prop_map(|(key, event, op, numbers)| Asked {
+    (0..keys, event(), op, numbers).prop_map(|(key, event, op, numbers)| Request {
         key,
         event,
         op,
@@ -52,14 +52,14 @@ fn asked(keys: usize) -> impl Strategy<Value = Asked> {
 }
 
 /// The memory backend, and the algorithms with a state for each key. Every operation runs on both.
-struct Twins {
+struct BackendPair {
     clock: ManualClock,
     limiter: Limiter<MemoryBackend<ManualClock>>,
     cores: Vec<(Core, Vec<[Receipt; 2]>)>,
     shape: Shape,
 }
 
-impl Twins {
+impl BackendPair {
     fn of(shape: Shape, keys: usize, start: u64) -> Self {
         let clock = ManualClock::at(Timestamp::from_micros(start));
         let backend = MemoryBackend::builder().clock(clock.clone()).build();
@@ -95,13 +95,13 @@ impl Twins {
         }
     }
 
-    fn ask(&mut self, asked: &Asked, now: u64, seen: &Seen) -> TestCaseResult {
+    fn operation(&mut self, request: &Request, now: u64, coverage: &Coverage) -> TestCaseResult {
         self.clock.set(Timestamp::from_micros(now));
-        let cost = asked.event.spend.of(self.shape.limit);
-        let key = Key::from(u64::try_from(asked.key).expect("fits"));
-        let (core, receipts) = &mut self.cores[asked.key];
+        let cost = request.event.spend.of(self.shape.limit);
+        let key = Key::from(u64::try_from(request.key).expect("fits"));
+        let (core, receipts) = &mut self.cores[request.key];
         let at_once = "memory answers at once";
-        let (memory, own) = match asked.op {
+        let (memory, own) = match request.op {
             Op::Check => {
                 let Ok(memory) = self
                     .limiter
@@ -110,7 +110,7 @@ impl Twins {
                     .expect(at_once);
                 let own = core.check(now, cost);
                 prop_assert_eq!(&memory.decision, &own.decision);
-                seen.note(if own.decision.is_allowed() {
+                coverage.note(if own.decision.is_allowed() {
                     "allowed"
                 } else {
                     "denied"
@@ -133,7 +133,7 @@ impl Twins {
                 let Ok(refunded) = refund.now_or_never().expect(at_once);
                 let taken = own.take(Cost::new(cost));
                 prop_assert_eq!(memory.tokens(), own.tokens());
-                seen.note("refunded");
+                coverage.note("refunded");
                 (refunded, core.refund(now, &taken))
             }
             Op::Reset => {
@@ -149,66 +149,66 @@ impl Twins {
 /// A single key is never swept: it decides alike after a change of its numbers and a step back of its clock.
 #[test]
 fn memory_decides_as_the_core_for_every_operation() {
-    let seen = for_all(
-        (small_shape(&KINDS, true), start(), vec(asked(1), 1..100)),
-        |(mut shape, start, traffic), seen| {
+    let coverage = for_all(
+        (small_shape(&KINDS, true), start(), vec(request(1), 1..100)),
+        |(mut shape, start, traffic), coverage| {
             shape.span = shape.span.min(5_000);
-            let (mut twins, mut latest) = (Twins::of(shape, 1, start), start);
-            for asked in traffic {
-                if let Some(numbers) = asked.numbers {
-                    twins.reconfigure(numbers);
-                    seen.note("reconfigured");
+            let (mut pair, mut latest) = (BackendPair::of(shape, 1, start), start);
+            for request in traffic {
+                if let Some(numbers) = request.numbers {
+                    pair.reconfigure(numbers);
+                    coverage.note("reconfigured");
                 }
-                latest = asked
+                latest = request
                     .event
                     .step
-                    .from(latest, &twins.shape)
+                    .from(latest, &pair.shape)
                     .min(Timestamp::MAX.as_micros());
-                let lag = twins.shape.horizon() * 2 * asked.event.back / 255;
-                twins.ask(&asked, latest.saturating_sub(lag), seen)?;
+                let lag = pair.shape.horizon() * 2 * request.event.back / 255;
+                pair.operation(&request, latest.saturating_sub(lag), coverage)?;
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["allowed", "denied", "refunded", "reconfigured"]);
+    coverage.at_least(100, &["allowed", "denied", "refunded", "reconfigured"]);
 }
 
 /// Keys that owe nothing are swept meanwhile, which no decision shows.
 #[test]
 fn memory_decides_as_the_core_while_it_sweeps() {
     const KEYS: usize = 40;
-    let seen = for_all(
+    let coverage = for_all(
         (
             small_shape(&KINDS, true),
             start(),
-            vec(asked(KEYS), 20..100),
+            vec(request(KEYS), 20..100),
         ),
-        |(mut shape, start, traffic), seen| {
+        |(mut shape, start, traffic), coverage| {
             shape.span = shape.span.max(50_000);
-            let (mut twins, mut now) = (Twins::of(shape, KEYS, start), start);
-            for asked in &traffic {
-                now = asked
+            let (mut pair, mut now) = (BackendPair::of(shape, KEYS, start), start);
+            for request in &traffic {
+                now = request
                     .event
                     .step
                     .from(now, &shape)
                     .min(Timestamp::MAX.as_micros());
-                twins.ask(asked, now, seen)?;
+                pair.operation(request, now, coverage)?;
             }
-            let known = twins
+            let known = pair
                 .cores
                 .iter()
                 .filter(|(core, _)| core.states[0].is_some())
                 .count();
-            let kept = twins.limiter.backend().len();
+            let kept = pair.limiter.backend().len();
             prop_assert!(kept <= known, "{} kept of {}", kept, known);
             if kept < known {
-                seen.note("swept");
+                coverage.note("swept");
             }
             Ok(())
         },
     );
-    seen.at_least(5, &["swept"]);
-    seen.at_least(100, &["allowed", "denied", "refunded"]);
+    coverage.at_least(5, &["swept"]);
+    coverage.at_least(100, &["allowed", "denied", "refunded"]);
 }
 
 #[test]

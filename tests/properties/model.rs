@@ -10,7 +10,7 @@ use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::{Cost, Policy};
 
 use crate::shapes::Shape;
-use crate::traffic::Ask;
+use crate::traffic::Operation;
 
 #[derive(Clone)]
 pub(crate) struct Core {
@@ -59,21 +59,21 @@ impl Core {
         one(&algorithm::reset(&self.policy, &mut self.states, now))
     }
 
-    pub(crate) fn act(&mut self, ask: Ask) -> Reply {
-        if ask.penalty {
-            self.penalize(ask.now, ask.cost)
+    pub(crate) fn act(&mut self, operation: Operation) -> Reply {
+        if operation.penalty {
+            self.penalize(operation.now, operation.cost)
         } else {
-            self.check(ask.now, ask.cost)
+            self.check(operation.now, operation.cost)
         }
     }
 
     /// The reply to a check, without a change of the state.
-    pub(crate) fn would(&self, now: u64, cost: impl Into<Cost>) -> Reply {
+    pub(crate) fn check_result(&self, now: u64, cost: impl Into<Cost>) -> Reply {
         self.clone().check(now, cost)
     }
 
     pub(crate) fn peek(&self, now: u64) -> QuotaSnapshot {
-        one(&self.would(now, 0))
+        one(&self.check_result(now, 0))
     }
 }
 

@@ -39,7 +39,7 @@ fn no_number_panics() {
         1 => Just(Op::Reset),
     ];
     let shapes = || prop_oneof![3 => huge_shape(&KINDS, false), 1 => small_shape(&KINDS, false)];
-    let seen = for_all(
+    let coverage = for_all(
         (
             shapes(),
             vec(
@@ -53,7 +53,7 @@ fn no_number_panics() {
                 1..60,
             ),
         ),
-        |(mut shape, traffic), seen| {
+        |(mut shape, traffic), coverage| {
             let (mut core, mut receipts) = (Core::of(&[shape]), Vec::<Receipt>::new());
             for (time, cost, spend, op, other) in traffic {
                 if let Some(other) = other {
@@ -77,7 +77,7 @@ fn no_number_panics() {
                         );
                         if let Some(RetryAfter::In(wait)) = reply.decision.retry_after() {
                             prop_assert!(!wait.is_zero());
-                            seen.note("denied");
+                            coverage.note("denied");
                         }
                         let own = one(&reply);
                         receipts.extend(reply.receipt);
@@ -92,12 +92,12 @@ fn no_number_panics() {
                 };
                 prop_assert_eq!(own.limit(), shape.limit);
                 prop_assert!(own.remaining() <= own.limit());
-                seen.note(format!("{:?}", shape.kind));
+                coverage.note(format!("{:?}", shape.kind));
             }
             Ok(())
         },
     );
-    seen.at_least(
+    coverage.at_least(
         100,
         &[
             "denied",

@@ -12,102 +12,107 @@ use tower_sluice::{Cost, Policy, Quota, Reservation, RetryAfter};
 use crate::for_all;
 use crate::model::{Core, one};
 use crate::shapes::{KINDS, shape};
-use crate::traffic::{TODAY, asks, spend, start, traffic};
+use crate::traffic::{TODAY, operations, spend, start, traffic};
 
 #[test]
 fn immediate_refund_restores_the_state() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&KINDS, false), start(), traffic(), spend(), 0..=3_u64),
-        |(shape, start, traffic, spend, reach), seen| {
+        |(shape, start, traffic, spend, reach), coverage| {
             let mut core = Core::of(&[shape]);
-            for ask in asks(&shape, start, &traffic, reach) {
-                let _ = core.act(ask);
-                let before = core.peek(ask.now);
-                if let Some(mut receipt) = core.check(ask.now, spend.of(shape.limit)).receipt {
+            for operation in operations(&shape, start, &traffic, reach) {
+                let _ = core.act(operation);
+                let before = core.peek(operation.now);
+                if let Some(mut receipt) = core.check(operation.now, spend.of(shape.limit)).receipt
+                {
                     let taken = receipt.take(Cost::new(u64::MAX));
                     prop_assert_eq!(
                         (taken.tokens(), receipt.tokens()),
                         (spend.of(shape.limit), 0)
                     );
-                    prop_assert_eq!(core.refund(ask.now, &taken), before);
-                    prop_assert_eq!(core.peek(ask.now), before);
-                    seen.note("refunded");
+                    prop_assert_eq!(core.refund(operation.now, &taken), before);
+                    prop_assert_eq!(core.peek(operation.now), before);
+                    coverage.note("refunded");
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(500, &["refunded"]);
+    coverage.at_least(500, &["refunded"]);
 }
 
 #[test]
 fn refunds_return_at_most_the_charge_once() {
     let refund = (any::<prop::sample::Index>(), 0..=5_u64);
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&KINDS, false), start(), traffic(), vec(refund, 60)),
-        |(shape, start, traffic, refunds), seen| {
+        |(shape, start, traffic, refunds), coverage| {
             let (mut core, mut receipts) = (Core::of(&[shape]), Vec::new());
-            for (ask, (index, tokens)) in asks(&shape, start, &traffic, 3).into_iter().zip(refunds)
+            for (operation, (index, tokens)) in operations(&shape, start, &traffic, 3)
+                .into_iter()
+                .zip(refunds)
             {
-                receipts.extend(core.act(ask).receipt);
+                receipts.extend(core.act(operation).receipt);
                 if receipts.is_empty() {
                     continue;
                 }
                 let receipt: &mut Receipt = index.get_mut(&mut receipts);
-                let (before, worth) = (core.peek(ask.now), receipt.tokens());
+                let (before, worth) = (core.peek(operation.now), receipt.tokens());
                 let taken = receipt.take(Cost::new(tokens));
                 prop_assert_eq!(taken.tokens(), tokens.min(worth));
                 prop_assert_eq!(receipt.tokens(), worth - taken.tokens());
                 let unseen = core.states[0].is_none();
-                let after = core.refund(ask.now, &taken);
+                let after = core.refund(operation.now, &taken);
                 prop_assert_eq!(unseen, core.states[0].is_none());
                 prop_assert!(after.remaining() <= shape.limit);
                 prop_assert!(after.remaining() >= before.remaining());
                 // A fraction of a token that was refilled counts as none.
                 prop_assert!(after.remaining() <= before.remaining() + taken.tokens() + 1);
                 if after.remaining() > before.remaining() {
-                    seen.note("refunded");
+                    coverage.note("refunded");
                 }
                 if worth > 0 && receipt.tokens() == 0 {
                     let spent = core.clone();
                     let nothing = receipt.take(Cost::new(u64::MAX));
                     prop_assert_eq!(nothing.tokens(), 0);
-                    core.refund(ask.now, &nothing);
+                    core.refund(operation.now, &nothing);
                     prop_assert_eq!(&core.states, &spent.states);
-                    seen.note("asked twice");
+                    coverage.note("asked twice");
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(100, &["refunded", "asked twice"]);
+    coverage.at_least(100, &["refunded", "asked twice"]);
 }
 
 #[test]
 fn penalties_are_capped_at_twice_the_limit() {
-    let seen = for_all(
+    let coverage = for_all(
         (shape(&KINDS, false), start(), traffic()),
-        |(shape, start, traffic), seen| {
+        |(shape, start, traffic), coverage| {
             let mut core = Core::of(&[shape]);
-            for ask in asks(&shape, start, &traffic, 0) {
-                let before = core.peek(ask.now);
-                let after = one(&core.penalize(ask.now, ask.cost));
+            for operation in operations(&shape, start, &traffic, 0) {
+                let before = core.peek(operation.now);
+                let after = one(&core.penalize(operation.now, operation.cost));
                 prop_assert!(after.remaining() <= before.remaining());
                 prop_assert!(after.reset_after() >= before.reset_after());
                 let bound = 2 * u128::from(shape.horizon());
-                if let Some(RetryAfter::In(wait)) =
-                    core.would(ask.now, shape.limit).decision.retry_after()
+                if let Some(RetryAfter::In(wait)) = core
+                    .check_result(operation.now, shape.limit)
+                    .decision
+                    .retry_after()
                 {
                     prop_assert!(wait.as_micros() <= bound, "{:?}", wait);
                     if wait.as_micros() > bound / 2 {
-                        seen.note("more than once the time to recover");
+                        coverage.note("more than once the time to recover");
                     }
                 }
             }
             Ok(())
         },
     );
-    seen.at_least(50, &["more than once the time to recover"]);
+    coverage.at_least(50, &["more than once the time to recover"]);
 }
 
 #[test]
@@ -117,14 +122,14 @@ fn reset_forgets_a_key() {
         |(shape, start, traffic, more), _| {
             let mut core = Core::of(&[shape]);
             let mut now = start;
-            for ask in asks(&shape, start, &traffic, 3) {
-                let _ = core.act(ask);
-                now = ask.now;
+            for operation in operations(&shape, start, &traffic, 3) {
+                let _ = core.act(operation);
+                now = operation.now;
             }
             let mut unseen = Core::of(&[shape]);
             prop_assert_eq!(core.reset(now), unseen.peek(now));
-            for ask in asks(&shape, now, &more, 3) {
-                prop_assert_eq!(core.act(ask), unseen.act(ask));
+            for operation in operations(&shape, now, &more, 3) {
+                prop_assert_eq!(core.act(operation), unseen.act(operation));
             }
             prop_assert_eq!(core.states, unseen.states);
             Ok(())
@@ -143,7 +148,7 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
         0..10_u8,
         any::<prop::sample::Index>(),
     );
-    let seen = for_all(
+    let coverage = for_all(
         (
             1..=6_u64,
             1..=6_u64,
@@ -151,7 +156,7 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
             any::<bool>(),
             vec(step, 1..80),
         ),
-        |(capacity, refill, period, ticks, steps), seen| {
+        |(capacity, refill, period, ticks, steps), coverage| {
             let span = Duration::from_micros(period);
             let quota = match ticks {
                 true => Quota::interval_bucket(capacity, refill, span),
@@ -181,10 +186,10 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                         "only the last reservation is refunded"
                     );
                     if reply.returned {
-                        seen.note("refunded");
+                        coverage.note("refunded");
                         granted.remove(place);
                     } else {
-                        seen.note("stays charged");
+                        coverage.note("stays charged");
                         // Another cancel may succeed when the later reservations are gone.
                         granted[place].2 = Some(reservation);
                     }
@@ -201,7 +206,7 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
                 prop_assert!(rightly, "{:?}", reply.decision);
                 if reply.decision.is_allowed() {
                     let wait = u64::try_from(reply.wait.as_micros()).expect("fits");
-                    seen.note(if wait > 0 {
+                    coverage.note(if wait > 0 {
                         "waits"
                     } else {
                         "is allowed at once"
@@ -227,6 +232,6 @@ fn reservations_keep_the_rate_and_the_order_of_requests() {
             Ok(())
         },
     );
-    seen.at_least(100, &["waits", "is allowed at once", "refunded"]);
-    seen.at_least(40, &["stays charged"]);
+    coverage.at_least(100, &["waits", "is allowed at once", "refunded"]);
+    coverage.at_least(40, &["stays charged"]);
 }

@@ -107,26 +107,31 @@ pub(crate) fn start() -> impl Strategy<Value = u64> {
 
 /// A check or a penalty, at a time.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ask {
+pub(crate) struct Operation {
     pub(crate) now: u64,
     pub(crate) cost: u64,
     pub(crate) penalty: bool,
 }
 
 /// The traffic as times and costs. The clock lags by up to `reach` horizons behind the latest time so far.
-pub(crate) fn asks(shape: &Shape, start: u64, traffic: &[Event], reach: u64) -> Vec<Ask> {
+pub(crate) fn operations(
+    shape: &Shape,
+    start: u64,
+    traffic: &[Event],
+    reach: u64,
+) -> Vec<Operation> {
     let mut latest = start;
-    let ask = |event: &Event| {
+    let operation = |event: &Event| {
         latest = event
             .step
             .from(latest, shape)
             .min(Timestamp::MAX.as_micros());
         let lag = u128::from(shape.horizon()) * u128::from(reach * event.back) / 255;
-        Ask {
+        Operation {
             now: latest.saturating_sub(u64::try_from(lag).expect("fits")),
             cost: event.spend.of(shape.limit),
             penalty: event.penalty,
         }
     };
-    traffic.iter().map(ask).collect()
+    traffic.iter().map(operation).collect()
 }

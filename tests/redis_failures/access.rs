@@ -10,7 +10,8 @@ use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
 use crate::harness::{
-    LIMIT, SLACK, asking, check, each_choice_applies, fails, guarded, redis_decides, tokens,
+    LIMIT, SLACK, assert_each_failure_policy, check, check_error, guarded, redis_decides, tokens,
+    uncached_builder,
 };
 use crate::support::redis::{RedisServer, command};
 
@@ -37,7 +38,7 @@ fn reported(why: &BackendError) -> String {
 async fn right_password_connects_and_is_never_shown() {
     guarded(async {
         let server = RedisServer::options().password("s3cret-w0rd").start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the password is right");
@@ -68,11 +69,11 @@ async fn wrong_password_fails_at_once_without_retries() {
             assert!(reported.contains("authentication failed"), "{reported}");
             assert!(!reported.contains("w0rd"), "{reported}");
 
-            let lazy = asking().connect_lazy(&wrong).expect("a URL");
+            let lazy = uncached_builder().connect_lazy(&wrong).expect("a URL");
             let limiter = Limiter::new(tokens("api", 5), lazy);
-            let why = fails(&limiter, &Key::from("ann")).await;
+            let why = check_error(&limiter, &Key::from("ann")).await;
             assert_eq!(why, BackendErrorKind::Unreachable);
-            each_choice_applies(&limiter, &Key::from("ann")).await;
+            assert_each_failure_policy(&limiter, &Key::from("ann")).await;
         }
     })
     .await;
@@ -93,11 +94,11 @@ async fn missing_password_fails_at_once() {
         assert!(denials.contains(why.kind()), "{why:?}");
         assert!(reported(&why).contains("NOAUTH"), "{}", reported(&why));
 
-        let lazy = asking().connect_lazy(&without).expect("a URL");
+        let lazy = uncached_builder().connect_lazy(&without).expect("a URL");
         let limiter = Limiter::new(tokens("api", 5), lazy);
-        let why = fails(&limiter, &Key::from("ann")).await;
+        let why = check_error(&limiter, &Key::from("ann")).await;
         assert!(denials.contains(&why), "{why:?}");
-        each_choice_applies(&limiter, &Key::from("ann")).await;
+        assert_each_failure_policy(&limiter, &Key::from("ann")).await;
     })
     .await;
 }
@@ -106,7 +107,7 @@ async fn missing_password_fails_at_once() {
 async fn password_set_later_fails_until_it_is_removed() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -119,7 +120,7 @@ async fn password_set_later_fails_until_it_is_removed() {
         let killed = command::<i64>(&admin, &["CLIENT", "KILL", "TYPE", "normal"]);
         assert!(killed.is_ok_and(|killed| killed >= 1));
         for _ in 0..3 {
-            fails(&limiter, &key).await;
+            check_error(&limiter, &key).await;
         }
         let unset = command::<Value>(&admin, &["CONFIG", "SET", "requirepass", ""]);
         assert!(unset.is_ok());
@@ -141,7 +142,7 @@ fn is_forbidden(why: &BackendError) -> bool {
 }
 
 /// All operations of a limiter, under each algorithm and under all of them together.
-async fn everything(backend: &RedisBackend) -> Result<(), BackendError> {
+async fn run_every_operation(backend: &RedisBackend) -> Result<(), BackendError> {
     let mut several = tokens("several", 4)
         .and("fixed", Quota::fixed_window(4, HOUR))
         .and("log", Quota::sliding_log(4, HOUR));
@@ -217,16 +218,18 @@ async fn documented_rights_are_sufficient_and_necessary() {
         let multi = command::<Value>(&url, &["MULTI"]);
         assert_eq!(multi.expect_err("not granted").code(), Some("NOPERM"));
 
-        let backend = asking().connect(&url).await.expect("a user");
-        everything(&backend).await.expect("nothing is missing");
+        let backend = uncached_builder().connect(&url).await.expect("a user");
+        run_every_operation(&backend)
+            .await
+            .expect("nothing is missing");
         // Without any of these rights an operation fails. Scripts that the server forgets are sent again.
         let mut spare = Vec::new();
         for command in COMMANDS {
             server.command(&["ACL", "SETUSER", "limiter", &format!("-{command}")]);
             server.command(&["SCRIPT", "FLUSH"]);
             server.command(&["FLUSHALL"]);
-            let fine = match asking().connect(&url).await {
-                Ok(backend) => everything(&backend).await,
+            let fine = match uncached_builder().connect(&url).await {
+                Ok(backend) => run_every_operation(&backend).await,
                 Err(why) => Err(why),
             };
             match fine {
@@ -245,7 +248,9 @@ async fn forbidden_command_fails_until_it_is_permitted() {
     guarded(async {
         let user = "user limiter on >pw ~{sluice:* +@all";
         let server = RedisServer::options().line(user).start();
-        let backend = asking().connect(server.url_of("limiter", "pw")).await;
+        let backend = uncached_builder()
+            .connect(server.url_of("limiter", "pw"))
+            .await;
         let limiter = Limiter::new(tokens("api", 1000), backend.expect("a user"));
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
@@ -257,7 +262,7 @@ async fn forbidden_command_fails_until_it_is_permitted() {
                 .expect_err("the command is forbidden");
             assert!(matches!(why.kind(), BackendErrorKind::Server(_)), "{why:?}");
             assert!(is_forbidden(&why), "{command}: {why:?}");
-            each_choice_applies(&limiter, &Key::from("cid")).await;
+            assert_each_failure_policy(&limiter, &Key::from("cid")).await;
             server.command(&["ACL", "SETUSER", "limiter", &format!("+{command}")]);
             let start = Instant::now();
             while check(&limiter, &Key::from("bob")).await.is_err() {
@@ -279,8 +284,8 @@ async fn forbidden_command_fails_until_it_is_permitted() {
 async fn unknown_command_error_contains_no_key() {
     guarded(async {
         for (unknown, builder) in [
-            ("EVALSHA", asking()),
-            ("WATCH", asking().atomicity(Atomicity::Optimistic)),
+            ("EVALSHA", uncached_builder()),
+            ("WATCH", uncached_builder().atomicity(Atomicity::Optimistic)),
         ] {
             let server = RedisServer::options()
                 .line(&format!("rename-command {unknown} \"\""))

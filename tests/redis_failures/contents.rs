@@ -6,7 +6,7 @@ use redis::Value;
 use tokio::task::JoinSet;
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
-use crate::harness::{SLACK, asking, check, distinct, guarded, tokens};
+use crate::harness::{SLACK, check, distinct, guarded, tokens, uncached_builder};
 use crate::support::redis::RedisServer;
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
@@ -24,7 +24,7 @@ pub(crate) fn each_algorithm(limit: u64) -> [Policy; 5] {
 
 pub(crate) async fn server_and_backend() -> (RedisServer, RedisBackend) {
     let server = RedisServer::start();
-    let backend = asking()
+    let backend = uncached_builder()
         .connect(server.url())
         .await
         .expect("the server runs");

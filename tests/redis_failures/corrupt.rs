@@ -12,7 +12,7 @@ use tower_sluice::semaphore::{PermitBackend, PermitId, PermitOp};
 use tower_sluice::{Key, Limiter, Policy, RedisBackend, RedisSemaphore, SemaphorePolicy};
 
 use crate::contents::{each_algorithm, stored};
-use crate::harness::{Redis, asking, check, guarded};
+use crate::harness::{Redis, check, guarded, uncached_builder};
 use crate::support::redis::RedisServer;
 
 const LIMIT: u64 = 1000;
@@ -124,9 +124,9 @@ fn corrupt(server: &RedisServer, connection: &mut Connection, key: &str) {
     }
 }
 
-async fn corrupt_keys_fail_alone(policy: Policy, rounds: usize, entries: usize) {
+async fn assert_corrupt_keys_fail_alone(policy: Policy, rounds: usize, entries: usize) {
     let server = RedisServer::start();
-    let backend = asking().time_limit(Duration::from_secs(20));
+    let backend = uncached_builder().time_limit(Duration::from_secs(20));
     let backend = backend
         .connect(server.url())
         .await
@@ -203,7 +203,7 @@ async fn corrupt_keys_fail_alone(policy: Policy, rounds: usize, entries: usize) 
 async fn corrupt_bucket_or_window_fails_only_its_request() {
     guarded(async {
         for policy in &each_algorithm(LIMIT)[..4] {
-            corrupt_keys_fail_alone(policy.clone(), 60, 100).await;
+            assert_corrupt_keys_fail_alone(policy.clone(), 60, 100).await;
         }
     })
     .await;
@@ -213,9 +213,9 @@ async fn corrupt_bucket_or_window_fails_only_its_request() {
 async fn corrupt_log_fails_only_its_request() {
     guarded(async {
         let [.., log] = each_algorithm(LIMIT);
-        corrupt_keys_fail_alone(log.clone(), 150, 40).await;
+        assert_corrupt_keys_fail_alone(log.clone(), 150, 40).await;
         // Enough entries that most are in chunks.
-        corrupt_keys_fail_alone(log, 300, 400).await;
+        assert_corrupt_keys_fail_alone(log, 300, 400).await;
     })
     .await;
 }
@@ -228,7 +228,7 @@ async fn corrupt_key_of_several_quotas_fails_only_its_request() {
             .each_ref()
             .map(|named| (named.name(), *named.quota()));
         let policy = Policy::try_from_quotas("all", quotas).expect("names");
-        corrupt_keys_fail_alone(policy, 150, 400).await;
+        assert_corrupt_keys_fail_alone(policy, 150, 400).await;
     })
     .await;
 }
@@ -238,7 +238,7 @@ async fn corrupt_key_of_several_quotas_fails_only_its_request() {
 async fn a_log_with_a_corrupt_middle_does_not_fail_its_batch() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");

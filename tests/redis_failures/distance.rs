@@ -7,7 +7,7 @@ use tokio::time::sleep;
 use tower_sluice::backend::BackendErrorKind;
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
-use crate::harness::{LIMIT, Redis, asking, check, distinct, guarded, tokens};
+use crate::harness::{LIMIT, Redis, check, distinct, guarded, tokens, uncached_builder};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 use crate::support::stalls;
@@ -15,13 +15,13 @@ use crate::support::stalls;
 /// Round trips within the default time limit.
 const ROUND_TRIPS: [u64; 7] = [1, 20, 63, 70, 90, 150, 200];
 
-struct Far {
+struct DistantRedis {
     server: RedisServer,
     proxy: Proxy,
     round_trip: Duration,
 }
 
-impl Far {
+impl DistantRedis {
     async fn away(millis: u64) -> Self {
         let server = RedisServer::start();
         let proxy = Proxy::to(server.port()).await;
@@ -35,7 +35,7 @@ impl Far {
     }
 
     async fn connect(&self) -> RedisBackend {
-        asking()
+        uncached_builder()
             .connect(self.proxy.url())
             .await
             .expect("the server runs")
@@ -48,10 +48,10 @@ impl Far {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_service_far_from_redis_gets_every_reply() {
-    stalls::excused(|| async {
+    stalls::retry_after_stalls(|| async {
         let all = ROUND_TRIPS.map(|millis| async move {
-            let far = Far::away(millis).await;
-            let backend = far.connect().await;
+            let redis = DistantRedis::away(millis).await;
+            let backend = redis.connect().await;
             // Each policy uses another script, which the server lacks at its first check.
             let hour = Duration::from_secs(3600);
             let policies = [
@@ -65,7 +65,7 @@ async fn idle_service_far_from_redis_gets_every_reply() {
                 for limiter in &limiters {
                     let spent = check(limiter, &key).await;
                     if spent != Ok(round + 1) {
-                        return Err(far.reported("one check", spent));
+                        return Err(redis.reported("one check", spent));
                     }
                 }
                 sleep(Duration::from_millis(1500)).await;
@@ -89,16 +89,16 @@ async fn burst(limiters: &[Redis], key: &Key) -> Vec<Result<u64, BackendErrorKin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn burst_far_from_redis_gets_every_reply() {
-    stalls::excused(|| async {
+    stalls::retry_after_stalls(|| async {
         let all = [63, 150, 200].map(|millis| async move {
-            let far = Far::away(millis).await;
-            let limiters = distinct(&far.connect().await, 200);
+            let redis = DistantRedis::away(millis).await;
+            let limiters = distinct(&redis.connect().await, 200);
             let key = Key::from("ann");
             for pause in [0, 1500, 3000] {
                 sleep(Duration::from_millis(pause)).await;
                 let answers = burst(&limiters, &key).await;
                 if let Some(failed) = answers.into_iter().find_map(Result::err) {
-                    return Err(far.reported("a burst", failed));
+                    return Err(redis.reported("a burst", failed));
                 }
             }
             Ok(())
@@ -111,9 +111,9 @@ async fn burst_far_from_redis_gets_every_reply() {
 /// More decisions are in flight than there are round trips on a near server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steady_stream_far_from_redis_gets_every_reply() {
-    stalls::excused(|| async {
-        let far = Far::away(200).await;
-        let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
+    stalls::retry_after_stalls(|| async {
+        let redis = DistantRedis::away(200).await;
+        let limiter = Limiter::new(tokens("api", 1000), redis.connect().await);
         let checks = (0..200_u64).map(|number| {
             let limiter = &limiter;
             async move {
@@ -123,7 +123,7 @@ async fn steady_stream_far_from_redis_gets_every_reply() {
         });
         let answers = join_all(checks).await;
         match answers.into_iter().find_map(Result::err) {
-            Some(failed) => Err(far.reported("a stream", failed)),
+            Some(failed) => Err(redis.reported("a stream", failed)),
             None => Ok(()),
         }
     })
@@ -133,19 +133,19 @@ async fn steady_stream_far_from_redis_gets_every_reply() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silently_dead_connection_is_replaced_in_the_background() {
     guarded(async {
-        let far = Far::away(150).await;
-        let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
+        let redis = DistantRedis::away(150).await;
+        let limiter = Limiter::new(tokens("api", 1000), redis.connect().await);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
-        let before = far.proxy.connections();
-        far.proxy.lose_connections();
+        let before = redis.proxy.connections();
+        redis.proxy.lose_connections();
         let start = Instant::now();
-        while far.proxy.connections() == before {
+        while redis.proxy.connections() == before {
             assert!(start.elapsed() < 40 * LIMIT, "no request has detected it");
             sleep(Duration::from_millis(10)).await;
         }
         // No request is pending, and the new connection is established.
-        sleep(6 * far.round_trip).await;
+        sleep(6 * redis.round_trip).await;
         assert_eq!(check(&limiter, &key).await, Ok(2));
     })
     .await;
@@ -154,20 +154,20 @@ async fn silently_dead_connection_is_replaced_in_the_background() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restarted_server_is_found_in_the_background() {
     guarded(async {
-        let mut far = Far::away(150).await;
-        let limiter = Limiter::new(tokens("api", 1000), far.connect().await);
+        let mut redis = DistantRedis::away(150).await;
+        let limiter = Limiter::new(tokens("api", 1000), redis.connect().await);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
-        far.server.kill9();
+        redis.server.kill9();
         sleep(Duration::from_millis(2500)).await;
-        far.server.restart();
-        let before = far.proxy.connections();
+        redis.server.restart();
+        let before = redis.proxy.connections();
         let start = Instant::now();
-        while far.proxy.connections() == before {
+        while redis.proxy.connections() == before {
             assert!(start.elapsed() < 40 * LIMIT, "no request is pending");
             sleep(Duration::from_millis(10)).await;
         }
-        sleep(6 * far.round_trip).await;
+        sleep(6 * redis.round_trip).await;
         assert_eq!(
             check(&limiter, &key).await,
             Ok(1),
@@ -186,7 +186,7 @@ async fn no_background_task_outlives_its_backend() {
             runtime.metrics().num_alive_tasks()
         };
         let before = tasks();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");

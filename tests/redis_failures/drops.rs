@@ -11,7 +11,7 @@ use tokio::task::{JoinSet, yield_now};
 use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::{Key, Limiter};
 
-use crate::harness::{asking, check, distinct, guarded, limit_of, spent, tokens};
+use crate::harness::{check, distinct, guarded, limit_of, spent, tokens, uncached_builder};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 
@@ -30,7 +30,7 @@ async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
 
 /// 1000 checks of one key are dropped at random points. Each has its own limit and an exact count: a reply to the wrong
 /// request would show.
-async fn no_answer_belongs_to_another(builder: RedisBuilder) {
+async fn assert_replies_are_not_mixed_up(builder: RedisBuilder) {
     let server = RedisServer::start();
     let builder = builder.time_limit(Duration::from_secs(10));
     let backend = builder
@@ -74,13 +74,15 @@ async fn no_answer_belongs_to_another(builder: RedisBuilder) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn future_dropped_before_its_reply_leaves_no_reply_for_other_requests() {
-    guarded(no_answer_belongs_to_another(asking())).await;
+    guarded(assert_replies_are_not_mixed_up(uncached_builder())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_batches_a_dropped_future_leaves_no_reply_for_other_requests() {
-    guarded(no_answer_belongs_to_another(
-        asking().batching(false).connections(NonZeroU32::MIN),
+    guarded(assert_replies_are_not_mixed_up(
+        uncached_builder()
+            .batching(false)
+            .connections(NonZeroU32::MIN),
     ))
     .await;
 }
@@ -88,8 +90,8 @@ async fn without_batches_a_dropped_future_leaves_no_reply_for_other_requests() {
 /// A dropped transaction may still watch its keys: its connection is not reused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_transaction_leaves_no_reply_for_other_requests() {
-    guarded(no_answer_belongs_to_another(
-        asking().atomicity(Atomicity::Optimistic),
+    guarded(assert_replies_are_not_mixed_up(
+        uncached_builder().atomicity(Atomicity::Optimistic),
     ))
     .await;
 }
@@ -99,7 +101,10 @@ async fn thousands_of_dropped_futures_leave_no_stuck_batch() {
     guarded(async {
         let server = RedisServer::start();
         for batching in [true, false] {
-            let backend = asking().batching(batching).connect(server.url()).await;
+            let backend = uncached_builder()
+                .batching(batching)
+                .connect(server.url())
+                .await;
             let backend = backend.expect("the server runs");
             let limiters = distinct(&backend, 64);
             let mut tasks = JoinSet::new();
@@ -135,7 +140,7 @@ async fn dropped_waiter_does_not_block_others_for_the_same_connection() {
         let proxy = Proxy::to(server.port()).await;
         proxy.set(Mode::Trickle(Duration::ZERO)).await;
         for round in 0..20 {
-            let builder = asking().time_limit(Duration::from_secs(10));
+            let builder = uncached_builder().time_limit(Duration::from_secs(10));
             let backend = builder.connect_lazy(proxy.url()).expect("a URL");
             let limiters = distinct(&backend, 16);
             let key = Key::from(format!("u{round}").as_str());

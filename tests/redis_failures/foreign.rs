@@ -10,7 +10,9 @@ use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::{Key, Limiter, Policy};
 
 use crate::contents::{each_algorithm, server_and_backend, stored};
-use crate::harness::{asking, check, each_choice_applies, fails, guarded, redis_decides};
+use crate::harness::{
+    assert_each_failure_policy, check, check_error, guarded, redis_decides, uncached_builder,
+};
 use crate::support::redis::RedisServer;
 
 /// Commands that store values of other programs under a key, which replaces `KEY`.
@@ -43,7 +45,7 @@ fn put(server: &RedisServer, key: &str, foreign: &str) {
 }
 
 /// Stores each foreign value under the key of each policy, runs all operations on it, and finds it unchanged.
-async fn leaves_what_is_not_ours(builder: RedisBuilder, policies: &[Policy]) {
+async fn assert_foreign_values_unchanged(builder: RedisBuilder, policies: &[Policy]) {
     let server = RedisServer::start();
     let backend = builder
         .connect(server.url())
@@ -85,7 +87,7 @@ async fn leaves_what_is_not_ours(builder: RedisBuilder, policies: &[Policy]) {
             }
             assert_eq!(stored(&server, key), before, "{foreign}");
         }
-        each_choice_applies(&limiter, &name).await;
+        assert_each_failure_policy(&limiter, &name).await;
         server.command(&["DEL", key]);
         redis_decides(&limiter, &name).await;
         server.command(&["DEL", key]);
@@ -94,13 +96,17 @@ async fn leaves_what_is_not_ours(builder: RedisBuilder, policies: &[Policy]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_value_is_an_error_and_stays_unchanged() {
-    guarded(leaves_what_is_not_ours(asking(), &each_algorithm(1000))).await;
+    guarded(assert_foreign_values_unchanged(
+        uncached_builder(),
+        &each_algorithm(1000),
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn optimistic_mode_fails_on_foreign_values_and_keeps_them() {
-    let optimistic = asking().atomicity(Atomicity::Optimistic);
-    guarded(leaves_what_is_not_ours(
+    let optimistic = uncached_builder().atomicity(Atomicity::Optimistic);
+    guarded(assert_foreign_values_unchanged(
         optimistic,
         &each_algorithm(1000)[..4],
     ))
@@ -131,7 +137,10 @@ async fn foreign_value_of_one_quota_charges_no_quota() {
             let values = || keys.iter().map(|key| server.command(&["DUMP", key]));
             let before: Vec<Value> = values().collect();
             for _ in 0..3 {
-                assert_eq!(fails(&limiter, &name).await, BackendErrorKind::Corrupt);
+                assert_eq!(
+                    check_error(&limiter, &name).await,
+                    BackendErrorKind::Corrupt
+                );
                 let penalty = limiter.penalize(&name, 1).await.map(drop);
                 assert!(penalty.is_err_and(|why| *why.kind() == BackendErrorKind::Corrupt));
             }

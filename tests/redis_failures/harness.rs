@@ -52,7 +52,7 @@ pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
 }
 
 /// A backend without a deny cache: Redis decides each check.
-pub(crate) fn asking() -> RedisBuilder {
+pub(crate) fn uncached_builder() -> RedisBuilder {
     RedisBackend::builder().deny_cache(Duration::ZERO)
 }
 
@@ -86,7 +86,7 @@ pub(crate) async fn check(limiter: &Redis, key: &Key) -> Result<u64, BackendErro
 }
 
 /// The error of a check, which must arrive in time.
-pub(crate) async fn fails(limiter: &Redis, key: &Key) -> BackendErrorKind {
+pub(crate) async fn check_error(limiter: &Redis, key: &Key) -> BackendErrorKind {
     let asked = Instant::now();
     let why = check(limiter, key).await.expect_err("Redis cannot answer");
     let took = asked.elapsed();
@@ -107,7 +107,7 @@ pub(crate) async fn spent(limiter: &Redis, key: &Key) -> u64 {
 
 /// Checks until Redis decides again, and limits the time that it takes after an outage of length `outage`. The circuit
 /// probes after one second, then after twice as long each time.
-pub(crate) async fn recovers(limiter: &Redis, key: &Key, outage: Duration, from: &str) {
+pub(crate) async fn wait_for_recovery(limiter: &Redis, key: &Key, outage: Duration, from: &str) {
     let second = Duration::from_secs(1);
     let most = outage.max(second) + second;
     let back = Instant::now();
@@ -176,26 +176,26 @@ where
 }
 
 /// While Redis cannot decide for `key`, requests follow each failure policy.
-pub(crate) async fn each_choice_applies(limiter: &Redis, key: &Key) {
+pub(crate) async fn assert_each_failure_policy(limiter: &Redis, key: &Key) {
     let asked = Instant::now();
     tokio::join!(
-        allowed_by_choice(limiter, key),
-        denied_by_choice(limiter, key),
-        decided_by_choice(limiter, key),
+        assert_fails_open(limiter, key),
+        assert_fails_closed(limiter, key),
+        assert_falls_back(limiter, key),
     );
     let took = asked.elapsed();
     assert!(took < 2 * LIMIT + SLACK, "{took:?}");
 }
 
 /// Fail open: a request that Redis cannot decide is allowed and not counted.
-pub(crate) async fn allowed_by_choice(limiter: &Redis, key: &Key) {
+pub(crate) async fn assert_fails_open(limiter: &Redis, key: &Key) {
     let seen = request(limiter, key, FailurePolicy::FailOpen).await;
     assert_eq!((seen.status, &*seen.body), (StatusCode::OK, "hello"));
     assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
 }
 
 /// Fail closed: a request that Redis cannot decide is rejected, without the reason.
-pub(crate) async fn denied_by_choice(limiter: &Redis, key: &Key) {
+pub(crate) async fn assert_fails_closed(limiter: &Redis, key: &Key) {
     let seen = request(limiter, key, FailurePolicy::FailClosed).await;
     assert_eq!(seen.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(seen.field("retry-after"), Some("1"));
@@ -208,7 +208,7 @@ pub(crate) async fn denied_by_choice(limiter: &Redis, key: &Key) {
 
 /// Fallback: requests that Redis cannot decide are decided in memory, by the same policy. All tokens are allowed, then
 /// none.
-async fn decided_by_choice(limiter: &Redis, key: &Key) {
+async fn assert_falls_back(limiter: &Redis, key: &Key) {
     let fallback = FailurePolicy::Fallback(MemoryBackend::new());
     for status in [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS] {
         let seen = request(limiter, key, fallback.clone()).await;

@@ -10,38 +10,39 @@ use tower_sluice::backend::redis::{Atomicity, RedisBuilder};
 use tower_sluice::{Key, Limiter, RedisBackend};
 
 use crate::harness::{
-    LIMIT, Redis, SLACK, allowed_by_choice, asking, check, denied_by_choice, distinct,
-    each_choice_applies, fails, guarded, recovers, redis_decides, spent, tokens,
+    LIMIT, Redis, SLACK, assert_each_failure_policy, assert_fails_closed, assert_fails_open, check,
+    check_error, distinct, guarded, redis_decides, spent, tokens, uncached_builder,
+    wait_for_recovery,
 };
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 
 /// A server, a proxy in front of it, a backend that uses the proxy, and one that connects directly.
-struct Way {
+struct ProxiedServer {
     server: RedisServer,
     proxy: Proxy,
     through: RedisBackend,
     direct: RedisBackend,
 }
 
-impl Way {
+impl ProxiedServer {
     async fn open() -> Self {
-        Self::by(asking()).await
+        Self::by(uncached_builder()).await
     }
 
     async fn by(builder: RedisBuilder) -> Self {
         let server = RedisServer::start();
         let proxy = Proxy::to(server.port()).await;
         let through = builder.connect(proxy.url()).await;
-        let direct = asking().connect(server.url()).await;
-        let way = Self {
+        let direct = uncached_builder().connect(server.url()).await;
+        let server = Self {
             server,
             proxy,
             through: through.expect("the request is allowed"),
             direct: direct.expect("the server runs"),
         };
         // Opens connections. On a busy machine this may exceed the time limit.
-        let warm = distinct(&way.through, 64);
+        let warm = distinct(&server.through, 64);
         for _ in 0..3 {
             let key = Key::from("first");
             let all = warm.iter().map(|limiter| async {
@@ -51,7 +52,7 @@ impl Way {
             });
             join_all(all).await;
         }
-        way
+        server
     }
 
     /// The same limiter through the proxy and beside it.
@@ -63,41 +64,41 @@ impl Way {
 }
 
 /// Sequential checks, every second of which loses its reply. Each one is charged once and sent once.
-async fn charges_once(builder: RedisBuilder, cuts: impl IntoIterator<Item = Mode>) {
-    let way = Way::by(builder).await;
-    let (through, direct) = way.both(1000);
+async fn assert_charged_once(builder: RedisBuilder, cuts: impl IntoIterator<Item = Mode>) {
+    let server = ProxiedServer::by(builder).await;
+    let (through, direct) = server.both(1000);
     let key = Key::from("ann");
     let mut charged = 0;
     for cut in cuts {
-        let before = way.proxy.decisions();
-        way.proxy.set(cut).await;
+        let before = server.proxy.decisions();
+        server.proxy.set(cut).await;
         assert_eq!(
-            fails(&through, &key).await,
+            check_error(&through, &key).await,
             BackendErrorKind::Lost,
             "{cut:?}"
         );
         charged += 1;
-        assert_eq!(way.proxy.decisions() - before, 1, "sent once");
+        assert_eq!(server.proxy.decisions() - before, 1, "sent once");
         assert_eq!(spent(&direct, &key).await, charged);
         // Another connection serves the next check at once.
         charged += 1;
         assert_eq!(check(&through, &key).await, Ok(charged));
-        assert_eq!(way.proxy.decisions() - before, 2);
+        assert_eq!(server.proxy.decisions() - before, 2);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_cut_after_the_request_charges_once() {
     let cuts = [Mode::CutAfterRequest(1); 20];
-    guarded(charges_once(asking(), cuts)).await;
+    guarded(assert_charged_once(uncached_builder(), cuts)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_cut_in_the_reply_charges_once() {
     // Before the reply, at each of its bytes, and before the last byte.
     let cuts = (0..24).chain([1 << 20]);
-    guarded(charges_once(
-        asking(),
+    guarded(assert_charged_once(
+        uncached_builder(),
         cuts.map(|bytes| Mode::CutInReply(1, bytes)),
     ))
     .await;
@@ -105,9 +106,9 @@ async fn connection_cut_in_the_reply_charges_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transaction_with_a_cut_reply_charges_once() {
-    let optimistic = asking().atomicity(Atomicity::Optimistic);
+    let optimistic = uncached_builder().atomicity(Atomicity::Optimistic);
     let cuts = (0..8).map(|bytes| Mode::CutInReply(1, bytes));
-    guarded(charges_once(
+    guarded(assert_charged_once(
         optimistic,
         cuts.chain([Mode::CutAfterRequest(1); 4]),
     ))
@@ -117,19 +118,19 @@ async fn transaction_with_a_cut_reply_charges_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failure_policy_applies_to_a_cut_connection() {
     guarded(async {
-        let way = Way::open().await;
+        let server = ProxiedServer::open().await;
         for (i, mode) in [Mode::CutAfterRequest(1), Mode::CutInReply(1, 3)]
             .into_iter()
             .enumerate()
         {
             let key = Key::from(format!("ann{i}").as_str());
-            let (through, direct) = way.both(2);
-            way.proxy.set(mode).await;
-            denied_by_choice(&through, &key).await;
+            let (through, direct) = server.both(2);
+            server.proxy.set(mode).await;
+            assert_fails_closed(&through, &key).await;
             assert_eq!(spent(&direct, &key).await, 2, "the request was charged");
-            way.proxy.set(mode).await;
+            server.proxy.set(mode).await;
             // Redis would deny these requests: their replies are lost too.
-            allowed_by_choice(&through, &key).await;
+            assert_fails_open(&through, &key).await;
             redis_decides(&through, &Key::from(format!("bob{i}").as_str())).await;
         }
     })
@@ -139,20 +140,21 @@ async fn failure_policy_applies_to_a_cut_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn interrupted_batch_charges_each_request_once() {
     guarded(async {
-        let way = Way::open().await;
-        let through = distinct(&way.through, 128);
-        let direct = distinct(&way.direct, 128);
+        let server = ProxiedServer::open().await;
+        let through = distinct(&server.through, 128);
+        let direct = distinct(&server.direct, 128);
         let mut lost = 0;
         for round in 0..20 {
             let key = Key::from(format!("u{round}").as_str());
-            way.proxy
+            server
+                .proxy
                 .set(match round % 2 {
                     0 => Mode::CutAfterRequest(1 + round % 3),
                     _ => Mode::CutInReply(1 + round % 3, round * 10),
                 })
                 .await;
             let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
-            way.proxy.set(Mode::Pass).await;
+            server.proxy.set(Mode::Pass).await;
             for (answer, direct) in all.into_iter().zip(&direct) {
                 let spent = spent(direct, &key).await;
                 match answer {
@@ -176,15 +178,19 @@ async fn interrupted_batch_charges_each_request_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn replies_are_read_byte_by_byte() {
     guarded(async {
-        let way = Way::by(asking().time_limit(Duration::from_secs(15))).await;
-        let through = distinct(&way.through, 64);
-        way.proxy.set(Mode::Trickle(Duration::ZERO)).await;
+        let server =
+            ProxiedServer::by(uncached_builder().time_limit(Duration::from_secs(15))).await;
+        let through = distinct(&server.through, 64);
+        server.proxy.set(Mode::Trickle(Duration::ZERO)).await;
         for round in 1..=3 {
             let key = Key::from("ann");
             let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
             assert!(all.iter().all(|spent| *spent == Ok(round)), "{all:?}");
         }
-        way.proxy.set(Mode::Trickle(Duration::from_millis(1))).await;
+        server
+            .proxy
+            .set(Mode::Trickle(Duration::from_millis(1)))
+            .await;
         let key = Key::from("bob");
         assert_eq!(check(&through[0], &key).await, Ok(1));
     })
@@ -194,12 +200,15 @@ async fn replies_are_read_byte_by_byte() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn late_replies_reach_no_request() {
     guarded(async {
-        let way = Way::open().await;
-        let through = distinct(&way.through, 64);
-        let direct = distinct(&way.direct, 64);
+        let server = ProxiedServer::open().await;
+        let through = distinct(&server.through, 64);
+        let direct = distinct(&server.direct, 64);
         let key = Key::from("ann");
         // A request has hundreds of bytes: it takes longer than the time limit, and a batch far longer.
-        way.proxy.set(Mode::Trickle(Duration::from_millis(2))).await;
+        server
+            .proxy
+            .set(Mode::Trickle(Duration::from_millis(2)))
+            .await;
         let start = Instant::now();
         let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
         assert!(all.iter().any(Result::is_err));
@@ -211,9 +220,9 @@ async fn late_replies_reach_no_request() {
                 "{answer:?}"
             );
         }
-        each_choice_applies(&through[0], &key).await;
-        way.proxy.set(Mode::Pass).await;
-        recovers(&through[0], &key, start.elapsed(), "a slow network").await;
+        assert_each_failure_policy(&through[0], &key).await;
+        server.proxy.set(Mode::Pass).await;
+        wait_for_recovery(&through[0], &key, start.elapsed(), "a slow network").await;
         for round in 1..=3 {
             let all = join_all(through.iter().map(|limiter| check(limiter, &key))).await;
             for (answer, direct) in all.into_iter().zip(&direct).skip(1) {
@@ -229,61 +238,64 @@ async fn late_replies_reach_no_request() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn circuit_opens_when_all_replies_are_lost_and_a_probe_closes_it() {
     guarded(async {
-        let way = Way::open().await;
-        let (through, direct) = way.both(1000);
+        let server = ProxiedServer::open().await;
+        let (through, direct) = server.both(1000);
         let key = Key::from("ann");
         assert_eq!(check(&through, &key).await, Ok(1));
-        way.proxy.set(Mode::Swallow).await;
+        server.proxy.set(Mode::Swallow).await;
         let start = Instant::now();
         // A timeout on an established connection, then connections that are never established.
-        let first = fails(&through, &key).await;
+        let first = check_error(&through, &key).await;
         assert_eq!(first, BackendErrorKind::Timeout(LIMIT));
         for _ in 1..5 {
-            let why = fails(&through, &key).await;
+            let why = check_error(&through, &key).await;
             let late = [
                 BackendErrorKind::Timeout(LIMIT),
                 BackendErrorKind::Unreachable,
             ];
             assert!(late.contains(&why), "{why:?}");
         }
-        let asked = (way.proxy.connections(), Instant::now());
+        let asked = (server.proxy.connections(), Instant::now());
         for _ in 0..100 {
-            assert_eq!(fails(&through, &key).await, BackendErrorKind::CircuitOpen);
+            assert_eq!(
+                check_error(&through, &key).await,
+                BackendErrorKind::CircuitOpen
+            );
         }
-        each_choice_applies(&through, &key).await;
+        assert_each_failure_policy(&through, &key).await;
         if asked.1.elapsed() < Duration::from_millis(700) {
             assert!(
-                way.proxy.connections() <= asked.0 + 1,
+                server.proxy.connections() <= asked.0 + 1,
                 "a command was sent to Redis"
             );
         }
-        way.proxy.set(Mode::Pass).await;
+        server.proxy.set(Mode::Pass).await;
         // The earlier connections stay dead, although neither side has closed them.
-        recovers(&through, &key, start.elapsed(), "a network that swallows").await;
+        wait_for_recovery(&through, &key, start.elapsed(), "a network that swallows").await;
         let charged = spent(&direct, &key).await;
         assert_eq!(charged, 2, "a dropped request reached Redis");
         assert_eq!(check(&through, &key).await, Ok(3));
-        drop(way.server);
+        drop(server.server);
     })
     .await;
 }
 
 /// A firewall has dropped the idle connections. Each one is detected after the time limit.
-async fn are_replaced_after_idling(builder: RedisBuilder, from: &str) {
-    let way = Way::by(builder).await;
-    let (through, direct) = way.both(1000);
+async fn assert_idle_connections_are_replaced(builder: RedisBuilder, from: &str) {
+    let server = ProxiedServer::by(builder).await;
+    let (through, direct) = server.both(1000);
     let key = Key::from("ann");
     sleep(Duration::from_millis(1200)).await;
-    way.proxy.lose_connections();
-    recovers(&through, &key, Duration::ZERO, from).await;
+    server.proxy.lose_connections();
+    wait_for_recovery(&through, &key, Duration::ZERO, from).await;
     let charged = spent(&direct, &key).await;
     assert_eq!(check(&through, &key).await, Ok(charged + 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silently_dead_idle_connections_are_replaced() {
-    guarded(are_replaced_after_idling(
-        asking(),
+    guarded(assert_idle_connections_are_replaced(
+        uncached_builder(),
         "a firewall that forgets",
     ))
     .await;
@@ -292,8 +304,8 @@ async fn silently_dead_idle_connections_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_silently_dead_idle_connections_are_replaced() {
     // Each transaction uses a connection of its own: there are 16.
-    let many = asking().atomicity(Atomicity::Optimistic);
-    guarded(are_replaced_after_idling(
+    let many = uncached_builder().atomicity(Atomicity::Optimistic);
+    guarded(assert_idle_connections_are_replaced(
         many,
         "a firewall that forgets many",
     ))
@@ -304,12 +316,12 @@ async fn many_silently_dead_idle_connections_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn silently_dead_busy_connections_are_replaced() {
     guarded(async {
-        let way = Way::open().await;
-        let (through, direct) = way.both(1000);
+        let server = ProxiedServer::open().await;
+        let (through, direct) = server.both(1000);
         let key = Key::from("ann");
         assert_eq!(check(&through, &key).await, Ok(1));
-        way.proxy.lose_connections();
-        recovers(&through, &key, Duration::ZERO, "a firewall that drops").await;
+        server.proxy.lose_connections();
+        wait_for_recovery(&through, &key, Duration::ZERO, "a firewall that drops").await;
         let charged = spent(&direct, &key).await;
         assert_eq!(check(&through, &key).await, Ok(charged + 1));
     })
@@ -320,11 +332,11 @@ async fn silently_dead_busy_connections_are_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_deadlines_do_not_keep_a_dead_connection() {
     guarded(async {
-        let way = Way::open().await;
-        let (through, _) = way.both(1000);
+        let server = ProxiedServer::open().await;
+        let (through, _) = server.both(1000);
         let key = Key::from("ann");
         assert_eq!(check(&through, &key).await, Ok(1));
-        way.proxy.lose_connections();
+        server.proxy.lose_connections();
         let start = Instant::now();
         let hasty = || timeout(LIMIT / 4, check(&through, &key));
         while !matches!(hasty().await, Ok(Ok(_))) {
@@ -339,12 +351,15 @@ async fn short_deadlines_do_not_keep_a_dead_connection() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn short_deadlines_open_the_circuit() {
     guarded(async {
-        for builder in [asking(), asking().atomicity(Atomicity::Optimistic)] {
-            let way = Way::by(builder).await;
-            let (through, _) = way.both(1000);
+        for builder in [
+            uncached_builder(),
+            uncached_builder().atomicity(Atomicity::Optimistic),
+        ] {
+            let server = ProxiedServer::by(builder).await;
+            let (through, _) = server.both(1000);
             let key = Key::from("ann");
             assert_eq!(check(&through, &key).await, Ok(1));
-            way.proxy.set(Mode::Swallow).await;
+            server.proxy.set(Mode::Swallow).await;
             let start = Instant::now();
             let hasty = || timeout(LIMIT / 4, check(&through, &key));
             while hasty().await != Ok(Err(BackendErrorKind::CircuitOpen)) {
@@ -359,12 +374,12 @@ async fn short_deadlines_open_the_circuit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contended_transactions_do_not_open_the_circuit() {
     guarded(async {
-        let way = Way::open().await;
-        let backend = asking()
+        let server = ProxiedServer::open().await;
+        let backend = uncached_builder()
             .atomicity(Atomicity::Optimistic)
             .connections(NonZeroU32::MIN)
             .time_limit(Duration::from_secs(1))
-            .connect(way.proxy.url());
+            .connect(server.proxy.url());
         let limiter = Limiter::new(
             tokens("api", 1000),
             backend.await.expect("the request is allowed"),
@@ -373,14 +388,14 @@ async fn contended_transactions_do_not_open_the_circuit() {
         assert_eq!(check(&limiter, &key).await, Ok(1));
         // A transaction has hundreds of bytes: few complete within a second.
         let slow = Mode::Trickle(Duration::from_millis(1));
-        way.proxy.set(slow).await;
+        server.proxy.set(slow).await;
         let crowd = join_all((0..20).map(|_| check(&limiter, &key))).await;
         let failed = crowd.iter().filter(|outcome| outcome.is_err()).count();
         assert!(
             failed > 10,
             "no transaction was denied a connection: {crowd:?}"
         );
-        way.proxy.set(Mode::Pass).await;
+        server.proxy.set(Mode::Pass).await;
         let after = check(&limiter, &key).await;
         assert_ne!(after, Err(BackendErrorKind::CircuitOpen));
     })
@@ -390,10 +405,10 @@ async fn contended_transactions_do_not_open_the_circuit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connecting_to_a_silent_server_times_out() {
     guarded(async {
-        let way = Way::open().await;
-        way.proxy.set(Mode::Swallow).await;
+        let server = ProxiedServer::open().await;
+        server.proxy.set(Mode::Swallow).await;
         let start = Instant::now();
-        let why = RedisBackend::connect(way.proxy.url()).await;
+        let why = RedisBackend::connect(server.proxy.url()).await;
         let why = why.expect_err("the server must not reply");
         assert!(start.elapsed() < 4 * LIMIT + SLACK, "{:?}", start.elapsed());
         let late = [
@@ -401,9 +416,11 @@ async fn connecting_to_a_silent_server_times_out() {
             BackendErrorKind::Unreachable,
         ];
         assert!(late.contains(why.kind()), "{why:?}");
-        let lazy = asking().connect_lazy(way.proxy.url()).expect("a URL");
+        let lazy = uncached_builder()
+            .connect_lazy(server.proxy.url())
+            .expect("a URL");
         let lazy = Limiter::new(tokens("api", 5), lazy);
-        let why = fails(&lazy, &Key::from("ann")).await;
+        let why = check_error(&lazy, &Key::from("ann")).await;
         assert!(late.contains(&why), "{why:?}");
     })
     .await;
@@ -412,21 +429,21 @@ async fn connecting_to_a_silent_server_times_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn network_is_used_again_after_an_outage() {
     guarded(async {
-        let way = Way::open().await;
-        let (through, direct) = way.both(1000);
+        let server = ProxiedServer::open().await;
+        let (through, direct) = server.both(1000);
         let key = Key::from("ann");
         assert_eq!(check(&through, &key).await, Ok(1));
-        way.proxy.set(Mode::Refuse).await;
+        server.proxy.set(Mode::Refuse).await;
         let start = Instant::now();
-        let first = fails(&through, &key).await;
+        let first = check_error(&through, &key).await;
         use BackendErrorKind::{Lost, Timeout, Unreachable};
         assert!(
             matches!(first, Lost | Timeout(LIMIT) | Unreachable),
             "{first:?}"
         );
-        each_choice_applies(&through, &key).await;
-        way.proxy.set(Mode::Pass).await;
-        recovers(&through, &key, start.elapsed(), "a network that refuses").await;
+        assert_each_failure_policy(&through, &key).await;
+        server.proxy.set(Mode::Pass).await;
+        wait_for_recovery(&through, &key, start.elapsed(), "a network that refuses").await;
         assert_eq!(spent(&direct, &key).await, 2);
     })
     .await;

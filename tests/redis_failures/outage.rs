@@ -10,8 +10,8 @@ use tower_sluice::backend::redis::adapter::{Bb8Pool, RedisConnection};
 use tower_sluice::{Key, Limiter, RedisBackend};
 
 use crate::harness::{
-    LIMIT, SLACK, asking, check, distinct, each_choice_applies, fails, guarded, recovers,
-    redis_decides, spent, tokens,
+    LIMIT, SLACK, assert_each_failure_policy, check, check_error, distinct, guarded, redis_decides,
+    spent, tokens, uncached_builder, wait_for_recovery,
 };
 use crate::support::free_port;
 use crate::support::redis::RedisServer;
@@ -24,7 +24,7 @@ fn is_lost(why: &BackendErrorKind) -> bool {
     )
 }
 
-fn is_unasked(why: &BackendErrorKind) -> bool {
+fn is_unsent(why: &BackendErrorKind) -> bool {
     matches!(
         why,
         BackendErrorKind::CircuitOpen | BackendErrorKind::Unreachable
@@ -32,7 +32,7 @@ fn is_unasked(why: &BackendErrorKind) -> bool {
 }
 
 /// A server is killed and restarted. The backend uses connections from `connect`.
-async fn is_used_again<F>(connect: impl FnOnce(String) -> F, from: &str)
+async fn assert_recovers_after_a_restart<F>(connect: impl FnOnce(String) -> F, from: &str)
 where
     F: Future<Output = RedisBackend>,
 {
@@ -47,16 +47,16 @@ where
 
     server.kill9();
     let start = Instant::now();
-    let first = fails(&limiter, &key).await;
-    assert!(is_lost(&first) || is_unasked(&first), "{first:?}");
+    let first = check_error(&limiter, &key).await;
+    assert!(is_lost(&first) || is_unsent(&first), "{first:?}");
     for _ in 0..10 {
-        let why = fails(&limiter, &key).await;
-        assert!(is_unasked(&why), "{why:?}");
+        let why = check_error(&limiter, &key).await;
+        assert!(is_unsent(&why), "{why:?}");
     }
-    each_choice_applies(&limiter, &key).await;
+    assert_each_failure_policy(&limiter, &key).await;
 
     server.restart();
-    recovers(&limiter, &key, start.elapsed(), from).await;
+    wait_for_recovery(&limiter, &key, start.elapsed(), from).await;
     // Three before, and one during the recovery. Failed checks charged nothing: no server was up.
     assert_eq!(check(&limiter, &key).await, Ok(5));
     redis_decides(&limiter, &Key::from("bob")).await;
@@ -64,36 +64,49 @@ where
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_server_is_used_again_after_a_restart() {
-    let connect = |url| async { asking().connect(url).await.expect("the server runs") };
-    guarded(is_used_again(connect, "kill -9")).await;
+    let connect = |url| async {
+        uncached_builder()
+            .connect(url)
+            .await
+            .expect("the server runs")
+    };
+    guarded(assert_recovers_after_a_restart(connect, "kill -9")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn optimistic_mode_uses_a_restarted_server_again() {
-    let optimistic = asking().atomicity(Atomicity::Optimistic);
+    let optimistic = uncached_builder().atomicity(Atomicity::Optimistic);
     let connect = |url| async { optimistic.connect(url).await.expect("the server runs") };
-    guarded(is_used_again(connect, "kill -9 under transactions")).await;
+    guarded(assert_recovers_after_a_restart(
+        connect,
+        "kill -9 under transactions",
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn given_pool_uses_a_restarted_server_again() {
     let connect = |url| async {
         let manager = RedisConnectionManager::new::<String>(url).expect("a URL");
-        asking().from_connector(Bb8Pool::new(
+        uncached_builder().from_connector(Bb8Pool::new(
             bb8::Pool::builder()
                 .build(manager)
                 .await
                 .expect("the server runs"),
         ))
     };
-    guarded(is_used_again(connect, "kill -9 behind a user's pool")).await;
+    guarded(assert_recovers_after_a_restart(
+        connect,
+        "kill -9 behind a user's pool",
+    ))
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restart_while_idle_fails_no_check() {
     guarded(async {
         let mut server = RedisServer::start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -126,7 +139,7 @@ async fn cached_denial_needs_no_redis() {
         server.kill9();
         for _ in 0..10 {
             assert_eq!(check(&limiter, &ann).await, Ok(1));
-            fails(&limiter, &bob).await;
+            check_error(&limiter, &bob).await;
         }
         let asked = limiter.check(&ann, 1).await.expect("the denial is cached");
         assert!(!asked.decision.is_allowed());
@@ -141,7 +154,7 @@ async fn loading_server_fails_until_it_is_loaded() {
         let options = RedisServer::options().line("enable-debug-command local");
         let options = options.line("loading-process-events-interval-bytes 1024");
         let mut server = options.line("key-load-delay 500").start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -153,20 +166,20 @@ async fn loading_server_fails_until_it_is_loaded() {
         server.kill9();
         server.restart_loading();
         let start = Instant::now();
-        let mut why = fails(&limiter, &key).await;
+        let mut why = check_error(&limiter, &key).await;
         if is_lost(&why) {
             // The error of the earlier connection.
-            why = fails(&limiter, &key).await;
+            why = check_error(&limiter, &key).await;
         }
         // Connecting takes time too.
         let loads = BackendErrorKind::Server("LOADING".into());
         let slow = BackendErrorKind::Timeout(LIMIT);
-        assert!(why == loads || why == slow || is_unasked(&why), "{why:?}");
-        each_choice_applies(&limiter, &key).await;
+        assert!(why == loads || why == slow || is_unsent(&why), "{why:?}");
+        assert_each_failure_policy(&limiter, &key).await;
         while server.is_loading() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        recovers(&limiter, &key, start.elapsed(), "LOADING").await;
+        wait_for_recovery(&limiter, &key, start.elapsed(), "LOADING").await;
         // Checks during loading charged nothing. Only a timed-out check may take effect later.
         let charged = check(&limiter, &key).await.expect("the check succeeds");
         assert!(charged == 3 || why == slow && charged == 4, "{charged}");
@@ -181,16 +194,16 @@ async fn given_connection_fails_in_time_when_it_is_lost() {
         let mut server = RedisServer::start();
         let client = redis::Client::open(server.url()).expect("a URL");
         let connection = client.get_multiplexed_async_connection().await;
-        let backend =
-            asking().from_transport(RedisConnection::new(connection.expect("the server runs")));
+        let backend = uncached_builder()
+            .from_transport(RedisConnection::new(connection.expect("the server runs")));
         let limiter = Limiter::new(tokens("api", 5), backend);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
         server.kill9();
         for _ in 0..10 {
-            fails(&limiter, &key).await;
+            check_error(&limiter, &key).await;
         }
-        each_choice_applies(&limiter, &key).await;
+        assert_each_failure_policy(&limiter, &key).await;
     })
     .await;
 }
@@ -199,7 +212,7 @@ async fn given_connection_fails_in_time_when_it_is_lost() {
 async fn connections_that_the_administrator_kills_are_replaced() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -224,7 +237,7 @@ async fn connections_that_the_administrator_kills_are_replaced() {
 async fn stalled_server_costs_at_most_the_time_limit() {
     guarded(async {
         let server = RedisServer::start();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -241,12 +254,12 @@ async fn stalled_server_costs_at_most_the_time_limit() {
         for why in failed {
             assert_eq!(why, Err(BackendErrorKind::Timeout(LIMIT)));
         }
-        each_choice_applies(&limiters[0], &key).await;
-        while fails(&limiters[0], &key).await != BackendErrorKind::CircuitOpen {}
+        assert_each_failure_policy(&limiters[0], &key).await;
+        while check_error(&limiters[0], &key).await != BackendErrorKind::CircuitOpen {}
         let outage = start.elapsed();
 
         server.resume();
-        recovers(&limiters[0], &Key::from("bob"), outage, "SIGSTOP").await;
+        wait_for_recovery(&limiters[0], &Key::from("bob"), outage, "SIGSTOP").await;
         // Late replies are discarded: each check gets its own reply.
         for round in 2..=5 {
             let after = all().await;
@@ -265,13 +278,13 @@ async fn stalled_server_costs_at_most_the_time_limit() {
 async fn server_pause_within_the_time_limit_is_waited_for() {
     guarded(async {
         let server = RedisServer::start();
-        let patient = asking().time_limit(Duration::from_secs(10));
+        let patient = uncached_builder().time_limit(Duration::from_secs(10));
         let patient = patient
             .connect(server.url())
             .await
             .expect("the server runs");
         let patient = distinct(&patient, 16);
-        let hasty = asking()
+        let hasty = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -284,8 +297,8 @@ async fn server_pause_within_the_time_limit_is_waited_for() {
         let (all, why) = tokio::join!(
             join_all(patient.iter().map(|limiter| check(limiter, &key))),
             async {
-                let why = fails(&hasty, &key).await;
-                each_choice_applies(&hasty, &key).await;
+                let why = check_error(&hasty, &key).await;
+                assert_each_failure_policy(&hasty, &key).await;
                 why
             },
         );
@@ -293,7 +306,7 @@ async fn server_pause_within_the_time_limit_is_waited_for() {
         assert!(all.iter().all(|spent| *spent == Ok(1)), "{all:?}");
         let outage = start.elapsed();
         assert!(outage >= Duration::from_millis(500), "{outage:?}");
-        recovers(&hasty, &Key::from("bob"), outage, "CLIENT PAUSE").await;
+        wait_for_recovery(&hasty, &Key::from("bob"), outage, "CLIENT PAUSE").await;
         // The timed-out check was sent once and may take effect late. The costly requests of each policy no longer fit
         // then.
         let late = check(&hasty, &key).await.expect("the check succeeds");
@@ -314,16 +327,19 @@ async fn connecting_to_a_closed_port_fails_in_time() {
         assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
         assert!(std::error::Error::source(&why).is_some(), "{why:?}");
 
-        let backend = asking().connect_lazy(&url).expect("a URL");
+        let backend = uncached_builder().connect_lazy(&url).expect("a URL");
         let limiter = Limiter::new(tokens("api", 5), backend);
         let key = Key::from("ann");
-        assert_eq!(fails(&limiter, &key).await, BackendErrorKind::Unreachable);
-        each_choice_applies(&limiter, &key).await;
-        while fails(&limiter, &key).await != BackendErrorKind::CircuitOpen {}
+        assert_eq!(
+            check_error(&limiter, &key).await,
+            BackendErrorKind::Unreachable
+        );
+        assert_each_failure_policy(&limiter, &key).await;
+        while check_error(&limiter, &key).await != BackendErrorKind::CircuitOpen {}
         // From here on a failure takes no time.
         let start = Instant::now();
         for _ in 0..100 {
-            fails(&limiter, &key).await;
+            check_error(&limiter, &key).await;
         }
         assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     })
@@ -337,12 +353,12 @@ async fn checks_do_not_wait_for_a_finished_connection_attempt() {
         let url = format!("redis://127.0.0.1:{}/", free_port());
         let one = |_| async {
             for _ in 0..3 {
-                let patient = asking().time_limit(2 * SLACK);
+                let patient = uncached_builder().time_limit(2 * SLACK);
                 let backend = patient.connect_lazy(&url).expect("a URL");
                 let limiter = Limiter::new(tokens("api", 5), backend);
                 // One less than the failures that open the circuit.
                 for _ in 0..4 {
-                    let why = fails(&limiter, &Key::from("ann")).await;
+                    let why = check_error(&limiter, &Key::from("ann")).await;
                     assert_eq!(why, BackendErrorKind::Unreachable);
                 }
             }
@@ -357,14 +373,19 @@ async fn checks_do_not_wait_for_a_finished_connection_attempt() {
 async fn service_starts_while_redis_is_down() {
     guarded(async {
         let mut server = RedisServer::options().prepare();
-        let backend = asking().connect_lazy(server.url()).expect("a URL");
+        let backend = uncached_builder()
+            .connect_lazy(server.url())
+            .expect("a URL");
         let limiter = Limiter::new(tokens("api", 1000), backend);
         let key = Key::from("ann");
         let start = Instant::now();
-        assert_eq!(fails(&limiter, &key).await, BackendErrorKind::Unreachable);
-        each_choice_applies(&limiter, &key).await;
+        assert_eq!(
+            check_error(&limiter, &key).await,
+            BackendErrorKind::Unreachable
+        );
+        assert_each_failure_policy(&limiter, &key).await;
         server.restart();
-        recovers(&limiter, &key, start.elapsed(), "a start without Redis").await;
+        wait_for_recovery(&limiter, &key, start.elapsed(), "a start without Redis").await;
         assert_eq!(check(&limiter, &key).await, Ok(2));
         redis_decides(&limiter, &Key::from("bob")).await;
     })
@@ -381,7 +402,7 @@ async fn failures_leave_no_tasks_behind() {
                 .num_alive_tasks()
         };
         let before = tasks();
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -397,7 +418,7 @@ async fn failures_leave_no_tasks_behind() {
                 assert!(all().await.iter().all(Result::is_err));
             }
             server.restart();
-            recovers(&limiters[0], &key, start.elapsed(), "kill -9").await;
+            wait_for_recovery(&limiters[0], &key, start.elapsed(), "kill -9").await;
             assert!(all().await.iter().all(Result::is_ok));
         }
         // Each connection has a task, and the pool may have one. A failed check leaves none.
@@ -421,7 +442,7 @@ fn backend_outlives_the_runtime_that_created_it() {
     let server = RedisServer::start();
     let key = Key::from("ann");
     let limiter = runtime().block_on(async {
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
@@ -432,7 +453,7 @@ fn backend_outlives_the_runtime_that_created_it() {
     });
     for round in 2..4 {
         runtime().block_on(guarded(async {
-            recovers(&limiter, &key, Duration::ZERO, "the end of a runtime").await;
+            wait_for_recovery(&limiter, &key, Duration::ZERO, "the end of a runtime").await;
             let spent = check(&limiter, &key).await.expect("the check succeeds");
             assert!(spent >= round, "{spent}");
         }));

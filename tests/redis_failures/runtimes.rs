@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 use tower_sluice::Key;
 
-use crate::harness::{LIMIT, Redis, SLACK, asking, check, guarded, tokens};
+use crate::harness::{LIMIT, Redis, SLACK, check, guarded, tokens, uncached_builder};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
 
@@ -32,7 +32,7 @@ fn backend_outlives_a_runtime_that_ends_while_connecting() {
     let network = network.expect("a runtime");
     let proxy = network.block_on(Proxy::to(server.port()));
     network.block_on(proxy.set(Mode::Swallow));
-    let backend = asking().connect_lazy(proxy.url()).expect("a URL");
+    let backend = uncached_builder().connect_lazy(proxy.url()).expect("a URL");
     let limiter = Redis::new(tokens("api", 1000), backend);
     let key = Key::from("ann");
     let lost = runtime().block_on(check(&limiter, &key));
@@ -49,7 +49,7 @@ fn backend_outlives_a_runtime_that_ends_while_connecting() {
 fn idle_runtimes_delay_no_request() {
     let server = RedisServer::start();
     let driven = runtime();
-    let backend = driven.block_on(asking().connect(server.url()));
+    let backend = driven.block_on(uncached_builder().connect(server.url()));
     let limiter = Redis::new(tokens("api", 1000), backend.expect("the server runs"));
     server.pause();
     let mut kept = Vec::new();

@@ -10,13 +10,13 @@ use tower_sluice::{Key, Limiter, Policy, Quota};
 
 use crate::contents::{HOUR, each_algorithm, server_and_backend};
 use crate::harness::{
-    Redis, asking, check, each_choice_applies, fails, guarded, recovers, redis_decides, spent,
-    tokens,
+    Redis, assert_each_failure_policy, check, check_error, guarded, redis_decides, spent, tokens,
+    uncached_builder, wait_for_recovery,
 };
 use crate::support::redis::RedisServer;
 
 /// The replies of a server without memory to limiters of these policies, all of two tokens.
-async fn errs_only_where_it_had_to_write(builder: RedisBuilder, policies: &[Policy]) {
+async fn assert_fails_only_on_writes(builder: RedisBuilder, policies: &[Policy]) {
     let server = RedisServer::start();
     let backend = builder
         .connect(server.url())
@@ -36,17 +36,17 @@ async fn errs_only_where_it_had_to_write(builder: RedisBuilder, policies: &[Poli
     for limiter in &limiters {
         let of = limiter.policy().name();
         for _ in 0..10 {
-            assert_eq!(fails(limiter, bob).await, oom, "{of}");
+            assert_eq!(check_error(limiter, bob).await, oom, "{of}");
             assert_eq!(check(limiter, ann).await, Ok(2), "a denial of {of}");
             assert_eq!(spent(limiter, bob).await, 0, "a peek at {of}");
         }
-        each_choice_applies(limiter, bob).await;
+        assert_each_failure_policy(limiter, bob).await;
         // Each request of one batch gets its own reply.
         let one = |i: usize| async move {
             match i % 2 {
                 0 => assert_eq!(check(limiter, ann).await, Ok(2)),
                 _ => assert_eq!(
-                    fails(limiter, bob).await,
+                    check_error(limiter, bob).await,
                     BackendErrorKind::Server("OOM".into())
                 ),
             }
@@ -67,14 +67,14 @@ async fn full_server_denies_and_fails_on_writes() {
     let mut policies = each_algorithm(2).to_vec();
     let several = tokens("several", 2).and("fixed", Quota::fixed_window(2, 1000 * HOUR));
     policies.push(several.and("log", Quota::sliding_log(2, 1000 * HOUR)));
-    guarded(errs_only_where_it_had_to_write(asking(), &policies)).await;
+    guarded(assert_fails_only_on_writes(uncached_builder(), &policies)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn optimistic_mode_on_a_full_server_still_denies() {
-    let optimistic = asking().atomicity(Atomicity::Optimistic);
+    let optimistic = uncached_builder().atomicity(Atomicity::Optimistic);
     let policies = each_algorithm(2);
-    guarded(errs_only_where_it_had_to_write(optimistic, &policies[..4])).await;
+    guarded(assert_fails_only_on_writes(optimistic, &policies[..4])).await;
 }
 
 /// A demoted primary replies, and accepts no writes.
@@ -89,11 +89,11 @@ async fn demoted_primary_fails_until_a_primary_exists() {
             server.command(&["CONFIG", "SET", "replica-serve-stale-data", stale]);
             server.command(&["REPLICAOF", "127.0.0.1", "1"]);
             let start = Instant::now();
-            let why = fails(&limiter, &key).await;
+            let why = check_error(&limiter, &key).await;
             assert_eq!(why, BackendErrorKind::Server(code.into()));
-            each_choice_applies(&limiter, &Key::from("cid")).await;
+            assert_each_failure_policy(&limiter, &Key::from("cid")).await;
             server.command(&["REPLICAOF", "NO", "ONE"]);
-            recovers(&limiter, &Key::from("bob"), start.elapsed(), code).await;
+            wait_for_recovery(&limiter, &Key::from("bob"), start.elapsed(), code).await;
         }
         assert_eq!(check(&limiter, &key).await, Ok(2));
     })
@@ -118,11 +118,11 @@ async fn busy_server_fails_until_its_script_ends() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let start = Instant::now();
-        fails(&limiter, &key).await;
-        each_choice_applies(&limiter, &key).await;
+        check_error(&limiter, &key).await;
+        assert_each_failure_policy(&limiter, &key).await;
         server.command(&["SCRIPT", "KILL"]);
         assert!(endless.join().expect("no panic").is_err());
-        recovers(&limiter, &Key::from("bob"), start.elapsed(), "BUSY").await;
+        wait_for_recovery(&limiter, &Key::from("bob"), start.elapsed(), "BUSY").await;
         assert_eq!(check(&limiter, &key).await, Ok(2));
     })
     .await;
@@ -140,7 +140,7 @@ async fn first_batch_rejected_by_a_cluster_is_retried_one_by_one() {
         {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        let backend = asking()
+        let backend = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");

@@ -15,7 +15,7 @@ use tower_sluice::{
 };
 
 use crate::contents::each_algorithm;
-use crate::harness::{asking, guarded};
+use crate::harness::{guarded, uncached_builder};
 use crate::support::redis::RedisServer;
 
 fn is_rejected(error: &BackendError) {
@@ -25,7 +25,7 @@ fn is_rejected(error: &BackendError) {
 }
 
 /// No operation is done, and the error is not an outage: the circuit stays closed.
-async fn refuses_everything(server: &RedisServer, backend: RedisBackend) {
+async fn assert_rejects_everything(server: &RedisServer, backend: RedisBackend) {
     let key = Key::from("ann");
     let quotas = each_algorithm(5).map(|policy| policy.quotas()[0].clone());
     let quotas = quotas
@@ -112,9 +112,9 @@ async fn server_without_64_bit_integers_is_rejected() {
         let client = redis::Client::open(server.url()).expect("a URL");
         let connection = client.get_multiplexed_async_connection().await;
         let narrow = Narrow(connection.expect("the server runs"));
-        refuses_everything(
+        assert_rejects_everything(
             &server,
-            asking().from_transport(RedisConnection::new(narrow)),
+            uncached_builder().from_transport(RedisConnection::new(narrow)),
         )
         .await;
     })
@@ -138,10 +138,12 @@ async fn real_32_bit_server_is_rejected() {
         let bits: String = server.get(&["INFO", "server"]);
         assert!(bits.contains("arch_bits:32"), "{bits}");
         // Connecting detects it. The scripts detect it themselves after a replacement by such a server.
-        let connected = asking().connect(server.url()).await;
+        let connected = uncached_builder().connect(server.url()).await;
         is_rejected(&connected.expect_err("rejected"));
-        let backend = asking().connect_lazy(server.url()).expect("a URL");
-        refuses_everything(&server, backend).await;
+        let backend = uncached_builder()
+            .connect_lazy(server.url())
+            .expect("a URL");
+        assert_rejects_everything(&server, backend).await;
         #[cfg(feature = "blocking")]
         {
             let url = server.url();

@@ -3,7 +3,7 @@
 use tower_sluice::backend::redis::Atomicity;
 use tower_sluice::backend::redis::adapter::RedisConnection;
 
-use crate::backends::{EVERYTHING, RARE, Stand, same};
+use crate::backends::{EVERY_CASE, Fixture, RARE_CASES, same};
 use crate::shapes::{settings, settings_of_strings};
 use crate::support::clock_proxy::ClockProxy;
 use crate::traffic::{forward, start, traffic};
@@ -11,43 +11,50 @@ use crate::{for_all, for_some};
 
 #[test]
 fn memory_and_redis_agree_step_by_step() {
-    let stand = Stand::new();
-    let redis = Stand::builder().from_transport(RedisConnection::new(stand.frozen()));
-    let seen = for_all(
+    let fixture = Fixture::new();
+    let redis = Fixture::builder().from_transport(RedisConnection::new(fixture.frozen()));
+    let coverage = for_all(
         (settings(), start(), forward()),
-        |(setting, start, mut events), seen| {
+        |(setting, start, mut events), coverage| {
             if setting.limits.len() > 1 {
                 // Memory may forget a bucket that owes nothing, which a quota with other numbers would notice.
                 for event in &mut events {
                     event.other_numbers = false;
                 }
             }
-            let backends = (stand.memory(), redis.clone());
-            stand.compare(backends, &setting, start, &events, seen, same)
+            let backends = (fixture.memory(), redis.clone());
+            fixture.compare(backends, &setting, start, &events, coverage, same)
         },
     );
-    seen.at_least(20, EVERYTHING);
-    seen.at_least(4, RARE);
+    coverage.at_least(20, EVERY_CASE);
+    coverage.at_least(4, RARE_CASES);
 }
 
 #[test]
 fn memory_and_redis_agree_when_the_clock_moves() {
-    let stand = Stand::new();
-    let redis = Stand::builder().from_transport(RedisConnection::new(stand.frozen()));
-    let seen = for_all(
+    let fixture = Fixture::new();
+    let redis = Fixture::builder().from_transport(RedisConnection::new(fixture.frozen()));
+    let coverage = for_all(
         (settings(), start(), traffic()),
-        |(setting, start, events), seen| {
+        |(setting, start, events), coverage| {
             let redis = redis.clone();
             if setting.limits.len() == 1 {
-                let backends = (stand.memory(), redis);
-                return stand.compare(backends, &setting, start, &events, seen, same);
+                let backends = (fixture.memory(), redis);
+                return fixture.compare(backends, &setting, start, &events, coverage, same);
             }
-            stand.compare((stand.core(), redis), &setting, start, &events, seen, same)
+            fixture.compare(
+                (fixture.core(), redis),
+                &setting,
+                start,
+                &events,
+                coverage,
+                same,
+            )
         },
     );
-    seen.at_least(20, EVERYTHING);
-    seen.at_least(4, RARE);
-    seen.at_least(
+    coverage.at_least(20, EVERY_CASE);
+    coverage.at_least(4, RARE_CASES);
+    coverage.at_least(
         50,
         &[
             "denied by Bucket",
@@ -66,22 +73,22 @@ fn memory_and_redis_agree_when_the_clock_moves() {
 
 #[test]
 fn optimistic_mode_decides_like_scripts() {
-    let stand = Stand::new();
-    let proxy = ClockProxy::to(stand.server.port(), &stand.clock);
-    let proxy = stand.runtime.block_on(proxy);
-    let scripts = Stand::builder().from_transport(RedisConnection::new(stand.frozen()));
-    let optimistic = Stand::builder()
+    let fixture = Fixture::new();
+    let proxy = ClockProxy::to(fixture.server.port(), &fixture.clock);
+    let proxy = fixture.runtime.block_on(proxy);
+    let scripts = Fixture::builder().from_transport(RedisConnection::new(fixture.frozen()));
+    let optimistic = Fixture::builder()
         .prefix("optimistic")
         .atomicity(Atomicity::Optimistic)
         .connect_lazy(proxy.url())
         .expect("a URL");
-    let seen = for_some(
+    let coverage = for_some(
         (settings_of_strings(), start(), traffic()),
-        |(setting, start, events), seen| {
+        |(setting, start, events), coverage| {
             let backends = (scripts.clone(), optimistic.clone());
-            stand.compare(backends, &setting, start, &events, seen, same)
+            fixture.compare(backends, &setting, start, &events, coverage, same)
         },
     );
-    seen.at_least(20, EVERYTHING);
-    seen.at_least(4, RARE);
+    coverage.at_least(20, EVERY_CASE);
+    coverage.at_least(4, RARE_CASES);
 }

@@ -21,9 +21,9 @@ use tower_sluice::{
     Cost, Key, MemoryBackend, Policy, Receipt, RedisBackend, Reservation, RetryAfter,
 };
 
-use crate::shapes::{FOR_EVER, Kind, Setting, TODAY};
+use crate::shapes::{Kind, LONGER_THAN_ANY_TEST, Setting, TODAY};
 use crate::support::frozen::Frozen;
-use crate::support::property::Seen;
+use crate::support::property::Coverage;
 use crate::support::redis::RedisServer;
 use crate::traffic::{Act, Event};
 
@@ -169,7 +169,7 @@ impl Reported {
 
 pub(crate) fn in_sight(retry: RetryAfter) -> RetryAfter {
     match retry {
-        RetryAfter::In(wait) => RetryAfter::In(wait.min(FOR_EVER)),
+        RetryAfter::In(wait) => RetryAfter::In(wait.min(LONGER_THAN_ANY_TEST)),
         RetryAfter::Never => RetryAfter::Never,
     }
 }
@@ -179,19 +179,19 @@ pub(crate) fn quota_in_sight(quota: &QuotaSnapshot) -> QuotaSnapshot {
         quota.limit(),
         quota.remaining(),
         quota.retry_after().map(in_sight),
-        quota.reset_after().min(FOR_EVER),
+        quota.reset_after().min(LONGER_THAN_ANY_TEST),
     )
 }
 
 /// A server and its connections.
-pub(crate) struct Stand {
+pub(crate) struct Fixture {
     pub(crate) runtime: Runtime,
     pub(crate) server: RedisServer,
     pub(crate) clock: ManualClock,
     pub(crate) keys: Cell<u64>,
 }
 
-impl Stand {
+impl Fixture {
     pub(crate) fn new() -> Self {
         Self {
             runtime: tokio::runtime::Builder::new_current_thread()
@@ -209,7 +209,7 @@ impl Stand {
         RedisBackend::builder()
             .deny_cache(Duration::ZERO)
             .time_limit(Duration::from_secs(20))
-            .idle_ttl(FOR_EVER)
+            .idle_ttl(LONGER_THAN_ANY_TEST)
     }
 
     pub(crate) fn frozen(&self) -> Frozen {
@@ -220,7 +220,7 @@ impl Stand {
     pub(crate) fn memory(&self) -> MemoryBackend<ManualClock> {
         MemoryBackend::builder()
             .clock(self.clock.clone())
-            .idle_ttl(FOR_EVER)
+            .idle_ttl(LONGER_THAN_ANY_TEST)
             .build()
     }
 
@@ -244,8 +244,8 @@ impl Stand {
         setting: &Setting,
         start: u64,
         events: &[Event],
-        seen: &Seen,
-        mut judge: impl FnMut(&Asked, &Reported, Reported) -> TestCaseResult,
+        coverage: &Coverage,
+        mut compare_step: impl FnMut(&StepInfo, &Reported, Reported) -> TestCaseResult,
     ) -> TestCaseResult {
         let key = self.fresh_key();
         let (mut one, mut other) = (Side::of(one), Side::of(other));
@@ -265,7 +265,7 @@ impl Stand {
                 prop_assert!(ops.0.is_none() && ops.1.is_none(), "step {}", index);
                 continue;
             };
-            note(seen, event, &first, limit.kind);
+            note(coverage, event, &first, limit.kind);
             let may_empty = matches!(first, Op::Reset | Op::Refund(_));
             let (expected, _) = self.runtime.block_on(one.ask(first, policy, &key));
             let (actual, at_once) = self.runtime.block_on(other.ask(second, policy, &key));
@@ -278,18 +278,18 @@ impl Stand {
                 one.receipts.clear();
                 other.receipts.clear();
             }
-            let asked = Asked {
+            let step = StepInfo {
                 cost: cost.clone(),
                 at_once,
             };
             if !expected.allowed {
-                seen.note(format!(
+                coverage.note(format!(
                     "denied by {:?}",
                     setting.limits[expected.governing][which].kind
                 ));
             }
-            seen.note_reported(&expected);
-            judge(&asked, &expected, actual).map_err(|why| {
+            coverage.note_reported(&expected);
+            compare_step(&step, &expected, actual).map_err(|why| {
                 TestCaseError::fail(format!("step {index} at {now}, cost {cost:?}: {why}"))
             })?;
         }
@@ -297,14 +297,14 @@ impl Stand {
     }
 }
 
-pub(crate) fn note(seen: &Seen, event: &Event, op: &Op, kind: Kind) {
+pub(crate) fn note(coverage: &Coverage, event: &Event, op: &Op, kind: Kind) {
     if event.step.is_back() {
-        seen.note(format!("{kind:?} back"));
+        coverage.note(format!("{kind:?} back"));
     }
     if event.other_numbers {
-        seen.note("reconfigured");
+        coverage.note("reconfigured");
     }
-    seen.note(match op {
+    coverage.note(match op {
         Op::Check(_) => "check",
         Op::Reserve { .. } => "reserve",
         Op::Cancel(_) => "cancel",
@@ -315,7 +315,7 @@ pub(crate) fn note(seen: &Seen, event: &Event, op: &Op, kind: Kind) {
     });
 }
 
-impl Seen {
+impl Coverage {
     pub(crate) fn note_reported(&self, reported: &Reported) {
         if reported.wait > Duration::ZERO {
             self.note("a reservation in the future");
@@ -333,19 +333,19 @@ impl Seen {
 }
 
 /// A step, for the function that compares its replies.
-pub(crate) struct Asked {
+pub(crate) struct StepInfo {
     pub(crate) cost: Cost,
     /// Whether the second backend replied at once.
     pub(crate) at_once: bool,
 }
 
-pub(crate) fn same(_: &Asked, expected: &Reported, actual: Reported) -> TestCaseResult {
+pub(crate) fn same(_: &StepInfo, expected: &Reported, actual: Reported) -> TestCaseResult {
     prop_assert_eq!(expected, &actual);
     Ok(())
 }
 
 /// The cases that a comparison must have met.
-pub(crate) const EVERYTHING: &[&str] = &[
+pub(crate) const EVERY_CASE: &[&str] = &[
     "check",
     "reserve",
     "cancel",
@@ -359,4 +359,4 @@ pub(crate) const EVERYTHING: &[&str] = &[
 ];
 
 /// Only the latest of several reservations is refunded.
-pub(crate) const RARE: &[&str] = &["a reservation refunded"];
+pub(crate) const RARE_CASES: &[&str] = &["a reservation refunded"];

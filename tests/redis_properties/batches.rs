@@ -13,7 +13,7 @@ use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::Timestamp;
 use tower_sluice::{Cost, Key, Policy, Quota, RedisBackend};
 
-use crate::backends::{Side, Stand};
+use crate::backends::{Fixture, Side};
 use crate::for_some;
 use crate::traffic::{Act, act, start};
 
@@ -62,7 +62,7 @@ fn question() -> impl Strategy<Value = Question> {
 }
 
 /// A key in two backends.
-struct Twins {
+struct KeyPair {
     policy: Policy,
     key: Key,
     alone: Side<RedisBackend>,
@@ -71,59 +71,59 @@ struct Twins {
 
 #[test]
 fn batched_requests_get_the_same_replies_as_single_requests() {
-    let stand = Stand::new();
+    let fixture = Fixture::new();
     let with = |prefix: &str, batching: bool| {
-        let builder = Stand::builder().prefix(prefix).batching(batching);
-        builder.from_transport(RedisConnection::new(stand.frozen()))
+        let builder = Fixture::builder().prefix(prefix).batching(batching);
+        builder.from_transport(RedisConnection::new(fixture.frozen()))
     };
     let (alone, together) = (with("alone", false), with("together", true));
     let policies = kinds_of_policies();
     // Each round has one operation for every key. A key keeps its policy.
     let rounds = vec(vec(question(), 1..120), 1..6);
     let calls = Cell::new(0);
-    let seen = for_some((rounds, start()), |(rounds, mut now), seen| {
-        let mut keys: Vec<Twins> = Vec::new();
+    let coverage = for_some((rounds, start()), |(rounds, mut now), coverage| {
+        let mut keys: Vec<KeyPair> = Vec::new();
         for round in &rounds {
             now += 300_000;
-            stand.clock.set(Timestamp::from_micros(now));
+            fixture.clock.set(Timestamp::from_micros(now));
             for question in round.iter().skip(keys.len()) {
-                keys.push(Twins {
+                keys.push(KeyPair {
                     policy: question.policy.get(&policies).clone(),
-                    key: stand.fresh_key(),
+                    key: fixture.fresh_key(),
                     alone: Side::of(alone.clone()),
                     together: Side::of(together.clone()),
                 });
             }
-            let (mut expected, mut asked) = (Vec::new(), Vec::new());
-            for (question, twins) in round.iter().zip(&mut keys) {
+            let (mut expected, mut step) = (Vec::new(), Vec::new());
+            for (question, pair) in round.iter().zip(&mut keys) {
                 let cost = || Cost::new(question.cost);
                 let ops = (
-                    twins.alone.op(&question.act, cost(), 4_000_000),
-                    twins.together.op(&question.act, cost(), 4_000_000),
+                    pair.alone.op(&question.act, cost(), 4_000_000),
+                    pair.together.op(&question.act, cost(), 4_000_000),
                 );
                 let (Some(one), Some(other)) = ops else {
                     continue;
                 };
-                let answer = twins.alone.ask(one, &twins.policy, &twins.key);
-                let (reported, _) = stand.runtime.block_on(answer);
-                seen.note(if reported.allowed {
+                let answer = pair.alone.ask(one, &pair.policy, &pair.key);
+                let (reported, _) = fixture.runtime.block_on(answer);
+                coverage.note(if reported.allowed {
                     "allowed"
                 } else {
                     "denied"
                 });
                 expected.push(reported);
-                asked.push(twins.together.ask(other, &twins.policy, &twins.key));
+                step.push(pair.together.ask(other, &pair.policy, &pair.key));
             }
-            calls.set(calls.get() + asked.len());
-            let actual: Vec<_> = stand.runtime.block_on(join_all(asked));
+            calls.set(calls.get() + step.len());
+            let actual: Vec<_> = fixture.runtime.block_on(join_all(step));
             let actual: Vec<_> = actual.into_iter().map(|(reported, _)| reported).collect();
             prop_assert_eq!(expected, actual);
         }
         Ok(())
     });
-    seen.at_least(1_000, &["allowed", "denied"]);
+    coverage.at_least(1_000, &["allowed", "denied"]);
     let calls = u64::try_from(calls.get()).expect("fits");
-    let trips = stand.server.calls("evalsha") + stand.server.calls("eval") - calls;
+    let trips = fixture.server.calls("evalsha") + fixture.server.calls("eval") - calls;
     assert!(
         2 * trips < calls,
         "{trips} round trips for {calls} operations are no batches"

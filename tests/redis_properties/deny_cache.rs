@@ -6,34 +6,34 @@ use proptest::prelude::*;
 use tower_sluice::RetryAfter;
 use tower_sluice::backend::redis::adapter::RedisConnection;
 
-use crate::backends::{Asked, Reported, Stand};
+use crate::backends::{Fixture, Reported, StepInfo};
 use crate::for_all;
-use crate::shapes::{FOR_EVER, settings};
+use crate::shapes::{LONGER_THAN_ANY_TEST, settings};
 use crate::traffic::{forward, start};
 
 /// One process, and a clock that never moves back: a cached denial agrees with the backend, as far as the cache knows.
 /// A higher cost waits at least as long, and more tokens may remain by now.
 #[test]
 fn deny_cache_denies_only_denied_checks_with_their_wait() {
-    let stand = Stand::new();
-    let redis = Stand::builder()
-        .deny_cache(FOR_EVER)
-        .clock(stand.clock.clone())
-        .from_transport(RedisConnection::new(stand.frozen()));
-    let seen = for_all(
+    let fixture = Fixture::new();
+    let redis = Fixture::builder()
+        .deny_cache(LONGER_THAN_ANY_TEST)
+        .clock(fixture.clock.clone())
+        .from_transport(RedisConnection::new(fixture.frozen()));
+    let coverage = for_all(
         (settings(), start(), forward()),
-        |(setting, start, events), seen| {
+        |(setting, start, events), coverage| {
             // The cost of the latest reply from Redis: the cache knows no other denial of this key.
             let mut asked_last = None;
-            let judge = |asked: &Asked, expected: &Reported, actual: Reported| {
-                if !asked.at_once {
-                    asked_last = Some(asked.cost.clone());
+            let compare_step = |step: &StepInfo, expected: &Reported, actual: Reported| {
+                if !step.at_once {
+                    asked_last = Some(step.cost.clone());
                     prop_assert_eq!(expected, &actual);
                     return Ok(());
                 }
                 let known = asked_last.as_ref().expect("a check was denied");
-                let is_same = *known == asked.cost;
-                seen.note(if is_same {
+                let is_same = *known == step.cost;
+                coverage.note(if is_same {
                     "known"
                 } else {
                     "known for a lower cost"
@@ -45,7 +45,7 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                     // The clock of a bucket below its capacity may not have started. A peek does not start it, nor does
                     // a cost above the limit.
                     let resets = (ours.reset_after(), real.reset_after());
-                    let runs = (1..=ours.limit()).contains(&asked.cost.get(index));
+                    let runs = (1..=ours.limit()).contains(&step.cost.get(index));
                     prop_assert!(resets.0 <= resets.1, "quota {}: {:?}", index, resets);
                     prop_assert!(
                         !runs || resets.0 == resets.1,
@@ -53,7 +53,7 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                         index,
                         resets
                     );
-                    let never = asked.cost.get(index) > ours.limit();
+                    let never = step.cost.get(index) > ours.limit();
                     prop_assert_eq!(ours.retry_after() == Some(RetryAfter::Never), never);
                     let waits = (wait(ours.retry_after()), wait(real.retry_after()));
                     // Both the cached wait of the lower cost and the time for the difference were rounded up.
@@ -69,11 +69,11 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                 prop_assert!(!is_same || actual.governing == expected.governing);
                 Ok(())
             };
-            let backends = (stand.core(), redis.clone());
-            stand.compare(backends, &setting, start, &events, seen, judge)
+            let backends = (fixture.core(), redis.clone());
+            fixture.compare(backends, &setting, start, &events, coverage, compare_step)
         },
     );
-    seen.at_least(15, &["known", "known for a lower cost"]);
+    coverage.at_least(15, &["known", "known for a lower cost"]);
 }
 
 fn wait(retry: Option<RetryAfter>) -> Duration {

@@ -6,22 +6,25 @@ use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::Timestamp;
 use tower_sluice::{Limiter, Policy, Quota};
 
-use crate::backends::Stand;
+use crate::backends::Fixture;
 use crate::shapes::TODAY;
 
 #[test]
 fn refund_rebases_a_log_in_the_future() {
-    let stand = Stand::new();
+    let fixture = Fixture::new();
     let policy = Policy::new("log", Quota::sliding_log(6, Duration::from_micros(7)));
-    let (key, redis) = (stand.fresh_key(), Stand::builder());
+    let (key, redis) = (fixture.fresh_key(), Fixture::builder());
     let redis = Limiter::new(
         policy.clone(),
-        redis.from_transport(RedisConnection::new(stand.frozen())),
+        redis.from_transport(RedisConnection::new(fixture.frozen())),
     );
-    let memory = Limiter::new(policy, stand.memory());
-    let at = |micros: u64| stand.clock.set(Timestamp::from_micros(TODAY + micros));
+    let memory = Limiter::new(policy, fixture.memory());
+    let at = |micros: u64| fixture.clock.set(Timestamp::from_micros(TODAY + micros));
     let check = || {
-        let reply = stand.runtime.block_on(redis.check(&key, 1)).expect("Redis");
+        let reply = fixture
+            .runtime
+            .block_on(redis.check(&key, 1))
+            .expect("Redis");
         (
             memory.check_now(&key, 1).receipt.expect("allowed"),
             reply.receipt.expect("allowed"),
@@ -33,7 +36,7 @@ fn refund_rebases_a_log_in_the_future() {
     let (mut ours, mut theirs) = check();
     // More than a window back: both charges move to this time, and then the second one is refunded.
     at(10);
-    let reported = stand.runtime.block_on(async {
+    let reported = fixture.runtime.block_on(async {
         (
             memory.refund(&key, &mut ours, 1).await.expect("memory"),
             redis.refund(&key, &mut theirs, 1).await.expect("Redis"),
@@ -42,7 +45,7 @@ fn refund_rebases_a_log_in_the_future() {
     assert_eq!(reported.0.reset_after(), Duration::from_micros(7));
     assert_eq!(reported.0, reported.1);
     at(17);
-    let left = stand.runtime.block_on(redis.peek(&key)).expect("Redis");
+    let left = fixture.runtime.block_on(redis.peek(&key)).expect("Redis");
     assert_eq!(left.remaining(), 6);
 }
 
@@ -50,25 +53,28 @@ fn refund_rebases_a_log_in_the_future() {
 #[test]
 fn refund_from_a_log_keeps_the_other_entries() {
     const CHARGES: u64 = 9;
-    let stand = Stand::new();
+    let fixture = Fixture::new();
     let policy = Policy::new("log", Quota::sliding_log(30, Duration::from_micros(100)));
     let redis = Limiter::new(
         policy.clone(),
-        Stand::builder().from_transport(RedisConnection::new(stand.frozen())),
+        Fixture::builder().from_transport(RedisConnection::new(fixture.frozen())),
     );
-    let at = |micros: u64| stand.clock.set(Timestamp::from_micros(TODAY + micros));
+    let at = |micros: u64| fixture.clock.set(Timestamp::from_micros(TODAY + micros));
     for (place, back) in (0..CHARGES).flat_map(|place| [(place, 1), (place, 3)]) {
-        let memory = Limiter::new(policy.clone(), stand.memory());
-        let key = stand.fresh_key();
+        let memory = Limiter::new(policy.clone(), fixture.memory());
+        let key = fixture.fresh_key();
         let mut receipts = Vec::new();
         for charge in 0..CHARGES {
             at(10 * charge);
-            let theirs = stand.runtime.block_on(redis.check(&key, 3)).expect("Redis");
+            let theirs = fixture
+                .runtime
+                .block_on(redis.check(&key, 3))
+                .expect("Redis");
             let ours = memory.check_now(&key, 3).receipt.expect("allowed");
             receipts.push((ours, theirs.receipt.expect("allowed")));
         }
         let (mut ours, mut theirs) = receipts.swap_remove(place as usize);
-        let reported = stand.runtime.block_on(async {
+        let reported = fixture.runtime.block_on(async {
             (
                 memory.refund(&key, &mut ours, back).await.expect("memory"),
                 redis.refund(&key, &mut theirs, back).await.expect("Redis"),
@@ -78,7 +84,10 @@ fn refund_from_a_log_keeps_the_other_entries() {
         for later in 80..=190 {
             at(later);
             let ours = memory.check_now(&key, 0).decision;
-            let theirs = stand.runtime.block_on(redis.check(&key, 0)).expect("Redis");
+            let theirs = fixture
+                .runtime
+                .block_on(redis.check(&key, 0))
+                .expect("Redis");
             assert_eq!(
                 ours, theirs.decision,
                 "{back} of charge {place}, at {later}"

@@ -20,11 +20,14 @@ use std::fmt::Debug;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult};
 
-use crate::support::property::{Seen, try_all};
+use crate::support::property::{Coverage, try_all};
 
 const SEEDS: &str = "tests/redis_properties.proptest-regressions";
 
-pub(crate) fn for_all<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
+pub(crate) fn for_all<S>(
+    strategy: S,
+    property: impl Fn(S::Value, &Coverage) -> TestCaseResult,
+) -> Coverage
 where
     S: Strategy,
     S::Value: Debug,
@@ -33,7 +36,10 @@ where
 }
 
 /// A quarter of the cases, for slow properties.
-pub(crate) fn for_some<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
+pub(crate) fn for_some<S>(
+    strategy: S,
+    property: impl Fn(S::Value, &Coverage) -> TestCaseResult,
+) -> Coverage
 where
     S: Strategy,
     S::Value: Debug,

@@ -21,7 +21,7 @@ pub(crate) const LATEST: u64 = END - 1_000;
 pub(crate) const LONGEST: u64 = 1 << 52;
 
 /// Longer than any clock here advances.
-pub(crate) const FOR_EVER: Duration = Duration::from_micros(END);
+pub(crate) const LONGER_THAN_ANY_TEST: Duration = Duration::from_micros(END);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -15,7 +15,7 @@ use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Charge, Limiter, MaxWait, Policy, Quota};
 
-use crate::harness::{Redis, ann, context, guarded, ms, patient, secs, until, us};
+use crate::harness::{Redis, ann, context, guarded, long_limit_builder, ms, secs, until, us};
 use crate::support::clock_proxy::ClockProxy;
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
@@ -27,7 +27,7 @@ type Outcome = Result<Charge, Rejected<tower_sluice::backend::BackendError>>;
 type Waiter = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// Two tokens are spent, and `count` waiters join 5 ms apart.
-async fn crowd(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<Waiter>> {
+async fn waiters_of(limiter: &Redis, clock: &ManualClock, count: u64) -> Vec<Option<Waiter>> {
     clock.set(Timestamp::from_micros(START));
     limiter
         .try_acquire(&ann(), 2)
@@ -69,10 +69,10 @@ fn orders(count: usize) -> Vec<Vec<usize>> {
 }
 
 /// Of `count` waiters the first `stay` remain, and the debt is theirs.
-async fn leaves(limiter: &Redis, clock: &ManualClock, count: usize, stay: usize) {
+async fn assert_drop_order(limiter: &Redis, clock: &ManualClock, count: usize, stay: usize) {
     for order in orders(count - stay) {
         for is_at_once in [false, true] {
-            let mut waiters = crowd(limiter, clock, count as u64).await;
+            let mut waiters = waiters_of(limiter, clock, count as u64).await;
             // The replies have arrived, and no waiter is due.
             clock.advance(ms(1));
             for who in &order {
@@ -112,12 +112,14 @@ async fn waiters_dropped_in_any_order_leave_only_the_debt_of_the_rest() {
         for policy in policies() {
             let clock = ManualClock::at(Timestamp::from_micros(START));
             let connection = Frozen::connect(&server.url(), &clock).await;
-            let backend = patient().clock(clock.clone()).idle_ttl(secs(3_600));
+            let backend = long_limit_builder()
+                .clock(clock.clone())
+                .idle_ttl(secs(3_600));
             let limiter = Limiter::new(
                 policy,
                 backend.from_transport(RedisConnection::new(connection)),
             );
-            leaves(&limiter, &clock, 100, 3).await;
+            assert_drop_order(&limiter, &clock, 100, 3).await;
         }
     })
     .await;
@@ -131,12 +133,14 @@ async fn waiters_dropped_without_scripts_leave_no_debt() {
             ManualClock::at(Timestamp::from_micros(START)),
         );
         let proxy = ClockProxy::to(server.port(), &clock).await;
-        let backend = patient().clock(clock.clone()).idle_ttl(secs(3_600));
+        let backend = long_limit_builder()
+            .clock(clock.clone())
+            .idle_ttl(secs(3_600));
         let backend = backend.atomicity(Atomicity::Optimistic);
         let backend = backend.connect_lazy(proxy.url()).expect("a URL");
         let [policy, _] = policies();
         let limiter = Limiter::new(policy, backend);
-        leaves(&limiter, &clock, 12, 2).await;
+        assert_drop_order(&limiter, &clock, 12, 2).await;
     })
     .await;
 }

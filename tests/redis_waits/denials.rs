@@ -53,7 +53,7 @@ fn decisions(server: &RedisServer) -> u64 {
 }
 
 /// No more than a few commands: the cache trusts a denial for at most one second.
-fn asked_seldom(server: &RedisServer, before: u64, what: &str) {
+fn assert_few_commands(server: &RedisServer, before: u64, what: &str) {
     let asked = decisions(server) - before;
     assert!((1..=200).contains(&asked), "{what}: {asked} of 2000");
 }
@@ -80,7 +80,7 @@ async fn thousand_hopeless_reservations_send_few_commands() {
             let waited = limiter.acquire(&ann(), 1, MILLI).await;
             assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
         }
-        asked_seldom(&server, before, &what);
+        assert_few_commands(&server, before, &what);
         // Checks use the cached denial too.
         let before = decisions(&server);
         for _ in 0..100 {
@@ -106,8 +106,8 @@ async fn hopeless_waiters_are_denied_by_the_deny_cache() {
         let before = read();
         let key = ann();
         for _ in 0..5 {
-            let crowd = (0..200).map(|_| limiter.acquire(&key, 1, MILLI));
-            for waited in join_all(crowd).await {
+            let waiters_of = (0..200).map(|_| limiter.acquire(&key, 1, MILLI));
+            for waited in join_all(waiters_of).await {
                 assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
             }
         }
@@ -140,7 +140,7 @@ async fn hopeless_reservations_of_a_thread_send_few_commands() {
                 let waited = limiter.acquire(&ann(), 1, MILLI);
                 assert!(matches!(waited, Err(Rejected::Denied(_))), "{waited:?}");
             }
-            asked_seldom(&server, before, &what);
+            assert_few_commands(&server, before, &what);
         }
     };
     tokio::task::spawn_blocking(test).await.expect("no panic");
@@ -187,7 +187,7 @@ async fn possible_reservation_is_decided_by_redis() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_larger_cost_gets_its_own_wait() {
     let server = RedisServer::start();
-    let (caching, asking) = (
+    let (caching, uncached_builder) = (
         connect(&server, SECOND).await,
         connect(&server, Duration::ZERO).await,
     );
@@ -195,7 +195,7 @@ async fn a_larger_cost_gets_its_own_wait() {
         let what = policy.name().to_owned();
         let is_bucket = what == "bucket";
         let limiter = exhausted(policy, caching.clone()).await;
-        let beside = Limiter::new(limiter.policy().clone(), asking.clone());
+        let beside = Limiter::new(limiter.policy().clone(), uncached_builder.clone());
         let denied = limiter.check(&ann(), 1).await.expect("the backend replies");
         assert!(!denied.decision.is_allowed());
         let before = decisions(&server);

@@ -31,7 +31,7 @@ static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
     watch_for_panics();
     timeout(TIMEOUT, test).await.expect("nothing hangs");
-    nothing_panicked();
+    assert_no_panic();
 }
 
 pub(crate) fn watch_for_panics() {
@@ -49,19 +49,19 @@ pub(crate) fn watch_for_panics() {
     });
 }
 
-pub(crate) fn nothing_panicked() {
+pub(crate) fn assert_no_panic() {
     let panics = PANICS.lock().unwrap_or_else(|lock| lock.into_inner());
     assert!(panics.is_empty(), "{panics:#?}");
 }
 
 /// A backend without a deny cache.
-pub(crate) fn asking() -> RedisBuilder {
+pub(crate) fn uncached_builder() -> RedisBuilder {
     RedisBackend::builder().deny_cache(Duration::ZERO)
 }
 
 /// The same, with a time limit for a busy machine.
-pub(crate) fn patient() -> RedisBuilder {
-    asking().time_limit(Duration::from_secs(20))
+pub(crate) fn long_limit_builder() -> RedisBuilder {
+    uncached_builder().time_limit(Duration::from_secs(20))
 }
 
 pub(crate) async fn limiter(builder: RedisBuilder, server: &RedisServer, policy: &Policy) -> Redis {

@@ -10,8 +10,8 @@ use tower_sluice::limiter::{Rejected, WithFailurePolicy};
 use tower_sluice::{Charge, FailurePolicy, MaxWait, MemoryBackend, Policy, Quota};
 
 use crate::harness::{
-    LIMIT, Redis, SLACK, ann, asking, context, guarded, limiter, ms, nothing_panicked, secs, until,
-    watch_for_panics,
+    LIMIT, Redis, SLACK, ann, assert_no_panic, context, guarded, limiter, ms, secs,
+    uncached_builder, until, watch_for_panics,
 };
 use crate::support::redis::RedisServer;
 
@@ -42,7 +42,7 @@ impl Outage {
 }
 
 /// This many unbounded waiters. Returns their outcomes with the times since their start.
-fn crowd(limiter: &Redis, count: usize) -> JoinSet<(Duration, Outcome)> {
+fn waiters_of(limiter: &Redis, count: usize) -> JoinSet<(Duration, Outcome)> {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..count {
@@ -56,7 +56,7 @@ fn crowd(limiter: &Redis, count: usize) -> JoinSet<(Duration, Outcome)> {
 }
 
 /// Checks until Redis replies.
-async fn recovers(limiter: &Redis) {
+async fn wait_for_recovery(limiter: &Redis) {
     let start = Instant::now();
     while let Err(why) = limiter.peek(&ann()).await {
         assert!(start.elapsed() < secs(8), "{why:?}");
@@ -65,7 +65,7 @@ async fn recovers(limiter: &Redis) {
 }
 
 /// The outcome of requests during the outage: an error, or the failure policy.
-async fn each_choice_applies(limiter: &Redis) {
+async fn assert_each_failure_policy(limiter: &Redis) {
     let failed = limiter.acquire(&ann(), 1, secs(5)).await;
     assert!(matches!(failed, Err(Rejected::Backend(_))), "{failed:?}");
     let resilient = |choice| WithFailurePolicy::new(limiter.clone(), choice);
@@ -104,8 +104,8 @@ async fn reservation_proceeds_at_its_time_despite_an_outage() {
         guarded(async {
             let mut server = RedisServer::start();
             let policy = Policy::new("turns", Quota::token_bucket(1, 1, ms(30)));
-            let limiter = limiter(asking(), &server, &policy).await;
-            let mut tasks = crowd(&limiter, 51);
+            let limiter = limiter(uncached_builder(), &server, &policy).await;
+            let mut tasks = waiters_of(&limiter, 51);
             until("they have reservations", secs(5), || {
                 server.calls("set") >= 51 && context(&limiter).0 >= 45
             })
@@ -117,7 +117,7 @@ async fn reservation_proceeds_at_its_time_despite_an_outage() {
                 .expect("the server runs")
                 .reset_after();
             outage.begin(&mut server);
-            each_choice_applies(&limiter).await;
+            assert_each_failure_policy(&limiter).await;
             let start = Instant::now();
             let mut ended = Vec::new();
             while let Some(one) = tasks.join_next().await {
@@ -135,7 +135,7 @@ async fn reservation_proceeds_at_its_time_despite_an_outage() {
             }
             assert_eq!(context(&limiter), (0, 0, 0), "{outage:?}");
             outage.end(&mut server);
-            recovers(&limiter).await;
+            wait_for_recovery(&limiter).await;
             limiter
                 .acquire(&ann(), 1, secs(5))
                 .await
@@ -154,8 +154,8 @@ async fn failed_cancellation_is_counted() {
                 .line("appendfsync always")
                 .start();
             let policy = Policy::new("turns", Quota::per_hour(1));
-            let limiter = limiter(asking(), &server, &policy).await;
-            let mut tasks = crowd(&limiter, 11);
+            let limiter = limiter(uncached_builder(), &server, &policy).await;
+            let mut tasks = waiters_of(&limiter, 11);
             until("they have reservations", secs(5), || {
                 server.calls("set") >= 11 && context(&limiter).0 == 10
             })
@@ -175,7 +175,7 @@ async fn failed_cancellation_is_counted() {
             .await;
             assert!(start.elapsed() < LIMIT + SLACK, "{:?}", start.elapsed());
             outage.end(&mut server);
-            recovers(&limiter).await;
+            wait_for_recovery(&limiter).await;
             let owed = limiter
                 .peek(&ann())
                 .await
@@ -198,8 +198,8 @@ async fn every_waiter_before_a_window_sees_the_outage_in_time() {
         guarded(async {
             let mut server = RedisServer::start();
             let policy = Policy::new("window", Quota::sliding_log(5, ms(400)));
-            let limiter = limiter(asking(), &server, &policy).await;
-            let mut tasks = crowd(&limiter, 55);
+            let limiter = limiter(uncached_builder(), &server, &policy).await;
+            let mut tasks = waiters_of(&limiter, 55);
             until("five were served", secs(5), || {
                 tasks.len() == 55 && context(&limiter).0 == 50
             })
@@ -228,8 +228,8 @@ async fn every_waiter_before_a_window_sees_the_outage_in_time() {
             assert!(passes.expect("by the failure policy").is_none());
 
             outage.end(&mut server);
-            recovers(&limiter).await;
-            let mut tasks = crowd(&limiter, 10);
+            wait_for_recovery(&limiter).await;
+            let mut tasks = waiters_of(&limiter, 10);
             while let Some(one) = tasks.join_next().await {
                 one.expect("no panic").1.expect("the queue continues");
             }
@@ -245,8 +245,8 @@ async fn unobserved_outage_costs_a_queue_nothing() {
         guarded(async {
             let mut server = RedisServer::start();
             let policy = Policy::new("window", Quota::sliding_log(5, ms(1_400)));
-            let limiter = limiter(asking(), &server, &policy).await;
-            let mut tasks = crowd(&limiter, 10);
+            let limiter = limiter(uncached_builder(), &server, &policy).await;
+            let mut tasks = waiters_of(&limiter, 10);
             until("five were served", secs(5), || context(&limiter).0 == 5).await;
             sleep(ms(20)).await;
             outage.begin(&mut server);
@@ -279,8 +279,8 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
             let server = RedisServer::start();
             let first = runtime(is_multi_thread);
             let limiter = first.block_on(async {
-                let limiter = limiter(asking(), &server, &policy).await;
-                let mut tasks = crowd(&limiter, 105);
+                let limiter = limiter(uncached_builder(), &server, &policy).await;
+                let mut tasks = waiters_of(&limiter, 105);
                 for _ in 0..5 {
                     let one = tasks.join_next().await.expect("five are allowed at once");
                     one.expect("no panic").1.expect("it must exist");
@@ -297,11 +297,11 @@ fn runtime_that_ends_with_waiters_leaves_no_stuck_request() {
             assert_eq!(context(&limiter), (0, 0, lost), "{policy:?}");
             // The state is unchanged, and another runtime reads it.
             runtime(false).block_on(guarded(async {
-                recovers(&limiter).await;
+                wait_for_recovery(&limiter).await;
                 let rejected = limiter.acquire(&ann(), 1, secs(1)).await;
                 assert!(matches!(rejected, Err(Rejected::Denied(_))), "{rejected:?}");
             }));
-            nothing_panicked();
+            assert_no_panic();
         }
     }
 }

@@ -12,7 +12,8 @@ use tokio::time::{sleep, timeout};
 use tower_sluice::{Charge, Key, MaxWait, Policy, Quota};
 
 use crate::harness::{
-    Redis, ann, context, decided, guarded, limiter, ms, patient, secs, timed, to_fill, until, us,
+    Redis, ann, context, decided, guarded, limiter, long_limit_builder, ms, secs, timed, to_fill,
+    until, us,
 };
 use crate::support::redis::RedisServer;
 
@@ -73,8 +74,8 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
         let (capacity, refill) = (5, 5);
         let policy = timed("books", Quota::token_bucket(capacity, refill, rate));
         let limiters = [
-            limiter(patient(), &server, &policy).await,
-            limiter(patient(), &server, &policy).await,
+            limiter(long_limit_builder(), &server, &policy).await,
+            limiter(long_limit_builder(), &server, &policy).await,
         ];
         let mut tasks = JoinSet::new();
         for client in 0..CLIENTS {
@@ -101,7 +102,7 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
             until("every background task ends", secs(5), is_done).await;
             assert_eq!(context(limiter), (0, 0, 0));
         }
-        nothing_stays(&server, &limiters[0]).await;
+        assert_nothing_is_left(&server, &limiters[0]).await;
 
         let dropped = usize::try_from(CLIENTS * ROUNDS).expect("a small number") - went.len();
         println!("{} went, {dropped} did not wait for it", went.len());
@@ -132,7 +133,7 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
 }
 
 /// A key expires a second after it owes nothing.
-async fn nothing_stays(server: &RedisServer, limiter: &Redis) {
+async fn assert_nothing_is_left(server: &RedisServer, limiter: &Redis) {
     let mut last = Duration::ZERO;
     let buckets = || {
         let keys = server.keys().into_iter();
@@ -187,13 +188,13 @@ async fn queue(limiter: &Redis, count: usize) -> Vec<tokio::task::JoinHandle<Cha
         // In this order.
         let wanted =
             Duration::from_secs(720) * u32::try_from(5 + waits.len()).expect("a small number");
-        owes(limiter, wanted).await;
+        wait_for_debt(limiter, wanted).await;
     }
     waits
 }
 
 /// Waits until the debt is `owed`, less the tokens refilled since.
-async fn owes(limiter: &Redis, owed: Duration) {
+async fn wait_for_debt(limiter: &Redis, owed: Duration) {
     let peek = || async {
         limiter
             .peek(&ann())
@@ -218,29 +219,29 @@ async fn cancelled_reservation_is_refunded_if_nothing_follows_it() {
         const TOKEN: Duration = secs(720);
         let server = RedisServer::start();
         let policy = Policy::new("turns", Quota::per_hour(5));
-        let limiter = limiter(patient(), &server, &policy).await;
+        let limiter = limiter(long_limit_builder(), &server, &policy).await;
         let mut waits = queue(&limiter, 10).await;
         let is_quiet = || context(&limiter) == (6, 0, 0);
         waits.pop().expect("the last").abort();
-        owes(&limiter, TOKEN * 14).await;
+        wait_for_debt(&limiter, TOKEN * 14).await;
         // A charge behind this reservation was refunded since.
         waits.pop().expect("the last").abort();
-        owes(&limiter, TOKEN * 13).await;
+        wait_for_debt(&limiter, TOKEN * 13).await;
         // In the middle.
         waits.drain(3..5).for_each(|wait| wait.abort());
         until("they were served", secs(5), is_quiet).await;
-        owes(&limiter, TOKEN * 13).await;
+        wait_for_debt(&limiter, TOKEN * 13).await;
         // Never sent, or dropped at once.
         drop(limiter.acquire(&ann(), 1, MaxWait::Unbounded));
         let key = ann();
         let asks = limiter.acquire(&key, 1, MaxWait::Unbounded).now_or_never();
         assert!(asks.is_none());
         until("the operation is undone", secs(5), is_quiet).await;
-        owes(&limiter, TOKEN * 13).await;
+        wait_for_debt(&limiter, TOKEN * 13).await;
         waits.drain(..).for_each(|wait| wait.abort());
         let is_over = || context(&limiter) == (0, 0, 0);
         until("all were served", secs(5), is_over).await;
-        owes(&limiter, TOKEN * 5).await;
+        wait_for_debt(&limiter, TOKEN * 5).await;
     })
     .await;
 }

@@ -10,7 +10,7 @@ use tower_sluice::clock::{Clock, ManualClock, Timestamp};
 use tower_sluice::limiter::Rejected;
 use tower_sluice::{Key, Limiter, MaxWait, Policy, Quota, RetryAfter};
 
-use crate::harness::{ann, context, guarded, limiter, ms, patient, secs, until, us};
+use crate::harness::{ann, context, guarded, limiter, long_limit_builder, ms, secs, until, us};
 use crate::monitor::{Monitor, max_wait};
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
@@ -29,7 +29,9 @@ async fn frozen(
     policy: &Policy,
 ) -> crate::harness::Redis {
     let connection = Frozen::connect(&server.url(), clock).await;
-    let backend = patient().clock(clock.clone()).idle_ttl(secs(3_600));
+    let backend = long_limit_builder()
+        .clock(clock.clone())
+        .idle_ttl(secs(3_600));
     Limiter::new(
         policy.clone(),
         backend.from_transport(RedisConnection::new(connection)),
@@ -37,13 +39,13 @@ async fn frozen(
 }
 
 /// Loads the script that reserves.
-pub(crate) async fn knows_the_script(limiter: &crate::harness::Redis) {
+pub(crate) async fn load_script(limiter: &crate::harness::Redis) {
     let first = limiter.acquire(&Key::from("first"), 1, secs(1)).await;
     first.expect("it must exist");
 }
 
 /// The number of script calls, including calls of unknown scripts.
-pub(crate) fn asked(server: &RedisServer) -> u64 {
+pub(crate) fn script_calls(server: &RedisServer) -> u64 {
     server.calls("evalsha") + server.calls("eval")
 }
 
@@ -57,7 +59,7 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
             frozen(&server, &clock, &policy).await,
             frozen(&server, &clock, &policy).await,
         ];
-        knows_the_script(&backends[0]).await;
+        load_script(&backends[0]).await;
         let monitor = Monitor::of(&server);
         let (went, mut goes) = mpsc::unbounded_channel();
         for number in 0..2 * EACH {
@@ -102,7 +104,7 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
             );
         }
         // One command for each waiter at most, some of them in batches, and one that loaded the script.
-        assert!(asked(&server) <= 102, "{}", asked(&server));
+        assert!(script_calls(&server) <= 102, "{}", script_calls(&server));
         assert!(backends.iter().all(|backend| context(backend) == (0, 0, 0)));
     })
     .await;
@@ -166,7 +168,7 @@ async fn shared_backend_delays_its_next_check_by_up_to_100_ms() {
         let policy = Policy::new("window", Quota::sliding_log(1, secs(10)));
         let connection = Frozen::connect(&server.url(), &clock).await;
         // One request a call, so that requests can be counted.
-        let backend = patient().batching(false).clock(clock.clone());
+        let backend = long_limit_builder().batching(false).clock(clock.clone());
         let backend = backend
             .idle_ttl(secs(3_600))
             .from_transport(RedisConnection::new(connection));
@@ -177,7 +179,7 @@ async fn shared_backend_delays_its_next_check_by_up_to_100_ms() {
             limiter.try_acquire(&key, 1).await.expect("it must exist");
             waits.spawn(async move { limiter.acquire(&key, 1, secs(60)).await });
         }
-        until("all have replied", secs(20), || asked(&server) >= 80).await;
+        until("all have replied", secs(20), || script_calls(&server) >= 80).await;
         until("all wait", secs(5), || context(&limiter).0 == 40).await;
         sleep(ms(20)).await;
         clock.advance(secs(10) - us(1));
@@ -223,7 +225,7 @@ async fn max_waiters_applies_to_redis() {
                 3,
             ),
         ] {
-            let builder = patient().max_waiters(each_key, in_all);
+            let builder = long_limit_builder().max_waiters(each_key, in_all);
             let limiter = limiter(builder, &server, &policy).await;
             let [ann, bob] = [ann(), Key::from("bob")];
             for key in [&ann, &bob] {

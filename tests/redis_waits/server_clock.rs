@@ -9,10 +9,11 @@ use tower_sluice::clock::Clock;
 use tower_sluice::{Key, Limiter, MaxWait, Policy, Quota, RedisBackend};
 
 use crate::harness::{
-    ann, asking, context, decided, guarded, limiter, ms, patient, secs, timed, to_fill, until, us,
+    ann, context, decided, guarded, limiter, long_limit_builder, ms, secs, timed, to_fill,
+    uncached_builder, until, us,
 };
 use crate::monitor::{Monitor, max_wait};
-use crate::reservations::{asked, knows_the_script};
+use crate::reservations::{load_script, script_calls};
 use crate::support::redis::RedisServer;
 
 /// The arguments of a child process: the URL of the server, and the number of its first waiter.
@@ -46,7 +47,10 @@ async fn a_process_with_fifty_waiters() {
         return;
     };
     let first: u64 = first.parse().expect("a number");
-    let backend = patient().connect(&url).await.expect("the server runs");
+    let backend = long_limit_builder()
+        .connect(&url)
+        .await
+        .expect("the server runs");
     let limiter = Limiter::new(a_hundred_a_second(), backend);
     let client = redis::Client::open(url).expect("a URL");
     let own = client
@@ -86,8 +90,8 @@ async fn a_process_with_fifty_waiters() {
 async fn reservations_of_two_processes_are_ordered_by_the_server() {
     guarded(async {
         let server = RedisServer::start();
-        let own = limiter(patient(), &server, &a_hundred_a_second()).await;
-        knows_the_script(&own).await;
+        let own = limiter(long_limit_builder(), &server, &a_hundred_a_second()).await;
+        load_script(&own).await;
         let monitor = Monitor::of(&server);
         let processes = [0, EACH].map(|first| {
             let program = std::env::current_exe().expect("this program");
@@ -143,10 +147,10 @@ async fn reservations_of_two_processes_are_ordered_by_the_server() {
             let moment = full - 5 * EACH_TOKEN;
             assert!(went >= moment, "{} µs early", moment - went);
         }
-        let asked = asked(&server);
-        println!("{asked} questions for 100 turns");
+        let script_calls = script_calls(&server);
+        println!("{script_calls} questions for 100 turns");
         // Connecting costs each process three more commands.
-        assert!(asked <= 105 + 2 * 3, "{asked}");
+        assert!(script_calls <= 105 + 2 * 3, "{script_calls}");
     })
     .await;
 }
@@ -157,7 +161,7 @@ async fn waiters_with_reservations_check_once() {
     guarded(async {
         let server = RedisServer::start();
         let policy = Policy::new("turns", Quota::per_second(500).burst(1));
-        let limiter = limiter(patient(), &server, &policy).await;
+        let limiter = limiter(long_limit_builder(), &server, &policy).await;
         let (url, key) = (server.url(), ann());
         let _ = (
             url,
@@ -174,7 +178,7 @@ async fn waiters_with_reservations_check_once() {
                 server.calls("set") >= 400
             })
             .await;
-            let asked_by_then = asked(&server);
+            let asked_by_then = script_calls(&server);
             (asked_by_then, start.elapsed())
         };
         let (all, (by_then, after)) = tokio::join!(all, sleeping);
@@ -182,8 +186,8 @@ async fn waiters_with_reservations_check_once() {
         assert!(start.elapsed() >= ms(798), "{:?}", start.elapsed());
         assert!(after < start.elapsed(), "a waiter sent a command");
         // No command follows the reservations, which were sent in batches.
-        assert_eq!(asked(&server), by_then);
-        assert!(asked(&server) <= 400 * 105 / 100);
+        assert_eq!(script_calls(&server), by_then);
+        assert!(script_calls(&server) <= 400 * 105 / 100);
         println!("{by_then} questions for 400 turns, asked within {after:?}");
     })
     .await;
@@ -195,7 +199,10 @@ async fn one_waiter_at_a_time_checks_a_window() {
     guarded(async {
         let server = RedisServer::start();
         // Without and with the deny cache.
-        for (name, builder) in [("asks", asking()), ("knows", RedisBackend::builder())] {
+        for (name, builder) in [
+            ("asks", uncached_builder()),
+            ("knows", RedisBackend::builder()),
+        ] {
             let policy = Policy::new(name, Quota::sliding_log(5, ms(200)));
             let limiter = limiter(builder.time_limit(secs(20)), &server, &policy).await;
             server.command(&["CONFIG", "RESETSTAT"]);
@@ -212,8 +219,8 @@ async fn one_waiter_at_a_time_checks_a_window() {
             let went = join_all((0..20).map(one)).await;
             let last = went.into_iter().max().expect("twenty");
             assert!(last >= ms(600), "20 at 5 in 200 ms: {last:?}");
-            let asked = asked(&server);
-            assert!((20..=42).contains(&asked), "{asked}");
+            let script_calls = script_calls(&server);
+            assert!((20..=42).contains(&script_calls), "{script_calls}");
             assert_eq!(context(&limiter), (0, 0, 0));
         }
     })
@@ -226,7 +233,7 @@ async fn many_dropped_waiters_all_cancel_their_reservations() {
         const KEYS: u64 = 3_000;
         let server = RedisServer::start();
         let policy = Policy::new("api", Quota::per_hour(60).burst(1));
-        let limiter = limiter(patient(), &server, &policy).await;
+        let limiter = limiter(long_limit_builder(), &server, &policy).await;
         let checks = (0..KEYS).map(|number| {
             let limiter = limiter.clone();
             async move { limiter.check(&Key::from(number), 1).await }

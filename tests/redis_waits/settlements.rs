@@ -7,7 +7,8 @@ use tower_sluice::backend::Backend;
 use tower_sluice::{Charge, Cost, Key, Policy, Quota};
 
 use crate::harness::{
-    LIMIT, Redis, SLACK, ann, asking, context, guarded, limiter, ms, patient, secs, until,
+    LIMIT, Redis, SLACK, ann, context, guarded, limiter, long_limit_builder, ms, secs,
+    uncached_builder, until,
 };
 use crate::support::redis::RedisServer;
 
@@ -31,7 +32,7 @@ async fn acquire(limiter: &Redis, key: &Key, cost: impl Into<Cost>) -> Charge {
 async fn one_of_many_concurrent_settlements_takes_effect() {
     guarded(async {
         let server = RedisServer::start();
-        let limiter = limiter(patient(), &server, &a_hundred()).await;
+        let limiter = limiter(long_limit_builder(), &server, &a_hundred()).await;
         for round in 0..100_u64 {
             let key = Key::from(round);
             let charge = acquire(&limiter, &key, 30).await;
@@ -88,7 +89,7 @@ fn server_calls(server: &RedisServer, round: u64) -> Option<u64> {
 async fn unsettled_charge_sends_no_command() {
     guarded(async {
         let server = RedisServer::start();
-        let limiter = limiter(patient(), &server, &a_hundred()).await;
+        let limiter = limiter(long_limit_builder(), &server, &a_hundred()).await;
         let charges = join_all((0..64_u64).map(|number| {
             let limiter = limiter.clone();
             async move { acquire(&limiter, &Key::from(number), 30).await }
@@ -115,7 +116,7 @@ async fn dropped_settlement_completes() {
         let server = RedisServer::start();
         let policy = Policy::new("both", Quota::per_day(1_000))
             .and("window", Quota::sliding_log(1_000, secs(3_600)));
-        let limiter = limiter(patient(), &server, &policy).await;
+        let limiter = limiter(long_limit_builder(), &server, &policy).await;
         let mut charges = Vec::new();
         for _ in 0..20 {
             charges.push(acquire(&limiter, &ann(), Cost::each([10, 20])).await);
@@ -146,7 +147,7 @@ async fn passed_windows_are_not_refunded() {
         let server = RedisServer::start();
         for cost in [0, 10] {
             let policy = Policy::new("log", Quota::sliding_log(100, ms(60)));
-            let limiter = limiter(patient(), &server, &policy).await;
+            let limiter = limiter(long_limit_builder(), &server, &policy).await;
             let charge = acquire(&limiter, &ann(), 30).await;
             tokio::time::sleep(ms(61)).await;
             let after = charge.settle(cost).await.expect("the first");
@@ -167,7 +168,8 @@ async fn extra_cost_is_a_debt_of_up_to_twice_the_limit() {
             Quota::sliding_window(100, secs(1_000)),
             Quota::sliding_log(100, secs(1_000)),
         ] {
-            let limiter = limiter(patient(), &server, &Policy::new("debts", quota)).await;
+            let limiter =
+                limiter(long_limit_builder(), &server, &Policy::new("debts", quota)).await;
             for (number, cost) in [(1, u64::MAX), (2, 201), (3, 150), (4, 0)] {
                 let key = Key::from(number);
                 let charge = acquire(&limiter, &key, 30).await;
@@ -197,7 +199,7 @@ async fn settlements_above_1024_fail_and_are_counted() {
         let server = RedisServer::start();
         let policy = Policy::new("many", Quota::per_day(10_000));
         // Longer than the server stalls, and shorter than the time limit of a background task.
-        let limiter = limiter(asking().time_limit(secs(4)), &server, &policy).await;
+        let limiter = limiter(uncached_builder().time_limit(secs(4)), &server, &policy).await;
         let ann = ann();
         let charges = join_all((0..1_030).map(|_| limiter.try_acquire(&ann, 1))).await;
         let charges: Vec<_> = charges
@@ -230,7 +232,7 @@ async fn settlements_above_1024_fail_and_are_counted() {
 async fn failed_settlement_returns_an_error_and_is_counted() {
     guarded(async {
         let mut server = RedisServer::start();
-        let limiter = limiter(asking(), &server, &a_hundred()).await;
+        let limiter = limiter(uncached_builder(), &server, &a_hundred()).await;
         let ann = ann();
         let charges = join_all((0..8).map(|_| limiter.try_acquire(&ann, 1))).await;
         let charges: Vec<_> = charges
@@ -269,7 +271,7 @@ fn settlement_without_a_runtime_returns_an_error() {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_all().build().expect("a runtime");
     let (limiter, charge) = runtime.block_on(async {
-        let limiter = limiter(patient(), &server, &a_hundred()).await;
+        let limiter = limiter(long_limit_builder(), &server, &a_hundred()).await;
         let charge = acquire(&limiter, &ann(), 30).await;
         (limiter, charge)
     });

@@ -23,7 +23,7 @@ async fn dropped_after<F: Future>(polls: usize, future: F) -> bool {
 }
 
 /// Acquires a permit, holds it for a while, and releases it in one of two ways.
-async fn visit<B: PermitBackend>(semaphore: Semaphore<B>, weight: u32) -> Option<()> {
+async fn acquire_and_release<B: PermitBackend>(semaphore: Semaphore<B>, weight: u32) -> Option<()> {
     let key = Key::from("ann");
     let permit: Permit = if rand::random_bool(0.3) {
         semaphore.try_acquire(&key, weight).await.ok()?
@@ -42,7 +42,7 @@ async fn visit<B: PermitBackend>(semaphore: Semaphore<B>, weight: u32) -> Option
 
 /// Drops 1000 acquires after a random number of polls: before they are sent, in the queue, in flight, with the permit,
 /// or during the release. `most` polls take about as long as a whole visit.
-async fn nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B> {
+async fn assert_nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B> {
     let permits = SemaphorePolicy::new("exports", 5).with_lease(Duration::from_secs(600));
     let semaphore = Semaphore::new(permits, backend);
     let (mut tasks, mut ended) = (JoinSet::new(), 0);
@@ -51,7 +51,9 @@ async fn nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B
         // A product of two random numbers: early drops are as frequent as late ones.
         let polls = rand::random_range(0..most) * rand::random_range(0..most) / most;
         let weight = 1 + number % 3;
-        tasks.spawn(async move { dropped_after(polls, visit(semaphore, weight)).await });
+        tasks.spawn(
+            async move { dropped_after(polls, acquire_and_release(semaphore, weight)).await },
+        );
         if tasks.len() >= 64 {
             let one = tasks.join_next().await.expect("64 permits are free");
             ended += usize::from(one.expect("no panic"));
@@ -71,7 +73,7 @@ async fn nothing_leaks<B: PermitBackend>(backend: B, most: usize) -> Semaphore<B
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_dropped_acquires_leave_nothing_in_memory() {
     for _ in 0..3 {
-        let semaphore = nothing_leaks(MemorySemaphore::new(), 60).await;
+        let semaphore = assert_nothing_leaks(MemorySemaphore::new(), 60).await;
         assert_eq!(semaphore.backend().keys(), 0);
         assert_eq!(semaphore.backend().context().stats().waiting, 0);
         assert!(semaphore.try_acquire(&Key::from("ann"), 5).await.is_ok());
@@ -91,7 +93,7 @@ async fn a_thousand_dropped_acquires_leave_nothing_in_redis() {
             .connect(server.url())
             .await
             .expect("the server runs");
-        let semaphore = nothing_leaks(RedisSemaphore::new(&redis), 200).await;
+        let semaphore = assert_nothing_leaks(RedisSemaphore::new(&redis), 200).await;
         let context = semaphore.backend().context();
         // A release in the background has completed when no background task is left. The lease of 10 minutes cannot
         // help.

@@ -57,23 +57,23 @@ enum Step {
     Release,
 }
 
-struct Stand<'a> {
+struct Fixture<'a> {
     semaphore: &'a Semaphore<MemorySemaphore<ManualClock>>,
     key: &'a Key,
     first: Vec<Permit>,
     waiters: Vec<Waiter<'a>>,
     /// The number of started waiters, in the order of their numbers. Other orders are covered by other weights.
-    came: usize,
+    arrived: usize,
     /// The waiters, in order of arrival.
     queue: Vec<usize>,
 }
 
-impl Stand<'_> {
-    fn can(&self, step: Step) -> bool {
+impl Fixture<'_> {
+    fn is_possible(&self, step: Step) -> bool {
         match step {
             Step::Poll(who) => {
                 let waiter = &self.waiters[who];
-                who == self.came || (waiter.waits.is_some() && waiter.woken.0.load(SeqCst))
+                who == self.arrived || (waiter.waits.is_some() && waiter.woken.0.load(SeqCst))
             }
             // A waiter that has not started has nothing to drop.
             Step::Drop(who) => {
@@ -89,8 +89,8 @@ impl Stand<'_> {
     fn does(&mut self, step: Step) {
         match step {
             Step::Poll(who) => {
-                if who == self.came {
-                    self.came += 1;
+                if who == self.arrived {
+                    self.arrived += 1;
                     self.queue.push(who);
                 }
                 let waiter = &mut self.waiters[who];
@@ -144,7 +144,7 @@ impl Stand<'_> {
 }
 
 /// Runs these steps from the start. Returns whether this order is possible.
-fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
+fn try_steps(steps: &[Step], weights: [u32; 3]) -> bool {
     let clock = ManualClock::at(Timestamp::from_micros(0));
     let memory = MemorySemaphore::builder().clock(clock).build();
     let (semaphore, key) = (
@@ -163,23 +163,23 @@ fn try_these(steps: &[Step], weights: [u32; 3]) -> bool {
         has_gone: false,
     };
     let waiters = weights.into_iter().map(wait).collect();
-    let mut stand = Stand {
+    let mut fixture = Fixture {
         semaphore: &semaphore,
         key: &key,
         first,
         waiters,
-        came: 0,
+        arrived: 0,
         queue: Vec::new(),
     };
     for step in steps {
-        if !stand.can(*step) {
+        if !fixture.is_possible(*step) {
             return false;
         }
-        stand.does(*step);
-        stand.is_sound();
+        fixture.does(*step);
+        fixture.is_sound();
     }
     // The waiters that are dropped now leave nothing.
-    drop(stand);
+    drop(fixture);
     assert_eq!(
         (
             semaphore.backend().keys(),
@@ -206,7 +206,7 @@ fn no_interleaving_loses_a_permit_or_a_wakeup() {
             }
             for step in &all {
                 let more: Vec<Step> = steps.iter().chain([step]).copied().collect();
-                if try_these(&more, weights) {
+                if try_steps(&more, weights) {
                     open.push(more);
                 }
             }
@@ -218,12 +218,12 @@ fn no_interleaving_loses_a_permit_or_a_wakeup() {
 
 /// Releases a permit after the denial of a waiter, before the waiter sees the denial.
 #[derive(Clone)]
-struct Sudden {
+struct ReleaseAfterDenial {
     memory: MemorySemaphore,
     permit: Arc<Mutex<Option<Permit>>>,
 }
 
-impl PermitBackend for Sudden {
+impl PermitBackend for ReleaseAfterDenial {
     type Error = Infallible;
     type Future = Ready<Result<PermitReply, Infallible>>;
 
@@ -260,7 +260,10 @@ fn release_between_denial_and_sleep_wakes_the_waiter() {
     let held = holder.try_acquire(&key, 1).now_or_never();
     let permit = Arc::new(Mutex::new(held.and_then(Result::ok)));
     assert!(permit.lock().is_some());
-    let waiter = Semaphore::new(holder.policy().clone(), Sudden { memory, permit });
+    let waiter = Semaphore::new(
+        holder.policy().clone(),
+        ReleaseAfterDenial { memory, permit },
+    );
     let got = waiter.acquire(&key, 1, MaxWait::Unbounded).now_or_never();
     assert!(got.is_some_and(|got| got.is_ok()));
 }

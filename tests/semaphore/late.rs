@@ -77,7 +77,7 @@ impl Held {
         let passed = self.passed();
         let calls = || self.server.calls("evalsha") + self.server.calls("eval");
         let done = calls();
-        self.proxy.let_go();
+        self.proxy.release_held();
         until("a late request arrives", || self.passed() > passed).await;
         until("a late request is done", || calls() > done).await;
     }

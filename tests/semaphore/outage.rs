@@ -33,7 +33,7 @@ async fn remaining(semaphore: &Semaphore<RedisSemaphore>) -> u64 {
 }
 
 /// Waits until the circuit permits the next attempt, for a second or two.
-async fn recovers(semaphore: &Semaphore<RedisSemaphore>) {
+async fn wait_for_recovery(semaphore: &Semaphore<RedisSemaphore>) {
     let since = Instant::now();
     while semaphore.peek(&ann()).await.is_err() {
         assert!(since.elapsed() < 10 * SECOND);
@@ -98,7 +98,7 @@ async fn failure_policy_applies_during_an_outage_and_redis_counts_afterwards() {
     assert!(waited.is_ok_and(|permit| permit.is_some()));
 
     server.restart();
-    recovers(&semaphore).await;
+    wait_for_recovery(&semaphore).await;
     let held = deny
         .try_acquire(&ann(), 2)
         .await
@@ -124,7 +124,7 @@ async fn timed_out_acquires_hold_no_permit_later() {
     }
     server.resume();
     let since = Instant::now();
-    recovers(&semaphore).await;
+    wait_for_recovery(&semaphore).await;
     while remaining(&semaphore).await < 5 {
         assert!(since.elapsed() < LEASE + SECOND);
         sleep(Duration::from_millis(10)).await;
@@ -143,7 +143,7 @@ async fn holders_learn_that_a_restart_lost_their_permits() {
     server.kill9();
     server.restart();
     let back = Instant::now();
-    recovers(&semaphore).await;
+    wait_for_recovery(&semaphore).await;
     let new = semaphore
         .try_acquire(&ann(), 2)
         .await
@@ -384,6 +384,6 @@ async fn a_permit_outlasts_an_outage_that_ends_well_before_its_lease_does() {
     let lost = tokio::time::timeout(5 * SECOND, held.lost()).await;
     assert!(lost.is_err(), "the permit was lost");
     requests.abort();
-    recovers(&semaphore).await;
+    wait_for_recovery(&semaphore).await;
     assert!(held.release().await.expect("the backend replies"));
 }

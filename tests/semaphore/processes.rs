@@ -62,7 +62,7 @@ impl Process {
     }
 
     /// The next line that the child writes for this test, not for its test runner.
-    fn heard(&mut self) -> String {
+    fn read_line(&mut self) -> String {
         for queue in self.says.by_ref() {
             if let Some((_, said)) = queue.expect("text").split_once("child: ") {
                 return said.to_owned();
@@ -87,7 +87,7 @@ impl Drop for Process {
     }
 }
 
-fn say(what: &str) {
+fn print_line(what: &str) {
     println!("child: {what}");
     let _ = std::io::stdout().flush();
 }
@@ -120,7 +120,7 @@ async fn three(url: &str) {
     for _ in 0..3 {
         held.push(semaphore.try_acquire(&ann(), 1).await.expect("free"));
     }
-    say("held");
+    print_line("held");
     sleep(600 * SECOND).await;
 }
 
@@ -128,11 +128,11 @@ async fn three(url: &str) {
 async fn one(url: &str) {
     let semaphore = connect(url, leased(1)).await;
     let permit = semaphore.try_acquire(&ann(), 1).await.expect("free");
-    say("held");
+    print_line("held");
     permit.lost().await;
-    say("lost");
+    print_line("lost");
     let released = permit.release().await.expect("the backend replies");
-    say(&format!("released {released}"));
+    print_line(&format!("released {released}"));
     sleep(600 * SECOND).await;
 }
 
@@ -145,7 +145,7 @@ async fn inside(url: &str) {
         .get_multiplexed_async_connection_with_config(&config)
         .await;
     let counter = counter.expect("the server runs");
-    say("ready");
+    print_line("ready");
     let mut queue = String::new();
     let _ = std::io::stdin().read_line(&mut queue);
     let start = Instant::now();
@@ -174,7 +174,7 @@ async fn inside(url: &str) {
         waits.extend(more);
     }
     let (sum, longest) = (waits.iter().sum::<u128>(), waits.iter().max().copied());
-    say(&format!(
+    print_line(&format!(
         "{most} {} {sum} {}",
         waits.len(),
         longest.unwrap_or(0)
@@ -189,7 +189,7 @@ async fn permits_of_a_killed_process_return_after_their_lease() {
     let semaphore = connect(&server.url(), leased(5)).await;
     let _ = semaphore.peek(&ann()).await.expect("the server runs");
     let mut process = Process::start("three", &server);
-    assert_eq!(process.heard(), "held");
+    assert_eq!(process.read_line(), "held");
     // Longer than a lease: the permits are renewed.
     sleep(2 * LEASE).await;
     let look = || async { semaphore.peek(&ann()).await.expect("the backend replies") };
@@ -237,7 +237,7 @@ async fn paused_holder_loses_its_permit_after_its_lease() {
     let server = RedisServer::start();
     let semaphore = connect(&server.url(), leased(1)).await;
     let mut process = Process::start("one", &server);
-    assert_eq!(process.heard(), "held");
+    assert_eq!(process.read_line(), "held");
     assert!(semaphore.try_acquire(&ann(), 1).await.is_err());
     process.signal("-STOP");
     let stopped = Instant::now();
@@ -247,10 +247,10 @@ async fn paused_holder_loses_its_permit_after_its_lease() {
     assert!(took > LEASE / 2 && took < LEASE + SECOND, "{took:?}");
     process.signal("-CONT");
     let resumed = Instant::now();
-    assert_eq!(process.heard(), "lost");
+    assert_eq!(process.read_line(), "lost");
     println!("told {:.2?} after it went on", resumed.elapsed());
     assert!(resumed.elapsed() < 2 * SECOND);
-    assert_eq!(process.heard(), "released false");
+    assert_eq!(process.read_line(), "released false");
     let snapshot = semaphore.peek(&ann()).await.expect("the backend replies");
     assert_eq!(snapshot.remaining(), 0);
     assert!(!permit.is_lost() && permit.release().await.expect("the backend replies"));
@@ -263,7 +263,7 @@ async fn eight_processes_never_exceed_the_capacity() {
         .map(|_| Process::start("inside", &server))
         .collect();
     for process in &mut all {
-        assert_eq!(process.heard(), "ready");
+        assert_eq!(process.read_line(), "ready");
     }
     for process in &mut all {
         let mut start = process.child.stdin.take().expect("piped");
@@ -271,7 +271,7 @@ async fn eight_processes_never_exceed_the_capacity() {
     }
     let (mut most, mut count, mut sum, mut longest) = (0, 0, 0, 0);
     for process in &mut all {
-        let said = process.heard();
+        let said = process.read_line();
         let numbers: Vec<u64> = said
             .split(' ')
             .map(|n| n.parse().expect("a number"))

@@ -14,9 +14,9 @@ use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp
 use tower_sluice::{Key, RetryAfter, SemaphorePolicy};
 
 #[cfg(not(feature = "redis"))]
-use crate::property::{Seen, try_all};
+use crate::property::{Coverage, try_all};
 #[cfg(feature = "redis")]
-use crate::support::property::{Seen, try_all};
+use crate::support::property::{Coverage, try_all};
 
 const SEEDS: &str = "tests/semaphore.proptest-regressions";
 /// A time in the year 2027, µs.
@@ -27,7 +27,7 @@ const KEPT: i64 = 1_000_000;
 const MEASURABLE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
-enum Does {
+enum Action {
     Acquire { id: u8, weight: u32 },
     Wait { id: u8, weight: u32, waited: i64 },
     Renew(Vec<u8>),
@@ -39,7 +39,7 @@ enum Does {
 struct Step {
     /// µs since the previous step, which may be later.
     passed: i64,
-    does: Does,
+    does: Action,
     capacity: u32,
     /// µs
     lease: i64,
@@ -72,15 +72,15 @@ fn weight() -> impl Strategy<Value = u32> {
     prop_oneof![12 => Just(1_u32), 6 => 0_u32..7, 1 => Just(u32::MAX)]
 }
 
-fn does() -> impl Strategy<Value = Does> {
+fn does() -> impl Strategy<Value = Action> {
     let waited = prop_oneof![Just(0), 0_i64..5_000_000];
     prop_oneof![
-        5 => (0_u8..8, weight()).prop_map(|(id, weight)| Does::Acquire { id, weight }),
+        5 => (0_u8..8, weight()).prop_map(|(id, weight)| Action::Acquire { id, weight }),
         5 => (0_u8..8, weight(), waited)
-            .prop_map(|(id, weight, waited)| Does::Wait { id, weight, waited }),
-        3 => vec(0_u8..8, 1..5).prop_map(Does::Renew),
-        4 => (0_u8..8).prop_map(Does::Release),
-        1 => Just(Does::Peek),
+            .prop_map(|(id, weight, waited)| Action::Wait { id, weight, waited }),
+        3 => vec(0_u8..8, 1..5).prop_map(Action::Renew),
+        4 => (0_u8..8).prop_map(Action::Release),
+        1 => Just(Action::Peek),
     ]
 }
 
@@ -90,7 +90,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let other = prop::option::weighted(0.2, tier.clone());
     let step = (passed(), does(), other);
     (tier, vec(step, 1..60)).prop_map(|(usual, steps)| {
-        let of_tier = |(passed, does, other): (i64, Does, Option<(u32, i64)>)| {
+        let of_tier = |(passed, does, other): (i64, Action, Option<(u32, i64)>)| {
             let (capacity, lease) = other.unwrap_or(usual);
             Step {
                 passed,
@@ -124,7 +124,7 @@ struct Rules {
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
-    came: i64,
+    arrived: i64,
     weight: u32,
     capacity: u32,
     gone: i64,
@@ -182,11 +182,12 @@ impl Model {
     }
 
     /// The weight of the waiters in front, which are served first.
-    fn front(&mut self, now: i64, id: u8, came: i64, capacity: u32) -> u32 {
+    fn front(&mut self, now: i64, id: u8, arrived: i64, capacity: u32) -> u32 {
         self.queue
             .retain(|other, place| *other == id || (place.gone > now && place.gone <= now + KEPT));
-        let came_before =
-            |(other, place): &(&u8, &Place)| **other != id && (place.came, **other) < (came, id);
+        let came_before = |(other, place): &(&u8, &Place)| {
+            **other != id && (place.arrived, **other) < (arrived, id)
+        };
         let may_enter = |(_, place): &(&u8, &Place)| {
             // A waiter of a smaller capacity does not block a waiter of a larger one.
             place.capacity >= capacity || self.missing(place.weight, 0, place.capacity).is_none()
@@ -195,9 +196,9 @@ impl Model {
         front.map(|(_, place)| place.weight).sum()
     }
 
-    fn apply(&mut self, rules: Rules, now: i64, step: &Step, seen: &Seen) -> Reported {
+    fn apply(&mut self, rules: Rules, now: i64, step: &Step, coverage: &Coverage) -> Reported {
         let (capacity, latest) = (step.capacity, now + step.lease);
-        if rules.leases_end && !matches!(step.does, Does::Peek) {
+        if rules.leases_end && !matches!(step.does, Action::Peek) {
             self.held.retain(|_, held| held.1 > now);
             for held in self.held.values_mut() {
                 held.1 = held.1.min(latest);
@@ -207,8 +208,8 @@ impl Model {
             held.get_mut(&id).map(|held| held.1 = latest).is_some()
         };
         match &step.does {
-            Does::Peek => self.reported(rules, now, step),
-            Does::Renew(ids) => {
+            Action::Peek => self.reported(rules, now, step),
+            Action::Renew(ids) => {
                 let lasting = ids.iter().map(|id| renew(&mut self.held, *id)).collect();
                 let reported = self.reported(rules, now, step);
                 Reported {
@@ -216,7 +217,7 @@ impl Model {
                     ..reported
                 }
             }
-            Does::Release(id) => {
+            Action::Release(id) => {
                 let lasting = vec![self.held.remove(id).is_some()];
                 self.queue.remove(id);
                 let reported = self.reported(rules, now, step);
@@ -225,16 +226,16 @@ impl Model {
                     ..reported
                 }
             }
-            Does::Acquire { id, weight } | Does::Wait { id, weight, .. } => {
+            Action::Acquire { id, weight } | Action::Wait { id, weight, .. } => {
                 if renew(&mut self.held, *id) {
-                    seen.note("again");
+                    coverage.note("again");
                     return self.reported(rules, now, step);
                 }
                 if *weight == 0 {
                     return self.reported(rules, now, step);
                 }
                 if *weight > capacity {
-                    seen.note("never");
+                    coverage.note("never");
                     let reported = self.reported(rules, now, step);
                     return Reported {
                         is_allowed: false,
@@ -242,21 +243,21 @@ impl Model {
                         ..reported
                     };
                 }
-                let (mut in_front, mut came) = (0, now);
-                let stands = rules.has_line && matches!(step.does, Does::Wait { .. });
-                if let (true, Does::Wait { waited, .. }) = (stands, &step.does) {
-                    came = now - waited;
-                    came = self
+                let (mut in_front, mut arrived) = (0, now);
+                let stands = rules.has_line && matches!(step.does, Action::Wait { .. });
+                if let (true, Action::Wait { waited, .. }) = (stands, &step.does) {
+                    arrived = now - waited;
+                    arrived = self
                         .queue
                         .get(id)
-                        .map_or(came, |place| came.min(place.came));
-                    in_front = self.front(now, *id, came, capacity);
+                        .map_or(arrived, |place| arrived.min(place.arrived));
+                    in_front = self.front(now, *id, arrived, capacity);
                     if in_front > 0 {
-                        seen.note("behind others");
+                        coverage.note("behind others");
                     }
                 }
                 let Some(missing) = self.missing(*weight, in_front, capacity) else {
-                    seen.note("given");
+                    coverage.note("given");
                     self.held.insert(*id, (*weight, latest));
                     if stands {
                         self.queue.remove(id);
@@ -267,14 +268,14 @@ impl Model {
                         ..reported
                     };
                 };
-                seen.note("denied");
+                coverage.note("denied");
                 let retry_after = Some(self.freed(missing, now));
                 if stands {
                     let (weight, gone) = (*weight, now + KEPT);
                     self.queue.insert(
                         *id,
                         Place {
-                            came,
+                            arrived,
                             weight,
                             capacity,
                             gone,
@@ -311,15 +312,15 @@ fn reported(reply: &PermitReply) -> Reported {
     }
 }
 
-fn op(does: &Does) -> PermitOp {
+fn op(does: &Action) -> PermitOp {
     // In the order of the numbers.
     let id = |id: u8| PermitId::from_bytes([id; 16]);
     match does {
-        Does::Acquire { id: own, weight } => PermitOp::Acquire {
+        Action::Acquire { id: own, weight } => PermitOp::Acquire {
             id: id(*own),
             weight: *weight,
         },
-        Does::Wait {
+        Action::Wait {
             id: own,
             weight,
             waited,
@@ -328,9 +329,9 @@ fn op(does: &Does) -> PermitOp {
             weight: *weight,
             waited: Duration::from_micros(waited.unsigned_abs()),
         },
-        Does::Renew(ids) => PermitOp::Renew(ids.iter().copied().map(id).collect()),
-        Does::Release(own) => PermitOp::Release(id(*own)),
-        Does::Peek => PermitOp::Peek,
+        Action::Renew(ids) => PermitOp::Renew(ids.iter().copied().map(id).collect()),
+        Action::Release(own) => PermitOp::Release(id(*own)),
+        Action::Peek => PermitOp::Peek,
     }
 }
 
@@ -347,23 +348,23 @@ fn ask<B: PermitBackend>(backend: &B, runtime: &Runtime, step: &Step, key: &Key)
     reported(&reply.unwrap_or_else(|error| panic!("{error}: {error:?}")))
 }
 
-fn answers_as_the_model<B: PermitBackend>(
+fn assert_decides_like_the_model<B: PermitBackend>(
     (backend, clock): (&B, &ManualClock),
     rules: Rules,
     runtime: &Runtime,
     key: &Key,
     steps: &[Step],
-    seen: &Seen,
+    coverage: &Coverage,
 ) -> TestCaseResult {
     let mut model = Model::default();
     let (mut now, began) = (TODAY, Instant::now());
     for (index, step) in steps.iter().enumerate() {
         now += step.passed;
         clock.set(Timestamp::from_micros(now.unsigned_abs()));
-        let (held, expected) = (model.held.len(), model.apply(rules, now, step, seen));
+        let (held, expected) = (model.held.len(), model.apply(rules, now, step, coverage));
         let mut actual = ask(backend, runtime, step, key);
         if model.held.len() + 1 < held {
-            seen.note("the lease is over");
+            coverage.note("the lease is over");
         }
         if !rules.leases_end {
             // Without leases permits do not end: the reported wait is an estimate within bounds.
@@ -384,7 +385,7 @@ fn answers_as_the_model<B: PermitBackend>(
             actual.retry_after = actual.retry_after.and(expected.retry_after);
         }
         if rules.has_line && began.elapsed() > MEASURABLE {
-            seen.note("too slow");
+            coverage.note("too slow");
             return Ok(());
         }
         prop_assert_eq!(actual, expected, "step {}: {:?} at {}", index, step, now);
@@ -398,17 +399,17 @@ fn for_all<B: PermitBackend>(backend: &B, clock: &ManualClock, rules: Rules) {
     let runtime = { runtime }.enable_all().build().expect("a runtime");
     let keys = std::cell::Cell::new(0_u64);
     let cases = proptest::test_runner::Config::default().cases;
-    let seen = try_all(SEEDS, cases, steps(), |steps, seen| {
+    let coverage = try_all(SEEDS, cases, steps(), |steps, coverage| {
         keys.set(keys.get() + 1);
         let key = Key::from(keys.get());
-        answers_as_the_model((backend, clock), rules, &runtime, &key, &steps, seen)
+        assert_decides_like_the_model((backend, clock), rules, &runtime, &key, &steps, coverage)
     });
-    seen.at_least(256, &["given", "denied", "never", "again"]);
+    coverage.at_least(256, &["given", "denied", "never", "again"]);
     if rules.leases_end {
-        seen.at_least(30, &["the lease is over"]);
+        coverage.at_least(30, &["the lease is over"]);
     }
     if rules.has_line {
-        seen.at_least(30, &["behind others"]);
+        coverage.at_least(30, &["behind others"]);
     }
 }
 

@@ -14,7 +14,7 @@ use tower_sluice::{AnyBackend, Key, MaxWait, RetryAfter, Semaphore, SemaphorePol
 use crate::settle;
 
 type Memory = MemorySemaphore<ManualClock>;
-type Got = Result<Permit, AcquireError<Infallible>>;
+type Acquired = Result<Permit, AcquireError<Infallible>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -40,7 +40,7 @@ fn wait(
     semaphore: &Semaphore<Memory>,
     weight: u32,
     max_wait: impl Into<MaxWait>,
-) -> JoinHandle<Got> {
+) -> JoinHandle<Acquired> {
     let (semaphore, max_wait) = (semaphore.clone(), max_wait.into());
     tokio::spawn(async move { semaphore.acquire(&ann(), weight, max_wait).await })
 }

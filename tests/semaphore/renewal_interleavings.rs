@@ -35,7 +35,7 @@ const STEPS: [Step; 9] = [
     Step::Stop,
 ];
 
-struct Stand {
+struct Fixture {
     clock: ManualClock,
     semaphore: Semaphore<MemorySemaphore<ManualClock>>,
     runtimes: [Option<Runtime>; 2],
@@ -43,7 +43,7 @@ struct Stand {
     held: Vec<Option<(usize, Permit)>>,
 }
 
-impl Stand {
+impl Fixture {
     fn new() -> Self {
         let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
         let memory = MemorySemaphore::builder().clock(clock.clone()).leases_end();
@@ -57,7 +57,7 @@ impl Stand {
         }
     }
 
-    fn can(&self, step: Step) -> bool {
+    fn is_possible(&self, step: Step) -> bool {
         match step {
             Step::Acquire(home) => self.held.len() < MOST_HELD && self.runtimes[home].is_some(),
             Step::Drop(number) => self.held.get(number).is_some_and(Option::is_some),
@@ -121,15 +121,15 @@ impl Stand {
     }
 }
 
-fn try_these(steps: &[Step]) -> bool {
-    let mut stand = Stand::new();
+fn try_steps(steps: &[Step]) -> bool {
+    let mut fixture = Fixture::new();
     for step in steps {
-        if !stand.can(*step) {
+        if !fixture.is_possible(*step) {
             return false;
         }
-        stand.does(*step);
+        fixture.does(*step);
     }
-    stand.assert_sound();
+    fixture.assert_sound();
     true
 }
 
@@ -144,7 +144,7 @@ fn no_interleaving_loses_a_permit_of_a_living_runtime() {
         }
         for step in STEPS {
             let more: Vec<Step> = steps.iter().copied().chain([step]).collect();
-            match std::panic::catch_unwind(|| try_these(&more)) {
+            match std::panic::catch_unwind(|| try_steps(&more)) {
                 Ok(true) => open.push(more),
                 Ok(false) => {}
                 Err(_) => panic!("not sound: {more:?}"),

@@ -25,7 +25,7 @@ fn acquire(leases: &Leases, runtime: &Runtime) -> Permit {
 }
 
 /// No permit was lost. Releases them in `runtime`, and checks that nothing is left.
-fn all_end(leases: &Leases, runtime: &Runtime, held: Vec<Permit>) {
+fn release_all(leases: &Leases, runtime: &Runtime, held: Vec<Permit>) {
     let semaphore = leases.semaphore(20);
     let look = runtime.block_on(semaphore.peek(&Key::from("ann")));
     let remaining = look.expect("the backend replies").remaining();
@@ -51,7 +51,7 @@ fn the_permits_of_one_runtime_outlive_the_renewals_of_another() {
     first.block_on(leases.pass(5 * SECOND));
     drop(first);
     second.block_on(leases.pass(30 * SECOND));
-    all_end(&leases, &second, vec![one, two]);
+    release_all(&leases, &second, vec![one, two]);
 }
 
 #[test]
@@ -65,7 +65,7 @@ fn renewals_continue_in_the_last_living_runtime() {
     first.block_on(leases.pass(5 * SECOND));
     drop(first);
     last.block_on(leases.pass(30 * SECOND));
-    all_end(&leases, &last, held);
+    release_all(&leases, &last, held);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn next_acquire_takes_over_renewals_of_an_idle_runtime() {
     // The previous renewal task sees that it was replaced.
     still.block_on(settle());
     driven.block_on(leases.pass(30 * SECOND));
-    all_end(&leases, &driven, held);
+    release_all(&leases, &driven, held);
     drop(still);
 }
 

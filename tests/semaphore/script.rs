@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::backend::{Answer, BackendError};
 use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};

@@ -16,7 +16,7 @@ fn ann() -> Key {
 
 /// 16 threads enter as often as they can, five at a time. One thread holds its permit for `hold`, which exceeds the
 /// time that five threads need to enter one by one.
-fn never_more_than_five<B: BlockingPermitBackend>(
+fn assert_never_more_than_five<B: BlockingPermitBackend>(
     semaphore: &Semaphore<B>,
     rounds: usize,
     hold: Duration,
@@ -50,7 +50,7 @@ fn never_more_than_five<B: BlockingPermitBackend>(
 #[test]
 fn memory_never_exceeds_the_capacity() {
     let semaphore = Semaphore::new(SemaphorePolicy::new("exports", 5), MemorySemaphore::new());
-    never_more_than_five(&semaphore, 50, SECOND / 1_000);
+    assert_never_more_than_five(&semaphore, 50, SECOND / 1_000);
     assert_eq!(semaphore.backend().keys(), 0);
 }
 
@@ -89,7 +89,7 @@ mod redis {
     fn redis_never_exceeds_the_capacity() {
         let server = RedisServer::start();
         let semaphore = connect(&server, 5);
-        never_more_than_five(&semaphore, 20, SECOND / 50);
+        assert_never_more_than_five(&semaphore, 20, SECOND / 50);
         assert!(server.keys().is_empty(), "{:?}", server.keys());
     }
 

@@ -166,7 +166,7 @@ async fn fair_load_bounds_waits_and_commands() {
         let mut fair = false;
         for _ in 0..3 {
             if !fair {
-                fair = is_fair(&server, load).await;
+                fair = check_fair_load(&server, load).await;
             }
         }
         assert!(
@@ -177,7 +177,10 @@ async fn fair_load_bounds_waits_and_commands() {
 }
 
 /// Several servers with several tasks each that hold a permit for `hold` ms.
-async fn is_fair(server: &RedisServer, (servers, tasks, hold): (usize, usize, u64)) -> bool {
+async fn check_fair_load(
+    server: &RedisServer,
+    (servers, tasks, hold): (usize, usize, u64),
+) -> bool {
     let (hold, before) = (Duration::from_millis(hold), commands(server));
     let time = 4 * SECOND;
     let all = fair_load(server, servers, tasks, hold, time).await;

@@ -30,7 +30,7 @@ struct Shared {
     server: SocketAddr,
     clock: ManualClock,
     /// A command of another client, sent before every MULTI.
-    meddler: Mutex<Option<Vec<u8>>>,
+    interference: Mutex<Option<Vec<u8>>>,
 }
 
 impl ClockProxy {
@@ -41,7 +41,7 @@ impl ClockProxy {
         let shared = Arc::new(Shared {
             server: ([127, 0, 0, 1], port).into(),
             clock: clock.clone(),
-            meddler: Mutex::default(),
+            interference: Mutex::default(),
         });
         let task = tokio::spawn(shared.clone().accept(listener));
         Self {
@@ -56,12 +56,12 @@ impl ClockProxy {
     }
 
     /// From now on another client sends this command, and has its reply, before each transaction.
-    pub(crate) fn meddle(&self, command: &redis::Cmd) {
-        *self.shared.meddler.lock() = Some(command.get_packed_command());
+    pub(crate) fn interfere(&self, command: &redis::Cmd) {
+        *self.shared.interference.lock() = Some(command.get_packed_command());
     }
 
-    pub(crate) fn stop_meddling(&self) {
-        *self.shared.meddler.lock() = None;
+    pub(crate) fn stop_interfering(&self) {
+        *self.shared.interference.lock() = None;
     }
 }
 
@@ -107,9 +107,9 @@ impl Shared {
             if word.starts_with("EVAL") {
                 frame = reported(&frame, self.clock.now().as_micros());
             }
-            let meddler = self.meddler.lock().clone();
+            let interference = self.interference.lock().clone();
             if word == "MULTI"
-                && let Some(command) = meddler
+                && let Some(command) = interference
             {
                 self.other_client(&command).await?;
             }

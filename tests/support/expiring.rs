@@ -31,10 +31,10 @@ pub(crate) struct Expiring {
     clock: ManualClock,
     /// Whether keys expire.
     forgets: bool,
-    books: Arc<Mutex<Books>>,
+    books: Arc<Mutex<KeyExpiries>>,
 }
 
-struct Books {
+struct KeyExpiries {
     connection: redis::Connection,
     /// The earliest and the latest expiry of each key, in µs of the manual clock. An operation takes some real time.
     ends: BTreeMap<String, (u64, u64)>,
@@ -57,7 +57,7 @@ impl Expiring {
             backend,
             clock: clock.clone(),
             forgets,
-            books: Arc::new(Mutex::new(Books {
+            books: Arc::new(Mutex::new(KeyExpiries {
                 connection,
                 ends: BTreeMap::new(),
             })),
@@ -65,7 +65,7 @@ impl Expiring {
     }
 }
 
-impl Books {
+impl KeyExpiries {
     /// Deletes expired keys.
     fn forget(&mut self, now: u64) {
         let Self { connection, ends } = self;

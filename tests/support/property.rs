@@ -8,12 +8,12 @@ use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseResult, TestRunner};
 
 /// How often a property met each case, and the number of runs.
-pub(crate) struct Seen {
+pub(crate) struct Coverage {
     cases: u32,
     times: RefCell<BTreeMap<String, usize>>,
 }
 
-impl Seen {
+impl Coverage {
     pub(crate) fn note(&self, what: impl Into<String>) {
         *self.times.borrow_mut().entry(what.into()).or_default() += 1;
     }
@@ -21,10 +21,13 @@ impl Seen {
     /// The least count in 256 cases. Fewer cases scale it down.
     pub(crate) fn at_least(&self, times: usize, what: &[&str]) {
         let times = times * self.cases as usize / 256;
-        let seen = self.times.borrow();
+        let coverage = self.times.borrow();
         for what in what {
-            let count = seen.get(*what).copied().unwrap_or(0);
-            assert!(count >= times, "met `{what}` {count} times only: {seen:?}");
+            let count = coverage.get(*what).copied().unwrap_or(0);
+            assert!(
+                count >= times,
+                "met `{what}` {count} times only: {coverage:?}"
+            );
         }
     }
 }
@@ -34,8 +37,8 @@ pub(crate) fn try_all<S>(
     seeds: &'static str,
     cases: u32,
     strategy: S,
-    property: impl Fn(S::Value, &Seen) -> TestCaseResult,
-) -> Seen
+    property: impl Fn(S::Value, &Coverage) -> TestCaseResult,
+) -> Coverage
 where
     S: Strategy,
     S::Value: Debug,
@@ -46,12 +49,13 @@ where
         cases,
         ..Config::default()
     };
-    let seen = Seen {
+    let coverage = Coverage {
         cases,
         times: RefCell::default(),
     };
-    if let Err(failure) = TestRunner::new(config).run(&strategy, |value| property(value, &seen)) {
+    if let Err(failure) = TestRunner::new(config).run(&strategy, |value| property(value, &coverage))
+    {
         panic!("{failure}");
     }
-    seen
+    coverage
 }

@@ -155,7 +155,7 @@ impl Proxy {
     }
 
     /// Sends all held requests to the server, also those of closed connections.
-    pub(crate) fn let_go(&self) {
+    pub(crate) fn release_held(&self) {
         self.shared.held.send_replace(0);
     }
 
@@ -216,32 +216,35 @@ impl Shared {
         }
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let (to_client, to_server) = (Way::Straight(to_client), Way::Straight(to_server));
-        let (fates, hole) = (Mutex::default(), Hole::of(number));
+        let (to_client, to_server) = (
+            Direction::Straight(to_client),
+            Direction::Straight(to_server),
+        );
+        let (actions, dead) = (Mutex::default(), DeadConnection::of(number));
         tokio::select! {
-            ended = self.requests(from_client, to_server, &fates, &hole) => ended,
-            ended = self.replies(from_server, to_client, &fates, &hole) => ended,
+            ended = self.requests(from_client, to_server, &actions, &dead) => ended,
+            ended = self.replies(from_server, to_client, &actions, &dead) => ended,
         }
     }
 
     async fn requests(
         &self,
         from: OwnedReadHalf,
-        mut to: Way,
-        fates: &Mutex<VecDeque<Fate>>,
-        hole: &Hole,
+        mut to: Direction,
+        actions: &Mutex<VecDeque<ReplyAction>>,
+        dead: &DeadConnection,
     ) -> io::Result<()> {
         let mut frames = Frames::of(from);
         while let Some(frame) = frames.next().await? {
-            if self.swallows(hole) {
+            if self.swallows(dead) {
                 continue;
             }
             let mut held = self.held.subscribe();
-            let passes = held.wait_for(|held| hole.number > *held);
+            let passes = held.wait_for(|held| dead.number > *held);
             drop(passes.await.expect("the sender exists"));
             let command = first_word(&frame);
             let is_decision = DECISIONS.contains(&&*command);
-            fates.lock().push_back(self.fate(is_decision));
+            actions.lock().push_back(self.action(is_decision));
             self.forward(&mut to, &frame, &self.to_server).await?;
             *self.commands.lock().entry(command).or_default() += 1;
         }
@@ -251,16 +254,16 @@ impl Shared {
     async fn replies(
         &self,
         from: OwnedReadHalf,
-        mut to: Way,
-        fates: &Mutex<VecDeque<Fate>>,
-        hole: &Hole,
+        mut to: Direction,
+        actions: &Mutex<VecDeque<ReplyAction>>,
+        dead: &DeadConnection,
     ) -> io::Result<()> {
         let mut frames = Frames::of(from);
         loop {
             let frame = tokio::select! {
                 frame = frames.next() => frame?,
                 () = self.close.notified() => {
-                    if hole.number <= *self.held.borrow() {
+                    if dead.number <= *self.held.borrow() {
                         to.shutdown().await?;
                     }
                     continue;
@@ -270,14 +273,14 @@ impl Shared {
                 return to.shutdown().await;
             };
             // A server that closes at once sends its reason unasked.
-            let fate = fates.lock().pop_front().unwrap_or(Fate::Whole);
-            if self.swallows(hole) {
+            let action = actions.lock().pop_front().unwrap_or(ReplyAction::Whole);
+            if self.swallows(dead) {
                 continue;
             }
-            match fate {
-                Fate::Whole => self.forward(&mut to, &frame, &self.to_client).await?,
-                Fate::Lost => return to.shutdown().await,
-                Fate::Part(bytes) => {
+            match action {
+                ReplyAction::Whole => self.forward(&mut to, &frame, &self.to_client).await?,
+                ReplyAction::Lost => return to.shutdown().await,
+                ReplyAction::Part(bytes) => {
                     to.write(&frame[..bytes.min(frame.len() - 1)], Duration::ZERO)
                         .await?;
                     return to.shutdown().await;
@@ -286,12 +289,12 @@ impl Shared {
         }
     }
 
-    fn fate(&self, is_decision: bool) -> Fate {
+    fn action(&self, is_decision: bool) -> ReplyAction {
         let mode = *self.mode.borrow();
-        let fate = match mode {
-            Mode::CutAfterRequest(_) if is_decision => Fate::Lost,
-            Mode::CutInReply(_, bytes) if is_decision => Fate::Part(bytes),
-            _ => return Fate::Whole,
+        let action = match mode {
+            Mode::CutAfterRequest(_) if is_decision => ReplyAction::Lost,
+            Mode::CutInReply(_, bytes) if is_decision => ReplyAction::Part(bytes),
+            _ => return ReplyAction::Whole,
         };
         if self.until_cut.fetch_sub(1, SeqCst) == 1 {
             self.mode.send_if_modified(|now| {
@@ -301,20 +304,20 @@ impl Shared {
                 }
                 still
             });
-            return fate;
+            return action;
         }
-        Fate::Whole
+        ReplyAction::Whole
     }
 
     /// Whether this connection is dead.
-    fn swallows(&self, hole: &Hole) -> bool {
-        if *self.mode.borrow() == Mode::Swallow || hole.number <= self.lost.load(SeqCst) {
-            hole.is_one.store(true, SeqCst);
+    fn swallows(&self, dead: &DeadConnection) -> bool {
+        if *self.mode.borrow() == Mode::Swallow || dead.number <= self.lost.load(SeqCst) {
+            dead.is_one.store(true, SeqCst);
         }
-        hole.is_one.load(SeqCst)
+        dead.is_one.load(SeqCst)
     }
 
-    async fn forward(&self, to: &mut Way, bytes: &[u8], count: &AtomicU64) -> io::Result<()> {
+    async fn forward(&self, to: &mut Direction, bytes: &[u8], count: &AtomicU64) -> io::Result<()> {
         let mode = || *self.mode.borrow();
         let mut rest = bytes;
         while let Mode::Trickle(delay) = mode()
@@ -338,7 +341,7 @@ impl Shared {
 }
 
 /// One direction of a connection: bytes arrive in order, each at its time.
-enum Way {
+enum Direction {
     Straight(OwnedWriteHalf),
     /// From the first delay on.
     Long(Option<mpsc::UnboundedSender<(Instant, Vec<u8>)>>, Writer),
@@ -353,7 +356,7 @@ impl Drop for Writer {
     }
 }
 
-impl Way {
+impl Direction {
     async fn write(&mut self, bytes: &[u8], delay: Duration) -> io::Result<()> {
         if let Self::Straight(side) = self
             && delay.is_zero()
@@ -404,12 +407,12 @@ async fn deliver(
 }
 
 /// Whether the `number`-th connection is dead.
-struct Hole {
+struct DeadConnection {
     number: usize,
     is_one: AtomicBool,
 }
 
-impl Hole {
+impl DeadConnection {
     const fn of(number: usize) -> Self {
         Self {
             number,
@@ -420,7 +423,7 @@ impl Hole {
 
 /// What happens to the reply to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
+enum ReplyAction {
     Whole,
     Lost,
     Part(usize),

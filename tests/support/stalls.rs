@@ -9,21 +9,23 @@ use std::time::{Duration, Instant};
 const SPARE: Duration = Duration::from_millis(15);
 
 /// Repeats `series` until it passes, or fails without a pause of the machine.
-pub(crate) async fn excused<F: Future<Output = Result<(), String>>>(series: impl Fn() -> F) {
+pub(crate) async fn retry_after_stalls<F: Future<Output = Result<(), String>>>(
+    series: impl Fn() -> F,
+) {
     for _ in 0..5 {
         let stalls = Stalls::watch();
         let Err(why) = series().await else { return };
-        stalls.excuse(&why);
+        stalls.stall_excuse(&why);
     }
     panic!("the machine pauses all the time");
 }
 
 /// The same without a runtime.
-pub(crate) fn excused_blocking(series: impl Fn() -> Result<(), String>) {
+pub(crate) fn retry_after_stalls_blocking(series: impl Fn() -> Result<(), String>) {
     for _ in 0..5 {
         let stalls = Stalls::watch();
         let Err(why) = series() else { return };
-        stalls.excuse(&why);
+        stalls.stall_excuse(&why);
     }
     panic!("the machine pauses all the time");
 }
@@ -47,7 +49,7 @@ impl Stalls {
         Self(longest)
     }
 
-    fn excuse(&self, why: &str) {
+    fn stall_excuse(&self, why: &str) {
         let longest = Duration::from_micros(self.0.load(Relaxed));
         assert!(
             longest > SPARE,

@@ -8,7 +8,7 @@ use tower_sluice::backend::redis::RedisBuilder;
 use tower_sluice::blocking::Limiter;
 use tower_sluice::{Key, Policy, Quota};
 
-use super::{asking, check, tokens};
+use super::{check, tokens, uncached_builder};
 use crate::shared_checks::{Awaited, HOUR, every_operation, policies, runtime};
 use crate::support::redis::RedisServer;
 
@@ -16,10 +16,10 @@ use crate::support::redis::RedisServer;
 fn blocking_backend_shares_state_and_replies_with_the_async_backend() {
     assert!(Handle::try_current().is_err());
     let (server, runtime) = (RedisServer::start(), runtime());
-    let threads = asking()
+    let threads = uncached_builder()
         .connect_blocking(server.url())
         .expect("the server runs");
-    let tasks = runtime.block_on(asking().connect(server.url()));
+    let tasks = runtime.block_on(uncached_builder().connect(server.url()));
     let tasks = tasks.expect("the server runs");
     for policy in policies() {
         let blocking = Limiter::new(policy.clone(), threads.clone());
@@ -40,7 +40,7 @@ fn blocking_backend_shares_state_and_replies_with_the_async_backend() {
 fn threads_and_tasks_together_admit_exactly_the_limit() {
     const LIMIT: u64 = 2_000;
     let (server, runtime) = (RedisServer::start(), runtime());
-    let patient = || asking().time_limit(Duration::from_secs(20));
+    let patient = || uncached_builder().time_limit(Duration::from_secs(20));
     let threads = patient()
         .connect_blocking(server.url())
         .expect("the server runs");
@@ -96,9 +96,9 @@ fn blocking_keys_have_the_names_of_async_keys() {
     let policy = tokens(10).and("daily", Quota::fixed_window(10, 1_000 * 24 * HOUR));
     for set in settings {
         let server = RedisServer::start();
-        let threads = set(asking()).connect_blocking(server.url());
+        let threads = set(uncached_builder()).connect_blocking(server.url());
         let limiter = Limiter::new(policy.clone(), threads.expect("the server runs"));
-        let tasks = runtime.block_on(set(asking()).connect(server.url()));
+        let tasks = runtime.block_on(set(uncached_builder()).connect(server.url()));
         let tasks = tower_sluice::Limiter::new(policy.clone(), tasks.expect("the server runs"));
         let keys = [
             Key::from("ann"),
@@ -124,7 +124,9 @@ fn blocking_keys_have_the_names_of_async_keys() {
 fn idle_ttl_sets_how_long_keys_are_kept() {
     let server = RedisServer::start();
     let day = Duration::from_secs(86_400);
-    let backend = asking().idle_ttl(7 * day).connect_blocking(server.url());
+    let backend = uncached_builder()
+        .idle_ttl(7 * day)
+        .connect_blocking(server.url());
     let limiter = Limiter::new(tokens(10), backend.expect("the server runs"));
     assert_eq!(check(&limiter, &Key::from("ann")), Ok(1));
     let ttl: i64 = server.get(&["TTL", "{sluice:api:rann}:b"]);

@@ -10,7 +10,9 @@ use tower_sluice::backend::redis::adapter::RedisClient;
 use tower_sluice::backend::{BackendError, BackendErrorKind};
 use tower_sluice::blocking::{Limiter, RedisBackend};
 
-use super::{LIMIT, SLACK, asking, check, connect, fails, recovers, tokens};
+use super::{
+    LIMIT, SLACK, check, check_error, connect, tokens, uncached_builder, wait_for_recovery,
+};
 use crate::support::redis::RedisServer;
 
 #[test]
@@ -52,7 +54,7 @@ fn invalid_url_error_contains_no_password() {
     assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
     reported(&error);
     let lazy = RedisBackend::connect_lazy(&wrong).expect("a URL");
-    assert!(!format!("{lazy:?} {:?}", asking().secret(PASSWORD)).contains(PASSWORD));
+    assert!(!format!("{lazy:?} {:?}", uncached_builder().secret(PASSWORD)).contains(PASSWORD));
     let limiter = Limiter::new(tokens(10), lazy);
     reported(&limiter.check(&Key::from("ann"), 1).unwrap_err());
     let right = connect(&server, 10);
@@ -75,7 +77,7 @@ fn unusable_server_is_detected_at_connect() {
 
 #[test]
 fn blocking_optimistic_mode_is_a_config_error_with_a_remedy() {
-    let optimistic = || asking().atomicity(Atomicity::Optimistic);
+    let optimistic = || uncached_builder().atomicity(Atomicity::Optimistic);
     let client = redis::Client::open("redis://host").expect("a URL");
     let errors: [BackendError; 3] = [
         optimistic()
@@ -99,7 +101,7 @@ fn blocking_optimistic_mode_is_a_config_error_with_a_remedy() {
 #[test]
 fn unix_socket_url_connects() {
     let server = RedisServer::start();
-    let backend = asking().connect_blocking(server.unix_url());
+    let backend = uncached_builder().connect_blocking(server.unix_url());
     let unix = Limiter::new(tokens(10), backend.expect("the server runs"));
     let key = Key::from("ann");
     assert_eq!(check(&unix, &key), Ok(1));
@@ -109,13 +111,13 @@ fn unix_socket_url_connects() {
 #[test]
 fn settings_without_bounds_are_bounded() {
     let server = RedisServer::start();
-    let backend = asking()
+    let backend = uncached_builder()
         .time_limit(Duration::MAX)
         .connections(NonZeroU32::MAX)
         .connect_blocking(server.url());
     let limiter = Limiter::new(tokens(10), backend.expect("the server runs"));
     assert_eq!(check(&limiter, &Key::from("ann")), Ok(1));
-    let backend = asking().time_limit(Duration::ZERO);
+    let backend = uncached_builder().time_limit(Duration::ZERO);
     let backend = backend.connect_blocking_lazy(server.url()).expect("a URL");
     // Whether a millisecond is enough depends on the machine.
     let _ = Limiter::new(tokens(10), backend).check(&Key::from("ann"), 1);
@@ -136,17 +138,17 @@ fn lazy_connection_works_when_the_server_starts_later() {
     let why = error.source().expect("a reason").to_string();
     assert!(why.contains("refused"), "{why}");
 
-    let backend = asking().connect_blocking_lazy(server.url());
+    let backend = uncached_builder().connect_blocking_lazy(server.url());
     let limiter = Limiter::new(tokens(10), backend.expect("a URL"));
     let key = Key::from("ann");
     let asked = Instant::now();
-    let why = fails(&limiter, &key);
+    let why = check_error(&limiter, &key);
     assert_eq!(why, BackendErrorKind::Unreachable);
     // No command took effect. The check was repeated after 10, 20 and 40 ms.
     let took = asked.elapsed();
     assert!(took >= Duration::from_millis(70), "{took:?}");
     server.restart();
-    recovers(&limiter, &key, start.elapsed());
+    wait_for_recovery(&limiter, &key, start.elapsed());
     assert_eq!(check(&limiter, &key), Ok(2));
 }
 
@@ -159,7 +161,7 @@ fn connections_are_made_by_the_given_client() {
         RedisBackend::from_connector(RedisClient::new(client.clone())),
     );
     assert_eq!(check(&plain, &Key::from("ann")), Ok(1));
-    let backend = asking()
+    let backend = uncached_builder()
         .prefix("theirs")
         .from_blocking_connector(RedisClient::new(client));
     let theirs = Limiter::new(tokens(10), backend.expect("scripts"));
@@ -182,14 +184,17 @@ fn tls_accepts_system_or_client_trust_roots() {
         root_cert: Some(authority),
     };
     let client = redis::Client::build_with_tls(tls.url(), certificates).expect("a certificate");
-    let backend = asking()
+    let backend = uncached_builder()
         .from_blocking_connector(RedisClient::new(client))
         .expect("scripts");
     let limiter = Limiter::new(tokens(10), backend);
     let key = Key::from("ann");
     assert_eq!(check(&limiter, &key), Ok(1));
     tls.server.pause();
-    assert_eq!(fails(&limiter, &key), BackendErrorKind::Timeout(LIMIT));
+    assert_eq!(
+        check_error(&limiter, &key),
+        BackendErrorKind::Timeout(LIMIT)
+    );
     tls.server.resume();
-    recovers(&limiter, &key, LIMIT);
+    wait_for_recovery(&limiter, &key, LIMIT);
 }

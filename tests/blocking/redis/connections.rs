@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tower_sluice::Key;
 use tower_sluice::blocking::Limiter;
 
-use super::{SLACK, asking, check, connect, open, tokens};
+use super::{SLACK, check, connect, open, tokens, uncached_builder};
 use crate::shared_checks::runtime;
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
@@ -16,7 +16,7 @@ use crate::support::redis::RedisServer;
 fn waiting_for_a_free_connection_does_not_open_the_circuit() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
-    let backend = asking()
+    let backend = uncached_builder()
         .time_limit(Duration::from_secs(1))
         .connections(NonZeroU32::MIN)
         .connect_blocking(proxy.url())
@@ -42,7 +42,7 @@ fn waiting_for_a_free_connection_does_not_open_the_circuit() {
 #[test]
 fn threads_share_connections_in_order_of_arrival() {
     let server = RedisServer::start();
-    let backend = asking()
+    let backend = uncached_builder()
         .time_limit(Duration::from_secs(20))
         .connections(NonZeroU32::new(2).expect("not 0"))
         .connect_blocking(server.url())

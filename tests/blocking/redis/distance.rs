@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tower_sluice::blocking::{Limiter, RedisBackend};
 use tower_sluice::{Key, Policy, Quota};
 
-use super::{asking, check, tokens};
+use super::{check, tokens, uncached_builder};
 use crate::shared_checks::{HOUR, runtime};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::redis::RedisServer;
@@ -19,7 +19,7 @@ fn far(runtime: &Runtime, millis: u64) -> (RedisServer, Proxy, RedisBackend) {
     let proxy = runtime.block_on(Proxy::to(server.port()));
     let delay = Mode::Delay(Duration::from_millis(millis) / 2);
     runtime.block_on(proxy.set(delay));
-    let backend = asking()
+    let backend = uncached_builder()
         .connect_blocking(proxy.url())
         .expect("the server runs");
     (server, proxy, backend)
@@ -45,7 +45,7 @@ fn idle_program_far_from_redis_gets_every_reply() {
         }
         Ok(())
     };
-    stalls::excused_blocking(|| {
+    stalls::retry_after_stalls_blocking(|| {
         thread::scope(|scope| {
             let all =
                 [1, 20, 63, 70, 90, 150, 200].map(|millis| scope.spawn(move || series(millis)));
@@ -58,7 +58,7 @@ fn idle_program_far_from_redis_gets_every_reply() {
 #[test]
 fn burst_of_threads_far_from_redis_gets_every_reply() {
     let runtime = runtime();
-    stalls::excused_blocking(|| {
+    stalls::retry_after_stalls_blocking(|| {
         let (_server, _proxy, backend) = far(&runtime, 200);
         let limiter = &Limiter::new(tokens(1_000), backend);
         for pause in [0, 1500] {

@@ -9,7 +9,10 @@ use tower_sluice::backend::BackendErrorKind;
 use tower_sluice::blocking::Limiter;
 use tower_sluice::{Key, Policy, Quota};
 
-use super::{LIMIT, SLACK, asking, check, connect, fails, is_unasked, open, recovers, tokens};
+use super::{
+    LIMIT, SLACK, check, check_error, connect, is_unsent, open, tokens, uncached_builder,
+    wait_for_recovery,
+};
 use crate::shared_checks::runtime;
 use crate::support::free_port;
 use crate::support::proxy::{Mode, Proxy};
@@ -24,15 +27,18 @@ fn stalled_server_costs_at_most_the_time_limit() {
     assert_eq!(check(&limiter, &key), Ok(1));
     server.pause();
     let start = Instant::now();
-    assert_eq!(fails(&limiter, &key), BackendErrorKind::Timeout(LIMIT));
+    assert_eq!(
+        check_error(&limiter, &key),
+        BackendErrorKind::Timeout(LIMIT)
+    );
     assert!(start.elapsed() >= LIMIT, "{:?}", start.elapsed());
     // The other connections are tested for a reply first. New connections are accepted by the system, and get no reply.
     for _ in 0..4 {
-        assert_eq!(fails(&limiter, &key), BackendErrorKind::Unreachable);
+        assert_eq!(check_error(&limiter, &key), BackendErrorKind::Unreachable);
     }
-    assert_eq!(fails(&limiter, &key), BackendErrorKind::CircuitOpen);
+    assert_eq!(check_error(&limiter, &key), BackendErrorKind::CircuitOpen);
     server.resume();
-    recovers(&limiter, &key, start.elapsed());
+    wait_for_recovery(&limiter, &key, start.elapsed());
     // The server received the first check before its time limit.
     let charged = check(&limiter, &key).expect("the check succeeds");
     assert!((3..=4).contains(&charged), "{charged}");
@@ -49,17 +55,17 @@ fn killed_server_is_used_again_after_a_restart() {
     }
     server.kill9();
     let start = Instant::now();
-    let first = fails(&limiter, &key);
+    let first = check_error(&limiter, &key);
     assert!(
-        first == BackendErrorKind::Lost || is_unasked(&first),
+        first == BackendErrorKind::Lost || is_unsent(&first),
         "{first:?}"
     );
     for _ in 0..10 {
-        let why = fails(&limiter, &key);
-        assert!(is_unasked(&why), "{why:?}");
+        let why = check_error(&limiter, &key);
+        assert!(is_unsent(&why), "{why:?}");
     }
     server.restart();
-    recovers(&limiter, &key, start.elapsed());
+    wait_for_recovery(&limiter, &key, start.elapsed());
     // Three before, and one during the recovery. Failed checks charged nothing: no server was up.
     assert_eq!(check(&limiter, &key), Ok(5));
 }
@@ -118,7 +124,7 @@ fn read_only_server_retires_its_connections() {
     };
     let before = connections();
     assert_eq!(
-        fails(&limiter, &key),
+        check_error(&limiter, &key),
         BackendErrorKind::Server("READONLY".into())
     );
     // It was repeated three times, each on a new connection. Reading the number takes one more.
@@ -131,7 +137,7 @@ fn read_only_server_retires_its_connections() {
 fn lost_reply_is_not_requested_again() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
-    let backend = asking()
+    let backend = uncached_builder()
         .connect_blocking(proxy.url())
         .expect("the request is allowed");
     let limiter = Limiter::new(tokens(1_000), backend);
@@ -143,7 +149,11 @@ fn lost_reply_is_not_requested_again() {
     for cut in cuts.chain([Mode::CutAfterRequest(1); 4]) {
         let before = proxy.decisions();
         runtime.block_on(proxy.set(cut));
-        assert_eq!(fails(&limiter, &key), BackendErrorKind::Lost, "{cut:?}");
+        assert_eq!(
+            check_error(&limiter, &key),
+            BackendErrorKind::Lost,
+            "{cut:?}"
+        );
         charged += 1;
         assert_eq!(proxy.decisions() - before, 1, "sent once");
         let spent = direct.peek(&key).expect("a working connection").remaining();
@@ -158,7 +168,7 @@ fn lost_reply_is_not_requested_again() {
 fn late_reply_reaches_no_other_request() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
-    let backend = asking().time_limit(Duration::from_millis(100));
+    let backend = uncached_builder().time_limit(Duration::from_millis(100));
     let backend = backend.connections(NonZeroU32::MIN);
     let backend = backend
         .connect_blocking(proxy.url())
@@ -194,17 +204,17 @@ fn open_circuit_answers_without_redis() {
     listener.set_nonblocking(true).expect("a socket");
     let url = format!("redis://{}/", listener.local_addr().expect("bound"));
     let calls = || std::iter::from_fn(|| listener.accept().ok()).count();
-    let backend = asking().time_limit(Duration::from_millis(50));
+    let backend = uncached_builder().time_limit(Duration::from_millis(50));
     let backend = backend.connect_blocking_lazy(url).expect("a URL");
     let limiter = Limiter::new(tokens(10), backend);
     let key = Key::from("ann");
     for _ in 0..5 {
-        assert_eq!(fails(&limiter, &key), BackendErrorKind::Unreachable);
+        assert_eq!(check_error(&limiter, &key), BackendErrorKind::Unreachable);
     }
     assert!(calls() > 0);
     let start = Instant::now();
     for _ in 0..100 {
-        assert_eq!(fails(&limiter, &key), BackendErrorKind::CircuitOpen);
+        assert_eq!(check_error(&limiter, &key), BackendErrorKind::CircuitOpen);
     }
     assert!(start.elapsed() < LIMIT, "{:?}", start.elapsed());
     // No attempt in the background either. Attempts that were in flight in three threads come first.

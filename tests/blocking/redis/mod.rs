@@ -27,7 +27,7 @@ pub(crate) const SLACK: Duration = Duration::from_secs(2);
 pub(crate) type Redis = Limiter<RedisBackend>;
 
 /// Without a deny cache: Redis decides each check.
-pub(crate) fn asking() -> RedisBuilder {
+pub(crate) fn uncached_builder() -> RedisBuilder {
     RedisBackend::builder().deny_cache(Duration::ZERO)
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn tokens(limit: u64) -> Policy {
 }
 
 pub(crate) fn connect(server: &RedisServer, limit: u64) -> Redis {
-    let backend = asking()
+    let backend = uncached_builder()
         .connect_blocking(server.url())
         .expect("the server runs");
     Limiter::new(tokens(limit), backend)
@@ -53,7 +53,7 @@ pub(crate) fn check(limiter: &Redis, key: &Key) -> Result<u64, BackendErrorKind>
 }
 
 /// The error of a check, which must arrive in time.
-pub(crate) fn fails(limiter: &Redis, key: &Key) -> BackendErrorKind {
+pub(crate) fn check_error(limiter: &Redis, key: &Key) -> BackendErrorKind {
     let asked = Instant::now();
     let why = check(limiter, key).expect_err("Redis cannot answer");
     let took = asked.elapsed();
@@ -61,7 +61,7 @@ pub(crate) fn fails(limiter: &Redis, key: &Key) -> BackendErrorKind {
     why
 }
 
-pub(crate) fn is_unasked(why: &BackendErrorKind) -> bool {
+pub(crate) fn is_unsent(why: &BackendErrorKind) -> bool {
     matches!(
         why,
         BackendErrorKind::CircuitOpen | BackendErrorKind::Unreachable
@@ -70,7 +70,7 @@ pub(crate) fn is_unasked(why: &BackendErrorKind) -> bool {
 
 /// Checks until Redis decides again, after an outage of length `outage`. The circuit probes after one second, then
 /// after twice as long each time.
-pub(crate) fn recovers(limiter: &Redis, key: &Key, outage: Duration) {
+pub(crate) fn wait_for_recovery(limiter: &Redis, key: &Key, outage: Duration) {
     let second = Duration::from_secs(1);
     let most = 2 * outage.max(second) + SLACK;
     let back = Instant::now();

@@ -3,15 +3,17 @@
 use tower_sluice::Key;
 use tower_sluice::blocking::{Limiter, RedisBackend};
 
-use super::{asking, check, connect, tokens};
-use crate::shared_checks::{HOUR, a_crowd_leaves_no_debt};
+use super::{check, connect, tokens, uncached_builder};
+use crate::shared_checks::{HOUR, assert_waiters_leave_no_debt};
 use crate::support::redis::RedisServer;
 
 #[test]
 fn waiters_that_leave_from_the_front_leave_no_debt() {
     let server = RedisServer::start();
-    let backend = asking().time_limit(HOUR).connect_blocking(server.url());
-    a_crowd_leaves_no_debt(&backend.expect("the server runs"));
+    let backend = uncached_builder()
+        .time_limit(HOUR)
+        .connect_blocking(server.url());
+    assert_waiters_leave_no_debt(&backend.expect("the server runs"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn run(model: fn()) {
 }
 
 /// Whether `model` fails if late readings are trusted.
-fn convicts_late_readings(model: fn()) -> bool {
+fn detects_late_readings(model: fn()) -> bool {
     let _alone = MUTANT
         .write()
         .unwrap_or_else(|poisoned| poisoned.into_inner());

@@ -5,7 +5,7 @@ use tower_sluice::Cost;
 use tower_sluice::backend::Op;
 
 use crate::history::{Algorithm, HORIZON, History, LIMIT};
-use crate::{check, convicts_late_readings};
+use crate::{check, detects_late_readings};
 
 /// Three threads on one key, while the clock advances beyond its horizon.
 fn charge(algorithm: Algorithm) {
@@ -89,7 +89,7 @@ macro_rules! models {
 
             #[test]
             fn model_detects_late_readings() {
-                assert!(convicts_late_readings(|| charge(Algorithm::$algorithm)));
+                assert!(detects_late_readings(|| charge(Algorithm::$algorithm)));
             }
         }
     )* };
@@ -105,10 +105,10 @@ models! {
 
 #[test]
 fn model_detects_a_key_that_starts_before_its_sweep() {
-    assert!(convicts_late_readings(|| sweep(Algorithm::TokenBucket)));
+    assert!(detects_late_readings(|| sweep(Algorithm::TokenBucket)));
 }
 
 #[test]
 fn model_detects_a_late_penalty() {
-    assert!(convicts_late_readings(|| change(Algorithm::TokenBucket)));
+    assert!(detects_late_readings(|| change(Algorithm::TokenBucket)));
 }

@@ -13,7 +13,7 @@ use tower_sluice::{Cost, Policy, Quota, Reservation};
 
 use super::{KEYS, Model, STEPS, Step, for_all, key, least_limit, peek, step, tokens};
 use crate::executor::us;
-use crate::property::Seen;
+use crate::property::Coverage;
 use crate::queue::TestQueue;
 
 /// A charge of a bucket, in order of arrival: when its request may proceed, and whether it did.
@@ -94,7 +94,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
         let steps = vec(step(span.expect("one at least")), 1..=STEPS);
         (Just(std::sync::Arc::new(buckets)), steps, any::<u64>())
     });
-    let seen = for_all(case, |(buckets, steps, seed), seen| {
+    let coverage = for_all(case, |(buckets, steps, seed), coverage| {
         let named = buckets.iter().enumerate();
         let named = named.map(|(index, bucket)| (index.to_string(), bucket.quota()));
         let policy = Policy::try_from_quotas("books", named).expect("1 to 3 quotas");
@@ -113,7 +113,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                     cost,
                     max_wait,
                 } => {
-                    seen.note("joined");
+                    coverage.note("joined");
                     let cost = tokens(cost, least_limit(&policy));
                     let states = &mut models[number].states;
                     let max_wait = us(max_wait);
@@ -123,7 +123,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                     if !reply.decision.is_allowed() {
                         let rejected = queue.executor.ended.pop().expect("at once").outcome;
                         prop_assert_eq!(rejected.err(), Some(Rejected::Denied(reply.decision)));
-                        seen.note("denied");
+                        coverage.note("denied");
                         continue;
                     }
                     if cost > 0 {
@@ -152,7 +152,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                         queue
                             .clock
                             .jump(us(time.as_micros() - crate::executor::START));
-                        seen.note("dropped late");
+                        coverage.note("dropped late");
                     }
                     prop_assert!(queue.executor.leave(waiter));
                     let reservation = reply.reservation.expect("the request waits");
@@ -163,7 +163,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                     let mut is_retry = false;
                     while let Some((waiter, due, reservation)) = cancelled.pop() {
                         if !algorithm::cancel(&policy, states, now, &reservation).returned {
-                            seen.note("stays charged");
+                            coverage.note("stays charged");
                             unreturned[number].extend((due > now).then_some((
                                 waiter,
                                 due,
@@ -181,7 +181,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                             "only the last reservation is refunded"
                         );
                         charges[number].remove(place);
-                        seen.note(if is_retry {
+                        coverage.note(if is_retry {
                             "given back later"
                         } else {
                             "refunded"
@@ -214,7 +214,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
                 &mut reservations,
                 &mut charges,
                 &mut is_late,
-                seen,
+                coverage,
             )?;
             let now = queue.clock.now();
             for (number, models) in models.iter().enumerate() {
@@ -237,7 +237,7 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
             &mut reservations,
             &mut charges,
             &mut is_late,
-            seen,
+            coverage,
         )?;
         prop_assert!(reservations.is_empty() && queue.executor.waiting().is_empty());
         prop_assert_eq!(queue.waiting(), 0);
@@ -265,9 +265,9 @@ fn dropped_bucket_waiters_leave_a_correct_state() {
         );
         Ok(())
     });
-    seen.at_least(10_000, &["joined"]);
-    seen.at_least(50, &["given back later"]);
-    seen.at_least(
+    coverage.at_least(10_000, &["joined"]);
+    coverage.at_least(50, &["given back later"]);
+    coverage.at_least(
         400,
         &[
             "waited",
@@ -288,7 +288,7 @@ fn proceeded(
     reservations: &mut Reservations,
     charges: &mut [Vec<Charged>; KEYS],
     is_late: &mut bool,
-    seen: &Seen,
+    coverage: &Coverage,
 ) -> TestCaseResult {
     for ended in queue.executor.ended.drain(..) {
         let charge = ended.outcome;
@@ -308,7 +308,7 @@ fn proceeded(
         prop_assert!(ended.at == moment || *is_late && ended.at > moment);
         prop_assert_eq!(charge.waited(), ended.at - us(asked));
         prop_assert_eq!(charge.decision(), Some(reply.decision));
-        seen.note(if reply.wait.is_zero() {
+        coverage.note(if reply.wait.is_zero() {
             "at once"
         } else {
             "waited"

@@ -10,7 +10,7 @@ use tower_sluice::algorithm::{self, State};
 use tower_sluice::clock::Timestamp;
 use tower_sluice::{Cost, Decision, Key, Policy, Snapshot};
 
-use crate::property::{Seen, try_all};
+use crate::property::{Coverage, try_all};
 use crate::queue::TestQueue;
 
 pub(crate) const SEEDS: &str = "tests/waits.proptest-regressions";
@@ -21,7 +21,10 @@ pub(crate) const KEYS: usize = 3;
 /// The most steps of one case. 256 cases have more than 10 000 steps.
 pub(crate) const STEPS: usize = 160;
 
-pub(crate) fn for_all<S>(strategy: S, property: impl Fn(S::Value, &Seen) -> TestCaseResult) -> Seen
+pub(crate) fn for_all<S>(
+    strategy: S,
+    property: impl Fn(S::Value, &Coverage) -> TestCaseResult,
+) -> Coverage
 where
     S: Strategy,
     S::Value: std::fmt::Debug,

@@ -12,7 +12,7 @@ use tower_sluice::{Decision, Policy, Quota, RetryAfter};
 
 use super::{KEYS, Model, STEPS, Step, for_all, key, least_limit, peek, step, tokens};
 use crate::executor::us;
-use crate::property::Seen;
+use crate::property::Coverage;
 use crate::queue::TestQueue;
 
 fn with_a_window() -> impl Strategy<Value = (Policy, u64)> {
@@ -45,7 +45,7 @@ struct QueuedWaiter {
 fn dropped_window_waiters_leave_a_correct_queue() {
     let case = with_a_window()
         .prop_flat_map(|(policy, span)| (Just(policy), vec(step(span), 1..=STEPS), any::<u64>()));
-    let seen = for_all(case, |(policy, steps, seed), seen| {
+    let coverage = for_all(case, |(policy, steps, seed), coverage| {
         let mut queue = TestQueue::of(&policy).in_disorder(seed);
         let mut models: [Model; KEYS] = std::array::from_fn(|_| Model::of(&policy));
         let mut queued: BTreeMap<usize, QueuedWaiter> = BTreeMap::new();
@@ -61,7 +61,7 @@ fn dropped_window_waiters_leave_a_correct_queue() {
                     let (cost, max_wait) = (tokens(cost, least_limit(&policy)), us(max_wait));
                     let wait = queue.wait_for(&key(number), cost, max_wait);
                     let waiter = queue.executor.join(wait);
-                    seen.note("joined");
+                    coverage.note("joined");
                     queued.insert(
                         waiter,
                         QueuedWaiter {
@@ -83,7 +83,7 @@ fn dropped_window_waiters_leave_a_correct_queue() {
                     };
                     prop_assert!(queue.executor.leave(waiter));
                     queued.remove(&waiter);
-                    seen.note("left");
+                    coverage.note("left");
                     queue.executor.run();
                 }
                 Step::Pass(span) => queue.executor.until(queue.clock.passed() + us(span)),
@@ -94,7 +94,7 @@ fn dropped_window_waiters_leave_a_correct_queue() {
                     prop_assert_eq!(backend.check(&policy, &key(number), cost), allowed);
                 }
             }
-            ended_waiters(&mut queue, &mut queued, &mut models, &mut last, seen)?;
+            ended_waiters(&mut queue, &mut queued, &mut models, &mut last, coverage)?;
             let now = queue.clock.now();
             for (number, models) in models.iter().enumerate() {
                 let look = models.look(now);
@@ -114,14 +114,14 @@ fn dropped_window_waiters_leave_a_correct_queue() {
                 .executor
                 .until(us(end.as_micros() - crate::executor::START));
         }
-        ended_waiters(&mut queue, &mut queued, &mut models, &mut last, seen)?;
+        ended_waiters(&mut queue, &mut queued, &mut models, &mut last, coverage)?;
         prop_assert!(queued.is_empty() && queue.executor.waiting().is_empty());
         prop_assert_eq!(queue.waiting(), 0);
         Ok(())
     });
-    seen.at_least(10_000, &["joined"]);
-    seen.at_least(400, &["waited", "at once", "denied", "given up", "left"]);
-    seen.at_least(100, &["overtakes"]);
+    coverage.at_least(10_000, &["joined"]);
+    coverage.at_least(400, &["waited", "at once", "denied", "given up", "left"]);
+    coverage.at_least(100, &["overtakes"]);
 }
 
 /// Waiters that were served in order, and waiters that were denied correctly.
@@ -130,7 +130,7 @@ fn ended_waiters(
     queued: &mut BTreeMap<usize, QueuedWaiter>,
     models: &mut [Model; KEYS],
     last: &mut [usize; KEYS],
-    seen: &Seen,
+    coverage: &Coverage,
 ) -> TestCaseResult {
     let limit = least_limit(queue.limiter.policy());
     for ended in queue.executor.ended.drain(..) {
@@ -153,7 +153,7 @@ fn ended_waiters(
                         return Err(TestCaseError::fail(format!("{first:?}")));
                     };
                     prop_assert!(wait > own.max_wait, "{:?}", wait);
-                    seen.note("overtakes");
+                    coverage.note("overtakes");
                 }
                 // The tokens that all other requests have left are sufficient.
                 let decision = models[own.key].check(at, own.cost);
@@ -162,7 +162,7 @@ fn ended_waiters(
                     prop_assert!(ended.waiter >= last[own.key], "out of order");
                     last[own.key] = ended.waiter;
                 }
-                seen.note(if waited.is_zero() {
+                coverage.note(if waited.is_zero() {
                     "at once"
                 } else {
                     "waited"
@@ -174,7 +174,7 @@ fn ended_waiters(
                 let mut in_front = queued.range(..ended.waiter).map(|(_, first)| first);
                 let is_behind = in_front.any(|first| first.key == own.key);
                 prop_assert!(wait > left || is_behind, "{:?} of {:?}", wait, left);
-                seen.note(if waited.is_zero() {
+                coverage.note(if waited.is_zero() {
                     "denied"
                 } else {
                     "given up"
