@@ -61,8 +61,8 @@ impl fmt::Display for ShortSecret {
         let length = self.length;
         write!(
             f,
-            "invalid secret of {length} bytes for partition keys: use at least {SHORTEST} random bytes, such as the output of \
-             `openssl rand -hex 16`"
+            "invalid secret of {length} bytes for partition keys: use at least {SHORTEST} random bytes, such as the \
+             output of `openssl rand -hex 16`"
         )
     }
 }

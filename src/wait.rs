@@ -5,9 +5,9 @@
 //! - **Buckets only**: the request makes a reservation in one atomic step, and sleeps until it is due. The backend is
 //!   asked once. Reservations are served in order of arrival, across all servers that share the backend. A request whose
 //!   wait would exceed its bound is denied immediately.
-//! - **Windows**: the request checks again when the wait of its last denial is over. The waiters of a key form a queue in
-//!   each process, and only the first one checks. A request whose bound ends before the next check is checked once and
-//!   does not wait. A waiter is checked once more when its bound ends.
+//! - **Windows**: the request checks again when the wait of its last denial is over. The waiters of a key form a queue
+//!   in each process, and only the first one checks. A request whose bound ends before the next check is checked once
+//!   and does not wait. A waiter is checked once more when its bound ends.
 //!
 //! ```
 //! use std::time::Duration;
@@ -30,15 +30,15 @@
 //!
 //! # Cancel safety
 //!
-//! Dropping a waiter before it is due cancels its reservation. The charge is refunded if only time has changed the state
-//! of the key since. The charge stays while later reservations exist, because their waits include it. It is refunded
-//! later if these reservations are cancelled in this process before it is due. So waiters that leave in any order leave
-//! no debt.
+//! Dropping a waiter before it is due cancels its reservation. The charge is refunded if only time has changed the
+//! state of the key since. The charge stays while later reservations exist, because their waits include it. It is
+//! refunded later if these reservations are cancelled in this process before it is due. So waiters that leave in any
+//! order leave no debt.
 //!
 //! A remote backend cancels in a background task, on the Tokio runtime where the waiter is dropped.
 //!
-//! Under a window, a waiter that is kept but not polled blocks the waiters behind it, like a lock that is held. This can
-//! happen in a `select!` loop. Do not wait for the same key while you keep such a waiter.
+//! Under a window, a waiter that is kept but not polled blocks the waiters behind it, like a lock that is held. This
+//! can happen in a `select!` loop. Do not wait for the same key while you keep such a waiter.
 #![doc = include_str!("docs/waiting.md")]
 
 use std::time::Duration;

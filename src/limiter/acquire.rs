@@ -38,7 +38,7 @@ pub(crate) async fn acquire<B: Backend>(
     let guard = backend.context().join_queue(policy, key);
     if policy.is_of_buckets() {
         match guard {
-            Some(_place) => waiter.reserve(max_wait).await,
+            Some(_guard) => waiter.reserve(max_wait).await,
             None => waiter.check().await,
         }
     } else {

@@ -22,7 +22,7 @@
 //! # Limited work
 //!
 //! - [`limit`](Limiter::limit) runs a future if the limit allows it.
-//! - [`try_acquire`](Limiter::try_acquire) returns a [`Charge`], which can be settled at the actual cost.
+//! - [`try_acquire`](Limiter::try_acquire) returns a [`Charge`](charge::Charge), which can be settled at the actual cost.
 //! - [`acquire`](Limiter::acquire) does the same after a wait.
 //!
 //! A decorator is a function that returns a function:
@@ -66,7 +66,6 @@ mod with_failure_policy;
 
 pub(crate) use self::acquired::Acquired;
 pub(crate) use self::boxed::{WaitFuture, acquire_boxed, acquire_local, refund_on_drop};
-pub use self::charge::Charge;
 pub use self::failure::{CheckOutcome, Failure, FailurePolicy, HandleFailure, Unspecified};
 pub use self::handle::Limiter;
 pub use self::rejected::Rejected;

@@ -80,8 +80,8 @@ impl<B: Backend> WithFailurePolicy<Limiter<B>> {
     ///
     /// # Errors
     ///
-    /// Returns [`Rejected::Denied`] as [`Limiter::acquire`] does, and [`Rejected::Backend`] if the backend fails and the
-    /// policy is [`FailurePolicy::FailClosed`].
+    /// Returns [`Rejected::Denied`] as [`Limiter::acquire`] does, and [`Rejected::Backend`] if the backend fails and
+    /// the policy is [`FailurePolicy::FailClosed`].
     ///
     /// # Cancel safety
     ///

@@ -54,14 +54,14 @@ impl ExistingHeaders {
         headers: &mut HeaderMap,
     ) -> HeaderFormats {
         if headers.keys().any(is_rate_limit) {
-            self.among(formats, written, now, headers)
+            self.resolve_conflicts(formats, written, now, headers)
         } else {
             formats
         }
     }
 
     #[cold]
-    fn among(
+    fn resolve_conflicts(
         self,
         formats: HeaderFormats,
         written: HeaderFormats,
@@ -101,7 +101,7 @@ impl ExistingHeaders {
     }
 
     /// Whether an existing `Retry-After` is replaced by one of `seconds`.
-    pub(super) fn keeps_existing(
+    pub(super) fn replaces_retry_after(
         self,
         seconds: u64,
         now: impl FnOnce() -> Timestamp,

@@ -34,6 +34,7 @@ pub enum HeaderFormat {
 
 /// The meaning of `X-RateLimit-Reset`. Clients of both kinds exist, and the field does not show its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Reset {
     /// Seconds since the Unix epoch, as GitHub sends, by the backend's clock in this process.
     Epoch,

@@ -167,8 +167,8 @@ where
                 }
             }
         }
-        let tells = extensions || !self.formats.is_empty() || self.shadow_header;
-        let answer = answer.filter(|_| tells);
+        let is_needed = extensions || !self.formats.is_empty() || self.shadow_header;
+        let answer = answer.filter(|_| is_needed);
         let fields = answer.map(|(policy, decision)| PendingFields {
             policy: policy.clone(),
             decision,
@@ -214,14 +214,14 @@ where
     }
 
     #[inline]
-    fn response(pass: HttpInFlight<H>, response: Response<ResBody>) -> Self::Response {
+    fn response(in_flight: HttpInFlight<H>, response: Response<ResBody>) -> Self::Response {
         let mut response = response.map(ResponseBody::inner);
         if H::IS_CALLED {
             let (parts, body) = response.into_parts();
-            H::call(pass.hook, &parts);
+            H::call(in_flight.hook, &parts);
             response = Response::from_parts(parts, body);
         }
-        if let Some(fields) = pass.fields {
+        if let Some(fields) = in_flight.fields {
             fields.write(&mut response);
         }
         response

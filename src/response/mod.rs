@@ -5,7 +5,7 @@
 //! | over the limit | 429 | `Retry-After`, `Cache-Control: no-store`, rate-limit fields, problem body |
 //! | cost above the limit | 429 | the same without `Retry-After` and `t`: no wait helps |
 //! | too many in flight | 429, or 503 for a whole service | see [`concurrency`](crate::concurrency) |
-//! | no key | 400, 403, 404 or 500, by [`KeyError`] | `Cache-Control: no-store`, problem body |
+//! | no key | 400, 403, 404 or 500, by [`KeyError`](crate::key::KeyError) | `Cache-Control: no-store`, problem body |
 //! | backend failed, [`FailClosed`](crate::FailurePolicy::FailClosed) | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields; none on 1xx, and on 3xx only on request |
 //!

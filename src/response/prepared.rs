@@ -43,9 +43,9 @@ pub(super) struct PreparedFields {
 }
 
 impl FieldOptions<'_> {
-    /// Keeps only the formats that can be written beside the existing fields.
+    /// Removes existing fields that must not stay, and keeps only the formats to write.
     #[inline]
-    fn among(mut self, headers: &mut HeaderMap) -> Self {
+    fn make_room(mut self, headers: &mut HeaderMap) -> Self {
         self.formats = self
             .existing
             .make_room(self.formats, self.written, self.at, headers);
@@ -92,7 +92,7 @@ impl PreparedFields {
         decision: &Decision,
         headers: &mut HeaderMap,
     ) {
-        let options = options.among(headers);
+        let options = options.make_room(headers);
         match options.formats {
             HeaderFormats {
                 draft: Some(Draft::D11),
@@ -214,7 +214,7 @@ pub(super) fn write_permits(
         formats: is_listed,
         ..options
     }
-    .among(headers);
+    .make_room(headers);
     if !options.formats.is_empty() {
         let item = FieldItem::from_policy(policy);
         let (mut policy, mut limit) = (Field::new(), Field::new());

@@ -61,7 +61,7 @@ pub trait Protocol<Req, Res, Err>: Clone {
     }
 
     /// Passes the service's response on.
-    fn response(pass: Self::InFlight, response: Res) -> Self::Response;
+    fn response(in_flight: Self::InFlight, response: Res) -> Self::Response;
 
     /// Passes the service's error on.
     fn error(error: Err) -> Self::Error;

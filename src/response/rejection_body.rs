@@ -15,8 +15,8 @@ use crate::head::Head;
 
 /// The response to a rejected request, for a service whose responses have bodies of type `B`.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot reject in place of a service whose bodies are `{B}`",
-    note = "the closure of `.respond_fn(..)` returns a `Response` with the service's own body; that of `.reject_fn(..)` text or bytes"
+    message = "`{Self}` cannot reject requests of a service whose bodies are `{B}`",
+    note = "return a `Response` with the service's body in `.respond_fn(..)`, or with text or bytes in `.reject_fn(..)`"
 )]
 pub trait RejectionBody<B>: Clone {
     /// Returns the response to a request with this head. Afterwards the layer adds the fields of every rejection, and

@@ -44,7 +44,7 @@ pub(super) fn write_retry_after(
     now: impl FnOnce() -> Timestamp,
     headers: &mut HeaderMap,
 ) {
-    if !existing.keeps_existing(seconds, now, headers) {
+    if !existing.replaces_retry_after(seconds, now, headers) {
         return;
     }
     // Formatted by hand, because `HeaderValue::from` a number allocates twice.

@@ -19,8 +19,8 @@ impl<B: PermitBackend, F: HandleFailure<B::Error>> WithFailurePolicy<Semaphore<B
     ///
     /// # Errors
     ///
-    /// Returns [`AcquireError::Denied`] if not enough permits are free, and [`AcquireError::Backend`] if the backend fails
-    /// and the policy is [`FailurePolicy::FailClosed`].
+    /// Returns [`AcquireError::Denied`] if not enough permits are free, and [`AcquireError::Backend`] if the backend
+    /// fails and the policy is [`FailurePolicy::FailClosed`].
     ///
     /// [`FailurePolicy::FailOpen`]: crate::FailurePolicy::FailOpen
     /// [`FailurePolicy::FailClosed`]: crate::FailurePolicy::FailClosed
@@ -39,8 +39,8 @@ impl<B: PermitBackend, F: HandleFailure<B::Error>> WithFailurePolicy<Semaphore<B
     ///
     /// # Errors
     ///
-    /// Returns [`AcquireError::Denied`] as [`Semaphore::acquire`] does, and [`AcquireError::Backend`] if the backend fails
-    /// and the policy is [`FailurePolicy::FailClosed`].
+    /// Returns [`AcquireError::Denied`] as [`Semaphore::acquire`] does, and [`AcquireError::Backend`] if the backend
+    /// fails and the policy is [`FailurePolicy::FailClosed`].
     ///
     /// # Cancel safety
     ///

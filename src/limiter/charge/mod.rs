@@ -57,9 +57,9 @@
 //!
 //! # Background work
 //!
-//! A settlement starts with the call, so a response does not wait for it. A memory backend completes it within the call.
-//! A remote backend completes it in a background task, on the Tokio runtime of the caller. A call on a thread without a
-//! runtime fails. Awaiting the [`Settlement`] returns the outcome. The backend's
+//! A settlement starts with the call, so a response does not wait for it. A memory backend completes it within the
+//! call. A remote backend completes it in a background task, on the Tokio runtime of the caller. A call on a thread
+//! without a runtime fails. Awaiting the [`Settlement`] returns the outcome. The backend's
 //! [`BackendContext`](crate::backend::BackendContext) counts failed background tasks.
 #![cfg_attr(feature = "axum", doc = include_str!("../../docs/settlements.md"))]
 

@@ -38,8 +38,8 @@ impl Settlement {
 
     /// Blocks the thread until the settlement is complete.
     ///
-    /// The settlement of a [`blocking::Limiter`](crate::blocking::Limiter) is already complete. The settlement of a task
-    /// runs on its runtime, so this thread must not drive that runtime.
+    /// The settlement of a [`blocking::Limiter`](crate::blocking::Limiter) is already complete. The settlement of a
+    /// task runs on its runtime, so this thread must not drive that runtime.
     ///
     /// # Errors
     ///
