@@ -33,7 +33,7 @@ impl ResponseHook for NoHook {
     fn call((): (), _: &Parts) {}
 }
 
-/// A hook from a closure; see [`on_response`](crate::RateLimitLayer::on_response).
+/// A hook from a closure; see [`on_response`](super::Http::on_response).
 #[derive(Clone, Copy)]
 pub struct OnResponse<F>(pub(crate) F);
 

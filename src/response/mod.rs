@@ -13,7 +13,7 @@
 //!
 //! - `Retry-After` is in whole seconds, rounded up, and at least 1 (RFC 9110 §10.2.3).
 //! - [`HeaderFormat`] determines the rate-limit fields, and [`RejectionBody`] the body.
-//!   [`reject_fn`](crate::RateLimitLayer::reject_fn) has an example of a page for browsers.
+//!   [`reject_fn`](Http::reject_fn) has an example of a page for browsers.
 //! - Rate-limit fields and a `Retry-After` of the service stay if they have the same format. Otherwise they are
 //!   replaced. [`ExistingHeaders`] has other options for gateways.
 //! - Every rejection has `Cache-Control: no-store`, because it depends on the client. A `Cache-Control` with `no-store`
