@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use crate::backend::{Answer, Backend, BackendContext, TaskError, Unspent};
+use crate::backend::{Answer, Backend, BackendContext, CancelledReservation, TaskError};
 use crate::decision::{Op, Reply, Reservation};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -162,15 +162,15 @@ fn retry<B: Backend>(backend: B, policy: Policy, key: Key) -> CancelTask {
 async fn all<B: Backend>(
     backend: &B,
     key: &Key,
-    unspent: Vec<Unspent>,
+    cancelled: Vec<CancelledReservation>,
 ) -> Vec<(Policy, Result<Reply, B::Error>)> {
-    let mut answers = Vec::with_capacity(unspent.len());
+    let mut answers = Vec::with_capacity(cancelled.len());
     let mut later = Vec::new();
-    for Unspent {
+    for CancelledReservation {
         policy,
         reservation,
         ..
-    } in unspent
+    } in cancelled
     {
         match backend.ask(Op::Cancel(reservation), &policy, key) {
             Answer::Now(reply) => answers.push((policy, reply)),

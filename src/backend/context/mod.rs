@@ -21,7 +21,7 @@ pub(crate) use self::lease::Lease;
 pub(crate) use self::leases::{Insertion, Leases, RenewalGroup, RenewalResult};
 pub(crate) use self::permit_queue::{PermitQueue, PermitQueues, PermitWaiter};
 pub use self::stats::BackendStats;
-pub(crate) use self::unreturned::Unspent;
+pub(crate) use self::unreturned::CancelledReservation;
 pub(crate) use self::wait_queue::{QueueHead, TierQueue, WaiterGuard};
 
 use tokio::runtime::Handle;

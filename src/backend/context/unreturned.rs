@@ -38,14 +38,14 @@ struct KeptReservations {
 #[derive(Default)]
 struct KeyReservations {
     /// In the order in which they were made.
-    reservations: Vec<Unspent>,
+    reservations: Vec<CancelledReservation>,
     /// Whether a task is cancelling them, and whether it must repeat that.
-    is_tried: bool,
-    again: bool,
+    has_task: bool,
+    must_repeat: bool,
 }
 
 /// A cancelled reservation and its policy.
-pub(crate) struct Unspent {
+pub(crate) struct CancelledReservation {
     pub(crate) policy: Policy,
     pub(crate) reservation: Reservation,
     number: u64,
@@ -59,23 +59,23 @@ impl KeptReservations {
         let reservations = &mut self.keys.entry(fingerprint).or_default().reservations;
         let order = reservation.order();
         let place = reservations.partition_point(|other| other.reservation.order() <= order);
-        let unspent = Unspent {
+        let cancelled = CancelledReservation {
             policy,
             reservation,
             number,
         };
-        reservations.insert(place, unspent);
+        reservations.insert(place, cancelled);
     }
 
     fn remove(&mut self, fingerprint: u64, number: u64) {
         let Some(of_key) = self.keys.get_mut(&fingerprint) else {
             return;
         };
-        let place = |other: &Unspent| other.number == number;
+        let place = |other: &CancelledReservation| other.number == number;
         if let Some(place) = of_key.reservations.iter().position(place) {
-            let unspent = of_key.reservations.remove(place);
+            let cancelled = of_key.reservations.remove(place);
             self.due
-                .remove(&(unspent.reservation.due(), number, fingerprint));
+                .remove(&(cancelled.reservation.due(), number, fingerprint));
         }
         self.tidy(fingerprint);
     }
@@ -92,7 +92,7 @@ impl KeptReservations {
 
     /// Removes a key without reservations.
     fn tidy(&mut self, fingerprint: u64) {
-        let is_idle = |of_key: &KeyReservations| of_key.reservations.is_empty() && !of_key.is_tried;
+        let is_idle = |of_key: &KeyReservations| of_key.reservations.is_empty() && !of_key.has_task;
         if self.keys.get(&fingerprint).is_some_and(is_idle) {
             self.keys.remove(&fingerprint);
         }
@@ -158,11 +158,11 @@ impl Unreturned {
     pub(crate) fn retry(&self, fingerprint: u64) -> Option<Retry<'_>> {
         let mut kept = self.kept.lock();
         let of_key = kept.keys.get_mut(&fingerprint)?;
-        of_key.again = of_key.is_tried;
-        if of_key.is_tried {
+        of_key.must_repeat = of_key.has_task;
+        if of_key.has_task {
             return None;
         }
-        of_key.is_tried = true;
+        of_key.has_task = true;
         Some(Retry {
             unreturned: self,
             fingerprint,
@@ -191,17 +191,20 @@ pub(crate) struct Retry<'a> {
 
 impl Retry<'_> {
     /// Removes and returns up to `most` reservations that are not due, the newest first.
-    pub(crate) fn newest(&self, most: usize, now: Timestamp) -> Vec<Unspent> {
+    pub(crate) fn newest(&self, most: usize, now: Timestamp) -> Vec<CancelledReservation> {
         let mut kept = self.unreturned.kept.lock();
         kept.remove_due(now);
         let mut newest = Vec::new();
         while newest.len() < most
             && let Some(of_key) = kept.keys.get_mut(&self.fingerprint)
-            && let Some(unspent) = of_key.reservations.pop()
+            && let Some(cancelled) = of_key.reservations.pop()
         {
-            kept.due
-                .remove(&(unspent.reservation.due(), unspent.number, self.fingerprint));
-            newest.push(unspent);
+            kept.due.remove(&(
+                cancelled.reservation.due(),
+                cancelled.number,
+                self.fingerprint,
+            ));
+            newest.push(cancelled);
         }
         newest
     }
@@ -211,7 +214,7 @@ impl Retry<'_> {
     pub(crate) fn end(&mut self, returned: u64) -> bool {
         let mut kept = self.unreturned.kept.lock();
         let of_key = kept.keys.get_mut(&self.fingerprint);
-        let again = of_key.is_some_and(|of_key| std::mem::take(&mut of_key.again));
+        let again = of_key.is_some_and(|of_key| std::mem::take(&mut of_key.must_repeat));
         if again || self.unreturned.returned(self.fingerprint) != returned {
             return false;
         }
@@ -222,7 +225,7 @@ impl Retry<'_> {
     fn leave(&mut self, kept: &mut KeptReservations) {
         self.has_ended = true;
         if let Some(of_key) = kept.keys.get_mut(&self.fingerprint) {
-            of_key.is_tried = false;
+            of_key.has_task = false;
         }
         kept.tidy(self.fingerprint);
     }
@@ -268,7 +271,7 @@ mod tests {
     fn dues(retry: &Retry<'_>, most: usize) -> Vec<u64> {
         let newest = retry.newest(most, NOW).into_iter();
         newest
-            .map(|unspent| unspent.reservation.due().micros_since(NOW) / 100_000)
+            .map(|cancelled| cancelled.reservation.due().micros_since(NOW) / 100_000)
             .collect()
     }
 
