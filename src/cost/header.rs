@@ -175,15 +175,15 @@ mod tests {
     #[test]
     fn header_cost_rounds_up_and_uses_the_default_when_missing() {
         let kibi = UNITS.per(1_024);
-        let asked = ["0", "1", "1024", "1025"].map(|value| units(&kibi, value));
-        assert_eq!(asked, [0, 1, 1, 2]);
+        let found = ["0", "1", "1024", "1025"].map(|value| units(&kibi, value));
+        assert_eq!(found, [0, 1, 1, 2]);
         assert_eq!(units(&kibi, "none"), MISSING);
     }
 
     #[test]
     fn too_large_numbers_cost_the_maximum() {
         let ten_to_the_64th = format!("1{:064}", 0); // a multiple of 2^64
-        let asked = |cost: &HeaderCost| {
+        let found = |cost: &HeaderCost| {
             [
                 "18446744073709551615",
                 "18446744073709551616",
@@ -192,8 +192,8 @@ mod tests {
             ]
             .map(|value| units(cost, value))
         };
-        assert_eq!(asked(&UNITS), [u64::MAX; 4]);
-        assert_eq!(asked(&UNITS.per(2)), [1 << 63; 4]);
+        assert_eq!(found(&UNITS), [u64::MAX; 4]);
+        assert_eq!(found(&UNITS.per(2)), [1 << 63; 4]);
     }
 
     #[test]

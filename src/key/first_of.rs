@@ -110,15 +110,15 @@ mod tests {
         let exempt = first_of((Bearer.skip_if(|_| true), Header::new("x")));
         assert_eq!(exempt.key(&with("x", &["v"])), Err(KeyError::Exempt));
 
-        let says =
+        let failing =
             |error: KeyError| first_of((key_fn(move |_| Err(error.clone())), Header::new("x")));
         assert!(
-            says(KeyError::client("none"))
+            failing(KeyError::client("none"))
                 .key(&with("x", &["v"]))
                 .is_ok()
         );
         assert_eq!(
-            says(KeyError::server("broken")).key(&with("x", &["v"])),
+            failing(KeyError::server("broken")).key(&with("x", &["v"])),
             Err(KeyError::server("broken"))
         );
     }

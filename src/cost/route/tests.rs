@@ -14,12 +14,12 @@ fn get(costs: &RouteCosts, path: &str) -> u64 {
 fn unlisted_routes_cost_one_or_the_default() {
     assert_eq!(get(&RouteCosts::new(), "/"), 1);
     assert_eq!(get(&RouteCosts::new().otherwise(7), "/"), 7);
-    let asked_late = RouteCosts::new()
+    let extended = RouteCosts::new()
         .route("/a", 0)
         .otherwise(Cost::each([2, 9]));
-    assert_eq!([get(&asked_late, "/a"), get(&asked_late, "/b")], [0, 2]);
+    assert_eq!([get(&extended, "/a"), get(&extended, "/b")], [0, 2]);
     let request = Request::new(());
-    assert_eq!(asked_late.cost(&request), Cost::each([2, 9]));
+    assert_eq!(extended.cost(&request), Cost::each([2, 9]));
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn a_path_is_exact_and_without_its_query() {
     let costs = RouteCosts::new()
         .route("/pkg.Service/Method", 5)
         .route("/", 3);
-    let asked = [
+    let found = [
         "/pkg.Service/Method",
         "/pkg.Service/Method?a=/",
         "http://host/pkg.Service/Method",
@@ -38,8 +38,8 @@ fn a_path_is_exact_and_without_its_query() {
         "http://host",
         "*",
     ];
-    let asked = asked.map(|path| get(&costs, path));
-    assert_eq!(asked, [5, 5, 5, 1, 1, 1, 3, 3, 1]);
+    let found = found.map(|path| get(&costs, path));
+    assert_eq!(found, [5, 5, 5, 1, 1, 1, 3, 3, 1]);
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn route_with_a_method_takes_precedence_in_any_order() {
         .route("/a", 2);
     for costs in [one, two] {
         let methods = [Method::GET, Method::POST, Method::HEAD, Method::DELETE];
-        let asked = methods.map(|method| cost(&costs, &method, "/a"));
-        assert_eq!(asked, [2, 5, 2, 2]);
+        let found = methods.map(|method| cost(&costs, &method, "/a"));
+        assert_eq!(found, [2, 5, 2, 2]);
     }
 }
 
@@ -77,8 +77,8 @@ fn path_listed_for_other_methods_does_not_match() {
         .method(Method::POST, "/a/b", 5)
         .prefix("/a", 3);
     let methods = [Method::POST, Method::GET, Method::HEAD];
-    let asked = methods.map(|method| cost(&costs, &method, "/a/b"));
-    assert_eq!(asked, [5, 3, 3]);
+    let found = methods.map(|method| cost(&costs, &method, "/a/b"));
+    assert_eq!(found, [5, 3, 3]);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn longest_prefix_in_whole_segments_applies() {
         .prefix("/files/big", 3)
         .prefix("/below/", 5)
         .route("/files", 9);
-    let asked = [
+    let found = [
         "/files",
         "/files/",
         "/files/x",
@@ -102,11 +102,11 @@ fn longest_prefix_in_whole_segments_applies() {
         "/below/",
         "/below/x",
     ];
-    let asked = asked.map(|path| get(&costs, path));
-    assert_eq!(asked, [9, 2, 2, 9, 1, 2, 3, 4, 1, 5, 5]);
+    let found = found.map(|path| get(&costs, path));
+    assert_eq!(found, [9, 2, 2, 9, 1, 2, 3, 4, 1, 5, 5]);
     let costs = costs.prefix("/", 8);
-    let asked = ["/", "/filesystem", "/files/x", "*"].map(|path| get(&costs, path));
-    assert_eq!(asked, [8, 8, 2, 1]);
+    let found = ["/", "/filesystem", "/files/x", "*"].map(|path| get(&costs, path));
+    assert_eq!(found, [8, 8, 2, 1]);
 }
 
 #[test]
