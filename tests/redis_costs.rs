@@ -190,7 +190,7 @@ async fn each_decision_sends_the_expected_commands() {
         let string = [("evalsha", 1), ("time", 1), ("get", 1)];
         let log = [("evalsha", 1), ("time", 1), ("llen", 1), ("lindex", 2)];
         let denied: &[_] = if is_log { &log } else { &string };
-        CommandUsage::of(&server).is_each(&format!("{name}, refused"), denied);
+        CommandUsage::of(&server).is_each(&format!("{name}, denied"), denied);
     }
 }
 
@@ -225,7 +225,7 @@ async fn a_batch_reads_the_time_once() {
                 ]),
                 (true, true) => expected.extend([("llen", count), ("lindex", 2 * count)]),
             }
-            let word = if spent { "refused" } else { "allowed" };
+            let word = if spent { "denied" } else { "allowed" };
             CommandUsage::of(&server).is(&format!("{name}, {word}, of a batch"), count, &expected);
         }
         let _: Value = server.get(&["FLUSHALL"]);
@@ -249,15 +249,15 @@ async fn each_operation_sends_the_expected_commands() {
     let writes = [("evalsha", 1), ("time", 1), ("get", 3), ("set", 3)];
     CommandUsage::of(&server).is_each("three quotas, allowed", &writes);
 
-    let refuse = Policy::new("refuse", bucket)
+    let denying = Policy::new("refuse", bucket)
         .and("one", one)
         .and("fixed", fixed);
-    let limiter = Limiter::new(refuse, backend.clone());
+    let limiter = Limiter::new(denying, backend.clone());
     let _ = all([limiter.check(&ann, 1)]).await;
     let _ = CommandUsage::of(&server);
     let _ = all((0..TIMES).map(|_| limiter.check(&ann, 1))).await;
     let looks = [("evalsha", 1), ("time", 1), ("get", 3)];
-    CommandUsage::of(&server).is_each("three quotas, refused", &looks);
+    CommandUsage::of(&server).is_each("three quotas, denied", &looks);
 
     let write = [("evalsha", 1), ("time", 1), ("get", 1), ("set", 1)];
     let limiter = Limiter::new(Policy::new("turns", one), backend.clone());
@@ -267,7 +267,7 @@ async fn each_operation_sends_the_expected_commands() {
     let _ = all(keys.iter().map(later)).await;
     let _ = CommandUsage::of(&server);
     let reservations = all(keys[1..].iter().map(later)).await;
-    CommandUsage::of(&server).is_each("a turn reserved", &write);
+    CommandUsage::of(&server).is_each("a reservation", &write);
     let first = all([later(&keys[0])]).await.into_iter();
     let mut reservations = first.chain(reservations).map(|reply| {
         assert!(reply.wait > Duration::ZERO);
@@ -282,7 +282,7 @@ async fn each_operation_sends_the_expected_commands() {
         .map(|(key, reservation)| limiter.cancel(key, reservation)))
     .await;
     assert!(back.into_iter().all(|back| back));
-    CommandUsage::of(&server).is_each("a turn cancelled", &write);
+    CommandUsage::of(&server).is_each("a cancelled reservation", &write);
 
     let limiter = Limiter::new(Policy::new("plenty", bucket), backend.clone());
     let mut replies = all((0..=TIMES).map(|_| limiter.check(&ann, 2))).await;
@@ -451,7 +451,7 @@ async fn bucket_below_capacity_at_start_is_kept_for_the_idle_ttl() {
                 assert_ttl(
                     &server,
                     filled + millis,
-                    &format!("{quota}, {atomicity:?}, refused"),
+                    &format!("{quota}, {atomicity:?}, denied"),
                 );
                 let _ = limiter.reset(&ann).await.expect("Redis");
             }

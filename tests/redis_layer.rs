@@ -65,7 +65,7 @@ fn limit(backend: &RedisBackend) -> Limit {
 }
 
 /// The tokens spent from the bucket.
-async fn gone(backend: &RedisBackend) -> u64 {
+async fn spent_tokens(backend: &RedisBackend) -> u64 {
     let limiter = Limiter::new(bucket(), backend.clone());
     100 - limiter.peek(&key()).await.expect("an answer").remaining()
 }
@@ -77,11 +77,11 @@ async fn spend(backend: &RedisBackend, tokens: u64) {
 }
 
 /// Waits until this much is spent, and no background task runs.
-async fn until_gone(backend: &RedisBackend, tokens: u64) {
+async fn wait_until_spent(backend: &RedisBackend, tokens: u64) {
     let start = Instant::now();
-    while backend.context().stats().background_tasks > 0 || gone(backend).await != tokens {
+    while backend.context().stats().background_tasks > 0 || spent_tokens(backend).await != tokens {
         let late = start.elapsed() > TIMEOUT;
-        assert!(!late, "{} are spent", gone(backend).await);
+        assert!(!late, "{} are spent", spent_tokens(backend).await);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -178,7 +178,7 @@ async fn nested_layers_send_the_fewest_commands() {
             if atomicity == Atomicity::Script {
                 assert_eq!(scripts(&server), sent, "{outer} and {inner}");
             }
-            assert_eq!(gone(&backend).await, spent);
+            assert_eq!(spent_tokens(&backend).await, spent);
             scripts(&server);
         }
         // Denied by the inner layer: the outer charge is refunded before the client gets its response.
@@ -195,7 +195,7 @@ async fn nested_layers_send_the_fewest_commands() {
         if atomicity == Atomicity::Script {
             assert_eq!(scripts(&server), 3);
         }
-        assert_eq!(gone(&backend).await, 60);
+        assert_eq!(spent_tokens(&backend).await, 60);
     }
 }
 
@@ -220,7 +220,7 @@ async fn refunded_tokens_are_available_after_an_inner_rejection() {
             });
         assert_eq!(ask(&mut just).await.0, 200);
     }
-    assert_eq!(gone(&backend).await, 60);
+    assert_eq!(spent_tokens(&backend).await, 60);
 }
 
 /// Each request passes two layers over Redis, and a single layer over memory, with the same clock.
@@ -313,7 +313,7 @@ async fn settlement_completes_after_the_connection_closes() {
     assert_eq!(backend.context().stats().background_tasks, 1);
     tokio::time::sleep(Duration::from_millis(50)).await;
     server.resume();
-    until_gone(&backend, 4).await;
+    wait_until_spent(&backend, 4).await;
     assert_eq!(backend.context().stats().failed_background_tasks, 0);
 }
 
@@ -328,10 +328,10 @@ async fn client_disconnect_keeps_the_handlers_settlement() {
     let server = RedisServer::start();
     let backend = connect(&server).await;
     let begun = Arc::new(Notify::new());
-    let tell = Arc::clone(&begun);
+    let signal = Arc::clone(&begun);
     let handler = async move |charge: Charge| {
         let _measured = Measured(charge);
-        tell.notify_one();
+        signal.notify_one();
         std::future::pending::<()>().await;
     };
     let app = Router::new()
@@ -340,9 +340,9 @@ async fn client_disconnect_keeps_the_handlers_settlement() {
     let address = serve(app).await;
     let stream = send(address, "/").await;
     begun.notified().await;
-    assert_eq!(gone(&backend).await, 10);
+    assert_eq!(spent_tokens(&backend).await, 10);
     drop(stream);
-    until_gone(&backend, 3).await;
+    wait_until_spent(&backend, 3).await;
 }
 
 /// Signals its drop.
@@ -365,9 +365,9 @@ async fn refund_on_disconnect_applies_during_a_redis_check() {
         }
         let limited = get(async || "never").layer(limit);
         let dropped = Arc::new(Notify::new());
-        let tell = Arc::clone(&dropped);
+        let signal = Arc::clone(&dropped);
         let watched = from_fn(move |request: axum::extract::Request, next: Next| {
-            let dropped = Dropped(Arc::clone(&tell));
+            let dropped = Dropped(Arc::clone(&signal));
             async move {
                 let response = next.run(request).await;
                 drop(dropped);
@@ -384,7 +384,7 @@ async fn refund_on_disconnect_applies_during_a_redis_check() {
         drop(stream);
         dropped.notified().await;
         server.resume();
-        until_gone(&backend, 1 + left).await;
+        wait_until_spent(&backend, 1 + left).await;
         assert_eq!(backend.context().stats().failed_background_tasks, 0);
     }
 }

@@ -232,8 +232,8 @@ fn replica_is_reported() {
             .connect(server.url())
             .await
             .expect("a primary");
-        let nobody = free_port().to_string();
-        server.command(&["REPLICAOF", "127.0.0.1", &nobody]);
+        let closed = free_port().to_string();
+        server.command(&["REPLICAOF", "127.0.0.1", &closed]);
         assert_all_allowed(&backend, "ann").await;
         one_more(1, "connect to the primary");
         assert_detected_at_connect(&server.url(), "READONLY", "connect to the primary").await;

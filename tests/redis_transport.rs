@@ -21,11 +21,9 @@ use tower_sluice::{Key, Limiter, Policy, Quota, Semaphore, SemaphorePolicy};
 
 use crate::support::redis::RedisServer;
 
-// -- A client
-
 /// A connection that has one exchange at a time.
 struct PlainConnection {
-    /// `None` while an exchange is under way: a dropped one leaves its reply on the way, so the connection is over.
+    /// `None` during an exchange. A dropped exchange leaves its reply on the connection, which is then unusable.
     stream: Mutex<Option<BufReader<TcpStream>>>,
 }
 
@@ -107,7 +105,7 @@ impl Transport for PlainConnection {
     }
 }
 
-/// Leaves `send_all` at its default, one command after the other.
+/// Keeps the default `send_all`, which sends one command after the other.
 struct OneByOne(PlainConnection);
 
 impl Transport for OneByOne {
@@ -170,8 +168,6 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Result<Value, TransportError
         other => panic!("a reply of the kind {other}"),
     })
 }
-
-// -- The backend
 
 fn builder() -> RedisBuilder {
     RedisBackend::builder()

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Everything that decides whether a change is good: format, lints, docs, each feature alone, all tests, the package.
-# Installs what is missing, and says so. Run it from anywhere; it works as root and with sudo.
+# Runs all checks of a change: format, lints, docs, each feature alone, all tests, the package.
+# Installs missing tools, and reports them. Run it from any folder, as root or with sudo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'tests/run.sh: %s\n' "$*" >&2; exit 1; }
 
-# need COMMAND PACKAGE: installs Debian's PACKAGE if COMMAND is not there.
+# need COMMAND PACKAGE: installs Debian's PACKAGE if COMMAND is missing.
 need() {
     command -v "$1" >/dev/null && return
     command -v apt-get >/dev/null || die "'$1' is missing: install it (Debian's package is '$2') and run this again"
@@ -21,7 +21,7 @@ need() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
 }
 
-# step NAME COMMAND..: runs it and tells how long it took.
+# step NAME COMMAND..: runs the command and prints its duration.
 step() {
     local name=$1 start=$SECONDS
     shift
@@ -44,7 +44,7 @@ each_feature_alone() {
     done
 }
 
-# The package must hold what its tests read.
+# The package must contain the files that its tests read.
 package() {
     cargo package --quiet --allow-dirty
     local list vectors
@@ -54,7 +54,7 @@ package() {
     done
 }
 
-# A 32-bit redis-server, for the tests that such a server is refused. Without one they say that they did not run.
+# A 32-bit redis-server, which the backend must reject. Without one the tests report that they did not run.
 redis32() {
     tests/redis32.sh target/redis32 || say "NOT TESTED: no 32-bit redis-server, see above"
 }

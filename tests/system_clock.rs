@@ -32,11 +32,11 @@ fn pair(start: Instant) -> (u64, u64) {
 #[test]
 fn clock_stays_within_5_ppm_of_instant_for_10_s() {
     let start = Instant::now();
-    let (ours, theirs) = pair(start);
+    let (clock_start, instant_start) = pair(start);
     for _ in 0..10 {
         thread::sleep(Duration::from_secs(1));
-        let (ours_now, theirs_now) = pair(start);
-        let (passed, real) = (ours_now - ours, theirs_now - theirs);
+        let (clock_now, instant_now) = pair(start);
+        let (passed, real) = (clock_now - clock_start, instant_now - instant_start);
         // 1 µs for each of two readings in whole µs, and 1 µs for two pairs.
         let most = real * 5 / 1_000_000 + 3_000;
         assert!(

@@ -149,7 +149,7 @@ impl Fixture {
             let _ = self.ask_of(other, Op::Check(Cost::new(LIMIT)));
         }
         let left = self.check(0).decision.snapshot().remaining();
-        assert_eq!(left, LIMIT, "it is gone");
+        assert_eq!(left, LIMIT, "the key was evicted");
     }
 
     /// The decisions of the state from now on.

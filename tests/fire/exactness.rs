@@ -331,7 +331,7 @@ impl Check {
             return Ok(());
         }
         Err(Fault::Wasted(format!(
-            "refused a cost of {cost}, {after} µs after the start, when {admitted} of {due} had been admitted"
+            "denied a cost of {cost}, {after} µs after the start, when {admitted} of {due} had been admitted"
         )))
     }
 }
@@ -437,7 +437,7 @@ fn by_window(window: u64, checks: &[Check]) -> Result<Windows, Fault> {
         if now > check.got {
             let (took, reset_after) = (check.got - check.sent, check.reset_after);
             return Err(Fault::Untrue(format!(
-                "a check that took {took} µs was told a reset after {reset_after} µs, when no window ends"
+                "a check that took {took} µs got a reset after {reset_after} µs, when no window ends"
             )));
         }
         if now + window <= check.got {

@@ -39,14 +39,14 @@ async fn two_playgrounds_share_one_limit_exactly() {
 
 #[tokio::test]
 async fn failure_policy_applies_without_redis() {
-    let nobody = format!("redis://127.0.0.1:{}/", free_port());
+    let closed = format!("redis://127.0.0.1:{}/", free_port());
     for (choice, statuses, fields) in [
         (&[][..], [503, 503, 503], false),
         (&["--on-backend-error", "deny"], [503, 503, 503], false),
         (&["--on-backend-error", "allow"], [200, 200, 200], false),
         (&["--on-backend-error", "memory"], [200, 200, 429], true),
     ] {
-        let playground = over(&nobody, &[&["--quota", "2/day"], choice].concat()).await;
+        let playground = over(&closed, &[&["--quota", "2/day"], choice].concat()).await;
         assert_eq!(
             playground.statuses(&["/", "/", "/"]).await,
             statuses,

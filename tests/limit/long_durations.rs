@@ -21,7 +21,7 @@ async fn longest_spans_do_not_overflow() {
             let policy = Policy::new("spans", quota);
             let limit = RateLimitLayer::new(policy, Global, backend.clone());
             let limit = limit.retry_after_jitter(Duration::MAX);
-            let mut refuses = limit.clone().layer(hello::<()>());
+            let mut denies = limit.clone().layer(hello::<()>());
             let mut waits = limit
                 .wait(MaxWait::within(Duration::MAX))
                 .layer(hello::<()>());
@@ -32,7 +32,7 @@ async fn longest_spans_do_not_overflow() {
                 request.headers_mut().insert("grpc-timeout", timeout);
                 let _ = waits.call(request).now_or_never();
                 let rejected: Option<Result<Response<_>, _>> =
-                    refuses.call(Request::new(())).now_or_never();
+                    denies.call(Request::new(())).now_or_never();
                 assert!(rejected.is_some(), "memory answers at once");
             }
         }

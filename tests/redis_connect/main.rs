@@ -21,12 +21,12 @@ pub(crate) fn an_hour(limit: u64) -> Policy {
     Policy::new("api", Quota::per_hour(limit))
 }
 
-/// Without a cache, which would know for a second what nobody knows any more after a restart.
+/// Without a deny cache, which would keep a denial for a second after a restart.
 pub(crate) fn builder() -> RedisBuilder {
     RedisBackend::builder().deny_cache(Duration::ZERO)
 }
 
-/// Whether one of ten tokens of this key can be spent, and how many are left.
+/// Spends one of ten tokens of this key, and returns the remaining tokens.
 pub(crate) async fn spend<B: Backend>(backend: &B, key: &str) -> Result<u64, B::Error> {
     let limiter = Limiter::new(an_hour(10), backend.clone());
     let reply = limiter.check(&Key::from(key), 1).await?;
@@ -34,7 +34,7 @@ pub(crate) async fn spend<B: Backend>(backend: &B, key: &str) -> Result<u64, B::
     Ok(reply.decision.snapshot().remaining())
 }
 
-/// How long it takes until there is an answer again.
+/// The time until Redis decides again.
 pub(crate) async fn recovery<B: Backend>(backend: &B) -> Duration {
     let start = Instant::now();
     while spend(backend, "recovery").await.is_err() {

@@ -75,7 +75,7 @@ async fn other_prefixes_and_secrets_share_no_state() {
         ["{sluice:api:rann}:b", "{theirs:api:rann}:b"]
     );
 
-    // A secret is for those that are digested.
+    // Only digested keys use the secret.
     let (one, two) = (
         connect(builder().secret("one")).await,
         connect(builder().secret("two")).await,

@@ -11,7 +11,7 @@ use tower_sluice::{
 use crate::spend;
 use crate::support::redis::RedisServer;
 
-/// Runs one test of this file in a process of its own, and returns what it printed.
+/// Runs one test of this binary in a child process, and returns its output.
 pub(crate) fn process(test: &str, env: &[(&str, &str)]) -> String {
     let output = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", test, "--nocapture"])
@@ -24,10 +24,10 @@ pub(crate) fn process(test: &str, env: &[(&str, &str)]) -> String {
     text
 }
 
-/// The same choice as a layer's, without Tower.
+/// The same policies as in a layer, without Tower.
 #[tokio::test]
 async fn failure_policy_applies_without_tower() {
-    let nobody = format!("redis://127.0.0.1:{}/", crate::support::free_port());
+    let closed = format!("redis://127.0.0.1:{}/", crate::support::free_port());
     let key = Key::from("ann");
     for (choice, outcomes) in [
         (FailurePolicy::FailOpen, ["pass"; 3]),
@@ -38,7 +38,7 @@ async fn failure_policy_applies_without_tower() {
         ),
     ] {
         let policy = Policy::new("api", Quota::per_day(2));
-        let backend = AnyBackend::from_url(&nobody).expect("a URL");
+        let backend = AnyBackend::from_url(&closed).expect("a URL");
         let limiter = WithFailurePolicy::new(Limiter::new(policy, backend), choice.clone());
         for expected in outcomes {
             let outcome = match limiter.check(&key, 1).await {
@@ -49,7 +49,7 @@ async fn failure_policy_applies_without_tower() {
             };
             assert_eq!(outcome, expected, "{choice:?}");
         }
-        // Everything else returns the error as it is.
+        // Other operations return the error.
         let peeked = limiter.limiter().peek(&key).await.unwrap_err();
         assert_eq!(*peeked.kind(), BackendErrorKind::Unreachable);
     }
@@ -57,7 +57,7 @@ async fn failure_policy_applies_without_tower() {
 
 pub(crate) const URL: &str = "SLUICE_TEST_URL";
 
-/// By itself at a server of its own; started by the tests below, as another process, at theirs.
+/// Runs by itself with its own server, and as a child process with the server of another test.
 #[tokio::test]
 async fn spends_one() {
     let (url, own) = match std::env::var(URL) {
@@ -83,7 +83,7 @@ async fn processes_share_their_limits() {
         assert!(text.contains(&format!("left: {left}")), "{text}");
     }
     assert_eq!(spend(&backend, "ann").await.expect("Redis"), 6);
-    // Memory is each one's own.
+    // The memory backend is not shared.
     assert_eq!(
         spend(&MemoryBackend::new(), "ann").await.expect("memory"),
         9

@@ -11,7 +11,7 @@ use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 use crate::support::redis::RedisServer;
 use crate::{builder, recovery, spend};
 
-/// No time that can be set is too long to be added to another one.
+/// No configured time overflows when it is added to another one.
 #[tokio::test]
 async fn settings_without_bounds_are_bounded() {
     let server = RedisServer::start();
@@ -35,7 +35,7 @@ async fn settings_without_bounds_are_bounded() {
             Key::from(number as u64),
         );
         let _ = limiter.check(&key, 1).await.expect("the server runs");
-        // Those that wait for connections and trips of others, too.
+        // Waits for connections and round trips of other requests too.
         let checks = (0..20).map(|_| limiter.check(&key, 1));
         for reply in futures_util::future::join_all(checks).await {
             assert!(!reply.expect("the server runs").decision.is_allowed());
@@ -60,7 +60,7 @@ async fn settings_without_bounds_are_bounded() {
         .idle_ttl(Duration::ZERO)
         .connect_lazy(server.url())
         .expect("a URL");
-    // Whether a millisecond is enough is the machine's affair.
+    // Whether a millisecond is enough depends on the machine.
     let _ = Limiter::new(policy, backend)
         .check(&Key::from("ann"), 1)
         .await;
@@ -73,7 +73,7 @@ async fn given_pool_provides_new_connections_only() {
     let pool = bb8::Pool::builder().max_size(1).build(manager).await;
     let pool = pool.expect("a server");
     let backend = builder().from_connector(Bb8Pool::new(pool.clone()));
-    // The only connection of the pool is taken all the time.
+    // The only connection of the pool is always in use.
     let mut own = pool.get().await.expect("a connection");
     assert_eq!(spend(&backend, "ann").await.expect("Redis"), 9);
     assert_eq!(spend(&backend, "ann").await.expect("Redis"), 8);

@@ -13,7 +13,7 @@ use crate::support::tls::TlsServer;
 async fn tls_accepts_only_system_trust_roots() {
     let tls = TlsServer::start();
     let (server, url, ca) = (&tls.server, tls.url(), tls.authority());
-    // Who is trusted is read from the environment: that of another process can be chosen.
+    // The environment sets the trusted authorities, and a child process can have another one.
     let text = process(
         "processes::spends_one",
         &[(URL, &url), ("SSL_CERT_FILE", &ca)],
@@ -21,7 +21,7 @@ async fn tls_accepts_only_system_trust_roots() {
     assert!(text.contains("left: 9"), "{text}");
     assert_eq!(server.keys(), ["{sluice:api:rann}:b"]);
 
-    // Here the system's own count, which do not know this server.
+    // The system's authorities do not include that of this server.
     let error = RedisBackend::connect(&url).await.unwrap_err();
     assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
     let why = error.source().expect("a reason").to_string();

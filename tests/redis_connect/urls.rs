@@ -25,10 +25,10 @@ async fn unix_socket_url_connects() {
 
 #[test]
 fn url_is_parsed_without_a_runtime_or_a_server() {
-    let nobody = format!("redis://127.0.0.1:{}/", crate::support::free_port());
+    let closed = format!("redis://127.0.0.1:{}/", crate::support::free_port());
     let memory = AnyBackend::from_url("memory:").expect("always there");
-    let any = AnyBackend::from_url(&nobody).expect("connecting fails");
-    let lazy = RedisBackend::connect_lazy(&nobody).expect("neither does this one");
+    let any = AnyBackend::from_url(&closed).expect("connecting fails");
+    let lazy = RedisBackend::connect_lazy(&closed).expect("neither does this one");
     let unix = AnyBackend::from_url("redis+unix:///nowhere/at/all").expect("neither this one");
     assert!(format!("{memory:?}").starts_with("MemoryBackend"));
     for redis in [format!("{any:?}"), format!("{lazy:?}"), format!("{unix:?}")] {
@@ -41,7 +41,7 @@ fn url_is_parsed_without_a_runtime_or_a_server() {
             let error = spend(&backend, "ann").await.unwrap_err();
             assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
         }
-        let error = RedisBackend::connect(&nobody).await.unwrap_err();
+        let error = RedisBackend::connect(&closed).await.unwrap_err();
         assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
     });
 }
@@ -120,14 +120,14 @@ async fn errors_contain_no_password() {
             cause = error.source();
         }
     };
-    let nobody = format!(
+    let closed = format!(
         "redis://:{PASSWORD}@127.0.0.1:{}/",
         crate::support::free_port()
     );
     for url in [
         server.url_of("", PASSWORD),
         server.url_of("ann", PASSWORD),
-        nobody,
+        closed,
     ] {
         reported(&RedisBackend::connect_lazy(&url), String::new());
         reported(&AnyBackend::from_url(&url), String::new());

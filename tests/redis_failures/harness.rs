@@ -38,8 +38,8 @@ pub(crate) async fn guarded<F: Future<Output = ()>>(test: F) {
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let ours = |at: &std::panic::Location<'_>| at.file().starts_with("tests/");
-            if !info.location().is_some_and(ours) {
+            let is_test = |at: &std::panic::Location<'_>| at.file().starts_with("tests/");
+            if !info.location().is_some_and(is_test) {
                 let mut panics = PANICS.lock().unwrap_or_else(|lock| lock.into_inner());
                 panics.push(info.to_string());
             }
@@ -201,9 +201,9 @@ pub(crate) async fn assert_fails_closed(limiter: &Redis, key: &Key) {
     assert_eq!(seen.field("retry-after"), Some("1"));
     assert_eq!(seen.field("cache-control"), Some("no-store"));
     assert!(seen.has_no_rate_limit_fields(), "{seen:?}");
-    let tells = ["redis", "127.0.0.1", "circuit", "time", "connection"];
+    let causes = ["redis", "127.0.0.1", "circuit", "time", "connection"];
     let body = seen.body.to_lowercase();
-    assert!(!tells.iter().any(|cause| body.contains(cause)), "{body}");
+    assert!(!causes.iter().any(|cause| body.contains(cause)), "{body}");
 }
 
 /// Fallback: requests that Redis cannot decide are decided in memory, by the same policy. All tokens are allowed, then

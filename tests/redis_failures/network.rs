@@ -338,11 +338,11 @@ async fn short_deadlines_do_not_keep_a_dead_connection() {
         assert_eq!(check(&through, &key).await, Ok(1));
         server.proxy.lose_connections();
         let start = Instant::now();
-        let hasty = || timeout(LIMIT / 4, check(&through, &key));
-        while !matches!(hasty().await, Ok(Ok(_))) {
+        let short = || timeout(LIMIT / 4, check(&through, &key));
+        while !matches!(short().await, Ok(Ok(_))) {
             assert!(start.elapsed() < Duration::from_secs(4), "for ever");
         }
-        println!("recovery by impatient callers: {:.2?}", start.elapsed());
+        println!("recovery with short deadlines: {:.2?}", start.elapsed());
     })
     .await;
 }
@@ -361,8 +361,8 @@ async fn short_deadlines_open_the_circuit() {
             assert_eq!(check(&through, &key).await, Ok(1));
             server.proxy.set(Mode::Swallow).await;
             let start = Instant::now();
-            let hasty = || timeout(LIMIT / 4, check(&through, &key));
-            while hasty().await != Ok(Err(BackendErrorKind::CircuitOpen)) {
+            let short = || timeout(LIMIT / 4, check(&through, &key));
+            while short().await != Ok(Err(BackendErrorKind::CircuitOpen)) {
                 assert!(start.elapsed() < Duration::from_secs(4), "never");
             }
         }
@@ -389,11 +389,14 @@ async fn contended_transactions_do_not_open_the_circuit() {
         // A transaction has hundreds of bytes: few complete within a second.
         let slow = Mode::Trickle(Duration::from_millis(1));
         server.proxy.set(slow).await;
-        let crowd = join_all((0..20).map(|_| check(&limiter, &key))).await;
-        let failed = crowd.iter().filter(|outcome| outcome.is_err()).count();
+        let transactions = join_all((0..20).map(|_| check(&limiter, &key))).await;
+        let failed = transactions
+            .iter()
+            .filter(|outcome| outcome.is_err())
+            .count();
         assert!(
             failed > 10,
-            "no transaction was denied a connection: {crowd:?}"
+            "no transaction was denied a connection: {transactions:?}"
         );
         server.proxy.set(Mode::Pass).await;
         let after = check(&limiter, &key).await;

@@ -278,27 +278,24 @@ async fn stalled_server_costs_at_most_the_time_limit() {
 async fn server_pause_within_the_time_limit_is_waited_for() {
     guarded(async {
         let server = RedisServer::start();
-        let patient = uncached_builder().time_limit(Duration::from_secs(10));
-        let patient = patient
+        let long = uncached_builder().time_limit(Duration::from_secs(10));
+        let long = long.connect(server.url()).await.expect("the server runs");
+        let long = distinct(&long, 16);
+        let short = uncached_builder()
             .connect(server.url())
             .await
             .expect("the server runs");
-        let patient = distinct(&patient, 16);
-        let hasty = uncached_builder()
-            .connect(server.url())
-            .await
-            .expect("the server runs");
-        let hasty = Limiter::new(tokens("api", 1000), hasty);
+        let short = Limiter::new(tokens("api", 1000), short);
         let key = Key::from("ann");
-        assert_eq!(check(&hasty, &key).await, Ok(1));
+        assert_eq!(check(&short, &key).await, Ok(1));
 
         server.command(&["CLIENT", "PAUSE", "2000", "ALL"]);
         let start = Instant::now();
         let (all, why) = tokio::join!(
-            join_all(patient.iter().map(|limiter| check(limiter, &key))),
+            join_all(long.iter().map(|limiter| check(limiter, &key))),
             async {
-                let why = check_error(&hasty, &key).await;
-                assert_each_failure_policy(&hasty, &key).await;
+                let why = check_error(&short, &key).await;
+                assert_each_failure_policy(&short, &key).await;
                 why
             },
         );
@@ -306,10 +303,10 @@ async fn server_pause_within_the_time_limit_is_waited_for() {
         assert!(all.iter().all(|spent| *spent == Ok(1)), "{all:?}");
         let outage = start.elapsed();
         assert!(outage >= Duration::from_millis(500), "{outage:?}");
-        wait_for_recovery(&hasty, &Key::from("bob"), outage, "CLIENT PAUSE").await;
+        wait_for_recovery(&short, &Key::from("bob"), outage, "CLIENT PAUSE").await;
         // The timed-out check was sent once and may take effect late. The costly requests of each policy no longer fit
         // then.
-        let late = check(&hasty, &key).await.expect("the check succeeds");
+        let late = check(&short, &key).await.expect("the check succeeds");
         assert!((2..=3).contains(&late), "{late}");
     })
     .await;
@@ -353,8 +350,8 @@ async fn checks_do_not_wait_for_a_finished_connection_attempt() {
         let url = format!("redis://127.0.0.1:{}/", free_port());
         let one = |_| async {
             for _ in 0..3 {
-                let patient = uncached_builder().time_limit(2 * SLACK);
-                let backend = patient.connect_lazy(&url).expect("a URL");
+                let long = uncached_builder().time_limit(2 * SLACK);
+                let backend = long.connect_lazy(&url).expect("a URL");
                 let limiter = Limiter::new(tokens("api", 5), backend);
                 // One less than the failures that open the circuit.
                 for _ in 0..4 {

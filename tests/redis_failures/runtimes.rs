@@ -65,7 +65,7 @@ fn idle_runtimes_delay_no_request() {
     server.resume();
     driven.block_on(guarded(async {
         let took = until_answered(&limiter, 4 * SLACK).await;
-        println!("recovery from runtimes that nobody drives: {took:.2?}");
+        println!("recovery from runtimes that are not driven: {took:.2?}");
         for _ in 0..20 {
             let answered = check(&limiter, &Key::from("bob")).await;
             assert!(answered.is_ok(), "{answered:?}");

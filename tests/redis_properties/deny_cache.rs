@@ -39,13 +39,18 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                     "known for a lower cost"
                 });
                 prop_assert!(!actual.allowed && !expected.allowed);
-                for (index, (ours, real)) in actual.quotas.iter().zip(&expected.quotas).enumerate()
+                for (index, (from_memory, real)) in
+                    actual.quotas.iter().zip(&expected.quotas).enumerate()
                 {
-                    prop_assert!(ours.remaining() <= real.remaining(), "quota {}", index);
+                    prop_assert!(
+                        from_memory.remaining() <= real.remaining(),
+                        "quota {}",
+                        index
+                    );
                     // The clock of a bucket below its capacity may not have started. A peek does not start it, nor does
                     // a cost above the limit.
-                    let resets = (ours.reset_after(), real.reset_after());
-                    let runs = (1..=ours.limit()).contains(&step.cost.get(index));
+                    let resets = (from_memory.reset_after(), real.reset_after());
+                    let runs = (1..=from_memory.limit()).contains(&step.cost.get(index));
                     prop_assert!(resets.0 <= resets.1, "quota {}: {:?}", index, resets);
                     prop_assert!(
                         !runs || resets.0 == resets.1,
@@ -53,9 +58,9 @@ fn deny_cache_denies_only_denied_checks_with_their_wait() {
                         index,
                         resets
                     );
-                    let never = step.cost.get(index) > ours.limit();
-                    prop_assert_eq!(ours.retry_after() == Some(RetryAfter::Never), never);
-                    let waits = (wait(ours.retry_after()), wait(real.retry_after()));
+                    let never = step.cost.get(index) > from_memory.limit();
+                    prop_assert_eq!(from_memory.retry_after() == Some(RetryAfter::Never), never);
+                    let waits = (wait(from_memory.retry_after()), wait(real.retry_after()));
                     // Both the cached wait of the lower cost and the time for the difference were rounded up.
                     let latest = waits.1.saturating_add(Duration::from_micros(1));
                     prop_assert!(waits.0 <= latest, "quota {}: {:?}", index, waits);

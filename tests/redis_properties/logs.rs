@@ -33,13 +33,16 @@ fn refund_rebases_a_log_in_the_future() {
     at(13);
     let _first = check();
     at(18);
-    let (mut ours, mut theirs) = check();
+    let (mut from_memory, mut from_redis) = check();
     // More than a window back: both charges move to this time, and then the second one is refunded.
     at(10);
     let reported = fixture.runtime.block_on(async {
         (
-            memory.refund(&key, &mut ours, 1).await.expect("memory"),
-            redis.refund(&key, &mut theirs, 1).await.expect("Redis"),
+            memory
+                .refund(&key, &mut from_memory, 1)
+                .await
+                .expect("memory"),
+            redis.refund(&key, &mut from_redis, 1).await.expect("Redis"),
         )
     });
     assert_eq!(reported.0.reset_after(), Duration::from_micros(7));
@@ -66,30 +69,36 @@ fn refund_from_a_log_keeps_the_other_entries() {
         let mut receipts = Vec::new();
         for charge in 0..CHARGES {
             at(10 * charge);
-            let theirs = fixture
+            let from_redis = fixture
                 .runtime
                 .block_on(redis.check(&key, 3))
                 .expect("Redis");
-            let ours = memory.check_now(&key, 3).receipt.expect("allowed");
-            receipts.push((ours, theirs.receipt.expect("allowed")));
+            let from_memory = memory.check_now(&key, 3).receipt.expect("allowed");
+            receipts.push((from_memory, from_redis.receipt.expect("allowed")));
         }
-        let (mut ours, mut theirs) = receipts.swap_remove(place as usize);
+        let (mut from_memory, mut from_redis) = receipts.swap_remove(place as usize);
         let reported = fixture.runtime.block_on(async {
             (
-                memory.refund(&key, &mut ours, back).await.expect("memory"),
-                redis.refund(&key, &mut theirs, back).await.expect("Redis"),
+                memory
+                    .refund(&key, &mut from_memory, back)
+                    .await
+                    .expect("memory"),
+                redis
+                    .refund(&key, &mut from_redis, back)
+                    .await
+                    .expect("Redis"),
             )
         });
         assert_eq!(reported.0, reported.1, "{back} of charge {place}");
         for later in 80..=190 {
             at(later);
-            let ours = memory.check_now(&key, 0).decision;
-            let theirs = fixture
+            let from_memory = memory.check_now(&key, 0).decision;
+            let from_redis = fixture
                 .runtime
                 .block_on(redis.check(&key, 0))
                 .expect("Redis");
             assert_eq!(
-                ours, theirs.decision,
+                from_memory, from_redis.decision,
                 "{back} of charge {place}, at {later}"
             );
         }

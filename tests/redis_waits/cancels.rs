@@ -75,8 +75,8 @@ async fn assert_drop_order(limiter: &Redis, clock: &ManualClock, count: usize, s
             let mut waiters = waiters_of(limiter, clock, count as u64).await;
             // The replies have arrived, and no waiter is due.
             clock.advance(ms(1));
-            for who in &order {
-                drop(waiters[stay + who].take());
+            for number in &order {
+                drop(waiters[stay + number].take());
                 if !is_at_once {
                     until("the operation is complete", secs(5), || {
                         context(limiter).1 == 0

@@ -39,8 +39,8 @@ pub(crate) fn watch_for_panics() {
     HOOK.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            let ours = |at: &std::panic::Location<'_>| at.file().starts_with("tests/");
-            if !info.location().is_some_and(ours) {
+            let is_test = |at: &std::panic::Location<'_>| at.file().starts_with("tests/");
+            if !info.location().is_some_and(is_test) {
                 let mut panics = PANICS.lock().unwrap_or_else(|lock| lock.into_inner());
                 panics.push(info.to_string());
             }

@@ -96,8 +96,8 @@ async fn reservations_of_two_backends_are_ordered_by_the_server() {
                 assert!(goes.is_empty(), "not a microsecond early");
                 clock.set(moment);
             }
-            let (who, at, waited) = goes.recv().await.expect("its time has come");
-            assert_eq!((who, at), (*number, moment));
+            let (served, at, waited) = goes.recv().await.expect("its time has come");
+            assert_eq!((served, at), (*number, moment));
             assert_eq!(
                 waited,
                 us(10_000) * u32::try_from(reservation).expect("a small number")

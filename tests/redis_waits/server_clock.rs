@@ -148,7 +148,7 @@ async fn reservations_of_two_processes_are_ordered_by_the_server() {
             assert!(went >= moment, "{} µs early", moment - went);
         }
         let script_calls = script_calls(&server);
-        println!("{script_calls} questions for 100 turns");
+        println!("{script_calls} commands for 100 reservations");
         // Connecting costs each process three more commands.
         assert!(script_calls <= 105 + 2 * 3, "{script_calls}");
     })
@@ -188,7 +188,7 @@ async fn waiters_with_reservations_check_once() {
         // No command follows the reservations, which were sent in batches.
         assert_eq!(script_calls(&server), by_then);
         assert!(script_calls(&server) <= 400 * 105 / 100);
-        println!("{by_then} questions for 400 turns, asked within {after:?}");
+        println!("{by_then} commands for 400 reservations, sent within {after:?}");
     })
     .await;
 }

@@ -42,7 +42,7 @@ struct Waiter<'a> {
     waits: Option<Waits<'a>>,
     woken: Arc<Woken>,
     held: Option<Permit>,
-    has_gone: bool,
+    has_left: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,14 +71,14 @@ struct Fixture<'a> {
 impl Fixture<'_> {
     fn is_possible(&self, step: Step) -> bool {
         match step {
-            Step::Poll(who) => {
-                let waiter = &self.waiters[who];
-                who == self.arrived || (waiter.waits.is_some() && waiter.woken.0.load(SeqCst))
+            Step::Poll(number) => {
+                let waiter = &self.waiters[number];
+                number == self.arrived || (waiter.waits.is_some() && waiter.woken.0.load(SeqCst))
             }
             // A waiter that has not started has nothing to drop.
-            Step::Drop(who) => {
-                let waiter = &self.waiters[who];
-                !waiter.has_gone && (waiter.held.is_some() || self.queue.contains(&who))
+            Step::Drop(number) => {
+                let waiter = &self.waiters[number];
+                !waiter.has_left && (waiter.held.is_some() || self.queue.contains(&number))
             }
             // Without a free permit it changes nothing.
             Step::Try => self.semaphore.backend().held() < 2,
@@ -88,12 +88,12 @@ impl Fixture<'_> {
 
     fn does(&mut self, step: Step) {
         match step {
-            Step::Poll(who) => {
-                if who == self.arrived {
+            Step::Poll(number) => {
+                if number == self.arrived {
                     self.arrived += 1;
-                    self.queue.push(who);
+                    self.queue.push(number);
                 }
-                let waiter = &mut self.waiters[who];
+                let waiter = &mut self.waiters[number];
                 waiter.woken.0.store(false, SeqCst);
                 let waker = Waker::from(Arc::clone(&waiter.woken));
                 let Some(waits) = &mut waiter.waits else {
@@ -102,14 +102,14 @@ impl Fixture<'_> {
                 if let Poll::Ready(got) = waits.as_mut().poll(&mut Context::from_waker(&waker)) {
                     waiter.held = Some(got.expect("the wait is unbounded"));
                     waiter.waits = None;
-                    assert_eq!(self.queue[0], who, "the waiter overtook others");
+                    assert_eq!(self.queue[0], number, "the waiter overtook others");
                     self.queue.remove(0);
                 }
             }
-            Step::Drop(who) => {
-                let waiter = &mut self.waiters[who];
-                (waiter.waits, waiter.held, waiter.has_gone) = (None, None, true);
-                self.queue.retain(|other| *other != who);
+            Step::Drop(number) => {
+                let waiter = &mut self.waiters[number];
+                (waiter.waits, waiter.held, waiter.has_left) = (None, None, true);
+                self.queue.retain(|other| *other != number);
             }
             Step::Try => {
                 let mut tries = Box::pin(self.semaphore.try_acquire(self.key, 1));
@@ -160,7 +160,7 @@ fn try_steps(steps: &[Step], weights: [u32; 3]) -> bool {
         waits: Some(Box::pin(semaphore.acquire(&key, weight, MaxWait::Unbounded)) as Waits<'_>),
         woken: Arc::default(),
         held: None,
-        has_gone: false,
+        has_left: false,
     };
     let waiters = weights.into_iter().map(wait).collect();
     let mut fixture = Fixture {
@@ -193,7 +193,7 @@ fn try_steps(steps: &[Step], weights: [u32; 3]) -> bool {
 #[test]
 fn no_interleaving_loses_a_permit_or_a_wakeup() {
     let all: Vec<Step> = (0..3)
-        .flat_map(|who| [Step::Poll(who), Step::Drop(who)])
+        .flat_map(|number| [Step::Poll(number), Step::Drop(number)])
         .chain([Step::Try, Step::Release])
         .collect();
     let mut tried = 0;

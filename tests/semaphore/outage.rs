@@ -155,7 +155,7 @@ async fn holders_learn_that_a_restart_lost_their_permits() {
     tokio::time::timeout(LEASE, old.lost())
         .await
         .expect("the loss is reported");
-    println!("told {:.2?} after the restart", back.elapsed());
+    println!("reported {:.2?} after the restart", back.elapsed());
     assert!(
         !old.release().await.expect("the backend replies"),
         "nothing to release"

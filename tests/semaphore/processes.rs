@@ -224,7 +224,9 @@ async fn permits_of_a_killed_process_return_after_their_lease() {
         sleep(Duration::from_millis(5)).await;
     }
     let (got, all) = all.await.expect("no panic");
-    println!("told {reported:.3?}, back after {got:.3?} ({back:.3?}), of a lease of {LEASE:?}");
+    println!(
+        "reported {reported:.3?}, released after {got:.3?} ({back:.3?}), of a lease of {LEASE:?}"
+    );
     assert!(
         got >= reported - SECOND / 100 && got <= LEASE + SECOND,
         "{got:?}"
@@ -248,7 +250,7 @@ async fn paused_holder_loses_its_permit_after_its_lease() {
     process.signal("-CONT");
     let resumed = Instant::now();
     assert_eq!(process.read_line(), "lost");
-    println!("told {:.2?} after it went on", resumed.elapsed());
+    println!("reported {:.2?} after it resumed", resumed.elapsed());
     assert!(resumed.elapsed() < 2 * SECOND);
     assert_eq!(process.read_line(), "released false");
     let snapshot = semaphore.peek(&ann()).await.expect("the backend replies");

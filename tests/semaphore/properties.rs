@@ -127,7 +127,7 @@ struct Place {
     arrived: i64,
     weight: u32,
     capacity: u32,
-    gone: i64,
+    forgotten: i64,
 }
 
 #[derive(Debug, Default)]
@@ -183,8 +183,9 @@ impl Model {
 
     /// The weight of the waiters in front, which are served first.
     fn front(&mut self, now: i64, id: u8, arrived: i64, capacity: u32) -> u32 {
-        self.queue
-            .retain(|other, place| *other == id || (place.gone > now && place.gone <= now + KEPT));
+        self.queue.retain(|other, place| {
+            *other == id || (place.forgotten > now && place.forgotten <= now + KEPT)
+        });
         let came_before = |(other, place): &(&u8, &Place)| {
             **other != id && (place.arrived, **other) < (arrived, id)
         };
@@ -271,14 +272,14 @@ impl Model {
                 coverage.note("denied");
                 let retry_after = Some(self.freed(missing, now));
                 if stands {
-                    let (weight, gone) = (*weight, now + KEPT);
+                    let (weight, forgotten) = (*weight, now + KEPT);
                     self.queue.insert(
                         *id,
                         Place {
                             arrived,
                             weight,
                             capacity,
-                            gone,
+                            forgotten,
                         },
                     );
                 }

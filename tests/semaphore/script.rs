@@ -118,7 +118,7 @@ async fn deleted_holders_leave_no_weight() {
     let redis = RedisSemaphore::new(&redis);
     let permits = SemaphorePolicy::new("exports", 5);
     let semaphore = Semaphore::new(permits.clone(), redis.clone());
-    let gone = semaphore.try_acquire(&ann(), 4).await.expect("free");
+    let lost = semaphore.try_acquire(&ann(), 4).await.expect("free");
     let _ = server.command(&["DEL", "{sluice:exports:rann}:p"]);
     let look = semaphore.peek(&ann()).await.expect("the backend replies");
     assert_eq!(look.remaining(), 5);
@@ -126,9 +126,9 @@ async fn deleted_holders_leave_no_weight() {
         .try_acquire(&ann(), 5)
         .await
         .expect("all are free");
-    let renewed = ask(&redis, &permits, PermitOp::Renew(vec![gone.id(), all.id()])).await;
+    let renewed = ask(&redis, &permits, PermitOp::Renew(vec![lost.id(), all.id()])).await;
     assert_eq!(renewed.lasting()[..], [false, true]);
-    assert!(!gone.release().await.expect("the backend replies"));
+    assert!(!lost.release().await.expect("the backend replies"));
     let look = semaphore.peek(&ann()).await.expect("the backend replies");
     assert_eq!(look.remaining(), 0);
     assert!(all.release().await.expect("the backend replies"));

@@ -120,7 +120,7 @@ async fn dead_queue_head_delays_others_by_at_most_a_second() {
         .acquire(&ann(), 1, 20 * SECOND)
         .await
         .expect("in time");
-    println!("he was forgotten after {:.2?}", since.elapsed());
+    println!("the waiter was forgotten after {:.2?}", since.elapsed());
     assert!(since.elapsed() < 3 * SECOND);
     // `try_acquire` ignores the queue.
     drop(permit);

@@ -47,7 +47,7 @@ impl Frozen {
         assert_eq!(
             args[3 + keys],
             b"",
-            "the backend never tells scripts the time itself"
+            "the backend never passes a time to scripts"
         );
         let mut reported = Cmd::new();
         for (index, arg) in args.into_iter().enumerate() {

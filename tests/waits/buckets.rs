@@ -329,10 +329,10 @@ fn unclaimed_reservation_is_cancelled_after_its_reply() {
     for (policy, _) in at_five_a_second() {
         for late in [us(0), us(1), ms(150)] {
             let (mut queue, [.., last]) = three_waiters(&policy);
-            let (without, [.., gone]) = three_waiters(&policy);
+            let (without, [.., leaving]) = three_waiters(&policy);
             // The same queue without the last waiter.
             let mut without = without;
-            assert!(without.executor.leave(gone));
+            assert!(without.executor.leave(leaving));
             for queue in [&mut queue, &mut without] {
                 queue.clock.jump(secs(1) + late);
             }

@@ -38,8 +38,8 @@ fn allowed_future_runs_and_denied_future_never_starts() {
         assert_eq!(done.now_or_never(), Some(Ok(number)));
     }
     for cost in [1, 3] {
-        let (begun, gone) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
-        let (begins, mark) = (Rc::clone(&begun), Mark(Rc::clone(&gone)));
+        let (begun, dropped) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(false)));
+        let (begins, mark) = (Rc::clone(&begun), Mark(Rc::clone(&dropped)));
         let work = async move {
             let _mark = mark;
             begins.set(true);
@@ -47,7 +47,7 @@ fn allowed_future_runs_and_denied_future_never_starts() {
         let rejected = queue.limiter.limit(&ann, cost, work).now_or_never();
         let rejected = rejected.expect("at once").expect_err("no token is left");
         assert_eq!(rejected, Rejected::Denied(queue.check(cost).decision));
-        assert!(!begun.get() && gone.get());
+        assert!(!begun.get() && dropped.get());
     }
     // A future of zero cost runs.
     let free = queue.limiter.limit(&ann, 0, async { 7 }).now_or_never();
@@ -59,8 +59,8 @@ fn allowed_future_runs_and_denied_future_never_starts() {
 fn future_dropped_while_running_stays_charged() {
     let queue = TestQueue::of(&two_a_minute());
     let ann = Key::from("ann");
-    let gone = Rc::new(Cell::new(false));
-    let mark = Mark(Rc::clone(&gone));
+    let dropped = Rc::new(Cell::new(false));
+    let mark = Mark(Rc::clone(&dropped));
     let work = async move {
         let _mark = mark;
         std::future::pending::<()>().await;
@@ -70,7 +70,7 @@ fn future_dropped_while_running_stays_charged() {
     drop(never_polled);
     assert_eq!(queue.operation_count(), 0);
     assert!(queue.limiter.limit(&ann, 1, work).now_or_never().is_none());
-    assert!(gone.get());
+    assert!(dropped.get());
     assert_eq!((queue.state().0, queue.operation_count()), (1, 1));
     assert_eq!(queue.waiting(), 0);
 }

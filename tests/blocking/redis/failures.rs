@@ -111,8 +111,8 @@ fn read_only_server_retires_its_connections() {
     let limiter = connect(&server, 1_000);
     let key = Key::from("ann");
     assert_eq!(check(&limiter, &key), Ok(1));
-    let nobody = free_port().to_string();
-    server.command(&["REPLICAOF", "127.0.0.1", &nobody]);
+    let closed = free_port().to_string();
+    server.command(&["REPLICAOF", "127.0.0.1", &closed]);
     let connections = || -> u64 {
         let stats: String = server.get(&["INFO", "stats"]);
         let line = |line: &str| {

@@ -77,11 +77,11 @@ fn joined_layers_write_the_innermost_numbers_once() {
         assert_eq!(seen.lines("ratelimit"), [format!("\"api\";r={left}")]);
         assert_eq!(seen.lines("ratelimit-policy"), POLICY);
     };
-    let mut loud = ServiceBuilder::new()
+    let mut both = ServiceBuilder::new()
         .layer(limit())
         .layer(limit().cost(5))
         .service(hello());
-    check(seen(&mut loud, request()));
+    check(seen(&mut both, request()));
     let mut outside = ServiceBuilder::new()
         .layer(limit())
         .layer(silent().cost(5))
@@ -92,12 +92,12 @@ fn joined_layers_write_the_innermost_numbers_once() {
         .layer(limit().cost(5))
         .service(hello());
     check(seen(&mut inside, request()));
-    let mut amid = ServiceBuilder::new()
+    let mut middle = ServiceBuilder::new()
         .layer(silent())
         .layer(limit().cost(3))
         .layer(silent().cost(5))
         .service(hello());
-    check(seen(&mut amid, request()));
+    check(seen(&mut middle, request()));
     // A layer of equal cost in between writes nothing.
     let mut equal = ServiceBuilder::new()
         .layer(limit())
@@ -106,11 +106,11 @@ fn joined_layers_write_the_innermost_numbers_once() {
         .service(hello());
     check(seen(&mut equal, request()));
 
-    let mut nobody = ServiceBuilder::new()
+    let mut silent_layers = ServiceBuilder::new()
         .layer(silent())
         .layer(silent().cost(5))
         .service(hello());
-    let response = now(&mut nobody, request()).expect("no error");
+    let response = now(&mut silent_layers, request()).expect("no error");
     let decision = response.extensions().get::<Decision>().expect("a decision");
     assert_eq!(decision.snapshot().remaining(), left - 5);
     let silence = ClientResponse::of(response)

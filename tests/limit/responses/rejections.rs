@@ -130,16 +130,16 @@ fn no_response_contains_the_key() {
         let secret = head.headers.get(USER).ok_or(KeyError::MissingPeer)?;
         Ok(Key::new(secret))
     });
-    let refusals: [fn(&Rejection) -> String; 2] = [
+    let texts: [fn(&Rejection) -> String; 2] = [
         |rejection| rejection.to_string(),
         |rejection| format!("{rejection:?}"),
     ];
-    for shown in refusals {
+    for text in texts {
         let limit = RateLimitLayer::new(two_a_minute(), by_secret, memory()).cost(2);
         let mut plain = limit.clone().layer(hello());
         let mut reported = limit
             .reject_fn(move |_, rejection| {
-                let mut response = Response::new(shown(rejection));
+                let mut response = Response::new(text(rejection));
                 *response.status_mut() = rejection.status();
                 response
             })

@@ -59,11 +59,11 @@ async fn inner_layer_without_a_wait_decides_at_once() {
         let inner = || over(&policy, &remote).wait(MaxWait::NONE);
         let limiter = Limiter::new(policy.clone(), remote.memory.clone());
         assert!(limiter.check_now(&key(), 10).decision.is_allowed());
-        let mut refuses = ServiceBuilder::new()
+        let mut denies = ServiceBuilder::new()
             .layer(over(&policy, &remote))
             .layer(inner().cost(5))
             .service(hello());
-        let mut waits = call(&mut refuses, request());
+        let mut waits = call(&mut denies, request());
         assert_waits!(waits);
         clock.advance(SECOND);
         let rejected = answer(&mut waits)
