@@ -45,7 +45,7 @@ impl<B> RejectionBody<B> for Problem {
 
 impl Rejection {
     /// Returns the default response, problem details. Closures can return it for some clients
-    /// ([`reject_fn`](crate::RateLimitLayer::reject_fn)).
+    /// ([`reject_fn`](super::Http::reject_fn)).
     #[must_use]
     pub fn problem(&self) -> Response<Bytes> {
         let mut response = Response::new(problem_body(self, ProblemType::default()));
@@ -81,7 +81,7 @@ fn write_problem_head<B>(rejection: &Rejection, response: &mut Response<B>) {
     response.headers_mut().insert(CONTENT_TYPE, kind);
 }
 
-/// A line of plain text; see [`plain_text`](crate::RateLimitLayer::plain_text).
+/// A line of plain text; see [`plain_text`](super::Http::plain_text).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PlainText(());
 
@@ -108,7 +108,7 @@ impl<B> RejectionBody<B> for PlainText {
     }
 }
 
-/// The response of a closure; see [`reject_fn`](crate::RateLimitLayer::reject_fn).
+/// The response of a closure; see [`reject_fn`](super::Http::reject_fn).
 #[derive(Clone, Copy)]
 pub struct RejectFn<F>(pub(crate) F);
 
@@ -129,7 +129,7 @@ impl<F> fmt::Debug for RejectFn<F> {
 }
 
 /// The response of a closure, with a body of the service's own type; see
-/// [`respond_fn`](crate::RateLimitLayer::respond_fn).
+/// [`respond_fn`](super::Http::respond_fn).
 #[derive(Clone, Copy)]
 pub struct RespondFn<F>(pub(crate) F);
 
