@@ -15,16 +15,16 @@
 //! use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() {
-//! let limiter = Limiter::new(Policy::new("upstream", Quota::per_second(50).burst(1)), MemoryBackend::new());
-//! let (host, max_wait) = (Key::from("api.example.org"), MaxWait::within(Duration::from_millis(30)));
+//! let limiter = Limiter::new(Policy::new("upstream", Quota::per_second(5).burst(1)), MemoryBackend::new());
+//! let (host, max_wait) = (Key::from("api.example.org"), MaxWait::within(Duration::from_millis(300)));
 //!
 //! let first = limiter.acquire(&host, 1, max_wait).await.expect("allowed at once");
 //! assert_eq!(first.waited(), Duration::ZERO);
 //! let second = limiter.acquire(&host, 1, max_wait).await.expect("allowed after a wait");
-//! assert!(second.waited() > Duration::from_millis(15));
+//! assert!(second.waited() > Duration::from_millis(150));
 //! let (third, fourth) = tokio::join!(limiter.acquire(&host, 1, max_wait), limiter.acquire(&host, 1, max_wait));
 //! assert!(third.is_ok());
-//! assert!(matches!(fourth, Err(Rejected::Denied(_))), "its wait of 40 ms exceeds the bound");
+//! assert!(matches!(fourth, Err(Rejected::Denied(_))), "its wait of 400 ms exceeds the bound");
 //! # }
 //! ```
 //!
