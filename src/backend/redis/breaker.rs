@@ -219,8 +219,10 @@ mod tests {
         assert!(!breaker.rejects());
     }
 
-    /// The answer of `asks` if another thread holds the lock when it begins, and sets both pauses to end now before it
-    /// gives the lock up. A slow thread may miss the lock; then the answer is the same.
+    /// Returns the result of `asks`, which starts while another thread holds the lock.
+    ///
+    /// That thread ends both pauses now and then releases the lock. If the thread of `asks` is slow and finds the lock
+    /// free, the result is the same.
     fn behind_a_lock<T: Send>(breaker: &Breaker, asks: impl FnOnce(&Breaker) -> T + Send) -> T {
         let mut open = breaker.open.lock();
         std::thread::scope(|scope| {

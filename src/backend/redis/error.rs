@@ -120,7 +120,7 @@ fn word_size_error() -> BackendError {
 
 /// The error for a reply of an unknown form.
 pub(super) fn unexpected_reply() -> BackendError {
-    let message = ServerMessage("the reply has not the form of this script's replies".to_owned());
+    let message = ServerMessage("unexpected reply of a script".to_owned());
     BackendError::because(BackendErrorKind::Server("ERR".to_owned()), message)
 }
 
