@@ -114,10 +114,8 @@ impl Partitioner {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "partition-key"))]
 mod tests {
-    #![cfg(feature = "partition-key")]
-
     use super::*;
 
     const SECRET: &[u8] = b"a secret of all servers";

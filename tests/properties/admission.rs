@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use futures_util::FutureExt;
 use proptest::prelude::*;
 use tower_sluice::quota::Anchor;
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tower_sluice::clock::Timestamp;

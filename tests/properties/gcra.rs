@@ -1,6 +1,5 @@
 //! The token bucket decides like GCRA.
 
-use futures_util::FutureExt;
 use proptest::prelude::*;
 use tower_sluice::RetryAfter;
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tower_sluice::algorithm::{self, State};
 use tower_sluice::backend::Reply;
 use tower_sluice::clock::Timestamp;

@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use proptest::prelude::*;
 use tower_sluice::Quota;
 use tower_sluice::quota::Anchor;

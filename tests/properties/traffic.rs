@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 
-use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tower_sluice::clock::Timestamp;

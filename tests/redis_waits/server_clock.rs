@@ -5,7 +5,6 @@ use std::process::{Command, Stdio};
 use futures_util::future::join_all;
 use tokio::time::sleep;
 use tower_sluice::backend::Backend;
-use tower_sluice::clock::Clock;
 use tower_sluice::{Key, Limiter, MaxWait, Policy, Quota, RedisBackend};
 
 use crate::harness::{

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt as _};
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;

@@ -7,14 +7,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tower::{Layer, ServiceExt};
+use tower::Layer;
 use tower_sluice::MemorySemaphore;
 
 use super::{in_memory, serve};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use futures_util::{FutureExt, StreamExt as _};
+use futures_util::FutureExt;
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
