@@ -23,7 +23,7 @@ const ATTEMPTS: u32 = 4;
 
 /// Charges a key and deletes it. If the process ends in between, the key expires after a second.
 pub(super) async fn run(
-    line: &ScriptClient,
+    client: &ScriptClient,
     naming: &Naming,
     atomicity: Atomicity,
 ) -> Result<(), BackendError> {
@@ -35,10 +35,10 @@ pub(super) async fn run(
     };
     let check = request(Op::Check(Cost::new(1)), Key::from("probe"));
     let reset = request(Op::Reset, Key::from("probe"));
-    let ConnectionSource::Pool(_) = &line.source else {
+    let ConnectionSource::Pool(_) = &client.source else {
         return Ok(());
     };
-    let lent = line.source.borrow().await?;
+    let connection = client.source.borrow().await?;
     let mut look = Vec::with_capacity(SLOTS);
     for slot in 0..SLOTS {
         let mut key = request(Op::Reset, Key::from(slot as u64)).name;
@@ -47,12 +47,12 @@ pub(super) async fn run(
         get.arg(&key[..]);
         look.push(get);
     }
-    for answer in lent.send_all(&look).await.map_err(from_transport)? {
+    for answer in connection.send_all(&look).await.map_err(from_transport)? {
         answer.into_result().map_err(from_transport)?;
     }
     match atomicity {
         Atomicity::Script => {
-            let (script, expiry) = (check.script(), line.expiry);
+            let (script, expiry) = (check.script(), client.expiry);
             let text = script.text();
             let charge = OpRequest::command("EVAL", text, &[&check], expiry);
             // It has no request, because the error for an unknown command repeats the arguments.
@@ -60,7 +60,10 @@ pub(super) async fn run(
             let text = reset.script().text();
             let delete = OpRequest::command("EVAL", text, &[&reset], expiry);
             let commands = [charge, empty, delete];
-            let answers = lent.send_all(&commands).await.map_err(from_transport)?;
+            let answers = connection
+                .send_all(&commands)
+                .await
+                .map_err(from_transport)?;
             for (request, answer) in [Some(&check), None, Some(&reset)].into_iter().zip(answers) {
                 let answer = answer.into_result().map_err(from_transport)?;
                 let Value::Array(answer) = answer else {
@@ -70,12 +73,12 @@ pub(super) async fn run(
                 let reply = request.read(&mut answer.iter());
                 let _ = reply.unwrap_or_else(|| Err(unexpected_reply()))?;
             }
-            lent.learn(script);
+            connection.learn(script);
         }
         Atomicity::Optimistic => {
             for request in [&check, &reset] {
                 let mut attempt = 1;
-                while let Err(error) = optimistic::deliver(line, request).await {
+                while let Err(error) = optimistic::deliver(client, request).await {
                     if attempt == ATTEMPTS || !error.is_outage() {
                         return Err(error);
                     }
