@@ -175,6 +175,7 @@ where
     }
 
     /// Returns the admission of a request whose whole cost an outer layer has charged already.
+    #[inline]
     pub(super) fn admit_joined(&self, check: &mut CheckRequest) -> Option<Admission> {
         let charge = check.joined.take_if(|_| check.missing.is_zero())?;
         Some(self.lower(charge, None, check))

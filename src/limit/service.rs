@@ -77,7 +77,7 @@ where
         self.inner.poll_ready(cx).map_err(R::error)
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
+    fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
         let is_exempt = layer.protocol.is_exempt(&request);
@@ -133,7 +133,13 @@ where
                             false,
                             check.partition_key,
                         );
-                        let state = serve(&mut self.inner, request, &layer.protocol, allowed, None);
+                        // As `serve`, which would move `allowed` and the state once more.
+                        let in_flight = Some(layer.protocol.allow(&mut request, allowed));
+                        let state = RequestState::Calling {
+                            response: self.inner.call(request),
+                            in_flight,
+                            unserved: None,
+                        };
                         return ResponseFuture { state };
                     }
                     Answer::Now(reply) => shared.admission(reply, &policy, &mut check),
