@@ -274,7 +274,7 @@ fn without_tests_and_comments(text: &str) -> String {
         });
     let text = lines.collect::<Vec<_>>().join("\n");
     // Tests end their file.
-    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    let end = text.find("\nmod tests {").unwrap_or(text.len());
     text[..end].to_owned()
 }
 

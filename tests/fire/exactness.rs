@@ -4,7 +4,7 @@
 //! The server decided between the two. Two facts follow without an assumption on speed:
 //!
 //! - **never more**: the tokens that were certainly admitted within a span are at most the bound of the span, for all
-//! spans;
+//!   spans;
 //! - **nothing wasted**: every denial was due. The tokens admitted before it leave no room for its cost.
 //!
 //! The second fact covers the whole run only if the demand never paused. A bucket that was full in between has

@@ -8,7 +8,6 @@ use futures_util::future::join_all;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
-use tower_sluice::backend::Backend;
 use tower_sluice::backend::redis::adapter::RedisConnection;
 use tower_sluice::clock::Timestamp;
 use tower_sluice::{Cost, Key, Policy, Quota, RedisBackend};

@@ -2,9 +2,8 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use futures_util::FutureExt;
 use http::{Request, StatusCode};
-use tower::{Layer, ServiceBuilder, ServiceExt};
+use tower::{ServiceBuilder, ServiceExt};
 use tower_sluice::{Cost, Policy, Quota};
 
 use super::{POLICY, counted, key, limit, over, request, spend, spent_tokens, with_charge};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use tower::{Layer, ServiceBuilder};
+use tower::ServiceBuilder;
 use tower_sluice::backend::Backend;
 use tower_sluice::{Cost, FailurePolicy, Limiter, MemoryBackend, Policy, Quota};
 

@@ -17,10 +17,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
-use tower::{Layer, Service, ServiceBuilder};
+use tower::{Service, ServiceBuilder};
 use tower_sluice::{
     Charge, Cost, FailurePolicy, Global, Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::StatusCode;
 use tower::limit::ConcurrencyLimit;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_sluice::{Policy, Quota};
 
 use super::{Strict, bucket, limit, over, request, spend, spent_tokens};

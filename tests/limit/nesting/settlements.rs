@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::SeqCst;
 
 use futures_util::FutureExt;
 use http::StatusCode;
-use tower::{Layer, ServiceBuilder};
+use tower::ServiceBuilder;
 use tower_sluice::{Charge, Cost, Limiter};
 
 use super::{bucket, key, limit, over, policies, request, spend, spent_tokens, with_charge};

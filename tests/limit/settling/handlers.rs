@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::{Request, StatusCode};
-use tower::{Layer, ServiceExt};
+use tower::ServiceExt;
 use tower_sluice::backend::Backend;
 use tower_sluice::key::Header;
 use tower_sluice::limit::MissingCharge;

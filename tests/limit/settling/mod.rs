@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::extract::Path;
 use axum::routing::get;
 use http::Request;
-use tower::{Layer, ServiceExt};
+use tower::ServiceExt;
 use tower_sluice::backend::Backend;
 use tower_sluice::{Charge, Cost, FailurePolicy, Global, Key, Policy, Quota, RateLimitLayer};
 

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use tower::limit::ConcurrencyLimit;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{Service, ServiceBuilder, ServiceExt};
 use tower_sluice::{Charge, Decision, Limiter, MaxWait, Policy, Quota};
 
 use super::{

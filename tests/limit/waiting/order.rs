@@ -6,12 +6,10 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::Path;
 use axum::routing::get;
-use futures_util::FutureExt;
 use http::StatusCode;
 use tokio::task::JoinSet;
 use tower::Layer;
 use tower_sluice::backend::Backend;
-use tower_sluice::clock::Clock;
 use tower_sluice::{Charge, MemoryBackend, Policy, Quota};
 
 use super::{
