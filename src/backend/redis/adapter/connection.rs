@@ -9,7 +9,7 @@ use super::convert;
 
 /// Sends commands over clones of a connection of redis-rs.
 ///
-/// - A [`ConnectionManager`](redis::aio::ConnectionManager) connects again by itself. A
+/// - A `ConnectionManager` connects again by itself. A
 ///   [`MultiplexedConnection`](redis::aio::MultiplexedConnection) does not.
 /// - The connection has a time limit for a response, 500 ms by default. It should be longer than
 ///   [`RedisBuilder::time_limit`](super::super::RedisBuilder::time_limit), because the shorter one applies.
