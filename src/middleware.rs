@@ -1,4 +1,4 @@
-//! What the services of [`limit`](crate::limit) and [`concurrency`](crate::concurrency) share.
+//! The steps that the services of [`limit`](crate::limit) and [`concurrency`](crate::concurrency) share.
 
 use std::mem;
 use std::task::{Context, Poll};

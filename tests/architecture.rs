@@ -1,5 +1,5 @@
-//! Imports point downwards. The test resolves `crate::`, `super::` and `self::` paths outside of tests to the files that
-//! define the imported names. It fails on an import of a higher floor and on a circle.
+//! Imports point downwards. The test resolves `crate::`, `super::` and `self::` paths outside of tests to the files
+//! that define the imported names. It fails on an import of a higher floor and on a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -128,7 +128,8 @@ fn paths_are_resolved_through_reexports_and_lists() {
         &["a", "inner"],
         "pub struct Thing; pub struct Other;",
     );
-    let b = "use crate::{a::{self, Other as Renamed}, Thing};\n// use crate::a::Comment;\nfn f() { crate::a::inner::g(); }\n\
+    let b = "use crate::{a::{self, Other as Renamed}, Thing};\n// use crate::a::Comment;\n\
+             fn f() { crate::a::inner::g(); }\n\
              #[cfg(test)]\nmod tests {\n use crate::Nothing;\n}\n";
     sources.add("b", &["b"], b);
     let graph = sources.imports();
@@ -278,7 +279,7 @@ fn without_tests_and_comments(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// Where the next `use` statement begins.
+/// The position of the next `use` statement.
 fn find_statement(text: &str) -> Option<usize> {
     let starts = text.match_indices("use ").map(|(at, _)| at);
     let mut starts = starts.filter(|at| {

@@ -1,4 +1,4 @@
-//! What a backend keeps for each quota of a key. The algorithms read and write it.
+//! The state of a quota, as a backend keeps it for each key. The algorithms read and write it.
 
 use std::collections::VecDeque;
 

@@ -14,7 +14,7 @@ pub(super) fn digits(bytes: &[u8]) -> impl Iterator<Item = u8> + '_ {
     })
 }
 
-/// What makes the digits of `length` bytes a multiple of four.
+/// The padding that makes the digits of `length` bytes a multiple of four.
 pub(super) fn padding(length: usize) -> &'static [u8] {
     [&b""[..], b"==", b"="][length % 3]
 }

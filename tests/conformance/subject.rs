@@ -1,4 +1,4 @@
-//! What runs the steps of a vector: the algorithms, or a backend through a limiter.
+//! The subjects that run the steps of a vector: the algorithms, or a backend through a limiter.
 
 use std::time::Duration;
 

@@ -43,7 +43,7 @@ const OPS: [&str; 7] = [
     "check", "peek", "reserve", "cancel", "penalty", "refund", "reset",
 ];
 
-/// What happens while the thread is held.
+/// An event while the thread is held.
 const MEANWHILE: [&str; 6] = [
     "nothing",
     "charged within the horizon",

@@ -1,4 +1,4 @@
-//! What a real gRPC client receives with a rejection, and how it uses the details.
+//! A real gRPC client receives the details of a rejection and uses them.
 
 use std::time::{Duration, Instant};
 

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What the proxy does to all connections, including open ones.
+/// The way in which the proxy treats all connections, including open ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Forwards everything.
@@ -421,7 +421,7 @@ impl DeadConnection {
     }
 }
 
-/// What happens to the reply to a request.
+/// The treatment of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplyAction {
     Whole,

@@ -23,7 +23,7 @@ struct Shared {
     sent: Mutex<Vec<&'static str>>,
 }
 
-/// What the wire loses.
+/// The messages that the wire loses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Trouble {
     #[default]

@@ -1,4 +1,4 @@
-//! What the users of a backend share beside its state: clock, wait queues, background tasks, leases and counters.
+//! The users of a backend share its state, and these: clock, wait queues, background tasks, leases and counters.
 
 mod background;
 mod id;

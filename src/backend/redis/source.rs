@@ -1,4 +1,4 @@
-//! Where commands go: over connections that the backend opens, or over a transport that the program shares with it.
+//! The way of a command to Redis: over connections of the backend, or over a transport of the program.
 //!
 //! Decisions share connections. A decision takes one out of the pool and returns it before it sends the first byte, so
 //! no connection is held during a decision.
@@ -14,7 +14,7 @@ use super::known::KnownScripts;
 use super::script::Script;
 use super::transport::{Command, Transport, TransportError, Value};
 
-/// Where commands go.
+/// The source of connections.
 pub(super) enum ConnectionSource {
     Pool(ConnectionPool),
     Shared(Arc<dyn Transport>, Arc<KnownScripts>),

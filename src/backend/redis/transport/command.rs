@@ -16,7 +16,7 @@ use std::fmt;
 pub struct Command {
     /// All arguments, one behind the other.
     bytes: Vec<u8>,
-    /// Where each argument ends.
+    /// The end of each argument in `bytes`.
     ends: Vec<usize>,
 }
 
