@@ -189,7 +189,7 @@ fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject
         )
     };
     vec![
-        ("our own format", Box::new(Ours::new(keys, ours))),
+        ("ours", Box::new(Ours::new(keys, ours))),
         ("DashMap", Box::new(OverDashMap::new(keys, ours))),
         (
             "governor",

@@ -230,7 +230,7 @@ async fn in_redis(server: &RedisServer, time: Duration) -> Result<(), Error> {
     for tasks in [1, 64, 256] {
         let one = ours(server, 5).await?;
         let all = (0..tasks).map(|_| one.clone()).collect();
-        measure("our own format", all, time).await?;
+        measure("ours", all, time).await?;
         let mut all = Vec::new();
         for _ in 0..tasks {
             all.push(list(server).await?);
