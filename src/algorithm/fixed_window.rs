@@ -11,7 +11,7 @@ use super::time::{ClockStep, clock_back, micros_between, signed, start_of};
 use crate::decision::{ChargePosition, FixedWindowState, StoredState};
 use crate::quota::FixedWindow;
 
-pub(super) struct FixedWindowView {
+pub(crate) struct FixedWindowView {
     count: FixedWindowState,
     /// The caller's time. It may lie before the window, if the clock went back.
     now: i64,

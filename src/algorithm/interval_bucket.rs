@@ -12,7 +12,7 @@ use super::time::{ClockStep, MOST_DEBT, clock_back, micros_between, signed, star
 use crate::decision::{ChargePosition, IntervalBucketState, StoredState};
 use crate::quota::IntervalBucket;
 
-pub(super) struct IntervalBucketView {
+pub(crate) struct IntervalBucketView {
     tokens: u64,
     anchor: i64,
     /// The time of the decision, and the µs by which it is ahead of the caller's clock.

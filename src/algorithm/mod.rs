@@ -36,7 +36,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-pub(crate) use self::operation::decide;
+pub(crate) use self::operation::{Algorithm, ByAlgorithm, by_algorithm, decide, decide_by};
 use self::operation::{
     Compare, Penalize, Refund, ReserveWait, Since, Take, TakeBack, fits, with_algorithm,
 };
@@ -47,7 +47,7 @@ use crate::decision::{
     Snapshot,
 };
 use crate::policy::{NamedQuota, Policy};
-use crate::quota::{Cost, Quota, Rule};
+use crate::quota::Cost;
 
 /// Decides one request. Either every quota of the policy allows the cost and is charged, or none is charged.
 ///
@@ -226,16 +226,6 @@ pub fn reset(policy: &Policy, states: &mut [Option<State>], now: Timestamp) -> R
     })
 }
 
-/// Returns whether the quota is a bucket that starts below its capacity, so that no state differs from a full bucket.
-#[inline]
-pub(crate) fn starts_below_capacity(quota: &Quota) -> bool {
-    match quota.rule {
-        Rule::TokenBucket(bucket) => bucket.initial < bucket.capacity,
-        Rule::IntervalBucket(bucket) => bucket.initial < bucket.capacity,
-        _ => false,
-    }
-}
-
 /// A missing state would silently exclude its quota from the decision.
 fn assert_one_each(policy: &Policy, states: &[Option<State>]) {
     let quotas = policy.quotas().len();
@@ -283,6 +273,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
+    use crate::quota::Quota;
 
     #[test]
     fn operations_panic_without_one_state_for_each_quota() {

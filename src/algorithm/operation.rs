@@ -19,7 +19,7 @@ pub(super) struct Micros(pub(super) i64);
 /// One algorithm: the functions that read and change the state of a quota.
 ///
 /// `View` is the state advanced to the present. It is not stored until [`write`](Self::write) or a charge.
-pub(super) trait Algorithm {
+pub(crate) trait Algorithm {
     type State;
     type View;
 
@@ -68,10 +68,40 @@ pub(super) trait Algorithm {
     fn penalize(&self, view: &mut Self::View, state: &mut Self::State, tokens: u64);
 }
 
-/// An operation that is generic over the algorithm of the quota.
+/// A function that is generic over the algorithm of a quota.
+pub(crate) trait ByAlgorithm {
+    type Output;
+    fn call<A: Algorithm>(self, algorithm: &A) -> Self::Output;
+}
+
+/// Calls `function` with the algorithm of `quota`.
+#[inline]
+pub(crate) fn by_algorithm<F: ByAlgorithm>(quota: &Quota, function: F) -> F::Output {
+    match &quota.rule {
+        Rule::TokenBucket(algorithm) => function.call(algorithm),
+        Rule::IntervalBucket(algorithm) => function.call(algorithm),
+        Rule::FixedWindow(algorithm) => function.call(algorithm),
+        Rule::SlidingWindow(algorithm) => function.call(algorithm),
+        Rule::SlidingLog(algorithm) => function.call(algorithm),
+    }
+}
+
+/// An operation on the state of a quota that is generic over the algorithm.
 pub(super) trait Operation {
     type Output;
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output;
+}
+
+struct OnSlot<'a, O>(&'a mut Option<State>, O);
+
+impl<O: Operation> ByAlgorithm for OnSlot<'_, O> {
+    type Output = O::Output;
+
+    #[inline]
+    fn call<A: Algorithm>(self, algorithm: &A) -> O::Output {
+        let Self(slot, operation) = self;
+        operation.run(algorithm, slot)
+    }
 }
 
 #[inline]
@@ -80,20 +110,14 @@ pub(super) fn with_algorithm<O: Operation>(
     slot: &mut Option<State>,
     operation: O,
 ) -> O::Output {
-    match &quota.rule {
-        Rule::TokenBucket(algorithm) => operation.run(algorithm, slot),
-        Rule::IntervalBucket(algorithm) => operation.run(algorithm, slot),
-        Rule::FixedWindow(algorithm) => operation.run(algorithm, slot),
-        Rule::SlidingWindow(algorithm) => operation.run(algorithm, slot),
-        Rule::SlidingLog(algorithm) => operation.run(algorithm, slot),
-    }
+    by_algorithm(quota, OnSlot(slot, operation))
 }
 
 pub(super) fn fits(quota: &Quota, slot: &mut Option<State>, now: Timestamp, cost: u64) -> bool {
     with_algorithm(quota, slot, Fits(now.into(), cost))
 }
 
-#[inline]
+/// Decides a request by one quota. If `go` is false, another quota of the policy denies, and nothing is charged.
 pub(crate) fn decide(
     quota: &Quota,
     slot: &mut Option<State>,
@@ -104,13 +128,24 @@ pub(crate) fn decide(
     with_algorithm(quota, slot, Decide(now.into(), cost, go))
 }
 
+/// Decides a request by the only quota of a policy.
+#[inline(always)] // a call would return the numbers through memory
+pub(crate) fn decide_by<A: Algorithm>(
+    algorithm: &A,
+    slot: &mut Option<State>,
+    now: Timestamp,
+    cost: u64,
+) -> (QuotaSnapshot, ChargePosition) {
+    Decide(now.into(), cost, true).run(algorithm, slot)
+}
+
 #[inline]
 fn stored<A: Algorithm>(slot: &Option<State>) -> Option<&A::State> {
     slot.as_ref().and_then(|state| A::state(&state.0))
 }
 
 /// Passes the state to `write`, and creates it before if there is none.
-#[inline]
+#[inline(always)] // a call would pass the view through memory
 fn written<A: Algorithm>(slot: &mut Option<State>, write: impl FnOnce(&mut A::State)) {
     if stored::<A>(slot).is_none() {
         *slot = Some(State(A::placeholder()));
@@ -177,7 +212,7 @@ impl Operation for Take {
 
 /// The changes of a state since a reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Since {
+pub(crate) enum Since {
     /// Only time has changed the state. The charge can be returned.
     Unchanged,
     /// Nothing is owed any more. There is nothing to return.
@@ -223,7 +258,7 @@ pub(super) struct Decide(pub(super) Micros, pub(super) u64, pub(super) bool);
 impl Operation for Decide {
     type Output = (QuotaSnapshot, ChargePosition);
 
-    #[inline]
+    #[inline(always)] // see `decide_by`
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Self::Output {
         let Self(now, cost, go) = self;
         let mut view = algorithm.view(stored::<A>(slot), now.0);

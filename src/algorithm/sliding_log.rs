@@ -68,7 +68,7 @@ impl SlidingLogState {
     }
 }
 
-pub(super) struct SlidingLogView {
+pub(crate) struct SlidingLogView {
     /// The time of the decision, and the caller's time.
     at: i64,
     now: i64,

@@ -13,7 +13,7 @@ use super::time::{self, ClockStep, clock_back, micros_between, signed};
 use crate::decision::{ChargePosition, SlidingWindowState, StoredState};
 use crate::quota::SlidingWindow;
 
-pub(super) struct SlidingWindowView {
+pub(crate) struct SlidingWindowView {
     counts: SlidingWindowState,
     /// The time of the decision, and the caller's time.
     at: i64,

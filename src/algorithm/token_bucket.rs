@@ -13,7 +13,7 @@ use super::time::{ClockStep, MOST_DEBT, clock_back, micros_between};
 use crate::decision::{Capacity, ChargePosition, StoredState, TokenBucketState};
 use crate::quota::TokenBucket;
 
-pub(super) struct TokenBucketView {
+pub(crate) struct TokenBucketView {
     grains: u64,
     at: i64,
     /// The µs by which the state is ahead of the caller's clock.

@@ -2,7 +2,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
 
-use crate::key::Key;
+use crate::key::KeyRef;
 
 /// A hash function with a random seed, so that clients cannot choose keys that collide or share a shard.
 pub(in crate::backend) struct Fingerprints(RandomState);
@@ -17,8 +17,9 @@ impl Fingerprints {
         Self(RandomState::new())
     }
 
-    #[inline]
-    pub(in crate::backend) fn fingerprint(&self, key: &Key) -> Fingerprint {
+    #[inline(always)] // a call would pass the key through memory
+    pub(in crate::backend) fn fingerprint<'k>(&self, key: impl Into<KeyRef<'k>>) -> Fingerprint {
+        let key = key.into();
         let mut hasher = self.0.build_hasher();
         hasher.write(key.as_bytes());
         // A constant separates secret keys, because one more round of the hash would double its time.

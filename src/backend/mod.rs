@@ -39,8 +39,8 @@ pub use self::any::AnyBackend;
 pub use self::blocking::{BlockingBackend, BlockingPermitBackend};
 pub use self::context::{BackendContext, BackendStats, IdleReport};
 pub(crate) use self::context::{
-    BackendId, CancelledReservation, Insertion, Lease, PermitQueue, PermitWaiter, RenewalGroup,
-    RenewalResult, TaskError, Turn, WaiterGuard,
+    BackendId, CancelledReservation, Insertion, Lease, PermitQueue, PermitWaiter, QueueHead,
+    RenewalGroup, RenewalResult, TaskError, TierQueue, WaiterGuard,
 };
 pub use self::error::{BackendError, BackendErrorKind};
 pub use self::memory::{MemoryBackend, MemorySemaphore, MemorySemaphoreBuilder};

@@ -19,7 +19,7 @@ pub(super) const INLINE: usize = 40;
 /// assert_ne!(Key::new("s3cret"), Key::secret("s3cret"));
 /// assert_eq!(Key::join([&Key::from("acme"), &user]).as_bytes(), b"4:acme2:42");
 /// ```
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; INLINE]>,
     secret: bool,
@@ -95,6 +95,98 @@ impl Key {
     fn push_number(&mut self, number: u64) {
         self.bytes
             .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+}
+
+/// A borrowed key. A check in memory needs no owned one.
+///
+/// ```
+/// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+///
+/// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(2)), MemoryBackend::new());
+/// assert!(limiter.check_now("ann", 1).decision.is_allowed());
+/// assert!(limiter.check_now(&Key::from("ann"), 1).decision.is_allowed());
+/// assert!(!limiter.check_now("ann", 1).decision.is_allowed());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyRef<'a> {
+    bytes: &'a [u8],
+    secret: bool,
+}
+
+impl<'a> KeyRef<'a> {
+    /// Borrows a key of these bytes.
+    #[must_use]
+    #[inline]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            secret: false,
+        }
+    }
+
+    /// Borrows a key that must not leave the process in plain text.
+    #[must_use]
+    #[inline]
+    pub const fn secret(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            secret: true,
+        }
+    }
+
+    /// Returns the bytes of the key.
+    #[must_use]
+    #[inline]
+    pub const fn as_bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Returns whether the key must be digested before it leaves the process.
+    #[must_use]
+    #[inline]
+    pub const fn is_secret(self) -> bool {
+        self.secret
+    }
+}
+
+impl<'a> From<&'a Key> for KeyRef<'a> {
+    #[inline]
+    fn from(key: &'a Key) -> Self {
+        Self {
+            bytes: &key.bytes,
+            secret: key.secret,
+        }
+    }
+}
+
+impl<'a> From<&'a str> for KeyRef<'a> {
+    #[inline]
+    fn from(text: &'a str) -> Self {
+        Self::new(text.as_bytes())
+    }
+}
+
+impl<'a> From<&'a [u8]> for KeyRef<'a> {
+    #[inline]
+    fn from(bytes: &'a [u8]) -> Self {
+        Self::new(bytes)
+    }
+}
+
+impl From<KeyRef<'_>> for Key {
+    fn from(key: KeyRef<'_>) -> Self {
+        Self {
+            bytes: SmallVec::from_slice(key.bytes),
+            secret: key.secret,
+        }
+    }
+}
+
+/// Shows that there is a key, without its bytes.
+impl fmt::Debug for KeyRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyRef(..)")
     }
 }
 

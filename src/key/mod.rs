@@ -70,7 +70,7 @@ pub use self::error::{KeyError, Part};
 pub use self::extension::{Extension, ToKey};
 pub use self::first_of::{FirstOf, first_of};
 pub use self::header::Header;
-pub use self::identity::Key;
+pub use self::identity::{Key, KeyRef};
 #[cfg(feature = "axum")]
 pub use self::keep::Keep;
 pub use self::networks::{Networks, ParseNetworksError, ParseNetworksErrorKind};

@@ -74,6 +74,25 @@ impl<B> KeyExtractor<Request<B>> for PeerIp {
     }
 }
 
+/// Creates the key that [`PeerIp`] makes of a peer with this address: an IPv4 address, or an IPv6 /64. An address mapped
+/// into IPv6 becomes IPv4.
+///
+/// ```
+/// use std::net::IpAddr;
+/// use tower_sluice::Key;
+///
+/// let mapped: IpAddr = "::ffff:192.0.2.1".parse()?;
+/// assert_eq!(Key::from(mapped).as_bytes(), b"192.0.2.1");
+/// assert_eq!(Key::from("2001:db8:1:2::7".parse::<IpAddr>()?).as_bytes(), b"2001:db8:1:2::/64");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+impl From<IpAddr> for Key {
+    #[inline]
+    fn from(ip: IpAddr) -> Self {
+        network(ip.to_canonical(), 32, 64)
+    }
+}
+
 /// Returns the address of the connection's peer from any known extension. An address mapped into IPv6 becomes IPv4.
 #[inline]
 pub(super) fn address(extensions: &Extensions) -> Option<IpAddr> {

@@ -7,7 +7,7 @@ use super::{acquire, cancel};
 use crate::backend::{Answer, Backend, MemoryBackend};
 use crate::clock::Clock;
 use crate::decision::{Decision, Op, Receipt, Reply, Reservation, Snapshot};
-use crate::key::Key;
+use crate::key::{Key, KeyRef};
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::telemetry;
@@ -270,8 +270,8 @@ impl<B: Backend> Limiter<B> {
 
 impl<C: Clock> Limiter<MemoryBackend<C>> {
     /// Checks without `async`. A memory backend answers at once and never fails.
-    #[inline]
-    pub fn check_now(&self, key: &Key, cost: impl Into<Cost>) -> Reply {
+    #[inline(always)] // a call would move the reply once more
+    pub fn check_now<'k>(&self, key: impl Into<KeyRef<'k>>, cost: impl Into<Cost>) -> Reply {
         let reply = self.backend.check(&self.policy, key, cost.into());
         telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         reply

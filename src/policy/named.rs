@@ -8,9 +8,24 @@ pub struct NamedQuota {
     pub(super) name: Box<str>,
     pub(crate) quota: Quota,
     pub(super) id: u64,
+    lingers: bool,
 }
 
 impl NamedQuota {
+    pub(super) fn new(policy: &str, name: &str, quota: Quota) -> Self {
+        let lingers = match quota.rule {
+            Rule::TokenBucket(bucket) => bucket.initial < bucket.capacity,
+            Rule::IntervalBucket(bucket) => bucket.initial < bucket.capacity,
+            _ => false,
+        };
+        Self {
+            name: name.into(),
+            quota,
+            id: identity(policy, name, &quota),
+            lingers,
+        }
+    }
+
     /// Returns the name that clients see.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -22,6 +37,13 @@ impl NamedQuota {
     #[inline]
     pub fn quota(&self) -> &Quota {
         &self.quota
+    }
+
+    /// Whether the quota is a bucket that starts below its capacity, so that no state differs from a full bucket. Such a
+    /// state is kept for some time after the bucket has filled.
+    #[inline]
+    pub(crate) fn lingers(&self) -> bool {
+        self.lingers
     }
 
     /// A number that identifies the limit within this process, among the limits of one key.

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::cache::{Cache, Derived};
 use super::error::PolicyError;
-use super::named::{NamedQuota, identity};
+use super::named::NamedQuota;
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
 use crate::telemetry::Labels;
 
@@ -99,12 +99,7 @@ impl Policy {
             if made.iter().any(|other| &*other.name == own) {
                 return Err(PolicyError::DuplicateName(own.to_owned()));
             }
-            let id = identity(name, own, &quota);
-            made.push(NamedQuota {
-                name: own.into(),
-                quota,
-                id,
-            });
+            made.push(NamedQuota::new(name, own, quota));
         }
         if !(1..=MAX_QUOTAS).contains(&made.len()) {
             return Err(PolicyError::Count(made.len()));

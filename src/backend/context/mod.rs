@@ -7,7 +7,6 @@ mod lease;
 mod leases;
 mod permit_queue;
 mod stats;
-mod turn;
 mod unreturned;
 mod wait_queue;
 
@@ -22,9 +21,8 @@ pub(crate) use self::lease::Lease;
 pub(crate) use self::leases::{Insertion, Leases, RenewalGroup, RenewalResult};
 pub(crate) use self::permit_queue::{PermitQueue, PermitQueues, PermitWaiter};
 pub use self::stats::BackendStats;
-pub(crate) use self::turn::Turn;
 pub(crate) use self::unreturned::CancelledReservation;
-pub(crate) use self::wait_queue::WaiterGuard;
+pub(crate) use self::wait_queue::{QueueHead, TierQueue, WaiterGuard};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;

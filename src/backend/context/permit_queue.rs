@@ -11,10 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use ahash::RandomState;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
-use super::turn::WaiterQueue;
-use crate::clock::Timestamp;
 use crate::decision::Decision;
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
@@ -39,33 +36,13 @@ type Tiers = SmallVec<[(u32, Arc<PermitQueue>); 1]>;
 #[derive(Default)]
 pub(crate) struct PermitQueue {
     /// Held by the waiter that asks.
-    head: tokio::sync::Mutex<()>,
+    pub(crate) head: tokio::sync::Mutex<()>,
     /// Notified by each release in this process.
     pub(crate) released: Notify,
     /// The number of waiters, including the head.
     waiting: AtomicUsize,
-    last_denial: Mutex<LastDenial>,
-    /// Notified by each denial of the head.
-    denied: Notify,
-}
-
-/// The last denial of the head, and whether it still holds.
-#[derive(Default)]
-struct LastDenial {
-    decision: Option<Decision>,
-    /// Whether the head waits after this denial. Otherwise it asks, or is about to.
-    is_current: bool,
-    /// Whether a release wakes the head from its wait.
-    listens: bool,
-    /// The releases so far in this process.
-    releases: u64,
-}
-
-/// The right of the first waiter in a queue to ask.
-pub(crate) struct PermitQueueHead<'q> {
-    queue: &'q PermitQueue,
-    /// Dropped after the denial is marked as outdated, because fields drop after `drop` runs.
-    _held: tokio::sync::MutexGuard<'q, ()>,
+    /// The last denial of the head.
+    pub(crate) last_denial: Mutex<Option<Decision>>,
 }
 
 /// A place in a queue. Dropping it leaves the queue.
@@ -76,86 +53,10 @@ pub(crate) struct PermitWaiter<'a> {
     pub(crate) queue: Arc<PermitQueue>,
 }
 
-impl WaiterQueue for PermitQueue {
-    type Head<'q> = PermitQueueHead<'q>;
-
-    fn try_head(&self) -> Option<PermitQueueHead<'_>> {
-        let held = self.head.try_lock().ok()?;
-        Some(self.head_guard(held))
-    }
-
-    async fn head(&self) -> PermitQueueHead<'_> {
-        self.head_guard(self.head.lock().await)
-    }
-
-    /// A release may come at any time.
-    fn next_attempt(&self) -> Option<Timestamp> {
-        None
-    }
-
-    fn is_asking(&self, _now: Timestamp) -> bool {
-        let last_denial = self.last_denial.lock();
-        last_denial.decision.is_some() && !last_denial.is_current
-    }
-
-    fn denied(&self) -> Notified<'_> {
-        self.denied.notified()
-    }
-
-    /// The head has no random delay.
-    fn hurry(&self) {}
-}
-
 impl PermitQueue {
-    fn head_guard<'q>(&'q self, held: tokio::sync::MutexGuard<'q, ()>) -> PermitQueueHead<'q> {
-        PermitQueueHead {
-            queue: self,
-            _held: held,
-        }
-    }
-
     /// Returns the number of waiters, including the head.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
-    }
-
-    /// Returns the last denial in this queue, if there was one.
-    pub(crate) fn last_denial(&self) -> Option<Decision> {
-        self.last_denial.lock().decision.clone()
-    }
-
-    fn release(&self) {
-        let mut last_denial = self.last_denial.lock();
-        last_denial.releases += 1;
-        last_denial.is_current &= !last_denial.listens;
-        drop(last_denial);
-        self.released.notify_one();
-    }
-}
-
-impl PermitQueueHead<'_> {
-    /// Marks that the head asks. Returns the number of releases so far, for [`record_denial`](Self::record_denial).
-    pub(crate) fn asks(&self) -> u64 {
-        let mut last_denial = self.queue.last_denial.lock();
-        last_denial.is_current = false;
-        last_denial.releases
-    }
-
-    /// Stores a denial for the waiters behind the head. `releases` were counted before the head asked. `listens` says
-    /// whether a release wakes the head: the denial of such a head is outdated if a release came meanwhile.
-    pub(crate) fn record_denial(&self, decision: Decision, releases: u64, listens: bool) {
-        let mut last_denial = self.queue.last_denial.lock();
-        last_denial.decision = Some(decision);
-        last_denial.listens = listens;
-        last_denial.is_current = !listens || last_denial.releases == releases;
-        drop(last_denial);
-        self.queue.denied.notify_waiters();
-    }
-}
-
-impl Drop for PermitQueueHead<'_> {
-    fn drop(&mut self) {
-        self.queue.last_denial.lock().is_current = false;
     }
 }
 
@@ -204,7 +105,7 @@ impl PermitQueues {
         let fingerprint = self.fingerprint(policy, key);
         let shard = self.shard(fingerprint).lock();
         for (_, queue) in shard.get(&fingerprint).into_iter().flatten() {
-            queue.release();
+            queue.released.notify_one();
         }
     }
 

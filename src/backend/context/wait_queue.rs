@@ -4,10 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use ahash::RandomState;
 use smallvec::SmallVec;
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
-use super::turn::WaiterQueue;
 use crate::backend::fingerprint::Fingerprints;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, Snapshot};
@@ -48,20 +45,13 @@ pub(crate) struct TierQueue {
     head: tokio::sync::Mutex<()>,
     /// The denial of the last check.
     last_denial: Mutex<Option<LastDenial>>,
-    /// Notified by each denial of the head.
-    denied: Notify,
-    /// Ends the random delay of the head's next check.
-    hurried: Notify,
 }
 
-/// A denial, its time, and the times of the head's next check.
+/// A denial, its time, and the time of the head's next check. The latter is 0 once the head has left.
 #[derive(Debug)]
 struct LastDenial {
     snapshot: Snapshot,
     at: Timestamp,
-    /// The time from which the head may be allowed; 0 once the head has left.
-    due: Timestamp,
-    /// The time of the head's next check, which is later than `due` by a random delay; 0 once the head has left.
     next_attempt: Timestamp,
 }
 
@@ -72,50 +62,31 @@ pub(crate) struct QueueHead<'q> {
     _held: tokio::sync::MutexGuard<'q, ()>,
 }
 
-impl WaiterQueue for TierQueue {
-    type Head<'q> = QueueHead<'q>;
-
-    fn try_head(&self) -> Option<QueueHead<'_>> {
+impl TierQueue {
+    /// Becomes the head if the queue is empty.
+    pub(crate) fn try_head(&self) -> Option<QueueHead<'_>> {
         let held = self.head.try_lock().ok()?;
         Some(self.head_guard(held))
     }
 
-    async fn head(&self) -> QueueHead<'_> {
+    /// Becomes the head after all waiters in front have left.
+    pub(crate) async fn head(&self) -> QueueHead<'_> {
         self.head_guard(self.head.lock().await)
     }
 
-    /// `None` before the first denial.
-    fn next_attempt(&self) -> Option<Timestamp> {
-        let last_denial = self.last_denial.lock();
-        last_denial
-            .as_ref()
-            .map(|last_denial| last_denial.next_attempt)
-    }
-
-    /// The wait of the last denial is over, or its head has left.
-    fn is_asking(&self, now: Timestamp) -> bool {
-        let last_denial = self.last_denial.lock();
-        last_denial
-            .as_ref()
-            .is_some_and(|last_denial| last_denial.due <= now)
-    }
-
-    fn denied(&self) -> Notified<'_> {
-        self.denied.notified()
-    }
-
-    /// Ends the random delay of the head's next check.
-    fn hurry(&self) {
-        self.hurried.notify_waiters();
-    }
-}
-
-impl TierQueue {
     fn head_guard<'q>(&'q self, held: tokio::sync::MutexGuard<'q, ()>) -> QueueHead<'q> {
         QueueHead {
             queue: self,
             _held: held,
         }
+    }
+
+    /// Returns the time of the head's next check; `None` before the first denial.
+    pub(crate) fn next_attempt(&self) -> Option<Timestamp> {
+        self.last_denial
+            .lock()
+            .as_ref()
+            .map(|last_denial| last_denial.next_attempt)
     }
 
     /// Returns the last denial in this queue for a request of `cost`, aged to the time of `clock`; `None` if there was
@@ -135,26 +106,13 @@ impl TierQueue {
 }
 
 impl QueueHead<'_> {
-    /// Stores a denial at `at` for the waiters behind the head. The head may be allowed from `due` on.
-    pub(crate) fn record_denial(
-        &self,
-        snapshot: Snapshot,
-        at: Timestamp,
-        due: Timestamp,
-        next_attempt: Timestamp,
-    ) {
+    /// Stores a denial for the waiters behind the head.
+    pub(crate) fn record_denial(&self, snapshot: Snapshot, at: Timestamp, next_attempt: Timestamp) {
         *self.queue.last_denial.lock() = Some(LastDenial {
             snapshot,
             at,
-            due,
             next_attempt,
         });
-        self.queue.denied.notify_waiters();
-    }
-
-    /// Completes when a waiter behind the head ends its random delay.
-    pub(crate) fn hurried(&self) -> Notified<'_> {
-        self.queue.hurried.notified()
     }
 }
 
@@ -162,7 +120,6 @@ impl Drop for QueueHead<'_> {
     fn drop(&mut self) {
         // The next waiter may have a smaller cost, so a denial of a head that has left must not keep it from checking.
         if let Some(last_denial) = &mut *self.queue.last_denial.lock() {
-            last_denial.due = Timestamp::default();
             last_denial.next_attempt = Timestamp::default();
         }
     }
@@ -338,7 +295,7 @@ mod tests {
         let denied = QuotaSnapshot::new(9, 0, Some(RetryAfter::In(Duration::from_micros(500))), {
             Duration::from_micros(700)
         });
-        head.record_denial(Snapshot::single(denied), at(1_000), at(1_500), at(1_500));
+        head.record_denial(Snapshot::single(denied), at(1_000), at(1_500));
         let clock = || {
             assert!(queue.last_denial.is_locked(), "a late reading");
             at(1_200)

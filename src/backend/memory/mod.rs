@@ -45,13 +45,13 @@ use self::key_budget::KeyBudget;
 pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
 use self::shard::{Shard, ShardContext};
 use super::{Answer, Backend, BackendContext};
-use crate::algorithm;
+use crate::algorithm::{self, Algorithm, ByAlgorithm};
 use crate::backend::PermitBackend;
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock};
 use crate::decision::{ChargePart, Op, PermitId, PermitOp, PermitReply, Reply};
-use crate::key::Key;
-use crate::policy::{Policy, SemaphorePolicy};
+use crate::key::{Key, KeyRef};
+use crate::policy::{NamedQuota, Policy, SemaphorePolicy};
 use crate::quota::Cost;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -124,19 +124,28 @@ impl<C> MemoryBackend<C> {
 
 impl<C: Clock> MemoryBackend<C> {
     /// Decides a request. A policy with one quota takes a shorter path.
-    #[inline]
-    pub(crate) fn check(&self, policy: &Policy, key: &Key, cost: Cost) -> Reply {
-        let shared = &*self.0;
-        let fingerprint = shared.fingerprints.fingerprint(key);
-        let (mut shard, context) = shared.enter(fingerprint);
-        let [only] = policy.quotas() else {
-            let op = |states: &mut [_]| algorithm::check(policy, states, context.now, cost);
-            return shard.with_states(policy, fingerprint, &context, op);
-        };
-        let (tokens, limit) = (cost.get(0), fingerprint.under(only.id()));
-        let (snapshot, position) = shard.decide(only, limit, &context, tokens);
-        drop(shard);
-        Reply::to_check_of_one(snapshot, ChargePart::new(only.mark(), tokens, position))
+    #[inline(always)] // a call would move the reply once more
+    pub(crate) fn check<'k>(
+        &self,
+        policy: &Policy,
+        key: impl Into<KeyRef<'k>>,
+        cost: Cost,
+    ) -> Reply {
+        let fingerprint = self.0.fingerprints.fingerprint(key);
+        match policy.quotas() {
+            [only] => {
+                let tokens = cost.get(0);
+                let backend = &*self.0;
+                let check = CheckOne {
+                    backend,
+                    only,
+                    fingerprint,
+                    tokens,
+                };
+                algorithm::by_algorithm(only.quota(), check)
+            }
+            _ => self.0.check_several(policy, fingerprint, cost),
+        }
     }
 
     #[inline]
@@ -169,6 +178,32 @@ impl<C: Clock> MemoryBackend<C> {
 }
 
 impl<C: Clock> MemoryInner<C> {
+    /// Decides under a policy with one quota.
+    ///
+    /// There is a copy for each algorithm. Its arguments are in registers, and it writes the reply once, where the
+    /// caller wants it: a wide load of a value that was just written in parts would stall.
+    #[inline(never)]
+    fn check_by<A: Algorithm>(
+        &self,
+        algorithm: &A,
+        only: &NamedQuota,
+        key: Fingerprint,
+        tokens: u64,
+    ) -> Reply {
+        let (mut shard, context) = self.enter(key);
+        let limit = key.under(only.id());
+        let (snapshot, position) = shard.decide(algorithm, only, limit, &context, tokens);
+        drop(shard);
+        Reply::to_check_of_one(snapshot, ChargePart::new(only.mark(), tokens, position))
+    }
+
+    #[inline(never)]
+    fn check_several(&self, policy: &Policy, key: Fingerprint, cost: Cost) -> Reply {
+        let (mut shard, context) = self.enter(key);
+        let op = |states: &mut [_]| algorithm::check(policy, states, context.now, cost);
+        shard.with_states(policy, key, &context, op)
+    }
+
     /// Locks the shard of a key and reads the clock.
     ///
     /// The clock is read before the lock, which keeps the lock short. It is read again under the lock if another thread
@@ -189,6 +224,29 @@ impl<C: Clock> MemoryInner<C> {
     #[inline]
     fn shard(&self, fingerprint: Fingerprint) -> &Mutex<Shard> {
         &self.shards[fingerprint.shard(self.shards.len())]
+    }
+}
+
+/// A check under a policy with one quota.
+struct CheckOne<'a, C> {
+    backend: &'a MemoryInner<C>,
+    only: &'a NamedQuota,
+    fingerprint: Fingerprint,
+    tokens: u64,
+}
+
+impl<C: Clock> ByAlgorithm for CheckOne<'_, C> {
+    type Output = Reply;
+
+    #[inline]
+    fn call<A: Algorithm>(self, algorithm: &A) -> Reply {
+        let Self {
+            backend,
+            only,
+            fingerprint,
+            tokens,
+        } = self;
+        backend.check_by(algorithm, only, fingerprint, tokens)
     }
 }
 

@@ -2,7 +2,7 @@ use smallvec::SmallVec;
 
 use super::key_budget::KeyBudget;
 use super::table::{ResetTime, Slot, Table};
-use crate::algorithm::{self, State};
+use crate::algorithm::{self, Algorithm, State};
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::{Latest, Timestamp};
 use crate::decision::{ChargePosition, QuotaSnapshot, Reply};
@@ -40,7 +40,7 @@ impl ShardContext<'_> {
         let at = self.now.as_micros().saturating_add(answer.reset_after);
         ResetTime::new(
             Timestamp::from_micros(at),
-            algorithm::starts_below_capacity(named.quota()),
+            named.lingers(),
             answer.remaining == 0,
         )
     }
@@ -54,15 +54,16 @@ impl ShardContext<'_> {
     /// equals unused.
     #[inline]
     fn is_idle(&self, named: &NamedQuota, slot: &Slot) -> bool {
-        algorithm::starts_below_capacity(named.quota()) && self.is_over(slot)
+        named.lingers() && self.is_over(slot)
     }
 }
 
 impl Shard {
     /// Decides a request under a policy with one quota.
-    #[inline]
-    pub(super) fn decide(
+    #[inline(always)] // a call would return the numbers through memory
+    pub(super) fn decide<A: Algorithm>(
         &mut self,
+        algorithm: &A,
         named: &NamedQuota,
         fingerprint: Fingerprint,
         context: &ShardContext<'_>,
@@ -76,7 +77,7 @@ impl Shard {
             self.forget(fingerprint, context.budget);
             return self.decide_unseen(named, fingerprint, context, cost);
         }
-        let answer = algorithm::decide(named.quota(), &mut slot.state, context.now, cost, true);
+        let answer = algorithm::decide_by(algorithm, &mut slot.state, context.now, cost);
         if cost > 0 && answer.0.is_allowed() {
             slot.reset = slot.reset.renewed(context.reset(named, &answer.0));
         }
@@ -84,6 +85,7 @@ impl Shard {
     }
 
     #[cold]
+    #[inline(never)]
     fn decide_unseen(
         &mut self,
         named: &NamedQuota,

@@ -33,17 +33,23 @@ impl ResetTime {
     /// Times stay below both marks.
     const LINGERS: u64 = 1 << 63;
     const DRAINED: u64 = 1 << 62;
+    const TIME: u64 = Self::DRAINED - 1;
 
     #[inline]
     pub(super) fn new(at: Timestamp, lingers: bool, drained: bool) -> Self {
-        let mark = |mark, on| if on { mark } else { 0 };
-        Self(at.as_micros() | mark(Self::LINGERS, lingers) | mark(Self::DRAINED, drained))
+        let marks = u64::from(lingers) << 63 | u64::from(drained) << 62;
+        Self(at.as_micros() | marks)
+    }
+
+    #[inline]
+    fn micros(self) -> u64 {
+        self.0 & Self::TIME
     }
 
     /// Returns the time from which nothing is owed.
     #[inline]
     pub(super) fn at(self) -> Timestamp {
-        Timestamp::from_micros(self.0 & !(Self::LINGERS | Self::DRAINED))
+        Timestamp::from_micros(self.micros())
     }
 
     /// Returns whether the entry can be removed at `now`. A lingering entry is kept for `idle_ttl` µs more.
@@ -54,7 +60,7 @@ impl ResetTime {
         } else {
             idle_ttl
         };
-        self.at().as_micros().saturating_add(ttl) <= now.as_micros()
+        self.micros().saturating_add(ttl) <= now.as_micros()
     }
 
     /// Returns whether nothing was left after the last charge and something is still owed.
@@ -66,8 +72,8 @@ impl ResetTime {
     /// of one name may compute different times, and keeping an entry longer is harmless.
     #[inline]
     pub(super) fn renewed(self, new: Self) -> Self {
-        let lingers = (self.0 | new.0) & Self::LINGERS != 0;
-        Self::new(self.at().max(new.at()), lingers, new.0 & Self::DRAINED != 0)
+        let marks = (self.0 | new.0) & Self::LINGERS | new.0 & Self::DRAINED;
+        Self(self.micros().max(new.micros()) | marks)
     }
 }
 

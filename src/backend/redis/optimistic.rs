@@ -300,7 +300,7 @@ fn writes(
             continue;
         };
         let mut owed = answer.reset_after;
-        if algorithm::starts_below_capacity(named.quota()) {
+        if named.lingers() {
             owed = owed.saturating_add(client.expiry.idle.saturating_mul(1_000));
         }
         let (before, now) = (entry.state.as_ref(), now.as_micros());
