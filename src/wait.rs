@@ -7,9 +7,7 @@
 //!   wait would exceed its bound is denied immediately.
 //! - **Windows**: the request checks again when the wait of its last denial is over. The waiters of a key form a queue
 //!   in each process, and only the first one checks. A request whose bound ends before the next check is checked once
-//!   and does not wait. A waiter is checked once more when its bound ends. If the first waiter is just about to check,
-//!   its answer comes first, so that nothing is overtaken. After at most 250 ms without this answer, the waiter is
-//!   denied with the numbers of the last denial.
+//!   and does not wait. A waiter is checked once more when its bound ends.
 //!
 //! ```
 //! use std::time::Duration;

@@ -58,6 +58,7 @@ type Limit = RateLimitLayer<Global, RedisBackend, Cost, FailurePolicy>;
 fn over(policy: &Policy, backend: &RedisBackend) -> Limit {
     RateLimitLayer::new(policy.clone(), Global, backend.clone())
         .on_backend_error(FailurePolicy::FailClosed)
+        .response_extensions(true)
 }
 
 fn limit(backend: &RedisBackend) -> Limit {

@@ -10,10 +10,11 @@ use crate::head::Head;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
 use crate::response::{
-    ExistingHeaders, HeaderFormats, Http, PlainText, RejectFn, Rejection, RespondFn,
+    ExistingHeaders, HeaderFormats, Http, NoHook, PlainText, RejectFn, Rejection, RespondFn,
+    WrapBody,
 };
 
-impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
+impl<K, S, W, F, T, M, P> SemaphoreLayer<K, S, W, F, Http<T, NoHook, M>, P> {
     /// Sets the formats of the rate-limit fields; see [`Http::headers`].
     pub fn headers(self, formats: impl Into<HeaderFormats>) -> Self {
         self.map_http(|http| http.headers(formats))
@@ -62,13 +63,21 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
         self.map_http(|http| http.headers_on_redirects(on_redirects))
     }
 
-    /// Sets whether results are stored in extensions; see [`Http::extensions`].
+    /// Sets whether a request carries its permit in its extensions; see [`Http::extensions`].
     pub fn extensions(self, extensions: bool) -> Self {
         self.map_http(|http| http.extensions(extensions))
     }
 
+    /// Sets whether a response carries the decision in its extensions; see [`Http::response_extensions`].
+    pub fn response_extensions(self, response_extensions: bool) -> Self {
+        self.map_http(|http| http.response_extensions(response_extensions))
+    }
+
     /// Makes rejections with a closure, whose body is text or bytes; see [`Http::reject_fn`].
-    pub fn reject_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RejectFn<G>>, P>
+    pub fn reject_fn<G, A>(
+        self,
+        f: G,
+    ) -> SemaphoreLayer<K, S, W, F, Http<RejectFn<G>, NoHook, M>, P>
     where
         G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
         A: Into<Bytes>,
@@ -77,7 +86,10 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
     }
 
     /// Makes rejections with a closure, whose body has the type of the service's own; see [`Http::respond_fn`].
-    pub fn respond_fn<G, A>(self, f: G) -> SemaphoreLayer<K, S, W, F, Http<RespondFn<G>>, P>
+    pub fn respond_fn<G, A>(
+        self,
+        f: G,
+    ) -> SemaphoreLayer<K, S, W, F, Http<RespondFn<G>, NoHook, M>, P>
     where
         G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
     {
@@ -85,14 +97,19 @@ impl<K, S, W, F, T, P> SemaphoreLayer<K, S, W, F, Http<T>, P> {
     }
 
     /// Rejects with one line of plain text; see [`Http::plain_text`].
-    pub fn plain_text(self) -> SemaphoreLayer<K, S, W, F, Http<PlainText>, P> {
+    pub fn plain_text(self) -> SemaphoreLayer<K, S, W, F, Http<PlainText, NoHook, M>, P> {
         self.map_http(Http::plain_text)
     }
 
-    fn map_http<U>(
+    /// Wraps the response bodies of the inner service, whatever their type; see [`Http::wrap_body`].
+    pub fn wrap_body(self) -> SemaphoreLayer<K, S, W, F, Http<T, NoHook, WrapBody>, P> {
+        self.map_http(Http::wrap_body)
+    }
+
+    fn map_http<U, N>(
         self,
-        f: impl FnOnce(Http<T>) -> Http<U>,
-    ) -> SemaphoreLayer<K, S, W, F, Http<U>, P> {
+        f: impl FnOnce(Http<T, NoHook, M>) -> Http<U, NoHook, N>,
+    ) -> SemaphoreLayer<K, S, W, F, Http<U, NoHook, N>, P> {
         self.rebuilt(|weight, on_error, protocol, policy| (weight, on_error, f(protocol), policy))
     }
 }

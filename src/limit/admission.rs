@@ -1,11 +1,10 @@
-use std::borrow::Cow;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::RateLimitLayer;
 use crate::backend::Backend;
-use crate::decision::{Decision, Reply};
+use crate::decision::{Decision, Receipt, Reply};
 use crate::key::Key;
 use crate::limiter::charge::{Charge, Settle, Settlement};
 use crate::limiter::{Acquired, CheckOutcome, HandleFailure};
@@ -53,11 +52,47 @@ pub(super) enum Admission {
 pub(super) struct Admitted {
     /// `None` if the request is uncounted, or an outer layer reports its decision.
     pub(super) decision: Option<Decision>,
-    pub(super) deferred_charge: DeferredCharge<'static>,
+    pub(super) charge: AdmittedCharge,
     /// Whether the charge is that of an outer layer.
     pub(super) joined: bool,
     /// Refunds the charge unless the inner service is called.
     pub(super) unserved: Option<RefundUnlessServed>,
+}
+
+/// The charge of a request that continues.
+pub(super) enum AdmittedCharge {
+    /// The request is not counted.
+    Uncounted,
+    New {
+        settler: Arc<dyn Settle>,
+        key: Key,
+        cost: Cost,
+        receipt: Option<Receipt>,
+        waited: Duration,
+    },
+    Existing(Box<Charge>),
+}
+
+impl AdmittedCharge {
+    fn deferred(&mut self) -> DeferredCharge<'_> {
+        match self {
+            Self::Uncounted => DeferredCharge::Uncounted,
+            Self::New {
+                settler,
+                key,
+                cost,
+                receipt,
+                waited,
+            } => DeferredCharge::New {
+                settler,
+                key,
+                cost,
+                receipt,
+                waited: *waited,
+            },
+            Self::Existing(charge) => DeferredCharge::Existing(charge),
+        }
+    }
 }
 
 /// Refunds a charge on drop, unless the inner service was called.
@@ -153,19 +188,19 @@ where
         };
         let Some(settler) = settler else {
             let decision = Some(acquired.decision);
-            return Admission::Allow(self.admitted(decision, DeferredCharge::Uncounted, false));
+            return Admission::Allow(self.admitted(decision, AdmittedCharge::Uncounted, false));
         };
         // The key is not used again, so it is moved and not cloned.
-        let key = mem::replace(&mut check.key, Key::new(""));
+        let key = mem::take(&mut check.key);
         let cost = check.cost.clone();
         if self.layer.refund_unserved {
             let decision = Some(acquired.decision.clone());
             let charge = Charge::new(settler, policy.clone(), key, cost, acquired);
-            let charge = DeferredCharge::Existing(Box::new(charge));
+            let charge = AdmittedCharge::Existing(Box::new(charge));
             return Admission::Allow(self.admitted(decision, charge, false));
         }
-        let charge = DeferredCharge::New {
-            settler: Cow::Owned(settler),
+        let charge = AdmittedCharge::New {
+            settler,
             key,
             cost,
             receipt: acquired.receipt,
@@ -199,7 +234,7 @@ where
 
     /// Continues with the charge of an outer layer.
     pub(super) fn join(&self, charge: Box<Charge>, decision: Option<Decision>) -> Admitted {
-        self.admitted(decision, DeferredCharge::Existing(charge), true)
+        self.admitted(decision, AdmittedCharge::Existing(charge), true)
     }
 
     /// Rejects a request over the limit, unless the policy is a shadow.
@@ -224,7 +259,7 @@ where
     fn uncharged(&self, decision: Option<Decision>, check: &mut CheckRequest) -> Admitted {
         match check.joined.take() {
             Some(charge) => self.join(charge, decision),
-            None => self.admitted(decision, DeferredCharge::Uncounted, false),
+            None => self.admitted(decision, AdmittedCharge::Uncounted, false),
         }
     }
 
@@ -232,18 +267,18 @@ where
     fn admitted(
         &self,
         decision: Option<Decision>,
-        deferred_charge: DeferredCharge<'static>,
+        charge: AdmittedCharge,
         joined: bool,
     ) -> Admitted {
-        let unserved = match &deferred_charge {
-            DeferredCharge::Existing(charge) if self.layer.refund_unserved => {
+        let unserved = match &charge {
+            AdmittedCharge::Existing(charge) if self.layer.refund_unserved => {
                 Some(RefundUnlessServed::new(Charge::clone(charge)))
             }
             _ => None,
         };
         Admitted {
             decision,
-            deferred_charge,
+            charge,
             joined,
             unserved,
         }
@@ -262,11 +297,29 @@ where
 }
 
 impl<K, B: Backend, C, F, R, P> SharedLayer<K, B, C, F, R, P> {
+    /// Describes a request that continues to the protocol, from its admission.
+    pub(super) fn allowed_by<'a>(
+        &'a self,
+        admitted: &'a mut Admitted,
+        policy: &'a Policy,
+        partition_key: Option<PartitionKey>,
+    ) -> AllowedContext<'a> {
+        self.allowed(
+            admitted
+                .decision
+                .as_ref()
+                .map(|decision| (policy, decision)),
+            admitted.charge.deferred(),
+            admitted.joined,
+            partition_key,
+        )
+    }
+
     /// Describes a request that continues to the protocol. Nothing else builds that description.
     #[inline(always)] // a call would move large values once more
     pub(super) fn allowed<'a>(
         &'a self,
-        answer: Option<(&'a Policy, Decision)>,
+        answer: Option<(&'a Policy, &'a Decision)>,
         deferred_charge: DeferredCharge<'a>,
         joined: bool,
         partition_key: Option<PartitionKey>,

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::pending::{PendingRequest, RequestState, StateProj};
+use super::pending::{PendingRequest, RequestState, RequestStateOf, StateProj};
 use crate::backend::Backend;
 use crate::limiter::{HandleFailure, WaitFuture};
 use crate::middleware::DONE;
@@ -38,6 +38,18 @@ pin_project! {
             R::InFlight,
             Result<R::Response, R::Error>,
         >,
+    }
+}
+
+impl<S, Req, K, B, C, F, R, P> ResponseFuture<S, Req, K, B, C, F, R, P>
+where
+    S: Service<Req>,
+    B: Backend,
+    R: Protocol<Req, S::Response, S::Error>,
+{
+    #[inline]
+    pub(super) fn new(state: RequestStateOf<S, Req, K, B, C, F, R, P>) -> Self {
+        Self { state }
     }
 }
 

@@ -13,10 +13,10 @@ use crate::limiter::charge::Charge;
 use crate::response::ShortSecret;
 use crate::response::{
     ExistingHeaders, HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType, RejectFn,
-    Rejection, RespondFn,
+    Rejection, RespondFn, WrapBody,
 };
 
-impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
+impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
     /// Sets the formats of the rate-limit fields; see [`Http::headers`].
     pub fn headers(self, formats: impl Into<HeaderFormats>) -> Self {
         self.map_http(|http| http.headers(formats))
@@ -70,13 +70,18 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
         self.map_http(|http| http.shadow_header(shadow_header))
     }
 
-    /// Sets whether results are stored in extensions; see [`Http::extensions`].
+    /// Sets whether a request carries its charge in its extensions; see [`Http::extensions`].
     pub fn extensions(self, extensions: bool) -> Self {
         self.map_http(|http| http.extensions(extensions))
     }
 
+    /// Sets whether a response carries the decision in its extensions; see [`Http::response_extensions`].
+    pub fn response_extensions(self, response_extensions: bool) -> Self {
+        self.map_http(|http| http.response_extensions(response_extensions))
+    }
+
     /// Makes rejections with a closure, whose body is text or bytes; see [`Http::reject_fn`].
-    pub fn reject_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RejectFn<G>, H>, P>
+    pub fn reject_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RejectFn<G>, H, M>, P>
     where
         G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
         A: Into<Bytes>,
@@ -85,7 +90,7 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     }
 
     /// Makes rejections with a closure, whose body has the type of the service's own; see [`Http::respond_fn`].
-    pub fn respond_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RespondFn<G>, H>, P>
+    pub fn respond_fn<G, A>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<RespondFn<G>, H, M>, P>
     where
         G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
     {
@@ -93,27 +98,32 @@ impl<K, B, C, F, T, H, P> RateLimitLayer<K, B, C, F, Http<T, H>, P> {
     }
 
     /// Rejects with one line of plain text; see [`Http::plain_text`].
-    pub fn plain_text(self) -> RateLimitLayer<K, B, C, F, Http<PlainText, H>, P> {
+    pub fn plain_text(self) -> RateLimitLayer<K, B, C, F, Http<PlainText, H, M>, P> {
         self.map_http(Http::plain_text)
     }
 
     /// Calls `f` with the head of each response and the charge of its request; see [`Http::on_response`].
-    pub fn on_response<G>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<T, OnResponse<G>>, P>
+    pub fn on_response<G>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<T, OnResponse<G>, M>, P>
     where
         G: Fn(&Parts, &Charge) + Clone,
     {
         self.map_http(|http| http.on_response(f))
     }
 
-    fn map_http<U, I>(
+    /// Wraps the response bodies of the inner service, whatever their type; see [`Http::wrap_body`].
+    pub fn wrap_body(self) -> RateLimitLayer<K, B, C, F, Http<T, H, WrapBody>, P> {
+        self.map_http(Http::wrap_body)
+    }
+
+    fn map_http<U, I, N>(
         self,
-        f: impl FnOnce(Http<T, H>) -> Http<U, I>,
-    ) -> RateLimitLayer<K, B, C, F, Http<U, I>, P> {
+        f: impl FnOnce(Http<T, H, M>) -> Http<U, I, N>,
+    ) -> RateLimitLayer<K, B, C, F, Http<U, I, N>, P> {
         self.rebuilt(|cost, on_error, protocol, policy| (cost, on_error, f(protocol), policy))
     }
 }
 
-impl<K, B, C, F, H, P> RateLimitLayer<K, B, C, F, Http<Problem, H>, P> {
+impl<K, B, C, F, H, M, P> RateLimitLayer<K, B, C, F, Http<Problem, H, M>, P> {
     /// Sets the problem type of rejections; see [`Http::problem_type`].
     pub fn problem_type(self, kind: ProblemType) -> Self {
         self.map_http(|http| http.problem_type(kind))

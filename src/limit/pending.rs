@@ -197,23 +197,16 @@ where
     }
 
     /// Calls the inner service, which is ready.
-    pub(super) fn serve(mut self, admitted: Admitted) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
+    pub(super) fn serve(
+        mut self,
+        mut admitted: Admitted,
+    ) -> RequestStateOf<S, Req, K, B, C, F, R, P> {
         self.keep_charge();
         let shared = &*self.shared;
-        let allowed = shared.allowed(
-            admitted.decision.map(|decision| (&self.policy, decision)),
-            admitted.deferred_charge,
-            admitted.joined,
-            self.check.partition_key,
-        );
+        let unserved = admitted.unserved.take();
+        let allowed = shared.allowed_by(&mut admitted, &self.policy, self.check.partition_key);
         let (mut service, protocol) = (self.service.into_inner(), &shared.layer.protocol);
-        serve(
-            &mut service,
-            self.request,
-            protocol,
-            allowed,
-            admitted.unserved,
-        )
+        serve(&mut service, self.request, protocol, allowed, unserved)
     }
 
     /// Rejects the request, after the charge of an outer layer was refunded.

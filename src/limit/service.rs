@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,8 +14,8 @@ use super::pending::{PendingRequest, PendingRequestOf, RequestState, serve};
 use super::{PolicyOf, RateLimitLayer};
 use crate::backend::{Answer, Backend};
 use crate::cost::CostOf;
-use crate::decision::Op;
-use crate::key::{KeyError, KeyExtractor};
+use crate::decision::{Op, Reply};
+use crate::key::{Key, KeyError, KeyExtractor};
 use crate::limiter::charge::Charge;
 use crate::limiter::{self, HandleFailure, Unspecified};
 use crate::middleware::{self, ReservedService};
@@ -77,105 +78,172 @@ where
         self.inner.poll_ready(cx).map_err(R::error)
     }
 
-    fn call(&mut self, mut request: Req) -> Self::Future {
+    fn call(&mut self, request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
-        let is_exempt = layer.protocol.is_exempt(&request);
-        let key = match middleware::limited_key(&layer.key, &request, is_exempt, layer.skip_unkeyed)
-        {
-            Ok(Some(key)) => key,
-            Ok(None) => return self.skip(request),
-            Err(error) => {
-                let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
-                let passes = is_shadow && error != KeyError::Denied;
-                let rejection = Rejection::NoKey(error);
-                if !passes {
-                    return self.reject(&request, rejection, None);
-                }
-                rejection.report();
-                return self.skip(request);
-            }
+        // Key, answer and request are large. On the usual path they are used where they were written.
+        let mut extracted = layer.key.key(&request);
+        let key = match &mut extracted {
+            Ok(key) if !layer.protocol.is_exempt(&request) => key,
+            _ => return self.call_without_key(request, extracted),
         };
         let policy = match layer.policy.fixed() {
             Some(policy) => Cow::Borrowed(policy),
-            None => Cow::Owned(layer.policy.policy(&request, &key)),
+            None => Cow::Owned(layer.policy.policy(&request, key)),
         };
         let cost = layer.cost.cost(&request);
-        let partition_key = layer.protocol.partition_key(&key);
-        let mut check = CheckRequest::new(key, cost, partition_key);
-        if let Some(outer) = layer.protocol.charge(&request) {
-            shared.find(outer, &policy, &mut check);
+        let partition_key = layer.protocol.partition_key(key);
+        let waits = layer.max_wait != MaxWait::NONE && !policy.is_shadow();
+        let outer = layer.protocol.charge(&request);
+        if waits || outer.is_some() || layer.refund_unserved {
+            let mut check = CheckRequest::new(mem::take(key), cost, partition_key);
+            if let Some(outer) = outer {
+                shared.find(outer, &policy, &mut check);
+            }
+            let policy = policy.into_owned();
+            return self.check(request, policy, check, waits);
         }
-        let admission = match shared.admit_joined(&mut check) {
-            Some(admission) => admission,
-            None if layer.max_wait != MaxWait::NONE && !policy.is_shadow() => {
-                return self.wait_for_admission(request, policy.into_owned(), check);
-            }
-            None => {
-                let op = Op::Check(check.missing.clone());
-                match layer.backend.ask(op, &policy, &check.key) {
-                    // The usual case has a path of its own: the path below moves the decision once more.
-                    Answer::Now(Ok(reply))
-                        if reply.decision.is_allowed()
-                            && check.joined.is_none()
-                            && !layer.refund_unserved =>
-                    {
-                        telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Allowed);
-                        let allowed = shared.allowed(
-                            Some((&policy, reply.decision)),
-                            DeferredCharge::New {
-                                settler: Cow::Borrowed(&shared.settler),
-                                key: check.key,
-                                cost: check.cost,
-                                receipt: reply.receipt,
-                                waited: Duration::ZERO,
-                            },
-                            false,
-                            check.partition_key,
-                        );
-                        // As `serve`, which would move `allowed` and the state once more.
-                        let in_flight = Some(layer.protocol.allow(&mut request, allowed));
-                        let state = RequestState::Calling {
-                            response: self.inner.call(request),
-                            in_flight,
-                            unserved: None,
-                        };
-                        return ResponseFuture { state };
-                    }
-                    Answer::Now(reply) => shared.admission(reply, &policy, &mut check),
-                    Answer::Later(reply) => {
-                        let pending = self.set_aside(request, policy.into_owned(), check, None);
-                        let state = pending.decide_later(reply);
-                        return ResponseFuture { state };
-                    }
-                }
-            }
+        let mut answer = layer.backend.ask(Op::Check(cost.clone()), &policy, key);
+        let Answer::Now(Ok(reply)) = &mut answer else {
+            let check = CheckRequest::new(mem::take(key), cost, partition_key);
+            let policy = policy.into_owned();
+            return self.decide(request, policy, check, answer);
         };
-        let state = match admission {
-            Admission::Allow(admitted) => {
-                let allowed = shared.allowed(
-                    admitted.decision.map(|decision| (&*policy, decision)),
-                    admitted.deferred_charge,
-                    admitted.joined,
-                    check.partition_key,
-                );
-                serve(
-                    &mut self.inner,
-                    request,
-                    &layer.protocol,
-                    allowed,
-                    admitted.unserved,
-                )
+        if !reply.decision.is_allowed() {
+            let check = CheckRequest::new(mem::take(key), cost, partition_key);
+            let policy = policy.into_owned();
+            return self.decide(request, policy, check, answer);
+        }
+        telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Allowed);
+        let deferred_charge = DeferredCharge::New {
+            settler: &shared.settler,
+            key,
+            cost: &cost,
+            receipt: &mut reply.receipt,
+            waited: Duration::ZERO,
+        };
+        let answer = Some((&*policy, &reply.decision));
+        let allowed = shared.allowed(answer, deferred_charge, false, partition_key);
+        let state = serve(&mut self.inner, request, &layer.protocol, allowed, None);
+        ResponseFuture::new(state)
+    }
+}
+
+impl<S, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P>
+where
+    B: Backend,
+    F: HandleFailure<B::Error>,
+{
+    /// Checks a request that waits, or that an outer layer may have charged.
+    #[inline(never)]
+    fn check<Req>(
+        &mut self,
+        request: Req,
+        policy: Policy,
+        mut check: CheckRequest,
+        waits: bool,
+    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req> + Clone,
+        R: Protocol<Req, S::Response, S::Error>,
+    {
+        if let Some(admission) = self.shared.admit_joined(&mut check) {
+            return self.proceed(request, policy, check, admission);
+        }
+        if waits {
+            return self.wait_for_admission(request, policy, check);
+        }
+        let op = Op::Check(check.missing.clone());
+        let answer = self.shared.layer.backend.ask(op, &policy, &check.key);
+        self.decide(request, policy, check, answer)
+    }
+
+    /// Continues with the answer of the backend.
+    #[inline(never)]
+    fn decide<Req>(
+        &mut self,
+        request: Req,
+        policy: Policy,
+        mut check: CheckRequest,
+        answer: Answer<Result<Reply, B::Error>, B::Future>,
+    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req> + Clone,
+        R: Protocol<Req, S::Response, S::Error>,
+    {
+        match answer {
+            Answer::Now(reply) => {
+                let admission = self.shared.admission(reply, &policy, &mut check);
+                self.proceed(request, policy, check, admission)
+            }
+            Answer::Later(reply) => {
+                let pending = self.set_aside(request, policy, check, None);
+                ResponseFuture::new(pending.decide_later(reply))
+            }
+        }
+    }
+
+    /// Continues after the decision. The inner service is still ready.
+    fn proceed<Req>(
+        &mut self,
+        request: Req,
+        policy: Policy,
+        check: CheckRequest,
+        admission: Admission,
+    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req> + Clone,
+        R: Protocol<Req, S::Response, S::Error>,
+    {
+        match admission {
+            Admission::Allow(mut admitted) => {
+                let shared = &*self.shared;
+                let unserved = admitted.unserved.take();
+                let allowed = shared.allowed_by(&mut admitted, &policy, check.partition_key);
+                let protocol = &shared.layer.protocol;
+                let state = serve(&mut self.inner, request, protocol, allowed, unserved);
+                ResponseFuture::new(state)
             }
             Admission::Reject(rejection) if check.joined.is_none() => {
-                return self.reject(&request, rejection, check.partition_key);
+                self.reject(&request, rejection, check.partition_key)
             }
             admission => {
-                let pending = self.set_aside(request, policy.into_owned(), check, None);
-                pending.proceed(admission)
+                let pending = self.set_aside(request, policy, check, None);
+                ResponseFuture::new(pending.proceed(admission))
             }
+        }
+    }
+
+    /// Continues with a request that is exempt from the limit or has no key.
+    #[inline(never)]
+    fn call_without_key<Req>(
+        &mut self,
+        request: Req,
+        extracted: Result<Key, KeyError>,
+    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    where
+        S: Service<Req> + Clone,
+        R: Protocol<Req, S::Response, S::Error>,
+        P: PolicyOf<Req>,
+    {
+        let layer = &self.shared.layer;
+        let is_exempt = layer.protocol.is_exempt(&request);
+        let error = match extracted {
+            Ok(_) => return self.skip(request),
+            Err(error) if error.skips_limit(layer.skip_unkeyed || is_exempt) => {
+                telemetry::unkeyed(&error, error.server_fault());
+                return self.skip(request);
+            }
+            Err(error) => error,
         };
-        ResponseFuture { state }
+        let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
+        let passes = is_shadow && error != KeyError::Denied;
+        let rejection = Rejection::NoKey(error);
+        if !passes {
+            return self.reject(&request, rejection, None);
+        }
+        rejection.report();
+        self.skip(request)
     }
 }
 
@@ -198,11 +266,8 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         let context = layer.backend.context();
         let result =
             middleware::reject(&layer.protocol, request, rejection, partition_key, context);
-        ResponseFuture {
-            state: RequestState::Done {
-                result: Some(result),
-            },
-        }
+        let result = Some(result);
+        ResponseFuture::new(RequestState::Done { result })
     }
 
     /// Calls the inner service with a request that is not limited.
@@ -216,7 +281,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         let allowed = shared.allowed(None, DeferredCharge::Uncounted, false, None);
         let protocol = &shared.layer.protocol;
         let state = serve(&mut self.inner, request, protocol, allowed, None);
-        ResponseFuture { state }
+        ResponseFuture::new(state)
     }
 
     /// Moves a request without a decision into a box, with the inner service that is ready.
@@ -265,8 +330,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         let wait =
             limiter::acquire_boxed(&layer.backend, &policy, &check.key, &check.missing, bound);
         let pending = Some(self.set_aside(request, policy, check, Some(bound)));
-        let state = RequestState::Waiting { wait, pending };
-        ResponseFuture { state }
+        ResponseFuture::new(RequestState::Waiting { wait, pending })
     }
 }
 

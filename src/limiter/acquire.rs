@@ -7,8 +7,8 @@ use super::acquired::Acquired;
 use super::cancel;
 use super::on_drop::{CancelOnDrop, RefundOnDrop};
 use super::rejected::Rejected;
-use crate::backend::{Answer, Backend, BackendContext, Turn, WaiterGuard};
-use crate::clock::micros_up;
+use crate::backend::{Answer, Backend, BackendContext, QueueHead, TierQueue, WaiterGuard};
+use crate::clock::{Timestamp, micros_up};
 use crate::decision::{Decision, Op, Reply, RetryAfter};
 use crate::key::Key;
 use crate::policy::Policy;
@@ -108,22 +108,18 @@ impl<B: Backend> Waiter<'_, B> {
         let deadline = began.after(max_wait.longest());
         let queue = guard.queue(self.policy);
         let mut at_once = true;
-        let head = match context.wait_for_turn(&*queue, deadline, &mut at_once).await {
-            Turn::Head(head) => head,
-            turn => {
-                let denial = || queue.last_denial(|| context.now(), self.cost);
-                if let Some(denial) = matches!(turn, Turn::TooLate).then(denial).flatten() {
-                    return Err(Rejected::Denied(denial));
-                }
-                // The last denial was for another cost, so this cost may be allowed.
-                let reply = self.ask(Op::Check(self.cost.clone())).await?;
-                let waited = if at_once {
-                    0
-                } else {
-                    context.now().micros_since(began)
-                };
-                return Acquired::from_reply(reply, Duration::from_micros(waited));
+        let Some(head) = self.wait_for_head(&queue, deadline, &mut at_once).await else {
+            // The waiters in front are asking now, and must not be overtaken.
+            let now = context.now();
+            let is_asking = queue.next_attempt().is_some_and(|next| next <= now);
+            let refusal = || queue.last_denial(|| context.now(), self.cost);
+            if let Some(decision) = is_asking.then(refusal).flatten() {
+                return Err(Rejected::Denied(decision));
             }
+            // The last denial was for another cost, so this cost may be allowed.
+            let reply = self.ask(Op::Check(self.cost.clone())).await?;
+            let waited = if at_once { 0 } else { now.micros_since(began) };
+            return Acquired::from_reply(reply, Duration::from_micros(waited));
         };
         loop {
             let reply = self.ask(Op::Check(self.cost.clone())).await?;
@@ -137,16 +133,33 @@ impl<B: Backend> Waiter<'_, B> {
                 return Err(Rejected::Denied(reply.decision));
             }
             let next_look = context.next_attempt(now, micros_up(*wait)).min(deadline);
-            head.record_denial(snapshot.clone(), now, soonest, next_look);
-            let mut pause = context.sleep_until(next_look);
-            let mut hurried = pin!(head.hurried());
-            poll_fn(|cx| match pause.as_mut().poll(cx) {
-                Poll::Pending => hurried.as_mut().poll(cx),
-                Poll::Ready(()) => Poll::Ready(()),
-            })
-            .await;
+            head.record_denial(snapshot.clone(), now, next_look);
+            context.sleep_until(next_look).await;
             at_once = false;
         }
+    }
+
+    /// Waits for the head of the queue. `None` if the deadline comes first.
+    async fn wait_for_head<'q>(
+        &self,
+        queue: &'q TierQueue,
+        deadline: Timestamp,
+        at_once: &mut bool,
+    ) -> Option<QueueHead<'q>> {
+        if let Some(head) = queue.try_head() {
+            return Some(head);
+        }
+        if queue.next_attempt().is_some_and(|next| next > deadline) {
+            return None;
+        }
+        *at_once = false;
+        let mut head = pin!(queue.head());
+        let mut end = self.context().sleep_until(deadline);
+        poll_fn(|cx| match head.as_mut().poll(cx) {
+            Poll::Ready(head) => Poll::Ready(Some(head)),
+            Poll::Pending => end.as_mut().poll(cx).map(|()| None),
+        })
+        .await
     }
 }
 

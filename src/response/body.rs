@@ -47,6 +47,15 @@ impl<B> ResponseBody<B> {
         }
     }
 
+    /// Returns the bytes of a rejection, or the body if it is another one.
+    #[cfg(feature = "axum")]
+    pub(super) fn into_bytes(self) -> Result<Bytes, Self> {
+        match self.kind {
+            BodyKind::Ours { body } => Ok(body.unwrap_or_default()),
+            kind => Err(Self { kind }),
+        }
+    }
+
     /// The length of a rejection's body.
     pub(crate) fn own_length(&self) -> Option<usize> {
         match &self.kind {

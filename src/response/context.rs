@@ -1,4 +1,4 @@
-use std::borrow::Cow;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::semaphore::{Hold, Permit};
 #[non_exhaustive]
 pub struct AllowedContext<'a> {
     /// The policy and its decision. `None` if the request is not counted or the decision is already known.
-    pub answer: Option<(&'a Policy, Decision)>,
+    pub answer: Option<(&'a Policy, &'a Decision)>,
     /// Whether an outer layer of the same policy has charged a part. Then the request carries that charge, and this
     /// decision is for both layers.
     pub joined: bool,
@@ -60,18 +60,18 @@ impl RejectedContext<'_> {
     }
 }
 
-/// A charge that is built only if it is used.
+/// A charge that is built only if it is used. Its parts stay in place until then.
 pub(crate) enum DeferredCharge<'a> {
     /// The request is not counted.
     Uncounted,
     New {
-        settler: Cow<'a, Arc<dyn Settle>>,
-        key: Key,
-        cost: Cost,
-        receipt: Option<Receipt>,
+        settler: &'a Arc<dyn Settle>,
+        key: &'a mut Key,
+        cost: &'a Cost,
+        receipt: &'a mut Option<Receipt>,
         waited: Duration,
     },
-    Existing(Box<Charge>),
+    Existing(&'a Charge),
 }
 
 impl std::fmt::Debug for DeferredCharge<'_> {
@@ -90,13 +90,13 @@ impl AllowedContext<'_> {
     /// Builds the charge of the request. A protocol that does not need it skips the work.
     #[must_use]
     pub fn into_charge(self) -> Charge {
-        self.deferred_charge.into_charge(self.answer.as_ref())
+        self.deferred_charge.into_charge(self.answer)
     }
 }
 
 impl DeferredCharge<'_> {
     #[inline(always)] // what is moved here is large
-    pub(super) fn into_charge(self, answer: Option<&(&Policy, Decision)>) -> Charge {
+    pub(super) fn into_charge(self, answer: Option<(&Policy, &Decision)>) -> Charge {
         match (self, answer) {
             (
                 DeferredCharge::New {
@@ -108,17 +108,18 @@ impl DeferredCharge<'_> {
                 },
                 Some((policy, decision)),
             ) => {
-                let admitted = Acquired {
+                let acquired = Acquired {
                     decision: decision.clone(),
-                    receipt,
+                    receipt: receipt.take(),
                     waited,
                 };
-                let policy = Policy::clone(policy);
-                Charge::new(settler.into_owned(), policy, key, cost, admitted)
+                // The key is not used again, so it is moved and not cloned.
+                let key = mem::take(key);
+                Charge::new(settler.clone(), policy.clone(), key, cost.clone(), acquired)
             }
-            (DeferredCharge::Existing(charge), _) => *charge,
+            (DeferredCharge::Existing(charge), _) => charge.clone(),
             (_, Some((policy, decision))) => {
-                Charge::from_decision(Policy::clone(policy), decision.clone())
+                Charge::from_decision(policy.clone(), decision.clone())
             }
             _ => Charge::uncounted(),
         }

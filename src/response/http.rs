@@ -4,6 +4,7 @@ use bytes::Bytes;
 use http::Response;
 use http::response::Parts;
 
+use super::body_mode::{DefaultBodyMode, WrapBody};
 use super::existing::ExistingHeaders;
 use super::format::HeaderFormats;
 use super::hook::{NoHook, OnResponse};
@@ -21,8 +22,8 @@ use crate::partition::ShortSecret;
 /// The protocol of HTTP services: which header fields clients see, and how requests are rejected.
 ///
 /// A rejection is a response with status 429 and problem details by default. gRPC requests are rejected as gRPC clients
-/// expect. The error of the inner service passes through unchanged. Its body passes through inside a
-/// [`ResponseBody`](super::ResponseBody).
+/// expect. The error of the inner service passes through unchanged. Its body becomes one of axum with the feature `axum`,
+/// and a [`ResponseBody`](super::ResponseBody) otherwise; see [`wrap_body`](Self::wrap_body).
 ///
 /// Both layers use it by default, and have a method of the same name for each setting that applies to them. To
 /// configure several layers alike, build one value and give it to each:
@@ -43,19 +44,21 @@ use crate::partition::ShortSecret;
 /// # let _: axum::Router = axum::Router::new().layer(rate).layer(in_flight);
 /// ```
 #[derive(Clone, Debug)]
-pub struct Http<F = Problem, H = NoHook> {
+pub struct Http<F = Problem, H = NoHook, M = DefaultBodyMode> {
     pub(super) formats: HeaderFormats,
     pub(super) existing: ExistingHeaders,
     pub(super) on_redirects: bool,
     /// Whether preflights are counted.
     pub(super) preflights: bool,
     pub(super) extensions: bool,
+    pub(super) response_extensions: bool,
     pub(super) shadow_header: bool,
     /// The longest delay that is added to `Retry-After`, in µs.
     pub(super) jitter: u64,
     pub(super) partitioner: Option<Partitioner>,
     pub(super) body: F,
     pub(super) hook: H,
+    pub(super) body_mode: M,
 }
 
 impl Default for Http {
@@ -66,11 +69,13 @@ impl Default for Http {
             on_redirects: false,
             preflights: false,
             extensions: true,
+            response_extensions: false,
             shadow_header: false,
             jitter: 0,
             partitioner: None,
             body: Problem::default(),
             hook: NoHook,
+            body_mode: DefaultBodyMode::default(),
         }
     }
 }
@@ -83,7 +88,7 @@ impl Http {
     }
 }
 
-impl<F, H> Http<F, H> {
+impl<F, H, M> Http<F, H, M> {
     /// Sets the formats of the rate-limit fields; [`HeaderFormat::Draft11`](super::HeaderFormat::Draft11) by default.
     ///
     /// A [`SemaphoreLayer`](crate::SemaphoreLayer) writes only the fields of draft 11, the one format that has a unit
@@ -180,16 +185,42 @@ impl<F, H> Http<F, H> {
         self
     }
 
-    /// Sets whether the layer stores its results in extensions; true by default.
+    /// Sets whether a request that continues carries the [`Charge`] or the
+    /// [`HeldPermit`](crate::concurrency::HeldPermit) in its extensions; true by default.
     ///
-    /// A request that continues carries the [`Charge`] or the [`HeldPermit`](crate::concurrency::HeldPermit). A
-    /// response carries the [`Decision`](crate::Decision). Of nested layers, the request shows the innermost charge,
-    /// and the response shows the outermost decision.
-    ///
-    /// An outer rate limit without extensions is unknown to inner layers of the same policy, and each of them charges.
+    /// Of nested layers, the request shows the innermost charge. An outer rate limit without extensions is unknown to
+    /// inner layers of the same policy, and each of them charges.
     #[must_use]
     pub fn extensions(mut self, extensions: bool) -> Self {
         self.extensions = extensions;
+        self
+    }
+
+    /// Sets whether a response carries the [`Decision`](crate::Decision) in its extensions, for middleware around the
+    /// layer; false by default, because it takes two allocations.
+    ///
+    /// A rejection without a key carries its [`KeyError`](crate::key::KeyError). Of nested layers with this setting, the
+    /// response shows the outermost decision.
+    ///
+    /// ```
+    /// # use http::{Request, Response};
+    /// # use tower::{Service, ServiceBuilder, ServiceExt};
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// use tower_sluice::Decision;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_hour(7)), Global, MemoryBackend::new());
+    /// let mut service = ServiceBuilder::new()
+    ///     .layer(limit.response_extensions(true))
+    ///     .service_fn(|_: Request<()>| async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) });
+    /// let response = service.ready().await?.call(Request::new(())).await?;
+    /// let decision = response.extensions().get::<Decision>().ok_or("no decision")?;
+    /// assert_eq!(decision.snapshot().remaining(), 6);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn response_extensions(mut self, response_extensions: bool) -> Self {
+        self.response_extensions = response_extensions;
         self
     }
 
@@ -222,7 +253,7 @@ impl<F, H> Http<F, H> {
     /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(http));
     /// ```
     #[must_use]
-    pub fn reject_fn<G, A>(self, f: G) -> Http<RejectFn<G>, H>
+    pub fn reject_fn<G, A>(self, f: G) -> Http<RejectFn<G>, H, M>
     where
         G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
         A: Into<Bytes>,
@@ -246,7 +277,7 @@ impl<F, H> Http<F, H> {
     /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(http));
     /// ```
     #[must_use]
-    pub fn respond_fn<G, A>(self, f: G) -> Http<RespondFn<G>, H>
+    pub fn respond_fn<G, A>(self, f: G) -> Http<RespondFn<G>, H, M>
     where
         G: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
     {
@@ -255,7 +286,7 @@ impl<F, H> Http<F, H> {
 
     /// Rejects with one line of plain text, such as `rate limit exceeded`.
     #[must_use]
-    pub fn plain_text(self) -> Http<PlainText, H> {
+    pub fn plain_text(self) -> Http<PlainText, H, M> {
         self.with_body(PlainText::default())
     }
 
@@ -290,37 +321,58 @@ impl<F, H> Http<F, H> {
     /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(only_failures_count)).layer(estimated);
     /// ```
     #[must_use]
-    pub fn on_response<G>(self, f: G) -> Http<F, OnResponse<G>>
+    pub fn on_response<G>(self, f: G) -> Http<F, OnResponse<G>, M>
     where
         G: Fn(&Parts, &Charge) + Clone,
     {
-        let body = self.body;
-        Http {
-            formats: self.formats,
-            existing: self.existing,
-            on_redirects: self.on_redirects,
-            preflights: self.preflights,
-            extensions: self.extensions,
-            shadow_header: self.shadow_header,
-            jitter: self.jitter,
-            partitioner: self.partitioner,
-            body,
-            hook: OnResponse(f),
-        }
+        self.rebuilt(|body, _, body_mode| (body, OnResponse(f), body_mode))
     }
 
-    fn with_body<G>(self, body: G) -> Http<G, H> {
+    /// Wraps the response bodies of the inner service in a [`ResponseBody`](super::ResponseBody), whatever their type.
+    ///
+    /// It is the default without the feature `axum`. With it, bodies become those of axum by default, so that a limited
+    /// service and a service without a limit have the same type of response. Use this method if the inner service
+    /// has bodies that axum cannot carry, such as bodies that are not `Send`.
+    ///
+    /// ```
+    /// use http::{Request, Response};
+    /// use tower::{Service, ServiceBuilder, ServiceExt};
+    /// use tower_sluice::response::ResponseBody;
+    /// use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+    /// let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
+    /// let mut service = ServiceBuilder::new()
+    ///     .layer(limit.wrap_body())
+    ///     .service_fn(|_: Request<()>| async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) });
+    /// let response = service.ready().await?.call(Request::new(())).await?;
+    /// let _: ResponseBody<String> = response.into_body();
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn wrap_body(self) -> Http<F, H, WrapBody> {
+        self.rebuilt(|body, hook, _| (body, hook, WrapBody))
+    }
+
+    fn with_body<G>(self, body: G) -> Http<G, H, M> {
+        self.rebuilt(|_, hook, body_mode| (body, hook, body_mode))
+    }
+
+    fn rebuilt<G, I, N>(self, parts: impl FnOnce(F, H, M) -> (G, I, N)) -> Http<G, I, N> {
+        let (body, hook, body_mode) = parts(self.body, self.hook, self.body_mode);
         Http {
             formats: self.formats,
             existing: self.existing,
             on_redirects: self.on_redirects,
             preflights: self.preflights,
             extensions: self.extensions,
+            response_extensions: self.response_extensions,
             shadow_header: self.shadow_header,
             jitter: self.jitter,
             partitioner: self.partitioner,
             body,
-            hook: self.hook,
+            hook,
+            body_mode,
         }
     }
 
@@ -342,7 +394,7 @@ impl<F, H> Http<F, H> {
     }
 }
 
-impl<H> Http<Problem, H> {
+impl<H, M> Http<Problem, H, M> {
     /// Sets the problem type of a response to a client over its rate limit;
     /// [`QuotaExceeded`](ProblemType::QuotaExceeded) by default.
     #[must_use]

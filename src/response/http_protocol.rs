@@ -2,6 +2,7 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
 use http::{HeaderMap, Method, Request, Response};
 
 use super::body::ResponseBody;
+use super::body_mode::BodyMode;
 use super::context::{AllowedContext, RejectedContext};
 use super::format::HeaderFormats;
 use super::hook::ResponseHook;
@@ -20,12 +21,13 @@ use crate::limiter::charge::Charge;
 use crate::partition::PartitionKey;
 use crate::wait::Deadline;
 
-impl<B, ResBody, E, F, H> Protocol<Request<B>, Response<ResBody>, E> for Http<F, H>
+impl<B, ResBody, E, F, H, M> Protocol<Request<B>, Response<ResBody>, E> for Http<F, H, M>
 where
     F: RejectionBody<ResBody>,
     H: ResponseHook,
+    M: BodyMode<ResBody>,
 {
-    type Response = Response<ResponseBody<ResBody>>;
+    type Response = Response<M::Body>;
     type Error = E;
     type InFlight = HttpInFlight<H>;
 
@@ -50,7 +52,7 @@ where
             partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
         };
         let mut response = if grpc::is_call(request.method(), request.headers()) {
-            grpc::reject(request.headers(), &rejection, jitter)
+            grpc::reject(request.headers(), &rejection, jitter).map(M::body)
         } else {
             let (mut head, body) = self
                 .body
@@ -101,7 +103,7 @@ where
             } else {
                 body
             };
-            Response::from_parts(head, body)
+            Response::from_parts(head, M::body(body))
         };
         field::write_no_store(response.headers_mut());
         if let Rejection::Limited {
@@ -121,7 +123,7 @@ where
             };
             InnerLayerFields::record(response.extensions_mut(), inner);
         }
-        if self.extensions {
+        if self.response_extensions {
             match rejection {
                 Rejection::Limited { decision, .. } | Rejection::Busy { decision, .. } => {
                     drop(response.extensions_mut().insert(decision))
@@ -133,9 +135,8 @@ where
         Ok(response)
     }
 
-    #[inline]
+    #[inline(always)] // a call would pass the context and the result through memory
     fn allow(&self, request: &mut Request<B>, allowed: AllowedContext<'_>) -> HttpInFlight<H> {
-        let extensions = self.extensions;
         let AllowedContext {
             answer,
             joined,
@@ -143,15 +144,18 @@ where
             deferred_charge,
             context,
         } = allowed;
+        let is_kept = self.extensions || joined || H::IS_CALLED;
+        let is_written = self.response_extensions || !self.formats.is_empty() || self.shadow_header;
+        if !is_kept && !is_written {
+            return HttpInFlight::default();
+        }
         // The time is also needed to compare a `Retry-After` of the response with the wait for used-up tokens.
-        let is_used_up = answer
-            .as_ref()
-            .is_some_and(|(_, decision)| decision.snapshot().remaining() == 0);
+        let is_used_up = answer.is_some_and(|(_, decision)| decision.snapshot().remaining() == 0);
         let at = self.at(context, joined || is_used_up);
         let (mut hook, mut depth) = (H::Kept::default(), None);
-        if extensions || joined || H::IS_CALLED {
-            let charge = deferred_charge.into_charge(answer.as_ref());
-            if joined || !extensions {
+        if is_kept {
+            let charge = deferred_charge.into_charge(answer);
+            if joined || !self.extensions {
                 depth = joined.then(|| charge.depth());
                 hook = self.hook.keep(charge);
             } else {
@@ -167,21 +171,22 @@ where
                 }
             }
         }
-        let is_needed = extensions || !self.formats.is_empty() || self.shadow_header;
-        let answer = answer.filter(|_| is_needed);
-        let fields = answer.map(|(policy, decision)| PendingFields {
-            policy: policy.clone(),
-            decision,
-            formats: self.formats,
-            existing: self.existing,
-            at,
-            partition_key,
-            on_redirects: self.on_redirects,
-            extensions,
-            shadow_header: self.shadow_header,
-            depth,
-            joined,
-        });
+        let is_written = is_written || joined || self.extensions;
+        let fields = answer
+            .filter(|_| is_written)
+            .map(|(policy, decision)| PendingFields {
+                policy: policy.clone(),
+                decision: decision.clone(),
+                formats: self.formats,
+                existing: self.existing,
+                at,
+                partition_key,
+                on_redirects: self.on_redirects,
+                response_extensions: self.response_extensions,
+                shadow_header: self.shadow_header,
+                depth,
+                joined,
+            });
         HttpInFlight { fields, hook }
     }
 
@@ -215,7 +220,7 @@ where
 
     #[inline]
     fn response(in_flight: HttpInFlight<H>, response: Response<ResBody>) -> Self::Response {
-        let mut response = response.map(ResponseBody::inner);
+        let mut response = response.map(M::inner);
         if H::IS_CALLED {
             let (parts, body) = response.into_parts();
             H::call(in_flight.hook, &parts);

@@ -19,6 +19,16 @@ pub struct HttpInFlight<H: ResponseHook = NoHook> {
     pub(super) hook: H::Kept,
 }
 
+/// The state of a request whose response is passed on as it is.
+impl<H: ResponseHook> Default for HttpInFlight<H> {
+    fn default() -> Self {
+        Self {
+            fields: None,
+            hook: H::Kept::default(),
+        }
+    }
+}
+
 impl<H: ResponseHook> fmt::Debug for HttpInFlight<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpInFlight")
@@ -66,7 +76,7 @@ pub(super) struct PendingFields {
     pub(super) at: Timestamp,
     pub(super) partition_key: Option<PartitionKey>,
     pub(super) on_redirects: bool,
-    pub(super) extensions: bool,
+    pub(super) response_extensions: bool,
     pub(super) shadow_header: bool,
     /// The depth of the charge, if inner layers can join it.
     pub(super) depth: Option<usize>,
@@ -117,7 +127,7 @@ impl PendingFields {
             };
             InnerLayerFields::record(response.extensions_mut(), inner);
         }
-        if self.extensions {
+        if self.response_extensions {
             response.extensions_mut().insert(decision);
         }
     }

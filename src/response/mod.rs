@@ -55,6 +55,7 @@
 mod as_error;
 mod base64;
 mod body;
+mod body_mode;
 mod context;
 mod deadline;
 mod draft11;
@@ -82,6 +83,9 @@ mod vectors;
 
 pub use self::as_error::{AsError, LimitError};
 pub use self::body::ResponseBody;
+#[cfg(feature = "axum")]
+pub use self::body_mode::AxumBody;
+pub use self::body_mode::{BodyMode, DefaultBodyMode, WrapBody};
 pub(crate) use self::context::DeferredCharge;
 pub use self::context::{AllowedContext, PermitContext, RejectedContext};
 pub use self::existing::ExistingHeaders;

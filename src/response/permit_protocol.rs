@@ -5,6 +5,7 @@ use http::{Request, Response};
 
 use super::as_error::AsError;
 use super::body::ResponseBody;
+use super::body_mode::BodyMode;
 use super::context::PermitContext;
 use super::existing::ExistingHeaders;
 use super::format::HeaderFormats;
@@ -40,12 +41,13 @@ pub struct HttpPermitHolder {
     existing: ExistingHeaders,
     partition_key: Option<PartitionKey>,
     on_redirects: bool,
-    extensions: bool,
+    response_extensions: bool,
 }
 
-impl<B, ResBody, E, F> PermitProtocol<Request<B>, Response<ResBody>, E> for Http<F, NoHook>
+impl<B, ResBody, E, F, M> PermitProtocol<Request<B>, Response<ResBody>, E> for Http<F, NoHook, M>
 where
     F: RejectionBody<ResBody>,
+    M: BodyMode<ResBody>,
 {
     type PermitHolder = HttpPermitHolder;
 
@@ -64,7 +66,7 @@ where
             existing: self.existing,
             partition_key: context.partition_key,
             on_redirects: self.on_redirects,
-            extensions: self.extensions,
+            response_extensions: self.response_extensions,
         }
     }
 
@@ -73,7 +75,7 @@ where
         mut response: Response<ResBody>,
     ) -> Self::Response {
         let Some(permit) = holder.permit else {
-            return response.map(ResponseBody::inner);
+            return response.map(M::inner);
         };
         if field::is_written_on(response.status(), holder.on_redirects)
             && !grpc::is_grpc(response.headers())
@@ -88,12 +90,12 @@ where
             };
             write_permits(options, permit.policy(), permit.decision(), headers);
         }
-        if holder.extensions {
+        if holder.response_extensions {
             response.extensions_mut().insert(permit.decision().clone());
         }
         match holder.hold {
-            Hold::Body => response.map(|body| ResponseBody::holding(body, permit)),
-            Hold::Head => response.map(ResponseBody::inner),
+            Hold::Body => response.map(|body| M::body(ResponseBody::holding(body, permit))),
+            Hold::Head => response.map(M::inner),
         }
     }
 }

@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::pending::PendingPermit;
 use super::permit::Permit;
 use super::release::{ReleasePermit, runtime};
 use super::renewal;
-use crate::backend::{Answer, Lease, PermitBackend, PermitQueue, PermitWaiter, Turn};
+use crate::backend::{Answer, Lease, PermitBackend, PermitQueue, PermitWaiter};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, PermitOp, PermitReply, RetryAfter, Snapshot};
 use crate::key::Key;
@@ -129,10 +129,7 @@ impl<B: PermitBackend> Semaphore<B> {
     /// Acquires a permit of `key` that counts for `weight`, and waits for it for at most `max_wait`.
     ///
     /// Waiters are served in order of arrival. A small request does not overtake a large one that needs more than is
-    /// free. At the end of its bound, a waiter may get free permits that the waiters in front of it cannot use. A waiter
-    /// in front that is just asking, for example after a release, is answered first, for at most 250 ms. A waiter that
-    /// needs more than was free at the last denial of the first waiter is denied with those numbers. The first waiter
-    /// asks Redis at intervals, so another process may have released permits since. They belong to the first waiter.
+    /// free. At the end of its bound, a waiter may get free permits that the waiters in front of it cannot use.
     ///
     /// # Errors
     ///
@@ -194,8 +191,9 @@ impl<B: PermitBackend> Semaphore<B> {
     ) -> Result<Permit, AcquireError<B::Error>> {
         let (context, queue) = (self.backend.context(), &*waiter.queue);
         let mut at_once = true;
-        let Turn::Head(head) = context.wait_for_turn(queue, deadline, &mut at_once).await else {
-            return match queue.last_denial() {
+        let Some(_head) = self.wait_for_head(queue, deadline, &mut at_once).await else {
+            let last_denial = queue.last_denial.lock().clone();
+            return match last_denial {
                 Some(decision) if decision.snapshot().remaining() < u64::from(weight) => {
                     Err(AcquireError::Denied(decision))
                 }
@@ -209,7 +207,6 @@ impl<B: PermitBackend> Semaphore<B> {
         loop {
             let asked_at = context.now();
             let waited = Duration::from_micros(asked_at.micros_since(began));
-            let releases = head.asks();
             let reply = pending.ask(PermitOp::Wait { id, weight, waited }).await;
             let reply = reply.map_err(AcquireError::Backend)?;
             let now = context.now();
@@ -230,10 +227,8 @@ impl<B: PermitBackend> Semaphore<B> {
                 return self.permit(pending, reply, weight, now, waited);
             }
             at_once = false;
-            // A waiter of another process that is in front gets what is released here.
-            let listens = reply.in_front == 0;
-            head.record_denial(reply.decision.clone(), releases, listens);
-            self.pause(queue, &reply, listens, now, deadline).await;
+            *queue.last_denial.lock() = Some(reply.decision.clone());
+            self.pause(queue, &reply, now, deadline).await;
         }
     }
 
@@ -242,7 +237,6 @@ impl<B: PermitBackend> Semaphore<B> {
         &self,
         queue: &PermitQueue,
         reply: &PermitReply,
-        listens: bool,
         now: Timestamp,
         deadline: Timestamp,
     ) {
@@ -253,6 +247,8 @@ impl<B: PermitBackend> Semaphore<B> {
         });
         let mut sleep = self.backend.context().sleep_until(next_attempt);
         let mut released = pin!(queue.released.notified());
+        // A waiter of another process that is in front gets what is released here.
+        let listens = reply.in_front == 0;
         poll_fn(|cx| {
             if listens && released.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -260,6 +256,26 @@ impl<B: PermitBackend> Semaphore<B> {
             sleep.as_mut().poll(cx)
         })
         .await;
+    }
+
+    /// Waits for the head of the queue. `None` if the deadline comes first.
+    async fn wait_for_head<'l>(
+        &self,
+        queue: &'l PermitQueue,
+        deadline: Timestamp,
+        at_once: &mut bool,
+    ) -> Option<tokio::sync::MutexGuard<'l, ()>> {
+        if let Ok(head) = queue.head.try_lock() {
+            return Some(head);
+        }
+        *at_once = false;
+        let mut head = pin!(queue.head.lock());
+        let mut end = self.backend.context().sleep_until(deadline);
+        poll_fn(|cx| match head.as_mut().poll(cx) {
+            Poll::Ready(head) => Poll::Ready(Some(head)),
+            Poll::Pending => Pin::new(&mut end).poll(cx).map(|()| None),
+        })
+        .await
     }
 
     /// Converts the reply to a permit.

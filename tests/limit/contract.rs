@@ -84,7 +84,7 @@ fn is_ready<Req, S: Service<Req>>(service: &mut S) -> bool {
 #[tokio::test]
 async fn readiness_is_the_inner_services() {
     let (mut service, mut handle) =
-        tower_test::mock::spawn_layer::<Request<()>, Response<()>, _>(by_user());
+        tower_test::mock::spawn_layer::<Request<()>, Response<String>, _>(by_user());
     handle.allow(0);
     assert!(service.poll_ready().is_pending());
     handle.allow(1);
@@ -100,9 +100,9 @@ fn readiness_error_keeps_its_type() {
     #[derive(Clone)]
     struct NeverReady;
     impl Service<Request<()>> for NeverReady {
-        type Response = Response<()>;
+        type Response = Response<String>;
         type Error = Broken;
-        type Future = std::future::Pending<Result<Response<()>, Broken>>;
+        type Future = std::future::Pending<Result<Response<String>, Broken>>;
         fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Broken>> {
             Poll::Ready(Err(Broken))
         }
@@ -118,12 +118,12 @@ fn readiness_error_keeps_its_type() {
 fn service_error_keeps_its_type() {
     let mut service = ServiceBuilder::new()
         .layer(by_user())
-        .service_fn(|_: Request<()>| async { Err::<Response<()>, _>(Broken) });
+        .service_fn(|_: Request<()>| async { Err::<Response<String>, _>(Broken) });
     assert_eq!(now(&mut service, from("ann")).unwrap_err(), Broken);
 
     let mut service = ServiceBuilder::new()
         .layer(over(Remote::with_replies(1)))
-        .service_fn(|_: Request<()>| async { Err::<Response<()>, _>(Broken) });
+        .service_fn(|_: Request<()>| async { Err::<Response<String>, _>(Broken) });
     assert_eq!(now(&mut service, Request::new(())).unwrap_err(), Broken);
 }
 
@@ -191,7 +191,7 @@ async fn service_is_ready_while_a_late_reply_is_pending() {
 /// Uses up the limit. The next rejection then holds and releases the only slot of the inner service.
 async fn assert_rejection_releases_the_slot<S>(inner: S)
 where
-    S: Service<Request<()>, Response = Response<()>, Error: fmt::Debug> + Clone,
+    S: Service<Request<()>, Response = Response<String>, Error: fmt::Debug> + Clone,
 {
     let mut service = RateLimitLayer::new(two_a_minute(), Global, memory()).layer(inner);
     for _ in 0..2 {
@@ -216,8 +216,8 @@ where
     assert_eq!(rejected.await.expect("no error").status(), 429);
 }
 
-async fn empty(_: Request<()>) -> Result<Response<()>, Infallible> {
-    Ok(Response::new(()))
+async fn empty(_: Request<()>) -> Result<Response<String>, Infallible> {
+    Ok(Response::new(String::new()))
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 mod bodies;
 mod cache_control;
+#[cfg(feature = "axum")]
+mod composition;
 mod contract;
 mod costs;
 mod existing_fields;

@@ -40,7 +40,10 @@ fn shadow_allows_all_requests_and_exposes_decisions() {
     let backend = memory();
     let policy = Policy::new("api", Quota::per_minute(4)).shadow();
     let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
-    let mut service = layer.shadow_header(true).layer(reports_charge());
+    let mut service = layer
+        .shadow_header(true)
+        .response_extensions(true)
+        .layer(reports_charge());
     for round in 0..5 {
         let mut response = now(&mut service, from("ann")).expect("no error");
         let decision = response.extensions_mut().remove::<Decision>();
@@ -75,7 +78,10 @@ fn shadow_allows_all_requests_and_exposes_decisions() {
 
 #[test]
 fn shadow_writes_nothing_without_extensions() {
-    let mut service = shadow().extensions(false).layer(hello());
+    let mut service = shadow()
+        .extensions(false)
+        .response_extensions(false)
+        .layer(hello());
     for _ in 0..3 {
         let response = now(&mut service, from("ann")).expect("no error");
         assert_eq!(

@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 use tower_sluice::clock::{ManualClock, Timestamp};
@@ -247,53 +246,6 @@ async fn no_request_waits_above_max_waiters() {
     for wait in waits {
         assert!(wait.await.expect("no panic").is_ok());
     }
-}
-
-/// A release and the deadline come at the same time. The waiter behind the head is polled first.
-#[test]
-fn expired_waiter_gets_what_the_head_leaves_after_a_release() {
-    let (clock, semaphore) = of(3);
-    let key = ann();
-    let mut try_now = Box::pin(semaphore.try_acquire(&key, 3));
-    let held = try_now.as_mut().now_or_never().expect("memory answers");
-    let mut head = Box::pin(semaphore.acquire(&key, 2, MaxWait::Unbounded));
-    let mut hasty = Box::pin(semaphore.acquire(&key, 1, SECOND));
-    assert!(head.as_mut().now_or_never().is_none());
-    assert!(hasty.as_mut().now_or_never().is_none());
-    clock.advance(SECOND);
-    drop(held);
-    assert!(
-        hasty.as_mut().now_or_never().is_none(),
-        "the head comes first"
-    );
-    let _head = head.as_mut().now_or_never().expect("two are free");
-    let hasty = hasty.as_mut().now_or_never().expect("its turn has come");
-    assert_eq!(hasty.expect("one is left").waited(), SECOND);
-}
-
-#[test]
-fn expired_waiter_does_not_overtake_a_head_woken_by_a_release() {
-    let (clock, semaphore) = of(3);
-    let key = ann();
-    let mut try_now = Box::pin(semaphore.try_acquire(&key, 2));
-    let held = try_now.as_mut().now_or_never().expect("memory answers");
-    let mut head = Box::pin(semaphore.acquire(&key, 3, MaxWait::Unbounded));
-    let mut hasty = Box::pin(semaphore.acquire(&key, 1, SECOND));
-    assert!(head.as_mut().now_or_never().is_none());
-    assert!(hasty.as_mut().now_or_never().is_none());
-    clock.advance(SECOND);
-    drop(held);
-    assert!(
-        hasty.as_mut().now_or_never().is_none(),
-        "the head comes first"
-    );
-    let head = head.as_mut().now_or_never().expect("all three are free");
-    let _head = head.expect("all three are free for it");
-    let hasty = hasty.as_mut().now_or_never().expect("its turn has come");
-    let Err(AcquireError::Denied(decision)) = hasty else {
-        panic!("all are held: {hasty:?}");
-    };
-    assert_eq!(decision.snapshot().remaining(), 0);
 }
 
 #[tokio::test]

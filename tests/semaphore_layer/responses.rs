@@ -371,7 +371,7 @@ fn exempt_requests_and_preflights_take_no_permit() {
 }
 
 #[test]
-fn the_decision_is_in_responses_unless_turned_off() {
+fn the_decision_is_in_responses_if_turned_on() {
     let memory = memory();
     let decision = |limit: SemaphoreLayer<Header, _>| {
         let mut service = limit.layer(endless());
@@ -380,7 +380,7 @@ fn the_decision_is_in_responses_unless_turned_off() {
         let third = now(&mut service, from("ann")).expect("no error");
         [first, second, third].map(|response| response.extensions().get::<Decision>().cloned())
     };
-    let [first, second, third] = decision(two_each(&memory));
+    let [first, second, third] = decision(two_each(&memory).response_extensions(true));
     let remaining = |decision: Option<Decision>| decision.map(|it| it.snapshot().remaining());
     assert_eq!((remaining(first), remaining(second)), (Some(1), Some(0)));
     let third = third.expect("a decision");
@@ -391,10 +391,7 @@ fn the_decision_is_in_responses_unless_turned_off() {
         hint,
         "the wait must assume renewed leases"
     );
-    assert_eq!(
-        decision(two_each(&memory).extensions(false)),
-        [const { None }; 3]
-    );
+    assert_eq!(decision(two_each(&memory)), [const { None }; 3]);
 }
 
 #[test]
@@ -447,7 +444,7 @@ where
 #[test]
 fn middleware_can_answer_with_an_empty_body() {
     // A layer for CORS or timeouts around this one.
-    let mut service = two_each(&memory()).layer(hello());
+    let mut service = two_each(&memory()).wrap_body().layer(hello());
     let response = now(&mut service, from("ann")).expect("no error");
     let empty: Response<tower_sluice::response::ResponseBody<Full<bytes::Bytes>>> =
         Response::default();

@@ -1,12 +1,11 @@
 //! Windows, with and without a bucket: waiters form a queue, and the queue head checks again.
 
-use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tower_sluice::{Cost, Key, MaxWait, Policy, Quota, RetryAfter};
 
 use crate::executor::{denied, ms, retry_after, secs, us};
-use crate::queue::{CountingBackend, TestQueue};
+use crate::queue::TestQueue;
 
 /// Three tokens in ten seconds, by every policy with a window.
 fn three_in_ten_seconds() -> [Policy; 4] {
@@ -329,85 +328,6 @@ fn expired_waiter_overtakes_no_other() {
         assert_eq!(gone, [&(first, secs(10), true), &(second, secs(10), true)]);
         assert!(!queue.executor.waits(hasty));
     }
-}
-
-/// At the edge the first waiter takes three of four tokens, so the waiter that expires there may have the last one.
-#[test]
-fn expired_waiter_gets_what_the_checks_in_front_leave() {
-    for seed in 0..50 {
-        let mut queue = queue_after(2, &fixed(4)).in_disorder(seed);
-        let head = queue.join(3, MaxWait::Unbounded);
-        let hasty = queue.join(1, secs(9));
-        queue.executor.until(secs(10));
-        let mut ended = queue.ended();
-        ended.sort_unstable();
-        assert_eq!(
-            ended,
-            [(head, secs(10), true), (hasty, secs(10), true)],
-            "seed {seed}"
-        );
-    }
-}
-
-#[test]
-fn waiter_that_expires_after_the_drop_of_the_head_is_checked() {
-    for seed in 0..50 {
-        let mut queue = queue_after(2, &fixed(4)).in_disorder(seed);
-        let dear = queue.join(4, MaxWait::Unbounded);
-        let next = queue.join(1, MaxWait::Unbounded);
-        let hasty = queue.join(1, secs(11));
-        // At the edge another request takes a token before the head, which would check again ten seconds later.
-        queue.clock.jump(secs(10));
-        assert!(queue.check(1).decision.is_allowed());
-        queue.executor.run();
-        queue.clock.jump(secs(12));
-        assert!(queue.executor.leave(dear));
-        queue.executor.run();
-        let mut ended = queue.ended();
-        ended.sort_unstable();
-        assert_eq!(
-            ended,
-            [(next, secs(12), true), (hasty, secs(12), true)],
-            "seed {seed}"
-        );
-    }
-}
-
-/// The head of a shared backend checks up to 100 ms after the edge. A request behind it does not take its tokens.
-#[test]
-fn request_at_an_edge_does_not_overtake_a_head_in_its_random_delay() {
-    let mut delayed = 0;
-    for _ in 0..20 {
-        let mut queue = TestQueue::with(&fixed(4), CountingBackend::shared);
-        queue.clock.jump(secs(1));
-        queue.at_once(4, MaxWait::NONE).expect("the tokens exist");
-        let head = queue.join(4, MaxWait::Unbounded);
-        queue.executor.until(secs(10) + us(1));
-        delayed += usize::from(queue.executor.waits(head));
-        let hasty = queue.join(1, us(1));
-        queue.executor.run();
-        let ended = queue.ended();
-        let allowed: Vec<_> = ended.iter().filter(|(.., allowed)| *allowed).collect();
-        assert_eq!(allowed.len(), 1);
-        assert_eq!(allowed[0].0, head);
-        assert!(!queue.executor.waits(hasty), "the head checks at once");
-    }
-    assert!(delayed > 10, "{delayed} heads were in their random delay");
-}
-
-/// A head that is kept and not polled cannot check. The waiter behind it is denied shortly after its deadline.
-#[test]
-fn expired_waiter_is_denied_if_the_head_is_not_polled() {
-    let mut queue = queue_after(2, &fixed(4));
-    let mut head = queue.wait(4, MaxWait::Unbounded);
-    let polled = head.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    assert!(polled.is_pending());
-    let hasty = queue.join(1, secs(9));
-    queue.executor.until(secs(10) + ms(250) - us(1));
-    assert!(queue.executor.waits(hasty));
-    queue.executor.until(secs(10) + ms(250));
-    assert_eq!(queue.ended(), [(hasty, secs(10) + ms(250), false)]);
-    drop(head);
 }
 
 #[test]

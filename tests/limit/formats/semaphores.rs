@@ -17,7 +17,7 @@ fn bounded(
     formats: impl Into<HeaderFormats>,
 ) -> impl Service<
     Request<()>,
-    Response = Response<impl http_body::Body<Data = Bytes, Error = Infallible>>,
+    Response = Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>,
     Error = Infallible,
 > {
     let limit = SemaphoreLayer::new(

@@ -41,6 +41,7 @@ pub(crate) type Limit<B> = RateLimitLayer<Global, B, Cost, FailurePolicy>;
 pub(crate) fn over(policy: &Policy, remote: &Remote) -> Limit<Remote> {
     RateLimitLayer::new(policy.clone(), Global, remote.clone())
         .on_backend_error(FailurePolicy::FailClosed)
+        .response_extensions(true)
 }
 
 pub(crate) fn limit(remote: &Remote) -> Limit<Remote> {
@@ -48,7 +49,7 @@ pub(crate) fn limit(remote: &Remote) -> Limit<Remote> {
 }
 
 pub(crate) fn in_memory(policy: &Policy, memory: &Memory) -> RateLimitLayer<Global, Memory> {
-    RateLimitLayer::new(policy.clone(), Global, memory.clone())
+    RateLimitLayer::new(policy.clone(), Global, memory.clone()).response_extensions(true)
 }
 
 /// Tokens spent from the bucket.
@@ -165,7 +166,7 @@ pub(crate) fn falling_back(
     between: impl Fn() + Clone,
 ) -> impl Service<
     Request<()>,
-    Response = Response<impl http_body::Body<Data = Bytes, Error = Infallible>>,
+    Response = Response<impl http_body::Body<Data = Bytes, Error: std::fmt::Debug>>,
     Error = Infallible,
 > {
     let limit = |cost: u64| {

@@ -35,6 +35,7 @@ fn grpc_rejection_is_trailers_only() {
     ] {
         let limit = global()
             .cost(3)
+            .response_extensions(true)
             .reject_fn(|_, _| Response::new("not for gRPC"));
         let response = now(&mut limit.layer(hello()), grpc(kind)).expect("no error");
         assert_eq!(response.status(), StatusCode::OK);
@@ -75,9 +76,9 @@ fn grpc_call_without_a_key_gets_a_grpc_rejection() {
         assert_eq!(response.status(), 200);
         response.headers()["grpc-status"].clone()
     };
-    let response = now(&mut by_user().layer(hello()), call());
+    let response = now(&mut by_user().wrap_body().layer(hello()), call());
     assert_eq!(status(response.expect("no error")), "3");
     let limit = RateLimitLayer::new(two_a_minute(), PeerIp::new(), memory());
-    let response = now(&mut limit.layer(hello()), call());
+    let response = now(&mut limit.wrap_body().layer(hello()), call());
     assert_eq!(status(response.expect("no error")), "13");
 }

@@ -55,7 +55,7 @@ async fn settlement_completes_after_its_handler_is_dropped() {
         let charge = request.extensions().get::<Charge>().expect("a charge");
         let _measured = Measured(charge.clone());
         std::future::pending::<()>().await;
-        Ok::<_, Infallible>(Response::new(()))
+        Ok::<_, Infallible>(Response::new(String::new()))
     }));
     let ready = service.ready().await.expect("ready");
     let mut answer = Box::pin(ready.call(Request::new(())));

@@ -146,7 +146,7 @@ async fn hook_is_not_called_for_rejections_or_service_errors() {
     #[derive(Debug, PartialEq)]
     struct Broken;
     let mut service = never().layer(tower::service_fn(|_: Request<()>| async {
-        Err::<Response<()>, _>(Broken)
+        Err::<Response<String>, _>(Broken)
     }));
     assert_eq!(now(&mut service, Request::new(())).unwrap_err(), Broken);
 }

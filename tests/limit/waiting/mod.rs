@@ -49,6 +49,7 @@ pub(crate) fn over<B: Backend>(policy: &Policy, backend: &B) -> Limit<B> {
     RateLimitLayer::new(policy.clone(), Global, backend.clone())
         .on_backend_error(FailurePolicy::FailClosed)
         .wait(seconds(10))
+        .response_extensions(true)
 }
 
 pub(crate) fn limit<B: Backend>(backend: &B) -> Limit<B> {

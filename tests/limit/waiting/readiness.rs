@@ -111,7 +111,7 @@ async fn request_waits_for_readiness_after_its_wait() {
     let limiter = Limiter::new(one_a_second(), memory.clone());
     assert!(limiter.check_now(&key(), 1).decision.is_allowed());
     let (mut service, mut handle) =
-        tower_test::mock::spawn_layer::<Request<()>, Response<()>, _>(limit(&memory));
+        tower_test::mock::spawn_layer::<Request<()>, Response<String>, _>(limit(&memory));
     handle.allow(1);
     assert!(service.poll_ready().is_ready());
     let answered = tokio::spawn(service.call(request()));
@@ -122,7 +122,7 @@ async fn request_waits_for_readiness_after_its_wait() {
     assert!(handle.next_request().now_or_never().is_none(), "not ready");
     handle.allow(1);
     let (_, send) = handle.next_request().await.expect("a request");
-    send.send_response(Response::new(()));
+    send.send_response(Response::new(String::new()));
     let response = answered.await.expect("no panic").expect("no error");
     assert_eq!(response.status(), 200);
 }

@@ -30,7 +30,7 @@ async fn streaming(
 ) {
     let memory = memory();
     let (service, mut called) = reported();
-    let mut service = two_each(&memory).hold(hold).layer(service);
+    let mut service = two_each(&memory).hold(hold).wrap_body().layer(service);
     let response = service.ready().await.expect("ready").call(from("ann"));
     let (feed, body) = fed();
     let answer = async {
