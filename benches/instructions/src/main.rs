@@ -1,0 +1,200 @@
+//! Runs one path of a request many times, for `run.sh`, which counts the instructions inside [`measured`].
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::hint::black_box;
+use std::net::{IpAddr, SocketAddr};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::routing::get;
+use futures_util::FutureExt;
+use http::{Request, Response};
+use tower_layer::Layer;
+use tower_service::Service;
+use tower_sluice::response::HeaderFormat;
+use tower_sluice::{
+    Key, Limiter, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, Semaphore, SemaphoreLayer,
+    SemaphorePolicy,
+};
+
+/// The repetitions of a measurement. `run.sh` divides by the same number.
+const REPETITIONS: u32 = 10_000;
+
+/// The segments of the clock are short at first, and each costs a correction. They are long after this time.
+const WARM_UP: Duration = Duration::from_millis(600);
+
+const KEY: &str = "198.51.100.77-ab";
+
+/// Runs a path. The name is the mark at which the counting starts and ends.
+#[unsafe(no_mangle)]
+#[inline(never)]
+fn measured(path: &mut dyn FnMut()) {
+    for _ in 0..REPETITIONS {
+        path();
+    }
+}
+
+/// A quota that no run uses up. It refills so slowly that every key owes something.
+fn plenty() -> Quota {
+    Quota::token_bucket(4_000_000_000, 1, Duration::from_secs(1))
+}
+
+fn limiter(quota: Quota) -> Limiter<MemoryBackend> {
+    Limiter::new(Policy::new("bench", quota), MemoryBackend::new())
+}
+
+fn layer(quota: Quota) -> RateLimitLayer<PeerIp, MemoryBackend> {
+    RateLimitLayer::new(
+        Policy::new("bench", quota),
+        PeerIp::new(),
+        MemoryBackend::new(),
+    )
+}
+
+/// A service that answers at once.
+#[derive(Clone)]
+struct Inner;
+
+impl<B> Service<Request<B>> for Inner {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        black_box(request);
+        ready(Ok(Response::new(Body::empty())))
+    }
+}
+
+fn calls<S, B>(mut service: S, body: fn() -> B) -> Box<dyn FnMut()>
+where
+    S: Service<Request<B>, Error = Infallible> + 'static,
+    B: 'static,
+{
+    Box::new(move || {
+        let mut request = Request::new(body());
+        let peer = SocketAddr::from(([198, 51, 100, 7], 50_000));
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(&mut context).is_ready());
+        let response = service.call(request).now_or_never();
+        assert!(response.is_some(), "the service answers at once");
+        black_box(&response);
+    })
+}
+
+fn raw<L>(layer: L) -> Box<dyn FnMut()>
+where
+    L: Layer<Inner>,
+    L::Service: Service<Request<()>, Error = Infallible> + 'static,
+{
+    calls(layer.layer(Inner), || ())
+}
+
+fn router(limit: impl FnOnce(Router) -> Router) -> Box<dyn FnMut()> {
+    calls(limit(Router::new().route("/", get(|| async {}))).with_state(()), Body::empty)
+}
+
+/// A layer that does nothing, and its service.
+#[derive(Clone)]
+struct Nothing<S = ()>(S);
+
+impl<S> Layer<S> for Nothing {
+    type Service = Nothing<S>;
+
+    fn layer(&self, inner: S) -> Nothing<S> {
+        Nothing(inner)
+    }
+}
+
+impl<S: Service<R>, R> Service<R> for Nothing<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: R) -> S::Future {
+        self.0.call(request)
+    }
+}
+
+/// The paths, by name.
+fn path(name: &str) -> Option<Box<dyn FnMut()>> {
+    let quiet = |quota| layer(quota).headers(HeaderFormat::None).extensions(false);
+    let semaphore = SemaphorePolicy::new("bench", 1_000);
+    let key = Key::from(KEY);
+    Some(match name {
+        "decision-prepared-key" => {
+            let limiter = limiter(plenty());
+            Box::new(move || _ = black_box(limiter.check_now(black_box(&key), 1).decision.is_allowed()))
+        }
+        "decision" => {
+            let limiter = limiter(plenty());
+            Box::new(move || {
+                let key = Key::from(black_box(KEY));
+                black_box(limiter.check_now(&key, 1).decision.is_allowed());
+            })
+        }
+        "decision-denied" => {
+            let limiter = limiter(Quota::per_hour(1));
+            Box::new(move || {
+                let key = Key::from(black_box(KEY));
+                black_box(limiter.check_now(&key, 1).decision.is_allowed());
+            })
+        }
+        "decision-whole-reply" => {
+            let limiter = limiter(plenty());
+            Box::new(move || _ = black_box(limiter.check_now(black_box(&key), 1)))
+        }
+        "decision-two-quotas" => {
+            let policy = Policy::new("bench", plenty()).and("second", plenty());
+            let limiter = Limiter::new(policy, MemoryBackend::new());
+            Box::new(move || _ = black_box(limiter.check_now(black_box(&key), 1).decision.is_allowed()))
+        }
+        "raw" => raw(Nothing(())),
+        "raw-layer-no-fields" => raw(quiet(plenty())),
+        "raw-layer-fields" => raw(layer(plenty()).extensions(false)),
+        "raw-layer-default" => raw(layer(plenty())),
+        "raw-layer-denied" => raw(layer(Quota::per_hour(1))),
+        "router" => router(|router| router.layer(Nothing(()))),
+        "router-layer-no-fields" => router(|router| router.layer(quiet(plenty()))),
+        "router-layer-default" => router(|router| router.layer(layer(plenty()))),
+        "semaphore" => {
+            let semaphore = Semaphore::new(semaphore, MemoryBackend::new());
+            Box::new(move || {
+                let permit = semaphore.try_acquire(black_box(&key), 1).now_or_never();
+                assert!(matches!(&permit, Some(Ok(_))), "a permit is free");
+                drop(black_box(permit));
+            })
+        }
+        "raw-semaphore-no-fields" => {
+            let layer = SemaphoreLayer::new(semaphore, PeerIp::new(), MemoryBackend::new());
+            raw(layer.headers(HeaderFormat::None).extensions(false))
+        }
+        _ => return None,
+    })
+}
+
+fn main() {
+    let _: IpAddr = IpAddr::from([0, 0, 0, 0]);
+    let name = std::env::args().nth(1).unwrap_or_default();
+    let Some(mut path) = path(&name) else {
+        panic!("no path is named {name:?}");
+    };
+    let start = Instant::now();
+    while start.elapsed() < WARM_UP {
+        path();
+    }
+    measured(&mut *path);
+}
