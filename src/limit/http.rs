@@ -1,4 +1,5 @@
 //! The settings of [`Http`] as methods of the layer.
+#![allow(clippy::type_complexity)] // the type of a layer lists its parts
 
 use std::time::Duration;
 
