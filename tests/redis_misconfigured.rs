@@ -245,7 +245,7 @@ fn cluster_node() -> RedisServer {
     options.line("cluster-require-full-coverage no").start()
 }
 
-const STANDALONE: &str = "use a standalone server, or pass a cluster connection";
+const STANDALONE: &str = "use a URL of the whole cluster, as in redis+cluster://";
 
 #[test]
 fn cluster_node_is_reported_once_beside_its_own_keys() {

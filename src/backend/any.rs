@@ -33,8 +33,12 @@ enum AnyInner {
     Redis(RedisBackend),
 }
 
-/// The schemes of Redis URLs in redis-rs, and whether each uses TLS.
-const REDIS: [(&str, bool); 7] = [
+/// The schemes of Redis URLs, and whether each uses TLS.
+const REDIS: [(&str, bool); 11] = [
+    ("redis+cluster", false),
+    ("rediss+cluster", true),
+    ("redis+sentinel", false),
+    ("rediss+sentinel", true),
     ("redis", false),
     ("rediss", true),
     ("redis+unix", false),
@@ -49,7 +53,8 @@ const KNOWN: &str = r#"use "memory:", "redis://127.0.0.1/", "rediss://127.0.0.1/
 
 impl AnyBackend {
     /// Creates the backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`)
-    /// or `redis+unix:` URL in the form of [redis-rs](https://docs.rs/redis).
+    /// or `redis+unix:` URL in the form of [redis-rs](https://docs.rs/redis), `redis+cluster://host:port,host:port`
+    /// (feature `cluster`), or `redis+sentinel://host:port,host:port/name` (feature `sentinel`).
     ///
     /// It does not connect. It can be called before Redis is reachable, and outside of a Tokio runtime.
     ///

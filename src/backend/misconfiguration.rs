@@ -49,9 +49,11 @@ impl Misconfiguration {
             Self::Memory => "raise maxmemory, or use a separate Redis for limits",
             Self::WrongType => "delete the key, or set another prefix by `RedisBuilder::prefix`",
             Self::ClusterNode => {
-                "use a standalone server, or pass a cluster connection without retries to `RedisBackend::from_transport`"
+                "use a URL of the whole cluster, as in redis+cluster://host:port,host:port (feature `cluster`)"
             }
-            Self::Replica => "connect to the primary",
+            Self::Replica => {
+                "connect to the primary, or use a URL that follows it, as in redis+sentinel://host:port/name (feature `sentinel`)"
+            }
             Self::WordSize => "use a 64-bit build",
             Self::Authentication => {
                 "set user and password in the URL, as in redis://user:password@host"

@@ -90,6 +90,11 @@ pub(super) fn circuit_closed(error: Option<&dyn Error>) {
     tracing::info!(error, "Redis circuit closed");
 }
 
+#[cfg(feature = "sentinel")]
+pub(super) fn primary_changed(name: &str, before: &impl Display, now: &impl Display) {
+    tracing::warn!("the Redis primary {name:?} has changed from {before} to {now}");
+}
+
 #[cfg(feature = "redis")]
 pub(super) fn misconfigured(error: &dyn Error, cause: &str, remedy: &str) {
     tracing::error!(error = %Chain(error), "{cause}; {remedy}");

@@ -175,6 +175,12 @@ pub(crate) fn circuit_closed(error: Option<&dyn Error>) {
     metrics::circuit(false);
 }
 
+/// Reports that another server has become the primary.
+#[cfg(feature = "sentinel")]
+pub(crate) fn primary_changed(name: &str, before: &impl Display, now: &impl Display) {
+    log::primary_changed(name, before, now);
+}
+
 /// Reports that a backend with an open circuit was dropped.
 #[cfg(feature = "redis")]
 pub(crate) fn circuit_dropped() {

@@ -431,6 +431,29 @@ on_all! {
     multi_limit: "multi_limit.json"
 }
 
+/// All files share one cluster, because it takes seconds to form.
+#[cfg(feature = "cluster")]
+#[test]
+fn redis_cluster() {
+    let mut clustered = redis::Clustered::start();
+    for file in [
+        "token_bucket.json",
+        "token_bucket_interval.json",
+        "gcra.json",
+        "fixed_window.json",
+        "sliding_log.json",
+        "sliding_counter.json",
+        "multi_limit.json",
+    ] {
+        run_file(file, redis::OnCluster(&mut clustered));
+    }
+    // The keys spread over all nodes, and none was redirected.
+    for node in clustered.cluster.primaries() {
+        assert!(node.calls("evalsha") > 100, "{}", node.calls("evalsha"));
+    }
+    assert_eq!(clustered.cluster.errors("MOVED"), 0);
+}
+
 /// Without scripts Redis supports all algorithms except sliding logs.
 #[cfg(feature = "redis")]
 macro_rules! optimistic {

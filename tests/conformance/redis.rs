@@ -10,6 +10,8 @@ use tower_sluice::{Key, Policy, RedisBackend};
 
 use crate::subject::{Subject, Subjects, Through, runtime};
 use crate::support::clock_proxy::ClockProxy;
+#[cfg(feature = "cluster")]
+use crate::support::cluster::RedisCluster;
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
 
@@ -104,6 +106,65 @@ impl Subjects for Optimistic {
     fn keeps(policy: &Policy) -> bool {
         let mut quotas = policy.quotas().iter();
         !quotas.any(|named| named.quota().to_string().starts_with("sliding-log"))
+    }
+}
+
+/// Three primaries, each behind a clock of its own, and each vector on a new key.
+#[cfg(feature = "cluster")]
+pub(crate) struct Clustered {
+    runtime: Runtime,
+    clock: ManualClock,
+    pub(crate) backend: RedisBackend,
+    vectors: u64,
+    _proxies: Vec<ClockProxy>,
+    pub(crate) cluster: RedisCluster,
+}
+
+#[cfg(feature = "cluster")]
+impl Clustered {
+    pub(crate) fn start() -> Self {
+        let (cluster, runtime) = (RedisCluster::start(3, 0), runtime());
+        let clock = ManualClock::at(Timestamp::from_micros(0));
+        let (mut proxies, mut ports) = (Vec::new(), std::collections::HashMap::new());
+        for node in &cluster.nodes {
+            let proxy = runtime.block_on(ClockProxy::to(node.port(), &clock));
+            ports.insert(node.port(), proxy.port());
+            proxies.push(proxy);
+        }
+        let backend = RedisBackend::builder()
+            .deny_cache(Duration::ZERO)
+            .time_limit(Duration::from_secs(20))
+            .node_address(move |host, port| (host.to_owned(), ports[&port]))
+            .cluster_lazy([proxies[0].url()])
+            .expect("a URL");
+        Self {
+            runtime,
+            clock,
+            backend,
+            vectors: 0,
+            _proxies: proxies,
+            cluster,
+        }
+    }
+}
+
+/// The vectors of one file, on a cluster that all files share.
+#[cfg(feature = "cluster")]
+pub(crate) struct OnCluster<'a>(pub(crate) &'a mut Clustered);
+
+#[cfg(feature = "cluster")]
+impl<'a> Subjects for OnCluster<'a> {
+    const NAME: &'static str = "Redis Cluster";
+
+    fn next(&mut self, _: &Policy) -> impl Subject + use<'_, 'a> {
+        let clustered = &mut *self.0;
+        clustered.vectors += 1;
+        Through {
+            runtime: &clustered.runtime,
+            backend: clustered.backend.clone(),
+            clock: clustered.clock.clone(),
+            key: Key::from(clustered.vectors),
+        }
     }
 }
 

@@ -55,6 +55,10 @@ impl ClockProxy {
         format!("redis://{}/", self.address)
     }
 
+    pub(crate) const fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// From now on another client sends this command, and has its reply, before each transaction.
     pub(crate) fn interfere(&self, command: &redis::Cmd) {
         *self.shared.interference.lock() = Some(command.get_packed_command());

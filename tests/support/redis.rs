@@ -17,9 +17,12 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Options {
     lines: Vec<String>,
-    /// The server program; `redis-server` by default.
+    /// The server program; `SLUICE_REDIS_SERVER` or `redis-server` by default.
     program: Option<PathBuf>,
     password: Option<String>,
+    /// Whether a cluster bus is at the port plus 10,000.
+    has_bus: bool,
+    is_sentinel: bool,
 }
 
 impl Options {
@@ -41,6 +44,26 @@ impl Options {
         self.line(&format!("requirepass {password}"))
     }
 
+    /// A sentinel, which runs in another mode of the same program.
+    pub(crate) fn sentinel(mut self) -> Self {
+        self.is_sentinel = true;
+        self
+    }
+
+    /// A node of a cluster, which needs two ports.
+    pub(crate) fn bus(mut self) -> Self {
+        self.has_bus = true;
+        self
+    }
+
+    fn free_port(&self) -> u16 {
+        if self.has_bus {
+            super::free_port_with_bus()
+        } else {
+            super::free_port()
+        }
+    }
+
     /// Starts a server and waits until it replies.
     pub(crate) fn start(self) -> RedisServer {
         let mut server = self.prepare();
@@ -60,7 +83,7 @@ impl Options {
         fs::create_dir(&dir).unwrap_or_else(|why| panic!("{}: {why}", dir.display()));
         RedisServer {
             process: None,
-            port: super::free_port(),
+            port: self.free_port(),
             has_run: false,
             dir,
             options: self,
@@ -128,7 +151,7 @@ impl RedisServer {
                 assert!(Instant::now() < deadline, "{why}\n{}", self.log());
                 // Another process took the port. A port that clients know cannot change.
                 if !self.has_run {
-                    self.port = super::free_port();
+                    self.port = self.options.free_port();
                 }
             }
         }
@@ -136,25 +159,34 @@ impl RedisServer {
     }
 
     pub(crate) fn is_loading(&self) -> bool {
+        if self.options.is_sentinel {
+            return false;
+        }
         let state: String = self.get(&["INFO", "persistence"]);
         state.lines().any(|line| line.starts_with("loading:1"))
     }
 
     fn spawn(&self) -> Child {
         let mut config = format!(
-            "bind 127.0.0.1\nport {}\ndir {dir}\nlogfile {dir}/log\nunixsocket {dir}/socket\nsave \"\"\ndaemonize no\n",
+            "bind 127.0.0.1\nport {}\ndir {dir}\nlogfile {dir}/log\ndaemonize no\n",
             self.port,
             dir = self.dir.display()
         );
+        if !self.options.is_sentinel {
+            config.push_str(&format!(
+                "unixsocket {}/socket\nsave \"\"\n",
+                self.dir.display()
+            ));
+        }
         for line in &self.options.lines {
             config.push_str(line);
             config.push('\n');
         }
         let path = self.dir.join("redis.conf");
         fs::write(&path, config).expect("a new folder");
-        let usual = Path::new("redis-server");
-        Command::new(self.options.program.as_deref().unwrap_or(usual))
+        Command::new(self.options.program.clone().unwrap_or_else(program))
             .arg(path)
+            .args(self.options.is_sentinel.then_some("--sentinel"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -272,6 +304,25 @@ impl Drop for RedisServer {
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The server program of all tests. The environment variable `SLUICE_REDIS_SERVER` names another one, such as a build of
+/// Valkey; see `tests/servers.sh`.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("SLUICE_REDIS_SERVER").map_or_else(|| "redis-server".into(), PathBuf::from)
+}
+
+/// The version of the server program: the name (`Redis`, `Valkey`), and the major and minor number.
+pub(crate) fn version() -> (String, (u32, u32)) {
+    let shown = Command::new(program()).arg("--version").output();
+    let shown = String::from_utf8(shown.expect("the program runs").stdout).expect("UTF-8");
+    let name = shown.split_whitespace().next().expect("a name").to_owned();
+    let numbers = shown.split_once("v=").expect("a version").1;
+    let mut numbers = numbers
+        .split('.')
+        .map(|number| number.parse().expect("a number"));
+    let mut next = || numbers.next().expect("two numbers");
+    (name, (next(), next()))
 }
 
 /// The reply of any server to a command, on a new connection.

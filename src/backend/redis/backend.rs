@@ -7,6 +7,10 @@ use std::time::Duration;
 use super::super::{Answer, Backend, BackendContext, BackendError, BackendErrorKind};
 use super::atomicity::Atomicity;
 use super::batch_queue::BatchQueue;
+#[cfg(feature = "cluster")]
+use super::breaker::Breaker;
+#[cfg(feature = "cluster")]
+use super::cluster::{self, Router};
 use super::detached_trip::DetachedTrip;
 use super::error::ConnectTimeout;
 use super::permit_request::PermitRequest;
@@ -27,10 +31,33 @@ pub struct RedisBackend(pub(super) Arc<RedisInner>);
 
 pub(super) struct RedisInner {
     pub(super) preparer: RequestPreparer,
-    pub(super) queue: Arc<BatchQueue<OpRequest>>,
-    /// Operations on permits, which have a script of their own.
-    pub(super) permit_queue: Arc<BatchQueue<PermitRequest>>,
+    pub(super) route: Route,
     pub(super) atomicity: Atomicity,
+}
+
+/// The way of a request to its server.
+pub(super) enum Route {
+    /// One server has all keys.
+    Single {
+        queue: Arc<BatchQueue<OpRequest>>,
+        /// Operations on permits, which have a script of their own.
+        permit_queue: Arc<BatchQueue<PermitRequest>>,
+    },
+    /// Each key has a node.
+    #[cfg(feature = "cluster")]
+    Cluster(Arc<Router>),
+}
+
+impl Route {
+    /// Returns the queue of the only server.
+    #[cfg(any(test, feature = "sentinel"))]
+    pub(super) fn queue(&self) -> Option<&Arc<BatchQueue<OpRequest>>> {
+        match self {
+            Self::Single { queue, .. } => Some(queue),
+            #[cfg(feature = "cluster")]
+            Self::Cluster(_) => None,
+        }
+    }
 }
 
 impl RedisBackend {
@@ -42,7 +69,11 @@ impl RedisBackend {
             Err(BackendError::because(BackendErrorKind::Unreachable, cause))
         });
         if let Err(error) = &ready {
-            self.0.queue.client().alert(error);
+            match &self.0.route {
+                Route::Single { queue, .. } => queue.client().alert(error),
+                #[cfg(feature = "cluster")]
+                Route::Cluster(router) => router.alerts.failed(error, true),
+            }
         }
         ready
     }
@@ -58,10 +89,19 @@ impl Backend for RedisBackend {
             Ok(denial) => return Answer::Now(Ok(denial)),
             Err(query) => query,
         };
-        if inner.queue.client().breaker.rejects() {
-            return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
+        let is_open = || Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
+        if let Route::Single { queue, .. } = &inner.route
+            && queue.client().breaker.rejects()
+        {
+            return is_open();
         }
         let (request, update) = inner.preparer.request(op, policy, key, query);
+        #[cfg(feature = "cluster")]
+        if let Route::Cluster(router) = &inner.route
+            && router.is_open_for(&request, Breaker::rejects)
+        {
+            return is_open();
+        }
         let inner = Arc::clone(inner);
         Answer::Later(Box::pin(async move {
             inner.preparer.forget(&update);
@@ -78,10 +118,15 @@ impl Backend for RedisBackend {
 
 impl RedisInner {
     async fn send(&self, request: OpRequest) -> RedisResult {
+        let queue = match &self.route {
+            Route::Single { queue, .. } => queue,
+            #[cfg(feature = "cluster")]
+            Route::Cluster(router) => return Arc::clone(router).send(request).await,
+        };
         match self.atomicity {
-            Atomicity::Script => Arc::clone(&self.queue).send(request).await,
+            Atomicity::Script => Arc::clone(queue).send(request).await,
             Atomicity::Optimistic => {
-                let client = Arc::clone(self.queue.client());
+                let client = Arc::clone(queue.client());
                 DetachedTrip::new(async move { optimistic::deliver(&client, &request).await }).await
             }
         }
@@ -89,20 +134,32 @@ impl RedisInner {
 
     /// Checks that there is a connection and that it answers.
     async fn first_connection(&self) -> Result<(), BackendError> {
-        match &self.queue.client().source {
+        let client = match &self.route {
+            Route::Single { queue, .. } => queue.client(),
+            #[cfg(feature = "cluster")]
+            Route::Cluster(router) => {
+                return cluster::probe(router, &self.preparer.naming).await;
+            }
+        };
+        match &client.source {
             ConnectionSource::Pool(connections) => connections.first().await?,
             ConnectionSource::Shared(..) => {}
         }
-        probe::run(self.queue.client(), &self.preparer.naming, self.atomicity).await
+        probe::run(client, &self.preparer.naming, self.atomicity).await
     }
 }
 
 /// Shows neither a key nor a password.
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source: &dyn fmt::Debug = match &self.0.route {
+            Route::Single { queue, .. } => &queue.client().source,
+            #[cfg(feature = "cluster")]
+            Route::Cluster(router) => router,
+        };
         f.debug_struct("RedisBackend")
             .field("naming", &self.0.preparer.naming)
-            .field("source", &self.0.queue.client().source)
+            .field("source", source)
             .field("atomicity", &self.0.atomicity)
             .finish_non_exhaustive()
     }

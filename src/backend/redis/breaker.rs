@@ -56,6 +56,20 @@ impl Breaker {
         self.failures.load(Ordering::Relaxed) >= MOST_FAILURES
     }
 
+    /// Returns whether the circuit is open, whenever its next probe is due.
+    #[cfg(feature = "cluster")]
+    pub(super) fn is_tripped(&self) -> bool {
+        self.is_open()
+    }
+
+    /// Makes the next probe due at once, because the server may be back or is another one.
+    #[cfg(any(feature = "cluster", feature = "sentinel"))]
+    pub(super) fn probe_now(&self) {
+        if self.is_open() {
+            self.open.lock().until = Instant::now();
+        }
+    }
+
     /// Returns whether no operation may be sent now.
     #[inline]
     pub(super) fn rejects(&self) -> bool {

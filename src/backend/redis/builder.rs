@@ -1,5 +1,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::BackendError;
@@ -35,7 +37,13 @@ pub struct RedisBuilder {
     pub(super) atomicity: Atomicity,
     pub(super) clock: AnyClock,
     pub(super) max_waiters: (usize, usize),
+    #[cfg(any(feature = "cluster", feature = "sentinel"))]
+    pub(super) node_address: Option<AddressMap>,
 }
+
+/// Returns the host and the port to connect to, for those that a server announces.
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+pub(super) type AddressMap = Arc<dyn Fn(&str, u16) -> (String, u16) + Send + Sync>;
 
 /// The bounds of the time limit. Sums of a few of them never overflow.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(1);
@@ -52,6 +60,8 @@ impl Default for RedisBuilder {
             atomicity: Atomicity::default(),
             clock: AnyClock::new(SystemClock::new()),
             max_waiters: DEFAULT_MAX_WAITERS,
+            #[cfg(any(feature = "cluster", feature = "sentinel"))]
+            node_address: None,
         }
     }
 }
@@ -236,6 +246,27 @@ impl RedisBuilder {
     /// ```
     pub fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.max_waiters = (each_key, in_all);
+        self
+    }
+
+    /// Sets the address to connect to for each address that a Redis Cluster or a sentinel announces.
+    ///
+    /// It is for servers behind a translation of addresses, such as a port forwarding. The function gets the host and
+    /// the port that were announced, and returns those to connect to.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_sluice::RedisBackend;
+    ///
+    /// let builder = RedisBackend::builder().node_address(|_, port| ("127.0.0.1".to_owned(), port));
+    /// ```
+    #[cfg(any(feature = "cluster", feature = "sentinel"))]
+    pub fn node_address(
+        mut self,
+        address: impl Fn(&str, u16) -> (String, u16) + Send + Sync + 'static,
+    ) -> Self {
+        self.node_address = Some(Arc::new(address));
         self
     }
 

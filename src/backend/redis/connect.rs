@@ -2,24 +2,31 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::super::{BackendContext, BackendError};
+#[cfg(feature = "cluster")]
 use super::adapter::RedisClient;
-use super::alerts::Alerts;
 use super::atomicity::Atomicity;
-use super::backend::{RedisBackend, RedisInner};
+use super::backend::{RedisBackend, RedisInner, Route};
 use super::batch_queue::BatchQueue;
-use super::breaker::Breaker;
 use super::builder::RedisBuilder;
+#[cfg(feature = "cluster")]
+use super::cluster::{NodeSettings, Router};
 use super::connections::ConnectionPool;
 use super::deny_cache::DenyCache;
 use super::request::Expiry;
 use super::request_preparer::RequestPreparer;
 use super::round_trip::ScriptClient;
+#[cfg(feature = "sentinel")]
+use super::sentinel::{PrimaryState, SentinelConnector, SentinelSettings};
 use super::source::ConnectionSource;
 use super::transport::{Connector, Transport};
+#[cfg(feature = "sentinel")]
+use super::url::SentinelUrl;
+use super::url::ServerUrl;
+#[cfg(feature = "cluster")]
+use super::url::{CLUSTER, SINGLE};
 use crate::clock::micros_up;
 
 /// The time for which a bucket that starts below its capacity is kept after it has filled.
@@ -98,6 +105,34 @@ impl RedisBackend {
         Self::builder().connect_lazy(url)
     }
 
+    /// Connects to the Redis Cluster of which `urls` are nodes, and checks that each primary can decide.
+    ///
+    /// A URL is one of a standalone server, such as `redis://user:password@host:6379`. One node is enough; with more the
+    /// service can start while one of them is down. All nodes have the credentials and the TLS settings of the first
+    /// URL. The URL `redis+cluster://user:password@host:6379,host:6379` does the same in
+    /// [`connect`](Self::connect) and [`connect_lazy`](Self::connect_lazy). See
+    /// [Redis Cluster](super#redis-cluster).
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect). A primary that is down is no error, unless all are.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use tower_sluice::RedisBackend;
+    ///
+    /// # async fn f() -> Result<(), tower_sluice::backend::BackendError> {
+    /// let redis = RedisBackend::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]).await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "cluster")]
+    pub async fn cluster<U: AsRef<str>>(
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<Self, BackendError> {
+        Self::builder().cluster(urls).await
+    }
+
     /// Creates a backend that opens its connections through `connector`, at the first operation.
     ///
     /// The backend keeps a few connections, checks them and replaces them. [`adapter`](super::adapter) has connectors
@@ -136,7 +171,115 @@ impl RedisBuilder {
     ///
     /// As [`RedisBackend::connect_lazy`].
     pub fn connect_lazy(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
-        Ok(self.from_connector(RedisClient::from_url(url.as_ref())?))
+        match ServerUrl::parse(url.as_ref())? {
+            ServerUrl::Single(client) => Ok(self.from_connector(client)),
+            #[cfg(feature = "cluster")]
+            ServerUrl::Cluster(clients) => self.over_cluster(clients),
+            #[cfg(feature = "sentinel")]
+            ServerUrl::Sentinel(url) => Ok(self.over_sentinel(url)),
+        }
+    }
+
+    #[cfg(feature = "sentinel")]
+    fn over_sentinel(self, url: SentinelUrl) -> RedisBackend {
+        let state = PrimaryState::new(SentinelSettings {
+            sentinels: url.sentinels,
+            name: url.name,
+            template: url.template,
+            addresses: self.node_address.clone(),
+        });
+        let backend = self.from_connector(SentinelConnector(Arc::clone(&state)));
+        if let Some(queue) = backend.0.route.queue() {
+            state.follow(queue.client());
+        }
+        backend
+    }
+
+    /// Creates a backend over a Redis Cluster that connects to the servers of `urls`; see [`RedisBackend::cluster`].
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisBackend::cluster`].
+    #[cfg(feature = "cluster")]
+    pub async fn cluster<U: AsRef<str>>(
+        self,
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<RedisBackend, BackendError> {
+        let patience = self.time_limit.max(CONNECT_TIMEOUT);
+        let backend = self.cluster_lazy(urls)?;
+        backend.ready_within(patience).await?;
+        Ok(backend)
+    }
+
+    /// Creates a backend over a Redis Cluster that connects to the servers of `urls` at the first operation. Nothing is
+    /// sent here.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](super::super::BackendErrorKind::Config) if there is no URL, if one cannot be read, or for
+    /// [`Atomicity::Optimistic`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tower_sluice::RedisBackend;
+    ///
+    /// let urls = ["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"];
+    /// let redis = RedisBackend::builder().prefix("shop").cluster_lazy(urls)?;
+    /// # Ok::<(), tower_sluice::backend::BackendError>(())
+    /// ```
+    #[cfg(feature = "cluster")]
+    pub fn cluster_lazy<U: AsRef<str>>(
+        self,
+        urls: impl IntoIterator<Item = U>,
+    ) -> Result<RedisBackend, BackendError> {
+        let clients = urls
+            .into_iter()
+            .map(|url| RedisClient::from_url(url.as_ref(), SINGLE));
+        let clients = clients.collect::<Result<Vec<_>, _>>()?;
+        self.over_cluster(clients)
+    }
+
+    /// Creates a backend over a Redis Cluster, with the credentials and the certificates of the first of `clients`.
+    ///
+    /// # Errors
+    ///
+    /// As [`cluster_lazy`](Self::cluster_lazy).
+    #[cfg(feature = "cluster")]
+    pub fn from_cluster_clients(
+        self,
+        clients: impl IntoIterator<Item = RedisClient>,
+    ) -> Result<RedisBackend, BackendError> {
+        self.over_cluster(clients.into_iter().collect())
+    }
+
+    #[cfg(feature = "cluster")]
+    fn over_cluster(self, clients: Vec<RedisClient>) -> Result<RedisBackend, BackendError> {
+        if self.atomicity == Atomicity::Optimistic {
+            return Err(BackendError::config(
+                "`Atomicity::Optimistic` does not work on a Redis Cluster; use `Atomicity::Script`",
+            ));
+        }
+        let hosts: Option<Vec<_>> = clients.iter().map(RedisClient::host).collect();
+        let (Some(hosts), Some(template)) = (hosts, clients.into_iter().next()) else {
+            return Err(BackendError::config(format!(
+                "a Redis Cluster needs the address of a node, such as {CLUSTER:?}"
+            )));
+        };
+        if template.database() != 0 {
+            return Err(BackendError::config(format!(
+                "a Redis Cluster has the database 0 only; use for example {CLUSTER:?}"
+            )));
+        }
+        let settings = NodeSettings {
+            template,
+            addresses: self.node_address.clone(),
+            connections: self.connections.unwrap_or(SHARED),
+            time_limit: self.time_limit,
+            batching: self.batching,
+            expiry: self.expiry(),
+        };
+        Ok(self.on(Route::Cluster(Router::new(settings, hosts))))
     }
 
     /// Creates a backend that opens its connections through `connector`; see [`RedisBackend::from_connector`].
@@ -155,18 +298,18 @@ impl RedisBuilder {
     }
 
     fn over(self, source: ConnectionSource) -> RedisBackend {
-        let client = ScriptClient {
-            source,
-            breaker: Breaker::new(),
-            alerts: Alerts::default(),
-            time_limit: self.time_limit,
-            is_cluster: AtomicBool::new(false),
-            expiry: self.expiry(),
-        };
+        let client = ScriptClient::new(source, self.time_limit, self.expiry(), false);
         let client = Arc::new(client);
-        RedisBackend(Arc::new(RedisInner {
+        let route = Route::Single {
             queue: BatchQueue::new(Arc::clone(&client), self.batching),
             permit_queue: BatchQueue::new(client, self.batching),
+        };
+        self.on(route)
+    }
+
+    fn on(self, route: Route) -> RedisBackend {
+        RedisBackend(Arc::new(RedisInner {
+            route,
             atomicity: self.atomicity,
             preparer: self.preparer(),
         }))

@@ -73,6 +73,12 @@ impl ConnectionPool {
         self.pooled.first().await
     }
 
+    /// Retires all connections. New ones are opened at the next operation, and one at once if there were any.
+    #[cfg(feature = "sentinel")]
+    pub(super) fn retire_all(&self) {
+        self.pooled.manager.marks.retire_all();
+    }
+
     /// Returns a connection for this caller alone, as long as it is held.
     pub(super) async fn check_out(
         &self,

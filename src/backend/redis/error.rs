@@ -49,6 +49,29 @@ pub(super) fn was_not_done(error: &TransportError) -> bool {
     )
 }
 
+/// Whether nothing was done: the server said so, or there was no connection. Another attempt may succeed.
+pub(super) fn is_not_done(error: &BackendError) -> bool {
+    let cause = || std::error::Error::source(error)?.downcast_ref::<TransportError>();
+    match error.kind() {
+        BackendErrorKind::Server(code) => NOT_DONE.contains(&&**code),
+        BackendErrorKind::Unreachable => {
+            cause().is_none_or(|cause| cause.kind() != TransportErrorKind::Authentication)
+        }
+        _ => false,
+    }
+}
+
+/// Codes of errors that a node of a cluster replies instead of running a command.
+const NOT_DONE: [&str; 7] = [
+    "ASK",
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MOVED",
+    "READONLY",
+    "TRYAGAIN",
+];
+
 /// The error for a command that was sent, or may have been.
 pub(super) fn from_transport(error: TransportError) -> BackendError {
     match (error.kind(), error.code()) {

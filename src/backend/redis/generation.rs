@@ -53,6 +53,13 @@ impl Generations {
         self.youngest.load(Relaxed)
     }
 
+    /// Retires all connections that are open now.
+    #[cfg(feature = "sentinel")]
+    pub(super) fn retire_all(&self) {
+        self.youngest.fetch_add(1, Relaxed);
+        self.changed.notify_waiters();
+    }
+
     pub(super) fn doubts(&self) -> u64 {
         self.doubts.load(Relaxed)
     }

@@ -10,6 +10,8 @@ mod batch_queue;
 pub(crate) mod blocking;
 mod breaker;
 mod builder;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod connect;
 mod connections;
 mod deny_cache;
@@ -23,16 +25,20 @@ mod manager;
 mod optimistic;
 mod packed_quotas;
 mod permit_request;
+mod pipeline;
 mod probe;
 mod request;
 mod request_preparer;
 mod round_trip;
 mod script;
 mod semaphore;
+#[cfg(feature = "sentinel")]
+mod sentinel;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod transport;
+mod url;
 
 pub use self::atomicity::Atomicity;
 pub use self::backend::RedisBackend;

@@ -17,7 +17,7 @@ use crate::policy::SemaphorePolicy;
 pub(super) struct PermitRequest {
     op: PermitOp,
     policy: SemaphorePolicy,
-    name: KeyName,
+    pub(super) name: KeyName,
 }
 
 /// The suffixes of the keys: holders, weights, and the queue.

@@ -1,6 +1,7 @@
 //! One operation: how it is written into a command, and how its reply is read.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -68,6 +69,40 @@ impl ScriptRequest for OpRequest {
         answers: &mut std::slice::Iter<'_, Value>,
     ) -> Option<Result<Reply, BackendError>> {
         self.read(answers)
+    }
+}
+
+/// A request that its sender keeps, to send it to another node.
+impl<R: ScriptRequest> ScriptRequest for Arc<R> {
+    type Reply = R::Reply;
+    const IS_REPEATABLE: bool = R::IS_REPEATABLE;
+
+    fn is_renewal(&self) -> bool {
+        (**self).is_renewal()
+    }
+
+    fn note_repeat(reply: &mut R::Reply) {
+        R::note_repeat(reply);
+    }
+
+    fn wrote(&self, reply: &R::Reply) -> bool {
+        (**self).wrote(reply)
+    }
+
+    fn script(&self) -> &'static Script {
+        (**self).script()
+    }
+
+    fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command {
+        let requests: SmallVec<[&R; 1]> = requests.iter().map(|request| &***request).collect();
+        R::command(name, script, &requests, expiry)
+    }
+
+    fn read(
+        &self,
+        answers: &mut std::slice::Iter<'_, Value>,
+    ) -> Option<Result<R::Reply, BackendError>> {
+        (**self).read(answers)
     }
 }
 

@@ -8,9 +8,10 @@ use super::super::{BackendError, BackendErrorKind};
 use super::alerts::Alerts;
 use super::breaker::Breaker;
 use super::error::{
-    ConnectTimeout, from_transport, is_broken, is_connection_refused, is_cross_slot, is_read_only,
-    is_unknown_script, unexpected_reply, was_not_done,
+    ConnectTimeout, from_transport, is_broken, is_connection_refused, is_cross_slot, is_not_done,
+    is_read_only, is_unknown_script, unexpected_reply, was_not_done,
 };
+use super::pipeline;
 use super::request::{Expiry, ScriptRequest};
 use super::source::{BorrowedConnection, ConnectionSource};
 use super::transport::Value;
@@ -27,6 +28,9 @@ pub(super) struct ScriptClient {
     pub(super) time_limit: Duration,
     /// Whether keys of different clients are on different nodes. Then no script can use both.
     pub(super) is_cluster: AtomicBool,
+    /// Whether it leads to one node of a cluster. Each request is then a command of its own, because keys of different
+    /// slots cannot share one. The router sends again what the node did not do, and reports it.
+    pub(super) is_node: bool,
     pub(super) expiry: Expiry,
 }
 
@@ -42,16 +46,51 @@ pub(super) const fn pause(repeats: u32) -> Duration {
 }
 
 impl ScriptClient {
+    pub(super) fn new(
+        source: ConnectionSource,
+        time_limit: Duration,
+        expiry: Expiry,
+        is_node: bool,
+    ) -> Self {
+        Self {
+            source,
+            breaker: Breaker::new(),
+            alerts: Alerts::default(),
+            time_limit,
+            is_cluster: AtomicBool::new(false),
+            is_node,
+            expiry,
+        }
+    }
+
     /// Logs an event if `error` is a fault that an operator must correct.
     pub(super) fn alert(&self, error: &BackendError) {
-        let is_shared = matches!(self.source, ConnectionSource::Shared(..));
-        self.alerts.failed(error, is_shared);
+        let follows = self.is_node || matches!(self.source, ConnectionSource::Shared(..));
+        self.alerts.failed(error, follows);
+    }
+
+    /// Returns whether `error` shows that the server failed, and not one operation alone.
+    fn failed(&self, error: &BackendError) -> bool {
+        // A node is well while it hands over a slot.
+        let hands_over =
+            || matches!(error.kind(), BackendErrorKind::Server(code) if code == "TRYAGAIN");
+        error.is_outage() && !(self.is_node && hands_over())
     }
 
     /// Sends `requests`, which have the same script, and returns one outcome for each.
     pub(super) async fn deliver<R: ScriptRequest>(
         &self,
         requests: &[R],
+    ) -> Vec<RedisResult<R::Reply>> {
+        self.deliver_to(requests, false).await
+    }
+
+    /// As [`deliver`](Self::deliver). With `is_asking` a node runs the requests although their slot is still on its way
+    /// to it.
+    pub(super) async fn deliver_to<R: ScriptRequest>(
+        &self,
+        requests: &[R],
+        is_asking: bool,
     ) -> Vec<RedisResult<R::Reply>> {
         let permit = if requests.iter().any(R::is_renewal) {
             self.breaker.try_acquire_renewal()
@@ -73,9 +112,14 @@ impl ScriptClient {
             connection: None,
             is_repeated: false,
         };
-        let late = tokio::time::timeout(self.time_limit, trip.go())
-            .await
-            .is_err();
+        let go = async {
+            if self.is_node {
+                trip.go_once(is_asking).await;
+            } else {
+                trip.go().await;
+            }
+        };
+        let late = tokio::time::timeout(self.time_limit, go).await.is_err();
         let RoundTrip {
             outcomes,
             connection,
@@ -98,10 +142,12 @@ impl ScriptClient {
             .map(|outcome| outcome.unwrap_or_else(|| Err(missing())))
             .collect();
         let failed =
-            |outcome: &RedisResult<R::Reply>| matches!(outcome, Err(error) if error.is_outage());
+            |outcome: &RedisResult<R::Reply>| matches!(outcome, Err(error) if self.failed(error));
         for error in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
-            telemetry::backend_failure(error.kind().label());
-            self.alert(error);
+            if !(self.is_node && is_not_done(error)) {
+                telemetry::backend_failure(error.kind().label());
+                self.alert(error);
+            }
         }
         let wrote = |(request, outcome): (&R, &RedisResult<R::Reply>)| matches!(outcome, Ok(reply) if request.wrote(reply));
         if requests.iter().zip(&outcomes).any(wrote) {
@@ -196,6 +242,19 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
                 }
                 Err(error) => return self.fail(&from_transport(error)),
             }
+        }
+    }
+
+    /// Sends each request once, as a command of its own.
+    async fn go_once(&mut self, is_asking: bool) {
+        let connection = match self.client.source.borrow().await {
+            Ok(connection) => self.connection.insert(connection),
+            Err(error) => return self.fail(&error),
+        };
+        let expiry = self.client.expiry;
+        match pipeline::send_each(connection, self.requests, expiry, is_asking).await {
+            Ok(outcomes) => self.outcomes = outcomes.into_iter().map(Some).collect(),
+            Err(error) => self.fail(&from_transport(error)),
         }
     }
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::super::{Answer, BackendContext, BackendError, BackendErrorKind, PermitBackend};
 use super::atomicity::Atomicity;
-use super::backend::{RedisBackend, RedisInner};
+use super::backend::{RedisBackend, RedisInner, Route};
 use super::breaker::Breaker;
 use super::permit_request::PermitRequest;
+use super::request::ScriptRequest as _;
 use crate::decision::{PermitOp, PermitReply};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
@@ -70,11 +71,23 @@ impl PermitBackend for RedisSemaphore {
                 "permits need scripts; use `Atomicity::Script`",
             ))));
         }
-        if is_open_for(&inner.permit_queue.client().breaker, &op) {
+        let request = PermitRequest::new(op, policy, &inner.preparer.naming, key);
+        let rejects = |breaker: &Breaker| is_open_for(breaker, &request);
+        let is_open = match &inner.route {
+            Route::Single { permit_queue, .. } => rejects(&permit_queue.client().breaker),
+            #[cfg(feature = "cluster")]
+            Route::Cluster(router) => router.is_open_for(&request, rejects),
+        };
+        if is_open {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
         }
-        let request = PermitRequest::new(op, policy, &inner.preparer.naming, key);
-        Answer::Later(Box::pin(Arc::clone(&inner.permit_queue).send(request)))
+        match &inner.route {
+            Route::Single { permit_queue, .. } => {
+                Answer::Later(Box::pin(Arc::clone(permit_queue).send(request)))
+            }
+            #[cfg(feature = "cluster")]
+            Route::Cluster(router) => Answer::Later(Box::pin(Arc::clone(router).send(request))),
+        }
     }
 
     fn context(&self) -> &BackendContext {
@@ -95,11 +108,12 @@ impl PermitBackend for RedisSemaphore {
     }
 }
 
-/// Returns whether the circuit rejects `op`. It permits a renewal earlier, because a lease does not wait.
-pub(super) fn is_open_for(breaker: &Breaker, op: &PermitOp) -> bool {
-    match op {
-        PermitOp::Renew(_) => breaker.rejects_renewal(),
-        _ => breaker.rejects(),
+/// Returns whether the circuit rejects `request`. It permits a renewal earlier, because a lease does not wait.
+fn is_open_for(breaker: &Breaker, request: &PermitRequest) -> bool {
+    if request.is_renewal() {
+        breaker.rejects_renewal()
+    } else {
+        breaker.rejects()
     }
 }
 

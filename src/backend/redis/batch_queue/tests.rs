@@ -13,7 +13,7 @@ fn trip_and_waiter() -> (
     oneshot::Receiver<RedisResult<crate::backend::Reply>>,
 ) {
     let backend = RedisBackend::connect_lazy("redis://127.0.0.1:1/").expect("a URL");
-    let queue = Arc::clone(&backend.0.queue);
+    let queue = Arc::clone(backend.0.route.queue().expect("one server"));
     let (outcome, answer) = oneshot::channel();
     let request = OpRequest {
         op: Op::Check(Cost::ONE),
@@ -83,7 +83,7 @@ async fn requests_behind_a_trip_that_ends_are_sent_by_another_one() {
 #[test]
 fn batch_takes_one_script_and_keeps_the_order_of_the_rest() {
     let backend = RedisBackend::connect_lazy("redis://127.0.0.1:1/").expect("a URL");
-    let queue = &backend.0.queue;
+    let queue = backend.0.route.queue().expect("one server");
     let policies = [
         Policy::new("p", Quota::per_second(1)),
         Policy::new(

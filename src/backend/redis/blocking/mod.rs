@@ -11,7 +11,6 @@ use super::super::{
     self as backend, Answer, BackendContext, BackendError, BackendErrorKind, BlockingBackend,
     BlockingPermitBackend, PermitBackend,
 };
-use super::adapter::RedisClient;
 use super::atomicity::Atomicity;
 use super::backend::RedisBackend as Tasks;
 use super::builder::RedisBuilder;
@@ -134,13 +133,14 @@ impl RedisBackend {
     /// # Ok::<(), redis::RedisError>(())
     /// ```
     pub fn from_connector(connector: impl Connector) -> Self {
-        Self::over(Self::builder(), connector)
+        let builder = Self::builder();
+        let time_limit = builder.time_limit;
+        Self::over(builder.from_connector(connector), time_limit)
     }
 
-    fn over(builder: RedisBuilder, connector: impl Connector) -> Self {
-        let time_limit = builder.time_limit;
+    fn over(tasks: Tasks, time_limit: Duration) -> Self {
         Self(Arc::new(BlockingRedisInner {
-            tasks: builder.from_connector(connector),
+            tasks,
             driver: Driver::start().expect("a thread for the connections to Redis"),
             time_limit,
         }))
@@ -188,7 +188,9 @@ impl RedisBuilder {
     ///
     /// [`blocking::RedisBackend::connect_lazy`]: RedisBackend::connect_lazy
     pub fn connect_blocking_lazy(self, url: impl AsRef<str>) -> Result<RedisBackend, BackendError> {
-        self.from_blocking_connector(RedisClient::from_url(url.as_ref())?)
+        self.check_blocking()?;
+        let time_limit = self.time_limit;
+        Ok(RedisBackend::over(self.connect_lazy(url)?, time_limit))
     }
 
     /// Creates a backend for plain threads that opens its connections through `connector`; see
@@ -207,12 +209,21 @@ impl RedisBuilder {
         self,
         connector: impl Connector,
     ) -> Result<RedisBackend, BackendError> {
+        self.check_blocking()?;
+        let time_limit = self.time_limit;
+        Ok(RedisBackend::over(
+            self.from_connector(connector),
+            time_limit,
+        ))
+    }
+
+    fn check_blocking(&self) -> Result<(), BackendError> {
         if self.atomicity == Atomicity::Optimistic {
             return Err(BackendError::config(
                 "`Atomicity::Optimistic` does not work on plain threads; use `Atomicity::Script`, or the asynchronous backend",
             ));
         }
-        Ok(RedisBackend::over(self, connector))
+        Ok(())
     }
 }
 

@@ -1,0 +1,157 @@
+//! URLs, users and addresses of clusters.
+
+use std::time::Duration;
+
+use tower_sluice::backend::{BackendError, BackendErrorKind};
+use tower_sluice::{
+    AnyBackend, Key, Limiter, Policy, Quota, RedisBackend, Semaphore, SemaphorePolicy,
+};
+
+use crate::support::cluster::{ClusterOptions, RedisCluster};
+use crate::support::redis::version;
+use crate::{alone, runtime};
+
+async fn spend<B>(backend: &B) -> Result<u64, BackendError>
+where
+    B: tower_sluice::backend::Backend<Error = BackendError>,
+{
+    let limiter = Limiter::new(
+        Policy::new("api", Quota::per_hour(1).burst(10)),
+        backend.clone(),
+    );
+    let mut left = 0;
+    for key in 0..20_u64 {
+        let reply = limiter.check(&Key::from(key), 1).await?;
+        left += reply.decision.snapshot().remaining();
+    }
+    Ok(left / 20)
+}
+
+#[test]
+fn cluster_url_works_for_every_kind_of_backend() {
+    let _alone = alone();
+    let cluster = RedisCluster::start(2, 0);
+    runtime().block_on(async {
+        let backend = RedisBackend::connect(cluster.url())
+            .await
+            .expect("a cluster");
+        assert_eq!(spend(&backend).await.expect("nodes"), 9);
+        // Nothing is left of the check at start.
+        let keys: usize = cluster.nodes.iter().map(|node| node.keys().len()).sum();
+        assert_eq!(keys, 20);
+        let any = AnyBackend::from_url(&cluster.url()).expect("a URL");
+        assert_eq!(spend(&any).await.expect("nodes"), 8);
+        // One node is enough to find the others.
+        let named = RedisBackend::cluster([cluster.nodes[1].url()])
+            .await
+            .expect("a cluster");
+        assert_eq!(spend(&named).await.expect("nodes"), 7);
+        let exports = Semaphore::new(SemaphorePolicy::new("exports", 1), named);
+        for key in 0..10_u64 {
+            let permit = exports
+                .try_acquire(&Key::from(key), 1)
+                .await
+                .expect("a permit");
+            assert!(exports.try_acquire(&Key::from(key), 1).await.is_err());
+            drop(permit);
+        }
+    });
+    let blocking = tower_sluice::blocking::RedisBackend::connect(cluster.url()).expect("a cluster");
+    let policy = Policy::new("api", Quota::per_hour(1).burst(10));
+    let limiter = tower_sluice::blocking::Limiter::new(policy, blocking);
+    let reply = limiter.check(&Key::from(0_u64), 1).expect("a node");
+    assert_eq!(reply.decision.snapshot().remaining(), 6);
+}
+
+#[test]
+fn node_of_a_cluster_is_refused_as_a_standalone_server() {
+    let _alone = alone();
+    let cluster = RedisCluster::start(2, 1);
+    runtime().block_on(async {
+        for node in &cluster.nodes {
+            let error = RedisBackend::connect(node.url()).await.unwrap_err();
+            assert_eq!(*error.kind(), BackendErrorKind::Server("MOVED".to_owned()));
+            assert!(error.to_string().contains("redis+cluster://"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn least_rights_of_a_cluster_suffice() {
+    let _alone = alone();
+    let cluster = ClusterOptions::new(2, 0)
+        .line("user limiter on >secret ~{sluice:* +evalsha +eval +time +ping +get +set +del +cluster|slots +cluster|info +asking")
+        .user("limiter:secret@")
+        .start();
+    runtime().block_on(async {
+        let backend = RedisBackend::connect(cluster.url())
+            .await
+            .expect("the rights suffice");
+        assert_eq!(spend(&backend).await.expect("nodes"), 9);
+        let slot = cluster.slot("{sluice:api:r3}");
+        let from = cluster.owner(0, slot);
+        let limiter = Limiter::new(Policy::new("api", Quota::per_hour(1).burst(10)), backend);
+        let at = |_| {
+            let key = Key::from(3_u64);
+            let check = limiter.check(&key, 1);
+            let _ =
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(check))
+                    .expect("the redirect is followed");
+        };
+        cluster.move_slot(slot, from, 1 - from, at);
+        assert!(cluster.calls("asking") > 0);
+        let wrong = cluster.url().replace("secret", "wrong");
+        let error = RedisBackend::connect(&wrong).await.unwrap_err();
+        assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+        assert!(!format!("{error:?}").contains("wrong@"), "{error:?}");
+    });
+}
+
+/// Redis 7.0 can announce names, or leave the host out.
+#[test]
+fn announced_names_and_missing_hosts_are_understood() {
+    let _alone = alone();
+    if version().1 < (7, 0) {
+        println!("NOT TESTED: this server cannot announce names");
+        return;
+    }
+    for (kind, lines) in [
+        ("hostname", &["cluster-announce-hostname localhost"][..]),
+        ("hostname", &[]),
+        ("unknown-endpoint", &[]),
+    ] {
+        let options =
+            ClusterOptions::new(2, 0).line(&format!("cluster-preferred-endpoint-type {kind}"));
+        let cluster = lines
+            .iter()
+            .fold(options, |options, line| options.line(line))
+            .start();
+        runtime().block_on(async {
+            let backend = RedisBackend::connect(cluster.url())
+                .await
+                .expect("a cluster");
+            assert_eq!(spend(&backend).await.expect("nodes"), 9, "{kind} {lines:?}");
+        });
+    }
+}
+
+#[test]
+fn cluster_that_is_down_at_start_is_used_once_it_is_up() {
+    let _alone = alone();
+    let mut cluster = RedisCluster::start(2, 0);
+    cluster.nodes.iter_mut().for_each(|node| node.kill9());
+    runtime().block_on(async {
+        let backend = RedisBackend::connect_lazy(cluster.url()).expect("a URL");
+        let error = spend(&backend).await.unwrap_err();
+        assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+        let error = RedisBackend::connect(cluster.url()).await.unwrap_err();
+        assert_eq!(*error.kind(), BackendErrorKind::Unreachable, "{error:?}");
+        cluster.nodes.iter_mut().for_each(|node| node.restart());
+        cluster.settle();
+        let start = std::time::Instant::now();
+        while spend(&backend).await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}

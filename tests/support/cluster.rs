@@ -1,0 +1,228 @@
+//! A Redis Cluster of one test: primaries and replicas on this machine.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::redis::{Options, RedisServer};
+
+/// The longest time that a cluster takes to form, or to agree on a change.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The number of slots.
+pub(crate) const SLOTS: usize = 16_384;
+
+/// The settings of all nodes.
+#[derive(Clone, Debug)]
+pub(crate) struct ClusterOptions {
+    primaries: usize,
+    /// For each primary.
+    replicas: usize,
+    node: Options,
+    user: String,
+}
+
+/// A cluster. A drop kills its nodes.
+#[derive(Debug)]
+pub(crate) struct RedisCluster {
+    /// The primaries, then the replicas. The `i`-th replica follows the `i`-th primary, modulo their number.
+    pub(crate) nodes: Vec<RedisServer>,
+    primaries: usize,
+    user: String,
+}
+
+impl ClusterOptions {
+    pub(crate) fn new(primaries: usize, replicas: usize) -> Self {
+        // A node that is silent for a second is replaced. A dead node costs its own slots only.
+        let node = RedisServer::options()
+            .line("cluster-enabled yes")
+            .line("cluster-config-file nodes.conf")
+            .line("cluster-node-timeout 1000")
+            .line("cluster-require-full-coverage no")
+            .line("cluster-replica-validity-factor 0")
+            .line("repl-diskless-sync-delay 0");
+        Self {
+            primaries,
+            replicas,
+            node,
+            user: String::new(),
+        }
+    }
+
+    /// A line of `redis.conf` for each node.
+    pub(crate) fn line(mut self, line: &str) -> Self {
+        self.node = self.node.line(line);
+        self
+    }
+
+    /// The user and its password in the URL, such as `limiter:secret@`.
+    pub(crate) fn user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.user);
+        self
+    }
+
+    /// Starts the nodes and waits until all slots are served and all replicas are in step.
+    pub(crate) fn start(self) -> RedisCluster {
+        let count = self.primaries * (1 + self.replicas);
+        let node = || self.node.clone().bus().start();
+        let cluster = RedisCluster {
+            nodes: (0..count).map(|_| node()).collect(),
+            primaries: self.primaries,
+            user: self.user,
+        };
+        cluster.form();
+        cluster
+    }
+}
+
+impl RedisCluster {
+    pub(crate) fn start(primaries: usize, replicas: usize) -> Self {
+        ClusterOptions::new(primaries, replicas).start()
+    }
+
+    fn form(&self) {
+        let share = SLOTS.div_ceil(self.primaries);
+        for (index, node) in self.nodes.iter().enumerate() {
+            node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+            let port = self.nodes[0].port().to_string();
+            if index > 0 {
+                node.command(&["CLUSTER", "MEET", "127.0.0.1", &port]);
+            }
+            if index < self.primaries {
+                // `ADDSLOTSRANGE` is of Redis 7.0.
+                let slots = index * share..SLOTS.min((index + 1) * share);
+                let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
+                let mut command = vec!["CLUSTER", "ADDSLOTS"];
+                command.extend(slots.iter().map(String::as_str));
+                node.command(&command);
+            }
+        }
+        let known = format!("cluster_known_nodes:{}", self.nodes.len());
+        until("the nodes know each other", || {
+            self.nodes.iter().all(|node| node.info().contains(&known))
+        });
+        for (index, node) in self.nodes.iter().enumerate().skip(self.primaries) {
+            let id: String = self.nodes[index % self.primaries].get(&["CLUSTER", "MYID"]);
+            until("the replica knows its primary", || {
+                node.try_get::<()>(&["CLUSTER", "REPLICATE", &id]).is_ok()
+            });
+        }
+        self.settle();
+    }
+
+    /// Waits until each node that runs serves requests, and each replica is in step.
+    pub(crate) fn settle(&self) {
+        until("all nodes are up", || {
+            self.nodes.iter().all(|node| {
+                let info = node.info();
+                info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384")
+            })
+        });
+        until("all replicas are in step", || {
+            self.nodes.iter().all(|node| {
+                let info: String = node.get(&["INFO", "replication"]);
+                info.contains("role:master") || info.contains("master_link_status:up")
+            })
+        });
+        // A view that counts all replicas is complete.
+        let replicas = self.nodes.len() - self.primaries;
+        until("all nodes see all replicas", || {
+            self.nodes.iter().all(|node| {
+                let nodes: String = node.get(&["CLUSTER", "NODES"]);
+                nodes.matches("slave").count() == replicas
+            })
+        });
+    }
+
+    /// The URL of all nodes.
+    pub(crate) fn url(&self) -> String {
+        let hosts: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| format!("127.0.0.1:{}", node.port()))
+            .collect();
+        format!("redis+cluster://{}{}", self.user, hosts.join(","))
+    }
+
+    pub(crate) fn primaries(&self) -> &[RedisServer] {
+        &self.nodes[..self.primaries]
+    }
+
+    /// The index of the node that serves a slot now, as `of` sees it.
+    pub(crate) fn owner(&self, of: usize, slot: usize) -> usize {
+        let nodes: String = self.nodes[of].get(&["CLUSTER", "NODES"]);
+        let has = |line: &&str| {
+            line.contains("master") && !line.contains("fail")
+                && line.split(' ').skip(8).any(|range| {
+                    let (first, last) = range.split_once('-').unwrap_or((range, range));
+                    let number = |text: &str| text.parse::<usize>();
+                    matches!((number(first), number(last)), (Ok(first), Ok(last)) if (first..=last).contains(&slot))
+                })
+        };
+        let line = nodes
+            .lines()
+            .find(has)
+            .unwrap_or_else(|| panic!("no owner of {slot}:\n{nodes}"));
+        let port = |node: &RedisServer| line.contains(&format!("127.0.0.1:{}@", node.port()));
+        self.nodes.iter().position(port).expect("a node of ours")
+    }
+
+    pub(crate) fn slot(&self, key: &str) -> usize {
+        self.nodes[0].get(&["CLUSTER", "KEYSLOT", key])
+    }
+
+    /// The calls of a command on all nodes.
+    pub(crate) fn calls(&self, command: &str) -> u64 {
+        self.nodes.iter().map(|node| node.calls(command)).sum()
+    }
+
+    /// The replies of this error code of all nodes.
+    pub(crate) fn errors(&self, code: &str) -> u64 {
+        let start = format!("errorstat_{code}:count=");
+        let errors = |node: &RedisServer| {
+            let stats: String = node.get(&["INFO", "errorstats"]);
+            let count = stats.lines().find_map(|line| line.strip_prefix(&start));
+            count.map_or(0, |count| count.parse::<u64>().expect("a number"))
+        };
+        self.nodes.iter().map(errors).sum()
+    }
+
+    /// Moves a slot from one node to another. Between the steps it calls `at` with a number: 0 when both nodes know, 1
+    /// when the keys have moved.
+    pub(crate) fn move_slot(&self, slot: usize, from: usize, to: usize, mut at: impl FnMut(u32)) {
+        let (from, to) = (&self.nodes[from], &self.nodes[to]);
+        let id = |node: &RedisServer| node.get::<String>(&["CLUSTER", "MYID"]);
+        let (from_id, to_id, slot) = (id(from), id(to), slot.to_string());
+        to.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]);
+        from.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]);
+        at(0);
+        loop {
+            let keys: Vec<String> = from.get(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]);
+            let Some(key) = keys.first() else { break };
+            let port = to.port().to_string();
+            from.command(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+        }
+        at(1);
+        for node in [to, from] {
+            node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]);
+        }
+    }
+}
+
+impl RedisServer {
+    fn info(&self) -> String {
+        self.get(&["CLUSTER", "INFO"])
+    }
+}
+
+/// Waits until a condition holds.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(
+            start.elapsed() < TIMEOUT,
+            "not so after {TIMEOUT:?}: {what}"
+        );
+        sleep(Duration::from_millis(20));
+    }
+    start.elapsed()
+}
