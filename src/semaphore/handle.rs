@@ -87,12 +87,22 @@ impl<B: PermitBackend> Semaphore<B> {
         key: &Key,
         weight: u32,
     ) -> Result<Permit, AcquireError<B::Error>> {
-        let asked_at = self.backend.context().now();
+        let asked_at = self.start_of_lease();
         let mut pending = PendingPermit::new(&self.backend, &self.policy, key);
         let id = pending.id();
         let reply = pending.ask(PermitOp::Acquire { id, weight }).await;
         let reply = reply.map_err(AcquireError::Backend)?;
         self.permit(pending, reply, weight, asked_at, Duration::ZERO)
+    }
+
+    /// Returns the time, if permits have a lease that starts now.
+    fn start_of_lease(&self) -> Timestamp {
+        // Only a renewal needs the time, so a permit without a lease saves a reading of the clock.
+        if self.backend.has_leases() {
+            self.backend.context().now()
+        } else {
+            Timestamp::default()
+        }
     }
 
     /// Acquires a permit for a waiter whose bound has ended.
@@ -118,7 +128,7 @@ impl<B: PermitBackend> Semaphore<B> {
         key: &Key,
         weight: u32,
     ) -> Option<Result<Permit, AcquireError<B::Error>>> {
-        let asked_at = self.backend.context().now();
+        let asked_at = self.start_of_lease();
         let mut pending = PendingPermit::new(&self.backend, policy, key);
         let id = pending.id();
         let reply = pending.ask_now(PermitOp::Acquire { id, weight })?;

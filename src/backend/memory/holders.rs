@@ -1,7 +1,8 @@
 //! The permits of one key as a plain value. `lua/semaphore.lua` does the same in Redis.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod table;
 
+use self::table::{Holder, HolderTable};
 use crate::decision::PermitId;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::policy::SemaphorePolicy;
@@ -9,17 +10,9 @@ use crate::policy::SemaphorePolicy;
 /// The permits of one key that are held.
 #[derive(Debug, Default)]
 pub(super) struct Holders {
-    held: BTreeMap<PermitId, HeldWeight>,
-    /// The ends of the leases in µs, soonest first.
-    ends: BTreeSet<(u64, PermitId)>,
+    held: HolderTable,
     /// The sum of all weights.
     live: u64,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct HeldWeight {
-    weight: u32,
-    end: u64,
 }
 
 /// The time and the policy of an operation.
@@ -63,16 +56,16 @@ impl Holders {
         if !at.leases_end {
             return;
         }
-        while let Some(&(end, id)) = self.ends.first()
+        while let Some(Holder { end, id, .. }) = self.held.first()
             && end <= at.now
         {
             self.remove(id);
         }
         let latest = at.now + at.lease();
-        while let Some(&(end, id)) = self.ends.last()
+        while let Some(Holder { end, id, .. }) = self.held.last()
             && end > latest
         {
-            self.renew_one(id, latest);
+            self.held.renew(id, latest);
         }
     }
 
@@ -85,15 +78,14 @@ impl Holders {
         self.expire(at);
         let end = at.now + at.lease();
         let capacity = at.policy.capacity();
-        let retry_after = if self.renew_one(id, end) || weight == 0 {
+        let retry_after = if self.held.renew(id, end) || weight == 0 {
             0
         } else if weight > capacity {
             NEVER
         } else {
             let missing = (self.live + u64::from(weight)).saturating_sub(capacity.into());
             if missing == 0 {
-                self.held.insert(id, HeldWeight { weight, end });
-                self.ends.insert((end, id));
+                self.held.insert(Holder { id, end, weight });
                 self.live += u64::from(weight);
             }
             self.until_freed(at, missing)
@@ -104,7 +96,7 @@ impl Holders {
     /// Renews a lease. Returns whether the permit exists.
     pub(super) fn renew(&mut self, at: &LeaseContext<'_>, id: PermitId) -> bool {
         self.expire(at);
-        self.renew_one(id, at.now + at.lease())
+        self.held.renew(id, at.now + at.lease())
     }
 
     /// Releases a permit. Returns whether it existed.
@@ -118,10 +110,10 @@ impl Holders {
         let mut live = self.live;
         let latest = at.now + at.lease();
         if at.leases_end {
-            let over = self.ends.iter().take_while(|(end, _)| *end <= at.now);
-            live -= over.map(|(_, id)| self.weight(*id)).sum::<u64>();
+            let over = self.held.iter().take_while(|held| held.end <= at.now);
+            live -= over.map(|held| u64::from(held.weight)).sum::<u64>();
         }
-        let last = self.ends.last().map_or(0, |(end, _)| at.end(*end));
+        let last = self.held.last().map_or(0, |held| at.end(held.end));
         let capacity = at.policy.capacity();
         QuotaSnapshot {
             limit: capacity.into(),
@@ -134,35 +126,20 @@ impl Holders {
     /// Returns the µs until leases of at least the weight `missing` have expired; 0 if `missing` is 0.
     fn until_freed(&self, at: &LeaseContext<'_>, missing: u64) -> u64 {
         let (mut freed, mut wait) = (0, 0);
-        for (end, id) in &self.ends {
+        for held in self.held.iter() {
             if freed >= missing {
                 break;
             }
-            freed += self.weight(*id);
-            wait = at.end(*end).saturating_sub(at.now).max(wait).max(1);
+            freed += u64::from(held.weight);
+            wait = at.end(held.end).saturating_sub(at.now).max(wait).max(1);
         }
         wait
     }
 
-    fn weight(&self, id: PermitId) -> u64 {
-        self.held.get(&id).map_or(0, |held| held.weight.into())
-    }
-
-    fn renew_one(&mut self, id: PermitId, end: u64) -> bool {
-        let Some(held) = self.held.get_mut(&id) else {
-            return false;
-        };
-        self.ends.remove(&(held.end, id));
-        held.end = end;
-        self.ends.insert((end, id));
-        true
-    }
-
     fn remove(&mut self, id: PermitId) -> bool {
-        let Some(held) = self.held.remove(&id) else {
+        let Some(held) = self.held.remove(id) else {
             return false;
         };
-        self.ends.remove(&(held.end, id));
         self.live -= u64::from(held.weight);
         true
     }
