@@ -1,6 +1,6 @@
 //! The leases of permits that this process holds, and the times of their renewals.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -32,8 +32,11 @@ struct LeaseTable {
     held: HashMap<PermitId, LeaseEntry, RandomState>,
     /// The time of the next renewal or check of each lease, soonest first.
     due: BTreeSet<(Timestamp, PermitId)>,
-    /// Groups that are due, and whose renewal was not sent yet.
-    waiting: VecDeque<RenewalGroup>,
+    /// Groups that are due, and whose renewal was not sent yet, by the end of their first lease and a number. A group
+    /// whose renewal has failed precedes others, because its leases end sooner.
+    waiting: BTreeMap<(Timestamp, u64), RenewalGroup>,
+    /// The number of groups so far.
+    groups: u64,
     /// The renewal task, if there is one. It is woken by this when a lease is due sooner than `next_attempt`.
     task: Option<Arc<Notify>>,
     /// The time at which the task wakes up.
@@ -218,8 +221,11 @@ impl Leases {
 
     /// Queues the due permits for renewal, grouped by key, and marks expired leases as lost.
     pub(crate) fn gather(&self, now: Timestamp) {
-        let mut groups: HashMap<(SemaphorePolicy, Key), Vec<RenewalGroup>, RandomState> =
-            HashMap::default();
+        let mut groups: HashMap<
+            (SemaphorePolicy, Key),
+            Vec<(Timestamp, RenewalGroup)>,
+            RandomState,
+        > = HashMap::default();
         let mut over = Vec::new();
         let mut state = self.state.lock();
         while let Some(&(due, id)) = state.due.first()
@@ -241,31 +247,39 @@ impl Leases {
             if is_queued {
                 continue;
             }
+            let mut ends = Timestamp::MAX;
             if let Some(held) = state.held.get_mut(&id) {
                 held.is_queued = true;
+                ends = held.ends;
             }
             let own = groups.entry((policy.clone(), key.clone())).or_default();
             match own.last_mut() {
-                Some(group) if group.ids.len() < MAX_BATCH => group.ids.push(id),
-                _ => own.push(RenewalGroup {
-                    policy,
-                    key,
-                    ids: vec![id],
-                }),
+                Some((first, group)) if group.ids.len() < MAX_BATCH => {
+                    group.ids.push(id);
+                    *first = ends.min(*first);
+                }
+                _ => {
+                    let ids = vec![id];
+                    own.push((ends, RenewalGroup { policy, key, ids }));
+                }
             }
         }
-        state.waiting.extend(groups.into_values().flatten());
+        for (ends, group) in groups.into_values().flatten() {
+            state.groups += 1;
+            let number = state.groups;
+            state.waiting.insert((ends, number), group);
+        }
         drop(state);
         for held in over {
             self.lose(&held);
         }
     }
 
-    /// Takes the next group to renew at `now`, without permits that were released or renewed meanwhile.
+    /// Takes the group to renew at `now` whose leases end soonest, without permits that were released or renewed meanwhile.
     pub(crate) fn take(&self, now: Timestamp) -> Option<RenewalGroup> {
         let mut state = self.state.lock();
         loop {
-            let mut group = state.waiting.pop_front()?;
+            let (_, mut group) = state.waiting.pop_first()?;
             let again = now.after(micros(&group.policy, 24));
             group.ids.retain(|id| {
                 let held = state.held.get_mut(id).filter(|held| held.is_queued);
@@ -318,6 +332,35 @@ fn next(policy: &SemaphorePolicy, asked_at: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Each key is a group. One of 100 renewals fails, while the others wait for their first one.
+    #[test]
+    fn failed_renewal_is_repeated_before_those_of_later_leases() {
+        let leases = Leases::default();
+        let at = Timestamp::from_micros;
+        let policy = SemaphorePolicy::new("p", 1);
+        let start = |number: u64| at(1_000_000 + number);
+        for number in 0..100 {
+            let id = PermitId::from_bytes(u128::from(number).to_be_bytes());
+            let lease = Lease::new(id, 1, &policy, &Key::from(number), None, false);
+            let _ = leases.insert(&lease, start(number), || start(number));
+        }
+        let now = at(12_000_000);
+        leases.gather(now);
+        let group = leases.take(now).expect("all are due");
+        assert_eq!(group.key, Key::from(0_u64), "the first lease ends first");
+        leases.settle(&RenewalResult {
+            group,
+            asked_at: now,
+            lasting: None,
+        });
+        let later = at(14_000_000);
+        leases.gather(later);
+        let again = leases.take(later).expect("it failed");
+        assert_eq!(again.key, Key::from(0_u64));
+        let next = leases.take(later).expect("it is due");
+        assert_eq!(next.key, Key::from(1_u64));
+    }
 
     #[test]
     fn the_clock_is_read_under_the_lock_of_the_leases() {
