@@ -218,7 +218,9 @@ async fn documented_rights_are_sufficient_and_necessary() {
         let multi = command::<Value>(&url, &["MULTI"]);
         assert_eq!(multi.expect_err("not granted").code(), Some("NOPERM"));
 
-        let backend = uncached_builder().connect(&url).await.expect("a user");
+        // The time limit is not what this test is about.
+        let builder = || uncached_builder().time_limit(Duration::from_secs(20));
+        let backend = builder().connect(&url).await.expect("a user");
         run_every_operation(&backend)
             .await
             .expect("nothing is missing");
@@ -228,7 +230,7 @@ async fn documented_rights_are_sufficient_and_necessary() {
             server.command(&["ACL", "SETUSER", "limiter", &format!("-{command}")]);
             server.command(&["SCRIPT", "FLUSH"]);
             server.command(&["FLUSHALL"]);
-            let fine = match uncached_builder().connect(&url).await {
+            let fine = match builder().connect(&url).await {
                 Ok(backend) => run_every_operation(&backend).await,
                 Err(why) => Err(why),
             };
