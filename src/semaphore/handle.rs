@@ -141,6 +141,11 @@ impl<B: PermitBackend> Semaphore<B> {
     /// Waiters are served in order of arrival. A small request does not overtake a large one that needs more than is
     /// free. At the end of its bound, a waiter may get free permits that the waiters in front of it cannot use.
     ///
+    /// A first waiter that is just asking, for example after a release, is answered before a waiter behind it whose
+    /// bound ends. This takes at most 250 ms. A waiter that needs more than was free at the last denial of the first
+    /// waiter is denied with those numbers. The first waiter asks Redis at intervals, so another process may have
+    /// released permits since. They belong to the first waiter.
+    ///
     /// # Errors
     ///
     /// - [`AcquireError::Denied`] if not enough permits became free in time, and immediately if `weight` exceeds the

@@ -275,7 +275,8 @@ impl Leases {
         }
     }
 
-    /// Takes the group to renew at `now` whose leases end soonest, without permits that were released or renewed meanwhile.
+    /// Takes the group to renew at `now` whose leases end soonest, without permits that were released or renewed
+    /// meanwhile.
     pub(crate) fn take(&self, now: Timestamp) -> Option<RenewalGroup> {
         let mut state = self.state.lock();
         loop {
