@@ -252,8 +252,8 @@ fn cluster_node_is_reported_once_beside_its_own_keys() {
     run(async {
         let nodes = [cluster_node(), cluster_node()];
         assert_detected_at_connect(&nodes[0].url(), "CLUSTERDOWN", STANDALONE).await;
-        for (node, slots) in nodes.iter().zip([["0", "8191"], ["8192", "16383"]]) {
-            node.command(&["CLUSTER", "ADDSLOTSRANGE", slots[0], slots[1]]);
+        for (node, slots) in nodes.iter().zip([0..8_192, 8_192..16_384]) {
+            node.add_slots(slots);
         }
         let port = nodes[1].port().to_string();
         nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port]);

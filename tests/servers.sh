@@ -49,7 +49,7 @@ build() {
     cargo test --quiet --all-features "${flags[@]}" --no-run || exit 1
     while read -r binary path; do programs[$binary]=$path; done < <(
         cargo test --all-features "${flags[@]}" --no-run 2>&1 |
-            sed -nE 's|.*Executable tests/([a-z_]+)(\.rs\|/main\.rs) \((.*)\)|\1 \3|p'
+            sed -nE 's,.*Executable tests/([a-z_]+)(\.rs|/main\.rs) \((.*)\),\1 \3,p'
     )
 }
 

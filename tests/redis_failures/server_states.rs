@@ -108,7 +108,8 @@ async fn busy_server_fails_until_its_script_ends() {
         let limiter = Limiter::new(tokens("api", 1000), backend);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
-        server.command(&["CONFIG", "SET", "busy-reply-threshold", "20"]);
+        // Its name since Redis 7.0 is `busy-reply-threshold`.
+        server.command(&["CONFIG", "SET", "lua-time-limit", "20"]);
         let url = server.url();
         let endless = std::thread::spawn(move || {
             let words = ["EVAL", "while true do end", "0"];

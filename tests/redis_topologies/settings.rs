@@ -155,3 +155,73 @@ fn cluster_that_is_down_at_start_is_used_once_it_is_up() {
         }
     });
 }
+
+/// The certificate is for a name, and the nodes announce addresses.
+#[cfg(feature = "tls")]
+#[test]
+fn tls_and_translated_addresses_reach_every_node() {
+    use redis::TlsCertificates;
+    use tower_sluice::backend::redis::adapter::RedisClient;
+
+    use crate::support::tls::{self, Certificate};
+
+    let _alone = alone();
+    if !tls::is_built_in() {
+        return;
+    }
+    let certificate = Certificate::new();
+    let cluster = ClusterOptions::new(2, 0).tls(&certificate).start();
+    let port: Vec<String> = cluster.nodes[0].get(&["CONFIG", "GET", "tls-port"]);
+    let client = redis::Client::build_with_tls(
+        format!("rediss://localhost:{}/", port[1]),
+        TlsCertificates {
+            client_tls: None,
+            root_cert: Some(std::fs::read(certificate.authority()).expect("a file")),
+        },
+    );
+    let client = RedisClient::new(client.expect("a certificate"));
+    runtime().block_on(async {
+        let backend = RedisBackend::builder()
+            .time_limit(Duration::from_secs(5))
+            .node_address(|_, port| ("localhost".to_owned(), port))
+            .from_cluster_clients([client])
+            .expect("a client");
+        assert_eq!(spend(&backend).await.expect("nodes"), 9);
+        assert!(
+            cluster
+                .primaries()
+                .iter()
+                .all(|node| node.calls("evalsha") > 0)
+        );
+        assert_eq!(cluster.errors("MOVED"), 0);
+    });
+}
+
+#[test]
+fn slot_that_no_node_serves_is_named_in_the_error() {
+    let _alone = alone();
+    let cluster = RedisCluster::start(2, 0);
+    let slot = cluster.slot("{sluice:api:r0}");
+    let owner = cluster.owner(0, slot);
+    for node in &cluster.nodes {
+        node.command(&["CLUSTER", "DELSLOTS", &slot.to_string()]);
+    }
+    runtime().block_on(async {
+        let backend = RedisBackend::connect_lazy(cluster.url()).expect("a URL");
+        let start = std::time::Instant::now();
+        let error = spend(&backend).await.unwrap_err();
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(*error.kind(), BackendErrorKind::Unreachable);
+        let source = std::error::Error::source(&error).expect("a source");
+        assert_eq!(
+            source.to_string(),
+            format!("no node of the Redis Cluster serves slot {slot}")
+        );
+        cluster.nodes[owner].add_slots(slot..slot + 1);
+        let start = std::time::Instant::now();
+        while spend(&backend).await.is_err() {
+            assert!(start.elapsed() < Duration::from_secs(5));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+}

@@ -19,6 +19,7 @@ pub(crate) struct ClusterOptions {
     replicas: usize,
     node: Options,
     user: String,
+    has_tls: bool,
 }
 
 /// A cluster. A drop kills its nodes.
@@ -28,6 +29,7 @@ pub(crate) struct RedisCluster {
     pub(crate) nodes: Vec<RedisServer>,
     primaries: usize,
     user: String,
+    has_tls: bool,
 }
 
 impl ClusterOptions {
@@ -45,7 +47,19 @@ impl ClusterOptions {
             replicas,
             node,
             user: String::new(),
+            has_tls: false,
         }
+    }
+
+    /// Each node also has a port for TLS, which it announces to clients that use TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self, certificate: &super::tls::Certificate) -> Self {
+        self.has_tls = true;
+        let lines = certificate.lines();
+        let cluster = self.line("tls-cluster yes").line("tls-replication yes");
+        lines
+            .iter()
+            .fold(cluster, |options, line| options.line(line))
     }
 
     /// A line of `redis.conf` for each node.
@@ -63,11 +77,21 @@ impl ClusterOptions {
     /// Starts the nodes and waits until all slots are served and all replicas are in step.
     pub(crate) fn start(self) -> RedisCluster {
         let count = self.primaries * (1 + self.replicas);
-        let node = || self.node.clone().bus().start();
+        let node = || {
+            let options = self.node.clone().bus();
+            let options = if self.has_tls {
+                let port = super::free_port_with_bus();
+                options.line(&format!("tls-port {port}"))
+            } else {
+                options
+            };
+            options.start()
+        };
         let cluster = RedisCluster {
             nodes: (0..count).map(|_| node()).collect(),
             primaries: self.primaries,
             user: self.user,
+            has_tls: self.has_tls,
         };
         cluster.form();
         cluster
@@ -83,17 +107,12 @@ impl RedisCluster {
         let share = SLOTS.div_ceil(self.primaries);
         for (index, node) in self.nodes.iter().enumerate() {
             node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
-            let port = self.nodes[0].port().to_string();
+            let port = self.bus_base(&self.nodes[0]).to_string();
             if index > 0 {
                 node.command(&["CLUSTER", "MEET", "127.0.0.1", &port]);
             }
             if index < self.primaries {
-                // `ADDSLOTSRANGE` is of Redis 7.0.
-                let slots = index * share..SLOTS.min((index + 1) * share);
-                let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
-                let mut command = vec!["CLUSTER", "ADDSLOTS"];
-                command.extend(slots.iter().map(String::as_str));
-                node.command(&command);
+                node.add_slots(index * share..SLOTS.min((index + 1) * share));
             }
         }
         let known = format!("cluster_known_nodes:{}", self.nodes.len());
@@ -107,6 +126,16 @@ impl RedisCluster {
             });
         }
         self.settle();
+    }
+
+    /// The port 10,000 below the bus.
+    fn bus_base(&self, node: &RedisServer) -> u16 {
+        if self.has_tls {
+            let setting: (String, u16) = node.get(&["CONFIG", "GET", "tls-port"]);
+            setting.1
+        } else {
+            node.port()
+        }
     }
 
     /// Waits until each node that runs serves requests, and each replica is in step.
@@ -209,6 +238,15 @@ impl RedisCluster {
 }
 
 impl RedisServer {
+    /// Lets a node serve slots.
+    pub(crate) fn add_slots(&self, slots: std::ops::Range<usize>) {
+        // `ADDSLOTSRANGE` is of Redis 7.0.
+        let slots: Vec<String> = slots.map(|slot| slot.to_string()).collect();
+        let mut command = vec!["CLUSTER", "ADDSLOTS"];
+        command.extend(slots.iter().map(String::as_str));
+        self.command(&command);
+    }
+
     fn info(&self) -> String {
         self.get(&["CLUSTER", "INFO"])
     }

@@ -237,13 +237,13 @@ impl RedisServer {
         self.signal("-CONT");
     }
 
+    /// The id of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").id()
+    }
+
     fn signal(&self, signal: &str) {
-        let id = self
-            .process
-            .as_ref()
-            .expect("the server runs")
-            .id()
-            .to_string();
+        let id = self.id().to_string();
         let sent = Command::new("sh")
             .args(["-c", "kill $0 $1", signal, &id])
             .status();

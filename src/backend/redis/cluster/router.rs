@@ -25,6 +25,23 @@ pub(in super::super) struct Router {
     pub(in super::super) alerts: Alerts,
 }
 
+/// The error when no node has served a slot within the time limit, as during a failover.
+#[derive(Debug)]
+struct Unserved(usize);
+
+impl fmt::Display for Unserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no node of the Redis Cluster serves slot {}", self.0)
+    }
+}
+
+impl std::error::Error for Unserved {}
+
+/// Whether a node of this error does not serve the slot.
+fn is_unserved(code: &str) -> bool {
+    matches!(code, "CLUSTERDOWN" | "MOVED" | "ASK")
+}
+
 /// The redirects that are followed without a pause. A map that settles needs one or two.
 const MOST_REDIRECTS: u32 = 5;
 /// The longest pause before a request is sent again.
@@ -88,22 +105,30 @@ impl Router {
             telemetry::backend_failure(error.kind().label());
             return Err(error);
         }
-        let outcome = self.route(Arc::new(request), began).await;
-        // The nodes have reported all other failures.
-        if let Err(error) = &outcome
-            && is_not_done(error)
-        {
+        let slot = slot::of_key(request.key());
+        let outcome = self.route(slot, Arc::new(request), began).await;
+        outcome.map_err(|error| {
+            // The nodes have reported all other failures.
+            if !is_not_done(&error) {
+                return error;
+            }
+            let error = match error.kind() {
+                BackendErrorKind::Server(code) if is_unserved(code) => {
+                    BackendError::because(BackendErrorKind::Unreachable, Unserved(slot))
+                }
+                _ => error,
+            };
             telemetry::backend_failure(error.kind().label());
-        }
-        outcome
+            error
+        })
     }
 
     async fn route<R: RoutedRequest>(
         &self,
+        slot: usize,
         request: Arc<R>,
         began: Instant,
     ) -> RedisResult<R::Reply> {
-        let slot = slot::of_key(request.key());
         let (mut redirects, mut repeats) = (0, 0);
         let mut is_repeated = false;
         let mut asking: Option<Arc<Node>> = None;
