@@ -3,8 +3,8 @@
 //! The algorithm of the policy determines how a request waits:
 //!
 //! - **Buckets only**: the request makes a reservation in one atomic step, and sleeps until it is due. The backend is
-//!   asked once. Reservations are served in order of arrival, across all servers that share the backend. A request whose
-//!   wait would exceed its bound is denied immediately.
+//!   asked once. Reservations are served in order of arrival, across all servers that share the backend. A request
+//!   whose wait would exceed its bound is denied immediately.
 //! - **Windows**: the request checks again when the wait of its last denial is over. The waiters of a key form a queue
 //!   in each process, and only the first one checks. A request whose bound ends before the next check is checked once
 //!   and does not wait. A waiter is checked once more when its bound ends.

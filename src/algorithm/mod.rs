@@ -87,8 +87,8 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
 /// A request that is allowed now is charged now. A request that can proceed within `max_wait` is charged beyond the
 /// capacity, and the reply contains the wait. Reservations come due in the order in which they are made.
 ///
-/// Only a policy of buckets can reserve. Under a window, later charges could change the wait. A reservation is denied if
-/// a debt would reach 2^53 grains (with interval refill: tokens).
+/// Only a policy of buckets can reserve. Under a window, later charges could change the wait. A reservation is denied
+/// if a debt would reach 2^53 grains (with interval refill: tokens).
 ///
 /// # Panics
 ///

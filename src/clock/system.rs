@@ -13,8 +13,8 @@ use crate::park;
 /// # Rate
 ///
 /// A reading uses the processor's time stamp counter if that counter runs at a constant rate. That is about twice as
-/// fast as [`Instant::now`]. The rate of the counter is corrected against `Instant` every quarter of a second, so that the
-/// clock stays within some microseconds of it.
+/// fast as [`Instant::now`]. The rate of the counter is corrected against `Instant` every quarter of a second, so that
+/// the clock stays within some microseconds of it.
 ///
 /// On Linux, NTP slews `Instant`, so that windows aligned to the Unix epoch keep starting at round times. Without such
 /// a counter, and on Linux if the kernel does not trust it, each reading uses `Instant`.

@@ -39,8 +39,8 @@ impl NamedQuota {
         &self.quota
     }
 
-    /// Whether the quota is a bucket that starts below its capacity, so that no state differs from a full bucket. Such a
-    /// state is kept for some time after the bucket has filled.
+    /// Whether the quota is a bucket that starts below its capacity, so that no state differs from a full bucket. Such
+    /// a state is kept for some time after the bucket has filled.
     #[inline]
     pub(crate) fn lingers(&self) -> bool {
         self.lingers

@@ -1,9 +1,9 @@
 /// Finds positions by hash: open addressing with linear probing (Knuth, The Art of Computer Programming, vol. 3, §6.4,
 /// algorithms L and R) in cells of 4 bytes.
 ///
-/// `hashbrown::HashTable<u32>` over the same entries is slower to read: its control bytes are one more access to memory.
-/// In three runs a lookup took 1.0 to 1.6 times as long among 1,000 and 100,000 keys, and 1.3 to 1.8 times among
-/// 1,000,000. Replacing one of 1,000,000 keys took 0.7 to 0.8 times as long, but lookups are far more frequent.
+/// `hashbrown::HashTable<u32>` over the same entries is slower to read: its control bytes are one more access to
+/// memory. In three runs a lookup took 1.0 to 1.6 times as long among 1,000 and 100,000 keys, and 1.3 to 1.8 times
+/// among 1,000,000. Replacing one of 1,000,000 keys took 0.7 to 0.8 times as long, but lookups are far more frequent.
 /// Entries of 48 bytes in the table itself would leave up to half of it empty.
 pub(super) struct Index {
     /// 0, or 8 bits of the hash and the position plus 1. The length is a power of two, and at least one cell is 0.

@@ -1,8 +1,8 @@
 //! Batches of requests.
 //!
-//! If no round trip is in flight, a request is sent at once and alone. Requests that arrive meanwhile form a batch, with
-//! a few batches in flight. If Redis is far away, a batch leaves every few milliseconds, so that no request waits for a
-//! whole round trip before its own.
+//! If no round trip is in flight, a request is sent at once and alone. Requests that arrive meanwhile form a batch,
+//! with a few batches in flight. If Redis is far away, a batch leaves every few milliseconds, so that no request waits
+//! for a whole round trip before its own.
 
 use std::collections::VecDeque;
 use std::mem;

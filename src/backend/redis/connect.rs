@@ -107,9 +107,9 @@ impl RedisBackend {
 
     /// Connects to the Redis Cluster of which `urls` are nodes, and checks that each primary can decide.
     ///
-    /// A URL is one of a standalone server, such as `redis://user:password@host:6379`. One node is enough; with more the
-    /// service can start while one of them is down. All nodes have the credentials and the TLS settings of the first
-    /// URL. The URL `redis+cluster://user:password@host:6379,host:6379` does the same in
+    /// A URL is one of a standalone server, such as `redis://user:password@host:6379`. One node is enough; with more
+    /// the service can start while one of them is down. All nodes have the credentials and the TLS settings of the
+    /// first URL. The URL `redis+cluster://user:password@host:6379,host:6379` does the same in
     /// [`connect`](Self::connect) and [`connect_lazy`](Self::connect_lazy). See
     /// [Redis Cluster](super#redis-cluster).
     ///

@@ -38,7 +38,8 @@ pub(super) trait ScriptRequest: fmt::Debug + Send + Sync + 'static {
     fn wrote(&self, reply: &Self::Reply) -> bool;
     /// Returns its script.
     fn script(&self) -> &'static Script;
-    /// Returns the command for `requests`, which have the same script: `EVALSHA` with its hash, or `EVAL` with its text.
+    /// Returns the command for `requests`, which have the same script: `EVALSHA` with its hash, or `EVAL` with its
+    /// text.
     fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command;
     /// Reads the reply to this request from the replies of a script. Returns `None` if their form is unknown.
     fn read(
@@ -156,7 +157,8 @@ impl OpRequest {
         checks && quotas.each.len() == 1
     }
 
-    /// Returns the command for `requests`, which have the same script: `EVALSHA` with its hash, or `EVAL` with its text.
+    /// Returns the command for `requests`, which have the same script: `EVALSHA` with its hash, or `EVAL` with its
+    /// text.
     pub(super) fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command {
         let keys: usize = requests.iter().map(|request| request.key_count()).sum();
         let bytes = 128 + script.len() + 128 * keys;

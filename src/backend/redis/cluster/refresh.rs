@@ -69,8 +69,8 @@ enum Source {
     Other(NodeAddress),
 }
 
-/// Returns the view of the first node that serves requests and knows the latest configuration. If there is none, returns
-/// the latest view of all.
+/// Returns the view of the first node that serves requests and knows the latest configuration. If there is none,
+/// returns the latest view of all.
 ///
 /// A primary that was separated from the others still has its old map, with an older configuration.
 async fn latest_view(topology: &Arc<Topology>, turn: usize) -> Option<ClusterView> {
