@@ -10,7 +10,8 @@
 //!   localhost:3000/sleep/3000 & curl -i localhost:3000/`.
 //! - `--trusted-proxy 127.0.0.1` is for a server behind a proxy: `curl -H 'x-forwarded-for: 203.0.113.7'
 //!   localhost:3000` counts for that client.
-//! - With the feature `redis`, several playgrounds share a limit: `--backend redis://127.0.0.1/`.
+//! - With the feature `redis`, several playgrounds share a limit: `--backend redis://127.0.0.1/`. With `cluster` or
+//!   `sentinel`, a URL such as `redis+cluster://host:port,host:port` or `redis+sentinel://host:port/name` works, too.
 //!
 //! SIGTERM and SIGINT stop the server. Requests in flight have 3 seconds to end.
 

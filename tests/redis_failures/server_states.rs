@@ -134,7 +134,7 @@ async fn busy_server_fails_until_its_script_ends() {
 async fn first_batch_rejected_by_a_cluster_is_retried_one_by_one() {
     guarded(async {
         let server = RedisServer::options().line("cluster-enabled yes").start();
-        server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+        server.add_slots(0..16_384);
         while !server
             .get::<String>(&["CLUSTER", "INFO"])
             .contains("cluster_state:ok")

@@ -305,7 +305,7 @@ async fn permits_of_twenty_thousand_keys_are_all_renewed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cluster_stores_permits_like_a_single_server() {
     let server = RedisServer::options().line("cluster-enabled yes").start();
-    let _ = server.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    server.add_slots(0..16_384);
     let since = Instant::now();
     while !server
         .get::<String>(&["CLUSTER", "INFO"])

@@ -6,6 +6,9 @@ use super::redis::RedisServer;
 /// The name of the primary.
 pub(crate) const NAME: &str = "main";
 const SENTINELS: usize = 3;
+/// The documented rights of the user `limiter`.
+const SERVER_RIGHTS: &str = "~{sluice:* +evalsha +eval +time +ping +get +set +del +role";
+const SENTINEL_RIGHTS: &str = "+subscribe +sentinel|get-master-addr-by-name +sentinel|master &+switch-master &+selected-slave &+promoted-slave";
 
 /// Servers and sentinels. A drop kills them.
 #[derive(Debug)]
@@ -31,7 +34,9 @@ impl Sentinels {
     /// Starts the servers and waits until the sentinels know each other and all replicas.
     pub(crate) fn with(replicas: usize, settings: Settings) -> Self {
         let server = |primary: Option<u16>| {
-            let mut options = RedisServer::options().line("repl-diskless-sync-delay 0");
+            let mut options = RedisServer::options()
+                .line("repl-diskless-sync-delay 0")
+                .line(&format!("user limiter on >least {SERVER_RIGHTS}"));
             if let Some(password) = settings.password {
                 options = options
                     .password(password)
@@ -51,7 +56,8 @@ impl Sentinels {
             .sentinel()
             .line(&format!("sentinel monitor {NAME} 127.0.0.1 {port} 2"))
             .line(&format!("sentinel down-after-milliseconds {NAME} 1000"))
-            .line(&format!("sentinel failover-timeout {NAME} 5000"));
+            .line(&format!("sentinel failover-timeout {NAME} 5000"))
+            .line(&format!("user limiter on >least {SENTINEL_RIGHTS}"));
         if let Some(password) = settings.password {
             sentinel = sentinel.line(&format!("sentinel auth-pass {NAME} {password}"));
         }

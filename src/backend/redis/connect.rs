@@ -111,7 +111,7 @@ impl RedisBackend {
     /// the service can start while one of them is down. All nodes have the credentials and the TLS settings of the
     /// first URL. The URL `redis+cluster://user:password@host:6379,host:6379` does the same in
     /// [`connect`](Self::connect) and [`connect_lazy`](Self::connect_lazy). See
-    /// [Redis Cluster](super#redis-cluster).
+    /// [Redis Cluster](crate::backend::redis#redis-cluster).
     ///
     /// # Errors
     ///

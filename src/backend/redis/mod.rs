@@ -1,5 +1,6 @@
 //! State in Redis, shared by a fleet: [`RedisBackend`].
 #![doc = include_str!("../../docs/redis.md")]
+#![doc = include_str!("../../docs/production.md")]
 
 pub mod adapter;
 mod alerts;
