@@ -431,27 +431,26 @@ on_all! {
     multi_limit: "multi_limit.json"
 }
 
-/// All files share one cluster, because it takes seconds to form.
-#[cfg(feature = "cluster")]
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
 #[test]
 fn redis_cluster() {
-    let mut clustered = redis::Clustered::start();
-    for file in [
-        "token_bucket.json",
-        "token_bucket_interval.json",
-        "gcra.json",
-        "fixed_window.json",
-        "sliding_log.json",
-        "sliding_counter.json",
-        "multi_limit.json",
-    ] {
-        run_file(file, redis::OnCluster(&mut clustered));
-    }
+    let mut topology = redis::Topology::cluster();
+    topology.run_files();
+    semaphore::run_on("Redis Cluster", &topology.backend, &topology.clock);
     // The keys spread over all nodes, and none was redirected.
-    for node in clustered.cluster.primaries() {
+    for node in topology.servers.primaries() {
         assert!(node.calls("evalsha") > 100, "{}", node.calls("evalsha"));
     }
-    assert_eq!(clustered.cluster.errors("MOVED"), 0);
+    assert_eq!(topology.servers.errors("MOVED"), 0);
+}
+
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+#[test]
+fn redis_sentinel() {
+    let mut topology = redis::Topology::sentinel();
+    topology.run_files();
+    semaphore::run_on("Redis behind Sentinel", &topology.backend, &topology.clock);
+    assert!(topology.servers.servers[0].calls("evalsha") > 300);
 }
 
 /// Without scripts Redis supports all algorithms except sliding logs.

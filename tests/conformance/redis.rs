@@ -10,10 +10,12 @@ use tower_sluice::{Key, Policy, RedisBackend};
 
 use crate::subject::{Subject, Subjects, Through, runtime};
 use crate::support::clock_proxy::ClockProxy;
-#[cfg(feature = "cluster")]
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
 use crate::support::cluster::RedisCluster;
 use crate::support::frozen::Frozen;
 use crate::support::redis::RedisServer;
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+use crate::support::sentinels::Sentinels;
 
 /// Scripts, each vector on a new key.
 pub(crate) struct Scripted {
@@ -109,24 +111,48 @@ impl Subjects for Optimistic {
     }
 }
 
-/// Three primaries, each behind a clock of its own, and each vector on a new key.
-#[cfg(feature = "cluster")]
-pub(crate) struct Clustered {
+/// Servers of a topology, each behind a clock of the test, and each vector on a new key.
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+pub(crate) struct Topology<S> {
+    /// Drives the connections and the proxies.
     runtime: Runtime,
-    clock: ManualClock,
+    pub(crate) clock: ManualClock,
     pub(crate) backend: RedisBackend,
     vectors: u64,
     _proxies: Vec<ClockProxy>,
-    pub(crate) cluster: RedisCluster,
+    pub(crate) servers: S,
 }
 
-#[cfg(feature = "cluster")]
-impl Clustered {
-    pub(crate) fn start() -> Self {
-        let (cluster, runtime) = (RedisCluster::start(3, 0), runtime());
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+impl Topology<RedisCluster> {
+    pub(crate) fn cluster() -> Self {
+        Self::over(RedisCluster::start(3, 0), |cluster| {
+            (&cluster.nodes, cluster.url())
+        })
+    }
+}
+
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+impl Topology<Sentinels> {
+    pub(crate) fn sentinel() -> Self {
+        Self::over(Sentinels::start(1), |sentinels| {
+            (&sentinels.servers, sentinels.url())
+        })
+    }
+}
+
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+impl<S> Topology<S> {
+    fn over(servers: S, parts: impl Fn(&S) -> (&Vec<RedisServer>, String)) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let clock = ManualClock::at(Timestamp::from_micros(0));
         let (mut proxies, mut ports) = (Vec::new(), std::collections::HashMap::new());
-        for node in &cluster.nodes {
+        let (nodes, url) = parts(&servers);
+        for node in nodes {
             let proxy = runtime.block_on(ClockProxy::to(node.port(), &clock));
             ports.insert(node.port(), proxy.port());
             proxies.push(proxy);
@@ -135,7 +161,7 @@ impl Clustered {
             .deny_cache(Duration::ZERO)
             .time_limit(Duration::from_secs(20))
             .node_address(move |host, port| (host.to_owned(), ports[&port]))
-            .cluster_lazy([proxies[0].url()])
+            .connect_lazy(url)
             .expect("a URL");
         Self {
             runtime,
@@ -143,27 +169,41 @@ impl Clustered {
             backend,
             vectors: 0,
             _proxies: proxies,
-            cluster,
+            servers,
+        }
+    }
+
+    /// Runs all files, because a topology takes seconds to form.
+    pub(crate) fn run_files(&mut self) {
+        for file in [
+            "token_bucket.json",
+            "token_bucket_interval.json",
+            "gcra.json",
+            "fixed_window.json",
+            "sliding_log.json",
+            "sliding_counter.json",
+            "multi_limit.json",
+        ] {
+            crate::run_file(file, OnTopology(self));
         }
     }
 }
 
-/// The vectors of one file, on a cluster that all files share.
-#[cfg(feature = "cluster")]
-pub(crate) struct OnCluster<'a>(pub(crate) &'a mut Clustered);
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+struct OnTopology<'a, S>(&'a mut Topology<S>);
 
-#[cfg(feature = "cluster")]
-impl<'a> Subjects for OnCluster<'a> {
-    const NAME: &'static str = "Redis Cluster";
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+impl<'a, S> Subjects for OnTopology<'a, S> {
+    const NAME: &'static str = "Redis Cluster or Sentinel";
 
-    fn next(&mut self, _: &Policy) -> impl Subject + use<'_, 'a> {
-        let clustered = &mut *self.0;
-        clustered.vectors += 1;
+    fn next(&mut self, _: &Policy) -> impl Subject + use<'_, 'a, S> {
+        let topology = &mut *self.0;
+        topology.vectors += 1;
         Through {
-            runtime: &clustered.runtime,
-            backend: clustered.backend.clone(),
-            clock: clustered.clock.clone(),
-            key: Key::from(clustered.vectors),
+            runtime: &topology.runtime,
+            backend: topology.backend.clone(),
+            clock: topology.clock.clone(),
+            key: Key::from(topology.vectors),
         }
     }
 }

@@ -180,6 +180,12 @@ fn run_all<B: PermitBackend>(
     .expect("stderr");
 }
 
+/// Runs all vectors on one backend, which follows `clock`.
+#[cfg(all(feature = "cluster", feature = "sentinel"))]
+pub(crate) fn run_on(name: &str, backend: &tower_sluice::RedisBackend, clock: &ManualClock) {
+    run_all(name, |_| true, |_| (backend.clone(), clock.clone()));
+}
+
 fn stopped() -> ManualClock {
     ManualClock::at(Timestamp::from_micros(0))
 }
