@@ -9,8 +9,10 @@ use super::convert;
 
 /// Sends commands over clones of a connection of redis-rs.
 ///
-/// - A `ConnectionManager` connects again by itself. A
+/// - A `ConnectionManager` connects again by itself after a lost connection. A
 ///   [`MultiplexedConnection`](redis::aio::MultiplexedConnection) does not.
+/// - Neither leaves a server that was demoted: every charge then fails with `READONLY`. A `redis+sentinel://` URL
+///   follows the primary.
 /// - The connection has a time limit for a response, 500 ms by default. It should be longer than
 ///   [`RedisBuilder::time_limit`](super::super::RedisBuilder::time_limit), because the shorter one applies.
 /// - Set the retries of a `ClusterConnection` to 0. By default it sends a command again when a reply is missing, and
