@@ -22,7 +22,18 @@ pub(super) const INLINE: usize = 40;
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; INLINE]>,
-    secret: bool,
+    secrecy: Secrecy,
+}
+
+/// Whether a key must be digested before it leaves the process.
+///
+/// It fills a word. A byte that is stored alone and read with the padding beside it, when the key is moved, would stall.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u64)]
+enum Secrecy {
+    #[default]
+    Plain,
+    Secret,
 }
 
 impl Key {
@@ -32,7 +43,7 @@ impl Key {
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
         Self {
             bytes: SmallVec::from_slice(bytes.as_ref()),
-            secret: false,
+            secrecy: Secrecy::Plain,
         }
     }
 
@@ -41,7 +52,7 @@ impl Key {
     #[inline]
     pub fn secret(bytes: impl AsRef<[u8]>) -> Self {
         Self {
-            secret: true,
+            secrecy: Secrecy::Secret,
             ..Self::new(bytes)
         }
     }
@@ -55,7 +66,9 @@ impl Key {
             joined.push_number(part.bytes.len() as u64);
             joined.bytes.push(b':');
             joined.bytes.extend_from_slice(&part.bytes);
-            joined.secret |= part.secret;
+            if part.is_secret() {
+                joined.secrecy = Secrecy::Secret;
+            }
         }
         joined
     }
@@ -71,14 +84,14 @@ impl Key {
     #[must_use]
     #[inline]
     pub const fn is_secret(&self) -> bool {
-        self.secret
+        matches!(self.secrecy, Secrecy::Secret)
     }
 
     /// Creates a secret from an iterator, without a buffer in between.
     pub(super) fn from_secret_bytes(bytes: impl Iterator<Item = u8>) -> Self {
         Self {
             bytes: bytes.collect(),
-            secret: true,
+            secrecy: Secrecy::Secret,
         }
     }
 
@@ -87,7 +100,7 @@ impl Key {
     pub(super) fn inline(bytes: [u8; INLINE], len: usize) -> Self {
         Self {
             bytes: SmallVec::from_buf_and_len(bytes, len),
-            secret: false,
+            secrecy: Secrecy::Plain,
         }
     }
 
@@ -155,7 +168,7 @@ impl<'a> From<&'a Key> for KeyRef<'a> {
     fn from(key: &'a Key) -> Self {
         Self {
             bytes: &key.bytes,
-            secret: key.secret,
+            secret: key.is_secret(),
         }
     }
 }
@@ -176,9 +189,9 @@ impl<'a> From<&'a [u8]> for KeyRef<'a> {
 
 impl From<KeyRef<'_>> for Key {
     fn from(key: KeyRef<'_>) -> Self {
-        Self {
-            bytes: SmallVec::from_slice(key.bytes),
-            secret: key.secret,
+        match key.secret {
+            true => Self::secret(key.bytes),
+            false => Self::new(key.bytes),
         }
     }
 }

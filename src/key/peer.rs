@@ -64,7 +64,7 @@ impl PeerIp {
 }
 
 impl<B> KeyExtractor<Request<B>> for PeerIp {
-    #[inline]
+    #[inline(always)] // a call would move the key once more
     fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
         match address(request.extensions()) {
             Some(ip) if self.nat64 => Ok(network(nat64::decoded(ip), 32, 64)),
@@ -109,6 +109,7 @@ pub(super) fn address(extensions: &Extensions) -> Option<IpAddr> {
 
 /// Returns the address that less common servers and tests insert.
 #[cold]
+#[inline(never)]
 fn less_common_address(extensions: &Extensions) -> Option<SocketAddr> {
     #[cfg(feature = "axum")]
     if let Some(MockConnectInfo(peer)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
@@ -149,7 +150,7 @@ const fn digit(value: usize) -> u8 {
 }
 
 /// Returns the key of an address, cut to the prefix: `203.0.113.7`, `2001:db8:1:2::/64`.
-#[inline]
+#[inline(always)] // a call would move the key once more
 pub(super) fn network(ip: IpAddr, v4: u8, v6: u8) -> Key {
     match ip {
         IpAddr::V4(ip) if v4 == 32 => ipv4(ip),
@@ -160,7 +161,7 @@ pub(super) fn network(ip: IpAddr, v4: u8, v6: u8) -> Key {
 
 /// Builds the text in a register. This runs for every request, and a wide load of bytes that were stored one by one
 /// would stall.
-#[inline]
+#[inline(always)]
 pub(super) fn ipv4(ip: Ipv4Addr) -> Key {
     let (mut text, mut len) = (0_u128, 0_u8);
     for octet in ip.octets() {
@@ -180,6 +181,7 @@ fn part_of_ipv4(ip: Ipv4Addr, prefix: u8) -> Key {
     written(format_args!("{network}/{prefix}"))
 }
 
+#[inline(never)]
 fn ipv6(ip: Ipv6Addr, prefix: u8) -> Key {
     if prefix == 128 {
         return written(format_args!("{ip}"));

@@ -109,7 +109,7 @@ where
                         unserved.served();
                     }
                     return Poll::Ready(match ready!(response.poll(cx)) {
-                        Ok(response) => Ok(R::response(in_flight.take().expect(DONE), response)),
+                        Ok(response) => Ok(R::response(in_flight, response)),
                         Err(error) => Err(R::error(error)),
                     });
                 }

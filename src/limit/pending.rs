@@ -27,7 +27,7 @@ pin_project! {
         /// The charge of an outer layer is being changed.
         Settling { settlement: Settlement, pending: Option<Box<PendingRequest>> },
         /// The inner service has been called.
-        Calling { #[pin] response: Inner, in_flight: Option<InFlight>, unserved: Option<RefundUnlessServed> },
+        Calling { #[pin] response: Inner, in_flight: InFlight, unserved: Option<RefundUnlessServed> },
         /// The request was rejected.
         Done { result: Option<Output> },
     }
@@ -88,7 +88,7 @@ where
     B: Backend,
     R: Protocol<Req, S::Response, S::Error>,
 {
-    let in_flight = Some(protocol.allow(&mut request, allowed));
+    let in_flight = protocol.allow(&mut request, allowed);
     let response = service.call(request);
     RequestState::Calling {
         response,

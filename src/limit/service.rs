@@ -78,7 +78,7 @@ where
         self.inner.poll_ready(cx).map_err(R::error)
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
+    fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
         // Key, answer and request are large. On the usual path they are used where they were written.
@@ -124,8 +124,14 @@ where
         };
         let answer = Some((&*policy, &reply.decision));
         let allowed = shared.allowed(answer, deferred_charge, false, partition_key);
-        let state = serve(&mut self.inner, request, &layer.protocol, allowed, None);
-        ResponseFuture::new(state)
+        // As `serve`, which would move the state once more.
+        ResponseFuture {
+            state: RequestState::Calling {
+                in_flight: layer.protocol.allow(&mut request, allowed),
+                response: self.inner.call(request),
+                unserved: None,
+            },
+        }
     }
 }
 

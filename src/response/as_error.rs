@@ -49,7 +49,7 @@ impl<Req, Res, E> Protocol<Req, Res, E> for AsError {
 
     fn allow(&self, _: &mut Req, _: AllowedContext<'_>) {}
 
-    fn response((): (), response: Res) -> Res {
+    fn response((): &mut (), response: Res) -> Res {
         response
     }
 

@@ -1,3 +1,5 @@
+use std::mem;
+
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
 use http::{HeaderMap, Method, Request, Response};
 
@@ -212,24 +214,28 @@ where
 
     fn deadline(&self, request: &mut Request<B>, now: Timestamp) -> Option<Deadline> {
         // The headers are taken out to borrow two parts of the request at once.
-        let headers = std::mem::take(request.headers_mut());
+        let headers = mem::take(request.headers_mut());
         let deadline = deadline::from_request(&headers, request.extensions_mut(), now);
         *request.headers_mut() = headers;
         deadline
     }
 
     #[inline]
-    fn response(in_flight: HttpInFlight<H>, response: Response<ResBody>) -> Self::Response {
-        let mut response = response.map(M::inner);
+    fn response(in_flight: &mut HttpInFlight<H>, response: Response<ResBody>) -> Self::Response {
+        let mut response = response;
         if H::IS_CALLED {
             let (parts, body) = response.into_parts();
-            H::call(in_flight.hook, &parts);
+            H::call(mem::take(&mut in_flight.hook), &parts);
             response = Response::from_parts(parts, body);
         }
-        if let Some(fields) = in_flight.fields {
-            fields.write(&mut response);
+        match &in_flight.fields {
+            // A response that is not changed need not be in memory.
+            None => response.map(M::inner),
+            Some(fields) => {
+                fields.write(&mut response);
+                response.map(M::inner)
+            }
         }
-        response
     }
 
     fn error(error: E) -> E {

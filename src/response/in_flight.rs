@@ -84,15 +84,17 @@ pub(super) struct PendingFields {
 }
 
 impl PendingFields {
-    pub(super) fn write<B>(self, response: &mut Response<B>) {
-        let mut decision = self.decision;
+    pub(super) fn write<B>(&self, response: &mut Response<B>) {
+        let inner;
+        let mut decision = &self.decision;
         let (mut at, mut fields, mut missing) = (self.at, HeaderFormats::NONE, self.formats);
         let mut as_shadow = false;
         if let Some(depth) = self.depth
-            && let Some(inner) = InnerLayerFields::take(response.extensions_mut(), depth)
+            && let Some(taken) = InnerLayerFields::take(response.extensions_mut(), depth)
         {
             // The inner layer knows the whole charge.
-            (decision, at, fields) = (inner.decision, inner.at, inner.formats);
+            inner = taken;
+            (decision, at, fields) = (&inner.decision, inner.at, inner.formats);
             missing = missing.without(fields);
             as_shadow = inner.as_shadow;
         }
@@ -114,7 +116,7 @@ impl PendingFields {
                 at,
                 partition_key: self.partition_key.as_ref().map(PartitionKey::as_bytes),
             };
-            prepared.write_limits(options, &decision, response.headers_mut());
+            prepared.write_limits(options, decision, response.headers_mut());
             fields = fields.or(missing);
         }
         if let (true, Some(depth)) = (self.joined, self.depth) {
@@ -128,7 +130,7 @@ impl PendingFields {
             InnerLayerFields::record(response.extensions_mut(), inner);
         }
         if self.response_extensions {
-            response.extensions_mut().insert(decision);
+            response.extensions_mut().insert(decision.clone());
         }
     }
 }

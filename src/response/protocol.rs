@@ -60,8 +60,8 @@ pub trait Protocol<Req, Res, Err>: Clone {
         None
     }
 
-    /// Passes the service's response on.
-    fn response(in_flight: Self::InFlight, response: Res) -> Self::Response;
+    /// Passes the service's response on. It is called once for a request, and `in_flight` is dropped afterwards.
+    fn response(in_flight: &mut Self::InFlight, response: Res) -> Self::Response;
 
     /// Passes the service's error on.
     fn error(error: Err) -> Self::Error;

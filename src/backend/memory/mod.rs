@@ -148,7 +148,7 @@ impl<C: Clock> MemoryBackend<C> {
         }
     }
 
-    #[inline]
+    #[inline(always)] // for a constant operation the match disappears
     pub(crate) fn decide(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         match op {
             Op::Check(cost) => self.check(policy, key, cost),
@@ -156,6 +156,7 @@ impl<C: Clock> MemoryBackend<C> {
         }
     }
 
+    #[inline(never)]
     fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         let shared = &*self.0;
         let fingerprint = shared.fingerprints.fingerprint(key);
@@ -254,7 +255,7 @@ impl<C: Clock> Backend for MemoryBackend<C> {
     type Error = Infallible;
     type Future = Ready<Result<Reply, Infallible>>;
 
-    #[inline]
+    #[inline(always)] // a call would move the reply once more
     fn ask(
         &self,
         op: Op,
