@@ -1,15 +1,16 @@
-//! One decision with a key, in memory. The peers are the same decision over DashMap, governor as published, and
-//! governor with our hasher. The floor is a compare-and-swap without a key that reads the same clock. All run together,
-//! so that their ratios are meaningful.
+//! One decision in memory, as users write it: the key built from a text, from an address, or prepared. The peers are
+//! governor as published, governor with our hasher, and our decision over a DashMap. All run in turns in one binary.
 //!
-//! Run: `cargo bench --bench decision`
+//! Run: `cargo bench --bench decision`, and with `--features metrics,tracing` for telemetry without a listener.
+
+mod interleaved;
 
 use std::hint::black_box;
-use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use dashmap::DashMap;
 use governor::clock::DefaultClock;
 use governor::state::keyed::DashMapStateStore;
@@ -20,76 +21,83 @@ use tower_sluice::algorithm::{self, State};
 use tower_sluice::clock::{Clock, SystemClock};
 use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
 
-/// Tokens that no run uses up. They refill so slowly that every key owes something, and none is forgotten.
-const PLENTY: u64 = 4_000_000_000;
+use self::interleaved::{Subject, measure};
 
-/// A limiter that decides by the number of a key.
-trait Subject: Sync {
-    fn check(&self, key: usize) -> bool;
+const TEXT: &str = "our key from a text";
+const OWNED: &str = "our owned key from a text";
+const ADDRESS: &str = "our key from an address";
+const PREPARED: &str = "our prepared key";
+const DASHMAP: &str = "our decision over a DashMap";
+const GOVERNOR: &str = "governor";
+const GOVERNOR_AHASH: &str = "governor with ahash";
+
+type Governor<S> = governor::RateLimiter<String, DashMapStateStore<String, S>, DefaultClock>;
+
+/// Keys of 16 bytes.
+fn texts(count: usize) -> Vec<String> {
+    (0..count).map(|key| format!("client-{key:09}")).collect()
 }
 
-struct Ours(Limiter<MemoryBackend>, Vec<Key>);
+fn address(key: usize) -> IpAddr {
+    Ipv4Addr::from_bits(0xC633_0000 + u32::try_from(key).expect("few keys")).into()
+}
 
-impl Ours {
-    fn new(keys: &[String], quota: Quota) -> Self {
-        let backend = MemoryBackend::builder()
-            .max_keys(
-                NonZeroU32::new(2_000_000)
-                    .expect("not 0")
-                    .try_into()
-                    .expect("fits"),
-            )
-            .build();
-        let keys = keys.iter().map(|key| Key::from(key.as_str())).collect();
-        Self(Limiter::new(Policy::new("bench", quota), backend), keys)
+/// The keys in the order of their checks, equal for every subject.
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation
+)]
+fn order(count: usize) -> Vec<usize> {
+    if count == 1 {
+        return vec![0];
     }
-}
-
-impl Subject for Ours {
-    fn check(&self, key: usize) -> bool {
-        self.0.check_now(&self.1[key], 1).decision.is_allowed()
+    let mut random = SmallRng::seed_from_u64(7);
+    let zipf = Zipf::new(count as f64, 1.0).expect("valid");
+    let mut places: Vec<usize> = (0..count).collect();
+    for place in (1..count).rev() {
+        places.swap(place, random.random_range(0..=place));
     }
+    (0..1 << 20)
+        .map(|_| places[zipf.sample(&mut random) as usize - 1])
+        .collect()
 }
 
-type Keyed<S> = governor::RateLimiter<String, DashMapStateStore<String, S>, DefaultClock>;
-
-struct Governor<S: std::hash::BuildHasher + Clone>(Keyed<S>, Vec<String>);
-
-impl<S: std::hash::BuildHasher + Clone + Default> Governor<S> {
-    fn new(keys: &[String], quota: governor::Quota) -> Self {
-        let limiter = governor::RateLimiter::dashmap_with_hasher(quota, S::default());
-        Self(limiter, keys.to_vec())
+/// Quotas that no run uses up, and that refill so slowly that every key owes something all the time.
+fn quotas(count: usize, denied: bool) -> (Quota, governor::Quota) {
+    if denied {
+        let one = NonZeroU32::new(1).expect("not 0");
+        return (Quota::per_hour(1), governor::Quota::per_hour(one));
     }
+    // One key gets every check. Of several keys, one gets at most a seventh.
+    let (tokens, seconds) = if count == 1 {
+        (4_000_000_000, 1)
+    } else {
+        (1_000_000, 3_600)
+    };
+    let period = Duration::from_secs(seconds);
+    let theirs = governor::Quota::with_period(period).expect("not 0");
+    let burst = NonZeroU32::new(tokens).expect("not 0");
+    let ours = Quota::token_bucket(u64::from(tokens), 1, period);
+    (ours, theirs.allow_burst(burst))
 }
 
-impl<S: std::hash::BuildHasher + Clone + Sync + Send> Subject for Governor<S> {
-    fn check(&self, key: usize) -> bool {
-        self.0.check_key(&self.1[key]).is_ok()
-    }
+fn limiter(quota: Quota) -> Limiter<MemoryBackend> {
+    let most = NonZeroUsize::new(2_000_000).expect("not 0");
+    let backend = MemoryBackend::builder().max_keys(most).build();
+    Limiter::new(Policy::new("bench", quota), backend)
 }
 
-/// Our decision over DashMap, keyed by the same fingerprint: the obvious map. It forgets nothing.
+/// Our decision over a map that forgets nothing.
 struct OverDashMap {
     policy: Policy,
     hasher: ahash::RandomState,
     states: DashMap<u64, [Option<State>; 1], ahash::RandomState>,
-    keys: Vec<Key>,
 }
 
 impl OverDashMap {
-    fn new(keys: &[String], quota: Quota) -> Self {
-        Self {
-            policy: Policy::new("bench", quota),
-            hasher: ahash::RandomState::new(),
-            states: DashMap::with_hasher(ahash::RandomState::new()),
-            keys: keys.iter().map(|key| Key::from(key.as_str())).collect(),
-        }
-    }
-}
-
-impl Subject for OverDashMap {
-    fn check(&self, key: usize) -> bool {
-        let print = self.hasher.hash_one(self.keys[key].as_bytes());
+    fn check(&self, key: &str) -> bool {
+        let print = self.hasher.hash_one(key.as_bytes());
         let now = SystemClock::new().now();
         let mut states = match self.states.get_mut(&print) {
             Some(states) => states,
@@ -101,136 +109,155 @@ impl Subject for OverDashMap {
     }
 }
 
-/// A bound for every limiter: one clock reading and one swap.
-struct Floor(AtomicU64);
+/// Every key exists before: the bench measures a decision, not an insertion. Each key owes something.
+fn used(limiter: &Limiter<MemoryBackend>, texts: &[String]) {
+    for text in texts {
+        black_box(limiter.check_now(text.as_str(), 1));
+    }
+    assert_owing(limiter, texts);
+}
 
-impl Subject for Floor {
-    fn check(&self, _: usize) -> bool {
-        let now = SystemClock::new().now().as_micros();
-        self.0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |seen| {
-                Some(seen.max(now) + 1)
-            })
-            .is_ok()
+fn assert_owing(limiter: &Limiter<MemoryBackend>, texts: &[String]) {
+    for text in texts {
+        let reply = limiter.check_now(text.as_str(), 0);
+        let reset = reply.decision.snapshot().reset_after();
+        assert!(!reset.is_zero(), "{text} owes nothing");
     }
 }
 
-fn names(count: usize) -> Vec<String> {
-    (0..count)
-        .map(|key| format!("198.51.{}.{}", key >> 8, key & 255))
-        .collect()
-}
-
-/// The keys in the order of their checks, equal for every subject.
-fn order(count: usize) -> Vec<usize> {
-    let mut random = SmallRng::seed_from_u64(7);
-    #[allow(
-        clippy::cast_precision_loss,
-        clippy::cast_sign_loss,
-        clippy::cast_possible_truncation
-    )]
-    let zipf = Zipf::new(count as f64, 1.0).expect("valid");
-    let mut places: Vec<usize> = (0..count).collect();
-    for place in (1..count).rev() {
-        places.swap(place, random.random_range(0..=place));
+fn one_thread(title: &str, count: usize, denied: bool, budget: f64) {
+    let (ours, theirs) = quotas(count, denied);
+    let (texts, order) = (texts(count), order(count));
+    let keys: Vec<Key> = texts.iter().map(|text| Key::from(text.as_str())).collect();
+    let limiters = [(); 4].map(|()| limiter(ours));
+    let [by_text, by_owned, by_address, prepared] = &limiters;
+    for limiter in [by_text, by_owned, prepared] {
+        used(limiter, &texts);
     }
-    #[allow(clippy::cast_sign_loss, clippy::cast_possible_truncation)]
-    (0..1 << 20)
-        .map(|_| places[zipf.sample(&mut random) as usize - 1])
-        .collect()
-}
-
-/// The time of `rounds` decisions on each of `threads` threads, divided by their number.
-fn timed(subject: &dyn Subject, order: &[usize], threads: usize, rounds: u64) -> Duration {
-    let run = |from: usize| {
-        let mut at = from;
-        for _ in 0..rounds {
-            black_box(subject.check(black_box(order[at])));
+    for key in 0..count {
+        black_box(by_address.check_now(&Key::from(address(key)), 1));
+    }
+    let governor: Governor<std::collections::hash_map::RandomState> =
+        governor::RateLimiter::dashmap_with_hasher(theirs, Default::default());
+    let with_ahash: Governor<ahash::RandomState> =
+        governor::RateLimiter::dashmap_with_hasher(theirs, Default::default());
+    let over_dashmap = OverDashMap {
+        policy: Policy::new("bench", ours),
+        hasher: ahash::RandomState::new(),
+        states: DashMap::with_hasher(ahash::RandomState::new()),
+    };
+    for text in &texts {
+        black_box(governor.check_key(text).is_ok());
+        black_box(with_ahash.check_key(text).is_ok());
+        black_box(over_dashmap.check(text));
+    }
+    let texts_ref = &texts;
+    let turn = |mut at: usize| {
+        let order = &order;
+        move || {
             at = if at + 1 < order.len() { at + 1 } else { 0 };
+            black_box(order[at])
         }
     };
-    if threads == 1 {
+    let (mut a, mut b, mut c, mut d) = (turn(0), turn(0), turn(0), turn(0));
+    let (mut e, mut f, mut g) = (turn(0), turn(0), turn(0));
+    let subjects = vec![
+        Subject::new(TEXT, || {
+            let reply = by_text.check_now(texts_ref[a()].as_str(), 1);
+            assert_eq!(reply.decision.is_allowed(), !denied);
+        }),
+        Subject::new(OWNED, || {
+            let key = Key::from(texts_ref[b()].as_str());
+            black_box(by_owned.check_now(&key, 1).decision.is_allowed());
+        }),
+        Subject::new(ADDRESS, || {
+            let key = Key::from(address(c()));
+            black_box(by_address.check_now(&key, 1).decision.is_allowed());
+        }),
+        Subject::new(PREPARED, || {
+            black_box(prepared.check_now(&keys[d()], 1).decision.is_allowed());
+        }),
+        Subject::new(DASHMAP, || {
+            black_box(over_dashmap.check(&texts_ref[e()]));
+        }),
+        Subject::new(GOVERNOR, || {
+            black_box(governor.check_key(&texts_ref[f()]).is_ok());
+        }),
+        Subject::new(GOVERNOR_AHASH, || {
+            black_box(with_ahash.check_key(&texts_ref[g()]).is_ok());
+        }),
+    ];
+    let (rounds, repetitions) = if count > 1_000 {
+        (15, 400_000)
+    } else {
+        (150, 20_000)
+    };
+    let table = measure(title, rounds, repetitions, subjects);
+    table.at_most(budget, TEXT, GOVERNOR);
+    table.at_most(budget, OWNED, GOVERNOR);
+    assert_owing(by_text, &texts);
+}
+
+/// The time of `repetitions` decisions on two threads, divided by two.
+fn on_two_threads(repetitions: u64, check: &(dyn Fn() + Sync)) -> Duration {
+    let barrier = Barrier::new(2);
+    let run = || {
+        barrier.wait();
         let start = Instant::now();
-        run(0);
-        return start.elapsed();
-    }
-    let barrier = std::sync::Barrier::new(threads);
+        for _ in 0..repetitions {
+            check();
+        }
+        start.elapsed()
+    };
     let longest = std::thread::scope(|scope| {
-        let (barrier, run) = (&barrier, &run);
-        let workers: Vec<_> = (0..threads)
-            .map(|thread| {
-                scope.spawn(move || {
-                    barrier.wait();
-                    let start = Instant::now();
-                    run(thread * order.len() / threads);
-                    start.elapsed()
-                })
-            })
-            .collect();
-        workers
+        let threads = [scope.spawn(run), scope.spawn(run)];
+        threads
             .into_iter()
-            .map(|worker| worker.join().expect("no panic"))
+            .map(|thread| thread.join().expect("no panic"))
             .max()
     });
-    longest.expect("threads") / u32::try_from(threads).expect("a small number")
+    longest.expect("two threads") / 2
 }
 
-fn subjects(keys: &[String], denied: bool) -> Vec<(&'static str, Box<dyn Subject>)> {
-    let (ours, theirs) = if denied {
-        let one = NonZeroU32::new(1).expect("not 0");
-        (Quota::per_hour(1), governor::Quota::per_hour(one))
-    } else {
-        let second = Duration::from_secs(1);
-        let theirs = governor::Quota::with_period(second).expect("not 0");
-        let plenty = NonZeroU32::new(PLENTY as u32).expect("not 0");
-        (
-            Quota::token_bucket(PLENTY, 1, second),
-            theirs.allow_burst(plenty),
-        )
-    };
-    vec![
-        ("ours", Box::new(Ours::new(keys, ours))),
-        ("DashMap", Box::new(OverDashMap::new(keys, ours))),
-        (
-            "governor",
-            Box::new(Governor::<std::collections::hash_map::RandomState>::new(
-                keys, theirs,
-            )),
-        ),
-        (
-            "governor+ahash",
-            Box::new(Governor::<ahash::RandomState>::new(keys, theirs)),
-        ),
-        ("un-keyed CAS", Box::new(Floor(AtomicU64::new(0)))),
-    ]
+fn two_threads(title: &str, denied: bool, budget: f64) {
+    let (ours, theirs) = quotas(1, denied);
+    let key = texts(1).remove(0);
+    let limiter = limiter(ours);
+    let governor: Governor<std::collections::hash_map::RandomState> =
+        governor::RateLimiter::dashmap_with_hasher(theirs, Default::default());
+    used(&limiter, std::slice::from_ref(&key));
+    black_box(governor.check_key(&key).is_ok());
+    let subjects = vec![
+        Subject::timed(TEXT, |repetitions| {
+            on_two_threads(repetitions, &|| {
+                let key = black_box(key.as_str());
+                black_box(limiter.check_now(key, 1).decision.is_allowed());
+            })
+        }),
+        Subject::timed(GOVERNOR, |repetitions| {
+            on_two_threads(repetitions, &|| {
+                black_box(governor.check_key(black_box(&key)).is_ok());
+            })
+        }),
+    ];
+    let table = measure(title, 25, 200_000, subjects);
+    table.at_least(budget, TEXT, GOVERNOR);
 }
 
-fn decisions(c: &mut Criterion) {
-    for (name, count) in [("hot", 1), ("1k", 1_000), ("1M zipf", 1_000_000)] {
-        let keys = names(count);
-        let order = if count == 1 { vec![0] } else { order(count) };
-        for (answer, denied) in [("allowed", false), ("denied", true)] {
-            for threads in [1, 2] {
-                let mut group = c.benchmark_group(format!("{name}, {answer}, {threads} threads"));
-                group
-                    .sample_size(20)
-                    .warm_up_time(Duration::from_millis(300))
-                    .measurement_time(Duration::from_secs(1));
-                for (subject_name, subject) in subjects(&keys, denied) {
-                    if denied && subject_name == "un-keyed CAS" {
-                        continue;
-                    }
-                    // Every key exists before: the bench measures a decision, not an insertion.
-                    (0..count).for_each(|key| _ = black_box(subject.check(key)));
-                    group.bench_function(BenchmarkId::from_parameter(subject_name), |b| {
-                        b.iter_custom(|rounds| timed(&*subject, &order, threads, rounds));
-                    });
-                }
-                group.finish();
-            }
-        }
+fn main() {
+    println!(
+        "features: metrics {}, tracing {}; profile: bench, thin LTO, one codegen unit",
+        cfg!(feature = "metrics"),
+        cfg!(feature = "tracing")
+    );
+    for (keys, count, allowed, denied) in [
+        ("1 key", 1, 0.75, 0.85),
+        ("1,000 keys", 1_000, 0.75, 0.85),
+        ("1,000,000 keys", 1_000_000, 0.4, 0.6),
+    ] {
+        one_thread(&format!("{keys}, allowed, 1 thread"), count, false, allowed);
+        one_thread(&format!("{keys}, denied, 1 thread"), count, true, denied);
     }
+    two_threads("1 key, allowed, 2 threads", false, 1.8);
+    two_threads("1 key, denied, 2 threads", true, 1.2);
 }
-
-criterion_group!(benches, decisions);
-criterion_main!(benches);
