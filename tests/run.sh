@@ -69,6 +69,7 @@ need chromedriver chromium-driver
 
 step format cargo fmt --check
 step format-model cargo fmt --check --manifest-path tests/model/Cargo.toml
+step format-instructions cargo fmt --check --manifest-path benches/instructions/Cargo.toml
 step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings
 step docs env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --all-features
 step features each_feature_alone
@@ -76,5 +77,6 @@ step redis32 redis32
 step tests cargo test --all-features
 step servers tests/servers.sh --core
 step model tests/model/run.sh
+step instructions benches/instructions/run.sh
 step package package
 say "all good after $SECONDS s"

@@ -100,7 +100,10 @@ where
 }
 
 fn router(limit: impl FnOnce(Router) -> Router) -> Box<dyn FnMut()> {
-    calls(limit(Router::new().route("/", get(|| async {}))).with_state(()), Body::empty)
+    calls(
+        limit(Router::new().route("/", get(|| async {}))).with_state(()),
+        Body::empty,
+    )
 }
 
 /// A layer that does nothing, and its service.
@@ -129,57 +132,76 @@ impl<S: Service<R>, R> Service<R> for Nothing<S> {
     }
 }
 
-/// The paths, by name.
+/// The paths that are compared.
+const PATHS: [&str; 14] = [
+    "decision",
+    "decision-owned-key",
+    "decision-address",
+    "decision-denied",
+    "decision-two-quotas",
+    "raw",
+    "raw-no-fields",
+    "raw-fields",
+    "raw-default",
+    "raw-denied",
+    "router",
+    "router-default",
+    "semaphore",
+    "raw-semaphore",
+];
+
+fn decision(quota: Quota, key: impl Fn() -> Key + 'static) -> Box<dyn FnMut()> {
+    let limiter = limiter(quota);
+    Box::new(move || {
+        let key = key();
+        black_box(limiter.check_now(&key, 1).decision.is_allowed());
+    })
+}
+
+/// Returns the path of this name.
 fn path(name: &str) -> Option<Box<dyn FnMut()>> {
-    let quiet = |quota| layer(quota).headers(HeaderFormat::None).extensions(false);
-    let semaphore = SemaphorePolicy::new("bench", 1_000);
-    let key = Key::from(KEY);
+    let silent = |quota| layer(quota).headers(HeaderFormat::None).extensions(false);
+    let permits = SemaphorePolicy::new("bench", 1_000);
     Some(match name {
-        "decision-prepared-key" => {
-            let limiter = limiter(plenty());
-            Box::new(move || _ = black_box(limiter.check_now(black_box(&key), 1).decision.is_allowed()))
-        }
         "decision" => {
             let limiter = limiter(plenty());
             Box::new(move || {
-                let key = Key::from(black_box(KEY));
-                black_box(limiter.check_now(&key, 1).decision.is_allowed());
+                let reply = limiter.check_now(black_box(KEY), 1);
+                black_box(reply.decision.is_allowed());
             })
         }
-        "decision-denied" => {
-            let limiter = limiter(Quota::per_hour(1));
-            Box::new(move || {
-                let key = Key::from(black_box(KEY));
-                black_box(limiter.check_now(&key, 1).decision.is_allowed());
-            })
+        "decision-owned-key" => decision(plenty(), || Key::from(black_box(KEY))),
+        "decision-address" => {
+            let address = IpAddr::from([198, 51, 100, 7]);
+            decision(plenty(), move || Key::from(black_box(address)))
         }
-        "decision-whole-reply" => {
-            let limiter = limiter(plenty());
-            Box::new(move || _ = black_box(limiter.check_now(black_box(&key), 1)))
-        }
+        "decision-denied" => decision(Quota::per_hour(1), || Key::from(black_box(KEY))),
         "decision-two-quotas" => {
             let policy = Policy::new("bench", plenty()).and("second", plenty());
             let limiter = Limiter::new(policy, MemoryBackend::new());
-            Box::new(move || _ = black_box(limiter.check_now(black_box(&key), 1).decision.is_allowed()))
+            Box::new(move || {
+                let reply = limiter.check_now(black_box(KEY), 1);
+                black_box(reply.decision.is_allowed());
+            })
         }
         "raw" => raw(Nothing(())),
-        "raw-layer-no-fields" => raw(quiet(plenty())),
-        "raw-layer-fields" => raw(layer(plenty()).extensions(false)),
-        "raw-layer-default" => raw(layer(plenty())),
-        "raw-layer-denied" => raw(layer(Quota::per_hour(1))),
+        "raw-no-fields" => raw(silent(plenty())),
+        "raw-fields" => raw(layer(plenty()).extensions(false)),
+        "raw-default" => raw(layer(plenty())),
+        "raw-denied" => raw(layer(Quota::per_hour(1))),
         "router" => router(|router| router.layer(Nothing(()))),
-        "router-layer-no-fields" => router(|router| router.layer(quiet(plenty()))),
-        "router-layer-default" => router(|router| router.layer(layer(plenty()))),
+        "router-default" => router(|router| router.layer(layer(plenty()))),
         "semaphore" => {
-            let semaphore = Semaphore::new(semaphore, MemoryBackend::new());
+            let semaphore = Semaphore::new(permits, MemoryBackend::new());
+            let key = Key::from(KEY);
             Box::new(move || {
                 let permit = semaphore.try_acquire(black_box(&key), 1).now_or_never();
                 assert!(matches!(&permit, Some(Ok(_))), "a permit is free");
                 drop(black_box(permit));
             })
         }
-        "raw-semaphore-no-fields" => {
-            let layer = SemaphoreLayer::new(semaphore, PeerIp::new(), MemoryBackend::new());
+        "raw-semaphore" => {
+            let layer = SemaphoreLayer::new(permits, PeerIp::new(), MemoryBackend::new());
             raw(layer.headers(HeaderFormat::None).extensions(false))
         }
         _ => return None,
@@ -187,10 +209,15 @@ fn path(name: &str) -> Option<Box<dyn FnMut()>> {
 }
 
 fn main() {
-    let _: IpAddr = IpAddr::from([0, 0, 0, 0]);
     let name = std::env::args().nth(1).unwrap_or_default();
+    if name == "--list" {
+        for path in PATHS {
+            println!("{path}");
+        }
+        return;
+    }
     let Some(mut path) = path(&name) else {
-        panic!("no path is named {name:?}");
+        panic!("no path is named {name:?}: `--list` prints their names");
     };
     let start = Instant::now();
     while start.elapsed() < WARM_UP {
