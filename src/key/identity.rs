@@ -19,7 +19,7 @@ pub(super) const INLINE: usize = 40;
 /// assert_ne!(Key::new("s3cret"), Key::secret("s3cret"));
 /// assert_eq!(Key::join([&Key::from("acme"), &user]).as_bytes(), b"4:acme2:42");
 /// ```
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Default, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; INLINE]>,
     secrecy: Secrecy,
@@ -200,6 +200,17 @@ impl From<KeyRef<'_>> for Key {
 impl fmt::Debug for KeyRef<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("KeyRef(..)")
+    }
+}
+
+impl Clone for Key {
+    #[inline]
+    fn clone(&self) -> Self {
+        // Copies all bytes at once. The derived clone copies one by one.
+        Self {
+            bytes: SmallVec::from_slice(&self.bytes),
+            secrecy: self.secrecy,
+        }
     }
 }
 
