@@ -120,9 +120,10 @@ impl Policy {
     /// A layer decides and charges as usual, and allows every request:
     ///
     /// - A request that would be rejected or would wait is allowed at once and not charged.
-    /// - Its denial is the [`Decision`](crate::Decision) in the extensions of the request and the response. It is
-    ///   reported to `tracing` and `metrics`, and on request in a header field
-    ///   ([`shadow_header`](crate::RateLimitLayer::shadow_header)).
+    /// - Its denial is the decision of the [`Charge`](crate::Charge) in the extensions of the request. It is reported to
+    ///   `tracing` and `metrics`. On request a header field
+    ///   ([`shadow_header`](crate::RateLimitLayer::shadow_header)) or the extensions of the response
+    ///   ([`response_extensions`](crate::RateLimitLayer::response_extensions)) report it, too.
     /// - Rate-limit fields are not sent.
     /// - A request without a key is allowed, unless the policy is chosen for each request.
     /// - A request is allowed if the backend fails.

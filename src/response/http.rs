@@ -11,8 +11,7 @@ use super::hook::{NoHook, OnResponse};
 use super::problem::ProblemType;
 use super::rejection::Rejection;
 use super::rejection_body::{PlainText, Problem, RejectFn, RespondFn};
-use crate::backend::BackendContext;
-use crate::clock::{Timestamp, micros_up};
+use crate::clock::micros_up;
 use crate::head::Head;
 use crate::limiter::charge::Charge;
 use crate::partition::Partitioner;
@@ -373,23 +372,6 @@ impl<F, H, M> Http<F, H, M> {
             body,
             hook,
             body_mode,
-        }
-    }
-
-    /// Returns the time of an answer if a field states it.
-    pub(super) fn at(&self, context: &BackendContext, matters: bool) -> Timestamp {
-        if self.formats.needs_time() || matters {
-            context.now()
-        } else {
-            Timestamp::default()
-        }
-    }
-
-    /// Returns a random delay for one client, in µs.
-    pub(super) fn jitter(&self, context: &BackendContext) -> u64 {
-        match self.jitter {
-            0 => 0,
-            max => context.random() % max.saturating_add(1),
         }
     }
 }

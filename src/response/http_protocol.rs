@@ -15,6 +15,7 @@ use super::protocol::Protocol;
 use super::rejection::Rejection;
 use super::rejection_body::RejectionBody;
 use super::{deadline, field, grpc, retry_after};
+use crate::backend::BackendContext;
 use crate::clock::Timestamp;
 use crate::decision::RetryAfter;
 use crate::head::Head;
@@ -240,5 +241,24 @@ where
 
     fn error(error: E) -> E {
         error
+    }
+}
+
+impl<F, H, M> Http<F, H, M> {
+    /// Returns the time of an answer if a field states it.
+    fn at(&self, context: &BackendContext, matters: bool) -> Timestamp {
+        if self.formats.needs_time() || matters {
+            context.now()
+        } else {
+            Timestamp::default()
+        }
+    }
+
+    /// Returns a random delay for one client, in µs.
+    fn jitter(&self, context: &BackendContext) -> u64 {
+        match self.jitter {
+            0 => 0,
+            max => context.random() % max.saturating_add(1),
+        }
     }
 }
