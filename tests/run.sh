@@ -35,12 +35,18 @@ features() {
     awk '/^\[/ { on = ($0 == "[features]") } on && /^[a-z]/ { print $1 }' Cargo.toml
 }
 
+# check_lib ARGUMENT..: checks the library, and fails on a warning.
+check_lib() {
+    local output
+    output=$(cargo check --quiet --lib "$@" 2>&1) && [ -z "$output" ] || die "cargo check --lib $*: $output"
+}
+
 each_feature_alone() {
     local feature
-    cargo check --quiet --lib --no-default-features
+    check_lib --no-default-features
     for feature in $(features); do
         say "feature $feature"
-        cargo check --quiet --lib --no-default-features --features "$feature"
+        check_lib --no-default-features --features "$feature"
     done
 }
 

@@ -1,7 +1,5 @@
 //! The types of response bodies.
 
-use bytes::Bytes;
-
 use super::body::ResponseBody;
 
 /// How a limited service types its response bodies; see [`Http::wrap_body`](super::Http::wrap_body).
@@ -47,7 +45,7 @@ pub struct AxumBody;
 #[cfg(feature = "axum")]
 impl<B> BodyMode<B> for AxumBody
 where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
     type Body = axum::body::Body;
