@@ -1,5 +1,6 @@
 -- cancel.lua: cancels a reservation. Its charges are returned if only time has changed the charged quotas since then.
--- The state that the reservation has left is aged to the time of the stored state. The clock is not used.
+-- The state that the reservation has left is aged to the time of the stored state. A quota that owes nothing now has
+-- nothing to return: memory may have removed its state already.
 -- extra    the state that the reservation has left, empty for no key
 -- own      0. The retry of each quota is 0 if its charge was returned, 1 if it stays, 2 if there was nothing to return
 

@@ -67,14 +67,12 @@ raw = struct.pack('<c2i8i8i8i8', 'i2', debt, anchor, limit, math.min(now + keep,
 answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
 count = count + 3
 --# since
-since = 1
-if #extra == 34 then
+since = debt == 0 and 2 or 1
+if debt > 0 and #extra == 34 then
   local _, owed, anchor, capacity = struct.unpack('<c2i8i8i8', raw)
   local _, left, began, capacity_then = struct.unpack('<c2i8i8i8', extra)
   local passed = anchor - began
-  if owed == 0 then
-    since = 2
-  elseif capacity == capacity_then and passed >= 0 and passed % period == 0 then
+  if capacity == capacity_then and passed >= 0 and passed % period == 0 then
     if passed / period * refill == left - owed then since = 0 end
   end
 end

@@ -64,13 +64,11 @@ raw = struct.pack('<c2i8i8i8i8i8', 'b2', debt, at, per_token, limit, math.min(no
 answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
 count = count + 3
 --# since
-since = 1
-if #extra == 42 then
+since = debt == 0 and 2 or 1
+if debt > 0 and #extra == 42 then
   local _, owed, at, had, capacity = struct.unpack('<c2i8i8i8i8', raw)
   local _, left, taken, had_then, capacity_then = struct.unpack('<c2i8i8i8i8', extra)
-  if owed == 0 then
-    since = 2
-  elseif had == had_then and capacity == capacity_then and (at == taken or (at > taken and had == per_token)) then
+  if had == had_then and capacity == capacity_then and (at == taken or (at > taken and had == per_token)) then
     -- A product above 2^53 is not exact. It is larger than any difference of two debts.
     if (at - taken) * per_micro == left - owed then since = 0 end
   end

@@ -166,9 +166,6 @@ impl Algorithm for IntervalBucket {
     }
 
     fn since(&self, left: &IntervalBucketState, stored: &IntervalBucketState) -> Since {
-        if stored.tokens == 0 {
-            return Since::Paid;
-        }
         let passed = micros_between(left.anchor, stored.anchor);
         let whole = stored.anchor >= left.anchor && passed.is_multiple_of(self.period);
         let paid = (passed / self.period).checked_mul(self.refill);

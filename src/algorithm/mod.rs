@@ -139,8 +139,8 @@ pub fn reserve(
 /// Cancels a reservation. Its charge is returned if only time has changed the states since the reservation was made.
 ///
 /// The test is exact: the states that the reservation left, advanced to the time of the stored states, equal the stored
-/// states to the grain. `now` plays no part in it. If they differ, the charge stays. Later reservations keep their
-/// times then, and a returned token would let one more request through at the same time.
+/// states to the grain. If they differ, the charge stays. Later reservations keep their times then, and a returned
+/// token would let one more request through at the same time. A quota that owes nothing at `now` has nothing to return.
 ///
 /// A cancel that did not return the charge may be repeated after the later reservations were cancelled. A cancel that
 /// returned the charge must not be repeated.
@@ -157,7 +157,11 @@ pub fn cancel(
     assert_one_each(policy, states);
     let mut since = SmallVec::<[Since; 2]>::new();
     for (index, named, state) in members(policy, states) {
-        let compare = Compare(reservation.left(index), reservation.cost().get(index));
+        let compare = Compare(
+            now.into(),
+            reservation.left(index),
+            reservation.cost().get(index),
+        );
         since.push(with_algorithm(&named.quota, state, compare));
     }
     let returned = since.contains(&Since::Unchanged) && !since.contains(&Since::Changed);

@@ -222,18 +222,26 @@ pub(crate) enum Since {
 }
 
 /// Compares the stored state with the state that a reservation left, given its charge in tokens.
-pub(super) struct Compare<'a>(pub(super) Option<&'a State>, pub(super) u64);
+///
+/// A quota that owes nothing now has nothing to return, because a backend may have removed its state already.
+pub(super) struct Compare<'a>(
+    pub(super) Micros,
+    pub(super) Option<&'a State>,
+    pub(super) u64,
+);
 
 impl Operation for Compare<'_> {
     type Output = Since;
 
     fn run<A: Algorithm>(self, algorithm: &A, slot: &mut Option<State>) -> Since {
-        let Self(left, tokens) = self;
-        let Some(stored) = stored::<A>(slot) else {
+        let Self(now, left, tokens) = self;
+        let Some(stored) = stored::<A>(slot).filter(|_| tokens > 0) else {
             return Since::Paid;
         };
+        if algorithm.reset_after(&algorithm.view(Some(stored), now.0)) == 0 {
+            return Since::Paid;
+        }
         match left.and_then(|left| A::state(&left.0)) {
-            _ if tokens == 0 => Since::Paid,
             Some(left) => algorithm.since(left, stored),
             None => Since::Changed,
         }

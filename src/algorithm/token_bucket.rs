@@ -184,9 +184,6 @@ impl Algorithm for TokenBucket {
     }
 
     fn since(&self, left: &TokenBucketState, stored: &TokenBucketState) -> Since {
-        if stored.grains == 0 {
-            return Since::Paid;
-        }
         let same_quota = (left.per_token, left.capacity) == (stored.per_token, stored.capacity);
         let paid = if stored.at == left.at {
             Some(0)
