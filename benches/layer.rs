@@ -7,12 +7,12 @@
 //! Run: `cargo bench --bench layer`
 
 mod interleaved;
+mod services;
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use axum::Router;
@@ -30,6 +30,7 @@ use tower_sluice::{
 };
 
 use self::interleaved::{Subject, measure};
+use self::services::{Inner, Nothing};
 
 const NOTHING: &str = "a layer that does nothing";
 const SILENT: &str = "ours, no fields, no extensions";
@@ -41,51 +42,6 @@ const SEMAPHORE: &str = "our semaphore, no fields";
 const THEIRS: &str = "tower_governor";
 const THEIRS_FIELDS: &str = "tower_governor, fields";
 const THEIRS_DENIED: &str = "tower_governor, denied";
-
-/// Answers at once with an empty response.
-#[derive(Clone)]
-struct Inner;
-
-impl<B> Service<Request<B>> for Inner {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        black_box(request);
-        ready(Ok(Response::new(Body::empty())))
-    }
-}
-
-/// A layer that does nothing, and its service.
-#[derive(Clone)]
-struct Nothing<S = ()>(S);
-
-impl<S> Layer<S> for Nothing {
-    type Service = Nothing<S>;
-
-    fn layer(&self, inner: S) -> Nothing<S> {
-        Nothing(inner)
-    }
-}
-
-impl<S: Service<R>, R> Service<R> for Nothing<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: R) -> S::Future {
-        self.0.call(request)
-    }
-}
 
 /// Repeats one request. `expected` is the status of every request but the first.
 fn subject<S, B: 'static, C: 'static>(

@@ -38,10 +38,25 @@ where
 {
     match extractor.key(request) {
         Ok(key) if !is_exempt => Ok(Some(key)),
-        Ok(_) => Ok(None),
+        extracted => pass_unlimited(extracted, is_exempt, skip_unkeyed).map(|()| None),
+    }
+}
+
+/// Passes a request that is exempt from the limit, or that has no key.
+///
+/// # Errors
+///
+/// If the request has no key and must be rejected.
+pub(crate) fn pass_unlimited(
+    extracted: Result<Key, KeyError>,
+    is_exempt: bool,
+    skip_unkeyed: bool,
+) -> Result<(), KeyError> {
+    match extracted {
+        Ok(_) => Ok(()),
         Err(error) if error.skips_limit(skip_unkeyed || is_exempt) => {
             telemetry::unkeyed(&error, error.server_fault());
-            Ok(None)
+            Ok(())
         }
         Err(error) => Err(error),
     }

@@ -234,13 +234,9 @@ where
     {
         let layer = &self.shared.layer;
         let is_exempt = layer.protocol.is_exempt(&request);
-        let error = match extracted {
-            Ok(_) => return self.skip(request),
-            Err(error) if error.skips_limit(layer.skip_unkeyed || is_exempt) => {
-                telemetry::unkeyed(&error, error.server_fault());
-                return self.skip(request);
-            }
-            Err(error) => error,
+        let passed = middleware::pass_unlimited(extracted, is_exempt, layer.skip_unkeyed);
+        let Err(error) = passed else {
+            return self.skip(request);
         };
         let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
         let passes = is_shadow && error != KeyError::Denied;

@@ -144,11 +144,7 @@ impl Topology<Sentinels> {
 #[cfg(all(feature = "cluster", feature = "sentinel"))]
 impl<S> Topology<S> {
     fn over(servers: S, parts: impl Fn(&S) -> (&Vec<RedisServer>, String)) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = threaded_runtime();
         let clock = ManualClock::at(Timestamp::from_micros(0));
         let (mut proxies, mut ports) = (Vec::new(), std::collections::HashMap::new());
         let (nodes, url) = parts(&servers);
@@ -224,11 +220,7 @@ pub(crate) struct Blocking {
 impl Blocking {
     pub(crate) fn start() -> Self {
         let server = RedisServer::start();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime");
+        let runtime = threaded_runtime();
         let clock = ManualClock::at(Timestamp::from_micros(0));
         let proxy = runtime.block_on(ClockProxy::to(server.port(), &clock));
         let backend = RedisBackend::builder()
@@ -259,4 +251,14 @@ impl Subjects for Blocking {
             key: Key::from(self.vectors),
         }
     }
+}
+
+/// A runtime whose tasks run while the test blocks.
+#[cfg(any(feature = "blocking", all(feature = "cluster", feature = "sentinel")))]
+fn threaded_runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }

@@ -12,14 +12,14 @@ use tokio::time::sleep;
 use tower_sluice::backend::BackendErrorKind;
 use tower_sluice::{Key, Limiter, Policy, Quota, RedisBackend};
 
-/// The keys of a load, and the tasks that ask for them.
+/// The number of keys, and the number of tasks that check them.
 pub(crate) const KEYS: usize = 120;
 const TASKS: usize = 24;
 /// The pause of a task between two checks.
 const PAUSE: Duration = Duration::from_millis(10);
-/// More than any key spends.
+/// A limit that no key reaches.
 const LIMIT: u64 = 1_000_000;
-/// The time limit of a check, and the delay of a busy machine.
+/// The time limit of a check, and the longest delay by a busy machine.
 const LONGEST: Duration = Duration::from_millis(250 + 1_000);
 
 /// The outcomes of the checks of one key.
@@ -48,9 +48,9 @@ pub(crate) struct Report {
     /// The longest time for which a key got no answer, and the number of keys with a silence of more than a second.
     pub(crate) silence: Duration,
     pub(crate) silent_keys: usize,
-    /// Charges that are gone.
+    /// Charges that the servers have lost.
     pub(crate) forgotten: u64,
-    /// Charges that nobody asked for.
+    /// Charges that no check has made.
     pub(crate) double: u64,
     lasted: Duration,
 }

@@ -1,10 +1,12 @@
 //! Runs one path of a request many times, for `run.sh`, which counts the instructions inside [`measured`].
 
+#[path = "../../services/mod.rs"]
+mod services;
+
 use std::convert::Infallible;
-use std::future::{Ready, ready};
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -12,7 +14,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::routing::get;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::Request;
 use tower_layer::Layer;
 use tower_service::Service;
 use tower_sluice::response::HeaderFormat;
@@ -20,6 +22,8 @@ use tower_sluice::{
     Key, Limiter, MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer, Semaphore, SemaphoreLayer,
     SemaphorePolicy,
 };
+
+use self::services::{Inner, Nothing};
 
 /// The repetitions of a measurement. `run.sh` divides by the same number.
 const REPETITIONS: u32 = 10_000;
@@ -55,25 +59,6 @@ fn layer(quota: Quota) -> RateLimitLayer<PeerIp, MemoryBackend> {
     )
 }
 
-/// A service that answers at once.
-#[derive(Clone)]
-struct Inner;
-
-impl<B> Service<Request<B>> for Inner {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Ready<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        black_box(request);
-        ready(Ok(Response::new(Body::empty())))
-    }
-}
-
 fn calls<S, B>(mut service: S, body: fn() -> B) -> Box<dyn FnMut()>
 where
     S: Service<Request<B>, Error = Infallible> + 'static,
@@ -104,32 +89,6 @@ fn router(limit: impl FnOnce(Router) -> Router) -> Box<dyn FnMut()> {
         limit(Router::new().route("/", get(|| async {}))).with_state(()),
         Body::empty,
     )
-}
-
-/// A layer that does nothing, and its service.
-#[derive(Clone)]
-struct Nothing<S = ()>(S);
-
-impl<S> Layer<S> for Nothing {
-    type Service = Nothing<S>;
-
-    fn layer(&self, inner: S) -> Nothing<S> {
-        Nothing(inner)
-    }
-}
-
-impl<S: Service<R>, R> Service<R> for Nothing<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: R) -> S::Future {
-        self.0.call(request)
-    }
 }
 
 /// The paths that are compared.

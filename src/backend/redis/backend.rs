@@ -35,7 +35,7 @@ pub(super) struct RedisInner {
     pub(super) atomicity: Atomicity,
 }
 
-/// The way of a request to its server.
+/// The route of a request to its server.
 pub(super) enum Route {
     /// One server has all keys.
     Single {

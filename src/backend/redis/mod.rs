@@ -35,6 +35,8 @@ mod script;
 mod semaphore;
 #[cfg(feature = "sentinel")]
 mod sentinel;
+#[cfg(any(feature = "cluster", feature = "sentinel"))]
+mod single_task;
 mod source;
 #[cfg(feature = "tls")]
 mod tls;

@@ -78,7 +78,7 @@ async fn send<R: ScriptRequest, Q: Borrow<R>>(
         });
     }
     let replies = match &*commands {
-        // It saves the pipeline of a single command.
+        // A single command needs no pipeline.
         [command] => vec![match connection.send(command).await {
             Err(error) if error.server_error().is_none() => return Err(error),
             reply => reply,

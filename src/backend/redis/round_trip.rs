@@ -71,7 +71,7 @@ impl ScriptClient {
 
     /// Returns whether `error` shows that the server failed, and not one operation alone.
     fn failed(&self, error: &BackendError) -> bool {
-        // A node is well while it hands over a slot.
+        // While a node hands over a slot, these errors are no failure of the node.
         let hands_over =
             || matches!(error.kind(), BackendErrorKind::Server(code) if code == "TRYAGAIN");
         error.is_outage() && !(self.is_node && hands_over())

@@ -13,7 +13,7 @@ const SENTINEL: &str = "redis+sentinel://10.0.0.1:26379,10.0.0.2:26379/mymaster/
 #[cfg(feature = "cluster")]
 pub(super) const CLUSTER: &str = "redis+cluster://10.0.0.1:6379,10.0.0.2:6379";
 
-/// What a URL leads to.
+/// The server or the servers that a URL names.
 pub(super) enum ServerUrl {
     Single(RedisClient),
     /// Some nodes of a cluster.

@@ -1,8 +1,8 @@
 //! Redis Cluster: a router over connections to each node.
 //!
-//! A key has a slot, and a slot has a node. `router.rs` finds the node and follows redirects. `node.rs` has what a node
-//! has: connections, a circuit and queues, as a standalone server. `topology.rs` keeps the map from slots to nodes,
-//! `refresh.rs` replaces it, and `view.rs` reads it from the replies of a node.
+//! A key has a slot, and a slot has a node. `router.rs` finds the node and follows redirects. `node.rs` holds the
+//! connections, the circuit and the queues of one node. `topology.rs` keeps the map from slots to nodes, `refresh.rs`
+//! replaces it, and `view.rs` reads it from the replies of a node.
 
 mod node;
 mod probe;

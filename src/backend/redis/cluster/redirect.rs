@@ -6,12 +6,12 @@ use super::super::super::{BackendError, BackendErrorKind};
 use super::super::error::is_not_done;
 use super::view::NodeAddress;
 
-/// What to do after the error of a node.
+/// The step after an error of a node.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextStep {
     /// The slot has moved. The map is out of date.
     Moved(NodeAddress),
-    /// The slot is on its way, and this key has left already. The next request asks the first node again.
+    /// The slot is moving, and this key has moved already. The next request asks the first node again.
     Ask(NodeAddress),
     /// The request may be sent again after a pause.
     Pause,

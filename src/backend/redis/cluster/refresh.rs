@@ -1,7 +1,7 @@
-//! The background task that keeps the map: after a redirect or a failure at once, and otherwise now and then.
+//! The background task that keeps the map. It refreshes the map at once after a redirect or a failure, and otherwise
+//! once in each period.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,29 +25,17 @@ const STAGGER: Duration = Duration::from_millis(100);
 
 /// Starts the background task, unless it runs. It must be called within a runtime.
 pub(super) fn ensure(topology: &Arc<Topology>) {
-    if topology.is_refreshing.load(SeqCst) || topology.is_refreshing.swap(true, SeqCst) {
-        return;
-    }
-    let running = Running(Arc::clone(&topology.is_refreshing));
-    let (wanted, topology) = (Arc::clone(&topology.wanted), Arc::downgrade(topology));
-    tokio::spawn(async move {
-        let _running = running;
-        let mut turn = 0;
-        while let Some(period) = refresh(&topology, turn).await {
-            sleep(SHORTEST_PERIOD).await;
-            let _ = timeout(period, wanted.notified()).await;
-            turn += 1;
+    topology.refreshing.start(|| {
+        let (wanted, topology) = (Arc::clone(&topology.wanted), Arc::downgrade(topology));
+        async move {
+            let mut turn = 0;
+            while let Some(period) = refresh(&topology, turn).await {
+                sleep(SHORTEST_PERIOD).await;
+                let _ = timeout(period, wanted.notified()).await;
+                turn += 1;
+            }
         }
     });
-}
-
-/// Marks that the background task runs. A runtime that ends drops it, and the next request starts the task again.
-struct Running(Arc<AtomicBool>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, SeqCst);
-    }
 }
 
 /// Refreshes the map and returns the time until the next refresh. Returns `None` if the backend was dropped.

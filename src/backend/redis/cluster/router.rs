@@ -37,7 +37,7 @@ impl fmt::Display for Unserved {
 
 impl std::error::Error for Unserved {}
 
-/// Whether a node of this error does not serve the slot.
+/// Returns whether an error with this code means that the node does not serve the slot.
 fn is_unserved(code: &str) -> bool {
     matches!(code, "CLUSTERDOWN" | "MOVED" | "ASK")
 }

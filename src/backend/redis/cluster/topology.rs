@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::super::single_task::SingleTask;
 use super::node::{Node, NodeSettings};
 use super::slot::SLOTS;
 use super::view::{ClusterView, NodeAddress};
@@ -27,7 +27,7 @@ pub(super) struct Topology {
     /// Wakes the background task to refresh the map.
     pub(super) wanted: Arc<Notify>,
     /// Whether the background task runs.
-    pub(super) is_refreshing: Arc<AtomicBool>,
+    pub(super) refreshing: SingleTask,
 }
 
 struct SlotMap {
@@ -52,7 +52,7 @@ impl Topology {
             }),
             known: watch::Sender::new(false),
             wanted: Arc::default(),
-            is_refreshing: Arc::default(),
+            refreshing: SingleTask::default(),
         }
     }
 

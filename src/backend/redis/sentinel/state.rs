@@ -1,6 +1,5 @@
-//! What is known of the primary, and how to look it up.
+//! The address of the primary, and its lookup in the sentinels.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use tokio::time::timeout;
 use super::super::adapter::RedisClient;
 use super::super::builder::AddressMap;
 use super::super::round_trip::ScriptClient;
+use super::super::single_task::SingleTask;
 use super::super::source::ConnectionSource;
 use super::super::transport::{Connector, TransportError, TransportErrorKind};
 use super::query::{self, Address, PrimaryView};
@@ -19,7 +19,7 @@ use crate::telemetry;
 /// The longest time that a sentinel takes to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where the primary is found.
+/// The sentinels, and the settings of connections to the primary.
 pub(in super::super) struct SentinelSettings {
     pub(in super::super) sentinels: Vec<RedisClient>,
     /// The name of the primary in the configuration of the sentinels.
@@ -33,21 +33,21 @@ pub(in super::super) struct SentinelSettings {
 struct KnownPrimary {
     address: Option<Address>,
     epoch: u64,
-    /// The time when this was last heard.
+    /// The time of the last reply that named this primary.
     confirmed: Instant,
 }
 
 /// The time after which an older view of the sentinels counts, because they were set up again.
 const STALE: Duration = Duration::from_secs(10);
 
-/// The primary, as far as it is known.
+/// The current primary, and the task that follows it.
 pub(in super::super) struct PrimaryState {
     pub(super) settings: SentinelSettings,
     known: Mutex<KnownPrimary>,
     /// The user of the connections, which retires them when the primary has changed.
     client: OnceLock<Weak<ScriptClient>>,
-    /// Whether the background task runs.
-    pub(super) is_watching: Arc<AtomicBool>,
+    /// The background task.
+    pub(super) watching: SingleTask,
 }
 
 impl PrimaryState {
@@ -60,7 +60,7 @@ impl PrimaryState {
                 confirmed: Instant::now(),
             }),
             client: OnceLock::new(),
-            is_watching: Arc::default(),
+            watching: SingleTask::default(),
         })
     }
 

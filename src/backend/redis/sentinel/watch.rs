@@ -4,7 +4,6 @@
 //! primary goes on answering. So the task asks the selected replica for its role until it is the primary.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -27,24 +26,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Starts the background task, unless it runs. It must be called within a runtime.
 pub(super) fn ensure(state: &Arc<PrimaryState>) {
-    if state.is_watching.load(SeqCst) || state.is_watching.swap(true, SeqCst) {
-        return;
-    }
-    let running = Running(Arc::clone(&state.is_watching));
-    let state = Arc::downgrade(state);
-    tokio::spawn(async move {
-        let _running = running;
-        run(&state).await;
+    state.watching.start(|| {
+        let state = Arc::downgrade(state);
+        async move { run(&state).await }
     });
-}
-
-/// Marks that the background task runs.
-struct Running(Arc<AtomicBool>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.store(false, SeqCst);
-    }
 }
 
 /// News for the background task.
@@ -97,7 +82,7 @@ async fn subscribe(state: Weak<PrimaryState>, index: usize, news: mpsc::Unbounde
         let name = state.settings.name.clone();
         // The task must not keep the backend alive.
         drop(state);
-        // A lost subscription is made again. The question of each second finds what was missed.
+        // A lost subscription is made again. The lookup of each second finds a change that was missed.
         let _ = listen(&client, &name, &news).await;
         sleep(PAUSE).await;
     }
