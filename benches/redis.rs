@@ -490,8 +490,9 @@ impl Script {
     }
 }
 
+/// The answer of a token bucket is its debt, negative if the request is denied.
 fn is_allowed(answer: &Value) -> bool {
-    matches!(answer, Value::Array(numbers) if numbers.first() == Some(&Value::Int(0)))
+    matches!(answer, Value::Array(debts) if matches!(debts.first(), Some(Value::Int(debt)) if *debt >= 0))
 }
 
 /// Sends the script, and nothing else.

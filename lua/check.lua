@@ -1,9 +1,10 @@
 -- check.lua: decisions under one quota each, one after the other and independent of each other; for one algorithm.
 -- KEYS     one key for each decision
 -- ARGV     those of the prelude, then for each run of equal decisions: quota (see the algorithm) | cost | their number
--- returns  for each decision: retry (0 allowed, -1 never, else µs) | remaining | reset in µs | windows: place of the
---          charge. For a failed decision: -2 | reason | 0 | windows: 0
--- writes   one SET with its expiry for each allowed decision, nothing for a denial (a log: RPUSH, PEXPIRE, LTRIM)
+-- returns  token buckets: for each decision its answer (see the algorithm).
+--          Others: for each decision: retry (0 allowed, -1 never, else µs) | remaining | reset in µs | windows: place of
+--          the charge. For a failed decision: -2 | reason | 0 | windows: 0
+-- writes   one SET for each allowed decision, nothing for a denial (a log: RPUSH, PEXPIRE, LTRIM)
 
 --@prelude
 local key, quota, raw
@@ -25,9 +26,8 @@ for index = 1, #KEYS do
   --@view
   if not fault then
     --@decide
-    --@settle
+    --@finish
   end
-  if fault then retry, remaining, reset, place = -2, fault, 0, 0 end
   --@answer
 end
 return answers

@@ -9,7 +9,7 @@ end
 --@view
 if fault then return fault end
 if go == nil then return nil, 0 end
-local gone = redis.pcall('DEL', key)
+local gone = redis_pcall('DEL', key)
 if type(gone) == 'table' then return gone.err end
 raw = nil
 do

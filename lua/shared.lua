@@ -10,7 +10,7 @@
 -- note       whether also a denial must be stored
 
 --# load
-raw = redis.pcall('GET', key)
+raw = redis_pcall('GET', key)
 --# word_size
 -- The limit has 2^41 added. A 32-bit server loses the upper half of a packed number and reads less.
 limit = limit - 2199023255552
@@ -37,13 +37,22 @@ if go and cost > 0 and retry == 0 then
 end
 --@snapshot
 if note then
-  --@pack
-  --@store
+  --@save
 end
+--# finish
+--@settle
+--# save
+--@pack
+--@store
 --# store
 local px = math.max(math.ceil(keep / 1000) + 1000, floor)
-fault = redis.pcall('SET', key, raw, 'PX', string.format('%.0f', px)).err
+-- The word size was checked, so '%d' takes all 64 bits. It takes half the time of '%.0f'.
+fault = redis_pcall('SET', key, raw, 'PX', string.format('%d', px)).err
+--# store_only
+-- The expiry stays. A write with an expiry takes almost twice as long.
+fault = redis_pcall('SET', key, raw, 'KEEPTTL').err
 --# answer
+if fault then retry, remaining, reset, place = -2, fault, 0, 0 end
 answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = retry, remaining, reset, place
 count = count + 4
 --# can_wait

@@ -29,12 +29,12 @@ local function corrupt()
   error({ err = 'CORRUPT' }, 0)
 end
 local function packed(time, number, sum, cost)
-  return struct.pack('<c2i8i8i8i8', 'l1', time, number, sum, cost)
+  return struct_pack('<c2i8i8i8i8', 'l1', time, number, sum, cost)
 end
 -- The parts of an entry: time, number, sum, cost.
 local function parts(text)
   if not text or #text ~= 34 then corrupt() end
-  local tag, time, number, sum, cost = struct.unpack('<c2i8i8i8i8', text)
+  local tag, time, number, sum, cost = struct_unpack('<c2i8i8i8i8', text)
   local fine = time >= 0 and time <= LARGEST and number >= 0 and number <= LARGEST and sum <= LARGEST
   if tag ~= 'l1' or not fine or cost < 1 or cost > sum then corrupt() end
   return time, number, sum, cost
@@ -57,7 +57,7 @@ local function entry(index)
 end
 -- The last entry of a chunk, from 1, as stored in the header.
 local function summary(chunk)
-  local time, number, sum = struct.unpack('<i8i8i8', head, 3 + 24 * chunk)
+  local time, number, sum = struct_unpack('<i8i8i8', head, 3 + 24 * chunk)
   local fine = time >= 0 and time <= LARGEST and number >= 0 and number <= LARGEST
   if not fine or sum < 1 or sum > LARGEST then corrupt() end
   return charged(time, number), number, sum, time
@@ -68,7 +68,7 @@ local function load(chunk)
     local text = redis.call('LINDEX', key, chunk)
     local count = (#text - 2) / 24
     if string.sub(text, 1, 2) ~= 'c1' or count % 1 ~= 0 or count < 1 or count > MOST then corrupt() end
-    local time, number, total = struct.unpack('<i8i8i8', text, 24 * count - 21)
+    local time, number, total = struct_unpack('<i8i8i8', text, 24 * count - 21)
     local _, own, sum, raw_time = summary(chunk)
     if time ~= raw_time or number ~= own or total < 1 or total > sum then corrupt() end
     loaded, loaded_text, loaded_count, loaded_base = chunk, text, count, sum - total
@@ -78,8 +78,8 @@ end
 -- An entry in a chunk, from 1.
 local function record(chunk, index)
   local text, _, base = load(chunk)
-  local time, number, sum = struct.unpack('<i8i8i8', text, 24 * index - 21)
-  local before = index > 1 and struct.unpack('<i8', text, 24 * index - 29) or 0
+  local time, number, sum = struct_unpack('<i8i8i8', text, 24 * index - 21)
+  local before = index > 1 and struct_unpack('<i8', text, 24 * index - 29) or 0
   local fine = time >= 0 and time <= LARGEST and number >= 0 and number <= LARGEST
   if not fine or before < 0 or sum <= before or sum > LARGEST then corrupt() end
   return charged(time, number), number, base + sum, sum - before
@@ -130,7 +130,7 @@ local function read()
   if string.sub(text, 1, 2) == 'h1' then
     head, chunks = text, (#text - 26) / 24
     if chunks < 0 or chunks % 1 ~= 0 or chunks >= length then corrupt() end
-    rebased_at, rebased_to, forgotten = struct.unpack('<i8i8i8', text, 3)
+    rebased_at, rebased_to, forgotten = struct_unpack('<i8i8i8', text, 3)
     if rebased_at < 0 or rebased_to < -1 or forgotten < 0 then corrupt() end
     front, text = 1 + chunks, nil
   end
@@ -164,7 +164,7 @@ end
 local function header(gone)
   local moved_to, up_to, from = rebased_at, rebased_to, forgotten
   if rebase then moved_to, up_to, from = at, number, oldest end
-  local marks = struct.pack('<c2i8i8i8', 'h1', moved_to, up_to, from)
+  local marks = struct_pack('<c2i8i8i8', 'h1', moved_to, up_to, from)
   return head and table.concat({ marks, string.sub(head, 27 + 24 * gone) }) or marks
 end
 local function set_head(text)
@@ -183,8 +183,8 @@ local function chunks_of(texts)
       base = base or sum - cost
       numbers[3 * index - 2], numbers[3 * index - 1], numbers[3 * index] = time, number, sum - base
     end
-    made[#made + 1] = struct.pack(table.concat({ '<c2', string.rep('i8', 3 * count) }), 'c1', unpack(numbers))
-    summaries[#summaries + 1] = struct.pack('<i8i8i8', time, number, sum)
+    made[#made + 1] = struct_pack(table.concat({ '<c2', string.rep('i8', 3 * count) }), 'c1', unpack(numbers))
+    summaries[#summaries + 1] = struct_pack('<i8i8i8', time, number, sum)
   end
   return made, table.concat(summaries)
 end
@@ -204,7 +204,7 @@ local function write(add, px)
       local texts = redis.call('LRANGE', key, front + over, -1)
       texts[#texts + 1] = text
       made, summaries = chunks_of(texts)
-      marks = table.concat({ marks or struct.pack('<c2i8i8i8', 'h1', 0, -1, 0), summaries })
+      marks = table.concat({ marks or struct_pack('<c2i8i8i8', 'h1', 0, -1, 0), summaries })
     end
     redis.call('RPUSH', key, text)
     if made then
@@ -229,10 +229,10 @@ local function raised(count, back)
   for low = 1, count, MOST do
     local some = math.min(MOST, count - low + 1)
     local format = table.concat({ '<', string.rep('i8', 3 * some) })
-    local numbers = { struct.unpack(format, head, 3 + 24 * low) }
+    local numbers = { struct_unpack(format, head, 3 + 24 * low) }
     numbers[3 * some + 1] = nil
     for each = 3, 3 * some, 3 do numbers[each] = numbers[each] + back end
-    made[#made + 1] = struct.pack(format, unpack(numbers))
+    made[#made + 1] = struct_pack(format, unpack(numbers))
   end
   return table.concat(made)
 end
@@ -269,7 +269,7 @@ local function reduce_chunk(chunk, index, back, gone, dry)
   local numbers, size, before = {}, 0, 0
   for each = low, high do
     local text, count = load(each)
-    local own = { struct.unpack(table.concat({ '<', string.rep('i8', 3 * count) }), text, 3) }
+    local own = { struct_unpack(table.concat({ '<', string.rep('i8', 3 * count) }), text, 3) }
     for place = 1, count do
       if not gone or each ~= chunk or place ~= index then
         local sum = before + own[3 * place]
@@ -283,12 +283,12 @@ local function reduce_chunk(chunk, index, back, gone, dry)
   local kept = ''
   if size > 0 then
     local _, _, sum = summary(high)
-    kept = struct.pack('<i8i8i8', numbers[size - 2], numbers[size - 1], sum)
+    kept = struct_pack('<i8i8i8', numbers[size - 2], numbers[size - 1], sum)
   end
   local marks = string.sub(header(0), 1, 26)
   marks = table.concat({ marks, raised(low - 1, back), kept, string.sub(head, 27 + 24 * high) })
   if size > 0 then
-    redis.call('LSET', key, low, struct.pack(table.concat({ '<c2', string.rep('i8', size) }), 'c1', unpack(numbers)))
+    redis.call('LSET', key, low, struct_pack(table.concat({ '<c2', string.rep('i8', size) }), 'c1', unpack(numbers)))
   end
   -- LREM removes a list item by its value, so a chunk to remove is emptied before.
   local empty = size == 0 and low or low < high and high
@@ -332,7 +332,7 @@ local function give_back(wanted, cost, dry)
 end
 --@why
 --# quota
-limit, window = struct.unpack('<i8i8', quota, 2)
+limit, window = struct_unpack('<i8i8', quota, 2)
 --# load
 raw = nil
 --# view

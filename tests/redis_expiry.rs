@@ -176,6 +176,71 @@ async fn a_cancel_by_a_slower_quota_lengthens_the_expiry_for_good() {
     }
 }
 
+/// Replaces the expiry of the only key by a longer one that no write sets.
+fn mark_expiry(server: &RedisServer) {
+    let keys = server.keys();
+    assert_eq!(server.get::<i64>(&["PEXPIRE", &keys[0], "900000000"]), 1);
+}
+
+fn has_marked_expiry(server: &RedisServer) -> bool {
+    left(server) > 800_000_000
+}
+
+#[tokio::test]
+async fn charges_within_a_second_share_an_expiry() {
+    let server = RedisServer::start();
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let frozen = Frozen::connect(&server.url(), &clock).await;
+    let backend = builder(Atomicity::Script).from_transport(RedisConnection::new(frozen));
+    for (quota, is_bucket) in [
+        (Quota::per_second(1_000), true),
+        (Quota::interval_bucket(1_000, 1, SECOND / 100), true),
+        (Quota::fixed_window(1_000, HOUR), false),
+        (Quota::sliding_window(1_000, HOUR), false),
+    ] {
+        let limiter = Limiter::new(Policy::new("api", quota), backend.clone());
+        let charge = async || {
+            let reply = limiter.check(&ann(), 1).await.expect("an answer");
+            assert!(reply.decision.is_allowed(), "{quota}");
+        };
+        charge().await;
+        mark_expiry(&server);
+        charge().await;
+        // A bucket that is written again is kept for a second more. A window has one expiry.
+        assert_eq!(has_marked_expiry(&server), !is_bucket, "{quota}");
+        mark_expiry(&server);
+        clock.advance(Duration::from_millis(900));
+        charge().await;
+        assert!(has_marked_expiry(&server), "{quota}");
+        clock.advance(Duration::from_millis(200));
+        charge().await;
+        assert_eq!(has_marked_expiry(&server), !is_bucket, "{quota}");
+        let _ = limiter.reset(&ann()).await.expect("an answer");
+    }
+}
+
+#[tokio::test]
+async fn idle_ttl_counts_from_the_last_write() {
+    let server = RedisServer::start();
+    let backend = builder(Atomicity::Script).idle_ttl(HOUR);
+    let backend = backend.connect(server.url()).await.expect("a server");
+    for quota in [
+        Quota::per_second(1_000),
+        Quota::interval_bucket(1_000, 1_000, SECOND),
+        Quota::fixed_window(1_000, SECOND),
+        Quota::sliding_window(1_000, SECOND),
+    ] {
+        let limiter = Limiter::new(Policy::new("api", quota), backend.clone());
+        for _ in 0..3 {
+            let reply = limiter.check(&ann(), 1).await.expect("an answer");
+            assert!(reply.decision.is_allowed(), "{quota}");
+            assert!(!has_marked_expiry(&server), "{quota}");
+            mark_expiry(&server);
+        }
+        let _ = limiter.reset(&ann()).await.expect("an answer");
+    }
+}
+
 /// Both clocks are manual: the one that decides, and the one by which keys expire.
 #[tokio::test]
 async fn a_debt_outlives_the_charge_of_a_faster_quota() {

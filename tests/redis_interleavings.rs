@@ -52,6 +52,8 @@ impl ConnectionLike for Gate {
     }
 }
 
+const CAPACITY: u32 = 9;
+
 /// Each check is allowed, and the number in its key remains.
 fn answer(command: &Cmd) -> Value {
     let args: Vec<_> = command
@@ -68,8 +70,9 @@ fn answer(command: &Cmd) -> Value {
             .and_then(|digit| digit.to_digit(10))
             .expect("a number in the key")
     });
-    let answers = numbers.flat_map(|number| [0, i64::from(number), 1].map(Value::Int));
-    Value::Array(answers.collect())
+    // The answer is the debt. A token of nine per second has a million grains.
+    let debts = numbers.map(|number| (i64::from(CAPACITY) - i64::from(number)) * 1_000_000);
+    Value::Array(debts.map(Value::Int).collect())
 }
 
 #[derive(Default)]
@@ -145,7 +148,10 @@ impl Fixture {
             Some(runtime.expect("a runtime"))
         };
         Self {
-            limiter: Limiter::new(Policy::new("p", Quota::per_second(9)), backend),
+            limiter: Limiter::new(
+                Policy::new("p", Quota::per_second(CAPACITY.into())),
+                backend,
+            ),
             gate,
             requests: Vec::new(),
             homes,

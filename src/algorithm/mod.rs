@@ -40,6 +40,8 @@ pub(crate) use self::operation::{Algorithm, ByAlgorithm, by_algorithm, decide, d
 use self::operation::{
     Compare, Penalize, Refund, ReserveWait, Since, Take, TakeBack, fits, with_algorithm,
 };
+#[cfg(feature = "redis")]
+pub(crate) use self::token_bucket::snapshot_of_debt;
 use crate::clock::{Timestamp, micros_up};
 pub use crate::decision::State;
 use crate::decision::{

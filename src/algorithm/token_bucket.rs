@@ -11,6 +11,8 @@
 use super::operation::{Algorithm, Since};
 use super::time::{ClockStep, MOST_DEBT, clock_back, micros_between};
 use crate::decision::{Capacity, ChargePosition, StoredState, TokenBucketState};
+#[cfg(feature = "redis")]
+use crate::decision::{NEVER, QuotaSnapshot};
 use crate::quota::TokenBucket;
 
 pub(crate) struct TokenBucketView {
@@ -70,6 +72,42 @@ impl TokenBucket {
         };
         grains.min(2 * self.full())
     }
+}
+
+/// Returns the snapshot of a check of `cost` that has left a debt of `grains`, in a state that is ahead of the clock by
+/// `ahead` µs. The debt is negative if the check was denied.
+///
+/// Returns `None` if the bucket cannot have this debt.
+#[cfg(feature = "redis")]
+pub(crate) fn snapshot_of_debt(
+    bucket: &TokenBucket,
+    grains: i64,
+    ahead: u64,
+    cost: u64,
+) -> Option<QuotaSnapshot> {
+    let view = TokenBucketView {
+        grains: grains.unsigned_abs(),
+        at: 0,
+        ahead,
+        must_write: false,
+    };
+    if view.grains > MOST_DEBT || ahead > MOST_DEBT {
+        return None;
+    }
+    let retry_after = if cost > bucket.capacity {
+        NEVER
+    } else if grains < 0 {
+        let is_denied = !bucket.fits(&view, cost);
+        is_denied.then(|| bucket.retry_after(&view, None, cost))?
+    } else {
+        0
+    };
+    Some(QuotaSnapshot {
+        limit: bucket.capacity,
+        remaining: bucket.remaining(&view),
+        retry_after,
+        reset_after: bucket.reset_after(&view),
+    })
 }
 
 impl Algorithm for TokenBucket {

@@ -132,7 +132,7 @@ async fn ten_thousand_random_drops_spend_no_extra_token() {
     .await;
 }
 
-/// A key expires a second after it owes nothing.
+/// A key expires a second after it owes nothing, or two seconds if it was written again.
 async fn assert_nothing_is_left(server: &RedisServer, limiter: &Redis) {
     let mut last = Duration::ZERO;
     let buckets = || {
@@ -156,7 +156,7 @@ async fn assert_nothing_is_left(server: &RedisServer, limiter: &Redis) {
         owed = owed.max(snapshot.quotas()[0].reset_after());
     }
     // The two reads are some ms apart.
-    assert!(last <= owed + ms(1_300), "{last:?} for {owed:?}");
+    assert!(last <= owed + ms(2_300), "{last:?} for {owed:?}");
     sleep(owed).await;
     for number in 0..KEYS {
         let snapshot = limiter
@@ -168,7 +168,7 @@ async fn assert_nothing_is_left(server: &RedisServer, limiter: &Redis) {
             (5, Duration::ZERO)
         );
     }
-    sleep(ms(1_010)).await;
+    sleep(ms(2_010)).await;
     assert_eq!(buckets(), [""; 0]);
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tower_sluice::backend::{Answer, Backend, BackendContext, BackendError, Op, Reply};
 use tower_sluice::clock::{Clock, ManualClock};
-use tower_sluice::{Key, Policy, RedisBackend};
+use tower_sluice::{Cost, Key, Policy, RedisBackend};
 
 /// Every key with its expiry in ms, which is removed; -1 without a write since.
 const TAKE_EXPIRIES: &str = "
@@ -32,6 +32,25 @@ pub(crate) struct Expiring {
     /// Whether keys expire.
     forgets: bool,
     books: Arc<Mutex<KeyExpiries>>,
+}
+
+/// An operation, and its cost if it is a check or a reservation.
+struct Asked {
+    name: String,
+    cost: Cost,
+}
+
+impl Asked {
+    fn new(op: &Op) -> Self {
+        let cost = match op {
+            Op::Check(cost) | Op::Reserve { cost, .. } => cost.clone(),
+            _ => Cost::new(0),
+        };
+        Self {
+            name: format!("{op:?}"),
+            cost,
+        }
+    }
 }
 
 struct KeyExpiries {
@@ -82,7 +101,7 @@ impl KeyExpiries {
     }
 
     /// Reads the expiries that an operation has set.
-    fn note(&mut self, now: u64, began: Instant, op: &str, reply: &Reply) {
+    fn note(&mut self, now: u64, began: Instant, op: &Asked, reply: &Reply) {
         let mut command = redis::cmd("EVAL");
         let found: Vec<String> = command
             .arg(TAKE_EXPIRIES)
@@ -94,22 +113,28 @@ impl KeyExpiries {
         for pair in found.chunks_exact(2) {
             let (key, left) = (pair[0].clone(), pair[1].parse::<i64>().expect("a number"));
             let before = self.ends.remove(&key);
-            let Ok(left) = u64::try_from(left) else {
-                // A key that was written once has an expiry.
-                ends.insert(key, before.expect("a write sets an expiry"));
-                continue;
-            };
-            // The server reports whole ms, rounded down.
-            let (earliest, latest) = (now + left * 1_000, now + (left + 1) * 1_000 + took);
             // The keys of several quotas are named by position.
             let place = key.rsplit(' ').next().unwrap_or_default();
             let place = place.parse::<usize>().unwrap_or(0);
+            let (earliest, latest) = if let Ok(left) = u64::try_from(left) {
+                // The server reports whole ms, rounded down.
+                (now + left * 1_000, now + (left + 1) * 1_000 + took)
+            } else {
+                // A key that was written once has an expiry, which later writes may keep.
+                let kept = before.expect("a write sets an expiry");
+                if !reply.decision.is_allowed() || op.cost.get(place) == 0 {
+                    ends.insert(key, kept);
+                    continue;
+                }
+                kept
+            };
             let answer = reply.decision.snapshot().quotas()[place];
             let needed =
                 now.saturating_add(u64::try_from(answer.reset_after().as_micros()).expect("fits"));
             assert!(
                 latest >= needed + 1_000_000,
-                "{op}: {key} is needed until {needed}, kept until {latest}"
+                "{}: {key} is needed until {needed}, kept until {latest}",
+                op.name
             );
             // The newest charge of a log may have been refunded.
             let is_log = key.contains("}:l");
@@ -118,7 +143,8 @@ impl KeyExpiries {
                 let before = before.min(1 << 53);
                 assert!(
                     latest + 1_000 >= before,
-                    "{op}: {key} is kept until {latest}, and was until {before}"
+                    "{}: {key} is kept until {latest}, and was until {before}",
+                    op.name
                 );
             }
             ends.insert(key, (earliest, latest));
@@ -141,14 +167,14 @@ impl Backend for Expiring {
         if self.forgets {
             self.books.lock().forget(now);
         }
-        let (name, began) = (format!("{op:?}"), Instant::now());
+        let (asked, began) = (Asked::new(&op), Instant::now());
         let Answer::Later(reply) = self.backend.ask(op, policy, key) else {
             panic!("without a deny cache each check is sent");
         };
         let books = Arc::clone(&self.books);
         Answer::Later(Box::pin(async move {
             let reply = reply.await?;
-            books.lock().note(now, began, &name, &reply);
+            books.lock().note(now, began, &asked, &reply);
             Ok(reply)
         }))
     }

@@ -12,12 +12,13 @@ use super::key_name::KeyName;
 use super::packed_quotas::PackedQuotas;
 use super::script::{Script, ScriptKind};
 use super::transport::{Command, Value};
-use crate::algorithm::{State, stored};
+use crate::algorithm::{self, State, stored};
 use crate::clock::micros_up;
 use crate::decision::{
     ChargePart, ChargePosition, NEVER, Op, QuotaSnapshot, Receipt, Reply, Reservation, Snapshot,
 };
 use crate::policy::Policy;
+use crate::quota::Rule;
 
 /// A request that a script runs, alone or in a batch of requests with the same script.
 pub(super) trait ScriptRequest: fmt::Debug + Send + Sync + 'static {
@@ -269,18 +270,7 @@ impl OpRequest {
         answers: &mut std::slice::Iter<'_, Value>,
     ) -> Option<Result<Reply, BackendError>> {
         if self.is_plain_check() {
-            // A charge to a bucket has no position.
-            let width = if self.quotas().of_buckets { 3 } else { 4 };
-            let (own, rest) = answers.as_slice().split_at_checked(width)?;
-            *answers = rest.iter();
-            if let Some(fault) = script_error(own) {
-                return Some(Err(fault));
-            }
-            let (snapshot, position) = self.snapshot(0, own)?;
-            return Some(Ok(Reply::to_check_of_one(
-                snapshot,
-                self.charged(0, position),
-            )));
+            return self.read_check(answers);
         }
         let Value::Array(own) = answers.next()? else {
             return None;
@@ -325,6 +315,38 @@ impl OpRequest {
         Some(Ok(reply))
     }
 
+    /// Reads the reply to a check of one quota.
+    fn read_check(
+        &self,
+        answers: &mut std::slice::Iter<'_, Value>,
+    ) -> Option<Result<Reply, BackendError>> {
+        let (snapshot, position) =
+            if let Rule::TokenBucket(bucket) = &self.policy.quotas()[0].quota().rule {
+                let (debt, ahead) = match answers.next()? {
+                    Value::Integer(debt) => (*debt, 0),
+                    Value::Array(parts) => match parts.as_slice() {
+                        [Value::Integer(debt), ahead] => (*debt, unsigned(ahead)?),
+                        [Value::Bytes(why)] => return Some(Err(from_reason(why))),
+                        _ => return None,
+                    },
+                    _ => return None,
+                };
+                let owed = algorithm::snapshot_of_debt(bucket, debt, ahead, self.cost(0))?;
+                (owed, 0)
+            } else {
+                // A charge to a bucket has no position.
+                let width = if self.quotas().of_buckets { 3 } else { 4 };
+                let (own, rest) = answers.as_slice().split_at_checked(width)?;
+                *answers = rest.iter();
+                if let Some(fault) = script_error(own) {
+                    return Some(Err(fault));
+                }
+                self.snapshot(0, own)?
+            };
+        let charge = self.charged(0, position);
+        Some(Ok(Reply::to_check_of_one(snapshot, charge)))
+    }
+
     fn charged(&self, index: usize, at: i64) -> ChargePart {
         let quota = self.policy.quotas()[index].mark();
         ChargePart::new(quota, self.cost(index), ChargePosition { at, number: 0 })
@@ -358,11 +380,13 @@ fn state(value: &Value) -> Option<Option<State>> {
 /// Returns the error of a single operation: -2 and the reason.
 pub(super) fn script_error(answer: &[Value]) -> Option<BackendError> {
     match answer {
-        [Value::Integer(-2), Value::Bytes(why), ..] => {
-            Some(from_text(&String::from_utf8_lossy(why)))
-        }
+        [Value::Integer(-2), Value::Bytes(why), ..] => Some(from_reason(why)),
         _ => None,
     }
+}
+
+fn from_reason(why: &[u8]) -> BackendError {
+    from_text(&String::from_utf8_lossy(why))
 }
 
 pub(super) fn signed(value: &Value) -> Option<i64> {
