@@ -101,6 +101,7 @@
 //!
 //! [`try_acquire`](Semaphore::try_acquire) ignores the queue: it takes a free permit even if others wait for it.
 
+mod error;
 mod handle;
 mod held;
 mod pending;
@@ -109,7 +110,8 @@ mod release;
 mod renewal;
 mod with_failure_policy;
 
-pub use self::handle::{AcquireError, Semaphore};
+pub use self::error::AcquireError;
+pub use self::handle::Semaphore;
 pub use self::held::{AnyLost, HeldPermit, Hold, KeptPermit};
 pub use self::permit::{Lost, Permit};
 pub use self::release::ReleaseError;

@@ -1,4 +1,5 @@
-use super::handle::{AcquireError, Semaphore};
+use super::error::AcquireError;
+use super::handle::Semaphore;
 use super::permit::Permit;
 use crate::backend::{MemoryBackend, PermitBackend};
 use crate::key::Key;
