@@ -91,6 +91,7 @@ pub mod policy;
 pub mod quota;
 pub mod response;
 pub mod semaphore;
+mod switch;
 mod sync;
 mod telemetry;
 pub mod wait;
@@ -111,6 +112,7 @@ pub use self::limiter::{FailurePolicy, Limiter};
 pub use self::policy::{Policy, SemaphorePolicy};
 pub use self::quota::{Cost, Quota};
 pub use self::semaphore::{Permit, Semaphore};
+pub use self::switch::Switch;
 pub use self::wait::{Deadline, MaxWait};
 
 /// Compiles the examples of README.md.

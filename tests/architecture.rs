@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "model",
         "park",
         "quota",
+        "switch",
         "sync",
         "telemetry",
     ],

@@ -194,6 +194,23 @@ fn rejections_are_logged_without_keys() {
 }
 
 #[test]
+fn shadow_denials_of_a_semaphore_are_logged_as_allowed() {
+    let lines = reported(|| {
+        let policy = SemaphorePolicy::new("exports", 1).shadow();
+        let limit = SemaphoreLayer::new(policy, Header::new("x-user"), MemorySemaphore::new());
+        let mut service = limit.weight(2).layer(hello());
+        let request = Request::builder().header("x-user", "ann").body(());
+        assert_eq!(seen(&mut service, request.expect("valid")).status, 200);
+    });
+    assert_eq!(
+        lines,
+        [
+            "DEBUG message=request allowed by a shadow policy: too many requests in flight permits=\"exports\""
+        ]
+    );
+}
+
+#[test]
 fn shadow_denials_are_logged_as_allowed() {
     let lines = reported(|| {
         let policy = two_a_minute().shadow();

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 #[cfg(feature = "redis")]
@@ -31,6 +32,8 @@ enum AnyInner {
     Memory(MemoryBackend),
     #[cfg(feature = "redis")]
     Redis(RedisBackend),
+    /// Limits nothing.
+    Off(Arc<BackendContext>),
 }
 
 /// The schemes of Redis URLs, and whether each uses TLS.
@@ -52,9 +55,12 @@ const REDIS: [(&str, bool); 11] = [
 const KNOWN: &str = r#"use "memory:", "redis://127.0.0.1/", "rediss://127.0.0.1/" or "redis+unix:///run/redis.sock""#;
 
 impl AnyBackend {
-    /// Creates the backend of a URL: `memory:`, or with the feature `redis` a `redis://`, `rediss://` (feature `tls`)
-    /// or `redis+unix:` URL in the form of [redis-rs](https://docs.rs/redis), `redis+cluster://host:port,host:port`
+    /// Creates the backend of a URL: `memory:`, `off:`, or with the feature `redis` a `redis://`, `rediss://` (feature
+    /// `tls`) or `redis+unix:` URL in the form of [redis-rs](https://docs.rs/redis), `redis+cluster://host:port,host:port`
     /// (feature `cluster`), or `redis+sentinel://host:port,host:port/name` (feature `sentinel`).
+    ///
+    /// `off:` turns off all limits of the backend, as a [`Switch`](crate::Switch) does. Layers pass every request on,
+    /// and write no header field.
     ///
     /// It does not connect. It can be called before Redis is reachable, and outside of a Tokio runtime.
     ///
@@ -68,11 +74,14 @@ impl AnyBackend {
         if scheme == "memory" && matches!(&url[scheme.len()..], ":" | "://") {
             return Ok(Self(AnyInner::Memory(MemoryBackend::new())));
         }
+        if scheme == "off" && matches!(&url[scheme.len()..], ":" | "://") {
+            return Ok(Self(AnyInner::Off(Arc::default())));
+        }
         match REDIS.iter().find(|(name, _)| *name == scheme) {
             Some((_, by_tls)) => Self::redis(url, &scheme, *by_tls),
             None => Err(BackendError::config(match &*scheme {
                 // The text is not shown, because it may contain a password.
-                "" | "memory" => format!("invalid backend URL: it has no scheme; {KNOWN}"),
+                "" | "memory" | "off" => format!("invalid backend URL: it has no scheme; {KNOWN}"),
                 _ => format!("unknown backend {}; {KNOWN}", Quoted(&format!("{scheme}:"))),
             })),
         }
@@ -136,6 +145,7 @@ impl Backend for AnyBackend {
             },
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::ask(redis, op, policy, key),
+            AnyInner::Off(_) => Answer::Now(Ok(Reply::of_unused_key(policy))),
         }
     }
 
@@ -144,7 +154,12 @@ impl Backend for AnyBackend {
             AnyInner::Memory(memory) => Backend::context(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::context(redis),
+            AnyInner::Off(context) => context,
         }
+    }
+
+    fn is_enabled(&self) -> bool {
+        !matches!(self.0, AnyInner::Off(_))
     }
 }
 
@@ -171,6 +186,7 @@ impl PermitBackend for AnyBackend {
             },
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::ask(redis, op, policy, key),
+            AnyInner::Off(_) => Answer::Now(Ok(PermitReply::of_unused_key(policy))),
         }
     }
 
@@ -179,7 +195,12 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::context(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::context(redis),
+            AnyInner::Off(context) => context,
         }
+    }
+
+    fn is_enabled(&self) -> bool {
+        !matches!(self.0, AnyInner::Off(_))
     }
 
     fn has_leases(&self) -> bool {
@@ -187,6 +208,7 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::has_leases(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::has_leases(redis),
+            AnyInner::Off(_) => false,
         }
     }
 
@@ -200,6 +222,7 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::next_attempt(memory, policy, reply, waiters),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::next_attempt(redis, policy, reply, waiters),
+            AnyInner::Off(_) => None,
         }
     }
 
@@ -208,6 +231,7 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::new_id(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::new_id(redis),
+            AnyInner::Off(_) => PermitId::random(),
         }
     }
 }
@@ -218,6 +242,7 @@ impl fmt::Debug for AnyBackend {
             AnyInner::Memory(memory) => memory.fmt(f),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => redis.fmt(f),
+            AnyInner::Off(_) => f.write_str("Off"),
         }
     }
 }

@@ -83,4 +83,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     /// Returns the context. All clones return the same one, and no other backend returns it.
     fn context(&self) -> &BackendContext;
+
+    /// Returns whether the limits of this backend are on; `true` by default. While it returns `false`, layers and
+    /// limiters do not ask it, as with a [`Switch`](crate::Switch) that is off.
+    #[inline]
+    fn is_enabled(&self) -> bool {
+        true
+    }
 }

@@ -42,6 +42,13 @@ pub trait PermitBackend: Clone + Send + Sync + 'static {
         waiters: usize,
     ) -> Option<Duration>;
 
+    /// Returns whether the limits of this backend are on; `true` by default. While it returns `false`, layers and
+    /// semaphores do not ask it, as with a [`Switch`](crate::Switch) that is off.
+    #[inline]
+    fn is_enabled(&self) -> bool {
+        true
+    }
+
     /// Returns whether [`ask`](Self::ask) blocks the calling thread. Tasks do not call a backend that blocks, and a
     /// separate thread renews its permits. `false` by default.
     fn blocks(&self) -> bool {

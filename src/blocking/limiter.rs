@@ -3,13 +3,14 @@ use std::time::Duration;
 
 use super::BlockingAdapter;
 use crate::backend::BlockingBackend;
-use crate::decision::{Decision, Op, Receipt, Reply, Reservation, Snapshot};
+use crate::decision::{Op, Receipt, Reply, Reservation, Snapshot};
 use crate::key::Key;
 use crate::limiter::charge::Charge;
 use crate::limiter::{Rejected, acquire, cancel};
 use crate::park;
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::switch::Switch;
 use crate::telemetry;
 use crate::wait::MaxWait;
 
@@ -40,13 +41,18 @@ use crate::wait::MaxWait;
 pub struct Limiter<B> {
     policy: Policy,
     backend: B,
+    switch: Option<Switch>,
 }
 
 impl<B: BlockingBackend> Limiter<B> {
     /// Creates a limiter of `policy`, with its state in `backend`.
     #[must_use]
     pub const fn new(policy: Policy, backend: B) -> Self {
-        Self { policy, backend }
+        Self {
+            policy,
+            backend,
+            switch: None,
+        }
     }
 
     /// Returns a limiter with the same state and another policy of the same name, for example a tier.
@@ -55,7 +61,20 @@ impl<B: BlockingBackend> Limiter<B> {
         Self {
             policy: policy.clone(),
             backend: self.backend.clone(),
+            switch: self.switch.clone(),
         }
+    }
+
+    /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
+    /// each operation returns while it is off.
+    #[must_use]
+    pub fn enabled(mut self, switch: impl Into<Switch>) -> Self {
+        self.switch = Some(switch.into());
+        self
+    }
+
+    fn is_off(&self) -> bool {
+        Switch::is_off(self.switch.as_ref())
     }
 
     /// Returns the policy.
@@ -76,6 +95,9 @@ impl<B: BlockingBackend> Limiter<B> {
     ///
     /// Returns an error if the backend fails. A memory backend never fails.
     pub fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy));
+        }
         let reply = self.ask(Op::Check(cost.into()), key)?;
         telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
@@ -127,6 +149,9 @@ impl<B: BlockingBackend> Limiter<B> {
         cost: impl Into<Cost>,
         max_wait: impl Into<MaxWait>,
     ) -> Result<Charge, Rejected<B::Error>> {
+        if self.is_off() {
+            return Ok(Charge::uncounted());
+        }
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let backend = BlockingAdapter(self.backend.clone());
         let wait = acquire::acquire(&backend, &self.policy, key, &cost, max_wait);
@@ -182,6 +207,9 @@ impl<B: BlockingBackend> Limiter<B> {
         cost: impl Into<Cost>,
         max_wait: Duration,
     ) -> Result<Reply, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy));
+        }
         let cost = cost.into();
         let mut reply = self.ask(Op::Reserve { cost, max_wait }, key)?;
         cancel::set_due(&mut reply, self.backend.context());
@@ -211,6 +239,9 @@ impl<B: BlockingBackend> Limiter<B> {
     ///
     /// Returns an error if the backend fails.
     pub fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy).decision.into_snapshot());
+        }
         self.snapshot(Op::Check(Cost::ZERO), key)
     }
 
@@ -235,6 +266,9 @@ impl<B: BlockingBackend> Limiter<B> {
     ///
     /// Returns an error if the backend fails.
     pub fn penalize(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy).decision.into_snapshot());
+        }
         self.snapshot(Op::Penalize(cost.into()), key)
     }
 
@@ -252,8 +286,7 @@ impl<B: BlockingBackend> Limiter<B> {
     }
 
     fn snapshot(&self, op: Op, key: &Key) -> Result<Snapshot, B::Error> {
-        self.ask(op, key).map(|reply| match reply.decision {
-            Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
-        })
+        let reply = self.ask(op, key)?;
+        Ok(reply.decision.into_snapshot())
     }
 }

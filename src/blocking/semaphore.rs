@@ -7,6 +7,7 @@ use crate::key::Key;
 use crate::park;
 use crate::policy::SemaphorePolicy;
 use crate::semaphore::{self, AcquireError, Permit};
+use crate::switch::Switch;
 use crate::wait::MaxWait;
 
 /// Limits the requests in flight for each key, on plain threads.
@@ -53,6 +54,13 @@ impl<B: BlockingPermitBackend> Semaphore<B> {
     #[must_use]
     pub fn with_policy(&self, policy: &SemaphorePolicy) -> Self {
         Self(self.0.with_policy(policy))
+    }
+
+    /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
+    /// each operation returns while it is off.
+    #[must_use]
+    pub fn enabled(self, switch: impl Into<Switch>) -> Self {
+        Self(self.0.enabled(switch))
     }
 
     /// Returns the policy.

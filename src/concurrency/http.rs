@@ -64,6 +64,11 @@ impl<K, S, W, F, T, M, P> SemaphoreLayer<K, S, W, F, Http<T, NoHook, M>, P> {
         self.map_http(|http| http.headers_on_redirects(on_redirects))
     }
 
+    /// Sets whether responses name a shadow policy that would have rejected; see [`Http::shadow_header`].
+    pub fn shadow_header(self, shadow_header: bool) -> Self {
+        self.map_http(|http| http.shadow_header(shadow_header))
+    }
+
     /// Sets whether a request carries its permit in its extensions; see [`Http::extensions`].
     pub fn extensions(self, extensions: bool) -> Self {
         self.map_http(|http| http.extensions(extensions))

@@ -10,6 +10,7 @@ use crate::policy::SemaphorePolicy;
 use crate::quota::Cost;
 use crate::response::Http;
 use crate::semaphore::{Hold, Semaphore};
+use crate::switch::Switch;
 use crate::wait::MaxWait;
 
 /// Bounds the requests in flight by key.
@@ -219,6 +220,28 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
     /// Sets when a permit is released; with the response body by default.
     pub fn hold(mut self, hold: Hold) -> Self {
         self.hold = hold;
+        self
+    }
+
+    /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time.
+    ///
+    /// While it is off, a request passes without a permit, its key is not read, and its response gets no header field.
+    /// The [`HeldPermit`](crate::concurrency::HeldPermit) of the request is empty.
+    ///
+    /// ```
+    /// # use tower_sluice::{Header, MemorySemaphore, SemaphoreLayer, SemaphorePolicy, Switch};
+    /// # let policy = SemaphorePolicy::new("exports", 8);
+    /// # let limit = SemaphoreLayer::new(policy, Header::new("x-api-key"), MemorySemaphore::new());
+    /// let switch = Switch::new(true);
+    /// let limit = limit.enabled(&switch);
+    /// switch.set(false);
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
+    pub fn enabled(mut self, switch: impl Into<Switch>) -> Self
+    where
+        S: PermitBackend,
+    {
+        self.semaphore = self.semaphore.enabled(switch);
         self
     }
 

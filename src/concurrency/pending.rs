@@ -6,7 +6,7 @@ use tower_service::Service;
 
 use super::SemaphoreLayer;
 use crate::backend::PermitBackend;
-use crate::decision::RetryAfter;
+use crate::decision::{Decision, RetryAfter};
 use crate::key::{Key, KeyExtractor};
 use crate::limiter::{Failure, HandleFailure};
 use crate::middleware::{self, Output, ReservedService};
@@ -42,10 +42,19 @@ pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
     pub(super) policy: SemaphorePolicy,
     pub(super) key: Key,
     pub(super) weight: u32,
-    /// The permit, while the inner service is not ready.
-    pub(super) permit: Option<Permit>,
+    /// The outcome, while the inner service is not ready.
+    pub(super) outcome: Outcome,
     /// The start and the bounds of the wait.
     pub(super) bound: Option<Bound>,
+}
+
+/// The outcome for a request that continues.
+pub(super) enum Outcome {
+    /// The request has no key, the limit is off, or the backend failed.
+    Uncounted,
+    Permit(Permit),
+    /// A shadow policy denied the permit.
+    Denied(SemaphorePolicy, Decision),
 }
 
 /// The state of a request for the service `I`.
@@ -79,16 +88,22 @@ pub(super) fn serve<I, Req, K, S, W, F, R, P>(
     service: &mut I,
     mut request: Req,
     key: Option<&Key>,
-    permit: Option<Permit>,
+    outcome: Outcome,
 ) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P>
 where
     I: Service<Req>,
     S: PermitBackend,
     R: PermitProtocol<Req, I::Response, I::Error>,
 {
+    let (permit, denial) = match outcome {
+        Outcome::Uncounted => (None, None),
+        Outcome::Permit(permit) => (Some(permit), None),
+        Outcome::Denied(policy, decision) => (None, Some((policy, decision))),
+    };
     // Before the call, so that a panic of the service releases the permit.
     let context = PermitContext {
         permit,
+        denial,
         hold: layer.hold,
         partition_key: key.and_then(|key| layer.protocol.partition_key(key)),
     };
@@ -137,7 +152,12 @@ where
         let error = match acquired {
             Ok(permit) => {
                 telemetry::permit_decided(self.policy.label(), DecisionOutcome::Allowed);
-                self.permit = Some(permit);
+                self.outcome = Outcome::Permit(permit);
+                return self.call_when_ready();
+            }
+            Err(AcquireError::Denied(decision)) if self.policy.is_shadow() => {
+                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Shadow);
+                self.outcome = Outcome::Denied(self.policy.clone(), decision);
                 return self.call_when_ready();
             }
             Err(AcquireError::Denied(decision)) => {
@@ -155,14 +175,15 @@ where
         telemetry::permit_backend_failed(&error, self.policy.label());
         let context = self.layer.semaphore.backend().context();
         match self.layer.on_error.on_failure(&error) {
-            Failure::FailOpen => {
+            // A shadow policy never rejects.
+            Failure::FailClosed if !self.policy.is_shadow() => {
+                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Unavailable);
+                self.reject(Rejection::Unavailable)
+            }
+            Failure::FailOpen | Failure::FailClosed => {
                 telemetry::permit_decided(self.policy.label(), DecisionOutcome::Passed);
                 context.count_unpermitted();
                 self.call_when_ready()
-            }
-            Failure::FailClosed => {
-                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Unavailable);
-                self.reject(Rejection::Unavailable)
             }
             Failure::Fallback(local) => {
                 let local = Semaphore::new(self.policy.clone(), local.clone());
@@ -194,7 +215,7 @@ where
             layer,
             service,
             request,
-            permit,
+            outcome,
             key,
             ..
         } = self;
@@ -203,7 +224,7 @@ where
             &mut service.into_inner(),
             request,
             Some(&key),
-            permit,
+            outcome,
         )
     }
 

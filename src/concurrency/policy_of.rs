@@ -14,11 +14,20 @@ use crate::policy::SemaphorePolicy;
 pub trait SemaphorePolicyOf<R> {
     /// Returns the policy for `request`, whose key is `key`.
     fn policy(&self, request: &R, key: &Key) -> SemaphorePolicy;
+
+    /// Returns the policy if it is the same for all requests.
+    fn fixed(&self) -> Option<&SemaphorePolicy> {
+        None
+    }
 }
 
 impl<R> SemaphorePolicyOf<R> for SemaphorePolicy {
     fn policy(&self, _: &R, _: &Key) -> SemaphorePolicy {
         self.clone()
+    }
+
+    fn fixed(&self) -> Option<&SemaphorePolicy> {
+        Some(self)
     }
 }
 

@@ -6,11 +6,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::future::ResponseFuture;
-use super::pending::{PendingAcquire, PermitRequestState, reject, serve};
+use super::pending::{Outcome, PendingAcquire, PermitRequestState, reject, serve};
 use super::{SemaphoreLayer, SemaphorePolicyOf};
 use crate::backend::PermitBackend;
 use crate::cost::CostOf;
-use crate::key::KeyExtractor;
+use crate::key::{KeyError, KeyExtractor};
 use crate::limiter::{HandleFailure, Unspecified};
 use crate::middleware::{self, ReservedService};
 use crate::policy::SemaphorePolicy;
@@ -68,16 +68,27 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let layer = &*self.layer;
+        if layer.semaphore.is_off() {
+            let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
+            return ResponseFuture { state };
+        }
         let is_exempt = layer.protocol.is_exempt(&request);
         let key = match middleware::limited_key(&layer.key, &request, is_exempt, layer.skip_unkeyed)
         {
             Ok(Some(key)) => key,
             Ok(None) => {
-                let state = serve(layer, &mut self.inner, request, None, None);
+                let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
                 return ResponseFuture { state };
             }
             Err(error) => {
+                let is_shadow = layer.policy.fixed().is_some_and(SemaphorePolicy::is_shadow);
+                let passes = is_shadow && error != KeyError::Denied;
                 let rejection = Rejection::NoKey(error);
+                if passes {
+                    rejection.report();
+                    let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
+                    return ResponseFuture { state };
+                }
                 let result = Some(reject(layer, &request, None, rejection));
                 // A clone is not ready: this releases the slot of an inner `ConcurrencyLimit` or `Buffer` at once.
                 self.inner = self.inner.clone();
@@ -89,7 +100,8 @@ where
         // A weight above `u32::MAX` exceeds any capacity, and so does `u32::MAX`.
         let weight = layer.weight.cost(&request).get(0);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let bound = (layer.max_wait != MaxWait::NONE).then(|| {
+        let waits = layer.max_wait != MaxWait::NONE && !policy.is_shadow();
+        let bound = waits.then(|| {
             let context = layer.semaphore.backend().context();
             middleware::bound(&layer.protocol, &mut request, layer.max_wait, context)
         });
@@ -103,7 +115,13 @@ where
         let acquired = match acquired {
             Some(Ok(permit)) => {
                 telemetry::permit_decided(policy.label(), DecisionOutcome::Allowed);
-                let state = serve(layer, &mut self.inner, request, Some(&key), Some(permit));
+                let state = serve(
+                    layer,
+                    &mut self.inner,
+                    request,
+                    Some(&key),
+                    Outcome::Permit(permit),
+                );
                 return ResponseFuture { state };
             }
             other => other,
@@ -115,7 +133,7 @@ where
             policy,
             key,
             weight,
-            permit: None,
+            outcome: Outcome::Uncounted,
             bound,
         });
         let state = match acquired {

@@ -18,6 +18,7 @@ mod receipt;
 mod reservation;
 mod snapshot;
 mod state;
+mod unused;
 
 pub use self::operation::{Op, Reply};
 pub use self::permit::{PermitId, PermitOp, PermitReply};

@@ -9,6 +9,7 @@ use crate::limiter::Unspecified;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::Http;
+use crate::switch::Switch;
 use crate::wait::MaxWait;
 
 /// Limits the rate of requests by key.
@@ -100,6 +101,7 @@ pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy>
     pub(super) skip_unkeyed: bool,
     pub(super) max_wait: MaxWait,
     pub(super) refund_unserved: bool,
+    pub(super) switch: Option<Switch>,
 }
 
 impl<K, B: Backend> RateLimitLayer<K, B> {
@@ -117,6 +119,7 @@ impl<K, B: Backend> RateLimitLayer<K, B> {
             skip_unkeyed: false,
             max_wait: MaxWait::NONE,
             refund_unserved: false,
+            switch: None,
         }
     }
 }
@@ -214,6 +217,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             skip_unkeyed,
             max_wait,
             refund_unserved,
+            switch,
         } = self;
         let (cost, on_error, protocol, policy) = parts(cost, on_error, protocol, policy);
         RateLimitLayer {
@@ -226,6 +230,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             skip_unkeyed,
             max_wait,
             refund_unserved,
+            switch,
         }
     }
 
@@ -263,6 +268,25 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     /// after a wait.
     pub fn refund_on_disconnect(mut self) -> Self {
         self.refund_unserved = true;
+        self
+    }
+
+    /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time.
+    ///
+    /// While it is off, a request passes without being counted, its key is not read, and its response gets no header
+    /// field. The [`Charge`](crate::Charge) of the request is empty.
+    ///
+    /// ```
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer, Switch};
+    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(10)), Global, MemoryBackend::new());
+    /// let at_start_up = limit.clone().enabled(std::env::var_os("NO_LIMITS").is_none());
+    /// let switch = Switch::new(true);
+    /// let at_run_time = limit.enabled(&switch);
+    /// switch.set(false);
+    /// # let _: axum::Router = axum::Router::new().layer(at_start_up).layer(at_run_time);
+    /// ```
+    pub fn enabled(mut self, switch: impl Into<Switch>) -> Self {
+        self.switch = Some(switch.into());
         self
     }
 

@@ -23,6 +23,7 @@ use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
 use crate::response::{DeferredCharge, Http, Protocol, Rejection};
+use crate::switch::Switch;
 use crate::telemetry;
 use crate::wait::{Bound, MaxWait};
 
@@ -81,6 +82,9 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = &*self.shared;
         let layer = &shared.layer;
+        if Switch::is_off(layer.switch.as_ref()) || !layer.backend.is_enabled() {
+            return self.skip(request);
+        }
         // Key, answer and request are large. On the usual path they are used where they were written.
         let mut extracted = layer.key.key(&request);
         let key = match &mut extracted {
@@ -273,6 +277,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
     }
 
     /// Calls the inner service with a request that is not limited.
+    #[inline(never)]
     fn skip<Req>(&mut self, request: Req) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,

@@ -10,6 +10,7 @@ use crate::decision::{Decision, Op, Receipt, Reply, Reservation, Snapshot};
 use crate::key::{Key, KeyRef};
 use crate::policy::Policy;
 use crate::quota::Cost;
+use crate::switch::Switch;
 use crate::telemetry;
 use crate::wait::MaxWait;
 
@@ -25,13 +26,18 @@ use crate::wait::MaxWait;
 pub struct Limiter<B> {
     policy: Policy,
     backend: B,
+    switch: Option<Switch>,
 }
 
 impl<B: Backend> Limiter<B> {
     /// Creates a limiter of `policy`, with its state in `backend`.
     #[must_use]
     pub const fn new(policy: Policy, backend: B) -> Self {
-        Self { policy, backend }
+        Self {
+            policy,
+            backend,
+            switch: None,
+        }
     }
 
     /// Returns a limiter with the same state and another policy of the same name, for example a tier.
@@ -40,7 +46,21 @@ impl<B: Backend> Limiter<B> {
         Self {
             policy: policy.clone(),
             backend: self.backend.clone(),
+            switch: self.switch.clone(),
         }
+    }
+
+    /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
+    /// each operation returns while it is off.
+    #[must_use]
+    pub fn enabled(mut self, switch: impl Into<Switch>) -> Self {
+        self.switch = Some(switch.into());
+        self
+    }
+
+    #[inline(always)] // without a switch, two comparisons remain, or one
+    fn is_off(&self) -> bool {
+        Switch::is_off(self.switch.as_ref()) || !self.backend.is_enabled()
     }
 
     /// Returns the policy.
@@ -61,6 +81,9 @@ impl<B: Backend> Limiter<B> {
     ///
     /// Returns an error if the backend fails. A memory backend never fails.
     pub async fn check(&self, key: &Key, cost: impl Into<Cost>) -> Result<Reply, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy));
+        }
         let reply = self.ask(Op::Check(cost.into()), key).await?;
         telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         Ok(reply)
@@ -101,6 +124,9 @@ impl<B: Backend> Limiter<B> {
         cost: impl Into<Cost>,
         max_wait: Duration,
     ) -> Result<Reply, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy));
+        }
         let cost = cost.into();
         let mut reply = self.ask(Op::Reserve { cost, max_wait }, key).await?;
         cancel::set_due(&mut reply, self.backend.context());
@@ -130,6 +156,9 @@ impl<B: Backend> Limiter<B> {
         cost: impl Into<Cost>,
         max_wait: impl Into<MaxWait>,
     ) -> Result<Charge, Rejected<B::Error>> {
+        if self.is_off() {
+            return Ok(Charge::uncounted());
+        }
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let wait = acquire::acquire(&self.backend, &self.policy, key, &cost, max_wait);
         let waited = wait.await;
@@ -214,6 +243,9 @@ impl<B: Backend> Limiter<B> {
     ///
     /// Returns an error if the backend fails.
     pub async fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy).decision.into_snapshot());
+        }
         self.snapshot(Op::Check(Cost::ZERO), key).await
     }
 
@@ -242,6 +274,9 @@ impl<B: Backend> Limiter<B> {
     ///
     /// Returns an error if the backend fails.
     pub async fn penalize(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
+        if self.is_off() {
+            return Ok(Reply::of_unused_key(&self.policy).decision.into_snapshot());
+        }
         self.snapshot(Op::Penalize(cost.into()), key).await
     }
 
@@ -262,9 +297,8 @@ impl<B: Backend> Limiter<B> {
     }
 
     async fn snapshot(&self, op: Op, key: &Key) -> Result<Snapshot, B::Error> {
-        self.ask(op, key).await.map(|reply| match reply.decision {
-            Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
-        })
+        let reply = self.ask(op, key).await?;
+        Ok(reply.decision.into_snapshot())
     }
 }
 
@@ -272,6 +306,9 @@ impl<C: Clock> Limiter<MemoryBackend<C>> {
     /// Checks without `async`. A memory backend answers at once and never fails.
     #[inline(always)] // a call would move the reply once more
     pub fn check_now<'k>(&self, key: impl Into<KeyRef<'k>>, cost: impl Into<Cost>) -> Reply {
+        if self.is_off() {
+            return Reply::of_unused_key(&self.policy);
+        }
         let reply = self.backend.check(&self.policy, key, cost.into());
         telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         reply

@@ -19,6 +19,7 @@ pub struct SemaphorePolicy {
     capacity: u16,
     /// In µs.
     lease: u64,
+    is_shadow: bool,
 }
 
 /// The error of an invalid semaphore policy.
@@ -67,6 +68,7 @@ impl SemaphorePolicy {
             name: name.into(),
             capacity: checked(capacity)?,
             lease: DEFAULT_LEASE,
+            is_shadow: false,
         })
     }
 
@@ -113,6 +115,42 @@ impl SemaphorePolicy {
         }
         let lease = micros_up(lease);
         Ok(Self { lease, ..self })
+    }
+
+    /// Returns the same policy, not enforced. It shows the effect of a limit before it is enforced.
+    ///
+    /// A layer acquires permits as usual, and allows every request:
+    ///
+    /// - A request that would be rejected or would wait is allowed at once, without a permit.
+    /// - Its denial is reported to `tracing` and `metrics`. On request a header field
+    ///   ([`shadow_header`](crate::SemaphoreLayer::shadow_header)) or the extensions of the response
+    ///   ([`response_extensions`](crate::SemaphoreLayer::response_extensions)) report it, too.
+    /// - Rate-limit fields are not sent.
+    /// - A request without a key is allowed, unless the policy is chosen for each request.
+    /// - A request is allowed if the backend fails.
+    ///
+    /// A shadow policy shares its permits with the enforced policy of the same name. A
+    /// [`Semaphore`](crate::Semaphore) without a layer returns a denial as usual.
+    ///
+    /// ```
+    /// use tower_sluice::{Header, MemorySemaphore, SemaphoreLayer, SemaphorePolicy};
+    ///
+    /// let policy = SemaphorePolicy::new("exports", 5).shadow();
+    /// let limit = SemaphoreLayer::new(policy, Header::new("x-api-key"), MemorySemaphore::new()).shadow_header(true);
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
+    #[must_use]
+    pub fn shadow(self) -> Self {
+        Self {
+            is_shadow: true,
+            ..self
+        }
+    }
+
+    /// Returns whether the policy is [not enforced](Self::shadow).
+    #[must_use]
+    pub const fn is_shadow(&self) -> bool {
+        self.is_shadow
     }
 
     /// Returns the name. Permits belong to the name and a key.

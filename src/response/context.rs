@@ -10,7 +10,7 @@ use crate::key::Key;
 use crate::limiter::Acquired;
 use crate::limiter::charge::{Charge, Settle};
 use crate::partition::PartitionKey;
-use crate::policy::Policy;
+use crate::policy::{Policy, SemaphorePolicy};
 use crate::quota::Cost;
 use crate::semaphore::{Hold, Permit};
 
@@ -44,8 +44,11 @@ pub struct RejectedContext<'a> {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PermitContext {
-    /// The permit. `None` if the backend failed and the request is allowed without one.
+    /// The permit. `None` if the request is allowed without one: it has no key, the limit is off, the backend failed,
+    /// or a shadow policy denied it.
     pub permit: Option<Permit>,
+    /// The [shadow](SemaphorePolicy::shadow) policy that denied the request, with its decision.
+    pub denial: Option<(SemaphorePolicy, Decision)>,
     /// When the permit is released.
     pub hold: Hold,
     /// The partition key for the client, if enabled.

@@ -176,8 +176,8 @@ impl<F, H, M> Http<F, H, M> {
         self
     }
 
-    /// Sets whether a response names the [shadow](crate::Policy::shadow) policy that would have rejected its request,
-    /// in the field `x-ratelimit-shadow`; false by default.
+    /// Sets whether a response names the shadow policies ([`Policy::shadow`](crate::Policy::shadow),
+    /// [`SemaphorePolicy::shadow`](crate::SemaphorePolicy::shadow)) that would have rejected its request, in the field `x-ratelimit-shadow`; false by default.
     #[must_use]
     pub fn shadow_header(mut self, shadow_header: bool) -> Self {
         self.shadow_header = shadow_header;

@@ -16,7 +16,9 @@ use super::protocol::Protocol;
 use super::rejection_body::RejectionBody;
 use super::{field, grpc};
 use crate::clock::Timestamp;
+use crate::decision::Decision;
 use crate::partition::PartitionKey;
+use crate::policy::SemaphorePolicy;
 use crate::semaphore::{HeldPermit, Hold, Permit};
 
 /// A [`Protocol`] whose requests can hold permits.
@@ -36,12 +38,14 @@ pub trait PermitProtocol<Req, Res, Err>: Protocol<Req, Res, Err> {
 /// Holds the permit of an HTTP request until its response.
 pub struct HttpPermitHolder {
     permit: Option<Arc<Permit>>,
+    denial: Option<(SemaphorePolicy, Decision)>,
     hold: Hold,
     formats: HeaderFormats,
     existing: ExistingHeaders,
     partition_key: Option<PartitionKey>,
     on_redirects: bool,
     response_extensions: bool,
+    shadow_header: bool,
 }
 
 impl<B, ResBody, E, F, M> PermitProtocol<Request<B>, Response<ResBody>, E> for Http<F, NoHook, M>
@@ -61,12 +65,14 @@ where
         }
         HttpPermitHolder {
             permit,
+            denial: context.denial,
             hold: context.hold,
             formats: self.formats,
             existing: self.existing,
             partition_key: context.partition_key,
             on_redirects: self.on_redirects,
             response_extensions: self.response_extensions,
+            shadow_header: self.shadow_header,
         }
     }
 
@@ -75,9 +81,18 @@ where
         mut response: Response<ResBody>,
     ) -> Self::Response {
         let Some(permit) = holder.permit else {
+            if let Some((policy, decision)) = holder.denial {
+                if holder.shadow_header {
+                    field::write_shadow(policy.name(), response.headers_mut());
+                }
+                if holder.response_extensions {
+                    response.extensions_mut().insert(decision);
+                }
+            }
             return response.map(M::inner);
         };
-        if field::is_written_on(response.status(), holder.on_redirects)
+        if !permit.policy().is_shadow()
+            && field::is_written_on(response.status(), holder.on_redirects)
             && !grpc::is_grpc(response.headers())
         {
             let headers = response.headers_mut();

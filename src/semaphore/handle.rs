@@ -12,9 +12,10 @@ use super::release::{ReleasePermit, runtime};
 use super::renewal;
 use crate::backend::{Answer, Lease, PermitBackend, PermitQueue, PermitWaiter};
 use crate::clock::Timestamp;
-use crate::decision::{Decision, PermitOp, PermitReply, Snapshot};
+use crate::decision::{PermitOp, PermitReply, Snapshot};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
+use crate::switch::Switch;
 use crate::wait::MaxWait;
 
 /// Limits the requests in flight for each key.
@@ -30,6 +31,7 @@ pub struct Semaphore<B> {
     backend: B,
     /// The same backend, for permits, which do not know its type.
     releaser: Arc<dyn ReleasePermit>,
+    switch: Option<Switch>,
 }
 
 impl<B: PermitBackend> Semaphore<B> {
@@ -40,6 +42,7 @@ impl<B: PermitBackend> Semaphore<B> {
             policy,
             releaser: Arc::new(backend.clone()),
             backend,
+            switch: None,
         }
     }
 
@@ -50,6 +53,19 @@ impl<B: PermitBackend> Semaphore<B> {
             policy: policy.clone(),
             ..self.clone()
         }
+    }
+
+    /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
+    /// each operation returns while it is off.
+    #[must_use]
+    pub fn enabled(mut self, switch: impl Into<Switch>) -> Self {
+        self.switch = Some(switch.into());
+        self
+    }
+
+    #[inline(always)] // without a switch, two comparisons remain, or one
+    pub(crate) fn is_off(&self) -> bool {
+        Switch::is_off(self.switch.as_ref()) || !self.backend.is_enabled()
     }
 
     /// Returns the policy.
@@ -77,6 +93,9 @@ impl<B: PermitBackend> Semaphore<B> {
         key: &Key,
         weight: u32,
     ) -> Result<Permit, AcquireError<B::Error>> {
+        if self.is_off() {
+            return Ok(Permit::of_nothing(&self.policy, key, weight));
+        }
         let asked_at = self.start_of_lease();
         let mut pending = PendingPermit::new(&self.backend, &self.policy, key);
         let id = pending.id();
@@ -151,6 +170,9 @@ impl<B: PermitBackend> Semaphore<B> {
         max_wait: impl Into<MaxWait>,
     ) -> Result<Permit, AcquireError<B::Error>> {
         let max_wait = max_wait.into();
+        if self.is_off() {
+            return Ok(Permit::of_nothing(&self.policy, key, weight));
+        }
         // Weight 0 needs no wait, and for a weight above the capacity no wait helps.
         let in_vain = weight == 0 || weight > self.policy.capacity();
         if max_wait == MaxWait::NONE || in_vain {
@@ -176,13 +198,16 @@ impl<B: PermitBackend> Semaphore<B> {
     ///
     /// Returns an error if the backend fails.
     pub async fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
+        if self.is_off() {
+            return Ok(PermitReply::of_unused_key(&self.policy)
+                .decision
+                .into_snapshot());
+        }
         let reply = match self.backend.ask(PermitOp::Peek, &self.policy, key) {
             Answer::Now(reply) => reply?,
             Answer::Later(reply) => reply.await?,
         };
-        Ok(match reply.decision {
-            Decision::Allow(snapshot) | Decision::Deny(snapshot, _) => snapshot,
-        })
+        Ok(reply.decision.into_snapshot())
     }
 
     /// Joins the queue of the key, and asks the backend from its head.

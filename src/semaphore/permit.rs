@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::release::{ReleaseError, ReleasePermit, ReleaseProgress};
 use crate::backend::{Lease, TaskError};
-use crate::decision::{Decision, PermitId};
+use crate::decision::{Decision, PermitId, PermitReply};
+use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 use crate::telemetry;
 
@@ -20,7 +21,7 @@ use crate::telemetry;
 #[must_use = "a permit that is dropped is given back at once"]
 pub struct Permit {
     lease: Arc<Lease>,
-    /// `None` after the release.
+    /// `None` after the release, and if the semaphore was off.
     releaser: Option<Arc<dyn ReleasePermit>>,
     decision: Decision,
     waited: Duration,
@@ -42,6 +43,17 @@ impl Permit {
         let (policy, weight) = (permit.policy(), permit.weight());
         telemetry::permit_acquired(policy.label(), weight, waited);
         permit
+    }
+
+    /// The permit of a semaphore that is off. It occupies nothing and lasts as long as it is kept.
+    pub(super) fn of_nothing(policy: &SemaphorePolicy, key: &Key, weight: u32) -> Self {
+        let id = PermitId::from_bytes([0; 16]);
+        Self {
+            lease: Lease::new(id, weight, policy, key, None, false),
+            releaser: None,
+            decision: PermitReply::of_unused_key(policy).decision,
+            waited: Duration::ZERO,
+        }
     }
 
     /// Returns the id.
@@ -110,7 +122,7 @@ impl Permit {
     /// The first poll, or the drop of the future, starts the release. It completes without further polls.
     pub async fn release(mut self) -> Result<bool, ReleaseError> {
         let Some(releaser) = self.releaser.take() else {
-            return Ok(false);
+            return Ok(true);
         };
         telemetry::permit_released(self.lease.policy.label(), self.lease.weight);
         match releaser.release(&self.lease) {

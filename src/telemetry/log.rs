@@ -50,6 +50,13 @@ pub(super) fn unenforced(policy: &str) {
     tracing::debug!(policy, "request allowed by a shadow policy: over the limit");
 }
 
+pub(super) fn permit_unenforced(permits: &str) {
+    tracing::debug!(
+        permits,
+        "request allowed by a shadow policy: too many requests in flight"
+    );
+}
+
 pub(super) fn backend_failed(error: &impl Display, policy: &str) {
     tracing::debug!(%error, policy, "the backend failed");
 }

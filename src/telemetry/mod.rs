@@ -97,6 +97,10 @@ pub(crate) fn unkeyed(error: &impl Display, fault: Option<ServerFault>) {
 
 /// Reports the decision of a semaphore.
 pub(crate) fn permit_decided(permits: &Arc<str>, outcome: DecisionOutcome) {
+    #[cfg(feature = "tracing")]
+    if let DecisionOutcome::Shadow = outcome {
+        log::permit_unenforced(permits);
+    }
     #[cfg(feature = "metrics")]
     metrics::permit_decided(permits, outcome);
     let _ = (permits, outcome);

@@ -26,6 +26,7 @@ mod routes;
 mod settling;
 mod shadow;
 mod support;
+mod switch;
 #[cfg(feature = "axum")]
 mod uris;
 #[cfg(feature = "axum")]

@@ -11,8 +11,10 @@ mod responses;
 #[path = "../support/mod.rs"]
 mod servers;
 mod services;
+mod shadow;
 #[allow(dead_code, reason = "for all tests of layers")]
 #[path = "../limit/support.rs"]
 mod support;
+mod switch;
 mod upgrades;
 mod waiting;
