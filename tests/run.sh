@@ -21,13 +21,17 @@ need() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$2" >/dev/null
 }
 
-# step NAME COMMAND..: runs the command and prints its duration.
+# step NAME BUDGET COMMAND..: runs the command, and prints its duration beside its budget in seconds. The budgets
+# are those of a quiet machine with two cores, and add up to 25 minutes. A step over its budget is reported at the end.
+over=()
 step() {
-    local name=$1 start=$SECONDS
-    shift
+    local name=$1 budget=$2 start=$SECONDS took
+    shift 2
     say "$name: $*"
     "$@"
-    say "$name took $((SECONDS - start)) s"
+    took=$((SECONDS - start))
+    say "$name took $took s of $budget s"
+    if [ "$took" -gt "$budget" ]; then over+=("$name"); fi
 }
 
 # The features of Cargo.toml, one a line.
@@ -38,7 +42,7 @@ features() {
 # check_lib ARGUMENT..: checks the library, and fails on a warning.
 check_lib() {
     local output
-    output=$(cargo check --quiet --lib "$@" 2>&1) && [ -z "$output" ] || die "cargo check --lib $*: $output"
+    output=$(cargo check --locked --quiet --lib "$@" 2>&1) && [ -z "$output" ] || die "cargo check --lib $*: $output"
 }
 
 each_feature_alone() {
@@ -52,7 +56,7 @@ each_feature_alone() {
 
 # The package must contain the files that its tests read.
 package() {
-    cargo package --quiet --allow-dirty
+    cargo package --locked --quiet --allow-dirty
     local list vectors
     list=$(cargo package --list --allow-dirty)
     for vectors in tests/vectors/*.json; do
@@ -65,24 +69,27 @@ redis32() {
     tests/redis32.sh target/redis32 || say "NOT TESTED: no 32-bit redis-server, see above"
 }
 
-command -v cargo >/dev/null || die "'cargo' is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml) or later (https://rustup.rs)"
+command -v cargo >/dev/null || die "'cargo' is missing: install the current stable Rust (https://rustup.rs)"
 cargo fmt --version >/dev/null 2>&1 || die "rustfmt is missing: run 'rustup component add rustfmt'"
 cargo clippy --version >/dev/null 2>&1 || die "clippy is missing: run 'rustup component add clippy'"
 need cc gcc
 need redis-server redis-server
 need chromium chromium
 need chromedriver chromium-driver
+need jq jq
 
-step format cargo fmt --check
-step format-model cargo fmt --check --manifest-path tests/model/Cargo.toml
-step format-instructions cargo fmt --check --manifest-path benches/instructions/Cargo.toml
-step clippy cargo clippy --quiet --all-targets --all-features -- -D warnings
-step docs env RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps --all-features
-step features each_feature_alone
-step redis32 redis32
-step tests cargo test --all-features
-step servers tests/servers.sh --core
-step model tests/model/run.sh
-step instructions benches/instructions/run.sh
-step package package
-say "all good after $SECONDS s"
+step format 5 cargo fmt --check
+step format-model 5 cargo fmt --check --manifest-path tests/model/Cargo.toml
+step format-instructions 5 cargo fmt --check --manifest-path benches/instructions/Cargo.toml
+step msrv 5 tests/msrv.sh
+step clippy 185 cargo clippy --locked --quiet --all-targets --all-features -- -D warnings
+step docs 65 env RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --no-deps --all-features
+step features 170 each_feature_alone
+step redis32 15 redis32
+step tests 800 cargo test --locked --all-features
+step servers 50 tests/servers.sh --core
+step model 75 tests/model/run.sh
+step instructions 90 benches/instructions/run.sh
+step package 30 package
+if [ ${#over[@]} -gt 0 ]; then say "OVER BUDGET: ${over[*]}"; fi
+say "all good after $SECONDS s of 1500 s"

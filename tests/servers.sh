@@ -6,6 +6,7 @@
 #     tests/servers.sh --core           the vectors, and one failure of the network, on each server
 #     tests/servers.sh --test fire      any arguments of `cargo test`, on each server
 #     tests/servers.sh --list           the servers and their programs
+#     SLUICE_ONLY=valkey-9.1 tests/servers.sh     one server only
 #
 # It prints a table of servers and results. It fails if a test fails. A server that cannot be had is reported.
 set -uo pipefail
@@ -46,9 +47,9 @@ declare -A programs
 build() {
     local binary path flags=()
     for binary in "$@"; do flags+=(--test "$binary"); done
-    cargo test --quiet --all-features "${flags[@]}" --no-run || exit 1
+    cargo test --locked --quiet --all-features "${flags[@]}" --no-run || exit 1
     while read -r binary path; do programs[$binary]=$path; done < <(
-        cargo test --all-features "${flags[@]}" --no-run 2>&1 |
+        cargo test --locked --all-features "${flags[@]}" --no-run 2>&1 |
             sed -nE 's,.*Executable tests/([a-z_]+)(\.rs|/main\.rs) \((.*)\),\1 \3,p'
     )
 }
@@ -80,7 +81,7 @@ case ${1-} in
 esac
 failed=0 rows=()
 while read -r name package path; do
-    [ -n "$name" ] || continue
+    [ -n "$name" ] && [ "${SLUICE_ONLY:-$name}" = "$name" ] || continue
     if ! program=$(fetch "$name" "$package" "$path"); then
         say "NOT TESTED: $name ($package) cannot be had: $(tail -n 1 "$cache/$name.log")"
         rows+=("$(printf '%-12s not tested' "$name")")
@@ -92,7 +93,7 @@ while read -r name package path; do
         --list) continue ;;
         '') run_all "$name"; continue ;;
         --core) core ;;
-        *) cargo test --all-features "$@" ;;
+        *) cargo test --locked --all-features "$@" ;;
     esac </dev/null
     # shellcheck disable=SC2181
     if [ $? -eq 0 ]; then result=ok; else result=FAILED failed=1; fi

@@ -15,7 +15,7 @@ command -v valgrind >/dev/null || {
     echo "NOT COMPARED: valgrind is missing (Debian's package is 'valgrind')"
     exit 0
 }
-cargo build --quiet --release
+cargo build --locked --quiet --release
 binary=$CARGO_TARGET_DIR/release/sluice-instructions
 
 # count PATH: the instructions of one repetition.

@@ -3,4 +3,4 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export CARGO_TARGET_DIR="$PWD/target/model" RUSTFLAGS='--cfg sluice_model'
-exec cargo test --quiet --manifest-path tests/model/Cargo.toml "$@"
+exec cargo test --locked --quiet --manifest-path tests/model/Cargo.toml "$@"
