@@ -343,3 +343,57 @@ async fn value_of_mixed_formats_is_corrupt() {
         }
     }
 }
+
+/// A total has no expiry, unless it is forgotten. A tier that forgets does not shorten the life of the other's state.
+#[tokio::test]
+async fn total_is_kept_for_ever_unless_it_is_forgotten() {
+    let server = RedisServer::start();
+    for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
+        let backend = builder(atomicity)
+            .connect(server.url())
+            .await
+            .expect("the server runs");
+        let kept = Limiter::new(Policy::new("api", Quota::total(9)), backend.clone());
+        let forgotten = kept.with_policy(&Policy::new("api", Quota::total(9).forget_after(HOUR)));
+        let expiry = || -> i64 { server.get(&["PTTL", &format!("{KEY_PREFIX}}}:t")]) };
+        let key = ann();
+        for (limiter, expires) in [(&forgotten, true), (&kept, false), (&forgotten, false)] {
+            let mut receipt = limiter
+                .check(&key, 2)
+                .await
+                .expect("an answer")
+                .receipt
+                .expect("allowed");
+            assert_eq!(expiry() > 0, expires, "{atomicity:?}");
+            assert!(
+                !expires || (3_590_000..=3_601_000).contains(&expiry()),
+                "{}",
+                expiry()
+            );
+            let left = limiter
+                .refund(&key, &mut receipt, 1)
+                .await
+                .expect("an answer");
+            assert!(left.reset_after() == Duration::MAX && (expiry() > 0) == expires);
+            let _ = limiter.penalize(&key, 1).await.expect("an answer");
+            assert_eq!(expiry() > 0, expires, "{atomicity:?}");
+        }
+        let look = kept.peek(&key).await.expect("an answer");
+        assert_eq!((look.remaining(), look.reset_after()), (3, Duration::MAX));
+        let _ = kept.reset(&key).await.expect("an answer");
+        // A total that is given back in whole leaves no key behind.
+        let mut receipt = kept
+            .check(&key, 2)
+            .await
+            .expect("an answer")
+            .receipt
+            .expect("allowed");
+        let _ = kept.refund(&key, &mut receipt, 2).await.expect("an answer");
+        assert!(
+            (0..=1_000).contains(&expiry()),
+            "{atomicity:?}: {}",
+            expiry()
+        );
+        let _ = kept.reset(&key).await.expect("an answer");
+    }
+}

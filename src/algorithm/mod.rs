@@ -1,4 +1,4 @@
-//! The five algorithms as pure functions on integers. The input is quota, state, time and cost. The output is a reply
+//! The algorithms as pure functions on integers. The input is quota, state, time and cost. The output is a reply
 //! and the new state.
 //!
 //! Nothing here reads a clock, takes a lock or knows keys. A backend keeps one [`State`] for each quota of a key,
@@ -31,6 +31,7 @@ mod sliding_window;
 pub(crate) mod stored;
 mod time;
 mod token_bucket;
+mod total;
 
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ use crate::decision::{
     Snapshot,
 };
 use crate::policy::{NamedQuota, Policy};
-use crate::quota::Cost;
+use crate::quota::{Cost, Quota, Rule};
 
 /// Decides one request. Either every quota of the policy allows the cost and is charged, or none is charged.
 ///
@@ -232,6 +233,14 @@ pub fn reset(policy: &Policy, states: &mut [Option<State>], now: Timestamp) -> R
     })
 }
 
+/// Returns the µs for which the state of a quota is kept after a write with this answer.
+pub(crate) fn kept_for(quota: &Quota, answer: &QuotaSnapshot) -> u64 {
+    match &quota.rule {
+        Rule::Total(total) => total.kept_for(answer),
+        _ => answer.reset_after,
+    }
+}
+
 /// A missing state would silently exclude its quota from the decision.
 fn assert_one_each(policy: &Policy, states: &[Option<State>]) {
     let quotas = policy.quotas().len();
@@ -279,7 +288,6 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
-    use crate::quota::Quota;
 
     #[test]
     fn operations_panic_without_one_state_for_each_quota() {

@@ -22,6 +22,8 @@ pub(super) struct Micros(pub(super) i64);
 pub(crate) trait Algorithm {
     type State;
     type View;
+    /// Whether the state never becomes obsolete by itself. A backend in memory keeps such states apart.
+    const IS_TOTAL: bool = false;
 
     fn limit(&self) -> u64;
     fn state(stored: &StoredState) -> Option<&Self::State>;
@@ -33,12 +35,21 @@ pub(crate) trait Algorithm {
     fn view(&self, state: Option<&Self::State>, now: i64) -> Self::View;
     /// Returns whether a denied check must store the view.
     fn must_write(&self, view: &Self::View) -> bool;
+    /// Returns whether every check must store the view, also one of a cost of 0 or above the limit.
+    fn must_write_always(&self, _: &Self::View) -> bool {
+        false
+    }
     /// Returns whether `cost` is allowed, where `0 < cost <= limit`.
     fn fits(&self, view: &Self::View, cost: u64) -> bool;
     /// Returns the smallest wait after which a denied `cost` fits, from the caller's time.
     fn retry_after(&self, view: &Self::View, state: Option<&Self::State>, cost: u64) -> u64;
     fn remaining(&self, view: &Self::View) -> u64;
     fn reset_after(&self, view: &Self::View) -> u64;
+    /// Returns the µs for which a state is kept after a write with this answer.
+    #[inline]
+    fn kept_for(&self, answer: &QuotaSnapshot) -> u64 {
+        answer.reset_after
+    }
 
     /// Stores the view.
     fn write(&self, view: &Self::View, state: &mut Self::State);
@@ -75,7 +86,7 @@ pub(crate) trait ByAlgorithm {
 }
 
 /// Calls `function` with the algorithm of `quota`.
-#[inline]
+#[inline(always)] // a call would pass the function's values through memory
 pub(crate) fn by_algorithm<F: ByAlgorithm>(quota: &Quota, function: F) -> F::Output {
     match &quota.rule {
         Rule::TokenBucket(algorithm) => function.call(algorithm),
@@ -83,6 +94,7 @@ pub(crate) fn by_algorithm<F: ByAlgorithm>(quota: &Quota, function: F) -> F::Out
         Rule::FixedWindow(algorithm) => function.call(algorithm),
         Rule::SlidingWindow(algorithm) => function.call(algorithm),
         Rule::SlidingLog(algorithm) => function.call(algorithm),
+        Rule::Total(algorithm) => function.call(algorithm),
     }
 }
 
@@ -288,6 +300,9 @@ impl Operation for Decide {
                     written::<A>(slot, |state| algorithm.write(&view, state));
                 }
             }
+        }
+        if (cost == 0 || cost > algorithm.limit()) && algorithm.must_write_always(&view) {
+            written::<A>(slot, |state| algorithm.write(&view, state));
         }
         (snapshot(algorithm, &view, retry_after), position)
     }

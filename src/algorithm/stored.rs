@@ -3,8 +3,8 @@
 
 use super::time::{micros_between, signed};
 use crate::decision::{
-    Capacity, FixedWindowState, IntervalBucketState, SlidingWindowState, State, StoredState,
-    TokenBucketState,
+    Capacity, FixedWindowState, IntervalBucketState, NEVER, SlidingWindowState, State, StoredState,
+    TokenBucketState, TotalState,
 };
 use crate::quota::{MOST_TOKENS, Quota, Rule};
 
@@ -33,7 +33,7 @@ fn unpack<const N: usize>(mark: &[u8; 2], packed: &[u8]) -> Option<[i64; N]> {
     Some(read)
 }
 
-/// Returns the stored form of a state; `None` for a log. The form of a bucket contains `keep_until`, the time in µs at
+/// Returns the stored form of a state; `None` for a log. The form of a bucket or a total contains `keep_until`, the time in µs at
 /// which its key expires.
 pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
     let keep_until = signed(keep_until.min(LARGEST));
@@ -66,6 +66,7 @@ pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
                 signed(counts.previous),
             ],
         ),
+        StoredState::Total(total) => pack(b"t1", [signed(total.used), total.at, keep_until]),
         StoredState::SlidingLog(_) => return None,
     })
 }
@@ -119,12 +120,20 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
                 previous: unsigned(previous)?,
             })
         }
+        b't' => {
+            let [used, at, until] = unpack(b"t1", packed)?;
+            keep_until = unsigned(until)?;
+            StoredState::Total(TotalState {
+                used: unsigned(used)?,
+                at: Some(at).filter(|at| *at >= 0)?,
+            })
+        }
         _ => return None,
     };
     Some((State(state), keep_until))
 }
 
-/// Returns the µs after `now` at which the key of the new state `after` expires. Nothing is owed after `owed` µs. The
+/// Returns the µs after `now`, or [`NEVER`], at which the key of the new state `after` expires. Nothing is owed after `owed` µs. The
 /// key with the old state `before` expires at `keep_until`, and a write never shortens that.
 pub(crate) fn keep_for(
     quota: &Quota,
@@ -147,6 +156,12 @@ pub(crate) fn keep_for(
         (Rule::SlidingWindow(sliding), StoredState::SlidingWindow(counts)) => {
             to_end(counts.start, 2, sliding.window)
         }
+        (Rule::Total(total), StoredState::Total(state)) => match total.forget_after {
+            _ if state.used == 0 => 0,
+            None => NEVER,
+            Some(_) if keep_until >= LARGEST => NEVER,
+            Some(span) => to_end(state.at, 1, span).max(keep_until.saturating_sub(now)),
+        },
         _ => {
             let before = before.map_or(0, |state| state.order().0);
             let went_back = before > now_signed && after.order().0 <= now_signed;

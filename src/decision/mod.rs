@@ -26,11 +26,11 @@ pub use self::receipt::Receipt;
 pub(crate) use self::receipt::{ChargePart, ChargePosition};
 pub use self::reservation::Reservation;
 pub(crate) use self::snapshot::NEVER;
-pub use self::snapshot::{QuotaSnapshot, RetryAfter, Snapshot};
+pub use self::snapshot::{DenialReason, QuotaSnapshot, RetryAfter, Snapshot};
 pub use self::state::State;
 pub(crate) use self::state::{
     Capacity, FixedWindowState, IntervalBucketState, LogEntry, SlidingLogState, SlidingWindowState,
-    StoredState, TokenBucketState,
+    StoredState, TokenBucketState, TotalState,
 };
 
 /// The answer to one request.
@@ -64,6 +64,24 @@ impl Decision {
     pub const fn snapshot(&self) -> &Snapshot {
         match self {
             Self::Allow(snapshot) | Self::Deny(snapshot, _) => snapshot,
+        }
+    }
+
+    /// Returns why the request was denied; `None` if it was allowed.
+    ///
+    /// ```
+    /// use tower_sluice::decision::DenialReason;
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::total(1)), MemoryBackend::new());
+    /// let decision = limiter.check_now(&Key::from("ann"), 2).decision;
+    /// assert_eq!(decision.denial_reason(), Some(DenialReason::Quota));
+    /// ```
+    #[must_use]
+    pub const fn denial_reason(&self) -> Option<DenialReason> {
+        match self {
+            Self::Allow(_) => None,
+            Self::Deny(snapshot, _) => Some(snapshot.reason()),
         }
     }
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::clock::micros_up;
-use crate::quota::Cost;
+use crate::quota::{Cost, MAX_QUOTAS};
 
 /// The wait after which the same request is allowed.
 ///
@@ -13,8 +13,21 @@ pub enum RetryAfter {
     /// The smallest wait after which the same request is allowed, if no other request is made meanwhile. One
     /// microsecond sooner the request would still be denied. At least 1 µs.
     In(Duration),
-    /// The cost exceeds the limit and can never be allowed.
+    /// No wait helps: the cost exceeds the limit, or a [total](crate::Quota::total) is used up.
     Never,
+}
+
+/// The reason of a denial; see [`Decision::denial_reason`](super::Decision::denial_reason).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DenialReason {
+    /// At least one quota denied the cost.
+    #[default]
+    Quota,
+    /// A memory backend keeps as many totals as it may
+    /// ([`max_totals`](crate::backend::memory::MemoryBackendBuilder::max_totals)), and the key has none yet. A layer
+    /// rejects the request as if the backend had failed.
+    TooManyTotals,
 }
 
 /// The answer of one quota. [`Snapshot`] is the answer of a policy.
@@ -22,19 +35,19 @@ pub enum RetryAfter {
 pub struct QuotaSnapshot {
     pub(crate) limit: u64,
     pub(crate) remaining: u64,
-    /// In µs; 0 if allowed, [`NEVER`] if the cost exceeds the limit.
+    /// In µs; 0 if allowed, [`NEVER`] if no wait helps.
     pub(crate) retry_after: u64,
-    /// In µs.
+    /// In µs; [`NEVER`] for a total that is in use.
     pub(crate) reset_after: u64,
 }
 
-/// The `retry_after` of a cost above the limit.
+/// The `retry_after` if no wait helps, and the `reset_after` of a total in use.
 pub(crate) const NEVER: u64 = u64::MAX;
 
 impl QuotaSnapshot {
     /// Creates an answer from its numbers, for a backend that decides by itself.
     ///
-    /// Times are rounded up to whole microseconds. A wait is at least 1 µs.
+    /// Times are rounded up to whole microseconds. A wait is at least 1 µs. A reset after [`Duration::MAX`] never comes.
     #[must_use]
     pub fn new(
         limit: u64,
@@ -83,10 +96,14 @@ impl QuotaSnapshot {
         }
     }
 
-    /// Returns the time until nothing is owed: a bucket is full, a window counts nothing. 0 if nothing is owed now.
+    /// Returns the time until nothing is owed: a bucket is full, a window counts nothing. 0 if nothing is owed now, and
+    /// [`Duration::MAX`] for a total in use, which never resets by itself.
     #[must_use]
     pub const fn reset_after(&self) -> Duration {
-        Duration::from_micros(self.reset_after)
+        match self.reset_after {
+            NEVER => Duration::MAX,
+            micros => Duration::from_micros(micros),
+        }
     }
 }
 
@@ -110,15 +127,20 @@ impl QuotaSnapshot {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(crate) quotas: SmallVec<[QuotaSnapshot; 2]>,
-    pub(crate) governing: u8,
+    /// The index of the governing quota in the low three bits, and the reason of a denial in the others. Two fields
+    /// would cost the path of an allowed request more instructions.
+    marks: u8,
 }
+
+/// The bits of an index: a policy has at most eight quotas.
+const INDEX: u8 = MAX_QUOTAS as u8 - 1;
 
 impl Snapshot {
     #[inline]
     pub(crate) fn single(quota: QuotaSnapshot) -> Self {
         Self {
             quotas: SmallVec::from_buf_and_len([quota; 2], 1),
-            governing: 0,
+            marks: 0,
         }
     }
 
@@ -131,15 +153,29 @@ impl Snapshot {
             }
         }
         Self {
-            governing: u8::try_from(governing).unwrap_or(0),
+            marks: u8::try_from(governing).unwrap_or(0),
             quotas,
+        }
+    }
+
+    /// Sets the reason of a denial.
+    pub(crate) fn denied_by(mut self, reason: DenialReason) -> Self {
+        self.marks = self.marks & INDEX | (reason as u8) << INDEX.count_ones();
+        self
+    }
+
+    pub(super) const fn reason(&self) -> DenialReason {
+        match self.marks >> INDEX.count_ones() {
+            0 => DenialReason::Quota,
+            _ => DenialReason::TooManyTotals,
         }
     }
 
     /// Returns the index of the governing quota in its policy, from 0.
     #[must_use]
+    #[inline]
     pub fn governing(&self) -> usize {
-        usize::from(self.governing)
+        usize::from(self.marks & INDEX)
     }
 
     /// Returns each quota's own answer, in the order of the policy.
@@ -160,29 +196,33 @@ impl Snapshot {
         self.governor().remaining
     }
 
-    /// Returns the time until the governing quota owes nothing.
+    /// Returns the time until the governing quota owes nothing; [`Duration::MAX`] for a total in use.
     #[must_use]
     pub fn reset_after(&self) -> Duration {
         self.governor().reset_after()
     }
 
     /// Returns this denial as it is after `passed` µs, for a request of `cost`. The remaining tokens stay, as a lower
-    /// bound. A cost above the limit stays [`NEVER`]. The result stays a denial: if all waits have passed, its wait is
+    /// bound. A wait of [`NEVER`] stays. The result stays a denial: if all waits have passed, its wait is
     /// 1 µs.
     pub(crate) fn aged(&self, cost: &Cost, passed: u64) -> Self {
-        let left = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
+        let left = |span: u64| match span {
+            NEVER => NEVER,
+            span => span.saturating_sub(passed),
+        };
+        let aged = |(index, quota): (usize, &QuotaSnapshot)| QuotaSnapshot {
             retry_after: match quota.retry_after {
                 _ if cost.get(index) > quota.limit => NEVER,
-                wait => wait.saturating_sub(passed),
+                wait => left(wait),
             },
-            reset_after: quota.reset_after.saturating_sub(passed),
+            reset_after: left(quota.reset_after),
             ..*quota
         };
-        let mut left: SmallVec<[_; 2]> = self.quotas.iter().enumerate().map(left).collect();
-        if left.iter().all(QuotaSnapshot::is_allowed) {
-            left[usize::from(self.governing)].retry_after = 1;
+        let mut aged: SmallVec<[_; 2]> = self.quotas.iter().enumerate().map(aged).collect();
+        if aged.iter().all(QuotaSnapshot::is_allowed) {
+            aged[self.governing()].retry_after = 1;
         }
-        Self::new(left)
+        Self::new(aged).denied_by(self.reason())
     }
 
     /// Returns the waits of this denial with the numbers of `after`, a later answer that follows a refund.
@@ -192,12 +232,17 @@ impl Snapshot {
             retry_after: denied.retry_after,
             ..*after
         };
-        Self::new(both.map(merged).collect())
+        Self::new(both.map(merged).collect()).denied_by(self.reason())
+    }
+
+    /// Returns whether a wait can end a denial: quotas alone deny.
+    pub(crate) fn can_wait(&self) -> bool {
+        self.reason() == DenialReason::Quota
     }
 
     #[inline]
     pub(crate) fn governor(&self) -> &QuotaSnapshot {
-        &self.quotas[usize::from(self.governing)]
+        &self.quotas[self.governing()]
     }
 }
 
@@ -207,7 +252,7 @@ impl Clone for Snapshot {
         // Copies all quotas at once. The derived clone copies one by one and is slower.
         Self {
             quotas: SmallVec::from_slice(&self.quotas),
-            governing: self.governing,
+            marks: self.marks,
         }
     }
 }

@@ -13,6 +13,7 @@ pub(crate) enum StoredState {
     FixedWindow(FixedWindowState),
     SlidingWindow(SlidingWindowState),
     SlidingLog(Box<SlidingLogState>),
+    Total(TotalState),
 }
 
 const _: () = assert!(size_of::<Option<State>>() == 32);
@@ -26,6 +27,11 @@ impl State {
             StoredState::IntervalBucket(debt) => (debt.anchor, debt.tokens),
             _ => (0, 0),
         }
+    }
+
+    /// Returns whether it is a total of which nothing is used. It equals an unused key, and has no other end.
+    pub(crate) const fn is_unused_total(&self) -> bool {
+        matches!(self.0, StoredState::Total(TotalState { used: 0, .. }))
     }
 }
 
@@ -92,6 +98,13 @@ pub(crate) struct SlidingWindowState {
     pub(crate) start: i64,
     pub(crate) current: u64,
     pub(crate) previous: u64,
+}
+
+/// The tokens used so far, and the time of the last write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TotalState {
+    pub(crate) used: u64,
+    pub(crate) at: i64,
 }
 
 /// The charges of about one window, oldest first.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::RateLimitLayer;
 use crate::backend::Backend;
-use crate::decision::{Decision, Receipt, Reply};
+use crate::decision::{Decision, DenialReason, Receipt, Reply};
 use crate::key::Key;
 use crate::limiter::charge::{Charge, Settle, Settlement};
 use crate::limiter::{Acquired, CheckOutcome, HandleFailure};
@@ -245,6 +245,10 @@ where
         check: &mut CheckRequest,
     ) -> Admission {
         if !policy.is_shadow() {
+            if decision.denial_reason() == Some(DenialReason::TooManyTotals) {
+                telemetry::decided(policy.labels(), telemetry::DecisionOutcome::Unavailable);
+                return Admission::Reject(Rejection::Unavailable);
+            }
             return Admission::Reject(Rejection::Limited {
                 policy: policy.clone(),
                 decision,

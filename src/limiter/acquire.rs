@@ -9,7 +9,7 @@ use super::on_drop::{CancelOnDrop, RefundOnDrop};
 use super::rejected::Rejected;
 use crate::backend::{Answer, Backend, BackendContext, QueueHead, TierQueue, WaiterGuard};
 use crate::clock::{Timestamp, micros_up};
-use crate::decision::{Decision, Op, Reply, RetryAfter};
+use crate::decision::{Decision, NEVER, Op, Reply, RetryAfter, Snapshot};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -108,6 +108,13 @@ impl<B: Backend> Waiter<'_, B> {
         let deadline = began.after(max_wait.longest());
         let queue = guard.queue(self.policy);
         let mut at_once = true;
+        // Waiters in front may wait for a window, and nothing that they do helps this one.
+        if self.policy.has_total()
+            && !queue.is_free()
+            && let Some(decision) = self.denial_by_totals().await?
+        {
+            return Err(Rejected::Denied(decision));
+        }
         let Some(head) = self.wait_for_head(&queue, deadline, &mut at_once).await else {
             // The waiters in front are asking now, and must not be overtaken.
             let now = context.now();
@@ -124,7 +131,13 @@ impl<B: Backend> Waiter<'_, B> {
         loop {
             let reply = self.ask(Op::Check(self.cost.clone())).await?;
             let now = context.now();
-            let Decision::Deny(snapshot, RetryAfter::In(wait)) = &reply.decision else {
+            let denial = match &reply.decision {
+                Decision::Deny(snapshot, RetryAfter::In(wait)) if snapshot.can_wait() => {
+                    Some((snapshot, wait))
+                }
+                _ => None,
+            };
+            let Some((snapshot, wait)) = denial else {
                 let waited = if at_once { 0 } else { now.micros_since(began) };
                 return Acquired::from_reply(reply, Duration::from_micros(waited));
             };
@@ -137,6 +150,20 @@ impl<B: Backend> Waiter<'_, B> {
             context.sleep_until(next_look).await;
             at_once = false;
         }
+    }
+
+    /// Returns the denial by the totals of the policy, if they cannot allow the cost.
+    async fn denial_by_totals(&self) -> Result<Option<Decision>, Rejected<B::Error>> {
+        let reply = self.ask(Op::Check(Cost::ZERO)).await?;
+        let mut answers = reply.decision.snapshot().quotas.clone();
+        let mut is_denied = false;
+        for (index, (named, answer)) in self.policy.quotas().iter().zip(&mut answers).enumerate() {
+            if named.is_total() && self.cost.get(index) > answer.remaining {
+                answer.retry_after = NEVER;
+                is_denied = true;
+            }
+        }
+        Ok(is_denied.then(|| Decision::from_snapshot(Snapshot::new(answers))))
     }
 
     /// Waits for the head of the queue. `None` if the deadline comes first.

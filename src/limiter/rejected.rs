@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 use std::fmt;
 
-use crate::decision::{Decision, RetryAfter};
+use crate::decision::{Decision, NEVER, RetryAfter};
 
 /// The error of a request that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,14 @@ impl<E: fmt::Display> fmt::Display for Rejected<E> {
             Self::Denied(decision) => match decision.retry_after() {
                 Some(RetryAfter::In(wait)) => {
                     write!(f, "rate limit exceeded, allowed after {wait:?}")
+                }
+                Some(RetryAfter::Never) if decision.snapshot().governor().reset_after == NEVER => {
+                    let snapshot = decision.snapshot();
+                    let (remaining, limit) = (snapshot.remaining(), snapshot.limit());
+                    write!(
+                        f,
+                        "the cost exceeds the {remaining} tokens left of a total of {limit}; no wait helps"
+                    )
                 }
                 Some(RetryAfter::Never) => {
                     let limit = decision.snapshot().limit();

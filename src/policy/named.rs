@@ -9,6 +9,7 @@ pub struct NamedQuota {
     pub(crate) quota: Quota,
     pub(super) id: u64,
     lingers: bool,
+    is_total: bool,
 }
 
 impl NamedQuota {
@@ -23,6 +24,7 @@ impl NamedQuota {
             quota,
             id: identity(policy, name, &quota),
             lingers,
+            is_total: matches!(quota.rule, Rule::Total(_)),
         }
     }
 
@@ -44,6 +46,12 @@ impl NamedQuota {
     #[inline]
     pub(crate) fn lingers(&self) -> bool {
         self.lingers
+    }
+
+    /// Whether the quota is a total, whose state never becomes obsolete by itself.
+    #[inline]
+    pub(crate) fn is_total(&self) -> bool {
+        self.is_total
     }
 
     /// A number that identifies the limit within this process, among the limits of one key.
@@ -74,6 +82,7 @@ pub(super) fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
         Rule::FixedWindow(fixed) => (2, fixed.window, Some(fixed.origin)),
         Rule::SlidingWindow(sliding) => (3, sliding.window, None),
         Rule::SlidingLog(log) => (4, log.window, None),
+        Rule::Total(_) => (5, 0, None),
     };
     hash_of((policy, name, shape, quota.unit()))
 }

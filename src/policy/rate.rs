@@ -162,6 +162,11 @@ impl Policy {
         &self.inner.quotas
     }
 
+    /// Whether a quota is a total, whose denials no wait ends.
+    pub(crate) fn has_total(&self) -> bool {
+        self.quotas().iter().any(NamedQuota::is_total)
+    }
+
     /// Whether reservations are possible. The wait for a window is not one number.
     pub(crate) fn is_of_buckets(&self) -> bool {
         let is_bucket = |named: &NamedQuota| {

@@ -345,7 +345,7 @@ pub(super) const fn must(made: Result<Quota, QuotaError>) -> Quota {
 }
 
 /// Returns an error unless `value` is 1 to 2^40 tokens.
-const fn checked(what: &'static str, value: u64) -> Result<(), QuotaError> {
+pub(super) const fn checked(what: &'static str, value: u64) -> Result<(), QuotaError> {
     match value {
         0 => Err(QuotaError::Zero { what }),
         1..=MOST_TOKENS => Ok(()),

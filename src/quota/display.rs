@@ -5,12 +5,13 @@ use std::fmt;
 use super::bytes::Size;
 use super::grammar::UNITS;
 use super::{
-    FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow, TokenBucket,
+    FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow, TokenBucket, Total,
 };
 
 /// Writes the quota string. A quota of bytes is written in bytes: `10GB/day`.
 ///
-/// The grammar lacks a period with a fraction of a millisecond, initial tokens and anchors. A quota with one of them is
+/// The grammar lacks a period with a fraction of a millisecond, initial tokens, anchors, and the time after which a total
+/// is forgotten. A quota with one of them is
 /// written in a form that is rejected when read. A text that can be read is always read as the same quota.
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -51,6 +52,16 @@ impl fmt::Display for Quota {
             }
             Rule::SlidingLog(SlidingLog { limit, window }) => {
                 rate(f, "sliding-log:", size(limit.into()), window)
+            }
+            Rule::Total(Total {
+                limit,
+                forget_after,
+            }) => {
+                write!(f, "total:{}", size(limit))?;
+                match forget_after {
+                    Some(span) => write!(f, " (forgotten after {span} us)"),
+                    None => Ok(()),
+                }
             }
         }
     }

@@ -1,8 +1,11 @@
-//! Quota strings: `100/minute`, `10 per 1 hour`, `5/s burst 20`, `10GB/day`, `fixed-window:1000/day`.
+//! Quota strings: `100/minute`, `10 per 1 hour`, `5/s burst 20`, `10GB/day`, `fixed-window:1000/day`,
+//! `total:1000`.
 //!
 //! ```text
 //! list      = quota *( ( "," / ";" ) quota )                 OWS around each
-//! quota     = [ algorithm ":" OWS ] size ( OWS "/" OWS / WSP "per" WSP ) [ multiple OWS ] unit [ WSP "burst" WSP size ]
+//! quota     = total / rate
+//! total     = "total" OWS ":" OWS size
+//! rate      = [ algorithm ":" OWS ] size ( OWS "/" OWS / WSP "per" WSP ) [ multiple OWS ] unit [ WSP "burst" WSP size ]
 //! size      = count [ OWS bytes ]                        bytes = "B" / "kB" / "KiB" / .. / "TiB", for both sizes or for none
 //! algorithm = "token-bucket" / "interval" / "fixed-window" / "sliding-window" / "sliding-log"
 //! ```
@@ -23,6 +26,9 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
         Some((name, rest)) => (AlgorithmName::named(trim(name))?, trim(rest)),
         None => (AlgorithmName::TokenBucket, text),
     };
+    if let AlgorithmName::Total = algorithm {
+        return total(rest);
+    }
     let mut cursor = Cursor(rest);
     let parts = cursor
         .parts()
@@ -34,10 +40,7 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
     {
         return Err(Cause::MixedUnits);
     }
-    let token = match parts.count.bytes {
-        Some(_) => Unit::ContentBytes,
-        None => Unit::Requests,
-    };
+    let token = parts.count.unit();
     let count = parts.count.tokens("count")?;
     let multiple = parts
         .multiple
@@ -54,9 +57,22 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
         AlgorithmName::FixedWindow => window(Quota::try_fixed_window(count, period), burst),
         AlgorithmName::SlidingWindow => window(Quota::try_sliding_window(count, period), burst),
         AlgorithmName::SlidingLog => window(Quota::try_sliding_log(count, period), burst),
+        AlgorithmName::Total => Quota::try_total(count),
     };
     let quota = quota.map_err(Cause::Quota)?;
     Ok(quota.with_unit(token))
+}
+
+/// Reads the size of a total, which has no period.
+fn total(text: &str) -> Result<Quota, Cause> {
+    let mut cursor = Cursor(text);
+    let size = cursor
+        .size()
+        .filter(|_| cursor.0.is_empty())
+        .ok_or(Cause::PeriodOfTotal)?;
+    let unit = size.unit();
+    let quota = Quota::try_total(size.tokens("count")?).map_err(Cause::Quota)?;
+    Ok(quota.with_unit(unit))
 }
 
 /// Returns an error if a window has a burst.
@@ -74,15 +90,17 @@ pub(super) enum AlgorithmName {
     FixedWindow,
     SlidingWindow,
     SlidingLog,
+    Total,
 }
 
 impl AlgorithmName {
-    pub(super) const NAMES: [(&str, Self); 5] = [
+    pub(super) const NAMES: [(&str, Self); 6] = [
         ("token-bucket", Self::TokenBucket),
         ("interval", Self::Interval),
         ("fixed-window", Self::FixedWindow),
         ("sliding-window", Self::SlidingWindow),
         ("sliding-log", Self::SlidingLog),
+        ("total", Self::Total),
     ];
 
     fn named(name: &str) -> Result<Self, Cause> {
@@ -115,6 +133,13 @@ pub(super) struct ParsedSize<'a> {
 impl ParsedSize<'_> {
     fn tokens(&self, what: &'static str) -> Result<u64, Cause> {
         number(what, self.digits, self.bytes.unwrap_or(1), MOST_TOKENS)
+    }
+
+    pub(super) const fn unit(&self) -> Unit {
+        match self.bytes {
+            Some(_) => Unit::ContentBytes,
+            None => Unit::Requests,
+        }
     }
 
     /// Its tokens, in range or not.
@@ -155,7 +180,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads a count and, if one follows, its unit of bytes.
-    fn size(&mut self) -> Option<ParsedSize<'a>> {
+    pub(super) fn size(&mut self) -> Option<ParsedSize<'a>> {
         let digits = self.digits()?;
         let after = self.0;
         self.space();

@@ -1,4 +1,4 @@
-//! Quotas: [`Quota`] with its five algorithms, and the [`Cost`] of a request.
+//! Quotas: [`Quota`] with its algorithms, and the [`Cost`] of a request.
 //!
 //! | algorithm | constructor | admits | memory a key |
 //! |---|---|---|---|
@@ -6,6 +6,7 @@
 //! | token bucket, interval refill | [`Quota::interval_bucket`] | a burst of `capacity`, then `refill` at each tick | constant |
 //! | fixed window | [`Quota::fixed_window`] | `limit` in each window, up to twice that in a span across two windows | constant |
 //! | sliding window, counter | [`Quota::sliding_window`] | an estimate that never exceeds `limit` | constant |
+//! | total | [`Quota::total`] | `limit`, once | constant, and kept for ever |
 //! | sliding window, log | [`Quota::sliding_log`] | `limit` in every span of one window | 16 bytes for each request admitted in the window |
 //!
 //! A number of tokens is 1 to 2^40. That is 1.1 TB if a token is a byte.
@@ -46,6 +47,7 @@ mod serde;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod total;
 mod unit;
 mod units;
 
@@ -57,7 +59,7 @@ pub(crate) use self::cost::MAX_QUOTAS;
 pub use self::error::QuotaError;
 pub use self::parse_error::{ParseQuotaError, ParseQuotaErrorKind};
 pub(crate) use self::rule::{
-    FixedWindow, IntervalBucket, Origin, Rule, SlidingLog, SlidingWindow, TokenBucket,
+    FixedWindow, IntervalBucket, Origin, Rule, SlidingLog, SlidingWindow, TokenBucket, Total,
 };
 pub use self::unit::Unit;
 
@@ -94,7 +96,7 @@ impl Quota {
         self
     }
 
-    /// Returns the capacity of a bucket or the limit of a window, in tokens.
+    /// Returns the capacity of a bucket, or the limit of a window or a total, in tokens.
     #[must_use]
     #[inline]
     pub const fn limit(&self) -> u64 {
@@ -102,12 +104,13 @@ impl Quota {
             Rule::TokenBucket(TokenBucket { capacity, .. })
             | Rule::IntervalBucket(IntervalBucket { capacity, .. }) => capacity,
             Rule::FixedWindow(FixedWindow { limit, .. })
-            | Rule::SlidingWindow(SlidingWindow { limit, .. }) => limit,
+            | Rule::SlidingWindow(SlidingWindow { limit, .. })
+            | Rule::Total(Total { limit, .. }) => limit,
             Rule::SlidingLog(SlidingLog { limit, .. }) => limit as u64,
         }
     }
 
-    /// Returns the refill of a bucket: the tokens, and the period in which they come back. `None` for windows.
+    /// Returns the refill of a bucket: the tokens, and the period in which they come back. `None` for windows and totals.
     ///
     /// ```
     /// use std::time::Duration;
@@ -153,6 +156,7 @@ impl Quota {
             Rule::FixedWindow(_) => "fixed window",
             Rule::SlidingWindow(_) => "sliding window",
             Rule::SlidingLog(_) => "sliding log",
+            Rule::Total(_) => "total",
         }
     }
 }

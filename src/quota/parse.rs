@@ -93,6 +93,7 @@ mod tests {
             Ok(Quota::interval_bucket(9, 5, day))
         );
         assert_eq!("token-bucket:5/d".parse(), Ok(Quota::per_day(5)));
+        assert_eq!("Total: 1000".parse(), Ok(Quota::total(1_000)));
         assert_eq!(kind("leaky:5/d"), ParseQuotaErrorKind::Algorithm);
         assert_eq!(kind(":5/d"), ParseQuotaErrorKind::Algorithm);
         assert_eq!(
@@ -122,13 +123,26 @@ mod tests {
             kind("18446744073709551615TiB/s"),
             ParseQuotaErrorKind::TooLarge
         );
+        assert_eq!("total:10 GB".parse(), bytes(Quota::total(10_000_000_000)));
+        assert_eq!(kind("total:2TB"), ParseQuotaErrorKind::TooLarge);
+        assert_eq!(kind("total:0"), ParseQuotaErrorKind::Zero);
         assert_eq!(kind("0GB/s"), ParseQuotaErrorKind::Zero);
         assert_eq!(
             kind("fixed-window:1MB/d burst 2MB"),
             ParseQuotaErrorKind::Setting
         );
         for text in [
-            "10Bper d", "10 B B/d", "B/d", "10b", "10/B", "1MB/MB", "1kB /", "1GiB",
+            "total:5/d",
+            "total:",
+            "total:5 burst 9",
+            "10Bper d",
+            "10 B B/d",
+            "B/d",
+            "10b",
+            "10/B",
+            "1MB/MB",
+            "1kB /",
+            "1GiB",
         ] {
             assert!(
                 matches!(
@@ -154,6 +168,10 @@ mod tests {
             (
                 Quota::per_second(5).initial_tokens(0),
                 "5/second (initially 0)",
+            ),
+            (
+                Quota::total(5).forget_after(second),
+                "total:5 (forgotten after 1000000 us)",
             ),
             (
                 Quota::fixed_window(5, second).anchor(Anchor::FirstUse),
@@ -182,7 +200,7 @@ mod tests {
             burst in 1..=MOST_TOKENS,
             multiple in 1_u64..1_000,
             unit in 0..UNITS.len(),
-            algorithm in 0_u8..5,
+            algorithm in 0_u8..6,
             (shift, is_bytes) in (0_u32..40, any::<bool>()),
         ) {
             // The shifts also produce round and small numbers.
@@ -193,6 +211,7 @@ mod tests {
                 1 => Quota::try_interval_bucket(burst, count, period),
                 2 => Quota::try_fixed_window(count, period),
                 3 => Quota::try_sliding_window(count, period),
+                4 => Quota::try_total(count),
                 _ => Quota::try_sliding_log(count % 65_535 + 1, period),
             };
             if let Ok(quota) = made {

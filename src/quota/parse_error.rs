@@ -19,6 +19,8 @@ pub(super) enum Cause {
     List,
     /// Only one of count and burst is in bytes.
     MixedUnits,
+    /// A total is not just a count.
+    PeriodOfTotal,
     Unit(Box<str>),
     CalendarUnit(Box<str>),
     Algorithm(Box<str>),
@@ -69,7 +71,9 @@ impl ParseQuotaError {
     pub const fn kind(&self) -> ParseQuotaErrorKind {
         match self.cause {
             Cause::Empty => ParseQuotaErrorKind::Empty,
-            Cause::Syntax | Cause::List | Cause::MixedUnits => ParseQuotaErrorKind::Syntax,
+            Cause::Syntax | Cause::List | Cause::MixedUnits | Cause::PeriodOfTotal => {
+                ParseQuotaErrorKind::Syntax
+            }
             Cause::Unit(_) => ParseQuotaErrorKind::Unit,
             Cause::CalendarUnit(_) => ParseQuotaErrorKind::CalendarUnit,
             Cause::Algorithm(_) => ParseQuotaErrorKind::Algorithm,
@@ -112,6 +116,13 @@ impl fmt::Display for ParseQuotaError {
                     "count and burst need the same unit; use for example {example}"
                 )
             }
+            Cause::PeriodOfTotal => {
+                let example = Quoted(example.unwrap_or("total:1000"));
+                write!(
+                    f,
+                    "a total is a count without a unit of time; use for example {example}"
+                )
+            }
             Cause::Unit(_) => {
                 let example = Quoted(example.unwrap_or("10/s"));
                 write!(
@@ -128,7 +139,7 @@ impl fmt::Display for ParseQuotaError {
             }
             Cause::Algorithm(name) => write!(
                 f,
-                "unknown algorithm {}; use token-bucket, interval, fixed-window, sliding-window or sliding-log, such as {}",
+                "unknown algorithm {}; use token-bucket, interval, fixed-window, sliding-window, sliding-log or total, such as {}",
                 Quoted(name),
                 Quoted(example.unwrap_or("fixed-window:10/s"))
             ),

@@ -5,7 +5,7 @@ use super::constructors::LOG_MAX;
 use super::grammar::{AlgorithmName, Cursor, parse, saturated, trim, unit};
 use super::parse_error::Cause;
 use super::units::MOST_GRAINS;
-use super::{MOST_TOKENS, QuotaError, Unit};
+use super::{MOST_TOKENS, QuotaError};
 
 /// The longest text that is repaired, in bytes.
 const LONGEST: usize = 80;
@@ -21,6 +21,7 @@ pub(super) fn example(text: &str, cause: &Cause) -> Option<String> {
         Cause::Syntax => repaired(text, is_list),
         Cause::List => repaired(text, is_quota).or_else(|| first_of(text)),
         Cause::MixedUnits => with_one_unit(text),
+        Cause::PeriodOfTotal => cut(text, is_list),
         Cause::Unit(unit) => with_unit(text, unit, known_unit(unit)),
         Cause::CalendarUnit(unit) => {
             let is_month = unit.starts_with(['m', 'M']);
@@ -246,14 +247,16 @@ fn within_bounds(text: &str) -> Option<String> {
         Some((name, rest)) => (format!("{}:", trim(name)), trim(rest)),
         None => (String::new(), text),
     };
+    if algorithm.eq_ignore_ascii_case("total:") {
+        let size = Cursor(rest).size()?;
+        let most = size.saturated().min(MOST_TOKENS);
+        return Some(format!("{algorithm}{}", Size(most, size.unit())));
+    }
     let parts = Cursor(rest).parts()?;
     let unit_us = unit(parts.unit).ok()?;
     let is_log = algorithm.eq_ignore_ascii_case("sliding-log:");
     let most = if is_log { LOG_MAX.into() } else { MOST_TOKENS };
-    let token = match parts.count.bytes {
-        Some(_) => Unit::ContentBytes,
-        None => Unit::Requests,
-    };
+    let token = parts.count.unit();
     let count = parts.count.saturated().min(most);
     let longest = (MOST_GRAINS / unit_us).min(u32::MAX.into());
     let multiple = parts
@@ -338,6 +341,10 @@ mod tests {
             ("fixed-window:9/60000 days", "fixed-window:9/52124 days"),
             ("1/day burst 73050", "1/day burst 52124"),
             ("interval:2/week burst 99999", "interval:2/week burst 14892"),
+            ("total:5/day", "total:5"),
+            ("total:2000000000000", "total:1099511627776"),
+            ("Total: 5 MB please", "Total: 5 MB"),
+            ("total:0", "total:1"),
             ("often", "5/s burst 20"),
             ("5\u{661}/s", "5/s burst 20"),
         ] {
@@ -355,7 +362,7 @@ mod tests {
     proptest! {
         #[test]
         fn example_is_always_valid(
-            text in "(fixed-window:|x:)?[0-9.,_k]{0,6} ?(MB|r|requests)? ?(/|per| per |a )? ?[0-9]{0,3} ?[a-z]{0,6}[,; ]{0,2}(burst[ =]?[0-9]{0,3}[kMG]?B?)?[,;/]?",
+            text in "(fixed-window:|total:|x:)?[0-9.,_k]{0,6} ?(MB|r|requests)? ?(/|per| per |a )? ?[0-9]{0,3} ?[a-z]{0,6}[,; ]{0,2}(burst[ =]?[0-9]{0,3}[kMG]?B?)?[,;/]?",
         ) {
             for error in [text.parse::<Quota>().map(drop), Quota::parse_list(&text).map(drop)] {
                 let Err(error) = error else { continue };

@@ -1,4 +1,4 @@
-//! The checked numbers of the five algorithms. The constructors of a quota make them, and the algorithms read them.
+//! The checked numbers of the algorithms. The constructors of a quota make them, and the algorithms read them.
 
 use super::units::Units;
 
@@ -10,6 +10,7 @@ pub(crate) enum Rule {
     FixedWindow(FixedWindow),
     SlidingWindow(SlidingWindow),
     SlidingLog(SlidingLog),
+    Total(Total),
 }
 
 /// A bucket that refills continuously.
@@ -56,6 +57,14 @@ pub(crate) struct SlidingWindow {
 pub(crate) struct SlidingLog {
     pub(crate) limit: u32,
     pub(crate) window: u64,
+}
+
+/// Tokens that never come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Total {
+    pub(crate) limit: u64,
+    /// The µs after the last write at which the state ends; `None` for never.
+    pub(crate) forget_after: Option<u64>,
 }
 
 /// The start of intervals: the first use, or this many µs after multiples of the period.

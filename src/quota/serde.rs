@@ -17,6 +17,7 @@ enum QuotaForm {
     FixedWindow(Window),
     SlidingWindow(Window),
     SlidingLog(Window),
+    Total(Count),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +41,16 @@ struct Window {
     window_us: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     anchor: Option<AnchorForm>,
+    #[serde(default, skip_serializing_if = "Unit::is_default")]
+    unit: Unit,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Count {
+    limit: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forget_after_us: Option<u64>,
     #[serde(default, skip_serializing_if = "Unit::is_default")]
     unit: Unit,
 }
@@ -132,6 +143,14 @@ impl TryFrom<QuotaForm> for Quota {
                 w.anchor,
                 w.unit,
             ),
+            QuotaForm::Total(total) => {
+                let quota = Self::try_total(total.limit)?;
+                let quota = match total.forget_after_us {
+                    Some(span) => quota.try_forget_after(micros(span))?,
+                    None => quota,
+                };
+                (quota, None, None, total.unit)
+            }
         };
         let quota = initial.map_or(Ok(quota), |initial| quota.try_initial_tokens(initial))?;
         let quota = anchor.map_or(Ok(quota), |anchor| quota.try_anchor(anchor.into()))?;
@@ -168,6 +187,11 @@ impl From<&Quota> for QuotaForm {
             Rule::FixedWindow(w) => Self::FixedWindow(window(w.limit, w.window, w.origin)),
             Rule::SlidingWindow(w) => Self::SlidingWindow(window(w.limit, w.window, Some(0))),
             Rule::SlidingLog(w) => Self::SlidingLog(window(w.limit.into(), w.window, Some(0))),
+            Rule::Total(total) => Self::Total(Count {
+                limit: total.limit,
+                forget_after_us: total.forget_after,
+                unit,
+            }),
         }
     }
 }
@@ -225,6 +249,8 @@ mod tests {
                 .with_unit(Unit::ContentBytes),
             Quota::sliding_window(9, Duration::from_micros(1_500)),
             Quota::sliding_log(9, second),
+            Quota::total(9).with_unit(Unit::ContentBytes),
+            Quota::total(9).forget_after(second),
         ] {
             let text = serde_json::to_string(&quota).expect("serializes");
             assert_eq!(

@@ -17,15 +17,26 @@ pub(super) struct FieldItem {
     name: Box<str>,
     quota: u64,
     unit: Option<&'static str>,
-    /// In whole seconds. `None` for concurrency.
-    window: Option<u64>,
+    window: FieldWindow,
     /// The time for one token in whole seconds, of a bucket.
     one_token: Option<u64>,
+}
+
+/// The window of a limit in the fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FieldWindow {
+    /// In whole seconds.
+    Seconds(u64),
+    /// A total has no window.
+    Endless,
+    /// A semaphore has no window.
+    Concurrency,
 }
 
 impl FieldItem {
     pub(super) fn from_quota(named: &NamedQuota) -> Self {
         let quota = named.quota();
+        let window = |micros| FieldWindow::Seconds(seconds(micros));
         let (window, one_token) = match quota.rule {
             Rule::TokenBucket(bucket) => {
                 let (refill, period) = (u128::from(bucket.refill), u128::from(bucket.period));
@@ -33,7 +44,7 @@ impl FieldItem {
                     (u128::from(bucket.capacity) * period).div_ceil(refill * u128::from(MICROS));
                 let token = period.div_ceil(refill * u128::from(MICROS));
                 (
-                    u64::try_from(fill).unwrap_or(u64::MAX),
+                    FieldWindow::Seconds(u64::try_from(fill).unwrap_or(u64::MAX)),
                     Some(u64::try_from(token).unwrap_or(u64::MAX)),
                 )
             }
@@ -42,13 +53,14 @@ impl FieldItem {
                 let fill =
                     (u128::from(bucket.capacity) * period).div_ceil(refill * u128::from(MICROS));
                 (
-                    u64::try_from(fill).unwrap_or(u64::MAX),
+                    FieldWindow::Seconds(u64::try_from(fill).unwrap_or(u64::MAX)),
                     Some(seconds(bucket.period)),
                 )
             }
-            Rule::FixedWindow(fixed) => (seconds(fixed.window), None),
-            Rule::SlidingWindow(sliding) => (seconds(sliding.window), None),
-            Rule::SlidingLog(log) => (seconds(log.window), None),
+            Rule::FixedWindow(fixed) => (window(fixed.window), None),
+            Rule::SlidingWindow(sliding) => (window(sliding.window), None),
+            Rule::SlidingLog(log) => (window(log.window), None),
+            Rule::Total(_) => (FieldWindow::Endless, None),
         };
         let unit = match quota.unit() {
             Unit::Requests => None,
@@ -59,7 +71,7 @@ impl FieldItem {
             name,
             quota: quota.limit(),
             unit,
-            window: Some(window),
+            window,
             one_token,
         }
     }
@@ -69,14 +81,14 @@ impl FieldItem {
             name: quoted(policy.name()),
             quota: policy.capacity().into(),
             unit: Some("concurrent-requests"),
-            window: None,
+            window: FieldWindow::Concurrency,
             one_token: None,
         }
     }
 
-    /// Writes the item of drafts 06 and 07, which cannot express concurrency.
+    /// Writes the item of drafts 06 and 07, which cannot express concurrency. An item needs a window.
     pub(super) fn plain(&self, out: &mut Field) {
-        if let Some(window) = self.window {
+        if let FieldWindow::Seconds(window) = self.window {
             separate(out);
             out.extend_from_slice(itoa::Buffer::new().format(self.quota).as_bytes());
             Self::parameter(out, ";w=", window);
@@ -114,7 +126,7 @@ impl FieldItem {
             out.extend_from_slice(unit.as_bytes());
             out.push(b'"');
         }
-        if let Some(window) = self.window {
+        if let FieldWindow::Seconds(window) = self.window {
             Self::parameter(out, ";w=", window);
         }
         Self::partition(out, partition_key);
@@ -141,7 +153,8 @@ impl FieldItem {
         match (answer.retry_after, self.one_token) {
             (NEVER, _) => None,
             // A request in flight may end at any time, so one second is a guess.
-            (wait, _) if self.window.is_none() => (wait > 0).then_some(1),
+            (wait, _) if self.window == FieldWindow::Concurrency => (wait > 0).then_some(1),
+            (0, _) if answer.reset_after == NEVER => None,
             (0, Some(one_token)) => (answer.remaining == 0).then_some(one_token),
             (0, None) => (answer.remaining < self.quota).then(|| seconds(answer.reset_after)),
             (wait, _) => Some(seconds(wait)),
@@ -179,7 +192,7 @@ impl FieldItem {
             name: quoted(name),
             quota: capacity.into(),
             unit: Some("concurrent-requests"),
-            window: None,
+            window: FieldWindow::Concurrency,
             one_token: None,
         }
     }

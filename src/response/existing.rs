@@ -205,14 +205,16 @@ fn is_draft(draft: Draft, headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether the three fields exist and their reset is of this kind.
+/// Whether the fields exist and their reset is of this kind.
 fn is_x(reset: Reset, now: Timestamp, headers: &HeaderMap) -> bool {
     /// In seconds: longer than any wait, and shorter than any time since the epoch.
     const AGES: u64 = 1_000_000_000;
 
-    counts(&XS, headers).is_some_and(|[_, _, value]| match reset {
-        Reset::Delta => value < AGES,
-        Reset::Epoch => value.saturating_add(AGES) >= now.as_micros() / MICROS,
+    // A total has no reset.
+    counts(&XS, headers).is_some_and(|[_, _, value]| match (value, reset) {
+        (None, _) => true,
+        (Some(value), Reset::Delta) => value < AGES,
+        (Some(value), Reset::Epoch) => value.saturating_add(AGES) >= now.as_micros() / MICROS,
     })
 }
 
@@ -233,24 +235,27 @@ fn count(value: &HeaderValue) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-fn counts(names: &[&str; 3], headers: &HeaderMap) -> Option<[u64; 3]> {
+/// Limit, remaining and reset. The fields of a total have no reset.
+fn counts(names: &[&str; 3], headers: &HeaderMap) -> Option<[Option<u64>; 3]> {
     let [limit, remaining, reset] = names.map(|name| count(single(headers, name)?));
-    Some([limit?, remaining?, reset?])
+    let is_known = reset.is_some() || !headers.contains_key(names[2]);
+    (limit.is_some() && remaining.is_some() && is_known).then_some([limit, remaining, reset])
 }
 
-/// Limit, remaining and reset of draft 07.
-fn draft07(line: &HeaderValue) -> Option<[u64; 3]> {
-    let mut values = [None; 3];
+/// Limit, remaining and reset of draft 07. The field of a total has no reset.
+fn draft07(line: &HeaderValue) -> Option<[Option<u64>; 3]> {
+    let (mut values, mut is_known) = ([None; 3], true);
     let parses = is_dictionary(line.as_bytes(), |key, value| {
         let place = [&b"limit"[..], b"remaining", b"reset"]
             .iter()
             .position(|name| *name == key);
         if let Some(place) = place {
             values[place] = value.count();
+            is_known &= values[place].is_some();
         }
     });
-    let [limit, remaining, reset] = values;
-    parses.then_some([limit?, remaining?, reset?])
+    let is_whole = parses && is_known && values[0].is_some() && values[1].is_some();
+    is_whole.then_some(values)
 }
 
 /// The remaining tokens in the fields of a format with room for one limit.
@@ -261,7 +266,7 @@ pub(super) fn remaining(format: OneLimit, headers: &HeaderMap) -> Option<u64> {
         OneLimit::Draft07 => draft07(single(headers, DRAFTS[0])?)?,
         OneLimit::X => counts(&XS, headers)?,
     };
-    Some(remaining)
+    remaining
 }
 
 /// A format with room for one limit.

@@ -26,8 +26,8 @@ const X: [HeaderName; 3] = [
 pub(super) struct GoverningQuota {
     limit: u64,
     remaining: u64,
-    /// µs from now.
-    reset: u64,
+    /// µs from now; `None` if it never comes.
+    reset: Option<u64>,
 }
 
 impl GoverningQuota {
@@ -37,20 +37,20 @@ impl GoverningQuota {
             limit: governor.limit,
             remaining: governor.remaining,
             reset: match governor.retry_after {
-                0 | NEVER => governor.reset_after,
-                wait => wait,
+                0 | NEVER => Some(governor.reset_after).filter(|reset| *reset != NEVER),
+                wait => Some(wait),
             },
         }
     }
 
     /// The reset in seconds from now, rounded up.
-    fn delta(self) -> u64 {
-        self.reset.div_ceil(MICROS)
+    fn delta(self) -> Option<u64> {
+        Some(self.reset?.div_ceil(MICROS))
     }
 
     /// The reset in seconds since the epoch, rounded up.
-    fn epoch(self, now: Timestamp) -> u64 {
-        now.as_micros().saturating_add(self.reset).div_ceil(MICROS)
+    fn epoch(self, now: Timestamp) -> Option<u64> {
+        Some(now.as_micros().saturating_add(self.reset?).div_ceil(MICROS))
     }
 
     /// Writes three fields, unless the existing ones have as few remaining tokens. `since` is the time now, if the
@@ -65,12 +65,16 @@ impl GoverningQuota {
         };
         let [limit, remaining, reset] = names;
         let seconds = since.map_or_else(|| self.delta(), |now| self.epoch(now));
-        let fields: [(_, u64); 3] = [
-            (limit, self.limit),
-            (remaining, self.remaining),
+        let fields = [
+            (limit, Some(self.limit)),
+            (remaining, Some(self.remaining)),
             (reset, seconds),
         ];
         for (name, number) in fields {
+            let Some(number) = number else {
+                headers.remove(name);
+                continue;
+            };
             // Formatted by hand, because `HeaderValue::from` a number allocates twice.
             if let Ok(value) = HeaderValue::from_str(itoa::Buffer::new().format(number)) {
                 headers.insert(name, value);
@@ -84,12 +88,13 @@ impl GoverningQuota {
             return;
         }
         let mut field = Field::new();
-        let fields: [(&str, u64); 3] = [
-            ("limit=", self.limit),
-            (", remaining=", self.remaining),
+        let fields = [
+            ("limit=", Some(self.limit)),
+            (", remaining=", Some(self.remaining)),
             (", reset=", self.delta()),
         ];
         for (text, number) in fields {
+            let Some(number) = number else { continue };
             field.extend_from_slice(text.as_bytes());
             field.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         }

@@ -61,6 +61,13 @@ pub(super) fn backend_failed(error: &impl Display, policy: &str) {
     tracing::debug!(%error, policy, "the backend failed");
 }
 
+pub(super) fn totals_full(max_totals: usize) {
+    tracing::error!(
+        max_totals,
+        "no room for another total: requests of new keys are denied; raise `max_totals`, or use Redis"
+    );
+}
+
 pub(super) fn permit_backend_failed(error: &impl Display, permits: &str) {
     tracing::debug!(%error, permits, "the backend failed");
 }

@@ -163,6 +163,14 @@ pub(crate) fn evicted() {
     metrics::evicted();
 }
 
+/// Reports that a memory backend has no room for another total. It is called once for each backend.
+pub(crate) fn totals_full(max_totals: usize) {
+    #[cfg(feature = "tracing")]
+    log::totals_full(max_totals);
+    #[cfg(not(feature = "tracing"))]
+    let _ = max_totals;
+}
+
 /// Reports a circuit that opened. It is called once for each change, not for each failure.
 #[cfg(feature = "redis")]
 pub(crate) fn circuit_opened(failures: u32, pause: Duration, error: &dyn Error) {

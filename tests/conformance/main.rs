@@ -151,6 +151,10 @@ fn quota(algorithm: &str, limit: &Object) -> Quota {
                 None,
             )
         }
+        "total" => {
+            only(limit, &["limit"]);
+            (Quota::try_total(number(limit, "limit")), None)
+        }
         other => panic!("unknown algorithm `{other}`"),
     };
     let mut quota = quota.expect("the vectors' quotas are valid");
@@ -165,7 +169,11 @@ fn reported(quota: &QuotaSnapshot, checked: bool) -> Object {
     let mut answer = Object::new();
     let us = |duration: Duration| u64::try_from(duration.as_micros()).expect("fits");
     answer.insert("remaining".into(), quota.remaining().into());
-    answer.insert("reset_after_us".into(), us(quota.reset_after()).into());
+    let reset = match quota.reset_after() {
+        Duration::MAX => Value::Null,
+        reset => us(reset).into(),
+    };
+    answer.insert("reset_after_us".into(), reset);
     if checked {
         answer.insert("allowed".into(), quota.is_allowed().into());
         let (wait, never) = match quota.retry_after() {
@@ -429,6 +437,7 @@ on_all! {
     sliding_log: "sliding_log.json"
     sliding_counter: "sliding_counter.json"
     multi_limit: "multi_limit.json"
+    total: "total.json"
 }
 
 #[cfg(all(feature = "cluster", feature = "sentinel"))]
@@ -474,6 +483,7 @@ optimistic! {
     fixed_window: "fixed_window.json"
     sliding_counter: "sliding_counter.json"
     multi_limit: "multi_limit.json"
+    total: "total.json"
 }
 
 #[test]

@@ -179,6 +179,7 @@ impl<S> Topology<S> {
             "sliding_log.json",
             "sliding_counter.json",
             "multi_limit.json",
+            "total.json",
         ] {
             crate::run_file(file, OnTopology(self));
         }

@@ -100,6 +100,18 @@ async fn cost_above_the_limit_is_not_retryable() {
     assert_eq!(pushback(&status), "-1");
 }
 
+#[tokio::test]
+async fn used_up_total_is_not_retryable() {
+    let policy = Policy::new("trial", Quota::total(1));
+    let channel = served!(RateLimitLayer::new(policy, PeerIp::new(), memory()));
+    check(&channel).await.expect("allowed");
+    let status = check(&channel).await.expect_err("rejected");
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(used_up(&status), [quota("trial")]);
+    assert!(status.get_details_retry_info().is_none());
+    assert_eq!(pushback(&status), "-1");
+}
+
 /// Calls until it is allowed, waits between calls as reported, and returns the number of rejections.
 async fn call_until_allowed(channel: &Channel) -> usize {
     let mut rejected = 0;

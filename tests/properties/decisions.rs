@@ -9,7 +9,7 @@ use tower_sluice::{Cost, RetryAfter};
 
 use crate::for_all;
 use crate::model::{Core, micros, one};
-use crate::shapes::{KINDS, shape};
+use crate::shapes::{KINDS, WITH_TOTALS, shape};
 use crate::traffic::{Operation, operations, spend, start, step, traffic};
 
 #[test]
@@ -78,7 +78,7 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
 fn denied_checks_change_nothing() {
     let coverage = for_all(
         // The first check creates a bucket that starts below its capacity, even if it is denied.
-        (shape(&KINDS, true), start(), traffic(), 0..=1_u64),
+        (shape(&WITH_TOTALS, true), start(), traffic(), 0..=1_u64),
         |(shape, start, traffic, reach), coverage| {
             let (mut all, mut allowed_only) = (Core::of(&[shape]), Core::of(&[shape]));
             for operation in operations(&shape, start, &traffic, reach) {
@@ -125,7 +125,7 @@ fn forgetting_a_key_after_its_reset_changes_no_decision() {
 #[test]
 fn remaining_tokens_are_allowed_and_one_more_is_denied() {
     let coverage = for_all(
-        (shape(&KINDS, false), start(), traffic(), 0..=3_u64),
+        (shape(&WITH_TOTALS, false), start(), traffic(), 0..=3_u64),
         |(shape, start, traffic, reach), coverage| {
             let mut core = Core::of(&[shape]);
             for operation in operations(&shape, start, &traffic, reach) {
@@ -157,7 +157,12 @@ fn remaining_tokens_are_allowed_and_one_more_is_denied() {
 #[test]
 fn allowed_cost_stays_allowed_later() {
     let coverage = for_all(
-        (shape(&KINDS, false), start(), traffic(), vec(step(), 40)),
+        (
+            shape(&WITH_TOTALS, false),
+            start(),
+            traffic(),
+            vec(step(), 40),
+        ),
         |(shape, start, traffic, later), coverage| {
             let mut core = Core::of(&[shape]);
             let mut now = start;
@@ -194,7 +199,7 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
     );
     let coverage = for_all(
         (
-            vec(shape(&KINDS, true), 2..=3),
+            vec(shape(&WITH_TOTALS, true), 2..=3),
             start(),
             vec(request, 1..50),
         ),

@@ -11,13 +11,19 @@ use tower_sluice::{Cost, Policy, Quota, Reservation, RetryAfter};
 
 use crate::for_all;
 use crate::model::{Core, one};
-use crate::shapes::{KINDS, shape};
+use crate::shapes::{WITH_TOTALS, shape};
 use crate::traffic::{TODAY, operations, spend, start, traffic};
 
 #[test]
 fn immediate_refund_restores_the_state() {
     let coverage = for_all(
-        (shape(&KINDS, false), start(), traffic(), spend(), 0..=3_u64),
+        (
+            shape(&WITH_TOTALS, false),
+            start(),
+            traffic(),
+            spend(),
+            0..=3_u64,
+        ),
         |(shape, start, traffic, spend, reach), coverage| {
             let mut core = Core::of(&[shape]);
             for operation in operations(&shape, start, &traffic, reach) {
@@ -45,7 +51,12 @@ fn immediate_refund_restores_the_state() {
 fn refunds_return_at_most_the_charge_once() {
     let refund = (any::<prop::sample::Index>(), 0..=5_u64);
     let coverage = for_all(
-        (shape(&KINDS, false), start(), traffic(), vec(refund, 60)),
+        (
+            shape(&WITH_TOTALS, false),
+            start(),
+            traffic(),
+            vec(refund, 60),
+        ),
         |(shape, start, traffic, refunds), coverage| {
             let (mut core, mut receipts) = (Core::of(&[shape]), Vec::new());
             for (operation, (index, tokens)) in operations(&shape, start, &traffic, 3)
@@ -89,7 +100,7 @@ fn refunds_return_at_most_the_charge_once() {
 #[test]
 fn penalties_are_capped_at_twice_the_limit() {
     let coverage = for_all(
-        (shape(&KINDS, false), start(), traffic()),
+        (shape(&WITH_TOTALS, false), start(), traffic()),
         |(shape, start, traffic), coverage| {
             let mut core = Core::of(&[shape]);
             for operation in operations(&shape, start, &traffic, 0) {
@@ -118,7 +129,7 @@ fn penalties_are_capped_at_twice_the_limit() {
 #[test]
 fn reset_forgets_a_key() {
     for_all(
-        (shape(&KINDS, false), start(), traffic(), traffic()),
+        (shape(&WITH_TOTALS, false), start(), traffic(), traffic()),
         |(shape, start, traffic, more), _| {
             let mut core = Core::of(&[shape]);
             let mut now = start;

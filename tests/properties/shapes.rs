@@ -17,14 +17,25 @@ pub(crate) enum Kind {
     FixedWindow,
     SlidingWindow,
     SlidingLog,
+    Total,
 }
 
+/// The kinds that owe nothing after some time.
 pub(crate) const KINDS: [Kind; 5] = [
     Kind::Bucket,
     Kind::IntervalBucket,
     Kind::FixedWindow,
     Kind::SlidingWindow,
     Kind::SlidingLog,
+];
+
+pub(crate) const WITH_TOTALS: [Kind; 6] = [
+    Kind::Bucket,
+    Kind::IntervalBucket,
+    Kind::FixedWindow,
+    Kind::SlidingWindow,
+    Kind::SlidingLog,
+    Kind::Total,
 ];
 
 /// The numbers of a quota, for independent models.
@@ -59,6 +70,7 @@ impl Shape {
             }
             Kind::SlidingWindow => Quota::try_sliding_window(limit, span),
             Kind::SlidingLog => Quota::try_sliding_log(limit, span),
+            Kind::Total => Quota::try_total(limit),
         }
         .ok()
     }

@@ -109,11 +109,13 @@ fn memory_and_redis_agree_when_the_clock_moves() {
             "denied by FixedWindow",
             "denied by SlidingWindow",
             "denied by SlidingLog",
+            "denied by Total",
             "Bucket back",
             "IntervalBucket back",
             "FixedWindow back",
             "SlidingWindow back",
             "SlidingLog back",
+            "Total back",
         ],
     );
 }

@@ -30,6 +30,7 @@ pub(crate) enum Kind {
     FixedWindow,
     SlidingWindow,
     SlidingLog,
+    Total,
 }
 
 pub(crate) const BUCKETS: &[Kind] = &[Kind::Bucket, Kind::IntervalBucket];
@@ -39,6 +40,7 @@ pub(crate) const STRINGS: &[Kind] = &[
     Kind::IntervalBucket,
     Kind::FixedWindow,
     Kind::SlidingWindow,
+    Kind::Total,
 ];
 
 pub(crate) const ALL: &[Kind] = &[
@@ -47,6 +49,7 @@ pub(crate) const ALL: &[Kind] = &[
     Kind::FixedWindow,
     Kind::SlidingWindow,
     Kind::SlidingLog,
+    Kind::Total,
 ];
 
 /// The identity of a quota.
@@ -109,6 +112,10 @@ impl Limit {
             }
             Kind::SlidingWindow => Quota::try_sliding_window(limit, time),
             Kind::SlidingLog => Quota::try_sliding_log(limit.min(65_535), time),
+            Kind::Total => Quota::try_total(limit).map(|quota| match shape.offset {
+                None => quota,
+                Some(_) => quota.forget_after(time),
+            }),
         };
         let quota = quota.ok()?;
         let horizon = match quota.grains() {

@@ -450,3 +450,31 @@ fn waiter_makes_no_check_after_its_deadline() {
         }
     }
 }
+
+/// Nothing refills a total, so that a wait ends where the total denies, also behind waiters for a window.
+#[test]
+fn wait_for_a_total_that_is_used_up_ends_at_once() {
+    for max_wait in [MaxWait::within(secs(100)), MaxWait::Unbounded] {
+        let mut queue = queue_after(3, &Policy::new("total", Quota::total(3)));
+        let outcome = queue.at_once(1, max_wait);
+        assert_eq!(denied(&outcome).retry_after(), Some(RetryAfter::Never));
+        assert_eq!((queue.waiting(), queue.operation_count()), (0, 2));
+
+        let window = Quota::fixed_window(3, secs(10));
+        let policy = Policy::new("both", window).and("total", Quota::total(5));
+        let mut queue = queue_after(3, &policy);
+        let head = queue.join(2, max_wait);
+        let outcome = queue.at_once(3, max_wait);
+        assert_eq!(denied(&outcome).retry_after(), Some(RetryAfter::Never));
+        let behind = queue.join(2, max_wait);
+        assert_eq!(queue.waiting(), 2);
+        queue.executor.until(secs(30));
+        let mut ended: Vec<_> = queue
+            .ended()
+            .into_iter()
+            .map(|(waiter, _, ok)| (waiter, ok))
+            .collect();
+        ended.retain(|(waiter, _)| [head, behind].contains(waiter));
+        assert_eq!(ended, [(head, true), (behind, false)]);
+    }
+}

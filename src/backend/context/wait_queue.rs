@@ -63,6 +63,11 @@ pub(crate) struct QueueHead<'q> {
 }
 
 impl TierQueue {
+    /// Returns whether the queue has no head.
+    pub(crate) fn is_free(&self) -> bool {
+        self.head.try_lock().is_ok()
+    }
+
     /// Becomes the head if the queue is empty.
     pub(crate) fn try_head(&self) -> Option<QueueHead<'_>> {
         let held = self.head.try_lock().ok()?;

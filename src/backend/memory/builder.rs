@@ -16,6 +16,9 @@ use crate::sync::Mutex;
 /// The default bound on keys.
 const DEFAULT_MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not 0");
 
+/// The default bound on totals.
+const DEFAULT_MAX_TOTALS: NonZeroUsize = NonZeroUsize::new(100_000).expect("not 0");
+
 /// The default time for which a bucket that starts below its capacity is kept after it has filled.
 const DEFAULT_IDLE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -34,6 +37,7 @@ const DEFAULT_IDLE_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct MemoryBackendBuilder<C = SystemClock> {
     clock: C,
     max_keys: NonZeroUsize,
+    max_totals: NonZeroUsize,
     idle_ttl: Duration,
     max_waiters: (usize, usize),
 }
@@ -43,6 +47,7 @@ impl MemoryBackendBuilder {
         Self {
             clock: SystemClock::new(),
             max_keys: DEFAULT_MAX_KEYS,
+            max_totals: DEFAULT_MAX_TOTALS,
             idle_ttl: DEFAULT_IDLE_TTL,
             max_waiters: DEFAULT_MAX_WAITERS,
         }
@@ -58,6 +63,29 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         self
     }
 
+    /// Sets the most [totals](crate::Quota::total) that are kept; 100,000 by default. They are not counted as keys, and
+    /// neither totals nor keys are evicted for a new total.
+    ///
+    /// A total is never forgotten to make room. A request of a new key beyond the bound is denied, with
+    /// [`DenialReason::TooManyTotals`](crate::decision::DenialReason::TooManyTotals). A layer rejects it as if the
+    /// backend had failed: with 503, or as an unavailable gRPC service. A penalty of such a key is lost.
+    ///
+    /// ```
+    /// use std::num::NonZeroUsize;
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let max_totals = NonZeroUsize::new(1).expect("not 0");
+    /// let backend = MemoryBackend::builder().max_totals(max_totals).build();
+    /// let trial = Limiter::new(Policy::new("trial", Quota::total(9)), backend.clone());
+    /// assert!(trial.check_now(&Key::from("ann"), 1).decision.is_allowed());
+    /// assert!(!trial.check_now(&Key::from("bob"), 1).decision.is_allowed());
+    /// assert_eq!((backend.totals(), backend.refused_totals()), (1, 1));
+    /// ```
+    pub const fn max_totals(mut self, max_totals: NonZeroUsize) -> Self {
+        self.max_totals = max_totals;
+        self
+    }
+
     /// Sets the most requests that wait at a time, of one key and of all keys; 1,024 and 65,536 by default. See
     /// [`BackendContext::max_waiters`].
     pub const fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
@@ -70,6 +98,7 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         MemoryBackendBuilder {
             clock,
             max_keys: self.max_keys,
+            max_totals: self.max_totals,
             idle_ttl: self.idle_ttl,
             max_waiters: self.max_waiters,
         }
@@ -103,7 +132,7 @@ impl<C: Clock> MemoryBackendBuilder<C> {
             context: BackendContext::new(self.clock.clone()).max_waiters(each_key, in_all),
             fingerprints: Fingerprints::new(),
             shards,
-            budget: KeyBudget::new(max_keys),
+            budget: KeyBudget::new(max_keys, self.max_totals.get()),
             idle_ttl: micros_up(self.idle_ttl),
             clock: self.clock,
         }))

@@ -13,16 +13,22 @@ pub(super) struct KeyBudget {
     keys: CachePadded<AtomicUsize>,
     evictions: AtomicUsize,
     longest_search: AtomicUsize,
+    max_totals: usize,
+    totals: AtomicUsize,
+    refused_totals: AtomicUsize,
 }
 
 impl KeyBudget {
-    pub(super) fn new(max_keys: usize) -> Self {
+    pub(super) fn new(max_keys: usize, max_totals: usize) -> Self {
         let zero = || AtomicUsize::new(0);
         Self {
             max_keys,
             keys: CachePadded::new(zero()),
             evictions: zero(),
             longest_search: zero(),
+            max_totals,
+            totals: zero(),
+            refused_totals: zero(),
         }
     }
 
@@ -35,6 +41,31 @@ impl KeyBudget {
 
     pub(super) fn give_back(&self) {
         self.keys.fetch_sub(1, Relaxed);
+    }
+
+    /// Counts a new total if the bound allows it.
+    pub(super) fn take_total(&self) -> bool {
+        let one_more = |totals| (totals < self.max_totals).then_some(totals + 1);
+        self.totals.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+    }
+
+    pub(super) fn give_total_back(&self) {
+        self.totals.fetch_sub(1, Relaxed);
+    }
+
+    /// Counts a request that was denied because there was no room for its total. The first one is logged.
+    pub(super) fn total_refused(&self) {
+        if self.refused_totals.fetch_add(1, Relaxed) == 0 {
+            telemetry::totals_full(self.max_totals);
+        }
+    }
+
+    pub(super) fn totals(&self) -> usize {
+        self.totals.load(Relaxed)
+    }
+
+    pub(super) fn refused_totals(&self) -> usize {
+        self.refused_totals.load(Relaxed)
     }
 
     pub(super) fn evicted(&self) {

@@ -43,13 +43,13 @@ use crossbeam_utils::CachePadded;
 pub use self::builder::MemoryBackendBuilder;
 use self::key_budget::KeyBudget;
 pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
-use self::shard::{Shard, ShardContext};
+use self::shard::{NO_ROOM, Shard, ShardContext, without_room};
 use super::{Answer, Backend, BackendContext};
 use crate::algorithm::{self, Algorithm, ByAlgorithm};
 use crate::backend::PermitBackend;
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock};
-use crate::decision::{ChargePart, Op, PermitId, PermitOp, PermitReply, Reply};
+use crate::decision::{ChargePart, DenialReason, Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::{Key, KeyRef};
 use crate::policy::{NamedQuota, Policy, SemaphorePolicy};
 use crate::quota::Cost;
@@ -62,6 +62,9 @@ use crate::sync::{Mutex, MutexGuard};
 /// At most [`max_keys`](MemoryBackendBuilder::max_keys) entries are kept. A key has one entry for each quota of its
 /// policy. An entry takes up to 64 bytes, and a sliding log 16 bytes more for each allowed request in its window.
 pub struct MemoryBackend<C = SystemClock>(Arc<MemoryInner<C>>);
+
+/// The shards that are searched for ended totals after one was refused.
+const SWEPT_SHARDS: usize = 8;
 
 struct MemoryInner<C> {
     clock: C,
@@ -93,7 +96,7 @@ impl Default for MemoryBackend {
 }
 
 impl<C> MemoryBackend<C> {
-    /// Returns the number of entries: one for each quota of each key. Entries that owe nothing may be among them. The
+    /// Returns the number of entries: one for each quota of each key, without totals. Entries that owe nothing may be among them. The
     /// call takes constant time.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -111,6 +114,19 @@ impl<C> MemoryBackend<C> {
     #[must_use]
     pub fn evictions(&self) -> usize {
         self.0.budget.evictions()
+    }
+
+    /// Returns the number of [totals](crate::Quota::total), which have a bound of their own:
+    /// [`max_totals`](MemoryBackendBuilder::max_totals).
+    #[must_use]
+    pub fn totals(&self) -> usize {
+        self.0.budget.totals()
+    }
+
+    /// Returns how many requests were denied because there was no room for another total.
+    #[must_use]
+    pub fn refused_totals(&self) -> usize {
+        self.0.budget.refused_totals()
     }
 
     /// Returns the most entries that one new key has checked for removal or eviction.
@@ -161,7 +177,13 @@ impl<C: Clock> MemoryBackend<C> {
         let shared = &*self.0;
         let fingerprint = shared.fingerprints.fingerprint(key);
         let (mut shard, context) = shared.enter(fingerprint);
-        shard.with_states(policy, fingerprint, &context, |states| match op {
+        let creates = creations(&op);
+        let may_create = |index| {
+            creates
+                .as_ref()
+                .is_some_and(|cost: &Cost| cost.get(index) > 0)
+        };
+        let run = |states: &mut [_]| match op {
             Op::Check(cost) => algorithm::check(policy, states, context.now, cost),
             Op::Reserve { cost, max_wait } => {
                 algorithm::reserve(policy, states, context.now, cost, max_wait)
@@ -174,7 +196,10 @@ impl<C: Clock> MemoryBackend<C> {
             Op::Penalize(cost) => algorithm::penalize(policy, states, context.now, cost),
             Op::Refund(receipt) => algorithm::refund(policy, states, context.now, &receipt),
             Op::Reset => algorithm::reset(policy, states, context.now),
-        })
+        };
+        let reply = shard.with_states(policy, fingerprint, &context, may_create, run);
+        drop(shard);
+        shared.with_room(reply)
     }
 }
 
@@ -195,14 +220,53 @@ impl<C: Clock> MemoryInner<C> {
         let limit = key.under(only.id());
         let (snapshot, position) = shard.decide(algorithm, only, limit, &context, tokens);
         drop(shard);
+        if A::IS_TOTAL && snapshot == NO_ROOM {
+            return self.reject_total(only);
+        }
         Reply::to_check_of_one(snapshot, ChargePart::new(only.mark(), tokens, position))
+    }
+
+    /// Returns the reply for a new total without room.
+    #[cold]
+    fn reject_total(&self, only: &NamedQuota) -> Reply {
+        let mut unused = None;
+        let numbers = algorithm::decide(only.quota(), &mut unused, self.clock.now(), 0, true).0;
+        self.with_room(without_room(std::slice::from_ref(only), &[numbers]))
     }
 
     #[inline(never)]
     fn check_several(&self, policy: &Policy, key: Fingerprint, cost: Cost) -> Reply {
         let (mut shard, context) = self.enter(key);
+        let charges = cost.clone();
+        let may_create = |index| charges.get(index) > 0;
         let op = |states: &mut [_]| algorithm::check(policy, states, context.now, cost);
-        shard.with_states(policy, key, &context, op)
+        let reply = shard.with_states(policy, key, &context, may_create, op);
+        drop(shard);
+        self.with_room(reply)
+    }
+
+    /// Makes room for totals after one was refused. The entries that have ended may be in other shards than the key.
+    #[inline]
+    fn with_room(&self, reply: Reply) -> Reply {
+        if reply.decision.denial_reason() == Some(DenialReason::TooManyTotals) {
+            self.sweep_totals();
+        }
+        reply
+    }
+
+    #[cold]
+    fn sweep_totals(&self) {
+        let now = self.clock.now();
+        let first = self.budget.refused_totals().wrapping_mul(SWEPT_SHARDS);
+        for index in 0..SWEPT_SHARDS.min(self.shards.len()) {
+            let context = ShardContext {
+                now,
+                idle_ttl: self.idle_ttl,
+                budget: &self.budget,
+            };
+            let shard = &self.shards[first.wrapping_add(index) % self.shards.len()];
+            shard.lock().sweep_totals(&context);
+        }
     }
 
     /// Locks the shard of a key and reads the clock.
@@ -225,6 +289,14 @@ impl<C: Clock> MemoryInner<C> {
     #[inline]
     fn shard(&self, fingerprint: Fingerprint) -> &Mutex<Shard> {
         &self.shards[fingerprint.shard(self.shards.len())]
+    }
+}
+
+/// Returns the cost for which an operation may create states.
+fn creations(op: &Op) -> Option<Cost> {
+    match op {
+        Op::Check(cost) | Op::Reserve { cost, .. } | Op::Penalize(cost) => Some(cost.clone()),
+        Op::Cancel(_) | Op::Refund(_) | Op::Reset => None,
     }
 }
 

@@ -5,12 +5,34 @@ use super::table::{ResetTime, Slot, Table};
 use crate::algorithm::{self, Algorithm, State};
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::{Latest, Timestamp};
-use crate::decision::{ChargePosition, QuotaSnapshot, Reply};
+use crate::decision::{ChargePosition, DenialReason, QuotaSnapshot, Reply, Snapshot};
 use crate::policy::{NamedQuota, Policy};
+use crate::quota::Cost;
 
 /// The old entries that each new entry checks, to remove those that owe nothing. More than one, so that the map shrinks
 /// while keys come and go.
 const SWEPT_PER_INSERTION: usize = 2;
+
+/// The answer for a new total without room.
+pub(super) const NO_ROOM: QuotaSnapshot = QuotaSnapshot {
+    limit: 0,
+    remaining: 0,
+    retry_after: 1_000_000,
+    reset_after: 0,
+};
+
+/// Returns the denial of a request whose total has no room. It gets the wait of a request whose backend has failed.
+pub(super) fn without_room(quotas: &[NamedQuota], numbers: &[QuotaSnapshot]) -> Reply {
+    let mut answers = SmallVec::<[_; 2]>::from_slice(numbers);
+    for (named, quota) in quotas.iter().zip(&mut answers) {
+        if named.is_total() {
+            quota.remaining = 0;
+            quota.retry_after = NO_ROOM.retry_after;
+        }
+    }
+    let snapshot = Snapshot::new(answers).denied_by(DenialReason::TooManyTotals);
+    Reply::to_check(snapshot, SmallVec::new)
+}
 
 /// The sample of an eviction. The entry nearest to its reset is evicted.
 const SAMPLE: usize = 16;
@@ -20,6 +42,15 @@ const SAMPLE: usize = 16;
 pub(super) struct Shard {
     /// The time of the last decision in this shard.
     pub(super) latest: Latest,
+    /// The states that end by themselves.
+    keys: Region,
+    /// The totals. They have a bound of their own, and none is evicted.
+    totals: Region,
+}
+
+/// A table with the position of its search for entries that owe nothing.
+#[derive(Default)]
+struct Region {
     table: Table,
     /// The index of the next entry to check for removal.
     hand: usize,
@@ -34,10 +65,10 @@ pub(super) struct ShardContext<'a> {
 }
 
 impl ShardContext<'_> {
-    /// Returns the time at which a quota owes nothing, by its answer.
+    /// Returns the time at which a quota owes nothing, by its answer and the µs for which its state is kept.
     #[inline]
-    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot) -> ResetTime {
-        let at = self.now.as_micros().saturating_add(answer.reset_after);
+    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot, kept_for: u64) -> ResetTime {
+        let at = self.now.as_micros().saturating_add(kept_for);
         ResetTime::new(
             Timestamp::from_micros(at),
             named.lingers(),
@@ -59,7 +90,8 @@ impl ShardContext<'_> {
 }
 
 impl Shard {
-    /// Decides a request under a policy with one quota.
+    /// Decides a request under a policy with one quota. The answer is [`NO_ROOM`]
+    /// if there is no room for another total.
     #[inline(always)] // a call would return the numbers through memory
     pub(super) fn decide<A: Algorithm>(
         &mut self,
@@ -69,17 +101,26 @@ impl Shard {
         context: &ShardContext<'_>,
         cost: u64,
     ) -> (QuotaSnapshot, ChargePosition) {
-        let Some(slot_index) = self.table.find(fingerprint) else {
+        let region = if A::IS_TOTAL {
+            &mut self.totals
+        } else {
+            &mut self.keys
+        };
+        let Some(slot_index) = region.table.find(fingerprint) else {
             return self.decide_unseen(named, fingerprint, context, cost);
         };
-        let slot = self.table.slot_mut(slot_index);
+        let slot = region.table.slot_mut(slot_index);
         if context.is_idle(named, slot) {
-            self.forget(fingerprint, context.budget);
+            region.forget(fingerprint);
+            context.budget.give_back();
             return self.decide_unseen(named, fingerprint, context, cost);
         }
         let answer = algorithm::decide_by(algorithm, &mut slot.state, context.now, cost);
         if cost > 0 && answer.0.is_allowed() {
-            slot.reset = slot.reset.renewed(context.reset(named, &answer.0));
+            let kept_for = algorithm.kept_for(&answer.0);
+            slot.reset = slot
+                .reset
+                .renewed(context.reset(named, &answer.0, kept_for));
         }
         answer
     }
@@ -96,64 +137,93 @@ impl Shard {
         let mut state = None;
         let answer = algorithm::decide(named.quota(), &mut state, context.now, cost, true);
         if let Some(state) = state {
-            self.insert(
-                fingerprint,
-                state,
-                context.reset(named, &answer.0),
-                context,
-                |_| false,
+            let reset = context.reset(
+                named,
+                &answer.0,
+                algorithm::kept_for(named.quota(), &answer.0),
             );
+            if !named.is_total() {
+                self.insert(fingerprint, state, reset, context, |_| false);
+            } else if self.totals.take_total(context) {
+                self.totals.push(fingerprint, state, reset);
+            } else {
+                return (NO_ROOM, ChargePosition::default());
+            }
         }
         answer
     }
 
-    /// Applies `op` to the states of a key, one entry each, and stores the results.
+    /// Applies `op` to the states of a key, one entry each, and stores the results. `may_create` tells whether `op` may
+    /// create the state of the quota at an index.
+    ///
+    /// The operation is not run if there is no room for a total that it may create. The reply denies it.
     pub(super) fn with_states(
         &mut self,
         policy: &Policy,
         key: Fingerprint,
         context: &ShardContext<'_>,
+        may_create: impl Fn(usize) -> bool,
         op: impl FnOnce(&mut [Option<State>]) -> Reply,
     ) -> Reply {
         let quotas = policy.quotas();
         let mut slot_indexes = SmallVec::<[Option<usize>; 2]>::new();
         let mut states = SmallVec::<[Option<State>; 2]>::new();
-        for named in quotas {
+        for named in quotas.iter().filter(|named| named.lingers()) {
             let fingerprint = key.under(named.id());
-            if self
-                .table
+            let table = &self.keys.table;
+            if table
                 .find(fingerprint)
-                .is_some_and(|slot_index| context.is_idle(named, self.table.slot(slot_index)))
+                .is_some_and(|slot_index| context.is_idle(named, table.slot(slot_index)))
             {
-                self.forget(fingerprint, context.budget);
+                self.keys.forget(fingerprint);
+                context.budget.give_back();
+            }
+        }
+        let (mut reserved, mut has_room) = (0, true);
+        for (index, named) in quotas.iter().enumerate() {
+            if named.is_total()
+                && may_create(index)
+                && self.totals.table.find(key.under(named.id())).is_none()
+            {
+                if self.totals.take_total(context) {
+                    reserved += 1;
+                } else {
+                    has_room = false;
+                }
             }
         }
         for named in quotas {
-            let slot_index = self.table.find(key.under(named.id()));
-            states.push(
-                slot_index.and_then(|slot_index| self.table.slot_mut(slot_index).state.take()),
-            );
+            let table = &mut self.region(named).table;
+            let slot_index = table.find(key.under(named.id()));
+            states.push(slot_index.and_then(|slot_index| table.slot_mut(slot_index).state.take()));
             slot_indexes.push(slot_index);
         }
-        let reply = op(&mut states);
+        let reply = if has_room {
+            op(&mut states)
+        } else {
+            let numbers = algorithm::check(policy, &mut states, context.now, Cost::ZERO);
+            without_room(quotas, numbers.decision.snapshot().quotas())
+        };
         let answers = reply.decision.snapshot().quotas();
         // The receipt of a check shows which quotas were charged. Other operations write all states.
         let written = |index: usize| match &reply.receipt {
             Some(receipt) => receipt.charges[index].tokens > 0,
             None => reply.decision.is_allowed(),
         };
+        let reset = |index: usize| {
+            let kept_for = algorithm::kept_for(quotas[index].quota(), &answers[index]);
+            context.reset(&quotas[index], &answers[index], kept_for)
+        };
         // Updates come before insertions and removals, which move entries.
         let mut moves = SmallVec::<[(usize, Option<State>); 2]>::new();
         for (index, (slot_index, state)) in slot_indexes.into_iter().zip(states).enumerate() {
             match (slot_index, state) {
-                (Some(slot_index), Some(state)) => {
-                    let slot = self.table.slot_mut(slot_index);
+                (Some(slot_index), Some(state)) if !state.is_unused_total() => {
+                    let slot = self.region(&quotas[index]).table.slot_mut(slot_index);
                     slot.state = Some(state);
                     // A read or a denial does not change it.
                     if written(index) {
-                        slot.reset = slot
-                            .reset
-                            .renewed(context.reset(&quotas[index], &answers[index]));
+                        slot.reset = slot.reset.renewed(reset(index));
                     }
                 }
                 (None, None) => {}
@@ -166,22 +236,38 @@ impl Shard {
                 .any(|named| key.under(named.id()) == fingerprint)
         };
         for (index, kept) in moves {
-            let fingerprint = key.under(quotas[index].id());
-            match kept {
-                Some(state) => {
-                    let reset = context.reset(&quotas[index], &answers[index]);
-                    self.insert(fingerprint, state, reset, context, of_this_key);
+            let named = &quotas[index];
+            let fingerprint = key.under(named.id());
+            match kept.filter(|state| !state.is_unused_total()) {
+                Some(state) if named.is_total() => {
+                    self.totals.push(fingerprint, state, reset(index));
+                    reserved -= 1;
                 }
-                None => self.forget(fingerprint, context.budget),
+                Some(state) => self.insert(fingerprint, state, reset(index), context, of_this_key),
+                None if self.region(named).forget(fingerprint) && named.is_total() => {
+                    context.budget.give_total_back();
+                }
+                None if named.is_total() => {}
+                None => context.budget.give_back(),
             }
+        }
+        for _ in 0..reserved {
+            context.budget.give_total_back();
         }
         reply
     }
 
-    fn forget(&mut self, fingerprint: Fingerprint, budget: &KeyBudget) {
-        if let Some(slot_index) = self.table.find(fingerprint) {
-            self.table.remove(slot_index);
-            budget.give_back();
+    /// Removes some of the totals that have ended.
+    pub(super) fn sweep_totals(&mut self, context: &ShardContext<'_>) {
+        let removed = || context.budget.give_total_back();
+        self.totals.sweep(SAMPLE, context, removed);
+    }
+
+    fn region(&mut self, named: &NamedQuota) -> &mut Region {
+        if named.is_total() {
+            &mut self.totals
+        } else {
+            &mut self.keys
         }
     }
 
@@ -195,32 +281,72 @@ impl Shard {
         context: &ShardContext<'_>,
         spare: impl Fn(Fingerprint) -> bool,
     ) {
-        let budget = context.budget;
-        let mut looked_at = 0;
-        for _ in 0..SWEPT_PER_INSERTION.min(self.table.len()) {
-            looked_at += 1;
-            let slot_index = self.advance_hand();
-            if context.is_over(self.table.slot(slot_index)) {
-                self.table.remove(slot_index);
-                self.hand = slot_index; // the last entry is here now
-                budget.give_back();
-            }
-        }
-        if self.table.is_full() || !budget.take() {
-            if self.table.len() == 0 {
+        let (budget, keys) = (context.budget, &mut self.keys);
+        let mut looked_at = keys.sweep(SWEPT_PER_INSERTION, context, || budget.give_back());
+        if keys.table.is_full() || !budget.take() {
+            if keys.table.len() == 0 {
                 // The shard is empty, so that only the new entry can be evicted. In practice each shard of a full map
                 // holds at least 2,048 entries.
                 budget.evicted();
                 return;
             }
-            looked_at += self.evict(context, spare);
+            looked_at += keys.evict(context, spare);
         }
         budget.looked_at(looked_at);
+        keys.push(fingerprint, state, reset);
+    }
+}
+
+impl Region {
+    /// Removes an entry, and returns whether it was there.
+    fn forget(&mut self, fingerprint: Fingerprint) -> bool {
+        let slot_index = self.table.find(fingerprint);
+        slot_index.is_some_and(|slot_index| {
+            self.table.remove(slot_index);
+            true
+        })
+    }
+
+    /// Adds an entry to a table with room.
+    fn push(&mut self, fingerprint: Fingerprint, state: State, reset: ResetTime) {
         self.table.push(Slot {
             fingerprint,
             reset,
             state: Some(state),
         });
+    }
+
+    /// Checks up to `most` entries, and removes those that owe nothing. Returns the number of checked entries.
+    fn sweep(&mut self, most: usize, context: &ShardContext<'_>, removed: impl Fn()) -> usize {
+        let mut looked_at = 0;
+        for _ in 0..most.min(self.table.len()) {
+            looked_at += 1;
+            let slot_index = self.advance_hand();
+            if context.is_over(self.table.slot(slot_index)) {
+                self.table.remove(slot_index);
+                self.hand = slot_index; // the last entry is here now
+                removed();
+            }
+        }
+        looked_at
+    }
+
+    /// Reserves room for one more total. Returns whether there is room, after totals that have ended were removed.
+    #[cold]
+    fn take_total(&mut self, context: &ShardContext<'_>) -> bool {
+        let budget = context.budget;
+        self.sweep(SWEPT_PER_INSERTION, context, || budget.give_total_back());
+        if self.table.is_full() {
+            return false;
+        }
+        if !budget.take_total() {
+            self.sweep(SAMPLE, context, || budget.give_total_back());
+            if !budget.take_total() {
+                budget.total_refused();
+                return false;
+            }
+        }
+        true
     }
 
     /// Evicts the entry that is nearest to its reset, of a small sample. Returns the size of the sample.

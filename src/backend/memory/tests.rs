@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::{ManualClock, Timestamp};
+use crate::decision::{DenialReason, RetryAfter};
 use crate::limiter::Limiter;
 use crate::quota::Quota;
 
@@ -98,4 +99,113 @@ fn eviction_for_one_quota_keeps_the_other_quotas_of_the_key() {
         assert!(backend.len() <= 20);
     }
     assert!(backend.evictions() > 0);
+}
+
+#[test]
+fn flood_of_totals_evicts_no_other_key_and_is_denied_at_its_own_bound() {
+    let (clock, _) = backend(1);
+    let bound = |number| NonZeroUsize::new(number).expect("not 0");
+    let backend = MemoryBackend::builder()
+        .max_keys(bound(100))
+        .max_totals(bound(50))
+        .clock(clock)
+        .build();
+    let hourly = Limiter::new(Policy::new("hourly", Quota::per_hour(5)), backend.clone());
+    let trial = Limiter::new(Policy::new("trial", Quota::total(5)), backend.clone());
+    for key in 0..100 {
+        assert!(hourly.check_now(&number(key), 2).decision.is_allowed());
+    }
+    for key in 0..1_000 {
+        let decision = trial.check_now(&number(key), 2).decision;
+        let denied = (key >= 50).then_some(DenialReason::TooManyTotals);
+        assert_eq!(decision.denial_reason(), denied, "{key}");
+        let wait = denied.map(|_| RetryAfter::In(Duration::from_secs(1)));
+        assert_eq!(decision.retry_after(), wait);
+    }
+    assert_eq!(
+        (
+            backend.len(),
+            backend.evictions(),
+            backend.totals(),
+            backend.refused_totals()
+        ),
+        (100, 0, 50, 950)
+    );
+    // A flood of other keys does not evict a total, and a read creates none.
+    for key in 100..5_000 {
+        assert!(hourly.check_now(&number(key), 1).decision.is_allowed());
+        assert!(trial.check_now(&number(key), 0).decision.is_allowed());
+    }
+    for key in 0..50 {
+        let snapshot = trial.check_now(&number(key), 0).decision;
+        assert_eq!(snapshot.snapshot().remaining(), 3, "{key}");
+    }
+    // A reset makes room.
+    let _ = backend.decide(Op::Reset, trial.policy(), &number(7));
+    assert_eq!(backend.totals(), 49);
+    assert!(trial.check_now(&number(70), 1).decision.is_allowed());
+    assert!(!trial.check_now(&number(71), 1).decision.is_allowed());
+}
+
+#[test]
+fn total_of_several_quotas_is_never_admitted_uncounted() {
+    let (clock, _) = backend(1);
+    let one = NonZeroUsize::new(1).expect("not 0");
+    let builder = MemoryBackend::builder().max_totals(one).clock(clock);
+    let policy = Policy::new("trial", Quota::per_hour(9)).and("total", Quota::total(5));
+    let limiter = Limiter::new(policy.clone(), builder.build());
+    let (ann, bob) = (number(1), number(2));
+    let mut receipt = limiter.check_now(&ann, 2).receipt.expect("allowed");
+    let denied = limiter.check_now(&bob, 2).decision;
+    assert_eq!(denied.denial_reason(), Some(DenialReason::TooManyTotals));
+    assert_eq!(
+        denied.snapshot().quotas()[0].remaining(),
+        9,
+        "nothing was charged"
+    );
+    let _ = limiter
+        .backend()
+        .decide(Op::Penalize(Cost::ONE), &policy, &bob);
+    // A cost of 0 for the total needs no room.
+    assert!(
+        limiter
+            .check_now(&bob, Cost::each([1, 0]))
+            .decision
+            .is_allowed()
+    );
+    assert_eq!(limiter.backend().totals(), 1);
+    // A whole refund makes room.
+    let whole = receipt.take(Cost::new(9));
+    let _ = limiter.backend().decide(Op::Refund(whole), &policy, &ann);
+    assert_eq!(limiter.backend().totals(), 0);
+    assert!(limiter.check_now(&bob, 2).decision.is_allowed());
+    assert!(!limiter.check_now(&ann, 2).decision.is_allowed());
+}
+
+#[test]
+fn forgotten_totals_make_room() {
+    let (clock, _) = backend(1);
+    let two = NonZeroUsize::new(2).expect("not 0");
+    let builder = MemoryBackend::builder().max_totals(two);
+    let backend = builder.clock(clock.clone()).build();
+    let quota = Quota::total(5).forget_after(HOUR);
+    let trial = Limiter::new(Policy::new("trial", quota), backend.clone());
+    let remaining = |key: u64| {
+        let look = trial.check_now(&number(key), 0).decision;
+        look.snapshot().remaining()
+    };
+    assert!(trial.check_now(&number(0), 5).decision.is_allowed());
+    clock.advance(HOUR / 2);
+    assert!(trial.check_now(&number(1), 5).decision.is_allowed());
+    clock.advance(HOUR / 2 - Duration::from_micros(1));
+    assert_eq!(remaining(0), 0);
+    clock.advance(Duration::from_micros(1));
+    assert_eq!((remaining(0), remaining(1)), (5, 0));
+    // The entry may be in another shard. A few shards are searched after each denial.
+    let mut tries = 0..1_000;
+    assert!(
+        tries.any(|_| trial.check_now(&number(2), 1).decision.is_allowed()),
+        "one was forgotten"
+    );
+    assert!(!tries.any(|_| trial.check_now(&number(3), 1).decision.is_allowed()));
 }

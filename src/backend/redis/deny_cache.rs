@@ -132,7 +132,7 @@ impl DenyCache {
             return;
         };
         let wait = snapshot.governor().retry_after;
-        if wait == NEVER && !policy.is_exceeded_by(cost) {
+        if wait == NEVER && !policy.is_exceeded_by(cost) && policy.is_of_buckets() {
             // The reservation exceeds the largest debt. A check of the same cost has a wait.
             return;
         }

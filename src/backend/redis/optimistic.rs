@@ -23,7 +23,7 @@ use super::source::ConnectionSource;
 use super::transport::{Command, ServerError, Value};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
-use crate::decision::{Op, Reply};
+use crate::decision::{NEVER, Op, Reply};
 use crate::telemetry;
 
 /// The attempts to write without a change by another client in between.
@@ -306,9 +306,12 @@ fn writes(
         let (before, now) = (entry.state.as_ref(), now.as_micros());
         let keep = stored::keep_for(named.quota(), before, state, owed, entry.keep_until, now);
         let packed = stored::encode(state, now.saturating_add(keep)).unwrap_or_default();
-        let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(client.expiry.floor);
         let mut set = Command::new("SET");
-        set.arg(&entry.key).arg(packed).arg("PX").number(px);
+        set.arg(&entry.key).arg(packed);
+        if keep != NEVER {
+            let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(client.expiry.floor);
+            set.arg("PX").number(px);
+        }
         writes.push(set);
     }
     writes

@@ -29,7 +29,7 @@ pub(super) struct PackedQuota {
 pub(super) struct Algorithms(u8);
 
 impl Algorithms {
-    pub(super) const COUNT: usize = 5;
+    pub(super) const COUNT: usize = 6;
 
     pub(super) const fn bits(self) -> usize {
         self.0 as usize
@@ -41,7 +41,7 @@ impl Algorithms {
 
     #[cfg(test)]
     pub(super) fn from_bits(bits: usize) -> Self {
-        Self(u8::try_from(bits).expect("a set of five"))
+        Self(u8::try_from(bits).expect("a set of six"))
     }
 }
 
@@ -85,6 +85,7 @@ const fn algorithm_index(rule: &Rule) -> usize {
         Rule::FixedWindow(_) => 2,
         Rule::SlidingWindow(_) => 3,
         Rule::SlidingLog(_) => 4,
+        Rule::Total(_) => 5,
     }
 }
 
@@ -133,6 +134,10 @@ fn numbers(rule: &Rule) -> Vec<u8> {
             ],
         ),
         Rule::SlidingLog(log) => pack(b'l', &[log.limit.into(), signed(log.window)]),
+        Rule::Total(total) => pack(
+            b't',
+            &[signed(total.limit), total.forget_after.map_or(-1, signed)],
+        ),
     }
 }
 
@@ -163,6 +168,7 @@ fn suffix(policy: &Policy, named: &NamedQuota) -> String {
         Rule::FixedWindow(fixed) => ('f', Some(fixed.window), fixed.origin),
         Rule::SlidingWindow(sliding) => ('s', Some(sliding.window), None),
         Rule::SlidingLog(log) => ('l', Some(log.window), None),
+        Rule::Total(_) => ('t', None, None),
     };
     text.push(letter);
     // Writing to a string cannot fail.
@@ -212,6 +218,7 @@ mod tests {
             fixed.with_unit(Unit::ContentBytes),
             Quota::sliding_window(5, day),
             Quota::sliding_log(5, day),
+            Quota::total(5).forget_after(day),
         ];
         let suffixes: Vec<_> = quotas
             .iter()
@@ -232,6 +239,7 @@ mod tests {
             "f86400000000B",
             "s86400000000",
             "l86400000000",
+            "t",
         ];
         assert_eq!(suffixes, expected);
         let two = Policy::new("p", fixed).and("daily", fixed);

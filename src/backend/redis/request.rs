@@ -361,7 +361,10 @@ impl OpRequest {
                 -1 => NEVER,
                 wait => u64::try_from(wait).ok()?,
             },
-            reset_after: unsigned(reset)?,
+            reset_after: match signed(reset)? {
+                -1 => NEVER,
+                reset => u64::try_from(reset).ok()?,
+            },
         };
         let position = position.first().map_or(Some(0), signed)?;
         Some((snapshot, position))

@@ -28,8 +28,8 @@ pub(super) enum ScriptKind {
 }
 
 const TASKS: usize = 6;
-/// The sets of five algorithms.
-const SETS: usize = 32;
+/// The sets of algorithms.
+const SETS: usize = 1 << Algorithms::COUNT;
 
 static SCRIPTS: [[OnceLock<Script>; SETS]; TASKS] =
     [const { [const { OnceLock::new() }; SETS] }; TASKS];
@@ -46,6 +46,7 @@ const ALGORITHMS: [(char, &str); Algorithms::COUNT] = [
     ('f', include_str!("../../../lua/fixed_window.lua")),
     ('s', include_str!("../../../lua/sliding_window.lua")),
     ('l', include_str!("../../../lua/sliding_log.lua")),
+    ('t', include_str!("../../../lua/total.lua")),
 ];
 
 impl ScriptKind {

@@ -405,3 +405,67 @@ fn joined_layers_write_each_format_once() {
     );
     assert_eq!(seen.lines("x-ratelimit-reset"), ["1800003600"]);
 }
+
+#[test]
+fn total_has_neither_a_window_nor_a_reset() {
+    let policy = || Policy::new("api", Quota::total(2));
+    let shown = |format: HeaderFormat, requests: usize| {
+        let mut service = global(policy()).headers(format).layer(hello());
+        let mut last = None;
+        for _ in 0..requests {
+            last = Some(seen(&mut service, Request::new(())));
+        }
+        let last = last.expect("a response");
+        assert_eq!(last.lines("retry-after"), Vec::<&str>::new(), "{format:?}");
+        reported(&last)
+            .into_iter()
+            .map(|(name, value)| format!("{name}: {value}"))
+            .collect::<Vec<_>>()
+    };
+    for requests in [1, 2, 3] {
+        let left = 2_usize.saturating_sub(requests);
+        let draft11 = [
+            format!("ratelimit: \"api\";r={left}"),
+            "ratelimit-policy: \"api\";q=2".into(),
+        ];
+        assert_eq!(shown(Draft11, requests), draft11);
+        assert_eq!(
+            shown(Draft07, requests),
+            [format!("ratelimit: limit=2, remaining={left}")]
+        );
+        let draft06 = [
+            "ratelimit-limit: 2".into(),
+            format!("ratelimit-remaining: {left}"),
+        ];
+        assert_eq!(shown(Draft06, requests), draft06);
+        for format in [EPOCH, DELTA] {
+            let x = [
+                "x-ratelimit-limit: 2".into(),
+                format!("x-ratelimit-remaining: {left}"),
+            ];
+            assert_eq!(shown(format, requests), x);
+        }
+    }
+}
+
+#[test]
+fn outer_layer_keeps_the_fields_of_a_total_with_fewer_tokens() {
+    for (format, reset) in [(EPOCH, "x-ratelimit-reset"), (Draft06, "ratelimit-reset")] {
+        let inner = global(Policy::new("total", Quota::total(3))).headers(format);
+        let outer = |limit| global(Policy::new("rate", Quota::per_minute(limit))).headers(format);
+        let shown = |limit| {
+            let mut service = ServiceBuilder::new()
+                .layer(outer(limit))
+                .layer(inner.clone())
+                .service(hello());
+            let response = seen(&mut service, Request::new(()));
+            let name = reset.replace("reset", "limit");
+            (
+                response.lines(&name)[0].to_owned(),
+                response.lines(reset).len(),
+            )
+        };
+        assert_eq!(shown(50), ("3".to_owned(), 0), "{format:?}");
+        assert_eq!(shown(1), ("1".to_owned(), 1), "{format:?}");
+    }
+}
