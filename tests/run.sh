@@ -81,12 +81,13 @@ need jq jq
 step format 5 cargo fmt --check
 step format-model 5 cargo fmt --check --manifest-path tests/model/Cargo.toml
 step format-instructions 5 cargo fmt --check --manifest-path benches/instructions/Cargo.toml
+step format-fuzz 5 cargo fmt --check --manifest-path fuzz/Cargo.toml
 step msrv 5 tests/msrv.sh
 step clippy 185 cargo clippy --locked --quiet --all-targets --all-features -- -D warnings
 step docs 65 env RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --no-deps --all-features
 step features 170 each_feature_alone
 step redis32 15 redis32
-step tests 800 cargo test --locked --all-features
+step tests 795 cargo test --locked --all-features
 step servers 50 tests/servers.sh --core
 step model 75 tests/model/run.sh
 step instructions 90 benches/instructions/run.sh

@@ -12,8 +12,16 @@ const LONGEST: usize = 80;
 
 /// Returns a valid quota, or a valid list of quotas, that is close to `text`.
 pub(super) fn example(text: &str, cause: &Cause) -> Option<String> {
-    let text = trim(text);
-    if text.is_empty() || text.len() > LONGEST || !text.is_ascii() {
+    if text.len() > LONGEST || !text.is_ascii() {
+        return None;
+    }
+    // One space for each run of white space: the message would show a tab as an escape, which is no valid quota.
+    let words: Vec<&str> = text
+        .split([' ', '\t'])
+        .filter(|word| !word.is_empty())
+        .collect();
+    let text = &*words.join(" ");
+    if text.is_empty() {
         return None;
     }
     match cause {
@@ -313,6 +321,8 @@ mod tests {
             ("100", "100/minute"),
             ("100/", "100/minute"),
             ("10MB", "10MB/minute"),
+            ("100\t\tGiB", "100 GiB/minute"),
+            ("10 \t/ s,  burst\t5", "10 / s burst 5"),
             ("100/minute/user", "100/minute"),
             ("5/s please", "5/s"),
             ("5/s\n", "5/s"),

@@ -5,12 +5,15 @@
 
 mod admission;
 mod decisions;
+#[path = "../fuzz_targets/mod.rs"]
+mod fuzz_targets;
 mod gcra;
 mod memory;
 mod model;
 #[path = "../support/property.rs"]
 mod property;
 mod ranges;
+mod seeds;
 mod settlement;
 mod shapes;
 mod traffic;
