@@ -64,6 +64,7 @@
 )]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod _guide;
 pub mod algorithm;
 pub mod backend;
 #[cfg(feature = "blocking")]

@@ -34,7 +34,7 @@ const FLOORS: &[&[&str]] = &[
     &["blocking", "limiter", "semaphore"],
     &["response"],
     &["concurrency", "drain", "limit", "middleware"],
-    &["lib", "metrics"],
+    &["_guide", "lib", "metrics"],
 ];
 
 /// The imports of one source file.

@@ -10,6 +10,7 @@ mod fuzz_targets;
 mod gcra;
 mod memory;
 mod model;
+mod picture;
 #[path = "../support/property.rs"]
 mod property;
 mod ranges;
