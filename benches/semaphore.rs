@@ -6,6 +6,7 @@
 //!
 //! Run: `cargo bench --features redis --bench semaphore`, for a quick look with `-- --seconds 0.5`.
 
+mod interleaved;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dashmap::DashMap;
+use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -31,7 +33,15 @@ use tower_sluice::{
     SemaphorePolicy,
 };
 
+use self::interleaved::{Subject, measure};
+
 type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const OURS: &str = "ours";
+const OURS_HELD: &str = "ours, of keys with another holder";
+const TOKIO: &str = "tokio's semaphore in a DashMap";
+const BARE: &str = "a service without a limit";
+const SILENT: &str = "`SemaphoreLayer`, no fields, no extensions";
 
 const KEYS: usize = 10_000;
 const HELD: u64 = 10_000;
@@ -46,8 +56,13 @@ fn main() -> Result<(), Error> {
     };
     let time = Duration::from_secs_f64(seconds);
     let runtime = Runtime::new()?;
-    println!("| in memory | ns to acquire and release |\n|---|---|");
-    runtime.block_on(in_memory(time))?;
+    let (rounds, repetitions) = if seconds < 0.5 {
+        (3, 100)
+    } else {
+        (101, 10_000)
+    };
+    in_memory(rounds, repetitions);
+    around_a_service(rounds, repetitions);
     let server = RedisServer::start();
     println!("\n| in Redis, {KEYS} keys | tasks | pairs/s |\n|---|---|---|");
     runtime.block_on(in_redis(&server, time))?;
@@ -55,92 +70,97 @@ fn main() -> Result<(), Error> {
     runtime.block_on(memory_held(&server))
 }
 
-async fn row(
-    name: &str,
-    time: Duration,
-    mut pair: impl AsyncFnMut(usize) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let (start, mut count) = (Instant::now(), 0_usize);
-    while count % 64 != 0 || start.elapsed() < time / 2 {
-        pair(count).await?;
-        count += 1;
-    }
-    println!(
-        "| {name} | {} |",
-        start.elapsed().as_nanos() / count as u128
-    );
-    Ok(())
+/// Returns the output of a future that completes at its first poll.
+fn at_once<T, E: std::fmt::Debug>(future: impl Future<Output = Result<T, E>>) -> T {
+    let output = future
+        .now_or_never()
+        .expect("an answer in memory is immediate");
+    output.expect("a permit is free")
 }
 
-async fn in_memory(time: Duration) -> Result<(), Error> {
-    let keys: Vec<_> = (0..1_000_u64).map(Key::from).collect();
-    let ours = Semaphore::new(SemaphorePolicy::new("bench", 5), MemorySemaphore::new());
-    for (name, count) in [("ours, one key", 1), ("ours, 1 000 keys", 1_000)] {
-        row(name, time, async |number| {
-            drop(black_box(ours.try_acquire(&keys[number % count], 1).await?));
-            Ok(())
-        })
-        .await?;
+fn in_memory(rounds: usize, repetitions: u64) {
+    for count in [1, 1_000] {
+        let ours = Semaphore::new(SemaphorePolicy::new("bench", 5), MemorySemaphore::new());
+        let keys: Vec<_> = (0..1_000_u64).map(Key::from).collect();
+        // Permits of other holders.
+        let others = ours.clone();
+        let _held: Vec<_> = keys[..count]
+            .iter()
+            .map(|key| at_once(others.try_acquire(key, 1)))
+            .collect();
+        let alone = Semaphore::new(SemaphorePolicy::new("bench", 5), MemorySemaphore::new());
+        let per_key: DashMap<String, Arc<tokio::sync::Semaphore>> = DashMap::new();
+        let names: Vec<_> = (0..1_000).map(|number: u64| number.to_string()).collect();
+        let mut numbers = [const { 0_usize }; 3];
+        let [first, second, third] = numbers.each_mut();
+        let next = move |number: &mut usize| {
+            *number += 1;
+            *number % count
+        };
+        let table = measure(
+            &format!("keys: {count}, ns to acquire and release a permit in memory"),
+            rounds,
+            repetitions,
+            vec![
+                Subject::new(OURS, || {
+                    drop(black_box(at_once(alone.try_acquire(&keys[next(first)], 1))));
+                }),
+                Subject::new(OURS_HELD, || {
+                    drop(black_box(at_once(ours.try_acquire(&keys[next(second)], 1))));
+                }),
+                Subject::new(TOKIO, || {
+                    let own = per_key.entry(names[next(third)].clone());
+                    let own = own.or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(5)));
+                    let own = Arc::clone(&own);
+                    drop(black_box(
+                        own.try_acquire_owned().expect("a permit is free"),
+                    ));
+                }),
+            ],
+        );
+        for name in [OURS, OURS_HELD] {
+            table.at_most(2.0, name, TOKIO);
+        }
     }
-    let held = ours.try_acquire(&keys[0], 1).await?;
-    row("ours, one key that others hold too", time, async |_| {
-        drop(black_box(ours.try_acquire(&keys[0], 1).await?));
-        Ok(())
-    })
-    .await?;
-    drop(held);
-    let per_key: DashMap<String, Arc<tokio::sync::Semaphore>> = DashMap::new();
-    let names: Vec<_> = (0..1_000).map(|number: u64| number.to_string()).collect();
-    for (name, count) in [
-        ("tokio's in a DashMap, one key", 1),
-        ("tokio's in a DashMap, 1 000 keys", 1_000),
-    ] {
-        row(name, time, async |number| {
-            let own = per_key.entry(names[number % count].clone());
-            let own = own.or_insert_with(|| Arc::new(tokio::sync::Semaphore::new(5)));
-            let own = Arc::clone(&own);
-            drop(black_box(own.try_acquire_owned()?));
-            Ok(())
-        })
-        .await?;
-    }
-    around_a_service(time).await
 }
 
 /// A service that does nothing, its limit, and a body that is read to its end.
-async fn around_a_service(time: Duration) -> Result<(), Error> {
+fn around_a_service(rounds: usize, repetitions: u64) {
     let bare = tower::service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hello"))))
     });
-    call("a service without a bound", bare, time).await?;
-    let limited = ConcurrencyLimit::new(bare, 5);
-    call("tower's ConcurrencyLimit around it", limited, time).await?;
     let layer = SemaphoreLayer::new(
         SemaphorePolicy::new("bench", 5),
         Global,
         MemorySemaphore::new(),
     );
     let silent = layer.clone().headers(HeaderFormat::None).extensions(false);
-    call(
-        "`SemaphoreLayer`, neither fields nor extensions",
-        silent.layer(bare),
-        time,
-    )
-    .await?;
-    call("`SemaphoreLayer` as it comes", layer.layer(bare), time).await
+    let table = measure(
+        "a layer around a service, ns",
+        rounds,
+        repetitions,
+        vec![
+            call(BARE, bare),
+            call("tower's ConcurrencyLimit", ConcurrencyLimit::new(bare, 5)),
+            call(SILENT, silent.layer(bare)),
+            call("`SemaphoreLayer` as it comes", layer.layer(bare)),
+        ],
+    );
+    table.adds_at_most_nanos(250.0, SILENT, BARE);
 }
 
-async fn call<S, B>(name: &str, mut service: S, time: Duration) -> Result<(), Error>
+fn call<'a, S, B>(name: &'static str, mut service: S) -> Subject<'a>
 where
-    S: Service<Request<()>, Response = Response<B>, Error = Infallible>,
-    B: Body<Error: Into<Error>>,
+    S: Service<Request<()>, Response = Response<B>, Error = Infallible> + 'a,
+    B: Body<Error: std::fmt::Debug>,
 {
-    row(name, time, async |_| {
-        let response = service.ready().await?.call(Request::new(())).await?;
-        black_box(response.into_body().collect().await.map_err(Into::into)?);
-        Ok(())
+    Subject::new(name, move || {
+        at_once(async {
+            let response = service.ready().await.expect("it is ready");
+            let response = response.call(Request::new(())).await.expect("a response");
+            response.into_body().collect().await.map(black_box)
+        });
     })
-    .await
 }
 
 /// Acquires and releases, as one task of many.
@@ -230,17 +250,17 @@ async fn in_redis(server: &RedisServer, time: Duration) -> Result<(), Error> {
     for tasks in [1, 64, 256] {
         let one = ours(server, 5).await?;
         let all = (0..tasks).map(|_| one.clone()).collect();
-        measure("ours", all, time).await?;
+        measure_pairs("ours", all, time).await?;
         let mut all = Vec::new();
         for _ in 0..tasks {
             all.push(list(server).await?);
         }
-        measure("list and BLPOP", all, time).await?;
+        measure_pairs("list and BLPOP", all, time).await?;
     }
     Ok(())
 }
 
-async fn measure<P: Pair>(name: &str, all: Vec<P>, time: Duration) -> Result<(), Error> {
+async fn measure_pairs<P: Pair>(name: &str, all: Vec<P>, time: Duration) -> Result<(), Error> {
     let (tasks, start) = (all.len(), Instant::now());
     let mut running = JoinSet::new();
     for (number, mut own) in all.into_iter().enumerate() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::RedisBackend;
 use super::{Answer, Backend, BackendContext, BackendError, MemoryBackend};
 use crate::backend::PermitBackend;
-use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
+use crate::decision::{Op, PermitId, PermitOp, PermitReply, QuotaSnapshot, Reply};
 use crate::key::Key;
 use crate::message::Quoted;
 use crate::policy::{Policy, SemaphorePolicy};
@@ -187,6 +187,26 @@ impl PermitBackend for AnyBackend {
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::ask(redis, op, policy, key),
             AnyInner::Off(_) => Answer::Now(Ok(PermitReply::of_unused_key(policy))),
+        }
+    }
+
+    fn acquire_now(
+        &self,
+        id: PermitId,
+        weight: u32,
+        policy: &SemaphorePolicy,
+        key: &Key,
+    ) -> Option<QuotaSnapshot> {
+        match &self.0 {
+            AnyInner::Memory(memory) => memory.acquire_now(id, weight, policy, key),
+            _ => None,
+        }
+    }
+
+    fn release_now(&self, id: PermitId, policy: &SemaphorePolicy, key: &Key) -> Option<bool> {
+        match &self.0 {
+            AnyInner::Memory(memory) => memory.release_now(id, policy, key),
+            _ => None,
         }
     }
 

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::{Answer, BackendContext};
-use crate::decision::{PermitId, PermitOp, PermitReply};
+use crate::decision::{PermitId, PermitOp, PermitReply, QuotaSnapshot};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 
@@ -24,6 +24,28 @@ pub trait PermitBackend: Clone + Send + Sync + 'static {
         policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, Self::Error>, Self::Future>;
+
+    /// Acquires a permit as [`PermitOp::Acquire`] does, for a backend that always answers at once and has no leases.
+    ///
+    /// It returns the numbers after the decision. A `retry_after` of 0 grants the permit. `None`, the default, leaves
+    /// the request to [`ask`](Self::ask), which builds and moves larger values.
+    fn acquire_now(
+        &self,
+        id: PermitId,
+        weight: u32,
+        policy: &SemaphorePolicy,
+        key: &Key,
+    ) -> Option<QuotaSnapshot> {
+        let _ = (id, weight, policy, key);
+        None
+    }
+
+    /// Releases a permit as [`PermitOp::Release`] does, and returns whether it existed. `None`, the default, leaves the
+    /// release to [`ask`](Self::ask).
+    fn release_now(&self, id: PermitId, policy: &SemaphorePolicy, key: &Key) -> Option<bool> {
+        let _ = (id, policy, key);
+        None
+    }
 
     /// Returns the context. All clones return the same one, and no other backend returns it.
     fn context(&self) -> &BackendContext;

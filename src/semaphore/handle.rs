@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -12,7 +13,7 @@ use super::release::{ReleasePermit, runtime};
 use super::renewal;
 use crate::backend::{Answer, Lease, PermitBackend, PermitQueue, PermitWaiter};
 use crate::clock::Timestamp;
-use crate::decision::{PermitOp, PermitReply, Snapshot};
+use crate::decision::{Decision, PermitOp, PermitReply, Snapshot};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 use crate::switch::Switch;
@@ -33,6 +34,21 @@ pub struct Semaphore<B> {
     releaser: Arc<dyn ReleasePermit>,
     switch: Option<Switch>,
 }
+
+/// When and for what a permit was requested.
+#[derive(Clone, Copy)]
+struct Asked {
+    weight: u32,
+    /// The start of the lease, if permits have one.
+    at: Timestamp,
+    waited: Duration,
+}
+
+/// A permit, or the request for one that is not answered yet.
+type Answered<'a, B> = ControlFlow<
+    Result<Permit, AcquireError<<B as PermitBackend>::Error>>,
+    (PendingPermit<'a, B>, Asked),
+>;
 
 impl<B: PermitBackend> Semaphore<B> {
     /// Creates a semaphore of `policy`, with its state in `backend`.
@@ -96,38 +112,22 @@ impl<B: PermitBackend> Semaphore<B> {
         if self.is_off() {
             return Ok(Permit::of_nothing(&self.policy, key, weight));
         }
-        let asked_at = self.start_of_lease();
-        let mut pending = PendingPermit::new(&self.backend, &self.policy, key);
-        let id = pending.id();
-        let reply = pending.ask(PermitOp::Acquire { id, weight }).await;
-        let reply = reply.map_err(AcquireError::Backend)?;
-        self.permit(pending, reply, weight, asked_at, Duration::ZERO)
+        self.acquire_once(key, weight, None).await
     }
 
-    /// Returns the time, if permits have a lease that starts now.
-    fn start_of_lease(&self) -> Timestamp {
-        // Only a renewal needs the time, so a permit without a lease saves a reading of the clock.
-        if self.backend.has_leases() {
-            self.backend.context().now()
-        } else {
-            Timestamp::default()
-        }
-    }
-
-    /// Acquires a permit for a waiter whose bound has ended.
-    async fn try_late(
+    /// Acquires a permit without further waiting, for a request that has waited since `began`.
+    async fn acquire_once(
         &self,
         key: &Key,
         weight: u32,
-        began: Timestamp,
+        began: Option<Timestamp>,
     ) -> Result<Permit, AcquireError<B::Error>> {
-        let asked_at = self.backend.context().now();
-        let waited = Duration::from_micros(asked_at.micros_since(began));
-        let mut pending = PendingPermit::new(&self.backend, &self.policy, key);
-        let id = pending.id();
-        let reply = pending.ask(PermitOp::Acquire { id, weight }).await;
-        let reply = reply.map_err(AcquireError::Backend)?;
-        self.permit(pending, reply, weight, asked_at, waited)
+        let (mut pending, asked) = match self.ask_once(&self.policy, key, weight, began) {
+            ControlFlow::Break(permit) => return permit,
+            ControlFlow::Continue(unanswered) => unanswered,
+        };
+        let reply = pending.reply().await;
+        self.permit(pending, reply, asked)
     }
 
     /// Acquires a permit of `policy` if the backend answers at once. `None` if it does not; then it was not asked.
@@ -137,12 +137,43 @@ impl<B: PermitBackend> Semaphore<B> {
         key: &Key,
         weight: u32,
     ) -> Option<Result<Permit, AcquireError<B::Error>>> {
-        let asked_at = self.start_of_lease();
-        let mut pending = PendingPermit::new(&self.backend, policy, key);
-        let id = pending.id();
-        let reply = pending.ask_now(PermitOp::Acquire { id, weight })?;
-        let reply = reply.map_err(AcquireError::Backend);
-        Some(reply.and_then(|reply| self.permit(pending, reply, weight, asked_at, Duration::ZERO)))
+        self.ask_once(policy, key, weight, None).break_value()
+    }
+
+    /// Asks for a permit. Continues with the pending request if the backend does not answer at once.
+    // The immediate answer has a function of its own, because an async one keeps its values in its future.
+    fn ask_once<'a>(
+        &'a self,
+        policy: &'a SemaphorePolicy,
+        key: &'a Key,
+        weight: u32,
+        began: Option<Timestamp>,
+    ) -> Answered<'a, B> {
+        // A permit without a lease that did not wait saves a reading of the clock.
+        let at = if self.backend.has_leases() || began.is_some() {
+            self.backend.context().now()
+        } else {
+            Timestamp::default()
+        };
+        let waited = began.map_or(0, |began| at.micros_since(began));
+        let waited = Duration::from_micros(waited);
+        let asked = Asked { weight, at, waited };
+        let id = self.backend.new_id();
+        if let Some(numbers) = self.backend.acquire_now(id, weight, policy, key) {
+            let decision = Decision::from_snapshot(Snapshot::single(numbers));
+            return ControlFlow::Break(if decision.is_allowed() {
+                let mut lease = Lease::new(id, weight, policy, key, decision);
+                lease.waited = waited;
+                Ok(Permit::new(Arc::new(lease), Arc::clone(&self.releaser)))
+            } else {
+                Err(AcquireError::Denied(decision))
+            });
+        }
+        let mut pending = PendingPermit::new(&self.backend, policy, key, id);
+        match pending.ask_now(PermitOp::Acquire { id, weight }) {
+            Some(reply) => ControlFlow::Break(self.permit(pending, reply, asked)),
+            None => ControlFlow::Continue((pending, asked)),
+        }
     }
 
     /// Acquires a permit of `key` that counts for `weight`, and waits for it for at most `max_wait`.
@@ -229,21 +260,24 @@ impl<B: PermitBackend> Semaphore<B> {
                 }
                 // Either the head needs more than is free and this waiter does not, or no waiter of this queue has been
                 // denied yet.
-                _ => self.try_late(key, weight, began).await,
+                _ => self.acquire_once(key, weight, Some(began)).await,
             };
         };
-        let mut pending = PendingPermit::new(&self.backend, &self.policy, key);
-        let id = pending.id();
+        let id = self.backend.new_id();
+        let mut pending = PendingPermit::new(&self.backend, &self.policy, key, id);
         loop {
             let asked_at = context.now();
             let waited = Duration::from_micros(asked_at.micros_since(began));
             let reply = pending.ask(PermitOp::Wait { id, weight, waited }).await;
             let reply = reply.map_err(AcquireError::Backend)?;
             let now = context.now();
+            let asked = |at, waited| {
+                let waited = Duration::from_micros(waited);
+                Asked { weight, at, waited }
+            };
             if reply.decision.is_allowed() {
                 let waited = if at_once { 0 } else { now.micros_since(began) };
-                let waited = Duration::from_micros(waited);
-                return self.permit(pending, reply, weight, asked_at, waited);
+                return self.permit(pending, Ok(reply), asked(asked_at, waited));
             }
             if now >= deadline {
                 if reply.in_front == 0 || reply.decision.snapshot().remaining() < u64::from(weight)
@@ -252,9 +286,7 @@ impl<B: PermitBackend> Semaphore<B> {
                 }
                 // A waiter of another process is in front and needs more than is free. This one does not.
                 let reply = pending.ask(PermitOp::Acquire { id, weight }).await;
-                let reply = reply.map_err(AcquireError::Backend)?;
-                let waited = Duration::from_micros(now.micros_since(began));
-                return self.permit(pending, reply, weight, now, waited);
+                return self.permit(pending, reply, asked(now, now.micros_since(began)));
             }
             at_once = false;
             *queue.last_denial.lock() = Some(reply.decision.clone());
@@ -312,34 +344,27 @@ impl<B: PermitBackend> Semaphore<B> {
     fn permit(
         &self,
         pending: PendingPermit<'_, B>,
-        reply: PermitReply,
-        weight: u32,
-        asked_at: Timestamp,
-        waited: Duration,
+        reply: Result<PermitReply, B::Error>,
+        asked: Asked,
     ) -> Result<Permit, AcquireError<B::Error>> {
+        let reply = reply.map_err(AcquireError::Backend)?;
         if !reply.decision.is_allowed() {
             return Err(AcquireError::Denied(reply.decision));
         }
-        let leased = self.backend.has_leases() && weight > 0;
-        let at = if self.backend.has_leases() {
-            runtime(None)
-        } else {
-            None
-        };
-        let lease = Lease::new(
-            pending.id(),
-            weight,
-            pending.policy(),
-            pending.key(),
-            at,
-            pending.may_arrive_late(),
-        );
-        if leased {
-            renewal::keep(&self.backend, &lease, asked_at);
+        let (id, policy, key) = (pending.id(), pending.policy(), pending.key());
+        let mut lease = Lease::new(id, asked.weight, policy, key, reply.decision);
+        lease.waited = asked.waited;
+        lease.may_arrive_late = pending.may_arrive_late();
+        let has_leases = self.backend.has_leases();
+        if has_leases {
+            lease.runtime = runtime(None);
+        }
+        let lease = Arc::new(lease);
+        if has_leases && asked.weight > 0 {
+            renewal::keep(&self.backend, &lease, asked.at);
         }
         pending.done();
-        let releaser = Arc::clone(&self.releaser);
-        Ok(Permit::new(lease, releaser, reply.decision, waited))
+        Ok(Permit::new(lease, Arc::clone(&self.releaser)))
     }
 }
 

@@ -29,12 +29,17 @@ pub(super) struct PendingPermit<'a, B: PermitBackend> {
 }
 
 impl<'a, B: PermitBackend> PendingPermit<'a, B> {
-    pub(super) fn new(backend: &'a B, policy: &'a SemaphorePolicy, key: &'a Key) -> Self {
+    pub(super) const fn new(
+        backend: &'a B,
+        policy: &'a SemaphorePolicy,
+        key: &'a Key,
+        id: PermitId,
+    ) -> Self {
         Self {
             backend,
             policy,
             key,
-            id: backend.new_id(),
+            id,
             reply: None,
             runtime: None,
             is_known: false,
@@ -88,9 +93,14 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
 
     /// Asks `op` of this id and waits for the answer.
     pub(super) async fn ask(&mut self, op: PermitOp) -> Result<PermitReply, B::Error> {
-        if let Some(reply) = self.ask_now(op) {
-            return reply;
+        match self.ask_now(op) {
+            Some(reply) => reply,
+            None => self.reply().await,
         }
+    }
+
+    /// Waits for the answer, after [`ask_now`](Self::ask_now) returned `None`.
+    pub(super) async fn reply(&mut self) -> Result<PermitReply, B::Error> {
         let (is_known, runtime) = (&mut self.is_known, &mut self.runtime);
         let (under_way, may_arrive_late) = (&mut self.reply, &mut self.may_arrive_late);
         let reply = poll_fn(|cx| {

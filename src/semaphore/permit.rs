@@ -23,36 +23,24 @@ pub struct Permit {
     lease: Arc<Lease>,
     /// `None` after the release, and if the semaphore was off.
     releaser: Option<Arc<dyn ReleasePermit>>,
-    decision: Decision,
-    waited: Duration,
 }
 
 impl Permit {
-    pub(super) fn new(
-        lease: Arc<Lease>,
-        releaser: Arc<dyn ReleasePermit>,
-        decision: Decision,
-        waited: Duration,
-    ) -> Self {
-        let permit = Self {
+    pub(super) fn new(lease: Arc<Lease>, releaser: Arc<dyn ReleasePermit>) -> Self {
+        telemetry::permit_acquired(lease.policy.label(), lease.weight, lease.waited);
+        Self {
             lease,
             releaser: Some(releaser),
-            decision,
-            waited,
-        };
-        let (policy, weight) = (permit.policy(), permit.weight());
-        telemetry::permit_acquired(policy.label(), weight, waited);
-        permit
+        }
     }
 
     /// The permit of a semaphore that is off. It occupies nothing and lasts as long as it is kept.
     pub(super) fn of_nothing(policy: &SemaphorePolicy, key: &Key, weight: u32) -> Self {
         let id = PermitId::from_bytes([0; 16]);
+        let decision = PermitReply::of_unused_key(policy).decision;
         Self {
-            lease: Lease::new(id, weight, policy, key, None, false),
+            lease: Arc::new(Lease::new(id, weight, policy, key, decision)),
             releaser: None,
-            decision: PermitReply::of_unused_key(policy).decision,
-            waited: Duration::ZERO,
         }
     }
 
@@ -76,14 +64,14 @@ impl Permit {
 
     /// Returns the decision, with the numbers after the permit was acquired.
     #[must_use]
-    pub const fn decision(&self) -> &Decision {
-        &self.decision
+    pub fn decision(&self) -> &Decision {
+        &self.lease.decision
     }
 
     /// Returns how long the request waited for the permit. Zero if it did not wait.
     #[must_use]
-    pub const fn waited(&self) -> Duration {
-        self.waited
+    pub fn waited(&self) -> Duration {
+        self.lease.waited
     }
 
     /// Returns whether the lease was lost. Then another holder may have the permit.

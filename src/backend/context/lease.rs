@@ -1,16 +1,17 @@
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::decision::PermitId;
+use crate::decision::{Decision, PermitId};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 use crate::telemetry;
 
 /// The lease of one permit, shared by the holder and the task that renews it.
+// It also has what only the holder reads, so that moving a permit moves two pointers.
 pub(crate) struct Lease {
     pub(crate) id: PermitId,
     pub(crate) weight: u32,
@@ -20,29 +21,35 @@ pub(crate) struct Lease {
     pub(crate) runtime: Option<Handle>,
     /// Whether a copy of the request may arrive after the release.
     pub(crate) may_arrive_late: bool,
+    /// The decision that granted the permit.
+    pub(crate) decision: Decision,
+    /// How long the request waited for the permit.
+    pub(crate) waited: Duration,
     is_lost: AtomicBool,
     lost: Notify,
 }
 
 impl Lease {
+    /// Creates a lease of a permit that a request acquired without waiting, and that does not have to be renewed.
     pub(crate) fn new(
         id: PermitId,
         weight: u32,
         policy: &SemaphorePolicy,
         key: &Key,
-        runtime: Option<Handle>,
-        may_arrive_late: bool,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+        decision: Decision,
+    ) -> Self {
+        Self {
             id,
             weight,
             policy: policy.clone(),
             key: key.clone(),
-            runtime,
-            may_arrive_late,
+            runtime: None,
+            may_arrive_late: false,
+            decision,
+            waited: Duration::ZERO,
             is_lost: AtomicBool::new(false),
             lost: Notify::new(),
-        })
+        }
     }
 
     /// Returns whether the lease was lost.

@@ -333,6 +333,14 @@ fn next(policy: &SemaphorePolicy, asked_at: Timestamp) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::{Decision, QuotaSnapshot, Snapshot};
+
+    fn granted(id: PermitId, policy: &SemaphorePolicy, key: &Key) -> Arc<Lease> {
+        let capacity = policy.capacity().into();
+        let numbers = QuotaSnapshot::new(capacity, capacity - 1, None, Duration::ZERO);
+        let decision = Decision::from_snapshot(Snapshot::single(numbers));
+        Arc::new(Lease::new(id, 1, policy, key, decision))
+    }
 
     /// Each key is a group. One of 100 renewals fails, while the others wait for their first one.
     #[test]
@@ -343,7 +351,7 @@ mod tests {
         let start = |number: u64| at(1_000_000 + number);
         for number in 0..100 {
             let id = PermitId::from_bytes(u128::from(number).to_be_bytes());
-            let lease = Lease::new(id, 1, &policy, &Key::from(number), None, false);
+            let lease = granted(id, &policy, &Key::from(number));
             let _ = leases.insert(&lease, start(number), || start(number));
         }
         let now = at(12_000_000);
@@ -368,7 +376,7 @@ mod tests {
         let leases = Leases::default();
         let lease = |id| {
             let policy = SemaphorePolicy::new("p", 9);
-            Lease::new(id, 1, &policy, &Key::from("ann"), None, false)
+            granted(id, &policy, &Key::from("ann"))
         };
         let reading = |micros| {
             let leases = &leases;

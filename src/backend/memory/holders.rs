@@ -88,7 +88,11 @@ impl Holders {
                 self.held.insert(Holder { id, end, weight });
                 self.live += u64::from(weight);
             }
-            self.until_freed(at, missing)
+            if missing == 0 {
+                0
+            } else {
+                self.until_freed(at, missing)
+            }
         };
         self.snapshot(at, retry_after)
     }
@@ -113,7 +117,7 @@ impl Holders {
             let over = self.held.iter().take_while(|held| held.end <= at.now);
             live -= over.map(|held| u64::from(held.weight)).sum::<u64>();
         }
-        let last = self.held.last().map_or(0, |held| at.end(held.end));
+        let last = self.held.last_end().map_or(0, |end| at.end(end));
         let capacity = at.policy.capacity();
         QuotaSnapshot {
             limit: capacity.into(),
@@ -123,7 +127,7 @@ impl Holders {
         }
     }
 
-    /// Returns the µs until leases of at least the weight `missing` have expired; 0 if `missing` is 0.
+    /// Returns the µs until leases of at least the weight `missing` have expired.
     fn until_freed(&self, at: &LeaseContext<'_>, missing: u64) -> u64 {
         let (mut freed, mut wait) = (0, 0);
         for held in self.held.iter() {
@@ -136,7 +140,8 @@ impl Holders {
         wait
     }
 
-    fn remove(&mut self, id: PermitId) -> bool {
+    /// Removes a permit. Returns whether it existed.
+    pub(super) fn remove(&mut self, id: PermitId) -> bool {
         let Some(held) = self.held.remove(id) else {
             return false;
         };

@@ -49,7 +49,9 @@ use crate::algorithm::{self, Algorithm, ByAlgorithm};
 use crate::backend::PermitBackend;
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock};
-use crate::decision::{ChargePart, DenialReason, Op, PermitId, PermitOp, PermitReply, Reply};
+use crate::decision::{
+    ChargePart, DenialReason, Op, PermitId, PermitOp, PermitReply, QuotaSnapshot, Reply,
+};
 use crate::key::{Key, KeyRef};
 use crate::policy::{NamedQuota, Policy, SemaphorePolicy};
 use crate::quota::Cost;
@@ -354,6 +356,20 @@ impl<C: Clock> PermitBackend for MemoryBackend<C> {
         key: &Key,
     ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
         PermitBackend::ask(&self.0.semaphore, op, policy, key)
+    }
+
+    fn acquire_now(
+        &self,
+        id: PermitId,
+        weight: u32,
+        policy: &SemaphorePolicy,
+        key: &Key,
+    ) -> Option<QuotaSnapshot> {
+        self.0.semaphore.acquire_now(id, weight, policy, key)
+    }
+
+    fn release_now(&self, id: PermitId, policy: &SemaphorePolicy, key: &Key) -> Option<bool> {
+        self.0.semaphore.release_now(id, policy, key)
     }
 
     fn context(&self) -> &BackendContext {

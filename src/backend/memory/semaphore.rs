@@ -1,7 +1,9 @@
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Ready;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,9 +14,8 @@ use smallvec::SmallVec;
 
 use super::holders::{Holders, LeaseContext};
 use crate::backend::{Answer, BackendContext, PermitBackend};
-use crate::clock::{Clock, Latest, SystemClock};
-use crate::decision::RetryAfter;
-use crate::decision::{PermitId, PermitOp, PermitReply};
+use crate::clock::{Clock, Latest, SystemClock, Timestamp};
+use crate::decision::{PermitId, PermitOp, PermitReply, QuotaSnapshot, RetryAfter};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
 use crate::sync::Mutex;
@@ -52,8 +53,31 @@ struct MemorySemaphoreInner<C> {
 struct PermitShard {
     /// The time of the last decision in this shard.
     latest: Latest,
-    /// By the hash of name and key. Two keys have the same hash with a probability of 2^-64.
-    keys: HashMap<u64, Holders, RandomState>,
+    keys: Keys,
+}
+
+/// The holders of each key, by the hash of name and key. Two keys have the same hash with a probability of 2^-64.
+type Keys = HashMap<u64, Holders, BuildHasherDefault<IdentityHasher>>;
+
+/// Returns the number that it gets, which is a hash already.
+#[derive(Default)]
+struct IdentityHasher(u64);
+
+impl Hasher for IdentityHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        // Keys are numbers, which call `write_u64`.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The number of shards, each under its own lock.
@@ -155,27 +179,53 @@ impl<C> MemorySemaphore<C> {
 }
 
 impl<C: Clock> MemorySemaphore<C> {
-    fn decide(&self, op: &PermitOp, policy: &SemaphorePolicy, key: &Key) -> PermitReply {
+    fn acquire(
+        &self,
+        id: PermitId,
+        weight: u32,
+        policy: &SemaphorePolicy,
+        key: &Key,
+    ) -> QuotaSnapshot {
         let shared = &*self.0;
-        let fingerprint = shared.seed.hash_one((policy.name(), key));
+        let fingerprint = shared.fingerprint(policy, key);
         let reading = shared.clock.now();
         let mut shard = shared.shard(fingerprint).lock();
         let now = shard.latest.in_order(reading, || shared.clock.now());
-        let at = LeaseContext {
-            now: now.as_micros(),
-            policy,
-            leases_end: shared.leases_end,
-        };
-        let shard = &mut shard.keys;
-        if let PermitOp::Acquire { id, weight } | PermitOp::Wait { id, weight, .. } = op {
-            let numbers = shard
-                .entry(fingerprint)
-                .or_default()
-                .acquire(&at, *id, *weight);
-            forget_if_empty(shard, fingerprint);
-            return PermitReply::from_snapshot(numbers);
+        let at = shared.lease_context(now, policy);
+        let keys = &mut shard.keys;
+        match keys.entry(fingerprint) {
+            Entry::Occupied(mut entry) => {
+                let numbers = entry.get_mut().acquire(&at, id, weight);
+                // The leases of all holders may have ended.
+                if entry.get().is_empty() {
+                    entry.remove();
+                    shrink(keys);
+                }
+                numbers
+            }
+            Entry::Vacant(entry) => {
+                let mut holders = Holders::default();
+                let numbers = holders.acquire(&at, id, weight);
+                if !holders.is_empty() {
+                    entry.insert(holders);
+                }
+                numbers
+            }
         }
-        let Some(holders) = shard.get_mut(&fingerprint) else {
+    }
+
+    fn decide(&self, op: &PermitOp, policy: &SemaphorePolicy, key: &Key) -> PermitReply {
+        if let PermitOp::Acquire { id, weight } | PermitOp::Wait { id, weight, .. } = op {
+            return PermitReply::from_snapshot(self.acquire(*id, *weight, policy, key));
+        }
+        let shared = &*self.0;
+        let fingerprint = shared.fingerprint(policy, key);
+        let reading = shared.clock.now();
+        let mut shard = shared.shard(fingerprint).lock();
+        let now = shard.latest.in_order(reading, || shared.clock.now());
+        let at = shared.lease_context(now, policy);
+        let keys = &mut shard.keys;
+        let Entry::Occupied(mut entry) = keys.entry(fingerprint) else {
             let lasting = match op {
                 PermitOp::Renew(ids) => SmallVec::from_elem(false, ids.len()),
                 PermitOp::Release(_) | PermitOp::Revoke(_) => SmallVec::from_elem(false, 1),
@@ -184,6 +234,7 @@ impl<C: Clock> MemorySemaphore<C> {
             let reply = PermitReply::from_snapshot(Holders::default().snapshot(&at, 0));
             return PermitReply { lasting, ..reply };
         };
+        let holders = entry.get_mut();
         let lasting = match op {
             PermitOp::Renew(ids) => ids.iter().map(|id| holders.renew(&at, *id)).collect(),
             // In memory no request arrives late.
@@ -193,18 +244,18 @@ impl<C: Clock> MemorySemaphore<C> {
             _ => SmallVec::new(),
         };
         let reply = PermitReply::from_snapshot(holders.snapshot(&at, 0));
-        forget_if_empty(shard, fingerprint);
+        if holders.is_empty() {
+            entry.remove();
+            shrink(keys);
+        }
         PermitReply { lasting, ..reply }
     }
 }
 
-fn forget_if_empty(shard: &mut HashMap<u64, Holders, RandomState>, fingerprint: u64) {
-    if shard.get(&fingerprint).is_some_and(Holders::is_empty) {
-        shard.remove(&fingerprint);
-        // Frees the memory of a past crowd, seldom enough to cost nothing.
-        if shard.capacity() > 1_024 && shard.len() < shard.capacity() / 8 {
-            shard.shrink_to(2 * shard.len());
-        }
+/// Frees the memory of a past crowd, seldom enough to cost nothing.
+fn shrink(keys: &mut Keys) {
+    if keys.capacity() > 1_024 && keys.len() < keys.capacity() / 8 {
+        keys.shrink_to(2 * keys.len());
     }
 }
 
@@ -212,6 +263,18 @@ impl<C> MemorySemaphoreInner<C> {
     #[allow(clippy::cast_possible_truncation)] // the high bits are enough, and the map uses others
     fn shard(&self, fingerprint: u64) -> &Mutex<PermitShard> {
         &self.shards[(fingerprint >> 32) as usize % SHARDS]
+    }
+
+    fn fingerprint(&self, policy: &SemaphorePolicy, key: &Key) -> u64 {
+        self.seed.hash_one((policy.name(), key))
+    }
+
+    fn lease_context<'a>(&self, now: Timestamp, policy: &'a SemaphorePolicy) -> LeaseContext<'a> {
+        LeaseContext {
+            now: now.as_micros(),
+            policy,
+            leases_end: self.leases_end,
+        }
     }
 }
 
@@ -226,6 +289,35 @@ impl<C: Clock> PermitBackend for MemorySemaphore<C> {
         key: &Key,
     ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
         Answer::Now(Ok(self.decide(&op, policy, key)))
+    }
+
+    fn acquire_now(
+        &self,
+        id: PermitId,
+        weight: u32,
+        policy: &SemaphorePolicy,
+        key: &Key,
+    ) -> Option<QuotaSnapshot> {
+        (!self.0.leases_end).then(|| self.acquire(id, weight, policy, key))
+    }
+
+    fn release_now(&self, id: PermitId, policy: &SemaphorePolicy, key: &Key) -> Option<bool> {
+        let shared = &*self.0;
+        // A permit without a lease is released without a reading of the clock.
+        if shared.leases_end {
+            return None;
+        }
+        let fingerprint = shared.fingerprint(policy, key);
+        let keys = &mut shared.shard(fingerprint).lock().keys;
+        let Entry::Occupied(mut entry) = keys.entry(fingerprint) else {
+            return Some(false);
+        };
+        let was_held = entry.get_mut().remove(id);
+        if entry.get().is_empty() {
+            entry.remove();
+            shrink(keys);
+        }
+        Some(was_held)
     }
 
     fn context(&self) -> &BackendContext {

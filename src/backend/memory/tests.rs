@@ -209,3 +209,31 @@ fn forgotten_totals_make_room() {
     );
     assert!(!tries.any(|_| trial.check_now(&number(3), 1).decision.is_allowed()));
 }
+
+#[test]
+fn immediate_forms_decide_as_operations_do() {
+    let clock = ManualClock::at(Timestamp::from_micros(1_000_000));
+    let backend = || MemorySemaphore::builder().clock(clock.clone()).build();
+    let (asked, immediate) = (backend(), backend());
+    let policy = SemaphorePolicy::new("p", 3);
+    let key = Key::from("ann");
+    let id = |number: u8| PermitId::from_bytes([number; 16]);
+    let ask = |op| match PermitBackend::ask(&asked, op, &policy, &key) {
+        Answer::Now(Ok(reply)) => reply,
+        _ => panic!("an answer in memory is immediate"),
+    };
+    for (number, weight) in [(1, 1), (2, 2), (3, 1), (4, 4), (5, 0), (1, 1)] {
+        let id = id(number);
+        let numbers = immediate.acquire_now(id, weight, &policy, &key);
+        let reply = ask(PermitOp::Acquire { id, weight });
+        assert_eq!(numbers.as_ref(), reply.decision.snapshot().quotas().first());
+        clock.advance(Duration::from_secs(1));
+    }
+    for number in [3, 1, 1, 2, 2] {
+        let reply = ask(PermitOp::Release(id(number)));
+        let released = immediate.release_now(id(number), &policy, &key);
+        assert_eq!(released.as_ref(), reply.lasting().first());
+        assert_eq!(immediate.held(), asked.held());
+    }
+    assert_eq!((immediate.keys(), asked.keys()), (0, 0));
+}

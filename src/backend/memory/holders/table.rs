@@ -129,6 +129,14 @@ impl HolderTable {
         }
     }
 
+    /// Returns the latest end.
+    pub(super) fn last_end(&self) -> Option<u64> {
+        match self {
+            Self::Few(few) => few.last().map(|held| held.end),
+            Self::Many(many) => many.ends.last().map(|(end, _)| *end),
+        }
+    }
+
     /// The permits, soonest end first.
     pub(super) fn iter(&self) -> impl Iterator<Item = Holder> {
         let (few, many) = match self {
@@ -186,6 +194,7 @@ mod tests {
             assert_eq!(table.iter().collect::<Vec<_>>(), expected);
             assert_eq!(table.first(), expected.first().copied());
             assert_eq!(table.last(), expected.last().copied());
+            assert_eq!(table.last_end(), expected.last().map(|held| held.end));
             assert_eq!(table.is_empty(), expected.is_empty());
             most = most.max(expected.len());
         }
