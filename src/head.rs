@@ -16,6 +16,8 @@ use http::{Extensions, HeaderMap, Method, Request, Uri};
 /// let head = Head::from(&request);
 /// assert_eq!(head.path(), "/search");
 /// ```
+///
+/// Guide: [write a part of your own](crate::_guide::extending).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Head<'a> {

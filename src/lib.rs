@@ -1,33 +1,38 @@
-//! Exact rate limits and concurrency limits for [Tower] services: per key, weighted, with five algorithms.
+//! Exact rate limits and concurrency limits for [Tower] services: per key, weighted, in one process or across a fleet.
 //!
-//! A limiter applies a [`Policy`] (a name and its quotas) to a [`Key`] at a [`Cost`], using a backend that keeps the
-//! state. Everything HTTP is a thin adapter around that one call.
+//! ```no_run
+//! use std::net::SocketAddr;
+//! use axum::{Router, routing::get};
+//! use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
 //!
-//! ```text
-//! Request -> key -> cost -> Limiter { policy, backend } -> Decision -> header fields / 429 / grpc-status -> Response
-//!            key/   cost/                backend/                      response/
+//! # async fn serve() -> std::io::Result<()> {
+//! let policy = Policy::new("per-ip", Quota::per_second(10).burst(30));
+//! let limit = RateLimitLayer::new(policy, PeerIp::new(), MemoryBackend::new());
+//! let app = Router::new().route("/", get(|| async { "hello" })).layer(limit);
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+//! axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
+//! # }
 //! ```
 //!
-//! ```
-//! use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+//! **Behind a proxy** every connection comes from the proxy. Use [`ClientIp`], and
+//! [name the proxies that you trust](_guide::keys#behind-a-proxy).
 //!
-//! let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(2)), MemoryBackend::new());
-//! let mut allowed = (0..3).map(|_| limiter.check_now(&Key::from("ann"), 1).decision.is_allowed());
-//! assert!(allowed.by_ref().take(2).all(|allowed| allowed));
-//! assert_eq!(allowed.next(), Some(false));
-//! ```
-//!
-//! - [`limit`]: [`RateLimitLayer`] limits any Tower service: axum, tonic, hyper, or a service without HTTP. Start here.
-//! - [`limiter`]: [`Limiter`] works without Tower. The module `blocking` (feature `blocking`) is for plain threads.
-//! - [`quota`]: [`Quota`] has the five algorithms. Their decisions are exact to the microsecond.
-//! - [`key`], [`cost`], [`response`]: the key of a request, its cost, and the response to a rejected request.
-//! - [`wait`]: requests can wait. [`charge`]: the final cost can be settled later.
-//! - [`concurrency`]: [`SemaphoreLayer`] bounds what is in flight for each key, in one process or across servers.
-//!   [`semaphore`]: [`Semaphore`] is the same without Tower.
-//! - [`drain`]: [`DrainLayer`] reads the rest of a rejected upload, so that the client sees the response.
-//! - [`backend::memory`]: [`MemoryBackend`] keeps a bounded number of keys in this process.
-//! - `backend::redis` (feature `redis`): `RedisBackend` shares limits in a fleet, with the same answers.
-//!   [`AnyBackend`] chooses between the two by a URL.
+//! | to | read | types |
+//! |---|---|---|
+//! | limit an axum, hyper or tonic server | [getting started](_guide::getting_started) | [`RateLimitLayer`], [`Policy`] |
+//! | limit jobs, messages and plain threads | [`limiter`] | [`Limiter`], `blocking::Limiter` |
+//! | choose an algorithm | [algorithms](_guide::algorithms) | [`Quota`] |
+//! | choose a key | [keys](_guide::keys) | [`PeerIp`], [`ClientIp`], [`Header`], [`key`] |
+//! | charge by route or size; settle later | [costs](_guide::costs) | [`RouteCosts`], [`Cost`], [`Charge`] |
+//! | have several quotas, or tiers | [quotas and tiers](_guide::quotas_and_tiers) | [`Policy`] |
+//! | wait in place of a rejection | [waiting](_guide::waiting) | [`MaxWait`], [`Deadline`] |
+//! | limit what is in flight | [concurrency](_guide::concurrency) | [`SemaphoreLayer`], [`Semaphore`] |
+//! | share limits through Redis | [fleet](_guide::fleet), [failures](_guide::failures) | [`RedisBackend`], [`FailurePolicy`], [`AnyBackend`] |
+//! | choose what clients see | [clients](_guide::clients) | [`response`], [`DrainLayer`] |
+//! | try a limit, or switch it off | [rollout](_guide::rollout) | [`Switch`] |
+//! | watch limits | [monitoring](_guide::monitoring) | `metrics` |
+//! | move from another crate | [migration](_guide::migration) | |
+//! | write a key, cost or backend | [extending](_guide::extending) | [`backend::Backend`] |
 //!
 //! # Features
 //!
@@ -35,6 +40,7 @@
 //!   [`Charge`] is an extractor.
 //! - `tonic`: [`PeerIp`] and [`ClientIp`] read the connect info of tonic's server.
 //! - `redis`: limits in Redis, shared by a fleet. It implies `tracing`.
+//! - `cluster`, `sentinel`: Redis Cluster, and Redis behind Sentinel.
 //! - `partition-key`: the header fields can contain a keyed hash of the key.
 //! - `blocking`: the same limits in plain threads, without a runtime.
 //! - `tls`: `rediss://` with rustls and the system's certificates.
@@ -44,6 +50,8 @@
 //!   server.
 //!
 //! [Tower]: https://docs.rs/tower
+#![cfg_attr(feature = "redis", doc = "[`RedisBackend`]: crate::RedisBackend")]
+#![cfg_attr(not(feature = "redis"), doc = "[`RedisBackend`]: _guide::fleet")]
 #![doc = include_str!("docs/choices.md")]
 #![doc = include_str!("docs/playground.md")]
 #![forbid(unsafe_code)]

@@ -1,5 +1,7 @@
 //! Metrics for any recorder of the [`metrics`](https://docs.rs/metrics) facade (feature `metrics`).
 //!
+//! Guide: [watch limits](crate::_guide::monitoring).
+//!
 //! Labels are the names of policies and semaphores, never keys.
 //!
 //! | name | kind | labels | value |

@@ -37,6 +37,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// switch.set(true);
 /// assert_eq!(allowed.next(), Some(false));
 /// ```
+///
+/// Guide: [try a limit, and switch it off](crate::_guide::rollout).
 #[derive(Clone)]
 pub struct Switch(Arc<AtomicBool>);
 

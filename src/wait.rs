@@ -1,5 +1,7 @@
 //! Waiting until a request is allowed: [`MaxWait`] and [`Deadline`].
 //!
+//! Guide: [waiting](crate::_guide::waiting).
+//!
 //! The algorithm of the policy determines how a request waits:
 //!
 //! - **Buckets only**: the request makes a reservation in one atomic step, and sleeps until it is due. The backend is
@@ -46,6 +48,8 @@ use std::time::Duration;
 use crate::clock::{Clock, SystemClock, Timestamp};
 
 /// The longest wait that a request accepts. An unbounded wait is a variant of its own, and never a default.
+///
+/// Guide: [waiting](crate::_guide::waiting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MaxWait {
@@ -100,6 +104,8 @@ impl From<Duration> for MaxWait {
 /// The time after which a client no longer needs the response.
 ///
 /// In a request's extensions it bounds the wait of a layer that [waits](crate::RateLimitLayer::wait).
+///
+/// Guide: [waiting](crate::_guide::waiting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Timestamp);
 

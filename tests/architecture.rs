@@ -81,6 +81,91 @@ fn imports_point_downwards_and_form_no_circle() {
 }
 
 #[test]
+fn public_modules_and_types_of_the_root_link_to_the_guide() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let lib = fs::read_to_string(root.join("lib.rs")).expect("lib.rs is there");
+    let sources = rust_files(&root);
+    let mut missing = Vec::new();
+    let mut count = 0;
+    let modules = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    for module in modules.filter(|module| *module != "_guide" && *module != "model") {
+        let head = [format!("{module}.rs"), format!("{module}/mod.rs")]
+            .iter()
+            .find_map(|file| fs::read_to_string(root.join(file)).ok())
+            .unwrap_or_else(|| panic!("no file of {module}"));
+        count += 1;
+        if !head
+            .lines()
+            .any(|line| line.starts_with("//!") && line.contains("_guide::"))
+        {
+            missing.push(module);
+        }
+    }
+    let exports = lib
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub use self::")?.strip_suffix(';'));
+    for name in exports.flat_map(|path| {
+        path.rsplit("::")
+            .next()
+            .unwrap_or_default()
+            .split([',', '{', '}', ' '])
+    }) {
+        let is_item = name.starts_with(char::is_uppercase) || name.ends_with("_fn");
+        if !is_item {
+            continue;
+        }
+        count += 1;
+        if !sources
+            .iter()
+            .any(|source| docs_of(source, name).contains("_guide::"))
+        {
+            missing.push(name);
+        }
+    }
+    assert!(count > 40, "{count} modules and types");
+    assert!(
+        missing.is_empty(),
+        "add a line such as `Guide: [..](crate::_guide::keys).` to {missing:?}"
+    );
+}
+
+fn rust_files(folder: &Path) -> Vec<String> {
+    let mut sources = Vec::new();
+    for entry in fs::read_dir(folder).expect("a readable folder") {
+        let path = entry.expect("a readable entry").path();
+        if path.is_dir() {
+            sources.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(fs::read_to_string(&path).expect("a readable file"));
+        }
+    }
+    sources
+}
+
+/// The doc comment of the item `name`; empty if the source does not define it.
+fn docs_of(source: &str, name: &str) -> String {
+    let lines: Vec<&str> = source.lines().collect();
+    let defines = |line: &str| {
+        let item = ["struct ", "enum ", "trait ", "fn ", "type "];
+        let rest = line.strip_prefix("pub ");
+        let rest = rest.and_then(|line| item.iter().find_map(|item| line.strip_prefix(item)));
+        rest.and_then(|rest| rest.strip_prefix(name))
+            .is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+    };
+    let Some(at) = lines.iter().position(|line| defines(line)) else {
+        return String::new();
+    };
+    // The comment is above the item and its attributes.
+    let before = lines[..at].iter().rev().take_while(|line| !line.is_empty());
+    before
+        .filter(|line| line.starts_with("///"))
+        .copied()
+        .collect()
+}
+
+#[test]
 fn an_upward_import_and_a_circle_are_found() {
     let graph = |edges: &[(&str, &str)]| {
         let mut graph = Graph::new();

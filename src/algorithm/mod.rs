@@ -1,6 +1,8 @@
 //! The algorithms as pure functions on integers. The input is quota, state, time and cost. The output is a reply
 //! and the new state.
 //!
+//! Guide: [choose an algorithm](crate::_guide::algorithms).
+//!
 //! Nothing here reads a clock, takes a lock or knows keys. A backend keeps one [`State`] for each quota of a key,
 //! `None` for a key without state. It passes the states in the order of the policy. No decision is made outside of this
 //! module, and the same test vectors run on every backend.

@@ -24,6 +24,8 @@ use crate::policy::{Policy, SemaphorePolicy};
 ///
 /// Its error type is [`BackendError`] for every choice. A layer over it does not compile without a failure policy
 /// ([`on_backend_error`](crate::RateLimitLayer::on_backend_error)).
+///
+/// Guide: [share limits in a fleet](crate::_guide::fleet).
 #[derive(Clone)]
 pub struct AnyBackend(AnyInner);
 

@@ -1,5 +1,7 @@
 //! Backends keep the state of keys: the trait [`Backend`], and [`MemoryBackend`], which keeps it in this process.
 //!
+//! Guide: [write a part of your own](crate::_guide::extending).
+//!
 //! The main method of a backend is [`ask`](Backend::ask). It takes an operation, a policy and a key, and never sees a
 //! request. It answers at once ([`Answer::Now`]) or with a future ([`Answer::Later`]). The second method returns the
 //! [`BackendContext`], which holds the clock, the wait queues and the background tasks.

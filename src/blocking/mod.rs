@@ -1,5 +1,7 @@
 //! Limiters and semaphores for plain threads, without a runtime.
 //!
+//! Guide: [getting started](crate::_guide::getting_started).
+//!
 //! [`Limiter`] has the operations of [`crate::Limiter`] and returns the same answers. [`Semaphore`] limits the requests
 //! in flight.
 //!

@@ -1,5 +1,7 @@
 //! Clocks: the trait [`Clock`], by which limits decide and waiters sleep, and three implementations.
 //!
+//! Guide: [write a part of your own](crate::_guide::extending).
+//!
 //! - [`SystemClock`] is the default: the wall clock at its first use in the process, plus monotonic time since then.
 //!   Windows aligned to the Unix epoch start at round times, and no step of the wall clock moves a limit.
 //! - [`ManualClock`] stands still until a test moves it, and wakes its sleepers then.

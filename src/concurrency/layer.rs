@@ -58,6 +58,8 @@ use crate::wait::MaxWait;
 /// slot of a `ConcurrencyLimit`, when it is rejected, waits for a permit, or waits for a remote backend. A request with
 /// a permit waits for readiness again. A memory backend decides at once, and the layer calls the service that was
 /// ready.
+///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[derive(Clone)]
 #[must_use = "a layer has no effect until it wraps a service"]
 pub struct SemaphoreLayer<K, S, W = Cost, F = Unspecified, R = Http, P = SemaphorePolicy> {

@@ -1,5 +1,7 @@
 //! Concurrency limits for Tower services: [`SemaphoreLayer`].
 //!
+//! Guide: [limit what is in flight](crate::_guide::concurrency).
+//!
 //! The layer bounds how many requests of each key are in flight at a time, in one process or across servers. A request
 //! counts until its response was sent completely. A client with too many requests gets status 429, or
 //! [waits](SemaphoreLayer::wait). [`semaphore`](crate::semaphore) has the same without Tower, and explains leases.

@@ -1,5 +1,7 @@
 //! The cost of a request: one [`Cost`] for all requests, or a cost by route, header field or closure.
 //!
+//! Guide: [costs](crate::_guide::costs).
+//!
 //! | on a [`RateLimitLayer`](crate::RateLimitLayer) | the cost of a request |
 //! |---|---|
 //! | [`.cost(20)`][cost] | the same for all requests; 1 by default |

@@ -1,5 +1,7 @@
 //! The answer to a check: [`Decision`], and its numbers.
 //!
+//! Guide: [what clients see](crate::_guide::clients).
+//!
 //! ```
 //! use tower_sluice::{Cost, Decision, Key, Limiter, MemoryBackend, Policy, Quota};
 //!
@@ -36,6 +38,8 @@ pub(crate) use self::state::{
 /// The answer to one request.
 ///
 /// There is no third outcome, so a `match` needs no wildcard arm.
+///
+/// Guide: [what clients see](crate::_guide::clients).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Every quota allowed the cost, and the cost has been charged.

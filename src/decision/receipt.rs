@@ -15,6 +15,8 @@ use crate::quota::Cost;
 /// let part = receipt.take(Cost::new(2));
 /// assert_eq!((part.tokens(), receipt.tokens()), (2, 3));
 /// ```
+///
+/// Guide: [costs](crate::_guide::costs).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a charge cannot be refunded without its receipt"]
 pub struct Receipt {

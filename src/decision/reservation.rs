@@ -9,6 +9,8 @@ use crate::quota::Cost;
 ///
 /// A reservation that is not used should be cancelled. Its charge is returned unless later reservations of the key
 /// depend on it.
+///
+/// Guide: [waiting](crate::_guide::waiting).
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "an unused reservation should be cancelled"]
 pub struct Reservation(Box<ReservedCharge>);

@@ -8,6 +8,8 @@ use crate::quota::{Cost, MAX_QUOTAS};
 /// The wait after which the same request is allowed.
 ///
 /// There is no third case, so a `match` needs no wildcard arm.
+///
+/// Guide: [what clients see](crate::_guide::clients).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
     /// The smallest wait after which the same request is allowed, if no other request is made meanwhile. One
@@ -124,6 +126,8 @@ impl QuotaSnapshot {
 /// assert_eq!((snapshot.governing(), snapshot.limit(), snapshot.remaining()), (0, 10, 6));
 /// assert_eq!(snapshot.quotas()[1].remaining(), 996);
 /// ```
+///
+/// Guide: [what clients see](crate::_guide::clients).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(crate) quotas: SmallVec<[QuotaSnapshot; 2]>,

@@ -14,6 +14,8 @@ use super::service::Drain;
 /// let up_to_1_mib = DrainLayer::new().max_bytes(1 << 20).time_limit(Duration::from_secs(2));
 /// let app: axum::Router = axum::Router::new().layer(up_to_1_mib);
 /// ```
+///
+/// Guide: [what clients see](crate::_guide::clients).
 #[derive(Clone, Copy, Debug)]
 #[must_use = "a layer drains nothing until a service is wrapped in it"]
 pub struct DrainLayer {

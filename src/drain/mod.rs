@@ -1,6 +1,8 @@
 //! [`DrainLayer`] drains the request body if a service has answered before the end of the body, so that the client
 //! receives the answer.
 //!
+//! Guide: [what clients see](crate::_guide::clients).
+//!
 //! A service that rejects an upload does not read its body. An HTTP/1.1 server then closes the connection, and the
 //! unread bytes reset it. From about 0.5 MB on, the client gets a broken pipe instead of the 429. This layer reads and
 //! discards the rest in a background task, within a bound on bytes and time. The answer does not wait for the task. A

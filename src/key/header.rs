@@ -19,6 +19,8 @@ use super::{Key, KeyError, KeyExtractor};
 /// assert_eq!(Header::new("x-api-key").key(&request)?, Key::secret("s3cret"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Clone, Debug)]
 pub struct Header(HeaderName);
 

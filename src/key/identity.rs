@@ -19,6 +19,8 @@ pub(super) const INLINE: usize = 40;
 /// assert_ne!(Key::new("s3cret"), Key::secret("s3cret"));
 /// assert_eq!(Key::join([&Key::from("acme"), &user]).as_bytes(), b"4:acme2:42");
 /// ```
+///
+/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Default, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: SmallVec<[u8; INLINE]>,

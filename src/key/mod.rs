@@ -1,5 +1,7 @@
 //! The key of a request, which selects its bucket: [`Key`], and the extractors.
 //!
+//! Guide: [choose a key](crate::_guide::keys).
+//!
 //! | extractor | key | status without a key |
 //! |---|---|---|
 //! | [`PeerIp`] | the peer of the connection: IPv4 address, IPv6 /64 | 500: the server does not insert it |
@@ -136,6 +138,8 @@ pub trait KeyExtractor<R> {
 }
 
 /// One key for all requests of any type: the limit of a whole service.
+///
+/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Global;
 
@@ -164,6 +168,8 @@ pub struct KeyFn<F>(F);
 /// assert_eq!(host.key(&Request::get("http://example.org/").body(())?)?.as_bytes(), b"example.org");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// Guide: [choose a key](crate::_guide::keys).
 pub fn key_fn<F>(f: F) -> KeyFn<F>
 where
     F: Fn(&Head<'_>) -> Result<Key, KeyError>,

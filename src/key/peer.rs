@@ -38,6 +38,8 @@ use super::{Key, KeyError, KeyExtractor, nat64};
 /// assert_eq!(PeerIp::new().key(&request)?.as_bytes(), b"2001:db8:1:2::/64");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerIp {
     nat64: bool,

@@ -89,6 +89,8 @@ use crate::wait::MaxWait;
 ///
 /// With a remote backend, a `LoadShed` around this layer sees a free slot while a request is undecided. Place
 /// `LoadShed` inside this layer: `RateLimitLayer`, `LoadShed`, `ConcurrencyLimit`.
+///
+/// Guide: [getting started](crate::_guide::getting_started).
 #[derive(Clone)]
 #[must_use = "a layer has no effect until it wraps a service"]
 pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy> {

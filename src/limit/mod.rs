@@ -1,5 +1,7 @@
 //! Rate limits for Tower services: [`RateLimitLayer`].
 //!
+//! Guide: [getting started](crate::_guide::getting_started).
+//!
 //! The layer finds the key of a request, charges its cost, and calls the inner service if the policy allows it.
 //! Otherwise it rejects the request with status 429, or lets it [wait](RateLimitLayer::wait). It does not limit how
 //! many requests are in flight; see [`concurrency`](crate::concurrency).

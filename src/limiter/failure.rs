@@ -7,6 +7,8 @@ use crate::policy::Policy;
 use crate::quota::Cost;
 
 /// The treatment of a request when the backend fails. You must choose one; there is no default.
+///
+/// Guide: [failures](crate::_guide::failures).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum FailurePolicy {

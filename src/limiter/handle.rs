@@ -22,6 +22,8 @@ use crate::wait::MaxWait;
 ///
 /// A future that was never polled has no effect. With a memory backend the first poll completes, unless it waits. With
 /// a remote backend an operation may still be executed after its future is dropped.
+///
+/// Guide: [getting started](crate::_guide::getting_started).
 #[derive(Clone, Debug)]
 pub struct Limiter<B> {
     policy: Policy,

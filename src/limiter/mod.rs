@@ -1,5 +1,7 @@
 //! [`Limiter`]: applies a policy with a backend, without Tower.
 //!
+//! Guide: [getting started](crate::_guide::getting_started).
+//!
 //! ```
 //! use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
 //!

@@ -1,5 +1,7 @@
 //! Names and limits: [`Policy`] for rates, and [`SemaphorePolicy`] for requests in flight.
 //!
+//! Guide: [quotas and tiers](crate::_guide::quotas_and_tiers).
+//!
 //! A [`Policy`] has one or more quotas. A request is allowed if all of them allow it, and is charged to all or to none.
 //!
 //! ```

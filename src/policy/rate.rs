@@ -12,6 +12,8 @@ use crate::telemetry::Labels;
 /// A bucket belongs to a policy name and a key. So all limits of one policy name share their state, even with different
 /// quotas, such as tiers. When a quota changes, the spent tokens stay spent. A quota with another name, algorithm,
 /// window, anchor or unit is another limit.
+///
+/// Guide: [quotas and tiers](crate::_guide::quotas_and_tiers).
 #[derive(Clone)]
 pub struct Policy {
     inner: Arc<PolicyInner>,

@@ -13,6 +13,8 @@ use crate::message::{Quoted, plain_name};
 ///
 /// A shorter lease should be longer than a third of the lease that other servers use, because they renew three times in
 /// their own lease.
+///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SemaphorePolicy {
     name: Arc<str>,

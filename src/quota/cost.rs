@@ -18,6 +18,8 @@ pub(crate) const MAX_QUOTAS: usize = 8;
 /// let cost = Cost::each([1, 4_096]); // a request, and its bytes
 /// assert_eq!((cost.get(0), cost.get(1)), (1, 4_096));
 /// ```
+///
+/// Guide: [costs](crate::_guide::costs).
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Cost(Tokens);
 

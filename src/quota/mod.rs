@@ -1,5 +1,7 @@
 //! Quotas: [`Quota`] with its algorithms, and the [`Cost`] of a request.
 //!
+//! Guide: [choose an algorithm](crate::_guide::algorithms).
+//!
 //! | algorithm | constructor | admits | memory a key |
 //! |---|---|---|---|
 //! | token bucket, continuous refill (GCRA) | [`Quota::per`], [`Quota::token_bucket`] | a burst of `capacity`, then the rate | constant |
@@ -67,6 +69,8 @@ pub use self::unit::Unit;
 pub(crate) const MOST_TOKENS: u64 = 1 << 40;
 
 /// The tokens that one key may spend in a time, and the algorithm that counts them. The [module](self) has a table.
+///
+/// Guide: [choose an algorithm](crate::_guide::algorithms).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
     pub(crate) rule: Rule,

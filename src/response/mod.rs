@@ -1,5 +1,7 @@
 //! Responses to limited requests: rejections, header fields, and protocols other than HTTP ([`Protocol`]).
 //!
+//! Guide: [what clients see](crate::_guide::clients).
+//!
 //! | case | status | fields |
 //! |---|---|---|
 //! | over the limit | 429 | `Retry-After`, `Cache-Control: no-store`, rate-limit fields, problem body |

@@ -26,6 +26,8 @@ use crate::wait::MaxWait;
 /// # Cancel safety
 ///
 /// A future that is dropped at any point releases the permit that it acquired or may have acquired.
+///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[derive(Clone)]
 pub struct Semaphore<B> {
     policy: SemaphorePolicy,

@@ -1,5 +1,7 @@
 //! Limits the requests in flight for each key, without Tower: [`Semaphore`].
 //!
+//! Guide: [limit what is in flight](crate::_guide::concurrency).
+//!
 //! A limit can say "at most 5 exports of a customer at a time, over all servers, even if one of them is killed". A
 //! [`Permit`] is the right to be in flight. It is released once, when it is dropped or by [`release`](Permit::release).
 //!

@@ -18,6 +18,8 @@ use crate::telemetry;
 ///
 /// A remote backend releases a dropped permit in a background task. The task runs on the runtime that drops the permit,
 /// or otherwise on the one that acquired it. If neither exists, the permit ends with its lease.
+///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[must_use = "a permit that is dropped is given back at once"]
 pub struct Permit {
     lease: Arc<Lease>,

@@ -1,5 +1,7 @@
 //! State in this process: [`MemoryBackend`], a sharded map with a hard bound on its size.
 //!
+//! Guide: [getting started](crate::_guide::getting_started).
+//!
 //! Keys come from clients. The map therefore stores a 64-bit fingerprint of policy and key, with a random seed for each
 //! backend. It allocates nothing for a key, keeps no secret, and an entry has the same size for every key.
 //!
@@ -63,6 +65,8 @@ use crate::sync::{Mutex, MutexGuard};
 ///
 /// At most [`max_keys`](MemoryBackendBuilder::max_keys) entries are kept. A key has one entry for each quota of its
 /// policy. An entry takes up to 64 bytes, and a sliding log 16 bytes more for each allowed request in its window.
+///
+/// Guide: [getting started](crate::_guide::getting_started).
 pub struct MemoryBackend<C = SystemClock>(Arc<MemoryInner<C>>);
 
 /// The shards that are searched for ended totals after one was refused.

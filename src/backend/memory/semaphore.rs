@@ -36,6 +36,8 @@ use crate::sync::Mutex;
 /// assert_eq!(semaphore.backend().held(), 0);
 /// # }
 /// ```
+///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
 // Tokio's semaphore has a fixed number of permits. Here each request brings its capacity, which may differ from the
 // last one. Waiters still wait on types of Tokio: see `permit_queue`.
 pub struct MemorySemaphore<C = SystemClock>(Arc<MemorySemaphoreInner<C>>);

@@ -26,6 +26,8 @@ use crate::policy::Policy;
 /// Keeps the state of limits in Redis, for all processes that use the same prefix and policy names.
 ///
 /// Clones share everything. The operations need a Tokio runtime with I/O and time.
+///
+/// Guide: [share limits in a fleet](crate::_guide::fleet).
 #[derive(Clone)]
 pub struct RedisBackend(pub(super) Arc<RedisInner>);
 

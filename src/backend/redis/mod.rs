@@ -1,4 +1,6 @@
 //! State in Redis, shared by a fleet: [`RedisBackend`].
+//!
+//! Guide: [share limits in a fleet](crate::_guide::fleet).
 #![doc = include_str!("../../docs/redis.md")]
 #![doc = include_str!("../../docs/production.md")]
 

@@ -31,6 +31,8 @@ use crate::policy::SemaphorePolicy;
 /// let permit = exports.try_acquire(&Key::from("ann"), 1).await?;
 /// # Ok(()) }
 /// ```
+///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[derive(Clone)]
 pub struct RedisSemaphore(Arc<RedisInner>);
 

@@ -61,6 +61,8 @@ pub use self::error::RouteCostsError;
 ///
 /// Clones share the table and its marks of [matched](Self::unmatched) entries. A lookup allocates nothing. It hashes
 /// the template, then the path if the template is not listed, then compares the prefixes.
+///
+/// Guide: [costs](crate::_guide::costs).
 #[derive(Clone, Default)]
 #[must_use = "a table has no effect until a layer uses it: `.cost(table)`"]
 pub struct RouteCosts(Arc<RouteTable>);

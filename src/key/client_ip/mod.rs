@@ -57,6 +57,8 @@ pub use self::proxies::TrustedProxies;
 /// socket has no address.
 ///
 /// Addresses mapped into IPv6 (`::ffff:0:0/96`) count as IPv4 everywhere.
+///
+/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Clone, Debug)]
 pub struct ClientIp {
     source: AddressSource,

@@ -23,6 +23,8 @@ use crate::quota::Cost;
 ///
 /// The charge is empty if the request was not counted: the backend failed, the request has no key, or a
 /// [shadow](Policy::shadow) policy denied it. A settlement of an empty charge does nothing and succeeds.
+///
+/// Guide: [costs](crate::_guide::costs).
 pub struct Charge(Mutex<Account>);
 
 /// The entry is stored in place until the charge is cloned, so that most requests need no allocation.

@@ -1,5 +1,7 @@
 //! [`Charge`]: the tokens that a request was charged. It can be settled when the actual cost is known.
 //!
+//! Guide: [costs](crate::_guide::costs).
+//!
 //! A request is charged its cost as an estimate, before it is served. One settlement can correct the estimate:
 //!
 //! | settlement | final charge |
