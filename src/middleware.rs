@@ -66,6 +66,7 @@ pub(crate) fn pass_unlimited(
 pub(crate) fn reject<R, Req, Res, Err>(
     protocol: &R,
     request: &Req,
+    key: Option<&Key>,
     rejection: Rejection,
     partition_key: Option<PartitionKey>,
     context: &BackendContext,
@@ -74,6 +75,7 @@ where
     R: Protocol<Req, Res, Err>,
 {
     rejection.report();
+    protocol.observe_rejection(request, key, &rejection);
     let rejected = RejectedContext {
         rejection,
         partition_key,

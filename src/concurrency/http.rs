@@ -8,6 +8,7 @@ use http::Response;
 
 use super::SemaphoreLayer;
 use crate::head::Head;
+use crate::key::Key;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
 use crate::response::{
@@ -105,6 +106,14 @@ impl<K, S, W, F, T, M, P> SemaphoreLayer<K, S, W, F, Http<T, NoHook, M>, P> {
     /// Rejects with one line of plain text; see [`Http::plain_text`].
     pub fn plain_text(self) -> SemaphoreLayer<K, S, W, F, Http<PlainText, NoHook, M>, P> {
         self.map_http(Http::plain_text)
+    }
+
+    /// Calls `f` for each request that is rejected, with its key; see [`Http::on_rejected`].
+    pub fn on_rejected<G>(self, f: G) -> Self
+    where
+        G: Fn(&Head<'_>, Option<&Key>, &Rejection) + Send + Sync + 'static,
+    {
+        self.map_http(|http| http.on_rejected(f))
     }
 
     /// Wraps the response bodies of the inner service, whatever their type; see [`Http::wrap_body`].

@@ -79,7 +79,14 @@ where
 {
     let partition_key = key.and_then(|key| layer.protocol.partition_key(key));
     let context = layer.semaphore.backend().context();
-    middleware::reject(&layer.protocol, request, rejection, partition_key, context)
+    middleware::reject(
+        &layer.protocol,
+        request,
+        key,
+        rejection,
+        partition_key,
+        context,
+    )
 }
 
 /// Calls a service that is ready.
@@ -155,20 +162,25 @@ where
                 self.outcome = Outcome::Permit(permit);
                 return self.call_when_ready();
             }
-            Err(AcquireError::Denied(decision)) if self.policy.is_shadow() => {
-                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Shadow);
-                self.outcome = Outcome::Denied(self.policy.clone(), decision);
-                return self.call_when_ready();
-            }
             Err(AcquireError::Denied(decision)) => {
                 // A weight above the capacity can never be allowed. That is a fault of the request, not of the service.
                 let never = decision.retry_after() == Some(RetryAfter::Never);
+                let policy = self.policy.clone();
+                if policy.is_shadow() {
+                    self.outcome = Outcome::Denied(policy.clone(), decision.clone());
+                }
                 let rejection = Rejection::Busy {
-                    policy: self.policy.clone(),
+                    policy,
                     decision,
                     is_global: self.layer.key.is_global() && !never,
                 };
-                return self.reject(rejection);
+                if !self.policy.is_shadow() {
+                    return self.reject(rejection);
+                }
+                telemetry::permit_decided(self.policy.label(), DecisionOutcome::Shadow);
+                let (protocol, key) = (&self.layer.protocol, Some(&self.key));
+                protocol.observe_rejection(&self.request, key, &rejection);
+                return self.call_when_ready();
             }
             Err(AcquireError::Backend(error)) => error,
         };

@@ -10,7 +10,7 @@ use super::pending::{Outcome, PendingAcquire, PermitRequestState, reject, serve}
 use super::{SemaphoreLayer, SemaphorePolicyOf};
 use crate::backend::PermitBackend;
 use crate::cost::CostOf;
-use crate::key::{KeyError, KeyExtractor};
+use crate::key::{Key, KeyError, KeyExtractor};
 use crate::limiter::{HandleFailure, Unspecified};
 use crate::middleware::{self, ReservedService};
 use crate::policy::SemaphorePolicy;
@@ -83,22 +83,18 @@ where
             Err(error) => {
                 let is_shadow = layer.policy.fixed().is_some_and(SemaphorePolicy::is_shadow);
                 let passes = is_shadow && error != KeyError::Denied;
-                let rejection = Rejection::NoKey(error);
-                if passes {
-                    rejection.report();
-                    let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
-                    return ResponseFuture { state };
-                }
-                let result = Some(reject(layer, &request, None, rejection));
-                // A clone is not ready: this releases the slot of an inner `ConcurrencyLimit` or `Buffer` at once.
-                self.inner = self.inner.clone();
-                let state = PermitRequestState::Done { result };
-                return ResponseFuture { state };
+                return self.call_without_weight(request, None, Rejection::NoKey(error), passes);
             }
         };
         let policy = layer.policy.policy(&request, &key);
         // A weight above `u32::MAX` exceeds any capacity, and so does `u32::MAX`.
-        let weight = layer.weight.cost(&request).get(0);
+        let weight = match layer.weight.try_cost(&request) {
+            Ok(weight) => weight.get(0),
+            Err(error) => {
+                let (rejection, passes) = (Rejection::NoCost(error), policy.is_shadow());
+                return self.call_without_weight(request, Some(&key), rejection, passes);
+            }
+        };
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let waits = layer.max_wait != MaxWait::NONE && !policy.is_shadow();
         let bound = waits.then(|| {
@@ -140,6 +136,36 @@ where
             Some(acquired) => pending.acquired(acquired),
             None => pending.acquire(),
         };
+        ResponseFuture { state }
+    }
+}
+
+impl<I, K, S, W, F, R, P> SemaphoreService<I, K, S, W, F, R, P> {
+    /// Rejects a request whose key or weight is unknown, or passes it uncounted.
+    #[inline(never)]
+    fn call_without_weight<Req>(
+        &mut self,
+        request: Req,
+        key: Option<&Key>,
+        rejection: Rejection,
+        passes: bool,
+    ) -> ResponseFuture<I, Req, K, S, W, F, R, P>
+    where
+        I: Service<Req> + Clone,
+        S: PermitBackend,
+        R: PermitProtocol<Req, I::Response, I::Error>,
+    {
+        let layer = &*self.layer;
+        if passes {
+            rejection.report();
+            layer.protocol.observe_rejection(&request, key, &rejection);
+            let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
+            return ResponseFuture { state };
+        }
+        let result = Some(reject(layer, &request, key, rejection));
+        // A clone is not ready: this releases the slot of an inner `ConcurrencyLimit` or `Buffer` at once.
+        self.inner = self.inner.clone();
+        let state = PermitRequestState::Done { result };
         ResponseFuture { state }
     }
 }

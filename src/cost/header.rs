@@ -1,7 +1,7 @@
 use http::header::{CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::{HeaderMap, Request};
 
-use super::CostOf;
+use super::{CostError, CostOf};
 use crate::head::Head;
 use crate::quota::Cost;
 
@@ -14,28 +14,27 @@ use crate::quota::Cost;
 /// use tower_sluice::Cost;
 /// use tower_sluice::cost::{CostOf, HeaderCost};
 ///
-/// let kibibytes = HeaderCost::new(CONTENT_LENGTH, 1_000).per(1_024); // 1,000 tokens without a number
+/// let kibibytes = HeaderCost::new(CONTENT_LENGTH, 1_000_000).per(1_024); // 1,000,000 bytes without a number
 /// let upload = |length: &str| Request::put("/").header("content-length", length).body(());
 /// assert_eq!(kibibytes.cost(&upload("1024")?), Cost::new(1));
 /// assert_eq!(kibibytes.cost(&upload("1025")?), Cost::new(2));
 /// assert_eq!(kibibytes.cost(&upload("0")?), Cost::ZERO);
-/// assert_eq!(kibibytes.cost(&upload("-1")?), Cost::new(1_000));
-/// assert_eq!(kibibytes.cost(&Request::put("/").body(())?), Cost::new(1_000));
+/// assert_eq!(kibibytes.cost(&upload("-1")?), Cost::new(977));
+/// assert_eq!(kibibytes.cost(&Request::put("/").body(())?), Cost::new(977));
 /// # Ok::<(), http::Error>(())
 /// ```
 ///
-/// A number consists of digits only. A request without exactly one number costs `missing`:
+/// A number consists of digits only. A request without exactly one number costs as much as the number `missing`.
+/// [`required`](Self::required) rejects it instead. These requests have no number:
 ///
 /// - The field is missing. A body in chunks has no `content-length`.
 /// - The field appears more than once, even with equal values.
 /// - The value has a sign, a space, a fraction or a list.
 /// - The field is `content-length`, and `transfer-encoding` overrides it (RFC 9112 §6.3).
 ///
-/// A number above [`u64::MAX`] costs [`u64::MAX`], and no quota can allow that. `HeaderCost::new(name, u64::MAX)`
-/// likewise denies every request without a number.
+/// A number above [`u64::MAX`] counts as [`u64::MAX`].
 ///
-/// **A request without a body usually has no `content-length`, and costs `missing`.** Put the limit on the routes that
-/// take bodies. The server enforces `content-length`: it ends the body there. **A client can write any number into
+/// **A request without a body usually has no `content-length`.** Put the limit on the routes that take bodies. The server enforces `content-length`: it ends the body there. **A client can write any number into
 /// another field.** Use such a field only if a layer in front has checked it.
 ///
 /// A number of 0 is free. A second quota can count the requests. A rejected upload is answered before its body is read;
@@ -45,7 +44,7 @@ use crate::quota::Cost;
 /// use axum::Router;
 /// use axum::routing::{get, post};
 /// use http::header::CONTENT_LENGTH;
-/// use tower_sluice::cost::HeaderCost;
+/// use tower_sluice::cost::{HeaderCost, try_cost_fn};
 /// use tower_sluice::drain::DrainLayer;
 /// use tower_sluice::quota::Unit;
 /// use tower_sluice::{Cost, Global, MemoryBackend, Policy, Quota, RateLimitLayer};
@@ -53,8 +52,9 @@ use crate::quota::Cost;
 /// let policy = Policy::new("requests", Quota::per_minute(60))
 ///     .and("bytes", Quota::per_minute(10_000_000).with_unit(Unit::ContentBytes));
 /// let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
-/// let bytes = HeaderCost::new(CONTENT_LENGTH, 1_000_000);
-/// let uploads = limit.clone().cost_fn(move |head| Cost::each([1, bytes.cost_for(head)]));
+/// let bytes = HeaderCost::required(CONTENT_LENGTH); // 411 without a length
+/// let sized = try_cost_fn(move |head| Ok(Cost::each([1, bytes.try_cost_for(head)?])));
+/// let uploads = limit.clone().cost(sized);
 /// let app: Router = Router::new()
 ///     .route("/", get(|| async { "welcome" }))
 ///     .layer(limit.cost(Cost::each([1, 0])))
@@ -66,20 +66,48 @@ use crate::quota::Cost;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderCost {
     name: HeaderName,
-    missing: u64,
+    /// The number of a request without one. `None` if such a request is rejected.
+    missing: Option<u64>,
     per: u64,
 }
 
 impl HeaderCost {
-    /// Charges the number in the field `name`, and `missing` tokens for a request without exactly one number.
+    /// Charges the number in the field `name`. A request without exactly one number is charged as if it had the number
+    /// `missing`, in the units of the field.
     #[must_use]
     pub const fn new(name: HeaderName, missing: u64) -> Self {
-        let per = 1;
+        let (missing, per) = (Some(missing), 1);
         Self { name, missing, per }
     }
 
-    /// Sets how many units one token stands for; 1 by default. The cost is rounded up. The cost of a request without a
-    /// number does not change.
+    /// Charges the number in the field `name`, and rejects a request without exactly one number.
+    ///
+    /// The status is 411 (Length Required) if the field is `content-length` and the request has none, and 400
+    /// otherwise. A [shadow](crate::Policy::shadow) policy passes the request uncounted.
+    ///
+    /// ```
+    /// use http::header::CONTENT_LENGTH;
+    /// use http::{Request, Response};
+    /// use tower::{Service, ServiceBuilder, ServiceExt};
+    /// use tower_sluice::cost::HeaderCost;
+    /// use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let policy = Policy::new("bytes", Quota::per_hour(1_000_000));
+    /// let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new());
+    /// let mut service = ServiceBuilder::new()
+    ///     .layer(limit.cost(HeaderCost::required(CONTENT_LENGTH)))
+    ///     .service_fn(|_: Request<()>| async { Ok::<_, std::convert::Infallible>(Response::new(String::new())) });
+    /// assert_eq!(service.ready().await?.call(Request::put("/").body(())?).await?.status(), 411);
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub const fn required(name: HeaderName) -> Self {
+        let (missing, per) = (None, 1);
+        Self { name, missing, per }
+    }
+
+    /// Sets how many units one token stands for; 1 by default. The cost is rounded up.
     ///
     /// # Panics
     ///
@@ -92,11 +120,32 @@ impl HeaderCost {
     }
 
     /// Returns the cost of a request with this head, in tokens. Closures can build their own cost from it.
+    ///
+    /// If the number is [`required`](Self::required) and missing, the cost is [`u64::MAX`]. No quota allows that.
     #[must_use]
     pub fn cost_for(&self, head: &Head<'_>) -> u64 {
-        match number(head.headers, &self.name) {
-            Some(units) => units.div_ceil(self.per),
-            None => self.missing,
+        self.try_cost_for(head).unwrap_or(u64::MAX)
+    }
+
+    /// Returns the cost of a request with this head, in tokens, for closures of [`try_cost_fn`](super::try_cost_fn).
+    ///
+    /// # Errors
+    ///
+    /// If the number is [`required`](Self::required) and missing.
+    pub fn try_cost_for(&self, head: &Head<'_>) -> Result<u64, CostError> {
+        let units = match (number(head.headers, &self.name), self.missing) {
+            (Some(units), _) | (None, Some(units)) => units,
+            (None, None) => return Err(self.error(head.headers)),
+        };
+        Ok(units.div_ceil(self.per))
+    }
+
+    fn error(&self, headers: &HeaderMap) -> CostError {
+        let is_chunked = headers.contains_key(TRANSFER_ENCODING);
+        if self.name == CONTENT_LENGTH && (is_chunked || !headers.contains_key(CONTENT_LENGTH)) {
+            CostError::LengthRequired
+        } else {
+            CostError::NoNumber(self.name.clone())
         }
     }
 }
@@ -104,6 +153,10 @@ impl HeaderCost {
 impl<B> CostOf<Request<B>> for HeaderCost {
     fn cost(&self, request: &Request<B>) -> Cost {
         Cost::new(self.cost_for(&Head::from(request)))
+    }
+
+    fn try_cost(&self, request: &Request<B>) -> Result<Cost, CostError> {
+        self.try_cost_for(&Head::from(request)).map(Cost::new)
     }
 }
 
@@ -177,7 +230,13 @@ mod tests {
         let kibi = UNITS.per(1_024);
         let found = ["0", "1", "1024", "1025"].map(|value| units(&kibi, value));
         assert_eq!(found, [0, 1, 1, 2]);
-        assert_eq!(units(&kibi, "none"), MISSING);
+        assert_eq!(units(&kibi, "none"), 1, "77 units are one token of 1,024");
+        let half = HeaderCost::new(HeaderName::from_static("x-units"), 3).per(2);
+        assert_eq!(
+            units(&half, "none"),
+            2,
+            "`missing` is in units of the field"
+        );
     }
 
     #[test]
@@ -212,6 +271,37 @@ mod tests {
             ),
             5
         );
+    }
+
+    #[test]
+    fn required_number_is_an_error_when_missing() {
+        let length = HeaderCost::required(CONTENT_LENGTH).per(1_024);
+        let error = |cost: &HeaderCost, fields: &[(&str, &str)]| {
+            let request = fields.iter().fold(Request::builder(), |request, field| {
+                request.header(field.0, field.1)
+            });
+            let request = request.body(()).expect("a valid head");
+            let found = cost.try_cost(&request).map(|cost| cost.get(0));
+            if found.is_err() {
+                assert_eq!(cost.cost(&request), Cost::new(u64::MAX));
+            }
+            found.map_err(|error| (error.status().as_u16(), error.to_string()))
+        };
+        let five = ("content-length", "5");
+        assert_eq!(error(&length, &[five]), Ok(1));
+        let required = "no `content-length`; send the length of the body in it";
+        let required = Err((411, required.to_owned()));
+        assert_eq!(error(&length, &[]), required);
+        let chunked = ("transfer-encoding", "chunked");
+        assert_eq!(error(&length, &[chunked]), required);
+        assert_eq!(error(&length, &[five, chunked]), required);
+        let malformed = "header `content-length` has no single number";
+        let malformed = Err((400, malformed.to_owned()));
+        assert_eq!(error(&length, &[five, five]), malformed);
+        assert_eq!(error(&length, &[("content-length", "-5")]), malformed);
+        let units = HeaderCost::required(HeaderName::from_static("x-units"));
+        let malformed = "header `x-units` has no single number";
+        assert_eq!(error(&units, &[]), Err((400, malformed.to_owned())));
     }
 
     #[test]

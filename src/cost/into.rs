@@ -1,4 +1,4 @@
-use super::{CostFn, HeaderCost, RouteCosts};
+use super::{CostFn, HeaderCost, RouteCosts, TryCostFn};
 use crate::quota::Cost;
 
 /// A value that a layer accepts as a cost: a number, a [`Cost`], or what implements [`CostOf`](super::CostOf).
@@ -32,7 +32,7 @@ use crate::quota::Cost;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no cost",
-    note = "use a number (`u64`), a `Cost`, `RouteCosts` or a `HeaderCost`; for a closure: `.cost_fn(|head| ..)`",
+    note = "use a number (`u64`), a `Cost`, `RouteCosts` or a `HeaderCost`; for a closure: `.cost_fn(|head| ..)` or `try_cost_fn(..)`",
     note = "for a `CostOf` of your own: implement `IntoCostOf`, too"
 )]
 pub trait IntoCostOf {
@@ -69,4 +69,5 @@ into_itself! {
     [] RouteCosts;
     [] HeaderCost;
     [F] CostFn<F>;
+    [F] TryCostFn<F>;
 }

@@ -4,17 +4,18 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http::response::Parts;
+use http::{Response, StatusCode};
 
 use super::RateLimitLayer;
 use crate::head::Head;
+use crate::key::Key;
 use crate::limiter::charge::Charge;
 #[cfg(feature = "partition-key")]
 use crate::response::ShortSecret;
 use crate::response::{
-    ExistingHeaders, HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType, RejectFn,
-    Rejection, RespondFn, WrapBody,
+    ExistingHeaders, HeaderFormats, Http, OnResponse, PlainText, Problem, ProblemType,
+    RefundOnStatus, RejectFn, Rejection, RespondFn, WrapBody,
 };
 
 impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
@@ -109,6 +110,25 @@ impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
         G: Fn(&Parts, &Charge) + Clone,
     {
         self.map_http(|http| http.on_response(f))
+    }
+
+    /// Refunds the charge of a request by the status of its response; see [`Http::refund_on_status`].
+    pub fn refund_on_status<G>(
+        self,
+        f: G,
+    ) -> RateLimitLayer<K, B, C, F, Http<T, RefundOnStatus<G>, M>, P>
+    where
+        G: Fn(StatusCode) -> bool + Clone,
+    {
+        self.map_http(|http| http.refund_on_status(f))
+    }
+
+    /// Calls `f` for each request that is rejected, with its key; see [`Http::on_rejected`].
+    pub fn on_rejected<G>(self, f: G) -> Self
+    where
+        G: Fn(&Head<'_>, Option<&Key>, &Rejection) + Send + Sync + 'static,
+    {
+        self.map_http(|http| http.on_rejected(f))
     }
 
     /// Wraps the response bodies of the inner service, whatever their type; see [`Http::wrap_body`].

@@ -142,7 +142,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(10)), Global, MemoryBackend::new());
     /// let fixed = limit.clone().cost(5);
     /// let by_route = limit.clone().cost(RouteCosts::new().route("/search", 5));
-    /// let by_size = limit.cost(HeaderCost::new(CONTENT_LENGTH, 1_000).per(1_024));
+    /// let by_size = limit.cost(HeaderCost::new(CONTENT_LENGTH, 1_000_000).per(1_024));
     /// # let _: axum::Router = axum::Router::new().layer(fixed).layer(by_route).layer(by_size);
     /// ```
     pub fn cost<T: IntoCostOf>(self, cost: T) -> RateLimitLayer<K, B, T::CostOf, F, R, P> {

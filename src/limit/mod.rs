@@ -136,6 +136,7 @@
 //!     .with_state(state);
 //! # Ok::<(), BackendError>(())
 //! ```
+#![doc = include_str!("../docs/composition.md")]
 
 mod admission;
 #[cfg(feature = "axum")]
@@ -145,6 +146,9 @@ mod http;
 mod layer;
 mod pending;
 mod policy_of;
+mod rejected;
+#[cfg(feature = "axum")]
+mod route_layer;
 mod service;
 
 use crate::backend::AnyBackend;
@@ -157,6 +161,9 @@ pub use self::extract::MissingCharge;
 pub use self::future::ResponseFuture;
 pub use self::layer::RateLimitLayer;
 pub use self::policy_of::{PolicyFn, PolicyOf};
+#[cfg(feature = "axum")]
+#[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
+pub use self::route_layer::RouteLayer;
 pub use self::service::RateLimit;
 
 /// A [`RateLimitLayer`] whose key and backend are chosen at run time, for requests of type `Req`.

@@ -176,7 +176,15 @@ where
             self.keep_charge();
         }
         match admission {
-            Admission::Allow(admitted) => self.call_when_ready(admitted),
+            Admission::Allow(admitted) => {
+                self.shared.observe_shadow::<S, Req>(
+                    &self.request,
+                    &self.policy,
+                    &self.check,
+                    &admitted,
+                );
+                self.call_when_ready(admitted)
+            }
             Admission::Settle(settlement) => self.settle(settlement, AfterSettlement::Allow),
             Admission::Reject(rejection) => self.reject(rejection),
         }
@@ -319,6 +327,7 @@ where
         let result = middleware::reject(
             &layer.protocol,
             &self.request,
+            Some(&self.check.key),
             rejection,
             partition_key,
             context,

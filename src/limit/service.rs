@@ -15,14 +15,13 @@ use super::{PolicyOf, RateLimitLayer};
 use crate::backend::{Answer, Backend};
 use crate::cost::CostOf;
 use crate::decision::{Op, Reply};
-use crate::key::{Key, KeyError, KeyExtractor};
+use crate::key::KeyExtractor;
 use crate::limiter::charge::Charge;
 use crate::limiter::{self, HandleFailure, Unspecified};
 use crate::middleware::{self, ReservedService};
-use crate::partition::PartitionKey;
 use crate::policy::Policy;
 use crate::quota::Cost;
-use crate::response::{DeferredCharge, Http, Protocol, Rejection};
+use crate::response::{DeferredCharge, Http, Protocol};
 use crate::switch::Switch;
 use crate::telemetry;
 use crate::wait::{Bound, MaxWait};
@@ -95,7 +94,13 @@ where
             Some(policy) => Cow::Borrowed(policy),
             None => Cow::Owned(layer.policy.policy(&request, key)),
         };
-        let cost = layer.cost.cost(&request);
+        let cost = match layer.cost.try_cost(&request) {
+            Ok(cost) => cost,
+            Err(error) => {
+                let (policy, key) = (policy.into_owned(), mem::take(key));
+                return self.call_without_cost(request, policy, key, error);
+            }
+        };
         let partition_key = layer.protocol.partition_key(key);
         let waits = layer.max_wait != MaxWait::NONE && !policy.is_shadow();
         let outer = layer.protocol.charge(&request);
@@ -194,7 +199,7 @@ where
     }
 
     /// Continues after the decision. The inner service is still ready.
-    fn proceed<Req>(
+    pub(super) fn proceed<Req>(
         &mut self,
         request: Req,
         policy: Policy,
@@ -208,6 +213,7 @@ where
         match admission {
             Admission::Allow(mut admitted) => {
                 let shared = &*self.shared;
+                shared.observe_shadow::<S, Req>(&request, &policy, &check, &admitted);
                 let unserved = admitted.unserved.take();
                 let allowed = shared.allowed_by(&mut admitted, &policy, check.partition_key);
                 let protocol = &shared.layer.protocol;
@@ -215,7 +221,7 @@ where
                 ResponseFuture::new(state)
             }
             Admission::Reject(rejection) if check.joined.is_none() => {
-                self.reject(&request, rejection, check.partition_key)
+                self.reject(&request, Some(&check.key), rejection, check.partition_key)
             }
             admission => {
                 let pending = self.set_aside(request, policy, check, None);
@@ -223,62 +229,12 @@ where
             }
         }
     }
-
-    /// Continues with a request that is exempt from the limit or has no key.
-    #[inline(never)]
-    fn call_without_key<Req>(
-        &mut self,
-        request: Req,
-        extracted: Result<Key, KeyError>,
-    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
-    where
-        S: Service<Req> + Clone,
-        R: Protocol<Req, S::Response, S::Error>,
-        P: PolicyOf<Req>,
-    {
-        let layer = &self.shared.layer;
-        let is_exempt = layer.protocol.is_exempt(&request);
-        let passed = middleware::pass_unlimited(extracted, is_exempt, layer.skip_unkeyed);
-        let Err(error) = passed else {
-            return self.skip(request);
-        };
-        let is_shadow = layer.policy.fixed().is_some_and(Policy::is_shadow);
-        let passes = is_shadow && error != KeyError::Denied;
-        let rejection = Rejection::NoKey(error);
-        if !passes {
-            return self.reject(&request, rejection, None);
-        }
-        rejection.report();
-        self.skip(request)
-    }
 }
 
 impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
-    /// Rejects a request.
-    fn reject<Req>(
-        &mut self,
-        request: &Req,
-        rejection: Rejection,
-        partition_key: Option<PartitionKey>,
-    ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
-    where
-        S: Service<Req>,
-        B: Backend,
-        R: Protocol<Req, S::Response, S::Error>,
-    {
-        // A clone is not ready: this releases the slot of an inner `ConcurrencyLimit` or `Buffer` at once.
-        self.inner = self.inner.clone();
-        let layer = &self.shared.layer;
-        let context = layer.backend.context();
-        let result =
-            middleware::reject(&layer.protocol, request, rejection, partition_key, context);
-        let result = Some(result);
-        ResponseFuture::new(RequestState::Done { result })
-    }
-
     /// Calls the inner service with a request that is not limited.
     #[inline(never)]
-    fn skip<Req>(&mut self, request: Req) -> ResponseFuture<S, Req, K, B, C, F, R, P>
+    pub(super) fn skip<Req>(&mut self, request: Req) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
         B: Backend,

@@ -31,6 +31,7 @@ impl<E: std::error::Error + 'static> std::error::Error for LimitError<E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Rejected(Rejection::NoKey(error)) => Some(error),
+            Self::Rejected(Rejection::NoCost(error)) => Some(error),
             Self::Rejected(_) => None,
             // The message is the inner error's own, so its sources follow.
             Self::Inner(error) => error.source(),

@@ -83,6 +83,7 @@ impl GrpcStatus {
                 StatusCode::NOT_FOUND => (UNIMPLEMENTED, "not found", None),
                 _ => (INTERNAL, "internal error", None),
             },
+            Rejection::NoCost(_) => (INVALID_ARGUMENT, "bad request", None),
             Rejection::Busy { .. } | Rejection::Unavailable => (
                 UNAVAILABLE,
                 "service unavailable",

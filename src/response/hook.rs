@@ -1,5 +1,6 @@
 use std::fmt;
 
+use http::StatusCode;
 use http::response::Parts;
 
 use crate::limiter::charge::Charge;
@@ -48,6 +49,32 @@ impl<F: Fn(&Parts, &Charge) + Clone> ResponseHook for OnResponse<F> {
         if let Some((hook, charge)) = kept {
             (hook.0)(parts, &charge);
         }
+    }
+}
+
+/// Refunds by status; see [`refund_on_status`](super::Http::refund_on_status).
+#[derive(Clone, Copy)]
+pub struct RefundOnStatus<F>(pub(crate) F);
+
+impl<F: Fn(StatusCode) -> bool + Clone> ResponseHook for RefundOnStatus<F> {
+    type Kept = Option<(Self, Charge)>;
+
+    fn keep(&self, charge: Charge) -> Self::Kept {
+        Some((self.clone(), charge))
+    }
+
+    fn call(kept: Self::Kept, parts: &Parts) {
+        if let Some((hook, charge)) = kept
+            && (hook.0)(parts.status)
+        {
+            drop(charge.cancel());
+        }
+    }
+}
+
+impl<F> fmt::Debug for RefundOnStatus<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefundOnStatus(..)")
     }
 }
 

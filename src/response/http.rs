@@ -2,18 +2,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
-use http::response::Parts;
 
 use super::body_mode::{DefaultBodyMode, WrapBody};
 use super::existing::ExistingHeaders;
 use super::format::HeaderFormats;
-use super::hook::{NoHook, OnResponse};
+use super::hook::NoHook;
+use super::observer::RejectionObserver;
 use super::problem::ProblemType;
 use super::rejection::Rejection;
 use super::rejection_body::{PlainText, Problem, RejectFn, RespondFn};
 use crate::clock::micros_up;
 use crate::head::Head;
-use crate::limiter::charge::Charge;
 use crate::partition::Partitioner;
 #[cfg(feature = "partition-key")]
 use crate::partition::ShortSecret;
@@ -55,6 +54,7 @@ pub struct Http<F = Problem, H = NoHook, M = DefaultBodyMode> {
     /// The longest delay that is added to `Retry-After`, in µs.
     pub(super) jitter: u64,
     pub(super) partitioner: Option<Partitioner>,
+    pub(super) observer: Option<RejectionObserver>,
     pub(super) body: F,
     pub(super) hook: H,
     pub(super) body_mode: M,
@@ -72,6 +72,7 @@ impl Default for Http {
             shadow_header: false,
             jitter: 0,
             partitioner: None,
+            observer: None,
             body: Problem::default(),
             hook: NoHook,
             body_mode: DefaultBodyMode::default(),
@@ -198,7 +199,8 @@ impl<F, H, M> Http<F, H, M> {
     /// Sets whether a response carries the [`Decision`](crate::Decision) in its extensions, for middleware around the
     /// layer; false by default, because it takes two allocations.
     ///
-    /// A rejection without a key carries its [`KeyError`](crate::key::KeyError). Of nested layers with this setting, the
+    /// A rejection without a key carries its [`KeyError`](crate::key::KeyError), and one without a cost its
+    /// [`CostError`](crate::cost::CostError). Of nested layers with this setting, the
     /// response shows the outermost decision.
     ///
     /// ```
@@ -289,44 +291,6 @@ impl<F, H, M> Http<F, H, M> {
         self.with_body(PlainText::default())
     }
 
-    /// Calls `f` with the head of each response of the service, and with the charge of its request.
-    ///
-    /// The closure can settle the charge by the response: charge only failures, refund failures, or read the cost from
-    /// a header field. A [`Charge`] that the handler has settled stays as it is. The client receives the numbers from
-    /// before the closure.
-    ///
-    /// An uncounted request has a charge whose settlement does nothing. The closure is not called if the service
-    /// returns an error or the client disconnects; the charge stays.
-    ///
-    /// For a [`RateLimitLayer`](crate::RateLimitLayer) only: a request of a semaphore has no charge.
-    ///
-    /// ```
-    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
-    /// use tower_sluice::response::Http;
-    ///
-    /// # let limit = RateLimitLayer::new(Policy::new("p", Quota::per_second(1)), Global, MemoryBackend::new());
-    /// let only_failures_count = Http::new().on_response(|parts, charge| {
-    ///     if !parts.status.is_client_error() {
-    ///         charge.cancel();
-    ///     }
-    /// });
-    /// let as_the_response_says = Http::new().on_response(|parts, charge| {
-    ///     let tokens = parts.headers.get("x-tokens").and_then(|tokens| tokens.to_str().ok()?.parse::<u64>().ok());
-    ///     if let Some(tokens) = tokens {
-    ///         charge.settle(tokens);
-    ///     }
-    /// });
-    /// # let estimated = limit.clone().cost(10).protocol(as_the_response_says);
-    /// # let _: axum::Router = axum::Router::new().layer(limit.protocol(only_failures_count)).layer(estimated);
-    /// ```
-    #[must_use]
-    pub fn on_response<G>(self, f: G) -> Http<F, OnResponse<G>, M>
-    where
-        G: Fn(&Parts, &Charge) + Clone,
-    {
-        self.rebuilt(|body, _, body_mode| (body, OnResponse(f), body_mode))
-    }
-
     /// Wraps the response bodies of the inner service in a [`ResponseBody`](super::ResponseBody), whatever their type.
     ///
     /// It is the default without the feature `axum`. With it, bodies become those of axum by default, so that a limited
@@ -357,7 +321,10 @@ impl<F, H, M> Http<F, H, M> {
         self.rebuilt(|_, hook, body_mode| (body, hook, body_mode))
     }
 
-    fn rebuilt<G, I, N>(self, parts: impl FnOnce(F, H, M) -> (G, I, N)) -> Http<G, I, N> {
+    pub(super) fn rebuilt<G, I, N>(
+        self,
+        parts: impl FnOnce(F, H, M) -> (G, I, N),
+    ) -> Http<G, I, N> {
         let (body, hook, body_mode) = parts(self.body, self.hook, self.body_mode);
         Http {
             formats: self.formats,
@@ -369,6 +336,7 @@ impl<F, H, M> Http<F, H, M> {
             shadow_header: self.shadow_header,
             jitter: self.jitter,
             partitioner: self.partitioner,
+            observer: self.observer,
             body,
             hook,
             body_mode,

@@ -65,7 +65,7 @@ where
                 retry_after::write_wait(wait, jitter, self.existing, || context.now(), headers);
             };
             match &rejection {
-                Rejection::NoKey(_) => {}
+                Rejection::NoKey(_) | Rejection::NoCost(_) => {}
                 // On a redirect, `Retry-After` would delay the redirect itself (RFC 9110 §10.2.3).
                 _ if !field::is_written_on(head.status, self.on_redirects) => {}
                 Rejection::Limited {
@@ -132,6 +132,7 @@ where
                     drop(response.extensions_mut().insert(decision))
                 }
                 Rejection::NoKey(error) => drop(response.extensions_mut().insert(error)),
+                Rejection::NoCost(error) => drop(response.extensions_mut().insert(error)),
                 Rejection::Unavailable => {}
             }
         }
@@ -196,6 +197,12 @@ where
     #[inline]
     fn partition_key(&self, key: &Key) -> Option<PartitionKey> {
         self.partitioner.as_ref().map(|by| by.partition_key(key))
+    }
+
+    fn observe_rejection(&self, request: &Request<B>, key: Option<&Key>, rejection: &Rejection) {
+        if let Some(observer) = &self.observer {
+            observer.observe(&Head::from(request), key, rejection);
+        }
     }
 
     fn charge<'r>(&self, request: &'r Request<B>) -> Option<&'r Charge> {

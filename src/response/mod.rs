@@ -8,6 +8,7 @@
 //! | cost above the limit | 429 | the same without `Retry-After` and `t`: no wait helps |
 //! | too many in flight | 429, or 503 for a whole service | see [`concurrency`](crate::concurrency) |
 //! | no key | 400, 403, 404 or 500, by [`KeyError`](crate::key::KeyError) | `Cache-Control: no-store`, problem body |
+//! | unknown cost, as of an upload without a [required](crate::cost::HeaderCost::required) length | 411 or 400 | the same |
 //! | backend failed, [`FailClosed`](crate::FailurePolicy::FailClosed) | 503 | `Retry-After: 1`, `Cache-Control: no-store`, problem body |
 //! | allowed | the service's own | rate-limit fields; none on 1xx, and on 3xx only on request |
 //!
@@ -31,7 +32,7 @@
 //!
 //! A rejection of a gRPC call is a single head with `grpc-status`, without rate-limit fields:
 //!
-//! - 8 over a limit; 3, 7, 12 or 13 without a key; 14 if the backend failed.
+//! - 8 over a limit; 3, 7, 12 or 13 without a key; 3 without a cost; 14 if the backend failed.
 //! - `grpc-retry-pushback-ms` has the wait in whole milliseconds, rounded up. It is -1 if no wait helps.
 //! - `grpc-status-details-bin` has the wait as `RetryInfo`, and the names of the exceeded limits as `QuotaFailure`.
 //!
@@ -67,9 +68,11 @@ mod format;
 mod grpc;
 mod hook;
 mod http;
+mod http_hooks;
 mod http_protocol;
 mod in_flight;
 mod legacy_headers;
+mod observer;
 mod permit_protocol;
 mod prepared;
 mod problem;
@@ -95,14 +98,16 @@ pub use self::existing::ExistingHeaders;
 pub(crate) use self::field::write_no_store;
 pub use self::format::{HeaderFormat, HeaderFormats, Reset};
 pub(crate) use self::grpc::is_call;
-pub use self::hook::{NoHook, OnResponse, ResponseHook};
+pub use self::hook::{NoHook, OnResponse, RefundOnStatus, ResponseHook};
 pub use self::http::Http;
 pub use self::in_flight::HttpInFlight;
 pub use self::permit_protocol::{HttpPermitHolder, PermitProtocol};
 pub use self::problem::ProblemType;
 pub use self::protocol::Protocol;
 pub use self::rejection::Rejection;
-pub use self::rejection_body::{PlainText, Problem, RejectFn, RejectionBody, RespondFn};
+pub use self::rejection_body::{
+    PlainText, Problem, RejectFn, RejectionBody, RespondFn, ServiceBody,
+};
 pub use crate::partition::PartitionKey;
 #[cfg(feature = "partition-key")]
 pub use crate::partition::ShortSecret;

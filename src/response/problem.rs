@@ -73,6 +73,9 @@ pub(super) fn about_blank(status: StatusCode) -> Bytes {
         StatusCode::BAD_REQUEST => {
             Bytes::from_static(br#"{"type":"about:blank","title":"Bad Request","status":400}"#)
         }
+        StatusCode::LENGTH_REQUIRED => {
+            Bytes::from_static(br#"{"type":"about:blank","title":"Length Required","status":411}"#)
+        }
         StatusCode::FORBIDDEN => {
             Bytes::from_static(br#"{"type":"about:blank","title":"Forbidden","status":403}"#)
         }

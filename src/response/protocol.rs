@@ -1,4 +1,5 @@
 use super::context::{AllowedContext, RejectedContext};
+use super::rejection::Rejection;
 use crate::clock::Timestamp;
 use crate::key::Key;
 use crate::limiter::charge::Charge;
@@ -40,6 +41,13 @@ pub trait Protocol<Req, Res, Err>: Clone {
     fn partition_key(&self, key: &Key) -> Option<PartitionKey> {
         let _ = key;
         None
+    }
+
+    /// Sees a request before it is rejected, with its key if it has one. It cannot change the response.
+    ///
+    /// It also sees a request that a shadow policy allows although the limit denied it or its key is missing.
+    fn observe_rejection(&self, request: &Req, key: Option<&Key>, rejection: &Rejection) {
+        let _ = (request, key, rejection);
     }
 
     /// Returns the charge that an outer layer has left in the request.

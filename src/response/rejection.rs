@@ -2,6 +2,7 @@ use std::fmt;
 
 use http::StatusCode;
 
+use crate::cost::CostError;
 use crate::decision::{Decision, RetryAfter};
 use crate::key::KeyError;
 use crate::policy::{Policy, SemaphorePolicy};
@@ -31,12 +32,14 @@ pub enum Rejection {
     },
     /// The request has no key.
     NoKey(KeyError),
+    /// The cost of the request is unknown, such as the length of an upload.
+    NoCost(CostError),
     /// The backend failed, and the failure policy rejects the request.
     Unavailable,
 }
 
 impl Rejection {
-    /// Returns the HTTP status: 400, 403, 404, 429, 500 or 503.
+    /// Returns the HTTP status: 400, 403, 404, 411, 429, 500 or 503.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -45,6 +48,7 @@ impl Rejection {
                 is_global: false, ..
             } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoKey(error) => error.status(),
+            Self::NoCost(error) => error.status(),
             Self::Busy { .. } | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -75,6 +79,7 @@ impl Rejection {
             Self::Limited { policy, .. } => telemetry::rejected(policy.labels()),
             Self::Busy { policy, .. } => telemetry::permit_rejected(policy.label()),
             Self::NoKey(error) => telemetry::rejected_without_key(error, error.server_fault()),
+            Self::NoCost(error) => telemetry::rejected_without_cost(error),
             // The metrics count it by policy, where the policy is known.
             Self::Unavailable => telemetry::rejected_unavailable(),
         }
@@ -89,6 +94,7 @@ impl fmt::Display for Rejection {
                 write!(f, "too many requests of `{}` in flight", policy.name())
             }
             Self::NoKey(error) => error.fmt(f),
+            Self::NoCost(error) => error.fmt(f),
             Self::Unavailable => f.write_str("the rate limiter is unavailable"),
         }
     }

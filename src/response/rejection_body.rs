@@ -98,6 +98,10 @@ impl<B> RejectionBody<B> for PlainText {
                 StatusCode::NOT_FOUND => "not found\n",
                 _ => "internal server error\n",
             },
+            Rejection::NoCost(error) => match error.status() {
+                StatusCode::LENGTH_REQUIRED => "length required\n",
+                _ => "bad request\n",
+            },
             Rejection::Busy { .. } | Rejection::Unavailable => "service unavailable\n",
         };
         let mut response = Response::new(Bytes::from_static(text.as_bytes()).into());
@@ -128,18 +132,37 @@ impl<F> fmt::Debug for RejectFn<F> {
     }
 }
 
+/// A body that is of the service's own type `B`; see [`respond_fn`](super::Http::respond_fn). Each type implements it for
+/// itself.
+#[diagnostic::on_unimplemented(
+    message = "`.respond_fn(..)` returns a body of type `{Self}`, and the service responds with `{B}`",
+    label = "the closure of this layer must return a `Response<{B}>`",
+    note = "in axum, end the closure with `.into_response()`; for text or bytes use `.reject_fn(..)`"
+)]
+pub trait ServiceBody<B> {
+    /// Returns the body.
+    fn into_service_body(self) -> B;
+}
+
+impl<B> ServiceBody<B> for B {
+    fn into_service_body(self) -> B {
+        self
+    }
+}
+
 /// The response of a closure, with a body of the service's own type; see
 /// [`respond_fn`](super::Http::respond_fn).
 #[derive(Clone, Copy)]
 pub struct RespondFn<F>(pub(crate) F);
 
-impl<B, F> RejectionBody<B> for RespondFn<F>
+impl<B, F, A> RejectionBody<B> for RespondFn<F>
 where
-    F: Fn(&Head<'_>, &Rejection) -> Response<B> + Clone,
+    F: Fn(&Head<'_>, &Rejection) -> Response<A> + Clone,
+    A: ServiceBody<B>, // and not `B` itself, for a compiler error that names the remedy
     B: Body<Data = Bytes>,
 {
     fn response(&self, head: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>> {
-        (self.0)(head, rejection).map(ResponseBody::inner)
+        (self.0)(head, rejection).map(|body| ResponseBody::inner(body.into_service_body()))
     }
 
     fn length(&self, body: &ResponseBody<B>) -> Option<u64> {

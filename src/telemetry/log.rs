@@ -31,6 +31,10 @@ pub(super) fn rejected_without_key(error: &impl Display, fault: Option<ServerFau
     }
 }
 
+pub(super) fn rejected_without_cost(error: &impl Display) {
+    tracing::debug!(%error, "request without a cost");
+}
+
 /// No limit applies to a request without a key. A misconfigured server thus limits no request.
 pub(super) fn unkeyed(error: &impl Display, fault: Option<ServerFault>) {
     if is_first(fault) {

@@ -82,6 +82,13 @@ pub(crate) fn rejected_without_key(error: &impl Display, fault: Option<ServerFau
     let _ = (error, fault);
 }
 
+/// Reports a request that a layer rejects, or allows under a shadow policy, because its cost is unknown.
+pub(crate) fn rejected_without_cost(error: &impl Display) {
+    #[cfg(feature = "tracing")]
+    log::rejected_without_cost(error);
+    let _ = error;
+}
+
 /// Reports a request that a layer rejects because the backend failed.
 pub(crate) fn rejected_unavailable() {
     #[cfg(feature = "tracing")]

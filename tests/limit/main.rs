@@ -8,6 +8,8 @@ mod contract;
 mod costs;
 mod existing_fields;
 mod formats;
+#[cfg(feature = "axum")]
+mod forms;
 mod fuzz;
 #[cfg(feature = "tonic")]
 mod grpc;
@@ -17,8 +19,10 @@ mod grpc_rejections;
 mod grpc_streams;
 mod long_durations;
 mod nesting;
+mod observed;
 mod placement;
 mod remote;
+mod required_costs;
 mod responses;
 #[cfg(feature = "axum")]
 mod routes;

@@ -383,7 +383,7 @@ async fn outer_layer_leaves_an_awaited_key_in_the_extensions() {
 
 #[test]
 fn body_length_is_charged_and_a_missing_length_as_configured() {
-    let kibibytes = HeaderCost::new(CONTENT_LENGTH, 300).per(1_024);
+    let kibibytes = HeaderCost::new(CONTENT_LENGTH, 300 * 1_024).per(1_024);
     let mut service = limit().cost(kibibytes).layer(hello());
     let mut ask = |lengths: &[&str]| {
         let put = http::Request::put("/");

@@ -6,6 +6,7 @@ mod contract;
 #[cfg(feature = "redis")]
 mod failures;
 mod holds;
+mod observed;
 mod responses;
 #[cfg(feature = "redis")]
 #[path = "../support/mod.rs"]

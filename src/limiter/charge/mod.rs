@@ -55,6 +55,8 @@
 //! let app: Router = Router::new().route("/ask", post(ask)).layer(limit);
 //! ```
 //!
+//! A cost that is known while a stream passes is counted by a [`Meter`], which settles the charge when the stream ends.
+//!
 //! In other services the charge is in the request's extensions: `request.extensions().get::<Charge>()`.
 //!
 //! # Background work
@@ -67,11 +69,13 @@
 
 mod error;
 mod handle;
+mod meter;
 mod open;
 mod settle;
 mod settlement;
 
 pub use self::error::SettleError;
 pub use self::handle::Charge;
+pub use self::meter::{Meter, MeteredBody};
 pub(crate) use self::settle::Settle;
 pub use self::settlement::Settlement;

@@ -4,6 +4,7 @@ mod background;
 mod disconnects;
 mod handlers;
 mod hooks;
+mod metered;
 
 use axum::Router;
 use axum::body::Body;
