@@ -81,6 +81,8 @@ need jq jq
 step format 5 cargo fmt --check
 step format-model 5 cargo fmt --check --manifest-path tests/model/Cargo.toml
 step format-instructions 5 cargo fmt --check --manifest-path benches/instructions/Cargo.toml
+step format-servers 5 cargo fmt --check --manifest-path benches/servers/Cargo.toml
+step format-redis-peers 5 cargo fmt --check --manifest-path benches/redis_peers/Cargo.toml
 step format-fuzz 5 cargo fmt --check --manifest-path fuzz/Cargo.toml
 step msrv 5 tests/msrv.sh
 step clippy 185 cargo clippy --locked --quiet --all-targets --all-features -- -D warnings
