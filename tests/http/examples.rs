@@ -16,7 +16,15 @@ pub(crate) async fn run(name: &str, arguments: &[&str]) -> Output {
 
 #[tokio::test]
 async fn examples_that_assert_what_they_show_succeed() {
-    let mut names = vec!["awaited_key", "browsers", "variable_cost", "without_tower"];
+    let mut names = vec![
+        "awaited_key",
+        "browsers",
+        "http_and_grpc",
+        "reqwest",
+        "variable_cost",
+        "websocket",
+        "without_tower",
+    ];
     names.extend(cfg!(feature = "blocking").then_some("blocking"));
     for name in names {
         let output = run(name, &[]).await;
