@@ -100,6 +100,7 @@ pub mod policy;
 pub mod quota;
 pub mod response;
 pub mod semaphore;
+mod slots;
 mod switch;
 mod sync;
 mod telemetry;

@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "model",
         "park",
         "quota",
+        "slots",
         "switch",
         "sync",
         "telemetry",

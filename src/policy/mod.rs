@@ -19,7 +19,6 @@
 //! );
 //! ```
 
-mod cache;
 mod error;
 mod named;
 mod rate;

@@ -1,10 +1,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::cache::{Cache, Derived};
 use super::error::PolicyError;
 use super::named::NamedQuota;
 use crate::quota::{Cost, MAX_QUOTAS, Quota, Rule};
+use crate::slots::{Slot, TypedSlots};
 use crate::telemetry::Labels;
 
 /// A name and 1 to 8 quotas. Clones are cheap.
@@ -24,7 +24,7 @@ struct PolicyInner {
     labels: Labels,
     quotas: Vec<NamedQuota>,
     /// The values that other modules derive from the policy.
-    cache: Cache,
+    slots: TypedSlots,
 }
 
 impl Policy {
@@ -109,7 +109,7 @@ impl Policy {
         let inner = PolicyInner {
             labels: Labels::new(name),
             quotas: made,
-            cache: Cache::default(),
+            slots: TypedSlots::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -200,8 +200,8 @@ impl Policy {
     }
 
     /// Returns the value that `make` derives from this policy. It is created once, and clones share it.
-    pub(crate) fn derived<T: Derived>(&self, make: impl FnOnce(&Self) -> T) -> &T {
-        self.inner.cache.get_or_insert_with(|| make(self))
+    pub(crate) fn derived<T: Slot>(&self, make: impl FnOnce(&Self) -> T) -> &T {
+        self.inner.slots.get_or_insert_with(|| make(self))
     }
 }
 

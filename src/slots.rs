@@ -2,34 +2,34 @@ use std::any::Any;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::OnceLock;
 
-/// The values that other modules derive from a policy, one for each type.
+/// Values of modules on higher floors, one for each type.
 ///
-/// It is a list that only grows. It has one entry for each module that derives a value: two today. A lookup takes no
-/// lock.
+/// It is a list that only grows. It has one entry for each module that stores a value: at most two today. A lookup takes
+/// no lock.
 #[derive(Default)]
-pub(super) struct Cache {
+pub(crate) struct TypedSlots {
     first: OnceLock<Box<Entry>>,
 }
 
 struct Entry {
-    value: Box<dyn Derived>,
+    value: Box<dyn Slot>,
     next: OnceLock<Box<Entry>>,
 }
 
-/// A value that does not change whether a policy is unwind safe.
-pub(crate) trait Derived: Any + Send + Sync + UnwindSafe + RefUnwindSafe {}
+/// A value that does not change whether its owner is unwind safe.
+pub(crate) trait Slot: Any + Send + Sync + UnwindSafe + RefUnwindSafe {}
 
-impl<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe> Derived for T {}
+impl<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe> Slot for T {}
 
-impl Cache {
+impl TypedSlots {
     /// Returns the value of type `T`. The first call creates it with `make`.
-    pub(super) fn get_or_insert_with<T: Derived>(&self, make: impl FnOnce() -> T) -> &T {
+    pub(crate) fn get_or_insert_with<T: Slot>(&self, make: impl FnOnce() -> T) -> &T {
         let mut make = Some(make);
         let mut link = &self.first;
         loop {
             let entry = link.get_or_init(|| {
                 // At most one entry of a lookup is new. It holds a `T`, and the lookup ends.
-                let value: Box<dyn Derived> = match make.take() {
+                let value: Box<dyn Slot> = match make.take() {
                     Some(make) => Box::new(make()),
                     None => Box::new(()),
                 };
@@ -51,32 +51,32 @@ mod tests {
 
     #[test]
     fn each_type_has_one_value_made_once() {
-        let cache = Cache::default();
-        assert_eq!(*cache.get_or_insert_with(|| 7_u32), 7);
-        assert_eq!(*cache.get_or_insert_with(|| "text"), "text");
-        assert_eq!(*cache.get_or_insert_with(|| 8_u64), 8);
+        let slots = TypedSlots::default();
+        assert_eq!(*slots.get_or_insert_with(|| 7_u32), 7);
+        assert_eq!(*slots.get_or_insert_with(|| "text"), "text");
+        assert_eq!(*slots.get_or_insert_with(|| 8_u64), 8);
         assert_eq!(
-            *cache.get_or_insert_with(|| -> u32 { panic!("made twice") }),
+            *slots.get_or_insert_with(|| -> u32 { panic!("made twice") }),
             7
         );
         assert_eq!(
-            *cache.get_or_insert_with(|| -> &str { panic!("made twice") }),
+            *slots.get_or_insert_with(|| -> &str { panic!("made twice") }),
             "text"
         );
     }
 
     #[test]
     fn threads_that_race_get_the_same_values() {
-        let cache = Cache::default();
-        let addresses = |cache: &Cache| {
-            let first = std::ptr::from_ref(cache.get_or_insert_with(|| 1_u8)).addr();
+        let slots = TypedSlots::default();
+        let addresses = |slots: &TypedSlots| {
+            let first = std::ptr::from_ref(slots.get_or_insert_with(|| 1_u8)).addr();
             (
                 first,
-                std::ptr::from_ref(cache.get_or_insert_with(|| 2_u16)).addr(),
+                std::ptr::from_ref(slots.get_or_insert_with(|| 2_u16)).addr(),
             )
         };
         let seen: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| addresses(&cache))).collect();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| addresses(&slots))).collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().expect("no panic"))
