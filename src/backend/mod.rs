@@ -41,8 +41,8 @@ pub use self::any::AnyBackend;
 pub use self::blocking::{BlockingBackend, BlockingPermitBackend};
 pub use self::context::{BackendContext, BackendStats, IdleReport};
 pub(crate) use self::context::{
-    BackendId, CancelledReservation, Insertion, Lease, PermitQueue, PermitWaiter, QueueHead,
-    RenewalGroup, RenewalResult, TaskError, TierQueue, WaiterGuard,
+    BackendId, CancelledReservation, LeaseCounters, PermitQueue, PermitWaiter, QueueHead,
+    TaskError, TierQueue, WaiterGuard,
 };
 pub use self::error::{BackendError, BackendErrorKind};
 pub use self::memory::{MemoryBackend, MemorySemaphore, MemorySemaphoreBuilder};

@@ -7,11 +7,12 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::error::AcquireError;
+use super::lease::Lease;
 use super::pending::PendingPermit;
 use super::permit::Permit;
 use super::release::{ReleasePermit, runtime};
 use super::renewal;
-use crate::backend::{Answer, Lease, PermitBackend, PermitQueue, PermitWaiter};
+use crate::backend::{Answer, PermitBackend, PermitQueue, PermitWaiter};
 use crate::clock::Timestamp;
 use crate::decision::{Decision, PermitOp, PermitReply, Snapshot};
 use crate::key::Key;

@@ -12,26 +12,26 @@ use crate::telemetry;
 
 /// The lease of one permit, shared by the holder and the task that renews it.
 // It also has what only the holder reads, so that moving a permit moves two pointers.
-pub(crate) struct Lease {
-    pub(crate) id: PermitId,
-    pub(crate) weight: u32,
-    pub(crate) policy: SemaphorePolicy,
-    pub(crate) key: Key,
+pub(super) struct Lease {
+    pub(super) id: PermitId,
+    pub(super) weight: u32,
+    pub(super) policy: SemaphorePolicy,
+    pub(super) key: Key,
     /// The runtime in which the permit was acquired. `None` outside of a runtime, or if permits have no lease.
-    pub(crate) runtime: Option<Handle>,
+    pub(super) runtime: Option<Handle>,
     /// Whether a copy of the request may arrive after the release.
-    pub(crate) may_arrive_late: bool,
+    pub(super) may_arrive_late: bool,
     /// The decision that granted the permit.
-    pub(crate) decision: Decision,
+    pub(super) decision: Decision,
     /// How long the request waited for the permit.
-    pub(crate) waited: Duration,
+    pub(super) waited: Duration,
     is_lost: AtomicBool,
     lost: Notify,
 }
 
 impl Lease {
     /// Creates a lease of a permit that a request acquired without waiting, and that does not have to be renewed.
-    pub(crate) fn new(
+    pub(super) fn new(
         id: PermitId,
         weight: u32,
         policy: &SemaphorePolicy,
@@ -53,18 +53,18 @@ impl Lease {
     }
 
     /// Returns whether the lease was lost.
-    pub(crate) fn is_lost(&self) -> bool {
+    pub(super) fn is_lost(&self) -> bool {
         self.is_lost.load(SeqCst)
     }
 
     /// Marks the lease as lost and wakes its holder.
-    pub(crate) fn lose(&self) {
+    pub(super) fn lose(&self) {
         self.is_lost.store(true, SeqCst);
         telemetry::permit_lost(self.policy.label());
         self.lost.notify_waiters();
     }
 
-    pub(crate) async fn lost(&self) {
+    pub(super) async fn lost(&self) {
         // Listens before it checks, because the lease may be lost between the two.
         let mut lost = pin!(self.lost.notified());
         lost.as_mut().enable();

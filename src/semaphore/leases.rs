@@ -1,8 +1,9 @@
-//! The leases of permits that this process holds, and the times of their renewals.
+//! The leases of permits that this process holds, and the times of their renewals. They lie in a slot of the
+//! [`BackendContext`], because all semaphores of a backend share them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -12,6 +13,7 @@ use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
 use super::lease::Lease;
+use crate::backend::{BackendContext, LeaseCounters};
 use crate::clock::Timestamp;
 use crate::decision::PermitId;
 use crate::key::Key;
@@ -21,14 +23,14 @@ use crate::policy::SemaphorePolicy;
 const MAX_BATCH: usize = 256;
 
 /// The leases that this process renews.
-#[derive(Default)]
-pub(crate) struct Leases {
+pub(super) struct Leases {
     state: Mutex<LeaseTable>,
-    lost: AtomicUsize,
+    counters: Arc<LeaseCounters>,
 }
 
 #[derive(Default)]
 struct LeaseTable {
+    counters: Arc<LeaseCounters>,
     held: HashMap<PermitId, LeaseEntry, RandomState>,
     /// The time of the next renewal or check of each lease, soonest first.
     due: BTreeSet<(Timestamp, PermitId)>,
@@ -54,22 +56,22 @@ struct LeaseEntry {
 }
 
 /// Permits of one key, to be renewed together.
-pub(crate) struct RenewalGroup {
-    pub(crate) policy: SemaphorePolicy,
-    pub(crate) key: Key,
-    pub(crate) ids: Vec<PermitId>,
+pub(super) struct RenewalGroup {
+    pub(super) policy: SemaphorePolicy,
+    pub(super) key: Key,
+    pub(super) ids: Vec<PermitId>,
 }
 
 /// The outcome of one renewal.
-pub(crate) struct RenewalResult {
-    pub(crate) group: RenewalGroup,
-    pub(crate) asked_at: Timestamp,
+pub(super) struct RenewalResult {
+    pub(super) group: RenewalGroup,
+    pub(super) asked_at: Timestamp,
     /// Whether each permit still exists; `None` if the renewal failed.
-    pub(crate) lasting: Option<SmallVec<[bool; 1]>>,
+    pub(super) lasting: Option<SmallVec<[bool; 1]>>,
 }
 
 /// The effect of a new lease on the task that renews.
-pub(crate) enum Insertion {
+pub(super) enum Insertion {
     /// A task runs and renews the lease.
     Renewed,
     /// The caller must start a task, which is woken by this.
@@ -92,11 +94,13 @@ impl LeaseTable {
             is_queued: false,
         };
         self.held.insert(id, held);
+        self.counters.set_held(self.held.len());
     }
 
     fn remove(&mut self, id: PermitId) -> Option<LeaseEntry> {
         let held = self.held.remove(&id)?;
         self.due.remove(&(held.due, id));
+        self.counters.set_held(self.held.len());
         Some(held)
     }
 
@@ -132,19 +136,26 @@ impl LeaseTable {
 }
 
 impl Leases {
-    /// Returns the number of held leases.
-    pub(crate) fn held(&self) -> usize {
-        self.state.lock().held.len()
+    /// Returns the leases of a backend.
+    pub(super) fn in_context(context: &BackendContext) -> &Self {
+        // A panic under the lock leaves a table that can be used: the entries are independent of each other.
+        context.slot(|| AssertUnwindSafe(Self::new(context.lease_counters())))
     }
 
-    /// Returns the number of lost leases so far.
-    pub(crate) fn lost(&self) -> usize {
-        self.lost.load(Relaxed)
+    fn new(counters: &Arc<LeaseCounters>) -> Self {
+        let state = LeaseTable {
+            counters: Arc::clone(counters),
+            ..LeaseTable::default()
+        };
+        Self {
+            state: Mutex::new(state),
+            counters: Arc::clone(counters),
+        }
     }
 
     /// Adds a lease that was requested at `requested`. Returns whether the caller must start a task. A running task is
     /// woken if the lease is due sooner than the task would wake up.
-    pub(crate) fn insert(
+    pub(super) fn insert(
         &self,
         lease: &Arc<Lease>,
         requested: Timestamp,
@@ -169,7 +180,7 @@ impl Leases {
 
     /// Returns a runtime for the renewals after the runtime of `task` has ended: that of another lease, and none of
     /// `ended`. Returns `None` if there is no such runtime, or if another task renews.
-    pub(crate) fn pass_on(&self, task: &Arc<Notify>, ended: &[runtime::Id]) -> Option<Handle> {
+    pub(super) fn pass_on(&self, task: &Arc<Notify>, ended: &[runtime::Id]) -> Option<Handle> {
         let mut state = self.state.lock();
         if !state.belongs_to(task) {
             return None;
@@ -185,14 +196,14 @@ impl Leases {
     }
 
     /// Stops the renewal of a lease.
-    pub(crate) fn forget(&self, id: PermitId) {
+    pub(super) fn forget(&self, id: PermitId) {
         self.state.lock().remove(id);
     }
 
     /// Marks a lease as lost if it has expired by `clock`. The task may not have run since the expiry.
     ///
     /// The clock is read under the lock, so that the reading is not older than a renewal in the state.
-    pub(crate) fn check_lease(&self, id: PermitId, clock: impl FnOnce() -> Timestamp) {
+    pub(super) fn check_lease(&self, id: PermitId, clock: impl FnOnce() -> Timestamp) {
         let mut state = self.state.lock();
         let now = clock();
         let is_over = state.held.get(&id).is_some_and(|held| held.ends <= now);
@@ -205,7 +216,7 @@ impl Leases {
 
     /// Returns the time at which `task` must wake up. `None` if there is nothing to renew or another task renews:
     /// `task` ends.
-    pub(crate) fn next_attempt(&self, task: &Arc<Notify>) -> Option<Timestamp> {
+    pub(super) fn next_attempt(&self, task: &Arc<Notify>) -> Option<Timestamp> {
         let mut state = self.state.lock();
         if !state.belongs_to(task) {
             return None;
@@ -220,7 +231,7 @@ impl Leases {
     }
 
     /// Queues the due permits for renewal, grouped by key, and marks expired leases as lost.
-    pub(crate) fn gather(&self, now: Timestamp) {
+    pub(super) fn gather(&self, now: Timestamp) {
         let mut groups: HashMap<
             (SemaphorePolicy, Key),
             Vec<(Timestamp, RenewalGroup)>,
@@ -277,7 +288,7 @@ impl Leases {
 
     /// Takes the group to renew at `now` whose leases end soonest, without permits that were released or renewed
     /// meanwhile.
-    pub(crate) fn take(&self, now: Timestamp) -> Option<RenewalGroup> {
+    pub(super) fn take(&self, now: Timestamp) -> Option<RenewalGroup> {
         let mut state = self.state.lock();
         loop {
             let (_, mut group) = state.waiting.pop_first()?;
@@ -297,7 +308,7 @@ impl Leases {
     }
 
     /// Applies the outcome of a renewal.
-    pub(crate) fn settle(&self, renewed: &RenewalResult) {
+    pub(super) fn settle(&self, renewed: &RenewalResult) {
         let RenewalResult {
             group,
             asked_at,
@@ -317,7 +328,7 @@ impl Leases {
     }
 
     fn lose(&self, held: &LeaseEntry) {
-        self.lost.fetch_add(1, Relaxed);
+        self.counters.count_lost();
         held.lease.lose();
     }
 }
@@ -345,7 +356,7 @@ mod tests {
     /// Each key is a group. One of 100 renewals fails, while the others wait for their first one.
     #[test]
     fn failed_renewal_is_repeated_before_those_of_later_leases() {
-        let leases = Leases::default();
+        let leases = Leases::new(&Arc::default());
         let at = Timestamp::from_micros;
         let policy = SemaphorePolicy::new("p", 1);
         let start = |number: u64| at(1_000_000 + number);
@@ -373,7 +384,7 @@ mod tests {
 
     #[test]
     fn the_clock_is_read_under_the_lock_of_the_leases() {
-        let leases = Leases::default();
+        let leases = Leases::new(&Arc::default());
         let lease = |id| {
             let policy = SemaphorePolicy::new("p", 9);
             granted(id, &policy, &Key::from("ann"))

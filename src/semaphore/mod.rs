@@ -106,6 +106,8 @@
 mod error;
 mod handle;
 mod held;
+mod lease;
+mod leases;
 mod pending;
 mod permit;
 mod release;

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::lease::Lease;
 use super::release::{ReleaseError, ReleasePermit, ReleaseProgress};
-use crate::backend::{Lease, TaskError};
+use crate::backend::TaskError;
 use crate::decision::{Decision, PermitId, PermitReply};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;

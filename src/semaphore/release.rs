@@ -4,7 +4,9 @@ use std::fmt;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use crate::backend::{Answer, Lease, PermitBackend, TaskError};
+use super::lease::Lease;
+use super::leases::Leases;
+use crate::backend::{Answer, PermitBackend, TaskError};
 use crate::decision::{PermitId, PermitOp, PermitReply};
 
 /// The error of a release whose effect is unknown. The permit ends with its lease at the latest.
@@ -52,7 +54,7 @@ impl<B: PermitBackend> ReleasePermit for B {
     fn check_lease(&self, lease: &Lease) {
         if self.has_leases() {
             let context = self.context();
-            context.leases().check_lease(lease.id, || context.now());
+            Leases::in_context(context).check_lease(lease.id, || context.now());
         }
     }
 
@@ -60,7 +62,7 @@ impl<B: PermitBackend> ReleasePermit for B {
         let context = self.context();
         // This comes first, so that a released permit is not renewed.
         if self.has_leases() {
-            context.leases().forget(lease.id);
+            Leases::in_context(context).forget(lease.id);
         }
         if lease.weight == 0 {
             return ReleaseProgress::Done(Ok(false));

@@ -9,7 +9,9 @@ use smallvec::SmallVec;
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
-use crate::backend::{Answer, Insertion, Lease, PermitBackend, RenewalGroup, RenewalResult};
+use super::lease::Lease;
+use super::leases::{Insertion, Leases, RenewalGroup, RenewalResult};
+use crate::backend::{Answer, PermitBackend};
 use crate::clock::Timestamp;
 use crate::decision::PermitOp;
 
@@ -21,7 +23,8 @@ type RenewalFuture = Pin<Box<dyn Future<Output = RenewalResult> + Send>>;
 /// Renews a lease that was requested at `requested`, as long as it is held.
 pub(super) fn keep<B: PermitBackend>(backend: &B, lease: &Arc<Lease>, requested: Timestamp) {
     let context = backend.context();
-    let Insertion::NeedsTask(sooner) = context.leases().insert(lease, requested, || context.now())
+    let Insertion::NeedsTask(sooner) =
+        Leases::in_context(context).insert(lease, requested, || context.now())
     else {
         return;
     };
@@ -71,7 +74,7 @@ impl<B: PermitBackend> RenewalTask<B> {
         let mut renewals: Vec<RenewalFuture> = Vec::new();
         loop {
             let context = self.backend.context();
-            let leases = context.leases();
+            let leases = Leases::in_context(context);
             let Some(next_attempt) = leases.next_attempt(&self.sooner) else {
                 return;
             };
@@ -129,7 +132,7 @@ impl<B: PermitBackend> Drop for RenewalTask<B> {
         // starts a new task.
         let mut ended = std::mem::take(&mut self.ended);
         ended.extend(self.runtime.as_ref().map(Handle::id));
-        let leases = self.backend.context().leases();
+        let leases = Leases::in_context(self.backend.context());
         if let Some(other) = leases.pass_on(&self.sooner, &ended) {
             let sooner = Arc::clone(&self.sooner);
             let mut task = Self::new(self.backend.clone(), sooner, Some(&other));

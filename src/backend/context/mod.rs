@@ -1,10 +1,8 @@
-//! The users of a backend share its state, and these: clock, wait queues, background tasks, leases and counters.
+//! The users of a backend share its state, and these: clock, wait queues, background tasks and counters.
 
 mod background;
 mod id;
 mod idle;
-mod lease;
-mod leases;
 mod permit_queue;
 mod stats;
 mod unreturned;
@@ -17,10 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(crate) use self::background::{BackgroundTasks, TaskError};
 pub(crate) use self::id::BackendId;
 pub use self::idle::IdleReport;
-pub(crate) use self::lease::Lease;
-pub(crate) use self::leases::{Insertion, Leases, RenewalGroup, RenewalResult};
 pub(crate) use self::permit_queue::{PermitQueue, PermitQueues, PermitWaiter};
 pub use self::stats::BackendStats;
+pub(crate) use self::stats::LeaseCounters;
 pub(crate) use self::unreturned::CancelledReservation;
 pub(crate) use self::wait_queue::{QueueHead, TierQueue, WaiterGuard};
 
@@ -32,6 +29,7 @@ use self::wait_queue::WaitQueues;
 use crate::clock::{AnyClock, Clock, Sleep, SystemClock, Timestamp};
 use crate::key::Key;
 use crate::policy::Policy;
+use crate::slots::{Slot, TypedSlots};
 
 /// The default bounds on waiters: of one key, and of all keys.
 pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_536);
@@ -39,8 +37,8 @@ pub(in crate::backend) const DEFAULT_MAX_WAITERS: (usize, usize) = (1_024, 65_53
 /// The parts that the users of a backend share beside its state. All clones of a [`Backend`](super::Backend) share one
 /// context.
 ///
-/// It holds the clock of the waiters, the wait queues and their bounds, the background tasks, the leases of permits,
-/// and counters.
+/// It holds the clock of the waiters, the wait queues and their bounds, the background tasks, and counters. The leases
+/// of permits have a slot in it.
 ///
 /// ```
 /// use tower_sluice::backend::BackendContext;
@@ -58,9 +56,11 @@ pub struct BackendContext {
     background: Arc<BackgroundTasks>,
     /// The waiters for permits.
     permit_queues: PermitQueues,
-    leases: Leases,
+    leases: Arc<LeaseCounters>,
     /// Requests that were allowed without a permit.
     unpermitted: AtomicUsize,
+    /// The state of higher floors that belongs to the backend: the leases of permits.
+    slots: TypedSlots,
 }
 
 impl BackendContext {
@@ -81,8 +81,9 @@ impl BackendContext {
             unreturned: Unreturned::new(each_key, in_all),
             background: Arc::default(),
             permit_queues: PermitQueues::default(),
-            leases: Leases::default(),
+            leases: Arc::default(),
             unpermitted: AtomicUsize::new(0),
+            slots: TypedSlots::default(),
         }
     }
 
@@ -118,8 +119,14 @@ impl BackendContext {
         &self.permit_queues
     }
 
-    pub(crate) fn leases(&self) -> &Leases {
+    /// Returns the counts of leases, which the owner of the leases keeps.
+    pub(crate) fn lease_counters(&self) -> &Arc<LeaseCounters> {
         &self.leases
+    }
+
+    /// Returns the value of type `T` that a higher floor keeps for this backend. The first call creates it with `make`.
+    pub(crate) fn slot<T: Slot>(&self, make: impl FnOnce() -> T) -> &T {
+        self.slots.get_or_insert_with(make)
     }
 
     pub(crate) fn count_unpermitted(&self) {

@@ -1,4 +1,4 @@
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::BackendContext;
 
@@ -56,5 +56,34 @@ impl BackendContext {
             lost_permits: self.leases.lost(),
             unpermitted: self.unpermitted.load(Relaxed),
         }
+    }
+}
+
+/// The counts of the leases that a process holds.
+#[derive(Debug, Default)]
+pub(crate) struct LeaseCounters {
+    held: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+impl LeaseCounters {
+    /// Returns the number of held leases.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(SeqCst)
+    }
+
+    /// Sets the number of held leases.
+    pub(crate) fn set_held(&self, held: usize) {
+        self.held.store(held, SeqCst);
+    }
+
+    /// Returns the number of lost leases so far.
+    pub(crate) fn lost(&self) -> usize {
+        self.lost.load(Relaxed)
+    }
+
+    /// Counts a lost lease.
+    pub(crate) fn count_lost(&self) {
+        self.lost.fetch_add(1, Relaxed);
     }
 }
