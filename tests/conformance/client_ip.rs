@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tower_sluice::key::{KeyError, KeyExtractor, Networks, OnMalformed, PeerAddr, TrustedProxies};
 use tower_sluice::{ClientIp, Head};
 
-use crate::{Object, number, object, only, read};
+use crate::runner::{Object, number, object, only, read};
 
 /// The number of cases in the file: an unread case does not pass.
 const CASES: usize = 89;

@@ -181,7 +181,7 @@ impl<S> Topology<S> {
             "multi_limit.json",
             "total.json",
         ] {
-            crate::run_file(file, OnTopology(self));
+            crate::runner::run_file(file, OnTopology(self));
         }
     }
 }

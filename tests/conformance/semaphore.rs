@@ -11,8 +11,8 @@ use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::semaphore::{MemorySemaphore, PermitBackend, PermitId, PermitOp, PermitReply};
 use tower_sluice::{Key, MemoryBackend, RetryAfter, SemaphorePolicy};
 
+use crate::runner::{Object, micros, number, object, only, read};
 use crate::subject::runtime;
-use crate::{Object, micros, number, object, only, read};
 
 fn small(object: &Object, field: &str) -> u32 {
     u32::try_from(number(object, field)).expect("a weight")

@@ -14,19 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use super::records::{Admitted, Check, denials, moments, single, sum};
 use tower_sluice::Quota;
-
-/// One check and its reply. Times in µs since the Unix epoch, spans in µs.
-#[derive(Clone, Copy)]
-pub struct Check {
-    pub key: u64,
-    pub sent: u64,
-    pub got: u64,
-    pub cost: u64,
-    pub allowed: bool,
-    pub remaining: u64,
-    pub reset_after: u64,
-}
 
 /// The five algorithms. Times in µs.
 #[derive(Clone, Copy)]
@@ -314,115 +303,13 @@ impl Verdict {
     }
 }
 
-fn at_most(most: u64, admitted: u64, when: &str) -> Result<(), Fault> {
+pub(super) fn at_most(most: u64, admitted: u64, when: &str) -> Result<(), Fault> {
     if admitted <= most {
         return Ok(());
     }
     Err(Fault::TooMuch(format!(
         "admitted {admitted} {when}, allowed are {most}"
     )))
-}
-
-impl Check {
-    /// A denial is due if at most `due` was available, and `admitted` of it was spent.
-    fn was_due(&self, admitted: u64, due: u64, demand: Demand) -> Result<(), Fault> {
-        let (cost, after) = (self.cost, self.sent.saturating_sub(demand.run.0));
-        if admitted + cost > due {
-            return Ok(());
-        }
-        Err(Fault::Wasted(format!(
-            "denied a cost of {cost}, {after} µs after the start, when {admitted} of {due} had been admitted"
-        )))
-    }
-}
-
-fn sum(checks: &[Check]) -> u64 {
-    let allowed = checks.iter().filter(|check| check.allowed);
-    allowed.map(|check| check.cost).sum()
-}
-
-fn denials(checks: &[Check]) -> impl Iterator<Item = &Check> {
-    checks.iter().filter(|check| !check.allowed)
-}
-
-/// Denials of a single token: no token was available.
-fn single(checks: &[Check]) -> impl Iterator<Item = &Check> {
-    denials(checks).filter(|check| check.cost == 1)
-}
-
-/// The allowed checks in the order of their replies, and running totals by either time.
-struct Admitted {
-    by_answer: Vec<Check>,
-    sent: Vec<(u64, u64)>,
-    got: Vec<(u64, u64)>,
-}
-
-impl Admitted {
-    fn of(checks: &[Check]) -> Self {
-        let mut by_answer: Vec<_> = checks
-            .iter()
-            .copied()
-            .filter(|check| check.allowed)
-            .collect();
-        by_answer.sort_unstable_by_key(|check| check.got);
-        let totals = |time: fn(&Check) -> u64| {
-            let mut totals: Vec<_> = by_answer
-                .iter()
-                .map(|check| (time(check), check.cost))
-                .collect();
-            totals.sort_unstable();
-            let mut total = 0;
-            for (_, cost) in &mut totals {
-                total += *cost;
-                *cost = total;
-            }
-            totals
-        };
-        let (sent, got) = (totals(|check| check.sent), totals(|check| check.got));
-        Self {
-            by_answer,
-            sent,
-            got,
-        }
-    }
-
-    fn total(&self) -> u64 {
-        up_to(u64::MAX, &self.sent)
-    }
-
-    /// The most that can have been admitted by `time`.
-    fn sent_by(&self, time: u64) -> u64 {
-        up_to(time, &self.sent)
-    }
-
-    /// The tokens certainly admitted by `time`.
-    fn got_by(&self, time: u64) -> u64 {
-        up_to(time, &self.got)
-    }
-
-    /// In every span from the start of one check to the reply of another, at most `most(span)`.
-    fn in_all_spans(&self, most: impl Fn(u64) -> u64) -> Result<(), Fault> {
-        for first in &self.by_answer {
-            let start = first.sent;
-            let later = self.by_answer.partition_point(|check| check.got < start);
-            let mut within = 0;
-            for check in &self.by_answer[later..] {
-                if check.sent >= start {
-                    within += check.cost;
-                    let span = check.got - start;
-                    at_most(most(span), within, "in a span of its middle")?;
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn up_to(time: u64, totals: &[(u64, u64)]) -> u64 {
-    match totals.partition_point(|(at, _)| *at <= time) {
-        0 => 0,
-        count => totals[count - 1].1,
-    }
 }
 
 /// Checks by the number of their window, `sent` and `got` at the exact µs of the decision, in order.
@@ -457,11 +344,6 @@ fn by_window(window: u64, checks: &[Check]) -> Result<Windows, Fault> {
         checks.sort_unstable_by_key(|check| check.sent);
     }
     Ok(windows)
-}
-
-/// Checks of one window that were decided in the same µs, in any order.
-fn moments(checks: &[Check]) -> impl Iterator<Item = &[Check]> {
-    checks.chunk_by(|one, other| one.sent == other.sent)
 }
 
 /// Whether all windows between the first and the last are used up, and there are at least two of them.

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use tower_sluice::backend::Backend;
 use tower_sluice::{Key, Limiter, Policy, RedisBackend};
 
-use crate::exactness::Check;
 use crate::get_then_set::GetThenSet;
+use crate::records::Check;
 use crate::{Load, PROCESSES, SCENARIOS, Scenario, Target};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

@@ -11,15 +11,21 @@
 mod exactness;
 mod get_then_set;
 mod load;
+mod options;
+mod process;
+mod records;
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::io::Write;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use exactness::{Check, Demand, Fault, Rule, Verdict};
+use exactness::{Demand, Fault, Rule, Verdict};
+use options::Options;
+use process::{CHILD, Process};
+use records::Check;
 use support::redis::RedisServer;
 
 const PROCESSES: usize = 8;
@@ -367,113 +373,6 @@ fn clock_of(server: &RedisServer) -> Result<u64, String> {
         Err(format!(
             "the server's clock says {time}, not {earliest} to {latest}"
         ))
-    }
-}
-
-const CHILD: &str = "--load-process";
-
-/// This program again. A drop before its report kills it.
-struct Process {
-    child: Child,
-    out: BufReader<std::process::ChildStdout>,
-}
-
-impl Process {
-    fn start(url: &str, scenario: &str, slower: u64, number: usize) -> Result<Self, String> {
-        let program = std::env::current_exe().map_err(|why| why.to_string())?;
-        let mut child = Command::new(program)
-            .args([
-                CHILD,
-                url,
-                scenario,
-                &slower.to_string(),
-                &number.to_string(),
-            ])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|why| why.to_string())?;
-        let out = BufReader::new(child.stdout.take().expect("piped"));
-        Ok(Self { child, out })
-    }
-
-    fn wait_until_ready(&mut self) -> Result<(), String> {
-        let mut line = String::new();
-        match self.out.read_line(&mut line) {
-            Ok(_) if line == "ready\n" => Ok(()),
-            _ => Err(format!("a process did not get ready, and said {line:?}")),
-        }
-    }
-
-    fn order(&mut self, order: &str) -> Result<(), String> {
-        let input = self.child.stdin.as_mut().expect("piped");
-        let done = input.write_all(order.as_bytes());
-        done.map_err(|why| format!("a process does not listen: {why}"))
-    }
-
-    fn report(mut self) -> Result<Vec<Check>, String> {
-        let mut bytes = Vec::new();
-        let read = self.out.read_to_end(&mut bytes);
-        let status = self.child.wait();
-        match (read, status) {
-            (Ok(_), Ok(status)) if status.success() => Ok(Check::read_all(&bytes)),
-            (read, status) => Err(format!("a process has failed: {status:?}, {read:?}")),
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-struct Options {
-    list: bool,
-    exact: bool,
-    /// `--ignored`: there are no such tests.
-    nothing: bool,
-    names: Vec<String>,
-    skip: Vec<String>,
-}
-
-impl Options {
-    fn parse(mut args: impl Iterator<Item = String>) -> Self {
-        let mut options = Self {
-            list: false,
-            exact: false,
-            nothing: false,
-            names: Vec::new(),
-            skip: Vec::new(),
-        };
-        while let Some(arg) = args.next() {
-            match arg.as_str() {
-                "--list" => options.list = true,
-                "--exact" => options.exact = true,
-                "--ignored" => options.nothing = true,
-                "--skip" => options.skip.extend(args.next()),
-                "--test-threads" | "--format" | "--color" | "--logfile" | "--shuffle-seed"
-                | "-Z" => {
-                    args.next();
-                }
-                other => match other.strip_prefix("--skip=") {
-                    Some(name) => options.skip.push(name.to_owned()),
-                    None if other.starts_with('-') => {}
-                    None => options.names.push(arg),
-                },
-            }
-        }
-        options
-    }
-
-    fn wants(&self, scenario: &Scenario) -> bool {
-        let is = |name: &String| match self.exact {
-            true => scenario.name == name,
-            false => scenario.name.contains(name.as_str()),
-        };
-        let named = self.names.is_empty() || self.names.iter().any(is);
-        named && !self.nothing && !self.skip.iter().any(is)
     }
 }
 

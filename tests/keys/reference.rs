@@ -1,5 +1,7 @@
 //! The client address, implemented a second time as SEMANTICS.md §14 states it: character lists, no early exit, nothing
 //! borrowed. Slow, and without code of the crate.
+//!
+//! The file is long because it uses nothing of the crate, not even its parsers.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

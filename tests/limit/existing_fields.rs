@@ -1,4 +1,6 @@
 //! Rate limit fields that the limited service has set itself, like the upstream of a gateway.
+//!
+//! The file is long because every format meets the fields of every other.
 
 use std::convert::Infallible;
 

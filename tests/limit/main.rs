@@ -7,6 +7,7 @@ mod composition;
 mod contract;
 mod costs;
 mod existing_fields;
+mod failure_policies;
 mod formats;
 #[cfg(feature = "axum")]
 mod forms;

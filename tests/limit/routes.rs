@@ -1,4 +1,6 @@
 //! Route costs in every place of the layer, and costs that a middleware computes first.
+//!
+//! The file is long because the layer has several places in nested routers, and each has a test.
 
 use std::convert::Infallible;
 

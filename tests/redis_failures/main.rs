@@ -9,9 +9,11 @@ mod foreign;
 mod harness;
 mod network;
 mod outage;
+mod restarts;
 mod runtimes;
 mod server_states;
 mod servers;
+mod silence;
 #[path = "../support/mod.rs"]
 mod support;
 mod word_size;

@@ -6,6 +6,7 @@ mod interleavings;
 #[cfg(feature = "redis")]
 mod late;
 mod leases;
+mod model;
 #[cfg(feature = "redis")]
 mod outage;
 #[cfg(feature = "redis")]

@@ -19,3 +19,4 @@ mod support;
 mod switch;
 mod upgrades;
 mod waiting;
+mod weights;

@@ -12,13 +12,13 @@ use tower_sluice::key::{Header, KeyError, KeyExt as _, KeyExtractor, Networks, P
 use tower_sluice::response::{AsError, HeaderFormat, LimitError, Rejection};
 use tower_sluice::{
     ClientIp, Decision, Global, Key, MemoryBackend, MemorySemaphore, Policy, Quota, RateLimitLayer,
-    RetryAfter, RouteCosts, SemaphorePolicy,
+    RetryAfter, SemaphorePolicy,
 };
 
 use crate::services::{endless, memory, two_each};
 use crate::support::{ClientResponse, USER, clock, from, hello, now, seen};
 
-const PROBLEM: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"violated-policies":["exports"]}"#;
+pub(crate) const PROBLEM: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"Request cannot be satisfied as assigned quota has been exceeded","status":429,"violated-policies":["exports"]}"#;
 const REDUCED: &str = r#"{"type":"https://iana.org/assignments/http-problem-types#temporary-reduced-capacity","title":"Request cannot be satisfied due to temporary server capacity constraints","status":503}"#;
 
 #[test]
@@ -63,7 +63,7 @@ fn user_over_its_capacity_gets_429_and_others_do_not() {
 }
 
 /// A rejection, whatever the body type of the service is.
-fn rejected<S, Req, B>(service: &mut S, request: Req) -> ClientResponse
+pub(crate) fn rejected<S, Req, B>(service: &mut S, request: Req) -> ClientResponse
 where
     S: Service<Req, Response = Response<B>, Error: std::fmt::Debug>,
     B: http_body::Body<Data = bytes::Bytes, Error: std::fmt::Debug>,
@@ -109,99 +109,6 @@ fn global_capacity_exceeded_is_503() {
     // One part of the key differs by client.
     let both = full((Global, Header::new(USER)));
     assert_eq!(both.status, StatusCode::TOO_MANY_REQUESTS);
-}
-
-#[test]
-fn weight_above_the_capacity_is_denied_for_good() {
-    let memory = memory();
-    let weigh = |weight| two_each(&memory).weight(weight).layer(endless());
-    let seen = rejected(&mut weigh(3), from("ann"));
-    assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(seen.lines("retry-after"), [""; 0]);
-    assert_eq!(seen.lines("ratelimit"), ["\"exports\";r=2"]);
-
-    let _two = now(&mut weigh(2), from("ann")).expect("no error");
-    assert_eq!(rejected(&mut weigh(1), from("ann")).status, 429);
-    let nothing = now(&mut weigh(0), from("ann")).expect("no error");
-    assert_eq!(nothing.status(), 200);
-    assert_eq!(memory.held(), 2);
-}
-
-#[test]
-fn weight_above_the_global_capacity_is_429() {
-    let limit = SemaphoreLayer::new(SemaphorePolicy::new("exports", 2), Global, memory()).weight(3);
-    let mut service = limit.layer(endless());
-    let seen = rejected(&mut service, from("ann"));
-    assert_eq!(seen.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(seen.lines("retry-after"), [""; 0]);
-    assert_eq!(seen.body, PROBLEM);
-
-    let mut request = from("ann");
-    *request.method_mut() = Method::POST;
-    let grpc = "application/grpc".parse().expect("a value");
-    request.headers_mut().insert("content-type", grpc);
-    assert_eq!(rejected(&mut service, request).lines("grpc-status"), ["8"]);
-}
-
-#[test]
-fn weight_comes_from_a_closure_or_route_costs() {
-    let memory = memory();
-    let by_header = |head: &tower_sluice::Head<'_>| head.headers.len() as u64;
-    let mut service = two_each(&memory).weight_fn(by_header).layer(endless());
-    let mut heavy = from("ann");
-    heavy
-        .headers_mut()
-        .insert("x-other", "1".parse().expect("a value"));
-    let held = now(&mut service, heavy).expect("no error");
-    assert_eq!(memory.held(), 2);
-    drop(held);
-
-    let table = RouteCosts::new().prefix("/large", 2);
-    let mut service = two_each(&memory).weight(table).layer(endless());
-    let mut large = from("ann");
-    *large.uri_mut() = "/large".parse().expect("a path");
-    let _held = now(&mut service, large).expect("no error");
-    assert_eq!(memory.held(), 2);
-}
-
-#[test]
-fn policy_fn_sets_the_capacity_of_each_key() {
-    let memory = memory();
-    let capacity = |request: &mut Request<()>, capacity: &str| {
-        let capacity = capacity.parse().expect("a value");
-        request.headers_mut().insert("x-capacity", capacity);
-    };
-    let base = SemaphorePolicy::new("exports", 1);
-    let mut service = two_each(&memory)
-        .policy_fn(move |head, key| {
-            assert_eq!(key.as_bytes(), b"ann");
-            let said = head
-                .headers
-                .get("x-capacity")
-                .and_then(|said| said.to_str().ok());
-            let said = said.and_then(|said| said.parse().ok()).unwrap_or(0);
-            base.clone()
-                .try_capacity(said)
-                .unwrap_or_else(|_| base.clone())
-        })
-        .layer(endless());
-    let mut ask = |said: &str| {
-        let mut request = from("ann");
-        capacity(&mut request, said);
-        now(&mut service, request).expect("no error")
-    };
-    let three: Vec<_> = (0..3).map(|_| ask("3")).collect();
-    assert!(three.iter().all(|response| response.status() == 200));
-    // Lowered: no permit is revoked, and no request is allowed until enough are released.
-    assert_eq!(ask("2").status(), 429);
-    assert_eq!(memory.held(), 3);
-    assert_eq!(ask("nonsense").status(), 429);
-    // Raised: in effect at once.
-    let fourth = ask("4");
-    assert_eq!(fourth.status(), 200);
-    drop((three, fourth));
-    assert_eq!(memory.held(), 0);
-    assert_eq!(ask("nonsense").status(), 200);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tower_sluice::clock::{Clock, ManualClock};
 
-use super::proxy::{Frames, first_word};
+use super::frames::{Frames, first_word};
 
 /// Forwards everything except the replies to TIME and the arguments of scripts. A drop closes it and its connections.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ pub(crate) mod clock_proxy;
 pub(crate) mod cluster;
 #[cfg(feature = "redis")]
 pub(crate) mod expiring;
+pub(crate) mod frames;
 pub(crate) mod frozen;
 pub(crate) mod property;
 pub(crate) mod proxy;

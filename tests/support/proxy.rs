@@ -1,5 +1,7 @@
 //! A network that fails on demand: a TCP proxy in front of one server. It knows the bounds of requests and replies
 //! (RESP2).
+//!
+//! The file is long because each mode needs the state of both directions of a connection.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
@@ -9,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use super::frames::{Frames, first_word};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
@@ -427,62 +430,4 @@ enum ReplyAction {
     Whole,
     Lost,
     Part(usize),
-}
-
-/// The whole requests or replies of a stream.
-pub(super) struct Frames {
-    from: OwnedReadHalf,
-    read: Vec<u8>,
-}
-
-impl Frames {
-    pub(super) const fn of(from: OwnedReadHalf) -> Self {
-        Self {
-            from,
-            read: Vec::new(),
-        }
-    }
-
-    /// `None` at the end of the stream.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        loop {
-            if let Some(length) = frame(&self.read) {
-                let rest = self.read.split_off(length);
-                return Ok(Some(std::mem::replace(&mut self.read, rest)));
-            }
-            if self.from.read_buf(&mut self.read).await? == 0 {
-                return Ok(None);
-            }
-        }
-    }
-}
-
-/// The length of the first value of `bytes`, if it is complete.
-fn frame(bytes: &[u8]) -> Option<usize> {
-    let line = bytes.windows(2).position(|two| two == b"\r\n")?;
-    let head = line + 2;
-    let number = || -> i64 {
-        let digits = std::str::from_utf8(&bytes[1..line]).expect("a length in digits");
-        digits.parse().expect("a length in digits")
-    };
-    match bytes[0] {
-        b'+' | b'-' | b':' => Some(head),
-        b'$' => {
-            let end = usize::try_from(number()).map_or(head, |length| head + length + 2);
-            (end <= bytes.len()).then_some(end)
-        }
-        b'*' => {
-            (0..number().max(0)).try_fold(head, |start, _| Some(start + frame(&bytes[start..])?))
-        }
-        other => panic!("no value of RESP2 starts with {:?}", char::from(other)),
-    }
-}
-
-/// The command name of a request: `*3\r\n$7\r\nEVALSHA\r\n..`
-pub(super) fn first_word(request: &[u8]) -> String {
-    let word = request
-        .split(|byte| *byte == b'\n')
-        .nth(2)
-        .expect("an array of strings");
-    String::from_utf8_lossy(word).trim_end().to_uppercase()
 }

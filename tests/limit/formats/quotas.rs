@@ -1,4 +1,6 @@
 //! The header fields of rate limits.
+//!
+//! The file is long because of its table of one quota for each format.
 
 use std::convert::Infallible;
 use std::time::Duration;
