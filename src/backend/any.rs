@@ -163,6 +163,14 @@ impl Backend for AnyBackend {
     fn is_enabled(&self) -> bool {
         !matches!(self.0, AnyInner::Off(_))
     }
+
+    fn needs_one_hash_tag(&self) -> bool {
+        match &self.0 {
+            #[cfg(feature = "redis")]
+            AnyInner::Redis(redis) => Backend::needs_one_hash_tag(redis),
+            AnyInner::Memory(_) | AnyInner::Off(_) => false,
+        }
+    }
 }
 
 impl PermitBackend for AnyBackend {

@@ -1,4 +1,4 @@
-use std::hash::{BuildHasher, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use ahash::RandomState;
 
@@ -29,6 +29,18 @@ impl Fingerprints {
             0
         };
         Fingerprint(hasher.finish() ^ secret)
+    }
+
+    /// Returns the fingerprint of a key that belongs to the key `outermost` of the policy `name`.
+    pub(in crate::backend) fn fingerprint_within(
+        &self,
+        name: &str,
+        outermost: KeyRef<'_>,
+        key: KeyRef<'_>,
+    ) -> Fingerprint {
+        let mut hasher = self.0.build_hasher();
+        (name, outermost, key).hash(&mut hasher);
+        Fingerprint(hasher.finish())
     }
 }
 

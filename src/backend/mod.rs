@@ -92,4 +92,11 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn is_enabled(&self) -> bool {
         true
     }
+
+    /// Returns whether the keys of one decision must share a hash tag, as in a Redis Cluster; `false` by default.
+    ///
+    /// Then a decision over [several scopes](crate::limiter::Scopes) needs `hash_by_outermost`.
+    fn needs_one_hash_tag(&self) -> bool {
+        false
+    }
 }

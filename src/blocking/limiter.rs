@@ -73,7 +73,7 @@ impl<B: BlockingBackend> Limiter<B> {
         self
     }
 
-    fn is_off(&self) -> bool {
+    pub(super) fn is_off(&self) -> bool {
         Switch::is_off(self.switch.as_ref())
     }
 

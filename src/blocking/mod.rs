@@ -44,6 +44,7 @@
 //! Do not use this module in asynchronous code. A call blocks its thread, and so all tasks that the thread drives.
 
 mod limiter;
+mod scopes;
 mod semaphore;
 
 use std::future::Ready;
@@ -54,6 +55,7 @@ use crate::key::Key;
 use crate::policy::Policy;
 
 pub use self::limiter::Limiter;
+pub use self::scopes::{Scope, Scopes};
 pub use self::semaphore::Semaphore;
 #[cfg(feature = "redis")]
 pub use crate::backend::redis::blocking::RedisBackend;

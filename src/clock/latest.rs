@@ -1,3 +1,5 @@
+use smallvec::SmallVec;
+
 use super::Timestamp;
 
 /// The time of the last decision under a lock.
@@ -30,6 +32,24 @@ impl Latest {
         self.0 = now;
         now
     }
+
+    /// Returns the time of a decision under several locks, as [`in_order`](Self::in_order) does under one.
+    pub(crate) fn in_order_of_all<'a>(
+        all: impl Iterator<Item = &'a mut Self>,
+        reading: Timestamp,
+        again: impl FnOnce() -> Timestamp,
+    ) -> Timestamp {
+        let mut all: SmallVec<[&mut Self; 8]> = all.collect();
+        let now = if all.iter().any(|latest| reading < latest.0) {
+            reread(reading, again)
+        } else {
+            reading
+        };
+        for latest in &mut all {
+            latest.0 = now;
+        }
+        now
+    }
 }
 
 #[cold]
@@ -60,6 +80,18 @@ mod tests {
         assert_eq!(latest.in_order(at(5), never), at(5));
         assert_eq!(latest.in_order(at(4), || at(9)), at(9));
         assert_eq!(latest.in_order(at(8), || at(10)), at(10));
+    }
+
+    #[test]
+    fn decision_under_several_locks_is_later_than_the_last_one_under_each() {
+        let [mut one, mut two] = [Latest::default(), Latest::default()];
+        let never = || -> Timestamp { unreachable!("the reading is not late") };
+        assert_eq!(two.in_order(at(7), never), at(7));
+        let all = [&mut one, &mut two].into_iter();
+        assert_eq!(Latest::in_order_of_all(all, at(5), || at(9)), at(9));
+        let all = [&mut one, &mut two].into_iter();
+        assert_eq!(Latest::in_order_of_all(all, at(9), never), at(9));
+        assert_eq!(one.in_order(at(8), || at(10)), at(10));
     }
 
     #[test]

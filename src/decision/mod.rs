@@ -18,6 +18,7 @@ mod operation;
 mod permit;
 mod receipt;
 mod reservation;
+mod scopes;
 mod snapshot;
 mod state;
 mod unused;

@@ -36,6 +36,8 @@ enum Secrecy {
     #[default]
     Plain,
     Secret,
+    /// The key holds the keys of several scopes.
+    Scopes,
 }
 
 impl Key {
@@ -106,6 +108,24 @@ impl Key {
         }
     }
 
+    /// Creates a key that will hold the keys of several scopes.
+    pub(super) fn empty_scopes() -> Self {
+        Self {
+            bytes: SmallVec::new(),
+            secrecy: Secrecy::Scopes,
+        }
+    }
+
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether the key holds the keys of several scopes.
+    #[inline]
+    pub(super) const fn holds_scopes(&self) -> bool {
+        matches!(self.secrecy, Secrecy::Scopes)
+    }
+
     /// Appends decimal digits.
     fn push_number(&mut self, number: u64) {
         self.bytes
@@ -126,7 +146,7 @@ impl Key {
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyRef<'a> {
     bytes: &'a [u8],
-    secret: bool,
+    secrecy: Secrecy,
 }
 
 impl<'a> KeyRef<'a> {
@@ -136,7 +156,7 @@ impl<'a> KeyRef<'a> {
     pub const fn new(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
-            secret: false,
+            secrecy: Secrecy::Plain,
         }
     }
 
@@ -146,7 +166,7 @@ impl<'a> KeyRef<'a> {
     pub const fn secret(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
-            secret: true,
+            secrecy: Secrecy::Secret,
         }
     }
 
@@ -161,7 +181,13 @@ impl<'a> KeyRef<'a> {
     #[must_use]
     #[inline]
     pub const fn is_secret(self) -> bool {
-        self.secret
+        matches!(self.secrecy, Secrecy::Secret)
+    }
+
+    /// Whether the key holds the keys of several scopes.
+    #[inline]
+    pub(super) const fn holds_scopes(self) -> bool {
+        matches!(self.secrecy, Secrecy::Scopes)
     }
 }
 
@@ -170,7 +196,7 @@ impl<'a> From<&'a Key> for KeyRef<'a> {
     fn from(key: &'a Key) -> Self {
         Self {
             bytes: &key.bytes,
-            secret: key.is_secret(),
+            secrecy: key.secrecy,
         }
     }
 }
@@ -191,9 +217,9 @@ impl<'a> From<&'a [u8]> for KeyRef<'a> {
 
 impl From<KeyRef<'_>> for Key {
     fn from(key: KeyRef<'_>) -> Self {
-        match key.secret {
-            true => Self::secret(key.bytes),
-            false => Self::new(key.bytes),
+        Self {
+            bytes: SmallVec::from_slice(key.bytes),
+            secrecy: key.secrecy,
         }
     }
 }

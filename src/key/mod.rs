@@ -54,6 +54,7 @@ mod nat64;
 mod networks;
 mod peer;
 mod query;
+mod scopes;
 mod shared;
 mod skip;
 mod target;

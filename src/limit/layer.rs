@@ -1,6 +1,7 @@
 use std::fmt;
 
 use super::policy_of::PolicyFn;
+use super::within::{LayerScopes, ReplacePolicy};
 use crate::backend::Backend;
 use crate::cost::{CostFn, IntoCostOf, cost_fn};
 use crate::head::Head;
@@ -25,7 +26,7 @@ use crate::wait::MaxWait;
 /// # Nested layers
 ///
 /// Each layer charges a request that reaches it. A request that an inner layer rejects stays charged in the outer
-/// layers.
+/// layers. For several keys in one decision, such as a user within an organization, use [`within`](Self::within).
 ///
 /// Nested layers of the same policy, key and backend are one limit, and charge a request once:
 ///
@@ -104,6 +105,7 @@ pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy>
     pub(super) max_wait: MaxWait,
     pub(super) refund_unserved: bool,
     pub(super) switch: Option<Switch>,
+    pub(super) scopes: LayerScopes,
 }
 
 impl<K, B: Backend> RateLimitLayer<K, B> {
@@ -112,6 +114,7 @@ impl<K, B: Backend> RateLimitLayer<K, B> {
     /// [`key_fn`](crate::key_fn) makes a key extractor from a closure: `key_fn(|head| ..)`.
     pub fn new(policy: Policy, key: K, backend: B) -> Self {
         Self {
+            scopes: LayerScopes::new(&policy),
             policy,
             key,
             backend,
@@ -192,16 +195,22 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     ///     .policy_fn(move |head, _key| if head.headers.contains_key("x-paid") { paid.clone() } else { free.clone() });
     /// # let _: axum::Router = axum::Router::new().layer(limit);
     /// ```
-    pub fn policy_fn<G>(self, f: G) -> RateLimitLayer<K, B, C, F, R, PolicyFn<G>>
+    pub fn policy_fn<G>(self, f: G) -> RateLimitLayer<K, B, C, F, R, P::Replaced>
     where
         G: Fn(&Head<'_>, &Key) -> Policy,
+        P: ReplacePolicy<PolicyFn<G>>,
     {
         self.with_policy(PolicyFn(f))
     }
 
     /// Chooses the policy of a request by a [`PolicyOf`](super::PolicyOf) of your own.
-    pub fn with_policy<Q>(self, policy: Q) -> RateLimitLayer<K, B, C, F, R, Q> {
-        self.rebuilt(|cost, on_error, protocol, _| (cost, on_error, protocol, policy))
+    pub fn with_policy<Q>(self, policy: Q) -> RateLimitLayer<K, B, C, F, R, P::Replaced>
+    where
+        P: ReplacePolicy<Q>,
+    {
+        self.rebuilt(|cost, on_error, protocol, own| {
+            (cost, on_error, protocol, own.replace(policy))
+        })
     }
 
     /// Returns the layer with other parts.
@@ -220,6 +229,7 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             max_wait,
             refund_unserved,
             switch,
+            scopes,
         } = self;
         let (cost, on_error, protocol, policy) = parts(cost, on_error, protocol, policy);
         RateLimitLayer {
@@ -233,6 +243,28 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
             max_wait,
             refund_unserved,
             switch,
+            scopes,
+        }
+    }
+
+    /// Returns the layer with another key and policy.
+    pub(super) fn rekeyed<L, Q>(
+        self,
+        key: impl FnOnce(K) -> L,
+        policy: impl FnOnce(P) -> Q,
+    ) -> RateLimitLayer<L, B, C, F, R, Q> {
+        RateLimitLayer {
+            policy: policy(self.policy),
+            key: key(self.key),
+            backend: self.backend,
+            cost: self.cost,
+            on_error: self.on_error,
+            protocol: self.protocol,
+            skip_unkeyed: self.skip_unkeyed,
+            max_wait: self.max_wait,
+            refund_unserved: self.refund_unserved,
+            switch: self.switch,
+            scopes: self.scopes,
         }
     }
 

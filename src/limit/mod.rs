@@ -150,6 +150,7 @@ mod rejected;
 #[cfg(feature = "axum")]
 mod route_layer;
 mod service;
+mod within;
 
 use crate::backend::AnyBackend;
 use crate::key::ArcKey;
@@ -165,6 +166,7 @@ pub use self::policy_of::{PolicyFn, PolicyOf};
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::route_layer::RouteLayer;
 pub use self::service::RateLimit;
+pub use self::within::{KeyList, ReplacePolicy, WithinKey, WithinPolicy};
 
 /// A [`RateLimitLayer`] whose key and backend are chosen at run time, for requests of type `Req`.
 ///

@@ -50,7 +50,15 @@ where
 {
     type Service = RateLimit<S, K, B, C, F, R, P>;
 
+    /// # Panics
+    ///
+    /// Panics if the layer has several scopes without [`hash_by_outermost`](RateLimitLayer::hash_by_outermost), and the
+    /// backend is a Redis Cluster.
     fn layer(&self, inner: S) -> Self::Service {
+        assert!(
+            !self.scopes.have_several_hash_tags() || !self.backend.needs_one_hash_tag(),
+            "the keys of several scopes are in several slots of the Redis Cluster; use `hash_by_outermost`"
+        );
         let settler = Arc::new(self.backend.clone());
         let layer = self.clone();
         RateLimit {
@@ -95,7 +103,7 @@ where
             None => Cow::Owned(layer.policy.policy(&request, key)),
         };
         let cost = match layer.cost.try_cost(&request) {
-            Ok(cost) => cost,
+            Ok(cost) => policy.spread(cost),
             Err(error) => {
                 let (policy, key) = (policy.into_owned(), mem::take(key));
                 return self.call_without_cost(request, policy, key, error);

@@ -61,7 +61,7 @@ impl<B: Backend> Limiter<B> {
     }
 
     #[inline(always)] // without a switch, two comparisons remain, or one
-    fn is_off(&self) -> bool {
+    pub(super) fn is_off(&self) -> bool {
         Switch::is_off(self.switch.as_ref()) || !self.backend.is_enabled()
     }
 

@@ -64,6 +64,7 @@ mod failure;
 mod handle;
 mod on_drop;
 mod rejected;
+mod scopes;
 mod with_failure_policy;
 
 pub(crate) use self::acquired::Acquired;
@@ -71,4 +72,7 @@ pub(crate) use self::boxed::{WaitFuture, acquire_boxed, acquire_local, refund_on
 pub use self::failure::{CheckOutcome, Failure, FailurePolicy, HandleFailure, Unspecified};
 pub use self::handle::Limiter;
 pub use self::rejected::Rejected;
+#[cfg(feature = "blocking")]
+pub(crate) use self::scopes::join_scopes;
+pub use self::scopes::{RejectedScopes, Scope, Scopes};
 pub use self::with_failure_policy::WithFailurePolicy;

@@ -22,6 +22,8 @@
 mod error;
 mod named;
 mod rate;
+mod scope_error;
+mod scopes;
 mod semaphore;
 #[cfg(feature = "serde")]
 mod serde;
@@ -31,4 +33,5 @@ mod tests;
 pub use self::error::PolicyError;
 pub use self::named::NamedQuota;
 pub use self::rate::Policy;
+pub use self::scope_error::ScopeError;
 pub use self::semaphore::{SemaphorePolicy, SemaphorePolicyError};

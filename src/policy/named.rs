@@ -8,6 +8,9 @@ pub struct NamedQuota {
     pub(super) name: Box<str>,
     pub(crate) quota: Quota,
     pub(super) id: u64,
+    mark: u32,
+    /// The index of its scope, if the policy has several.
+    scope: u8,
     lingers: bool,
     is_total: bool,
 }
@@ -19,13 +22,31 @@ impl NamedQuota {
             Rule::IntervalBucket(bucket) => bucket.initial < bucket.capacity,
             _ => false,
         };
+        let id = identity(policy, name, &quota);
         Self {
             name: name.into(),
             quota,
-            id: identity(policy, name, &quota),
+            id,
+            mark: mark(id, 0),
+            scope: 0,
             lingers,
             is_total: matches!(quota.rule, Rule::Total(_)),
         }
+    }
+
+    /// Returns the same quota as a member of this scope. Its mark differs from that of the same quota in another scope.
+    pub(super) fn in_scope(&self, scope: u8) -> Self {
+        Self {
+            mark: mark(self.id, scope),
+            scope,
+            ..self.clone()
+        }
+    }
+
+    /// The index of its scope in the policy.
+    #[inline]
+    pub(crate) fn scope(&self) -> usize {
+        usize::from(self.scope)
     }
 
     /// Returns the name that clients see.
@@ -60,12 +81,16 @@ impl NamedQuota {
         self.id
     }
 
-    /// The part of the id that receipts contain.
-    #[allow(clippy::cast_possible_truncation)]
+    /// The number that receipts contain: a part of the id, and the scope.
     #[inline]
     pub(crate) fn mark(&self) -> u32 {
-        self.id as u32
+        self.mark
     }
+}
+
+#[allow(clippy::cast_possible_truncation)] // the low half is enough
+fn mark(id: u64, scope: u8) -> u32 {
+    id as u32 ^ u32::from(scope)
 }
 
 fn hash_of(value: impl Hash) -> u64 {

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::error::PolicyError;
 use super::named::NamedQuota;
@@ -20,9 +20,13 @@ pub struct Policy {
     is_shadow: bool,
 }
 
-struct PolicyInner {
+pub(super) struct PolicyInner {
     labels: Labels,
     quotas: Vec<NamedQuota>,
+    /// The names of the policies that it joins, innermost first; empty unless it joins several.
+    scopes: Box<[Box<str>]>,
+    /// Whether the keys of inner scopes belong to the outermost key.
+    by_outermost: bool,
     /// The values that other modules derive from the policy.
     slots: TypedSlots,
 }
@@ -106,15 +110,30 @@ impl Policy {
         if !(1..=MAX_QUOTAS).contains(&made.len()) {
             return Err(PolicyError::Count(made.len()));
         }
+        Ok(Self::from_parts(name, made, Box::default(), false))
+    }
+
+    pub(super) fn from_parts(
+        name: &str,
+        quotas: Vec<NamedQuota>,
+        scopes: Box<[Box<str>]>,
+        by_outermost: bool,
+    ) -> Self {
         let inner = PolicyInner {
             labels: Labels::new(name),
-            quotas: made,
+            quotas,
+            scopes,
+            by_outermost,
             slots: TypedSlots::default(),
         };
-        Ok(Self {
+        Self {
             inner: Arc::new(inner),
             is_shadow: false,
-        })
+        }
+    }
+
+    pub(super) fn with_shadow(self, is_shadow: bool) -> Self {
+        Self { is_shadow, ..self }
     }
 
     /// Returns the same policy, not enforced. It shows the effect of a limit before it is enforced.
@@ -155,6 +174,26 @@ impl Policy {
 
     pub(crate) fn labels(&self) -> &Labels {
         &self.inner.labels
+    }
+
+    /// The address of what clones share.
+    pub(super) fn as_ptr(&self) -> *const PolicyInner {
+        Arc::as_ptr(&self.inner)
+    }
+
+    pub(super) fn downgrade(&self) -> Weak<PolicyInner> {
+        Arc::downgrade(&self.inner)
+    }
+
+    /// Returns the names of the policies that it joins; none unless it joins several.
+    #[inline]
+    pub(super) fn joined_names(&self) -> &[Box<str>] {
+        &self.inner.scopes
+    }
+
+    /// Whether the keys of inner scopes belong to the outermost key.
+    pub(crate) fn is_by_outermost(&self) -> bool {
+        self.inner.by_outermost
     }
 
     /// Returns the quotas in the order of their declaration. There is at least one.
@@ -210,6 +249,8 @@ impl PartialEq for Policy {
     fn eq(&self, other: &Self) -> bool {
         self.name() == other.name()
             && self.inner.quotas == other.inner.quotas
+            && self.inner.scopes == other.inner.scopes
+            && self.inner.by_outermost == other.inner.by_outermost
             && self.is_shadow == other.is_shadow
     }
 }

@@ -89,7 +89,12 @@ impl Cost {
 
     /// Creates a cost with the number `tokens(index)` for each of `quotas` quotas.
     pub(crate) fn from_fn(quotas: usize, tokens: impl Fn(usize) -> u64) -> Self {
-        let len = quotas.clamp(1, MAX_QUOTAS);
+        if quotas > MAX_QUOTAS {
+            // The policy has several scopes.
+            let each: Vec<u64> = (0..quotas).map(tokens).collect();
+            return Self::of_slice(&each);
+        }
+        let len = quotas.max(1);
         let mut each = [0; MAX_QUOTAS];
         for (index, place) in each.iter_mut().enumerate().take(len) {
             *place = tokens(index);
@@ -100,6 +105,12 @@ impl Cost {
     /// Combines both costs by `f`, for each of `quotas` quotas.
     pub(crate) fn with(&self, other: &Self, quotas: usize, f: impl Fn(u64, u64) -> u64) -> Self {
         Self::from_fn(quotas, |index| f(self.get(index), other.get(index)))
+    }
+
+    /// Returns whether the cost is one number, for every quota.
+    #[inline]
+    pub(crate) fn is_uniform(&self) -> bool {
+        matches!(self.0, Tokens::Same(_))
     }
 
     /// Returns whether the cost is 0 for every quota.

@@ -1,6 +1,7 @@
 use std::fmt;
 
 use http::StatusCode;
+use smallvec::SmallVec;
 
 use crate::cost::CostError;
 use crate::decision::{Decision, RetryAfter};
@@ -14,7 +15,8 @@ use crate::telemetry;
 pub enum Rejection {
     /// The request exceeds a rate limit.
     Limited {
-        /// The policy that denied the request.
+        /// The policy that denied the request. If it joins several scopes, [`Decision::denied_by`] names those that
+        /// deny.
         policy: Policy,
         /// The decision.
         decision: Decision,
@@ -89,7 +91,15 @@ impl Rejection {
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Limited { policy, .. } => write!(f, "rate limit `{}` exceeded", policy.name()),
+            Self::Limited {
+                policy, decision, ..
+            } => {
+                let denied_by: SmallVec<[&str; 8]> = decision.denied_by(policy).collect();
+                match denied_by.as_slice() {
+                    [] => write!(f, "rate limit `{}` exceeded", policy.name()),
+                    names => write!(f, "rate limit `{}` exceeded", names.join("`, `")),
+                }
+            }
             Self::Busy { policy, .. } => {
                 write!(f, "too many requests of `{}` in flight", policy.name())
             }

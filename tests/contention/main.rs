@@ -3,4 +3,5 @@
 mod held_clock;
 mod late_readings;
 mod late_semaphore;
+mod scopes;
 mod threads;

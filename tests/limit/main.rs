@@ -27,6 +27,7 @@ mod required_costs;
 mod responses;
 #[cfg(feature = "axum")]
 mod routes;
+mod scopes;
 #[cfg(feature = "axum")]
 mod settling;
 mod shadow;

@@ -14,6 +14,7 @@ mod picture;
 #[path = "../support/property.rs"]
 mod property;
 mod ranges;
+mod scopes;
 mod seeds;
 mod settlement;
 mod shapes;

@@ -28,8 +28,11 @@ mod builder;
 mod holders;
 mod index;
 mod key_budget;
+mod permits;
+mod scopes;
 mod semaphore;
 mod shard;
+mod states;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -38,7 +41,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Ready;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -46,16 +48,14 @@ pub use self::builder::MemoryBackendBuilder;
 use self::key_budget::KeyBudget;
 pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
 use self::shard::{NO_ROOM, Shard, ShardContext, without_room};
+use self::states::{KeyEntries, apply, creations, with_states};
 use super::{Answer, Backend, BackendContext};
-use crate::algorithm::{self, Algorithm, ByAlgorithm};
-use crate::backend::PermitBackend;
+use crate::algorithm::{self, Algorithm, ByAlgorithm, State};
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
-use crate::clock::{Clock, SystemClock};
-use crate::decision::{
-    ChargePart, DenialReason, Op, PermitId, PermitOp, PermitReply, QuotaSnapshot, Reply,
-};
+use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::decision::{ChargePart, DenialReason, Op, Reply};
 use crate::key::{Key, KeyRef};
-use crate::policy::{NamedQuota, Policy, SemaphorePolicy};
+use crate::policy::{NamedQuota, Policy};
 use crate::quota::Cost;
 use crate::sync::{Mutex, MutexGuard};
 
@@ -153,6 +153,7 @@ impl<C: Clock> MemoryBackend<C> {
         key: impl Into<KeyRef<'k>>,
         cost: Cost,
     ) -> Reply {
+        let key = key.into();
         let fingerprint = self.0.fingerprints.fingerprint(key);
         match policy.quotas() {
             [only] => {
@@ -166,6 +167,7 @@ impl<C: Clock> MemoryBackend<C> {
                 };
                 algorithm::by_algorithm(only.quota(), check)
             }
+            _ if policy.has_scopes() => self.0.check_scopes(policy, key, cost),
             _ => self.0.check_several(policy, fingerprint, cost),
         }
     }
@@ -181,31 +183,18 @@ impl<C: Clock> MemoryBackend<C> {
     #[inline(never)]
     fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         let shared = &*self.0;
-        let fingerprint = shared.fingerprints.fingerprint(key);
-        let (mut shard, context) = shared.enter(fingerprint);
         let creates = creations(&op);
         let may_create = |index| {
             creates
                 .as_ref()
                 .is_some_and(|cost: &Cost| cost.get(index) > 0)
         };
-        let run = |states: &mut [_]| match op {
-            Op::Check(cost) => algorithm::check(policy, states, context.now, cost),
-            Op::Reserve { cost, max_wait } => {
-                algorithm::reserve(policy, states, context.now, cost, max_wait)
-            }
-            Op::Cancel(reservation) => {
-                let mut reply = algorithm::cancel(policy, states, context.now, &reservation);
-                reply.reservation = (!reply.returned).then_some(reservation);
-                reply
-            }
-            Op::Penalize(cost) => algorithm::penalize(policy, states, context.now, cost),
-            Op::Refund(receipt) => algorithm::refund(policy, states, context.now, &receipt),
-            Op::Reset => algorithm::reset(policy, states, context.now),
-        };
-        let reply = shard.with_states(policy, fingerprint, &context, may_create, run);
-        drop(shard);
-        shared.with_room(reply)
+        let run = |states: &mut [_], now| apply(op, policy, states, now);
+        if policy.has_scopes() {
+            return shared.with_scopes(policy, key.into(), may_create, run);
+        }
+        let fingerprint = shared.fingerprints.fingerprint(key);
+        shared.with_key(policy, fingerprint, may_create, run)
     }
 }
 
@@ -242,11 +231,30 @@ impl<C: Clock> MemoryInner<C> {
 
     #[inline(never)]
     fn check_several(&self, policy: &Policy, key: Fingerprint, cost: Cost) -> Reply {
-        let (mut shard, context) = self.enter(key);
         let charges = cost.clone();
         let may_create = |index| charges.get(index) > 0;
-        let op = |states: &mut [_]| algorithm::check(policy, states, context.now, cost);
-        let reply = shard.with_states(policy, key, &context, may_create, op);
+        self.with_key(policy, key, may_create, |states, now| {
+            algorithm::check(policy, states, now, cost)
+        })
+    }
+
+    /// Applies `op` to the states of one key.
+    #[inline]
+    fn with_key(
+        &self,
+        policy: &Policy,
+        key: Fingerprint,
+        may_create: impl Fn(usize) -> bool,
+        op: impl FnOnce(&mut [Option<State>], Timestamp) -> Reply,
+    ) -> Reply {
+        let (mut shard, context) = self.enter(key);
+        let mut entries = KeyEntries {
+            shard: &mut shard,
+            key,
+            policy,
+        };
+        let op = |states: &mut [_]| op(states, context.now);
+        let reply = with_states(&mut entries, policy, &context, may_create, op);
         drop(shard);
         self.with_room(reply)
     }
@@ -298,14 +306,6 @@ impl<C: Clock> MemoryInner<C> {
     }
 }
 
-/// Returns the cost for which an operation may create states.
-fn creations(op: &Op) -> Option<Cost> {
-    match op {
-        Op::Check(cost) | Op::Reserve { cost, .. } | Op::Penalize(cost) => Some(cost.clone()),
-        Op::Cancel(_) | Op::Refund(_) | Op::Reset => None,
-    }
-}
-
 /// A check under a policy with one quota.
 struct CheckOne<'a, C> {
     backend: &'a MemoryInner<C>,
@@ -345,56 +345,6 @@ impl<C: Clock> Backend for MemoryBackend<C> {
 
     fn context(&self) -> &BackendContext {
         &self.0.context
-    }
-}
-
-/// Permits are kept beside the buckets and have no bound on keys, because only keys with holders are kept.
-impl<C: Clock> PermitBackend for MemoryBackend<C> {
-    type Error = Infallible;
-    type Future = Ready<Result<PermitReply, Infallible>>;
-
-    fn ask(
-        &self,
-        op: PermitOp,
-        policy: &SemaphorePolicy,
-        key: &Key,
-    ) -> Answer<Result<PermitReply, Infallible>, Self::Future> {
-        PermitBackend::ask(&self.0.semaphore, op, policy, key)
-    }
-
-    fn acquire_now(
-        &self,
-        id: PermitId,
-        weight: u32,
-        policy: &SemaphorePolicy,
-        key: &Key,
-    ) -> Option<QuotaSnapshot> {
-        self.0.semaphore.acquire_now(id, weight, policy, key)
-    }
-
-    fn release_now(&self, id: PermitId, policy: &SemaphorePolicy, key: &Key) -> Option<bool> {
-        self.0.semaphore.release_now(id, policy, key)
-    }
-
-    fn context(&self) -> &BackendContext {
-        PermitBackend::context(&self.0.semaphore)
-    }
-
-    fn has_leases(&self) -> bool {
-        PermitBackend::has_leases(&self.0.semaphore)
-    }
-
-    fn next_attempt(
-        &self,
-        policy: &SemaphorePolicy,
-        reply: &PermitReply,
-        waiters: usize,
-    ) -> Option<Duration> {
-        PermitBackend::next_attempt(&self.0.semaphore, policy, reply, waiters)
-    }
-
-    fn new_id(&self) -> PermitId {
-        PermitBackend::new_id(&self.0.semaphore)
     }
 }
 

@@ -6,8 +6,7 @@ use crate::algorithm::{self, Algorithm, State};
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::{Latest, Timestamp};
 use crate::decision::{ChargePosition, DenialReason, QuotaSnapshot, Reply, Snapshot};
-use crate::policy::{NamedQuota, Policy};
-use crate::quota::Cost;
+use crate::policy::NamedQuota;
 
 /// The old entries that each new entry checks, to remove those that owe nothing. More than one, so that the map shrinks
 /// while keys come and go.
@@ -43,15 +42,15 @@ pub(super) struct Shard {
     /// The time of the last decision in this shard.
     pub(super) latest: Latest,
     /// The states that end by themselves.
-    keys: Region,
+    pub(super) keys: Region,
     /// The totals. They have a bound of their own, and none is evicted.
-    totals: Region,
+    pub(super) totals: Region,
 }
 
 /// A table with the position of its search for entries that owe nothing.
 #[derive(Default)]
-struct Region {
-    table: Table,
+pub(super) struct Region {
+    pub(super) table: Table,
     /// The index of the next entry to check for removal.
     hand: usize,
 }
@@ -67,7 +66,12 @@ pub(super) struct ShardContext<'a> {
 impl ShardContext<'_> {
     /// Returns the time at which a quota owes nothing, by its answer and the µs for which its state is kept.
     #[inline]
-    fn reset(&self, named: &NamedQuota, answer: &QuotaSnapshot, kept_for: u64) -> ResetTime {
+    pub(super) fn reset(
+        &self,
+        named: &NamedQuota,
+        answer: &QuotaSnapshot,
+        kept_for: u64,
+    ) -> ResetTime {
         let at = self.now.as_micros().saturating_add(kept_for);
         ResetTime::new(
             Timestamp::from_micros(at),
@@ -84,7 +88,7 @@ impl ShardContext<'_> {
     /// Returns whether the entry is a bucket that starts again with its initial tokens. For all other states, full
     /// equals unused.
     #[inline]
-    fn is_idle(&self, named: &NamedQuota, slot: &Slot) -> bool {
+    pub(super) fn is_idle(&self, named: &NamedQuota, slot: &Slot) -> bool {
         named.lingers() && self.is_over(slot)
     }
 }
@@ -153,117 +157,13 @@ impl Shard {
         answer
     }
 
-    /// Applies `op` to the states of a key, one entry each, and stores the results. `may_create` tells whether `op` may
-    /// create the state of the quota at an index.
-    ///
-    /// The operation is not run if there is no room for a total that it may create. The reply denies it.
-    pub(super) fn with_states(
-        &mut self,
-        policy: &Policy,
-        key: Fingerprint,
-        context: &ShardContext<'_>,
-        may_create: impl Fn(usize) -> bool,
-        op: impl FnOnce(&mut [Option<State>]) -> Reply,
-    ) -> Reply {
-        let quotas = policy.quotas();
-        let mut slot_indexes = SmallVec::<[Option<usize>; 2]>::new();
-        let mut states = SmallVec::<[Option<State>; 2]>::new();
-        for named in quotas.iter().filter(|named| named.lingers()) {
-            let fingerprint = key.under(named.id());
-            let table = &self.keys.table;
-            if table
-                .find(fingerprint)
-                .is_some_and(|slot_index| context.is_idle(named, table.slot(slot_index)))
-            {
-                self.keys.forget(fingerprint);
-                context.budget.give_back();
-            }
-        }
-        let (mut reserved, mut has_room) = (0, true);
-        for (index, named) in quotas.iter().enumerate() {
-            if named.is_total()
-                && may_create(index)
-                && self.totals.table.find(key.under(named.id())).is_none()
-            {
-                if self.totals.take_total(context) {
-                    reserved += 1;
-                } else {
-                    has_room = false;
-                }
-            }
-        }
-        for named in quotas {
-            let table = &mut self.region(named).table;
-            let slot_index = table.find(key.under(named.id()));
-            states.push(slot_index.and_then(|slot_index| table.slot_mut(slot_index).state.take()));
-            slot_indexes.push(slot_index);
-        }
-        let reply = if has_room {
-            op(&mut states)
-        } else {
-            let numbers = algorithm::check(policy, &mut states, context.now, Cost::ZERO);
-            without_room(quotas, numbers.decision.snapshot().quotas())
-        };
-        let answers = reply.decision.snapshot().quotas();
-        // The receipt of a check shows which quotas were charged. Other operations write all states.
-        let written = |index: usize| match &reply.receipt {
-            Some(receipt) => receipt.charges[index].tokens > 0,
-            None => reply.decision.is_allowed(),
-        };
-        let reset = |index: usize| {
-            let kept_for = algorithm::kept_for(quotas[index].quota(), &answers[index]);
-            context.reset(&quotas[index], &answers[index], kept_for)
-        };
-        // Updates come before insertions and removals, which move entries.
-        let mut moves = SmallVec::<[(usize, Option<State>); 2]>::new();
-        for (index, (slot_index, state)) in slot_indexes.into_iter().zip(states).enumerate() {
-            match (slot_index, state) {
-                (Some(slot_index), Some(state)) if !state.is_unused_total() => {
-                    let slot = self.region(&quotas[index]).table.slot_mut(slot_index);
-                    slot.state = Some(state);
-                    // A read or a denial does not change it.
-                    if written(index) {
-                        slot.reset = slot.reset.renewed(reset(index));
-                    }
-                }
-                (None, None) => {}
-                (_, state) => moves.push((index, state)),
-            }
-        }
-        let of_this_key = |fingerprint: Fingerprint| {
-            quotas
-                .iter()
-                .any(|named| key.under(named.id()) == fingerprint)
-        };
-        for (index, kept) in moves {
-            let named = &quotas[index];
-            let fingerprint = key.under(named.id());
-            match kept.filter(|state| !state.is_unused_total()) {
-                Some(state) if named.is_total() => {
-                    self.totals.push(fingerprint, state, reset(index));
-                    reserved -= 1;
-                }
-                Some(state) => self.insert(fingerprint, state, reset(index), context, of_this_key),
-                None if self.region(named).forget(fingerprint) && named.is_total() => {
-                    context.budget.give_total_back();
-                }
-                None if named.is_total() => {}
-                None => context.budget.give_back(),
-            }
-        }
-        for _ in 0..reserved {
-            context.budget.give_total_back();
-        }
-        reply
-    }
-
     /// Removes some of the totals that have ended.
     pub(super) fn sweep_totals(&mut self, context: &ShardContext<'_>) {
         let removed = || context.budget.give_total_back();
         self.totals.sweep(SAMPLE, context, removed);
     }
 
-    fn region(&mut self, named: &NamedQuota) -> &mut Region {
+    pub(super) fn region(&mut self, named: &NamedQuota) -> &mut Region {
         if named.is_total() {
             &mut self.totals
         } else {
@@ -273,7 +173,7 @@ impl Shard {
 
     /// Adds an entry, and evicts another one if the map is full. Entries for which `spare` is true are evicted last.
     #[cold]
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         fingerprint: Fingerprint,
         state: State,
@@ -299,7 +199,7 @@ impl Shard {
 
 impl Region {
     /// Removes an entry, and returns whether it was there.
-    fn forget(&mut self, fingerprint: Fingerprint) -> bool {
+    pub(super) fn forget(&mut self, fingerprint: Fingerprint) -> bool {
         let slot_index = self.table.find(fingerprint);
         slot_index.is_some_and(|slot_index| {
             self.table.remove(slot_index);
@@ -308,7 +208,7 @@ impl Region {
     }
 
     /// Adds an entry to a table with room.
-    fn push(&mut self, fingerprint: Fingerprint, state: State, reset: ResetTime) {
+    pub(super) fn push(&mut self, fingerprint: Fingerprint, state: State, reset: ResetTime) {
         self.table.push(Slot {
             fingerprint,
             reset,
@@ -333,7 +233,7 @@ impl Region {
 
     /// Reserves room for one more total. Returns whether there is room, after totals that have ended were removed.
     #[cold]
-    fn take_total(&mut self, context: &ShardContext<'_>) -> bool {
+    pub(super) fn take_total(&mut self, context: &ShardContext<'_>) -> bool {
         let budget = context.budget;
         self.sweep(SWEPT_PER_INSERTION, context, || budget.give_total_back());
         if self.table.is_full() {

@@ -2,9 +2,11 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::*;
+use crate::backend::PermitBackend;
 use crate::clock::{ManualClock, Timestamp};
-use crate::decision::{DenialReason, RetryAfter};
+use crate::decision::{DenialReason, PermitId, PermitOp, RetryAfter};
 use crate::limiter::Limiter;
+use crate::policy::SemaphorePolicy;
 use crate::quota::Quota;
 
 const HOUR: Duration = Duration::from_secs(3_600);

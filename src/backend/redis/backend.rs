@@ -87,6 +87,9 @@ impl Backend for RedisBackend {
 
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<RedisResult, Self::Future> {
         let inner = &self.0;
+        if policy.has_scopes() && !policy.is_by_outermost() && self.needs_one_hash_tag() {
+            return Answer::Now(Err(BackendError::config(NEEDS_HASH_TAG)));
+        }
         let query = match inner.preparer.cached_denial(&op, policy, key) {
             Ok(denial) => return Answer::Now(Ok(denial)),
             Err(query) => query,
@@ -116,7 +119,18 @@ impl Backend for RedisBackend {
     fn context(&self) -> &BackendContext {
         &self.0.preparer.context
     }
+
+    fn needs_one_hash_tag(&self) -> bool {
+        match &self.0.route {
+            Route::Single { .. } => false,
+            #[cfg(feature = "cluster")]
+            Route::Cluster(_) => true,
+        }
+    }
 }
+
+const NEEDS_HASH_TAG: &str =
+    "the keys of several scopes are in several slots of the Redis Cluster; use `hash_by_outermost`";
 
 impl RedisInner {
     async fn send(&self, request: OpRequest) -> RedisResult {

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use super::super::BackendError;
-use crate::key::Key;
+use crate::key::KeyRef;
 use crate::message::{Quoted, plain_name};
+use crate::policy::Policy;
 
 /// The prefix and the secret of all names. They must be the same on all servers of a fleet.
 #[derive(Clone)]
@@ -21,6 +22,33 @@ pub(super) struct Naming {
 
 /// The name of a key in Redis, without its suffix.
 pub(super) type KeyName = SmallVec<[u8; 80]>;
+
+/// The names of the keys of one request: one, or one for each scope of its policy.
+#[derive(Clone, Debug)]
+pub(super) struct KeyNames {
+    innermost: KeyName,
+    outer: Box<[KeyName]>,
+}
+
+impl KeyNames {
+    /// Returns the name of the key of a scope.
+    #[inline]
+    pub(super) fn get(&self, scope: usize) -> &KeyName {
+        match scope {
+            0 => &self.innermost,
+            _ => self.outer.get(scope - 1).unwrap_or(&self.innermost),
+        }
+    }
+}
+
+impl From<KeyName> for KeyNames {
+    fn from(innermost: KeyName) -> Self {
+        Self {
+            innermost,
+            outer: Box::default(),
+        }
+    }
+}
 
 /// The longest identity that is not digested.
 const LONGEST_PLAIN: usize = 200;
@@ -56,14 +84,55 @@ impl Naming {
         Self { secret, ..self }
     }
 
+    /// Returns the names of the keys of a request.
+    pub(super) fn names<'k>(&self, policy: &Policy, key: impl Into<KeyRef<'k>>) -> KeyNames {
+        let key = key.into();
+        let last = policy.scopes() - 1;
+        if last == 0 {
+            return self.name(policy.name(), key).into();
+        }
+        let name = |scope| self.name_of_scope(policy, key, scope, last);
+        KeyNames {
+            innermost: name(0),
+            outer: (1..=last).map(name).collect(),
+        }
+    }
+
+    fn name_of_scope(
+        &self,
+        policy: &Policy,
+        key: KeyRef<'_>,
+        scope: usize,
+        last: usize,
+    ) -> KeyName {
+        let (own, key_of) = (policy.scope_name(scope), |scope| key.scope(scope));
+        if scope == last || !policy.is_by_outermost() {
+            return self.name(own, key_of(scope));
+        }
+        // The hash tag of the outermost scope, so that all keys share its slot.
+        let mut name = self.name(policy.scope_name(last), key_of(last));
+        name.push(b'/');
+        name.extend_from_slice(own.as_bytes());
+        name.push(b':');
+        self.push_identity(&mut name, key_of(scope));
+        name.push(b':');
+        name
+    }
+
     /// Returns `{prefix:policy:identity}:`. The caller appends a suffix.
-    pub(super) fn name(&self, policy: &str, key: &Key) -> KeyName {
+    pub(super) fn name<'k>(&self, policy: &str, key: impl Into<KeyRef<'k>>) -> KeyName {
         let mut name = KeyName::new();
         name.push(b'{');
         name.extend_from_slice(self.prefix.as_bytes());
         name.push(b':');
         name.extend_from_slice(policy.as_bytes());
         name.push(b':');
+        self.push_identity(&mut name, key.into());
+        name.extend_from_slice(b"}:");
+        name
+    }
+
+    fn push_identity(&self, name: &mut KeyName, key: KeyRef<'_>) {
         let bytes = key.as_bytes();
         let plain = !key.is_secret()
             && (1..=LONGEST_PLAIN).contains(&bytes.len())
@@ -78,8 +147,6 @@ impl Naming {
                 name.extend([byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]));
             }
         }
-        name.extend_from_slice(b"}:");
-        name
     }
 
     fn digest(&self, bytes: &[u8]) -> [u8; DIGEST] {
@@ -112,6 +179,8 @@ impl fmt::Debug for Naming {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Key;
+    use crate::quota::Quota;
 
     fn name(naming: &Naming, key: &Key) -> String {
         String::from_utf8(naming.name("api", key).to_vec()).expect("ASCII")
@@ -144,6 +213,31 @@ mod tests {
         ] {
             assert_eq!(name(&naming, &digested).len(), 13 + 32 + 2);
         }
+    }
+
+    #[test]
+    fn scopes_have_their_own_names_or_share_the_outermost_hash_tag() {
+        let policy = |name| Policy::new(name, Quota::per_second(1));
+        let joined = policy("user").within(&policy("team"));
+        let joined = joined.and_then(|joined| joined.within(&policy("org")));
+        let joined = joined.expect("three scopes");
+        let keys = ["ann", "red", "acme"].map(Key::from);
+        let names = |policy: &Policy| {
+            let names = Naming::default().names(policy, &Key::of_scopes(&keys));
+            [0, 1, 2].map(|scope| String::from_utf8(names.get(scope).to_vec()).expect("ASCII"))
+        };
+        let own = [
+            "{sluice:user:rann}:",
+            "{sluice:team:rred}:",
+            "{sluice:org:racme}:",
+        ];
+        assert_eq!(names(&joined), own);
+        let tagged = [
+            "{sluice:org:racme}:/user:rann:",
+            "{sluice:org:racme}:/team:rred:",
+            "{sluice:org:racme}:",
+        ];
+        assert_eq!(names(&joined.by_outermost()), tagged);
     }
 
     #[test]

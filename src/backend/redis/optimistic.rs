@@ -15,6 +15,7 @@ use super::super::{BackendError, BackendErrorKind};
 use super::connections::ConnectionPool;
 use super::error::{ConnectTimeout, from_transport, is_broken, unexpected_reply};
 use super::generation::ConnectionLife;
+use super::key_name::KeyNames;
 use super::manager::ConnectionManager;
 use super::packed_quotas::PackedQuotas;
 use super::request::OpRequest;
@@ -199,7 +200,7 @@ impl WatchedConnection<'_> {
         request: &OpRequest,
     ) -> Result<Option<Reply>, BackendError> {
         let quotas = request.quotas();
-        let keys: Vec<Vec<u8>> = quotas.keys(&request.name).collect();
+        let keys: Vec<Vec<u8>> = quotas.keys(&request.names).collect();
         let (now, stored) = self.watch(&keys).await?;
         let mut entries = Vec::with_capacity(keys.len());
         let mut states = Vec::with_capacity(keys.len());
@@ -364,10 +365,10 @@ fn decide(request: &OpRequest, states: &mut [Option<State>], now: Timestamp) -> 
 }
 
 impl PackedQuotas {
-    fn keys<'a>(&'a self, name: &'a [u8]) -> impl Iterator<Item = Vec<u8>> + 'a {
+    fn keys<'a>(&'a self, names: &'a KeyNames) -> impl Iterator<Item = Vec<u8>> + 'a {
         self.each
             .iter()
-            .map(move |quota| [name, quota.suffix.as_bytes()].concat())
+            .map(|quota| [names.get(quota.scope), quota.suffix.as_bytes()].concat())
     }
 }
 

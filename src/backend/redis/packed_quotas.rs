@@ -20,8 +20,10 @@ pub(super) struct PackedQuotas {
 pub(super) struct PackedQuota {
     /// The letter of the algorithm, then its numbers of 64 bits each.
     pub(super) numbers: Vec<u8>,
-    /// The part of the key behind the hash tag.
+    /// The end of the name of the key.
     pub(super) suffix: String,
+    /// The index of its scope.
+    pub(super) scope: usize,
 }
 
 /// A set of algorithms, by their index in the order of [`Rule`].
@@ -68,6 +70,7 @@ impl PackedQuotas {
         let pack = |named: &NamedQuota| PackedQuota {
             numbers: numbers(&named.quota.rule),
             suffix: suffix(policy, named),
+            scope: named.scope(),
         };
         Self {
             each: policy.quotas().iter().map(pack).collect(),
@@ -186,7 +189,7 @@ fn suffix(policy: &Policy, named: &NamedQuota) -> String {
     if named.quota.unit() == Unit::ContentBytes {
         text.push('B');
     }
-    if named.name() != policy.name() {
+    if named.name() != policy.scope_name(named.scope()) {
         text.push(':');
         text.push_str(named.name());
     }

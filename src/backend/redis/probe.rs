@@ -29,7 +29,7 @@ pub(super) async fn run(
 ) -> Result<(), BackendError> {
     let policy = Policy::new(POLICY, Quota::per_second(1_000));
     let request = |op, key: Key| OpRequest {
-        name: naming.name(POLICY, &key),
+        names: naming.name(POLICY, &key).into(),
         policy: policy.clone(),
         op,
     };
@@ -41,7 +41,7 @@ pub(super) async fn run(
     let connection = client.source.borrow().await?;
     let mut look = Vec::with_capacity(SLOTS);
     for slot in 0..SLOTS {
-        let mut key = request(Op::Reset, Key::from(slot as u64)).name;
+        let mut key = naming.name(POLICY, &Key::from(slot as u64));
         key.push(b'b');
         let mut get = Command::new("GET");
         get.arg(&key[..]);

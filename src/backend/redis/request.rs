@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::super::BackendError;
 use super::error::from_text;
-use super::key_name::KeyName;
+use super::key_name::KeyNames;
 use super::packed_quotas::PackedQuotas;
 use super::script::{Script, ScriptKind};
 use super::transport::{Command, Value};
@@ -108,12 +108,12 @@ impl<R: ScriptRequest> ScriptRequest for Arc<R> {
     }
 }
 
-/// An operation on the key of this name.
+/// An operation on the keys of these names.
 #[derive(Debug)]
 pub(super) struct OpRequest {
     pub(super) op: Op,
     pub(super) policy: Policy,
-    pub(super) name: KeyName,
+    pub(super) names: KeyNames,
 }
 
 /// The time for which keys are kept.
@@ -135,7 +135,6 @@ impl OpRequest {
 
     /// Returns its script. Requests with the same script can share a batch.
     pub(super) fn script(&self) -> &'static Script {
-        let quotas = self.quotas();
         let task = match self.op {
             _ if self.is_plain_check() => ScriptKind::Check,
             Op::Check(_) | Op::Reserve { .. } => ScriptKind::Several,
@@ -144,7 +143,7 @@ impl OpRequest {
             Op::Refund(_) => ScriptKind::Refund,
             Op::Reset => ScriptKind::Reset,
         };
-        Script::get(task, quotas.algorithms)
+        Script::get(task, self.quotas().algorithms)
     }
 
     /// Returns whether it is a check of one quota. Under a window a reservation is a check.
@@ -180,7 +179,7 @@ impl OpRequest {
 
     fn write_keys(&self, command: &mut Command) {
         for quota in &self.quotas().each {
-            command.joined(&self.name, quota.suffix.as_bytes());
+            command.joined(self.names.get(quota.scope), quota.suffix.as_bytes());
         }
     }
 
@@ -242,9 +241,8 @@ impl OpRequest {
     fn charge(&self, receipt: &Receipt, index: usize) -> ChargePart {
         let quota = self.policy.quotas()[index].mark();
         let found = receipt.charges.iter().find(|charge| charge.quota == quota);
-        found
-            .copied()
-            .unwrap_or(ChargePart::new(quota, 0, ChargePosition::default()))
+        let none = ChargePart::new(quota, 0, ChargePosition::default());
+        found.copied().unwrap_or(none)
     }
 
     /// Returns whether it charges the quota at `index` unconditionally.

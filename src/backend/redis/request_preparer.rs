@@ -80,7 +80,7 @@ impl RequestPreparer {
             query,
         };
         let request = OpRequest {
-            name: self.naming.name(policy.name(), key),
+            names: self.naming.names(policy, key),
             policy: policy.clone(),
             op,
         };

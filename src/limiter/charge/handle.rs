@@ -95,20 +95,31 @@ impl Charge {
 
     /// Charges `extra` tokens in addition to the estimate, even above the limit.
     pub fn charge(&self, extra: impl Into<Cost>) -> Settlement {
-        let extra = extra.into();
-        self.settle_by(|estimate, quotas| estimate.with(&extra, quotas, u64::saturating_add))
+        self.settle_by(|policy, estimate| {
+            let extra = policy.spread(extra.into());
+            estimate.with(&extra, policy.quotas().len(), u64::saturating_add)
+        })
     }
 
     /// Refunds `less` tokens of the estimate, and at most the estimate.
     pub fn refund(&self, less: impl Into<Cost>) -> Settlement {
-        let less = less.into();
-        self.settle_by(|estimate, quotas| estimate.with(&less, quotas, u64::saturating_sub))
+        self.settle_by(|policy, estimate| {
+            let less = policy.spread(less.into());
+            estimate.with(&less, policy.quotas().len(), u64::saturating_sub)
+        })
     }
 
     /// Replaces the estimate by `actual`: charges the excess, even above the limit, or refunds the rest.
     pub fn settle(&self, actual: impl Into<Cost>) -> Settlement {
-        let actual = actual.into();
-        self.settle_by(|_, _| actual)
+        self.settle_by(|policy, _| policy.spread(actual.into()))
+    }
+
+    /// Replaces the estimate of each [scope](crate::limiter::Scopes) by its own cost, innermost first. Further scopes
+    /// have the last cost.
+    ///
+    /// [`settle`](Self::settle) and the other settlements apply one cost to each scope.
+    pub fn settle_each<const N: usize>(&self, actual: [Cost; N]) -> Settlement {
+        self.settle_by(|policy, _| policy.join_costs(&actual))
     }
 
     /// Refunds the whole estimate.
@@ -116,7 +127,7 @@ impl Charge {
         self.settle(Cost::ZERO)
     }
 
-    /// Returns the estimate, in tokens. `None` after a settlement and for an empty charge.
+    /// Returns the estimate, in tokens; a number for each quota of all scopes, innermost first. `None` after a settlement and for an empty charge.
     #[must_use]
     pub fn estimate(&self) -> Option<Cost> {
         self.with_entry(|entry| entry.open.as_ref().map(|open| open.cost.clone()))
@@ -215,7 +226,7 @@ impl Charge {
         self.with_entry(|entry| entry.outer.as_ref()?.rejected_at())
     }
 
-    fn settle_by(&self, actual: impl FnOnce(&Cost, usize) -> Cost) -> Settlement {
+    fn settle_by(&self, actual: impl FnOnce(&Policy, &Cost) -> Cost) -> Settlement {
         // One step, so that only one of several concurrent callers settles.
         let taken = self.with_entry(|entry| {
             let (open, settled) = (entry.open.take(), entry.settled);
@@ -228,7 +239,7 @@ impl Charge {
             (None, false) => return Settlement::done(None),
         };
         let quotas = policy.quotas().len();
-        let actual = actual(&open.cost, quotas);
+        let actual = actual(&policy, &open.cost);
         let mut ops = open.give_back(&actual, quotas);
         let more = actual.with(&open.cost, quotas, u64::saturating_sub);
         if !more.is_zero() {

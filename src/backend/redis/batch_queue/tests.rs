@@ -18,7 +18,12 @@ fn trip_and_waiter() -> (
     let request = OpRequest {
         op: Op::Check(Cost::ONE),
         policy: Policy::new("p", Quota::per_second(1)),
-        name: backend.0.preparer.naming.name("p", &Key::from("ann")),
+        names: backend
+            .0
+            .preparer
+            .naming
+            .name("p", &Key::from("ann"))
+            .into(),
     };
     let mut state = queue.state.lock();
     state.waiting.push_back(QueuedRequest { request, outcome });
@@ -98,7 +103,12 @@ fn batch_takes_one_script_and_keeps_the_order_of_the_rest() {
         let request = OpRequest {
             op: Op::Check(Cost::new(cost)),
             policy: policy.clone(),
-            name: backend.0.preparer.naming.name("p", &Key::from("ann")),
+            names: backend
+                .0
+                .preparer
+                .naming
+                .name("p", &Key::from("ann"))
+                .into(),
         };
         queue
             .state

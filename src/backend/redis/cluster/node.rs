@@ -34,7 +34,7 @@ pub(in super::super) trait RoutedRequest: ScriptRequest + Sized {
 
 impl RoutedRequest for OpRequest {
     fn key(&self) -> &[u8] {
-        &self.name
+        self.names.get(0)
     }
 
     fn queue(node: &Node) -> &Arc<BatchQueue<Arc<Self>>> {
