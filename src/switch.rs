@@ -50,6 +50,14 @@ impl Switch {
     }
 
     /// Turns the limits on or off. Requests that begin afterwards see it; a request that waits is not interrupted.
+    ///
+    /// ```
+    /// use tower_sluice::Switch;
+    ///
+    /// let switch = Switch::new(true);
+    /// switch.clone().set(false); // clones are one switch
+    /// assert!(!switch.is_on());
+    /// ```
     pub fn set(&self, is_on: bool) {
         self.0.store(is_on, Relaxed);
     }

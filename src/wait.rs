@@ -67,6 +67,13 @@ impl MaxWait {
     pub const NONE: Self = Self::Within(Duration::ZERO);
 
     /// Waits for at most `longest`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::MaxWait;
+    ///
+    /// assert_eq!(MaxWait::within(Duration::from_secs(1)), Duration::from_secs(1).into());
+    /// ```
     #[must_use]
     pub const fn within(longest: Duration) -> Self {
         Self::Within(longest)
@@ -117,6 +124,16 @@ impl Deadline {
     }
 
     /// A deadline after `span` from now, by the system's clock.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use std::time::Duration;
+    /// use tower_sluice::Deadline;
+    ///
+    /// // In a layer in front of the limit: the request waits for at most a second, whatever the layer allows.
+    /// let mut request = Request::new(());
+    /// request.extensions_mut().insert(Deadline::after(Duration::from_secs(1)));
+    /// ```
     #[must_use]
     pub fn after(span: Duration) -> Self {
         Self(SystemClock::new().now().after(span))

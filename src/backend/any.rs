@@ -13,6 +13,8 @@ use crate::policy::{Policy, SemaphorePolicy};
 
 /// A backend that is chosen at run time, by a URL or by `From` another backend.
 ///
+/// Guide: [share limits in a fleet](crate::_guide::fleet).
+///
 /// ```
 /// use tower_sluice::AnyBackend;
 ///
@@ -24,8 +26,6 @@ use crate::policy::{Policy, SemaphorePolicy};
 ///
 /// Its error type is [`BackendError`] for every choice. A layer over it does not compile without a failure policy
 /// ([`on_backend_error`](crate::RateLimitLayer::on_backend_error)).
-///
-/// Guide: [share limits in a fleet](crate::_guide::fleet).
 #[derive(Clone)]
 pub struct AnyBackend(AnyInner);
 
@@ -65,6 +65,14 @@ impl AnyBackend {
     /// and write no header field.
     ///
     /// It does not connect. It can be called before Redis is reachable, and outside of a Tokio runtime.
+    ///
+    /// ```
+    /// use tower_sluice::AnyBackend;
+    ///
+    /// let backend = AnyBackend::from_url("memory:")?;
+    /// # let _ = backend;
+    /// # Ok::<(), tower_sluice::backend::BackendError>(())
+    /// ```
     ///
     /// # Errors
     ///

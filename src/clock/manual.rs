@@ -29,6 +29,20 @@ impl ManualClock {
     }
 
     /// Advances the clock by `span`, rounded up to a whole microsecond.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::clock::{ManualClock, Timestamp};
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    /// let backend = MemoryBackend::builder().clock(clock.clone()).build();
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(1)), backend);
+    /// assert!(limiter.check_now("ann", 1).decision.is_allowed());
+    /// assert!(!limiter.check_now("ann", 1).decision.is_allowed());
+    /// clock.advance(Duration::from_secs(3_600));
+    /// assert!(limiter.check_now("ann", 1).decision.is_allowed());
+    /// ```
     pub fn advance(&self, span: Duration) {
         self.0.send_modify(|now| *now = now.after(span));
     }

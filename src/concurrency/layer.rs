@@ -15,6 +15,8 @@ use crate::wait::MaxWait;
 
 /// Bounds the requests in flight by key.
 ///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
+///
 /// `K` extracts the key of a request, and `S` keeps the permits: [`MemorySemaphore`](crate::MemorySemaphore),
 /// `RedisSemaphore`, or a backend of rate limits. The other type parameters have defaults, which methods change: the
 /// weight `W`, the failure policy `F`, the protocol `R` and the choice of a policy `P`.
@@ -58,8 +60,6 @@ use crate::wait::MaxWait;
 /// slot of a `ConcurrencyLimit`, when it is rejected, waits for a permit, or waits for a remote backend. A request with
 /// a permit waits for readiness again. A memory backend decides at once, and the layer calls the service that was
 /// ready.
-///
-/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[derive(Clone)]
 #[must_use = "a layer has no effect until it wraps a service"]
 pub struct SemaphoreLayer<K, S, W = Cost, F = Unspecified, R = Http, P = SemaphorePolicy> {
@@ -220,6 +220,15 @@ impl<K, S, W, F, R, P> SemaphoreLayer<K, S, W, F, R, P> {
     }
 
     /// Sets when a permit is released; with the response body by default.
+    ///
+    /// ```
+    /// use tower_sluice::concurrency::Hold;
+    /// use tower_sluice::{MemorySemaphore, PeerIp, SemaphoreLayer, SemaphorePolicy};
+    ///
+    /// let renders = SemaphoreLayer::new(SemaphorePolicy::new("renders", 8), PeerIp::new(), MemorySemaphore::new())
+    ///     .hold(Hold::Head); // the response's body does not count
+    /// # let _: axum::Router = axum::Router::new().layer(renders);
+    /// ```
     pub fn hold(mut self, hold: Hold) -> Self {
         self.hold = hold;
         self

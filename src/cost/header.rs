@@ -74,6 +74,17 @@ pub struct HeaderCost {
 impl HeaderCost {
     /// Charges the number in the field `name`. A request without exactly one number is charged as if it had the number
     /// `missing`, in the units of the field.
+    ///
+    /// ```
+    /// use tower_sluice::cost::HeaderCost;
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, RateLimitLayer};
+    ///
+    /// let traffic = Policy::new("uploads", "100MB/hour".parse()?);
+    /// let limit = RateLimitLayer::new(traffic, PeerIp::new(), MemoryBackend::new())
+    ///     .cost(HeaderCost::new(http::header::CONTENT_LENGTH, 1_000_000)); // without the field: a megabyte
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// # Ok::<(), tower_sluice::quota::ParseQuotaError>(())
+    /// ```
     #[must_use]
     pub const fn new(name: HeaderName, missing: u64) -> Self {
         let (missing, per) = (Some(missing), 1);

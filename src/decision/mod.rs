@@ -65,6 +65,14 @@ impl Decision {
     }
 
     /// Returns the numbers of the answer.
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(2)), MemoryBackend::new());
+    /// let decision = limiter.check_now("ann", 1).decision;
+    /// assert_eq!((decision.snapshot().limit(), decision.snapshot().remaining()), (2, 1));
+    /// ```
     #[must_use]
     pub const fn snapshot(&self) -> &Snapshot {
         match self {
@@ -91,6 +99,17 @@ impl Decision {
     }
 
     /// Returns the wait after which the same request is allowed; `None` if the request was allowed.
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota, RetryAfter};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(2)), MemoryBackend::new());
+    /// match limiter.check_now("ann", 3).decision.retry_after() {
+    ///     None => println!("allowed"),
+    ///     Some(RetryAfter::In(wait)) => println!("again after {wait:?}"),
+    ///     Some(RetryAfter::Never) => println!("3 tokens are more than the limit"),
+    /// }
+    /// ```
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {

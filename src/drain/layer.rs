@@ -34,6 +34,13 @@ impl DrainLayer {
     }
 
     /// Sets the most bytes that are drained of one body; 8 MiB by default. 0 switches the layer off.
+    ///
+    /// ```
+    /// use tower_sluice::DrainLayer;
+    ///
+    /// let drain = DrainLayer::new().max_bytes(1_000_000);
+    /// # let _: axum::Router = axum::Router::new().layer(drain);
+    /// ```
     pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
         self.bounds.max_bytes = max_bytes;
         self

@@ -73,12 +73,24 @@ impl fmt::Display for Part {
 
 impl KeyError {
     /// Returns an error for a mistake of the client: status 400. The reason goes to the log and not to the client.
+    ///
+    /// ```
+    /// use tower_sluice::key::KeyError;
+    ///
+    /// assert_eq!(KeyError::client("no tenant in the path").status(), 400);
+    /// ```
     #[must_use]
     pub fn client(why: impl Into<Cow<'static, str>>) -> Self {
         Self::Client(why.into())
     }
 
     /// Returns an error for a misconfigured server: status 500. The reason goes to the log and not to the client.
+    ///
+    /// ```
+    /// use tower_sluice::key::KeyError;
+    ///
+    /// assert_eq!(KeyError::server("no session layer").status(), 500);
+    /// ```
     #[must_use]
     pub fn server(why: impl Into<Cow<'static, str>>) -> Self {
         Self::Server(why.into())

@@ -7,6 +7,8 @@ use super::{Key, KeyError, KeyExtractor};
 /// The value of one header field, such as an API key, as a secret ([`Key::secret`]). Backends store a fingerprint of
 /// it.
 ///
+/// Guide: [choose a key](crate::_guide::keys).
+///
 /// **A client that can choose the value can choose its bucket.** Use this key behind a layer that checks the value, or
 /// beside a limit by [`PeerIp`](super::PeerIp).
 ///
@@ -19,13 +21,21 @@ use super::{Key, KeyError, KeyExtractor};
 /// assert_eq!(Header::new("x-api-key").key(&request)?, Key::secret("s3cret"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-///
-/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Clone, Debug)]
 pub struct Header(HeaderName);
 
 impl Header {
     /// Uses the field `name`, in lower case.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::key::KeyExtractor;
+    /// use tower_sluice::{Header, Key};
+    ///
+    /// let request = Request::get("/").header("x-api-key", "s3cret").body(())?;
+    /// assert_eq!(Header::new("x-api-key").key(&request)?, Key::secret("s3cret"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Panics
     ///

@@ -42,6 +42,12 @@ enum Secrecy {
 
 impl Key {
     /// Creates a key of these bytes, of any length.
+    ///
+    /// ```
+    /// use tower_sluice::Key;
+    ///
+    /// assert_eq!(Key::new(b"ann"), Key::from("ann"));
+    /// ```
     #[must_use]
     #[inline]
     pub fn new(bytes: impl AsRef<[u8]>) -> Self {
@@ -52,6 +58,13 @@ impl Key {
     }
 
     /// Creates a key that must not leave the process in plain text: an API key, a bearer token, a cookie.
+    ///
+    /// ```
+    /// use tower_sluice::Key;
+    ///
+    /// let key = Key::secret("s3cret");
+    /// assert!(!format!("{key:?}").contains("s3cret"));
+    /// ```
     #[must_use]
     #[inline]
     pub fn secret(bytes: impl AsRef<[u8]>) -> Self {
@@ -63,6 +76,13 @@ impl Key {
 
     /// Joins several parts to one key. The length of each part precedes it, so ("a:b", "c") and ("a", "b:c") stay two
     /// keys. The joined key is secret if a part is.
+    ///
+    /// ```
+    /// use tower_sluice::Key;
+    ///
+    /// let key = Key::join([&Key::from("acme"), &Key::from("ann")]);
+    /// assert_ne!(key, Key::from("acmeann"));
+    /// ```
     #[must_use]
     pub fn join<'a>(parts: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut joined = Self::new("");

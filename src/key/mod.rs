@@ -160,6 +160,8 @@ pub struct KeyFn<F>(F);
 
 /// Makes a key extractor from a closure. The types of the closure are inferred.
 ///
+/// Guide: [choose a key](crate::_guide::keys).
+///
 /// ```
 /// use http::Request;
 /// use tower_sluice::Key;
@@ -169,8 +171,6 @@ pub struct KeyFn<F>(F);
 /// assert_eq!(host.key(&Request::get("http://example.org/").body(())?)?.as_bytes(), b"example.org");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-///
-/// Guide: [choose a key](crate::_guide::keys).
 pub fn key_fn<F>(f: F) -> KeyFn<F>
 where
     F: Fn(&Head<'_>) -> Result<Key, KeyError>,

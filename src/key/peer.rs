@@ -14,6 +14,8 @@ use super::{Key, KeyError, KeyExtractor, nat64};
 /// addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so a client cannot choose its
 /// bucket.
 ///
+/// Guide: [choose a key](crate::_guide::keys).
+///
 /// **Behind a proxy every peer is the proxy, and all clients share one bucket.** Use [`ClientIp`](super::ClientIp)
 /// there.
 ///
@@ -38,8 +40,6 @@ use super::{Key, KeyError, KeyExtractor, nat64};
 /// assert_eq!(PeerIp::new().key(&request)?.as_bytes(), b"2001:db8:1:2::/64");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-///
-/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerIp {
     nat64: bool,

@@ -20,6 +20,15 @@ use crate::response::{
 
 impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
     /// Sets the formats of the rate-limit fields; see [`Http::headers`].
+    ///
+    /// ```
+    /// use tower_sluice::response::HeaderFormat;
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .headers(HeaderFormat::Draft06);
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn headers(self, formats: impl Into<HeaderFormats>) -> Self {
         self.map_http(|http| http.headers(formats))
     }
@@ -30,11 +39,28 @@ impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
     }
 
     /// Sets whether CORS preflights are counted; see [`Http::count_preflights`].
+    ///
+    /// ```
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .count_preflights(true);
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn count_preflights(self, count: bool) -> Self {
         self.map_http(|http| http.count_preflights(count))
     }
 
     /// Adds a random delay of at most `max` to `Retry-After`; see [`Http::retry_after_jitter`].
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .retry_after_jitter(Duration::from_secs(2));
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn retry_after_jitter(self, max: Duration) -> Self {
         self.map_http(|http| http.retry_after_jitter(max))
     }
@@ -68,11 +94,27 @@ impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
     }
 
     /// Sets whether responses name a shadow policy that would have rejected; see [`Http::shadow_header`].
+    ///
+    /// ```
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .shadow_header(true);
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn shadow_header(self, shadow_header: bool) -> Self {
         self.map_http(|http| http.shadow_header(shadow_header))
     }
 
     /// Sets whether a request carries its charge in its extensions; see [`Http::extensions`].
+    ///
+    /// ```
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .extensions(false);
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn extensions(self, extensions: bool) -> Self {
         self.map_http(|http| http.extensions(extensions))
     }
@@ -100,11 +142,31 @@ impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
     }
 
     /// Rejects with one line of plain text; see [`Http::plain_text`].
+    ///
+    /// ```
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .plain_text();
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn plain_text(self) -> RateLimitLayer<K, B, C, F, Http<PlainText, H, M>, P> {
         self.map_http(Http::plain_text)
     }
 
     /// Calls `f` with the head of each response and the charge of its request; see [`Http::on_response`].
+    ///
+    /// ```
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .on_response(|parts, charge| {
+    ///         if parts.status.is_server_error() {
+    ///             charge.cancel();
+    ///         }
+    ///     });
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn on_response<G>(self, f: G) -> RateLimitLayer<K, B, C, F, Http<T, OnResponse<G>, M>, P>
     where
         G: Fn(&Parts, &Charge) + Clone,

@@ -15,6 +15,8 @@ use crate::wait::MaxWait;
 
 /// Limits the rate of requests by key.
 ///
+/// Guide: [getting started](crate::_guide::getting_started).
+///
 /// `K` extracts the key of a request, and `B` keeps the buckets. The other type parameters have defaults, which methods
 /// change: the cost `C`, the failure policy `F`, the protocol `R` and the choice of a policy `P`.
 ///
@@ -90,8 +92,6 @@ use crate::wait::MaxWait;
 ///
 /// With a remote backend, a `LoadShed` around this layer sees a free slot while a request is undecided. Place
 /// `LoadShed` inside this layer: `RateLimitLayer`, `LoadShed`, `ConcurrencyLimit`.
-///
-/// Guide: [getting started](crate::_guide::getting_started).
 #[derive(Clone)]
 #[must_use = "a layer has no effect until it wraps a service"]
 pub struct RateLimitLayer<K, B, C = Cost, F = Unspecified, R = Http, P = Policy> {
@@ -171,6 +171,16 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
 
     /// Sets the failure policy, such as [`FailurePolicy::FailClosed`](crate::FailurePolicy::FailClosed). It is required
     /// if the backend can fail.
+    ///
+    /// ```
+    /// use tower_sluice::{AnyBackend, FailurePolicy, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let backend = AnyBackend::from_url("memory:")?; // or a URL of Redis
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), backend)
+    ///     .on_backend_error(FailurePolicy::FailClosed);
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// # Ok::<(), tower_sluice::backend::BackendError>(())
+    /// ```
     pub fn on_backend_error<G>(self, on_error: G) -> RateLimitLayer<K, B, C, G, R, P> {
         self.rebuilt(|cost, _, protocol, policy| (cost, on_error, protocol, policy))
     }
@@ -300,6 +310,14 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     ///
     /// That happens if the client disconnects while a remote backend is asked, or while the inner service is not ready
     /// after a wait.
+    ///
+    /// ```
+    /// use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
+    ///
+    /// let limit = RateLimitLayer::new(Policy::new("api", Quota::per_minute(60)), PeerIp::new(), MemoryBackend::new())
+    ///     .refund_on_disconnect();
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn refund_on_disconnect(mut self) -> Self {
         self.refund_unserved = true;
         self
@@ -328,6 +346,15 @@ impl<K, B, C, F, R, P> RateLimitLayer<K, B, C, F, R, P> {
     ///
     /// A request with a malformed or repeated key is still rejected, and so is a client in the deny-list of a
     /// [`ClientIp`](crate::ClientIp).
+    ///
+    /// ```
+    /// use tower_sluice::{Header, MemoryBackend, Policy, Quota, RateLimitLayer};
+    ///
+    /// let policy = Policy::new("api", Quota::per_minute(60));
+    /// let limit = RateLimitLayer::new(policy, Header::new("x-api-key"), MemoryBackend::new())
+    ///     .skip_unkeyed(); // requests without the header are not limited
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
     pub fn skip_unkeyed(mut self) -> Self {
         self.skip_unkeyed = true;
         self

@@ -1,3 +1,5 @@
+mod state;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,7 +8,7 @@ use super::rejected::Rejected;
 use super::{acquire, cancel};
 use crate::backend::{Answer, Backend, MemoryBackend};
 use crate::clock::Clock;
-use crate::decision::{Decision, Op, Receipt, Reply, Reservation, Snapshot};
+use crate::decision::{Decision, Op, Reply, Snapshot};
 use crate::key::{Key, KeyRef};
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -16,14 +18,14 @@ use crate::wait::MaxWait;
 
 /// Limits keys by one policy.
 ///
+/// Guide: [getting started](crate::_guide::getting_started).
+///
 /// Clones are cheap. Limiters of one backend and policy name share their buckets with each other and with the layers.
 ///
 /// # Cancel safety
 ///
 /// A future that was never polled has no effect. With a memory backend the first poll completes, unless it waits. With
 /// a remote backend an operation may still be executed after its future is dropped.
-///
-/// Guide: [getting started](crate::_guide::getting_started).
 #[derive(Clone, Debug)]
 pub struct Limiter<B> {
     policy: Policy,
@@ -43,6 +45,15 @@ impl<B: Backend> Limiter<B> {
     }
 
     /// Returns a limiter with the same state and another policy of the same name, for example a tier.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let free = Limiter::new(Policy::new("api", Quota::per_hour(10)), MemoryBackend::new());
+    /// let paid = free.with_policy(&Policy::new("api", Quota::per_hour(1_000)));
+    /// free.check_now("ann", 4);
+    /// assert_eq!(paid.check_now("ann", 0).decision.snapshot().remaining(), 996); // the 4 tokens stay spent
+    /// ```
     #[must_use]
     pub fn with_policy(&self, policy: &Policy) -> Self {
         Self {
@@ -78,6 +89,17 @@ impl<B: Backend> Limiter<B> {
     }
 
     /// Spends `cost` tokens of `key` from every quota, or from none.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let reply = limiter.check(&Key::from("ann"), 4).await?;
+    /// assert!(reply.decision.is_allowed());
+    /// assert_eq!(reply.decision.snapshot().remaining(), 6);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -142,6 +164,19 @@ impl<B: Backend> Limiter<B> {
     /// [`wait`](crate::wait). The charge states the [wait](Charge::waited) and can be settled. It stays charged when it
     /// is dropped.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::{Key, Limiter, MaxWait, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let max_wait = MaxWait::within(Duration::from_secs(1));
+    /// let charge = limiter.acquire(&Key::from("ann"), 10, max_wait).await?;
+    /// assert_eq!(charge.waited(), Duration::ZERO);
+    /// assert!(limiter.acquire(&Key::from("ann"), 1, max_wait).await.is_err(), "its wait would be 6 minutes");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// - [`Rejected::Denied`] as soon as the wait is known to exceed `max_wait`, or if the queue is full
@@ -204,6 +239,17 @@ impl<B: Backend> Limiter<B> {
     /// To wait for the tokens, call [`acquire`](Self::acquire) first:
     /// `limiter.acquire(&key, cost, max_wait).await?; work.await`.
     ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let sent = limiter.limit(&Key::from("ann"), 1, async { "sent" }).await?;
+    /// assert_eq!(sent, "sent");
+    /// assert!(limiter.limit(&Key::from("ann"), 10, async { "sent" }).await.is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// The same as of [`try_acquire`](Self::try_acquire). Then `work` is dropped without a poll.
@@ -224,73 +270,6 @@ impl<B: Backend> Limiter<B> {
         }
     }
 
-    /// Cancels a reservation of `key` that will not be used. Returns whether its charge was refunded.
-    ///
-    /// The charge is refunded if only time has changed the state of the key since. Otherwise the backend's context
-    /// keeps the reservation until it is due. It is cancelled again when a later reservation is cancelled through the
-    /// same backend. A remote backend does so in the background.
-    ///
-    /// Pass the key of the reservation. With another key, a reservation of that key may be cancelled.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the backend fails.
-    pub async fn cancel(&self, key: &Key, reservation: Reservation) -> Result<bool, B::Error> {
-        cancel::cancel(&self.backend, &self.policy, key, reservation).await
-    }
-
-    /// Returns the numbers of `key` and changes nothing.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the backend fails.
-    pub async fn peek(&self, key: &Key) -> Result<Snapshot, B::Error> {
-        if self.is_off() {
-            return Ok(Reply::of_unused_key(&self.policy).decision.into_snapshot());
-        }
-        self.snapshot(Op::Check(Cost::ZERO), key).await
-    }
-
-    /// Refunds up to `cost` of the tokens on `receipt`, and takes them off the receipt, so that none is refunded twice.
-    ///
-    /// Pass the key that was charged. With another key, that key gets the refund. A window refunds to the window that
-    /// was charged. A refund to a past window has no effect.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the backend fails. The tokens are off the receipt even then, because the refund may have
-    /// been executed.
-    pub async fn refund(
-        &self,
-        key: &Key,
-        receipt: &mut Receipt,
-        cost: impl Into<Cost>,
-    ) -> Result<Snapshot, B::Error> {
-        self.snapshot(Op::Refund(receipt.take(cost.into())), key)
-            .await
-    }
-
-    /// Charges `cost` tokens to `key`, even above the limit. The debt of a key is at most twice the limit.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the backend fails.
-    pub async fn penalize(&self, key: &Key, cost: impl Into<Cost>) -> Result<Snapshot, B::Error> {
-        if self.is_off() {
-            return Ok(Reply::of_unused_key(&self.policy).decision.into_snapshot());
-        }
-        self.snapshot(Op::Penalize(cost.into()), key).await
-    }
-
-    /// Deletes the state of `key`.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the backend fails.
-    pub async fn reset(&self, key: &Key) -> Result<Snapshot, B::Error> {
-        self.snapshot(Op::Reset, key).await
-    }
-
     async fn ask(&self, op: Op, key: &Key) -> Result<Reply, B::Error> {
         match self.backend.ask(op, &self.policy, key) {
             Answer::Now(reply) => reply,
@@ -306,6 +285,14 @@ impl<B: Backend> Limiter<B> {
 
 impl<C: Clock> Limiter<MemoryBackend<C>> {
     /// Checks without `async`. A memory backend answers at once and never fails.
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(1)), MemoryBackend::new());
+    /// assert!(limiter.check_now("ann", 1).decision.is_allowed());
+    /// assert!(!limiter.check_now("ann", 1).decision.is_allowed());
+    /// ```
     #[inline(always)] // a call would move the reply once more
     pub fn check_now<'k>(&self, key: impl Into<KeyRef<'k>>, cost: impl Into<Cost>) -> Reply {
         if self.is_off() {

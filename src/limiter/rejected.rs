@@ -15,6 +15,17 @@ pub enum Rejected<E> {
 
 impl<E> Rejected<E> {
     /// Returns the wait after which the same request is allowed, if the limit denied it.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota, RetryAfter};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// limiter.try_acquire(&Key::from("ann"), 10).await?;
+    /// let rejected = limiter.try_acquire(&Key::from("ann"), 11).await.unwrap_err();
+    /// assert_eq!(rejected.retry_after(), Some(RetryAfter::Never)); // 11 exceeds the limit
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self {

@@ -34,6 +34,13 @@ pub(super) struct PolicyInner {
 impl Policy {
     /// Creates a policy of one quota. The quota has the policy's name.
     ///
+    /// ```
+    /// use tower_sluice::{Policy, Quota};
+    ///
+    /// const SEARCH: Quota = Quota::per_second(10).burst(30);
+    /// assert_eq!(Policy::new("search", SEARCH).name(), "search");
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_new`](Self::try_new) would return an error.
@@ -44,6 +51,12 @@ impl Policy {
 
     /// Creates a policy of one quota. The quota has the policy's name.
     ///
+    /// ```
+    /// use tower_sluice::{Policy, Quota};
+    ///
+    /// assert!(Policy::try_new("", Quota::per_second(1)).is_err());
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the name is not 1 to 64 characters of `A-Z a-z 0-9 _ . -`.
@@ -52,6 +65,16 @@ impl Policy {
     }
 
     /// Adds a quota. A request is allowed if all quotas allow it, and is charged to all or to none.
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let policy = Policy::new("api", Quota::per_hour(10)).and("daily", Quota::per_day(4));
+    /// let limiter = Limiter::new(policy, MemoryBackend::new());
+    /// assert!(limiter.check_now("ann", 4).decision.is_allowed());
+    /// let denied = limiter.check_now("ann", 1).decision; // by the second quota
+    /// assert_eq!(denied.snapshot().quotas()[0].remaining(), 6); // which charges the first one nothing
+    /// ```
     ///
     /// # Panics
     ///
@@ -152,6 +175,12 @@ impl Policy {
     /// A shadow policy shares its state with the enforced policy of the same name. A request through layers of both is
     /// charged by each; use another name to separate them. A [`Limiter`](crate::Limiter) without a layer returns the
     /// decision as usual.
+    ///
+    /// ```
+    /// use tower_sluice::{Policy, Quota};
+    ///
+    /// assert!(Policy::new("trial", Quota::per_second(5)).shadow().is_shadow());
+    /// ```
     #[must_use]
     pub fn shadow(self) -> Self {
         Self {
@@ -197,6 +226,14 @@ impl Policy {
     }
 
     /// Returns the quotas in the order of their declaration. There is at least one.
+    ///
+    /// ```
+    /// use tower_sluice::{Policy, Quota};
+    ///
+    /// let policy = Policy::new("api", Quota::per_second(5)).and("daily", Quota::per_day(100));
+    /// let names: Vec<_> = policy.quotas().iter().map(|named| named.name()).collect();
+    /// assert_eq!(names, ["api", "daily"]);
+    /// ```
     #[must_use]
     #[inline]
     pub fn quotas(&self) -> &[NamedQuota] {

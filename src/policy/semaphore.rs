@@ -47,6 +47,12 @@ impl SemaphorePolicy {
 
     /// Creates a policy of `capacity` permits for each key, with leases of 30 s.
     ///
+    /// ```
+    /// use tower_sluice::SemaphorePolicy;
+    ///
+    /// assert_eq!(SemaphorePolicy::new("exports", 5).capacity(), 5);
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_new`](Self::try_new) would return an error.
@@ -76,6 +82,14 @@ impl SemaphorePolicy {
 
     /// Returns the same policy with another capacity, for example for a tier.
     ///
+    /// ```
+    /// use tower_sluice::SemaphorePolicy;
+    ///
+    /// let free = SemaphorePolicy::new("exports", 2);
+    /// let paid = free.clone().with_capacity(10); // of the same name, so both count the same permits
+    /// assert_eq!(paid.name(), free.name());
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_capacity`](Self::try_capacity) would return an error.
@@ -97,6 +111,14 @@ impl SemaphorePolicy {
     /// Sets how long a permit lasts without a renewal: 100 ms to a day, by default 30 s.
     ///
     /// Holders renew three times in a lease. In memory a permit has no lease and ends when it is dropped.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::SemaphorePolicy;
+    ///
+    /// let exports = SemaphorePolicy::new("exports", 5).with_lease(Duration::from_secs(10));
+    /// assert_eq!(exports.lease(), Duration::from_secs(10));
+    /// ```
     ///
     /// # Panics
     ///

@@ -40,6 +40,12 @@ impl Cost {
     pub const ONE: Self = Self::new(1);
 
     /// Creates a cost of `tokens` for every quota of the policy.
+    ///
+    /// ```
+    /// use tower_sluice::Cost;
+    ///
+    /// assert_eq!(Cost::from(5), Cost::new(5));
+    /// ```
     #[must_use]
     #[inline]
     pub const fn new(tokens: u64) -> Self {
@@ -50,6 +56,13 @@ impl Cost {
     ///
     /// Takes 1 to 8 numbers; another count does not compile. The last number also applies to further quotas. A 0 reads
     /// the state of its quota.
+    ///
+    /// ```
+    /// use tower_sluice::Cost;
+    ///
+    /// let upload = Cost::each([1, 4_000_000]); // 1 request, 4,000,000 bytes
+    /// assert_eq!(upload.get(1), 4_000_000);
+    /// ```
     #[must_use]
     pub fn each<const N: usize>(tokens: [u64; N]) -> Self {
         const {

@@ -136,6 +136,14 @@ impl<F, H, M> Http<F, H, M> {
     /// by default.
     ///
     /// The delay never shortens a wait. It applies to what gRPC clients receive, and not to the rate-limit fields.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::response::Http;
+    ///
+    /// let http = Http::new().retry_after_jitter(Duration::from_secs(2));
+    /// # let _ = http;
+    /// ```
     #[must_use]
     pub fn retry_after_jitter(mut self, max: Duration) -> Self {
         self.jitter = micros_up(max);

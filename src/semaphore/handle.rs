@@ -22,13 +22,13 @@ use crate::wait::MaxWait;
 
 /// Limits the requests in flight for each key.
 ///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
+///
 /// Clones are cheap. Semaphores of one backend and name share their permits.
 ///
 /// # Cancel safety
 ///
 /// A future that is dropped at any point releases the permit that it acquired or may have acquired.
-///
-/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[derive(Clone)]
 pub struct Semaphore<B> {
     policy: SemaphorePolicy,
@@ -102,6 +102,19 @@ impl<B: PermitBackend> Semaphore<B> {
     /// Acquires a permit of `key` that counts for `weight`, without waiting. It ignores the queue of waiters.
     ///
     /// Weight 0 is always available and occupies nothing.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
+    /// let ann = Key::from("ann");
+    /// let permit = exports.try_acquire(&ann, 2).await?;
+    /// assert!(exports.try_acquire(&ann, 1).await.is_err());
+    /// drop(permit);
+    /// assert!(exports.try_acquire(&ann, 1).await.is_ok());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -189,6 +202,17 @@ impl<B: PermitBackend> Semaphore<B> {
     /// waiter is denied with those numbers. The first waiter asks Redis at intervals, so another process may have
     /// released permits since. They belong to the first waiter.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
+    /// let permit = exports.acquire(&Key::from("ann"), 1, Duration::from_secs(30)).await?;
+    /// assert_eq!(permit.waited(), Duration::ZERO);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// - [`AcquireError::Denied`] if not enough permits became free in time, and immediately if `weight` exceeds the
@@ -227,6 +251,16 @@ impl<B: PermitBackend> Semaphore<B> {
     }
 
     /// Returns the numbers of `key` and changes nothing.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
+    /// let _permit = exports.try_acquire(&Key::from("ann"), 1).await?;
+    /// assert_eq!(exports.peek(&Key::from("ann")).await?.remaining(), 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///

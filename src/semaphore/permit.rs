@@ -60,6 +60,16 @@ impl Permit {
     }
 
     /// Returns the weight: the number of permits that it counts for.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
+    /// let permit = exports.try_acquire(&Key::from("ann"), 2).await?;
+    /// assert_eq!(permit.weight(), 2);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn weight(&self) -> u32 {
         self.lease.weight
@@ -103,6 +113,17 @@ impl Permit {
     ///
     /// It returns `false` if the lease had ended. It may also return `false` if a connection failed and the release was
     /// sent twice.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
+    /// let permit = exports.try_acquire(&Key::from("ann"), 1).await?;
+    /// permit.release().await; // returns after the backend has released it
+    /// assert_eq!(exports.peek(&Key::from("ann")).await?.remaining(), 2);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///

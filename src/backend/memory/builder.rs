@@ -58,6 +58,15 @@ impl<C: Clock> MemoryBackendBuilder<C> {
     /// Sets the most entries that are kept; 1,000,000 by default. A key has one entry for each quota of its policy.
     ///
     /// The bound is never exceeded. A bound below the number of quotas of a policy cannot limit even one key.
+    ///
+    /// ```
+    /// use std::num::NonZeroUsize;
+    /// use tower_sluice::MemoryBackend;
+    ///
+    /// const MOST: NonZeroUsize = NonZeroUsize::new(10_000).expect("not 0");
+    /// let backend = MemoryBackend::builder().max_keys(MOST).build();
+    /// # let _ = backend;
+    /// ```
     pub const fn max_keys(mut self, max_keys: NonZeroUsize) -> Self {
         self.max_keys = max_keys;
         self
@@ -108,6 +117,14 @@ impl<C: Clock> MemoryBackendBuilder<C> {
     /// that it starts again with its initial tokens.
     ///
     /// Other states need no such time, because a full bucket equals an unused one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::MemoryBackend;
+    ///
+    /// let backend = MemoryBackend::builder().idle_ttl(Duration::from_secs(3_600)).build();
+    /// # let _ = backend;
+    /// ```
     pub const fn idle_ttl(mut self, idle_ttl: Duration) -> Self {
         self.idle_ttl = idle_ttl;
         self

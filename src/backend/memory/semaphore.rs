@@ -22,6 +22,8 @@ use crate::sync::Mutex;
 
 /// Keeps permits in this process. Clones share them; each process has its own.
 ///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
+///
 /// A permit ends with its guard and has no lease. Answers contain the times that leases would have in Redis. No state
 /// is kept for a key without holders.
 ///
@@ -36,8 +38,6 @@ use crate::sync::Mutex;
 /// assert_eq!(semaphore.backend().held(), 0);
 /// # }
 /// ```
-///
-/// Guide: [limit what is in flight](crate::_guide::concurrency).
 // Tokio's semaphore has a fixed number of permits. Here each request brings its capacity, which may differ from the
 // last one. Waiters still wait on types of Tokio: see `permit_queue`.
 pub struct MemorySemaphore<C = SystemClock>(Arc<MemorySemaphoreInner<C>>);

@@ -17,6 +17,8 @@ use crate::policy::SemaphorePolicy;
 
 /// Keeps permits in Redis, for all processes that use the same prefix and policy names. Clones share everything.
 ///
+/// Guide: [limit what is in flight](crate::_guide::concurrency).
+///
 /// It uses the connections, the prefix, the time limit and the circuit of a [`RedisBackend`]. See
 /// [`semaphore`](crate::semaphore).
 ///
@@ -31,8 +33,6 @@ use crate::policy::SemaphorePolicy;
 /// let permit = exports.try_acquire(&Key::from("ann"), 1).await?;
 /// # Ok(()) }
 /// ```
-///
-/// Guide: [limit what is in flight](crate::_guide::concurrency).
 #[derive(Clone)]
 pub struct RedisSemaphore(Arc<RedisInner>);
 

@@ -16,6 +16,8 @@ pub use self::error::RouteCostsError;
 
 /// A table of costs by method and route, for one layer around all routes. A request without an entry costs 1.
 ///
+/// Guide: [costs](crate::_guide::costs).
+///
 /// ```
 /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer, RouteCosts};
 /// # use axum::{Router, routing::{get, post}};
@@ -61,8 +63,6 @@ pub use self::error::RouteCostsError;
 ///
 /// Clones share the table and its marks of [matched](Self::unmatched) entries. A lookup allocates nothing. It hashes
 /// the template, then the path if the template is not listed, then compares the prefixes.
-///
-/// Guide: [costs](crate::_guide::costs).
 #[derive(Clone, Default)]
 #[must_use = "a table has no effect until a layer uses it: `.cost(table)`"]
 pub struct RouteCosts(Arc<RouteTable>);
@@ -81,6 +81,17 @@ impl RouteCosts {
 
     /// Sets the cost of `path` for any method. `path` is the template of a route or a whole path. A cost of 0 is free.
     ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::cost::CostOf;
+    /// use tower_sluice::{Cost, RouteCosts};
+    ///
+    /// let costs = RouteCosts::new().route("/search", 5);
+    /// assert_eq!(costs.cost(&Request::get("/search").body(())?), Cost::new(5));
+    /// assert_eq!(costs.cost(&Request::get("/").body(())?), Cost::ONE);
+    /// # Ok::<(), http::Error>(())
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if [`try_route`](Self::try_route) would return an error.
@@ -98,6 +109,17 @@ impl RouteCosts {
     }
 
     /// Sets the cost of `path` for one method. [`route`](Self::route) sets the cost of the others.
+    ///
+    /// ```
+    /// use http::{Method, Request};
+    /// use tower_sluice::cost::CostOf;
+    /// use tower_sluice::{Cost, RouteCosts};
+    ///
+    /// let costs = RouteCosts::new().method(Method::POST, "/users", 10);
+    /// assert_eq!(costs.cost(&Request::post("/users").body(())?), Cost::new(10));
+    /// assert_eq!(costs.cost(&Request::get("/users").body(())?), Cost::ONE);
+    /// # Ok::<(), http::Error>(())
+    /// ```
     ///
     /// # Panics
     ///
@@ -130,6 +152,16 @@ impl RouteCosts {
     /// | `/` | all paths |
     ///
     /// The longest matching prefix applies. It is compared with the path [as sent](Self#the-path-as-sent).
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::cost::CostOf;
+    /// use tower_sluice::{Cost, RouteCosts};
+    ///
+    /// let costs = RouteCosts::new().prefix("/assets", 0);
+    /// assert_eq!(costs.cost(&Request::get("/assets/logo.svg").body(())?), Cost::new(0));
+    /// # Ok::<(), http::Error>(())
+    /// ```
     ///
     /// # Panics
     ///

@@ -21,6 +21,8 @@ pub use self::proxies::TrustedProxies;
 /// The network of the client: an IPv4 address, or an IPv6 /64. [`new`](Self::new) reads no header, as
 /// [`PeerIp`](super::PeerIp) does. Behind proxies, choose the header that your proxies write, and name the proxies.
 ///
+/// Guide: [choose a key](crate::_guide::keys).
+///
 /// ```
 /// use http::Request;
 /// use tower_sluice::key::{ClientIp, KeyExtractor, PeerAddr, TrustedProxies};
@@ -57,8 +59,6 @@ pub use self::proxies::TrustedProxies;
 /// socket has no address.
 ///
 /// Addresses mapped into IPv6 (`::ffff:0:0/96`) count as IPv4 everywhere.
-///
-/// Guide: [choose a key](crate::_guide::keys).
 #[derive(Clone, Debug)]
 pub struct ClientIp {
     source: AddressSource,
@@ -121,12 +121,36 @@ impl ClientIp {
     }
 
     /// Reads `X-Forwarded-For`, and no other header.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::key::{KeyExtractor, PeerAddr, TrustedProxies};
+    /// use tower_sluice::{ClientIp, Key};
+    ///
+    /// let client = ClientIp::new().forwarded_for(TrustedProxies::new(["10.0.0.0/8"]));
+    /// let mut request = Request::get("/").header("x-forwarded-for", "1.2.3.4, 203.0.113.7").body(())?;
+    /// request.extensions_mut().insert(PeerAddr("10.0.0.2:4711".parse()?));
+    /// assert_eq!(client.key(&request)?, Key::from("203.0.113.7".parse::<std::net::IpAddr>()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn forwarded_for(self, proxies: impl Into<TrustedProxies>) -> Self {
         self.with_source(AddressSource::ForwardedFor(proxies.into()))
     }
 
     /// Reads `Forwarded` (RFC 7239), and no other header.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::key::{KeyExtractor, PeerAddr, TrustedProxies};
+    /// use tower_sluice::{ClientIp, Key};
+    ///
+    /// let client = ClientIp::new().forwarded(TrustedProxies::loopback_and_private());
+    /// let mut request = Request::get("/").header("forwarded", "for=1.2.3.4, for=203.0.113.7").body(())?;
+    /// request.extensions_mut().insert(PeerAddr("10.0.0.2:4711".parse()?));
+    /// assert_eq!(client.key(&request)?, Key::from("203.0.113.7".parse::<std::net::IpAddr>()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn forwarded(self, proxies: impl Into<TrustedProxies>) -> Self {
         self.with_source(AddressSource::Forwarded(proxies.into()))
@@ -166,6 +190,13 @@ impl ClientIp {
 
     /// Sets how many bits of an IPv6 address are the key, 1 to 128; 64 by default. A customer owns a /64 at least, and
     /// often a /56 or a /48.
+    ///
+    /// ```
+    /// use tower_sluice::ClientIp;
+    ///
+    /// let per_household = ClientIp::new().ipv6_prefix(56);
+    /// # let _ = per_household;
+    /// ```
     ///
     /// # Panics
     ///
@@ -238,6 +269,14 @@ impl ClientIp {
     }
 
     /// Exempts clients in these networks from the limit. Their requests pass uncounted.
+    ///
+    /// ```
+    /// use tower_sluice::ClientIp;
+    /// use tower_sluice::key::Networks;
+    ///
+    /// let key = ClientIp::new().allow_list(Networks::loopback_and_private()); // not limited
+    /// # let _ = key;
+    /// ```
     #[must_use]
     pub fn allow_list(mut self, networks: Networks) -> Self {
         self.lists.get_or_insert_default().allowed = networks;
@@ -249,6 +288,18 @@ impl ClientIp {
     /// The lists are checked when this key is extracted. An earlier extractor of [`first_of`](super::first_of), or an
     /// earlier part of a tuple, can end the search before that. **Put the lists in front** by
     /// [`guarded_by`](super::KeyExt::guarded_by).
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::ClientIp;
+    /// use tower_sluice::key::{KeyExtractor, Networks, PeerAddr};
+    ///
+    /// let key = ClientIp::new().deny_list(Networks::new(["192.0.2.0/24"]));
+    /// let mut request = Request::new(());
+    /// request.extensions_mut().insert(PeerAddr("192.0.2.7:4711".parse()?));
+    /// assert_eq!(key.key(&request).unwrap_err().status(), 403);
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
     #[must_use]
     pub fn deny_list(mut self, networks: Networks) -> Self {
         self.lists.get_or_insert_default().denied = networks;

@@ -49,6 +49,18 @@ impl TrustedProxies {
     /// With at least 1 hop, the address of the peer is not needed. Use this behind a proxy on a Unix socket.
     ///
     /// **A client that bypasses the proxies chooses its address.** Use networks where you can.
+    ///
+    /// ```
+    /// use http::Request;
+    /// use tower_sluice::key::{KeyExtractor, PeerAddr, TrustedProxies};
+    /// use tower_sluice::{ClientIp, Key};
+    ///
+    /// let client = ClientIp::new().forwarded_for(TrustedProxies::hops(2));
+    /// let mut request = Request::get("/").header("x-forwarded-for", "1.2.3.4, 203.0.113.7, 10.0.0.3").body(())?;
+    /// request.extensions_mut().insert(PeerAddr("10.0.0.2:4711".parse()?));
+    /// assert_eq!(client.key(&request)?, Key::from("203.0.113.7".parse::<std::net::IpAddr>()?));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub const fn hops(hops: usize) -> Self {
         Self(Trust::Hops(hops))

@@ -48,6 +48,14 @@ struct Ranges {
 impl Networks {
     /// Creates a set of networks, each as `10.0.0.0/8`, `2001:db8::/32` or an address. Use it for literals.
     ///
+    /// ```
+    /// use tower_sluice::key::Networks;
+    ///
+    /// let proxies = Networks::new(["10.0.0.0/8", "2001:db8::/32"]);
+    /// assert!(proxies.contains("10.1.2.3".parse()?));
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
+    ///
     /// # Panics
     ///
     /// Panics if a text is not a network. Use `parse` or [`from_lines`](Self::from_lines) for configuration.
@@ -58,6 +66,15 @@ impl Networks {
     }
 
     /// Creates a set from lines, with comments and blank lines as in a text.
+    ///
+    /// ```
+    /// use tower_sluice::key::Networks;
+    ///
+    /// let file = "# our proxies\n10.0.0.0/8\n\n192.0.2.7 # the old one\n";
+    /// assert!(Networks::from_lines(file.lines())?.contains("192.0.2.7".parse()?));
+    /// assert_eq!(Networks::from_lines(["10.0.0.0/8", "10.0.0.0/33"]).unwrap_err().line(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -149,6 +166,15 @@ impl Networks {
     }
 
     /// Returns whether the address is in one of the networks.
+    ///
+    /// ```
+    /// use tower_sluice::key::Networks;
+    ///
+    /// let networks = Networks::new(["10.0.0.0/8"]);
+    /// assert!(networks.contains("::ffff:10.0.0.1".parse()?)); // an IPv4 address in IPv6
+    /// assert!(!networks.contains("11.0.0.1".parse()?));
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match address.to_canonical() {

@@ -94,6 +94,18 @@ impl Charge {
     }
 
     /// Charges `extra` tokens in addition to the estimate, even above the limit.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let ann = Key::from("ann");
+    /// let charge = limiter.try_acquire(&ann, 4).await?;
+    /// charge.charge(1).await?;
+    /// assert_eq!(limiter.peek(&ann).await?.remaining(), 5);
+    /// # Ok(()) }
+    /// ```
     pub fn charge(&self, extra: impl Into<Cost>) -> Settlement {
         self.settle_by(|policy, estimate| {
             let extra = policy.spread(extra.into());
@@ -102,6 +114,18 @@ impl Charge {
     }
 
     /// Refunds `less` tokens of the estimate, and at most the estimate.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let ann = Key::from("ann");
+    /// let charge = limiter.try_acquire(&ann, 4).await?;
+    /// charge.refund(1).await?;
+    /// assert_eq!(limiter.peek(&ann).await?.remaining(), 7);
+    /// # Ok(()) }
+    /// ```
     pub fn refund(&self, less: impl Into<Cost>) -> Settlement {
         self.settle_by(|policy, estimate| {
             let less = policy.spread(less.into());
@@ -110,6 +134,18 @@ impl Charge {
     }
 
     /// Replaces the estimate by `actual`: charges the excess, even above the limit, or refunds the rest.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let ann = Key::from("ann");
+    /// let charge = limiter.try_acquire(&ann, 4).await?;
+    /// charge.settle(6).await?;
+    /// assert_eq!(limiter.peek(&ann).await?.remaining(), 4);
+    /// # Ok(()) }
+    /// ```
     pub fn settle(&self, actual: impl Into<Cost>) -> Settlement {
         self.settle_by(|policy, _| policy.spread(actual.into()))
     }
@@ -123,11 +159,33 @@ impl Charge {
     }
 
     /// Refunds the whole estimate.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let ann = Key::from("ann");
+    /// let charge = limiter.try_acquire(&ann, 4).await?;
+    /// charge.cancel().await?;
+    /// assert_eq!(limiter.peek(&ann).await?.remaining(), 10);
+    /// # Ok(()) }
+    /// ```
     pub fn cancel(&self) -> Settlement {
         self.settle(Cost::ZERO)
     }
 
     /// Returns the estimate, in tokens; a number for each quota of all scopes, innermost first. `None` after a settlement and for an empty charge.
+    ///
+    /// ```
+    /// use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let charge = limiter.try_acquire(&Key::from("ann"), 4).await?;
+    /// assert_eq!(charge.estimate(), Some(Cost::new(4)));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn estimate(&self) -> Option<Cost> {
         self.with_entry(|entry| entry.open.as_ref().map(|open| open.cost.clone()))
@@ -142,6 +200,16 @@ impl Charge {
     /// Returns the decision, with the numbers after the estimate was charged. `None` if the request was not counted.
     ///
     /// The decision is a denial if the policy is a [shadow](Policy::shadow) and the request exceeded the limit.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let charge = limiter.try_acquire(&Key::from("ann"), 4).await?;
+    /// assert_eq!(charge.decision().map(|decision| decision.snapshot().remaining()), Some(6));
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn decision(&self) -> Option<Decision> {
         self.with_entry(|entry| entry.decision.clone())
