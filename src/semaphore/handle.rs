@@ -103,19 +103,6 @@ impl<B: PermitBackend> Semaphore<B> {
     ///
     /// Weight 0 is always available and occupies nothing.
     ///
-    /// ```
-    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
-    /// let ann = Key::from("ann");
-    /// let permit = exports.try_acquire(&ann, 2).await?;
-    /// assert!(exports.try_acquire(&ann, 1).await.is_err());
-    /// drop(permit);
-    /// assert!(exports.try_acquire(&ann, 1).await.is_ok());
-    /// # Ok(()) }
-    /// ```
-    ///
     /// # Errors
     ///
     /// Returns [`AcquireError::Denied`] if not enough permits are free, and [`AcquireError::Backend`] if the backend
@@ -251,16 +238,6 @@ impl<B: PermitBackend> Semaphore<B> {
     }
 
     /// Returns the numbers of `key` and changes nothing.
-    ///
-    /// ```
-    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
-    /// let _permit = exports.try_acquire(&Key::from("ann"), 1).await?;
-    /// assert_eq!(exports.peek(&Key::from("ann")).await?.remaining(), 1);
-    /// # Ok(()) }
-    /// ```
     ///
     /// # Errors
     ///
