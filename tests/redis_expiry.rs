@@ -355,7 +355,7 @@ async fn total_is_kept_for_ever_unless_it_is_forgotten() {
             .expect("the server runs");
         let kept = Limiter::new(Policy::new("api", Quota::total(9)), backend.clone());
         let forgotten = kept.with_policy(&Policy::new("api", Quota::total(9).forget_after(HOUR)));
-        let expiry = || -> i64 { server.get(&["PTTL", &format!("{KEY_PREFIX}}}:t")]) };
+        let expiry = || -> i64 { server.get(&["PTTL", &format!("{KEY_PREFIX}:t")]) };
         let key = ann();
         for (limiter, expires) in [(&forgotten, true), (&kept, false), (&forgotten, false)] {
             let mut receipt = limiter

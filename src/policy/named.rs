@@ -75,6 +75,12 @@ impl NamedQuota {
         self.is_total
     }
 
+    /// Whether the quota is a total that is forgotten some time after its last write, which no reply shows.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_forgotten(&self) -> bool {
+        matches!(self.quota.rule, Rule::Total(total) if total.forget_after.is_some())
+    }
+
     /// A number that identifies the limit within this process, among the limits of one key.
     #[inline]
     pub(crate) fn id(&self) -> u64 {

@@ -10,7 +10,7 @@ use tower_sluice::{Quota, RedisBackend};
 
 use crate::backends::{Fixture, same};
 use crate::for_some;
-use crate::shapes::{BUCKETS, Setting, setting, settings, settings_of_strings};
+use crate::shapes::{BUCKETS, Setting, expires, setting, settings, settings_of_strings};
 use crate::support::clock_proxy::ClockProxy;
 use crate::support::expiring::Expiring;
 use crate::support::property::Coverage;
@@ -60,6 +60,7 @@ fn no_write_shortens_an_expiry_and_none_is_too_short() {
         .time_limit(Duration::from_secs(20))
         .from_transport(RedisConnection::new(fixture.frozen()));
     let settings = prop_oneof![2 => settings(), 1 => setting(BUCKETS, 1)];
+    let settings = settings.prop_filter("totals", expires);
     let coverage = for_some(
         (settings, start(), forward(), any::<bool>()),
         |case, coverage| expiry_is_invisible(&fixture, &redis, case, coverage),
@@ -79,7 +80,8 @@ fn no_write_without_scripts_shortens_an_expiry_and_none_is_too_short() {
         .atomicity(Atomicity::Optimistic)
         .connect_lazy(proxy.url())
         .expect("a URL");
-    let cases = (settings_of_strings(), start(), forward(), any::<bool>());
+    let settings = settings_of_strings().prop_filter("totals", expires);
+    let cases = (settings, start(), forward(), any::<bool>());
     let coverage = for_some(cases, |case, coverage| {
         expiry_is_invisible(&fixture, &redis, case, coverage)
     });

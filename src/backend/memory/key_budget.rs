@@ -49,6 +49,10 @@ impl KeyBudget {
         self.totals.fetch_update(Relaxed, Relaxed, one_more).is_ok()
     }
 
+    pub(super) fn has_room_for_total(&self) -> bool {
+        self.totals.load(Relaxed) < self.max_totals
+    }
+
     pub(super) fn give_total_back(&self) {
         self.totals.fetch_sub(1, Relaxed);
     }

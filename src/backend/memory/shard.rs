@@ -148,10 +148,12 @@ impl Shard {
             );
             if !named.is_total() {
                 self.insert(fingerprint, state, reset, context, |_| false);
-            } else if self.totals.take_total(context) {
-                self.totals.push(fingerprint, state, reset);
             } else {
-                return (NO_ROOM, ChargePosition::default());
+                self.totals.sweep_before_totals(context);
+                if !self.totals.take_total(context.budget) {
+                    return (NO_ROOM, ChargePosition::default());
+                }
+                self.totals.push(fingerprint, state, reset);
             }
         }
         answer
@@ -231,22 +233,24 @@ impl Region {
         looked_at
     }
 
-    /// Reserves room for one more total. Returns whether there is room, after totals that have ended were removed.
+    /// Removes some of the totals that have ended, and more of them if there is no room.
     #[cold]
-    pub(super) fn take_total(&mut self, context: &ShardContext<'_>) -> bool {
-        let budget = context.budget;
-        self.sweep(SWEPT_PER_INSERTION, context, || budget.give_total_back());
-        if self.table.is_full() {
-            return false;
+    pub(super) fn sweep_before_totals(&mut self, context: &ShardContext<'_>) {
+        let most = if context.budget.has_room_for_total() {
+            SWEPT_PER_INSERTION
+        } else {
+            SAMPLE
+        };
+        self.sweep(most, context, || context.budget.give_total_back());
+    }
+
+    /// Reserves room for one more total. Returns whether there is room.
+    pub(super) fn take_total(&self, budget: &KeyBudget) -> bool {
+        let has_room = !self.table.is_full() && budget.take_total();
+        if !has_room {
+            budget.total_refused();
         }
-        if !budget.take_total() {
-            self.sweep(SAMPLE, context, || budget.give_total_back());
-            if !budget.take_total() {
-                budget.total_refused();
-                return false;
-            }
-        }
-        true
+        has_room
     }
 
     /// Evicts the entry that is nearest to its reset, of a small sample. Returns the size of the sample.

@@ -65,14 +65,16 @@ pub(super) fn with_states(
         }
     }
     let (mut reserved, mut has_room) = (0, true);
-    for (index, named) in quotas.iter().enumerate() {
-        if !named.is_total() || !may_create(index) {
-            continue;
-        }
+    let is_created = |index: usize| quotas[index].is_total() && may_create(index);
+    // Before the first look: a total of these entries may have ended and be removed.
+    for index in (0..quotas.len()).filter(|index| is_created(*index)) {
+        entries.shard(index).totals.sweep_before_totals(context);
+    }
+    for index in (0..quotas.len()).filter(|index| is_created(*index)) {
         let fingerprint = entries.fingerprint(index);
         let totals = &mut entries.shard(index).totals;
         if totals.table.find(fingerprint).is_none() {
-            if totals.take_total(context) {
+            if totals.take_total(context.budget) {
                 reserved += 1;
             } else {
                 has_room = false;

@@ -239,3 +239,29 @@ fn immediate_forms_decide_as_operations_do() {
     }
     assert_eq!((immediate.keys(), asked.keys()), (0, 0));
 }
+
+/// The first total has ended. It is removed while room for the second one is reserved.
+#[test]
+fn totals_of_one_policy_are_counted_once_each() {
+    let (clock, backend) = backend(100);
+    let first = Policy::new("two", Quota::total(5).forget_after(HOUR));
+    let both = first.clone().and("other", Quota::total(5));
+    for key in 0..20 {
+        assert!(
+            Limiter::new(first.clone(), backend.clone())
+                .check_now(&number(key), 1)
+                .decision
+                .is_allowed()
+        );
+    }
+    clock.advance(HOUR);
+    let limiter = Limiter::new(both.clone(), backend.clone());
+    for key in 0..20 {
+        assert!(limiter.check_now(&number(key), 1).decision.is_allowed());
+    }
+    assert_eq!(backend.totals(), 40);
+    for key in 0..20 {
+        let _ = backend.decide(Op::Reset, &both, &number(key));
+    }
+    assert_eq!(backend.totals(), 0);
+}

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, NEVER, Reply, Snapshot};
 use crate::key::Key;
-use crate::policy::Policy;
+use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Cost, Rule};
 
 use super::super::fingerprint::{Fingerprint, Fingerprints};
@@ -131,6 +131,9 @@ impl DenyCache {
             }
             return;
         };
+        if policy.quotas().iter().any(NamedQuota::is_forgotten) {
+            return; // it may allow before the reported wait is over
+        }
         let wait = snapshot.governor().retry_after;
         if wait == NEVER && !policy.is_exceeded_by(cost) && policy.is_of_buckets() {
             // The reservation exceeds the largest debt. A check of the same cost has a wait.
