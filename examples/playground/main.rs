@@ -10,6 +10,7 @@
 //!   localhost:3000/sleep/3000 & curl -i localhost:3000/`.
 //! - `--trusted-proxy 127.0.0.1` is for a server behind a proxy: `curl -H 'x-forwarded-for: 203.0.113.7'
 //!   localhost:3000` counts for that client.
+//! - `--within org=100/minute@header:x-org` adds an outer scope: both allow a request, or none is charged.
 //! - With the feature `redis`, several playgrounds share a limit: `--backend redis://127.0.0.1/`. With `cluster` or
 //!   `sentinel`, a URL such as `redis+cluster://host:port,host:port` or `redis+sentinel://host:port/name` works, too.
 //!
@@ -17,6 +18,7 @@
 
 mod page;
 mod routes;
+mod scope;
 mod values;
 
 use std::fmt::Display;
@@ -37,11 +39,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tower_sluice::backend::Backend;
 use tower_sluice::drain::DrainLayer;
 use tower_sluice::key::{self, ArcKey, Bearer, Cookie, Global, Header, Networks, Query};
+use tower_sluice::policy::ScopeError;
 use tower_sluice::{
-    AnyBackend, ClientIp, MaxWait, Policy, Quota, RateLimitLayer, SemaphoreLayer, SemaphorePolicy,
+    AnyBackend, ClientIp, MaxWait, MemoryBackend, Policy, Quota, RateLimitLayer, SemaphoreLayer,
+    SemaphorePolicy,
 };
 
 use self::routes::{cost, settle, sleep, status, stream};
+use self::scope::Scope;
 use self::values::{
     Fields, IN_FLIGHT, OnError, StatusPattern, Where, address, header_name, lease, milliseconds,
     network, permits, seconds,
@@ -69,6 +74,10 @@ struct Options {
     /// The key: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.
     #[arg(long, value_name = "KEY", default_value = "ip", value_parser = keyed_by)]
     key: KeyArgument,
+    /// An outer scope, decided together with the limit of `--key`: `NAME=QUOTA@KEY`, such as
+    /// `org=100/minute@header:x-org`. Repeat it for several scopes, the innermost first.
+    #[arg(long, value_name = "SCOPE", value_parser = Scope::parse)]
+    within: Vec<Scope>,
     /// A network of trusted proxies, such as `10.0.0.0/8`; may be repeated. Then `--key ip` is the client's address
     /// that they write.
     #[arg(long, value_name = "CIDR", value_parser = network)]
@@ -137,6 +146,16 @@ impl Options {
         Ok(if self.shadow { policy.shadow() } else { policy })
     }
 
+    /// Checks that the scopes can be decided together.
+    fn check_scopes(&self, policy: &Policy) -> Result<(), ScopeError> {
+        if self.within.is_empty() {
+            return Ok(());
+        }
+        let layer = RateLimitLayer::new(policy.clone(), Global, MemoryBackend::new());
+        let _checked = layer.try_within_each(self.within.iter().map(Scope::part))?;
+        Ok(())
+    }
+
     /// Returns the key. The client is the peer, unless the peer is a trusted proxy.
     fn key(&self) -> ArcKey<Request<Body>> {
         if let Some(key) = &self.key.0 {
@@ -165,6 +184,7 @@ impl Options {
                 .on_backend_error(on_error.clone())
                 .wait(max_wait)
         });
+        let needs_one_hash_tag = backend.needs_one_hash_tag();
         let limit = RateLimitLayer::new(policy, key, backend)
             .policy_fn(page.policy_fn())
             .on_backend_error(on_error)
@@ -187,8 +207,18 @@ impl Options {
             .route("/status/{code}", get(status))
             .route("/stream/{n}", get(stream))
             .route("/echo", post(|body: Bytes| async { body }))
-            .route("/settle/{estimate}/{actual}", post(settle))
-            .layer(limit);
+            .route("/settle/{estimate}/{actual}", post(settle));
+        let app = if self.within.is_empty() {
+            app.layer(limit)
+        } else {
+            let scopes = self.within.iter().map(Scope::part);
+            let limit = limit.try_within_each(scopes).expect("checked before");
+            app.layer(if needs_one_hash_tag {
+                limit.hash_by_outermost()
+            } else {
+                limit
+            })
+        };
         let app = match in_flight {
             // Around the rate limit, so that a request without a permit is charged nothing.
             Some(in_flight) => app.layer(in_flight),
@@ -287,6 +317,9 @@ async fn main() -> ExitCode {
         Ok(policy) => policy,
         Err(error) => return fail(error),
     };
+    if let Err(error) = options.check_scopes(&policy) {
+        return fail(error);
+    }
     let address = options.listen;
     match serve(options, policy, reported).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use super::policy_of::PolicyFn;
-use super::within::{LayerScopes, ReplacePolicy};
+use super::scopes::{LayerScopes, ReplacePolicy};
 use crate::backend::Backend;
 use crate::cost::{CostFn, IntoCostOf, cost_fn};
 use crate::head::Head;

@@ -149,6 +149,7 @@ mod policy_of;
 mod rejected;
 #[cfg(feature = "axum")]
 mod route_layer;
+mod scopes;
 mod service;
 mod within;
 
@@ -165,8 +166,8 @@ pub use self::policy_of::{PolicyFn, PolicyOf};
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub use self::route_layer::RouteLayer;
+pub use self::scopes::{KeyList, ReplacePolicy, WithinKey, WithinPolicy};
 pub use self::service::RateLimit;
-pub use self::within::{KeyList, ReplacePolicy, WithinKey, WithinPolicy};
 
 /// A [`RateLimitLayer`] whose key and backend are chosen at run time, for requests of type `Req`.
 ///

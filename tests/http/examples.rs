@@ -21,6 +21,7 @@ async fn examples_that_assert_what_they_show_succeed() {
         "browsers",
         "http_and_grpc",
         "reqwest",
+        "tenants",
         "variable_cost",
         "websocket",
         "without_tower",

@@ -131,3 +131,36 @@ async fn key_can_be_a_part_of_the_target() {
     let paths = ["/", "/?x", "/status/204", "/status/404", "/status/204"];
     assert_eq!(path.statuses(&paths).await, [200, 429, 204, 404, 429]);
 }
+
+#[tokio::test]
+async fn outer_scope_is_decided_with_the_user_and_charged_with_it_or_not_at_all() {
+    let arguments = [
+        "--quota",
+        "2/day",
+        "--key",
+        "header:x-user",
+        "--name",
+        "user",
+    ];
+    let within = ["--within", "org=fixed-window:3/day@header:x-org"];
+    let playground = Playground::start(&[&arguments[..], &within].concat()).await;
+    let send = async |user: &str| {
+        let mut request = playground.request(Method::GET, "/");
+        for (name, value) in [("x-user", user), ("x-org", "acme")] {
+            request
+                .headers_mut()
+                .insert(name, value.parse().expect("a value"));
+        }
+        playground.send(request).await
+    };
+    for (user, status) in [("ann", 200), ("ann", 200), ("ann", 429), ("bob", 200)] {
+        assert_eq!(send(user).await.status, status, "{user}");
+    }
+    let denied = send("bob").await;
+    assert_eq!(denied.status, 429);
+    assert!(
+        denied.body.contains(r#""violated-policies":["org"]"#),
+        "{}",
+        denied.body
+    );
+}

@@ -337,3 +337,55 @@ fn inner_keys_can_belong_to_the_outermost_key() {
     assert!(allowed(&acme, false), "the user alone has another bucket");
     assert!(!allowed(&umbrella, false));
 }
+
+#[test]
+fn scopes_that_cannot_be_decided_together_are_an_error() {
+    let limiter = |name| {
+        let policy = Policy::new(name, Quota::per_second(1));
+        Limiter::new(policy, MemoryBackend::new())
+    };
+    let (users, orgs, ann) = (limiter("user"), limiter("org"), Key::from("ann"));
+    let text = |scopes: Vec<_>| Limiter::all(scopes).err().map(|error| error.to_string());
+    assert_eq!(text(vec![users.scope(&ann, 1)]), None);
+    assert_eq!(
+        text(vec![users.scope(&ann, 1), orgs.scope(&ann, 1)]).as_deref(),
+        Some("scopes with different backends: use limiters of one backend and its clones")
+    );
+    assert_eq!(
+        text(vec![users.scope(&ann, 1), users.scope(&ann, 2)]).as_deref(),
+        Some(r#"duplicate scope "user": give each scope of a decision its own policy or key"#)
+    );
+    assert_eq!(
+        text(Vec::new()).as_deref(),
+        Some("invalid decision over 0 scopes: use 1 to 8")
+    );
+    let keys: Vec<_> = (0..9_u64).map(Key::from).collect();
+    let nine = keys.iter().map(|key| users.scope(key, 1)).collect();
+    assert_eq!(
+        text(nine).as_deref(),
+        Some("invalid decision over 9 scopes: use 1 to 8")
+    );
+}
+
+#[test]
+fn scope_of_a_limiter_that_is_off_is_not_charged_and_denies_nothing() {
+    let memory = MemoryBackend::builder()
+        .clock(ManualClock::at(Timestamp::from_micros(TODAY)))
+        .build();
+    let limiter = |name, limit| {
+        let policy = Policy::new(name, Quota::per_second(limit));
+        Limiter::new(policy, memory.clone())
+    };
+    let switch = tower_sluice::Switch::new(false);
+    let users = limiter("user", 1).enabled(&switch);
+    let orgs = limiter("org", 2);
+    let [ann, acme] = ["ann", "acme"].map(Key::from);
+    let allowed = || {
+        let scopes = Limiter::all([users.scope(&ann, 1), orgs.scope(&acme, 1)]);
+        let reply = ask(scopes.expect("two scopes").check());
+        reply.is_ok_and(|reply| reply.decision.is_allowed())
+    };
+    assert!(allowed() && allowed() && !allowed());
+    switch.set(true);
+    assert_eq!(ask(users.peek(&ann)).map(|left| left.remaining()), Ok(1));
+}

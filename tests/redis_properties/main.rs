@@ -10,6 +10,7 @@ mod batches;
 mod deny_cache;
 mod expiry;
 mod logs;
+mod scopes;
 mod shapes;
 #[path = "../support/mod.rs"]
 mod support;

@@ -64,6 +64,51 @@ fn cluster_url_works_for_every_kind_of_backend() {
 }
 
 #[test]
+fn keys_of_one_decision_share_the_slot_of_the_outermost_key() {
+    let _alone = alone();
+    let cluster = RedisCluster::start(2, 0);
+    runtime().block_on(async {
+        let backend = RedisBackend::connect(cluster.url())
+            .await
+            .expect("a cluster");
+        let limiter = |name, limit| {
+            let policy = Policy::new(name, Quota::per_hour(limit));
+            Limiter::new(policy, backend.clone())
+        };
+        let (users, orgs) = (limiter("user", 3), limiter("org", 4));
+        for org in 0..20_u64 {
+            let [ann, bob, org] = [Key::from("ann"), Key::from("bob"), Key::from(org)];
+            let both = |user| {
+                let scopes = [users.scope(user, 3), orgs.scope(&org, 3)];
+                Limiter::all(scopes).expect("two scopes")
+            };
+            let error = both(&ann).check().await.unwrap_err();
+            assert!(matches!(error.kind(), BackendErrorKind::Config(_)));
+            assert!(error.to_string().contains("hash_by_outermost"), "{error}");
+            let tagged = |user| both(user).hash_by_outermost();
+            let reply = tagged(&ann).check().await.expect("a node");
+            assert!(
+                reply.decision.is_allowed(),
+                "ann has a budget in each organization"
+            );
+            let denied = tagged(&bob);
+            let reply = denied.check().await.expect("a node");
+            let denied_by: Vec<_> = reply.decision.denied_by(denied.policy()).collect();
+            assert_eq!(denied_by, ["org"]);
+            let left = tagged(&bob).peek().await.expect("a node");
+            assert_eq!(left.quotas()[0].remaining(), 3);
+        }
+    });
+    let mut names: Vec<String> = cluster.nodes.iter().flat_map(|node| node.keys()).collect();
+    names.sort_unstable();
+    assert_eq!(names.len(), 40);
+    assert_eq!(
+        names[..2],
+        ["{sluice:org:r0}:/user:rann:b", "{sluice:org:r0}:b"]
+    );
+}
+
+#[test]
 fn node_of_a_cluster_is_refused_as_a_standalone_server() {
     let _alone = alone();
     let cluster = RedisCluster::start(2, 1);
