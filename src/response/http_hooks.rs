@@ -129,7 +129,7 @@ impl<F, H, M> Http<F, H, M> {
     /// for _ in 0..3 {
     ///     service.ready().await?.call(Request::builder().header("x-user", "ann").body(())?).await?;
     /// }
-    /// assert_eq!(offenders.lock().unwrap()[&Key::from("ann")], 2);
+    /// assert_eq!(offenders.lock().unwrap()[&Key::secret("ann")], 2); // header fields are digested
     /// # Ok(()) }
     /// ```
     #[must_use]
