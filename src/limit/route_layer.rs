@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 
 use axum::extract::Request;
-use axum::response::IntoResponse;
+use axum::response::Response;
 use axum::routing::Route;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -34,15 +34,16 @@ use tower_service::Service;
 /// let app = routes(uploads(MemoryBackend::new()));
 /// ```
 ///
-/// It is implemented for each layer with these bounds. A layer in the state of an application has the type
+/// It is implemented for each layer with these bounds. With [`wrap_body`](crate::RateLimitLayer::wrap_body) a layer has
+/// another type of response, and is not one of them. A layer in the state of an application has the type
 /// [`RateLimitLayer`](crate::RateLimitLayer), or a box: `BoxCloneSyncServiceLayer` of Tower.
 pub trait RouteLayer:
     Layer<
         Route,
         Service: Service<
             Request,
-            Response: IntoResponse + 'static,
-            Error: Into<Infallible> + 'static,
+            Response = Response,
+            Error = Infallible,
             Future: Send + 'static,
         > + Clone
                      + Send
@@ -58,12 +59,8 @@ pub trait RouteLayer:
 impl<L> RouteLayer for L
 where
     L: Layer<Route> + Clone + Send + Sync + 'static,
-    L::Service: Service<
-            Request,
-            Response: IntoResponse + 'static,
-            Error: Into<Infallible> + 'static,
-            Future: Send + 'static,
-        > + Clone
+    L::Service: Service<Request, Response = Response, Error = Infallible, Future: Send + 'static>
+        + Clone
         + Send
         + Sync
         + 'static,
