@@ -14,7 +14,7 @@ use crate::harness::{
     tokens, uncached_builder, wait_for_recovery,
 };
 use crate::outage::{is_lost, is_unsent};
-use crate::support::redis::RedisServer;
+use crate::support::redis::{RedisServer, version};
 
 /// A server is killed and restarted. The backend uses connections from `connect`.
 async fn assert_recovers_after_a_restart<F>(connect: impl FnOnce(String) -> F, from: &str)
@@ -113,8 +113,13 @@ async fn restart_while_idle_fails_no_check() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn loading_server_fails_until_it_is_loaded() {
     guarded(async {
-        let options = RedisServer::options().line("enable-debug-command local");
-        let options = options.line("loading-process-events-interval-bytes 1024");
+        // A server that loads answers after every 2 MB.
+        let options = RedisServer::options().line("rdbcompression no");
+        // Redis 6.2 always allows `DEBUG`, and does not know the setting.
+        let options = match version().1 < (7, 0) {
+            true => options,
+            false => options.line("enable-debug-command local"),
+        };
         let mut server = options.line("key-load-delay 500").start();
         let backend = uncached_builder()
             .connect(server.url())
@@ -123,7 +128,7 @@ async fn loading_server_fails_until_it_is_loaded() {
         let limiter = Limiter::new(tokens("api", 1000), backend);
         let key = Key::from("ann");
         assert_eq!(check(&limiter, &key).await, Ok(1));
-        server.command(&["DEBUG", "POPULATE", "3000", "key", "2000"]);
+        server.command(&["DEBUG", "POPULATE", "3000", "key", "20000"]);
         server.command(&["SAVE"]);
         server.kill9();
         server.restart_loading();

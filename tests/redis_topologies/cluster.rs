@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::sleep;
 use tower_sluice::{Limiter, Policy, Quota, RedisBackend};
 
 use crate::load::{self, KEYS, recovery, under_load};
-use crate::support::cluster::{RedisCluster, until};
+use crate::support::cluster::{ClusterOptions, RedisCluster, until};
 use crate::support::proxy::{Mode, Proxy};
 use crate::{alone, runtime};
 
@@ -23,15 +23,15 @@ fn backend(cluster: &RedisCluster) -> RedisBackend {
 
 #[test]
 fn failures_of_nodes_cost_only_their_slots() {
-    let _alone = alone();
     let mut cluster = RedisCluster::start(3, 1);
+    let _alone = alone();
     runtime().block_on(async {
         let backend = backend(&cluster);
 
         // One primary dies, and its replica takes over.
         let (report, back) = under_load("kill -9 of a primary", &backend, async {
             cluster.nodes[0].kill9();
-            let start = std::time::Instant::now();
+            let start = Instant::now();
             block_in_place(|| {
                 until("the replica has taken over", || {
                     let info: String = cluster.nodes[3].get(&["INFO", "replication"]);
@@ -97,7 +97,18 @@ fn failures_of_nodes_cost_only_their_slots() {
         let stopped = cluster.owner(0, cluster.slot(&load::name(0)));
         let (report, ()) = under_load("SIGSTOP of a primary", &backend, async {
             cluster.nodes[stopped].pause();
-            sleep(Duration::from_secs(6)).await;
+            block_in_place(|| {
+                until("a replica has taken over", || {
+                    let others = cluster.nodes.iter().enumerate();
+                    let others = others.filter(|(index, _)| *index != stopped);
+                    let primaries = others.filter(|(_, node)| {
+                        let info: String = node.get(&["INFO", "replication"]);
+                        info.contains("role:master")
+                    });
+                    primaries.count() == 3
+                });
+            });
+            sleep(Duration::from_millis(500)).await;
             cluster.nodes[stopped].resume();
             block_in_place(|| cluster.settle());
             recovery(&backend).await;
@@ -121,10 +132,57 @@ fn failures_of_nodes_cost_only_their_slots() {
     });
 }
 
+/// Clients reach a primary that has lost the others. It serves its slots until it knows. Its replica takes over, and
+/// the charges of the time between are forgotten.
+#[test]
+fn partition_of_a_primary_costs_its_slots_until_its_replica_takes_over() {
+    let cluster = ClusterOptions::new(3, 1).proxies().start();
+    let _alone = alone();
+    runtime().block_on(async {
+        let backend = backend(&cluster);
+        let (report, (took_over, back, refused)) =
+            under_load("partition of a primary", &backend, async {
+                let start = Instant::now();
+                cluster.isolate(0);
+                block_in_place(|| {
+                    until("the replica has taken over", || {
+                        let info: String = cluster.nodes[3].get(&["INFO", "replication"]);
+                        info.contains("role:master")
+                    });
+                });
+                let took_over = start.elapsed();
+                recovery(&backend).await;
+                let back = start.elapsed();
+                // The isolated node still believes that it has its slots.
+                let own: String = cluster.nodes[0].get(&["CLUSTER", "INFO"]);
+                assert!(own.contains("cluster_state:fail"), "{own}");
+                assert_eq!(cluster.owner(0, 0), 0, "nothing has told it");
+                assert_eq!(cluster.owner(1, 0), 3);
+                let refused = cluster.nodes[0].get::<String>(&["INFO", "errorstats"]);
+                cluster.heal(0);
+                block_in_place(|| cluster.settle());
+                (took_over, back, refused.contains("CLUSTERDOWN"))
+            })
+            .await;
+        println!(
+            "    the replica took over after {took_over:.2?}, and all keys had answers after {back:.2?}"
+        );
+        assert!(refused, "the backend asked the isolated node");
+        assert_eq!((report.unanswered, report.double), (0, 0));
+        assert!(back - took_over < Duration::from_secs(5), "{report}");
+        // The isolated node has served a third of the keys for less than two node time-outs.
+        let share = report.forgotten as f64 / (report.rate() / 3.0);
+        println!("    over-admission: {share:.2} s of the traffic of its slots");
+        assert!(share < took_over.as_secs_f64() + 0.5, "{report}");
+        let lost = report.silent_keys;
+        assert!(lost < KEYS / 2, "{lost} keys lost their answers");
+    });
+}
+
 #[test]
 fn hot_slots_move_without_a_failure() {
-    let _alone = alone();
     let cluster = RedisCluster::start(2, 0);
+    let _alone = alone();
     runtime().block_on(async {
         let backend = backend(&cluster);
         let slots: Vec<usize> = (0..20)
@@ -165,8 +223,8 @@ fn hot_slots_move_without_a_failure() {
 /// The limits of one decision are several keys of one slot. While one of them has moved, no node can decide.
 #[test]
 fn limits_of_one_decision_are_asked_again_until_they_are_together() {
-    let _alone = alone();
     let cluster = RedisCluster::start(2, 0);
+    let _alone = alone();
     runtime().block_on(async {
         let backend = backend(&cluster);
         let policy = Policy::new(
@@ -215,8 +273,8 @@ fn limits_of_one_decision_are_asked_again_until_they_are_together() {
 #[test]
 fn connections_cut_after_the_write_charge_once() {
     const CUTS: usize = 100;
-    let _alone = alone();
     let cluster = RedisCluster::start(3, 0);
+    let _alone = alone();
     runtime().block_on(async {
         let (mut proxies, mut ports) = (Vec::new(), HashMap::new());
         for node in &cluster.nodes {
@@ -259,8 +317,8 @@ fn connections_cut_after_the_write_charge_once() {
 
 #[test]
 fn stopped_node_without_a_replica_delays_no_other_key() {
-    let _alone = alone();
     let cluster = RedisCluster::start(3, 0);
+    let _alone = alone();
     runtime().block_on(async {
         let backend = backend(&cluster);
         let (report, ()) = under_load(
@@ -268,7 +326,7 @@ fn stopped_node_without_a_replica_delays_no_other_key() {
             &backend,
             async {
                 cluster.nodes[1].pause();
-                sleep(Duration::from_secs(4)).await;
+                sleep(Duration::from_millis(2_500)).await;
                 cluster.nodes[1].resume();
                 let back = spawn_blocking({
                     let backend = backend.clone();

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -98,6 +99,14 @@ pub(crate) fn name(index: usize) -> String {
     format!("{{sluice:load:r{index}}}")
 }
 
+/// The duration of a load before and after its event.
+fn steady() -> Duration {
+    let seconds = std::env::var("SLUICE_TOPOLOGY_SECONDS");
+    seconds.map_or(Duration::from_millis(250), |seconds| {
+        Duration::from_secs_f64(seconds.parse().expect("a number of seconds"))
+    })
+}
+
 /// Sends checks while `during` runs, and returns the account.
 pub(crate) async fn under_load<T>(
     what: &str,
@@ -119,13 +128,13 @@ pub(crate) async fn under_load<T>(
         });
     }
     // Connects, and lets every key have an answer.
-    sleep(Duration::from_millis(500)).await;
+    sleep(steady()).await;
     let done = during.await;
-    sleep(Duration::from_secs(1)).await;
+    sleep(steady()).await;
     tasks.shutdown().await;
     let lasted = start.elapsed();
     // A check that was aborted may charge within its time limit.
-    sleep(Duration::from_millis(500)).await;
+    sleep(Duration::from_millis(300)).await;
     let after = consumed(&limiter).await;
     let mut report = Report {
         what: what.to_owned(),
@@ -182,9 +191,8 @@ async fn ask(limiter: &Limiter<RedisBackend>, index: usize, account: &Mutex<Acco
 
 /// The tokens that each key has spent.
 async fn consumed(limiter: &Limiter<RedisBackend>) -> Vec<u64> {
-    let mut all = Vec::with_capacity(KEYS);
-    for index in 0..KEYS {
-        let start = Instant::now();
+    let start = Instant::now();
+    let spent = (0..KEYS).map(async |index| {
         let snapshot = loop {
             match limiter.peek(&key(index)).await {
                 Ok(snapshot) => break snapshot,
@@ -194,9 +202,9 @@ async fn consumed(limiter: &Limiter<RedisBackend>) -> Vec<u64> {
                 }
             }
         };
-        all.push(LIMIT - snapshot.remaining());
-    }
-    all
+        LIMIT - snapshot.remaining()
+    });
+    join_all(spent).await
 }
 
 /// The time until every key has an answer again.

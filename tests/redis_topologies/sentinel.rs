@@ -12,8 +12,8 @@ use crate::{alone, runtime};
 
 #[test]
 fn connections_follow_the_primary() {
-    let _alone = alone();
     let mut servers = Sentinels::start(2);
+    let _alone = alone();
     runtime().block_on(async {
         let backend = RedisBackend::builder()
             .deny_cache(Duration::ZERO)
@@ -96,12 +96,28 @@ fn connections_follow_the_primary() {
         })
         .await;
         assert_eq!((report.unanswered, report.double), (0, 0));
+
+        // Everything restarts, with the data lost. The sentinels and the servers keep their configurations.
+        let (report, back) = under_load("all servers and sentinels restart", &backend, async {
+            block_in_place(|| {
+                let all = servers.servers.iter_mut().chain(&mut servers.sentinels);
+                all.for_each(|server| server.kill9());
+                let all = servers.servers.iter_mut().chain(&mut servers.sentinels);
+                all.for_each(|server| server.restart());
+            });
+            let back = recovery(&backend).await;
+            block_in_place(|| servers.settle());
+            back
+        })
+        .await;
+        println!("    all keys had answers {back:.2?} after the servers ran");
+        assert_eq!((report.unanswered, report.double), (0, 0));
+        assert!(back < Duration::from_secs(5), "{report}");
     });
 }
 
 #[test]
 fn sentinel_url_has_credentials_of_both_kinds() {
-    let _alone = alone();
     let servers = Sentinels::with(
         1,
         Settings {
@@ -109,6 +125,7 @@ fn sentinel_url_has_credentials_of_both_kinds() {
             sentinel_password: Some("hidden"),
         },
     );
+    let _alone = alone();
     let policy = || Policy::new("api", Quota::per_hour(1).burst(10));
     runtime().block_on(async {
         let key = Key::from("ann");

@@ -29,8 +29,8 @@ where
 
 #[test]
 fn cluster_url_works_for_every_kind_of_backend() {
-    let _alone = alone();
     let cluster = RedisCluster::start(2, 0);
+    let _alone = alone();
     runtime().block_on(async {
         let backend = RedisBackend::connect(cluster.url())
             .await
@@ -110,8 +110,8 @@ fn keys_of_one_decision_share_the_slot_of_the_outermost_key() {
 
 #[test]
 fn node_of_a_cluster_is_refused_as_a_standalone_server() {
-    let _alone = alone();
     let cluster = RedisCluster::start(2, 1);
+    let _alone = alone();
     runtime().block_on(async {
         for node in &cluster.nodes {
             let error = RedisBackend::connect(node.url()).await.unwrap_err();
@@ -123,11 +123,11 @@ fn node_of_a_cluster_is_refused_as_a_standalone_server() {
 
 #[test]
 fn least_rights_of_a_cluster_suffice() {
-    let _alone = alone();
     let cluster = ClusterOptions::new(2, 0)
         .line("user limiter on >secret ~{sluice:* +evalsha +eval +time +ping +get +set +del +cluster|slots +cluster|info +asking")
         .user("limiter:secret@")
         .start();
+    let _alone = alone();
     runtime().block_on(async {
         let backend = RedisBackend::connect(cluster.url())
             .await
@@ -182,8 +182,8 @@ fn announced_names_and_missing_hosts_are_understood() {
 
 #[test]
 fn cluster_that_is_down_at_start_is_used_once_it_is_up() {
-    let _alone = alone();
     let mut cluster = RedisCluster::start(2, 0);
+    let _alone = alone();
     cluster.nodes.iter_mut().for_each(|node| node.kill9());
     runtime().block_on(async {
         let backend = RedisBackend::connect_lazy(cluster.url()).expect("a URL");
@@ -244,8 +244,8 @@ fn tls_and_translated_addresses_reach_every_node() {
 
 #[test]
 fn slot_that_no_node_serves_is_named_in_the_error() {
-    let _alone = alone();
     let cluster = RedisCluster::start(2, 0);
+    let _alone = alone();
     let slot = cluster.slot("{sluice:api:r0}");
     let owner = cluster.owner(0, slot);
     for node in &cluster.nodes {

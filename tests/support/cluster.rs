@@ -3,6 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use super::bus::Bus;
 use super::redis::{Options, RedisServer};
 
 /// The longest time that a cluster takes to form, or to agree on a change.
@@ -20,6 +21,8 @@ pub(crate) struct ClusterOptions {
     node: Options,
     user: String,
     has_tls: bool,
+    /// Whether the nodes reach each other through proxies.
+    has_proxies: bool,
 }
 
 /// A cluster. A drop kills its nodes.
@@ -30,6 +33,9 @@ pub(crate) struct RedisCluster {
     primaries: usize,
     user: String,
     has_tls: bool,
+    bus: Option<Bus>,
+    /// The announced ports of the buses, in the order of the nodes, if the nodes have proxies.
+    bus_ports: Vec<u16>,
 }
 
 impl ClusterOptions {
@@ -48,7 +54,14 @@ impl ClusterOptions {
             node,
             user: String::new(),
             has_tls: false,
+            has_proxies: false,
         }
+    }
+
+    /// The nodes reach each other through proxies; see [`RedisCluster::isolate`].
+    pub(crate) fn proxies(mut self) -> Self {
+        self.has_proxies = true;
+        self
     }
 
     /// Each node also has a port for TLS, which it announces to clients that use TLS.
@@ -77,7 +90,9 @@ impl ClusterOptions {
     /// Starts the nodes and waits until all slots are served and all replicas are in step.
     pub(crate) fn start(self) -> RedisCluster {
         let count = self.primaries * (1 + self.replicas);
-        let node = || {
+        let mut bus = self.has_proxies.then(Bus::default);
+        let mut bus_ports = Vec::new();
+        let node = |_| {
             let options = self.node.clone().bus();
             let options = if self.has_tls {
                 let port = super::free_port_with_bus();
@@ -85,13 +100,26 @@ impl ClusterOptions {
             } else {
                 options
             };
-            options.start()
+            let Some(bus) = &mut bus else {
+                return options.start();
+            };
+            let node = options.start();
+            let bus_port = node.port() + 10_000;
+            let announced = bus.proxy_to(bus_port);
+            let number = announced.to_string();
+            node.command(&["CONFIG", "SET", "cluster-announce-bus-port", &number]);
+            bus.name(bus_port, node.get(&["CLUSTER", "MYID"]));
+            bus_ports.push(announced);
+            node
         };
+        let nodes = (0..count).map(node).collect();
         let cluster = RedisCluster {
-            nodes: (0..count).map(|_| node()).collect(),
+            nodes,
             primaries: self.primaries,
             user: self.user,
             has_tls: self.has_tls,
+            bus,
+            bus_ports,
         };
         cluster.form();
         cluster
@@ -107,9 +135,13 @@ impl RedisCluster {
         let share = SLOTS.div_ceil(self.primaries);
         for (index, node) in self.nodes.iter().enumerate() {
             node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
-            let port = self.bus_base(&self.nodes[0]).to_string();
-            if index > 0 {
-                node.command(&["CLUSTER", "MEET", "127.0.0.1", &port]);
+            // Each meets each: gossip alone takes seconds.
+            for other in 0..index {
+                let port = self.bus_base(&self.nodes[other]).to_string();
+                let bus = self.bus_ports.get(other).map(u16::to_string);
+                let mut meet = vec!["CLUSTER", "MEET", "127.0.0.1", &port];
+                meet.extend(bus.as_deref());
+                node.command(&meet);
             }
             if index < self.primaries {
                 node.add_slots(index * share..SLOTS.min((index + 1) * share));
@@ -160,6 +192,22 @@ impl RedisCluster {
                 nodes.matches("slave").count() == replicas
             })
         });
+    }
+
+    /// Cuts a primary off from all other nodes. Clients still reach it.
+    pub(crate) fn isolate(&self, node: usize) {
+        let node = &self.nodes[node];
+        let id: String = node.get(&["CLUSTER", "MYID"]);
+        self.bus.as_ref().expect("proxies").isolate(&id);
+        // Replicas use the port of the clients.
+        node.command(&["ACL", "SETUSER", "default", "-psync", "-sync"]);
+        node.command(&["CLIENT", "KILL", "TYPE", "replica"]);
+    }
+
+    /// Ends the isolation.
+    pub(crate) fn heal(&self, node: usize) {
+        self.nodes[node].command(&["ACL", "SETUSER", "default", "+@all"]);
+        self.bus.as_ref().expect("proxies").heal();
     }
 
     /// The URL of all nodes.

@@ -1,6 +1,7 @@
 //! Real servers for tests, and failures of the network.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod bus;
 pub(crate) mod clock_proxy;
 pub(crate) mod cluster;
 #[cfg(feature = "redis")]

@@ -23,6 +23,7 @@ pub(crate) struct Options {
     /// Whether a cluster bus is at the port plus 10,000.
     has_bus: bool,
     is_sentinel: bool,
+    keeps_config: bool,
 }
 
 impl Options {
@@ -47,6 +48,12 @@ impl Options {
     /// A sentinel, which runs in another mode of the same program.
     pub(crate) fn sentinel(mut self) -> Self {
         self.is_sentinel = true;
+        self
+    }
+
+    /// A restart keeps what the server or a sentinel has written to the configuration.
+    pub(crate) fn keep_config(mut self) -> Self {
+        self.keeps_config = true;
         self
     }
 
@@ -183,7 +190,9 @@ impl RedisServer {
             config.push('\n');
         }
         let path = self.dir.join("redis.conf");
-        fs::write(&path, config).expect("a new folder");
+        if !(self.has_run && self.options.keeps_config) {
+            fs::write(&path, config).expect("a new folder");
+        }
         Command::new(self.options.program.clone().unwrap_or_else(program))
             .arg(path)
             .args(self.options.is_sentinel.then_some("--sentinel"))
