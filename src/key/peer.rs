@@ -76,8 +76,8 @@ impl<B> KeyExtractor<Request<B>> for PeerIp {
     }
 }
 
-/// Creates the key that [`PeerIp`] makes of a peer with this address: an IPv4 address, or an IPv6 /64. An address mapped
-/// into IPv6 becomes IPv4.
+/// Creates the key that [`PeerIp`] makes of a peer with this address: an IPv4 address, or an IPv6 /64. An address
+/// mapped into IPv6 becomes IPv4.
 ///
 /// ```
 /// use std::net::IpAddr;

@@ -24,7 +24,8 @@
 //! # Limited work
 //!
 //! - [`limit`](Limiter::limit) runs a future if the limit allows it.
-//! - [`try_acquire`](Limiter::try_acquire) returns a [`Charge`](charge::Charge), which can be settled at the actual cost.
+//! - [`try_acquire`](Limiter::try_acquire) returns a [`Charge`](charge::Charge), which can be settled at the actual
+//!   cost.
 //! - [`acquire`](Limiter::acquire) does the same after a wait.
 //!
 //! A decorator is a function that returns a function:

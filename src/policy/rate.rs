@@ -164,8 +164,8 @@ impl Policy {
     /// A layer decides and charges as usual, and allows every request:
     ///
     /// - A request that would be rejected or would wait is allowed at once and not charged.
-    /// - Its denial is the decision of the [`Charge`](crate::Charge) in the extensions of the request. It is reported to
-    ///   `tracing` and `metrics`. On request a header field
+    /// - Its denial is the decision of the [`Charge`](crate::Charge) in the extensions of the request. It is reported
+    ///   to `tracing` and `metrics`. On request a header field
     ///   ([`shadow_header`](crate::RateLimitLayer::shadow_header)) or the extensions of the response
     ///   ([`response_extensions`](crate::RateLimitLayer::response_extensions)) report it, too.
     /// - Rate-limit fields are not sent.

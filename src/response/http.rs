@@ -20,8 +20,8 @@ use crate::partition::ShortSecret;
 /// The protocol of HTTP services: which header fields clients see, and how requests are rejected.
 ///
 /// A rejection is a response with status 429 and problem details by default. gRPC requests are rejected as gRPC clients
-/// expect. The error of the inner service passes through unchanged. Its body becomes one of axum with the feature `axum`,
-/// and a [`ResponseBody`](super::ResponseBody) otherwise; see [`wrap_body`](Self::wrap_body).
+/// expect. The error of the inner service passes through unchanged. Its body becomes one of axum with the feature
+/// `axum`, and a [`ResponseBody`](super::ResponseBody) otherwise; see [`wrap_body`](Self::wrap_body).
 ///
 /// Both layers use it by default, and have a method of the same name for each setting that applies to them. To
 /// configure several layers alike, build one value and give it to each:
@@ -186,7 +186,8 @@ impl<F, H, M> Http<F, H, M> {
     }
 
     /// Sets whether a response names the shadow policies ([`Policy::shadow`](crate::Policy::shadow),
-    /// [`SemaphorePolicy::shadow`](crate::SemaphorePolicy::shadow)) that would have rejected its request, in the field `x-ratelimit-shadow`; false by default.
+    /// [`SemaphorePolicy::shadow`](crate::SemaphorePolicy::shadow)) that would have rejected its request, in the field
+    /// `x-ratelimit-shadow`; false by default.
     #[must_use]
     pub fn shadow_header(mut self, shadow_header: bool) -> Self {
         self.shadow_header = shadow_header;

@@ -1,7 +1,7 @@
 //! Redis Cluster and Sentinel with real servers that move, fail and come back under a steady load.
 //!
-//! Each test prints one line: the checks, the checks that failed, the longest time that a key got no answer, the charges
-//! that a failover forgot, and the charges that were made twice.
+//! Each test prints one line: the checks, the checks that failed, the longest time that a key got no answer, the
+//! charges that a failover forgot, and the charges that were made twice.
 //!
 //! `SLUICE_TOPOLOGY_SECONDS=5` makes each load last for 5 s before and after its event, in place of 0.25 s.
 
