@@ -194,7 +194,7 @@ impl<F, H, M> Http<F, H, M> {
         self
     }
 
-    /// Sets whether a request that continues carries the [`Charge`] or the
+    /// Sets whether a request that continues carries the [`Charge`](crate::Charge) or the
     /// [`HeldPermit`](crate::concurrency::HeldPermit) in its extensions; true by default.
     ///
     /// Of nested layers, the request shows the innermost charge. An outer rate limit without extensions is unknown to
