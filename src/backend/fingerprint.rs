@@ -1,4 +1,4 @@
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
 
@@ -38,9 +38,7 @@ impl Fingerprints {
         outermost: KeyRef<'_>,
         key: KeyRef<'_>,
     ) -> Fingerprint {
-        let mut hasher = self.0.build_hasher();
-        (name, outermost, key).hash(&mut hasher);
-        Fingerprint(hasher.finish())
+        Fingerprint(self.0.hash_one((name, outermost, key)))
     }
 }
 

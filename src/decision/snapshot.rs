@@ -3,7 +3,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::clock::micros_up;
-use crate::quota::{Cost, MAX_QUOTAS};
+use crate::quota::Cost;
 
 /// The wait after which the same request is allowed.
 ///
@@ -131,13 +131,13 @@ impl QuotaSnapshot {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(crate) quotas: SmallVec<[QuotaSnapshot; 2]>,
-    /// The index of the governing quota in the low three bits, and the reason of a denial in the others. Two fields
+    /// The index of the governing quota in the low six bits, and the reason of a denial in the others. Two fields
     /// would cost the path of an allowed request more instructions.
     marks: u8,
 }
 
-/// The bits of an index: a policy has at most eight quotas.
-const INDEX: u8 = MAX_QUOTAS as u8 - 1;
+/// The bits of an index: up to eight scopes have at most eight quotas each.
+const INDEX: u8 = 63;
 
 impl Snapshot {
     #[inline]

@@ -1,4 +1,5 @@
 //! A layer over several scopes: [`RateLimitLayer::within`].
+#![allow(clippy::type_complexity)] // the type of a layer lists its parts
 
 use super::layer::RateLimitLayer;
 use super::policy_of::PolicyFn;

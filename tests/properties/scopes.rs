@@ -389,3 +389,27 @@ fn scope_of_a_limiter_that_is_off_is_not_charged_and_denies_nothing() {
     switch.set(true);
     assert_eq!(ask(users.peek(&ann)).map(|left| left.remaining()), Ok(1));
 }
+
+#[test]
+fn last_of_many_quotas_governs_if_it_denies() {
+    let memory = MemoryBackend::builder()
+        .clock(ManualClock::at(Timestamp::from_micros(TODAY)))
+        .build();
+    let limiters: Vec<_> = (0..8)
+        .map(|scope| {
+            let limit = |index| if (scope, index) == (7, 7) { 1 } else { 9 };
+            let quota = |index: u64| (format!("q{index}"), Quota::per_second(limit(index)));
+            let policy = Policy::try_from_quotas(&format!("s{scope}"), (0..8).map(quota));
+            Limiter::new(policy.expect("eight quotas"), memory.clone())
+        })
+        .collect();
+    let ann = Key::from("ann");
+    let all = limiters.iter().map(|limiter| limiter.scope(&ann, 1));
+    let scopes = Limiter::all(all).expect("eight scopes");
+    assert!(ask(scopes.check()).is_ok_and(|reply| reply.decision.is_allowed()));
+    let Ok(denied) = ask(scopes.check());
+    assert!(!denied.decision.is_allowed());
+    let snapshot = denied.decision.snapshot();
+    assert_eq!(snapshot.governing(), 63);
+    assert_eq!(snapshot.governed_by(scopes.policy()), "s7");
+}
