@@ -67,6 +67,11 @@ pub mod rollout {}
 )]
 pub mod monitoring {}
 
+/// Test your application without sleeping.
+///
+#[cfg_attr(feature = "axum", doc = include_str!("docs/guide/testing.md"))]
+pub mod testing {}
+
 /// Move from another crate.
 ///
 #[cfg_attr(feature = "axum", doc = include_str!("docs/guide/migration.md"))]

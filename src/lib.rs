@@ -31,6 +31,7 @@
 //! | choose what clients see | [clients](_guide::clients) | [`response`], [`DrainLayer`] |
 //! | try a limit, or switch it off | [rollout](_guide::rollout) | [`Switch`] |
 //! | watch limits | [monitoring](_guide::monitoring) | `metrics` |
+//! | test without sleeping | [testing](_guide::testing) | [`clock::ManualClock`] |
 //! | move from another crate | [migration](_guide::migration) | |
 //! | write a key, cost or backend | [extending](_guide::extending) | [`backend::Backend`] |
 //!
