@@ -6,6 +6,8 @@ use crate::examples::run;
 use crate::playground::Playground;
 use crate::support::free_port;
 use crate::support::redis::RedisServer;
+#[cfg(feature = "sentinel")]
+use crate::support::sentinels::Sentinels;
 
 /// A playground over the server at `url`.
 async fn over(url: &str, arguments: &[&str]) -> Playground {
@@ -169,4 +171,20 @@ async fn stopping_the_playground_completes_releases_and_refunds() {
     let answer = playground.get("/status/404").await;
     let left = answer.field("ratelimit").expect("a decision");
     assert!(left.starts_with("\"default\";r=999"), "{left}");
+}
+
+/// Each playground finds the primary by itself.
+#[cfg(feature = "sentinel")]
+#[tokio::test]
+async fn playgrounds_behind_sentinel_share_one_limit() {
+    let servers = Sentinels::start(1);
+    let limit = ["--quota", "fixed-window:3/day", "--name", "shared"];
+    let (one, two) = (
+        over(&servers.url(), &limit).await,
+        over(&servers.url(), &limit).await,
+    );
+    for playground in [&one, &two, &one] {
+        assert_eq!(playground.get("/").await.status, 200);
+    }
+    assert_eq!(two.get("/").await.status, 429);
 }
