@@ -58,6 +58,7 @@
 
 pub(crate) mod acquire;
 mod acquired;
+mod block;
 mod boxed;
 pub(crate) mod cancel;
 pub mod charge;

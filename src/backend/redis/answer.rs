@@ -1,0 +1,38 @@
+//! The parts of an answer of a script.
+
+use super::super::BackendError;
+use super::error::from_text;
+use super::transport::Value;
+use crate::algorithm::{State, stored};
+
+/// Returns the stored state, if it can be read.
+pub(super) fn state(value: &Value) -> Option<Option<State>> {
+    match value {
+        Value::Bytes(bytes) if bytes.is_empty() => Some(None),
+        Value::Bytes(bytes) => stored::decode(bytes).map(|(state, _)| Some(state)),
+        _ => None,
+    }
+}
+
+/// Returns the error of a single operation: -2 and the reason.
+pub(super) fn script_error(answer: &[Value]) -> Option<BackendError> {
+    match answer {
+        [Value::Integer(-2), Value::Bytes(why), ..] => Some(from_reason(why)),
+        _ => None,
+    }
+}
+
+pub(super) fn from_reason(why: &[u8]) -> BackendError {
+    from_text(&String::from_utf8_lossy(why))
+}
+
+pub(super) fn signed(value: &Value) -> Option<i64> {
+    match value {
+        Value::Integer(number) => Some(*number),
+        _ => None,
+    }
+}
+
+pub(super) fn unsigned(value: &Value) -> Option<u64> {
+    u64::try_from(signed(value)?).ok()
+}
