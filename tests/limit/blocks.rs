@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Request, StatusCode};
+use http::StatusCode;
 use tower::Layer;
 use tower_sluice::key::Header;
 use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
