@@ -1,6 +1,77 @@
 #[cfg(feature = "axum")]
 use axum::extract::OriginalUri;
+use http::request::Parts;
 use http::{Extensions, HeaderMap, Method, Request, Uri};
+
+/// The head of a request, which the extractors of this crate read: a [`Request`] with any body, or the [`Parts`] of one.
+///
+/// [`Parts`] made by hand give the key of a request that does not exist, for a job, a socket or an operator. See
+/// [`key`](crate::key#keys-without-a-request).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an HTTP request, so no key can be extracted from its head",
+    note = "implement `KeyExtractor<{Self}>` for a type of your own, or use `Global`"
+)]
+pub trait RequestHead: sealed::Sealed {
+    /// Returns the method.
+    fn method(&self) -> &Method;
+
+    /// Returns the target.
+    fn uri(&self) -> &Uri;
+
+    /// Returns the header fields.
+    fn headers(&self) -> &HeaderMap;
+
+    /// Returns the extensions.
+    fn extensions(&self) -> &Extensions;
+}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl<B> Sealed for http::Request<B> {}
+
+    impl Sealed for http::request::Parts {}
+}
+
+impl<B> RequestHead for Request<B> {
+    #[inline]
+    fn method(&self) -> &Method {
+        self.method()
+    }
+
+    #[inline]
+    fn uri(&self) -> &Uri {
+        self.uri()
+    }
+
+    #[inline]
+    fn headers(&self) -> &HeaderMap {
+        self.headers()
+    }
+
+    #[inline]
+    fn extensions(&self) -> &Extensions {
+        self.extensions()
+    }
+}
+
+impl RequestHead for Parts {
+    fn method(&self) -> &Method {
+        &self.method
+    }
+
+    fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+}
 
 /// The head of an HTTP request by reference, independent of its body. It is the argument of closures for keys, costs,
 /// policies and rejections.
@@ -43,8 +114,8 @@ impl<'a> Head<'a> {
     }
 }
 
-impl<'a, B> From<&'a Request<B>> for Head<'a> {
-    fn from(request: &'a Request<B>) -> Self {
+impl<'a, R: RequestHead> From<&'a R> for Head<'a> {
+    fn from(request: &'a R) -> Self {
         Self {
             method: request.method(),
             uri: original_uri(request),
@@ -57,7 +128,7 @@ impl<'a, B> From<&'a Request<B>> for Head<'a> {
 
 /// Returns the target that axum's outermost router has stored before a nested router removed its prefix.
 #[cfg(feature = "axum")]
-fn original_uri<B>(request: &Request<B>) -> &Uri {
+fn original_uri(request: &impl RequestHead) -> &Uri {
     match request.extensions().get() {
         Some(OriginalUri(uri)) => uri,
         None => request.uri(),
@@ -65,6 +136,6 @@ fn original_uri<B>(request: &Request<B>) -> &Uri {
 }
 
 #[cfg(not(feature = "axum"))]
-fn original_uri<B>(request: &Request<B>) -> &Uri {
+fn original_uri(request: &impl RequestHead) -> &Uri {
     request.uri()
 }

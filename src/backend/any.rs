@@ -4,8 +4,9 @@ use std::time::Duration;
 
 #[cfg(feature = "redis")]
 use super::RedisBackend;
-use super::{Answer, Backend, BackendContext, BackendError, MemoryBackend};
+use super::{Answer, Backend, BackendContext, BackendError, LocalBackend, MemoryBackend};
 use crate::backend::PermitBackend;
+use crate::clock::Clock;
 use crate::decision::{Op, PermitId, PermitOp, PermitReply, QuotaSnapshot, Reply};
 use crate::key::Key;
 use crate::message::Quoted;
@@ -24,6 +25,17 @@ use crate::policy::{Policy, SemaphorePolicy};
 /// # Ok::<(), tower_sluice::backend::BackendError>(())
 /// ```
 ///
+/// A memory backend can have any clock, so that a service whose backend is chosen at run time is tested without
+/// sleeping:
+///
+/// ```
+/// use tower_sluice::clock::{ManualClock, Timestamp};
+/// use tower_sluice::{AnyBackend, MemoryBackend};
+///
+/// let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+/// let backend = AnyBackend::from(MemoryBackend::builder().clock(clock.clone()).build());
+/// ```
+///
 /// Its error type is [`BackendError`] for every choice. A layer over it does not compile without a failure policy
 /// ([`on_backend_error`](crate::RateLimitLayer::on_backend_error)).
 #[derive(Clone)]
@@ -31,7 +43,7 @@ pub struct AnyBackend(AnyInner);
 
 #[derive(Clone)]
 enum AnyInner {
-    Memory(MemoryBackend),
+    Memory(LocalBackend),
     #[cfg(feature = "redis")]
     Redis(RedisBackend),
     /// Limits nothing.
@@ -82,7 +94,7 @@ impl AnyBackend {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
         let scheme = scheme.to_ascii_lowercase();
         if scheme == "memory" && matches!(&url[scheme.len()..], ":" | "://") {
-            return Ok(Self(AnyInner::Memory(MemoryBackend::new())));
+            return Ok(MemoryBackend::new().into());
         }
         if scheme == "off" && matches!(&url[scheme.len()..], ":" | "://") {
             return Ok(Self(AnyInner::Off(Arc::default())));
@@ -118,8 +130,14 @@ fn lacking(scheme: &str, feature: &str) -> BackendError {
     ))
 }
 
-impl From<MemoryBackend> for AnyBackend {
-    fn from(backend: MemoryBackend) -> Self {
+impl<C: Clock> From<MemoryBackend<C>> for AnyBackend {
+    fn from(backend: MemoryBackend<C>) -> Self {
+        LocalBackend::from(backend).into()
+    }
+}
+
+impl From<LocalBackend> for AnyBackend {
+    fn from(backend: LocalBackend) -> Self {
         Self(AnyInner::Memory(backend))
     }
 }
@@ -146,13 +164,7 @@ impl Backend for AnyBackend {
         key: &Key,
     ) -> Answer<Result<Reply, BackendError>, Self::Future> {
         match &self.0 {
-            AnyInner::Memory(memory) => match Backend::ask(memory, op, policy, key) {
-                Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
-                Answer::Later(reply) => Answer::Now(match reply.into_inner() {
-                    Ok(reply) => Ok(reply),
-                    Err(never) => match never {},
-                }),
-            },
+            AnyInner::Memory(memory) => Answer::Now(Ok(memory.decide(op, policy, key))),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::ask(redis, op, policy, key),
             AnyInner::Off(_) => Answer::Now(Ok(Reply::of_unused_key(policy))),
@@ -195,13 +207,7 @@ impl PermitBackend for AnyBackend {
         key: &Key,
     ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         match &self.0 {
-            AnyInner::Memory(memory) => match PermitBackend::ask(memory, op, policy, key) {
-                Answer::Now(Ok(reply)) => Answer::Now(Ok(reply)),
-                Answer::Later(reply) => Answer::Now(match reply.into_inner() {
-                    Ok(reply) => Ok(reply),
-                    Err(never) => match never {},
-                }),
-            },
+            AnyInner::Memory(memory) => Answer::Now(Ok(memory.decide_permit(op, policy, key))),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::ask(redis, op, policy, key),
             AnyInner::Off(_) => Answer::Now(Ok(PermitReply::of_unused_key(policy))),

@@ -26,6 +26,7 @@ mod blocking;
 mod context;
 mod error;
 mod fingerprint;
+mod local;
 pub mod memory;
 #[cfg(feature = "redis")]
 mod misconfiguration;
@@ -45,6 +46,7 @@ pub(crate) use self::context::{
     TaskError, TierQueue, WaiterGuard,
 };
 pub use self::error::{BackendError, BackendErrorKind};
+pub use self::local::LocalBackend;
 pub use self::memory::{MemoryBackend, MemorySemaphore, MemorySemaphoreBuilder};
 pub use self::permits::PermitBackend;
 #[cfg(feature = "redis")]

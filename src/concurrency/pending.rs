@@ -42,20 +42,16 @@ pub(super) struct PendingAcquire<I, Req, K, S, W, F, R, P> {
     pub(super) policy: SemaphorePolicy,
     pub(super) key: Key,
     pub(super) weight: u32,
-    /// The outcome, while the inner service is not ready.
-    pub(super) outcome: Outcome,
+    /// The permit, while the inner service is not ready.
+    pub(super) permit: Option<Permit>,
+    /// The denial of a shadow policy.
+    pub(super) denial: Option<ShadowDenial>,
     /// The start and the bounds of the wait.
     pub(super) bound: Option<Bound>,
 }
 
-/// The outcome for a request that continues.
-pub(super) enum Outcome {
-    /// The request has no key, the limit is off, or the backend failed.
-    Uncounted,
-    Permit(Permit),
-    /// A shadow policy denied the permit.
-    Denied(SemaphorePolicy, Decision),
-}
+/// A shadow policy and its denial. It is in a box, because it is seldom there and large.
+type ShadowDenial = Box<(SemaphorePolicy, Decision)>;
 
 /// The state of a request for the service `I`.
 pub(super) type PermitRequestStateOf<I, Req, K, S, W, F, R, P> = PermitRequestState<
@@ -95,18 +91,14 @@ pub(super) fn serve<I, Req, K, S, W, F, R, P>(
     service: &mut I,
     mut request: Req,
     key: Option<&Key>,
-    outcome: Outcome,
+    permit: Option<Permit>,
+    denial: Option<ShadowDenial>,
 ) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P>
 where
     I: Service<Req>,
     S: PermitBackend,
     R: PermitProtocol<Req, I::Response, I::Error>,
 {
-    let (permit, denial) = match outcome {
-        Outcome::Uncounted => (None, None),
-        Outcome::Permit(permit) => (Some(permit), None),
-        Outcome::Denied(policy, decision) => (None, Some((policy, decision))),
-    };
     // Before the call, so that a panic of the service releases the permit.
     let context = PermitContext {
         permit,
@@ -159,7 +151,7 @@ where
         let error = match acquired {
             Ok(permit) => {
                 telemetry::permit_decided(self.policy.label(), DecisionOutcome::Allowed);
-                self.outcome = Outcome::Permit(permit);
+                self.permit = Some(permit);
                 return self.call_when_ready();
             }
             Err(AcquireError::Denied(decision)) => {
@@ -167,7 +159,7 @@ where
                 let never = decision.retry_after() == Some(RetryAfter::Never);
                 let policy = self.policy.clone();
                 if policy.is_shadow() {
-                    self.outcome = Outcome::Denied(policy.clone(), decision.clone());
+                    self.denial = Some(Box::new((policy.clone(), decision.clone())));
                 }
                 let rejection = Rejection::Busy {
                     policy,
@@ -227,7 +219,8 @@ where
             layer,
             service,
             request,
-            outcome,
+            permit,
+            denial,
             key,
             ..
         } = self;
@@ -236,7 +229,8 @@ where
             &mut service.into_inner(),
             request,
             Some(&key),
-            outcome,
+            permit,
+            denial,
         )
     }
 

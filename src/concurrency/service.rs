@@ -6,7 +6,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::future::ResponseFuture;
-use super::pending::{Outcome, PendingAcquire, PermitRequestState, reject, serve};
+use super::pending::{PendingAcquire, PermitRequestState, reject, serve};
 use super::{SemaphoreLayer, SemaphorePolicyOf};
 use crate::backend::PermitBackend;
 use crate::cost::CostOf;
@@ -69,7 +69,7 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let layer = &*self.layer;
         if layer.semaphore.is_off() {
-            let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
+            let state = serve(layer, &mut self.inner, request, None, None, None);
             return ResponseFuture { state };
         }
         let is_exempt = layer.protocol.is_exempt(&request);
@@ -77,7 +77,7 @@ where
         {
             Ok(Some(key)) => key,
             Ok(None) => {
-                let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
+                let state = serve(layer, &mut self.inner, request, None, None, None);
                 return ResponseFuture { state };
             }
             Err(error) => {
@@ -116,7 +116,8 @@ where
                     &mut self.inner,
                     request,
                     Some(&key),
-                    Outcome::Permit(permit),
+                    Some(permit),
+                    None,
                 );
                 return ResponseFuture { state };
             }
@@ -129,7 +130,8 @@ where
             policy,
             key,
             weight,
-            outcome: Outcome::Uncounted,
+            permit: None,
+            denial: None,
             bound,
         });
         let state = match acquired {
@@ -159,7 +161,7 @@ impl<I, K, S, W, F, R, P> SemaphoreService<I, K, S, W, F, R, P> {
         if passes {
             rejection.report();
             layer.protocol.observe_rejection(&request, key, &rejection);
-            let state = serve(layer, &mut self.inner, request, None, Outcome::Uncounted);
+            let state = serve(layer, &mut self.inner, request, None, None, None);
             return ResponseFuture { state };
         }
         let result = Some(reject(layer, &request, key, rejection));

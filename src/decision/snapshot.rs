@@ -34,6 +34,44 @@ pub enum DenialReason {
     TooManyTotals,
 }
 
+impl RetryAfter {
+    /// Returns the wait in whole seconds, rounded up, so at least 1. `None` if no wait helps.
+    ///
+    /// That is the value of the header field `Retry-After`. Rounded down, a client would come back too early.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::RetryAfter;
+    ///
+    /// let wait = RetryAfter::In(Duration::from_micros(1_000_001));
+    /// assert_eq!((wait.as_secs_ceil(), wait.as_millis_ceil()), (Some(2), Some(1_001)));
+    /// assert_eq!(RetryAfter::Never.as_secs_ceil(), None);
+    /// ```
+    #[must_use]
+    pub const fn as_secs_ceil(self) -> Option<u64> {
+        self.ceil(1_000_000)
+    }
+
+    /// Returns the wait in whole milliseconds, rounded up, so at least 1. `None` if no wait helps.
+    ///
+    /// A client that sleeps for this time is not too early.
+    #[must_use]
+    pub const fn as_millis_ceil(self) -> Option<u64> {
+        self.ceil(1_000)
+    }
+
+    const fn ceil(self, micros: u64) -> Option<u64> {
+        match self {
+            // A wait of a custom backend may be zero.
+            Self::In(wait) => match micros_up(wait).div_ceil(micros) {
+                0 => Some(1),
+                units => Some(units),
+            },
+            Self::Never => None,
+        }
+    }
+}
+
 /// The answer of one quota. [`Snapshot`] is the answer of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuotaSnapshot {
@@ -113,7 +151,7 @@ impl QuotaSnapshot {
 
 /// The numbers of one answer: each quota's own, and those of the governing quota.
 ///
-/// The governing quota is the one that header fields with a single value show:
+/// The governing quota is the one that the numbers of this value are from:
 ///
 /// - If quotas deny: the denying quota with the longest wait.
 /// - If all allow: the quota with the least remaining, then with the latest reset, then the first in the policy.

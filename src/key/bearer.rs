@@ -1,8 +1,8 @@
-use http::Request;
 use http::header::AUTHORIZATION;
 
 use super::text::{is_token, trim};
 use super::{Key, KeyError, KeyExtractor, Part};
+use crate::head::RequestHead;
 
 /// The bearer token in `Authorization` (RFC 6750 §2.1), as a secret ([`Key::secret`]). Backends store a fingerprint of
 /// it.
@@ -24,8 +24,8 @@ use super::{Key, KeyError, KeyExtractor, Part};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Bearer;
 
-impl<B> KeyExtractor<Request<B>> for Bearer {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead> KeyExtractor<R> for Bearer {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         let mut lines = request.headers().get_all(AUTHORIZATION).iter();
         match (lines.next(), lines.next()) {
             (_, Some(_)) => Err(KeyError::Repeated(Part::Bearer)),
@@ -54,6 +54,8 @@ fn token(line: &[u8]) -> Result<&[u8], KeyError> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     #[test]

@@ -1,12 +1,12 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::Request;
 use http::header::{COOKIE, HeaderMap};
 use smallvec::SmallVec;
 
 use super::text::{decoded, is_token, trim};
 use super::{Key, KeyError, KeyExtractor, Part};
+use crate::head::RequestHead;
 use crate::message::Quoted;
 
 /// The value of one cookie, such as a session, as a secret ([`Key::secret`]). Backends store a fingerprint of it.
@@ -71,8 +71,8 @@ impl Cookie {
     }
 }
 
-impl<B> KeyExtractor<Request<B>> for Cookie {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead> KeyExtractor<R> for Cookie {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         let mut values = values(request.headers(), self.0.as_bytes());
         let value = match (values.next(), values.next()) {
             (Some(_), Some(_)) => {
@@ -105,6 +105,8 @@ fn values<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     #[test]

@@ -2,9 +2,8 @@ use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 
-use http::Request;
-
 use super::{Key, KeyError, KeyExtractor};
+use crate::head::RequestHead;
 
 /// A value that a layer in front inserts into the request's extensions: a user, a tenant, a [`Key`]. That layer can
 /// await.
@@ -58,8 +57,8 @@ impl<T> fmt::Debug for Extension<T> {
     }
 }
 
-impl<B, T: ToKey + Clone + Send + Sync + 'static> KeyExtractor<Request<B>> for Extension<T> {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead, T: ToKey + Clone + Send + Sync + 'static> KeyExtractor<R> for Extension<T> {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         match request.extensions().get::<T>() {
             Some(value) => Ok(value.to_key()),
             None => Err(KeyError::MissingExtension(type_name::<T>())),
@@ -87,6 +86,8 @@ impl ToKey for u64 {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     #[test]

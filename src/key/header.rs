@@ -1,8 +1,8 @@
-use http::Request;
 use http::header::{HeaderName, InvalidHeaderName};
 
 use super::text::trim;
 use super::{Key, KeyError, KeyExtractor};
+use crate::head::RequestHead;
 
 /// The value of one header field, such as an API key, as a secret ([`Key::secret`]). Backends store a fingerprint of
 /// it.
@@ -61,8 +61,8 @@ impl From<HeaderName> for Header {
     }
 }
 
-impl<B> KeyExtractor<Request<B>> for Header {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead> KeyExtractor<R> for Header {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         let mut values = request.headers().get_all(&self.0).iter();
         // An HTTP/1.1 server removes white space at both ends; an HTTP/2 server may not.
         let value = values.next().map(|value| trim(value.as_bytes()));
@@ -76,6 +76,8 @@ impl<B> KeyExtractor<Request<B>> for Header {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     #[test]

@@ -62,8 +62,6 @@ mod text;
 
 use std::fmt;
 
-use http::Request;
-
 use crate::head::Head;
 
 pub use self::bearer::Bearer;
@@ -84,6 +82,7 @@ pub use self::skip::{Guarded, KeyExt, SkipIf, SkipMethod};
 #[cfg(feature = "axum")]
 pub use self::target::MatchedPath;
 pub use self::target::{Method, Path};
+pub use crate::head::RequestHead;
 
 /// Extracts a key from a request of type `R`.
 ///
@@ -178,11 +177,12 @@ where
     KeyFn(f)
 }
 
-impl<B, F> KeyExtractor<Request<B>> for KeyFn<F>
+impl<R, F> KeyExtractor<R> for KeyFn<F>
 where
+    R: RequestHead,
     F: Fn(&Head<'_>) -> Result<Key, KeyError>,
 {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         (self.0)(&Head::from(request))
     }
 }

@@ -3,12 +3,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 #[cfg(feature = "axum")]
 use axum::extract::connect_info::{ConnectInfo, MockConnectInfo};
-use http::{Extensions, Request};
+use http::Extensions;
 #[cfg(feature = "tonic")]
 use tonic::transport::server::TcpConnectInfo;
 
 use super::identity::INLINE;
 use super::{Key, KeyError, KeyExtractor, nat64};
+use crate::head::RequestHead;
 
 /// The network of the connection's peer: an IPv4 address, or an IPv6 /64, the smallest network of one customer. IPv4
 /// addresses mapped into IPv6 (`::ffff:192.0.2.1`) count as IPv4. No header is read, so a client cannot choose its
@@ -65,9 +66,9 @@ impl PeerIp {
     }
 }
 
-impl<B> KeyExtractor<Request<B>> for PeerIp {
+impl<R: RequestHead> KeyExtractor<R> for PeerIp {
     #[inline(always)] // a call would move the key once more
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         match address(request.extensions()) {
             Some(ip) if self.nat64 => Ok(network(nat64::decoded(ip), 32, 64)),
             Some(ip) => Ok(network(ip, 32, 64)),
@@ -202,6 +203,8 @@ fn written(text: fmt::Arguments<'_>) -> Key {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn key(peer: &str) -> String {

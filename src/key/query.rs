@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
-use http::{Request, Uri};
+use http::Uri;
 
 use super::{Key, KeyError, KeyExtractor, Part, text};
-use crate::head::Head;
+use crate::head::{Head, RequestHead};
 
 /// The value of one query parameter, such as `?api_key=..`, as a secret ([`Key::secret`]). Backends store a fingerprint
 /// of it.
@@ -42,8 +42,8 @@ impl Query {
     }
 }
 
-impl<B> KeyExtractor<Request<B>> for Query {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead> KeyExtractor<R> for Query {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         let mut values = self.values(Head::from(request).uri);
         match (values.next(), values.next()) {
             (Some(value), None) if !value.is_empty() => Ok(Key::from_secret_bytes(decoded(value))),
@@ -60,6 +60,8 @@ fn decoded(text: &str) -> impl Iterator<Item = u8> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     #[test]

@@ -1,13 +1,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use http::{Method, Request};
+use http::Method;
 
 use super::{
     Bearer, ClientIp, Cookie, Extension, FirstOf, Global, Header, Key, KeyError, KeyExtractor,
     KeyFn, Path, PeerIp, Query,
 };
-use crate::head::Head;
+use crate::head::{Head, RequestHead};
 
 /// Methods of key extractors that exempt requests from the limit.
 ///
@@ -98,12 +98,13 @@ pub struct SkipIf<K, F> {
     skips: F,
 }
 
-impl<B, K, F> KeyExtractor<Request<B>> for SkipIf<K, F>
+impl<R, K, F> KeyExtractor<R> for SkipIf<K, F>
 where
-    K: KeyExtractor<Request<B>>,
+    R: RequestHead,
+    K: KeyExtractor<R>,
     F: Fn(&Head<'_>) -> bool,
 {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         if (self.skips)(&Head::from(request)) {
             return Err(KeyError::Exempt);
         }
@@ -128,8 +129,8 @@ pub struct SkipMethod<K> {
     method: Method,
 }
 
-impl<B, K: KeyExtractor<Request<B>>> KeyExtractor<Request<B>> for SkipMethod<K> {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead, K: KeyExtractor<R>> KeyExtractor<R> for SkipMethod<K> {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         if *request.method() == self.method {
             return Err(KeyError::Exempt);
         }

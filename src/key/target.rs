@@ -3,12 +3,12 @@
 
 #[cfg(feature = "axum")]
 use axum::extract;
-use http::{Method as HttpMethod, Request};
+use http::Method as HttpMethod;
 
 #[cfg(feature = "axum")]
 use super::Part;
 use super::{Key, KeyError, KeyExtractor};
-use crate::head::Head;
+use crate::head::{Head, RequestHead};
 
 /// The path without its query, as the client sent it. In nested routers of axum it is the whole path.
 ///
@@ -17,8 +17,8 @@ use crate::head::Head;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path;
 
-impl<B> KeyExtractor<Request<B>> for Path {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead> KeyExtractor<R> for Path {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         Ok(Key::new(Head::from(request).path()))
     }
 }
@@ -33,8 +33,8 @@ impl<B> KeyExtractor<Request<B>> for Path {
 pub struct MatchedPath;
 
 #[cfg(feature = "axum")]
-impl<B> KeyExtractor<Request<B>> for MatchedPath {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead> KeyExtractor<R> for MatchedPath {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         match request.extensions().get::<extract::MatchedPath>() {
             Some(route) => Ok(Key::new(route.as_str())),
             None => Err(KeyError::Missing(Part::MatchedPath)),
@@ -46,8 +46,8 @@ impl<B> KeyExtractor<Request<B>> for MatchedPath {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Method;
 
-impl<B> KeyExtractor<Request<B>> for Method {
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+impl<R: RequestHead> KeyExtractor<R> for Method {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         const KNOWN: [HttpMethod; 9] = [
             HttpMethod::GET,
             HttpMethod::POST,
@@ -70,6 +70,8 @@ impl<B> KeyExtractor<Request<B>> for Method {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     #[test]

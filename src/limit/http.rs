@@ -33,6 +33,11 @@ impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
         self.map_http(|http| http.headers(formats))
     }
 
+    /// Sets the quota that formats with room for one limit show; see [`Http::shown_quota`].
+    pub fn shown_quota(self, name: &str) -> Self {
+        self.map_http(|http| http.shown_quota(name))
+    }
+
     /// Sets how fields of the service are treated; see [`Http::existing_headers`].
     pub fn existing_headers(self, existing: ExistingHeaders) -> Self {
         self.map_http(|http| http.existing_headers(existing))

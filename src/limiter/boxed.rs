@@ -5,7 +5,7 @@ use super::acquire::acquire;
 use super::acquired::Acquired;
 use super::on_drop::RefundOnDrop;
 use super::rejected::Rejected;
-use crate::backend::{Backend, MemoryBackend};
+use crate::backend::{Backend, LocalBackend};
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -32,7 +32,7 @@ pub(crate) fn acquire_boxed<B: Backend>(
 
 /// Waits as [`acquire`] does, in the fallback of a backend that can fail.
 pub(crate) fn acquire_local<E: Send + 'static>(
-    local: &MemoryBackend,
+    local: &LocalBackend,
     policy: &Policy,
     key: &Key,
     cost: &Cost,

@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 
-use crate::backend::MemoryBackend;
+use crate::backend::{LocalBackend, MemoryBackend};
+use crate::clock::Clock;
 use crate::decision::Reply;
 use crate::key::Key;
 use crate::policy::Policy;
@@ -16,8 +17,27 @@ pub enum FailurePolicy {
     FailOpen,
     /// Rejects the request with status 503 and `Retry-After: 1`.
     FailClosed,
-    /// Decides with a memory backend of this process. It applies the same policy to its own state.
-    Fallback(MemoryBackend),
+    /// Decides with a memory backend of this process, which [`Fallback`](Self::Fallback) takes.
+    Local(LocalBackend),
+}
+
+impl FailurePolicy {
+    /// Decides with a memory backend of this process, with a clock of any type. It applies the same policy to its own
+    /// state.
+    ///
+    /// ```
+    /// use tower_sluice::clock::{ManualClock, Timestamp};
+    /// use tower_sluice::{FailurePolicy, MemoryBackend};
+    ///
+    /// let in_service = FailurePolicy::Fallback(MemoryBackend::new());
+    /// let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    /// let in_test = FailurePolicy::Fallback(MemoryBackend::builder().clock(clock).build());
+    /// ```
+    #[allow(non_snake_case)] // it is used as the variants are, and a variant could not take any clock
+    #[must_use]
+    pub fn Fallback<C: Clock>(backend: MemoryBackend<C>) -> Self {
+        Self::Local(backend.into())
+    }
 }
 
 /// The absence of a failure policy. It suffices for backends that cannot fail.
@@ -37,16 +57,16 @@ pub enum CheckOutcome {
     Unavailable,
 }
 
-/// The treatment of a permit request when the backend fails.
+/// The treatment of a request for a permit, or for a charge without a layer, when the backend fails.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Failure<'a> {
-    /// The request is allowed without a permit.
+    /// The request is allowed without a permit or charge.
     FailOpen,
     /// The request is rejected.
     FailClosed,
-    /// The request acquires a permit in this backend.
-    Fallback(&'a MemoryBackend),
+    /// The request acquires its permit or its tokens in this backend.
+    Fallback(&'a LocalBackend),
 }
 
 /// A failure policy for errors of type `E`. A layer over a backend that can fail does not compile without one.
@@ -58,11 +78,11 @@ pub trait HandleFailure<E>: Clone {
     /// Decides a check of this policy, key and cost after a failure.
     fn handle(&self, error: E, policy: &Policy, key: &Key, cost: Cost) -> CheckOutcome;
 
-    /// Decides a request for a permit after a failure.
+    /// Decides a request for a permit, or an [`acquire`](super::WithFailurePolicy::acquire) of tokens, after a failure.
     fn on_failure(&self, error: &E) -> Failure<'_>;
 
     /// Returns the backend that decides after a failure, if any. Requests wait there, and charges are settled there.
-    fn fallback(&self) -> Option<&MemoryBackend> {
+    fn fallback(&self) -> Option<&LocalBackend> {
         None
     }
 }
@@ -82,7 +102,7 @@ impl<E: std::error::Error> HandleFailure<E> for FailurePolicy {
         match self {
             Self::FailOpen => CheckOutcome::Uncounted,
             Self::FailClosed => CheckOutcome::Unavailable,
-            Self::Fallback(local) => CheckOutcome::Decided(local.check(policy, key, cost)),
+            Self::Local(local) => CheckOutcome::Decided(local.check(policy, key, cost)),
         }
     }
 
@@ -90,13 +110,13 @@ impl<E: std::error::Error> HandleFailure<E> for FailurePolicy {
         match self {
             Self::FailOpen => Failure::FailOpen,
             Self::FailClosed => Failure::FailClosed,
-            Self::Fallback(local) => Failure::Fallback(local),
+            Self::Local(local) => Failure::Fallback(local),
         }
     }
 
-    fn fallback(&self) -> Option<&MemoryBackend> {
+    fn fallback(&self) -> Option<&LocalBackend> {
         match self {
-            Self::Fallback(local) => Some(local),
+            Self::Local(local) => Some(local),
             Self::FailOpen | Self::FailClosed => None,
         }
     }

@@ -295,11 +295,14 @@ impl<C: Clock> Limiter<MemoryBackend<C>> {
     /// ```
     #[inline(always)] // a call would move the reply once more
     pub fn check_now<'k>(&self, key: impl Into<KeyRef<'k>>, cost: impl Into<Cost>) -> Reply {
+        // One variable for both cases, because a second `return` would move the reply once more.
+        let reply;
         if self.is_off() {
-            return Reply::of_unused_key(&self.policy);
+            reply = Reply::of_unused_key(&self.policy);
+        } else {
+            reply = self.backend.check(&self.policy, key, cost.into());
+            telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         }
-        let reply = self.backend.check(&self.policy, key, cost.into());
-        telemetry::checked(self.policy.labels(), reply.decision.is_allowed());
         reply
     }
 }

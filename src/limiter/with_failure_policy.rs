@@ -1,5 +1,5 @@
 use super::charge::Charge;
-use super::failure::{CheckOutcome, FailurePolicy, HandleFailure};
+use super::failure::{CheckOutcome, Failure, FailurePolicy, HandleFailure};
 use super::handle::Limiter;
 use super::rejected::Rejected;
 use crate::backend::Backend;
@@ -43,6 +43,36 @@ use crate::wait::MaxWait;
 /// }
 /// # Ok(()) }
 /// ```
+/// A [`HandleFailure`] of your own decides by the error, here for a limiter:
+///
+/// ```
+/// use tower_sluice::backend::{BackendError, BackendErrorKind};
+/// use tower_sluice::limiter::{CheckOutcome, Failure, HandleFailure, WithFailurePolicy};
+/// use tower_sluice::{AnyBackend, Cost, Key, Limiter, Policy, Quota};
+///
+/// /// Rejects while the configuration of the server is wrong, and allows requests during an outage.
+/// #[derive(Clone)]
+/// struct OpenDuringOutages;
+///
+/// impl HandleFailure<BackendError> for OpenDuringOutages {
+///     fn handle(&self, error: BackendError, _: &Policy, _: &Key, _: Cost) -> CheckOutcome {
+///         match self.on_failure(&error) {
+///             Failure::FailOpen => CheckOutcome::Uncounted,
+///             _ => CheckOutcome::Unavailable,
+///         }
+///     }
+///
+///     fn on_failure(&self, error: &BackendError) -> Failure<'_> {
+///         if matches!(error.kind(), BackendErrorKind::Config(_)) { Failure::FailClosed } else { Failure::FailOpen }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let limiter = Limiter::new(Policy::new("jobs", Quota::per_minute(60)), AnyBackend::from_url("memory:")?);
+/// let limiter = WithFailurePolicy::new(limiter, OpenDuringOutages);
+/// assert!(limiter.acquire(&Key::from("ann"), 1, tower_sluice::MaxWait::NONE).await?.is_some());
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct WithFailurePolicy<T, F = FailurePolicy> {
     pub(crate) inner: T,
@@ -57,7 +87,7 @@ impl<T, F> WithFailurePolicy<T, F> {
     }
 }
 
-impl<B: Backend> WithFailurePolicy<Limiter<B>> {
+impl<B: Backend, F: HandleFailure<B::Error>> WithFailurePolicy<Limiter<B>, F> {
     /// Returns the limiter. Its own operations return failures as errors.
     #[must_use]
     pub const fn limiter(&self) -> &Limiter<B> {
@@ -95,19 +125,20 @@ impl<B: Backend> WithFailurePolicy<Limiter<B>> {
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let context = self.inner.backend().context();
         let began = context.now();
-        let acquired = self.inner.acquire(key, cost.clone(), max_wait).await;
-        match (acquired, &self.on_error) {
-            (Ok(charge), _) => Ok(Some(charge)),
-            (Err(Rejected::Backend(_)), FailurePolicy::FailOpen) => Ok(None),
-            (Err(Rejected::Backend(_)), FailurePolicy::Fallback(local)) => {
+        let error = match self.inner.acquire(key, cost.clone(), max_wait).await {
+            Ok(charge) => return Ok(Some(charge)),
+            Err(Rejected::Backend(error)) => error,
+            Err(denied) => return Err(denied),
+        };
+        match self.on_error.on_failure(&error) {
+            Failure::FailOpen => Ok(None),
+            Failure::FailClosed => Err(Rejected::Backend(error)),
+            Failure::Fallback(local) => {
                 let left = max_wait.left(began, context.now());
                 let local = Limiter::new(self.inner.policy().clone(), local.clone());
-                match local.acquire(key, cost, left).await {
-                    Ok(charge) => Ok(Some(charge)),
-                    Err(rejected) => Err(rejected.widen_error()),
-                }
+                let charge = local.acquire(key, cost, left).await;
+                charge.map(Some).map_err(Rejected::widen_error)
             }
-            (Err(rejected), _) => Err(rejected),
         }
     }
 }

@@ -48,7 +48,7 @@ pub struct PermitContext {
     /// or a shadow policy denied it.
     pub permit: Option<Permit>,
     /// The [shadow](SemaphorePolicy::shadow) policy that denied the request, with its decision.
-    pub denial: Option<(SemaphorePolicy, Decision)>,
+    pub denial: Option<Box<(SemaphorePolicy, Decision)>>,
     /// When the permit is released.
     pub hold: Hold,
     /// The partition key for the client, if enabled.

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 ///
 /// | | fields of the layer's format | of another format | `Retry-After` |
 /// |---|---|---|---|
-/// | `Append` | the layer adds its own; a format with room for one limit keeps the limit with the fewest tokens left | the layer replaces them, if they have the same names | the longer wait stays |
+/// | `Append` | the layer adds its own; a format with room for one limit keeps the limit with the smallest share left | the layer replaces them, if they have the same names | the longer wait stays |
 /// | `Replace` | the layer replaces them | the layer removes them | the layer replaces it, if it has a wait |
 /// | `Keep` | they stay, and the layer adds none | they stay, and the layer adds none | it stays |
 ///
@@ -258,15 +258,15 @@ fn draft07(line: &HeaderValue) -> Option<[Option<u64>; 3]> {
     is_whole.then_some(values)
 }
 
-/// The remaining tokens in the fields of a format with room for one limit.
-pub(super) fn remaining(format: OneLimit, headers: &HeaderMap) -> Option<u64> {
+/// The limit and its remaining tokens in the fields of a format with room for one limit.
+pub(super) fn limit_and_remaining(format: OneLimit, headers: &HeaderMap) -> Option<[u64; 2]> {
     let [_, _, triplet @ ..] = DRAFTS;
-    let [_, remaining, _] = match format {
+    let [limit, remaining, _] = match format {
         OneLimit::Draft06 => counts(&triplet, headers)?,
         OneLimit::Draft07 => draft07(single(headers, DRAFTS[0])?)?,
         OneLimit::X => counts(&XS, headers)?,
     };
-    remaining
+    Some([limit?, remaining?])
 }
 
 /// A format with room for one limit.

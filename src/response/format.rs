@@ -9,8 +9,9 @@
 /// | `Draft06` | `RateLimit-Limit`, `RateLimit-Remaining`, `RateLimit-Reset`, `RateLimit-Policy: 10;w=60` |
 /// | `XRateLimit` | `X-RateLimit-Limit`, `X-RateLimit-Remaining`, `X-RateLimit-Reset` |
 ///
-/// All formats but `Draft11` show one limit: the [governing quota](crate::Snapshot). Of nested layers they show the one
-/// with the fewest remaining tokens, and the innermost of equal ones. Their reset is the time until a rejected request
+/// All formats but `Draft11` show one limit: the quota that denies for longest or, if all allow, has the smallest share
+/// of its limit left. [`Http::shown_quota`](super::Http::shown_quota) names another one. Of nested layers they show the
+/// one with the smallest share left, and the innermost of equal ones. Their reset is the time until a rejected request
 /// is allowed, or until an allowed request's key owes nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ use crate::partition::ShortSecret;
 pub struct Http<F = Problem, H = NoHook, M = DefaultBodyMode> {
     pub(super) formats: HeaderFormats,
     pub(super) existing: ExistingHeaders,
+    /// The name of the quota to show in a format with room for one.
+    pub(super) shown: Option<Arc<str>>,
     pub(super) on_redirects: bool,
     /// Whether preflights are counted.
     pub(super) preflights: bool,
@@ -65,6 +68,7 @@ impl Default for Http {
         Self {
             formats: HeaderFormats::default(),
             existing: ExistingHeaders::default(),
+            shown: None,
             on_redirects: false,
             preflights: false,
             extensions: true,
@@ -107,6 +111,28 @@ impl<F, H, M> Http<F, H, M> {
     #[must_use]
     pub fn headers(mut self, formats: impl Into<HeaderFormats>) -> Self {
         self.formats = formats.into();
+        self
+    }
+
+    /// Sets the quota that formats with room for one limit show: drafts 06 and 07, and `X-RateLimit-*`.
+    ///
+    /// By default they show the quota that denies for longest or, if all quotas allow, has the smallest share left. So
+    /// the shown quota can change from response to response. A quota with a name is always shown, also while another
+    /// one denies; `Retry-After` is that of the denial. A policy without a quota of this name shows its tightest.
+    ///
+    /// ```
+    /// # use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+    /// use tower_sluice::response::{HeaderFormat, Reset};
+    ///
+    /// let policy = Policy::new("api", Quota::per_second(10)).and("daily", Quota::per_day(10_000));
+    /// let limit = RateLimitLayer::new(policy, Global, MemoryBackend::new())
+    ///     .headers(HeaderFormat::XRateLimit { reset: Reset::Epoch })
+    ///     .shown_quota("daily");
+    /// # let _: axum::Router = axum::Router::new().layer(limit);
+    /// ```
+    #[must_use]
+    pub fn shown_quota(mut self, name: &str) -> Self {
+        self.shown = Some(name.into());
         self
     }
 
@@ -338,6 +364,7 @@ impl<F, H, M> Http<F, H, M> {
         Http {
             formats: self.formats,
             existing: self.existing,
+            shown: self.shown,
             on_redirects: self.on_redirects,
             preflights: self.preflights,
             extensions: self.extensions,

@@ -9,7 +9,7 @@ use super::context::{AllowedContext, RejectedContext};
 use super::format::HeaderFormats;
 use super::hook::ResponseHook;
 use super::http::Http;
-use super::in_flight::{HttpInFlight, InnerLayerFields, LayerFields, PendingFields};
+use super::in_flight::{HttpInFlight, InnerLayerFields, LayerFields, PendingFields, shown_quota};
 use super::prepared::{FieldOptions, PreparedFields, write_permits};
 use super::protocol::Protocol;
 use super::rejection::Rejection;
@@ -53,6 +53,10 @@ where
             written: HeaderFormats::NONE,
             at,
             partition_key: partition_key.as_ref().map(PartitionKey::as_bytes),
+            shown: match &rejection {
+                Rejection::Limited { policy, .. } => shown_quota(self.shown.as_deref(), policy),
+                _ => None,
+            },
         };
         let mut response = if grpc::is_call(request.method(), request.headers()) {
             grpc::reject(request.headers(), &rejection, jitter).map(M::body)
@@ -190,6 +194,7 @@ where
                 shadow_header: self.shadow_header,
                 depth,
                 joined,
+                shown: self.shown.clone(),
             });
         HttpInFlight { fields, hook }
     }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::sync::Arc;
 
 use http::{Extensions, Response};
 
@@ -81,6 +82,17 @@ pub(super) struct PendingFields {
     /// The depth of the charge, if inner layers can join it.
     pub(super) depth: Option<usize>,
     pub(super) joined: bool,
+    /// The name of the quota to show in a format with room for one.
+    pub(super) shown: Option<Arc<str>>,
+}
+
+/// Returns the index of the quota to show. `None` if none is named, or the policy has no quota of that name.
+pub(super) fn shown_quota(name: Option<&str>, policy: &Policy) -> Option<usize> {
+    let name = name?;
+    policy
+        .quotas()
+        .iter()
+        .position(|quota| quota.name() == name)
 }
 
 impl PendingFields {
@@ -115,6 +127,7 @@ impl PendingFields {
                 written: fields,
                 at,
                 partition_key: self.partition_key.as_ref().map(PartitionKey::as_bytes),
+                shown: shown_quota(self.shown.as_deref(), &self.policy),
             };
             prepared.write_limits(options, decision, response.headers_mut());
             fields = fields.or(missing);

@@ -38,7 +38,7 @@ pub trait PermitProtocol<Req, Res, Err>: Protocol<Req, Res, Err> {
 /// Holds the permit of an HTTP request until its response.
 pub struct HttpPermitHolder {
     permit: Option<Arc<Permit>>,
-    denial: Option<(SemaphorePolicy, Decision)>,
+    denial: Option<Box<(SemaphorePolicy, Decision)>>,
     hold: Hold,
     formats: HeaderFormats,
     existing: ExistingHeaders,
@@ -81,7 +81,7 @@ where
         mut response: Response<ResBody>,
     ) -> Self::Response {
         let Some(permit) = holder.permit else {
-            if let Some((policy, decision)) = holder.denial {
+            if let Some((policy, decision)) = holder.denial.map(|denial| *denial) {
                 if holder.shadow_header {
                     field::write_shadow(policy.name(), response.headers_mut());
                 }
@@ -102,6 +102,7 @@ where
                 written: HeaderFormats::NONE,
                 at: Timestamp::default(), // draft 11 has no point in time
                 partition_key: holder.partition_key.as_ref().map(PartitionKey::as_bytes),
+                shown: None,
             };
             write_permits(options, permit.policy(), permit.decision(), headers);
         }

@@ -10,7 +10,7 @@ use super::draft11::FieldItem;
 use super::existing::{ExistingHeaders, OneLimit};
 use super::field::{Field, RATELIMIT, RATELIMIT_POLICY, append, value};
 use super::format::{Draft, HeaderFormats, Reset};
-use super::legacy_headers::GoverningQuota;
+use super::legacy_headers::ShownQuota;
 use super::problem::{self, violated};
 use super::retry_after::write_retry_after;
 use crate::clock::Timestamp;
@@ -28,6 +28,8 @@ pub(super) struct FieldOptions<'a> {
     /// The time of the decision, if a field contains it.
     pub(super) at: Timestamp,
     pub(super) partition_key: Option<&'a [u8]>,
+    /// The index of the quota to show in a format with room for one. `None` for the tightest.
+    pub(super) shown: Option<usize>,
 }
 
 /// The parts of the fields that are the same for all decisions of a policy.
@@ -115,22 +117,22 @@ impl PreparedFields {
         headers: &mut HeaderMap,
     ) {
         let HeaderFormats { draft, x } = options.formats;
-        let governing = GoverningQuota::from_snapshot(decision.snapshot());
+        let shown = ShownQuota::from_decision(decision, options.shown);
         match draft {
             Some(Draft::D11) => self.write_draft11(options, decision, headers),
             Some(Draft::D07) => {
                 self.write_plain_policy(headers);
-                governing.write_draft07(headers);
+                shown.write_draft07(headers);
             }
             Some(Draft::D06) => {
                 self.write_plain_policy(headers);
-                governing.write(OneLimit::Draft06, None, headers);
+                shown.write(OneLimit::Draft06, None, headers);
             }
             None => {}
         }
         match x {
-            Some(Reset::Epoch) => governing.write(OneLimit::X, Some(options.at), headers),
-            Some(Reset::Delta) => governing.write(OneLimit::X, None, headers),
+            Some(Reset::Epoch) => shown.write(OneLimit::X, Some(options.at), headers),
+            Some(Reset::Delta) => shown.write(OneLimit::X, None, headers),
             None => {}
         }
     }

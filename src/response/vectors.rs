@@ -158,6 +158,7 @@ fn ratelimit_headers() {
                 written: HeaderFormats::NONE,
                 at: Timestamp::from_micros(case["now_us"].as_u64().expect("a time")),
                 partition_key: partition_key(policies),
+                shown: None,
             };
             prepared.write_limits(options, &decision, &mut headers);
         }
@@ -205,7 +206,7 @@ fn ratelimit_headers() {
         }
         ran += 1;
     }
-    assert_eq!(ran, 35, "all there are");
+    assert_eq!(ran, 37, "all there are");
 }
 
 /// A rejection by these policies.

@@ -1,7 +1,7 @@
 use super::error::AcquireError;
 use super::handle::Semaphore;
 use super::permit::Permit;
-use crate::backend::{MemoryBackend, PermitBackend};
+use crate::backend::{LocalBackend, PermitBackend};
 use crate::key::Key;
 use crate::limiter::{Failure, HandleFailure, WithFailurePolicy};
 use crate::wait::MaxWait;
@@ -71,7 +71,7 @@ impl<B: PermitBackend, F: HandleFailure<B::Error>> WithFailurePolicy<Semaphore<B
             Failure::Fallback(local) => {
                 let left = max_wait.left(began, context.now());
                 let policy = self.inner.policy().clone();
-                let local: Semaphore<MemoryBackend> = Semaphore::new(policy, local.clone());
+                let local: Semaphore<LocalBackend> = Semaphore::new(policy, local.clone());
                 let permit = local.acquire(key, weight, left).await;
                 permit.map(Some).map_err(AcquireError::widen_error)
             }

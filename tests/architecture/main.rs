@@ -34,7 +34,12 @@ const FLOORS: &[&[&str]] = &[
         "wait",
     ],
     &["backend"],
-    &["backend/any", "backend/memory", "backend/redis"],
+    &[
+        "backend/any",
+        "backend/local",
+        "backend/memory",
+        "backend/redis",
+    ],
     &["blocking", "limiter", "semaphore"],
     &["response"],
     &["concurrency", "drain", "limit", "middleware"],

@@ -7,6 +7,7 @@ mod lists;
 mod names;
 mod nat64;
 mod parsers;
+mod parts;
 mod reference;
 mod secrets;
 #[cfg(feature = "redis")]

@@ -225,7 +225,7 @@ fn fields_of_the_same_format_are_appended_to() {
 }
 
 #[test]
-fn field_shows_the_limit_with_fewer_remaining_tokens() {
+fn field_shows_the_limit_with_the_smaller_share_left() {
     let triplet = |prefix: &str, existing: Fields, format: HeaderFormat| {
         let seen = answer(format, Append, existing);
         ["limit", "remaining"]
@@ -235,23 +235,23 @@ fn field_shows_the_limit_with_fewer_remaining_tokens() {
     assert_eq!(triplet("", OF_06, Draft06), own);
     assert_eq!(triplet("x-", OF_X_DELTA, DELTA), own);
     assert_eq!(triplet("x-", OF_X_EPOCH, EPOCH), own);
-    // Equal remaining tokens: the field shows the inner limit.
-    let equal = ["9".to_owned(), "1".to_owned()];
+    // Equal shares: the field shows the inner limit.
+    let equal = ["4".to_owned(), "2".to_owned()];
     let fields: Fields = &[
-        ("ratelimit-limit", "9"),
-        ("ratelimit-remaining", "1"),
+        ("ratelimit-limit", "4"),
+        ("ratelimit-remaining", "2"),
         ("ratelimit-reset", "3"),
     ];
     assert_eq!(triplet("", fields, Draft06), equal);
     let fields: Fields = &[
-        ("x-ratelimit-limit", "9"),
-        ("x-ratelimit-remaining", "1"),
+        ("x-ratelimit-limit", "4"),
+        ("x-ratelimit-remaining", "2"),
         ("x-ratelimit-reset", "3"),
     ];
     assert_eq!(triplet("x-", fields, DELTA), equal);
-    let fields: Fields = &[("ratelimit", "limit=9, remaining=1, reset=3")];
+    let fields: Fields = &[("ratelimit", "limit=9, remaining=4, reset=3")];
     let seen = answer(Draft07, Append, fields);
-    assert_eq!(seen.lines("ratelimit"), ["limit=9, remaining=1, reset=3"]);
+    assert_eq!(seen.lines("ratelimit"), ["limit=9, remaining=4, reset=3"]);
     let seen = answer(Draft07, Append, OF_07);
     assert_eq!(seen.lines("ratelimit"), ["limit=2, remaining=1, reset=30"]);
 }

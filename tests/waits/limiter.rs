@@ -5,11 +5,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tower_sluice::backend::Backend;
+use tower_sluice::backend::{Backend, LocalBackend};
 use tower_sluice::clock::{Clock, SystemClock, Timestamp};
-use tower_sluice::limiter::{Rejected, WithFailurePolicy};
+use tower_sluice::limiter::{CheckOutcome, Failure, HandleFailure, Rejected, WithFailurePolicy};
 use tower_sluice::{
-    AnyBackend, Deadline, FailurePolicy, Key, Limiter, MaxWait, MemoryBackend, Policy, Quota,
+    AnyBackend, Cost, Deadline, FailurePolicy, Key, Limiter, MaxWait, MemoryBackend, Policy, Quota,
 };
 
 use crate::executor::{AlarmClock, ms, secs};
@@ -231,6 +231,53 @@ async fn fallback_decides_and_refunds_in_its_own_state() {
     let there = choice.wire.state(&two_a_minute(), &choice.ann);
     assert_eq!(there.0, 2, "the remote memory was charged");
     assert_eq!(local.context().stats().waiting, 0);
+}
+
+/// A failure policy that decides by the error.
+#[derive(Clone)]
+struct ByError {
+    opens: bool,
+    local: LocalBackend,
+}
+
+impl HandleFailure<Cut> for ByError {
+    fn handle(&self, error: Cut, policy: &Policy, key: &Key, cost: Cost) -> CheckOutcome {
+        match self.on_failure(&error) {
+            Failure::FailOpen => CheckOutcome::Uncounted,
+            _ => CheckOutcome::Decided(
+                Limiter::new(policy.clone(), self.local.clone())
+                    .check(key, cost)
+                    .now_or_never()
+                    .expect("at once")
+                    .expect("memory cannot fail"),
+            ),
+        }
+    }
+
+    fn on_failure(&self, Cut: &Cut) -> Failure<'_> {
+        if self.opens {
+            Failure::FailOpen
+        } else {
+            Failure::Fallback(&self.local)
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_custom_handler_decides_after_a_failure() {
+    for opens in [true, false] {
+        let local = LocalBackend::from(MemoryBackend::new());
+        let choice = Choice::of(two_a_minute(), FailurePolicy::FailClosed);
+        let limiter = choice.limiter.limiter().clone();
+        let limiter = WithFailurePolicy::new(limiter, ByError { opens, local });
+        choice.wire.cut();
+        let charge = limiter.acquire(&choice.ann, 1, MaxWait::NONE).await;
+        assert_eq!(charge.expect("allowed").is_none(), opens);
+        let uncounted = matches!(limiter.check(&choice.ann, 1).await, CheckOutcome::Uncounted);
+        assert_eq!(uncounted, opens);
+        let third = limiter.acquire(&choice.ann, 1, MaxWait::NONE).await;
+        assert_eq!(third.is_ok(), opens, "the fallback has counted two");
+    }
 }
 
 /// The fallback uses the system clock, so its wait takes real time.

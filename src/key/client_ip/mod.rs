@@ -8,12 +8,11 @@ mod read;
 
 use std::net::IpAddr;
 
-use http::Request;
 use http::header::{HeaderMap, HeaderName};
 
 use super::peer;
 use super::{Key, KeyError, KeyExtractor, Networks};
-use crate::head::Head;
+use crate::head::{Head, RequestHead};
 
 pub use self::prefix_error::PrefixError;
 pub use self::proxies::TrustedProxies;
@@ -347,9 +346,9 @@ impl Lists {
     }
 }
 
-impl<B> KeyExtractor<Request<B>> for ClientIp {
+impl<R: RequestHead> KeyExtractor<R> for ClientIp {
     #[inline]
-    fn key(&self, request: &Request<B>) -> Result<Key, KeyError> {
+    fn key(&self, request: &R) -> Result<Key, KeyError> {
         // The most common case by itself: the other path moves the key once more.
         match (
             &self.source,

@@ -93,7 +93,12 @@ impl<B: Backend> Limiter<B> {
             .await
     }
 
-    /// Charges `cost` tokens to `key`, even above the limit. The debt of a key is at most twice the limit.
+    /// Charges `cost` tokens to `key`, even above the limit, for example for a failed login.
+    ///
+    /// **The debt of a key is at most twice the limit.** A penalty fills the debt up to that bound, and what exceeds it
+    /// is not charged. A debt that is larger already stays. So a penalty of any size shuts a key out for at most twice
+    /// the time in which the limit recovers. With `per_hour(10)`, a cost of 1 is allowed again after at most 66 minutes.
+    /// In a sliding window the bound applies to the current window. All quotas of the policy are charged.
     ///
     /// ```
     /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};

@@ -11,13 +11,13 @@ use http_body_util::Full;
 use tower::{Layer, ServiceBuilder};
 use tower_sluice::response::HeaderFormat::{self, Draft06, Draft07, Draft11};
 use tower_sluice::response::HeaderFormats;
-use tower_sluice::{Global, MemoryBackend, Policy, Quota, RateLimitLayer};
+use tower_sluice::{Cost, Global, MemoryBackend, Policy, Quota, RateLimitLayer};
 
 use super::{DELTA, EPOCH, global, reported};
-use crate::support::{ClientResponse, clock, from, hello, seen, two_a_minute};
+use crate::support::{ClientResponse, Memory, clock, from, hello, seen, two_a_minute};
 
 #[test]
-fn each_format_shows_the_governing_quota() {
+fn each_format_shows_the_tightest_quota() {
     let policy = Policy::new("api", Quota::per_minute(2).burst(9))
         .and("daily", Quota::fixed_window(5, Duration::from_secs(86_400)));
     // The clock is at 08:00 UTC. A cost of 2 takes the bucket a minute to refill, and more of the window is used.
@@ -65,6 +65,53 @@ fn each_format_shows_the_governing_quota() {
             .collect();
         assert_eq!(reported(&allowed), fields, "{format:?}");
     }
+}
+
+/// The triplet after a request of this cost under two quotas: a burst of 10, and 1,000 an hour, of which `used` are.
+fn triplet(limit: RateLimitLayer<Global, Memory>, used: u64, cost: u64) -> [u64; 3] {
+    let limit = limit.headers(DELTA);
+    let by_cost = |burst, hour| Cost::each([burst, hour]);
+    seen(
+        &mut limit.clone().cost(by_cost(0, used)).layer(hello()),
+        Request::new(()),
+    );
+    let seen = seen(
+        &mut limit.cost(by_cost(cost, cost)).layer(hello()),
+        Request::new(()),
+    );
+    ["limit", "remaining", "reset"].map(|part| {
+        let lines = seen.lines(&format!("x-ratelimit-{part}"));
+        lines[0].parse().expect("a number")
+    })
+}
+
+fn burst_and_hour() -> RateLimitLayer<Global, Memory> {
+    let hour = Quota::fixed_window(1_000, Duration::from_secs(3_600));
+    global(Policy::new("burst", Quota::per_second(1).burst(10)).and("hour", hour))
+}
+
+#[test]
+fn formats_for_one_limit_show_the_smallest_share_or_the_longest_wait() {
+    // 5 of 10 is a larger share than 40 of 1,000, although it is fewer tokens.
+    assert_eq!(triplet(burst_and_hour(), 955, 5), [1_000, 40, 3_600]);
+    assert_eq!(triplet(burst_and_hour(), 0, 5), [10, 5, 5]);
+    // 5 of 10 and 500 of 1,000: the later reset.
+    assert_eq!(triplet(burst_and_hour(), 495, 5), [1_000, 500, 3_600]);
+    // Denied by the hour alone, which has the larger share left.
+    assert_eq!(triplet(burst_and_hour(), 992, 9), [1_000, 8, 3_600]);
+}
+
+#[test]
+fn a_named_quota_is_shown_also_while_another_denies() {
+    let named = |name| burst_and_hour().shown_quota(name);
+    assert_eq!(triplet(named("burst"), 955, 5), [10, 5, 5]);
+    assert_eq!(triplet(named("burst"), 992, 9), [10, 10, 0]);
+    assert_eq!(triplet(named("hour"), 0, 5), [1_000, 995, 3_600]);
+    assert_eq!(
+        triplet(named("other"), 955, 5),
+        [1_000, 40, 3_600],
+        "no such quota"
+    );
 }
 
 /// The fields after a request of each cost, at a microsecond past a whole second.
