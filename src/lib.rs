@@ -78,6 +78,7 @@ pub mod algorithm;
 pub mod backend;
 #[cfg(feature = "blocking")]
 pub mod blocking;
+mod budget;
 pub mod clock;
 pub mod concurrency;
 pub mod cost;
@@ -111,6 +112,7 @@ pub use self::backend::{AnyBackend, MemoryBackend, MemorySemaphore};
 #[cfg(feature = "redis")]
 pub use self::backend::{RedisBackend, RedisSemaphore};
 
+pub use self::budget::TimeBudget;
 pub use self::concurrency::SemaphoreLayer;
 pub use self::cost::RouteCosts;
 pub use self::decision::{Decision, Receipt, Reservation, RetryAfter, Snapshot};

@@ -191,6 +191,31 @@ impl Backend for AnyBackend {
             AnyInner::Memory(_) | AnyInner::Off(_) => false,
         }
     }
+
+    fn time_limit(&self) -> Option<Duration> {
+        match &self.0 {
+            #[cfg(feature = "redis")]
+            AnyInner::Redis(redis) => Backend::time_limit(redis),
+            AnyInner::Memory(_) | AnyInner::Off(_) => None,
+        }
+    }
+
+    fn ask_within(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<Result<Reply, BackendError>, Self::Future> {
+        match &self.0 {
+            #[cfg(feature = "redis")]
+            AnyInner::Redis(redis) => Backend::ask_within(redis, op, policy, key, limit),
+            AnyInner::Memory(_) | AnyInner::Off(_) => {
+                let _ = limit;
+                Backend::ask(self, op, policy, key)
+            }
+        }
+    }
 }
 
 impl PermitBackend for AnyBackend {
@@ -245,6 +270,31 @@ impl PermitBackend for AnyBackend {
 
     fn is_enabled(&self) -> bool {
         !matches!(self.0, AnyInner::Off(_))
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        match &self.0 {
+            #[cfg(feature = "redis")]
+            AnyInner::Redis(redis) => PermitBackend::time_limit(redis),
+            AnyInner::Memory(_) | AnyInner::Off(_) => None,
+        }
+    }
+
+    fn ask_within(
+        &self,
+        op: PermitOp,
+        policy: &SemaphorePolicy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
+        match &self.0 {
+            #[cfg(feature = "redis")]
+            AnyInner::Redis(redis) => PermitBackend::ask_within(redis, op, policy, key, limit),
+            AnyInner::Memory(_) | AnyInner::Off(_) => {
+                let _ = limit;
+                PermitBackend::ask(self, op, policy, key)
+            }
+        }
     }
 
     fn has_leases(&self) -> bool {

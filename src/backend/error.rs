@@ -30,6 +30,9 @@ pub enum BackendErrorKind {
     Lost,
     /// The circuit breaker is open after repeated failures. The operation was not sent.
     CircuitOpen,
+    /// The request had no time left for Redis, because it had waited for an earlier failure; see
+    /// [`TimeBudget`](crate::TimeBudget). The operation was not sent.
+    OutOfTime,
     /// Redis answered with an error of this code, such as `OOM`, `NOPERM` or `READONLY`. Nothing was charged.
     Server(String),
     /// The key in Redis holds a value of another format. The value was not changed.
@@ -47,6 +50,7 @@ impl BackendErrorKind {
         match self {
             Self::Config(_) => "config",
             Self::Timeout(_) => "timeout",
+            Self::OutOfTime => "out_of_time",
             Self::Unreachable => "unreachable",
             Self::Lost => "lost",
             Self::CircuitOpen => "circuit_open",
@@ -107,6 +111,9 @@ impl fmt::Display for BackendError {
             BackendErrorKind::CircuitOpen => {
                 f.write_str("Redis circuit open after repeated failures; the operation was not sent")
             }
+            BackendErrorKind::OutOfTime => f.write_str(
+                "the request has no time left for Redis after earlier failures; the operation was not sent",
+            ),
             BackendErrorKind::Server(code) => {
                 write!(f, "Redis answered with the error {code}")?;
                 #[cfg(feature = "redis")]

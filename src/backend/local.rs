@@ -72,7 +72,7 @@ impl<C: Clock> ErasedMemory for MemoryBackend<C> {
     }
 
     fn decide_permit(&self, op: PermitOp, policy: &SemaphorePolicy, key: &Key) -> PermitReply {
-        self.decide_permit(op, policy, key)
+        answered(PermitBackend::ask(self, op, policy, key))
     }
 
     fn acquire_now(
@@ -119,9 +119,21 @@ impl LocalBackend {
         key: &Key,
     ) -> PermitReply {
         match &self.0 {
-            LocalInner::System(memory) => memory.decide_permit(op, policy, key),
+            LocalInner::System(memory) => answered(PermitBackend::ask(memory, op, policy, key)),
             LocalInner::Other(memory) => memory.decide_permit(op, policy, key),
         }
+    }
+}
+
+/// The answer of a backend that cannot fail.
+fn answered<T>(answer: Answer<Result<T, Infallible>, Ready<Result<T, Infallible>>>) -> T {
+    let answer = match answer {
+        Answer::Now(answer) => answer,
+        Answer::Later(answer) => answer.into_inner(),
+    };
+    match answer {
+        Ok(answer) => answer,
+        Err(never) => match never {},
     }
 }
 
@@ -178,14 +190,16 @@ impl PermitBackend for LocalBackend {
         key: &Key,
     ) -> Option<QuotaSnapshot> {
         match &self.0 {
-            LocalInner::System(memory) => memory.acquire_now(id, weight, policy, key),
+            LocalInner::System(memory) => {
+                PermitBackend::acquire_now(memory, id, weight, policy, key)
+            }
             LocalInner::Other(memory) => memory.acquire_now(id, weight, policy, key),
         }
     }
 
     fn release_now(&self, id: PermitId, policy: &SemaphorePolicy, key: &Key) -> Option<bool> {
         match &self.0 {
-            LocalInner::System(memory) => memory.release_now(id, policy, key),
+            LocalInner::System(memory) => PermitBackend::release_now(memory, id, policy, key),
             LocalInner::Other(memory) => memory.release_now(id, policy, key),
         }
     }

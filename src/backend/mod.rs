@@ -34,6 +34,8 @@ mod permits;
 #[cfg(feature = "redis")]
 pub mod redis;
 
+use std::time::Duration;
+
 use crate::key::Key;
 use crate::policy::Policy;
 
@@ -103,5 +105,27 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Then a decision over [several scopes](crate::limiter::Scopes) needs `hash_by_outermost`.
     fn needs_one_hash_tag(&self) -> bool {
         false
+    }
+
+    /// Returns the longest time of an operation, if the backend bounds it; `None` by default.
+    ///
+    /// It is the [`TimeBudget`](crate::TimeBudget) of a request whose first remote backend this is.
+    #[inline]
+    fn time_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Like [`ask`](Self::ask), and fails after `limit` without an answer. With a limit of zero it sends nothing.
+    ///
+    /// Layers call it if [`time_limit`](Self::time_limit) returns a value. The default ignores `limit`.
+    fn ask_within(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<Result<Reply, Self::Error>, Self::Future> {
+        let _ = limit;
+        self.ask(op, policy, key)
     }
 }

@@ -71,6 +71,28 @@ pub trait PermitBackend: Clone + Send + Sync + 'static {
         true
     }
 
+    /// Returns the longest time of an operation, if the backend bounds it; `None` by default.
+    ///
+    /// It is the [`TimeBudget`](crate::TimeBudget) of a request whose first remote backend this is.
+    #[inline]
+    fn time_limit(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Like [`ask`](Self::ask), and fails after `limit` without an answer. With a limit of zero it sends nothing.
+    ///
+    /// Layers call it if [`time_limit`](Self::time_limit) returns a value. The default ignores `limit`.
+    fn ask_within(
+        &self,
+        op: PermitOp,
+        policy: &SemaphorePolicy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<Result<PermitReply, Self::Error>, Self::Future> {
+        let _ = limit;
+        self.ask(op, policy, key)
+    }
+
     /// Returns whether [`ask`](Self::ask) blocks the calling thread. Tasks do not call a backend that blocks, and a
     /// separate thread renews its permits. `false` by default.
     fn blocks(&self) -> bool {

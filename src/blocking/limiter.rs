@@ -154,7 +154,7 @@ impl<B: BlockingBackend> Limiter<B> {
         }
         let (cost, max_wait) = (cost.into(), max_wait.into());
         let backend = BlockingAdapter(self.backend.clone());
-        let wait = acquire::acquire(&backend, &self.policy, key, &cost, max_wait);
+        let wait = acquire::acquire(&backend, &self.policy, key, &cost, max_wait, None);
         let acquired = acquire::record_outcome(&self.policy, park::block_on(wait))?;
         let (policy, key) = (self.policy.clone(), key.clone());
         Ok(Charge::new(Arc::new(backend), policy, key, cost, acquired))

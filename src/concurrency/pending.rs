@@ -6,6 +6,7 @@ use tower_service::Service;
 
 use super::SemaphoreLayer;
 use crate::backend::PermitBackend;
+use crate::budget::TimeBudget;
 use crate::decision::{Decision, RetryAfter};
 use crate::key::{Key, KeyExtractor};
 use crate::limiter::{Failure, HandleFailure};
@@ -134,8 +135,15 @@ where
     R: PermitProtocol<Req, I::Response, I::Error>,
 {
     /// Starts to acquire a permit.
-    pub(super) fn acquire(self: Box<Self>) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
-        let semaphore = self.layer.semaphore.with_policy(&self.policy);
+    pub(super) fn acquire(
+        self: Box<Self>,
+        budget: Option<TimeBudget>,
+    ) -> PermitRequestStateOf<I, Req, K, S, W, F, R, P> {
+        let semaphore = self
+            .layer
+            .semaphore
+            .with_policy(&self.policy)
+            .within(budget);
         let (backend, bound) = (semaphore.backend().clone(), self.bound);
         let left = move || bound.map_or(MaxWait::NONE, |bound| bound.left(backend.context().now()));
         let acquiring = acquire(semaphore, self.key.clone(), self.weight, left, |no| no);

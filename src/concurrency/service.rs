@@ -101,6 +101,10 @@ where
             let context = layer.semaphore.backend().context();
             middleware::bound(&layer.protocol, &mut request, layer.max_wait, context)
         });
+        let budget = match layer.semaphore.backend().time_limit() {
+            None => None,
+            Some(limit) => layer.protocol.time_budget(&mut request, limit),
+        };
         // A semaphore in this process decides at once, so the request stays in place.
         let is_here = bound.is_none() && !layer.semaphore.backend().has_leases();
         let acquired = if is_here {
@@ -136,7 +140,7 @@ where
         });
         let state = match acquired {
             Some(acquired) => pending.acquired(acquired),
-            None => pending.acquire(),
+            None => pending.acquire(budget),
         };
         ResponseFuture { state }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::RateLimitLayer;
 use crate::backend::Backend;
+use crate::budget::BudgetedOp;
 use crate::decision::{Decision, DenialReason, Receipt, Reply};
 use crate::key::Key;
 use crate::limiter::charge::{Charge, Settle, Settlement};
@@ -38,6 +39,8 @@ pub(super) struct CheckRequest {
     pub(super) elsewhere: bool,
     /// The keyed hash of the key for the client.
     pub(super) partition_key: Option<PartitionKey>,
+    /// The operation in a remote backend, by the budget of the request.
+    pub(super) budget: Option<BudgetedOp>,
 }
 
 /// The result of a check.
@@ -132,6 +135,9 @@ where
             Ok(reply) => reply,
             Err(error) => {
                 telemetry::backend_failed(&error, policy.labels());
+                if let Some(budget) = check.budget.take() {
+                    budget.failed();
+                }
                 let on_error = &self.layer.on_error;
                 check.use_fallback(policy);
                 match on_error.handle(error, policy, &check.key, check.missing.clone()) {
@@ -339,7 +345,12 @@ impl<K, B: Backend, C, F, R, P> SharedLayer<K, B, C, F, R, P> {
 }
 
 impl CheckRequest {
-    pub(super) fn new(key: Key, cost: Cost, partition_key: Option<PartitionKey>) -> Self {
+    pub(super) fn new(
+        key: Key,
+        cost: Cost,
+        partition_key: Option<PartitionKey>,
+        budget: Option<BudgetedOp>,
+    ) -> Self {
         Self {
             key,
             missing: cost.clone(),
@@ -349,6 +360,7 @@ impl CheckRequest {
             by_fallback: false,
             elsewhere: false,
             partition_key,
+            budget,
         }
     }
 

@@ -5,6 +5,7 @@ use tower_service::Service;
 
 use super::admission::{Admission, Admitted, CheckRequest, RefundUnlessServed, SharedLayer};
 use crate::backend::{Answer, Backend};
+use crate::budget::BudgetedOp;
 use crate::decision::{Decision, Op, Reply, Snapshot};
 use crate::limiter::charge::{SettleError, Settlement};
 use crate::limiter::{self, Acquired, HandleFailure, Rejected, WaitFuture};
@@ -310,10 +311,9 @@ where
             let reply = local.check(policy, &check.key, check.cost.clone());
             return self.decided(Ok(reply));
         }
-        match layer
-            .backend
-            .ask(Op::Check(check.cost.clone()), policy, &check.key)
-        {
+        check.budget = check.budget.as_ref().map(BudgetedOp::again);
+        let (op, budget) = (Op::Check(check.cost.clone()), check.budget.as_ref());
+        match limiter::ask(&layer.backend, op, policy, &check.key, budget) {
             Answer::Now(reply) => self.decided(reply),
             Answer::Later(reply) => self.decide_later(reply),
         }

@@ -71,7 +71,7 @@ where
             return self.skip(request);
         }
         let partition_key = protocol.partition_key(&key);
-        let mut check = CheckRequest::new(key, Cost::ZERO, partition_key);
+        let mut check = CheckRequest::new(key, Cost::ZERO, partition_key, None);
         if let Some(outer) = protocol.charge(&request) {
             shared.find(outer, &policy, &mut check);
         }

@@ -13,6 +13,7 @@ use super::future::ResponseFuture;
 use super::pending::{PendingRequest, PendingRequestOf, RequestState, serve};
 use super::{PolicyOf, RateLimitLayer};
 use crate::backend::{Answer, Backend};
+use crate::budget::BudgetedOp;
 use crate::cost::CostOf;
 use crate::decision::{Op, Reply};
 use crate::key::KeyExtractor;
@@ -111,23 +112,29 @@ where
         };
         let partition_key = layer.protocol.partition_key(key);
         let waits = layer.max_wait != MaxWait::NONE && !policy.is_shadow();
+        let budget = match layer.backend.time_limit() {
+            None => None,
+            Some(limit) => layer.protocol.time_budget(&mut request, limit),
+        };
+        let budget = budget.map(BudgetedOp::begin);
         let outer = layer.protocol.charge(&request);
         if waits || outer.is_some() || layer.refund_unserved {
-            let mut check = CheckRequest::new(mem::take(key), cost, partition_key);
+            let mut check = CheckRequest::new(mem::take(key), cost, partition_key, budget);
             if let Some(outer) = outer {
                 shared.find(outer, &policy, &mut check);
             }
             let policy = policy.into_owned();
             return self.check(request, policy, check, waits);
         }
-        let mut answer = layer.backend.ask(Op::Check(cost.clone()), &policy, key);
+        let op = Op::Check(cost.clone());
+        let mut answer = limiter::ask(&layer.backend, op, &policy, key, budget.as_ref());
         let Answer::Now(Ok(reply)) = &mut answer else {
-            let check = CheckRequest::new(mem::take(key), cost, partition_key);
+            let check = CheckRequest::new(mem::take(key), cost, partition_key, budget);
             let policy = policy.into_owned();
             return self.decide(request, policy, check, answer);
         };
         if !reply.decision.is_allowed() {
-            let check = CheckRequest::new(mem::take(key), cost, partition_key);
+            let check = CheckRequest::new(mem::take(key), cost, partition_key, budget);
             let policy = policy.into_owned();
             return self.decide(request, policy, check, answer);
         }
@@ -177,7 +184,8 @@ where
             return self.wait_for_admission(request, policy, check);
         }
         let op = Op::Check(check.missing.clone());
-        let answer = self.shared.layer.backend.ask(op, &policy, &check.key);
+        let (backend, budget) = (&self.shared.layer.backend, check.budget.as_ref());
+        let answer = limiter::ask(backend, op, &policy, &check.key, budget);
         self.decide(request, policy, check, answer)
     }
 
@@ -283,7 +291,7 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         &mut self,
         mut request: Req,
         policy: Policy,
-        check: CheckRequest,
+        mut check: CheckRequest,
     ) -> ResponseFuture<S, Req, K, B, C, F, R, P>
     where
         S: Service<Req>,
@@ -298,8 +306,9 @@ impl<S: Clone, K, B, C, F, R, P> RateLimit<S, K, B, C, F, R, P> {
         }
         let context = layer.backend.context();
         let bound = middleware::bound(&layer.protocol, &mut request, max_wait, context);
-        let wait =
-            limiter::acquire_boxed(&layer.backend, &policy, &check.key, &check.missing, bound);
+        let budget = check.budget.take().map(BudgetedOp::into_budget);
+        let (backend, missing) = (&layer.backend, &check.missing);
+        let wait = limiter::acquire_boxed(backend, &policy, &check.key, missing, bound, budget);
         let pending = Some(self.set_aside(request, policy, check, Some(bound)));
         ResponseFuture::new(RequestState::Waiting { wait, pending })
     }

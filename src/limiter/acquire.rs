@@ -4,10 +4,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::acquired::Acquired;
-use super::cancel;
 use super::on_drop::{CancelOnDrop, RefundOnDrop};
 use super::rejected::Rejected;
+use super::{budgeted, cancel};
 use crate::backend::{Answer, Backend, BackendContext, QueueHead, TierQueue, WaiterGuard};
+use crate::budget::{BudgetedOp, TimeBudget};
 use crate::clock::{Timestamp, micros_up};
 use crate::decision::{Decision, NEVER, Op, Reply, RetryAfter, Snapshot};
 use crate::key::Key;
@@ -23,12 +24,14 @@ pub(crate) async fn acquire<B: Backend>(
     key: &Key,
     cost: &Cost,
     max_wait: MaxWait,
+    budget: Option<&TimeBudget>,
 ) -> Result<Acquired, Rejected<B::Error>> {
     let waiter = Waiter {
         backend,
         policy,
         key,
         cost,
+        budget,
     };
     // A cost of 0 needs no wait, and for a cost above the limit no wait helps.
     let cannot_wait = cost.is_zero() || policy.is_exceeded_by(cost);
@@ -58,6 +61,7 @@ pub(crate) async fn acquire_up_to<B: Backend>(
         policy,
         key,
         cost: &Cost::ZERO,
+        budget: None,
     };
     let reply = waiter.ask(Op::CheckUpTo(most)).await?;
     Acquired::from_reply(reply, Duration::ZERO)
@@ -68,6 +72,7 @@ struct Waiter<'a, B> {
     policy: &'a Policy,
     key: &'a Key,
     cost: &'a Cost,
+    budget: Option<&'a TimeBudget>,
 }
 
 impl<B: Backend> Waiter<'_, B> {
@@ -76,12 +81,17 @@ impl<B: Backend> Waiter<'_, B> {
     }
 
     async fn ask(&self, op: Op) -> Result<Reply, Rejected<B::Error>> {
-        let answer = match self.backend.ask(op, self.policy, self.key) {
+        let budget = self.budget.cloned().map(BudgetedOp::begin);
+        let answer = budgeted::ask(self.backend, op, self.policy, self.key, budget.as_ref());
+        let answer = match answer {
             Answer::Now(reply) => reply,
             Answer::Later(reply) => {
                 RefundOnDrop::new(reply, self.backend, self.policy, self.key).await
             }
         };
+        if let (Err(_), Some(budget)) = (&answer, &budget) {
+            budget.failed();
+        }
         answer.map_err(Rejected::Backend)
     }
 

@@ -6,6 +6,7 @@ use super::acquired::Acquired;
 use super::on_drop::RefundOnDrop;
 use super::rejected::Rejected;
 use crate::backend::{Backend, LocalBackend};
+use crate::budget::TimeBudget;
 use crate::key::Key;
 use crate::policy::Policy;
 use crate::quota::Cost;
@@ -21,12 +22,13 @@ pub(crate) fn acquire_boxed<B: Backend>(
     key: &Key,
     cost: &Cost,
     bound: Bound,
+    budget: Option<TimeBudget>,
 ) -> WaitFuture<B::Error> {
     let (backend, policy) = (backend.clone(), policy.clone());
     let (key, cost) = (key.clone(), cost.clone());
     Box::pin(async move {
         let max_wait = bound.left(backend.context().now());
-        acquire(&backend, &policy, &key, &cost, max_wait).await
+        acquire(&backend, &policy, &key, &cost, max_wait, budget.as_ref()).await
     })
 }
 
@@ -41,7 +43,7 @@ pub(crate) fn acquire_local<E: Send + 'static>(
     let (local, policy) = (local.clone(), policy.clone());
     let (key, cost) = (key.clone(), cost.clone());
     Box::pin(async move {
-        let wait = acquire(&local, &policy, &key, &cost, max_wait);
+        let wait = acquire(&local, &policy, &key, &cost, max_wait, None);
         wait.await.map_err(Rejected::widen_error)
     })
 }

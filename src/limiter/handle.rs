@@ -197,7 +197,7 @@ impl<B: Backend> Limiter<B> {
             return Ok(Charge::uncounted());
         }
         let (cost, max_wait) = (cost.into(), max_wait.into());
-        let wait = acquire::acquire(&self.backend, &self.policy, key, &cost, max_wait);
+        let wait = acquire::acquire(&self.backend, &self.policy, key, &cost, max_wait, None);
         let waited = wait.await;
         let acquired = acquire::record_outcome(&self.policy, waited)?;
         let settler = Arc::new(self.backend.clone());

@@ -60,6 +60,7 @@ pub(crate) mod acquire;
 mod acquired;
 mod block;
 mod boxed;
+mod budgeted;
 pub(crate) mod cancel;
 pub mod charge;
 mod failure;
@@ -71,6 +72,7 @@ mod with_failure_policy;
 
 pub(crate) use self::acquired::Acquired;
 pub(crate) use self::boxed::{WaitFuture, acquire_boxed, acquire_local, refund_on_drop};
+pub(crate) use self::budgeted::ask;
 pub use self::failure::{CheckOutcome, Failure, FailurePolicy, HandleFailure, Unspecified};
 pub use self::handle::Limiter;
 pub use self::rejected::Rejected;

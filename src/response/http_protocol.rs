@@ -1,4 +1,5 @@
 use std::mem;
+use std::time::Duration;
 
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_LENGTH, ORIGIN};
 use http::{HeaderMap, Method, Request, Response};
@@ -16,6 +17,7 @@ use super::rejection::Rejection;
 use super::rejection_body::RejectionBody;
 use super::{deadline, field, grpc, retry_after};
 use crate::backend::BackendContext;
+use crate::budget::TimeBudget;
 use crate::clock::Timestamp;
 use crate::decision::RetryAfter;
 use crate::head::Head;
@@ -163,6 +165,9 @@ where
         let (mut hook, mut depth) = (H::Kept::default(), None);
         if is_kept {
             let charge = deferred_charge.into_charge(answer);
+            if let Some(budget) = request.extensions().get::<TimeBudget>() {
+                charge.set_budget(budget.clone());
+            }
             if joined || !self.extensions {
                 depth = joined.then(|| charge.depth());
                 hook = self.hook.keep(charge);
@@ -223,6 +228,12 @@ where
             && request
                 .headers()
                 .contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
+    fn time_budget(&self, request: &mut Request<B>, limit: Duration) -> Option<TimeBudget> {
+        let extensions = request.extensions_mut();
+        let budget = extensions.get_or_insert_with(|| TimeBudget::new(limit));
+        Some(budget.clone())
     }
 
     fn deadline(&self, request: &mut Request<B>, now: Timestamp) -> Option<Deadline> {

@@ -1,5 +1,8 @@
+use std::time::Duration;
+
 use super::context::{AllowedContext, RejectedContext};
 use super::rejection::Rejection;
+use crate::budget::TimeBudget;
 use crate::clock::Timestamp;
 use crate::key::Key;
 use crate::limiter::charge::Charge;
@@ -60,6 +63,13 @@ pub trait Protocol<Req, Res, Err>: Clone {
     fn is_exempt(&self, request: &Req) -> bool {
         let _ = request;
         false
+    }
+
+    /// Returns the time that the request may lose to failing backends. The first layer with a remote backend calls it
+    /// with the time limit of that backend.
+    fn time_budget(&self, request: &mut Req, limit: Duration) -> Option<TimeBudget> {
+        let _ = (request, limit);
+        None
     }
 
     /// Returns the client's deadline, if the request has one. The layer received the request at `now`.

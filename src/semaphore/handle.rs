@@ -13,6 +13,7 @@ use super::permit::Permit;
 use super::release::{ReleasePermit, runtime};
 use super::renewal;
 use crate::backend::{Answer, PermitBackend, PermitQueue, PermitWaiter};
+use crate::budget::TimeBudget;
 use crate::clock::Timestamp;
 use crate::decision::{Decision, PermitOp, PermitReply, Snapshot};
 use crate::key::Key;
@@ -36,6 +37,8 @@ pub struct Semaphore<B> {
     /// The same backend, for permits, which do not know its type.
     releaser: Arc<dyn ReleasePermit>,
     switch: Option<Switch>,
+    /// The time budget of a request, for a layer.
+    budget: Option<TimeBudget>,
 }
 
 /// When and for what a permit was requested.
@@ -62,6 +65,7 @@ impl<B: PermitBackend> Semaphore<B> {
             releaser: Arc::new(backend.clone()),
             backend,
             switch: None,
+            budget: None,
         }
     }
 
@@ -72,6 +76,12 @@ impl<B: PermitBackend> Semaphore<B> {
             policy: policy.clone(),
             ..self.clone()
         }
+    }
+
+    /// Spends from the budget of a request.
+    pub(crate) fn within(mut self, budget: Option<TimeBudget>) -> Self {
+        self.budget = budget;
+        self
     }
 
     /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
@@ -172,7 +182,7 @@ impl<B: PermitBackend> Semaphore<B> {
                 Err(AcquireError::Denied(decision))
             });
         }
-        let mut pending = PendingPermit::new(&self.backend, policy, key, id);
+        let mut pending = PendingPermit::new(&self.backend, policy, key, id, self.budget.as_ref());
         match pending.ask_now(PermitOp::Acquire { id, weight }) {
             Some(reply) => ControlFlow::Break(self.permit(pending, reply, asked)),
             None => ControlFlow::Continue((pending, asked)),
@@ -278,7 +288,8 @@ impl<B: PermitBackend> Semaphore<B> {
             };
         };
         let id = self.backend.new_id();
-        let mut pending = PendingPermit::new(&self.backend, &self.policy, key, id);
+        let mut pending =
+            PendingPermit::new(&self.backend, &self.policy, key, id, self.budget.as_ref());
         loop {
             let asked_at = context.now();
             let waited = Duration::from_micros(asked_at.micros_since(began));

@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 
 use super::release::{arrives_late, release, runtime};
 use crate::backend::{Answer, BackendContext, PermitBackend, TaskError};
+use crate::budget::{BudgetedOp, TimeBudget};
 use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
@@ -16,6 +17,10 @@ pub(super) struct PendingPermit<'a, B: PermitBackend> {
     policy: &'a SemaphorePolicy,
     key: &'a Key,
     id: PermitId,
+    /// The time budget of the request.
+    budget: Option<&'a TimeBudget>,
+    /// The operation in it.
+    budgeted: Option<BudgetedOp>,
     /// The pending answer.
     reply: Option<Pin<Box<B::Future>>>,
     /// The runtime of the request.
@@ -34,12 +39,15 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
         policy: &'a SemaphorePolicy,
         key: &'a Key,
         id: PermitId,
+        budget: Option<&'a TimeBudget>,
     ) -> Self {
         Self {
             backend,
             policy,
             key,
             id,
+            budget,
+            budgeted: None,
             reply: None,
             runtime: None,
             is_known: false,
@@ -67,7 +75,13 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
     /// Asks `op` of this id. `None` if the answer is not there at once.
     pub(super) fn ask_now(&mut self, op: PermitOp) -> Option<Result<PermitReply, B::Error>> {
         self.has_place |= matches!(op, PermitOp::Wait { .. });
-        match self.backend.ask(op, self.policy, self.key) {
+        let (backend, policy, key) = (self.backend, self.policy, self.key);
+        self.budgeted = self.budget.cloned().map(BudgetedOp::begin);
+        let answer = match &self.budgeted {
+            None => backend.ask(op, policy, key),
+            Some(budget) => backend.ask_within(op, policy, key, budget.limit()),
+        };
+        match answer {
             // An immediate answer cannot be dropped. An immediate failure means that nothing was sent, unless the
             // backend blocks.
             Answer::Now(reply) => {
@@ -123,6 +137,9 @@ impl<'a, B: PermitBackend> PendingPermit<'a, B> {
         })
         .await;
         self.learn(&reply);
+        if let (Err(_), Some(budget)) = (&reply, self.budgeted.take()) {
+            budget.failed();
+        }
         reply
     }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 /// floors. Where a folder lies on two floors, the longest name counts.
 const FLOORS: &[&[&str]] = &[
     &[
+        "budget",
         "clock",
         "head",
         "message",

@@ -1,6 +1,7 @@
 //! Limiters during failures of Redis and of the network, with real servers and injected failures.
 
 mod access;
+mod budget;
 mod contents;
 mod corrupt;
 mod distance;

@@ -187,15 +187,6 @@ impl<C: Clock> MemoryBackend<C> {
             op => self.0.change(op, policy, key),
         }
     }
-
-    pub(super) fn decide_permit(
-        &self,
-        op: PermitOp,
-        policy: &SemaphorePolicy,
-        key: &Key,
-    ) -> PermitReply {
-        self.0.semaphore.decide(&op, policy, key)
-    }
 }
 
 impl<C: Clock> MemoryInner<C> {

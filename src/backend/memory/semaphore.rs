@@ -216,7 +216,7 @@ impl<C: Clock> MemorySemaphore<C> {
         }
     }
 
-    pub(super) fn decide(&self, op: &PermitOp, policy: &SemaphorePolicy, key: &Key) -> PermitReply {
+    fn decide(&self, op: &PermitOp, policy: &SemaphorePolicy, key: &Key) -> PermitReply {
         if let PermitOp::Acquire { id, weight } | PermitOp::Wait { id, weight, .. } = op {
             return PermitReply::from_snapshot(self.acquire(*id, *weight, policy, key));
         }

@@ -51,6 +51,15 @@ pub(super) enum Route {
 }
 
 impl Route {
+    /// Returns the longest time of an operation.
+    pub(super) fn time_limit(&self) -> Duration {
+        match self {
+            Self::Single { queue, .. } => queue.client().time_limit,
+            #[cfg(feature = "cluster")]
+            Self::Cluster(router) => router.time_limit(),
+        }
+    }
+
     /// Returns the queue of the only server.
     #[cfg(any(test, feature = "sentinel"))]
     pub(super) fn queue(&self) -> Option<&Arc<BatchQueue<OpRequest>>> {
@@ -86,6 +95,44 @@ impl Backend for RedisBackend {
     type Future = Pin<Box<dyn Future<Output = Result<Reply, BackendError>> + Send>>;
 
     fn ask(&self, op: Op, policy: &Policy, key: &Key) -> Answer<RedisResult, Self::Future> {
+        self.ask_for(op, policy, key, self.0.route.time_limit())
+    }
+
+    fn context(&self) -> &BackendContext {
+        &self.0.preparer.context
+    }
+
+    fn needs_one_hash_tag(&self) -> bool {
+        match &self.0.route {
+            Route::Single { .. } => false,
+            #[cfg(feature = "cluster")]
+            Route::Cluster(_) => true,
+        }
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        Some(self.0.route.time_limit())
+    }
+
+    fn ask_within(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<RedisResult, Self::Future> {
+        self.ask_for(op, policy, key, limit)
+    }
+}
+
+impl RedisBackend {
+    fn ask_for(
+        &self,
+        op: Op,
+        policy: &Policy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<RedisResult, <Self as Backend>::Future> {
         let inner = &self.0;
         if policy.has_scopes() && !policy.is_by_outermost() && self.needs_one_hash_tag() {
             return Answer::Now(Err(BackendError::config(NEEDS_HASH_TAG)));
@@ -100,6 +147,9 @@ impl Backend for RedisBackend {
         {
             return is_open();
         }
+        if limit.is_zero() {
+            return Answer::Now(Err(BackendError::new(BackendErrorKind::OutOfTime)));
+        }
         let (request, update) = inner.preparer.request(op, policy, key, query);
         #[cfg(feature = "cluster")]
         if let Route::Cluster(router) = &inner.route
@@ -110,22 +160,26 @@ impl Backend for RedisBackend {
         let inner = Arc::clone(inner);
         Answer::Later(Box::pin(async move {
             inner.preparer.forget(&update);
-            let outcome = inner.send(request).await;
+            let outcome = within(limit, inner.route.time_limit(), inner.send(request)).await;
             inner.preparer.record(&update, &outcome);
             outcome
         }))
     }
+}
 
-    fn context(&self) -> &BackendContext {
-        &self.0.preparer.context
+/// Waits for an answer for at most `limit`, if that is shorter than the time limit that applies anyway. A round trip
+/// that takes longer completes in the background.
+pub(super) async fn within<T>(
+    limit: Duration,
+    usual: Duration,
+    answer: impl Future<Output = RedisResult<T>>,
+) -> RedisResult<T> {
+    if limit >= usual {
+        return answer.await;
     }
-
-    fn needs_one_hash_tag(&self) -> bool {
-        match &self.0.route {
-            Route::Single { .. } => false,
-            #[cfg(feature = "cluster")]
-            Route::Cluster(_) => true,
-        }
+    match tokio::time::timeout(limit, answer).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(BackendError::new(BackendErrorKind::Timeout(limit))),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::{Answer, BackendContext, BackendError, BackendErrorKind, PermitBackend};
 use super::atomicity::Atomicity;
-use super::backend::{RedisBackend, RedisInner, Route};
+use super::backend::{RedisBackend, RedisInner, Route, within};
 use super::breaker::Breaker;
 use super::permit_request::PermitRequest;
 use super::request::ScriptRequest as _;
@@ -67,6 +67,20 @@ impl PermitBackend for RedisSemaphore {
         policy: &SemaphorePolicy,
         key: &Key,
     ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
+        self.ask_within(op, policy, key, self.0.route.time_limit())
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        Some(self.0.route.time_limit())
+    }
+
+    fn ask_within(
+        &self,
+        op: PermitOp,
+        policy: &SemaphorePolicy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         let inner = &self.0;
         if inner.atomicity != Atomicity::Script {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::Unsupported(
@@ -83,12 +97,20 @@ impl PermitBackend for RedisSemaphore {
         if is_open {
             return Answer::Now(Err(BackendError::new(BackendErrorKind::CircuitOpen)));
         }
+        if limit.is_zero() {
+            return Answer::Now(Err(BackendError::new(BackendErrorKind::OutOfTime)));
+        }
+        let usual = inner.route.time_limit();
         match &inner.route {
             Route::Single { permit_queue, .. } => {
-                Answer::Later(Box::pin(Arc::clone(permit_queue).send(request)))
+                let answer = Arc::clone(permit_queue).send(request);
+                Answer::Later(Box::pin(within(limit, usual, answer)))
             }
             #[cfg(feature = "cluster")]
-            Route::Cluster(router) => Answer::Later(Box::pin(Arc::clone(router).send(request))),
+            Route::Cluster(router) => {
+                let answer = Arc::clone(router).send(request);
+                Answer::Later(Box::pin(within(limit, usual, answer)))
+            }
         }
     }
 
@@ -146,6 +168,20 @@ impl PermitBackend for RedisBackend {
         key: &Key,
     ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
         RedisSemaphore::new(self).ask(op, policy, key)
+    }
+
+    fn time_limit(&self) -> Option<Duration> {
+        Some(self.0.route.time_limit())
+    }
+
+    fn ask_within(
+        &self,
+        op: PermitOp,
+        policy: &SemaphorePolicy,
+        key: &Key,
+        limit: Duration,
+    ) -> Answer<Result<PermitReply, BackendError>, Self::Future> {
+        RedisSemaphore::new(self).ask_within(op, policy, key, limit)
     }
 
     fn context(&self) -> &BackendContext {

@@ -11,6 +11,8 @@ pub struct SettleError(pub(super) SettleErrorKind);
 pub(super) enum SettleErrorKind {
     /// The charge was settled before.
     Settled,
+    /// The settlement takes longer than the budget of the request.
+    OutOfTime,
     Task(TaskError),
 }
 
@@ -21,8 +23,10 @@ impl From<TaskError> for SettleErrorKind {
 }
 
 impl SettleError {
-    /// Returns whether the charge was settled before. Otherwise the backend failed, too many settlements were running,
-    /// or there was no runtime.
+    /// Returns whether the charge was settled before. Otherwise the backend failed, the [`TimeBudget`] of the request is
+    /// spent, too many settlements were running, or there was no runtime.
+    ///
+    /// [`TimeBudget`]: crate::TimeBudget
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         matches!(self.0, SettleErrorKind::Settled)
@@ -33,6 +37,9 @@ impl fmt::Display for SettleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             SettleErrorKind::Settled => "the charge was already settled",
+            SettleErrorKind::OutOfTime => {
+                "the request has no time left for the backend; the settlement continues in the background"
+            }
             SettleErrorKind::Task(TaskError::TooMany) => "too many settlements are running",
             SettleErrorKind::Task(TaskError::NoRuntime) => {
                 "a remote backend needs a Tokio runtime to settle a charge; call it within one"

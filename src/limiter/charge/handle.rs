@@ -10,6 +10,7 @@ use super::open::OpenCharge;
 use super::settle::Settle;
 use super::settlement::Settlement;
 use crate::backend::BackendId;
+use crate::budget::TimeBudget;
 use crate::decision::{Decision, Op};
 use crate::key::Key;
 use crate::limiter::acquired::Acquired;
@@ -47,6 +48,8 @@ struct ChargeEntry {
     rejected: bool,
     /// The charge of an outer layer with another policy or key.
     outer: Option<Box<Charge>>,
+    /// The time budget of the request.
+    budget: Option<TimeBudget>,
 }
 
 impl Charge {
@@ -231,6 +234,11 @@ impl Charge {
         self.with_entry(|entry| entry.outer = Some(Box::new(outer)));
     }
 
+    /// Lets settlements spend from the budget of the request.
+    pub(crate) fn set_budget(&self, budget: TimeBudget) {
+        self.with_entry(|entry| entry.budget = Some(budget));
+    }
+
     /// Finds the open charge of `key` by `policy` in `backend`, among this charge and the outer ones.
     pub(crate) fn find(&self, backend: BackendId, policy: &Policy, key: &Key) -> Option<Self> {
         let is_it = |entry: &ChargeEntry| {
@@ -276,7 +284,8 @@ impl Charge {
             let ops = open.give_back(cost, quotas);
             open.cost = open.cost.with(cost, quotas, u64::min);
             let some = !ops.is_empty();
-            some.then(|| open.settler.begin(ops, policy, &open.key))
+            let settlement = some.then(|| open.settler.begin(ops, policy, &open.key))?;
+            Some(settlement.within(entry.budget.clone()))
         })
     }
 
@@ -295,10 +304,12 @@ impl Charge {
     }
 
     fn settle_by(&self, actual: impl FnOnce(&Policy, &Cost) -> Cost) -> Settlement {
+        let mut budget = None;
         // One step, so that only one of several concurrent callers settles.
         let taken = self.with_entry(|entry| {
             let (open, settled) = (entry.open.take(), entry.settled);
             entry.settled |= open.is_some();
+            budget.clone_from(&entry.budget);
             (open.zip(entry.policy.clone()), settled)
         });
         let (mut open, policy) = match taken {
@@ -313,7 +324,7 @@ impl Charge {
         if !more.is_zero() {
             ops.push(Op::Penalize(more));
         }
-        open.settler.begin(ops, &policy, &open.key)
+        open.settler.begin(ops, &policy, &open.key).within(budget)
     }
 
     fn with_entry<R>(&self, f: impl FnOnce(&mut ChargeEntry) -> R) -> R {

@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 
 use super::error::{SettleError, SettleErrorKind};
 use crate::backend::TaskError;
+use crate::budget::{BudgetEnd, TimeBudget};
 use crate::decision::Snapshot;
 
 /// A running settlement. It completes even if this future is not awaited.
@@ -20,7 +21,10 @@ pub struct Settlement(SettlementState);
 #[derive(Debug)]
 enum SettlementState {
     Done(Option<Result<Option<Snapshot>, SettleError>>),
-    Running(oneshot::Receiver<Result<Snapshot, TaskError>>),
+    Running(
+        oneshot::Receiver<Result<Snapshot, TaskError>>,
+        Option<BudgetEnd>,
+    ),
 }
 
 impl Settlement {
@@ -29,7 +33,15 @@ impl Settlement {
     }
 
     pub(super) fn running(outcome: oneshot::Receiver<Result<Snapshot, TaskError>>) -> Self {
-        Self(SettlementState::Running(outcome))
+        Self(SettlementState::Running(outcome, None))
+    }
+
+    /// Is awaited for no longer than the budget of the request lasts.
+    pub(super) fn within(mut self, budget: Option<TimeBudget>) -> Self {
+        if let (SettlementState::Running(_, end), Some(budget)) = (&mut self.0, budget) {
+            *end = Some(BudgetEnd::new(budget));
+        }
+        self
     }
 
     pub(super) fn failed(kind: SettleErrorKind) -> Self {
@@ -61,12 +73,25 @@ impl Future for Settlement {
                     .take()
                     .expect("`Settlement` polled after completion"),
             ),
-            SettlementState::Running(outcome) => Pin::new(outcome).poll(cx).map(|outcome| {
-                match outcome.unwrap_or(Err(TaskError::RuntimeEnded)) {
-                    Ok(snapshot) => Ok(Some(snapshot)),
-                    Err(error) => Err(SettleError(error.into())),
+            SettlementState::Running(outcome, end) => {
+                if let Poll::Ready(outcome) = Pin::new(outcome).poll(cx) {
+                    return Poll::Ready(match outcome.unwrap_or(Err(TaskError::RuntimeEnded)) {
+                        Ok(snapshot) => Ok(Some(snapshot)),
+                        Err(error) => {
+                            if let Some(end) = end {
+                                end.failed();
+                            }
+                            Err(SettleError(error.into()))
+                        }
+                    });
                 }
-            }),
+                match end {
+                    Some(end) => end
+                        .poll_spent(cx)
+                        .map(|()| Err(SettleError(SettleErrorKind::OutOfTime))),
+                    None => Poll::Pending,
+                }
+            }
         }
     }
 }

@@ -48,6 +48,10 @@ const MOST_REDIRECTS: u32 = 5;
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 
 impl Router {
+    pub(in super::super) const fn time_limit(&self) -> Duration {
+        self.time_limit
+    }
+
     pub(in super::super) fn new(
         settings: NodeSettings,
         seeds: impl IntoIterator<Item = (String, u16)>,
