@@ -108,6 +108,9 @@ mod sync;
 mod telemetry;
 pub mod wait;
 
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub use self::backend::test_util;
 pub use self::backend::{AnyBackend, MemoryBackend, MemorySemaphore};
 #[cfg(feature = "redis")]
 pub use self::backend::{RedisBackend, RedisSemaphore};

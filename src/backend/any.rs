@@ -4,6 +4,8 @@ use std::time::Duration;
 
 #[cfg(feature = "redis")]
 use super::RedisBackend;
+#[cfg(feature = "test-util")]
+use super::test_util::TestBackend;
 use super::{Answer, Backend, BackendContext, BackendError, LocalBackend, MemoryBackend};
 use crate::backend::PermitBackend;
 use crate::clock::Clock;
@@ -46,6 +48,8 @@ enum AnyInner {
     Memory(LocalBackend),
     #[cfg(feature = "redis")]
     Redis(RedisBackend),
+    #[cfg(feature = "test-util")]
+    Test(TestBackend),
     /// Limits nothing.
     Off(Arc<BackendContext>),
 }
@@ -142,6 +146,13 @@ impl From<LocalBackend> for AnyBackend {
     }
 }
 
+#[cfg(feature = "test-util")]
+impl From<TestBackend> for AnyBackend {
+    fn from(backend: TestBackend) -> Self {
+        Self(AnyInner::Test(backend))
+    }
+}
+
 #[cfg(feature = "redis")]
 impl From<RedisBackend> for AnyBackend {
     fn from(backend: RedisBackend) -> Self {
@@ -153,7 +164,9 @@ impl Backend for AnyBackend {
     type Error = BackendError;
     #[cfg(feature = "redis")]
     type Future = <RedisBackend as Backend>::Future;
-    #[cfg(not(feature = "redis"))]
+    #[cfg(all(feature = "test-util", not(feature = "redis")))]
+    type Future = <TestBackend as Backend>::Future;
+    #[cfg(not(any(feature = "redis", feature = "test-util")))]
     type Future = std::future::Ready<Result<Reply, BackendError>>;
 
     #[inline]
@@ -167,6 +180,8 @@ impl Backend for AnyBackend {
             AnyInner::Memory(memory) => Answer::Now(Ok(memory.decide(op, policy, key))),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::ask(redis, op, policy, key),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => Backend::ask(test, op, policy, key),
             AnyInner::Off(_) => Answer::Now(Ok(Reply::of_unused_key(policy))),
         }
     }
@@ -176,6 +191,8 @@ impl Backend for AnyBackend {
             AnyInner::Memory(memory) => Backend::context(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::context(redis),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => Backend::context(test),
             AnyInner::Off(context) => context,
         }
     }
@@ -188,7 +205,7 @@ impl Backend for AnyBackend {
         match &self.0 {
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::needs_one_hash_tag(redis),
-            AnyInner::Memory(_) | AnyInner::Off(_) => false,
+            _ => false,
         }
     }
 
@@ -196,7 +213,7 @@ impl Backend for AnyBackend {
         match &self.0 {
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::time_limit(redis),
-            AnyInner::Memory(_) | AnyInner::Off(_) => None,
+            _ => None,
         }
     }
 
@@ -210,7 +227,7 @@ impl Backend for AnyBackend {
         match &self.0 {
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => Backend::ask_within(redis, op, policy, key, limit),
-            AnyInner::Memory(_) | AnyInner::Off(_) => {
+            _ => {
                 let _ = limit;
                 Backend::ask(self, op, policy, key)
             }
@@ -222,7 +239,9 @@ impl PermitBackend for AnyBackend {
     type Error = BackendError;
     #[cfg(feature = "redis")]
     type Future = <RedisBackend as PermitBackend>::Future;
-    #[cfg(not(feature = "redis"))]
+    #[cfg(all(feature = "test-util", not(feature = "redis")))]
+    type Future = <TestBackend as PermitBackend>::Future;
+    #[cfg(not(any(feature = "redis", feature = "test-util")))]
     type Future = std::future::Ready<Result<PermitReply, BackendError>>;
 
     fn ask(
@@ -235,6 +254,8 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => Answer::Now(Ok(memory.decide_permit(op, policy, key))),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::ask(redis, op, policy, key),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => PermitBackend::ask(test, op, policy, key),
             AnyInner::Off(_) => Answer::Now(Ok(PermitReply::of_unused_key(policy))),
         }
     }
@@ -264,6 +285,8 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::context(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::context(redis),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => PermitBackend::context(test),
             AnyInner::Off(context) => context,
         }
     }
@@ -276,7 +299,7 @@ impl PermitBackend for AnyBackend {
         match &self.0 {
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::time_limit(redis),
-            AnyInner::Memory(_) | AnyInner::Off(_) => None,
+            _ => None,
         }
     }
 
@@ -290,7 +313,7 @@ impl PermitBackend for AnyBackend {
         match &self.0 {
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::ask_within(redis, op, policy, key, limit),
-            AnyInner::Memory(_) | AnyInner::Off(_) => {
+            _ => {
                 let _ = limit;
                 PermitBackend::ask(self, op, policy, key)
             }
@@ -302,6 +325,8 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::has_leases(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::has_leases(redis),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => PermitBackend::has_leases(test),
             AnyInner::Off(_) => false,
         }
     }
@@ -316,6 +341,8 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::next_attempt(memory, policy, reply, waiters),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::next_attempt(redis, policy, reply, waiters),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => PermitBackend::next_attempt(test, policy, reply, waiters),
             AnyInner::Off(_) => None,
         }
     }
@@ -325,6 +352,8 @@ impl PermitBackend for AnyBackend {
             AnyInner::Memory(memory) => PermitBackend::new_id(memory),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => PermitBackend::new_id(redis),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => PermitBackend::new_id(test),
             AnyInner::Off(_) => PermitId::random(),
         }
     }
@@ -336,6 +365,8 @@ impl fmt::Debug for AnyBackend {
             AnyInner::Memory(memory) => memory.fmt(f),
             #[cfg(feature = "redis")]
             AnyInner::Redis(redis) => redis.fmt(f),
+            #[cfg(feature = "test-util")]
+            AnyInner::Test(test) => test.fmt(f),
             AnyInner::Off(_) => f.write_str("Off"),
         }
     }

@@ -39,6 +39,9 @@ use std::time::Duration;
 use crate::key::Key;
 use crate::policy::Policy;
 
+#[cfg(feature = "test-util")]
+pub mod test_util;
+
 pub use self::any::AnyBackend;
 #[cfg(feature = "blocking")]
 pub use self::blocking::{BlockingBackend, BlockingPermitBackend};

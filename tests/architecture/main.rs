@@ -40,6 +40,7 @@ const FLOORS: &[&[&str]] = &[
         "backend/local",
         "backend/memory",
         "backend/redis",
+        "backend/test_util",
     ],
     &["blocking", "limiter", "semaphore"],
     &["response"],

@@ -35,6 +35,8 @@ mod settling;
 mod shadow;
 mod support;
 mod switch;
+#[cfg(feature = "test-util")]
+mod test_backend;
 #[cfg(feature = "axum")]
 mod uris;
 #[cfg(feature = "axum")]
