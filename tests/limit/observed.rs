@@ -16,7 +16,9 @@ use crate::support::{USER, ask, by_user, from, hello, memory, seen, two_a_minute
 
 /// What a hook has seen: the path, the key and the rejection.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<(String, Option<Key>, Rejection)>>>);
+struct Seen(Arc<Mutex<Vec<Observation>>>);
+
+type Observation = (String, Option<Key>, Rejection);
 
 impl Seen {
     fn hook(&self) -> impl Fn(&Head<'_>, Option<&Key>, &Rejection) + Send + Sync + 'static {
@@ -28,7 +30,7 @@ impl Seen {
         }
     }
 
-    fn take(&self) -> Vec<(String, Option<Key>, Rejection)> {
+    fn take(&self) -> Vec<Observation> {
         std::mem::take(&mut self.0.lock().expect("no panic"))
     }
 
