@@ -56,7 +56,7 @@ impl PolicyOf<Request> for Tiers {
 
 impl Limits {
     pub(crate) fn new(config: Config, backend: AnyBackend) -> Result<Self, Box<dyn Error>> {
-        let api = |quota: &Quota| Policy::new("api", quota.clone());
+        let api = |quota: &Quota| Policy::new("api", *quota);
         Ok(Self {
             backend,
             switch: Switch::new(config.limits),
@@ -109,7 +109,7 @@ impl Limits {
 
     /// A client that stays within the quota of the model, with all processes of the service together.
     pub(crate) fn model_client(&self) -> ModelClient {
-        let policy = Policy::new("model", self.config.quotas.model.clone());
+        let policy = Policy::new("model", self.config.quotas.model);
         RateLimitLayer::new(policy, Global, self.backend.clone())
             .wait(MaxWait::within(Duration::from_secs(2)))
             .on_backend_error(ON_ERROR)
@@ -129,7 +129,7 @@ impl Limits {
                 *offenders.entry(key.clone()).or_default() += 1;
             }
         });
-        let policy = Policy::new(name, quota.clone());
+        let policy = Policy::new(name, *quota);
         RateLimitLayer::new(policy, key, self.backend.clone())
             .on_backend_error(ON_ERROR)
             .enabled(&self.switch)

@@ -1,8 +1,9 @@
-//! The service, without sockets where none is needed.
+//! The service in virtual time, without sockets where none is needed.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -16,8 +17,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tower::ServiceExt as _;
+use tower_sluice::clock::{ManualClock, Timestamp};
 use tower_sluice::key::ToKey as _;
-use tower_sluice::{AnyBackend, Limiter, MaxWait, Policy};
+use tower_sluice::{AnyBackend, Limiter, MaxWait, MemoryBackend, Policy};
 
 use crate::config::{Config, EXAMPLE};
 use crate::customers::Customer;
@@ -28,26 +30,37 @@ const ANN: Customer = Customer {
     is_paid: false,
 };
 
-/// The service with small quotas.
+/// The service with small quotas, and the clock of its limits.
 struct Tested {
+    clock: ManualClock,
     config: Config,
     state: AppState,
     app: Router,
 }
 
 async fn service(change: impl FnOnce(&mut Config)) -> Tested {
-    let memory = AnyBackend::from_url("memory:").expect("a URL");
-    service_over(memory, change).await
+    let clock = ManualClock::at(Timestamp::from_micros(1_800_000_000_000_000));
+    let memory = MemoryBackend::builder().clock(clock.clone()).build();
+    service_over(memory.into(), clock, change).await
 }
 
-async fn service_over(backend: AnyBackend, change: impl FnOnce(&mut Config)) -> Tested {
+async fn service_over(
+    backend: AnyBackend,
+    clock: ManualClock,
+    change: impl FnOnce(&mut Config),
+) -> Tested {
     let mut config: Config = toml::from_str(EXAMPLE).expect("the file of the example");
     config.quotas.free = "2/minute".parse().expect("a quota");
     change(&mut config);
     let state = AppState::new(config.clone(), backend).expect("a valid configuration");
     let peer = SocketAddr::from(([10, 0, 0, 1], 4711)); // the trusted proxy
     let app = public(state.clone()).layer(MockConnectInfo(peer));
-    Tested { config, state, app }
+    Tested {
+        clock,
+        config,
+        state,
+        app,
+    }
 }
 
 impl Tested {
@@ -77,7 +90,7 @@ impl Tested {
 
     /// What ann has left of a quota.
     async fn left(&self, name: &str, quota: &tower_sluice::Quota) -> u64 {
-        let policy = Policy::new(name, quota.clone());
+        let policy = Policy::new(name, *quota);
         let limiter = Limiter::new(policy, self.state.limits.backend.clone());
         limiter
             .peek(&ANN.to_key())
@@ -95,7 +108,7 @@ fn from(api_key: &str, method: &str, path: &str) -> axum::http::request::Builder
 }
 
 #[tokio::test]
-async fn tiers_are_those_of_the_database() {
+async fn tiers_are_those_of_the_database_and_time_is_virtual() {
     let service = service(|_| ()).await;
     let mut statuses = Vec::new();
     for api_key in ["ann", "ann", "ann", "bob", "stranger"] {
@@ -110,6 +123,11 @@ async fn tiers_are_those_of_the_database() {
         .expect("no panic")
         .clone();
     assert_eq!(offenders, [(ANN.to_key(), 1)].into());
+    service.clock.advance(Duration::from_secs(30));
+    assert_eq!(
+        [service.search("ann").await, service.search("ann").await],
+        [200, 429]
+    );
 }
 
 #[tokio::test]
@@ -212,11 +230,12 @@ async fn switch_turns_all_limits_off_and_on() {
 
 #[tokio::test]
 async fn job_waits_for_its_share_of_the_budget() {
-    let service = service(|config| config.quotas.free = "5/second".parse().expect("a quota")).await;
+    let service = service(|config| config.quotas.free = "5/minute".parse().expect("a quota")).await;
     assert_eq!(service.search("ann").await, 200);
     let job = run_report(&service.state.limits, &ANN);
     tokio::pin!(job);
     assert_eq!(job.as_mut().now_or_never(), None, "4 of 5 are left");
+    service.clock.advance(Duration::from_secs(12));
     assert!(job.await);
     assert_eq!(
         service.search("ann").await,
@@ -331,7 +350,8 @@ async fn grpc_calls_are_limited_too() {
 #[tokio::test]
 async fn service_works_without_its_redis() {
     let backend = AnyBackend::from_url("redis://127.0.0.1:1/").expect("a URL");
-    let service = service_over(backend, |_| ()).await;
+    let clock = ManualClock::at(Timestamp::default());
+    let service = service_over(backend, clock, |_| ()).await;
     for _ in 0..4 {
         assert_eq!(
             service.search("ann").await,

@@ -34,7 +34,8 @@ use crate::quota::Cost;
 ///
 /// A number above [`u64::MAX`] counts as [`u64::MAX`].
 ///
-/// **A request without a body usually has no `content-length`.** Put the limit on the routes that take bodies. The server enforces `content-length`: it ends the body there. **A client can write any number into
+/// **A request without a body usually has no `content-length`.** Put the limit on the routes that take bodies. The
+/// server enforces `content-length`: it ends the body there. **A client can write any number into
 /// another field.** Use such a field only if a layer in front has checked it.
 ///
 /// A number of 0 is free. A second quota can count the requests. A rejected upload is answered before its body is read;

@@ -84,7 +84,7 @@ impl<F, H, M> Http<F, H, M> {
         self.rebuilt(|body, _, body_mode| (body, RefundOnStatus(f), body_mode))
     }
 
-    /// Calls `f` for each request that is rejected, with its head, its key and the reason. It cannot change the response.
+    /// Calls `f` for each request that is rejected, with its head, its key and the reason. The response does not change.
     ///
     /// Audit logs, counts of offenders and alerts can be built on it. It is called once for a request of HTTP or gRPC:
     ///

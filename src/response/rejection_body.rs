@@ -144,7 +144,7 @@ impl<F> fmt::Debug for RejectFn<F> {
     }
 }
 
-/// A body that is of the service's own type `B`; see [`respond_fn`](super::Http::respond_fn). Each type implements it for
+/// A body of the service's own type `B`; see [`respond_fn`](super::Http::respond_fn). Each type implements it for
 /// itself.
 #[diagnostic::on_unimplemented(
     message = "`.respond_fn(..)` returns a body of type `{Self}`, and the service responds with `{B}`",

@@ -14,11 +14,12 @@ use tower_sluice::{
 use crate::remote::Remote;
 use crate::support::{USER, ask, by_user, from, hello, memory, seen, two_a_minute};
 
-/// What a hook has seen: the path, the key and the rejection.
-#[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Observation>>>);
+/// A path, a key and a rejection.
+type Observed = (String, Option<Key>, Rejection);
 
-type Observation = (String, Option<Key>, Rejection);
+/// What a hook has seen.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<Observed>>>);
 
 impl Seen {
     fn hook(&self) -> impl Fn(&Head<'_>, Option<&Key>, &Rejection) + Send + Sync + 'static {
@@ -30,7 +31,7 @@ impl Seen {
         }
     }
 
-    fn take(&self) -> Vec<Observation> {
+    fn take(&self) -> Vec<Observed> {
         std::mem::take(&mut self.0.lock().expect("no panic"))
     }
 

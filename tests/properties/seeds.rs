@@ -23,7 +23,8 @@ fn replay(name: &str, target: fn(&[u8])) -> usize {
 
 #[test]
 fn seeds_of_the_fuzz_targets_keep_their_promises() {
-    let mut targets: Vec<(&str, fn(&[u8]))> = vec![
+    type Target = fn(&[u8]);
+    let mut targets: Vec<(&str, Target)> = vec![
         ("quota_string", fuzz_targets::quota_string),
         ("forwarded", fuzz_targets::forwarded),
         ("networks", fuzz_targets::networks),
