@@ -2,10 +2,10 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use super::MemoryInner;
 use super::scopes::PerScope;
 use super::shard::{ShardContext, without_room};
 use super::states::{apply, creations};
+use super::{CheckOne, MemoryInner};
 use crate::algorithm;
 use crate::backend::LONGEST_BLOCK;
 use crate::backend::fingerprint::Fingerprint;
@@ -53,6 +53,31 @@ impl<C: Clock> MemoryInner<C> {
         }
         let fingerprint = self.fingerprints.fingerprint(key);
         self.with_key(policy, fingerprint, may_create, run)
+    }
+
+    /// Decides while some keys are blocked. The cost is moved here, because a reference would keep it in memory on the
+    /// path without blocks.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn check_with_blocks(&self, policy: &Policy, key: KeyRef<'_>, cost: Cost) -> Reply {
+        if let Some(reply) = self.denial_by_block(policy, key, &cost) {
+            return reply;
+        }
+        let fingerprint = self.fingerprints.fingerprint(key);
+        match policy.quotas() {
+            [only] => {
+                let tokens = cost.get(0);
+                let check = CheckOne {
+                    backend: self,
+                    only,
+                    fingerprint,
+                    tokens,
+                };
+                algorithm::by_algorithm(only.quota(), check)
+            }
+            _ if policy.has_scopes() => self.check_scopes(policy, key, cost),
+            _ => self.check_several(policy, fingerprint, cost),
+        }
     }
 
     /// Returns the denial of a key with a block, or of one scope with a block. The longest block counts.

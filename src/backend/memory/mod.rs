@@ -158,10 +158,8 @@ impl<C: Clock> MemoryBackend<C> {
     ) -> Reply {
         let key = key.into();
         let fingerprint = self.0.fingerprints.fingerprint(key);
-        if !self.0.blocks.is_empty()
-            && let Some(reply) = self.0.denial_by_block(policy, key, &cost)
-        {
-            return reply;
+        if !self.0.blocks.is_empty() {
+            return self.0.check_with_blocks(policy, key, cost);
         }
         match policy.quotas() {
             [only] => {
@@ -213,7 +211,7 @@ impl<C: Clock> MemoryInner<C> {
     }
 
     #[inline(never)]
-    fn check_several(&self, policy: &Policy, key: Fingerprint, cost: Cost) -> Reply {
+    pub(super) fn check_several(&self, policy: &Policy, key: Fingerprint, cost: Cost) -> Reply {
         let charges = cost.clone();
         let may_create = |index| charges.get(index) > 0;
         self.with_key(policy, key, may_create, |states, now| {
