@@ -232,7 +232,6 @@ impl<C: Clock> MemoryInner<C> {
         let mut entries = KeyEntries {
             shard: &mut shard,
             key,
-            policy,
         };
         let op = |states: &mut [_]| op(states, context.now);
         let reply = with_states(&mut entries, policy, &context, may_create, op);

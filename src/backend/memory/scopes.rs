@@ -10,7 +10,7 @@ use crate::backend::fingerprint::Fingerprint;
 use crate::clock::{Clock, Latest, Timestamp};
 use crate::decision::Reply;
 use crate::key::KeyRef;
-use crate::policy::Policy;
+use crate::policy::{NamedQuota, Policy};
 use crate::quota::Cost;
 use crate::sync::MutexGuard;
 
@@ -19,7 +19,6 @@ pub(super) type PerScope<T> = SmallVec<[T; 4]>;
 
 /// The entries of all scopes, and their shards, each locked once.
 struct ScopeEntries<'a> {
-    policy: &'a Policy,
     keys: PerScope<Fingerprint>,
     /// The index in `shards` of the shard of each scope.
     places: PerScope<usize>,
@@ -27,13 +26,11 @@ struct ScopeEntries<'a> {
 }
 
 impl Entries for ScopeEntries<'_> {
-    fn shard(&mut self, index: usize) -> &mut Shard {
-        let place = self.places[self.policy.quotas()[index].scope()];
-        &mut self.shards[place]
+    fn shard(&mut self, named: &NamedQuota) -> &mut Shard {
+        &mut self.shards[self.places[named.scope()]]
     }
 
-    fn fingerprint(&self, index: usize) -> Fingerprint {
-        let named = &self.policy.quotas()[index];
+    fn fingerprint(&self, named: &NamedQuota) -> Fingerprint {
         self.keys[named.scope()].under(named.id())
     }
 }
@@ -69,7 +66,6 @@ impl<C: Clock> MemoryInner<C> {
         // Every decision locks the shards in ascending order, so two decisions never wait for each other.
         let shards = locked.iter().map(|index| self.shards[*index].lock());
         let mut entries = ScopeEntries {
-            policy,
             keys,
             places,
             shards: shards.collect(),

@@ -7,33 +7,32 @@ use crate::algorithm::{self, State};
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::Timestamp;
 use crate::decision::{Op, Reply};
-use crate::policy::Policy;
+use crate::policy::{NamedQuota, Policy};
 use crate::quota::Cost;
 
 /// The entries of one operation: an entry for each quota of the policy, each in a shard that is locked.
 pub(super) trait Entries {
-    /// Returns the shard of the entry for the quota at `index`.
-    fn shard(&mut self, index: usize) -> &mut Shard;
+    /// Returns the shard of the entry for this quota.
+    fn shard(&mut self, named: &NamedQuota) -> &mut Shard;
     /// Returns the fingerprint of that entry.
-    fn fingerprint(&self, index: usize) -> Fingerprint;
+    fn fingerprint(&self, named: &NamedQuota) -> Fingerprint;
 }
 
 /// The entries of one key.
 pub(super) struct KeyEntries<'a> {
     pub(super) shard: &'a mut Shard,
     pub(super) key: Fingerprint,
-    pub(super) policy: &'a Policy,
 }
 
 impl Entries for KeyEntries<'_> {
     #[inline]
-    fn shard(&mut self, _: usize) -> &mut Shard {
+    fn shard(&mut self, _: &NamedQuota) -> &mut Shard {
         self.shard
     }
 
     #[inline]
-    fn fingerprint(&self, index: usize) -> Fingerprint {
-        self.key.under(self.policy.quotas()[index].id())
+    fn fingerprint(&self, named: &NamedQuota) -> Fingerprint {
+        self.key.under(named.id())
     }
 }
 
@@ -51,10 +50,9 @@ pub(super) fn with_states(
     let quotas = policy.quotas();
     let mut slot_indexes = SmallVec::<[Option<usize>; 2]>::new();
     let mut states = SmallVec::<[Option<State>; 2]>::new();
-    let lingering = quotas.iter().enumerate();
-    for (index, named) in lingering.filter(|(_, named)| named.lingers()) {
-        let fingerprint = entries.fingerprint(index);
-        let keys = &mut entries.shard(index).keys;
+    for named in quotas.iter().filter(|named| named.lingers()) {
+        let fingerprint = entries.fingerprint(named);
+        let keys = &mut entries.shard(named).keys;
         if keys
             .table
             .find(fingerprint)
@@ -68,11 +66,13 @@ pub(super) fn with_states(
     let is_created = |index: usize| quotas[index].is_total() && may_create(index);
     // Before the first look: a total of these entries may have ended and be removed.
     for index in (0..quotas.len()).filter(|index| is_created(*index)) {
-        entries.shard(index).totals.sweep_before_totals(context);
+        let totals = &mut entries.shard(&quotas[index]).totals;
+        totals.sweep_before_totals(context);
     }
     for index in (0..quotas.len()).filter(|index| is_created(*index)) {
-        let fingerprint = entries.fingerprint(index);
-        let totals = &mut entries.shard(index).totals;
+        let named = &quotas[index];
+        let fingerprint = entries.fingerprint(named);
+        let totals = &mut entries.shard(named).totals;
         if totals.table.find(fingerprint).is_none() {
             if totals.take_total(context.budget) {
                 reserved += 1;
@@ -81,15 +81,16 @@ pub(super) fn with_states(
             }
         }
     }
-    for (index, named) in quotas.iter().enumerate() {
-        let fingerprint = entries.fingerprint(index);
-        let table = &mut entries.shard(index).region(named).table;
+    for named in quotas {
+        let fingerprint = entries.fingerprint(named);
+        let table = &mut entries.shard(named).region(named).table;
         let slot_index = table.find(fingerprint);
         let mut state = slot_index.and_then(|slot_index| table.slot_mut(slot_index).state.take());
         if slot_index.is_some() && state.is_none() {
             // The same entry twice counts once.
-            let first = (0..index).find(|first| entries.fingerprint(*first) == fingerprint);
-            state = first.and_then(|first| states[first].clone());
+            let mut earlier = quotas.iter().zip(&states);
+            let first = earlier.find(|(named, _)| entries.fingerprint(named) == fingerprint);
+            state = first.and_then(|(_, state)| state.clone());
         }
         states.push(state);
         slot_indexes.push(slot_index);
@@ -115,7 +116,8 @@ pub(super) fn with_states(
     for (index, (slot_index, state)) in slot_indexes.into_iter().zip(states).enumerate() {
         match (slot_index, state) {
             (Some(slot_index), Some(state)) if !state.is_unused_total() => {
-                let region = entries.shard(index).region(&quotas[index]);
+                let named = &quotas[index];
+                let region = entries.shard(named).region(named);
                 let slot = region.table.slot_mut(slot_index);
                 slot.state = Some(state);
                 // A read or a denial does not change it.
@@ -128,15 +130,14 @@ pub(super) fn with_states(
         }
     }
     if !moves.is_empty() {
-        let own: SmallVec<[Fingerprint; 8]> = (0..quotas.len())
-            .map(|index| entries.fingerprint(index))
-            .collect();
+        let own = quotas.iter().map(|named| entries.fingerprint(named));
+        let own: SmallVec<[Fingerprint; 8]> = own.collect();
         for (index, kept) in moves {
             let (named, fingerprint) = (&quotas[index], own[index]);
             if own[..index].contains(&fingerprint) {
                 continue;
             }
-            let shard = entries.shard(index);
+            let shard = entries.shard(named);
             match kept.filter(|state| !state.is_unused_total()) {
                 Some(state) if named.is_total() => {
                     shard.totals.push(fingerprint, state, reset(index));
