@@ -27,6 +27,8 @@ use crate::clock::micros_up;
 /// Middleware can insert another budget in front of the layers. It bounds nothing but backends: to bound a wait for
 /// tokens, use a [`Deadline`](crate::Deadline).
 ///
+/// Guide: [failures](crate::_guide::failures).
+///
 /// ```
 /// use std::time::Duration;
 /// use http::Request;
