@@ -14,7 +14,6 @@
 //! # Ok(()) }
 //! ```
 
-mod blocked;
 mod operation;
 mod permit;
 mod receipt;

@@ -58,7 +58,6 @@
 
 pub(crate) mod acquire;
 mod acquired;
-mod block;
 mod boxed;
 mod budgeted;
 pub(crate) mod cancel;

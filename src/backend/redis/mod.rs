@@ -6,11 +6,9 @@
 
 pub mod adapter;
 mod alerts;
-mod answer;
 mod atomicity;
 mod backend;
 mod batch_queue;
-mod block;
 #[cfg(feature = "blocking")]
 pub(crate) mod blocking;
 mod breaker;
@@ -32,7 +30,6 @@ mod packed_quotas;
 mod permit_request;
 mod pipeline;
 mod probe;
-mod read;
 mod request;
 mod request_preparer;
 mod round_trip;
@@ -43,7 +40,6 @@ mod sentinel;
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
 mod single_task;
 mod source;
-mod stored_key;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod transport;

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use super::super::BackendError;
-use super::answer::{script_error, signed, unsigned};
 use super::key_name::{KeyName, Naming};
-use super::request::{Expiry, ScriptRequest};
+use super::request::{Expiry, ScriptRequest, script_error, signed, unsigned};
 use super::script::Script;
 use super::transport::{Command, Value};
 use crate::clock::micros_up;
