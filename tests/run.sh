@@ -89,7 +89,7 @@ step clippy 185 cargo clippy --locked --quiet --all-targets --all-features -- -D
 step docs 65 env RUSTDOCFLAGS='-D warnings' cargo doc --locked --quiet --no-deps --all-features
 step features 170 each_feature_alone
 step redis32 15 redis32
-step tests 795 cargo test --locked --all-features
+step tests 795 tests/all.sh
 step servers 50 tests/servers.sh --core
 step model 75 tests/model/run.sh
 step instructions 90 benches/instructions/run.sh
