@@ -76,7 +76,7 @@ fn quotas() {
         ),
         (
             quota("fixed:5/s"),
-            r#"invalid quota "fixed:5/s": unknown algorithm "fixed"; use token-bucket, interval, fixed-window, sliding-window or sliding-log, such as "fixed-window:5/s""#,
+            r#"invalid quota "fixed:5/s": unknown algorithm "fixed"; use token-bucket, interval, fixed-window, sliding-window, sliding-log or total, such as "fixed-window:5/s""#,
         ),
         (
             quota("0/s"),
