@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::AcquireError;
 use super::lease::Lease;
-use super::pending::PendingPermit;
+use super::pending::{Asked, PendingPermit};
 use super::permit::Permit;
 use super::release::{ReleasePermit, runtime};
 use super::renewal;
@@ -39,15 +39,6 @@ pub struct Semaphore<B> {
     switch: Option<Switch>,
     /// The time budget of a request, for a layer.
     budget: Option<TimeBudget>,
-}
-
-/// When and for what a permit was requested.
-#[derive(Clone, Copy)]
-struct Asked {
-    weight: u32,
-    /// The start of the lease, if permits have one.
-    at: Timestamp,
-    waited: Duration,
 }
 
 /// A permit, or the request for one that is not answered yet.

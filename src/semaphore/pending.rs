@@ -1,15 +1,26 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 
 use super::release::{arrives_late, release, runtime};
 use crate::backend::{Answer, BackendContext, PermitBackend, TaskError};
 use crate::budget::{BudgetedOp, TimeBudget};
+use crate::clock::Timestamp;
 use crate::decision::{PermitId, PermitOp, PermitReply};
 use crate::key::Key;
 use crate::policy::SemaphorePolicy;
+
+/// The weight and the times of a request for a permit.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) weight: u32,
+    /// The start of the lease, if permits have one.
+    pub(super) at: Timestamp,
+    pub(super) waited: Duration,
+}
 
 /// A permit that was requested. Dropping it releases the permit, because the answer may still come.
 pub(super) struct PendingPermit<'a, B: PermitBackend> {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::super::{BackendError, BackendErrorKind};
-use super::transport::{TransportError, TransportErrorKind};
+use super::transport::{TransportError, TransportErrorKind, Value};
 
 /// The cause of an error when no connection was opened in time.
 #[derive(Debug)]
@@ -97,6 +97,19 @@ pub(super) fn from_transport(error: TransportError) -> BackendError {
         // Errors of scripts have their code in the text.
         _ => from_text(&error.to_string()),
     }
+}
+
+/// Returns the error of a single operation: -2 and the reason.
+pub(super) fn script_error(answer: &[Value]) -> Option<BackendError> {
+    match answer {
+        [Value::Integer(-2), Value::Bytes(why), ..] => Some(from_reason(why)),
+        _ => None,
+    }
+}
+
+/// Returns the error of a reason that a script answers.
+pub(super) fn from_reason(why: &[u8]) -> BackendError {
+    from_text(&String::from_utf8_lossy(why))
 }
 
 /// The error for a text of Redis.

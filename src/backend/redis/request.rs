@@ -7,7 +7,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::super::BackendError;
-use super::error::from_text;
+use super::error::{from_reason, script_error};
 use super::key_name::KeyNames;
 use super::packed_quotas::PackedQuotas;
 use super::script::{Script, ScriptKind};
@@ -376,18 +376,6 @@ fn state(value: &Value) -> Option<Option<State>> {
         Value::Bytes(bytes) => stored::decode(bytes).map(|(state, _)| Some(state)),
         _ => None,
     }
-}
-
-/// Returns the error of a single operation: -2 and the reason.
-pub(super) fn script_error(answer: &[Value]) -> Option<BackendError> {
-    match answer {
-        [Value::Integer(-2), Value::Bytes(why), ..] => Some(from_reason(why)),
-        _ => None,
-    }
-}
-
-fn from_reason(why: &[u8]) -> BackendError {
-    from_text(&String::from_utf8_lossy(why))
 }
 
 pub(super) fn signed(value: &Value) -> Option<i64> {
