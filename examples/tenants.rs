@@ -53,6 +53,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     assert_eq!(users.peek(&bob).await?.remaining(), 2, "not charged");
     assert_eq!(orgs.peek(&acme).await?.remaining(), 96, "not charged");
-    println!("four requests were allowed, and the denied ones charged nobody");
+    println!("four requests were allowed, and the denied requests charged no scope");
     Ok(())
 }

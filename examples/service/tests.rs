@@ -88,7 +88,7 @@ impl Tested {
         response.status().as_u16()
     }
 
-    /// What ann has left of a quota.
+    /// Returns the remaining tokens of ann under a quota.
     async fn left(&self, name: &str, quota: &tower_sluice::Quota) -> u64 {
         let policy = Policy::new(name, *quota);
         let limiter = Limiter::new(policy, self.state.limits.backend.clone());

@@ -20,7 +20,7 @@ use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 use crate::key::Key;
 use crate::policy::{Policy, SemaphorePolicy};
 
-/// What a [`TestBackend`] does with the operations that it is asked for.
+/// The behavior of a [`TestBackend`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Behavior {
@@ -35,7 +35,7 @@ pub enum Behavior {
     Stall,
 }
 
-/// A backend for tests that fails, stalls or answers as told. Clones share the state and the behavior.
+/// A backend for tests that answers, fails or stalls as the test chooses. Clones share the state and the behavior.
 ///
 /// It keeps its state in a [`MemoryBackend`], whose clock a test can move. Its error is [`BackendError`], so it stands in
 /// for a `RedisBackend`, also inside an [`AnyBackend`](crate::AnyBackend). It keeps buckets and permits.

@@ -1,4 +1,4 @@
-//! What the fuzz targets in `fuzz/` check. `tests/properties/seeds.rs` runs the same functions on the files in
+//! The checks of the fuzz targets in `fuzz/`. `tests/properties/seeds.rs` runs the same functions on the files in
 //! `tests/seeds`. A function panics if a promise is broken.
 
 #[cfg(feature = "serde")]

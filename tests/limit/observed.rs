@@ -17,7 +17,7 @@ use crate::support::{USER, ask, by_user, from, hello, memory, seen, two_a_minute
 /// A path, a key and a rejection.
 type Observed = (String, Option<Key>, Rejection);
 
-/// What a hook has seen.
+/// The observations of a hook.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<Observed>>>);
 
