@@ -16,11 +16,11 @@ raw = redis_pcall('GET', key)
 limit = limit - 2199023255552
 local narrow = limit < 0 and 'WORDSIZE 32-bit server' or nil
 --# why
--- The text of an error. Errors of Redis begin with a code in capitals. Any other error is one of Lua, and only a value
--- of an unknown format causes it.
+-- The text of an error. Errors of Redis have a code in capitals, or begin with '@' (6.2). Any other error is one of Lua,
+-- and only a value of an unknown format causes it.
 local function why(problem)
   local text = type(problem) == 'table' and problem.err or tostring(problem)
-  return string.find(text, '%u%u%u') and text or 'CORRUPT'
+  return (string.find(text, '%u%u%u') or string.sub(text, 1, 1) == '@') and text or 'CORRUPT'
 end
 --# decide
 if cost > limit then

@@ -54,9 +54,10 @@ build() {
     )
 }
 
-# The vectors, a server that is killed, and denied commands.
+# The vectors, a server that is killed, denied commands, and the documented rights.
 core() {
-    "${programs[conformance]}" --quiet ::redis && "${programs[redis_failures]}" --quiet killed_server forbidden_command
+    "${programs[conformance]}" --quiet ::redis &&
+        "${programs[redis_failures]}" --quiet killed_server forbidden_command documented_rights
 }
 
 # run_all NAME: runs each test binary, and adds its result to `rows`.
