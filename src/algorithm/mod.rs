@@ -24,6 +24,7 @@
 //! assert!(!denied.decision.is_allowed());
 //! ```
 
+mod calendar_window;
 mod fixed_window;
 mod interval_bucket;
 mod operation;

@@ -95,6 +95,7 @@ pub(crate) fn by_algorithm<F: ByAlgorithm>(quota: &Quota, function: F) -> F::Out
         Rule::SlidingWindow(algorithm) => function.call(algorithm),
         Rule::SlidingLog(algorithm) => function.call(algorithm),
         Rule::Total(algorithm) => function.call(algorithm),
+        Rule::CalendarWindow(algorithm) => function.call(algorithm),
     }
 }
 

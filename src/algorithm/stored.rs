@@ -67,6 +67,9 @@ pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
             ],
         ),
         StoredState::Total(total) => pack(b"t1", [signed(total.used), total.at, keep_until]),
+        StoredState::CalendarWindow(count) => {
+            pack(b"c1", [count.start, signed(count.used), keep_until])
+        }
         StoredState::SlidingLog(_) => return None,
     })
 }
@@ -128,6 +131,14 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
                 at: Some(at).filter(|at| *at >= 0)?,
             })
         }
+        b'c' => {
+            let [start, used, until] = unpack(b"c1", packed)?;
+            keep_until = unsigned(until)?;
+            StoredState::CalendarWindow(FixedWindowState {
+                start,
+                used: unsigned(used)?,
+            })
+        }
         _ => return None,
     };
     Some((State(state), keep_until))
@@ -162,16 +173,30 @@ pub(crate) fn keep_for(
             Some(_) if keep_until >= LARGEST => NEVER,
             Some(span) => to_end(state.at, 1, span).max(keep_until.saturating_sub(now)),
         },
+        (Rule::CalendarWindow(window), StoredState::CalendarWindow(count)) => {
+            let before = match before.map(|state| &state.0) {
+                Some(StoredState::CalendarWindow(before)) => before.start,
+                _ => 0,
+            };
+            let to_end = micros_between(now_signed, window.end_of(count.start));
+            to_end.max(kept((before, count.start), keep_until, now))
+        }
         _ => {
             let before = before.map_or(0, |state| state.order().0);
-            let went_back = before > now_signed && after.order().0 <= now_signed;
-            // The state has moved to the present and keeps its debt, so the remaining time to live stays the same.
-            let moved = if went_back {
-                micros_between(now_signed, before)
-            } else {
-                0
-            };
-            owed.max(keep_until.saturating_sub(moved).saturating_sub(now))
+            owed.max(kept((before, after.order().0), keep_until, now))
         }
     }
+}
+
+/// Returns the µs after `now` at which a key expires that is kept until `keep_until`, given the times of its old and its
+/// new state.
+fn kept((before, after): (i64, i64), keep_until: u64, now: u64) -> u64 {
+    let now_signed = signed(now);
+    // A state that has moved to the present keeps its debt, so the remaining time to live stays the same.
+    let moved = if before > now_signed && after <= now_signed {
+        micros_between(now_signed, before)
+    } else {
+        0
+    };
+    keep_until.saturating_sub(moved).saturating_sub(now)
 }

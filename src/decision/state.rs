@@ -14,6 +14,8 @@ pub(crate) enum StoredState {
     SlidingWindow(SlidingWindowState),
     SlidingLog(Box<SlidingLogState>),
     Total(TotalState),
+    /// The start is a time in the window; after a change of the calendar not always its first.
+    CalendarWindow(FixedWindowState),
 }
 
 const _: () = assert!(size_of::<Option<State>>() == 32);

@@ -114,6 +114,8 @@ pub(super) fn identity(policy: &str, name: &str, quota: &Quota) -> u64 {
         Rule::SlidingWindow(sliding) => (3, sliding.window, None),
         Rule::SlidingLog(log) => (4, log.window, None),
         Rule::Total(_) => (5, 0, None),
+        // A count stays while its window lasts by the calendar of now.
+        Rule::CalendarWindow(_) => (6, 0, None),
     };
     hash_of((policy, name, shape, quota.unit()))
 }

@@ -245,6 +245,12 @@ impl Policy {
         self.quotas().iter().any(NamedQuota::is_total)
     }
 
+    /// Whether a quota is a calendar window, so that header fields depend on the time.
+    pub(crate) fn has_calendar(&self) -> bool {
+        let is_calendar = |named: &NamedQuota| matches!(named.quota.rule, Rule::CalendarWindow(_));
+        self.quotas().iter().any(is_calendar)
+    }
+
     /// Whether reservations are possible. The wait for a window is not one number.
     pub(crate) fn is_of_buckets(&self) -> bool {
         let is_bucket = |named: &NamedQuota| {

@@ -5,7 +5,8 @@ use std::fmt;
 use super::bytes::Size;
 use super::grammar::UNITS;
 use super::{
-    FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow, TokenBucket, Total,
+    CalendarWindow, FixedWindow, IntervalBucket, Origin, Quota, Rule, SlidingLog, SlidingWindow,
+    TokenBucket, Total,
 };
 
 /// Writes the quota string. A quota of bytes is written in bytes: `10GB/day`.
@@ -52,6 +53,9 @@ impl fmt::Display for Quota {
             }
             Rule::SlidingLog(SlidingLog { limit, window }) => {
                 rate(f, "sliding-log:", size(limit.into()), window)
+            }
+            Rule::CalendarWindow(CalendarWindow { limit, calendar }) => {
+                write!(f, "calendar:{}/{calendar}", size(limit))
             }
             Rule::Total(Total {
                 limit,

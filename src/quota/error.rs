@@ -1,5 +1,7 @@
 use std::fmt;
 
+use super::ZoneText;
+
 /// The error returned for an invalid quota. Every message shows the value and the remedy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -31,6 +33,11 @@ pub enum QuotaError {
     WindowTooLong {
         /// The window, in µs; `u64::MAX` if it does not fit.
         window_us: u64,
+    },
+    /// The time zone is not in the IANA database that is compiled in.
+    UnknownZone {
+        /// The name of the time zone.
+        zone: ZoneText,
     },
     /// The initial tokens exceed the capacity.
     InitialAboveCapacity {
@@ -78,6 +85,10 @@ impl QuotaError {
             Self::NotASettingOf { setting, algorithm, of } => {
                 s.str(setting).str(" is no setting of the ").str(algorithm).str("; leave it out or use ").str(of)
             }
+            Self::UnknownZone { zone } => s
+                .str("time zone \"")
+                .str(zone.as_str())
+                .str("\" is unknown; use a name of the IANA database, such as Europe/Zurich"),
             Self::WindowTooLong { window_us } => {
                 s.str("a window of ").number(window_us).str(" us is longer than 142 years; use a shorter one")
             }

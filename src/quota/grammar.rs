@@ -1,10 +1,12 @@
 //! Quota strings: `100/minute`, `10 per 1 hour`, `5/s burst 20`, `10GB/day`, `fixed-window:1000/day`,
-//! `total:1000`.
+//! `total:1000`, `calendar:10000/month@15 Europe/Zurich`.
 //!
 //! ```text
 //! list      = quota *( ( "," / ";" ) quota )                 OWS around each
-//! quota     = total / rate
+//! quota     = total / calendar / rate
 //! total     = "total" OWS ":" OWS size
+//! calendar  = "calendar" OWS ":" OWS size OWS "/" OWS ( "day" / every [ "@" number ] / "year" [ "@" month "-" day ] ) WSP zone
+//! every     = "week" / "month" / "quarter"
 //! rate      = [ algorithm ":" OWS ] size ( OWS "/" OWS / WSP "per" WSP ) [ multiple OWS ] unit [ WSP "burst" WSP size ]
 //! size      = count [ OWS bytes ]                        bytes = "B" / "kB" / "KiB" / .. / "TiB", for both sizes or for none
 //! algorithm = "token-bucket" / "interval" / "fixed-window" / "sliding-window" / "sliding-log"
@@ -26,8 +28,10 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
         Some((name, rest)) => (AlgorithmName::named(trim(name))?, trim(rest)),
         None => (AlgorithmName::TokenBucket, text),
     };
-    if let AlgorithmName::Total = algorithm {
-        return total(rest);
+    match algorithm {
+        AlgorithmName::Total => return total(rest),
+        AlgorithmName::Calendar => return calendar(rest),
+        _ => {}
     }
     let mut cursor = Cursor(rest);
     let parts = cursor
@@ -57,7 +61,7 @@ pub(super) fn parse(text: &str) -> Result<Quota, Cause> {
         AlgorithmName::FixedWindow => window(Quota::try_fixed_window(count, period), burst),
         AlgorithmName::SlidingWindow => window(Quota::try_sliding_window(count, period), burst),
         AlgorithmName::SlidingLog => window(Quota::try_sliding_log(count, period), burst),
-        AlgorithmName::Total => Quota::try_total(count),
+        AlgorithmName::Total | AlgorithmName::Calendar => return Err(Cause::Syntax),
     };
     let quota = quota.map_err(Cause::Quota)?;
     Ok(quota.with_unit(token))
@@ -73,6 +77,21 @@ fn total(text: &str) -> Result<Quota, Cause> {
     let unit = size.unit();
     let quota = Quota::try_total(size.tokens("count")?).map_err(Cause::Quota)?;
     Ok(quota.with_unit(unit))
+}
+
+/// Reads a calendar window, whose period has no fixed length.
+#[cfg(feature = "calendar")]
+fn calendar(text: &str) -> Result<Quota, Cause> {
+    let parts = Cursor(text).calendar().ok_or(Cause::CalendarSyntax)?;
+    let (token, count) = (parts.count.unit(), parts.count.tokens("count")?);
+    let every = parts.every().ok_or(Cause::CalendarSyntax)?;
+    let quota = Quota::try_calendar_window(count, every, parts.zone).map_err(Cause::Quota)?;
+    Ok(quota.with_unit(token))
+}
+
+#[cfg(not(feature = "calendar"))]
+fn calendar(_: &str) -> Result<Quota, Cause> {
+    Err(Cause::NoCalendar)
 }
 
 /// Returns an error if a window has a burst.
@@ -91,16 +110,18 @@ pub(super) enum AlgorithmName {
     SlidingWindow,
     SlidingLog,
     Total,
+    Calendar,
 }
 
 impl AlgorithmName {
-    pub(super) const NAMES: [(&str, Self); 6] = [
+    pub(super) const NAMES: [(&str, Self); 7] = [
         ("token-bucket", Self::TokenBucket),
         ("interval", Self::Interval),
         ("fixed-window", Self::FixedWindow),
         ("sliding-window", Self::SlidingWindow),
         ("sliding-log", Self::SlidingLog),
         ("total", Self::Total),
+        ("calendar", Self::Calendar),
     ];
 
     fn named(name: &str) -> Result<Self, Cause> {
@@ -131,7 +152,7 @@ pub(super) struct ParsedSize<'a> {
 }
 
 impl ParsedSize<'_> {
-    fn tokens(&self, what: &'static str) -> Result<u64, Cause> {
+    pub(super) fn tokens(&self, what: &'static str) -> Result<u64, Cause> {
         number(what, self.digits, self.bytes.unwrap_or(1), MOST_TOKENS)
     }
 
@@ -192,12 +213,12 @@ impl<'a> Cursor<'a> {
         Some(ParsedSize { digits, bytes })
     }
 
-    fn digits(&mut self) -> Option<&'a str> {
+    pub(super) fn digits(&mut self) -> Option<&'a str> {
         self.take(|byte| byte.is_ascii_digit())
     }
 
     /// Skips white space. Returns whether there was any.
-    fn space(&mut self) -> bool {
+    pub(super) fn space(&mut self) -> bool {
         self.take(|byte| matches!(byte, b' ' | b'\t')).is_some()
     }
 
@@ -207,7 +228,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads the longest prefix of ASCII bytes for which `wanted` is true; `None` if it is empty.
-    fn take(&mut self, wanted: impl Fn(u8) -> bool) -> Option<&'a str> {
+    pub(super) fn take(&mut self, wanted: impl Fn(u8) -> bool) -> Option<&'a str> {
         let end = self
             .0
             .bytes()

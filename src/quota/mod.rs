@@ -7,6 +7,7 @@
 //! | token bucket, continuous refill (GCRA) | [`Quota::per`], [`Quota::token_bucket`] | a burst of `capacity`, then the rate | constant |
 //! | token bucket, interval refill | [`Quota::interval_bucket`] | a burst of `capacity`, then `refill` at each tick | constant |
 //! | fixed window | [`Quota::fixed_window`] | `limit` in each window, up to twice that in a span across two windows | constant |
+//! | calendar window | `Quota::calendar_window` (feature `calendar`) | `limit` in each day, week, month, quarter or year of a time zone | constant |
 //! | sliding window, counter | [`Quota::sliding_window`] | an estimate that never exceeds `limit` | constant |
 //! | total | [`Quota::total`] | `limit`, once | constant, and kept for ever |
 //! | sliding window, log | [`Quota::sliding_log`] | `limit` in every span of one window | 16 bytes for each request admitted in the window |
@@ -35,6 +36,7 @@
 
 mod anchor;
 mod bytes;
+mod calendar;
 mod constructors;
 mod cost;
 mod display;
@@ -56,12 +58,20 @@ mod units;
 use std::time::Duration;
 
 pub use self::anchor::Anchor;
+pub(crate) use self::calendar::Calendar;
+#[cfg(feature = "redis")]
+pub(crate) use self::calendar::EDGES;
+#[cfg(feature = "calendar")]
+#[cfg_attr(docsrs, doc(cfg(feature = "calendar")))]
+pub use self::calendar::Every;
+pub use self::calendar::ZoneText;
 pub use self::cost::Cost;
 pub(crate) use self::cost::MAX_QUOTAS;
 pub use self::error::QuotaError;
 pub use self::parse_error::{ParseQuotaError, ParseQuotaErrorKind};
 pub(crate) use self::rule::{
-    FixedWindow, IntervalBucket, Origin, Rule, SlidingLog, SlidingWindow, TokenBucket, Total,
+    CalendarWindow, FixedWindow, IntervalBucket, Origin, Rule, SlidingLog, SlidingWindow,
+    TokenBucket, Total,
 };
 pub use self::unit::Unit;
 
@@ -109,7 +119,8 @@ impl Quota {
             | Rule::IntervalBucket(IntervalBucket { capacity, .. }) => capacity,
             Rule::FixedWindow(FixedWindow { limit, .. })
             | Rule::SlidingWindow(SlidingWindow { limit, .. })
-            | Rule::Total(Total { limit, .. }) => limit,
+            | Rule::Total(Total { limit, .. })
+            | Rule::CalendarWindow(CalendarWindow { limit, .. }) => limit,
             Rule::SlidingLog(SlidingLog { limit, .. }) => limit as u64,
         }
     }
@@ -161,6 +172,7 @@ impl Quota {
             Rule::SlidingWindow(_) => "sliding window",
             Rule::SlidingLog(_) => "sliding log",
             Rule::Total(_) => "total",
+            Rule::CalendarWindow(_) => "calendar window",
         }
     }
 }

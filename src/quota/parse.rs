@@ -154,6 +154,119 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn calendar_windows_have_an_anchor_and_a_zone() {
+        use super::super::Every;
+        let read = |text: &str| text.parse::<Quota>();
+        for (text, quota) in [
+            (
+                "calendar:500/day Asia/Kathmandu",
+                Quota::calendar_window(500, Every::Day, "Asia/Kathmandu"),
+            ),
+            (
+                "calendar:5/week@7 UTC",
+                Quota::calendar_window(5, Every::Week { weekday: 7 }, "UTC"),
+            ),
+            (
+                "calendar:10000/month@15 Europe/Zurich",
+                Quota::calendar_window(10_000, Every::Month { day: 15 }, "Europe/Zurich"),
+            ),
+            (
+                "calendar:9/quarter Etc/GMT+5",
+                Quota::calendar_window(9, Every::Quarter { day: 1 }, "Etc/GMT+5"),
+            ),
+            (
+                "calendar:100/year@04-06 Europe/London",
+                Quota::calendar_window(100, Every::Year { month: 4, day: 6 }, "Europe/London"),
+            ),
+        ] {
+            assert_eq!(read(text), Ok(quota));
+            assert_eq!(quota.to_string(), text);
+        }
+        assert_eq!(
+            read("Calendar : 10 GB / Month@1\t \teurope/zurich "),
+            Ok(
+                Quota::calendar_window(10_000_000_000, Every::Month { day: 1 }, "Europe/Zurich")
+                    .with_unit(Unit::ContentBytes)
+            )
+        );
+        let list = Quota::parse_list("10/s; calendar:5/week@7 UTC");
+        assert_eq!(list.map(|quotas| quotas.len()), Ok(2));
+        for text in [
+            "calendar:5/day",
+            "calendar:5/hour UTC",
+            "calendar:5/2 days UTC",
+            "calendar:5/day@1 UTC",
+            "calendar:5/week@ UTC",
+            "calendar:5/month@1-2 UTC",
+            "calendar:5/year@4 UTC",
+            "calendar:5/month @15 UTC",
+            "calendar:5/dayUTC",
+            "calendar:5 per day UTC",
+            "calendar:5/day UTC burst 7",
+            "calendar:UTC",
+            "calendar:",
+        ] {
+            assert_eq!(kind(text), ParseQuotaErrorKind::Syntax, "{text}");
+        }
+        assert_eq!(kind("calendar:0/day UTC"), ParseQuotaErrorKind::Zero);
+        assert_eq!(kind("calendar:1/month@0 UTC"), ParseQuotaErrorKind::Zero);
+        assert_eq!(
+            kind("calendar:1/month@32 UTC"),
+            ParseQuotaErrorKind::TooLarge
+        );
+        assert_eq!(
+            kind("calendar:1/week@18446744073709551617 UTC"),
+            ParseQuotaErrorKind::TooLarge
+        );
+        assert_eq!(kind("calendar:2TB/day UTC"), ParseQuotaErrorKind::TooLarge);
+        assert_eq!(
+            kind("calendar:5/day Europe/Bern"),
+            ParseQuotaErrorKind::TimeZone
+        );
+    }
+
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn errors_of_calendar_windows_show_a_valid_one() {
+        let why = |text: &str| text.parse::<Quota>().expect_err(text).to_string();
+        assert_eq!(
+            why("calendar:5/day Europe/Bern"),
+            "invalid quota \"calendar:5/day Europe/Bern\": time zone \"Europe/Bern\" is unknown; use a name of the \
+             IANA database, such as Europe/Zurich, as in \"calendar:5/day UTC\""
+        );
+        for (text, example) in [
+            ("calendar:5/month@15", "calendar:5/month@15 UTC"),
+            ("calendar:5/month@40 utc", "calendar:5/month@31 UTC"),
+            (
+                "calendar:0/week@0 europe/paris",
+                "calendar:1/week Europe/Paris",
+            ),
+            ("calendar:2TB/day UTC", "calendar:1TiB/day UTC"),
+            ("calendar:5/day Europe/Paris please", "calendar:5/day UTC"),
+            (
+                "calendar:5/hour UTC",
+                "calendar:10000/month@15 Europe/Zurich",
+            ),
+        ] {
+            let error = why(text);
+            assert!(error.ends_with(&format!(" \"{example}\"")), "{error}");
+            example.parse::<Quota>().expect("valid");
+        }
+    }
+
+    #[cfg(not(feature = "calendar"))]
+    #[test]
+    fn calendar_windows_need_a_feature() {
+        let error = "calendar:5/day UTC".parse::<Quota>().unwrap_err();
+        assert_eq!(error.kind(), ParseQuotaErrorKind::Algorithm);
+        assert!(
+            error.to_string().ends_with("enable it in Cargo.toml"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn quotas_beyond_the_grammar_never_parse_as_another_quota() {
         let second = Duration::from_secs(1);

@@ -21,6 +21,11 @@ pub(super) enum Cause {
     MixedUnits,
     /// A total is not just a count.
     PeriodOfTotal,
+    /// The text behind `calendar:` has another form.
+    #[cfg(feature = "calendar")]
+    CalendarSyntax,
+    #[cfg(not(feature = "calendar"))]
+    NoCalendar,
     Unit(Box<str>),
     CalendarUnit(Box<str>),
     Algorithm(Box<str>),
@@ -37,10 +42,12 @@ pub enum ParseQuotaErrorKind {
     Syntax,
     /// The unit of time is unknown.
     Unit,
-    /// The unit is a month or a year, which have no fixed length.
+    /// The unit is a month or a year, which have no fixed length outside of `calendar:`.
     CalendarUnit,
-    /// The algorithm is unknown.
+    /// The algorithm is unknown, or needs a feature that is off.
     Algorithm,
+    /// The time zone is unknown.
+    TimeZone,
     /// A number is 0.
     Zero,
     /// A number is above its maximum.
@@ -74,9 +81,14 @@ impl ParseQuotaError {
             Cause::Syntax | Cause::List | Cause::MixedUnits | Cause::PeriodOfTotal => {
                 ParseQuotaErrorKind::Syntax
             }
+            #[cfg(feature = "calendar")]
+            Cause::CalendarSyntax => ParseQuotaErrorKind::Syntax,
+            #[cfg(not(feature = "calendar"))]
+            Cause::NoCalendar => ParseQuotaErrorKind::Algorithm,
             Cause::Unit(_) => ParseQuotaErrorKind::Unit,
             Cause::CalendarUnit(_) => ParseQuotaErrorKind::CalendarUnit,
             Cause::Algorithm(_) => ParseQuotaErrorKind::Algorithm,
+            Cause::Quota(QuotaError::UnknownZone { .. }) => ParseQuotaErrorKind::TimeZone,
             Cause::Quota(QuotaError::Zero { .. }) => ParseQuotaErrorKind::Zero,
             Cause::Quota(QuotaError::TooLarge { .. }) => ParseQuotaErrorKind::TooLarge,
             Cause::Quota(QuotaError::TooSlow { .. } | QuotaError::WindowTooLong { .. }) => {
@@ -123,6 +135,18 @@ impl fmt::Display for ParseQuotaError {
                     "a total is a count without a unit of time; use for example {example}"
                 )
             }
+            #[cfg(feature = "calendar")]
+            Cause::CalendarSyntax => {
+                let example = Quoted(example.unwrap_or(CALENDAR));
+                write!(
+                    f,
+                    "expected a count, a day, week, month, quarter or year, and a time zone; use for example {example}"
+                )
+            }
+            #[cfg(not(feature = "calendar"))]
+            Cause::NoCalendar => f.write_str(
+                "calendar windows need the feature `calendar` of tower-sluice; enable it in Cargo.toml",
+            ),
             Cause::Unit(_) => {
                 let example = Quoted(example.unwrap_or("10/s"));
                 write!(
@@ -139,10 +163,15 @@ impl fmt::Display for ParseQuotaError {
             }
             Cause::Algorithm(name) => write!(
                 f,
-                "unknown algorithm {}; use token-bucket, interval, fixed-window, sliding-window, sliding-log or total, such as {}",
+                "unknown algorithm {}; use token-bucket, interval, fixed-window, sliding-window, sliding-log, total or calendar, such as {}",
                 Quoted(name),
                 Quoted(example.unwrap_or("fixed-window:10/s"))
             ),
+            Cause::Quota(error @ QuotaError::UnknownZone { .. }) => {
+                // The error names a zone already.
+                write!(f, "{error}")?;
+                example.map_or(Ok(()), |example| write!(f, ", as in {}", Quoted(example)))
+            }
             Cause::Quota(error) => {
                 let example = Quoted(example.unwrap_or("100/minute"));
                 write!(f, "{error}, such as {example}")
@@ -150,6 +179,9 @@ impl fmt::Display for ParseQuotaError {
         }
     }
 }
+
+#[cfg(feature = "calendar")]
+const CALENDAR: &str = "calendar:10000/month@15 Europe/Zurich";
 
 impl std::error::Error for ParseQuotaError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {

@@ -35,6 +35,12 @@ pub(super) fn example(text: &str, cause: &Cause) -> Option<String> {
             let is_month = unit.starts_with(['m', 'M']);
             with_unit(text, unit, if is_month { "30 days" } else { "365 days" })
         }
+        #[cfg(feature = "calendar")]
+        Cause::CalendarSyntax => checked(super::calendar::repaired(text)?, is_quota),
+        #[cfg(not(feature = "calendar"))]
+        Cause::NoCalendar => None,
+        #[cfg(feature = "calendar")]
+        Cause::Quota(_) if is_calendar(text) => checked(super::calendar::repaired(text)?, is_quota),
         Cause::Algorithm(name) => with_algorithm(text, name),
         Cause::Quota(QuotaError::Zero { .. }) => checked(without_zeros(text), is_list),
         Cause::Quota(QuotaError::NotASettingOf { .. }) => cut(text, is_list),
@@ -44,6 +50,12 @@ pub(super) fn example(text: &str, cause: &Cause) -> Option<String> {
 
 fn is_quota(text: &str) -> bool {
     !text.contains([',', ';']) && parse(text).is_ok()
+}
+
+#[cfg(feature = "calendar")]
+fn is_calendar(text: &str) -> bool {
+    let name = text.split_once(':').map(|(name, _)| trim(name));
+    name.is_some_and(|name| name.eq_ignore_ascii_case("calendar"))
 }
 
 fn is_list(text: &str) -> bool {
@@ -372,7 +384,7 @@ mod tests {
     proptest! {
         #[test]
         fn example_is_always_valid(
-            text in "(fixed-window:|total:|x:)?[0-9.,_k]{0,6} ?(MB|r|requests)? ?(/|per| per |a )? ?[0-9]{0,3} ?[a-z]{0,6}[,; ]{0,2}(burst[ =]?[0-9]{0,3}[kMG]?B?)?[,;/]?",
+            text in "(fixed-window:|total:|calendar:|x:)?[0-9.,_k]{0,6} ?(MB|r|requests)? ?(/|per| per |a )? ?[0-9]{0,3} ?[a-z]{0,6}[,; ]{0,2}(burst[ =]?[0-9]{0,3}[kMG]?B?|@[0-9]{0,3}(-[0-9]{1,3})?( utc| Asia/X)?)?[,;/]?",
         ) {
             for error in [text.parse::<Quota>().map(drop), Quota::parse_list(&text).map(drop)] {
                 let Err(error) = error else { continue };

@@ -1,5 +1,6 @@
 //! The checked numbers of the algorithms. The constructors of a quota make them, and the algorithms read them.
 
+use super::calendar::Calendar;
 use super::units::Units;
 
 /// One algorithm and its numbers.
@@ -11,6 +12,8 @@ pub(crate) enum Rule {
     SlidingWindow(SlidingWindow),
     SlidingLog(SlidingLog),
     Total(Total),
+    #[cfg_attr(not(feature = "calendar"), allow(dead_code))] // no value exists then
+    CalendarWindow(CalendarWindow),
 }
 
 /// A bucket that refills continuously.
@@ -65,6 +68,13 @@ pub(crate) struct Total {
     pub(crate) limit: u64,
     /// The µs after the last write at which the state ends; `None` for never.
     pub(crate) forget_after: Option<u64>,
+}
+
+/// A count that starts at 0 in each window of a calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CalendarWindow {
+    pub(crate) limit: u64,
+    pub(crate) calendar: Calendar,
 }
 
 /// The start of intervals: the first use, or this many µs after multiples of the period.

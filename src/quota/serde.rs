@@ -18,6 +18,8 @@ enum QuotaForm {
     SlidingWindow(Window),
     SlidingLog(Window),
     Total(Count),
+    #[cfg(feature = "calendar")]
+    CalendarWindow(super::calendar::CalendarForm),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,7 +65,7 @@ enum AnchorForm {
 }
 
 impl Unit {
-    fn is_default(&self) -> bool {
+    pub(super) fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -151,6 +153,8 @@ impl TryFrom<QuotaForm> for Quota {
                 };
                 (quota, None, None, total.unit)
             }
+            #[cfg(feature = "calendar")]
+            QuotaForm::CalendarWindow(form) => (form.quota()?, None, None, form.unit),
         };
         let quota = initial.map_or(Ok(quota), |initial| quota.try_initial_tokens(initial))?;
         let quota = anchor.map_or(Ok(quota), |anchor| quota.try_anchor(anchor.into()))?;
@@ -192,6 +196,12 @@ impl From<&Quota> for QuotaForm {
                 forget_after_us: total.forget_after,
                 unit,
             }),
+            #[cfg(feature = "calendar")]
+            Rule::CalendarWindow(w) => {
+                Self::CalendarWindow(super::calendar::CalendarForm::new(w, unit))
+            }
+            #[cfg(not(feature = "calendar"))]
+            Rule::CalendarWindow(w) => match w.calendar {},
         }
     }
 }
@@ -270,6 +280,63 @@ mod tests {
         );
         let text = serde_json::to_string(&bytes).expect("serializes");
         assert!(text.contains("\"unit\":\"content-bytes\""), "{text}");
+    }
+
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn calendar_windows_read_back_from_json() {
+        use super::super::Every;
+        for every in [
+            Every::Day,
+            Every::Week { weekday: 7 },
+            Every::Month { day: 15 },
+            Every::Quarter { day: 1 },
+            Every::Year { month: 4, day: 6 },
+        ] {
+            let quota = Quota::calendar_window(9, every, "Europe/Zurich");
+            for quota in [quota, quota.with_unit(Unit::ContentBytes)] {
+                let text = serde_json::to_string(&quota).expect("serializes");
+                assert_eq!(serde_json::from_str::<Quota>(&text).expect(&text), quota);
+            }
+        }
+        let read = |rest: &str| {
+            let text = format!(r#"{{"algorithm":"calendar-window","limit":5,{rest}}}"#);
+            serde_json::from_str::<Quota>(&text).map_err(|error| error.to_string())
+        };
+        assert_eq!(
+            read(r#""every":"year","zone":"utc""#),
+            Ok(Quota::calendar_window(
+                5,
+                Every::Year { month: 1, day: 1 },
+                "UTC"
+            ))
+        );
+        for (rest, why) in [
+            (
+                r#""every":"week","day":2,"zone":"UTC""#,
+                "day is no setting of the calendar week; leave it out or use a month, a quarter or a year",
+            ),
+            (
+                r#""every":"month","weekday":2,"zone":"UTC""#,
+                "weekday is no setting of the calendar month; leave it out or use a week",
+            ),
+            (
+                r#""every":"month","day":32,"zone":"UTC""#,
+                "day of the month is 32; use at most 31",
+            ),
+            (
+                r#""every":"day","zone":"Mars""#,
+                "time zone \"Mars\" is unknown",
+            ),
+            (r#""every":"day""#, "missing field `zone`"),
+            (
+                r#""every":"day","zone":"UTC","window_us":1"#,
+                "unknown field `window_us`",
+            ),
+        ] {
+            let error = read(rest).expect_err(rest);
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -4,9 +4,10 @@
 use super::base64;
 use super::field::Field;
 use super::quoted::push_quoted;
+use crate::clock::Timestamp;
 use crate::decision::{NEVER, QuotaSnapshot};
 use crate::policy::{NamedQuota, SemaphorePolicy};
-use crate::quota::{Rule, Unit};
+use crate::quota::{Calendar, Rule, Unit};
 
 pub(super) const MICROS: u64 = 1_000_000;
 
@@ -27,6 +28,8 @@ pub(super) struct FieldItem {
 enum FieldWindow {
     /// In whole seconds.
     Seconds(u64),
+    /// The current window of a calendar, whose length changes.
+    Calendar(Calendar),
     /// A total has no window.
     Endless,
     /// A semaphore has no window.
@@ -61,6 +64,7 @@ impl FieldItem {
             Rule::SlidingWindow(sliding) => (window(sliding.window), None),
             Rule::SlidingLog(log) => (window(log.window), None),
             Rule::Total(_) => (FieldWindow::Endless, None),
+            Rule::CalendarWindow(window) => (FieldWindow::Calendar(window.calendar), None),
         };
         let unit = match quota.unit() {
             Unit::Requests => None,
@@ -86,9 +90,28 @@ impl FieldItem {
         }
     }
 
+    /// Returns whether the window is the same in all answers.
+    pub(super) const fn is_constant(&self) -> bool {
+        !matches!(self.window, FieldWindow::Calendar(_))
+    }
+
+    /// Returns the window in whole seconds. That of a calendar is the window in which `answer` was given at about `at`.
+    pub(super) fn window(&self, answer: Option<&QuotaSnapshot>, at: Timestamp) -> Option<u64> {
+        match self.window {
+            FieldWindow::Seconds(window) => Some(window),
+            FieldWindow::Calendar(calendar) => {
+                let answer = answer?;
+                let at = i64::try_from(at.as_micros()).unwrap_or(i64::MAX);
+                let window = calendar.window_of_answer(at, answer.reset_after);
+                Some(seconds(window.length()))
+            }
+            FieldWindow::Endless | FieldWindow::Concurrency => None,
+        }
+    }
+
     /// Writes the item of drafts 06 and 07, which cannot express concurrency. An item needs a window.
-    pub(super) fn plain(&self, out: &mut Field) {
-        if let FieldWindow::Seconds(window) = self.window {
+    pub(super) fn plain(&self, window: Option<u64>, out: &mut Field) {
+        if let Some(window) = window {
             separate(out);
             out.extend_from_slice(itoa::Buffer::new().format(self.quota).as_bytes());
             Self::parameter(out, ";w=", window);
@@ -117,7 +140,12 @@ impl FieldItem {
     }
 
     /// Writes the member of `RateLimit-Policy`.
-    pub(super) fn policy(&self, partition_key: Option<&[u8]>, out: &mut Field) {
+    pub(super) fn policy(
+        &self,
+        partition_key: Option<&[u8]>,
+        window: Option<u64>,
+        out: &mut Field,
+    ) {
         separate(out);
         out.extend_from_slice(self.name.as_bytes());
         Self::parameter(out, ";q=", self.quota);
@@ -126,7 +154,7 @@ impl FieldItem {
             out.extend_from_slice(unit.as_bytes());
             out.push(b'"');
         }
-        if let FieldWindow::Seconds(window) = self.window {
+        if let Some(window) = window {
             Self::parameter(out, ";w=", window);
         }
         Self::partition(out, partition_key);
@@ -270,7 +298,7 @@ mod tests {
                     retry_after: if used > limit { wait } else { 0 },
                     reset_after: wait,
                 };
-                item.policy(partition_key, &mut policies);
+                item.policy(partition_key, item.window(None, Timestamp::default()), &mut policies);
                 item.limit(&answer, partition_key, &mut limits);
                 remaining.push(answer.remaining);
             }

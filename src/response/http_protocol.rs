@@ -47,8 +47,11 @@ where
             context,
         } = rejected;
         let jitter = self.jitter(context);
-        let joined = matches!(rejection, Rejection::Limited { joined: true, .. });
-        let at = self.at(context, joined);
+        let states_time = match &rejection {
+            Rejection::Limited { joined, policy, .. } => *joined || policy.has_calendar(),
+            _ => false,
+        };
+        let at = self.at(context, states_time);
         let options = FieldOptions {
             formats: self.formats,
             existing: self.existing,
@@ -161,7 +164,8 @@ where
         }
         // The time is also needed to compare a `Retry-After` of the response with the wait for used-up tokens.
         let is_used_up = answer.is_some_and(|(_, decision)| decision.snapshot().remaining() == 0);
-        let at = self.at(context, joined || is_used_up);
+        let has_calendar = answer.is_some_and(|(policy, _)| policy.has_calendar());
+        let at = self.at(context, joined || is_used_up || has_calendar);
         let (mut hook, mut depth) = (H::Kept::default(), None);
         if is_kept {
             let charge = deferred_charge.into_charge(answer);

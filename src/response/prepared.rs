@@ -36,9 +36,11 @@ pub(super) struct FieldOptions<'a> {
 #[derive(Debug)]
 pub(super) struct PreparedFields {
     items: Vec<FieldItem>,
-    /// The value of `RateLimit-Policy`, without a partition key.
+    /// The value of `RateLimit-Policy`, without a partition key. `None` if a window is that of a calendar.
     policy: Option<HeaderValue>,
-    /// The value of drafts 06 and 07, built at its first use.
+    /// Whether the window of each quota is the same in all answers.
+    is_constant: bool,
+    /// The value of drafts 06 and 07 of constant windows, built at its first use.
     plain_policy: OnceLock<Option<HeaderValue>>,
     /// The body of a rejection, if the policy has a single quota.
     problem: Option<Bytes>,
@@ -68,10 +70,15 @@ impl PreparedFields {
     }
 
     pub(super) fn new(items: Vec<FieldItem>, problem: Option<Bytes>) -> Self {
+        let is_constant = items.iter().all(FieldItem::is_constant);
         let mut field = Field::new();
-        items.iter().for_each(|item| item.policy(None, &mut field));
+        for item in &items {
+            let window = item.window(None, Timestamp::default());
+            item.policy(None, window, &mut field);
+        }
         Self {
-            policy: value(&field),
+            policy: value(&field).filter(|_| is_constant),
+            is_constant,
             plain_policy: OnceLock::new(),
             problem,
             items,
@@ -121,11 +128,11 @@ impl PreparedFields {
         match draft {
             Some(Draft::D11) => self.write_draft11(options, decision, headers),
             Some(Draft::D07) => {
-                self.write_plain_policy(headers);
+                self.write_plain_policy(options, decision, headers);
                 shown.write_draft07(headers);
             }
             Some(Draft::D06) => {
-                self.write_plain_policy(headers);
+                self.write_plain_policy(options, decision, headers);
                 shown.write(OneLimit::Draft06, None, headers);
             }
             None => {}
@@ -137,14 +144,27 @@ impl PreparedFields {
         }
     }
 
-    fn write_plain_policy(&self, headers: &mut HeaderMap) {
-        let made = self.plain_policy.get_or_init(|| {
+    fn write_plain_policy(
+        &self,
+        options: FieldOptions<'_>,
+        decision: &Decision,
+        headers: &mut HeaderMap,
+    ) {
+        let make = || {
             let mut field = Field::new();
-            self.items.iter().for_each(|item| item.plain(&mut field));
+            for (index, item) in self.items.iter().enumerate() {
+                let answer = decision.snapshot().quotas().get(index);
+                item.plain(item.window(answer, options.at), &mut field);
+            }
             value(&field)
-        });
+        };
+        let made = if self.is_constant {
+            self.plain_policy.get_or_init(make).clone()
+        } else {
+            make()
+        };
         if let Some(policy) = made {
-            headers.append(RATELIMIT_POLICY, policy.clone());
+            headers.append(RATELIMIT_POLICY, policy);
         }
     }
 
@@ -159,8 +179,11 @@ impl PreparedFields {
             (Some(policy), None) => drop(headers.append(RATELIMIT_POLICY, policy.clone())),
             _ => {
                 let mut field = Field::new();
-                let items = self.items.iter();
-                items.for_each(|item| item.policy(partition_key, &mut field));
+                for (index, item) in self.items.iter().enumerate() {
+                    let answer = decision.snapshot().quotas().get(index);
+                    let window = item.window(answer, options.at);
+                    item.policy(partition_key, window, &mut field);
+                }
                 append(RATELIMIT_POLICY, &field, headers);
             }
         }
@@ -220,7 +243,7 @@ pub(super) fn write_permits(
     if !options.formats.is_empty() {
         let item = FieldItem::from_policy(policy);
         let (mut policy, mut limit) = (Field::new(), Field::new());
-        item.policy(options.partition_key, &mut policy);
+        item.policy(options.partition_key, None, &mut policy);
         for answer in decision.snapshot().quotas() {
             item.limit(answer, options.partition_key, &mut limit);
         }

@@ -13,7 +13,8 @@ mod subject;
 mod support;
 
 macro_rules! on_all {
-    ($($name:ident: $file:literal)*) => {$(
+    ($($(#[$condition:meta])* $name:ident: $file:literal)*) => {$(
+        $(#[$condition])*
         mod $name {
             use crate::subject::{Cores, Memories, runtime};
 
@@ -57,6 +58,7 @@ on_all! {
     sliding_counter: "sliding_counter.json"
     multi_limit: "multi_limit.json"
     total: "total.json"
+    #[cfg(feature = "calendar")] calendar_window: "calendar_window.json"
 }
 
 #[cfg(all(feature = "cluster", feature = "sentinel"))]
@@ -84,8 +86,9 @@ fn redis_sentinel() {
 /// Without scripts Redis supports all algorithms except sliding logs.
 #[cfg(feature = "redis")]
 macro_rules! optimistic {
-    ($($name:ident: $file:literal)*) => {
+    ($($(#[$condition:meta])* $name:ident: $file:literal)*) => {
         mod optimistic {$(
+            $(#[$condition])*
             #[test]
             fn $name() {
                 crate::runner::run_file($file, crate::redis::Optimistic::start());
@@ -103,4 +106,5 @@ optimistic! {
     sliding_counter: "sliding_counter.json"
     multi_limit: "multi_limit.json"
     total: "total.json"
+    #[cfg(feature = "calendar")] calendar_window: "calendar_window.json"
 }

@@ -180,6 +180,8 @@ impl<S> Topology<S> {
             "sliding_counter.json",
             "multi_limit.json",
             "total.json",
+            #[cfg(feature = "calendar")]
+            "calendar_window.json",
         ] {
             crate::runner::run_file(file, OnTopology(self));
         }

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 use tower_sluice::clock::Timestamp;
 use tower_sluice::decision::{QuotaSnapshot, Receipt};
 use tower_sluice::quota::Anchor;
+#[cfg(feature = "calendar")]
+use tower_sluice::quota::Every;
 use tower_sluice::{Cost, Policy, Quota, Reservation, RetryAfter};
 
 use crate::subject::{Subject, Subjects};
@@ -145,6 +147,11 @@ pub(crate) fn quota(algorithm: &str, limit: &Object) -> Quota {
             only(limit, &["limit"]);
             (Quota::try_total(number(limit, "limit")), None)
         }
+        #[cfg(feature = "calendar")]
+        "calendar_window" => {
+            only(limit, &["limit", "period"]);
+            (calendar_window(limit), None)
+        }
         other => panic!("unknown algorithm `{other}`"),
     };
     let mut quota = quota.expect("the vectors' quotas are valid");
@@ -152,6 +159,31 @@ pub(crate) fn quota(algorithm: &str, limit: &Object) -> Quota {
         quota = quota.initial_tokens(number(limit, "initial_tokens"));
     }
     anchor.map_or(quota, |anchor| quota.anchor(anchor))
+}
+
+#[cfg(feature = "calendar")]
+fn calendar_window(limit: &Object) -> Result<Quota, tower_sluice::quota::QuotaError> {
+    let period = object(&limit["period"]);
+    only(period, &["zone", "every", "weekday", "month", "day"]);
+    let small = |field: &str| match period.get(field) {
+        Some(_) => u8::try_from(number(period, field)).expect("small"),
+        None => 1,
+    };
+    let every = match period["every"].as_str().expect("a text") {
+        "day" => Every::Day,
+        "week" => Every::Week {
+            weekday: small("weekday"),
+        },
+        "month" => Every::Month { day: small("day") },
+        "quarter" => Every::Quarter { day: small("day") },
+        "year" => Every::Year {
+            month: small("month"),
+            day: small("day"),
+        },
+        other => panic!("unknown period `{other}`"),
+    };
+    let zone = period["zone"].as_str().expect("a text");
+    Quota::try_calendar_window(number(limit, "limit"), every, zone)
 }
 
 /// A reply in the words of the vectors, for a comparison field by field.

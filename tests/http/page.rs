@@ -171,7 +171,7 @@ async fn invalid_quota_text_gets_the_parse_error() {
         ),
         (
             "<b>:1/s",
-            r#"invalid quota "<b>:1/s": unknown algorithm "<b>"; use token-bucket, interval, fixed-window, sliding-window, sliding-log or total, such as "token-bucket:1/s""#,
+            r#"invalid quota "<b>:1/s": unknown algorithm "<b>"; use token-bucket, interval, fixed-window, sliding-window, sliding-log, total or calendar, such as "token-bucket:1/s""#,
         ),
         (
             "1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s,1/s",

@@ -328,6 +328,7 @@ impl RedisBuilder {
             (!self.deny_cache.is_zero()).then(|| DenyCache::new(micros_up(self.deny_cache)));
         let (each_key, in_all) = self.max_waiters;
         RequestPreparer {
+            server_clock: Arc::default(),
             naming: self.naming,
             deny_cache,
             context: BackendContext::from_clock(self.clock)

@@ -41,6 +41,20 @@ pub(super) fn is_read_only(error: &BackendError) -> bool {
     matches!(error.kind(), BackendErrorKind::Server(code) if code == "READONLY")
 }
 
+/// Whether a script did nothing, because the edges of a calendar were not around the time of its server.
+pub(super) fn is_other_window(error: &BackendError) -> bool {
+    matches!(error.kind(), BackendErrorKind::Server(code) if code == "CALENDAR")
+}
+
+/// Returns the time of the server in such an error, in µs.
+pub(super) fn calendar_time(error: &BackendError) -> Option<i64> {
+    if !is_other_window(error) {
+        return None;
+    }
+    let text = std::error::Error::source(error)?.to_string();
+    text.strip_prefix("CALENDAR ")?.parse().ok()
+}
+
 /// Whether the server said that it did not run the command.
 pub(super) fn was_not_done(error: &TransportError) -> bool {
     matches!(
@@ -61,9 +75,10 @@ pub(super) fn is_not_done(error: &BackendError) -> bool {
     }
 }
 
-/// Codes of errors that a node of a cluster replies instead of running a command.
-const NOT_DONE: [&str; 7] = [
+/// Codes of errors that a node of a cluster replies instead of running a command, or a script instead of a decision.
+const NOT_DONE: [&str; 8] = [
     "ASK",
+    "CALENDAR",
     "CLUSTERDOWN",
     "LOADING",
     "MASTERDOWN",

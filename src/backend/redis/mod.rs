@@ -13,6 +13,7 @@ mod batch_queue;
 pub(crate) mod blocking;
 mod breaker;
 mod builder;
+mod calendar_edges;
 #[cfg(feature = "cluster")]
 mod cluster;
 mod connect;
@@ -35,6 +36,7 @@ mod request_preparer;
 mod round_trip;
 mod script;
 mod semaphore;
+mod sent_numbers;
 #[cfg(feature = "sentinel")]
 mod sentinel;
 #[cfg(any(feature = "cluster", feature = "sentinel"))]

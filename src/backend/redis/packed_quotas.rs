@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::calendar_edges::CalendarEdges;
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::{Origin, Rule, Unit};
 
@@ -20,6 +21,8 @@ pub(super) struct PackedQuotas {
 pub(super) struct PackedQuota {
     /// The letter of the algorithm, then its numbers of 64 bits each.
     pub(super) numbers: Vec<u8>,
+    /// The edges that follow the numbers of a calendar window. They depend on the time.
+    pub(super) calendar: Option<CalendarEdges>,
     /// The end of the name of the key.
     pub(super) suffix: String,
     /// The index of its scope.
@@ -31,7 +34,7 @@ pub(super) struct PackedQuota {
 pub(super) struct Algorithms(u8);
 
 impl Algorithms {
-    pub(super) const COUNT: usize = 6;
+    pub(super) const COUNT: usize = 7;
 
     pub(super) const fn bits(self) -> usize {
         self.0 as usize
@@ -43,7 +46,7 @@ impl Algorithms {
 
     #[cfg(test)]
     pub(super) fn from_bits(bits: usize) -> Self {
-        Self(u8::try_from(bits).expect("a set of six"))
+        Self(u8::try_from(bits).expect("a set of seven"))
     }
 }
 
@@ -69,6 +72,10 @@ impl PackedQuotas {
         policy.name().hash(&mut hasher);
         let pack = |named: &NamedQuota| PackedQuota {
             numbers: numbers(&named.quota.rule),
+            calendar: match named.quota.rule {
+                Rule::CalendarWindow(window) => Some(CalendarEdges::new(window.calendar)),
+                _ => None,
+            },
             suffix: suffix(policy, named),
             scope: named.scope(),
         };
@@ -89,6 +96,7 @@ const fn algorithm_index(rule: &Rule) -> usize {
         Rule::SlidingWindow(_) => 3,
         Rule::SlidingLog(_) => 4,
         Rule::Total(_) => 5,
+        Rule::CalendarWindow(_) => 6,
     }
 }
 
@@ -141,6 +149,7 @@ fn numbers(rule: &Rule) -> Vec<u8> {
             b't',
             &[signed(total.limit), total.forget_after.map_or(-1, signed)],
         ),
+        Rule::CalendarWindow(window) => pack(b'c', &[signed(window.limit)]),
     }
 }
 
@@ -172,6 +181,7 @@ fn suffix(policy: &Policy, named: &NamedQuota) -> String {
         Rule::SlidingWindow(sliding) => ('s', Some(sliding.window), None),
         Rule::SlidingLog(log) => ('l', Some(log.window), None),
         Rule::Total(_) => ('t', None, None),
+        Rule::CalendarWindow(_) => ('c', None, None),
     };
     text.push(letter);
     // Writing to a string cannot fail.

@@ -29,6 +29,7 @@ pub(super) async fn run(
 ) -> Result<(), BackendError> {
     let policy = Policy::new(POLICY, Quota::per_second(1_000));
     let request = |op, key: Key| OpRequest {
+        time: None,
         names: naming.name(POLICY, &key).into(),
         policy: policy.clone(),
         op,

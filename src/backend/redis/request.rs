@@ -7,6 +7,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::super::BackendError;
+use super::calendar_edges::EdgeTime;
 use super::error::{from_reason, script_error};
 use super::key_name::KeyNames;
 use super::packed_quotas::PackedQuotas;
@@ -70,7 +71,9 @@ impl ScriptRequest for OpRequest {
         &self,
         answers: &mut std::slice::Iter<'_, Value>,
     ) -> Option<Result<Reply, BackendError>> {
-        self.read(answers)
+        let outcome = self.read(answers)?;
+        self.note_time(&outcome);
+        Some(outcome)
     }
 }
 
@@ -114,6 +117,8 @@ pub(super) struct OpRequest {
     pub(super) op: Op,
     pub(super) policy: Policy,
     pub(super) names: KeyNames,
+    /// Set if a quota of the policy is a calendar window.
+    pub(super) time: Option<EdgeTime>,
 }
 
 /// The time for which keys are kept.
@@ -187,9 +192,9 @@ impl OpRequest {
     fn write_all_args(requests: &[&Self], command: &mut Command) {
         if requests.first().is_some_and(|first| first.is_plain_check()) {
             for run in requests.chunk_by(|one, next| one.is_same_check(next)) {
-                let numbers = &run[0].quotas().each[0].numbers;
+                let numbers = run[0].numbers(&run[0].quotas().each[0]);
                 command
-                    .arg(numbers)
+                    .arg(&*numbers)
                     .number(run[0].cost(0))
                     .number(run.len());
             }
@@ -200,10 +205,11 @@ impl OpRequest {
         }
     }
 
-    fn is_same_check(&self, other: &Self) -> bool {
+    fn is_same_check<'a>(&'a self, other: &'a Self) -> bool {
+        let numbers = |request: &'a Self| request.numbers(&request.quotas().each[0]);
         self.cost(0) == other.cost(0)
-            && (self.policy.is(&other.policy)
-                || self.quotas().each[0].numbers == other.quotas().each[0].numbers)
+            && (self.time.is_none() && self.policy.is(&other.policy)
+                || numbers(self) == numbers(other))
     }
 
     fn write_args(&self, command: &mut Command) {
@@ -216,7 +222,7 @@ impl OpRequest {
             _ => command.number(-1),
         };
         for (index, quota) in quotas.each.iter().enumerate() {
-            command.arg(&quota.numbers);
+            command.arg(&*self.numbers(quota));
             match &self.op {
                 Op::Refund(receipt) => {
                     let charge = self.charge(receipt, index);

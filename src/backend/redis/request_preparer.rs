@@ -1,6 +1,9 @@
 //! The work around a round trip: names of keys, the deny cache, and the context.
 
+use std::sync::Arc;
+
 use super::super::BackendContext;
+use super::calendar_edges::{EdgeTime, ServerClock};
 use super::deny_cache::{CacheMiss, DenyCache};
 use super::key_name::Naming;
 use super::packed_quotas::PackedQuotas;
@@ -16,6 +19,7 @@ pub(super) struct RequestPreparer {
     pub(super) naming: Naming,
     pub(super) deny_cache: Option<DenyCache>,
     pub(super) context: BackendContext,
+    pub(super) server_clock: Arc<ServerClock>,
 }
 
 /// The update of the deny cache after the reply.
@@ -79,7 +83,9 @@ impl RequestPreparer {
             changed: (changes && self.deny_cache.is_some()).then(|| key.clone()),
             query,
         };
+        let time = || EdgeTime::new(self.context.now(), &self.server_clock);
         let request = OpRequest {
+            time: policy.has_calendar().then(time),
             names: self.naming.names(policy, key),
             policy: policy.clone(),
             op,

@@ -9,7 +9,7 @@ use super::alerts::Alerts;
 use super::breaker::Breaker;
 use super::error::{
     ConnectTimeout, from_transport, is_broken, is_connection_refused, is_cross_slot, is_not_done,
-    is_read_only, is_unknown_script, unexpected_reply, was_not_done,
+    is_other_window, is_read_only, is_unknown_script, unexpected_reply, was_not_done,
 };
 use super::pipeline;
 use super::request::{Expiry, ScriptRequest};
@@ -183,8 +183,9 @@ struct RoundTrip<'a, R: ScriptRequest> {
 impl<R: ScriptRequest> RoundTrip<'_, R> {
     /// Sends the requests until each has its outcome.
     async fn go(&mut self) {
+        let mut is_at_once = true;
         for repeats in 0..=MOST_REPEATS {
-            if repeats > 0 {
+            if !std::mem::take(&mut is_at_once) {
                 tokio::time::sleep(pause(repeats)).await;
             }
             let is_last = repeats == MOST_REPEATS;
@@ -222,12 +223,13 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
             }
             match answer {
                 Ok(answer) => {
-                    self.read(&answer, is_last);
+                    let takes_writes = self.read(&answer, is_last);
                     if self.outcomes.iter().all(Option::is_some) {
                         return;
                     }
-                    // This server takes no writes. The next connection may lead to one that does.
-                    if let Some(connection) = &self.connection {
+                    is_at_once = takes_writes;
+                    if !takes_writes && let Some(connection) = &self.connection {
+                        // The next connection may lead to a server that takes writes.
                         connection.retire();
                     }
                 }
@@ -275,11 +277,14 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
         }
     }
 
-    /// Reads the replies. Errors of a server that takes no writes stay open, except in the last attempt.
-    fn read(&mut self, answer: &Value, is_last: bool) {
+    /// Reads the replies, and returns whether the server takes writes. Errors of a server that takes none stay open,
+    /// and those of a server whose time is in no window of a request, except in the last attempt.
+    fn read(&mut self, answer: &Value, is_last: bool) -> bool {
         let Value::Array(answers) = answer else {
-            return self.fail(&unexpected_reply());
+            self.fail(&unexpected_reply());
+            return true;
         };
+        let mut takes_writes = true;
         let mut answers = answers.iter();
         for (request, outcome) in self.requests.iter().zip(&mut self.outcomes) {
             if outcome.is_none() {
@@ -291,10 +296,13 @@ impl<R: ScriptRequest> RoundTrip<'_, R> {
                 {
                     R::note_repeat(reply);
                 }
-                let open = matches!(&read, Err(error) if is_read_only(error)) && !is_last;
-                *outcome = (!open).then_some(read);
+                let is_refused = matches!(&read, Err(error) if is_read_only(error));
+                takes_writes &= !is_refused;
+                let is_open = is_refused || matches!(&read, Err(error) if is_other_window(error));
+                *outcome = (!is_open || is_last).then_some(read);
             }
         }
+        takes_writes
     }
 
     fn fail(&mut self, error: &BackendError) {

@@ -1,5 +1,7 @@
 //! The header fields that a layer writes, by format.
 
+#[cfg(feature = "calendar")]
+mod calendars;
 mod jitter;
 #[cfg(feature = "partition-key")]
 mod partition_key;

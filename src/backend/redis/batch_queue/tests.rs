@@ -16,6 +16,7 @@ fn trip_and_waiter() -> (
     let queue = Arc::clone(backend.0.route.queue().expect("one server"));
     let (outcome, answer) = oneshot::channel();
     let request = OpRequest {
+        time: None,
         op: Op::Check(Cost::ONE),
         policy: Policy::new("p", Quota::per_second(1)),
         names: backend
@@ -101,6 +102,7 @@ fn batch_takes_one_script_and_keeps_the_order_of_the_rest() {
         let (outcome, answer) = oneshot::channel();
         answers.push_back(answer);
         let request = OpRequest {
+            time: None,
             op: Op::Check(Cost::new(cost)),
             policy: policy.clone(),
             names: backend

@@ -32,6 +32,7 @@ pub(in super::super) async fn probe(
         let key = (0..MOST_KEYS).find(|key| node.has(&naming.name(POLICY, &Key::from(*key))));
         let Some(key) = key else { continue };
         let request = |op| OpRequest {
+            time: None,
             names: naming.name(POLICY, &Key::from(key)).into(),
             policy: policy.clone(),
             op,

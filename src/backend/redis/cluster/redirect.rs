@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use super::super::super::{BackendError, BackendErrorKind};
-use super::super::error::is_not_done;
+use super::super::error::{is_not_done, is_other_window};
 use super::view::NodeAddress;
 
 /// The step after an error of a node.
@@ -13,6 +13,8 @@ pub(super) enum NextStep {
     Moved(NodeAddress),
     /// The slot is moving, and this key has moved already. The next request asks the first node again.
     Ask(NodeAddress),
+    /// The request may be sent again at once, with the edges around the time of the node.
+    Again,
     /// The request may be sent again after a pause.
     Pause,
     /// The request failed.
@@ -29,6 +31,7 @@ impl NextStep {
         match (code, target(error, asked)) {
             ("MOVED", Some(node)) => Self::Moved(node),
             ("ASK", Some(node)) => Self::Ask(node),
+            _ if is_other_window(error) => Self::Again,
             _ if is_not_done(error) => Self::Pause,
             _ => Self::Fail,
         }

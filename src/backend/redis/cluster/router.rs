@@ -158,6 +158,10 @@ impl Router {
                 }
                 Err(error) => (error, NextStep::Pause),
             };
+            if step == NextStep::Again && redirects < MOST_REDIRECTS {
+                redirects += 1;
+                continue;
+            }
             // The map may be out of date after any failure of a node.
             if step != NextStep::Fail || error.is_outage() {
                 self.topology.wanted.notify_one();
@@ -181,7 +185,7 @@ impl Router {
                 }
                 NextStep::Fail if R::IS_REPEATABLE && is_lost => is_repeated = true,
                 NextStep::Fail => return Err(error),
-                NextStep::Moved(_) | NextStep::Ask(_) | NextStep::Pause => {}
+                NextStep::Moved(_) | NextStep::Ask(_) | NextStep::Again | NextStep::Pause => {}
             }
             redirects = 0;
             repeats += 1;
