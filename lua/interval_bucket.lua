@@ -79,6 +79,10 @@ raw = struct_pack('<c2i8i8i8i8', 'i2', debt, anchor, limit, math.min(now + keep,
 if fault then retry, remaining, reset = -2, fault, 0 end
 answers[count + 1], answers[count + 2], answers[count + 3] = retry, remaining, reset
 count = count + 3
+--# answer_blocked
+answers[count + 1], answers[count + 2], answers[count + 3] = -3, rest, 0
+if problem then answers[count + 1], answers[count + 2] = -2, problem end
+count = count + 3
 --# since
 since = debt == 0 and 2 or 1
 if debt > 0 and #extra == 34 then

@@ -11,6 +11,21 @@
 
 --# load
 raw = redis_pcall('GET', key)
+--# block
+-- Reads the block of the key. Sets rest, the µs that are left of it, and problem, the text of an error.
+local held, rest, problem = redis_pcall('GET', shut), 0, nil
+if held then
+  if #held == 18 then
+    local tag, till, span = struct_unpack('<c2i8i8', held)
+    if tag == 'x1' and span > 0 then rest = math.min(till - now, span) else problem = 'CORRUPT' end
+  else
+    problem = held.err or 'CORRUPT'
+  end
+end
+--# answer_blocked
+answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = -3, rest, 0, 0
+if problem then answers[count + 1], answers[count + 2] = -2, problem end
+count = count + 4
 --# word_size
 -- The limit has 2^41 added. A 32-bit server loses the upper half of a packed number and reads less.
 limit = limit - 2199023255552

@@ -91,6 +91,9 @@ else
   if retry ~= 0 then debt = -debt end
   answers[count] = ahead == 0 and debt or { debt, ahead }
 end
+--# answer_blocked
+count = count + 1
+answers[count] = problem and { problem } or { 'BLOCKED', rest }
 --# since
 since = debt == 0 and 2 or 1
 if debt > 0 and #extra == 42 then

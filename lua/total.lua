@@ -7,12 +7,12 @@
 --# names
 local limit, span, keep
 --# quota
-limit, span = struct.unpack('<i8i8', quota, 2)
+limit, span = struct_unpack('<i8i8', quota, 2)
 --# view
 local used, at, till, cut, note, fault = 0, now, 0, false, false, nil
 if raw then
   if #raw == 26 then
-    local tag, had, since, kept = struct.unpack('<c2i8i8i8', raw)
+    local tag, had, since, kept = struct_unpack('<c2i8i8i8', raw)
     local fine = tag == 't1' and had >= 0 and had <= 9007199254740992 and since >= 0 and since <= 9007199254740992
     if not fine or kept < 0 or kept > 9007199254740992 then
       fault = 'CORRUPT'
@@ -43,12 +43,12 @@ reset = used > 0 and -1 or 0
 --# pack
 at = math.max(at, now)
 till = used == 0 and now or math.max(till, span < 0 and 9007199254740992 or math.min(at + span, 9007199254740992))
-raw = struct.pack('<c2i8i8i8', 't1', used, at, till)
+raw = struct_pack('<c2i8i8i8', 't1', used, at, till)
 --# store
 if till < 9007199254740992 then
   keep = math.max(0, till - now)
   local px = math.max(math.ceil(keep / 1000) + 1000, floor)
-  fault = redis.pcall('SET', key, raw, 'PX', string.format('%.0f', px)).err
+  fault = redis_pcall('SET', key, raw, 'PX', string.format('%d', px)).err
 else
-  fault = redis.pcall('SET', key, raw).err
+  fault = redis_pcall('SET', key, raw).err
 end

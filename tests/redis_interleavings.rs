@@ -64,7 +64,8 @@ fn answer(command: &Cmd) -> Value {
         })
         .collect();
     let keys: usize = args[2].parse().expect("how many keys");
-    let numbers = args[3..3 + keys].iter().map(|key| {
+    // Each decision has the key of its quota and the key of its block.
+    let numbers = args[3..3 + keys].iter().step_by(2).map(|key| {
         let number = key.split(":r").nth(1).and_then(|rest| rest.chars().next());
         number
             .and_then(|digit| digit.to_digit(10))

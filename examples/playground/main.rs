@@ -11,11 +11,15 @@
 //! - `--trusted-proxy 127.0.0.1` is for a server behind a proxy: `curl -H 'x-forwarded-for: 203.0.113.7'
 //!   localhost:3000` counts for that client.
 //! - `--within org=100/minute@header:x-org` adds an outer scope: both allow a request, or none is charged.
+//! - `--quota total:20` is a budget that never comes back.
+//! - `--admin-token TOKEN` lets its holder block a key for an hour: `curl -X POST -H 'authorization: Bearer TOKEN'
+//!   localhost:3000/block/ann/3600`, with `--key header:x-user`. A block of 0 seconds ends it.
 //! - With the feature `redis`, several playgrounds share a limit: `--backend redis://127.0.0.1/`. With `cluster` or
 //!   `sentinel`, a URL such as `redis+cluster://host:port,host:port` or `redis+sentinel://host:port/name` works, too.
 //!
 //! SIGTERM and SIGINT stop the server. Requests in flight have 3 seconds to end.
 
+mod admin;
 mod page;
 mod routes;
 mod scope;
@@ -41,15 +45,15 @@ use tower_sluice::drain::DrainLayer;
 use tower_sluice::key::{self, ArcKey, Bearer, Cookie, Global, Header, Networks, Query};
 use tower_sluice::policy::ScopeError;
 use tower_sluice::{
-    AnyBackend, ClientIp, MaxWait, MemoryBackend, Policy, Quota, RateLimitLayer, SemaphoreLayer,
-    SemaphorePolicy,
+    AnyBackend, ClientIp, Limiter, MaxWait, MemoryBackend, Policy, Quota, RateLimitLayer,
+    SemaphoreLayer, SemaphorePolicy,
 };
 
 use self::routes::{cost, settle, sleep, status, stream};
 use self::scope::Scope;
 use self::values::{
     Fields, IN_FLIGHT, OnError, StatusPattern, Where, address, header_name, lease, milliseconds,
-    network, permits, seconds,
+    network, permits, seconds, token,
 };
 
 /// A server to try rate limits with curl, and a page at /_playground that shows them at work.
@@ -69,6 +73,7 @@ struct Options {
     backend_timeout: Option<u64>,
     /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`. Repeat it for several quotas,
     /// which must all allow a request. Algorithms: token-bucket, interval, fixed-window, sliding-window, sliding-log.
+    /// `total:1000` never comes back.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
     quota: Vec<Quota>,
     /// The key: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.
@@ -106,15 +111,19 @@ struct Options {
     /// The format of the rate-limit header fields.
     #[arg(long, value_name = "FORMAT", default_value = "draft11")]
     header_format: Fields,
+    /// The token for `POST /block/{key}/{seconds}`, which blocks the key that `--key` takes from a request. Without it
+    /// there is no such route.
+    #[arg(long, value_name = "TOKEN", value_parser = token)]
+    admin_token: Option<String>,
 }
 
 /// The key that `--key` names. `None` is the address of the client, which depends on the trusted proxies.
 #[derive(Clone)]
-struct KeyArgument(Option<ArcKey<Request<Body>>>);
+struct KeyArgument(Option<ArcKey<Request<Body>>>, String);
 
 fn keyed_by(text: &str) -> Result<KeyArgument, String> {
     let key: ArcKey<Request<Body>> = match (text, text.split_once(':')) {
-        ("ip", _) => return Ok(KeyArgument(None)),
+        ("ip", _) => return Ok(KeyArgument(None, text.to_owned())),
         ("global", _) => Arc::new(Global),
         ("bearer", _) => Arc::new(Bearer),
         ("path", _) => Arc::new(key::Path),
@@ -137,7 +146,7 @@ fn keyed_by(text: &str) -> Result<KeyArgument, String> {
             );
         }
     };
-    Ok(KeyArgument(Some(key)))
+    Ok(KeyArgument(Some(key), text.to_owned()))
 }
 
 impl Options {
@@ -173,6 +182,12 @@ impl Options {
     fn app(self, backend: AnyBackend, policy: Policy, reported: page::Reported) -> Router {
         let key = self.key();
         let page = page::Page::new(reported, policy.clone());
+        let admin = self.admin_token.map(|token| admin::Admin {
+            token,
+            keyed_by: self.key.1,
+            key: key.clone(),
+            limiter: Limiter::new(policy.clone(), backend.clone()),
+        });
         let free = self.free_status;
         let (max_wait, on_error) = (
             self.wait.map_or(MaxWait::NONE, MaxWait::within),
@@ -227,7 +242,11 @@ impl Options {
         // A client that is still sending its body sees its 429.
         let app = app.layer(DrainLayer::new());
         // After the layers, so that the page is not limited.
-        page.serve_beside(app)
+        let app = page.serve_beside(app);
+        match admin {
+            Some(admin) => admin.serve_beside(app),
+            None => app,
+        }
     }
 }
 

@@ -25,8 +25,8 @@ impl Scope {
         let quota: Quota = quota.parse().map_err(|error| format!("{error}"))?;
         let policy = Policy::try_new(name, quota).map_err(|error| error.to_string())?;
         match keyed_by(key)? {
-            KeyArgument(Some(key)) => Ok(Self { policy, key }),
-            KeyArgument(None) => {
+            KeyArgument(Some(key), _) => Ok(Self { policy, key }),
+            KeyArgument(None, _) => {
                 Err("the key ip is for --key only; use for example header:x-org".into())
             }
         }

@@ -103,6 +103,12 @@ impl StatusPattern {
     }
 }
 
+pub(crate) fn token(text: &str) -> Result<String, String> {
+    let is_visible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let valid = is_visible.then(|| text.to_owned());
+    valid.ok_or_else(|| "use a token of visible ASCII characters".into())
+}
+
 pub(crate) fn network(text: &str) -> Result<String, String> {
     match Networks::from_lines([text]) {
         Ok(networks) if !networks.is_empty() => Ok(text.to_owned()),

@@ -88,6 +88,27 @@ pub fn check(policy: &Policy, states: &mut [Option<State>], now: Timestamp, cost
     Reply::to_check(Snapshot::new(snapshots), || charges)
 }
 
+/// Charges as many tokens to every quota as are there, from 1 to `most`. It denies a request if a quota has no token.
+///
+/// The tokens of the reply's receipt are the charge.
+///
+/// # Panics
+///
+/// Panics unless there is one state for each quota.
+pub fn check_up_to(
+    policy: &Policy,
+    states: &mut [Option<State>],
+    now: Timestamp,
+    most: u64,
+) -> Reply {
+    assert_one_each(policy, states);
+    let remaining = members(policy, states)
+        .map(|(_, named, state)| decide(&named.quota, state, now, 0, true).0.remaining)
+        .min();
+    let tokens = remaining.map_or(most, |remaining| most.min(remaining.max(1)));
+    check(policy, states, now, Cost::new(tokens))
+}
+
 /// Decides one request that may wait for up to `max_wait`.
 ///
 /// A request that is allowed now is charged now. A request that can proceed within `max_wait` is charged beyond the

@@ -144,6 +144,19 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
     Some((State(state), keep_until))
 }
 
+/// Returns the stored form of a block that ends at `until` after `span` µs.
+pub(crate) fn encode_block(until: u64, span: u64) -> Vec<u8> {
+    pack(b"x1", [signed(until.min(LARGEST)), signed(span)])
+}
+
+/// Returns the rest of a stored block in µs; 0 if it is over, `None` if the format is unknown. A block is never longer
+/// than it was at its start, also if the clock has gone back.
+pub(crate) fn block_rest(packed: &[u8], now: u64) -> Option<u64> {
+    let [until, span] = unpack(b"x1", packed)?;
+    let rest = micros_between(signed(now), until);
+    Some(rest.min(u64::try_from(span).ok()?))
+}
+
 /// Returns the µs after `now`, or [`NEVER`], at which the key of the new state `after` expires. Nothing is owed after `owed` µs. The
 /// key with the old state `before` expires at `keep_until`, and a write never shortens that.
 pub(crate) fn keep_for(

@@ -58,6 +58,9 @@ pub use self::permits::PermitBackend;
 pub use self::redis::{RedisBackend, RedisSemaphore};
 pub use crate::decision::{Op, PermitId, PermitOp, PermitReply, Reply};
 
+/// The longest block, in µs: 142 years.
+pub(crate) const LONGEST_BLOCK: u64 = 1 << 52;
+
 /// An answer that is available now, or a future of it.
 ///
 /// There is no third case, so a `match` needs no wildcard arm.

@@ -14,6 +14,7 @@
 //! # Ok(()) }
 //! ```
 
+mod blocked;
 mod operation;
 mod permit;
 mod receipt;

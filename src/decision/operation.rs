@@ -34,8 +34,15 @@ pub enum Op {
     Penalize(Cost),
     /// Refunds the tokens of the receipt.
     Refund(Receipt),
-    /// Removes the state of the key.
+    /// Removes the state of the key. A block stays.
     Reset,
+    /// Charges as many tokens to every quota as are there, from 1 to this number, or denies the request.
+    CheckUpTo(u64),
+    /// Blocks the key under the policy's name for this time, which replaces an earlier block. Checks and reservations
+    /// are denied meanwhile, also by other policies of the name. The numbers of the reply are those of an unused key.
+    Block(Duration),
+    /// Ends the block of the key. The numbers of the reply are those of an unused key.
+    Unblock,
 }
 
 /// The answer of a [`Backend`](crate::backend::Backend).

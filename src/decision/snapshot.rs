@@ -26,6 +26,8 @@ pub enum DenialReason {
     /// At least one quota denied the cost.
     #[default]
     Quota,
+    /// The key is blocked ([`Limiter::block`](crate::Limiter::block)).
+    Blocked,
     /// A memory backend keeps as many totals as it may
     /// ([`max_totals`](crate::backend::memory::MemoryBackendBuilder::max_totals)), and the key has none yet. A layer
     /// rejects the request as if the backend had failed.
@@ -209,6 +211,7 @@ impl Snapshot {
     pub(super) const fn reason(&self) -> DenialReason {
         match self.marks >> INDEX.count_ones() {
             0 => DenialReason::Quota,
+            1 => DenialReason::Blocked,
             _ => DenialReason::TooManyTotals,
         }
     }
@@ -275,6 +278,12 @@ impl Snapshot {
             ..*after
         };
         Self::new(both.map(merged).collect()).denied_by(self.reason())
+    }
+
+    /// Returns whether it denies a blocked key.
+    #[cfg(feature = "redis")]
+    pub(crate) fn is_of_block(&self) -> bool {
+        self.reason() == DenialReason::Blocked
     }
 
     /// Returns whether a wait can end a denial: quotas alone deny.

@@ -216,4 +216,9 @@ impl<K, B, C, F, H, M, P> RateLimitLayer<K, B, C, F, Http<Problem, H, M>, P> {
     pub fn problem_type(self, kind: ProblemType) -> Self {
         self.map_http(|http| http.problem_type(kind))
     }
+
+    /// Sets whether a problem document tells a client that it is blocked; see [`Http::show_blocks`].
+    pub fn show_blocks(self, show: bool) -> Self {
+        self.map_http(|http| http.show_blocks(show))
+    }
 }

@@ -137,6 +137,7 @@
 //! # Ok::<(), BackendError>(())
 //! ```
 #![doc = include_str!("../docs/composition.md")]
+#![cfg_attr(feature = "axum", doc = include_str!("../docs/logins.md"))]
 
 mod admission;
 #[cfg(feature = "axum")]

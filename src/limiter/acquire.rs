@@ -49,6 +49,24 @@ pub(crate) async fn acquire<B: Backend>(
     }
 }
 
+/// Spends as many tokens as are there, from 1 to `most`.
+pub(crate) async fn acquire_up_to<B: Backend>(
+    backend: &B,
+    policy: &Policy,
+    key: &Key,
+    most: u64,
+) -> Result<Acquired, Rejected<B::Error>> {
+    let waiter = Waiter {
+        backend,
+        policy,
+        key,
+        cost: &Cost::ZERO,
+        budget: None,
+    };
+    let reply = waiter.ask(Op::CheckUpTo(most)).await?;
+    Acquired::from_reply(reply, Duration::ZERO)
+}
+
 struct Waiter<'a, B> {
     backend: &'a B,
     policy: &'a Policy,

@@ -270,7 +270,7 @@ impl<B: Backend> Limiter<B> {
         }
     }
 
-    async fn ask(&self, op: Op, key: &Key) -> Result<Reply, B::Error> {
+    pub(super) async fn ask(&self, op: Op, key: &Key) -> Result<Reply, B::Error> {
         match self.backend.ask(op, &self.policy, key) {
             Answer::Now(reply) => reply,
             Answer::Later(reply) => reply.await,

@@ -58,6 +58,7 @@
 
 pub(crate) mod acquire;
 mod acquired;
+mod block;
 mod boxed;
 mod budgeted;
 pub(crate) mod cancel;

@@ -388,4 +388,12 @@ impl<H, M> Http<Problem, H, M> {
         self.body.kind = kind;
         self
     }
+
+    /// Sets whether a problem document tells a client that it is [blocked](crate::Limiter::block), with the member
+    /// `"reason":"blocked"`; false by default. Then a block looks like any other denial.
+    #[must_use]
+    pub fn show_blocks(mut self, show: bool) -> Self {
+        self.body.shows_blocks = show;
+        self
+    }
 }

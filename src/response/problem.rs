@@ -53,6 +53,13 @@ fn with_names<'a>(head: &str, violated: impl Iterator<Item = &'a str>) -> Bytes 
     body.into()
 }
 
+/// Adds the reason of a denial to a problem document.
+pub(super) fn with_reason(body: &[u8], reason: &str) -> Bytes {
+    let mut with = body.strip_suffix(b"}").unwrap_or(body).to_vec();
+    with.extend_from_slice(format!(r#","reason":"{reason}"}}"#).as_bytes());
+    with.into()
+}
+
 /// The whole service has too many requests in flight.
 pub(super) fn reduced_capacity() -> Bytes {
     Bytes::from_static(

@@ -11,6 +11,7 @@ use super::body::ResponseBody;
 use super::prepared::PreparedFields;
 use super::problem::{self, ProblemType};
 use super::rejection::Rejection;
+use crate::decision::{Decision, DenialReason};
 use crate::head::Head;
 
 /// The response to a rejected request, for a service whose responses have bodies of type `B`.
@@ -33,11 +34,17 @@ pub trait RejectionBody<B>: Clone {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Problem {
     pub(crate) kind: ProblemType,
+    /// Whether clients see that they are blocked.
+    pub(crate) shows_blocks: bool,
 }
 
 impl<B> RejectionBody<B> for Problem {
     fn response(&self, _: &Head<'_>, rejection: &Rejection) -> Response<ResponseBody<B>> {
-        let mut response = Response::new(problem_body(rejection, self.kind).into());
+        let mut body = problem_body(rejection, self.kind);
+        if self.shows_blocks && is_blocked(rejection) {
+            body = problem::with_reason(&body, "blocked");
+        }
+        let mut response = Response::new(body.into());
         write_problem_head(rejection, &mut response);
         response
     }
@@ -52,6 +59,11 @@ impl Rejection {
         write_problem_head(self, &mut response);
         response
     }
+}
+
+fn is_blocked(rejection: &Rejection) -> bool {
+    let reason = rejection.decision().and_then(Decision::denial_reason);
+    reason == Some(DenialReason::Blocked)
 }
 
 /// The default body.

@@ -1,6 +1,7 @@
 //! Every vector of `tests/vectors` against the pure algorithms and the backends, to the microsecond. Only sliding logs
 //! in a Redis without scripts are left out. The manual clock moves back where a case requires it.
 
+mod blocks;
 mod client_ip;
 mod quota_strings;
 #[cfg(feature = "redis")]
@@ -66,6 +67,7 @@ on_all! {
 fn redis_cluster() {
     let mut topology = redis::Topology::cluster();
     topology.run_files();
+    topology.run_blocks();
     semaphore::run_on("Redis Cluster", &topology.backend, &topology.clock);
     // The keys spread over all nodes, and none was redirected.
     for node in topology.servers.primaries() {

@@ -43,6 +43,16 @@ impl Scripted {
             _server: server,
         }
     }
+
+    pub(crate) fn run_blocks(&self) {
+        crate::blocks::Subject {
+            backend: &self.backend,
+            clock: &self.clock,
+            runtime: &self.runtime,
+            keeps_logs: true,
+        }
+        .run();
+    }
 }
 
 impl Subjects for Scripted {
@@ -88,6 +98,16 @@ impl Optimistic {
             _proxy: proxy,
             _server: server,
         }
+    }
+
+    pub(crate) fn run_blocks(&self) {
+        crate::blocks::Subject {
+            backend: &self.backend,
+            clock: &self.clock,
+            runtime: &self.runtime,
+            keeps_logs: false,
+        }
+        .run();
     }
 }
 
@@ -167,6 +187,16 @@ impl<S> Topology<S> {
             _proxies: proxies,
             servers,
         }
+    }
+
+    pub(crate) fn run_blocks(&self) {
+        crate::blocks::Subject {
+            backend: &self.backend,
+            clock: &self.clock,
+            runtime: &self.runtime,
+            keeps_logs: true,
+        }
+        .run();
     }
 
     /// Runs all files, because a topology takes seconds to form.

@@ -18,6 +18,7 @@ pub(crate) async fn run(name: &str, arguments: &[&str]) -> Output {
 async fn examples_that_assert_what_they_show_succeed() {
     let mut names = vec![
         "awaited_key",
+        "billing",
         "browsers",
         "http_and_grpc",
         "reqwest",

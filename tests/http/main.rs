@@ -1,6 +1,7 @@
 //! The example `playground` from outside: as a process, over real connections, in real time.
 #![cfg(feature = "axum")]
 
+mod admin;
 mod charges;
 mod examples;
 mod formats;

@@ -1,6 +1,7 @@
 //! The rate limit layer from outside: where it can be applied, its Tower contract, and the responses that clients see.
 
 mod any_clock;
+mod blocks;
 mod bodies;
 mod cache_control;
 #[cfg(feature = "axum")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
+use super::blocks::Blocks;
 use super::key_budget::KeyBudget;
 use super::shard::Shard;
 use super::{MemoryBackend, MemoryInner, MemorySemaphore};
@@ -149,6 +150,7 @@ impl<C: Clock> MemoryBackendBuilder<C> {
             context: BackendContext::new(self.clock.clone()).max_waiters(each_key, in_all),
             fingerprints: Fingerprints::new(),
             shards,
+            blocks: Blocks::new(),
             budget: KeyBudget::new(max_keys, self.max_totals.get()),
             idle_ttl: micros_up(self.idle_ttl),
             clock: self.clock,

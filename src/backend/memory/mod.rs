@@ -24,7 +24,9 @@
 
 #[cfg(feature = "blocking")]
 mod blocking;
+mod blocks;
 mod builder;
+mod change;
 mod holders;
 mod index;
 mod key_budget;
@@ -44,16 +46,17 @@ use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
 
+use self::blocks::Blocks;
 pub use self::builder::MemoryBackendBuilder;
 use self::key_budget::KeyBudget;
 pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
-use self::shard::{NO_ROOM, Shard, ShardContext, without_room};
-use self::states::{KeyEntries, apply, creations, with_states};
+use self::shard::{NO_ROOM, Shard, ShardContext};
+use self::states::{KeyEntries, with_states};
 use super::{Answer, Backend, BackendContext};
 use crate::algorithm::{self, Algorithm, ByAlgorithm, State};
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::decision::{ChargePart, DenialReason, Op, Reply};
+use crate::decision::{ChargePart, Op, Reply};
 use crate::key::{Key, KeyRef};
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::Cost;
@@ -63,14 +66,13 @@ use crate::sync::{Mutex, MutexGuard};
 ///
 /// Decisions are made at once and are exact: under any concurrency, the allowed cost stays within the quota.
 ///
+/// Blocks ([`Limiter::block`](crate::Limiter::block)) are kept beside the entries, until they end.
+///
 /// At most [`max_keys`](MemoryBackendBuilder::max_keys) entries are kept. A key has one entry for each quota of its
 /// policy. An entry takes up to 64 bytes, and a sliding log 16 bytes more for each allowed request in its window.
 ///
 /// Guide: [getting started](crate::_guide::getting_started).
 pub struct MemoryBackend<C = SystemClock>(Arc<MemoryInner<C>>);
-
-/// The shards that are searched for ended totals after one was refused.
-const SWEPT_SHARDS: usize = 8;
 
 struct MemoryInner<C> {
     clock: C,
@@ -78,6 +80,7 @@ struct MemoryInner<C> {
     fingerprints: Fingerprints,
     shards: Box<[CachePadded<Mutex<Shard>>]>,
     budget: KeyBudget,
+    blocks: Blocks,
     idle_ttl: u64,
     semaphore: MemorySemaphore<C>,
 }
@@ -155,6 +158,9 @@ impl<C: Clock> MemoryBackend<C> {
     ) -> Reply {
         let key = key.into();
         let fingerprint = self.0.fingerprints.fingerprint(key);
+        if !self.0.blocks.is_empty() {
+            return self.0.check_with_blocks(policy, key, cost);
+        }
         match policy.quotas() {
             [only] => {
                 let tokens = cost.get(0);
@@ -176,25 +182,8 @@ impl<C: Clock> MemoryBackend<C> {
     pub(crate) fn decide(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
         match op {
             Op::Check(cost) => self.check(policy, key, cost),
-            op => self.change(op, policy, key),
+            op => self.0.change(op, policy, key),
         }
-    }
-
-    #[inline(never)]
-    fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
-        let shared = &*self.0;
-        let creates = creations(&op);
-        let may_create = |index| {
-            creates
-                .as_ref()
-                .is_some_and(|cost: &Cost| cost.get(index) > 0)
-        };
-        let run = |states: &mut [_], now| apply(op, policy, states, now);
-        if policy.has_scopes() {
-            return shared.with_scopes(policy, key.into(), may_create, run);
-        }
-        let fingerprint = shared.fingerprints.fingerprint(key);
-        shared.with_key(policy, fingerprint, may_create, run)
     }
 }
 
@@ -221,16 +210,8 @@ impl<C: Clock> MemoryInner<C> {
         Reply::to_check_of_one(snapshot, ChargePart::new(only.mark(), tokens, position))
     }
 
-    /// Returns the reply for a new total without room.
-    #[cold]
-    fn reject_total(&self, only: &NamedQuota) -> Reply {
-        let mut unused = None;
-        let numbers = algorithm::decide(only.quota(), &mut unused, self.clock.now(), 0, true).0;
-        self.with_room(without_room(std::slice::from_ref(only), &[numbers]))
-    }
-
     #[inline(never)]
-    fn check_several(&self, policy: &Policy, key: Fingerprint, cost: Cost) -> Reply {
+    pub(super) fn check_several(&self, policy: &Policy, key: Fingerprint, cost: Cost) -> Reply {
         let charges = cost.clone();
         let may_create = |index| charges.get(index) > 0;
         self.with_key(policy, key, may_create, |states, now| {
@@ -256,30 +237,6 @@ impl<C: Clock> MemoryInner<C> {
         let reply = with_states(&mut entries, policy, &context, may_create, op);
         drop(shard);
         self.with_room(reply)
-    }
-
-    /// Makes room for totals after one was refused. The entries that have ended may be in other shards than the key.
-    #[inline]
-    fn with_room(&self, reply: Reply) -> Reply {
-        if reply.decision.denial_reason() == Some(DenialReason::TooManyTotals) {
-            self.sweep_totals();
-        }
-        reply
-    }
-
-    #[cold]
-    fn sweep_totals(&self) {
-        let now = self.clock.now();
-        let first = self.budget.refused_totals().wrapping_mul(SWEPT_SHARDS);
-        for index in 0..SWEPT_SHARDS.min(self.shards.len()) {
-            let context = ShardContext {
-                now,
-                idle_ttl: self.idle_ttl,
-                budget: &self.budget,
-            };
-            let shard = &self.shards[first.wrapping_add(index) % self.shards.len()];
-            shard.lock().sweep_totals(&context);
-        }
     }
 
     /// Locks the shard of a key and reads the clock.

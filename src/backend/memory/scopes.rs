@@ -15,7 +15,7 @@ use crate::quota::Cost;
 use crate::sync::MutexGuard;
 
 /// One for each scope.
-type PerScope<T> = SmallVec<[T; 4]>;
+pub(super) type PerScope<T> = SmallVec<[T; 4]>;
 
 /// The entries of all scopes, and their shards, each locked once.
 struct ScopeEntries<'a> {
@@ -83,7 +83,11 @@ impl<C: Clock> MemoryInner<C> {
         self.with_room(reply)
     }
 
-    fn scope_fingerprints(&self, policy: &Policy, key: KeyRef<'_>) -> PerScope<Fingerprint> {
+    pub(super) fn scope_fingerprints(
+        &self,
+        policy: &Policy,
+        key: KeyRef<'_>,
+    ) -> PerScope<Fingerprint> {
         let outermost = policy.scopes() - 1;
         let fingerprint = |scope: usize| {
             let own = key.scope(scope);

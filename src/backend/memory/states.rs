@@ -178,7 +178,9 @@ pub(super) fn apply(
         }
         Op::Penalize(cost) => algorithm::penalize(policy, states, now, cost),
         Op::Refund(receipt) => algorithm::refund(policy, states, now, &receipt),
-        Op::Reset => algorithm::reset(policy, states, now),
+        Op::CheckUpTo(most) => algorithm::check_up_to(policy, states, now, most),
+        // A block has no state here.
+        Op::Reset | Op::Block(_) | Op::Unblock => algorithm::reset(policy, states, now),
     }
 }
 
@@ -186,6 +188,7 @@ pub(super) fn apply(
 pub(super) fn creations(op: &Op) -> Option<Cost> {
     match op {
         Op::Check(cost) | Op::Reserve { cost, .. } | Op::Penalize(cost) => Some(cost.clone()),
-        Op::Cancel(_) | Op::Refund(_) | Op::Reset => None,
+        Op::CheckUpTo(most) => Some(Cost::new(*most)),
+        Op::Cancel(_) | Op::Refund(_) | Op::Reset | Op::Block(_) | Op::Unblock => None,
     }
 }

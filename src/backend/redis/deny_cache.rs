@@ -102,7 +102,9 @@ impl DenyCache {
             && (denial.asked_at..denial.until).contains(&now)
             && let Some(more) = denial.more_for(cost)
             && max_wait.is_none_or(|max_wait| {
-                policy.is_exceeded_by(cost) || denial.least_wait(more.least, now) > max_wait
+                denial.snapshot.is_of_block()
+                    || policy.is_exceeded_by(cost)
+                    || denial.least_wait(more.least, now) > max_wait
             })
         {
             return Ok(denial.answer(cost, more.most, now));
@@ -168,6 +170,9 @@ impl CachedDenial {
     /// Returns the additional wait of this cost, compared with the denied cost. Returns `None` if only Redis knows it.
     fn more_for(&self, cost: &Cost) -> Option<More> {
         let quotas = self.policy.quotas();
+        if self.snapshot.is_of_block() && !cost.is_zero() {
+            return Some(More { least: 0, most: 0 });
+        }
         if (0..quotas.len()).all(|index| cost.get(index) == self.cost.get(index)) {
             return Some(More { least: 0, most: 0 });
         }

@@ -6,9 +6,11 @@
 
 pub mod adapter;
 mod alerts;
+mod answer;
 mod atomicity;
 mod backend;
 mod batch_queue;
+mod block;
 #[cfg(feature = "blocking")]
 pub(crate) mod blocking;
 mod breaker;
@@ -31,6 +33,7 @@ mod packed_quotas;
 mod permit_request;
 mod pipeline;
 mod probe;
+mod read;
 mod request;
 mod request_preparer;
 mod round_trip;
@@ -42,6 +45,7 @@ mod sentinel;
 #[cfg(any(feature = "cluster", feature = "sentinel"))]
 mod single_task;
 mod source;
+mod stored_key;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod transport;

@@ -17,14 +17,15 @@ use super::error::{ConnectTimeout, from_transport, is_broken, unexpected_reply};
 use super::generation::ConnectionLife;
 use super::key_name::KeyNames;
 use super::manager::ConnectionManager;
-use super::packed_quotas::PackedQuotas;
+use super::packed_quotas::{BLOCK_SUFFIX, PackedQuotas};
 use super::request::OpRequest;
 use super::round_trip::{RedisResult, ScriptClient};
 use super::source::ConnectionSource;
-use super::transport::{Command, ServerError, Value};
+use super::stored_key::{StoredKey, first_error, time, writes};
+use super::transport::{Command, Value};
 use crate::algorithm::{self, State, stored};
 use crate::clock::Timestamp;
-use crate::decision::{NEVER, Op, Reply};
+use crate::decision::{Op, Reply};
 use crate::telemetry;
 
 /// The attempts to write without a change by another client in between.
@@ -170,13 +171,6 @@ impl Drop for WatchedConnection<'_> {
     }
 }
 
-/// A key of the request, the state that was stored under it, and the time in µs until which it is kept.
-struct StoredKey {
-    key: Vec<u8>,
-    state: Option<State>,
-    keep_until: u64,
-}
-
 impl WatchedConnection<'_> {
     /// Sends all commands at once. The first error of one of them is an error.
     async fn query(&self, commands: &[Command]) -> Result<Vec<Value>, BackendError> {
@@ -200,8 +194,36 @@ impl WatchedConnection<'_> {
         request: &OpRequest,
     ) -> Result<Option<Reply>, BackendError> {
         let quotas = request.quotas();
-        let keys: Vec<Vec<u8>> = quotas.keys(&request.names).collect();
+        let block_keys = request.names.each(request.policy.scopes());
+        let block_keys = block_keys.map(|name| [name, BLOCK_SUFFIX].concat());
+        if let Some(span) = request.new_block() {
+            let block_keys = block_keys.collect();
+            return self.write_blocks(client, request, block_keys, span).await;
+        }
+        let mut keys: Vec<Vec<u8>> = quotas.keys(&request.names).collect();
+        let own = keys.len();
+        if request.reads_block() {
+            keys.extend(block_keys);
+        }
         let (now, stored) = self.watch(&keys).await?;
+        let mut stored: Vec<Value> = stored.collect();
+        let mut longest = 0;
+        for block in stored.split_off(own) {
+            let rest = match block {
+                Value::Nil => Some(0),
+                Value::Bytes(raw) => stored::block_rest(&raw, now.as_micros()),
+                _ => return Err(unexpected_reply()),
+            };
+            let Some(rest) = rest else {
+                self.unwatch().await?;
+                return Err(BackendError::new(BackendErrorKind::Corrupt));
+            };
+            longest = rest.max(longest);
+        }
+        if longest > 0 {
+            self.unwatch().await?;
+            return Ok(Some(request.denied_by_block(longest)));
+        }
         let mut entries = Vec::with_capacity(keys.len());
         let mut states = Vec::with_capacity(keys.len());
         for ((key, value), quota) in keys.into_iter().zip(stored).zip(&quotas.each) {
@@ -244,6 +266,44 @@ impl WatchedConnection<'_> {
         }
     }
 
+    /// Blocks the keys for `span` µs, or ends their blocks if that is 0.
+    async fn write_blocks(
+        &mut self,
+        client: &ScriptClient,
+        request: &OpRequest,
+        keys: Vec<Vec<u8>>,
+        span: u64,
+    ) -> Result<Option<Reply>, BackendError> {
+        let mut reads = vec![Command::new("TIME")];
+        for key in &keys {
+            let mut get = Command::new("GET");
+            get.arg(key); // fails if the key has another type
+            reads.push(get);
+        }
+        let replies = self.query(&reads).await?;
+        let now = replies
+            .first()
+            .and_then(time)
+            .ok_or_else(unexpected_reply)?;
+        let mut writes = Vec::with_capacity(keys.len());
+        for key in &keys {
+            let mut write = Command::new(if span == 0 { "DEL" } else { "SET" });
+            write.arg(key);
+            if span > 0 {
+                let until = now.as_micros().saturating_add(span);
+                let px = (span.div_ceil(1_000) + 1_000).max(client.expiry.floor);
+                write
+                    .arg(stored::encode_block(until, span))
+                    .arg("PX")
+                    .number(px);
+            }
+            writes.push(write);
+        }
+        self.query(&writes).await?;
+        self.is_clean = true;
+        Ok(Some(Reply::of_unused_key(&request.policy)))
+    }
+
     /// Watches the keys, and returns the server's time and the values of the keys.
     async fn watch(
         &self,
@@ -273,79 +333,6 @@ impl WatchedConnection<'_> {
     }
 }
 
-/// The commands that store `states` in place of what the entries hold.
-fn writes(
-    client: &ScriptClient,
-    request: &OpRequest,
-    entries: &[StoredKey],
-    states: &[Option<State>],
-    reply: &Reply,
-    now: Timestamp,
-) -> Vec<Command> {
-    let mut writes = Vec::new();
-    let answers = reply.decision.snapshot().quotas();
-    for (index, ((entry, state), (named, answer))) in entries
-        .iter()
-        .zip(states)
-        .zip(request.policy.quotas().iter().zip(answers))
-        .enumerate()
-    {
-        // A penalty that changes nothing keeps the key for as long as its own quota needs.
-        if *state == entry.state && !request.is_penalty(index) {
-            continue;
-        }
-        let Some(state) = state else {
-            let mut delete = Command::new("DEL");
-            delete.arg(&entry.key);
-            writes.push(delete);
-            continue;
-        };
-        let mut owed = answer.reset_after;
-        if named.lingers() {
-            owed = owed.saturating_add(client.expiry.idle.saturating_mul(1_000));
-        }
-        let (before, now) = (entry.state.as_ref(), now.as_micros());
-        let keep = stored::keep_for(named.quota(), before, state, owed, entry.keep_until, now);
-        let packed = stored::encode(state, now.saturating_add(keep)).unwrap_or_default();
-        let mut set = Command::new("SET");
-        set.arg(&entry.key).arg(packed);
-        if keep != NEVER {
-            let px = (keep.div_ceil(1_000).saturating_add(1_000)).max(client.expiry.floor);
-            set.arg("PX").number(px);
-        }
-        writes.push(set);
-    }
-    writes
-}
-
-/// The first error of a reply, also of one inside an array.
-fn first_error(value: &Value) -> Option<&ServerError> {
-    match value {
-        Value::Error(error) => Some(error),
-        Value::Array(values) => values.iter().find_map(first_error),
-        _ => None,
-    }
-}
-
-/// The reply to `TIME`: seconds and microseconds.
-fn time(reply: &Value) -> Option<Timestamp> {
-    let Value::Array(parts) = reply else {
-        return None;
-    };
-    let number = |part: &Value| match part {
-        Value::Bytes(digits) => std::str::from_utf8(digits).ok()?.parse::<u64>().ok(),
-        Value::Integer(number) => u64::try_from(*number).ok(),
-        _ => None,
-    };
-    let [seconds, micros] = parts.as_slice() else {
-        return None;
-    };
-    let seconds = number(seconds)?.saturating_mul(1_000_000);
-    Some(Timestamp::from_micros(
-        seconds.saturating_add(number(micros)?),
-    ))
-}
-
 fn decide(request: &OpRequest, states: &mut [Option<State>], now: Timestamp) -> Reply {
     let policy = &request.policy;
     match &request.op {
@@ -360,7 +347,9 @@ fn decide(request: &OpRequest, states: &mut [Option<State>], now: Timestamp) -> 
         }
         Op::Penalize(cost) => algorithm::penalize(policy, states, now, cost.clone()),
         Op::Refund(receipt) => algorithm::refund(policy, states, now, receipt),
-        Op::Reset => algorithm::reset(policy, states, now),
+        Op::CheckUpTo(most) => algorithm::check_up_to(policy, states, now, *most),
+        // A block has no state here.
+        Op::Reset | Op::Block(_) | Op::Unblock => algorithm::reset(policy, states, now),
     }
 }
 

@@ -29,6 +29,9 @@ pub(super) struct PackedQuota {
     pub(super) scope: usize,
 }
 
+/// The suffix of the key of a block. It is no suffix of a quota.
+pub(super) const BLOCK_SUFFIX: &[u8] = b"x";
+
 /// A set of algorithms, by their index in the order of [`Rule`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Algorithms(u8);

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::super::BackendError;
+use super::answer::{signed, unsigned};
 use super::error::script_error;
 use super::key_name::{KeyName, Naming};
-use super::request::{Expiry, ScriptRequest, signed, unsigned};
+use super::request::{Expiry, ScriptRequest};
 use super::script::Script;
 use super::transport::{Command, Value};
 use crate::clock::micros_up;

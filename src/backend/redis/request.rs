@@ -2,24 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::super::BackendError;
 use super::calendar_edges::EdgeTime;
-use super::error::{from_reason, script_error};
 use super::key_name::KeyNames;
-use super::packed_quotas::PackedQuotas;
+use super::packed_quotas::{Algorithms, BLOCK_SUFFIX, PackedQuotas};
 use super::script::{Script, ScriptKind};
 use super::transport::{Command, Value};
-use crate::algorithm::{self, State, stored};
+use crate::algorithm::stored;
 use crate::clock::micros_up;
-use crate::decision::{
-    ChargePart, ChargePosition, NEVER, Op, QuotaSnapshot, Receipt, Reply, Reservation, Snapshot,
-};
+use crate::decision::{ChargePart, ChargePosition, Op, Receipt, Reply};
 use crate::policy::Policy;
-use crate::quota::Rule;
 
 /// A request that a script runs, alone or in a batch of requests with the same script.
 pub(super) trait ScriptRequest: fmt::Debug + Send + Sync + 'static {
@@ -142,6 +137,10 @@ impl OpRequest {
     pub(super) fn script(&self) -> &'static Script {
         let task = match self.op {
             _ if self.is_plain_check() => ScriptKind::Check,
+            Op::CheckUpTo(_) => ScriptKind::UpTo,
+            Op::Block(_) | Op::Unblock => {
+                return Script::get(ScriptKind::Block, Algorithms::default());
+            }
             Op::Check(_) | Op::Reserve { .. } => ScriptKind::Several,
             Op::Cancel(_) => ScriptKind::Cancel,
             Op::Penalize(_) => ScriptKind::Penalize,
@@ -152,7 +151,7 @@ impl OpRequest {
     }
 
     /// Returns whether it is a check of one quota. Under a window a reservation is a check.
-    fn is_plain_check(&self) -> bool {
+    pub(super) fn is_plain_check(&self) -> bool {
         let quotas = self.quotas();
         let checks = match self.op {
             Op::Check(_) => true,
@@ -179,12 +178,19 @@ impl OpRequest {
     }
 
     fn key_count(&self) -> usize {
-        self.quotas().each.len()
+        match self.new_block() {
+            Some(_) => self.block_count(),
+            None => self.quotas().each.len() + self.block_count(),
+        }
     }
 
     fn write_keys(&self, command: &mut Command) {
-        for quota in &self.quotas().each {
+        let is_block = self.new_block().is_some();
+        for quota in self.quotas().each.iter().filter(|_| !is_block) {
             command.joined(self.names.get(quota.scope), quota.suffix.as_bytes());
+        }
+        for name in self.names.each(self.block_count()) {
+            command.joined(name, BLOCK_SUFFIX);
         }
     }
 
@@ -213,6 +219,12 @@ impl OpRequest {
     }
 
     fn write_args(&self, command: &mut Command) {
+        if let Some(span) = self.new_block() {
+            for _ in 0..self.block_count() {
+                command.number(span);
+            }
+            return;
+        }
         let quotas = self.quotas();
         command.number(quotas.each.len());
         match self.op {
@@ -221,6 +233,7 @@ impl OpRequest {
             }
             _ => command.number(-1),
         };
+        command.number(self.block_count());
         for (index, quota) in quotas.each.iter().enumerate() {
             command.arg(&*self.numbers(quota));
             match &self.op {
@@ -258,139 +271,15 @@ impl OpRequest {
 
     /// Returns whether the reply proves that the server has written.
     pub(super) fn wrote(&self, reply: &Reply) -> bool {
-        reply.decision.is_allowed() && (0..self.key_count()).any(|index| self.cost(index) > 0)
+        reply.decision.is_allowed()
+            && (0..self.quotas().each.len()).any(|index| self.cost(index) > 0)
     }
 
-    fn cost(&self, index: usize) -> u64 {
+    pub(super) fn cost(&self, index: usize) -> u64 {
         match &self.op {
+            Op::CheckUpTo(most) => *most,
             Op::Check(cost) | Op::Penalize(cost) | Op::Reserve { cost, .. } => cost.get(index),
-            Op::Cancel(_) | Op::Refund(_) | Op::Reset => 0,
+            Op::Cancel(_) | Op::Refund(_) | Op::Reset | Op::Block(_) | Op::Unblock => 0,
         }
     }
-
-    /// Reads the reply to this request from the replies of a script. Returns `None` if their form is unknown.
-    pub(super) fn read(
-        &self,
-        answers: &mut std::slice::Iter<'_, Value>,
-    ) -> Option<Result<Reply, BackendError>> {
-        if self.is_plain_check() {
-            return self.read_check(answers);
-        }
-        let Value::Array(own) = answers.next()? else {
-            return None;
-        };
-        if let Some(fault) = script_error(own) {
-            return Some(Err(fault));
-        }
-        let (first, rest) = own.split_first()?;
-        let own_number = unsigned(first)?;
-        let mut snapshots = SmallVec::new();
-        let mut charges = SmallVec::new();
-        let (numbers, left) = rest.split_at_checked(4 * self.key_count())?;
-        let mut since = SmallVec::<[u64; 2]>::new();
-        for (index, numbers) in numbers.chunks_exact(4).enumerate() {
-            let (mut snapshot, position) = self.snapshot(index, numbers)?;
-            if matches!(self.op, Op::Cancel(_)) {
-                since.push(snapshot.retry_after);
-                snapshot.retry_after = 0;
-            }
-            snapshots.push(snapshot);
-            charges.push(self.charged(index, position));
-        }
-        let mut reply = Reply::to_check(Snapshot::new(snapshots), || charges);
-        match &self.op {
-            Op::Check(_) => {}
-            Op::Reserve { cost, .. } => {
-                reply.wait = Duration::from_micros(own_number);
-                if self.quotas().of_buckets && reply.decision.is_allowed() {
-                    let left: Option<SmallVec<[Option<State>; 2]>> =
-                        left.iter().map(state).collect();
-                    reply.reservation =
-                        Some(Reservation::new(cost.clone(), &left?, reply.receipt.take()));
-                }
-            }
-            Op::Cancel(reservation) => {
-                reply.receipt = None;
-                reply.returned = since.contains(&0) && !since.contains(&1);
-                reply.reservation = (!reply.returned).then(|| reservation.again());
-            }
-            Op::Penalize(_) | Op::Refund(_) | Op::Reset => reply.receipt = None,
-        }
-        Some(Ok(reply))
-    }
-
-    /// Reads the reply to a check of one quota.
-    fn read_check(
-        &self,
-        answers: &mut std::slice::Iter<'_, Value>,
-    ) -> Option<Result<Reply, BackendError>> {
-        let (snapshot, position) =
-            if let Rule::TokenBucket(bucket) = &self.policy.quotas()[0].quota().rule {
-                let (debt, ahead) = match answers.next()? {
-                    Value::Integer(debt) => (*debt, 0),
-                    Value::Array(parts) => match parts.as_slice() {
-                        [Value::Integer(debt), ahead] => (*debt, unsigned(ahead)?),
-                        [Value::Bytes(why)] => return Some(Err(from_reason(why))),
-                        _ => return None,
-                    },
-                    _ => return None,
-                };
-                let owed = algorithm::snapshot_of_debt(bucket, debt, ahead, self.cost(0))?;
-                (owed, 0)
-            } else {
-                // A charge to a bucket has no position.
-                let width = if self.quotas().of_buckets { 3 } else { 4 };
-                let (own, rest) = answers.as_slice().split_at_checked(width)?;
-                *answers = rest.iter();
-                if let Some(fault) = script_error(own) {
-                    return Some(Err(fault));
-                }
-                self.snapshot(0, own)?
-            };
-        let charge = self.charged(0, position);
-        Some(Ok(Reply::to_check_of_one(snapshot, charge)))
-    }
-
-    fn charged(&self, index: usize, at: i64) -> ChargePart {
-        let quota = self.policy.quotas()[index].mark();
-        ChargePart::new(quota, self.cost(index), ChargePosition { at, number: 0 })
-    }
-
-    fn snapshot(&self, index: usize, numbers: &[Value]) -> Option<(QuotaSnapshot, i64)> {
-        let ([retry, remaining, reset], position) = numbers.split_first_chunk()?;
-        let snapshot = QuotaSnapshot {
-            limit: self.policy.quotas()[index].quota().limit(),
-            remaining: unsigned(remaining)?,
-            retry_after: match signed(retry)? {
-                -1 => NEVER,
-                wait => u64::try_from(wait).ok()?,
-            },
-            reset_after: match signed(reset)? {
-                -1 => NEVER,
-                reset => u64::try_from(reset).ok()?,
-            },
-        };
-        let position = position.first().map_or(Some(0), signed)?;
-        Some((snapshot, position))
-    }
-}
-
-/// Returns the stored state, if it can be read.
-fn state(value: &Value) -> Option<Option<State>> {
-    match value {
-        Value::Bytes(bytes) if bytes.is_empty() => Some(None),
-        Value::Bytes(bytes) => stored::decode(bytes).map(|(state, _)| Some(state)),
-        _ => None,
-    }
-}
-
-pub(super) fn signed(value: &Value) -> Option<i64> {
-    match value {
-        Value::Integer(number) => Some(*number),
-        _ => None,
-    }
-}
-
-pub(super) fn unsigned(value: &Value) -> Option<u64> {
-    u64::try_from(signed(value)?).ok()
 }

@@ -46,6 +46,8 @@ impl RequestPreparer {
         key: &Key,
     ) -> Result<Reply, Option<CacheQuery>> {
         let (cost, max_wait) = match op {
+            // A peek shows whether a key is blocked now.
+            Op::Check(cost) if cost.is_zero() => return Err(None),
             Op::Check(cost) => (cost, None),
             // Under a window a reservation is a check.
             Op::Reserve { cost, max_wait } => {

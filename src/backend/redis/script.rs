@@ -25,9 +25,12 @@ pub(super) enum ScriptKind {
     Refund,
     Cancel,
     Reset,
+    UpTo,
+    /// The block of a key, which no algorithm decides.
+    Block,
 }
 
-const TASKS: usize = 6;
+const TASKS: usize = 8;
 /// The sets of algorithms.
 const SETS: usize = 1 << Algorithms::COUNT;
 
@@ -59,6 +62,8 @@ impl ScriptKind {
             Self::Refund => include_str!("../../../lua/refund.lua"),
             Self::Cancel => include_str!("../../../lua/cancel.lua"),
             Self::Reset => include_str!("../../../lua/reset.lua"),
+            Self::UpTo => include_str!("../../../lua/up_to.lua"),
+            Self::Block => include_str!("../../../lua/block.lua"),
         }
     }
 }
@@ -116,6 +121,10 @@ fn compose(task: ScriptKind, algorithms: Algorithms) -> String {
         .filter(|(index, _)| algorithms.has(*index))
         .map(|(_, algorithm)| *algorithm);
     let mut text = String::new();
+    if task == ScriptKind::Block {
+        expand(&mut text, task.members(), &[], 0);
+        return text;
+    }
     if task == ScriptKind::Check {
         for (_, algorithm) in chosen.take(1) {
             expand(&mut text, CHECK, &[algorithm, SHARED], 0);
@@ -124,12 +133,12 @@ fn compose(task: ScriptKind, algorithms: Algorithms) -> String {
     }
     let (head, rest) = OPERATION.split_once("--@each\n").unwrap_or_default();
     let (each, tail) = rest.split_once("--@end\n").unwrap_or_default();
-    expand(&mut text, head, &[], 0);
+    expand(&mut text, head, &[task.members(), SHARED], 0);
     for (letter, algorithm) in chosen {
         let each = each.replace("@letter", &letter.to_string());
         expand(&mut text, &each, &[task.members(), algorithm, SHARED], 0);
     }
-    expand(&mut text, tail, &[SHARED], 0);
+    expand(&mut text, tail, &[task.members(), SHARED], 0);
     text
 }
 
@@ -180,6 +189,8 @@ mod tests {
             ScriptKind::Refund,
             ScriptKind::Cancel,
             ScriptKind::Reset,
+            ScriptKind::UpTo,
+            ScriptKind::Block,
         ];
         for task in tasks {
             for bits in 1..SETS {

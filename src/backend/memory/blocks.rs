@@ -1,0 +1,85 @@
+use std::collections::HashMap;
+
+use crate::backend::fingerprint::Fingerprint;
+use crate::clock::Timestamp;
+use crate::sync::{AtomicUsize, Mutex};
+
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The blocked keys of all policies. They survive a reset and an eviction of the key.
+///
+/// Blocks that have ended are removed when they are found, and when the map has doubled.
+pub(super) struct Blocks {
+    /// The number of blocks. While it is 0, a check takes no lock. It is relaxed, because a check that happens after a
+    /// block sees it.
+    count: AtomicUsize,
+    by_key: Mutex<Map>,
+}
+
+#[derive(Default)]
+struct Map {
+    blocks: HashMap<u64, Block>,
+    /// The number of blocks at which those that have ended are removed.
+    sweep_at: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    until: u64,
+    span: u64,
+}
+
+impl Block {
+    /// A block is never longer than it was at its start, also if the clock has gone back.
+    fn rest(self, now: Timestamp) -> u64 {
+        self.until.saturating_sub(now.as_micros()).min(self.span)
+    }
+}
+
+impl Blocks {
+    pub(super) fn new() -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            by_key: Mutex::new(Map::default()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.count.load(Relaxed) == 0
+    }
+
+    /// Returns the rest of the block of a key in µs.
+    #[cold]
+    pub(super) fn rest(&self, key: Fingerprint, now: Timestamp) -> Option<u64> {
+        let mut map = self.by_key.lock();
+        let rest = map.blocks.get(&key.hash())?.rest(now);
+        if rest == 0 {
+            map.blocks.remove(&key.hash());
+            self.count.store(map.blocks.len(), Relaxed);
+            return None;
+        }
+        Some(rest)
+    }
+
+    /// Blocks a key for `span` µs, or ends its block if that is 0.
+    pub(super) fn set(&self, key: Fingerprint, now: Timestamp, span: u64) {
+        if span == 0 {
+            return self.unblock(key);
+        }
+        let mut map = self.by_key.lock();
+        if map.blocks.len() >= map.sweep_at {
+            map.blocks.retain(|_, block| block.rest(now) > 0);
+            map.sweep_at = 2 * map.blocks.len() + 64;
+        }
+        let until = now.as_micros().saturating_add(span);
+        map.blocks.insert(key.hash(), Block { until, span });
+        self.count.store(map.blocks.len(), Relaxed);
+    }
+
+    fn unblock(&self, key: Fingerprint) {
+        let mut map = self.by_key.lock();
+        map.blocks.remove(&key.hash());
+        self.count.store(map.blocks.len(), Relaxed);
+    }
+}

@@ -1,0 +1,139 @@
+//! All operations but checks, blocked keys, and totals without room.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use super::scopes::PerScope;
+use super::shard::{ShardContext, without_room};
+use super::states::{apply, creations};
+use super::{CheckOne, MemoryInner};
+use crate::algorithm;
+use crate::backend::LONGEST_BLOCK;
+use crate::backend::fingerprint::Fingerprint;
+use crate::clock::{Clock, micros_up};
+use crate::decision::{DenialReason, Op, Reply};
+use crate::key::{Key, KeyRef};
+use crate::policy::{NamedQuota, Policy};
+use crate::quota::Cost;
+
+/// The shards that are searched for ended totals after one was refused.
+const SWEPT_SHARDS: usize = 8;
+
+impl<C: Clock> MemoryInner<C> {
+    #[inline(never)]
+    pub(super) fn change(&self, op: Op, policy: &Policy, key: &Key) -> Reply {
+        match &op {
+            Op::Block(_) | Op::Unblock => {
+                let span = match &op {
+                    Op::Block(span) => micros_up(*span).min(LONGEST_BLOCK),
+                    _ => 0,
+                };
+                let now = self.clock.now();
+                for key in self.block_keys(policy, key.into()) {
+                    self.blocks.set(key, now, span);
+                }
+                return Reply::of_unused_key(policy);
+            }
+            Op::Check(_) | Op::Reserve { .. } | Op::CheckUpTo(_) if !self.blocks.is_empty() => {
+                let cost = creations(&op).unwrap_or_default();
+                if let Some(reply) = self.denial_by_block(policy, key.into(), &cost) {
+                    return reply;
+                }
+            }
+            _ => {}
+        }
+        let creates = creations(&op);
+        let may_create = |index| {
+            creates
+                .as_ref()
+                .is_some_and(|cost: &Cost| cost.get(index) > 0)
+        };
+        let run = |states: &mut [_], now| apply(op, policy, states, now);
+        if policy.has_scopes() {
+            return self.with_scopes(policy, key.into(), may_create, run);
+        }
+        let fingerprint = self.fingerprints.fingerprint(key);
+        self.with_key(policy, fingerprint, may_create, run)
+    }
+
+    /// Decides while some keys are blocked. The cost is moved here, because a reference would keep it in memory on the
+    /// path without blocks.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn check_with_blocks(&self, policy: &Policy, key: KeyRef<'_>, cost: Cost) -> Reply {
+        if let Some(reply) = self.denial_by_block(policy, key, &cost) {
+            return reply;
+        }
+        let fingerprint = self.fingerprints.fingerprint(key);
+        match policy.quotas() {
+            [only] => {
+                let tokens = cost.get(0);
+                let check = CheckOne {
+                    backend: self,
+                    only,
+                    fingerprint,
+                    tokens,
+                };
+                algorithm::by_algorithm(only.quota(), check)
+            }
+            _ if policy.has_scopes() => self.check_scopes(policy, key, cost),
+            _ => self.check_several(policy, fingerprint, cost),
+        }
+    }
+
+    /// Returns the denial of a key with a block, or of one scope with a block. The longest block counts.
+    #[cold]
+    pub(super) fn denial_by_block(
+        &self,
+        policy: &Policy,
+        key: KeyRef<'_>,
+        cost: &Cost,
+    ) -> Option<Reply> {
+        let now = self.clock.now();
+        let keys = self.block_keys(policy, key).into_iter();
+        let rest = keys.filter_map(|key| self.blocks.rest(key, now)).max()?;
+        Some(Reply::of_blocked_key(policy, cost, rest))
+    }
+
+    /// Returns the key of the block of each scope. All policies of a name share the block of a key.
+    fn block_keys(&self, policy: &Policy, key: KeyRef<'_>) -> PerScope<Fingerprint> {
+        let keys = self.scope_fingerprints(policy, key).into_iter().enumerate();
+        let under_name = |(scope, key): (usize, Fingerprint)| {
+            let mut hasher = DefaultHasher::new();
+            policy.scope_name(scope).hash(&mut hasher);
+            key.under(hasher.finish())
+        };
+        keys.map(under_name).collect()
+    }
+
+    /// Makes room for totals after one was refused. The entries that have ended may be in other shards than the key.
+    #[inline]
+    pub(super) fn with_room(&self, reply: Reply) -> Reply {
+        if reply.decision.denial_reason() == Some(DenialReason::TooManyTotals) {
+            self.sweep_totals();
+        }
+        reply
+    }
+
+    #[cold]
+    fn sweep_totals(&self) {
+        let now = self.clock.now();
+        let first = self.budget.refused_totals().wrapping_mul(SWEPT_SHARDS);
+        for index in 0..SWEPT_SHARDS.min(self.shards.len()) {
+            let context = ShardContext {
+                now,
+                idle_ttl: self.idle_ttl,
+                budget: &self.budget,
+            };
+            let shard = &self.shards[first.wrapping_add(index) % self.shards.len()];
+            shard.lock().sweep_totals(&context);
+        }
+    }
+
+    /// Returns the reply for a new total without room.
+    #[cold]
+    pub(super) fn reject_total(&self, only: &NamedQuota) -> Reply {
+        let mut unused = None;
+        let numbers = algorithm::decide(only.quota(), &mut unused, self.clock.now(), 0, true).0;
+        self.with_room(without_room(std::slice::from_ref(only), &[numbers]))
+    }
+}

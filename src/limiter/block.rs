@@ -1,0 +1,119 @@
+//! Blocks of keys, and charges of as many tokens as there are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::acquire;
+use super::charge::Charge;
+use super::handle::Limiter;
+use super::rejected::Rejected;
+use crate::backend::Backend;
+use crate::decision::{DenialReason, Op, Receipt};
+use crate::key::Key;
+use crate::quota::Cost;
+
+impl<B: Backend> Limiter<B> {
+    /// Spends as many tokens of `key` as there are, from 1 to `most`, in one atomic step. Returns their number and the
+    /// charge. For workers that take work in batches.
+    ///
+    /// Every quota is charged the same number: the smallest remainder, and at most `most`. If `most` is 0, nothing is
+    /// charged. While the limit is switched off, it returns `most` and an empty charge.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_day(100)), MemoryBackend::new());
+    /// let key = Key::from("newsletter");
+    /// assert_eq!(limiter.try_acquire_up_to(&key, 80).await?.0, 80);
+    /// assert_eq!(limiter.try_acquire_up_to(&key, 80).await?.0, 20); // the next batch is smaller
+    /// assert!(limiter.try_acquire_up_to(&key, 80).await.is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Rejected::Denied`] with the wait for one token if there is none, and [`Rejected::Backend`] if the
+    /// backend fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future refunds the tokens.
+    pub async fn try_acquire_up_to(
+        &self,
+        key: &Key,
+        most: u64,
+    ) -> Result<(u64, Charge), Rejected<B::Error>> {
+        if self.is_off() {
+            return Ok((most, Charge::uncounted()));
+        }
+        let taken = acquire::acquire_up_to(self.backend(), self.policy(), key, most).await;
+        let acquired = acquire::record_outcome(self.policy(), taken)?;
+        let tokens = acquired.receipt.as_ref().map_or(0, Receipt::tokens);
+        let (policy, key, cost) = (self.policy().clone(), key.clone(), Cost::new(tokens));
+        let charge = Charge::new(
+            Arc::new(self.backend().clone()),
+            policy,
+            key,
+            cost,
+            acquired,
+        );
+        Ok((tokens, charge))
+    }
+
+    /// Blocks `key` for `duration` from now: 1 µs to 142 years. It replaces an earlier block, and a duration of 0 ends
+    /// one. For operators, and for limits on failed logins.
+    ///
+    /// The block belongs to the policy's name and the key, so that all limiters and layers of that name deny the key.
+    /// All processes that share the backend share it. It stays after a [`reset`](Self::reset) and an eviction. A denial
+    /// has the rest of the block as its wait, and the reason
+    /// [`DenialReason::Blocked`](crate::decision::DenialReason::Blocked), also for a cost of 0. A wait for a blocked key
+    /// ends at once. Settlements are charged as usual.
+    ///
+    /// After a block was ended early, the deny cache of another process may deny for up to a second.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), std::convert::Infallible> {
+    /// let limiter = Limiter::new(Policy::new("api", Quota::per_second(5)), MemoryBackend::new());
+    /// let ann = Key::from("ann");
+    /// limiter.block(&ann, Duration::from_secs(3_600)).await?;
+    /// assert!(!limiter.check(&ann, 1).await?.decision.is_allowed());
+    /// limiter.unblock(&ann).await?;
+    /// assert!(!limiter.is_blocked(&ann).await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails. The key may be blocked then.
+    pub async fn block(&self, key: &Key, duration: Duration) -> Result<(), B::Error> {
+        let op = if duration.is_zero() {
+            Op::Unblock
+        } else {
+            Op::Block(duration)
+        };
+        self.ask(op, key).await.map(drop)
+    }
+
+    /// Ends the block of `key`, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails.
+    pub async fn unblock(&self, key: &Key) -> Result<(), B::Error> {
+        self.ask(Op::Unblock, key).await.map(drop)
+    }
+
+    /// Returns whether `key` is [blocked](Self::block) now. The backend is asked, and never a deny cache.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails.
+    pub async fn is_blocked(&self, key: &Key) -> Result<bool, B::Error> {
+        let decision = self.ask(Op::Check(Cost::ZERO), key).await?.decision;
+        Ok(decision.denial_reason() == Some(DenialReason::Blocked))
+    }
+}
