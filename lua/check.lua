@@ -1,19 +1,21 @@
 -- check.lua: decisions under one quota each, one after the other and independent of each other; for one algorithm.
--- KEYS     for each decision, the key of the quota and the key of the block
--- ARGV     those of the prelude, then for each run of equal decisions: quota (see the algorithm) | cost | their number
+-- KEYS     for each decision, the key of the quota; then for each decision, the key of the block
+-- ARGV     those of the prelude, then the number of keys of blocks: that of the decisions, or 0 if no block is read;
+--          then for each run of equal decisions: quota (see the algorithm) | cost | their number
 -- returns  token buckets: for each decision its answer (see the algorithm).
 --          Others: for each decision: retry (0 allowed, -1 never, else µs) | remaining | reset in µs | windows: place of
---          the charge. For a failed decision: -2 | reason | 0 | windows: 0. For a blocked
---          key: -3 | rest of the block in µs | 0 | windows: 0
+--          the charge. For a failed decision: -2 | reason | 0 | windows: 0. For a blocked key: -3 | rest of the block
+--          in µs | 0 | windows: 0
 -- writes   one SET for each allowed decision, nothing for a denial (a log: RPUSH, PEXPIRE, LTRIM)
 
 --@prelude
-local key, shut, quota, raw
+--@read_blocks
+local key, quota, raw
 --@names
 local answers, count, go = {}, 0, true
-local args, left, cost = 3, 0, nil
-for index = 2, #KEYS, 2 do
-  key, shut = KEYS[index - 1], KEYS[index]
+local args, left, cost = 4, 0, nil
+for index = 1, first_block - 1 do
+  key = KEYS[index]
   if left == 0 then
     quota, cost, left = ARGV[args + 1], tonumber(ARGV[args + 2]), tonumber(ARGV[args + 3])
     args = args + 3
@@ -23,7 +25,11 @@ for index = 2, #KEYS, 2 do
   end
   left = left - 1
   local retry, remaining, reset, place = 0, 0, 0, 0
-  --@block
+  local rest, problem = 0, nil
+  local held = blocks[index]
+  if held then
+    --@block
+  end
   if rest > 0 or problem then
     --@answer_blocked
   else

@@ -11,16 +11,21 @@
 
 --# load
 raw = redis_pcall('GET', key)
+--# read_blocks
+-- Reads the blocks of all decisions at once. A key of another type counts as no block.
+local first_block, blocks = #KEYS - tonumber(ARGV[4]) + 1, {}
+if first_block <= #KEYS then
+  blocks = redis_pcall('MGET', unpack(KEYS, first_block))
+  if blocks.err then return redis.error_reply(blocks.err) end
+end
 --# block
--- Reads the block of the key. Sets rest, the µs that are left of it, and problem, the text of an error.
-local held, rest, problem = redis_pcall('GET', shut), 0, nil
-if held then
-  if #held == 18 then
-    local tag, till, span = struct_unpack('<c2i8i8', held)
-    if tag == 'x1' and span > 0 then rest = math.min(till - now, span) else problem = 'CORRUPT' end
-  else
-    problem = held.err or 'CORRUPT'
-  end
+-- Sets rest, the µs that are left of the stored block `held`, and problem, the text of an error. A block is never
+-- longer than it was at its start, also if the clock went back.
+if #held == 18 then
+  local tag, till, span = struct_unpack('<c2i8i8', held)
+  if tag == 'x1' and span > 0 then rest = math.max(0, math.min(till - now, span)) else problem = 'CORRUPT' end
+else
+  problem = 'CORRUPT'
 end
 --# answer_blocked
 answers[count + 1], answers[count + 2], answers[count + 3], answers[count + 4] = -3, rest, 0, 0

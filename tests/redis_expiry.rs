@@ -397,3 +397,48 @@ async fn total_is_kept_for_ever_unless_it_is_forgotten() {
         let _ = kept.reset(&key).await.expect("an answer");
     }
 }
+
+/// A block stays after a reset, and its key expires a second after its end.
+#[tokio::test]
+async fn block_has_a_key_of_its_own_that_expires_after_its_end() {
+    let server = RedisServer::start();
+    for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
+        let builder = RedisBackend::builder().atomicity(atomicity);
+        let backend = builder.time_limit(Duration::from_secs(20));
+        let backend = backend
+            .connect(server.url())
+            .await
+            .expect("the server runs");
+        let limiter = Limiter::new(Policy::new("api", Quota::per_hour(9)), backend);
+        let block = format!("{KEY_PREFIX}:x");
+        let ann = ann();
+        let is_allowed = async || {
+            let reply = limiter.check(&ann, 1).await.expect("an answer");
+            reply.decision.is_allowed()
+        };
+        assert!(is_allowed().await);
+        limiter.block(&ann, HOUR).await.expect("an answer");
+        let left: u64 = server.get(&["PTTL", &block]);
+        assert!((3_590_000..=3_601_000).contains(&left), "{left}");
+        let _ = limiter.reset(&ann).await.expect("an answer");
+        assert_eq!(server.keys(), std::slice::from_ref(&block));
+        // The denial is cached here, and the end of the block removes it.
+        assert!(!is_allowed().await && !is_allowed().await);
+        assert!(limiter.is_blocked(&ann).await.expect("an answer"));
+        server.command(&["DEL", &block]);
+        assert!(!is_allowed().await, "for up to a second");
+        assert!(!limiter.is_blocked(&ann).await.expect("an answer"));
+        limiter.unblock(&ann).await.expect("an answer");
+        assert!(is_allowed().await);
+        for value in ["x1", "b2 of eighteen by."] {
+            server.command(&["SET", &block, value]);
+            let error = limiter.check(&ann, 1).await.unwrap_err();
+            assert_eq!(*error.kind(), BackendErrorKind::Corrupt, "{value}");
+        }
+        server.command(&["DEL", &block]);
+        server.command(&["RPUSH", &block, "1"]);
+        let error = limiter.block(&ann, HOUR).await.unwrap_err();
+        assert_eq!(*error.kind(), BackendErrorKind::Corrupt);
+        server.command(&["FLUSHALL"]);
+    }
+}

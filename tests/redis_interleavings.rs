@@ -64,8 +64,8 @@ fn answer(command: &Cmd) -> Value {
         })
         .collect();
     let keys: usize = args[2].parse().expect("how many keys");
-    // Each decision has the key of its quota and the key of its block.
-    let numbers = args[3..3 + keys].iter().step_by(2).map(|key| {
+    // The keys of the blocks follow those of the quotas.
+    let numbers = args[3..3 + keys / 2].iter().map(|key| {
         let number = key.split(":r").nth(1).and_then(|rest| rest.chars().next());
         number
             .and_then(|digit| digit.to_digit(10))

@@ -326,7 +326,7 @@ fn server_without_scripts_is_reported() {
 #[test]
 fn connect_needs_only_the_documented_rights_and_leaves_no_key() {
     run(async {
-        let rights = "-@all +evalsha +eval +time +ping +get +set +del";
+        let rights = "-@all +evalsha +eval +time +ping +get +mget +set +del";
         let user = format!("user limiter on >sesame resetkeys ~{{theirs:* {rights}");
         let server = RedisServer::options().line(&user).start();
         let url = server.url_of("limiter", "sesame");

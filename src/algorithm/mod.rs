@@ -109,6 +109,19 @@ pub fn check_up_to(
     check(policy, states, now, Cost::new(tokens))
 }
 
+/// Returns the answer of each quota to a request of `cost`, which is not charged.
+pub(crate) fn answers_without_charge(
+    policy: &Policy,
+    states: &mut [Option<State>],
+    now: Timestamp,
+    cost: &Cost,
+) -> SmallVec<[QuotaSnapshot; 2]> {
+    assert_one_each(policy, states);
+    members(policy, states)
+        .map(|(index, named, state)| decide(&named.quota, state, now, cost.get(index), false).0)
+        .collect()
+}
+
 /// Decides one request that may wait for up to `max_wait`.
 ///
 /// A request that is allowed now is charged now. A request that can proceed within `max_wait` is charged beyond the
@@ -337,6 +350,7 @@ mod tests {
             assert!(panics(&|states| penalize(&policy, states, now, Cost::ONE)));
             assert!(panics(&|states| refund(&policy, states, now, &receipt)));
             assert!(panics(&|states| reset(&policy, states, now)));
+            assert!(panics(&|states| check_up_to(&policy, states, now, 9)));
         }
     }
 }

@@ -43,6 +43,7 @@
 //!
 //! Do not use this module in asynchronous code. A call blocks its thread, and so all tasks that the thread drives.
 
+mod block;
 mod limiter;
 mod scopes;
 mod semaphore;

@@ -78,8 +78,7 @@ impl<B: BlockingBackend> Limiter<B> {
         let parts: Vec<_> = scopes
             .into_iter()
             .map(|Scope { limiter, key, cost }| {
-                let cost = if limiter.is_off() { Cost::ZERO } else { cost };
-                (limiter.policy(), key, cost)
+                (limiter.policy(), key, (!limiter.is_off()).then_some(cost))
             })
             .collect();
         let (policy, key, cost) = join_scopes(&parts)?;
@@ -211,5 +210,32 @@ impl<B: BlockingBackend> Scopes<B> {
     /// Returns an error if the backend fails.
     pub fn reset(&self) -> Result<Snapshot, B::Error> {
         self.limiter.reset(&self.key)
+    }
+
+    /// Blocks the innermost key for `duration`; see [`Scopes::block`](crate::limiter::Scopes::block).
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails. The key may be blocked then.
+    pub fn block(&self, duration: Duration) -> Result<(), B::Error> {
+        self.limiter.block(&self.key, duration)
+    }
+
+    /// Ends the block of the innermost key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails.
+    pub fn unblock(&self) -> Result<(), B::Error> {
+        self.limiter.unblock(&self.key)
+    }
+
+    /// Returns whether the innermost key is [blocked](Self::block) now.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails.
+    pub fn is_blocked(&self) -> Result<bool, B::Error> {
+        self.limiter.is_blocked(&self.key)
     }
 }

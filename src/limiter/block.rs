@@ -64,13 +64,17 @@ impl<B: Backend> Limiter<B> {
     /// Blocks `key` for `duration` from now: 1 µs to 142 years. It replaces an earlier block, and a duration of 0 ends
     /// one. For operators, and for limits on failed logins.
     ///
-    /// The block belongs to the policy's name and the key, so that all limiters and layers of that name deny the key.
-    /// All processes that share the backend share it. It stays after a [`reset`](Self::reset) and an eviction. A denial
-    /// has the rest of the block as its wait, and the reason
-    /// [`DenialReason::Blocked`](crate::decision::DenialReason::Blocked), also for a cost of 0. A wait for a blocked key
-    /// ends at once. Settlements are charged as usual.
+    /// - The block belongs to the policy's name and the key, so that all limiters and layers of that name deny the key.
+    ///   Processes that share the backend share it.
+    /// - It stays after a [`reset`](Self::reset) and an eviction.
+    /// - A denial has the rest of the block as its wait, and the reason
+    ///   [`DenialReason::Blocked`](crate::decision::DenialReason::Blocked). A cost of 0 is denied as well.
+    /// - A wait for a blocked key ends at once. Requests that wait already keep their reservation.
+    /// - Refunds and settlements are charged as usual.
+    /// - A [shadow](crate::Policy::shadow) policy and a limit that is [off](Self::enabled) let a blocked key through.
+    /// - A [fallback](crate::FailurePolicy::Fallback) has its own blocks, which a limiter over its backend sets.
     ///
-    /// After a block was ended early, the deny cache of another process may deny for up to a second.
+    /// After a block was ended early, a deny cache may deny for up to a second.
     ///
     /// ```
     /// use std::time::Duration;
@@ -114,6 +118,7 @@ impl<B: Backend> Limiter<B> {
     /// Returns an error if the backend fails.
     pub async fn is_blocked(&self, key: &Key) -> Result<bool, B::Error> {
         let decision = self.ask(Op::Check(Cost::ZERO), key).await?.decision;
-        Ok(decision.denial_reason() == Some(DenialReason::Blocked))
+        let of_key = &decision.snapshot().quotas()[0];
+        Ok(decision.denial_reason() == Some(DenialReason::Blocked) && !of_key.is_allowed())
     }
 }

@@ -52,6 +52,12 @@ pub struct Scope<'a, B> {
 /// The innermost scope comes first. [`Snapshot::quotas`] has the quotas of all scopes in this order.
 /// [`Decision::denied_by`] and [`Snapshot::governed_by`] name the scopes, given [`policy`](Self::policy).
 ///
+/// # Blocks
+///
+/// A [block](Limiter::block) of one scope denies the decision. [`Decision::denied_by`] names that scope, and each scope
+/// whose quotas deny the request anyway. With `hash_by_outermost` an inner key is another key in each outermost one;
+/// [`block`](Self::block) blocks it there.
+///
 /// # Semaphores
 ///
 /// A semaphore cannot be a scope. Its permit is a lease that the holder renews and gives back, and it is kept in
@@ -65,9 +71,9 @@ pub struct Scopes<B> {
     cost: Cost,
 }
 
-/// Joins the scopes of a decision to one policy, key and cost.
+/// Joins the scopes of a decision to one policy, key and cost. A scope without a cost is switched off.
 pub(crate) fn join_scopes(
-    scopes: &[(&Policy, &Key, Cost)],
+    scopes: &[(&Policy, &Key, Option<Cost>)],
 ) -> Result<(Policy, Key, Cost), ScopeError> {
     let Some(((first, ..), outer)) = scopes.split_first() else {
         return Err(ScopeError::Count(0));
@@ -81,9 +87,14 @@ pub(crate) fn join_scopes(
         [(_, key, _)] => Key::clone(key),
         _ => Key::of_scopes(scopes.iter().map(|(_, key, _)| *key)),
     };
-    let costs: Vec<_> = scopes.iter().map(|(.., cost)| cost.clone()).collect();
+    let mut off_scopes = 0_u8;
+    let mut costs = Vec::with_capacity(scopes.len());
+    for (scope, (.., cost)) in scopes.iter().enumerate() {
+        off_scopes |= u8::from(cost.is_none()) << scope;
+        costs.push(cost.clone().unwrap_or(Cost::ZERO));
+    }
     let cost = policy.join_costs(&costs);
-    Ok((policy, key, cost))
+    Ok((policy.with_off_scopes(off_scopes), key, cost))
 }
 
 impl<B: Backend> Limiter<B> {
@@ -120,8 +131,7 @@ impl<B: Backend> Limiter<B> {
         let parts: Vec<_> = scopes
             .into_iter()
             .map(|Scope { limiter, key, cost }| {
-                let cost = if limiter.is_off() { Cost::ZERO } else { cost };
-                (limiter.policy(), key, cost)
+                (limiter.policy(), key, (!limiter.is_off()).then_some(cost))
             })
             .collect();
         let (policy, key, cost) = join_scopes(&parts)?;
@@ -270,13 +280,43 @@ impl<B: Backend> Scopes<B> {
         self.limiter.penalize(&self.key, self.cost.clone()).await
     }
 
-    /// Deletes the state of the keys of all scopes.
+    /// Deletes the state of the keys of all scopes. Blocks stay.
     ///
     /// # Errors
     ///
     /// Returns an error if the backend fails.
     pub async fn reset(&self) -> Result<Snapshot, B::Error> {
         self.limiter.reset(&self.key).await
+    }
+
+    /// Blocks the innermost key for `duration`, as [`Limiter::block`] does.
+    ///
+    /// To block an outer key, use the limiter of its scope. To block a key within an outer one with
+    /// [`hash_by_outermost`](Self::hash_by_outermost), join the scopes from that key outwards.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails. The key may be blocked then.
+    pub async fn block(&self, duration: Duration) -> Result<(), B::Error> {
+        self.limiter.block(&self.key, duration).await
+    }
+
+    /// Ends the block of the innermost key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails.
+    pub async fn unblock(&self) -> Result<(), B::Error> {
+        self.limiter.unblock(&self.key).await
+    }
+
+    /// Returns whether the innermost key is [blocked](Self::block) now.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the backend fails.
+    pub async fn is_blocked(&self) -> Result<bool, B::Error> {
+        self.limiter.is_blocked(&self.key).await
     }
 }
 

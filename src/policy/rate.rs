@@ -18,6 +18,8 @@ use crate::telemetry::Labels;
 pub struct Policy {
     inner: Arc<PolicyInner>,
     is_shadow: bool,
+    /// The scopes that are switched off, a bit each. Their blocks deny nothing.
+    off_scopes: u8,
 }
 
 pub(super) struct PolicyInner {
@@ -102,6 +104,7 @@ impl Policy {
         let made = Self::try_from_quotas(self.name(), had.chain([(name, quota)]))?;
         Ok(Self {
             is_shadow: self.is_shadow,
+            off_scopes: self.off_scopes,
             ..made
         })
     }
@@ -152,6 +155,7 @@ impl Policy {
         Self {
             inner: Arc::new(inner),
             is_shadow: false,
+            off_scopes: 0,
         }
     }
 
@@ -278,7 +282,22 @@ impl Policy {
     /// Whether both are clones of one policy.
     #[cfg(feature = "redis")]
     pub(crate) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        Arc::ptr_eq(&self.inner, &other.inner) && self.off_scopes == other.off_scopes
+    }
+
+    /// Sets the scopes that are switched off, a bit each.
+    pub(crate) const fn with_off_scopes(mut self, off_scopes: u8) -> Self {
+        self.off_scopes = off_scopes;
+        self
+    }
+
+    pub(super) const fn off_scopes(&self) -> u8 {
+        self.off_scopes
+    }
+
+    /// Whether a block of this scope denies a decision: the scope is not switched off.
+    pub(crate) const fn can_be_blocked(&self, scope: usize) -> bool {
+        self.off_scopes >> scope & 1 == 0
     }
 
     /// Returns the value that `make` derives from this policy. It is created once, and clones share it.

@@ -113,7 +113,8 @@ impl Policy {
                 true,
             ))
         });
-        tagged.0.clone().with_shadow(self.is_shadow())
+        let tagged = tagged.0.clone().with_shadow(self.is_shadow());
+        tagged.with_off_scopes(self.off_scopes())
     }
 
     /// Returns the quotas of a scope, by their indexes in this policy.

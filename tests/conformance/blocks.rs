@@ -38,6 +38,7 @@ impl<B: Backend> Subject<'_, B> {
         self.clock.set(Timestamp::from_micros(TODAY));
         self.block_denies_every_policy_of_the_name();
         self.charges_what_is_there();
+        self.block_of_one_scope_denies_the_decision();
     }
 
     /// A policy of each algorithm, and two of several quotas, all of one name.
@@ -119,6 +120,90 @@ impl<B: Backend> Subject<'_, B> {
         };
         assert!(self.runtime.block_on(blocked(Duration::MAX)));
         assert!(!self.runtime.block_on(blocked(Duration::ZERO)));
+    }
+
+    fn block_of_one_scope_denies_the_decision(&self) {
+        let backend = || self.backend.clone();
+        let limiter =
+            |name, limit| Limiter::new(Policy::new(name, Quota::per_hour(limit)), backend());
+        let (users, teams, orgs) = (limiter("user", 10), limiter("team", 20), limiter("org", 30));
+        let off = limiter("team", 20).enabled(false);
+        let [ann, red, acme] = ["ann", "red", "acme"].map(Key::from);
+        let join = |teams: &Limiter<B>, cost| {
+            let scopes = [
+                users.scope(&ann, cost),
+                teams.scope(&red, cost),
+                orgs.scope(&acme, cost),
+            ];
+            let scopes = Limiter::all(scopes).expect("three scopes");
+            scopes.hash_by_outermost()
+        };
+        let check = |teams: &Limiter<B>, cost| {
+            let scopes = join(teams, cost);
+            let reply = self.runtime.block_on(scopes.check()).expect("an answer");
+            let denied_by = reply.decision.denied_by(scopes.policy());
+            let denied_by: Vec<_> = denied_by.map(ToOwned::to_owned).collect();
+            (reply.decision, denied_by)
+        };
+        let numbers = |decision: &tower_sluice::Decision| -> Vec<_> {
+            let quotas = decision.snapshot().quotas().iter();
+            quotas
+                .map(|quota| (quota.remaining(), quota.retry_after()))
+                .collect()
+        };
+        let (allowed, _) = check(&teams, 1);
+        assert_eq!(numbers(&allowed), [(9, None), (19, None), (29, None)]);
+        let red_in_acme = Limiter::all([teams.scope(&red, 1), orgs.scope(&acme, 1)]);
+        let red_in_acme = red_in_acme.expect("two scopes").hash_by_outermost();
+        let blocked = async || {
+            let team = red_in_acme.is_blocked().await.expect("an answer");
+            (team, join(&teams, 1).is_blocked().await.expect("an answer"))
+        };
+        self.runtime
+            .block_on(red_in_acme.block(HOUR / 2))
+            .expect("an answer");
+        assert_eq!(self.runtime.block_on(blocked()), (true, false));
+        let wait = Some(RetryAfter::In(HOUR / 2));
+        for cost in [0, 1] {
+            let (denied, denied_by) = check(&teams, cost);
+            assert_eq!(denied_by, ["team"], "cost {cost}");
+            assert_eq!(denied.denial_reason(), Some(DenialReason::Blocked));
+            assert_eq!(denied.retry_after(), wait);
+            assert_eq!(numbers(&denied), [(9, None), (0, wait), (29, None)]);
+        }
+        // Another scope denies the cost anyway.
+        let (denied, denied_by) = check(&teams, 10);
+        assert_eq!(denied_by, ["user", "team"]);
+        assert_eq!(denied.denial_reason(), Some(DenialReason::Blocked));
+        // The denials were not charged, and a limit that is switched off does not deny.
+        let (allowed, _) = check(&off, 1);
+        assert_eq!(numbers(&allowed), [(8, None), (19, None), (28, None)]);
+        let most = 24 * HOUR;
+        let reply = self
+            .runtime
+            .block_on(join(&teams, 1).reserve(most))
+            .expect("an answer");
+        assert_eq!(reply.decision.denial_reason(), Some(DenialReason::Blocked));
+        assert!(reply.reservation.is_none() && reply.receipt.is_none());
+        // The innermost key, which is another one outside of the organization.
+        self.runtime
+            .block_on(red_in_acme.unblock())
+            .expect("an answer");
+        self.runtime
+            .block_on(join(&teams, 1).block(HOUR))
+            .expect("an answer");
+        assert_eq!(self.runtime.block_on(blocked()), (false, true));
+        assert_eq!(check(&teams, 1).1, ["user"]);
+        assert!(
+            !self
+                .runtime
+                .block_on(users.is_blocked(&ann))
+                .expect("an answer")
+        );
+        self.runtime
+            .block_on(join(&teams, 1).unblock())
+            .expect("an answer");
+        assert!(check(&teams, 1).0.is_allowed());
     }
 
     fn charges_what_is_there(&self) {

@@ -1,13 +1,17 @@
-//! Blocked keys in a layer, and the recipe for failed logins.
+//! Blocked keys in a layer.
 
 use std::time::Duration;
 
 use http::StatusCode;
 use tower::Layer;
 use tower_sluice::key::Header;
-use tower_sluice::{Cost, Key, Limiter, MemoryBackend, Policy, Quota, RateLimitLayer};
+use tower_sluice::{
+    Cost, FailurePolicy, Key, Limiter, MaxWait, MemoryBackend, Policy, Quota, RateLimitLayer,
+    Switch,
+};
 
-use crate::support::{Memory, USER, clock, from, hello, memory, seen, two_a_minute};
+use crate::remote::Remote;
+use crate::support::{Memory, USER, clock, from, hello, memory, seen, spent, two_a_minute};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -68,6 +72,91 @@ fn problem_document_names_a_block_only_if_configured() {
 }
 
 #[test]
+fn block_of_an_outer_scope_is_named_in_the_denial() {
+    let backend = memory();
+    let org = Policy::new("org", Quota::per_minute(9));
+    let layer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend.clone());
+    let mut service = layer
+        .within(org.clone(), Header::new("x-org"))
+        .layer(hello());
+    let request = || {
+        let mut request = from("ann");
+        let org = http::HeaderValue::from_static("acme");
+        request.headers_mut().insert("x-org", org);
+        request
+    };
+    block(&backend, org, "acme", HOUR);
+    let denied = seen(&mut service, request());
+    assert_eq!(denied.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(denied.lines("retry-after"), ["3600"]);
+    assert_eq!(denied.lines("ratelimit"), [r#""org";r=0;t=3600"#]);
+    assert!(
+        denied.body.contains(r#""violated-policies":["org"]"#),
+        "{}",
+        denied.body
+    );
+    assert_eq!(spent(&backend, &two_a_minute(), &Key::secret("ann")), [0]);
+}
+
+#[test]
+fn blocked_request_does_not_wait() {
+    let backend = memory();
+    for quota in [Quota::per_minute(2), Quota::fixed_window(2, HOUR)] {
+        let policy = Policy::new("api", quota);
+        block(&backend, policy.clone(), "ann", HOUR);
+        let layer = RateLimitLayer::new(policy.clone(), Header::new(USER), backend.clone());
+        let mut service = layer.wait(MaxWait::Unbounded).layer(hello());
+        let denied = seen(&mut service, from("ann"));
+        assert_eq!(denied.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(denied.lines("retry-after"), ["3600"]);
+        let limiter = Limiter::new(policy, backend.clone());
+        let key = Key::secret("ann");
+        let acquired = futures_util::FutureExt::now_or_never(limiter.acquire(&key, 1, 9 * HOUR));
+        let rejected = acquired.expect("an answer at once").unwrap_err();
+        assert_eq!(
+            rejected.retry_after(),
+            Some(tower_sluice::RetryAfter::In(HOUR))
+        );
+    }
+}
+
+#[test]
+fn shadow_and_a_switched_off_limit_let_a_blocked_key_through() {
+    let (backend, switch) = (memory(), Switch::new(true));
+    block(&backend, two_a_minute(), "ann", HOUR);
+    let layer = |policy| RateLimitLayer::new(policy, Header::new(USER), backend.clone());
+    let mut shadow = layer(two_a_minute().shadow()).layer(hello());
+    assert_eq!(seen(&mut shadow, from("ann")).status, StatusCode::OK);
+    let mut service = layer(two_a_minute()).enabled(&switch).layer(hello());
+    assert_eq!(
+        seen(&mut service, from("ann")).status,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    switch.set(false);
+    assert_eq!(seen(&mut service, from("ann")).status, StatusCode::OK);
+}
+
+#[test]
+fn fallback_has_its_own_blocks() {
+    let remote = Remote::immediate();
+    let local = memory();
+    let layer = RateLimitLayer::new(two_a_minute(), Header::new(USER), remote.clone());
+    let layer = layer.on_backend_error(FailurePolicy::Fallback(local.clone()));
+    let mut service = layer.layer(hello());
+    block(&remote.memory, two_a_minute(), "ann", HOUR);
+    block(&local, two_a_minute(), "bob", HOUR);
+    let mut statuses = || ["ann", "bob"].map(|user| seen(&mut service, from(user)).status.as_u16());
+    assert_eq!(statuses(), [429, 200]);
+    remote.fail(usize::MAX);
+    assert_eq!(statuses(), [200, 429]);
+    // A block never falls back: its caller gets the error.
+    let limiter = Limiter::new(two_a_minute(), remote.clone());
+    let key = Key::secret("ann");
+    let blocked = futures_util::FutureExt::now_or_never(limiter.block(&key, HOUR));
+    assert!(blocked.expect("an answer at once").is_err());
+}
+
+#[test]
 fn full_backend_of_totals_rejects_as_an_unavailable_service() {
     let one = std::num::NonZeroUsize::new(1).expect("not 0");
     let backend = MemoryBackend::builder()
@@ -84,200 +173,4 @@ fn full_backend_of_totals_rejects_as_an_unavailable_service() {
     assert!(rejected.has_no_rate_limit_fields());
     let mut shadow = layer(policy.shadow()).layer(hello());
     assert_eq!(seen(&mut shadow, from("bob")).status, StatusCode::OK);
-}
-
-/// The code of the guide, with a clock that is set by hand.
-#[cfg(feature = "axum")]
-mod logins {
-    use axum::Router;
-    use axum::body::Body;
-    use axum::extract::Request;
-    use axum::middleware::{Next, from_fn};
-    use axum::response::Response;
-    use axum::routing::post;
-    use http_body_util::BodyExt;
-    use tower::ServiceExt;
-    use tower_sluice::clock::ManualClock;
-    use tower_sluice::key::KeyExtractor;
-    use tower_sluice::{Charge, Decision};
-
-    use super::*;
-
-    const BLOCKS: [Duration; 3] = [
-        Duration::from_secs(60),
-        Duration::from_secs(300),
-        Duration::from_secs(3_600),
-    ];
-
-    async fn escalate(
-        attempts: Limiter<Memory>,
-        blocks: Limiter<Memory>,
-        request: Request,
-        next: Next,
-    ) -> Response {
-        let account = Header::new("x-account").key(&request);
-        let response = next.run(request).await;
-        let Ok(account) = account else {
-            return response;
-        };
-        let decision = response.extensions().get::<Decision>();
-        let is_last = decision
-            .is_some_and(|decision| decision.is_allowed() && decision.snapshot().remaining() == 0);
-        match response.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if is_last => {
-                let Ok(reply) = blocks.check(&account, 1).await;
-                let left = usize::try_from(reply.decision.snapshot().remaining()).unwrap_or(0);
-                let duration = BLOCKS[BLOCKS.len().saturating_sub(1 + left)];
-                let Ok(()) = attempts.block(&account, duration).await;
-                // The next round has five attempts. The block stays.
-                let Ok(_) = attempts.reset(&account).await;
-            }
-            status if status.is_success() => {
-                let Ok(_) = attempts.reset(&account).await;
-                let Ok(_) = blocks.reset(&account).await;
-            }
-            _ => {}
-        }
-        response
-    }
-
-    fn app(backend: &Memory) -> Router {
-        let quarter = Duration::from_secs(900);
-        let attempts = Policy::new("logins", Quota::sliding_log(5, quarter));
-        let blocks = Quota::total(3).forget_after(Duration::from_secs(86_400));
-        let attempts = Limiter::new(attempts, backend.clone());
-        let blocks = Limiter::new(Policy::new("login-blocks", blocks), backend.clone());
-        let limit = RateLimitLayer::new(
-            attempts.policy().clone(),
-            Header::new("x-account"),
-            backend.clone(),
-        )
-        .response_extensions(true)
-        .on_response(|parts, charge: &Charge| {
-            if !matches!(
-                parts.status,
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
-            ) {
-                drop(charge.cancel());
-            }
-        });
-        let check = async |request: Request| {
-            let text = |name: &str| {
-                request
-                    .headers()
-                    .get(name)
-                    .map_or("", |value| value.to_str().unwrap_or(""))
-            };
-            match (text("x-account"), text("x-password")) {
-                ("ann", "right") => (StatusCode::OK, "welcome"),
-                (_, "broken") => (StatusCode::INTERNAL_SERVER_ERROR, "a bug"),
-                _ => (StatusCode::UNAUTHORIZED, "wrong name or password"),
-            }
-        };
-        Router::new()
-            .route("/login", post(check))
-            .layer(limit)
-            .layer(from_fn(move |request, next| {
-                escalate(attempts.clone(), blocks.clone(), request, next)
-            }))
-    }
-
-    struct Fixture {
-        app: Router,
-        clock: ManualClock,
-    }
-
-    impl Fixture {
-        fn new() -> Self {
-            let clock = clock();
-            let backend = MemoryBackend::builder().clock(clock.clone()).build();
-            Self {
-                app: app(&backend),
-                clock,
-            }
-        }
-
-        /// The whole answer: status, header fields, and body.
-        async fn login(&self, account: &str, password: &str) -> (u16, String, String) {
-            let request = Request::post("/login")
-                .header("x-account", account)
-                .header("x-password", password);
-            let request = request.body(Body::empty()).expect("a valid head");
-            let response = self.app.clone().oneshot(request).await.expect("an answer");
-            let (head, body) = response.into_parts();
-            let body = body.collect().await.expect("a body").to_bytes();
-            (
-                head.status.as_u16(),
-                format!("{:?}", head.headers),
-                String::from_utf8(body.into()).expect("text"),
-            )
-        }
-
-        async fn status(&self, account: &str, password: &str) -> u16 {
-            self.login(account, password).await.0
-        }
-    }
-
-    #[tokio::test]
-    async fn failed_logins_block_an_account_for_longer_and_longer() {
-        let fixture = Fixture::new();
-        for minutes in [1, 5, 60, 60] {
-            for _ in 0..5 {
-                assert_eq!(fixture.status("ann", "wrong").await, 401, "{minutes}");
-            }
-            let (status, headers, _) = fixture.login("ann", "right").await;
-            assert_eq!(status, 429, "{minutes}");
-            let wait = format!("\"retry-after\": \"{}\"", minutes * 60);
-            assert!(headers.contains(&wait), "{headers}");
-            fixture
-                .clock
-                .advance(Duration::from_secs(minutes * 60) - Duration::from_micros(1));
-            assert_eq!(fixture.status("ann", "right").await, 429);
-            fixture.clock.advance(Duration::from_micros(1));
-        }
-        assert_eq!(fixture.status("ann", "right").await, 200);
-        // The success has cleared the account: five attempts, then a block of a minute.
-        for _ in 0..5 {
-            assert_eq!(fixture.status("ann", "wrong").await, 401);
-        }
-        fixture.clock.advance(Duration::from_secs(60));
-        assert_eq!(fixture.status("ann", "right").await, 200);
-    }
-
-    #[tokio::test]
-    async fn only_wrong_passwords_count() {
-        let fixture = Fixture::new();
-        for _ in 0..20 {
-            assert_eq!(fixture.status("ann", "broken").await, 500);
-        }
-        for _ in 0..4 {
-            assert_eq!(fixture.status("ann", "wrong").await, 401);
-        }
-        assert_eq!(fixture.status("ann", "right").await, 200);
-        for _ in 0..5 {
-            assert_eq!(fixture.status("ann", "wrong").await, 401);
-        }
-        assert_eq!(fixture.status("ann", "wrong").await, 429);
-        // After 15 minutes the failures of another account are forgotten.
-        for _ in 0..4 {
-            assert_eq!(fixture.status("bob", "wrong").await, 401);
-        }
-        fixture.clock.advance(Duration::from_secs(900));
-        for _ in 0..4 {
-            assert_eq!(fixture.status("bob", "wrong").await, 401);
-        }
-    }
-
-    #[tokio::test]
-    async fn unknown_account_gets_the_same_answers_as_a_known_one() {
-        let fixture = Fixture::new();
-        for attempt in 0..12 {
-            let known = fixture.login("ann", "wrong").await;
-            let unknown = fixture.login("nobody", "wrong").await;
-            assert_eq!(known, unknown, "{attempt}");
-            if attempt == 8 {
-                fixture.clock.advance(Duration::from_secs(60));
-            }
-        }
-    }
 }

@@ -20,6 +20,8 @@ mod grpc;
 mod grpc_rejections;
 #[cfg(feature = "tonic")]
 mod grpc_streams;
+#[cfg(feature = "axum")]
+mod logins;
 mod long_durations;
 mod nesting;
 mod observed;

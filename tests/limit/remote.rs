@@ -130,6 +130,7 @@ impl Remote {
             Op::Penalize(cost) => format!("penalty {}", tokens(cost)),
             Op::Refund(receipt) => format!("refund {}", receipt.tokens()),
             Op::Reset => "reset".to_owned(),
+            Op::Block(_) => "block".to_owned(),
             other => unreachable!("unknown operation {other:?}"),
         };
         self.operations.lock().expect("no panic").push(op);

@@ -18,9 +18,9 @@ use crate::support::redis::{RedisServer, command};
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The commands of the backend, as documented.
-const COMMANDS: [&str; 16] = [
-    "evalsha", "eval", "time", "ping", "get", "set", "del", "llen", "lindex", "lrange", "lpush",
-    "rpush", "lset", "ltrim", "lrem", "pexpire",
+const COMMANDS: [&str; 17] = [
+    "evalsha", "eval", "time", "ping", "get", "mget", "set", "del", "llen", "lindex", "lrange",
+    "lpush", "rpush", "lset", "ltrim", "lrem", "pexpire",
 ];
 
 /// The text of an error and of its causes.

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod load;
+mod moving_blocks;
 mod sentinel;
 mod settings;
 #[path = "../support/mod.rs"]

@@ -124,7 +124,7 @@ fn node_of_a_cluster_is_refused_as_a_standalone_server() {
 #[test]
 fn least_rights_of_a_cluster_suffice() {
     let cluster = ClusterOptions::new(2, 0)
-        .line("user limiter on >secret ~{sluice:* +evalsha +eval +time +ping +get +set +del +cluster|slots +cluster|info +asking")
+        .line("user limiter on >secret ~{sluice:* +evalsha +eval +time +ping +get +mget +set +del +cluster|slots +cluster|info +asking")
         .user("limiter:secret@")
         .start();
     let _alone = alone();

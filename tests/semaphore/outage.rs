@@ -234,7 +234,7 @@ async fn permit_keys_expire_a_second_after_the_last_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn user_with_the_documented_rights_can_hold_permits() {
     let server = RedisServer::start();
-    let commands = "+evalsha +eval +time +ping +get +set +del +zadd +zrem +zcard +zcount +zscore +zrange +zrevrange +zrangebyscore +hget \
+    let commands = "+evalsha +eval +time +ping +get +mget +set +del +zadd +zrem +zcard +zcount +zscore +zrange +zrevrange +zrangebyscore +hget \
                     +hset +hdel +hgetall +hincrby +pexpire +pttl";
     let mut user = vec!["ACL", "SETUSER", "holder", "on", ">pass", "~{sluice:*"];
     user.extend(commands.split_whitespace());

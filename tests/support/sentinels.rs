@@ -7,7 +7,7 @@ use super::redis::{Options, RedisServer};
 pub(crate) const NAME: &str = "main";
 const SENTINELS: usize = 3;
 /// The documented rights of the user `limiter`.
-const SERVER_RIGHTS: &str = "~{sluice:* +evalsha +eval +time +ping +get +set +del +role";
+const SERVER_RIGHTS: &str = "~{sluice:* +evalsha +eval +time +ping +get +mget +set +del +role";
 const SENTINEL_RIGHTS: &str = "resetchannels +subscribe +sentinel|get-master-addr-by-name +sentinel|master &+switch-master &+selected-slave &+promoted-slave";
 
 /// Servers and sentinels. A drop kills them.

@@ -100,6 +100,7 @@ pub(crate) const fn name_of(op: &Op) -> &'static str {
         Op::Penalize(_) => "penalty",
         Op::Refund(_) => "refund",
         Op::Reset => "reset",
+        Op::Block(_) => "block",
         _ => unreachable!(),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use tower_sluice::decision::DenialReason;
 use tower_sluice::{Cost, Key, MaxWait, Policy, Quota, RetryAfter};
 
 use crate::executor::{denied, ms, retry_after, secs, us};
@@ -64,6 +66,31 @@ fn only_the_queue_head_checks_and_waiters_are_served_in_order() {
                 assert_eq!(at, [10, 10, 10, 20, 20, 20, 30, 30, 30, 40]);
             }
         }
+    }
+}
+
+#[test]
+fn waiters_end_when_their_key_is_blocked_meanwhile() {
+    for policy in three_in_ten_seconds() {
+        let mut queue = queue_after(3, &policy);
+        queue.join_all(3);
+        queue.executor.until(secs(2));
+        assert_eq!(queue.waiting(), 3);
+        let ann = Key::from("ann");
+        let blocked = queue.limiter.block(&ann, secs(3_600)).now_or_never();
+        assert_eq!(blocked, Some(Ok(())));
+        queue.executor.until(secs(60));
+        assert_eq!(queue.executor.ended.len(), 3, "{policy:?}");
+        for ended in queue.executor.ended.drain(..) {
+            // Not before the time at which the first of them checks again.
+            assert!(ended.at <= secs(20), "{policy:?}");
+            let denied = denied(&ended.outcome);
+            assert_eq!(denied.denial_reason(), Some(DenialReason::Blocked));
+            let rest = secs(3_602) - ended.at;
+            assert_eq!(denied.retry_after(), Some(RetryAfter::In(rest)));
+        }
+        let late = queue.at_once(1, MaxWait::Unbounded);
+        assert_eq!(denied(&late).denial_reason(), Some(DenialReason::Blocked));
     }
 }
 

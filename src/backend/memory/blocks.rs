@@ -49,17 +49,16 @@ impl Blocks {
         self.count.load(Relaxed) == 0
     }
 
-    /// Returns the rest of the block of a key in µs.
+    /// Returns the rest of the block of a key in µs, 0 if there is none.
     #[cold]
-    pub(super) fn rest(&self, key: Fingerprint, now: Timestamp) -> Option<u64> {
+    pub(super) fn rest(&self, key: Fingerprint, now: Timestamp) -> u64 {
         let mut map = self.by_key.lock();
-        let rest = map.blocks.get(&key.hash())?.rest(now);
-        if rest == 0 {
+        let rest = map.blocks.get(&key.hash()).map(|block| block.rest(now));
+        if rest == Some(0) {
             map.blocks.remove(&key.hash());
             self.count.store(map.blocks.len(), Relaxed);
-            return None;
         }
-        Some(rest)
+        rest.unwrap_or(0)
     }
 
     /// Blocks a key for `span` µs, or ends its block if that is 0.

@@ -27,10 +27,8 @@ impl<C: Clock> MemoryInner<C> {
                     Op::Block(span) => micros_up(*span).min(LONGEST_BLOCK),
                     _ => 0,
                 };
-                let now = self.clock.now();
-                for key in self.block_keys(policy, key.into()) {
-                    self.blocks.set(key, now, span);
-                }
+                let key = self.block_key(policy, key.into(), 0);
+                self.blocks.set(key, self.clock.now(), span);
                 return Reply::of_unused_key(policy);
             }
             Op::Check(_) | Op::Reserve { .. } | Op::CheckUpTo(_) if !self.blocks.is_empty() => {
@@ -80,7 +78,7 @@ impl<C: Clock> MemoryInner<C> {
         }
     }
 
-    /// Returns the denial of a key with a block, or of one scope with a block. The longest block counts.
+    /// Returns the denial of a request with blocked scopes, if there are any.
     #[cold]
     pub(super) fn denial_by_block(
         &self,
@@ -89,20 +87,34 @@ impl<C: Clock> MemoryInner<C> {
         cost: &Cost,
     ) -> Option<Reply> {
         let now = self.clock.now();
-        let keys = self.block_keys(policy, key).into_iter();
-        let rest = keys.filter_map(|key| self.blocks.rest(key, now)).max()?;
-        Some(Reply::of_blocked_key(policy, cost, rest))
+        let rest = |scope| match policy.can_be_blocked(scope) {
+            true => self.blocks.rest(self.block_key(policy, key, scope), now),
+            false => 0,
+        };
+        let rests: PerScope<u64> = (0..policy.scopes()).map(rest).collect();
+        if rests.iter().all(|rest| *rest == 0) {
+            return None;
+        }
+        if !policy.has_scopes() {
+            return Some(Reply::of_blocked_scopes(policy, cost, &rests, &[]));
+        }
+        Some(self.with_scopes(
+            policy,
+            key,
+            |_| false,
+            |states, now| {
+                let numbers = algorithm::answers_without_charge(policy, states, now, cost);
+                Reply::of_blocked_scopes(policy, cost, &rests, &numbers)
+            },
+        ))
     }
 
-    /// Returns the key of the block of each scope. All policies of a name share the block of a key.
-    fn block_keys(&self, policy: &Policy, key: KeyRef<'_>) -> PerScope<Fingerprint> {
-        let keys = self.scope_fingerprints(policy, key).into_iter().enumerate();
-        let under_name = |(scope, key): (usize, Fingerprint)| {
-            let mut hasher = DefaultHasher::new();
-            policy.scope_name(scope).hash(&mut hasher);
-            key.under(hasher.finish())
-        };
-        keys.map(under_name).collect()
+    /// Returns the key of the block of a scope. All policies of a name share it.
+    fn block_key(&self, policy: &Policy, key: KeyRef<'_>, scope: usize) -> Fingerprint {
+        let mut hasher = DefaultHasher::new();
+        policy.scope_name(scope).hash(&mut hasher);
+        self.scope_fingerprint(policy, key, scope)
+            .under(hasher.finish())
     }
 
     /// Makes room for totals after one was refused. The entries that have ended may be in other shards than the key.

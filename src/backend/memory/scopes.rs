@@ -53,7 +53,8 @@ impl<C: Clock> MemoryInner<C> {
         may_create: impl Fn(usize) -> bool,
         op: impl FnOnce(&mut [Option<State>], Timestamp) -> Reply,
     ) -> Reply {
-        let keys = self.scope_fingerprints(policy, key);
+        let fingerprint = |scope| self.scope_fingerprint(policy, key, scope);
+        let keys: PerScope<Fingerprint> = (0..policy.scopes()).map(fingerprint).collect();
         let index_of = |key: &Fingerprint| key.shard(self.shards.len());
         let mut locked: PerScope<usize> = keys.iter().map(index_of).collect();
         locked.sort_unstable();
@@ -83,22 +84,20 @@ impl<C: Clock> MemoryInner<C> {
         self.with_room(reply)
     }
 
-    pub(super) fn scope_fingerprints(
+    pub(super) fn scope_fingerprint(
         &self,
         policy: &Policy,
         key: KeyRef<'_>,
-    ) -> PerScope<Fingerprint> {
+        scope: usize,
+    ) -> Fingerprint {
         let outermost = policy.scopes() - 1;
-        let fingerprint = |scope: usize| {
-            let own = key.scope(scope);
-            if policy.is_by_outermost() && scope < outermost {
-                let name = policy.scope_name(outermost);
-                return self
-                    .fingerprints
-                    .fingerprint_within(name, key.scope(outermost), own);
-            }
-            self.fingerprints.fingerprint(own)
-        };
-        (0..=outermost).map(fingerprint).collect()
+        let own = key.scope(scope);
+        if policy.is_by_outermost() && scope < outermost {
+            let name = policy.scope_name(outermost);
+            return self
+                .fingerprints
+                .fingerprint_within(name, key.scope(outermost), own);
+        }
+        self.fingerprints.fingerprint(own)
     }
 }

@@ -191,7 +191,7 @@ impl RedisInner {
         let queue = match &self.route {
             Route::Single { queue, .. } => queue,
             #[cfg(feature = "cluster")]
-            Route::Cluster(router) => return Arc::clone(router).send(request).await,
+            Route::Cluster(router) => return router.decide(request).await,
         };
         match self.atomicity {
             Atomicity::Script => Arc::clone(queue).send(request).await,

@@ -17,7 +17,7 @@ pub(super) struct ServerClock {
 }
 
 /// The time around which a request chooses edges.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct EdgeTime {
     /// The time of this process when the request was made, in µs.
     own: i64,

@@ -170,7 +170,7 @@ impl CachedDenial {
     /// Returns the additional wait of this cost, compared with the denied cost. Returns `None` if only Redis knows it.
     fn more_for(&self, cost: &Cost) -> Option<More> {
         let quotas = self.policy.quotas();
-        if self.snapshot.is_of_block() && !cost.is_zero() {
+        if self.snapshot.is_of_block() && !cost.is_zero() && !self.policy.has_scopes() {
             return Some(More { least: 0, most: 0 });
         }
         if (0..quotas.len()).all(|index| cost.get(index) == self.cost.get(index)) {

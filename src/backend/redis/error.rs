@@ -63,6 +63,12 @@ pub(super) fn was_not_done(error: &TransportError) -> bool {
     )
 }
 
+/// Whether the keys of the request were on two nodes of a cluster, or missing, while their slot moves.
+#[cfg(feature = "cluster")]
+pub(super) fn is_split(error: &BackendError) -> bool {
+    matches!(error.kind(), BackendErrorKind::Server(code) if code == "TRYAGAIN")
+}
+
 /// Whether nothing was done: the server said so, or there was no connection. Another attempt may succeed.
 pub(super) fn is_not_done(error: &BackendError) -> bool {
     let cause = || std::error::Error::source(error)?.downcast_ref::<TransportError>();
@@ -144,6 +150,10 @@ pub(super) fn from_text(text: &str) -> BackendError {
     let kind = match code {
         "CORRUPT" | "WRONGTYPE" => BackendErrorKind::Corrupt,
         "WORDSIZE" => return word_size_error(),
+        // Redis reads no command of more than ten arguments before a client has authenticated.
+        _ if text.contains("unauthenticated multibulk length") => {
+            BackendErrorKind::Server("NOAUTH".to_owned())
+        }
         // Within a script the code of a denied command is `ERR` (6.2, 7.0), or the first word of "ACL failure in
         // script".
         "ERR" | "ACL" if DENIED.iter().any(|words| text.contains(words)) => {

@@ -41,13 +41,6 @@ impl KeyNames {
     }
 }
 
-impl KeyNames {
-    /// Returns the names of the keys of the first `scopes` scopes.
-    pub(super) fn each(&self, scopes: usize) -> impl Iterator<Item = &[u8]> {
-        (0..scopes).map(|scope| &**self.get(scope))
-    }
-}
-
 impl From<KeyName> for KeyNames {
     fn from(innermost: KeyName) -> Self {
         Self {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bb8::PooledConnection;
+use smallvec::SmallVec;
 use tokio::sync::SemaphorePermit;
 
 use super::super::{BackendError, BackendErrorKind};
@@ -194,20 +195,18 @@ impl WatchedConnection<'_> {
         request: &OpRequest,
     ) -> Result<Option<Reply>, BackendError> {
         let quotas = request.quotas();
-        let block_keys = request.names.each(request.policy.scopes());
-        let block_keys = block_keys.map(|name| [name, BLOCK_SUFFIX].concat());
-        if let Some(span) = request.new_block() {
-            let block_keys = block_keys.collect();
-            return self.write_blocks(client, request, block_keys, span).await;
+        let block_key = |scope| [request.names.get(scope).as_slice(), BLOCK_SUFFIX].concat();
+        let block_keys = request.block_scopes().map(block_key);
+        if let Some(span) = request.block_span() {
+            let span = u64::try_from(span).unwrap_or(0);
+            return self.write_block(client, request, &block_key(0), span).await;
         }
         let mut keys: Vec<Vec<u8>> = quotas.keys(&request.names).collect();
         let own = keys.len();
-        if request.reads_block() {
-            keys.extend(block_keys);
-        }
+        keys.extend(block_keys);
         let (now, stored) = self.watch(&keys).await?;
         let mut stored: Vec<Value> = stored.collect();
-        let mut longest = 0;
+        let mut rests = SmallVec::<[u64; 1]>::new();
         for block in stored.split_off(own) {
             let rest = match block {
                 Value::Nil => Some(0),
@@ -218,11 +217,7 @@ impl WatchedConnection<'_> {
                 self.unwatch().await?;
                 return Err(BackendError::new(BackendErrorKind::Corrupt));
             };
-            longest = rest.max(longest);
-        }
-        if longest > 0 {
-            self.unwatch().await?;
-            return Ok(Some(request.denied_by_block(longest)));
+            rests.push(rest);
         }
         let mut entries = Vec::with_capacity(keys.len());
         let mut states = Vec::with_capacity(keys.len());
@@ -247,6 +242,14 @@ impl WatchedConnection<'_> {
                 keep_until,
             });
         }
+        if rests.iter().any(|rest| *rest > 0) {
+            self.unwatch().await?;
+            let cost = request.denied_cost();
+            let numbers =
+                algorithm::answers_without_charge(&request.policy, &mut states, now, &cost);
+            let rests = request.rests_of_scopes(rests);
+            return Ok(Some(request.denied_by_blocks(&rests, &numbers)));
+        }
         let reply = decide(request, &mut states, now);
         let writes = writes(client, request, &entries, &states, &reply, now);
         if writes.is_empty() {
@@ -266,40 +269,30 @@ impl WatchedConnection<'_> {
         }
     }
 
-    /// Blocks the keys for `span` µs, or ends their blocks if that is 0.
-    async fn write_blocks(
+    /// Writes the block of a key for `span` µs, or ends it if that is 0.
+    async fn write_block(
         &mut self,
         client: &ScriptClient,
         request: &OpRequest,
-        keys: Vec<Vec<u8>>,
+        key: &[u8],
         span: u64,
     ) -> Result<Option<Reply>, BackendError> {
-        let mut reads = vec![Command::new("TIME")];
-        for key in &keys {
-            let mut get = Command::new("GET");
-            get.arg(key); // fails if the key has another type
-            reads.push(get);
-        }
-        let replies = self.query(&reads).await?;
+        let mut get = Command::new("GET");
+        get.arg(key); // fails if the key has another type
+        let replies = self.query(&[Command::new("TIME"), get]).await?;
         let now = replies
             .first()
             .and_then(time)
             .ok_or_else(unexpected_reply)?;
-        let mut writes = Vec::with_capacity(keys.len());
-        for key in &keys {
-            let mut write = Command::new(if span == 0 { "DEL" } else { "SET" });
-            write.arg(key);
-            if span > 0 {
-                let until = now.as_micros().saturating_add(span);
-                let px = (span.div_ceil(1_000) + 1_000).max(client.expiry.floor);
-                write
-                    .arg(stored::encode_block(until, span))
-                    .arg("PX")
-                    .number(px);
-            }
-            writes.push(write);
+        let mut write = Command::new(if span == 0 { "DEL" } else { "SET" });
+        write.arg(key);
+        if span > 0 {
+            let until = now.as_micros().saturating_add(span);
+            let px = (span.div_ceil(1_000) + 1_000).max(client.expiry.floor);
+            let block = stored::encode_block(until, span);
+            write.arg(block).arg("PX").number(px);
         }
-        self.query(&writes).await?;
+        self.query(&[write]).await?;
         self.is_clean = true;
         Ok(Some(Reply::of_unused_key(&request.policy)))
     }

@@ -28,12 +28,7 @@ pub(super) async fn run(
     atomicity: Atomicity,
 ) -> Result<(), BackendError> {
     let policy = Policy::new(POLICY, Quota::per_second(1_000));
-    let request = |op, key: Key| OpRequest {
-        time: None,
-        names: naming.name(POLICY, &key).into(),
-        policy: policy.clone(),
-        op,
-    };
+    let request = |op, key: Key| OpRequest::new(op, &policy, naming.name(POLICY, &key));
     let check = request(Op::Check(Cost::new(1)), Key::from("probe"));
     let reset = request(Op::Reset, Key::from("probe"));
     let ConnectionSource::Pool(_) = &client.source else {

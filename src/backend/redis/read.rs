@@ -24,26 +24,22 @@ impl OpRequest {
         if self.is_plain_check() {
             return self.read_check(answers);
         }
-        if self.new_block().is_some() {
-            let mut outcome = Ok(Reply::of_unused_key(&self.policy));
-            for _ in 0..self.block_count() {
-                let Value::Array(own) = answers.next()? else {
-                    return None;
-                };
-                if let Some(fault) = script_error(own) {
-                    outcome = Err(fault);
-                }
-            }
-            return Some(outcome);
-        }
         let Value::Array(own) = answers.next()? else {
             return None;
         };
         if let Some(fault) = script_error(own) {
             return Some(Err(fault));
         }
-        if let Some(denial) = self.read_block(own) {
-            return Some(Ok(denial));
+        if self.block_span().is_some() {
+            let mut reply = Reply::of_unused_key(&self.policy);
+            reply.wait = Duration::from_micros(unsigned(own.first()?)?); // 0 unless a block was read
+            return Some(Ok(reply));
+        }
+        if let Some((rests, numbers)) = self.read_blocks(own) {
+            let numbers = numbers.chunks_exact(4).enumerate();
+            let numbers = numbers.map(|(index, own)| Some(self.snapshot(index, own)?.0));
+            let numbers: Option<SmallVec<[QuotaSnapshot; 2]>> = numbers.collect();
+            return Some(Ok(self.denied_by_blocks(&rests, &numbers?)));
         }
         let (first, rest) = own.split_first()?;
         let own_number = unsigned(first)?;
@@ -99,7 +95,7 @@ impl OpRequest {
                         [Value::Integer(debt), ahead] => (*debt, unsigned(ahead)?),
                         [Value::Bytes(why)] => return Some(Err(from_reason(why))),
                         [Value::Bytes(_), rest] => {
-                            return Some(Ok(self.denied_by_block(unsigned(rest)?)));
+                            return Some(Ok(self.denied_by_blocks(&[unsigned(rest)?], &[])));
                         }
                         _ => return None,
                     },
@@ -115,8 +111,8 @@ impl OpRequest {
                 if let Some(fault) = script_error(own) {
                     return Some(Err(fault));
                 }
-                if let Some(denial) = self.read_block(own) {
-                    return Some(Ok(denial));
+                if let Some((rests, _)) = self.read_blocks(own) {
+                    return Some(Ok(self.denied_by_blocks(&rests, &[])));
                 }
                 self.snapshot(0, own)?
             };

@@ -114,6 +114,20 @@ pub(super) struct OpRequest {
     pub(super) names: KeyNames,
     /// Set if a quota of the policy is a calendar window.
     pub(super) time: Option<EdgeTime>,
+    pub(super) blocks: BlockKeys,
+}
+
+/// The keys of blocks among the keys of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockKeys {
+    /// Those that the operation needs: a decision reads the block of each scope.
+    All,
+    /// None. The request before has read them.
+    #[cfg(feature = "cluster")]
+    Read,
+    /// The key of the block of this scope, which the request reads, and no other key.
+    #[cfg(feature = "cluster")]
+    Only(usize),
 }
 
 /// The time for which keys are kept.
@@ -129,23 +143,33 @@ pub(super) struct Expiry {
 const LONGEST: u64 = 1 << 53;
 
 impl OpRequest {
+    pub(super) fn new(op: Op, policy: &Policy, names: impl Into<KeyNames>) -> Self {
+        Self {
+            op,
+            policy: policy.clone(),
+            names: names.into(),
+            time: None,
+            blocks: BlockKeys::All,
+        }
+    }
+
     pub(super) fn quotas(&self) -> &PackedQuotas {
         PackedQuotas::for_policy(&self.policy)
     }
 
     /// Returns its script. Requests with the same script can share a batch.
     pub(super) fn script(&self) -> &'static Script {
+        if self.block_span().is_some() {
+            return Script::get(ScriptKind::Block, Algorithms::default());
+        }
         let task = match self.op {
             _ if self.is_plain_check() => ScriptKind::Check,
             Op::CheckUpTo(_) => ScriptKind::UpTo,
-            Op::Block(_) | Op::Unblock => {
-                return Script::get(ScriptKind::Block, Algorithms::default());
-            }
             Op::Check(_) | Op::Reserve { .. } => ScriptKind::Several,
             Op::Cancel(_) => ScriptKind::Cancel,
             Op::Penalize(_) => ScriptKind::Penalize,
             Op::Refund(_) => ScriptKind::Refund,
-            Op::Reset => ScriptKind::Reset,
+            Op::Reset | Op::Block(_) | Op::Unblock => ScriptKind::Reset,
         };
         Script::get(task, self.quotas().algorithms)
     }
@@ -158,40 +182,51 @@ impl OpRequest {
             Op::Reserve { .. } => !quotas.of_buckets,
             _ => false,
         };
-        checks && quotas.each.len() == 1
+        checks && quotas.each.len() == 1 && self.block_span().is_none()
     }
 
     /// Returns the command for `requests`, which have the same script: `EVALSHA` with its hash, or `EVAL` with its
     /// text.
     pub(super) fn command(name: &str, script: &str, requests: &[&Self], expiry: Expiry) -> Command {
-        let keys: usize = requests.iter().map(|request| request.key_count()).sum();
+        let is_of_blocks = requests
+            .first()
+            .is_some_and(|first| first.block_span().is_some());
+        let blocks: usize = requests
+            .iter()
+            .map(|request| request.block_scopes().count())
+            .sum();
+        let quotas: usize = match is_of_blocks {
+            true => 0,
+            false => requests
+                .iter()
+                .map(|request| request.quotas().each.len())
+                .sum(),
+        };
+        let keys = quotas + blocks;
         let bytes = 128 + script.len() + 128 * keys;
-        let mut command = Command::with_capacity(name, 5 + 4 * keys, bytes);
+        let mut command = Command::with_capacity(name, 6 + 4 * keys, bytes);
         command.arg(script).number(keys);
+        for request in requests.iter().filter(|_| !is_of_blocks) {
+            for quota in &request.quotas().each {
+                command.joined(request.names.get(quota.scope), quota.suffix.as_bytes());
+            }
+        }
         for request in requests {
-            request.write_keys(&mut command);
+            for scope in request.block_scopes() {
+                command.joined(request.names.get(scope), BLOCK_SUFFIX);
+            }
         }
         // The first argument is the time, which only tests set. The server's own time counts.
         command.arg("").number(expiry.floor).number(expiry.idle);
+        if is_of_blocks {
+            for span in requests.iter().filter_map(|request| request.block_span()) {
+                command.number(span);
+            }
+            return command;
+        }
+        command.number(blocks);
         Self::write_all_args(requests, &mut command);
         command
-    }
-
-    fn key_count(&self) -> usize {
-        match self.new_block() {
-            Some(_) => self.block_count(),
-            None => self.quotas().each.len() + self.block_count(),
-        }
-    }
-
-    fn write_keys(&self, command: &mut Command) {
-        let is_block = self.new_block().is_some();
-        for quota in self.quotas().each.iter().filter(|_| !is_block) {
-            command.joined(self.names.get(quota.scope), quota.suffix.as_bytes());
-        }
-        for name in self.names.each(self.block_count()) {
-            command.joined(name, BLOCK_SUFFIX);
-        }
     }
 
     /// Writes the arguments behind the keys of `requests`, which have the same script.
@@ -219,12 +254,6 @@ impl OpRequest {
     }
 
     fn write_args(&self, command: &mut Command) {
-        if let Some(span) = self.new_block() {
-            for _ in 0..self.block_count() {
-                command.number(span);
-            }
-            return;
-        }
         let quotas = self.quotas();
         command.number(quotas.each.len());
         match self.op {
@@ -233,7 +262,7 @@ impl OpRequest {
             }
             _ => command.number(-1),
         };
-        command.number(self.block_count());
+        command.number(self.block_scopes().count());
         for (index, quota) in quotas.each.iter().enumerate() {
             command.arg(&*self.numbers(quota));
             match &self.op {

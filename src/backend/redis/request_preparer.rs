@@ -85,13 +85,10 @@ impl RequestPreparer {
             changed: (changes && self.deny_cache.is_some()).then(|| key.clone()),
             query,
         };
-        let time = || EdgeTime::new(self.context.now(), &self.server_clock);
-        let request = OpRequest {
-            time: policy.has_calendar().then(time),
-            names: self.naming.names(policy, key),
-            policy: policy.clone(),
-            op,
-        };
+        let mut request = OpRequest::new(op, policy, self.naming.names(policy, key));
+        if policy.has_calendar() {
+            request.time = Some(EdgeTime::new(self.context.now(), &self.server_clock));
+        }
         (request, update)
     }
 

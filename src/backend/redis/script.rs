@@ -122,7 +122,7 @@ fn compose(task: ScriptKind, algorithms: Algorithms) -> String {
         .map(|(_, algorithm)| *algorithm);
     let mut text = String::new();
     if task == ScriptKind::Block {
-        expand(&mut text, task.members(), &[], 0);
+        expand(&mut text, task.members(), &[SHARED], 0);
         return text;
     }
     if task == ScriptKind::Check {

@@ -38,7 +38,7 @@ impl<B: Backend> Limiter<B> {
         cancel::cancel(&self.backend, &self.policy, key, reservation).await
     }
 
-    /// Returns the numbers of `key` and changes nothing.
+    /// Returns the numbers of `key` and changes nothing. Nothing remains while the key is [blocked](Self::block).
     ///
     /// ```
     /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};
@@ -121,7 +121,7 @@ impl<B: Backend> Limiter<B> {
         self.snapshot(Op::Penalize(cost.into()), key).await
     }
 
-    /// Deletes the state of `key`.
+    /// Deletes the state of `key`. A [block](Self::block) stays.
     ///
     /// ```
     /// use tower_sluice::{Key, Limiter, MemoryBackend, Policy, Quota};

@@ -15,17 +15,9 @@ fn trip_and_waiter() -> (
     let backend = RedisBackend::connect_lazy("redis://127.0.0.1:1/").expect("a URL");
     let queue = Arc::clone(backend.0.route.queue().expect("one server"));
     let (outcome, answer) = oneshot::channel();
-    let request = OpRequest {
-        time: None,
-        op: Op::Check(Cost::ONE),
-        policy: Policy::new("p", Quota::per_second(1)),
-        names: backend
-            .0
-            .preparer
-            .naming
-            .name("p", &Key::from("ann"))
-            .into(),
-    };
+    let policy = Policy::new("p", Quota::per_second(1));
+    let name = backend.0.preparer.naming.name("p", &Key::from("ann"));
+    let request = OpRequest::new(Op::Check(Cost::ONE), &policy, name);
     let mut state = queue.state.lock();
     state.waiting.push_back(QueuedRequest { request, outcome });
     let number = state.begin(false);
@@ -101,17 +93,8 @@ fn batch_takes_one_script_and_keeps_the_order_of_the_rest() {
     let mut enter = |policy: &Policy, cost| {
         let (outcome, answer) = oneshot::channel();
         answers.push_back(answer);
-        let request = OpRequest {
-            time: None,
-            op: Op::Check(Cost::new(cost)),
-            policy: policy.clone(),
-            names: backend
-                .0
-                .preparer
-                .naming
-                .name("p", &Key::from("ann"))
-                .into(),
-        };
+        let name = backend.0.preparer.naming.name("p", &Key::from("ann"));
+        let request = OpRequest::new(Op::Check(Cost::new(cost)), policy, name);
         queue
             .state
             .lock()

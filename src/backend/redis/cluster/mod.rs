@@ -5,6 +5,7 @@
 //! replaces it, and `view.rs` reads it from the replies of a node.
 
 mod node;
+mod parts;
 mod probe;
 mod redirect;
 mod refresh;

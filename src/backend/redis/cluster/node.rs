@@ -30,6 +30,11 @@ pub(in super::super) trait RoutedRequest: ScriptRequest + Sized {
     fn key(&self) -> &[u8];
     /// Returns the queue of the node for such requests.
     fn queue(node: &Node) -> &Arc<BatchQueue<Arc<Self>>>;
+
+    /// Returns whether it can be sent in parts with fewer keys, after a node has not found all of them.
+    fn has_parts(&self) -> bool {
+        false
+    }
 }
 
 impl RoutedRequest for OpRequest {
@@ -39,6 +44,10 @@ impl RoutedRequest for OpRequest {
 
     fn queue(node: &Node) -> &Arc<BatchQueue<Arc<Self>>> {
         &node.queue
+    }
+
+    fn has_parts(&self) -> bool {
+        self.is_decision() && self.block_scopes().next().is_some()
     }
 }
 

@@ -31,14 +31,9 @@ pub(in super::super) async fn probe(
     for node in router.nodes() {
         let key = (0..MOST_KEYS).find(|key| node.has(&naming.name(POLICY, &Key::from(*key))));
         let Some(key) = key else { continue };
-        let request = |op| OpRequest {
-            time: None,
-            names: naming.name(POLICY, &Key::from(key)).into(),
-            policy: policy.clone(),
-            op,
-        };
         for op in [Op::Check(Cost::new(1)), Op::Reset] {
-            match Arc::clone(router).send(request(op)).await {
+            let request = OpRequest::new(op, &policy, naming.name(POLICY, &Key::from(key)));
+            match router.decide(request).await {
                 Ok(_) => answered += 1,
                 Err(error) if error.is_outage() || is_not_done(&error) => unanswered = Some(error),
                 Err(error) => return Err(error),

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::super::super::{BackendError, BackendErrorKind};
 use super::super::alerts::Alerts;
 use super::super::detached_trip::DetachedTrip;
-use super::super::error::{ConnectTimeout, is_not_done};
+use super::super::error::{ConnectTimeout, is_not_done, is_split};
 use super::super::round_trip::{RedisResult, pause};
 use super::node::{Node, NodeSettings, RoutedRequest};
 use super::redirect::NextStep;
@@ -101,6 +101,14 @@ impl Router {
         self: Arc<Self>,
         request: R,
     ) -> RedisResult<R::Reply> {
+        let began = self.begin().await?;
+        let slot = slot::of_key(request.key());
+        let outcome = self.route(slot, Arc::new(request), began).await;
+        outcome.map_err(|error| self.failed(slot, error))
+    }
+
+    /// Returns the time at which a request begins. Waits for the first map.
+    pub(super) async fn begin(&self) -> Result<Instant, BackendError> {
         let began = Instant::now();
         refresh::ensure(&self.topology);
         if !self.topology.is_known() && !self.topology.until_known(self.time_limit).await {
@@ -109,25 +117,28 @@ impl Router {
             telemetry::backend_failure(error.kind().label());
             return Err(error);
         }
-        let slot = slot::of_key(request.key());
-        let outcome = self.route(slot, Arc::new(request), began).await;
-        outcome.map_err(|error| {
-            // The nodes have reported all other failures.
-            if !is_not_done(&error) {
-                return error;
-            }
-            let error = match error.kind() {
-                BackendErrorKind::Server(code) if is_unserved(code) => {
-                    BackendError::because(BackendErrorKind::Unreachable, Unserved(slot))
-                }
-                _ => error,
-            };
-            telemetry::backend_failure(error.kind().label());
-            error
-        })
+        Ok(began)
     }
 
-    async fn route<R: RoutedRequest>(
+    /// Reports the final error of a request, and returns it for the caller.
+    pub(super) fn failed(&self, slot: usize, error: BackendError) -> BackendError {
+        // The nodes have reported all other failures.
+        if !is_not_done(&error) {
+            return error;
+        }
+        let error = match error.kind() {
+            BackendErrorKind::Server(code) if is_unserved(code) => {
+                BackendError::because(BackendErrorKind::Unreachable, Unserved(slot))
+            }
+            _ => error,
+        };
+        telemetry::backend_failure(error.kind().label());
+        error
+    }
+
+    /// Sends a request until it was done or has failed. A request that has parts and whose keys are on two nodes fails
+    /// at once.
+    pub(super) async fn route<R: RoutedRequest>(
         &self,
         slot: usize,
         request: Arc<R>,
@@ -185,6 +196,7 @@ impl Router {
                 }
                 NextStep::Fail if R::IS_REPEATABLE && is_lost => is_repeated = true,
                 NextStep::Fail => return Err(error),
+                NextStep::Pause if is_split(&error) && request.has_parts() => return Err(error),
                 NextStep::Moved(_) | NextStep::Ask(_) | NextStep::Again | NextStep::Pause => {}
             }
             redirects = 0;
