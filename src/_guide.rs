@@ -54,6 +54,11 @@ pub mod failures {}
 #[cfg_attr(feature = "axum", doc = include_str!("docs/guide/clients.md"))]
 pub mod clients {}
 
+/// Block a key, and limit failed logins.
+///
+#[cfg_attr(feature = "axum", doc = include_str!("docs/guide/blocks.md"))]
+pub mod blocks {}
+
 /// Try a limit, and switch it off.
 ///
 #[doc = include_str!("docs/guide/rollout.md")]

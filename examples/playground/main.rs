@@ -339,6 +339,14 @@ async fn main() -> ExitCode {
     if let Err(error) = options.check_scopes(&policy) {
         return fail(error);
     }
+    if options.admin_token.is_some()
+        && !options.within.is_empty()
+        && options.backend.needs_one_hash_tag()
+    {
+        return fail(
+            "--admin-token cannot block a key within --within on a Redis Cluster, where it belongs to the outermost key",
+        );
+    }
     let address = options.listen;
     match serve(options, policy, reported).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::http::header::HeaderName;
+use tower_sluice::backend::Backend as _;
 use tower_sluice::key::Networks;
 use tower_sluice::response::{HeaderFormat, Reset};
 use tower_sluice::{AnyBackend, FailurePolicy, MemoryBackend, SemaphorePolicy};
@@ -135,6 +136,11 @@ impl Where {
 
     pub(crate) fn is_memory(&self) -> bool {
         self.url == "memory:"
+    }
+
+    /// Returns whether the keys of inner scopes have to belong to the outermost key.
+    pub(crate) fn needs_one_hash_tag(&self) -> bool {
+        self.backend.needs_one_hash_tag()
     }
 
     pub(crate) fn within(self, limit: Option<u64>) -> AnyBackend {

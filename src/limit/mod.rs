@@ -137,7 +137,6 @@
 //! # Ok::<(), BackendError>(())
 //! ```
 #![doc = include_str!("../docs/composition.md")]
-#![cfg_attr(feature = "axum", doc = include_str!("../docs/logins.md"))]
 
 mod admission;
 #[cfg(feature = "axum")]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tower_sluice::backend::{self, Reply};
 use tower_sluice::blocking;
-use tower_sluice::{Key, Policy, Quota, Receipt, Reservation, Snapshot};
+use tower_sluice::decision::DenialReason;
+use tower_sluice::{Cost, Key, Policy, Quota, Receipt, Reservation, Snapshot};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -36,6 +37,10 @@ pub(crate) trait AnyLimiter {
     fn refund(&self, key: &Key, receipt: &mut Receipt, cost: u64) -> Snapshot;
     fn penalize(&self, key: &Key, cost: u64) -> Snapshot;
     fn reset(&self, key: &Key) -> Snapshot;
+    fn acquire_up_to(&self, key: &Key, most: u64) -> Option<u64>;
+    fn block(&self, key: &Key, duration: Duration);
+    fn unblock(&self, key: &Key);
+    fn is_blocked(&self, key: &Key) -> bool;
 }
 
 fn answer<T, E: Debug>(answer: Result<T, E>) -> T {
@@ -69,6 +74,24 @@ impl<B: blocking::BlockingBackend> AnyLimiter for blocking::Limiter<B> {
 
     fn reset(&self, key: &Key) -> Snapshot {
         answer(self.reset(key))
+    }
+
+    fn acquire_up_to(&self, key: &Key, most: u64) -> Option<u64> {
+        let (tokens, charge) = self.try_acquire_up_to(key, most).ok()?;
+        assert_eq!(charge.estimate(), Some(Cost::new(tokens)));
+        Some(tokens)
+    }
+
+    fn block(&self, key: &Key, duration: Duration) {
+        answer(self.block(key, duration));
+    }
+
+    fn unblock(&self, key: &Key) {
+        answer(self.unblock(key));
+    }
+
+    fn is_blocked(&self, key: &Key) -> bool {
+        answer(self.is_blocked(key))
     }
 }
 
@@ -111,6 +134,25 @@ impl<B: backend::Backend> AnyLimiter for Awaited<'_, B> {
 
     fn reset(&self, key: &Key) -> Snapshot {
         self.wait(self.limiter.reset(key))
+    }
+
+    fn acquire_up_to(&self, key: &Key, most: u64) -> Option<u64> {
+        let acquired = self.limiter.try_acquire_up_to(key, most);
+        let (tokens, charge) = self.runtime.block_on(acquired).ok()?;
+        assert_eq!(charge.estimate(), Some(Cost::new(tokens)));
+        Some(tokens)
+    }
+
+    fn block(&self, key: &Key, duration: Duration) {
+        self.wait(self.limiter.block(key, duration));
+    }
+
+    fn unblock(&self, key: &Key) {
+        self.wait(self.limiter.unblock(key));
+    }
+
+    fn is_blocked(&self, key: &Key) -> bool {
+        self.wait(self.limiter.is_blocked(key))
     }
 }
 
@@ -180,6 +222,26 @@ pub(crate) fn every_operation(limiters: &[&dyn AnyLimiter], key: &Key) -> Vec<Re
     reported.push(of_reply(&next().check(key, 1)));
     reported.push(of_snapshot(&next().reset(key)));
     reported.push(of_reply(&next().check(key, 5)));
+    // What the smallest quota has, and then nothing.
+    for expected in [Some(2), Some(3), None] {
+        let most = if expected == Some(2) { 2 } else { 9 };
+        let taken = next().acquire_up_to(key, most);
+        // A bucket that starts below its capacity has less.
+        assert!(taken == expected || taken.is_none(), "{taken:?}");
+        let tokens = taken.into_iter().collect();
+        reported.push((taken.is_some(), tokens, [false; 3]));
+    }
+    for limiter in [next(), next()] {
+        limiter.block(key, HOUR);
+        assert!(next().is_blocked(key) && next().is_blocked(key));
+        reported.push(of_snapshot(&next().reset(key)));
+        let denied = next().check(key, 1).decision;
+        assert_eq!(denied.denial_reason(), Some(DenialReason::Blocked));
+        assert_eq!(next().acquire_up_to(key, 9), None);
+        next().unblock(key);
+        assert!(!next().is_blocked(key));
+        reported.push(of_reply(&next().check(key, 1)));
+    }
     reported
 }
 

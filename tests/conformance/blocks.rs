@@ -53,6 +53,12 @@ impl<B: Backend> Subject<'_, B> {
             policy(Quota::per_hour(10)).and("slow", Quota::interval_bucket(12, 12, HOUR)),
             policy(Quota::per_hour(10)).and("once", Quota::total(12)),
         ];
+        #[cfg(feature = "calendar")]
+        policies.push(policy(Quota::calendar_window(
+            10,
+            tower_sluice::quota::Every::Day,
+            "UTC",
+        )));
         if self.keeps_logs {
             policies.push(policy(Quota::sliding_log(10, HOUR)));
         }

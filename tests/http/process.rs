@@ -184,6 +184,7 @@ async fn bad_arguments_are_named_in_one_line() {
         (["--lease", "-3"], "'-3' for '--lease"),
         (["--listen", "localhost"], "such as 127.0.0.1:3000"),
         (["--listen", "127.0.0.1:70000"], "70000"),
+        (["--admin-token", ""], "use a token of visible ASCII"),
         (["--nonsense", "1"], "--nonsense"),
     ] {
         // `--listen` must not be given twice.
@@ -191,6 +192,19 @@ async fn bad_arguments_are_named_in_one_line() {
         let line = complaint(&[free, &bad[..]].concat()).await;
         assert!(line.contains(named), "{bad:?}: {line}");
     }
+}
+
+/// With one hash tag, a key within another one has a name that the route does not know.
+#[cfg(feature = "cluster")]
+#[tokio::test]
+async fn token_for_blocks_is_refused_with_scopes_on_a_cluster() {
+    let arguments = [
+        ["--backend", "redis+cluster://127.0.0.1:1/"],
+        ["--within", "org=100/minute@header:x-org"],
+        ["--admin-token", "s3cret"],
+    ];
+    let line = complaint(arguments.as_flattened()).await;
+    assert!(line.contains("--admin-token cannot block a key"), "{line}");
 }
 
 #[tokio::test]
