@@ -40,7 +40,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-pub(crate) use self::operation::{Algorithm, ByAlgorithm, by_algorithm, decide, decide_by};
+pub(crate) use self::operation::{
+    Algorithm, ByAlgorithm, by_algorithm, decide, decide_by, deny_by,
+};
 use self::operation::{
     Compare, Penalize, Refund, ReserveWait, Since, Take, TakeBack, fits, with_algorithm,
 };

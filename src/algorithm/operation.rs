@@ -152,6 +152,26 @@ pub(crate) fn decide_by<A: Algorithm>(
     Decide(now.into(), cost, true).run(algorithm, slot)
 }
 
+/// Denies a request by the only quota of a policy. `None` if it is allowed, or if its decision must change the state.
+#[inline(always)] // a call would return the numbers through memory
+pub(crate) fn deny_by<A: Algorithm>(
+    algorithm: &A,
+    stored: &StoredState,
+    now: Timestamp,
+    cost: u64,
+) -> Option<QuotaSnapshot> {
+    if cost == 0 || cost > algorithm.limit() {
+        return None;
+    }
+    let state = A::state(stored)?;
+    let view = algorithm.view(Some(state), Micros::from(now).0);
+    if algorithm.fits(&view, cost) || algorithm.must_write(&view) {
+        return None;
+    }
+    let retry_after = algorithm.retry_after(&view, Some(state), cost);
+    Some(snapshot(algorithm, &view, retry_after))
+}
+
 #[inline]
 fn stored<A: Algorithm>(slot: &Option<State>) -> Option<&A::State> {
     slot.as_ref().and_then(|state| A::state(&state.0))

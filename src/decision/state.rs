@@ -37,6 +37,67 @@ impl State {
     }
 }
 
+/// The kind of a state, in the 16 bits that the last of its [words](StoredState::to_words) has to spare.
+const KIND: u32 = 48;
+
+impl StoredState {
+    /// Returns a state of fixed size as four numbers.
+    #[inline]
+    #[allow(clippy::cast_sign_loss)]
+    pub(crate) fn to_words(&self) -> Option<[u64; 4]> {
+        Some(match self {
+            Self::TokenBucket(state) => [
+                state.grains,
+                state.at as u64,
+                state.per_token,
+                state.capacity.tokens() | 1 << KIND,
+            ],
+            Self::IntervalBucket(state) => {
+                [state.tokens, state.anchor as u64, state.capacity, 2 << KIND]
+            }
+            Self::FixedWindow(state) => [state.start as u64, state.used, 0, 3 << KIND],
+            Self::SlidingWindow(state) => {
+                [state.start as u64, state.current, state.previous, 4 << KIND]
+            }
+            Self::CalendarWindow(state) => [state.start as u64, state.used, 0, 5 << KIND],
+            Self::SlidingLog(_) | Self::Total(_) => return None,
+        })
+    }
+
+    /// Returns the state with these [words](Self::to_words).
+    #[inline(always)] // the state then stays in registers
+    #[allow(clippy::cast_possible_wrap)]
+    pub(crate) fn from_words([first, second, third, last]: [u64; 4]) -> Option<Self> {
+        Some(match last >> KIND {
+            1 => Self::TokenBucket(TokenBucketState {
+                grains: first,
+                at: second as i64,
+                per_token: third,
+                capacity: Capacity::new(last & ((1 << KIND) - 1)),
+            }),
+            2 => Self::IntervalBucket(IntervalBucketState {
+                tokens: first,
+                anchor: second as i64,
+                capacity: third,
+            }),
+            3 => Self::FixedWindow(FixedWindowState {
+                start: first as i64,
+                used: second,
+            }),
+            4 => Self::SlidingWindow(SlidingWindowState {
+                start: first as i64,
+                current: second,
+                previous: third,
+            }),
+            5 => Self::CalendarWindow(FixedWindowState {
+                start: first as i64,
+                used: second,
+            }),
+            _ => return None,
+        })
+    }
+}
+
 /// The debt in grains, and its time. `per_token` and `capacity` show whether the quota has changed since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TokenBucketState {
@@ -65,7 +126,6 @@ impl Capacity {
         }
     }
 
-    #[cfg(feature = "redis")]
     pub(crate) fn tokens(self) -> u64 {
         u64::from(self.high) << 32 | u64::from(self.low)
     }

@@ -2,17 +2,14 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
-
 use super::blocks::Blocks;
+use super::cell::ShardCell;
 use super::key_budget::KeyBudget;
-use super::shard::Shard;
 use super::{MemoryBackend, MemoryInner, MemorySemaphore};
 use crate::backend::BackendContext;
 use crate::backend::context::DEFAULT_MAX_WAITERS;
 use crate::backend::fingerprint::Fingerprints;
 use crate::clock::{Clock, SystemClock, micros_up};
-use crate::sync::Mutex;
 
 /// The default bound on keys.
 const DEFAULT_MAX_KEYS: NonZeroUsize = NonZeroUsize::new(1_000_000).expect("not 0");
@@ -138,9 +135,7 @@ impl<C: Clock> MemoryBackendBuilder<C> {
         // Shards of 2,048 to 4,096 entries. Each shard of a full map has an entry to evict, and growing a shard holds
         // its lock only shortly.
         let bits = (max_keys / 2_048 + 1).ilog2().min(16);
-        let shards = (0..1 << bits)
-            .map(|_| CachePadded::new(Mutex::new(Shard::default())))
-            .collect();
+        let shards = (0..1 << bits).map(|_| ShardCell::default()).collect();
         // The first reading calibrates the clock. It should not delay the first request.
         let _ = self.clock.now();
         let (each_key, in_all) = self.max_waiters;

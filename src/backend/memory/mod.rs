@@ -26,7 +26,9 @@
 mod blocking;
 mod blocks;
 mod builder;
+mod cell;
 mod change;
+mod denial;
 mod holders;
 mod index;
 mod key_budget;
@@ -44,10 +46,9 @@ use std::fmt;
 use std::future::Ready;
 use std::sync::Arc;
 
-use crossbeam_utils::CachePadded;
-
 use self::blocks::Blocks;
 pub use self::builder::MemoryBackendBuilder;
+use self::cell::ShardCell;
 use self::key_budget::KeyBudget;
 pub use self::semaphore::{MemorySemaphore, MemorySemaphoreBuilder};
 use self::shard::{NO_ROOM, Shard, ShardContext};
@@ -56,11 +57,11 @@ use super::{Answer, Backend, BackendContext};
 use crate::algorithm::{self, Algorithm, ByAlgorithm, State};
 use crate::backend::fingerprint::{Fingerprint, Fingerprints};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::decision::{ChargePart, Op, Reply};
+use crate::decision::{ChargePart, ChargePosition, Op, Reply};
 use crate::key::{Key, KeyRef};
 use crate::policy::{NamedQuota, Policy};
 use crate::quota::Cost;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::MutexGuard;
 
 /// Keeps its state in this process. Clones share the state; each process has its own.
 ///
@@ -78,7 +79,7 @@ struct MemoryInner<C> {
     clock: C,
     context: BackendContext,
     fingerprints: Fingerprints,
-    shards: Box<[CachePadded<Mutex<Shard>>]>,
+    shards: Box<[ShardCell]>,
     budget: KeyBudget,
     blocks: Blocks,
     idle_ttl: u64,
@@ -200,9 +201,19 @@ impl<C: Clock> MemoryInner<C> {
         key: Fingerprint,
         tokens: u64,
     ) -> Reply {
-        let (mut shard, context) = self.enter(key);
         let limit = key.under(only.id());
-        let (snapshot, position) = shard.decide(algorithm, only, limit, &context, tokens);
+        let reading = self.clock.now();
+        let cell = self.cell(key);
+        if let Some(state) = cell.denial.read(limit, reading)
+            && let Some(denial) = algorithm::deny_by(algorithm, &state, reading, tokens)
+        {
+            let position = ChargePosition::default();
+            return Reply::to_check_of_one(denial, ChargePart::new(only.mark(), tokens, position));
+        }
+        let mut shard = cell.lock_for_check();
+        let context = self.shard_context(&mut shard, reading);
+        let (snapshot, position) =
+            shard.decide(algorithm, only, limit, &context, tokens, &cell.denial);
         drop(shard);
         if A::IS_TOTAL && snapshot == NO_ROOM {
             return self.reject_total(only);
@@ -246,18 +257,22 @@ impl<C: Clock> MemoryInner<C> {
     #[inline]
     fn enter(&self, fingerprint: Fingerprint) -> (MutexGuard<'_, Shard>, ShardContext<'_>) {
         let reading = self.clock.now();
-        let mut shard = self.shard(fingerprint).lock();
-        let now = shard.latest.in_order(reading, || self.clock.now());
-        let context = ShardContext {
-            now,
-            idle_ttl: self.idle_ttl,
-            budget: &self.budget,
-        };
+        let mut shard = self.cell(fingerprint).lock();
+        let context = self.shard_context(&mut shard, reading);
         (shard, context)
     }
 
     #[inline]
-    fn shard(&self, fingerprint: Fingerprint) -> &Mutex<Shard> {
+    fn shard_context(&self, shard: &mut Shard, reading: Timestamp) -> ShardContext<'_> {
+        ShardContext {
+            now: shard.latest.in_order(reading, || self.clock.now()),
+            idle_ttl: self.idle_ttl,
+            budget: &self.budget,
+        }
+    }
+
+    #[inline]
+    fn cell(&self, fingerprint: Fingerprint) -> &ShardCell {
         &self.shards[fingerprint.shard(self.shards.len())]
     }
 }

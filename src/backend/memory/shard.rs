@@ -1,5 +1,6 @@
 use smallvec::SmallVec;
 
+use super::denial::PublishedDenial;
 use super::key_budget::KeyBudget;
 use super::table::{ResetTime, Slot, Table};
 use crate::algorithm::{self, Algorithm, State};
@@ -41,6 +42,8 @@ const SAMPLE: usize = 16;
 pub(super) struct Shard {
     /// The time of the last decision in this shard.
     pub(super) latest: Latest,
+    /// The entry of the last denial, if it can be published.
+    denied: Option<Fingerprint>,
     /// The states that end by themselves.
     pub(super) keys: Region,
     /// The totals. They have a bound of their own, and none is evicted.
@@ -104,6 +107,7 @@ impl Shard {
         fingerprint: Fingerprint,
         context: &ShardContext<'_>,
         cost: u64,
+        denial: &PublishedDenial,
     ) -> (QuotaSnapshot, ChargePosition) {
         let region = if A::IS_TOTAL {
             &mut self.totals
@@ -111,15 +115,25 @@ impl Shard {
             &mut self.keys
         };
         let Some(slot_index) = region.table.find(fingerprint) else {
+            denial.withdraw(); // an insertion may remove any entry
             return self.decide_unseen(named, fingerprint, context, cost);
         };
         let slot = region.table.slot_mut(slot_index);
         if context.is_idle(named, slot) {
             region.forget(fingerprint);
             context.budget.give_back();
+            denial.withdraw();
             return self.decide_unseen(named, fingerprint, context, cost);
         }
         let answer = algorithm::decide_by(algorithm, &mut slot.state, context.now, cost);
+        if answer.0.is_allowed() {
+            denial.withdraw_entry(fingerprint);
+        } else if self.denied != Some(fingerprint) {
+            self.denied = Some(fingerprint);
+            denial.withdraw_entry(fingerprint);
+        } else if let Some(state) = &slot.state {
+            denial.publish(fingerprint, &state.0, context.now);
+        }
         if cost > 0 && answer.0.is_allowed() {
             let kept_for = algorithm.kept_for(&answer.0);
             slot.reset = slot

@@ -3,6 +3,7 @@
 #![cfg(all(test, sluice_model))]
 
 mod clock;
+mod denials;
 mod history;
 mod keys;
 mod permits;
