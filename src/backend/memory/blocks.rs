@@ -1,10 +1,15 @@
 use std::collections::HashMap;
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam_utils::CachePadded;
+
 use crate::backend::fingerprint::Fingerprint;
 use crate::clock::Timestamp;
 use crate::sync::{AtomicUsize, Mutex};
 
-use std::sync::atomic::Ordering::Relaxed;
+/// The number of parts, each under its own lock. While any key is blocked, each check takes the lock of its part.
+const PARTS: usize = 64;
 
 /// The blocked keys of all policies. They survive a reset and an eviction of the key.
 ///
@@ -13,7 +18,7 @@ pub(super) struct Blocks {
     /// The number of blocks. While it is 0, a check takes no lock. It is relaxed, because a check that happens after a
     /// block sees it.
     count: AtomicUsize,
-    by_key: Mutex<Map>,
+    by_key: Box<[CachePadded<Mutex<Map>>]>,
 }
 
 #[derive(Default)]
@@ -40,7 +45,7 @@ impl Blocks {
     pub(super) fn new() -> Self {
         Self {
             count: AtomicUsize::new(0),
-            by_key: Mutex::new(Map::default()),
+            by_key: (0..PARTS).map(|_| CachePadded::default()).collect(),
         }
     }
 
@@ -49,14 +54,18 @@ impl Blocks {
         self.count.load(Relaxed) == 0
     }
 
+    fn part(&self, key: Fingerprint) -> &Mutex<Map> {
+        &self.by_key[key.shard(PARTS)]
+    }
+
     /// Returns the rest of the block of a key in µs, 0 if there is none.
     #[cold]
     pub(super) fn rest(&self, key: Fingerprint, now: Timestamp) -> u64 {
-        let mut map = self.by_key.lock();
+        let mut map = self.part(key).lock();
         let rest = map.blocks.get(&key.hash()).map(|block| block.rest(now));
         if rest == Some(0) {
             map.blocks.remove(&key.hash());
-            self.count.store(map.blocks.len(), Relaxed);
+            self.count.fetch_sub(1, Relaxed);
         }
         rest.unwrap_or(0)
     }
@@ -66,19 +75,27 @@ impl Blocks {
         if span == 0 {
             return self.unblock(key);
         }
-        let mut map = self.by_key.lock();
+        let mut map = self.part(key).lock();
         if map.blocks.len() >= map.sweep_at {
+            let before = map.blocks.len();
             map.blocks.retain(|_, block| block.rest(now) > 0);
+            self.count.fetch_sub(before - map.blocks.len(), Relaxed);
             map.sweep_at = 2 * map.blocks.len() + 64;
         }
         let until = now.as_micros().saturating_add(span);
-        map.blocks.insert(key.hash(), Block { until, span });
-        self.count.store(map.blocks.len(), Relaxed);
+        if map
+            .blocks
+            .insert(key.hash(), Block { until, span })
+            .is_none()
+        {
+            self.count.fetch_add(1, Relaxed);
+        }
     }
 
     fn unblock(&self, key: Fingerprint) {
-        let mut map = self.by_key.lock();
-        map.blocks.remove(&key.hash());
-        self.count.store(map.blocks.len(), Relaxed);
+        let mut map = self.part(key).lock();
+        if map.blocks.remove(&key.hash()).is_some() {
+            self.count.fetch_sub(1, Relaxed);
+        }
     }
 }
