@@ -1,7 +1,8 @@
 //! An axum server with one route, for `run.sh`. The argument chooses what is in front of the route.
 //!
 //! The server runs on one thread, so that the load generator has a core of its own. Both limiters use the address of the
-//! peer as the key, and are as they come. The quota of `..-allowed` refills so slowly that every key owes something, and
+//! peer as the key, and are as they come. `sluice-silent` writes no header fields and no extensions, as tower_governor
+//! does. The quota of `..-allowed` refills so slowly that every key owes something, and
 //! is so large that no request is denied. The quota of `..-denied` allows one request an hour.
 
 use std::net::SocketAddr;
@@ -12,19 +13,21 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tower_governor::GovernorLayer;
 use tower_governor::governor::GovernorConfigBuilder;
+use tower_sluice::response::HeaderFormat;
 use tower_sluice::{MemoryBackend, PeerIp, Policy, Quota, RateLimitLayer};
 
 type Error = Box<dyn std::error::Error>;
 
 const PLENTY: u32 = 1_000_000_000;
 
-fn sluice(quota: Quota) -> Router {
-    let policy = Policy::new("bench", quota);
-    router().layer(RateLimitLayer::new(
-        policy,
+type Layer = RateLimitLayer<PeerIp, MemoryBackend>;
+
+fn sluice(quota: Quota) -> Layer {
+    RateLimitLayer::new(
+        Policy::new("bench", quota),
         PeerIp::new(),
         MemoryBackend::new(),
-    ))
+    )
 }
 
 /// A burst that refills by one request in `period`.
@@ -42,13 +45,18 @@ fn router() -> Router {
 async fn main() -> Result<(), Error> {
     let app = match std::env::args().nth(1).as_deref() {
         Some("bare") => router(),
-        Some("sluice-allowed") => sluice(Quota::per_hour(PLENTY.into())),
-        Some("sluice-denied") => sluice(Quota::per_hour(1)),
+        Some("sluice-silent") => router().layer(
+            sluice(Quota::per_hour(PLENTY.into()))
+                .headers(HeaderFormat::None)
+                .extensions(false),
+        ),
+        Some("sluice-allowed") => router().layer(sluice(Quota::per_hour(PLENTY.into()))),
+        Some("sluice-denied") => router().layer(sluice(Quota::per_hour(1))),
         Some("governor-allowed") => governor(Duration::from_micros(4), PLENTY)?,
         Some("governor-denied") => governor(Duration::from_secs(3_600), 1)?,
         _ => {
             return Err(
-                "the argument is bare, sluice-allowed, sluice-denied, governor-allowed or governor-denied".into(),
+                "the argument is bare, sluice-silent, sluice-allowed, sluice-denied, governor-allowed or governor-denied".into(),
             );
         }
     };
