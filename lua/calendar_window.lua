@@ -1,5 +1,5 @@
 -- calendar_window.lua: a count that starts at zero in each window of a calendar, which only the caller knows.
--- state    string: 'c1', a time in the window in µs, tokens used in it, the time in µs until which the key is kept. A
+-- state    string: 'd1', a time in the window in µs, tokens used in it, the time in µs until which the key is kept. A
 --          missing key has used no token
 -- quota    limit | 6 edges in µs of 5 windows that follow each other, around the caller's time
 -- expiry   the end of the window, or the latest end that any write needed: quotas of this key may have other calendars
@@ -24,7 +24,7 @@ else
     used = 0
   elseif #raw == 26 then
     local tag, began, had, stored_till = struct_unpack('<c2i8i8i8', raw)
-    local fine = tag == 'c1' and had >= 0 and had <= 9007199254740992 and stored_till >= 0
+    local fine = tag == 'd1' and had >= 0 and had <= 9007199254740992 and stored_till >= 0
     fine = fine and stored_till <= 9007199254740992 and began >= -9007199254740992 and began <= 9007199254740992
     if fine then
       till = stored_till
@@ -72,4 +72,4 @@ else
   --@store
 end
 --# pack
-raw = struct_pack('<c2i8i8i8', 'c1', start, used, math.min(now + keep, 9007199254740992))
+raw = struct_pack('<c2i8i8i8', 'd1', start, used, math.min(now + keep, 9007199254740992))

@@ -29,6 +29,30 @@ fn compare(table: &[(String, &str)]) {
     assert!(failures.is_empty(), "{}", failures.concat());
 }
 
+#[cfg(feature = "calendar")]
+#[test]
+fn calendar_windows() {
+    let quota = |text: &str| why(text.parse::<Quota>());
+    compare(&[
+        (
+            quota("calendar:5/month@15"),
+            r#"invalid quota "calendar:5/month@15": expected a count, a day, week, month, quarter or year, and a time zone; use for example "calendar:5/month@15 UTC""#,
+        ),
+        (
+            quota("calendar:5/hour UTC"),
+            r#"invalid quota "calendar:5/hour UTC": expected a count, a day, week, month, quarter or year, and a time zone; use for example "calendar:10000/month@15 Europe/Zurich""#,
+        ),
+        (
+            quota("calendar:5/month@32 UTC"),
+            r#"invalid quota "calendar:5/month@32 UTC": day of the month is 32; use at most 31, such as "calendar:5/month@31 UTC""#,
+        ),
+        (
+            quota("calendar:5/day Mars"),
+            r#"invalid quota "calendar:5/day Mars": time zone "Mars" is unknown; use a name of the IANA database, such as Europe/Zurich, as in "calendar:5/day UTC""#,
+        ),
+    ]);
+}
+
 #[test]
 fn quotas() {
     let quota = |text: &str| why(text.parse::<Quota>());
@@ -76,7 +100,7 @@ fn quotas() {
         ),
         (
             quota("fixed:5/s"),
-            r#"invalid quota "fixed:5/s": unknown algorithm "fixed"; use token-bucket, interval, fixed-window, sliding-window, sliding-log or total, such as "fixed-window:5/s""#,
+            r#"invalid quota "fixed:5/s": unknown algorithm "fixed"; use token-bucket, interval, fixed-window, sliding-window, sliding-log, total or calendar, such as "fixed-window:5/s""#,
         ),
         (
             quota("0/s"),

@@ -442,3 +442,44 @@ async fn block_has_a_key_of_its_own_that_expires_after_its_end() {
         server.command(&["FLUSHALL"]);
     }
 }
+
+/// Tiers with other calendars share a key. The shorter window does not end the key of the longer one.
+#[cfg(feature = "calendar")]
+#[tokio::test]
+async fn calendar_window_does_not_shorten_the_life_of_a_longer_one() {
+    use tower_sluice::quota::Every;
+    let server = RedisServer::start();
+    let quota = |every| Policy::new("api", Quota::calendar_window(9, every, "Asia/Kathmandu"));
+    for atomicity in [Atomicity::Script, Atomicity::Optimistic] {
+        let backend = builder(atomicity)
+            .connect(server.url())
+            .await
+            .expect("the server runs");
+        let days = Limiter::new(quota(Every::Day), backend.clone());
+        let years = days.with_policy(&quota(Every::Year { month: 7, day: 1 }));
+        let key = ann();
+        let (mut longest, mut receipts) = (0, Vec::new());
+        for limiter in [&days, &years, &days] {
+            let reply = limiter.check(&key, 1).await.expect("an answer");
+            let end = reply.decision.snapshot().reset_after().as_millis();
+            longest = u64::try_from(end).expect("fits").max(longest);
+            receipts.push(reply.receipt.expect("allowed"));
+            // A second more than needed, and some seconds for a busy machine.
+            let kept = left(&server);
+            assert!(
+                kept + 20_000 >= longest && kept <= longest + 2_000,
+                "{atomicity:?}: {kept} of {longest}"
+            );
+        }
+        let _ = days.penalize(&key, 1).await.expect("an answer");
+        assert!(left(&server) + 20_000 >= longest, "{atomicity:?}");
+        let back = days
+            .refund(&key, &mut receipts[2], 1)
+            .await
+            .expect("an answer");
+        assert_eq!(back.remaining(), 6);
+        assert!(left(&server) + 20_000 >= longest, "{atomicity:?}");
+        assert_eq!(server.keys(), [format!("{KEY_PREFIX}:d")]);
+        let _ = days.reset(&key).await.expect("an answer");
+    }
+}

@@ -73,7 +73,7 @@ struct Options {
     backend_timeout: Option<u64>,
     /// A quota, such as `10/second burst 20`, `fixed-window:100/minute` or `10GB/day`. Repeat it for several quotas,
     /// which must all allow a request. Algorithms: token-bucket, interval, fixed-window, sliding-window, sliding-log.
-    /// `total:1000` never comes back.
+    /// `total:1000` never comes back. The feature `calendar` has `calendar:10000/month@15 Europe/Zurich`.
     #[arg(long, value_name = "STRING", default_value = "10/second burst 20")]
     quota: Vec<Quota>,
     /// The key: `ip`, `global`, `header:NAME`, `cookie:NAME`, `bearer`, `query:NAME` or `path`.

@@ -68,7 +68,7 @@ pub(crate) fn encode(state: &State, keep_until: u64) -> Option<Vec<u8>> {
         ),
         StoredState::Total(total) => pack(b"t1", [signed(total.used), total.at, keep_until]),
         StoredState::CalendarWindow(count) => {
-            pack(b"c1", [count.start, signed(count.used), keep_until])
+            pack(b"d1", [count.start, signed(count.used), keep_until])
         }
         StoredState::SlidingLog(_) => return None,
     })
@@ -131,8 +131,8 @@ pub(crate) fn decode(packed: &[u8]) -> Option<(State, u64)> {
                 at: Some(at).filter(|at| *at >= 0)?,
             })
         }
-        b'c' => {
-            let [start, used, until] = unpack(b"c1", packed)?;
+        b'd' => {
+            let [start, used, until] = unpack(b"d1", packed)?;
             keep_until = unsigned(until)?;
             StoredState::CalendarWindow(FixedWindowState {
                 start,

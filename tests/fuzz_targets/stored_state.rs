@@ -8,6 +8,8 @@ use tower_sluice::backend::redis::transport::{
     Command, Connector, Transport, TransportError, TransportErrorKind, TransportFuture, Value,
 };
 use tower_sluice::backend::{BackendError, BackendErrorKind, RedisBackend};
+#[cfg(feature = "calendar")]
+use tower_sluice::quota::Every;
 use tower_sluice::{Key, Limiter, Policy, Quota};
 
 /// A server with one value.
@@ -91,6 +93,8 @@ impl Subject {
             Quota::interval_bucket(50, 10, minute),
             Quota::fixed_window(100, minute),
             Quota::sliding_window(1 << 40, minute),
+            #[cfg(feature = "calendar")]
+            Quota::calendar_window(100, Every::Day, "America/Havana"),
         ];
         let limiter = |quota| Limiter::new(Policy::new("fuzz", quota), redis.clone());
         let limiters = quotas.into_iter().map(limiter).collect();

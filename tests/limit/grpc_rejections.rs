@@ -112,6 +112,20 @@ async fn used_up_total_is_not_retryable() {
     assert_eq!(pushback(&status), "-1");
 }
 
+/// The clock is at 08:00 UTC. The day ends at midnight in Zurich, 23:00 UTC.
+#[cfg(feature = "calendar")]
+#[tokio::test]
+async fn used_up_day_of_a_calendar_is_retryable_at_its_end() {
+    let day = Quota::calendar_window(1, tower_sluice::quota::Every::Day, "Europe/Zurich");
+    let layer = RateLimitLayer::new(Policy::new("day", day), PeerIp::new(), memory());
+    let channel = served!(layer);
+    check(&channel).await.expect("allowed");
+    let status = check(&channel).await.expect_err("rejected");
+    assert_eq!(used_up(&status), [quota("day")]);
+    assert_eq!(retry_delay(&status), Some(Duration::from_secs(15 * 3_600)));
+    assert_eq!(pushback(&status), "54000000");
+}
+
 /// Calls until it is allowed, waits between calls as reported, and returns the number of rejections.
 async fn call_until_allowed(channel: &Channel) -> usize {
     let mut rejected = 0;

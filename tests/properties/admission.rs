@@ -7,6 +7,8 @@ use tower_sluice::quota::Anchor;
 
 use crate::for_all;
 use crate::model::Core;
+#[cfg(feature = "calendar")]
+use crate::model::{micros, one};
 use crate::property::Coverage;
 use crate::shapes::{Kind, Shape, shape};
 use crate::traffic::{Event, Operation, operations, start, traffic};
@@ -168,6 +170,48 @@ fn fixed_window_admits_exactly_its_limit_per_window() {
         },
     );
     coverage.at_least(500, &["allowed", "denied"]);
+}
+
+/// The end of a window is what its first charge reports.
+#[cfg(feature = "calendar")]
+#[test]
+fn calendar_window_admits_exactly_its_limit_per_window() {
+    let coverage = for_all(
+        (shape(&[Kind::Calendar], true), start(), traffic()),
+        |(shape, start, traffic), coverage| {
+            let (mut core, mut end, mut used) = (Core::of(&[shape]), 0, 0);
+            for Operation { now, cost, .. } in operations(&shape, start, &traffic, 0) {
+                if now >= end {
+                    used = 0;
+                }
+                let fits = cost.saturating_add(used) <= shape.limit;
+                let reply = core.check(now, cost);
+                prop_assert_eq!(reply.decision.is_allowed(), fits || cost == 0);
+                if fits && cost > 0 {
+                    used += cost;
+                    let ends = now + micros(one(&reply).reset_after());
+                    prop_assert!(
+                        now >= end || ends == end,
+                        "the end moved by {}",
+                        ends.abs_diff(end)
+                    );
+                    prop_assert!(ends > now && ends - now <= 33 * 86_400_000_000);
+                    coverage.note(if now >= end {
+                        "a new window"
+                    } else {
+                        "the same window"
+                    });
+                    end = ends;
+                }
+                coverage.note(if fits { "allowed" } else { "denied" });
+            }
+            Ok(())
+        },
+    );
+    coverage.at_least(
+        200,
+        &["allowed", "denied", "a new window", "the same window"],
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::traffic::{Operation, operations, spend, start, step, traffic};
 #[test]
 fn denied_request_is_allowed_at_exactly_retry_after() {
     let coverage = for_all(
-        (shape(&KINDS, false), start(), traffic(), 0..=3_u64),
+        (shape(KINDS, false), start(), traffic(), 0..=3_u64),
         |(shape, start, traffic, reach), coverage| {
             let mut core = Core::of(&[shape]);
             for operation in operations(&shape, start, &traffic, reach) {
@@ -78,7 +78,7 @@ fn denied_request_is_allowed_at_exactly_retry_after() {
 fn denied_checks_change_nothing() {
     let coverage = for_all(
         // The first check creates a bucket that starts below its capacity, even if it is denied.
-        (shape(&WITH_TOTALS, true), start(), traffic(), 0..=1_u64),
+        (shape(WITH_TOTALS, true), start(), traffic(), 0..=1_u64),
         |(shape, start, traffic, reach), coverage| {
             let (mut all, mut allowed_only) = (Core::of(&[shape]), Core::of(&[shape]));
             for operation in operations(&shape, start, &traffic, reach) {
@@ -102,7 +102,7 @@ fn denied_checks_change_nothing() {
 #[test]
 fn forgetting_a_key_after_its_reset_changes_no_decision() {
     let coverage = for_all(
-        (shape(&KINDS, true), start(), traffic()),
+        (shape(KINDS, true), start(), traffic()),
         |(shape, start, traffic), coverage| {
             let (mut kept, mut forgotten) = (Core::of(&[shape]), Core::of(&[shape]));
             let mut fresh_from = u64::MAX;
@@ -125,7 +125,7 @@ fn forgetting_a_key_after_its_reset_changes_no_decision() {
 #[test]
 fn remaining_tokens_are_allowed_and_one_more_is_denied() {
     let coverage = for_all(
-        (shape(&WITH_TOTALS, false), start(), traffic(), 0..=3_u64),
+        (shape(WITH_TOTALS, false), start(), traffic(), 0..=3_u64),
         |(shape, start, traffic, reach), coverage| {
             let mut core = Core::of(&[shape]);
             for operation in operations(&shape, start, &traffic, reach) {
@@ -158,7 +158,7 @@ fn remaining_tokens_are_allowed_and_one_more_is_denied() {
 fn allowed_cost_stays_allowed_later() {
     let coverage = for_all(
         (
-            shape(&WITH_TOTALS, false),
+            shape(WITH_TOTALS, false),
             start(),
             traffic(),
             vec(step(), 40),
@@ -199,7 +199,7 @@ fn quotas_of_one_policy_are_charged_all_or_none() {
     );
     let coverage = for_all(
         (
-            vec(shape(&WITH_TOTALS, true), 2..=3),
+            vec(shape(WITH_TOTALS, true), 2..=3),
             start(),
             vec(request, 1..50),
         ),

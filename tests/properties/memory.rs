@@ -150,7 +150,7 @@ impl BackendPair {
 #[test]
 fn memory_decides_as_the_core_for_every_operation() {
     let coverage = for_all(
-        (small_shape(&KINDS, true), start(), vec(request(1), 1..100)),
+        (small_shape(KINDS, true), start(), vec(request(1), 1..100)),
         |(mut shape, start, traffic), coverage| {
             shape.span = shape.span.min(5_000);
             let (mut pair, mut latest) = (BackendPair::of(shape, 1, start), start);
@@ -179,7 +179,7 @@ fn memory_decides_as_the_core_while_it_sweeps() {
     const KEYS: usize = 40;
     let coverage = for_all(
         (
-            small_shape(&KINDS, true),
+            small_shape(KINDS, true),
             start(),
             vec(request(KEYS), 20..100),
         ),

@@ -38,7 +38,7 @@ fn no_number_panics() {
         2 => any::<prop::sample::Index>().prop_map(Op::Refund),
         1 => Just(Op::Reset),
     ];
-    let shapes = || prop_oneof![3 => huge_shape(&KINDS, false), 1 => small_shape(&KINDS, false)];
+    let shapes = || prop_oneof![3 => huge_shape(KINDS, false), 1 => small_shape(KINDS, false)];
     let coverage = for_all(
         (
             shapes(),

@@ -112,7 +112,7 @@ fn wait(reply: &Reply) -> Option<RetryAfter> {
 
 #[test]
 fn denied_decision_charges_no_scope_and_an_allowed_one_charges_all() {
-    let shape = || small_shape(&KINDS, true);
+    let shape = || small_shape(KINDS, true);
     let coverage = for_all(
         ([shape(), shape(), shape()], requests()),
         |(shapes, requests), coverage| {
@@ -235,7 +235,7 @@ fn users_of_a_team_together_never_exceed_its_quota() {
 
 #[test]
 fn scopes_with_equal_keys_decide_like_one_policy_with_all_quotas() {
-    let shape = || small_shape(&KINDS, false);
+    let shape = || small_shape(KINDS, false);
     let coverage = for_all(
         ([shape(), shape(), shape()], requests()),
         |(shapes, requests), coverage| {

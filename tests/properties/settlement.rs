@@ -18,7 +18,7 @@ use crate::traffic::{TODAY, operations, spend, start, traffic};
 fn immediate_refund_restores_the_state() {
     let coverage = for_all(
         (
-            shape(&WITH_TOTALS, false),
+            shape(WITH_TOTALS, false),
             start(),
             traffic(),
             spend(),
@@ -52,7 +52,7 @@ fn refunds_return_at_most_the_charge_once() {
     let refund = (any::<prop::sample::Index>(), 0..=5_u64);
     let coverage = for_all(
         (
-            shape(&WITH_TOTALS, false),
+            shape(WITH_TOTALS, false),
             start(),
             traffic(),
             vec(refund, 60),
@@ -100,7 +100,7 @@ fn refunds_return_at_most_the_charge_once() {
 #[test]
 fn penalties_are_capped_at_twice_the_limit() {
     let coverage = for_all(
-        (shape(&WITH_TOTALS, false), start(), traffic()),
+        (shape(WITH_TOTALS, false), start(), traffic()),
         |(shape, start, traffic), coverage| {
             let mut core = Core::of(&[shape]);
             for operation in operations(&shape, start, &traffic, 0) {
@@ -129,7 +129,7 @@ fn penalties_are_capped_at_twice_the_limit() {
 #[test]
 fn reset_forgets_a_key() {
     for_all(
-        (shape(&WITH_TOTALS, false), start(), traffic(), traffic()),
+        (shape(WITH_TOTALS, false), start(), traffic(), traffic()),
         |(shape, start, traffic, more), _| {
             let mut core = Core::of(&[shape]);
             let mut now = start;

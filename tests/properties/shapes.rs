@@ -18,24 +18,30 @@ pub(crate) enum Kind {
     SlidingWindow,
     SlidingLog,
     Total,
+    #[cfg(feature = "calendar")]
+    Calendar,
 }
 
 /// The kinds that owe nothing after some time.
-pub(crate) const KINDS: [Kind; 5] = [
+pub(crate) const KINDS: &[Kind] = &[
     Kind::Bucket,
     Kind::IntervalBucket,
     Kind::FixedWindow,
     Kind::SlidingWindow,
     Kind::SlidingLog,
+    #[cfg(feature = "calendar")]
+    Kind::Calendar,
 ];
 
-pub(crate) const WITH_TOTALS: [Kind; 6] = [
+pub(crate) const WITH_TOTALS: &[Kind] = &[
     Kind::Bucket,
     Kind::IntervalBucket,
     Kind::FixedWindow,
     Kind::SlidingWindow,
     Kind::SlidingLog,
     Kind::Total,
+    #[cfg(feature = "calendar")]
+    Kind::Calendar,
 ];
 
 /// The numbers of a quota, for independent models.
@@ -71,6 +77,8 @@ impl Shape {
             Kind::SlidingWindow => Quota::try_sliding_window(limit, span),
             Kind::SlidingLog => Quota::try_sliding_log(limit, span),
             Kind::Total => Quota::try_total(limit),
+            #[cfg(feature = "calendar")]
+            Kind::Calendar => calendar_window(limit, self.span),
         }
         .ok()
     }
@@ -88,6 +96,13 @@ impl Shape {
                 (self.limit * per_token).div_ceil(per_micro)
             }
             Kind::IntervalBucket => self.limit.div_ceil(self.refill) * self.span,
+            // The shortest window of the kind: clocks jump, and Samoa has a week of six days.
+            #[cfg(feature = "calendar")]
+            Kind::Calendar => match self.span % 3 {
+                0 => 22 * HOUR,
+                1 => 142 * HOUR,
+                _ => 670 * HOUR,
+            },
             _ => self.span,
         }
     }
@@ -114,6 +129,27 @@ impl Shape {
         };
         u64::try_from(start + i128::from(self.span)).expect("after the epoch")
     }
+}
+
+#[cfg(feature = "calendar")]
+const HOUR: u64 = 3_600_000_000;
+
+#[cfg(feature = "calendar")]
+fn calendar_window(limit: u64, span: u64) -> Result<Quota, tower_sluice::quota::QuotaError> {
+    use tower_sluice::quota::Every;
+    let one_of = |number: u64, most: u8| u8::try_from(number % u64::from(most)).expect("small") + 1;
+    let every = match span % 3 {
+        0 => Every::Day,
+        1 => Every::Week {
+            weekday: one_of(span, 7),
+        },
+        _ => Every::Month {
+            day: one_of(span, 31),
+        },
+    };
+    let zones = ["UTC", "Europe/Zurich", "America/St_Johns", "Pacific/Apia"];
+    let zone = zones[usize::from(one_of(span / 3, 4)) - 1];
+    Quota::try_calendar_window(limit, every, zone)
 }
 
 /// Small odd numbers produce fractions and edges. Some spans are days.

@@ -34,6 +34,14 @@ fn kinds_of_policies() -> Vec<Policy> {
         .enumerate()
         .map(|(index, quota)| Policy::new(&format!("single{index}"), *quota))
         .collect();
+    #[cfg(feature = "calendar")]
+    for every in [
+        tower_sluice::quota::Every::Day,
+        tower_sluice::quota::Every::Month { day: 31 },
+    ] {
+        let quota = Quota::calendar_window(4, every, "Europe/Zurich");
+        policies.push(Policy::new(&format!("{every}").replace('@', "-"), quota));
+    }
     policies.push(Policy::new("slow", Quota::per_minute(2).initial_tokens(1)));
     policies.push(Policy::new("buckets", bucket).and("interval", interval));
     policies.push(

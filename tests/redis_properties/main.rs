@@ -7,6 +7,8 @@
 mod agreement;
 mod backends;
 mod batches;
+#[cfg(feature = "calendar")]
+mod calendars;
 mod deny_cache;
 mod expiry;
 mod logs;

@@ -31,6 +31,8 @@ pub(crate) enum Kind {
     SlidingWindow,
     SlidingLog,
     Total,
+    #[cfg(feature = "calendar")]
+    Calendar,
 }
 
 pub(crate) const BUCKETS: &[Kind] = &[Kind::Bucket, Kind::IntervalBucket];
@@ -41,6 +43,8 @@ pub(crate) const STRINGS: &[Kind] = &[
     Kind::FixedWindow,
     Kind::SlidingWindow,
     Kind::Total,
+    #[cfg(feature = "calendar")]
+    Kind::Calendar,
 ];
 
 pub(crate) const ALL: &[Kind] = &[
@@ -50,6 +54,8 @@ pub(crate) const ALL: &[Kind] = &[
     Kind::SlidingWindow,
     Kind::SlidingLog,
     Kind::Total,
+    #[cfg(feature = "calendar")]
+    Kind::Calendar,
 ];
 
 /// The identity of a quota.
@@ -116,12 +122,21 @@ impl Limit {
                 None => quota,
                 Some(_) => quota.forget_after(time),
             }),
+            #[cfg(feature = "calendar")]
+            Kind::Calendar => calendar_window(limit, span, refill),
         };
         let quota = quota.ok()?;
         let horizon = match quota.grains() {
             Some((per_micro, per_token)) => (limit * per_token).div_ceil(per_micro),
             None if kind == Kind::IntervalBucket => limit.div_ceil(refill) * span,
+            #[cfg(feature = "calendar")]
+            None if kind == Kind::Calendar => MONTH,
             None => span,
+        };
+        let span = match kind {
+            #[cfg(feature = "calendar")]
+            Kind::Calendar => DAY,
+            _ => span,
         };
         Some(Self {
             quota: if shape.bytes {
@@ -134,6 +149,35 @@ impl Limit {
             horizon,
         })
     }
+}
+
+#[cfg(feature = "calendar")]
+const DAY: u64 = 86_400_000_000;
+#[cfg(feature = "calendar")]
+const MONTH: u64 = 31 * DAY;
+
+/// The calendar is chosen by the numbers, and its length by those that may change.
+#[cfg(feature = "calendar")]
+fn calendar_window(
+    limit: u64,
+    span: u64,
+    refill: u64,
+) -> Result<Quota, tower_sluice::quota::QuotaError> {
+    use tower_sluice::quota::Every;
+    let one_of = |number: u64, most: u8| u8::try_from(number % u64::from(most)).expect("small") + 1;
+    let (day, month) = (one_of(span, 31), one_of(span, 12));
+    let every = match refill % 8 {
+        0 => Every::Week {
+            weekday: one_of(span, 7),
+        },
+        1 => Every::Quarter { day },
+        2 => Every::Year { month, day },
+        3 | 4 => Every::Month { day },
+        _ => Every::Day,
+    };
+    let zones = ["UTC", "Europe/Zurich", "America/Havana", "Pacific/Apia"];
+    let zone = zones[usize::from(one_of(span / 7, 4)) - 1];
+    Quota::try_calendar_window(limit, every, zone)
 }
 
 /// The most tokens of a quota.

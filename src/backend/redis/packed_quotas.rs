@@ -152,7 +152,7 @@ fn numbers(rule: &Rule) -> Vec<u8> {
             b't',
             &[signed(total.limit), total.forget_after.map_or(-1, signed)],
         ),
-        Rule::CalendarWindow(window) => pack(b'c', &[signed(window.limit)]),
+        Rule::CalendarWindow(window) => pack(b'd', &[signed(window.limit)]),
     }
 }
 
@@ -184,7 +184,7 @@ fn suffix(policy: &Policy, named: &NamedQuota) -> String {
         Rule::SlidingWindow(sliding) => ('s', Some(sliding.window), None),
         Rule::SlidingLog(log) => ('l', Some(log.window), None),
         Rule::Total(_) => ('t', None, None),
-        Rule::CalendarWindow(_) => ('c', None, None),
+        Rule::CalendarWindow(_) => ('d', None, None),
     };
     text.push(letter);
     // Writing to a string cannot fail.
@@ -263,6 +263,15 @@ mod tests {
             PackedQuotas::for_policy(&two).each[1].suffix,
             "f86400000000:daily"
         );
+        #[cfg(feature = "calendar")]
+        for every in [
+            crate::quota::Every::Day,
+            crate::quota::Every::Month { day: 15 },
+        ] {
+            // A count stays while its window lasts by the calendar of now.
+            let policy = Policy::new("p", Quota::calendar_window(5, every, "UTC"));
+            assert_eq!(PackedQuotas::for_policy(&policy).each[0].suffix, "d");
+        }
         // The key stays the same when the numbers change, so that spent tokens stay spent.
         let (raised, burst) = (Quota::per_minute(9), Quota::per_second(1).burst(7));
         for quota in [raised, burst] {

@@ -50,7 +50,7 @@ const ALGORITHMS: [(char, &str); Algorithms::COUNT] = [
     ('s', include_str!("../../../lua/sliding_window.lua")),
     ('l', include_str!("../../../lua/sliding_log.lua")),
     ('t', include_str!("../../../lua/total.lua")),
-    ('c', include_str!("../../../lua/calendar_window.lua")),
+    ('d', include_str!("../../../lua/calendar_window.lua")),
 ];
 
 impl ScriptKind {

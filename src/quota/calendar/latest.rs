@@ -5,8 +5,8 @@ use super::Window;
 /// The window that was computed last, in one word. Any window is right for the times that it holds, so threads need no
 /// order among each other.
 ///
-/// The word has the start in seconds, plus [`BIAS`], and in the low bits the length in seconds. A length of 0 means that
-/// there is none.
+/// The word has the start in seconds, plus [`BIAS`], and in the low bits the length in seconds. A length of 0 means
+/// that there is none.
 #[derive(Default)]
 pub(super) struct LatestWindow(AtomicU64);
 

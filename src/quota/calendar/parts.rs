@@ -47,8 +47,9 @@ impl<'a> Cursor<'a> {
 }
 
 impl CalendarParts<'_> {
-    /// Returns the dates on which windows begin. A number that is too large becomes 255, which no calendar has. `None` if
-    /// the unit is unknown, or has no such anchor.
+    /// Returns the dates on which windows begin. A number that is too large becomes 255, which no calendar has.
+    ///
+    /// `None` if the unit is unknown, or has no such anchor.
     pub(in super::super) fn every(&self) -> Option<Every> {
         let is = |name| self.unit.eq_ignore_ascii_case(name);
         let number = |digits| u8::try_from(saturated(digits, 1)).unwrap_or(u8::MAX);

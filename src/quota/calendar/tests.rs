@@ -119,6 +119,21 @@ fn date_that_begins_twice_starts_at_its_first_instant() {
 }
 
 #[test]
+fn date_without_midnight_starts_with_the_jump_of_the_clock() {
+    // The clock jumps from 23:30 on 14 March 2027 to 00:30.
+    let zone = TimeZone::posix("AAA0BBB,M3.2.0/23:30,M11.1.0/2").expect("a zone");
+    let jump = 1_805_067_000_000_000;
+    let (before, after) = (date_at(&zone, jump - 1), date_at(&zone, jump));
+    assert_eq!((before, after), ((2027, 3, 14), (2027, 3, 15)));
+    let window = zone::window_of(Every::Day, &zone, jump);
+    assert_eq!(
+        (window.start, window.length()),
+        (jump, 23 * 3_600_000_000 + 1_800_000_000)
+    );
+    assert_eq!(zone::window_of(Every::Day, &zone, jump - 1).end, jump);
+}
+
+#[test]
 fn month_from_a_date_that_never_was_starts_right_after_it() {
     // Samoa had no 30 December 2011.
     let days = calendar(Every::Day, "Pacific/Apia");
@@ -266,7 +281,11 @@ proptest! {
     }
 
     #[test]
-    fn text_of_a_calendar_window_reads_back(limit in 1..=1_u64 << 40, every in every(), zone in prop::sample::select(ZONES.to_vec())) {
+    fn text_of_a_calendar_window_reads_back(
+        limit in 1..=1_u64 << 40,
+        every in every(),
+        zone in prop::sample::select(ZONES.to_vec()),
+    ) {
         let quota = Quota::calendar_window(limit, every, zone);
         prop_assert_eq!(quota.to_string().parse::<Quota>(), Ok(quota));
         let bytes = quota.with_unit(super::super::Unit::ContentBytes);
@@ -274,7 +293,11 @@ proptest! {
     }
 
     #[test]
-    fn kept_window_is_returned_only_for_its_times(calendar in calendars(), at in 0..1_i64 << 53, other in 0..1_i64 << 53) {
+    fn kept_window_is_returned_only_for_its_times(
+        calendar in calendars(),
+        at in 0..1_i64 << 53,
+        other in 0..1_i64 << 53,
+    ) {
         let latest = LatestWindow::default();
         prop_assert_eq!(latest.holding(at), None);
         let window = calendar.window_of(at);
