@@ -74,6 +74,33 @@ fn each_decision_of_a_layer_is_counted_once() {
 }
 
 #[test]
+fn requests_of_a_blocked_key_are_counted_as_denied() {
+    let lines = counted(async || {
+        let (backend, ann) = (memory(), Key::secret("ann"));
+        let limiter = Limiter::new(two_a_minute(), backend.clone());
+        let hour = Duration::from_secs(3_600);
+        limiter.block(&ann, hour).await.expect("memory");
+        assert!(limiter.is_blocked(&ann).await.expect("memory"));
+        assert!(limiter.try_acquire(&ann, 1).await.is_err());
+        assert!(limiter.try_acquire_up_to(&ann, 2).await.is_err());
+        let layer = RateLimitLayer::new(two_a_minute(), Header::new(USER), backend);
+        ask(&mut layer.clone().layer(hello()), from("ann")).await;
+        let mut shadow = layer.with_policy(two_a_minute().shadow()).layer(hello());
+        ask(&mut shadow, from("ann")).await;
+        limiter.unblock(&ann).await.expect("memory");
+        assert!(limiter.try_acquire_up_to(&ann, 9).await.is_ok());
+    });
+    assert_counted(
+        &lines,
+        &[
+            "sluice_decisions_total{policy=\"api\",outcome=\"allowed\"} 1",
+            "sluice_decisions_total{policy=\"api\",outcome=\"denied\"} 3",
+            "sluice_decisions_total{policy=\"api\",outcome=\"shadow\"} 1",
+        ],
+    );
+}
+
+#[test]
 fn limiter_checks_are_counted_and_peeks_are_not() {
     let lines = counted(async || {
         let limiter = Limiter::new(two_a_minute(), memory());

@@ -11,12 +11,13 @@ mod unix_server;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::FutureExt;
 use http::Request;
 use tower::Layer;
 use tower_sluice::key::{Header, Networks, PeerAddr, TrustedProxies};
 use tower_sluice::{
-    ClientIp, Global, Key, MemorySemaphore, PeerIp, RateLimitLayer, Semaphore, SemaphoreLayer,
-    SemaphorePolicy,
+    ClientIp, Global, Key, Limiter, MemorySemaphore, PeerIp, RateLimitLayer, Semaphore,
+    SemaphoreLayer, SemaphorePolicy,
 };
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -209,6 +210,26 @@ fn shadow_denials_of_a_semaphore_are_logged_as_allowed() {
         [
             "DEBUG message=request allowed by a shadow policy: too many requests in flight permits=\"exports\""
         ]
+    );
+}
+
+#[test]
+fn rejections_of_a_blocked_key_are_logged_as_such() {
+    let lines = reported(|| {
+        let backend = memory();
+        let limiter = Limiter::new(two_a_minute(), backend.clone());
+        let minute = std::time::Duration::from_secs(60);
+        let ann = Key::secret("ann");
+        let Some(Ok(())) = limiter.block(&ann, minute).now_or_never() else {
+            unreachable!("memory answers at once");
+        };
+        let limit = RateLimitLayer::new(two_a_minute(), Header::new("x-user"), backend);
+        let rejected = seen(&mut limit.layer(hello()), crate::support::from("ann"));
+        assert_eq!(rejected.status, 429);
+    });
+    assert_eq!(
+        lines,
+        ["DEBUG message=request rejected: the key is blocked policy=\"api\""]
     );
 }
 

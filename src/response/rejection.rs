@@ -4,7 +4,7 @@ use http::StatusCode;
 use smallvec::SmallVec;
 
 use crate::cost::CostError;
-use crate::decision::{Decision, RetryAfter};
+use crate::decision::{Decision, DenialReason, RetryAfter};
 use crate::key::KeyError;
 use crate::policy::{Policy, SemaphorePolicy};
 use crate::telemetry;
@@ -78,7 +78,12 @@ impl Rejection {
     /// Reports the rejection to logs and metrics.
     pub(crate) fn report(&self) {
         match self {
-            Self::Limited { policy, .. } => telemetry::rejected(policy.labels()),
+            Self::Limited {
+                policy, decision, ..
+            } => {
+                let is_blocked = decision.denial_reason() == Some(DenialReason::Blocked);
+                telemetry::rejected(policy.labels(), is_blocked);
+            }
             Self::Busy { policy, .. } => telemetry::permit_rejected(policy.label()),
             Self::NoKey(error) => telemetry::rejected_without_key(error, error.server_fault()),
             Self::NoCost(error) => telemetry::rejected_without_cost(error),

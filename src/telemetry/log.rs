@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use super::outcome::ServerFault;
 
-pub(super) fn rejected(policy: &str) {
-    tracing::debug!(policy, "request rejected: over the limit");
+pub(super) fn rejected(policy: &str, is_blocked: bool) {
+    if is_blocked {
+        tracing::debug!(policy, "request rejected: the key is blocked");
+    } else {
+        tracing::debug!(policy, "request rejected: over the limit");
+    }
 }
 
 pub(super) fn permit_rejected(permits: &str) {

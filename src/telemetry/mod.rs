@@ -65,12 +65,12 @@ pub(crate) fn backend_failed(error: &impl Display, policy: &Labels) {
 }
 
 /// Reports a request that a layer rejects because it exceeds a limit.
-pub(crate) fn rejected(policy: &Labels) {
+pub(crate) fn rejected(policy: &Labels, is_blocked: bool) {
     #[cfg(feature = "tracing")]
-    log::rejected(policy.name());
+    log::rejected(policy.name(), is_blocked);
     #[cfg(feature = "metrics")]
     metrics::decided(policy, DecisionOutcome::Denied);
-    let _ = policy;
+    let _ = (policy, is_blocked);
 }
 
 /// Reports a request that a layer rejects, or allows under a shadow policy, because it has no key.

@@ -111,7 +111,8 @@ pub(super) fn from_transport(error: TransportError) -> BackendError {
         ) => BackendError::because(BackendErrorKind::Lost, error),
         (_, Some("WRONGTYPE")) => BackendError::because(BackendErrorKind::Corrupt, error),
         (_, Some("WORDSIZE")) => word_size_error(),
-        (_, Some(code)) if code != "ERR" => {
+        // Redis 6.2 begins the error of a denied command in a script with `@user_script`.
+        (_, Some(code)) if code != "ERR" && !code.starts_with('@') => {
             let code = code.to_owned();
             BackendError::because(BackendErrorKind::Server(code), error)
         }
