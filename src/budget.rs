@@ -44,12 +44,16 @@ pub struct TimeBudget(Arc<AtomicU64>);
 
 impl TimeBudget {
     /// Creates a budget of this time, rounded up to whole microseconds.
+    ///
+    /// See the example of [`TimeBudget`].
     #[must_use]
     pub fn new(time: Duration) -> Self {
         Self(Arc::new(AtomicU64::new(micros_up(time))))
     }
 
     /// Returns the time that is left.
+    ///
+    /// See the example of [`TimeBudget`].
     #[must_use]
     pub fn remaining(&self) -> Duration {
         Duration::from_micros(self.0.load(Relaxed))

@@ -44,6 +44,8 @@ pub struct Switch(Arc<AtomicBool>);
 
 impl Switch {
     /// Creates a switch that is on or off.
+    ///
+    /// See the example of [`Switch`].
     #[must_use]
     pub fn new(is_on: bool) -> Self {
         Self(Arc::new(AtomicBool::new(is_on)))
@@ -63,6 +65,8 @@ impl Switch {
     }
 
     /// Returns whether the limits are on.
+    ///
+    /// See the example of [`set`](Self::set).
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.load(Relaxed)

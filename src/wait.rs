@@ -80,6 +80,15 @@ impl MaxWait {
     }
 
     /// Returns the smaller of this bound and `longest`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::MaxWait;
+    ///
+    /// let second = Duration::from_secs(1);
+    /// assert_eq!(MaxWait::Unbounded.at_most(second), MaxWait::within(second));
+    /// assert_eq!(MaxWait::NONE.at_most(second), MaxWait::NONE);
+    /// ```
     #[must_use]
     pub fn at_most(self, longest: Duration) -> Self {
         Self::Within(self.longest().min(longest))
@@ -118,6 +127,14 @@ pub struct Deadline(Timestamp);
 
 impl Deadline {
     /// A deadline at `time`, by the clock of the limiter's backend.
+    ///
+    /// ```
+    /// use tower_sluice::Deadline;
+    /// use tower_sluice::clock::Timestamp;
+    ///
+    /// let end = Timestamp::from_micros(1_800_000_000_000_000);
+    /// assert_eq!(Deadline::at(end).time(), end);
+    /// ```
     #[must_use]
     pub const fn at(time: Timestamp) -> Self {
         Self(time)
@@ -140,6 +157,8 @@ impl Deadline {
     }
 
     /// Returns the time of the deadline.
+    ///
+    /// See the example of [`at`](Self::at).
     #[must_use]
     pub const fn time(self) -> Timestamp {
         self.0

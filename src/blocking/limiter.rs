@@ -67,6 +67,8 @@ impl<B: BlockingBackend> Limiter<B> {
 
     /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
     /// each operation returns while it is off.
+    ///
+    /// See the example of [`Switch`].
     #[must_use]
     pub fn enabled(mut self, switch: impl Into<Switch>) -> Self {
         self.switch = Some(switch.into());
@@ -90,6 +92,8 @@ impl<B: BlockingBackend> Limiter<B> {
     }
 
     /// Spends `cost` tokens of `key` from every quota, or from none.
+    ///
+    /// See the example of [`Limiter`].
     ///
     /// # Errors
     ///
@@ -139,6 +143,17 @@ impl<B: BlockingBackend> Limiter<B> {
     /// A settlement of the charge is complete when its call returns.
     /// [`Settlement::join`](crate::charge::Settlement::join) returns the outcome.
     ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::blocking::Limiter;
+    /// use tower_sluice::{Key, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// let ann = Key::from("ann");
+    /// assert!(limiter.acquire(&ann, 10, Duration::from_secs(1)).is_ok());
+    /// assert!(limiter.acquire(&ann, 1, Duration::from_secs(1)).is_err()); // the wait would be 6 minutes
+    /// ```
+    ///
     /// # Errors
     ///
     /// - [`Rejected::Denied`] as soon as the wait is known to exceed `max_wait`, or if the queue is full.
@@ -164,6 +179,8 @@ impl<B: BlockingBackend> Limiter<B> {
     ///
     /// Unlike [`check`](Self::check) it returns a [`Charge`], which can be settled later, and returns a denial as an
     /// error.
+    ///
+    /// See the example of [`crate::Limiter::try_acquire`].
     ///
     /// # Errors
     ///
@@ -235,6 +252,8 @@ impl<B: BlockingBackend> Limiter<B> {
 
     /// Returns the numbers of `key` and changes nothing.
     ///
+    /// See the example of [`Limiter`].
+    ///
     /// # Errors
     ///
     /// Returns an error if the backend fails.
@@ -246,6 +265,8 @@ impl<B: BlockingBackend> Limiter<B> {
     }
 
     /// Refunds up to `cost` of the tokens on `receipt`, and takes them off the receipt; see [`crate::Limiter::refund`].
+    ///
+    /// See the example of [`Limiter`].
     ///
     /// # Errors
     ///
@@ -267,6 +288,8 @@ impl<B: BlockingBackend> Limiter<B> {
     /// the time in which the limit recovers. With `per_hour(10)`, a cost of 1 is allowed again after at most 66 minutes.
     /// In a sliding window the bound applies to the current window. All quotas of the policy are charged.
     ///
+    /// See the example of [`Limiter`].
+    ///
     /// # Errors
     ///
     /// Returns an error if the backend fails.
@@ -278,6 +301,8 @@ impl<B: BlockingBackend> Limiter<B> {
     }
 
     /// Deletes the state of `key`. A [block](Self::block) stays.
+    ///
+    /// See the example of [`Limiter`].
     ///
     /// # Errors
     ///

@@ -58,6 +58,8 @@ impl<B: BlockingPermitBackend> Semaphore<B> {
 
     /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
     /// each operation returns while it is off.
+    ///
+    /// See the example of [`Switch`].
     #[must_use]
     pub fn enabled(self, switch: impl Into<Switch>) -> Self {
         Self(self.0.enabled(switch))
@@ -77,6 +79,8 @@ impl<B: BlockingPermitBackend> Semaphore<B> {
 
     /// Acquires a permit of `key` that counts for `weight`, without waiting; see [`crate::Semaphore::try_acquire`].
     ///
+    /// See the example of [`Semaphore`].
+    ///
     /// # Errors
     ///
     /// Returns [`AcquireError::Denied`] if not enough permits are free, and [`AcquireError::Backend`] if the backend
@@ -87,6 +91,8 @@ impl<B: BlockingPermitBackend> Semaphore<B> {
 
     /// Acquires a permit of `key` that counts for `weight`, and waits for it for at most `max_wait`; see
     /// [`crate::Semaphore::acquire`].
+    ///
+    /// See the example of [`Semaphore`].
     ///
     /// # Errors
     ///
@@ -102,6 +108,19 @@ impl<B: BlockingPermitBackend> Semaphore<B> {
     }
 
     /// Returns the numbers of `key` and changes nothing.
+    ///
+    /// ```
+    /// use tower_sluice::blocking::Semaphore;
+    /// use tower_sluice::{Key, MemorySemaphore, SemaphorePolicy};
+    ///
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 5), MemorySemaphore::new());
+    /// let ann = Key::from("ann");
+    /// let permit = exports.try_acquire(&ann, 2)?;
+    /// assert_eq!(exports.peek(&ann).unwrap().remaining(), 3);
+    /// drop(permit);
+    /// assert_eq!(exports.peek(&ann).unwrap().remaining(), 5);
+    /// # Ok::<(), tower_sluice::semaphore::AcquireError<std::convert::Infallible>>(())
+    /// ```
     ///
     /// # Errors
     ///

@@ -23,6 +23,8 @@ pub struct ManualClock(Arc<watch::Sender<Timestamp>>);
 
 impl ManualClock {
     /// Creates a clock that shows `now`.
+    ///
+    /// See the example of [`ManualClock`].
     #[must_use]
     pub fn at(now: Timestamp) -> Self {
         Self(Arc::new(watch::Sender::new(now)))
@@ -54,6 +56,14 @@ impl ManualClock {
     }
 
     /// Sets the clock to `now`, which may be earlier than the present time.
+    ///
+    /// ```
+    /// use tower_sluice::clock::{Clock, ManualClock, Timestamp};
+    ///
+    /// let clock = ManualClock::at(Timestamp::from_micros(5_000_000));
+    /// clock.set(Timestamp::from_micros(2_000_000)); // 3 s back
+    /// assert_eq!(clock.now(), Timestamp::from_micros(2_000_000));
+    /// ```
     pub fn set(&self, now: Timestamp) {
         self.0.send_replace(now);
     }

@@ -42,6 +42,17 @@ impl Timestamp {
     pub const MAX: Self = Self((1 << 54) - 1);
 
     /// Creates the time `micros` microseconds after the Unix epoch, at most [`MAX`](Self::MAX).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::clock::Timestamp;
+    ///
+    /// let noon = Timestamp::from_micros(43_200_000_000);
+    /// let later = noon.after(Duration::from_nanos(1)); // rounded up to 1 µs
+    /// assert_eq!((later.as_micros(), later.micros_since(noon)), (43_200_000_001, 1));
+    /// assert_eq!(noon.micros_since(later), 0);
+    /// assert_eq!(Timestamp::from_micros(u64::MAX), Timestamp::MAX);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn from_micros(micros: u64) -> Self {
@@ -53,6 +64,8 @@ impl Timestamp {
     }
 
     /// Returns the microseconds since the Unix epoch.
+    ///
+    /// See the example of [`from_micros`](Self::from_micros).
     #[must_use]
     #[inline]
     pub const fn as_micros(self) -> u64 {
@@ -60,6 +73,8 @@ impl Timestamp {
     }
 
     /// Returns the microseconds from `earlier` to `self`, or 0 if `earlier` is later.
+    ///
+    /// See the example of [`from_micros`](Self::from_micros).
     #[must_use]
     #[inline]
     pub const fn micros_since(self, earlier: Self) -> u64 {
@@ -67,6 +82,8 @@ impl Timestamp {
     }
 
     /// Returns `self + span`, at most [`MAX`](Self::MAX). The span is rounded up to a whole microsecond.
+    ///
+    /// See the example of [`from_micros`](Self::from_micros).
     #[must_use]
     #[inline]
     pub const fn after(self, span: Duration) -> Self {

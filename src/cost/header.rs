@@ -121,6 +121,8 @@ impl HeaderCost {
 
     /// Sets how many units one token stands for; 1 by default. The cost is rounded up.
     ///
+    /// See the example of [`HeaderCost`].
+    ///
     /// # Panics
     ///
     /// Panics if `units` is 0.

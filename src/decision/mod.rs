@@ -60,6 +60,14 @@ impl Decision {
     }
 
     /// Returns whether the request was allowed.
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(1)), MemoryBackend::new());
+    /// assert!(limiter.check_now("ann", 1).decision.is_allowed());
+    /// assert!(!limiter.check_now("ann", 1).decision.is_allowed());
+    /// ```
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
         matches!(self, Self::Allow(_))

@@ -66,6 +66,8 @@ impl ChargePart {
 
 impl Receipt {
     /// Returns the tokens that can be refunded: the largest charge of its quotas.
+    ///
+    /// See the example of [`Receipt`].
     #[must_use]
     pub fn tokens(&self) -> u64 {
         self.charges
@@ -83,6 +85,8 @@ impl Receipt {
 
     /// Splits off up to `cost` of each quota. The returned part can be refunded by itself; the rest stays in this
     /// receipt.
+    ///
+    /// See the example of [`Receipt`].
     pub fn take(&mut self, cost: Cost) -> Self {
         let mut taken = self.charges.clone();
         for (index, (own, part)) in self.charges.iter_mut().zip(&mut taken).enumerate() {

@@ -8,6 +8,15 @@ impl Decision {
     ///
     /// A decision of [several scopes](crate::limiter::Scopes) can be denied by some of them. Pass the policy that
     /// decided, such as that of a [`Rejection`](crate::response::Rejection) or a [`Charge`](crate::Charge).
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(1)), MemoryBackend::new());
+    /// let decision = limiter.check_now("ann", 2).decision;
+    /// assert_eq!(decision.denied_by(limiter.policy()).collect::<Vec<_>>(), ["mails"]);
+    /// assert_eq!(decision.snapshot().governed_by(limiter.policy()), "mails");
+    /// ```
     pub fn denied_by<'p>(&self, policy: &'p Policy) -> impl Iterator<Item = &'p str> {
         let quotas = policy.quotas().iter().zip(self.snapshot().quotas());
         let denies = quotas.filter(|(_, answer)| !answer.is_allowed());
@@ -26,6 +35,8 @@ impl Decision {
 
 impl Snapshot {
     /// Returns the name of the policy whose quota [governs](Self::governing). Pass the policy that decided.
+    ///
+    /// See the example of [`Decision::denied_by`].
     #[must_use]
     pub fn governed_by<'p>(&self, policy: &'p Policy) -> &'p str {
         let governing = policy.quotas().get(self.governing());

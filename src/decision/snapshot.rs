@@ -55,6 +55,8 @@ impl RetryAfter {
     /// Returns the wait in whole milliseconds, rounded up, so at least 1. `None` if no wait helps.
     ///
     /// A client that sleeps for this time is not too early.
+    ///
+    /// See the example of [`as_secs_ceil`](Self::as_secs_ceil).
     #[must_use]
     pub const fn as_millis_ceil(self) -> Option<u64> {
         self.ceil(1_000)
@@ -90,6 +92,18 @@ impl QuotaSnapshot {
     /// Creates an answer from its numbers, for a backend that decides by itself.
     ///
     /// Times are rounded up to whole microseconds. A wait is at least 1 µs. A reset after [`Duration::MAX`] never comes.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::RetryAfter;
+    /// use tower_sluice::decision::QuotaSnapshot;
+    ///
+    /// let wait = RetryAfter::In(Duration::from_secs(6));
+    /// let denied = QuotaSnapshot::new(10, 0, Some(wait), Duration::from_secs(60));
+    /// assert!(!denied.is_allowed());
+    /// assert_eq!((denied.limit(), denied.remaining()), (10, 0));
+    /// assert_eq!((denied.retry_after(), denied.reset_after()), (Some(wait), Duration::from_secs(60)));
+    /// ```
     #[must_use]
     pub fn new(
         limit: u64,
@@ -111,24 +125,32 @@ impl QuotaSnapshot {
     }
 
     /// Returns whether this quota alone would have allowed the request.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub const fn is_allowed(&self) -> bool {
         self.retry_after == 0
     }
 
     /// Returns the most tokens that a bucket holds or a window admits.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub const fn limit(&self) -> u64 {
         self.limit
     }
 
     /// Returns the largest cost in tokens that would be allowed after this answer.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub const fn remaining(&self) -> u64 {
         self.remaining
     }
 
     /// Returns the wait after which this quota allows the request; `None` if it allowed the request.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub const fn retry_after(&self) -> Option<RetryAfter> {
         match self.retry_after {
@@ -140,6 +162,8 @@ impl QuotaSnapshot {
 
     /// Returns the time until nothing is owed: a bucket is full, a window counts nothing. 0 if nothing is owed now, and
     /// [`Duration::MAX`] for a total in use, which never resets by itself.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub const fn reset_after(&self) -> Duration {
         match self.reset_after {
@@ -217,6 +241,8 @@ impl Snapshot {
     }
 
     /// Returns the index of the governing quota in its policy, from 0.
+    ///
+    /// See the example of [`Snapshot`].
     #[must_use]
     #[inline]
     pub fn governing(&self) -> usize {
@@ -224,24 +250,39 @@ impl Snapshot {
     }
 
     /// Returns each quota's own answer, in the order of the policy.
+    ///
+    /// See the example of [`Snapshot`].
     #[must_use]
     pub fn quotas(&self) -> &[QuotaSnapshot] {
         &self.quotas
     }
 
     /// Returns the governing quota's limit, in tokens.
+    ///
+    /// See the example of [`Snapshot`].
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.governor().limit
     }
 
     /// Returns the governing quota's remaining tokens after this answer.
+    ///
+    /// See the example of [`Snapshot`].
     #[must_use]
     pub fn remaining(&self) -> u64 {
         self.governor().remaining
     }
 
     /// Returns the time until the governing quota owes nothing; [`Duration::MAX`] for a total in use.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_minute(60)), MemoryBackend::new());
+    /// let decision = limiter.check_now("ann", 5).decision;
+    /// assert_eq!(decision.snapshot().reset_after(), Duration::from_secs(5)); // a token a second
+    /// ```
     #[must_use]
     pub fn reset_after(&self) -> Duration {
         self.governor().reset_after()

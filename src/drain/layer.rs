@@ -24,6 +24,8 @@ pub struct DrainLayer {
 
 impl DrainLayer {
     /// Creates a layer that drains up to 8 MiB of each body, for up to 5 s.
+    ///
+    /// See the example of [`DrainLayer`].
     pub const fn new() -> Self {
         Self {
             bounds: Bounds {
@@ -47,6 +49,8 @@ impl DrainLayer {
     }
 
     /// Sets the longest time of one drain; 5 s by default. 0 switches the layer off.
+    ///
+    /// See the example of [`DrainLayer`].
     pub const fn time_limit(mut self, time_limit: Duration) -> Self {
         self.bounds.time_limit = time_limit;
         self

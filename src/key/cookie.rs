@@ -49,6 +49,8 @@ impl std::error::Error for InvalidCookieName {}
 impl Cookie {
     /// Uses the cookie `name`. Names are case-sensitive.
     ///
+    /// See the example of [`Cookie`].
+    ///
     /// # Panics
     ///
     /// Panics if `name` is not a token (RFC 9110 §5.6.2).
@@ -59,6 +61,13 @@ impl Cookie {
     }
 
     /// Uses the cookie `name`. Names are case-sensitive.
+    ///
+    /// ```
+    /// use tower_sluice::key::Cookie;
+    ///
+    /// assert!(Cookie::try_new("session").is_ok());
+    /// assert!(Cookie::try_new("my session").is_err());
+    /// ```
     ///
     /// # Errors
     ///

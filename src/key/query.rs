@@ -28,6 +28,8 @@ pub struct Query(Arc<str>);
 
 impl Query {
     /// Uses the parameter `name`. Names are case-sensitive.
+    ///
+    /// See the example of [`Query`].
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self(name.into())

@@ -36,6 +36,8 @@ use crate::head::{Head, RequestHead};
 /// Each extractor of this crate implements it. For an extractor of your own, write `impl KeyExt for Mine {}`.
 pub trait KeyExt: Sized {
     /// Exempts requests for which `f` returns true.
+    ///
+    /// See the example of [`KeyExt`].
     fn skip_if<F>(self, f: F) -> SkipIf<Self, F>
     where
         F: Fn(&Head<'_>) -> bool,
@@ -48,12 +50,16 @@ pub trait KeyExt: Sized {
 
     /// Exempts requests of this method, such as `OPTIONS`. A `HEAD` request is often as much work as a `GET` request:
     /// axum's `get` answers both by the same handler.
+    ///
+    /// See the example of [`KeyExt`].
     fn skip_method(self, method: Method) -> SkipMethod<Self> {
         SkipMethod { key: self, method }
     }
 
     /// Checks `guard` first, and returns its error if it has one. The key of `guard` is not used. This puts the lists
     /// of a [`ClientIp`](super::ClientIp) in front of a key of another kind.
+    ///
+    /// See the example of [`KeyExt`].
     fn guarded_by<G>(self, guard: G) -> Guarded<Self, G> {
         Guarded { key: self, guard }
     }

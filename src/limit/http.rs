@@ -85,7 +85,7 @@ impl<K, B, C, F, T, H, M, P> RateLimitLayer<K, B, C, F, Http<T, H, M>, P> {
     ///
     /// # Errors
     ///
-    /// If the secret has less than 16 bytes.
+    /// Returns an error if the secret has fewer than 16 bytes.
     #[cfg(feature = "partition-key")]
     #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
     pub fn try_partition_key(self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {

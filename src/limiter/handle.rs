@@ -65,6 +65,8 @@ impl<B: Backend> Limiter<B> {
 
     /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
     /// each operation returns while it is off.
+    ///
+    /// See the example of [`Switch`].
     #[must_use]
     pub fn enabled(mut self, switch: impl Into<Switch>) -> Self {
         self.switch = Some(switch.into());
@@ -77,12 +79,22 @@ impl<B: Backend> Limiter<B> {
     }
 
     /// Returns the policy.
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), MemoryBackend::new());
+    /// limiter.check_now("ann", 1);
+    /// assert_eq!((limiter.policy().name(), limiter.backend().len()), ("mails", 1));
+    /// ```
     #[must_use]
     pub const fn policy(&self) -> &Policy {
         &self.policy
     }
 
     /// Returns the backend.
+    ///
+    /// See the example of [`policy`](Self::policy).
     #[must_use]
     pub const fn backend(&self) -> &B {
         &self.backend

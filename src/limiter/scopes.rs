@@ -144,6 +144,8 @@ impl<B: Backend> Limiter<B> {
 
     /// Spends the cost of every scope without waiting, or of none; see [`Scopes`].
     ///
+    /// See the example of [`Scopes`].
+    ///
     /// # Errors
     ///
     /// - [`RejectedScopes::Denied`] if a scope denies the request. Nothing was charged.

@@ -50,12 +50,21 @@ impl NamedQuota {
     }
 
     /// Returns the name that clients see.
+    ///
+    /// See the example of [`Policy::quotas`](crate::Policy::quotas).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
     /// Returns the quota.
+    ///
+    /// ```
+    /// use tower_sluice::{Policy, Quota};
+    ///
+    /// let policy = Policy::new("api", Quota::per_second(5).burst(20));
+    /// assert_eq!(policy.quotas()[0].quota().limit(), 20);
+    /// ```
     #[must_use]
     #[inline]
     pub fn quota(&self) -> &Quota {

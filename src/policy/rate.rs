@@ -88,6 +88,14 @@ impl Policy {
 
     /// Adds a quota. A request is allowed if all quotas allow it, and is charged to all or to none.
     ///
+    /// ```
+    /// use tower_sluice::{Policy, Quota};
+    ///
+    /// let api = Policy::new("api", Quota::per_second(5));
+    /// assert!(api.clone().try_and("daily", Quota::per_day(100)).is_ok());
+    /// assert!(api.try_and("api", Quota::per_day(100)).is_err()); // the first quota has this name
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if
@@ -110,6 +118,15 @@ impl Policy {
     }
 
     /// Creates a policy of 1 to 8 quotas, each with a name of its own.
+    ///
+    /// ```
+    /// use tower_sluice::{Policy, Quota};
+    ///
+    /// let quotas = [("burst", Quota::per_second(5)), ("daily", Quota::per_day(100))];
+    /// assert_eq!(Policy::try_from_quotas("api", quotas)?.quotas().len(), 2);
+    /// assert!(Policy::try_from_quotas::<&str>("api", []).is_err());
+    /// # Ok::<(), tower_sluice::policy::PolicyError>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -194,12 +211,16 @@ impl Policy {
     }
 
     /// Returns whether the policy is [not enforced](Self::shadow).
+    ///
+    /// See the example of [`shadow`](Self::shadow).
     #[must_use]
     pub const fn is_shadow(&self) -> bool {
         self.is_shadow
     }
 
     /// Returns the name. Buckets belong to the name and a key.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub fn name(&self) -> &str {
         self.inner.labels.name()

@@ -63,6 +63,13 @@ impl SemaphorePolicy {
 
     /// Creates a policy of `capacity` permits for each key, with leases of 30 s.
     ///
+    /// ```
+    /// use tower_sluice::SemaphorePolicy;
+    ///
+    /// assert!(SemaphorePolicy::try_new("exports", 0).is_err());
+    /// assert!(SemaphorePolicy::try_new("exports", SemaphorePolicy::MAX_CAPACITY).is_ok());
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the name is not 1 to 64 characters of `A-Z a-z 0-9 _ . -`, or if the capacity is not 1 to
@@ -100,6 +107,12 @@ impl SemaphorePolicy {
 
     /// Returns the same policy with another capacity, for example for a tier.
     ///
+    /// ```
+    /// use tower_sluice::SemaphorePolicy;
+    ///
+    /// assert!(SemaphorePolicy::new("exports", 2).try_capacity(65_536).is_err());
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error if the capacity is not 1 to 65,535.
@@ -129,6 +142,13 @@ impl SemaphorePolicy {
     }
 
     /// Sets how long a permit lasts without a renewal: 100 ms to a day, by default 30 s.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::SemaphorePolicy;
+    ///
+    /// assert!(SemaphorePolicy::new("exports", 2).try_lease(Duration::from_millis(99)).is_err());
+    /// ```
     ///
     /// # Errors
     ///
@@ -172,12 +192,20 @@ impl SemaphorePolicy {
     }
 
     /// Returns whether the policy is [not enforced](Self::shadow).
+    ///
+    /// ```
+    /// use tower_sluice::SemaphorePolicy;
+    ///
+    /// assert!(SemaphorePolicy::new("exports", 5).shadow().is_shadow());
+    /// ```
     #[must_use]
     pub const fn is_shadow(&self) -> bool {
         self.is_shadow
     }
 
     /// Returns the name. Permits belong to the name and a key.
+    ///
+    /// See the example of [`with_capacity`](Self::with_capacity).
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -188,12 +216,16 @@ impl SemaphorePolicy {
     }
 
     /// Returns the number of permits of each key.
+    ///
+    /// See the example of [`new`](Self::new).
     #[must_use]
     pub fn capacity(&self) -> u32 {
         self.capacity.into()
     }
 
     /// Returns how long a permit lasts without a renewal.
+    ///
+    /// See the example of [`with_lease`](Self::with_lease).
     #[must_use]
     pub const fn lease(&self) -> Duration {
         Duration::from_micros(self.lease)

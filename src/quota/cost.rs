@@ -75,6 +75,13 @@ impl Cost {
     }
 
     /// Returns the tokens that the quota at `index` is charged.
+    ///
+    /// ```
+    /// use tower_sluice::Cost;
+    ///
+    /// let cost = Cost::each([1, 4_096]);
+    /// assert_eq!(cost.get(7), 4_096); // the last number applies to further quotas
+    /// ```
     #[must_use]
     #[inline]
     pub fn get(&self, index: usize) -> u64 {

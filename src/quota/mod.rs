@@ -111,6 +111,12 @@ impl Quota {
     }
 
     /// Returns the capacity of a bucket, or the limit of a window or a total, in tokens.
+    ///
+    /// ```
+    /// use tower_sluice::Quota;
+    ///
+    /// assert_eq!(Quota::per_second(5).burst(20).limit(), 20);
+    /// ```
     #[must_use]
     #[inline]
     pub const fn limit(&self) -> u64 {
@@ -159,6 +165,13 @@ impl Quota {
     }
 
     /// Returns the unit of a token.
+    ///
+    /// ```
+    /// use tower_sluice::Quota;
+    /// use tower_sluice::quota::Unit;
+    ///
+    /// assert_eq!(Quota::per_second(5).unit(), Unit::Requests);
+    /// ```
     #[must_use]
     pub const fn unit(&self) -> Unit {
         self.unit

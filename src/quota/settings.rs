@@ -26,6 +26,14 @@ impl Quota {
     /// Sets the capacity of a bucket, and so the largest burst. The rate stays. The bucket starts full unless
     /// [`initial_tokens`](Self::initial_tokens) is set.
     ///
+    /// ```
+    /// use tower_sluice::Quota;
+    ///
+    /// assert_eq!(Quota::per_second(5).try_burst(20)?.limit(), 20);
+    /// assert!(Quota::per_second(5).try_burst(0).is_err());
+    /// # Ok::<(), tower_sluice::quota::QuotaError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// Returns an error in these cases:
@@ -89,6 +97,13 @@ impl Quota {
     }
 
     /// Sets the tokens in an unused bucket, from 0 to its capacity; the capacity by default.
+    ///
+    /// ```
+    /// use tower_sluice::Quota;
+    ///
+    /// assert!(Quota::per_second(5).try_initial_tokens(5).is_ok());
+    /// assert!(Quota::per_second(5).try_initial_tokens(6).is_err()); // above the capacity
+    /// ```
     ///
     /// # Errors
     ///

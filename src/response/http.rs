@@ -196,7 +196,7 @@ impl<F, H, M> Http<F, H, M> {
     ///
     /// # Errors
     ///
-    /// If the secret has less than 16 bytes. A client that knows a key could find a shorter one by trying.
+    /// Returns an error if the secret has fewer than 16 bytes. A client that knows a key could find a shorter secret.
     #[cfg(feature = "partition-key")]
     #[cfg_attr(docsrs, doc(cfg(feature = "partition-key")))]
     pub fn try_partition_key(mut self, secret: impl AsRef<[u8]>) -> Result<Self, ShortSecret> {

@@ -77,6 +77,8 @@ impl<B: PermitBackend> Semaphore<B> {
 
     /// Sets whether the limit is on; true by default. A [`Switch`] turns it off and on at run time, and states what
     /// each operation returns while it is off.
+    ///
+    /// See the example of [`Switch`].
     #[must_use]
     pub fn enabled(mut self, switch: impl Into<Switch>) -> Self {
         self.switch = Some(switch.into());
@@ -198,6 +200,7 @@ impl<B: PermitBackend> Semaphore<B> {
     /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 2), MemorySemaphore::new());
     /// let permit = exports.acquire(&Key::from("ann"), 1, Duration::from_secs(30)).await?;
     /// assert_eq!(permit.waited(), Duration::ZERO);
+    /// assert!(exports.try_acquire(&Key::from("ann"), 2).await.is_err()); // one is free
     /// # Ok(()) }
     /// ```
     ///

@@ -54,6 +54,8 @@ impl Permit {
     }
 
     /// Returns the policy of the semaphore.
+    ///
+    /// See the example of [`decision`](Self::decision).
     #[must_use]
     pub fn policy(&self) -> &SemaphorePolicy {
         &self.lease.policy
@@ -76,12 +78,27 @@ impl Permit {
     }
 
     /// Returns the decision, with the numbers after the permit was acquired.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 5), MemorySemaphore::new());
+    /// let permit = exports.try_acquire(&Key::from("ann"), 2).await?;
+    /// assert_eq!(permit.decision().snapshot().remaining(), 3);
+    /// assert_eq!((permit.policy().name(), permit.waited()), ("exports", Duration::ZERO));
+    /// assert!(!permit.is_lost());
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn decision(&self) -> &Decision {
         &self.lease.decision
     }
 
     /// Returns how long the request waited for the permit. Zero if it did not wait.
+    ///
+    /// See the example of [`decision`](Self::decision).
     #[must_use]
     pub fn waited(&self) -> Duration {
         self.lease.waited
@@ -90,6 +107,8 @@ impl Permit {
     /// Returns whether the lease was lost. Then another holder may have the permit.
     ///
     /// It also compares the time, so it is right even if no renewal could run for a whole lease.
+    ///
+    /// See the example of [`decision`](Self::decision).
     #[must_use]
     pub fn is_lost(&self) -> bool {
         if let Some(releaser) = &self.releaser {

@@ -95,12 +95,16 @@ impl<C: Clock> MemoryBackendBuilder<C> {
 
     /// Sets the most requests that wait at a time, of one key and of all keys; 1,024 and 65,536 by default. See
     /// [`BackendContext::max_waiters`].
+    ///
+    /// See the example of [`MemoryBackendBuilder`].
     pub const fn max_waiters(mut self, each_key: usize, in_all: usize) -> Self {
         self.max_waiters = (each_key, in_all);
         self
     }
 
     /// Sets the clock of decisions and waiters; [`SystemClock`] by default.
+    ///
+    /// See the example of [`ManualClock::advance`](crate::clock::ManualClock::advance).
     pub fn clock<D: Clock>(self, clock: D) -> MemoryBackendBuilder<D> {
         MemoryBackendBuilder {
             clock,
@@ -129,6 +133,8 @@ impl<C: Clock> MemoryBackendBuilder<C> {
     }
 
     /// Creates an empty backend.
+    ///
+    /// See the example of [`MemoryBackendBuilder`].
     #[must_use]
     pub fn build(self) -> MemoryBackend<C> {
         let max_keys = self.max_keys.get();

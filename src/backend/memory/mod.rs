@@ -108,12 +108,23 @@ impl Default for MemoryBackend {
 impl<C> MemoryBackend<C> {
     /// Returns the number of entries: one for each quota of each key, without totals. Entries that owe nothing may be among them. The
     /// call takes constant time.
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let policy = Policy::new("api", Quota::per_second(5)).and("daily", Quota::per_day(100));
+    /// let limiter = Limiter::new(policy, MemoryBackend::new());
+    /// limiter.check_now("ann", 1);
+    /// assert_eq!(limiter.backend().len(), 2); // one key, two quotas
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.budget.keys()
     }
 
     /// Returns whether there is no entry.
+    ///
+    /// See the example of [`MemoryBackendBuilder`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -121,6 +132,17 @@ impl<C> MemoryBackend<C> {
 
     /// Returns how many entries that owed something were evicted. Above 0,
     /// [`max_keys`](MemoryBackendBuilder::max_keys) is too small for the traffic.
+    ///
+    /// ```
+    /// use std::num::NonZeroUsize;
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let backend = MemoryBackend::builder().max_keys(NonZeroUsize::MIN).build();
+    /// let limiter = Limiter::new(Policy::new("mails", Quota::per_hour(10)), backend);
+    /// limiter.check_now("ann", 1);
+    /// limiter.check_now("bob", 1);
+    /// assert_eq!((limiter.backend().len(), limiter.backend().evictions()), (1, 1));
+    /// ```
     #[must_use]
     pub fn evictions(&self) -> usize {
         self.0.budget.evictions()
@@ -128,6 +150,14 @@ impl<C> MemoryBackend<C> {
 
     /// Returns the number of [totals](crate::Quota::total), which have a bound of their own:
     /// [`max_totals`](MemoryBackendBuilder::max_totals).
+    ///
+    /// ```
+    /// use tower_sluice::{Limiter, MemoryBackend, Policy, Quota};
+    ///
+    /// let limiter = Limiter::new(Policy::new("trial", Quota::total(10)), MemoryBackend::new());
+    /// limiter.check_now("ann", 1);
+    /// assert_eq!((limiter.backend().totals(), limiter.backend().len()), (1, 0));
+    /// ```
     #[must_use]
     pub fn totals(&self) -> usize {
         self.0.budget.totals()

@@ -161,6 +161,8 @@ impl<C: Clock> MemorySemaphoreBuilder<C> {
 
 impl<C> MemorySemaphore<C> {
     /// Returns the number of keys with held permits. It locks one shard after the other; meant for tests and metrics.
+    ///
+    /// See the example of [`held`](Self::held).
     #[must_use]
     pub fn keys(&self) -> usize {
         self.0
@@ -171,6 +173,18 @@ impl<C> MemorySemaphore<C> {
     }
 
     /// Returns the held permits of all keys, by weight. It reads all keys; meant for tests and metrics.
+    ///
+    /// ```
+    /// use tower_sluice::{Key, MemorySemaphore, Semaphore, SemaphorePolicy};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let exports = Semaphore::new(SemaphorePolicy::new("exports", 5), MemorySemaphore::new());
+    /// let permit = exports.try_acquire(&Key::from("ann"), 2).await?;
+    /// assert_eq!((exports.backend().keys(), exports.backend().held()), (1, 2));
+    /// drop(permit);
+    /// assert_eq!(exports.backend().held(), 0);
+    /// # Ok(()) }
+    /// ```
     #[must_use]
     pub fn held(&self) -> u64 {
         let of = |shard: &CachePadded<Mutex<PermitShard>>| -> u64 {

@@ -153,6 +153,14 @@ impl Networks {
 
     /// Returns loopback and private addresses: `127.0.0.0/8`, `::1`, `10.0.0.0/8`, `172.16.0.0/12`, `192.168.0.0/16`
     /// and `fc00::/7` (RFC 1918, RFC 4193). In a shared data centre, neighbours may have such addresses as well.
+    ///
+    /// ```
+    /// use tower_sluice::key::Networks;
+    ///
+    /// let inside = Networks::loopback_and_private();
+    /// assert!(inside.contains("192.168.1.7".parse()?) && !inside.contains("203.0.113.9".parse()?));
+    /// # Ok::<(), std::net::AddrParseError>(())
+    /// ```
     #[must_use]
     pub fn loopback_and_private() -> Self {
         Self::new([
@@ -194,6 +202,13 @@ impl Networks {
     }
 
     /// Returns whether the set has no network.
+    ///
+    /// ```
+    /// use tower_sluice::key::Networks;
+    ///
+    /// assert!("# no proxies yet\n".parse::<Networks>()?.is_empty());
+    /// # Ok::<(), tower_sluice::key::ParseNetworksError>(())
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.v4.is_empty() && self.0.v6.is_empty()
