@@ -125,6 +125,7 @@ impl Shard {
             denial.withdraw();
             return self.decide_unseen(named, fingerprint, context, cost);
         }
+        let before = slot.state.as_ref().filter(|_| A::IS_TOTAL).cloned();
         let answer = algorithm::decide_by(algorithm, &mut slot.state, context.now, cost);
         if answer.0.is_allowed() {
             denial.withdraw_entry(fingerprint);
@@ -134,7 +135,9 @@ impl Shard {
         } else if let Some(state) = &slot.state {
             denial.publish(fingerprint, &state.0, context.now);
         }
-        if cost > 0 && answer.0.is_allowed() {
+        // A lowered limit cuts the state of a total, also if the request is denied.
+        let is_cut = A::IS_TOTAL && slot.state != before;
+        if (cost > 0 && answer.0.is_allowed()) || is_cut {
             let kept_for = algorithm.kept_for(&answer.0);
             slot.reset = slot
                 .reset

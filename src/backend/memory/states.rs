@@ -95,6 +95,13 @@ pub(super) fn with_states(
         states.push(state);
         slot_indexes.push(slot_index);
     }
+    let total =
+        |state: &Option<State>, named: &NamedQuota| state.clone().filter(|_| named.is_total());
+    let before: SmallVec<[_; 2]> = states
+        .iter()
+        .zip(quotas)
+        .map(|(state, named)| total(state, named))
+        .collect();
     let reply = if has_room {
         op(&mut states)
     } else {
@@ -120,8 +127,9 @@ pub(super) fn with_states(
                 let region = entries.shard(named).region(named);
                 let slot = region.table.slot_mut(slot_index);
                 slot.state = Some(state);
-                // A read or a denial does not change it.
-                if written(index) {
+                // A read or a denial does not change it, unless it cuts a total whose limit was lowered.
+                let is_cut = named.is_total() && slot.state != before[index];
+                if written(index) || is_cut {
                     slot.reset = slot.reset.renewed(reset(index));
                 }
             }

@@ -265,3 +265,33 @@ fn totals_of_one_policy_are_counted_once_each() {
     }
     assert_eq!(backend.totals(), 0);
 }
+
+#[test]
+fn cut_of_a_total_is_a_write_after_which_it_is_kept() {
+    let second = Duration::from_secs(1);
+    let total = |limit| {
+        let quota = Quota::total(limit).forget_after(10 * second);
+        Policy::new("credit", quota)
+    };
+    for several in [false, true] {
+        let (clock, backend) = backend(100);
+        let policy = |limit| match several {
+            true => total(limit).and("day", Quota::per_day(100)),
+            false => total(limit),
+        };
+        let old = Limiter::new(policy(10), backend);
+        let lowered = old.with_policy(&policy(2));
+        assert!(old.check_now("ann", 8).decision.is_allowed());
+        clock.advance(6 * second);
+        assert!(!lowered.check_now("ann", 1).decision.is_allowed()); // 8 become 4
+        clock.advance(6 * second);
+        // An operation that may add a total removes those that have ended.
+        let penalize = Op::Penalize(Cost::ONE);
+        let reply = lowered
+            .backend()
+            .decide(penalize, lowered.policy(), &Key::from("ann"));
+        assert_eq!(reply.decision.snapshot().quotas()[0].remaining, 0);
+        clock.advance(11 * second);
+        assert!(lowered.check_now("ann", 2).decision.is_allowed());
+    }
+}
