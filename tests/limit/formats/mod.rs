@@ -3,6 +3,7 @@
 #[cfg(feature = "calendar")]
 mod calendars;
 mod jitter;
+mod nested_layers;
 #[cfg(feature = "partition-key")]
 mod partition_key;
 mod quotas;
