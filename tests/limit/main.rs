@@ -6,6 +6,8 @@ mod bodies;
 mod cache_control;
 #[cfg(feature = "axum")]
 mod composition;
+#[cfg(feature = "axum")]
+mod content_length;
 mod contract;
 mod costs;
 mod existing_fields;

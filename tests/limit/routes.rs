@@ -1,6 +1,4 @@
 //! Route costs in every place of the layer, and costs that a middleware computes first.
-//!
-//! The file is long because the layer has several places in nested routers, and each has a test.
 
 use std::convert::Infallible;
 
@@ -12,18 +10,15 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use bytes::Bytes;
 use http::Method;
-use http::header::CONTENT_LENGTH;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
-use tower_sluice::cost::HeaderCost;
-use tower_sluice::quota::Unit;
 use tower_sluice::{Cost, Global, Policy, Quota, RateLimitLayer, RouteCosts};
 
 use crate::support::{ClientResponse, Memory, hello, memory, seen};
 
-const ALL: u64 = 1_000;
+pub(crate) const ALL: u64 = 1_000;
 
 /// One full bucket of 1000 tokens: the missing tokens were charged.
-fn limit() -> RateLimitLayer<Global, Memory> {
+pub(crate) fn limit() -> RateLimitLayer<Global, Memory> {
     RateLimitLayer::new(Policy::new("api", Quota::per_hour(ALL)), Global, memory())
 }
 
@@ -41,7 +36,7 @@ where
 }
 
 /// `r` of the only quota.
-fn remaining(seen: &ClientResponse) -> Option<u64> {
+pub(crate) fn remaining(seen: &ClientResponse) -> Option<u64> {
     let lines = seen.lines("ratelimit");
     let line = lines.first()?.strip_prefix("\"api\";r=");
     let digits = line.and_then(|line| line.split(';').next());
@@ -381,65 +376,4 @@ async fn outer_layer_leaves_an_awaited_key_in_the_extensions() {
         costs(app, &requests).await,
         [(200, 7), (200, 0), (200, 100)]
     );
-}
-
-#[test]
-fn body_length_is_charged_and_a_missing_length_as_configured() {
-    let kibibytes = HeaderCost::new(CONTENT_LENGTH, 300 * 1_024).per(1_024);
-    let mut service = limit().cost(kibibytes).layer(hello());
-    let mut ask = |lengths: &[&str]| {
-        let put = http::Request::put("/");
-        let put = lengths
-            .iter()
-            .fold(put, |put, length| put.header(CONTENT_LENGTH, *length));
-        let seen = seen(&mut service, put.body(()).expect("a valid head"));
-        (seen.status.as_u16(), remaining(&seen))
-    };
-    assert_eq!(ask(&["2049"]), (200, Some(ALL - 3)));
-    assert_eq!(ask(&["0"]), (200, Some(ALL - 3)));
-    assert_eq!(ask(&[]), (200, Some(ALL - 303)));
-    assert_eq!(ask(&["9", "9"]), (200, Some(ALL - 603)));
-    assert_eq!(ask(&["-9"]), (200, Some(ALL - 903)));
-    assert_eq!(ask(&["none"]), (429, Some(ALL - 903)));
-}
-
-#[test]
-fn content_length_above_every_limit_is_rejected_for_good() {
-    let mut service = limit()
-        .cost(HeaderCost::new(CONTENT_LENGTH, u64::MAX))
-        .layer(hello());
-    for length in [Some("99999999999999999999"), None] {
-        let put = http::Request::put("/");
-        let put = length
-            .into_iter()
-            .fold(put, |put, length| put.header(CONTENT_LENGTH, length));
-        let seen = seen(&mut service, put.body(()).expect("a valid head"));
-        assert_eq!(seen.status, 429);
-        assert_eq!(seen.lines("retry-after"), [""; 0]);
-        assert_eq!(seen.lines("ratelimit"), ["\"api\";r=1000"]);
-    }
-}
-
-#[test]
-fn content_length_is_charged_beside_the_request() {
-    let bytes = Quota::per_hour(1_000).with_unit(Unit::ContentBytes);
-    let policy = Policy::new("requests", Quota::per_hour(10)).and("bytes", bytes);
-    let length = HeaderCost::new(CONTENT_LENGTH, 500);
-    let mut service = RateLimitLayer::new(policy, Global, memory())
-        .cost_fn(move |head| Cost::each([1, length.cost_for(head)]))
-        .layer(hello());
-    let mut ask = |put: http::request::Builder| {
-        let seen = seen(&mut service, put.body(()).expect("a valid head"));
-        seen.lines("ratelimit").concat()
-    };
-    let put = || http::Request::put("/");
-    assert_eq!(
-        ask(put().header(CONTENT_LENGTH, 0)),
-        "\"requests\";r=9, \"bytes\";r=1000"
-    );
-    assert_eq!(
-        ask(put().header(CONTENT_LENGTH, 9)),
-        "\"requests\";r=8, \"bytes\";r=991"
-    );
-    assert_eq!(ask(put()), "\"requests\";r=7, \"bytes\";r=491");
 }
