@@ -95,13 +95,13 @@ pub(super) fn with_states(
         states.push(state);
         slot_indexes.push(slot_index);
     }
-    let total =
-        |state: &Option<State>, named: &NamedQuota| state.clone().filter(|_| named.is_total());
-    let before: SmallVec<[_; 2]> = states
-        .iter()
-        .zip(quotas)
-        .map(|(state, named)| total(state, named))
-        .collect();
+    let mut before = SmallVec::<[Option<State>; 2]>::new();
+    if policy.has_total() {
+        let total = |(named, state): (&NamedQuota, &Option<State>)| {
+            state.as_ref().filter(|_| named.is_total()).cloned()
+        };
+        before.extend(quotas.iter().zip(&states).map(total));
+    }
     let reply = if has_room {
         op(&mut states)
     } else {
