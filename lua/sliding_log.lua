@@ -358,7 +358,8 @@ give_back(tonumber(extra), cost, true)
 give_back(place, cost, false)
 --# snapshot
 remaining = math.max(0, limit - counted)
-reset = counted > 0 and newest - now + window or 0
+-- In a corrupt log the newest entry may have ended although something is counted.
+reset = counted > 0 and math.max(0, newest - now + window) or 0
 --# pack
 --# store
 do

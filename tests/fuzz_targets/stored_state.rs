@@ -31,6 +31,7 @@ impl OneValue {
     fn reply(&self, command: &Command) -> Result<Value, TransportError> {
         let args: Vec<&[u8]> = command.args().collect();
         Ok(match args[..] {
+            [b"GET", key] if key.ends_with(b":x") => Value::Nil, // no block
             [b"GET", _] => self.get().map_or(Value::Nil, Value::Bytes),
             [b"TIME"] => Value::Array(vec![
                 Value::Bytes(b"1800000000".to_vec()),

@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::sync::{AtomicUsize, Mutex};
 
 /// The number of parts, each under its own lock. While any key is blocked, each check takes the lock of its part.
-const PARTS: usize = 64;
+const PARTS: usize = 16;
 
 /// The blocked keys of all policies. They survive a reset and an eviction of the key.
 ///
