@@ -112,7 +112,7 @@ async fn burst_far_from_redis_gets_every_reply() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steady_stream_far_from_redis_gets_every_reply() {
     stalls::retry_after_stalls(|| async {
-        let redis = DistantRedis::away(150).await;
+        let redis = DistantRedis::away(200).await;
         let limiter = Limiter::new(tokens("api", 1000), redis.connect().await);
         let checks = (0..200_u64).map(|number| {
             let limiter = &limiter;
