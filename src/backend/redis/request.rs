@@ -120,7 +120,7 @@ pub(super) struct OpRequest {
 /// The keys of blocks among the keys of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BlockKeys {
-    /// Those that the operation needs: a decision reads the block of each scope.
+    /// The keys of the blocks that the operation reads. A decision reads one for each scope.
     All,
     /// None. The request before has read them.
     #[cfg(feature = "cluster")]
