@@ -222,7 +222,7 @@ pub(crate) fn every_operation(limiters: &[&dyn AnyLimiter], key: &Key) -> Vec<Re
     reported.push(of_reply(&next().check(key, 1)));
     reported.push(of_snapshot(&next().reset(key)));
     reported.push(of_reply(&next().check(key, 5)));
-    // The smallest quota has five tokens. Then none is left, and the charge is denied.
+    // The smallest quota has five tokens left.
     for expected in [Some(2), Some(3), None] {
         let most = if expected == Some(2) { 2 } else { 9 };
         let taken = next().acquire_up_to(key, most);
