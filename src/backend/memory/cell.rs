@@ -4,7 +4,7 @@ use super::denial::PublishedDenial;
 use super::shard::Shard;
 use crate::sync::{Mutex, MutexGuard};
 
-/// A shard under its lock, and the entry of it that is denied most often.
+/// A shard under its lock, and an entry of it that was denied twice in a row.
 ///
 /// A client that ignores its denials asks for one entry again and again, often from several connections at once. The
 /// second denial in a row publishes the state of the entry. Later denials read it without the lock.

@@ -17,7 +17,7 @@ fn waiting_for_a_free_connection_does_not_open_the_circuit() {
     let (server, runtime) = (RedisServer::start(), runtime());
     let proxy = runtime.block_on(Proxy::to(server.port()));
     let backend = uncached_builder()
-        .time_limit(Duration::from_secs(1))
+        .time_limit(Duration::from_secs(2))
         .connections(NonZeroU32::MIN)
         .connect_blocking(proxy.url())
         .expect("the request is allowed");
